@@ -1,0 +1,124 @@
+use crate::{
+    Recorded,
+    email::{EmailId, Report},
+    json, upcast,
+};
+use serde_json::Value;
+
+/// A webhook delivery of a provider, its body verbatim.
+pub const WEBHOOK_RECEIVED: &str = "exodrive.webhook.received";
+/// The newest version of [`WEBHOOK_RECEIVED`] that this release appends.
+pub const WEBHOOK_RECEIVED_VERSION: u32 = 1;
+
+/// A recorded event whose body has been read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event<'a> {
+    /// The event as the log holds it.
+    pub recorded: &'a Recorded,
+    /// What it says.
+    pub payload: Payload,
+}
+
+/// What an event says, by type.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Payload {
+    /// [`WEBHOOK_RECEIVED`].
+    Delivery(Delivery),
+    /// A type that this release does not know. By rule it changes no view: it
+    /// was appended by a newer release, whose own projections fold it.
+    Unknown,
+}
+
+/// One delivery of a provider's message.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivery {
+    /// `type` of the body, if it is JSON and has one.
+    pub provider_type: Option<String>,
+    /// `created_at` of the body: when the provider made the event.
+    pub happened_at: Option<chrono::DateTime<chrono::Utc>>,
+    /// What it says about an email, if it is about one.
+    pub report: Option<Report>,
+}
+
+impl Delivery {
+    /// Reads a body as far as it can be read. Never fails: a body that is no
+    /// JSON is a delivery that says nothing.
+    pub fn read(body: &[u8]) -> Self {
+        Self::read_version(body, WEBHOOK_RECEIVED_VERSION)
+    }
+
+    fn read_version(body: &[u8], version: u32) -> Self {
+        match json::parse(body) {
+            Some(body) => {
+                let lifted = upcast::lift(upcast::UPCASTERS, WEBHOOK_RECEIVED, version, body);
+                Self::read_json(&lifted)
+            }
+            None => Self { provider_type: None, happened_at: None, report: None },
+        }
+    }
+
+    fn read_json(body: &Value) -> Self {
+        let provider_type = json::text(body, "type");
+        let report = provider_type.as_deref().and_then(|kind| {
+            Report::read(kind, body.get("data").unwrap_or(&Value::Null))
+        });
+        let happened_at = json::text(body, "created_at").as_deref().and_then(crate::time::parse);
+        Self { provider_type, happened_at, report }
+    }
+
+    /// The email it is about.
+    pub fn email_id(&self) -> Option<&EmailId> {
+        self.report.as_ref().map(|report| &report.email_id)
+    }
+}
+
+/// An event that this release cannot read, though it knows the type.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Written by a newer release.
+    #[error("{kind} version {version} is newer than this release reads ({newest}): deploy the release that wrote it, then retry")]
+    NewerVersion {
+        /// The event's type.
+        kind: String,
+        /// The version found.
+        version: u32,
+        /// The newest version this release reads.
+        newest: u32,
+    },
+    /// The version is no version.
+    #[error("{kind} has no version {version}")]
+    NoSuchVersion {
+        /// The event's type.
+        kind: String,
+        /// The version found.
+        version: u32,
+    },
+}
+
+/// Reads the body of a recorded event: lifts it to the newest version on raw
+/// JSON, then types it.
+///
+/// # Errors
+/// When the event is of a known type but of a version that this release cannot
+/// read; never for what a provider put into a webhook's body.
+pub fn decode(recorded: &Recorded) -> Result<Event<'_>, DecodeError> {
+    let payload = match recorded.envelope.kind.as_str() {
+        WEBHOOK_RECEIVED => {
+            check_version(recorded, WEBHOOK_RECEIVED_VERSION)?;
+            Payload::Delivery(Delivery::read_version(&recorded.body, recorded.envelope.version))
+        }
+        _ => Payload::Unknown,
+    };
+    Ok(Event { recorded, payload })
+}
+
+fn check_version(recorded: &Recorded, newest: u32) -> Result<(), DecodeError> {
+    let kind = || recorded.envelope.kind.clone();
+    match recorded.envelope.version {
+        0 => Err(DecodeError::NoSuchVersion { kind: kind(), version: 0 }),
+        version if version > newest => {
+            Err(DecodeError::NewerVersion { kind: kind(), version, newest })
+        }
+        _ => Ok(()),
+    }
+}

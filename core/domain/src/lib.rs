@@ -1,0 +1,29 @@
+//! What ExoDrive knows, without how it is stored or served: the events, their
+//! envelope and subjects, and the folds that turn events into state.
+//!
+//! **May import** serde, chrono, bytes and thiserror. No IO, no clock and no
+//! randomness: the manifest holds no crate for them and `clippy.toml` refuses
+//! the standard library's.
+//!
+//! **Flow.** The log hands over a [`Recorded`] event (envelope and body bytes);
+//! [`decode`] lifts old versions on raw JSON and types the body, giving an
+//! [`Event`]; a fold such as [`email::evolve`] turns state and event into the
+//! next state. The same functions serve the live projections, replay, and
+//! every later rebuild, so they cannot disagree.
+//!
+//! **To add an event**: a variant of [`Payload`], its name and version in
+//! `event.rs`, and a golden file under `golden/`.
+
+pub mod email;
+mod envelope;
+mod event;
+mod json;
+mod subject;
+pub mod time;
+mod upcast;
+
+pub use envelope::{Envelope, Recorded};
+pub use event::{
+    DecodeError, Delivery, Event, Payload, WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION, decode,
+};
+pub use subject::{LOG_SUBJECTS, Subject, SubjectError};

@@ -1,0 +1,75 @@
+//! Times as text: UTC, RFC 3339, microseconds, always the same width, so that
+//! text order is time order.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+
+/// The one spelling of a time in headers, rows and answers, for example
+/// `2026-11-20T09:15:05.118000Z`.
+pub fn format(time: &DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+/// Reads an RFC 3339 time in any offset and precision. Anything finer than a
+/// microsecond is cut off, so that a time survives being written and read.
+pub fn parse(text: &str) -> Option<DateTime<Utc>> {
+    let time = DateTime::parse_from_rfc3339(text.trim()).ok()?.to_utc();
+    DateTime::from_timestamp_micros(time.timestamp_micros())
+}
+
+/// Serde adapter for [`format`] and [`parse`].
+pub mod serde_micros {
+    use chrono::{DateTime, Utc};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    /// Writes the time as fixed-width text.
+    pub fn serialize<S: Serializer>(time: &DateTime<Utc>, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_str(&super::format(time))
+    }
+
+    /// Reads what [`serialize`] wrote.
+    pub fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<DateTime<Utc>, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(input)?;
+        super::parse(&text).ok_or_else(|| D::Error::custom("not an RFC 3339 time"))
+    }
+
+    /// The same for a time that may be absent.
+    pub mod option {
+        use chrono::{DateTime, Utc};
+        use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+        /// Writes the time as fixed-width text, or null.
+        pub fn serialize<S: Serializer>(
+            time: &Option<DateTime<Utc>>,
+            out: S,
+        ) -> Result<S::Ok, S::Error> {
+            match time {
+                Some(time) => super::serialize(time, out),
+                None => out.serialize_none(),
+            }
+        }
+
+        /// Reads what [`serialize`] wrote.
+        pub fn deserialize<'de, D: Deserializer<'de>>(
+            input: D,
+        ) -> Result<Option<DateTime<Utc>>, D::Error> {
+            let Some(text) = Option::<std::borrow::Cow<str>>::deserialize(input)? else {
+                return Ok(None);
+            };
+            let time = crate::time::parse(&text);
+            time.map(Some).ok_or_else(|| D::Error::custom("not an RFC 3339 time"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn text_order_is_time_order_and_offsets_become_utc() {
+        let early = super::parse("2026-11-20T09:15:05Z").unwrap();
+        let late = super::parse("2026-11-20T10:15:05.000001+01:00").unwrap();
+        assert_eq!(super::format(&early), "2026-11-20T09:15:05.000000Z");
+        assert_eq!(super::format(&late), "2026-11-20T09:15:05.000001Z");
+        assert!(super::format(&early) < super::format(&late));
+        assert_eq!(super::parse("yesterday"), None);
+    }
+}

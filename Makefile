@@ -1,0 +1,54 @@
+# `make` lists what there is. ARGS goes to the command: make test ARGS="-p exodrive-domain", make run ARGS=--ephemeral
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+ARGS ?=
+# A Rust that rustup put into the home folder is found without a login shell.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+export SQLX_OFFLINE := true
+# Colour for a person, plain text for a log file.
+export CARGO_TERM_COLOR ?= auto
+
+.PHONY: help tools run test demo bench check sqlx openapi clean
+
+help: ## This table
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+tools: ## Install what is missing: compiler, Postgres, Redis, nats-server
+	@scripts/bootstrap
+
+run: tools ## Build and start everything, with private NATS, Postgres and Redis; Ctrl-C stops it
+	@cargo build --bin exodrive
+	@exec "$(TARGET)/debug/exodrive" up $(ARGS)
+
+test: tools ## Build and run every test, with real servers
+	@began=$$SECONDS; status=0; \
+	{ cargo build --workspace --bins && cargo test --workspace $(ARGS); } || status=$$?; \
+	echo "make test: $$((SECONDS - began)) s"; \
+	exit $$status
+
+demo: tools ## A guided tour on a running system (starts one if none runs)
+	@cargo build --bin exodrive
+	@exec "$(TARGET)/debug/exodrive" demo $(ARGS)
+
+bench: tools ## Measure throughput and latency on this machine
+	@cargo build --bin bench
+	@exec "$(TARGET)/debug/bench" $(ARGS)
+
+check: ## Formatting, lints and documentation, warnings are errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+sqlx: tools ## Check the SQL again and rewrite projections/.sqlx
+	@scripts/sqlx-prepare
+
+openapi: ## Rewrite api/openapi.json from the code
+	@cargo build --bin exodrive
+	@"$(TARGET)/debug/exodrive" openapi > api/openapi.json.new
+	@mv api/openapi.json.new api/openapi.json
+
+clean: ## Remove what the build made (data in .exodrive and .tools stay)
+	cargo clean

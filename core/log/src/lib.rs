@@ -1,0 +1,78 @@
+//! The event log: one JetStream stream that is only ever appended to.
+//!
+//! **May import** the domain, async-nats, and an HTTP client for the server's
+//! monitoring endpoint. Knows nothing of Postgres, Redis or HTTP handlers.
+//!
+//! **Flow.** [`Log::connect`] creates the stream if it is missing and refuses
+//! a server or stream that could lose or change an event ([`topology`]). A
+//! webhook becomes a [`NewEvent`] and goes in by [`Log::append_fact`]
+//! (unconditional, counted once by its id); a decision goes in by
+//! [`Log::append_decision`] (guarded by the subject's last sequence).
+//! Projections and replays take events out as
+//! [`Recorded`](exodrive_domain::Recorded): [`Log::reader`] in log order from
+//! a position, [`Log::history`] for one subject, [`Log::read`] for one.
+
+mod append;
+mod read;
+pub mod topology;
+mod wire;
+
+pub use append::{AppendError, Appended, NewEvent};
+pub use read::{Batch, ReadError, Reader};
+pub use topology::{ConnectError, LogConfig};
+
+use async_nats::jetstream::{self, stream::Stream};
+use chrono::{DateTime, Utc};
+use std::time::Duration;
+
+/// A connection to the log. Cheap to clone.
+#[derive(Clone)]
+pub struct Log {
+    context: jetstream::Context,
+    stream: Stream<()>,
+    ack_timeout: Duration,
+    duplicate_window: Duration,
+    created_at: DateTime<Utc>,
+}
+
+impl Log {
+    /// Connects, creates what is missing, checks what is there.
+    ///
+    /// # Errors
+    /// When the server cannot be reached within [`LogConfig::patience`], is too
+    /// old, or runs with a setting that could lose or change an event; the
+    /// error names the setting.
+    pub async fn connect(config: &LogConfig) -> Result<Self, ConnectError> {
+        topology::connect(config).await
+    }
+
+    /// How long the server remembers an event's id, and answers a repeat with
+    /// the first position.
+    pub fn duplicate_window(&self) -> Duration {
+        self.duplicate_window
+    }
+
+    /// When the stream was made: with its name, the identity of the log. What
+    /// was projected from another log must not be continued from this one.
+    pub fn created_at(&self) -> DateTime<Utc> {
+        self.created_at
+    }
+
+    /// The position of the newest event; 0 when there is none.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn last_position(&self) -> Result<u64, ReadError> {
+        let info = self.stream.get_info().await.map_err(ReadError::unavailable)?;
+        Ok(info.state.last_sequence)
+    }
+
+    /// Writes to a small stream beside the log, to prove that the server can
+    /// store; gives the time it took.
+    ///
+    /// # Errors
+    /// When the write is not acknowledged in the time an append has.
+    pub async fn probe(&self) -> Result<Duration, AppendError> {
+        append::probe(&self.context, self.ack_timeout).await
+    }
+}

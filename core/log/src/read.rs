@@ -1,0 +1,225 @@
+use crate::{
+    Log,
+    topology::STREAM,
+    wire,
+};
+use async_nats::jetstream::{
+    Message,
+    consumer::{AckPolicy, DeliverPolicy, pull},
+    stream::{DirectGetErrorKind, LastRawMessageErrorKind},
+};
+use exodrive_domain::{Recorded, Subject};
+use futures::{FutureExt, StreamExt};
+use std::{error::Error, time::Duration};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Messages asked of the server at a time; larger pulls are no faster.
+const PULL: usize = 1_000;
+/// A consumer that nobody reads goes away by itself after this.
+const INACTIVE: Duration = Duration::from_secs(30);
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Why the log could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The server does not answer; try again.
+    #[error("the event log does not answer")]
+    Unavailable(#[source] Box<dyn Error + Send + Sync>),
+    /// The log has a hole. Nothing may be folded past it.
+    #[error("the event log has a hole: position {expected} is missing, {found} follows. Somebody has deleted events; restore the stream from a backup")]
+    Hole {
+        /// The position that should come next.
+        expected: u64,
+        /// The one that came.
+        found: u64,
+    },
+}
+
+impl ReadError {
+    pub(crate) fn unavailable(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Unavailable(error.into())
+    }
+}
+
+/// Consecutive events, and how many wait behind them.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// In log order; empty when nothing came in time.
+    pub events: Vec<Recorded>,
+    /// How many more the log held when the last one was sent.
+    pub pending: u64,
+}
+
+/// Reads the log in order, from a position onwards, without a gap.
+pub struct Reader {
+    log: Log,
+    next: u64,
+    subject: Option<String>,
+    messages: Option<pull::Stream>,
+}
+
+impl Log {
+    /// A reader of every event from `position` on.
+    pub fn reader(&self, position: u64) -> Reader {
+        Reader { log: self.clone(), next: position.max(1), subject: None, messages: None }
+    }
+
+    /// The event at a position; `None` if there is none (yet).
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn read(&self, position: u64) -> Result<Option<Recorded>, ReadError> {
+        if position == 0 {
+            return Ok(None);
+        }
+        match self.stream.direct_get(position).await {
+            Ok(message) => Ok(Some(wire::recorded(
+                message.sequence,
+                &message.subject,
+                message.time,
+                &message.headers,
+                message.payload,
+            ))),
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            Err(error) => Err(ReadError::unavailable(error)),
+        }
+    }
+
+    /// The position of the last event of a subject; `None` if it has none.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn last_position_of(&self, subject: &Subject) -> Result<Option<u64>, ReadError> {
+        match self.stream.get_last_raw_message_by_subject(&subject.to_string()).await {
+            Ok(message) => Ok(Some(message.sequence)),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(ReadError::unavailable(error)),
+        }
+    }
+
+    /// Every event of one subject, in log order, as of now.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn history(&self, subject: &Subject) -> Result<Vec<Recorded>, ReadError> {
+        let Some(last) = self.last_position_of(subject).await? else { return Ok(Vec::new()) };
+        let mut reader = Reader {
+            log: self.clone(),
+            next: 1,
+            subject: Some(subject.to_string()),
+            messages: None,
+        };
+        let mut events = Vec::new();
+        while reader.next <= last {
+            let batch = reader.next_batch(PULL, Duration::from_secs(5)).await?;
+            if batch.events.is_empty() {
+                return Err(ReadError::unavailable("no event came within 5 s"));
+            }
+            events.extend(batch.events);
+        }
+        Ok(events)
+    }
+}
+
+impl Reader {
+    /// The next events: waits up to `wait` for the first, then takes what is
+    /// there, up to `limit`. After an error the reader starts again where it
+    /// was.
+    ///
+    /// # Errors
+    /// [`ReadError`]; [`ReadError::Hole`] is final.
+    pub async fn next_batch(&mut self, limit: usize, wait: Duration) -> Result<Batch, ReadError> {
+        let outcome = self.gather(limit, wait).await;
+        if outcome.is_err() {
+            self.messages = None;
+        }
+        outcome
+    }
+
+    async fn gather(&mut self, limit: usize, wait: Duration) -> Result<Batch, ReadError> {
+        let deadline = Instant::now() + wait;
+        let mut batch = Batch::default();
+        let mut messages = match self.messages.take() {
+            Some(messages) => messages,
+            None => timeout(Duration::from_secs(5), self.open())
+                .await
+                .map_err(ReadError::unavailable)??,
+        };
+        while batch.events.len() < limit {
+            let message = if batch.events.is_empty() {
+                match timeout_at(deadline, messages.next()).await {
+                    Ok(message) => message,
+                    Err(_) => break,
+                }
+            } else if batch.pending > 0 {
+                // More is on its way: a full batch is cheaper than two halves.
+                match timeout(HEARTBEAT, messages.next()).await {
+                    Ok(message) => message,
+                    Err(_) => break,
+                }
+            } else {
+                match messages.next().now_or_never() {
+                    Some(message) => message,
+                    None => break,
+                }
+            };
+            match message {
+                Some(Ok(message)) => self.take(message, &mut batch)?,
+                // What was taken is sound: hand it over, and open anew next time.
+                Some(Err(_)) | None if !batch.events.is_empty() => return Ok(batch),
+                Some(Err(error)) => return Err(ReadError::unavailable(error)),
+                None => return Err(ReadError::unavailable("the consumer ended")),
+            }
+        }
+        self.messages = Some(messages);
+        Ok(batch)
+    }
+
+    fn take(&mut self, message: Message, batch: &mut Batch) -> Result<(), ReadError> {
+        let info = message.info().map_err(ReadError::Unavailable)?;
+        let (position, pending, stored_at) = (info.stream_sequence, info.pending, info.published);
+        if position < self.next {
+            return Ok(());
+        }
+        if self.subject.is_none() && position > self.next {
+            return Err(ReadError::Hole { expected: self.next, found: position });
+        }
+        let (message, _) = message.split();
+        let headers = message.headers.unwrap_or_default();
+        batch.events.push(wire::recorded(
+            position,
+            &message.subject,
+            stored_at,
+            &headers,
+            message.payload,
+        ));
+        batch.pending = pending;
+        self.next = position + 1;
+        Ok(())
+    }
+
+    async fn open(&self) -> Result<pull::Stream, ReadError> {
+        let config = pull::Config {
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.next },
+            ack_policy: AckPolicy::None,
+            filter_subject: self.subject.clone().unwrap_or_default(),
+            memory_storage: true,
+            num_replicas: 1,
+            inactive_threshold: INACTIVE,
+            ..pull::Config::default()
+        };
+        let consumer = self
+            .log
+            .context
+            .create_consumer_on_stream(config, STREAM)
+            .await
+            .map_err(ReadError::unavailable)?;
+        consumer
+            .stream()
+            .max_messages_per_batch(PULL)
+            .heartbeat(HEARTBEAT)
+            .messages()
+            .await
+            .map_err(ReadError::unavailable)
+    }
+}

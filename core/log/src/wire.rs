@@ -1,0 +1,120 @@
+//! The envelope as message headers: CloudEvents 1.0, binary mode
+//! (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/nats-protocol-binding.md>).
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use exodrive_domain::{Envelope, Recorded, time};
+
+const SPEC_VERSION: &str = "ce-specversion";
+const ID: &str = "ce-id";
+const TYPE: &str = "ce-type";
+const SOURCE: &str = "ce-source";
+const TIME: &str = "ce-time";
+const SCHEMA: &str = "ce-dataschema";
+const CAUSATION: &str = "ce-causationid";
+const CORRELATION: &str = "ce-correlationid";
+const ACTOR: &str = "ce-actor";
+const TRACEPARENT: &str = "traceparent";
+
+/// Headers of a delivery that are kept as received, beside the envelope.
+const PROVIDER_PREFIXES: [&str; 3] = ["svix-", "webhook-", "content-type"];
+
+pub(crate) fn headers(envelope: &Envelope, provider_headers: &[(String, String)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(SPEC_VERSION, "1.0");
+    headers.insert(ID, envelope.id.as_str());
+    headers.insert(TYPE, envelope.kind.as_str());
+    headers.insert(SOURCE, envelope.source.as_str());
+    headers.insert(TIME, time::format(&envelope.time).as_str());
+    headers.insert(SCHEMA, format!("urn:exodrive:{}:{}", envelope.kind, envelope.version).as_str());
+    let optional = [
+        (CAUSATION, &envelope.causation),
+        (CORRELATION, &envelope.correlation),
+        (ACTOR, &envelope.actor),
+        (TRACEPARENT, &envelope.traceparent),
+    ];
+    for (name, value) in optional {
+        if let Some(value) = value {
+            headers.insert(name, value.as_str());
+        }
+    }
+    for (name, value) in provider_headers {
+        headers.append(name.as_str(), value.as_str());
+    }
+    headers
+}
+
+pub(crate) fn event_id(headers: &HeaderMap) -> Option<&str> {
+    headers.get(ID).map(|id| id.as_str())
+}
+
+/// The event in a message. A message that we did not write (it has no
+/// envelope) is an event of the empty type: it is kept, and changes nothing.
+pub(crate) fn recorded(
+    position: u64,
+    subject: &str,
+    stored_at: DateTime<Utc>,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Recorded {
+    let text = |name| headers.get(name).map(|value| value.as_str().to_owned());
+    let version = headers
+        .get(SCHEMA)
+        .and_then(|schema| schema.as_str().rsplit(':').next()?.parse().ok())
+        .unwrap_or(0);
+    let envelope = Envelope {
+        id: text(ID).unwrap_or_default(),
+        kind: text(TYPE).unwrap_or_default(),
+        version,
+        source: text(SOURCE).unwrap_or_default(),
+        time: headers.get(TIME).and_then(|it| time::parse(it.as_str())).unwrap_or(stored_at),
+        traceparent: text(TRACEPARENT),
+        causation: text(CAUSATION),
+        correlation: text(CORRELATION),
+        actor: text(ACTOR),
+    };
+    let mut provider_headers: Vec<_> = headers
+        .iter()
+        .filter(|(name, _)| {
+            PROVIDER_PREFIXES.iter().any(|prefix| name.to_string().starts_with(prefix))
+        })
+        .flat_map(|(name, values)| {
+            values.iter().map(move |value| (name.to_string(), value.as_str().to_owned()))
+        })
+        .collect();
+    provider_headers.sort_unstable();
+    Recorded { position, subject: subject.to_owned(), stored_at, envelope, provider_headers, body }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let at = time::parse("2026-11-20T09:15:05.118Z").unwrap();
+        let envelope = Envelope {
+            id: "msg_1".into(),
+            kind: "exodrive.webhook.received".into(),
+            version: 7,
+            source: "resend".into(),
+            time: at,
+            traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+            causation: Some("cause".into()),
+            correlation: None,
+            actor: Some("provider:resend".into()),
+        };
+        let provider_headers = vec![
+            ("svix-id".to_owned(), "msg_1".to_owned()),
+            ("svix-signature".to_owned(), "v1,abc v1,def".to_owned()),
+        ];
+        let headers = headers(&envelope, &provider_headers);
+        let body = Bytes::from_static(b"{ \"odd\":  1 }\r\n");
+        let event = recorded(9, "exo.provider.resend", at, &headers, body.clone());
+        assert_eq!(event.envelope, envelope);
+        assert_eq!(event.provider_headers, provider_headers);
+        assert_eq!((event.position, event.body), (9, body));
+        assert_eq!(event_id(&headers), Some("msg_1"));
+    }
+}

@@ -1,0 +1,610 @@
+//! Private NATS, Postgres and Redis for a person's machine and for tests, and a supervisor for any child process.
+//!
+//! Everything lives in one data folder: `nats/`, `postgres/`, `redis/`, `logs/`, `lock` and `services.json` with the
+//! ports and passwords, which stay the same from one start to the next.
+
+mod folder;
+mod nats;
+mod postgres;
+mod probe;
+mod process;
+mod redis;
+mod supervisor;
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::Flock;
+pub use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+
+use folder::{Kept, Ports};
+use probe::Probe;
+pub use supervisor::{Output, ProcessSpec, Supervised, supervise};
+
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// When the private nats-server flushes to disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncMode {
+    /// Before each acknowledgement: nothing acknowledged is lost in a power cut.
+    Always,
+    /// Every two minutes, as the server does by itself: a killed server loses nothing, a power cut may.
+    Default,
+}
+
+/// One of the three servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// nats-server.
+    Nats,
+    /// Postgres.
+    Postgres,
+    /// redis-server.
+    Redis,
+}
+
+impl Service {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Nats, Self::Postgres, Self::Redis];
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nats => "nats",
+            Self::Postgres => "postgres",
+            Self::Redis => "redis",
+        })
+    }
+}
+
+/// What to start, and where its data is.
+#[derive(Clone)]
+pub struct Options {
+    /// Folder of all data; created if it is not there.
+    pub data_dir: PathBuf,
+    /// When NATS flushes to disk.
+    pub sync: SyncMode,
+    /// For tests: Postgres does not flush to disk and takes less memory.
+    pub fast: bool,
+    /// The data folder is removed when the services are stopped or dropped.
+    pub ephemeral: bool,
+    /// NATS that runs elsewhere; none is started then.
+    pub nats: Option<String>,
+    /// Monitoring address of the NATS that runs elsewhere.
+    pub nats_monitor: Option<String>,
+    /// Postgres that runs elsewhere; none is started then.
+    pub database: Option<String>,
+    /// Redis that runs elsewhere; none is started then.
+    pub redis: Option<String>,
+}
+
+impl Options {
+    /// Starts all three, durable against a power cut.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            sync: SyncMode::Always,
+            fast: false,
+            ephemeral: false,
+            nats: None,
+            nats_monitor: None,
+            database: None,
+            redis: None,
+        }
+    }
+
+    /// Starts all three for a test: quick, and gone afterwards.
+    pub fn for_tests(data_dir: impl Into<PathBuf>) -> Self {
+        Self { sync: SyncMode::Default, fast: true, ephemeral: true, ..Self::new(data_dir) }
+    }
+}
+
+/// Where the services are. The addresses hold passwords, so `Debug` leaves them out.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceUrls {
+    /// NATS.
+    pub nats: String,
+    /// HTTP monitoring of NATS, if known.
+    pub nats_monitor: Option<String>,
+    /// Postgres.
+    pub database: String,
+    /// Redis.
+    pub redis: String,
+}
+
+impl fmt::Debug for ServiceUrls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceUrls")
+            .field("nats", &redact(&self.nats))
+            .field("nats_monitor", &self.nats_monitor.as_deref().map(redact))
+            .field("database", &redact(&self.database))
+            .field("redis", &redact(&self.redis))
+            .finish()
+    }
+}
+
+/// An address, or several with commas between them, without user, password and parameters: fit for a log line.
+pub fn redact(url: &str) -> String {
+    let (url, parameters) = match url.split_once('?') {
+        Some((url, _)) => (url, "?***"),
+        None => (url, ""),
+    };
+    let mut parts = url.split("://");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    if !url.contains("://") {
+        // No scheme: only what follows the last @ is surely not a secret.
+        out = out.rsplit_once('@').map_or(out.clone(), |(_, host)| format!("***@{host}"));
+    }
+    for part in parts {
+        out.push_str("://");
+        match part.rsplit_once('@') {
+            Some((_, host)) => {
+                out.push_str("***@");
+                out.push_str(host);
+            }
+            None => out.push_str(part),
+        }
+    }
+    out + parameters
+}
+
+/// Why the services could not be started or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The operating system refused something.
+    #[error("cannot {doing}: {source}")]
+    Io {
+        /// What was tried.
+        doing: String,
+        /// The answer.
+        source: io::Error,
+    },
+    /// A program is not installed.
+    #[error("{what} is needed (found: {found}); run `make tools`")]
+    Missing {
+        /// What is needed.
+        what: String,
+        /// What there is instead.
+        found: String,
+    },
+    /// Another process uses the data folder.
+    #[error("{} is in use by process {pid}", data_dir.display())]
+    Locked {
+        /// The data folder.
+        data_dir: PathBuf,
+        /// Who holds it.
+        pid: String,
+    },
+    /// A program that prepares a service failed.
+    #[error("{command} failed: {output}")]
+    Failed {
+        /// The program.
+        command: String,
+        /// What it printed.
+        output: String,
+    },
+    /// A server was started and does not answer.
+    #[error("{service} does not answer after {seconds} s (see {}): {tail}", log.display())]
+    NotReady {
+        /// Which one.
+        service: Service,
+        /// How long it was given.
+        seconds: u64,
+        /// Its log.
+        log: PathBuf,
+        /// The last lines of that log.
+        tail: String,
+    },
+    /// The service runs elsewhere, or is stopped.
+    #[error("{0} is not run by this process now")]
+    NotRun(Service),
+}
+
+impl ServiceError {
+    fn io(doing: impl Into<String>, source: io::Error) -> Self {
+        Self::Io { doing: doing.into(), source }
+    }
+}
+
+struct Slot {
+    service: Service,
+    spec: ProcessSpec,
+    probe: Probe,
+    log: PathBuf,
+    running: Mutex<Option<Supervised>>,
+}
+
+impl Slot {
+    fn new(data_dir: &Path, service: Service, mut spec: ProcessSpec, probe: Probe) -> Self {
+        let log = data_dir.join("logs").join(format!("{}.log", spec.name));
+        spec.output = Output::File(log.clone());
+        Self { service, spec, probe, log, running: Mutex::new(None) }
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Supervised>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.running().as_ref().and_then(Supervised::pid)
+    }
+
+    async fn start(&self) -> Result<(), ServiceError> {
+        let began = Instant::now();
+        {
+            let mut running = self.running();
+            if running.is_none() {
+                let child = supervise(self.spec.clone()).map_err(|error| {
+                    ServiceError::io(format!("start {}", self.spec.name), error)
+                })?;
+                *running = Some(child);
+            }
+        }
+        if let Err(error) = self.wait_until_ready().await {
+            let child = self.running().take();
+            drop(child);
+            return Err(error);
+        }
+        tracing::info!(
+            service = %self.service,
+            port = self.probe.port(),
+            pid = self.pid(),
+            took_ms = began.elapsed().as_millis(),
+            "service started"
+        );
+        Ok(())
+    }
+
+    async fn wait_until_ready(&self) -> Result<(), ServiceError> {
+        let began = Instant::now();
+        loop {
+            let (pid, restarts) = match &*self.running() {
+                Some(child) => (child.pid(), child.restarts()),
+                None => return Err(ServiceError::NotRun(self.service)),
+            };
+            if let Some(pid) = pid
+                && self.probe.answers(pid).await
+            {
+                return Ok(());
+            }
+            // One that keeps dying at once will not come up by waiting.
+            let hopeless = restarts >= 5 && began.elapsed() > Duration::from_secs(5);
+            if hopeless || began.elapsed() > START_LIMIT {
+                return Err(ServiceError::NotReady {
+                    service: self.service,
+                    seconds: began.elapsed().as_secs(),
+                    log: self.log.clone(),
+                    tail: tail(&self.log),
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn stop(&self) {
+        let child = self.running().take();
+        if let Some(child) = child {
+            child.stop().await;
+            tracing::info!(service = %self.service, "service stopped");
+        }
+    }
+}
+
+fn tail(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(5)..].join(" | ")
+}
+
+/// The private services of one data folder. Dropping this kills them.
+pub struct PrivateServices {
+    data_dir: PathBuf,
+    ephemeral: bool,
+    urls: ServiceUrls,
+    slots: Vec<Slot>,
+    // Last, so that the folder is free only when nothing runs in it any more.
+    _lock: Flock<File>,
+}
+
+/// What can be done before a server is started, and must be done one after the other.
+struct Groundwork {
+    data_dir: PathBuf,
+    lock: Flock<File>,
+    kept: Kept,
+    nats: Option<(PathBuf, Ports)>,
+    postgres: Option<(PathBuf, Ports)>,
+    redis: Option<(PathBuf, Ports)>,
+}
+
+impl Groundwork {
+    fn lay(options: &Options) -> Result<Self, ServiceError> {
+        // Missing programs first: nothing is created for a start that cannot succeed.
+        let nats = options.nats.is_none().then(nats::binary).transpose()?;
+        let postgres = options.database.is_none().then(postgres::binaries).transpose()?;
+        let redis = options.redis.is_none().then(redis::binary).transpose()?;
+
+        let mode = match postgres::user()? {
+            Some(user) if postgres.is_some() && postgres::reachable(&options.data_dir, user) => {
+                0o711
+            }
+            _ => 0o700,
+        };
+        folder::create(&options.data_dir, mode)?;
+        let data_dir = options.data_dir.canonicalize().map_err(|error| {
+            ServiceError::io(format!("find {}", options.data_dir.display()), error)
+        })?;
+        let lock = folder::lock(&data_dir)?;
+        folder::create(&data_dir.join("logs"), 0o700)?;
+
+        let mut kept = Kept::read(&data_dir)?;
+        kept.urls = None;
+        kept.fill_passwords();
+        stop_leftovers(&data_dir, &kept);
+        let take = |wanted: &mut [&mut u16]| -> Result<Ports, ServiceError> {
+            let mut ports = Ports::default();
+            for port in wanted {
+                **port = ports.take(**port)?;
+            }
+            Ok(ports)
+        };
+        let nats = match nats {
+            Some(binary) => {
+                Some((binary, take(&mut [&mut kept.nats_port, &mut kept.nats_monitor_port])?))
+            }
+            None => None,
+        };
+        let postgres = match postgres {
+            Some(binaries) => Some((binaries, take(&mut [&mut kept.postgres_port])?)),
+            None => None,
+        };
+        let redis = match redis {
+            Some(binary) => Some((binary, take(&mut [&mut kept.redis_port])?)),
+            None => None,
+        };
+        kept.write(&data_dir)?;
+        Ok(Self { data_dir, lock, kept, nats, postgres, redis })
+    }
+}
+
+fn stop_leftovers(data_dir: &Path, kept: &Kept) {
+    let data = kept.postgres_folder.clone().unwrap_or_else(|| data_dir.join("postgres"));
+    let folders = [data_dir, &data];
+    for (name, file, signal) in [
+        ("nats", nats::pid_file(data_dir), Signal::SIGTERM),
+        ("redis", redis::pid_file(data_dir), Signal::SIGTERM),
+        ("postgres", postgres::pid_file(&data), Signal::SIGINT),
+    ] {
+        if let Some(pid) = process::read_pid(&file) {
+            process::stop_leftover(name, pid, signal, &folders);
+        }
+    }
+}
+
+impl PrivateServices {
+    /// Starts the services that do not run elsewhere, all at once, and waits until each answers.
+    pub async fn start(options: Options) -> Result<Self, ServiceError> {
+        let began = Instant::now();
+        let asked = options.clone();
+        let ground = blocking(move || Groundwork::lay(&asked)).await?;
+        let Groundwork {
+            data_dir,
+            lock,
+            mut kept,
+            nats: nats_ground,
+            postgres: postgres_ground,
+            redis: redis_ground,
+        } = ground;
+
+        let nats = async {
+            let Some((binary, ports)) = nats_ground else { return Ok(None) };
+            let spec = nats::prepare(&data_dir, &kept, options.sync, &binary)?;
+            let probe = Probe::Nats { port: kept.nats_port, monitor: kept.nats_monitor_port };
+            let slot = Slot::new(&data_dir, Service::Nats, spec, probe);
+            drop(ports);
+            slot.start().await.map(|()| Some(slot))
+        };
+        let redis = async {
+            let Some((binary, ports)) = redis_ground else { return Ok(None) };
+            let spec = redis::prepare(&data_dir, &kept, &binary)?;
+            let probe =
+                Probe::Redis { port: kept.redis_port, password: kept.redis_password.clone() };
+            let slot = Slot::new(&data_dir, Service::Redis, spec, probe);
+            drop(ports);
+            slot.start().await.map(|()| Some(slot))
+        };
+        let postgres = async {
+            let Some((binaries, ports)) = postgres_ground else { return Ok(None) };
+            let (folder, mut kept, fast) = (data_dir.clone(), kept.clone(), options.fast);
+            let (spec, kept) = blocking(move || {
+                let spec = postgres::prepare(&folder, &mut kept, fast, &binaries)?;
+                Ok((spec, kept))
+            })
+            .await?;
+            let data = kept.postgres_folder.clone().unwrap_or_else(|| data_dir.join("postgres"));
+            let probe =
+                Probe::Postgres { port: kept.postgres_port, pid_file: postgres::pid_file(&data) };
+            let slot = Slot::new(&data_dir, Service::Postgres, spec, probe);
+            drop(ports);
+            slot.start().await.map(|()| Some((slot, kept)))
+        };
+        // All three to their end, even if one fails: an initdb that nobody waits for would go on in the folder.
+        let (nats, postgres, redis) = tokio::join!(nats, postgres, redis);
+        let postgres: Result<_, ServiceError> = postgres;
+        let mut slots = Vec::new();
+        let result: Result<(), ServiceError> = (|| {
+            slots.extend(nats?);
+            if let Some((slot, made)) = postgres? {
+                slots.push(slot);
+                kept.postgres_folder = made.postgres_folder;
+                kept.postgres_made = made.postgres_made;
+            }
+            slots.extend(redis?);
+            Ok(())
+        })();
+
+        let private = options.nats.is_none();
+        let urls = ServiceUrls {
+            nats: options.nats.unwrap_or_else(|| {
+                format!("nats://exodrive:{}@127.0.0.1:{}", kept.nats_password, kept.nats_port)
+            }),
+            nats_monitor: if private {
+                Some(format!("http://127.0.0.1:{}", kept.nats_monitor_port))
+            } else {
+                options.nats_monitor
+            },
+            database: options.database.unwrap_or_else(|| {
+                format!(
+                    "postgres://exodrive:{}@127.0.0.1:{}/exodrive",
+                    kept.postgres_password, kept.postgres_port
+                )
+            }),
+            redis: options.redis.unwrap_or_else(|| {
+                format!("redis://:{}@127.0.0.1:{}/0", kept.redis_password, kept.redis_port)
+            }),
+        };
+        // Built before a failure is returned, so that an ephemeral folder goes away in that case too.
+        let services = Self { data_dir, ephemeral: options.ephemeral, urls, slots, _lock: lock };
+        result?;
+        kept.urls = Some(services.urls.clone());
+        kept.write(&services.data_dir)?;
+        tracing::info!(
+            data_dir = %services.data_dir.display(),
+            started = services.slots.len(),
+            took_ms = began.elapsed().as_millis(),
+            "services are ready"
+        );
+        Ok(services)
+    }
+
+    /// Where the services are.
+    pub fn urls(&self) -> &ServiceUrls {
+        &self.urls
+    }
+
+    /// Process id of a service that this process runs; for Postgres its postmaster.
+    pub fn pid(&self, service: Service) -> Option<u32> {
+        self.slot(service).ok()?.pid()
+    }
+
+    /// How often the supervisor has started a service again.
+    pub fn restarts(&self, service: Service) -> u32 {
+        self.slot(service)
+            .ok()
+            .and_then(|slot| slot.running().as_ref().map(Supervised::restarts))
+            .unwrap_or_default()
+    }
+
+    /// Sends a signal to a service, to see what a fault does. Stop, continue and kill reach all of its processes.
+    pub fn signal(&self, service: Service, signal: Signal) -> Result<(), ServiceError> {
+        let sent = match &*self.slot(service)?.running() {
+            Some(child) => child
+                .signal(signal)
+                .map_err(|error| ServiceError::io(format!("signal {service}"), error))?,
+            None => false,
+        };
+        if sent { Ok(()) } else { Err(ServiceError::NotRun(service)) }
+    }
+
+    /// Waits until a service answers, for example after a signal.
+    pub async fn wait_until_ready(&self, service: Service) -> Result<(), ServiceError> {
+        self.slot(service)?.wait_until_ready().await
+    }
+
+    /// Stops a service; it stays down until `start_service`.
+    pub async fn stop_service(&self, service: Service) -> Result<(), ServiceError> {
+        self.slot(service)?.stop().await;
+        Ok(())
+    }
+
+    /// Starts a stopped service on the same port with the same data and waits until it answers.
+    pub async fn start_service(&self, service: Service) -> Result<(), ServiceError> {
+        self.slot(service)?.start().await
+    }
+
+    /// Stops all services cleanly, and removes the data folder if it is ephemeral.
+    pub async fn stop(self) {
+        let stops = async |service| {
+            if let Ok(slot) = self.slot(service) {
+                slot.stop().await;
+            }
+        };
+        tokio::join!(stops(Service::Nats), stops(Service::Postgres), stops(Service::Redis));
+    }
+
+    fn slot(&self, service: Service) -> Result<&Slot, ServiceError> {
+        self.slots.iter().find(|slot| slot.service == service).ok_or(ServiceError::NotRun(service))
+    }
+}
+
+impl Drop for PrivateServices {
+    fn drop(&mut self) {
+        self.slots.clear();
+        if self.ephemeral
+            && let Err(error) = remove_all(&self.data_dir)
+        {
+            tracing::warn!(data_dir = %self.data_dir.display(), %error, "cannot remove the data folder");
+        }
+    }
+}
+
+/// Where the services of a running system are; none if nothing runs on this data folder.
+pub fn running(data_dir: &Path) -> Option<ServiceUrls> {
+    // The lock goes with the process that holds it, so a killed one is not taken for a running one.
+    if !folder::is_locked(data_dir) {
+        return None;
+    }
+    Kept::read(data_dir).ok()?.urls
+}
+
+/// Removes a data folder, and the Postgres data if it had to be kept elsewhere.
+pub fn remove(data_dir: &Path) -> Result<(), ServiceError> {
+    if !data_dir.exists() {
+        return Ok(());
+    }
+    let _lock = folder::lock(data_dir)?;
+    stop_leftovers(data_dir, &Kept::read(data_dir)?);
+    remove_all(data_dir)
+}
+
+fn remove_all(data_dir: &Path) -> Result<(), ServiceError> {
+    postgres::remove_outside(&Kept::read(data_dir)?)?;
+    match fs::remove_dir_all(data_dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(ServiceError::io(format!("remove {}", data_dir.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
+) -> Result<T, ServiceError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        Err(ServiceError::io("run in the background", io::Error::other(error)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_lines_hold_no_secret() {
+        for (url, shown) in [
+            ("nats://u:p@a:4222", "nats://***@a:4222"),
+            ("nats://u:p@a:1,nats://u:p,q@b:2", "nats://***@a:1,nats://***@b:2"),
+            ("redis://:p@h/0?protocol=resp3", "redis://***@h/0?***"),
+            ("http://127.0.0.1:80", "http://127.0.0.1:80"),
+            ("u:p@h", "***@h"),
+        ] {
+            assert_eq!(redact(url), shown);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The private nats-server.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::folder::{self, Kept};
+use super::supervisor::ProcessSpec;
+use super::{ServiceError, SyncMode, process};
+
+/// Older servers order the checks of a repeated append differently, or store a batch without its guards.
+const OLDEST: (u32, u32, u32) = (2, 12, 3);
+
+/// Path of a nats-server that is new enough.
+pub(super) fn binary() -> Result<PathBuf, ServiceError> {
+    let candidates = match std::env::var_os("EXODRIVE_NATS_SERVER") {
+        Some(named) if !named.is_empty() => vec![PathBuf::from(named)],
+        _ => candidates(),
+    };
+    let mut found = Vec::new();
+    for candidate in candidates.iter().filter(|path| path.is_file()) {
+        let answer = Command::new(candidate).arg("--version").output();
+        let text = answer.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned());
+        match text.as_deref().ok().and_then(version) {
+            Some(version) if version >= OLDEST => return Ok(candidate.clone()),
+            Some((major, minor, patch)) => {
+                found.push(format!("{} is {major}.{minor}.{patch}", candidate.display()))
+            }
+            None => found.push(format!("{} does not tell its version", candidate.display())),
+        }
+    }
+    let (major, minor, patch) = OLDEST;
+    Err(ServiceError::Missing {
+        what: format!("nats-server {major}.{minor}.{patch} or newer"),
+        found: if found.is_empty() { "none".to_owned() } else { found.join(", ") },
+    })
+}
+
+fn candidates() -> Vec<PathBuf> {
+    let tools = |folder: &Path| folder.join(".tools/bin/nats-server");
+    let here = std::env::current_dir().ok();
+    let program = std::env::current_exe().ok();
+    process::in_path("nats-server")
+        .into_iter()
+        .chain(here.as_deref().map(tools))
+        .chain(program.iter().flat_map(|path| path.ancestors().skip(1).map(tools)))
+        .collect()
+}
+
+fn version(text: &str) -> Option<(u32, u32, u32)> {
+    let (_, numbers) = text.rsplit_once('v')?;
+    // A pre-release such as 2.14.0-RC.1 counts as its release.
+    let numbers = numbers.split('-').next()?;
+    let mut parts = numbers.split('.').map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??, parts.next()??))
+}
+
+pub(super) fn pid_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("nats/nats.pid")
+}
+
+/// Writes the configuration and returns the command.
+pub(super) fn prepare(
+    data_dir: &Path,
+    kept: &Kept,
+    sync: SyncMode,
+    binary: &Path,
+) -> Result<ProcessSpec, ServiceError> {
+    let home = data_dir.join("nats");
+    folder::create(&home, 0o700)?;
+    let sync = match sync {
+        SyncMode::Always => "  sync_interval: always\n",
+        SyncMode::Default => "",
+    };
+    let text = format!(
+        "server_name: exodrive\nlisten: \"127.0.0.1:{}\"\nhttp: \"127.0.0.1:{}\"\npid_file: {:?}\nmax_payload: 2MB\n\
+         authorization {{\n  user: exodrive\n  password: {:?}\n}}\njetstream {{\n  store_dir: {:?}\n{sync}}}\n",
+        kept.nats_port,
+        kept.nats_monitor_port,
+        pid_file(data_dir),
+        kept.nats_password,
+        home.join("store"),
+    );
+    let file = home.join("nats.conf");
+    folder::write_private(&file, &text)?;
+    Ok(ProcessSpec::new("nats-server", binary).arg("-c").arg(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert_eq!(version("nats-server: v2.15.1"), Some((2, 15, 1)));
+        assert_eq!(version("nats-server: v2.14.0-RC.1"), Some((2, 14, 0)));
+        assert_eq!(version("nats-server"), None);
+        assert!(version("nats-server: v2.9.10") < Some(OLDEST));
+    }
+}

@@ -1,0 +1,292 @@
+//! The private Postgres. It refuses to run as root, so as root it runs as `postgres` or `nobody`.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use nix::sys::signal::Signal;
+use nix::unistd::{User, geteuid};
+
+use super::folder::{self, Kept};
+use super::supervisor::ProcessSpec;
+use super::{ServiceError, process};
+
+/// Where the data goes when its user cannot get into the data folder.
+const ELSEWHERE: &str = "/var/lib/exodrive";
+
+/// The folder with initdb and postgres of one version.
+pub(super) fn binaries() -> Result<PathBuf, ServiceError> {
+    let complete =
+        |folder: &Path| folder.join("initdb").is_file() && folder.join("postgres").is_file();
+    // Distributions link single programs into PATH; the others are beside the real file.
+    let linked = process::in_path("initdb")
+        .and_then(|path| path.canonicalize().ok())
+        .and_then(|path| path.parent().map(Path::to_owned))
+        .filter(|folder| complete(folder));
+    if let Some(folder) = linked {
+        return Ok(folder);
+    }
+    fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path().join("bin")))
+        })
+        .filter(|(_, folder)| complete(folder))
+        .max_by_key(|(version, _)| *version)
+        .map(|(_, folder)| folder)
+        .ok_or_else(|| ServiceError::Missing {
+            what: "Postgres (initdb and postgres)".to_owned(),
+            found: "none in PATH or under /usr/lib/postgresql".to_owned(),
+        })
+}
+
+/// User and group that Postgres must run as, if not ours.
+pub(super) fn user() -> Result<Option<(u32, u32)>, ServiceError> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    for name in ["postgres", "nobody"] {
+        let user = User::from_name(name)
+            .map_err(|error| ServiceError::io(format!("look up the user {name}"), error.into()))?;
+        if let Some(user) = user.filter(|user| !user.uid.is_root()) {
+            return Ok(Some((user.uid.as_raw(), user.gid.as_raw())));
+        }
+    }
+    Err(ServiceError::Missing {
+        what: "an unprivileged user for Postgres, which refuses to run as root".to_owned(),
+        found: "neither postgres nor nobody".to_owned(),
+    })
+}
+
+/// True if the user may pass through the folder and all above it. A folder that does not exist yet is left out.
+pub(super) fn reachable(folder: &Path, (user, group): (u32, u32)) -> bool {
+    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let resolved = absolute.canonicalize().unwrap_or(absolute);
+    resolved.ancestors().all(|ancestor| {
+        let Ok(meta) = ancestor.metadata() else {
+            return true;
+        };
+        let shift = if meta.uid() == user {
+            6
+        } else if meta.gid() == group {
+            3
+        } else {
+            0
+        };
+        meta.mode() >> shift & 0o1 == 1
+    })
+}
+
+pub(super) fn pid_file(data: &Path) -> PathBuf {
+    data.join("postmaster.pid")
+}
+
+/// Chooses where the data goes and writes it down before anything is put there.
+pub(super) fn choose_folder(data_dir: &Path, kept: &mut Kept) -> Result<(), ServiceError> {
+    if kept.postgres_folder.is_some() {
+        return Ok(());
+    }
+    let inside = data_dir.join("postgres");
+    let is_link = inside.is_symlink();
+    if !is_link && inside.exists() {
+        return Err(ServiceError::io(
+            format!(
+                "use {}: it holds data, but the services.json with its password is gone; move it away",
+                inside.display()
+            ),
+            std::io::ErrorKind::AlreadyExists.into(),
+        ));
+    }
+    let outside = matches!(user()?, Some(user) if !reachable(data_dir, user));
+    if is_link {
+        fs::remove_file(&inside)
+            .map_err(|error| ServiceError::io("remove the old postgres link", error))?;
+    }
+    kept.postgres_folder = Some(if outside {
+        Path::new(ELSEWHERE).join(format!("postgres-{}", folder::random_hex()))
+    } else {
+        inside
+    });
+    kept.postgres_made = false;
+    Ok(())
+}
+
+/// Removes data that is outside the data folder.
+pub(super) fn remove_outside(kept: &Kept) -> Result<(), ServiceError> {
+    let Some(data) = &kept.postgres_folder else {
+        return Ok(());
+    };
+    // Only a folder that `choose_folder` can have named, whatever the file says.
+    let named =
+        data.file_name().is_some_and(|name| name.to_string_lossy().starts_with("postgres-"));
+    if !named || data.parent() != Some(Path::new(ELSEWHERE)) {
+        return Ok(());
+    }
+    match fs::remove_dir_all(data) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(ServiceError::io(format!("remove {}", data.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes the database if it does not exist yet, and returns the command.
+pub(super) fn prepare(
+    data_dir: &Path,
+    kept: &mut Kept,
+    fast: bool,
+    binaries: &Path,
+) -> Result<ProcessSpec, ServiceError> {
+    choose_folder(data_dir, kept)?;
+    let data = kept.postgres_folder.clone().unwrap_or_else(|| data_dir.join("postgres"));
+    let user = user()?;
+    if !kept.postgres_made {
+        kept.write(data_dir)?;
+        make(data_dir, &data, &kept.postgres_password, fast, user, binaries)?;
+        kept.postgres_made = true;
+        kept.write(data_dir)?;
+    }
+    let mut spec = ProcessSpec::new("postgres", binaries.join("postgres")).arg("-D").arg(&data);
+    for setting in settings(kept.postgres_port, fast) {
+        spec = spec.arg("-c").arg(setting);
+    }
+    spec.folder = Some(data);
+    spec.user = user;
+    spec.stop_signal = Signal::SIGINT;
+    Ok(spec)
+}
+
+fn settings(port: u16, fast: bool) -> Vec<String> {
+    let mut settings = vec![
+        format!("port={port}"),
+        "listen_addresses=127.0.0.1".to_owned(),
+        "unix_socket_directories=".to_owned(),
+        "max_connections=100".to_owned(),
+        "max_wal_size=4GB".to_owned(),
+        "jit=off".to_owned(),
+        "logging_collector=off".to_owned(),
+        format!("shared_buffers={}", if fast { "64MB" } else { "256MB" }),
+    ];
+    if fast {
+        settings.extend(
+            ["fsync=off", "full_page_writes=off", "synchronous_commit=off"].map(str::to_owned),
+        );
+    }
+    settings
+}
+
+fn make(
+    data_dir: &Path,
+    data: &Path,
+    password: &str,
+    fast: bool,
+    user: Option<(u32, u32)>,
+    binaries: &Path,
+) -> Result<(), ServiceError> {
+    let failed =
+        |error| ServiceError::io(format!("make the Postgres folder {}", data.display()), error);
+    // Whatever is here is half of an initdb: the name was written down before, the success was not.
+    if data.exists() {
+        fs::remove_dir_all(data).map_err(failed)?;
+    }
+    if data.parent() == Some(Path::new(ELSEWHERE)) {
+        folder::create(Path::new(ELSEWHERE), 0o755)?;
+        let link = data_dir.join("postgres");
+        let _ = fs::remove_file(&link);
+        symlink(data, link).map_err(failed)?;
+    }
+    let password_file = data.with_extension("password");
+    let result = (|| {
+        create_owned(data, user)?;
+        folder::write_private(&password_file, password)?;
+        if let Some((user, group)) = user {
+            chown(&password_file, Some(user), Some(group)).map_err(failed)?;
+        }
+        let init = |locale: &str| {
+            let mut command = as_user(binaries.join("initdb"), data, user);
+            command
+                .args(["--username=exodrive", "--auth=scram-sha-256", "--encoding=UTF8"])
+                .arg(format!("--locale={locale}"))
+                .arg(format!("--pwfile={}", password_file.display()))
+                .args(fast.then_some("--no-sync"))
+                .arg("-D")
+                .arg(data)
+                .stdin(Stdio::null());
+            run("initdb", command.output())
+        };
+        init("C.UTF-8").or_else(|_| {
+            fs::remove_dir_all(data).map_err(failed)?;
+            create_owned(data, user)?;
+            init("C")
+        })?;
+        create_database(data, fast, user, binaries)
+    })();
+    let _ = fs::remove_file(&password_file);
+    result
+}
+
+fn create_owned(data: &Path, user: Option<(u32, u32)>) -> Result<(), ServiceError> {
+    folder::create(data, 0o700)?;
+    fs::set_permissions(data, fs::Permissions::from_mode(0o700))
+        .and_then(|()| user.map_or(Ok(()), |(user, group)| chown(data, Some(user), Some(group))))
+        .map_err(|error| ServiceError::io(format!("hand over {}", data.display()), error))
+}
+
+/// Single-user mode needs no port, no password and no client program.
+fn create_database(
+    data: &Path,
+    fast: bool,
+    user: Option<(u32, u32)>,
+    binaries: &Path,
+) -> Result<(), ServiceError> {
+    let mut command = as_user(binaries.join("postgres"), data, user);
+    // Without -j a line is a statement.
+    command.arg("--single").arg("-D").arg(data);
+    if fast {
+        command.arg("-F");
+    }
+    command.arg("postgres").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = command.spawn().and_then(|mut child| {
+        if let Some(mut input) = child.stdin.take() {
+            input.write_all(b"CREATE DATABASE exodrive\n")?;
+        }
+        child.wait_with_output()
+    });
+    let text = run("create the database", output)?;
+    if text.contains("ERROR:") {
+        return Err(ServiceError::Failed {
+            command: "create the database".to_owned(),
+            output: text,
+        });
+    }
+    Ok(())
+}
+
+fn as_user(program: PathBuf, data: &Path, user: Option<(u32, u32)>) -> Command {
+    let mut command = Command::new(program);
+    // Postgres programs complain about a working folder that they cannot enter.
+    command.current_dir(data).process_group(0);
+    if let Some((user, group)) = user {
+        command.uid(user).gid(group);
+    }
+    command
+}
+
+fn run(name: &str, output: std::io::Result<Output>) -> Result<String, ServiceError> {
+    let output = output.map_err(|error| ServiceError::io(format!("run {name}"), error))?;
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    if output.status.success() {
+        Ok(text)
+    } else {
+        Err(ServiceError::Failed { command: name.to_owned(), output: text })
+    }
+}

@@ -1,0 +1,40 @@
+//! The private redis-server.
+
+use std::path::{Path, PathBuf};
+
+use super::folder::{self, Kept};
+use super::supervisor::ProcessSpec;
+use super::{ServiceError, process};
+
+/// Path of redis-server.
+pub(super) fn binary() -> Result<PathBuf, ServiceError> {
+    process::in_path("redis-server").ok_or_else(|| ServiceError::Missing {
+        what: "redis-server".to_owned(),
+        found: "none in PATH".to_owned(),
+    })
+}
+
+pub(super) fn pid_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("redis/redis.pid")
+}
+
+/// Writes the configuration and returns the command. Nothing is kept on disk: all of it can be built again.
+pub(super) fn prepare(
+    data_dir: &Path,
+    kept: &Kept,
+    binary: &Path,
+) -> Result<ProcessSpec, ServiceError> {
+    let home = data_dir.join("redis");
+    folder::create(&home, 0o700)?;
+    let text = format!(
+        "bind 127.0.0.1\nport {}\nrequirepass {}\nsave \"\"\nappendonly no\ndir {home:?}\npidfile {:?}\n",
+        kept.redis_port,
+        kept.redis_password,
+        pid_file(data_dir),
+    );
+    let file = home.join("redis.conf");
+    folder::write_private(&file, &text)?;
+    let mut spec = ProcessSpec::new("redis-server", binary).arg(file);
+    spec.folder = Some(home);
+    Ok(spec)
+}

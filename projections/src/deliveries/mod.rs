@@ -1,0 +1,92 @@
+//! `deliveries`: the audit trail of webhooks. One row for each message of the
+//! provider that is in the log, whatever its type and whether or not it could
+//! be read; a message stored again is marked on its row.
+
+pub mod read;
+
+use crate::Projection;
+use chrono::{DateTime, Utc};
+use exodrive_domain::{Event, Payload, time::serde_micros};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// See the module.
+pub struct Deliveries;
+
+/// One message of the provider.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeliveryRow {
+    /// The provider's message id.
+    pub event_id: String,
+    /// The provider's type, if the body is JSON and has one.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Where it stands in the log.
+    pub position: u64,
+    /// When the provider made the event, by its body.
+    #[serde(with = "serde_micros::option")]
+    pub happened_at: Option<DateTime<Utc>>,
+    /// When it reached us.
+    #[serde(with = "serde_micros")]
+    pub received_at: DateTime<Utc>,
+    /// Size of the body in bytes.
+    pub size: u64,
+    /// SHA-256 of the body, in hexadecimal.
+    pub sha256: String,
+    /// The email it is about.
+    pub email_id: Option<String>,
+    /// Further times the same message was stored.
+    pub repeats: Vec<Repeat>,
+}
+
+/// A message stored again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Repeat {
+    /// Where the repeat stands in the log.
+    pub position: u64,
+    /// When it reached us.
+    #[serde(with = "serde_micros")]
+    pub received_at: DateTime<Utc>,
+    /// Whether its body has the same bytes as the first one's.
+    pub same_bytes: bool,
+}
+
+impl Projection for Deliveries {
+    const NAME: &'static str = "deliveries";
+    const VERSION: u32 = 1;
+    const SUBJECTS: &'static [&'static str] = &["exo.email.", "exo.provider."];
+    const SCHEMA: &'static str = include_str!("schema.sql");
+    type Row = DeliveryRow;
+
+    fn keys(event: &Event<'_>) -> Vec<String> {
+        match &event.payload {
+            Payload::Delivery(_) => vec![event.recorded.envelope.id.clone()],
+            Payload::Unknown => Vec::new(),
+        }
+    }
+
+    fn evolve(row: Option<DeliveryRow>, event: &Event<'_>) -> Option<DeliveryRow> {
+        let Payload::Delivery(delivery) = &event.payload else { return row };
+        let recorded = event.recorded;
+        let sha256 = hex::encode(Sha256::digest(&recorded.body));
+        if let Some(mut row) = row {
+            row.repeats.push(Repeat {
+                position: recorded.position,
+                received_at: recorded.envelope.time,
+                same_bytes: row.sha256 == sha256,
+            });
+            return Some(row);
+        }
+        Some(DeliveryRow {
+            event_id: recorded.envelope.id.clone(),
+            kind: delivery.provider_type.clone(),
+            position: recorded.position,
+            happened_at: delivery.happened_at,
+            received_at: recorded.envelope.time,
+            size: recorded.body.len() as u64,
+            sha256,
+            email_id: delivery.email_id().map(ToString::to_string),
+            repeats: Vec::new(),
+        })
+    }
+}

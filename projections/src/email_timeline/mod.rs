@@ -1,0 +1,101 @@
+//! `email_timeline`: one row for each event of an email, in whatever order
+//! readers want: as it happened, or as we learnt of it.
+
+pub mod read;
+
+use crate::Projection;
+use chrono::{DateTime, Utc};
+use exodrive_domain::{
+    Event, Payload,
+    email::{Bounce, Click, Failure, ReportKind, Status, Suppression},
+    time::serde_micros,
+};
+use serde::{Deserialize, Serialize};
+
+/// See the module.
+pub struct EmailTimeline;
+
+/// One event of an email.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TimelineRow {
+    /// The email.
+    pub email_id: String,
+    /// The provider's message id.
+    pub event_id: String,
+    /// The provider's type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Where the event stands in the log.
+    pub position: u64,
+    /// When it happened, by the provider.
+    #[serde(with = "serde_micros::option")]
+    pub happened_at: Option<DateTime<Utc>>,
+    /// When it reached us.
+    #[serde(with = "serde_micros")]
+    pub received_at: DateTime<Utc>,
+    /// The status it reports; none for a type that we do not know.
+    pub status: Option<String>,
+    /// Whom it is about.
+    pub recipients: Vec<String>,
+    /// Detail of a bounce.
+    pub bounce: Option<Bounce>,
+    /// Detail of a failure.
+    pub failure: Option<Failure>,
+    /// Detail of a suppression.
+    pub suppression: Option<Suppression>,
+    /// Detail of a click.
+    pub click: Option<Click>,
+    /// Where the same event was stored again, and counted no second time.
+    pub repeats: Vec<u64>,
+}
+
+impl Projection for EmailTimeline {
+    const NAME: &'static str = "email_timeline";
+    const VERSION: u32 = 1;
+    const SUBJECTS: &'static [&'static str] = &["exo.email."];
+    const SCHEMA: &'static str = include_str!("schema.sql");
+    type Row = TimelineRow;
+
+    fn keys(event: &Event<'_>) -> Vec<String> {
+        match &event.payload {
+            Payload::Delivery(delivery) => delivery
+                .email_id()
+                .map(|email_id| format!("{email_id}/{}", event.recorded.envelope.id))
+                .into_iter()
+                .collect(),
+            Payload::Unknown => Vec::new(),
+        }
+    }
+
+    fn evolve(row: Option<TimelineRow>, event: &Event<'_>) -> Option<TimelineRow> {
+        let Payload::Delivery(delivery) = &event.payload else { return row };
+        if let Some(mut row) = row {
+            row.repeats.push(event.recorded.position);
+            return Some(row);
+        }
+        let report = delivery.report.as_ref()?;
+        let (mut bounce, mut failure, mut suppression, mut click) = (None, None, None, None);
+        match &report.kind {
+            ReportKind::Bounced(detail) => bounce = Some(detail.clone()),
+            ReportKind::Failed(detail) => failure = Some(detail.clone()),
+            ReportKind::Suppressed(detail) => suppression = Some(detail.clone()),
+            ReportKind::Clicked(detail) => click = Some(detail.clone()),
+            _ => {}
+        }
+        Some(TimelineRow {
+            email_id: report.email_id.to_string(),
+            event_id: event.recorded.envelope.id.clone(),
+            kind: delivery.provider_type.clone().unwrap_or_default(),
+            position: event.recorded.position,
+            happened_at: delivery.happened_at,
+            received_at: event.recorded.envelope.time,
+            status: Status::reported(&report.kind).map(|status| status.name().to_owned()),
+            recipients: report.mail.to.clone(),
+            bounce,
+            failure,
+            suppression,
+            click,
+            repeats: Vec::new(),
+        })
+    }
+}

@@ -1,0 +1,68 @@
+//! `inbox`: one row for each email, in or out, with its status and all that
+//! was reported of it.
+
+pub mod read;
+
+use crate::Projection;
+use exodrive_domain::{
+    Event, Payload,
+    email::{self, Dated, Email},
+};
+use serde::{Deserialize, Serialize};
+
+/// See the module.
+pub struct Inbox;
+
+/// An email, and what the list searches and filters by.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InboxRow {
+    /// The email as folded.
+    pub email: Email,
+    /// Its status by the name that readers filter by.
+    pub status: String,
+    /// What free text is looked for in, in lower case.
+    pub search: String,
+}
+
+impl InboxRow {
+    fn of(email: Email) -> Self {
+        let mut search = String::new();
+        let texts = [Some(email.id.as_str()), email.subject.as_deref(), email.from.as_deref()];
+        let addresses = email.recipients.keys().chain(&email.cc).chain(&email.received_for);
+        let tags = email.tags.values();
+        for text in texts.into_iter().flatten().chain(addresses.chain(tags).map(String::as_str)) {
+            search.push_str(&text.to_lowercase());
+            search.push('\n');
+        }
+        Self { status: email.status.name().to_owned(), search, email }
+    }
+}
+
+impl Projection for Inbox {
+    const NAME: &'static str = "inbox";
+    const VERSION: u32 = 1;
+    const SUBJECTS: &'static [&'static str] = &["exo.email."];
+    const SCHEMA: &'static str = include_str!("schema.sql");
+    type Row = InboxRow;
+
+    fn keys(event: &Event<'_>) -> Vec<String> {
+        match &event.payload {
+            Payload::Delivery(delivery) => {
+                delivery.email_id().map(ToString::to_string).into_iter().collect()
+            }
+            Payload::Unknown => Vec::new(),
+        }
+    }
+
+    fn evolve(row: Option<InboxRow>, event: &Event<'_>) -> Option<InboxRow> {
+        let Payload::Delivery(delivery) = &event.payload else { return row };
+        let Some(report) = &delivery.report else { return row };
+        let at = delivery.happened_at.unwrap_or(event.recorded.envelope.time);
+        let dated = Dated { id: &event.recorded.envelope.id, at, report };
+        email::evolve(row.map(|row| row.email), dated).map(InboxRow::of)
+    }
+
+    fn cached(row: &InboxRow, position: u64) -> Option<String> {
+        serde_json::to_string(&read::EmailDetail::of(row, position)).ok()
+    }
+}

@@ -1,0 +1,42 @@
+use exodrive_domain::Event;
+use serde::{Serialize, de::DeserializeOwned};
+use std::fmt::Debug;
+
+/// A view as a fold over the log. Pure: no IO anywhere in it. The engine does
+/// the rest, the same for all of them.
+///
+/// To add one: a folder with the fold (`mod.rs`), its table (`schema.sql`) and
+/// its queries (`read.rs`), and a line in [`crate::for_each_projection`].
+pub trait Projection: Send + Sync + 'static {
+    /// Names the table, the view in `public` and, with a generation, the schema.
+    const NAME: &'static str;
+    /// Raised whenever [`Projection::evolve`] or the table gives other rows
+    /// for the same log.
+    const VERSION: u32;
+    /// Prefixes of the subjects whose events it may fold.
+    const SUBJECTS: &'static [&'static str];
+    /// Makes the table and its indexes, names unqualified. Columns `key`,
+    /// `position` and `data` are the engine's; others are generated from
+    /// `data`.
+    const SCHEMA: &'static str;
+
+    /// One row: a document.
+    type Row: Serialize + DeserializeOwned + Clone + PartialEq + Debug + Send + Sync;
+
+    /// The keys of the rows that the event touches.
+    fn keys(event: &Event<'_>) -> Vec<String>;
+
+    /// The row after the event; `None` is no row.
+    fn evolve(row: Option<Self::Row>, event: &Event<'_>) -> Option<Self::Row>;
+
+    /// The answer that readers get for this row, if it is to be served from
+    /// Redis: JSON, with the position that last changed the row.
+    fn cached(_row: &Self::Row, _position: u64) -> Option<String> {
+        None
+    }
+}
+
+/// Whether a projection reads a subject at all.
+pub(crate) fn reads<P: Projection>(subject: &str) -> bool {
+    P::SUBJECTS.iter().any(|prefix| subject.starts_with(prefix))
+}

@@ -1,0 +1,21 @@
+//! Everything a person or a program touches: the HTTP API and the command
+//! line, as one program, `exodrive`.
+//!
+//! **May import** every other room but the tests.
+//!
+//! **Flow.** A webhook is verified ([`signature`]) and appended to the log. A
+//! read is admitted ([`access`], [`limits`]) and answered from Redis or
+//! Postgres. Whatever fails becomes one shape ([`problem`]). Settings are in
+//! [`settings`], the programs in [`cli`].
+//!
+//! **To add an endpoint**: a handler under `http/` with its `utoipa::path`, a
+//! line in `http/mod.rs`, then `make openapi`.
+
+pub mod access;
+pub mod cli;
+pub mod http;
+pub mod limits;
+pub mod problem;
+pub mod settings;
+pub mod signature;
+mod token_crypto;

@@ -1,0 +1,121 @@
+//! Views as folds over the log, the engine that keeps them, and how their rows
+//! are read.
+//!
+//! **May import** the domain, the log, the runtime, sqlx and redis. Never
+//! appends.
+//!
+//! **Flow.** [`engine`] reads the log in batches from a projection's
+//! checkpoint, loads the rows that a batch touches, folds in memory
+//! ([`Projection::evolve`]), and writes rows and checkpoint in one transaction
+//! ([`store`]); then it publishes the rows that are served from Redis
+//! ([`cache`]). The API reads by the `read` module of each projection, as a
+//! role that row-level security holds for ([`Database`]).
+//!
+//! **To add a projection**: see [`Projection`].
+
+pub mod cache;
+mod database;
+pub mod deliveries;
+pub mod email_timeline;
+pub mod engine;
+mod fold;
+pub mod inbox;
+mod projection;
+pub mod store;
+
+pub use database::{Database, Identity, ReadTransaction};
+pub use projection::Projection;
+
+use serde::Serialize;
+
+/// Runs `$body` for every projection, with `$P` standing for it. The one list
+/// of them.
+#[macro_export]
+macro_rules! for_each_projection {
+    ($P:ident => $body:expr) => {{
+        {
+            type $P = $crate::inbox::Inbox;
+            $body
+        }
+        {
+            type $P = $crate::email_timeline::EmailTimeline;
+            $body
+        }
+        {
+            type $P = $crate::deliveries::Deliveries;
+            $body
+        }
+    }};
+}
+
+/// The names of all projections.
+pub fn names() -> Vec<&'static str> {
+    let mut names = Vec::new();
+    for_each_projection!(P => names.push(P::NAME));
+    names
+}
+
+/// Why a view could not be read or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Postgres does not answer, or refused.
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+    /// The migrations could not be applied.
+    #[error("the database could not be migrated")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The log could not be read.
+    #[error("the event log failed")]
+    Log(#[from] exodrive_log::ReadError),
+    /// The database was projected from another log.
+    #[error("this database was projected from another event log (made {database}, this one was made {log}): point EXODRIVE_DATABASE_URL at the right database, or at an empty one")]
+    OtherLog {
+        /// When the log of the database was made.
+        database: String,
+        /// When this one was made.
+        log: String,
+    },
+    /// The database has seen events that the log does not hold.
+    #[error("projection {projection} is at position {position}, but the event log ends at {end}: the log has lost events. Restore it, or project anew into an empty database")]
+    AheadOfLog {
+        /// Which projection.
+        projection: &'static str,
+        /// Its checkpoint.
+        position: u64,
+        /// The log's last position.
+        end: u64,
+    },
+    /// The rows were folded by another release.
+    #[error("projection {projection} was built by version {found} of its fold, this release has version {wanted}: project anew into an empty database")]
+    Version {
+        /// Which projection.
+        projection: &'static str,
+        /// The version of the rows.
+        found: i32,
+        /// The version of this release.
+        wanted: u32,
+    },
+    /// A row that contradicts its type.
+    #[error("row {key:?} of {table} cannot be read")]
+    Row {
+        /// Which table.
+        table: &'static str,
+        /// Which row.
+        key: String,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Another worker has taken over.
+    #[error("another worker has taken projection {0} over")]
+    Fenced(&'static str),
+}
+
+/// A page of a list, newest first.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Page<T> {
+    /// The rows.
+    pub rows: Vec<T>,
+    /// Where the next page begins, if there is one.
+    pub next: Option<String>,
+}

@@ -29,7 +29,11 @@ pub trait Projection: Send + Sync + 'static {
     /// The row after the event; `None` is no row.
     fn evolve(row: Option<Self::Row>, event: &Event<'_>) -> Option<Self::Row>;
 
-    /// The answer that readers get for this row, if it is to be served from
+    /// Whether rows are served from Redis. The table then has an index on
+    /// `position`.
+    const CACHED: bool = false;
+
+    /// The answer that readers get for this row, if rows are served from
     /// Redis: JSON, with the position that last changed the row.
     fn cached(_row: &Self::Row, _position: u64) -> Option<String> {
         None

@@ -29,7 +29,7 @@ use std::time::Duration;
 #[derive(Clone)]
 pub struct Log {
     context: jetstream::Context,
-    stream: Stream<()>,
+    stream: Stream,
     ack_timeout: Duration,
     duplicate_window: Duration,
     created_at: DateTime<Utc>,
@@ -44,6 +44,15 @@ impl Log {
     /// error names the setting.
     pub async fn connect(config: &LogConfig) -> Result<Self, ConnectError> {
         topology::connect(config).await
+    }
+
+    /// Connects to read: makes nothing and checks no setting but the server's
+    /// version. Waits up to [`LogConfig::patience`] for the stream to be made.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, is too old, or has no log.
+    pub async fn open(config: &LogConfig) -> Result<Self, ConnectError> {
+        topology::open(config).await
     }
 
     /// How long the server remembers an event's id, and answers a repeat with

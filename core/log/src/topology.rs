@@ -5,7 +5,7 @@ use async_nats::{
     ConnectOptions, ServerInfo,
     jetstream::{
         self,
-        stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
+        stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream},
     },
 };
 use exodrive_domain::LOG_SUBJECTS;
@@ -84,13 +84,8 @@ pub enum ConnectError {
 }
 
 pub(crate) async fn connect(config: &LogConfig) -> Result<Log, ConnectError> {
-    let client = reach(config).await?;
-    check_server(&client.server_info())?;
+    let context = context(config).await?;
     check_sync(config).await?;
-    let context = jetstream::context::ContextBuilder::new()
-        .timeout(config.ack_timeout)
-        .ack_timeout(config.ack_timeout)
-        .build(client);
     let wanted = log_config(config);
     let stream = context.get_or_create_stream(wanted.clone()).await.map_err(|source| {
         ConnectError::Stream { action: "open", stream: STREAM, source: Box::new(source) }
@@ -99,17 +94,39 @@ pub(crate) async fn connect(config: &LogConfig) -> Result<Log, ConnectError> {
     context.get_or_create_stream(canary_config(config)).await.map_err(|source| {
         ConnectError::Stream { action: "open", stream: CANARY_STREAM, source: Box::new(source) }
     })?;
-    let created_at = stream.cached_info().created;
-    let stream = context.get_stream_no_info(STREAM).await.map_err(|source| {
-        ConnectError::Stream { action: "open", stream: STREAM, source: Box::new(source) }
-    })?;
-    Ok(Log {
-        context,
-        stream,
-        ack_timeout: config.ack_timeout,
-        duplicate_window: config.duplicate_window,
-        created_at,
-    })
+    Ok(log(config, context, stream))
+}
+
+/// As [`connect`], for those who only read: makes nothing, and leaves judging
+/// the settings to those who write.
+pub(crate) async fn open(config: &LogConfig) -> Result<Log, ConnectError> {
+    let context = context(config).await?;
+    let started = tokio::time::Instant::now();
+    loop {
+        match context.get_stream(STREAM).await {
+            Ok(stream) => return Ok(log(config, context, stream)),
+            Err(source) if started.elapsed() >= config.patience => {
+                let source = Box::new(source);
+                return Err(ConnectError::Stream { action: "find", stream: STREAM, source });
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
+async fn context(config: &LogConfig) -> Result<jetstream::Context, ConnectError> {
+    let client = reach(config).await?;
+    check_server(&client.server_info())?;
+    Ok(jetstream::context::ContextBuilder::new()
+        .timeout(config.ack_timeout)
+        .ack_timeout(config.ack_timeout)
+        .build(client))
+}
+
+fn log(config: &LogConfig, context: jetstream::Context, stream: Stream) -> Log {
+    let info = stream.cached_info();
+    let (created_at, duplicate_window) = (info.created, info.config.duplicate_window);
+    Log { context, stream, ack_timeout: config.ack_timeout, duplicate_window, created_at }
 }
 
 /// Tries until the server answers or patience ends: services start in any

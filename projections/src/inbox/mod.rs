@@ -43,6 +43,7 @@ impl Projection for Inbox {
     const VERSION: u32 = 1;
     const SUBJECTS: &'static [&'static str] = &["exo.email."];
     const SCHEMA: &'static str = include_str!("schema.sql");
+    const CACHED: bool = true;
     type Row = InboxRow;
 
     fn keys(event: &Event<'_>) -> Vec<String> {

@@ -1,0 +1,60 @@
+//! Deliveries as they came, for auditors.
+
+use super::{App, guard::EmailReader};
+use crate::problem::{ApiError, Code, Problem};
+use axum::{
+    extract::{Path, State},
+    http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+};
+use exodrive_domain::{WEBHOOK_RECEIVED, time};
+
+/// Gives the exact bytes of a delivery out of the log.
+///
+/// The headers that the provider signed come back under their own names, after
+/// `ExoDrive-Received-`, for example `ExoDrive-Received-Svix-Signature`.
+#[utoipa::path(
+    get, path = "/v1/deliveries/{position}/raw", tag = "deliveries", security(("token" = [])),
+    params(("position" = u64, Path, description = "Where it stands in the log")),
+    responses(
+        (status = 200, description = "The bytes as they were received", content_type = "application/octet-stream",
+            body = inline(String),
+            headers(
+                ("ExoDrive-Received-At" = String, description = "When it reached us, RFC 3339"),
+                ("ExoDrive-Received-Svix-Id" = String, description = "`svix-id` as received"),
+                ("ExoDrive-Received-Svix-Timestamp" = String, description = "`svix-timestamp` as received"),
+                ("ExoDrive-Received-Svix-Signature" = String, description = "`svix-signature` as received"),
+            )),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn get_raw(
+    State(api): App,
+    _: EmailReader,
+    Path(position): Path<String>,
+) -> Result<Response, ApiError> {
+    let missing = || ApiError::new(Code::NotFound, "There is no delivery at this position.");
+    let position = position.parse().map_err(|_| missing())?;
+    let recorded = api.log.read(position).await.map_err(|error| {
+        ApiError::new(Code::LogUnavailable, "The event log does not answer.").caused_by(&error)
+    })?;
+    let recorded =
+        recorded.filter(|event| event.envelope.kind == WEBHOOK_RECEIVED).ok_or_else(missing)?;
+    let mut headers = HeaderMap::new();
+    // Never shown as a page, whatever a sender has put into it.
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    headers.insert("exodrive-position", recorded.position.into());
+    let received_at =
+        ("exodrive-received-at".to_owned(), time::format(&recorded.envelope.time));
+    let provider = recorded
+        .provider_headers
+        .into_iter()
+        .map(|(name, value)| (format!("exodrive-received-{name}"), value));
+    for (name, value) in provider.chain([received_at]) {
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(&value)) {
+            headers.append(name, value);
+        }
+    }
+    Ok((headers, recorded.body).into_response())
+}

@@ -1,0 +1,117 @@
+//! What surrounds every request: its id and trace, its limits' headers, its
+//! problem if it failed, its line in the log and its place in the metrics.
+
+use crate::{limits::Verdict, problem};
+use axum::{
+    extract::{MatchedPath, Request},
+    http::{HeaderName, HeaderValue, Method},
+    middleware::Next,
+    response::Response,
+};
+use exodrive_runtime::telemetry::TraceContext;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
+use tracing::Instrument;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// A request's identity, for handlers.
+#[derive(Clone)]
+pub(crate) struct Identity {
+    pub(crate) request_id: Arc<str>,
+    pub(crate) trace: TraceContext,
+    /// Set by whatever counted the request.
+    pub(crate) verdict: Arc<OnceLock<Verdict>>,
+}
+
+/// Marks an answer that says with an error status what was asked: readiness.
+#[derive(Clone, Copy)]
+pub(crate) struct NotAProblem;
+
+impl Identity {
+    fn of(request: &Request) -> Self {
+        let traceparent = request.headers().get(TRACEPARENT).and_then(|it| it.to_str().ok());
+        Self {
+            request_id: format!("req_{}", uuid::Uuid::now_v7().simple()).into(),
+            trace: TraceContext::continuing(traceparent),
+            verdict: Arc::default(),
+        }
+    }
+}
+
+/// The outermost layer.
+pub(crate) async fn surround(mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let identity = Identity::of(&request);
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let span = tracing::info_span!(
+        "request",
+        request_id = %identity.request_id,
+        trace_id = identity.trace.trace_id(),
+    );
+    request.extensions_mut().insert(identity.clone());
+    let response = next.run(request).instrument(span.clone()).await;
+    let (mut response, error) = match response.extensions().get::<NotAProblem>() {
+        Some(NotAProblem) => (response, None),
+        None => problem::render(response, &identity.request_id),
+    };
+    let status = response.status().as_u16();
+    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let elapsed = started.elapsed();
+    span.in_scope(|| {
+        let elapsed_ms = elapsed.as_secs_f64() * 1_000.0;
+        match error {
+            Some(error) if status >= 500 => tracing::error!(
+                %method, route, status, elapsed_ms,
+                code = error.code.name(),
+                cause = error.cause,
+                "Request failed"
+            ),
+            Some(error) => tracing::info!(
+                %method, route, status, elapsed_ms,
+                code = error.code.name(),
+                cause = error.cause,
+                "Request refused"
+            ),
+            None => tracing::debug!(%method, route, status, elapsed_ms, "Request answered"),
+        }
+    });
+    metrics::histogram!(
+        "exodrive_http_request_seconds",
+        "method" => label(&method),
+        "route" => route.to_owned(),
+        "status" => status.to_string()
+    )
+    .record(elapsed);
+    let headers = response.headers_mut();
+    let mut insert = |name, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    };
+    insert(REQUEST_ID, &identity.request_id);
+    insert(TRACEPARENT, &identity.trace.traceparent());
+    if let Some(verdict) = identity.verdict.get() {
+        insert(HeaderName::from_static("ratelimit-policy"), &verdict.policy());
+        insert(HeaderName::from_static("ratelimit"), &verdict.state());
+    }
+    response
+}
+
+/// A caller may send any word as a method; a label may not be just any word.
+fn label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}

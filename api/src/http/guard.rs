@@ -1,0 +1,155 @@
+//! Who may go on, and how often: extractors that a handler names in its
+//! signature.
+
+use super::{Api, edge};
+use crate::{
+    access::{Caller, Role},
+    limits::Limit,
+    problem::{ApiError, Code},
+};
+use axum::{
+    extract::{ConnectInfo, FromRequestParts},
+    http::{HeaderMap, header::AUTHORIZATION, request::Parts},
+};
+use exodrive_projections::Identity;
+use ipnet::IpNet;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+/// Anybody, with or without a token.
+pub(crate) struct Anyone;
+
+/// Somebody who may read email.
+pub(crate) struct EmailReader {
+    /// As whom.
+    pub(crate) identity: Identity,
+}
+
+impl FromRequestParts<Arc<Api>> for Anyone {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
+        admit(parts, api).await.map(|_| Self)
+    }
+}
+
+impl FromRequestParts<Arc<Api>> for EmailReader {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
+        let caller = admit(parts, api).await?.ok_or_else(|| {
+            ApiError::new(Code::Unauthenticated, "Email is shown to admins and auditors only.")
+        })?;
+        let identity = caller.role.reads_email_as().ok_or_else(|| {
+            let role = caller.role.name();
+            ApiError::new(Code::Forbidden, format!("The role {role} may not read email."))
+        })?;
+        Ok(Self { identity })
+    }
+}
+
+/// Counts the request and says who calls, if it carries a token. One that is
+/// not believed is counted with those that carry none.
+async fn admit(parts: &Parts, api: &Api) -> Result<Option<Caller>, ApiError> {
+    let caller = match bearer(&parts.headers) {
+        Some(token) => api.tokens.check(token).await.map(Some),
+        None => Ok(None),
+    };
+    let (limit, who) = match &caller {
+        Ok(Some(caller)) if caller.role == Role::Customer => {
+            (Limit::SignedIn, caller.subject.clone())
+        }
+        Ok(Some(caller)) => (Limit::Admin, caller.subject.clone()),
+        _ => (Limit::Public, network_of(peer(parts, &api.trusted_proxies))),
+    };
+    let verdict = api.limiter.check(limit, &who).await;
+    if let Some(identity) = parts.extensions.get::<edge::Identity>() {
+        let _ = identity.verdict.set(verdict);
+    }
+    if !verdict.allowed {
+        return Err(ApiError::rate_limited(&verdict));
+    }
+    caller.map_err(|error| ApiError::new(Code::Unauthenticated, format!("Sorry, {error}.")))
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Whoever sent the request: the connection's peer, unless that is a proxy we
+/// trust, then the nearest address before it that we do not.
+pub(crate) fn peer(parts: &Parts, trusted: &[IpNet]) -> IpAddr {
+    let connected = parts
+        .extensions
+        .get::<ConnectInfo<SocketAddr>>()
+        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip());
+    let is_trusted = |address: &IpAddr| {
+        trusted.iter().any(|network| network.contains(&address.to_canonical()))
+    };
+    if !is_trusted(&connected) {
+        return connected.to_canonical();
+    }
+    let forwarded: Vec<_> = parts
+        .headers
+        .get_all("x-forwarded-for")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|address| address.trim().parse::<IpAddr>())
+        .collect();
+    let mut nearest = connected;
+    for address in forwarded.into_iter().rev() {
+        // What cannot be read was not written by a proxy of ours.
+        let Ok(address) = address else { break };
+        nearest = address;
+        if !is_trusted(&address) {
+            break;
+        }
+    }
+    nearest.to_canonical()
+}
+
+/// What is counted as one caller: an IPv4 address, or the /64 that an IPv6
+/// user has to himself.
+pub(crate) fn network_of(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::Request;
+
+    fn from(connected: &str, forwarded: &[&str]) -> String {
+        let mut request = Request::builder();
+        for value in forwarded {
+            request = request.header("x-forwarded-for", *value);
+        }
+        let mut parts = request.body(()).unwrap().into_parts().0;
+        let address = SocketAddr::new(connected.parse().unwrap(), 1);
+        parts.extensions.insert(ConnectInfo(address));
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        network_of(peer(&parts, &trusted))
+    }
+
+    #[test]
+    fn forwarded_addresses_are_believed_from_trusted_proxies_only() {
+        assert_eq!(from("203.0.113.9", &["198.51.100.1"]), "203.0.113.9");
+        assert_eq!(from("10.0.0.1", &[]), "10.0.0.1");
+        assert_eq!(from("10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
+        assert_eq!(from("10.0.0.1", &["6.6.6.6, 198.51.100.1, 10.0.0.2"]), "198.51.100.1");
+        assert_eq!(from("10.0.0.1", &["6.6.6.6", "198.51.100.1"]), "198.51.100.1");
+        assert_eq!(from("10.0.0.1", &["6.6.6.6, garbage"]), "10.0.0.1");
+        assert_eq!(from("::ffff:10.0.0.1", &["2001:db8:1:2:3:4:5:6"]), "2001:db8:1:2::/64");
+    }
+}

@@ -1,0 +1,189 @@
+//! Whether the process lives, and whether the system can do its work.
+
+use super::{Api, App};
+use crate::problem::Problem;
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use exodrive_projections::store;
+use redis::Cmd;
+use serde::Serialize;
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::Mutex;
+use utoipa::ToSchema;
+
+/// A finding serves everybody who asks within this time.
+const FRESH: Duration = Duration::from_millis(500);
+/// No part is waited for longer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// A worker shows a sign of life every second.
+const SILENCE: f64 = 10.0;
+
+/// What readiness found last, so that many who ask cost what one does.
+#[derive(Default)]
+pub struct Latest(Mutex<Option<(Instant, Readiness)>>);
+
+/// Whether the system can do its work.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Readiness {
+    /// `ready`; `degraded`: it works, but slower (Redis is away); `not_ready`.
+    status: Overall,
+    /// The parts.
+    checks: Checks,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = ReadinessStatus)]
+enum Overall {
+    Ready,
+    Degraded,
+    NotReady,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+struct Checks {
+    /// A write to a small stream beside the log.
+    log: Check,
+    /// Postgres answers.
+    postgres: Check,
+    /// Every migration of this release is applied.
+    migrations: Check,
+    /// Redis answers.
+    redis: Check,
+    /// Every projection has a worker, and how far it is.
+    projections: Vec<ProjectionCheck>,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+struct Check {
+    ok: bool,
+    /// Milliseconds it took.
+    ms: f64,
+    /// What is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<&'static str>,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+struct ProjectionCheck {
+    name: String,
+    ok: bool,
+    position: u64,
+    /// How many events the log holds behind that position; null while the log
+    /// does not say.
+    lag_events: Option<u64>,
+    /// Seconds since its worker last showed a sign of life; null if it never
+    /// did.
+    heartbeat_age_seconds: Option<f64>,
+    /// Events that could not be folded, and those waiting behind them.
+    parked: u64,
+}
+
+/// Says that the process lives. Asks nothing else.
+#[utoipa::path(
+    get, path = "/livez", tag = "health",
+    responses((status = 200, description = "It lives", body = inline(serde_json::Value))),
+)]
+pub(crate) async fn livez() -> Json<serde_json::Value> {
+    Json(serde_json::json!({ "status": "live" }))
+}
+
+/// Says whether the system can do its work, part by part.
+#[utoipa::path(
+    get, path = "/readyz", tag = "health",
+    responses(
+        (status = 200, description = "Ready, or degraded: Redis is away", body = Readiness),
+        (status = 503, description = "Not ready; `checks` says why", body = Readiness),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn readyz(State(api): App) -> Response {
+    let mut latest = api.health.0.lock().await;
+    let readiness = match &*latest {
+        Some((at, readiness)) if at.elapsed() < FRESH => readiness.clone(),
+        _ => {
+            let readiness = examine(&api).await;
+            *latest = Some((Instant::now(), readiness.clone()));
+            readiness
+        }
+    };
+    drop(latest);
+    let status = match readiness.status {
+        Overall::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+        Overall::Ready | Overall::Degraded => StatusCode::OK,
+    };
+    let mut response = (status, Json(readiness)).into_response();
+    response.extensions_mut().insert(super::edge::NotAProblem);
+    response
+}
+
+async fn examine(api: &Arc<Api>) -> Readiness {
+    let ping = Cmd::ping();
+    let (log, end, postgres, migrated, redis) = tokio::join!(
+        check(api.log.probe(), "it did not acknowledge a write"),
+        check(api.log.last_position(), "it did not answer"),
+        check(api.database.projections(), "it did not answer"),
+        check(api.database.is_migrated(), "it did not answer"),
+        check(api.cache.query::<String>(&ping), "it did not answer"),
+    );
+    let (mut migrations, migrated) = migrated;
+    if migrated == Some(false) {
+        migrations = Check {
+            ok: false,
+            problem: Some("some are not applied: run `exodrive migrate`"),
+            ..migrations
+        };
+    }
+    let (postgres, projections) = postgres;
+    let projections = check_projections(projections.unwrap_or_default(), end.1);
+    let whole = [&log.0, &postgres, &migrations].into_iter().all(|check| check.ok)
+        && !projections.is_empty()
+        && projections.iter().all(|projection| projection.ok);
+    let status = match (whole, redis.0.ok) {
+        (false, _) => Overall::NotReady,
+        (true, false) => Overall::Degraded,
+        (true, true) => Overall::Ready,
+    };
+    let checks = Checks { log: log.0, postgres, migrations, redis: redis.0, projections };
+    Readiness { status, checks }
+}
+
+fn check_projections(found: Vec<store::Status>, end: Option<u64>) -> Vec<ProjectionCheck> {
+    let count = |number: i64| u64::try_from(number).unwrap_or(0);
+    found
+        .into_iter()
+        .map(|projection| ProjectionCheck {
+            ok: projection.heartbeat_age_seconds.is_some_and(|age| age < SILENCE),
+            position: count(projection.position),
+            lag_events: end.map(|end| end.saturating_sub(count(projection.position))),
+            heartbeat_age_seconds: projection.heartbeat_age_seconds,
+            parked: count(projection.parked),
+            name: projection.name,
+        })
+        .collect()
+}
+
+async fn check<T, E: std::error::Error>(
+    part: impl Future<Output = Result<T, E>>,
+    problem: &'static str,
+) -> (Check, Option<T>) {
+    let started = Instant::now();
+    let outcome = tokio::time::timeout(PATIENCE, part).await;
+    let ms = started.elapsed().as_secs_f64() * 1_000.0;
+    match outcome {
+        Ok(Ok(value)) => (Check { ok: true, ms, problem: None }, Some(value)),
+        Ok(Err(error)) => {
+            tracing::debug!(error = exodrive_runtime::error_chain(&error), "Readiness: {problem}");
+            (Check { ok: false, ms, problem: Some(problem) }, None)
+        }
+        Err(_) => (Check { ok: false, ms, problem: Some(problem) }, None),
+    }
+}

@@ -1,0 +1,341 @@
+//! Email, for admins and auditors.
+
+use super::{Api, App, guard::EmailReader};
+use crate::problem::{ApiError, Code, FieldError, Problem};
+use axum::{
+    Json,
+    extract::{Path, RawQuery, State},
+    http::{
+        HeaderMap, HeaderName, HeaderValue, StatusCode,
+        header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH},
+    },
+    response::{IntoResponse, Response},
+};
+use exodrive_domain::email::{EmailId, Status};
+use exodrive_projections::{
+    Error, Identity, ReadTransaction,
+    deliveries::read as deliveries,
+    email_timeline::read as email_timeline,
+    inbox::read::{self as inbox, Cursor, EmailDetail, EmailSummary, Filter},
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, time::Duration};
+use utoipa::{IntoParams, ToSchema};
+
+const DEFAULT_LIMIT: i64 = 20;
+const LARGEST_LIMIT: i64 = 100;
+/// How long a read waits for a view to reach the position it asks for.
+const VIEW_PATIENCE: Duration = Duration::from_secs(2);
+const MIN_POSITION: &str = "exodrive-min-position";
+const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
+
+/// Which emails, and which page of them.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ListQuery {
+    /// Only these statuses, with commas between.
+    #[param(example = "bounced,complained")]
+    status: Option<String>,
+    /// Only emails with this text in sender, recipients, subject, tags or id.
+    q: Option<String>,
+    /// How many, 1 to 100. 20 if not said.
+    limit: Option<String>,
+    /// `next_cursor` of the page before.
+    after: Option<String>,
+}
+
+/// A page of emails, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct EmailList {
+    /// Always `list`.
+    object: &'static str,
+    /// The page.
+    data: Vec<EmailSummary>,
+    /// Whether another page follows.
+    has_more: bool,
+    /// What `after` must be for it.
+    next_cursor: Option<String>,
+    /// How many emails there are of each status, whatever `status` asks for.
+    counts: BTreeMap<String, i64>,
+}
+
+/// Every event of an email.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Timeline {
+    /// Always `list`.
+    object: &'static str,
+    /// The events, in the order asked for.
+    data: Vec<email_timeline::TimelineEntry>,
+}
+
+/// Every delivery about an email.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Deliveries {
+    /// Always `list`.
+    object: &'static str,
+    /// The deliveries, in log order.
+    data: Vec<deliveries::Delivery>,
+}
+
+/// In which order a timeline is told.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct TimelineQuery {
+    /// `happened` (as the provider dates it) or `received` (as we learnt of
+    /// it). `happened` if not said.
+    #[param(inline)]
+    order: Option<email_timeline::Order>,
+}
+
+/// Lists email, newest first.
+#[utoipa::path(
+    get, path = "/v1/inbox", tag = "inbox", security(("token" = [])),
+    params(ListQuery),
+    responses(
+        (status = 200, description = "A page", body = EmailList),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn list_emails(
+    State(api): App,
+    reader: EmailReader,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<Json<EmailList>, ApiError> {
+    let query: ListQuery = parse_query(query)?;
+    let filter = filter(query)?;
+    let mut transaction = read(&api, reader.identity, "inbox", &headers).await?;
+    let page = inbox::list(&mut transaction, &filter).await.map_err(view_unavailable)?;
+    let counts = inbox::counts(&mut transaction, filter.text.as_deref())
+        .await
+        .map_err(view_unavailable)?;
+    Ok(Json(EmailList {
+        object: "list",
+        has_more: page.next.is_some(),
+        next_cursor: page.next,
+        data: page.rows,
+        counts,
+    }))
+}
+
+/// Gives all that is known of an email.
+#[utoipa::path(
+    get, path = "/v1/inbox/{email_id}", tag = "inbox", security(("token" = [])),
+    params(
+        ("email_id" = String, Path, description = "The provider's id"),
+        ("If-None-Match" = Option<String>, Header, description = "An `ETag` that you hold: answered 304 while it stands"),
+        ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
+    ),
+    responses(
+        (status = 200, description = "The email", body = EmailDetail, headers(
+            ("X-Cache" = String, description = "`HIT` from Redis, `MISS` from Postgres"),
+            ("ETag" = String, description = "Changes with the email"),
+            ("ExoDrive-Position" = u64, description = "The position that last changed it"),
+        )),
+        (status = 304, description = "Unchanged"),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn get_email(
+    State(api): App,
+    reader: EmailReader,
+    headers: HeaderMap,
+    Path(email_id): Path<String>,
+) -> Result<Response, ApiError> {
+    let email_id = known_form(&email_id)?;
+    // Redis may be behind Postgres; who asks for a position gets Postgres.
+    if !headers.contains_key(MIN_POSITION)
+        && let Ok(Some((position, json))) = api.cache.view("inbox", email_id.as_str()).await
+    {
+        metrics::counter!("exodrive_cache_hits_total", "view" => "inbox").increment(1);
+        return Ok(email_answer(&headers, position, json, "HIT"));
+    }
+    metrics::counter!("exodrive_cache_misses_total", "view" => "inbox").increment(1);
+    let mut transaction = read(&api, reader.identity, "inbox", &headers).await?;
+    let email = inbox::detail(&mut transaction, email_id.as_str())
+        .await
+        .map_err(view_unavailable)?
+        .ok_or_else(no_such_email)?;
+    let json = serde_json::to_string(&email).map_err(|error| {
+        ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR).caused_by(&error)
+    })?;
+    Ok(email_answer(&headers, email.position, json, "MISS"))
+}
+
+/// Gives every event of an email.
+#[utoipa::path(
+    get, path = "/v1/inbox/{email_id}/timeline", tag = "inbox", security(("token" = [])),
+    params(("email_id" = String, Path, description = "The provider's id"), TimelineQuery),
+    responses(
+        (status = 200, description = "The events", body = Timeline),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn get_timeline(
+    State(api): App,
+    reader: EmailReader,
+    headers: HeaderMap,
+    Path(email_id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Timeline>, ApiError> {
+    let order = parse_query::<TimelineQuery>(query)?.order.unwrap_or_default();
+    let email_id = known_form(&email_id)?;
+    let mut transaction = read(&api, reader.identity, "email_timeline", &headers).await?;
+    let data = email_timeline::of_email(&mut transaction, email_id.as_str(), order)
+        .await
+        .map_err(view_unavailable)?;
+    if data.is_empty() { Err(no_such_email()) } else { Ok(Json(Timeline { object: "list", data })) }
+}
+
+/// Gives every delivery about an email.
+#[utoipa::path(
+    get, path = "/v1/inbox/{email_id}/deliveries", tag = "deliveries", security(("token" = [])),
+    params(("email_id" = String, Path, description = "The provider's id")),
+    responses(
+        (status = 200, description = "The deliveries", body = Deliveries),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn get_deliveries(
+    State(api): App,
+    reader: EmailReader,
+    headers: HeaderMap,
+    Path(email_id): Path<String>,
+) -> Result<Json<Deliveries>, ApiError> {
+    let email_id = known_form(&email_id)?;
+    let mut transaction = read(&api, reader.identity, "deliveries", &headers).await?;
+    let data = deliveries::of_email(&mut transaction, email_id.as_str())
+        .await
+        .map_err(view_unavailable)?;
+    if data.is_empty() {
+        Err(no_such_email())
+    } else {
+        Ok(Json(Deliveries { object: "list", data }))
+    }
+}
+
+fn known_form(email_id: &str) -> Result<EmailId, ApiError> {
+    email_id.parse().map_err(|_| no_such_email())
+}
+
+fn no_such_email() -> ApiError {
+    ApiError::new(Code::NotFound, "No event about an email of this id has been projected.")
+}
+
+/// Begins to read, once the view has reached the position that the caller asks
+/// for, if any.
+async fn read(
+    api: &Api,
+    identity: Identity,
+    view: &str,
+    headers: &HeaderMap,
+) -> Result<ReadTransaction, ApiError> {
+    let wanted = match headers.get(MIN_POSITION) {
+        None => None,
+        Some(value) => {
+            let position = value.to_str().ok().and_then(|text| text.parse::<u64>().ok());
+            Some(position.ok_or_else(|| {
+                let mut error = ApiError::new(
+                    Code::InvalidRequest,
+                    "The header ExoDrive-Min-Position must be a position.",
+                );
+                error.errors.push(FieldError {
+                    pointer: "ExoDrive-Min-Position".to_owned(),
+                    detail: "not a whole number".to_owned(),
+                });
+                error
+            })?)
+        }
+    };
+    if let Some(wanted) = wanted {
+        let reached = api
+            .database
+            .wait_for(view, wanted, VIEW_PATIENCE)
+            .await
+            .map_err(view_unavailable)?;
+        if reached < wanted {
+            let detail = format!("The view is at position {reached}, {wanted} was asked for.");
+            let mut error = ApiError::new(Code::ViewBehind, detail);
+            error.retry_after = Some(1);
+            return Err(error);
+        }
+    }
+    api.database.read_as(identity).await.map_err(view_unavailable)
+}
+
+pub(super) fn view_unavailable(error: Error) -> ApiError {
+    let code = match error {
+        Error::Row { .. } => Code::Internal,
+        _ => Code::ViewUnavailable,
+    };
+    ApiError::new(code, "The view cannot be read at the moment.").caused_by(&error)
+}
+
+fn email_answer(headers: &HeaderMap, position: u64, json: String, cache: &'static str) -> Response {
+    let etag = format!("\"{position}\"");
+    let unchanged = headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(
+        |known| known.split(',').any(|known| known.trim().trim_start_matches("W/") == etag),
+    );
+    let mut response = if unchanged {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        let kind = HeaderValue::from_static("application/json");
+        ([(CONTENT_TYPE, kind)], json).into_response()
+    };
+    let headers = response.headers_mut();
+    headers.insert(X_CACHE, HeaderValue::from_static(cache));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    headers.insert(HeaderName::from_static("exodrive-position"), position.into());
+    if let Ok(etag) = HeaderValue::from_str(&etag) {
+        headers.insert(ETAG, etag);
+    }
+    response
+}
+
+/// Reads a query string. A parameter that is not known is refused, not
+/// silently left out.
+fn parse_query<T: serde::de::DeserializeOwned>(query: Option<String>) -> Result<T, ApiError> {
+    let uri = format!("/?{}", query.unwrap_or_default());
+    let uri = uri.parse().map_err(|_| ApiError::parameter("query", "it is no query string"))?;
+    axum::extract::Query::try_from_uri(&uri)
+        .map(|query| query.0)
+        .map_err(|error| ApiError::parameter("query", error.body_text()))
+}
+
+fn filter(query: ListQuery) -> Result<Filter, ApiError> {
+    let limit = match query.limit {
+        None => DEFAULT_LIMIT,
+        Some(limit) => limit
+            .parse()
+            .ok()
+            .filter(|limit| (1..=LARGEST_LIMIT).contains(limit))
+            .ok_or_else(|| ApiError::parameter("limit", "it must be a number from 1 to 100"))?,
+    };
+    let after = match query.after {
+        None => None,
+        Some(after) => Some(Cursor::parse(&after).ok_or_else(|| {
+            ApiError::parameter("after", "it must be the next_cursor of a page before")
+        })?),
+    };
+    let statuses: Vec<String> = query
+        .status
+        .iter()
+        .flat_map(|statuses| statuses.split(','))
+        .map(|status| status.trim().to_owned())
+        .filter(|status| !status.is_empty())
+        .collect();
+    let known = |status: &String| Status::ALL.iter().any(|known| known.name() == status);
+    if let Some(unknown) = statuses.iter().find(|status| !known(status)) {
+        let mut names: Vec<_> = Status::ALL.iter().map(|status| status.name()).collect();
+        names.dedup();
+        let detail = format!("{unknown:?} is none of {}", names.join(", "));
+        return Err(ApiError::parameter("status", detail));
+    }
+    let text = query.q.filter(|text| !text.is_empty());
+    if text.as_ref().is_some_and(|text| text.contains('\0')) {
+        return Err(ApiError::parameter("q", "it must not contain NUL"));
+    }
+    Ok(Filter { statuses, text, limit, after })
+}

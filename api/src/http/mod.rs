@@ -1,0 +1,216 @@
+//! The HTTP API: its state, its routes, and what surrounds every request.
+//!
+//! A handler gives a value or an [`ApiError`](crate::problem::ApiError); the
+//! outermost layer ([`edge`]) adds the request's id, renders errors, counts and
+//! logs.
+
+mod deliveries;
+mod edge;
+mod guard;
+pub mod health;
+mod inbox;
+mod webhooks;
+
+use crate::{
+    access::Tokens,
+    limits::Limiter,
+    problem::{ApiError, Code, Problem},
+    signature::Secrets,
+};
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Path, Request, State},
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use exodrive_log::Log;
+use exodrive_projections::{Database, cache::Cache};
+use ipnet::IpNet;
+use std::sync::Arc;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_swagger_ui::SwaggerUi;
+
+/// What handlers need.
+pub struct Api {
+    /// The event log.
+    pub log: Log,
+    /// The views, as a role that reads.
+    pub database: Database,
+    /// The views in Redis.
+    pub cache: Cache,
+    /// Signing secrets of the webhook.
+    pub webhook_secrets: Secrets,
+    /// Who may call.
+    pub tokens: Tokens,
+    /// How often.
+    pub limiter: Limiter,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// What readiness found last.
+    pub health: health::Latest,
+}
+
+pub(crate) type App = State<Arc<Api>>;
+
+/// A webhook's body may have this many bytes.
+pub const MAX_BODY: usize = 1 << 20;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "ExoDrive",
+        description = "Exotic-car rental on an event log. Lists are open-ended: new fields and new values of `status`, `type` and `code` may appear at any time.",
+        license(name = "MIT", identifier = "MIT"),
+    ),
+    components(schemas(Problem)),
+    modifiers(&Bearer),
+    tags(
+        (name = "inbox", description = "Email, in and out. For admins and auditors."),
+        (name = "deliveries", description = "The webhook deliveries that email is known by, byte for byte. For admins and auditors."),
+        (name = "webhooks", description = "Where providers report."),
+        (name = "health", description = "For load balancers and operators."),
+    ),
+)]
+struct Documentation;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
+        if let Some(components) = &mut document.components {
+            components.add_security_scheme("token", SecurityScheme::Http(scheme));
+        }
+    }
+}
+
+fn documented() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::with_openapi(Documentation::openapi())
+        .routes(routes!(webhooks::receive_resend))
+        .routes(routes!(inbox::list_emails))
+        .routes(routes!(inbox::get_email))
+        .routes(routes!(inbox::get_timeline))
+        .routes(routes!(inbox::get_deliveries))
+        .routes(routes!(deliveries::get_raw))
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+}
+
+/// The OpenAPI 3.1 description of every route.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    documented().split_for_parts().1
+}
+
+/// Every route, and what surrounds them.
+pub fn router(api: Arc<Api>) -> Router {
+    let (routes, document) = documented().split_for_parts();
+    let served = document.clone();
+    routes
+        .route(
+            "/v1/openapi.json",
+            get(move |_: guard::Anyone| {
+                let served = served.clone();
+                async move { Json(served) }
+            }),
+        )
+        .route("/problems/{code}", get(explain))
+        .fallback(not_found)
+        .with_state(api)
+        .merge(SwaggerUi::new("/docs").config(
+            utoipa_swagger_ui::Config::from("/v1/openapi.json").persist_authorization(true),
+        ))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(axum::middleware::from_fn(edge::surround))
+}
+
+async fn not_found(_: guard::Anyone, _: Request) -> ApiError {
+    ApiError::of_status(StatusCode::NOT_FOUND)
+}
+
+/// The page that a problem's `type` points to.
+async fn explain(_: guard::Anyone, Path(code): Path<String>) -> Result<Response, ApiError> {
+    let code = Code::ALL.into_iter().find(|known| known.name() == code);
+    let code = code.ok_or_else(|| ApiError::new(Code::NotFound, "There is no such problem."))?;
+    let page = format!(
+        "{} ({} {})\n\n{}.\n\nWhat to do: {}\n",
+        code.name(),
+        code.status().as_u16(),
+        code.status().canonical_reason().unwrap_or_default(),
+        code.title(),
+        code.next()
+    );
+    Ok(([(CONTENT_TYPE, "text/plain; charset=utf-8")], page).into_response())
+}
+
+fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
+    ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::{Body, to_bytes};
+    use tower::ServiceExt;
+
+    /// The layers that turn any failure into a problem, around handlers that
+    /// fail in every way.
+    fn failing() -> Router {
+        Router::new()
+            .route("/panic", get(|| async { std::hint::black_box(None::<u8>).unwrap().to_string() }))
+            .route("/json", axum::routing::post(|_: Json<u32>| async {}))
+            .route("/plain", get(|| async { (StatusCode::BAD_GATEWAY, "secret internals") }))
+            .layer(CatchPanicLayer::custom(panicked))
+            .layer(DefaultBodyLimit::max(16))
+            .layer(axum::middleware::from_fn(edge::surround))
+    }
+
+    async fn problem(request: Request) -> (StatusCode, serde_json::Value) {
+        let response = failing().oneshot(request).await.unwrap();
+        let status = response.status();
+        assert_eq!(response.headers()[CONTENT_TYPE], crate::problem::PROBLEM_JSON);
+        let id = response.headers()["request-id"].to_str().unwrap().to_owned();
+        let body = to_bytes(response.into_body(), 4096).await.unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["status"], status.as_u16());
+        assert_eq!(body["request_id"], id);
+        assert_eq!(body["type"], format!("/problems/{}", body["code"].as_str().unwrap()));
+        (status, body)
+    }
+
+    #[tokio::test]
+    async fn every_failure_is_a_problem_and_tells_nothing_internal() {
+        let post = |kind: &str, body: &'static str| {
+            Request::post("/json").header(CONTENT_TYPE, kind).body(Body::from(body)).unwrap()
+        };
+        let get = |path: &str| Request::get(path).body(Body::empty()).unwrap();
+        for (request, status, code) in [
+            (get("/nowhere"), 404, "not_found"),
+            (get("/json"), 405, "method_not_allowed"),
+            (get("/panic"), 500, "internal"),
+            (get("/plain"), 500, "internal"),
+            (post("text/plain", "1"), 415, "unsupported_media_type"),
+            (post("application/json", "nonsense"), 400, "invalid_request"),
+            (post("application/json", "[1,2,3,4,5,6,7,8,9,0]"), 413, "body_too_large"),
+        ] {
+            let name = request.uri().to_string();
+            let (found, body) = problem(request).await;
+            assert_eq!((found.as_u16(), body["code"].as_str().unwrap()), (status, code), "{name}");
+            assert!(!body.to_string().contains("internals"));
+        }
+    }
+
+    #[test]
+    fn the_checked_in_description_is_that_of_the_routes() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
+        let checked_in = std::fs::read_to_string(file).unwrap_or_default();
+        let generated = openapi().to_pretty_json().unwrap() + "\n";
+        assert!(checked_in == generated, "api/openapi.json is stale: run `make openapi`");
+    }
+}

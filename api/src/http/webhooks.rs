@@ -1,0 +1,238 @@
+//! Where providers report. The path depends on nothing but the log: Postgres
+//! is asked only about events older than the log's duplicate window, and a
+//! delivery is stored when it does not answer.
+
+use super::{Api, App, MAX_BODY, edge, guard};
+use crate::{
+    limits::Limit,
+    problem::{ApiError, Code},
+};
+use axum::{
+    Extension, Json,
+    body::{Body, to_bytes},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use exodrive_domain::{
+    Delivery, Envelope, Subject, WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION,
+};
+use exodrive_log::{AppendError, Appended, NewEvent};
+use exodrive_projections::{Identity, deliveries};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use std::{error::Error as _, time::Duration};
+use utoipa::ToSchema;
+
+/// How long a body may take to arrive.
+const BODY_PATIENCE: Duration = Duration::from_secs(10);
+/// How long Postgres may take to say whether it knows an old delivery.
+const LOOKUP_PATIENCE: Duration = Duration::from_millis(1_000);
+
+/// Headers that are kept with the body, as received.
+const KEPT: [&str; 7] = [
+    "svix-id",
+    "svix-timestamp",
+    "svix-signature",
+    "webhook-id",
+    "webhook-timestamp",
+    "webhook-signature",
+    "content-type",
+];
+
+/// A delivery that is in the log.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Receipt {
+    /// Always `delivery`.
+    object: &'static str,
+    /// The provider's message id.
+    id: String,
+    /// Where it stands in the log.
+    position: u64,
+    /// It stood there already.
+    duplicate: bool,
+}
+
+/// Takes a delivery of Resend.
+///
+/// Answers 2xx once the delivery is durably in the log, byte for byte, or was
+/// there already. Never refused for its shape, type or age.
+#[utoipa::path(
+    post,
+    path = "/v1/webhooks/resend",
+    tag = "webhooks",
+    params(
+        ("svix-id" = String, Header, description = "The message's id, the same in every attempt. `webhook-id` does as well."),
+        ("svix-timestamp" = i64, Header, description = "Unix seconds of this attempt; at most 300 from now."),
+        ("svix-signature" = String, Header, description = "`v1,` and base64 of HMAC-SHA256 over id, timestamp and body; several with spaces between."),
+    ),
+    request_body(content = inline(serde_json::Value), content_type = "application/json"),
+    responses(
+        (status = 200, description = "Durably stored, now or before", body = Receipt,
+            headers(("ExoDrive-Position" = u64, description = "Where it stands in the log"))),
+        (status = 401, description = "Not signed by a known secret", body = crate::problem::Problem, content_type = "application/problem+json"),
+        (status = 413, description = "More than 1 MiB", body = crate::problem::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The log did not acknowledge; send it again", body = crate::problem::Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other failure", body = crate::problem::Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn receive_resend(
+    State(api): App,
+    Extension(identity): Extension<edge::Identity>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let body = read(body).await?;
+    let now = Utc::now();
+    let id = match api.webhook_secrets.verify(&parts.headers, &body, now.timestamp()) {
+        Ok(id) => id.to_owned(),
+        Err(refusal) => {
+            metrics::counter!("exodrive_webhook_refused_total", "reason" => refusal.name())
+                .increment(1);
+            let peer = guard::network_of(guard::peer(&parts, &api.trusted_proxies));
+            let verdict = api.limiter.check(Limit::FailedWebhook, &peer).await;
+            let _ = identity.verdict.set(verdict);
+            if !verdict.allowed {
+                return Err(ApiError::rate_limited(&verdict));
+            }
+            return Err(ApiError::new(Code::SignatureInvalid, format!("Not verified: {refusal}.")));
+        }
+    };
+    let delivery = Delivery::read(&body);
+    let event = event(&identity, &parts.headers, id, now, body, &delivery);
+    let appended = match known_from_before(&api, &event, &delivery, now).await {
+        Some(position) => Appended { position, duplicate: true },
+        None => api.log.append_fact(&event).await.map_err(unavailable)?,
+    };
+    report(&api, &event, appended).await;
+    let receipt = Receipt {
+        object: "delivery",
+        id: event.envelope.id,
+        position: appended.position,
+        duplicate: appended.duplicate,
+    };
+    let position = HeaderValue::from(appended.position);
+    let headers = [(HeaderName::from_static("exodrive-position"), position)];
+    Ok((StatusCode::OK, headers, Json(receipt)).into_response())
+}
+
+async fn read(body: Body) -> Result<Bytes, ApiError> {
+    match tokio::time::timeout(BODY_PATIENCE, to_bytes(body, MAX_BODY)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(error)) => {
+            let too_large = error
+                .source()
+                .is_some_and(|cause| cause.to_string().contains("length limit exceeded"));
+            let status =
+                if too_large { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
+            Err(ApiError::of_status(status).caused_by(&error))
+        }
+        Err(_) => Err(ApiError::of_status(StatusCode::REQUEST_TIMEOUT)),
+    }
+}
+
+fn event(
+    identity: &edge::Identity,
+    headers: &HeaderMap,
+    id: String,
+    now: DateTime<Utc>,
+    body: Bytes,
+    delivery: &Delivery,
+) -> NewEvent {
+    let provider_headers = KEPT
+        .iter()
+        .filter_map(|name| {
+            Some(((*name).to_owned(), headers.get(*name)?.to_str().ok()?.to_owned()))
+        })
+        .collect();
+    NewEvent {
+        subject: delivery.email_id().cloned().map_or(Subject::Provider, Subject::Email),
+        envelope: Envelope {
+            id,
+            kind: WEBHOOK_RECEIVED.to_owned(),
+            version: WEBHOOK_RECEIVED_VERSION,
+            source: "resend".to_owned(),
+            time: now,
+            traceparent: Some(identity.trace.traceparent()),
+            causation: None,
+            correlation: Some(identity.request_id.to_string()),
+            actor: Some("provider:resend".to_owned()),
+        },
+        provider_headers,
+        body,
+    }
+}
+
+/// Where a delivery stands that is too old for the log's server to remember.
+/// Answers `None` when it is new, or when nobody can say: then it is stored,
+/// and the views count it once.
+async fn known_from_before(
+    api: &Api,
+    event: &NewEvent,
+    delivery: &Delivery,
+    now: DateTime<Utc>,
+) -> Option<u64> {
+    let window = chrono::Duration::from_std(api.log.duplicate_window()).ok()?;
+    // A message without a time may be of any age.
+    if delivery.happened_at.is_some_and(|happened_at| now - happened_at < window) {
+        return None;
+    }
+    let lookup = async {
+        let mut reader = api.database.read_as(Identity::System).await?;
+        deliveries::read::by_id(&mut reader, &event.envelope.id).await
+    };
+    let known = match tokio::time::timeout(LOOKUP_PATIENCE, lookup).await {
+        Ok(Ok(known)) => known?,
+        Ok(Err(error)) => {
+            let cause = exodrive_runtime::error_chain(&error);
+            tracing::warn!(cause, "Cannot look an old delivery up, storing it");
+            return None;
+        }
+        Err(_) => {
+            tracing::warn!("Cannot look an old delivery up in time, storing it");
+            return None;
+        }
+    };
+    if known.sha256 != hex(&event.body) {
+        warn_of_other_bytes(known.position);
+    }
+    Some(known.position)
+}
+
+async fn report(api: &Api, event: &NewEvent, appended: Appended) {
+    let Appended { position, duplicate } = appended;
+    if !duplicate {
+        metrics::counter!("exodrive_webhook_appended_total").increment(1);
+        tracing::debug!(position, "Stored a delivery at {position}");
+        return;
+    }
+    metrics::counter!("exodrive_webhook_duplicates_total").increment(1);
+    tracing::info!(position, "Repeated delivery, stands at {position} already");
+    // Its sender gets 2xx whatever comes of this look.
+    if let Ok(Ok(Some(first))) =
+        tokio::time::timeout(LOOKUP_PATIENCE, api.log.read(position)).await
+        && first.body != event.body
+    {
+        warn_of_other_bytes(position);
+    }
+}
+
+fn warn_of_other_bytes(position: u64) {
+    metrics::counter!("exodrive_webhook_duplicates_with_other_bytes_total").increment(1);
+    tracing::warn!(
+        position,
+        "A repeated delivery has other bytes than the first, which stands at {position}"
+    );
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unavailable(error: AppendError) -> ApiError {
+    metrics::counter!("exodrive_webhook_unavailable_total").increment(1);
+    ApiError::new(Code::LogUnavailable, "The delivery was not acknowledged by the event log.")
+        .caused_by(&error)
+}

@@ -1,0 +1,270 @@
+//! Rate limits: what is limited, how much, and the one way it is counted
+//! (GCRA, the generic cell rate algorithm), in Redis or, while Redis is away,
+//! in this process.
+
+use exodrive_projections::cache::Cache;
+use governor::{Quota, RateLimiter, clock::Clock, middleware::StateInformationMiddleware};
+use std::{fmt, num::NonZeroU32, str::FromStr, sync::LazyLock, time::Duration};
+
+/// Everything that is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Requests without a token, per address.
+    Public,
+    /// Requests of a customer, per user.
+    SignedIn,
+    /// Requests of staff, per user.
+    Admin,
+    /// Webhooks that fail verification, per address.
+    FailedWebhook,
+}
+
+impl Limit {
+    /// The limit's name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::SignedIn => "signed-in",
+            Self::Admin => "admin",
+            Self::FailedWebhook => "failed-webhook",
+        }
+    }
+
+    /// What is allowed when nothing is configured.
+    pub const fn default_rate(self) -> Rate {
+        let amount = match self {
+            Self::Public => 60,
+            Self::SignedIn => 120,
+            Self::Admin => 300,
+            Self::FailedWebhook => 30,
+        };
+        Rate { amount, period: Duration::from_secs(60) }
+    }
+}
+
+/// So many requests in a period, all at once if need be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    amount: u32,
+    period: Duration,
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let unsound = || format!("{text:?} is no rate: write a number, a slash and a period, like 60/1m");
+        let (amount, period) = text.split_once('/').ok_or_else(unsound)?;
+        let amount = amount.trim().parse().ok().filter(|amount| *amount > 0).ok_or_else(unsound)?;
+        let period = humantime::parse_duration(period.trim()).map_err(|_| unsound())?;
+        let sound = (Duration::from_millis(1)..=Duration::from_secs(86_400)).contains(&period);
+        if sound { Ok(Self { amount, period }) } else { Err(unsound()) }
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.amount, humantime::format_duration(self.period))
+    }
+}
+
+impl Rate {
+    /// The time after which one more request is allowed.
+    fn interval(self) -> Duration {
+        (self.period / self.amount).max(Duration::from_micros(1))
+    }
+}
+
+/// The rate of every limit.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "named after the variants of Limit")]
+pub struct Rates {
+    pub public: Rate,
+    pub signed_in: Rate,
+    pub admin: Rate,
+    pub failed_webhook: Rate,
+}
+
+/// How one request fared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Which limit it fell under.
+    pub limit: Limit,
+    /// That limit's rate.
+    pub rate: Rate,
+    /// Whether it may go on.
+    pub allowed: bool,
+    /// How many more may follow at once.
+    pub remaining: u32,
+    /// Until everything is allowed again.
+    pub reset: Duration,
+    /// Until one more is allowed; zero if it was.
+    pub retry_after: Duration,
+}
+
+impl Verdict {
+    /// `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers).
+    pub fn policy(&self) -> String {
+        let window = self.rate.period.as_secs().max(1);
+        format!("\"{}\";q={};w={window}", self.limit.name(), self.rate.amount)
+    }
+
+    /// `RateLimit`: what is left, and the seconds until all of it is back.
+    pub fn state(&self) -> String {
+        format!("\"{}\";r={};t={}", self.limit.name(), self.remaining, ceil_secs(self.reset))
+    }
+
+    /// `Retry-After` in whole seconds, at least 1.
+    pub fn retry_after_secs(&self) -> u64 {
+        ceil_secs(self.retry_after).max(1)
+    }
+}
+
+fn ceil_secs(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
+
+type Local = RateLimiter<
+    String,
+    governor::state::keyed::DashMapStateStore<String>,
+    governor::clock::DefaultClock,
+    StateInformationMiddleware,
+>;
+
+/// Counts requests.
+pub struct Limiter {
+    cache: Cache,
+    tiers: [(Limit, Rate, Local); 4],
+}
+
+/// Past this many keys the local counters of those who have been silent are
+/// dropped.
+const LOCAL_KEYS: usize = 10_000;
+
+/// One call, by Redis's own clock. KEYS[1]: who. ARGV: microseconds that one
+/// request costs, and the most that may be owed. The key holds the time at
+/// which nothing is owed any more. Answers: allowed, debt before or after.
+static GCRA: LazyLock<redis::Script> = LazyLock::new(|| {
+    redis::Script::new(
+        r"local time = redis.call('TIME')
+        local now = time[1] * 1000000 + time[2]
+        local cost, most = tonumber(ARGV[1]), tonumber(ARGV[2])
+        local debt = math.max(tonumber(redis.call('GET', KEYS[1]) or '0') - now, 0)
+        if debt + cost > most then return {0, debt} end
+        debt = debt + cost
+        redis.call('SET', KEYS[1], string.format('%.0f', now + debt), 'PX', math.ceil(debt / 1000) + 1)
+        return {1, debt}",
+    )
+});
+
+impl Limiter {
+    /// A limiter with these rates, counting in `cache`.
+    pub fn new(cache: Cache, rates: Rates) -> Self {
+        let tier = |limit, rate: Rate| {
+            let burst = NonZeroU32::new(rate.amount).unwrap_or(NonZeroU32::MIN);
+            let quota = Quota::with_period(rate.interval())
+                .unwrap_or_else(|| Quota::per_second(burst))
+                .allow_burst(burst);
+            (limit, rate, RateLimiter::dashmap(quota).with_middleware())
+        };
+        let tiers = [
+            tier(Limit::Public, rates.public),
+            tier(Limit::SignedIn, rates.signed_in),
+            tier(Limit::Admin, rates.admin),
+            tier(Limit::FailedWebhook, rates.failed_webhook),
+        ];
+        Self { cache, tiers }
+    }
+
+    /// Counts one request of `who`.
+    pub async fn check(&self, limit: Limit, who: &str) -> Verdict {
+        let [public, signed_in, admin, failed_webhook] = &self.tiers;
+        let (_, rate, local) = match limit {
+            Limit::Public => public,
+            Limit::SignedIn => signed_in,
+            Limit::Admin => admin,
+            Limit::FailedWebhook => failed_webhook,
+        };
+        let key = format!("exo:limit:{}:{who}", limit.name());
+        let cost = micros(rate.interval());
+        let most = cost.saturating_mul(rate.amount.into());
+        let mut script = GCRA.prepare_invoke();
+        script.key(&key).arg(cost).arg(most);
+        match self.cache.invoke::<(u8, u64)>(&script).await {
+            Ok((allowed, debt)) => {
+                let allowed = allowed == 1;
+                let remaining = most.saturating_sub(debt) / cost;
+                let wait = if allowed { 0 } else { (debt + cost).saturating_sub(most) };
+                Verdict {
+                    limit,
+                    rate: *rate,
+                    allowed,
+                    remaining: u32::try_from(remaining).unwrap_or(u32::MAX),
+                    reset: Duration::from_micros(debt),
+                    retry_after: Duration::from_micros(wait),
+                }
+            }
+            Err(_) => check_locally(limit, *rate, local, key),
+        }
+    }
+}
+
+fn check_locally(limit: Limit, rate: Rate, local: &Local, key: String) -> Verdict {
+    if local.len() > LOCAL_KEYS {
+        local.retain_recent();
+    }
+    match local.check_key(&key) {
+        Ok(state) => {
+            let remaining = state.remaining_burst_capacity();
+            let reset = rate.interval() * rate.amount.saturating_sub(remaining);
+            Verdict { limit, rate, allowed: true, remaining, reset, retry_after: Duration::ZERO }
+        }
+        Err(refused) => Verdict {
+            limit,
+            rate,
+            allowed: false,
+            remaining: 0,
+            reset: rate.period,
+            retry_after: refused.wait_time_from(governor::clock::DefaultClock::default().now()),
+        },
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_read_and_shown() {
+        assert_eq!("1000/1m".parse::<Rate>().unwrap().to_string(), "1000/1m");
+        assert_eq!("5/30s".parse::<Rate>().unwrap().to_string(), "5/30s");
+        for unsound in ["", "60", "0/1m", "-1/1m", "60/", "60/soon", "1/0s", "1/2d"] {
+            assert!(unsound.parse::<Rate>().is_err(), "{unsound}");
+        }
+    }
+
+    #[test]
+    fn the_local_limiter_allows_a_burst_and_then_refuses() {
+        let cache = Cache::new("redis://127.0.0.1:1").unwrap();
+        let rate: Rate = "3/1m".parse().unwrap();
+        let rates = Rates { public: rate, signed_in: rate, admin: rate, failed_webhook: rate };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let limiter = Limiter::new(cache, rates);
+            let mut seen = Vec::new();
+            for _ in 0..4 {
+                let verdict = limiter.check(Limit::Public, "someone").await;
+                seen.push((verdict.allowed, verdict.remaining));
+            }
+            assert_eq!(seen, [(true, 2), (true, 1), (true, 0), (false, 0)]);
+            let refused = limiter.check(Limit::Public, "someone").await;
+            assert!((1..=20).contains(&refused.retry_after_secs()), "{refused:?}");
+            assert_eq!(refused.policy(), "\"public\";q=3;w=60");
+            assert!(limiter.check(Limit::Public, "someone else").await.allowed);
+        });
+    }
+}

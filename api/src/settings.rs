@@ -1,0 +1,298 @@
+//! Every setting, in one place: an option on the command line and a variable
+//! in the environment.
+
+use crate::{
+    access::Algorithm,
+    limits::{Limit, Rate, Rates},
+    signature::Secrets,
+};
+use clap::Args;
+use exodrive_log::LogConfig;
+use exodrive_runtime::{
+    folder,
+    services::{self, ServiceUrls, SyncMode},
+    telemetry,
+};
+use ipnet::IpNet;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// Where the system's parts are. Every command finds a running system by these
+/// or by its data folder.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Where the system is")]
+pub struct Connections {
+    /// The folder that holds a private system's data, secrets and addresses.
+    #[arg(long, env = "EXODRIVE_DATA_DIR", default_value = ".exodrive", value_name = "FOLDER")]
+    pub data_dir: PathBuf,
+    /// NATS, if it is not the data folder's own: nats://user:password@host:port.
+    #[arg(long, env = "EXODRIVE_NATS_URL", hide_env_values = true, value_name = "URL")]
+    pub nats_url: Option<String>,
+    /// The monitoring endpoint of that NATS, by which its sync mode is checked.
+    #[arg(long, env = "EXODRIVE_NATS_MONITOR_URL", value_name = "URL")]
+    pub nats_monitor_url: Option<String>,
+    /// Postgres, if it is not the data folder's own.
+    #[arg(long, env = "EXODRIVE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    pub database_url: Option<String>,
+    /// Redis, if it is not the data folder's own.
+    #[arg(long, env = "EXODRIVE_REDIS_URL", hide_env_values = true, value_name = "URL")]
+    pub redis_url: Option<String>,
+}
+
+/// What the event log must be.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "The event log")]
+pub struct LogSettings {
+    /// 'always': NATS flushes to disk before it acknowledges, and a server that
+    /// does not is refused. 'default': faster, but a power cut can lose what
+    /// was acknowledged in the last two minutes.
+    #[arg(long, env = "EXODRIVE_LOG_SYNC", default_value = "always", value_name = "MODE",
+          value_parser = parse_sync)]
+    pub log_sync: SyncMode,
+    /// How long NATS remembers the ids of events. Older repeats are recognised
+    /// by the deliveries view.
+    #[arg(long, env = "EXODRIVE_DUPLICATE_WINDOW", default_value = "3d", value_name = "DURATION",
+          value_parser = humantime::parse_duration)]
+    pub duplicate_window: Duration,
+    /// Copies of the log in a NATS cluster: 1 or 3.
+    #[arg(long, env = "EXODRIVE_LOG_REPLICAS", default_value_t = 1, value_name = "N")]
+    pub log_replicas: usize,
+}
+
+/// How the API serves.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "The API")]
+pub struct HttpSettings {
+    /// Where the API listens.
+    #[arg(long, env = "EXODRIVE_HTTP_ADDR", value_name = "ADDRESS")]
+    pub http_addr: Option<SocketAddr>,
+    /// Signing secrets of the Resend webhook, with commas between; any of them
+    /// is accepted. Not given: the data folder's own, made on first use.
+    #[arg(long, env = "EXODRIVE_RESEND_WEBHOOK_SECRETS", hide_env_values = true,
+          value_delimiter = ',', value_name = "SECRETS")]
+    pub resend_webhook_secrets: Vec<String>,
+    /// The shared secret of tokens (HS256). Not given, and no JWKS either: the
+    /// data folder's own.
+    #[arg(long, env = "EXODRIVE_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
+    pub jwt_secret: Option<String>,
+    /// Public keys of the token issuer: a URL or a file.
+    #[arg(long, env = "EXODRIVE_JWT_JWKS", value_name = "URL|FILE",
+          conflicts_with = "jwt_secret")]
+    pub jwt_jwks: Option<String>,
+    /// The one algorithm that is accepted with a JWKS.
+    #[arg(long, env = "EXODRIVE_JWT_ALGORITHM", default_value = "ES256", value_name = "ALGORITHM")]
+    pub jwt_algorithm: Algorithm,
+    /// The issuer that a token must name.
+    #[arg(long, env = "EXODRIVE_JWT_ISSUER", value_name = "TEXT")]
+    pub jwt_issuer: Option<String>,
+    /// The audience that a token must name.
+    #[arg(long, env = "EXODRIVE_JWT_AUDIENCE", value_name = "TEXT")]
+    pub jwt_audience: Option<String>,
+    /// Where in a token the role stands. Only the issuer may be able to write
+    /// there.
+    #[arg(long, env = "EXODRIVE_JWT_ROLE_CLAIM", default_value = "app_metadata.role",
+          value_name = "PATH")]
+    pub jwt_role_claim: String,
+    /// Networks of proxies whose X-Forwarded-For is believed, with commas
+    /// between.
+    #[arg(long, env = "EXODRIVE_TRUSTED_PROXIES", value_delimiter = ',', value_name = "NETWORKS")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// Requests without a token, per address.
+    #[arg(long, env = "EXODRIVE_RATE_LIMIT_PUBLIC", default_value_t = Limit::Public.default_rate(),
+          value_name = "N/PERIOD")]
+    pub rate_limit_public: Rate,
+    /// Requests of a customer, per user.
+    #[arg(long, env = "EXODRIVE_RATE_LIMIT_SIGNED_IN",
+          default_value_t = Limit::SignedIn.default_rate(), value_name = "N/PERIOD")]
+    pub rate_limit_signed_in: Rate,
+    /// Requests of staff (admin, auditor, operator), per user.
+    #[arg(long, env = "EXODRIVE_RATE_LIMIT_ADMIN", default_value_t = Limit::Admin.default_rate(),
+          value_name = "N/PERIOD")]
+    pub rate_limit_admin: Rate,
+    /// Webhooks that fail verification, per address. Verified ones are never
+    /// limited.
+    #[arg(long, env = "EXODRIVE_RATE_LIMIT_FAILED_WEBHOOK",
+          default_value_t = Limit::FailedWebhook.default_rate(), value_name = "N/PERIOD")]
+    pub rate_limit_failed_webhook: Rate,
+}
+
+/// Where metrics are served, apart from the API.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Metrics")]
+pub struct MetricsSettings {
+    /// Where /metrics listens, in Prometheus format. Port 0 chooses a free one.
+    #[arg(long, env = "EXODRIVE_METRICS_ADDR", default_value = "127.0.0.1:0",
+          value_name = "ADDRESS")]
+    pub metrics_addr: SocketAddr,
+}
+
+/// What is logged, and how.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Logging")]
+pub struct Logging {
+    /// A level (error, warn, info, debug, trace), or directives such as
+    /// info,exodrive_projections=debug.
+    #[arg(long = "log", env = "EXODRIVE_LOG", default_value = "info", global = true,
+          value_name = "FILTER")]
+    pub filter: String,
+    /// auto (for people on a terminal, else JSON), human, or json.
+    #[arg(long = "log-format", env = "EXODRIVE_LOG_FORMAT", default_value = "auto", global = true,
+          value_name = "FORMAT")]
+    pub format: telemetry::Format,
+}
+
+/// Why settings do not suffice.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// Nothing runs where it was looked for.
+    #[error("no system runs in {0}: start one with `make run` (or `exodrive up`), name its folder with --data-dir, or give EXODRIVE_NATS_URL, EXODRIVE_DATABASE_URL and EXODRIVE_REDIS_URL")]
+    NoSystem(String),
+    /// A secret is needed and neither given nor in the data folder.
+    #[error("no {what}: set {variable}, or name the data folder of a running system with --data-dir")]
+    NoSecret {
+        /// What it is for.
+        what: &'static str,
+        /// The variable that gives it.
+        variable: &'static str,
+    },
+    /// A secret that is none.
+    #[error("EXODRIVE_RESEND_WEBHOOK_SECRETS: {0}")]
+    Webhook(#[from] crate::signature::SecretError),
+    /// The data folder cannot be used.
+    #[error("cannot use the data folder {0}")]
+    Folder(String, #[source] std::io::Error),
+}
+
+fn parse_sync(text: &str) -> Result<SyncMode, String> {
+    match text {
+        "always" => Ok(SyncMode::Always),
+        "default" => Ok(SyncMode::Default),
+        _ => Err("must be 'always' or 'default'".to_owned()),
+    }
+}
+
+impl Connections {
+    /// The addresses given, the missing ones from the system that runs in the
+    /// data folder.
+    ///
+    /// # Errors
+    /// When one is missing and no system runs there.
+    pub fn resolve(&self) -> Result<ServiceUrls, SettingsError> {
+        if let (Some(nats), Some(database), Some(redis)) =
+            (&self.nats_url, &self.database_url, &self.redis_url)
+        {
+            return Ok(ServiceUrls {
+                nats: nats.clone(),
+                nats_monitor: self.nats_monitor_url.clone(),
+                database: database.clone(),
+                redis: redis.clone(),
+            });
+        }
+        let running = services::running(&self.data_dir)
+            .ok_or_else(|| SettingsError::NoSystem(self.data_dir.display().to_string()))?;
+        Ok(ServiceUrls {
+            nats_monitor: match &self.nats_url {
+                Some(_) => self.nats_monitor_url.clone(),
+                None => running.nats_monitor,
+            },
+            nats: self.nats_url.clone().unwrap_or(running.nats),
+            database: self.database_url.clone().unwrap_or(running.database),
+            redis: self.redis_url.clone().unwrap_or(running.redis),
+        })
+    }
+
+    /// The address of the log alone, for what needs nothing else.
+    ///
+    /// # Errors
+    /// As [`Connections::resolve`].
+    pub fn resolve_log(&self) -> Result<(String, Option<String>), SettingsError> {
+        match &self.nats_url {
+            Some(url) => Ok((url.clone(), self.nats_monitor_url.clone())),
+            None => self.resolve().map(|urls| (urls.nats, urls.nats_monitor)),
+        }
+    }
+
+    /// The secrets that the data folder's system made for itself, if any.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn kept_secrets(&self) -> Result<Option<folder::Secrets>, SettingsError> {
+        folder::existing_secrets(&self.data_dir)
+            .map_err(|error| SettingsError::Folder(self.data_dir.display().to_string(), error))
+    }
+}
+
+impl LogSettings {
+    /// The log at `url`, as these settings want it.
+    pub fn config(&self, url: String, monitor_url: Option<String>) -> LogConfig {
+        LogConfig {
+            url,
+            monitor_url,
+            require_sync: self.log_sync == SyncMode::Always,
+            duplicate_window: self.duplicate_window,
+            replicas: self.log_replicas,
+            ack_timeout: ACK_TIMEOUT,
+            patience: PATIENCE,
+        }
+    }
+}
+
+/// An append that is not acknowledged by then is answered 503, so that the
+/// sender tries again.
+const ACK_TIMEOUT: Duration = Duration::from_secs(4);
+/// Services start in any order.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The log at `url`, to be read and not judged.
+pub fn reading_config(url: String) -> LogConfig {
+    LogConfig {
+        url,
+        monitor_url: None,
+        require_sync: false,
+        duplicate_window: Duration::ZERO,
+        replicas: 1,
+        ack_timeout: ACK_TIMEOUT,
+        patience: PATIENCE,
+    }
+}
+
+impl HttpSettings {
+    /// The webhook secrets given, else those of the data folder.
+    ///
+    /// # Errors
+    /// When there are none, or one is unsound.
+    pub fn webhook_secrets(&self, connections: &Connections) -> Result<Secrets, SettingsError> {
+        if !self.resend_webhook_secrets.is_empty() {
+            return Ok(Secrets::parse(self.resend_webhook_secrets.iter().map(String::as_str))?);
+        }
+        let kept = connections.kept_secrets()?.ok_or(SettingsError::NoSecret {
+            what: "webhook signing secret",
+            variable: "EXODRIVE_RESEND_WEBHOOK_SECRETS",
+        })?;
+        Ok(Secrets::parse([kept.webhook.as_str()])?)
+    }
+
+    /// The token secret given, else that of the data folder.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn token_secret(&self, connections: &Connections) -> Result<String, SettingsError> {
+        if let Some(secret) = &self.jwt_secret {
+            return Ok(secret.clone());
+        }
+        let kept = connections.kept_secrets()?.ok_or(SettingsError::NoSecret {
+            what: "token secret",
+            variable: "EXODRIVE_JWT_SECRET",
+        })?;
+        Ok(kept.tokens)
+    }
+
+    /// The rate of every limit.
+    pub fn rates(&self) -> Rates {
+        Rates {
+            public: self.rate_limit_public,
+            signed_in: self.rate_limit_signed_in,
+            admin: self.rate_limit_admin,
+            failed_webhook: self.rate_limit_failed_webhook,
+        }
+    }
+}

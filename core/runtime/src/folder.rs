@@ -1,0 +1,93 @@
+//! What a data folder keeps for the programs that find it: the secrets of a
+//! development system, and where its API listens.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+const SECRETS: &str = "secrets.json";
+const SYSTEM: &str = "system.json";
+
+/// Secrets made for a system that was given none.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Secrets {
+    /// Signs webhooks: `whsec_` and base64 of 32 bytes.
+    pub webhook: String,
+    /// Signs tokens.
+    pub tokens: String,
+}
+
+/// Where a running system listens.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct System {
+    /// The API, for example `http://127.0.0.1:8080`.
+    pub url: String,
+    /// The metrics of the API and of the workers.
+    pub metrics_urls: Vec<String>,
+}
+
+/// The folder's secrets, made on first use.
+///
+/// # Errors
+/// When the file cannot be read or written.
+pub fn secrets(data_dir: &Path) -> io::Result<Secrets> {
+    if let Some(secrets) = read(&data_dir.join(SECRETS))? {
+        return Ok(secrets);
+    }
+    let secrets = Secrets {
+        webhook: format!("whsec_{}", base64(&rand::random::<[u8; 32]>())),
+        tokens: hex::encode(rand::random::<[u8; 32]>()),
+    };
+    write(&data_dir.join(SECRETS), &secrets)?;
+    Ok(secrets)
+}
+
+/// The folder's secrets, if it has any.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn existing_secrets(data_dir: &Path) -> io::Result<Option<Secrets>> {
+    read(&data_dir.join(SECRETS))
+}
+
+/// Says where the system listens.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn announce(data_dir: &Path, system: &System) -> io::Result<()> {
+    write(&data_dir.join(SYSTEM), system)
+}
+
+/// Where the folder's system listens, or listened last.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn announced(data_dir: &Path) -> io::Result<Option<System>> {
+    read(&data_dir.join(SYSTEM))
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::from),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whole or not at all, and for the owner only.
+fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let draft = path.with_extension("draft");
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    file.write_all(&serde_json::to_vec_pretty(value)?)?;
+    fs::rename(&draft, path)
+}
+
+fn base64(bytes: &[u8]) -> String {
+    use base64::{Engine, prelude::BASE64_STANDARD};
+    BASE64_STANDARD.encode(bytes)
+}

@@ -1,0 +1,172 @@
+//! Views in Redis: pushed by the projections, stamped with their position, so
+//! that an older one never replaces a newer one.
+//!
+//! Redis may be slow, stopped, flushed or gone at any time. Callers never wait
+//! for it longer than [`PATIENCE`], and after a failure do not ask it again
+//! for a while.
+
+use redis::{
+    Cmd, FromRedisValue, RedisError, ScriptInvocation,
+    aio::{ConnectionManager, ConnectionManagerConfig},
+};
+use std::{
+    future::Future,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// The longest that a caller waits for Redis.
+pub const PATIENCE: Duration = Duration::from_millis(250);
+/// How long Redis is left alone after a failure.
+const REST: Duration = Duration::from_millis(500);
+/// Rows published by one call; a longer script would hold Redis up.
+const CHUNK: usize = 200;
+
+/// A connection to Redis. Cheap to clone.
+#[derive(Clone)]
+pub struct Cache {
+    connection: ConnectionManager,
+    started: Instant,
+    rests_until_ms: Arc<AtomicU64>,
+}
+
+/// Why Redis gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// It failed a moment ago and is left alone.
+    #[error("Redis is resting after a failure")]
+    Resting,
+    /// It did not answer in time.
+    #[error("Redis did not answer in {} ms", PATIENCE.as_millis())]
+    TimedOut,
+    /// It answered with an error, or the connection broke.
+    #[error("Redis failed")]
+    Failed(#[from] RedisError),
+}
+
+/// A row to publish.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) position: u64,
+    pub(crate) json: String,
+}
+
+/// Sets each key whose stored position is lower. A value is its position, a
+/// line feed, and the JSON that readers get.
+static PUBLISH: LazyLock<redis::Script> = LazyLock::new(|| {
+    redis::Script::new(
+        r"for i, key in ipairs(KEYS) do
+            local known = redis.call('GETRANGE', key, 0, 20)
+            local position = ARGV[2 * i - 1]
+            if tonumber(string.match(known, '^%d+') or '-1') <= tonumber(position) then
+                redis.call('SET', key, position .. '\n' .. ARGV[2 * i])
+            end
+        end",
+    )
+});
+
+impl Cache {
+    /// A connection that is made when first used.
+    ///
+    /// # Errors
+    /// When the URL is none.
+    pub fn new(url: &str) -> Result<Self, CacheError> {
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(PATIENCE))
+            .set_min_delay(Duration::from_millis(50))
+            .set_max_delay(Duration::from_millis(500))
+            .set_number_of_retries(usize::MAX);
+        let connection =
+            ConnectionManager::new_lazy_with_config(redis::Client::open(url)?, config)?;
+        Ok(Self { connection, started: Instant::now(), rests_until_ms: Arc::default() })
+    }
+
+    /// Sends one command.
+    ///
+    /// # Errors
+    /// [`CacheError`], within [`PATIENCE`].
+    pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CacheError> {
+        let mut connection = self.connection.clone();
+        self.bounded(command.query_async(&mut connection)).await
+    }
+
+    /// Runs a script.
+    ///
+    /// # Errors
+    /// [`CacheError`], within [`PATIENCE`].
+    pub async fn invoke<T: FromRedisValue>(
+        &self,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T, CacheError> {
+        let mut connection = self.connection.clone();
+        self.bounded(script.invoke_async(&mut connection)).await
+    }
+
+    async fn bounded<T>(
+        &self,
+        call: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, CacheError> {
+        let now = || u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if now() < self.rests_until_ms.load(Ordering::Relaxed) {
+            return Err(CacheError::Resting);
+        }
+        let outcome = match tokio::time::timeout(PATIENCE, call).await {
+            Ok(answer) => answer.map_err(CacheError::from),
+            Err(_) => Err(CacheError::TimedOut),
+        };
+        if outcome.is_err() {
+            let rest = u64::try_from(REST.as_millis()).unwrap_or(u64::MAX);
+            self.rests_until_ms.store(now() + rest, Ordering::Relaxed);
+        }
+        outcome
+    }
+
+    /// The JSON of a row's view and the position that last changed it; `None`
+    /// if Redis does not hold it.
+    ///
+    /// # Errors
+    /// [`CacheError`], within [`PATIENCE`].
+    pub async fn view(&self, view: &str, key: &str) -> Result<Option<(u64, String)>, CacheError> {
+        let value: Option<String> = self.query(&Cmd::get(name(view, key))).await?;
+        Ok(value.and_then(|mut value| {
+            let end = value.find('\n')?;
+            let position = value[..end].parse().ok()?;
+            value.drain(..=end);
+            Some((position, value))
+        }))
+    }
+
+    pub(crate) async fn publish(&self, view: &str, entries: &[Entry]) -> Result<(), CacheError> {
+        for chunk in entries.chunks(CHUNK) {
+            let mut script = PUBLISH.prepare_invoke();
+            for entry in chunk {
+                script.key(name(view, &entry.key)).arg(entry.position).arg(&entry.json);
+            }
+            self.invoke::<()>(&script).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether Redis holds all of a view: it forgets the mark when it forgets
+    /// the rows.
+    pub(crate) async fn is_complete(&self, view: &str) -> Result<bool, CacheError> {
+        self.query(&Cmd::exists(mark(view))).await
+    }
+
+    pub(crate) async fn mark_complete(&self, view: &str) -> Result<(), CacheError> {
+        self.query(&Cmd::set(mark(view), 1)).await
+    }
+}
+
+fn name(view: &str, key: &str) -> String {
+    format!("exo:view:{view}:{key}")
+}
+
+fn mark(view: &str) -> String {
+    format!("exo:complete:{view}")
+}

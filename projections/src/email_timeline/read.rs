@@ -1,0 +1,105 @@
+//! What readers get of an email's timeline.
+
+use super::{EmailTimeline, TimelineRow};
+use crate::{Error, Projection, ReadTransaction};
+use chrono::{DateTime, Utc};
+use exodrive_domain::time::serde_micros;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// One event of an email.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TimelineEntry {
+    /// Always `email_event`.
+    pub object: String,
+    /// The provider's message id.
+    pub id: String,
+    /// The provider's type.
+    #[serde(rename = "type")]
+    #[schema(example = "email.delivered")]
+    pub kind: String,
+    /// Where it stands in the log.
+    pub position: u64,
+    /// When it happened, by the provider.
+    #[serde(with = "serde_micros::option")]
+    pub happened_at: Option<DateTime<Utc>>,
+    /// When it reached us.
+    #[serde(with = "serde_micros")]
+    pub received_at: DateTime<Utc>,
+    /// The status it reports; null for a type that this release does not know.
+    pub status: Option<String>,
+    /// Whom it is about.
+    pub recipients: Vec<String>,
+    /// What the provider adds: `bounce`, `failure`, `suppression` or `click`.
+    pub detail: Option<serde_json::Value>,
+    /// Where the same event was stored again, and counted no second time.
+    pub repeats: Vec<u64>,
+}
+
+impl From<TimelineRow> for TimelineEntry {
+    fn from(row: TimelineRow) -> Self {
+        let detail = [
+            row.bounce.and_then(|detail| serde_json::to_value(detail).ok()),
+            row.failure.and_then(|detail| serde_json::to_value(detail).ok()),
+            row.suppression.and_then(|detail| serde_json::to_value(detail).ok()),
+            row.click.and_then(|detail| serde_json::to_value(detail).ok()),
+        ]
+        .into_iter()
+        .flatten()
+        .next();
+        Self {
+            object: "email_event".to_owned(),
+            id: row.event_id,
+            kind: row.kind,
+            position: row.position,
+            happened_at: row.happened_at,
+            received_at: row.received_at,
+            status: row.status,
+            recipients: row.recipients,
+            detail,
+            repeats: row.repeats,
+        }
+    }
+}
+
+/// In which order a timeline is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// As it happened, by the provider's time.
+    #[default]
+    Happened,
+    /// As we learnt of it: log order.
+    Received,
+}
+
+/// Every event of an email.
+///
+/// # Errors
+/// When the database fails.
+pub async fn of_email(
+    reader: &mut ReadTransaction,
+    email_id: &str,
+    order: Order,
+) -> Result<Vec<TimelineEntry>, Error> {
+    let found = sqlx::query!(
+        r#"select key as "key!", data as "data!" from email_timeline
+           where email_id = $1 order by position"#,
+        email_id
+    )
+    .fetch_all(&mut **reader)
+    .await?;
+    let mut entries = Vec::with_capacity(found.len());
+    for found in found {
+        let row: TimelineRow = serde_json::from_value(found.data).map_err(|source| Error::Row {
+            table: EmailTimeline::NAME,
+            key: found.key,
+            source,
+        })?;
+        entries.push(TimelineEntry::from(row));
+    }
+    if order == Order::Happened {
+        entries.sort_by_key(|entry| (entry.happened_at.unwrap_or(entry.received_at), entry.position));
+    }
+    Ok(entries)
+}

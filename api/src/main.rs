@@ -1,2 +1,11 @@
-//! placeholder
-fn main() {}
+//! The program `exodrive`.
+
+use clap::Parser;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    exodrive_api::cli::Cli::parse().run()
+}

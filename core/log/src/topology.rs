@@ -2,7 +2,7 @@
 
 use crate::Log;
 use async_nats::{
-    ConnectOptions, ServerInfo,
+    ConnectOptions, ServerAddr, ServerInfo,
     jetstream::{
         self,
         stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream},
@@ -132,23 +132,36 @@ fn log(config: &LogConfig, context: jetstream::Context, stream: Stream) -> Log {
 /// Tries until the server answers or patience ends: services start in any
 /// order.
 async fn reach(config: &LogConfig) -> Result<async_nats::Client, ConnectError> {
+    let unreachable = |source| ConnectError::Unreachable {
+        address: without_credentials(&config.url),
+        source,
+    };
+    let servers = config
+        .url
+        .split(',')
+        .map(str::parse::<ServerAddr>)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| unreachable(Box::new(error)))?;
     let started = tokio::time::Instant::now();
     loop {
-        let attempt = ConnectOptions::new()
+        let mut options = ConnectOptions::new()
             .name("exodrive")
             .connection_timeout(Duration::from_secs(2))
             .reconnect_delay_callback(|attempts| {
                 Duration::from_millis(if attempts < 2 { 20 } else { 250 })
-            })
-            .connect(&config.url)
-            .await;
+            });
+        // The client does not look for credentials in the address by itself.
+        let credentials = servers.iter().find_map(|server| {
+            Some((server.username()?.to_owned(), server.password()?.to_owned()))
+        });
+        if let Some((user, password)) = credentials {
+            options = options.user_and_password(user, password);
+        }
+        let attempt = options.connect(&servers[..]).await;
         match attempt {
             Ok(client) => return Ok(client),
             Err(source) if started.elapsed() >= config.patience => {
-                return Err(ConnectError::Unreachable {
-                    address: without_credentials(&config.url),
-                    source: Box::new(source),
-                });
+                return Err(unreachable(Box::new(source)));
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }

@@ -1,0 +1,200 @@
+//! `exodrive demo`: the main job on sample deliveries.
+
+use super::{Failure, replay::print_history, table, up::Up};
+use crate::{
+    access::{self, Role},
+    settings::{Connections, HttpSettings, Logging, reading_config},
+    signature::Secrets,
+};
+use chrono::Utc;
+use exodrive_domain::Delivery;
+use exodrive_log::Log;
+use exodrive_projections::inbox::read::EmailSummary;
+use exodrive_replays::{self as replays, Order, Until};
+use exodrive_runtime::folder;
+use futures::{StreamExt, TryStreamExt, stream};
+use indicatif::{ProgressBar, ProgressStyle};
+use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
+use serde::Deserialize;
+use std::{collections::BTreeMap, time::Duration};
+
+/// Sample deliveries: file name and body, byte for byte.
+const PAYLOADS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/payloads.rs"));
+
+/// How many deliveries are under way at a time.
+const IN_FLIGHT: usize = 8;
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  exodrive demo              against the system that runs in .exodrive; starts one if none does
+  exodrive demo --seed 7     another order")]
+pub(super) struct Demo {
+    /// Decides the order
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    connections: Connections,
+    #[command(flatten)]
+    http: HttpSettings,
+}
+
+#[derive(Deserialize)]
+struct Receipt {
+    position: u64,
+    duplicate: bool,
+}
+
+#[derive(Deserialize)]
+struct Inbox {
+    data: Vec<EmailSummary>,
+    counts: BTreeMap<String, u64>,
+}
+
+impl Demo {
+    pub(super) async fn run(mut self, logging: &Logging) -> Result<(), Failure> {
+        if self.connections.resolve().is_ok() {
+            return self.tour().await;
+        }
+        eprintln!("No system runs in {}; starting one for the demo.", self.connections.data_dir.display());
+        let quiet = Logging { filter: "error".to_owned(), format: logging.format };
+        let system = Up::throwaway(&self.connections).start(&quiet).await?;
+        self.connections.data_dir.clone_from(&system.data_dir);
+        let outcome = self.tour().await;
+        system.stop().await;
+        outcome
+    }
+
+    async fn tour(&self) -> Result<(), Failure> {
+        let url = self.api_url()?;
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(15)).build()?;
+        let last = self.send(&client, &url).await?;
+        let inbox = self.inbox(&client, &url, last).await?;
+        print_inbox(&inbox);
+        self.replay_the_fullest().await
+    }
+
+    fn api_url(&self) -> Result<String, Failure> {
+        if let Some(address) = self.http.http_addr {
+            return Ok(format!("http://{address}"));
+        }
+        let announced = folder::announced(&self.connections.data_dir)?;
+        Ok(announced.map(|system| system.url).ok_or("no API is announced in the data folder: set EXODRIVE_HTTP_ADDR")?)
+    }
+
+    /// Sends every sample once and every third again, shuffled, as Resend
+    /// would. Gives the last position.
+    async fn send(&self, client: &reqwest::Client, url: &str) -> Result<u64, Failure> {
+        let secrets = self.http.webhook_secrets(&self.connections)?;
+        let mut queue: Vec<_> = PAYLOADS.iter().chain(PAYLOADS.iter().step_by(3)).collect();
+        queue.shuffle(&mut StdRng::seed_from_u64(self.seed));
+        println!(
+            "Sending {} signed deliveries in a shuffled order, {} of them twice.",
+            queue.len(),
+            queue.len() - PAYLOADS.len()
+        );
+        let bar = ProgressBar::new(queue.len() as u64)
+            .with_style(ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}")?);
+        let receipts: Vec<Receipt> = stream::iter(queue)
+            .map(|(name, body)| send(client, url, &secrets, name, body))
+            .buffer_unordered(IN_FLIGHT)
+            .inspect_ok(|_| bar.inc(1))
+            .try_collect()
+            .await?;
+        bar.finish_and_clear();
+        let duplicates = receipts.iter().filter(|receipt| receipt.duplicate).count();
+        println!(
+            "All answered 2xx: {} stored, {duplicates} recognised as repeats.\n",
+            receipts.len() - duplicates
+        );
+        Ok(receipts.iter().map(|receipt| receipt.position).max().unwrap_or(0))
+    }
+
+    async fn inbox(
+        &self,
+        client: &reqwest::Client,
+        url: &str,
+        position: u64,
+    ) -> Result<Inbox, Failure> {
+        let secret = self.http.token_secret(&self.connections)?;
+        let lifetime = Duration::from_secs(300);
+        let claim = &self.http.jwt_role_claim;
+        let token = access::issue(&secret, "demo", Role::Auditor, lifetime, claim)?;
+        let answer = client
+            .get(format!("{url}/v1/inbox?limit=100"))
+            .bearer_auth(token)
+            .header("ExoDrive-Min-Position", position)
+            .send()
+            .await?;
+        let status = answer.status();
+        if !status.is_success() {
+            return Err(format!("GET /v1/inbox answered {status}: {}", answer.text().await?).into());
+        }
+        Ok(answer.json().await?)
+    }
+
+    async fn replay_the_fullest(&self) -> Result<(), Failure> {
+        let mut reports: BTreeMap<_, usize> = BTreeMap::new();
+        for (_, body) in PAYLOADS {
+            if let Some(id) = Delivery::read(body).email_id() {
+                *reports.entry(id.clone()).or_default() += 1;
+            }
+        }
+        let Some((id, _)) = reports.into_iter().max_by_key(|(_, count)| *count) else {
+            return Ok(());
+        };
+        let (log_url, _) = self.connections.resolve_log()?;
+        let log = Log::open(&reading_config(log_url)).await?;
+        println!("\nThe history of one of them (exodrive replay email {id}):\n");
+        let frames = replays::email(&log, &id, Until::Now, Order::Received).await?;
+        print_history(&frames, Order::Received);
+        Ok(())
+    }
+}
+
+async fn send(
+    client: &reqwest::Client,
+    url: &str,
+    secrets: &Secrets,
+    name: &str,
+    body: &'static [u8],
+) -> Result<Receipt, Failure> {
+    // The same in every run: a second demo adds nothing to the log.
+    let id = format!("msg_demo_{}", name.trim_end_matches(".json").replace('.', "_"));
+    let now = Utc::now().timestamp();
+    let answer = client
+        .post(format!("{url}/v1/webhooks/resend"))
+        .header("svix-id", &id)
+        .header("svix-timestamp", now)
+        .header("svix-signature", secrets.sign(&id, now, body))
+        .header("content-type", "application/json")
+        .body(body)
+        .send()
+        .await?;
+    let status = answer.status();
+    if !status.is_success() {
+        return Err(format!("the webhook answered {status} to {name}: {}", answer.text().await?).into());
+    }
+    Ok(answer.json().await?)
+}
+
+fn print_inbox(inbox: &Inbox) {
+    let mut table = table::table(&["status", "direction", "from", "to", "subject", "last event (UTC)"]);
+    for email in &inbox.data {
+        let to = match email.to.as_slice() {
+            [] => String::new(),
+            [one] => table::short(one, 32),
+            [first, rest @ ..] => format!("{} +{}", table::short(first, 28), rest.len()),
+        };
+        table.add_row([
+            email.status.clone(),
+            email.direction.clone(),
+            table::short(email.from.as_deref().unwrap_or_default(), 32),
+            to,
+            table::short(email.subject.as_deref().unwrap_or_default(), 36),
+            table::time(email.last_event_at),
+        ]);
+    }
+    println!("{table}");
+    let counts: Vec<_> = inbox.counts.iter().map(|(status, count)| format!("{count} {status}")).collect();
+    println!("{} emails: {}.", inbox.data.len(), counts.join(", "));
+}

@@ -1,0 +1,144 @@
+//! `exodrive serve` and `exodrive work`.
+
+use super::Failure;
+use crate::{
+    access::{TokenRules, Tokens},
+    http::{self, Api, health},
+    limits::Limiter,
+    settings::{
+        Connections, HttpSettings, LogSettings, MetricsSettings, SettingsError, reading_config,
+    },
+};
+use axum::{Router, routing::get};
+use exodrive_log::Log;
+use exodrive_projections::{Database, cache::Cache, engine};
+use exodrive_runtime::shutdown;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// The address of the API when none is given.
+pub(super) const HTTP_ADDR: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
+
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  EXODRIVE_HTTP_ADDR=0.0.0.0:8080 EXODRIVE_RESEND_WEBHOOK_SECRETS=whsec_... exodrive serve")]
+pub(super) struct Serve {
+    #[command(flatten)]
+    connections: Connections,
+    #[command(flatten)]
+    log: LogSettings,
+    #[command(flatten)]
+    http: HttpSettings,
+    #[command(flatten)]
+    metrics: MetricsSettings,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  exodrive work        (any number of them: each projection has one writer, others take over)")]
+pub(super) struct Work {
+    #[command(flatten)]
+    connections: Connections,
+    #[command(flatten)]
+    metrics: MetricsSettings,
+}
+
+impl Serve {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let stop = shutdown::requested()?;
+        let urls = self.connections.resolve()?;
+        let webhook_secrets = self.http.webhook_secrets(&self.connections)?;
+        let tokens = self.tokens()?;
+        serve_metrics(self.metrics.metrics_addr, &stop).await?;
+        let log = Log::connect(&self.log.config(urls.nats, urls.nats_monitor)).await?;
+        let cache = Cache::new(&urls.redis)?;
+        let api = Api {
+            log,
+            database: Database::for_readers(&urls.database)?,
+            limiter: Limiter::new(cache.clone(), self.http.rates()),
+            cache,
+            webhook_secrets,
+            tokens,
+            trusted_proxies: self.http.trusted_proxies,
+            health: health::Latest::default(),
+        };
+        let address = self.http.http_addr.unwrap_or(HTTP_ADDR);
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            format!("cannot listen on {address} (EXODRIVE_HTTP_ADDR): {error}")
+        })?;
+        tracing::info!(address = %listener.local_addr()?, "Serving");
+        let service = http::router(Arc::new(api)).into_make_service_with_connect_info::<SocketAddr>();
+        let quit = stop.clone();
+        let served = axum::serve(listener, service)
+            .with_graceful_shutdown(async move { quit.cancelled().await });
+        tokio::select! {
+            outcome = served => outcome?,
+            // Connections that are kept open for nothing do not hold us up.
+            () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => {}
+        }
+        Ok(())
+    }
+
+    fn tokens(&self) -> Result<Tokens, SettingsError> {
+        let rules = TokenRules {
+            issuer: self.http.jwt_issuer.clone(),
+            audience: self.http.jwt_audience.clone(),
+            role_claim: self.http.jwt_role_claim.clone(),
+        };
+        Ok(match &self.http.jwt_jwks {
+            Some(source) => Tokens::by_jwks(source.clone(), self.http.jwt_algorithm, rules),
+            None => Tokens::by_secret(&self.http.token_secret(&self.connections)?, rules),
+        })
+    }
+}
+
+/// How long requests in flight are waited for at the end.
+const GRACE: Duration = Duration::from_secs(5);
+
+impl Work {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let stop = shutdown::requested()?;
+        let urls = self.connections.resolve()?;
+        serve_metrics(self.metrics.metrics_addr, &stop).await?;
+        let log = Log::open(&reading_config(urls.nats)).await?;
+        let database = Database::for_workers(&urls.database)?;
+        let cache = Cache::new(&urls.redis)?;
+        let worker = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
+        tracing::info!(worker, "Working");
+        engine::run_all(&log, &database, &cache, &worker, &stop).await?;
+        Ok(())
+    }
+}
+
+/// Collects metrics and serves them until `stop`.
+async fn serve_metrics(address: SocketAddr, stop: &CancellationToken) -> Result<(), Failure> {
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)?
+        .install_recorder()?;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| format!("cannot listen on {address} (EXODRIVE_METRICS_ADDR): {error}"))?;
+    tracing::info!(address = %listener.local_addr()?, "Metrics at /metrics");
+    let upkeep = recorder.clone();
+    let page = Router::new().route("/metrics", get(move || async move { recorder.render() }));
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        let mut tick = tokio::time::interval(Duration::from_secs(5));
+        let served = async { axum::serve(listener, page).await };
+        tokio::pin!(served);
+        loop {
+            tokio::select! {
+                _ = &mut served => return,
+                _ = tick.tick() => upkeep.run_upkeep(),
+                () = stop.cancelled() => return,
+            }
+        }
+    });
+    Ok(())
+}
+
+const BUCKETS: [f64; 13] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];

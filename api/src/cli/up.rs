@@ -1,0 +1,310 @@
+//! `exodrive up`: everything, until Ctrl-C.
+
+use super::{Failure, serve::HTTP_ADDR};
+use crate::{
+    access::{self, Role},
+    settings::{Connections, HttpSettings, LogSettings, Logging, MetricsSettings},
+};
+use exodrive_log::Log;
+use exodrive_projections::Database;
+use exodrive_runtime::{
+    folder::{self, System},
+    services::{Options, PrivateServices, ProcessSpec, ServiceUrls, Supervised, supervise},
+    shutdown,
+};
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  exodrive up                                   data stays in .exodrive
+  exodrive up --ephemeral                       data is thrown away at the end
+  EXODRIVE_NATS_URL=nats://... exodrive up      with a NATS of your own
+
+A part that dies is started again. The parts' own logs are in the data folder.")]
+pub(super) struct Up {
+    /// Throw the data away at the end (of a folder made for it, unless
+    /// --data-dir names one)
+    #[arg(long)]
+    ephemeral: bool,
+    #[command(flatten)]
+    connections: Connections,
+    #[command(flatten)]
+    log: LogSettings,
+    #[command(flatten)]
+    http: HttpSettings,
+    #[command(flatten)]
+    metrics: MetricsSettings,
+}
+
+/// A system that runs.
+pub(super) struct RunningSystem {
+    pub(super) url: String,
+    pub(super) metrics_urls: Vec<String>,
+    pub(super) data_dir: PathBuf,
+    parts: Vec<Supervised>,
+    services: PrivateServices,
+    throwaway: Option<PathBuf>,
+}
+
+/// How long the API may take to be ready.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+
+impl Up {
+    pub(super) async fn run(self, logging: &Logging) -> Result<(), Failure> {
+        let stop = shutdown::requested()?;
+        let (connections, http) = (self.connections.clone(), self.http.clone());
+        let system = tokio::select! {
+            system = self.start(logging) => system?,
+            () = stop.cancelled() => return Ok(()),
+        };
+        println!("{}", banner(&system, &connections, &http)?);
+        stop.cancelled().await;
+        eprintln!("\nStopping …");
+        system.stop().await;
+        eprintln!("Stopped.");
+        Ok(())
+    }
+
+    /// An ephemeral system with default settings.
+    pub(super) fn throwaway(connections: &Connections) -> Self {
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Alone {
+            #[command(flatten)]
+            up: Up,
+        }
+        let mut up = Alone::parse_from(["exodrive"]).up;
+        up.ephemeral = true;
+        up.connections = connections.clone();
+        up
+    }
+
+    /// Starts everything, saying what is done and how long it takes.
+    pub(super) async fn start(mut self, logging: &Logging) -> Result<RunningSystem, Failure> {
+        let throwaway = self.choose_folder()?;
+        let data_dir = self.connections.data_dir.clone();
+        let step = Step::begin("Starting NATS, Postgres and Redis");
+        let services = PrivateServices::start(Options {
+            sync: self.log.log_sync,
+            ephemeral: self.ephemeral,
+            nats: self.connections.nats_url.clone(),
+            nats_monitor: self.connections.nats_monitor_url.clone(),
+            database: self.connections.database_url.clone(),
+            redis: self.connections.redis_url.clone(),
+            ..Options::new(&data_dir)
+        })
+        .await?;
+        step.done();
+        folder::secrets(&data_dir)?;
+        let urls = services.urls().clone();
+        let step = Step::begin("Checking the event log");
+        Log::connect(&self.log.config(urls.nats.clone(), urls.nats_monitor.clone())).await?;
+        step.done();
+        let step = Step::begin("Preparing the database");
+        Database::for_workers(&urls.database)?.migrate().await?;
+        step.done();
+        let step = Step::begin("Starting the API and a worker");
+        let http_addr = choose_address(self.http.http_addr)?;
+        let metrics = [self.metrics.metrics_addr, SocketAddr::new(self.metrics.metrics_addr.ip(), 0)]
+            .map(free_port);
+        let [serve_metrics, work_metrics] = metrics;
+        let (serve_metrics, work_metrics) = (serve_metrics?, work_metrics?);
+        let serve = part("serve", &urls, &data_dir, serve_metrics, logging)?
+            .env("EXODRIVE_HTTP_ADDR", http_addr.to_string());
+        let serve = self.http_variables().into_iter().fold(serve, |serve, (name, value)| serve.env(name, value));
+        let work = part("work", &urls, &data_dir, work_metrics, logging)?;
+        let parts = vec![supervise(serve)?, supervise(work)?];
+        let system = RunningSystem {
+            url: format!("http://{http_addr}"),
+            metrics_urls: [serve_metrics, work_metrics]
+                .map(|address| format!("http://{address}/metrics"))
+                .to_vec(),
+            data_dir,
+            parts,
+            services,
+            throwaway,
+        };
+        folder::announce(
+            &system.data_dir,
+            &System { url: system.url.clone(), metrics_urls: system.metrics_urls.clone() },
+        )?;
+        system.wait_until_ready().await?;
+        step.done();
+        Ok(system)
+    }
+
+    /// An ephemeral system does not touch the folder of one that stays.
+    fn choose_folder(&mut self) -> Result<Option<PathBuf>, Failure> {
+        if !self.ephemeral || self.connections.data_dir != Path::new(".exodrive") {
+            return Ok(None);
+        }
+        let name = format!("exodrive-{:016x}", rand::random::<u64>());
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir_all(&folder)?;
+        self.connections.data_dir.clone_from(&folder);
+        Ok(Some(folder))
+    }
+
+    /// The API's settings as variables, wherever they were given.
+    fn http_variables(&self) -> Vec<(&'static str, String)> {
+        let (log, http) = (&self.log, &self.http);
+        let proxies: Vec<_> = http.trusted_proxies.iter().map(ToString::to_string).collect();
+        let sync = match log.log_sync {
+            exodrive_runtime::services::SyncMode::Always => "always",
+            exodrive_runtime::services::SyncMode::Default => "default",
+        };
+        let given = [
+            ("EXODRIVE_RESEND_WEBHOOK_SECRETS", Some(http.resend_webhook_secrets.join(","))),
+            ("EXODRIVE_JWT_SECRET", http.jwt_secret.clone()),
+            ("EXODRIVE_JWT_JWKS", http.jwt_jwks.clone()),
+            ("EXODRIVE_JWT_ALGORITHM", Some(http.jwt_algorithm.to_string())),
+            ("EXODRIVE_JWT_ISSUER", http.jwt_issuer.clone()),
+            ("EXODRIVE_JWT_AUDIENCE", http.jwt_audience.clone()),
+            ("EXODRIVE_JWT_ROLE_CLAIM", Some(http.jwt_role_claim.clone())),
+            ("EXODRIVE_TRUSTED_PROXIES", Some(proxies.join(","))),
+            ("EXODRIVE_RATE_LIMIT_PUBLIC", Some(http.rate_limit_public.to_string())),
+            ("EXODRIVE_RATE_LIMIT_SIGNED_IN", Some(http.rate_limit_signed_in.to_string())),
+            ("EXODRIVE_RATE_LIMIT_ADMIN", Some(http.rate_limit_admin.to_string())),
+            ("EXODRIVE_RATE_LIMIT_FAILED_WEBHOOK", Some(http.rate_limit_failed_webhook.to_string())),
+            ("EXODRIVE_LOG_SYNC", Some(sync.to_owned())),
+            ("EXODRIVE_DUPLICATE_WINDOW", Some(humantime::format_duration(log.duplicate_window).to_string())),
+            ("EXODRIVE_LOG_REPLICAS", Some(log.log_replicas.to_string())),
+        ];
+        given
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)))
+            .collect()
+    }
+}
+
+impl RunningSystem {
+    async fn wait_until_ready(&self) -> Result<(), Failure> {
+        let started = Instant::now();
+        let client = reqwest::Client::new();
+        let url = format!("{}/readyz", self.url);
+        loop {
+            let outcome = client.get(&url).send().await;
+            if outcome.is_ok_and(|answer| answer.status().is_success()) {
+                return Ok(());
+            }
+            if started.elapsed() > START_PATIENCE {
+                return Err(format!(
+                    "the system was not ready after {} s; {url} says what is missing, and the lines above why",
+                    START_PATIENCE.as_secs()
+                )
+                .into());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Stops the API and the worker, then what they stand on.
+    pub(super) async fn stop(self) {
+        for part in &self.parts {
+            part.stop().await;
+        }
+        self.services.stop().await;
+        if let Some(folder) = self.throwaway {
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
+}
+
+/// The program itself as a part of the system.
+fn part(
+    command: &str,
+    urls: &ServiceUrls,
+    data_dir: &Path,
+    metrics: SocketAddr,
+    logging: &Logging,
+) -> Result<ProcessSpec, Failure> {
+    let mut spec = ProcessSpec::new(command, std::env::current_exe()?)
+        .arg(command)
+        .env("EXODRIVE_NATS_URL", &urls.nats)
+        .env("EXODRIVE_DATABASE_URL", &urls.database)
+        .env("EXODRIVE_REDIS_URL", &urls.redis)
+        .env("EXODRIVE_DATA_DIR", data_dir)
+        .env("EXODRIVE_METRICS_ADDR", metrics.to_string())
+        .env("EXODRIVE_LOG", &logging.filter);
+    if let Some(monitor) = &urls.nats_monitor {
+        spec = spec.env("EXODRIVE_NATS_MONITOR_URL", monitor);
+    }
+    Ok(spec)
+}
+
+/// The address given; else the usual one, or a free port when somebody has it.
+fn choose_address(given: Option<SocketAddr>) -> Result<SocketAddr, Failure> {
+    match given {
+        Some(address) => free_port(address),
+        None if TcpListener::bind(HTTP_ADDR).is_ok() => Ok(HTTP_ADDR),
+        None => free_port(SocketAddr::new(HTTP_ADDR.ip(), 0)),
+    }
+}
+
+/// The address, with a free port if it says 0.
+fn free_port(address: SocketAddr) -> Result<SocketAddr, Failure> {
+    let listener = TcpListener::bind(address)
+        .map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    Ok(listener.local_addr()?)
+}
+
+fn banner(
+    system: &RunningSystem,
+    connections: &Connections,
+    http: &HttpSettings,
+) -> Result<String, Failure> {
+    let mut connections = connections.clone();
+    connections.data_dir.clone_from(&system.data_dir);
+    let url = &system.url;
+    let mut banner = format!(
+        "\nExoDrive is running. Ctrl-C stops it.\n\n  API      {url}/v1\n  Docs     {url}/docs\n  Health   {url}/readyz\n  Metrics  {}\n  Data     {}\n",
+        system.metrics_urls.join("  "),
+        system.data_dir.display(),
+    );
+    if http.jwt_jwks.is_none() {
+        let secret = http.token_secret(&connections)?;
+        banner.push_str("\nA token for each role, good for 12 hours:\n");
+        for role in Role::ALL {
+            let lifetime = Duration::from_secs(12 * 3600);
+            let token =
+                access::issue(&secret, "developer", role, lifetime, &http.jwt_role_claim)?;
+            banner.push_str(&format!("  {}={token}\n", role.name().to_uppercase()));
+        }
+        let folder = if connections.data_dir == Path::new(".exodrive") {
+            String::new()
+        } else {
+            format!(" --data-dir {}", connections.data_dir.display())
+        };
+        let program = program();
+        banner.push_str(&format!(
+            "\nTry, in another terminal:\n  {program} demo{folder}\n  curl -s -H \"Authorization: Bearer $({program} token --role auditor{folder})\" '{url}/v1/inbox?limit=3'\n  curl -s {url}/readyz\n  {program} projections list{folder}\n"
+        ));
+    }
+    Ok(banner)
+}
+
+/// How the program was called, to be pasted.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "exodrive".to_owned())
+}
+
+/// A line that says what is done, and then how long it took.
+struct Step {
+    started: Instant,
+    what: &'static str,
+}
+
+impl Step {
+    fn begin(what: &'static str) -> Self {
+        Self { started: Instant::now(), what }
+    }
+
+    fn done(self) {
+        eprintln!("{} … {:.1} s", self.what, self.started.elapsed().as_secs_f64());
+    }
+}

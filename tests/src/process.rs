@@ -1,0 +1,92 @@
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::{
+    fs::OpenOptions,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+/// A program of this workspace, beside the running test.
+pub fn program(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("the path of this test");
+    own.ancestors()
+        .skip(1)
+        .take(3)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| panic!("there is no program `{name}` yet: run `make test`"))
+}
+
+/// An address of this machine that nobody listens on.
+///
+/// Apart from the ports of outgoing connections, and from those that private
+/// services choose: a port must still be free when its program is started
+/// again.
+pub fn free_address() -> SocketAddr {
+    loop {
+        let port = rand::random_range(10_000..20_000);
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
+/// A child that is killed when dropped, and when the test itself is killed.
+pub struct Process(Child);
+
+impl Process {
+    /// Starts a program with nothing of our own settings in its environment
+    /// but `env`; what it prints is appended to `output`.
+    pub fn start(program: &Path, args: &[&str], env: &[(String, String)], output: &Path) -> Self {
+        let log = OpenOptions::new().create(true).append(true).open(output).unwrap();
+        let child = bare(program, args, env)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {}: {error}", program.display()));
+        Self(child)
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.0.id()).unwrap());
+        kill(pid, signal).expect("the process runs");
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// How it ended; none while it runs.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.0.try_wait().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A command that dies with us and inherits no setting of ours.
+pub(crate) fn bare(program: &Path, args: &[&str], env: &[(String, String)]) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(args);
+    for (name, _) in std::env::vars_os() {
+        // Where the test finds nats-server, `exodrive up` must too.
+        let own = name.to_string_lossy().starts_with("EXODRIVE_");
+        if own && name != "EXODRIVE_NATS_SERVER" {
+            command.env_remove(name);
+        }
+    }
+    command.envs(env.iter().map(|(name, value)| (name, value)));
+    command
+}

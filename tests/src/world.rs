@@ -1,0 +1,401 @@
+use crate::{
+    Answer, Delivery, Process, Rows, client, eventually, fold_by_name, free_address,
+    process::{bare, program},
+    sign, token,
+};
+use exodrive_domain::Recorded;
+use exodrive_log::{Log, LogConfig};
+use exodrive_runtime::services::{Options, PrivateServices, Service, ServiceUrls};
+use nix::sys::signal::Signal;
+use reqwest::Method;
+use serde_json::Value;
+use sqlx::{PgPool, Row, postgres::PgPoolOptions};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    net::SocketAddr,
+    path::PathBuf,
+    process::Output,
+    sync::{Mutex, MutexGuard, Once},
+    time::Duration,
+};
+use tempfile::TempDir;
+
+/// The process that serves the API.
+pub const API: &str = "serve";
+/// The process that keeps the projections.
+pub const WORKER: &str = "work";
+
+const TOKEN_SECRET: &str = "e2e-token-secret-4b1d9c";
+
+/// A whole system of its own: servers, API and worker. Dropping it kills all
+/// of it and removes its folder.
+pub struct World {
+    // First, so that they end before the servers do.
+    running: Mutex<HashMap<String, Process>>,
+    /// The private servers, to be stopped, killed and started again.
+    pub services: PrivateServices,
+    /// The webhook secret that the API accepts first.
+    pub webhook_secret: String,
+    http: reqwest::Client,
+    address: SocketAddr,
+    metrics: Mutex<HashMap<String, SocketAddr>>,
+    env: Vec<(String, String)>,
+    database: PgPool,
+    folder: TempDir,
+}
+
+impl World {
+    /// A system with settings that let tests work at full speed, ready.
+    pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// A system with these settings on top, ready.
+    pub async fn with(settings: &[(&str, &str)]) -> Self {
+        let world = Self::without_processes(settings).await;
+        world.migrate().await;
+        world.start_api();
+        world.start_worker(WORKER);
+        world.wait_until("ready").await;
+        world
+    }
+
+    /// The servers only: no migration, no API, no worker yet.
+    pub async fn without_processes(settings: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let services = Options::for_tests(folder.path().join("services"));
+        let services = PrivateServices::start(services).await.unwrap();
+        let urls = services.urls().clone();
+        let address = free_address();
+        let webhook_secret = "whsec_ZTJlIHdlYmhvb2sgc2VjcmV0IG9mIDMyIGJ5dGVzISE=".to_owned();
+        let mut env: BTreeMap<String, String> = [
+            ("EXODRIVE_DATA_DIR", folder.path().join("data").to_str().unwrap()),
+            ("EXODRIVE_NATS_URL", &urls.nats),
+            ("EXODRIVE_NATS_MONITOR_URL", urls.nats_monitor.as_deref().unwrap()),
+            ("EXODRIVE_DATABASE_URL", &urls.database),
+            ("EXODRIVE_REDIS_URL", &urls.redis),
+            ("EXODRIVE_HTTP_ADDR", &address.to_string()),
+            ("EXODRIVE_RESEND_WEBHOOK_SECRETS", &webhook_secret),
+            ("EXODRIVE_JWT_SECRET", TOKEN_SECRET),
+            ("EXODRIVE_LOG_SYNC", "default"),
+            ("EXODRIVE_LOG_FORMAT", "json"),
+            ("EXODRIVE_RATE_LIMIT_PUBLIC", "100000/1m"),
+            ("EXODRIVE_RATE_LIMIT_SIGNED_IN", "100000/1m"),
+            ("EXODRIVE_RATE_LIMIT_ADMIN", "100000/1m"),
+            ("EXODRIVE_RATE_LIMIT_FAILED_WEBHOOK", "100000/1m"),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+        env.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let database = PgPoolOptions::new()
+            .max_connections(2)
+            .acquire_timeout(Duration::from_secs(10))
+            .connect_lazy(&urls.database)
+            .unwrap();
+        Self {
+            running: Mutex::default(),
+            services,
+            webhook_secret,
+            http: http_client(),
+            address,
+            metrics: Mutex::default(),
+            env: env.into_iter().collect(),
+            database,
+            folder,
+        }
+    }
+
+    /// Where the servers are.
+    pub fn urls(&self) -> &ServiceUrls {
+        self.services.urls()
+    }
+
+    /// The environment that its programs run in.
+    pub fn env(&self) -> &[(String, String)] {
+        &self.env
+    }
+
+    /// Changes a setting, for programs started from now on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.env.retain(|(known, _)| known != name);
+        self.env.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Applies the migrations, as a user would.
+    pub async fn migrate(&self) {
+        let done = self.exodrive(&["migrate"]).await;
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    /// Runs `exodrive` with these arguments to its end.
+    pub async fn exodrive(&self, args: &[&str]) -> Output {
+        let mut command = bare(&program("exodrive"), args, &self.env);
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    }
+
+    /// What `exodrive` prints with these arguments, when it succeeds.
+    pub async fn exodrive_prints(&self, args: &[&str]) -> String {
+        let done = self.exodrive(args).await;
+        assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).unwrap()
+    }
+
+    /// Starts the API (again), and does not wait for it.
+    pub fn start_api(&self) {
+        self.start_process(API, API);
+    }
+
+    /// Starts a worker under a name of the test's own, and does not wait for
+    /// it.
+    pub fn start_worker(&self, name: &str) {
+        self.start_process(name, WORKER);
+    }
+
+    fn start_process(&self, name: &str, command: &str) {
+        let mut env = self.env.clone();
+        let metrics = free_address();
+        env.push(("EXODRIVE_METRICS_ADDR".to_owned(), metrics.to_string()));
+        self.metrics.lock().unwrap().insert(name.to_owned(), metrics);
+        let process = Process::start(&program("exodrive"), &[command], &env, &self.log_file(name));
+        let before = self.running().insert(name.to_owned(), process);
+        assert!(before.is_none(), "{name} runs already");
+    }
+
+    /// Kills a process (SIGKILL).
+    pub fn kill(&self, name: &str) {
+        let process = self.running().remove(name).expect("a running process");
+        process.signal(Signal::SIGKILL);
+    }
+
+    /// Sends a signal to a process.
+    pub fn signal(&self, name: &str, signal: Signal) {
+        self.running().get(name).expect("a running process").signal(signal);
+    }
+
+    /// Kills a server (SIGKILL); its supervisor starts it again, and this
+    /// waits until it answers.
+    pub async fn kill_service(&self, service: Service) {
+        let before = self.services.pid(service);
+        self.services.signal(service, Signal::SIGKILL).unwrap();
+        eventually("a killed server is started again", async || {
+            self.services.pid(service).filter(|pid| Some(*pid) != before)
+        })
+        .await;
+        self.services.wait_until_ready(service).await.unwrap();
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<String, Process>> {
+        self.running.lock().unwrap()
+    }
+
+    fn log_file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{name}.log"))
+    }
+
+    /// What a process has printed so far.
+    pub fn printed(&self, name: &str) -> String {
+        fs::read_to_string(self.log_file(name)).unwrap_or_default()
+    }
+
+    /// Waits until `/readyz` answers with this status.
+    pub async fn wait_until(&self, status: &str) -> Value {
+        let found = tokio::time::timeout(crate::PATIENCE, async {
+            loop {
+                if let Ok(answer) = Answer::of(self.request(Method::GET, "/readyz")).await
+                    && answer.json()["status"] == status
+                {
+                    return answer.json();
+                }
+                tokio::time::sleep(Duration::from_millis(30)).await;
+            }
+        })
+        .await;
+        found.unwrap_or_else(|_| {
+            panic!(
+                "the system is not {status} in time\nAPI:\n{}\nworker:\n{}",
+                self.printed(API),
+                self.printed(WORKER)
+            )
+        })
+    }
+
+    /// A request to the API.
+    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, format!("http://{}{path}", self.address))
+    }
+
+    /// A token for a user of this role, named after it.
+    pub fn token(&self, role: &str) -> String {
+        token(TOKEN_SECRET, &format!("{role}-user"), role, 3_600)
+    }
+
+    /// A token that ended a while ago.
+    pub fn expired_token(&self, role: &str) -> String {
+        token(TOKEN_SECRET, &format!("{role}-user"), role, -3_600)
+    }
+
+    /// Gets a path as an auditor.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.get_as("auditor", path).await
+    }
+
+    /// Gets a path as a user of this role.
+    pub async fn get_as(&self, role: &str, path: &str) -> Answer {
+        let request = self.request(Method::GET, path).bearer_auth(self.token(role));
+        Answer::of(request).await.unwrap()
+    }
+
+    /// A delivery as Resend posts it, signed now.
+    pub fn delivery(&self, delivery: &Delivery) -> reqwest::RequestBuilder {
+        self.delivery_at(delivery, client::now())
+    }
+
+    /// A delivery as Resend posts it, signed at this Unix second.
+    pub fn delivery_at(&self, delivery: &Delivery, at: i64) -> reqwest::RequestBuilder {
+        let signature = sign(&self.webhook_secret, &delivery.id, at, &delivery.body);
+        self.request(Method::POST, "/v1/webhooks/resend")
+            .header("content-type", "application/json")
+            .header("svix-id", &delivery.id)
+            .header("svix-timestamp", at.to_string())
+            .header("svix-signature", signature)
+            .body(delivery.body.clone())
+    }
+
+    /// Posts a delivery.
+    pub async fn post(&self, delivery: &Delivery) -> Answer {
+        Answer::of(self.delivery(delivery)).await.unwrap()
+    }
+
+    /// Posts a delivery that must be taken; gives its position.
+    pub async fn stored(&self, delivery: &Delivery) -> u64 {
+        let receipt = self.post(delivery).await.expect(200);
+        receipt["position"].as_u64().unwrap()
+    }
+
+    /// Posts a delivery again and again until it is taken, as the provider
+    /// does.
+    pub async fn post_until_taken(&self, delivery: &Delivery) -> Answer {
+        eventually("a delivery is taken", async || {
+            let request = self.delivery(delivery).timeout(Duration::from_secs(15));
+            match Answer::of(request).await {
+                Ok(answer) if answer.status == 200 => Some(answer),
+                Ok(answer) => {
+                    assert!(answer.status >= 500, "{}", String::from_utf8_lossy(&answer.body));
+                    None
+                }
+                Err(_) => None,
+            }
+        })
+        .await
+    }
+
+    /// The log, read beside the API.
+    pub async fn log(&self) -> Log {
+        let config = LogConfig {
+            url: self.urls().nats.clone(),
+            monitor_url: None,
+            require_sync: false,
+            duplicate_window: Duration::ZERO,
+            replicas: 1,
+            ack_timeout: Duration::from_secs(4),
+            patience: Duration::from_secs(10),
+        };
+        Log::open(&config).await.unwrap()
+    }
+
+    /// Every event of the log.
+    pub async fn events(&self) -> Vec<Recorded> {
+        let log = self.log().await;
+        let end = log.last_position().await.unwrap();
+        let mut reader = log.reader(1);
+        let mut events = Vec::new();
+        while (events.len() as u64) < end {
+            let batch = reader.next_batch(2_000, Duration::from_secs(5)).await.unwrap();
+            assert!(!batch.events.is_empty(), "the log holds {end} events");
+            events.extend(batch.events);
+        }
+        events
+    }
+
+    /// A connection to the views' database, as its owner.
+    pub fn database(&self) -> &PgPool {
+        &self.database
+    }
+
+    /// Waits until every projection has reached the log's end.
+    pub async fn settled(&self) {
+        let end = self.log().await.last_position().await.unwrap();
+        let reached = "select min(position) from generations";
+        eventually("the projections reach the log's end", async || {
+            let reached: i64 = sqlx::query_scalar(reached).fetch_one(&self.database).await.ok()?;
+            (reached >= i64::try_from(end).unwrap()).then_some(())
+        })
+        .await;
+    }
+
+    /// Every row of a view.
+    pub async fn rows(&self, view: &str) -> Rows {
+        let sql = sqlx::AssertSqlSafe(format!("select key, position, data from {view}"));
+        let found = sqlx::query(sql).fetch_all(&self.database).await.unwrap();
+        let row = |row: sqlx::postgres::PgRow| {
+            let position: i64 = row.get("position");
+            (row.get("key"), (u64::try_from(position).unwrap(), row.get("data")))
+        };
+        found.into_iter().map(row).collect()
+    }
+
+    /// Every view must hold what a fresh fold of the log gives, once the
+    /// projections have reached its end. Gives the log's events.
+    pub async fn views_equal_a_fresh_fold(&self) -> Vec<Recorded> {
+        self.settled().await;
+        let events = self.events().await;
+        for (view, folded) in fold_by_name(&events) {
+            let rows = self.rows(view).await;
+            let keys = |rows: &Rows| rows.keys().cloned().collect::<Vec<_>>();
+            assert_eq!(keys(&rows), keys(&folded), "keys of {view}");
+            for (key, row) in folded {
+                assert_eq!(rows[&key], row, "row {key} of {view}");
+            }
+        }
+        events
+    }
+
+    /// Everything that a process serves under `/metrics`.
+    pub async fn metrics(&self, name: &str) -> String {
+        let address = self.metrics.lock().unwrap()[name];
+        let request = self.http.get(format!("http://{address}/metrics"));
+        let answer = Answer::of(request).await.unwrap();
+        assert_eq!(answer.status, 200);
+        String::from_utf8(answer.body.to_vec()).unwrap()
+    }
+
+    /// The sum of all samples of one metric; none if there is no sample.
+    pub async fn metric(&self, process: &str, name: &str) -> Option<f64> {
+        let text = self.metrics(process).await;
+        let values: Vec<f64> = text
+            .lines()
+            .filter_map(|line| {
+                let rest = line.strip_prefix(name)?;
+                let sample = rest.starts_with([' ', '{']);
+                sample.then(|| rest.rsplit(' ').next().unwrap().parse().unwrap())
+            })
+            .collect();
+        (!values.is_empty()).then(|| values.iter().sum())
+    }
+}
+
+/// A client for one test: no proxy, no redirect.
+fn http_client() -> reqwest::Client {
+    static PROVIDER: Once = Once::new();
+    PROVIDER.call_once(|| {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(Duration::from_secs(30))
+        .build()
+        .unwrap()
+}

@@ -3,7 +3,8 @@
 use std::{env, fmt::Write, fs, path::Path};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let folder = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../tests/fixtures/resend/payloads");
+    let folder =
+        Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../tests/fixtures/resend/payloads");
     println!("cargo:rerun-if-changed={}", folder.display());
     let mut files = fs::read_dir(&folder)?.collect::<Result<Vec<_>, _>>()?;
     files.sort_by_key(fs::DirEntry::file_name);

@@ -55,9 +55,10 @@ impl FromStr for Role {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|role| role.name() == text).ok_or_else(|| {
-            format!("{text:?} is no role: customer, admin, auditor or operator")
-        })
+        Self::ALL
+            .into_iter()
+            .find(|role| role.name() == text)
+            .ok_or_else(|| format!("{text:?} is no role: customer, admin, auditor or operator"))
     }
 }
 
@@ -253,7 +254,8 @@ pub fn issue(
 ) -> Result<String, jsonwebtoken::errors::Error> {
     token_crypto::install();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let role = role_claim.rsplit('.').fold(json!(role.name()), |inner, step| json!({ step: inner }));
+    let role =
+        role_claim.rsplit('.').fold(json!(role.name()), |inner, step| json!({ step: inner }));
     let mut claims = json!({
         "sub": subject,
         "iat": now.as_secs(),
@@ -319,7 +321,8 @@ mod tests {
         std::fs::write(&folder, jwks.to_string()).unwrap();
         let token = |kid: &str, algorithm: &str| {
             let head = B64.encode(json!({"alg": algorithm, "kid": kid}).to_string());
-            let claims = json!({"sub": "u1", "exp": 9_999_999_999_u64, "app_metadata": {"role": "admin"}});
+            let claims =
+                json!({"sub": "u1", "exp": 9_999_999_999_u64, "app_metadata": {"role": "admin"}});
             let signed = format!("{head}.{}", B64.encode(claims.to_string()));
             let signature = B64.encode(pair.sign(signed.as_bytes()));
             format!("{signed}.{signature}")

@@ -53,7 +53,8 @@ impl FromStr for Rate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let unsound = || format!("{text:?} is no rate: write a number, a slash and a period, like 60/1m");
+        let unsound =
+            || format!("{text:?} is no rate: write a number, a slash and a period, like 60/1m");
         let (amount, period) = text.split_once('/').ok_or_else(unsound)?;
         let amount = amount.trim().parse().ok().filter(|amount| *amount > 0).ok_or_else(unsound)?;
         let period = humantime::parse_duration(period.trim()).map_err(|_| unsound())?;

@@ -67,16 +67,20 @@ pub struct HttpSettings {
     pub http_addr: Option<SocketAddr>,
     /// Signing secrets of the Resend webhook, with commas between; any of them
     /// is accepted. Not given: the data folder's own, made on first use.
-    #[arg(long, env = "EXODRIVE_RESEND_WEBHOOK_SECRETS", hide_env_values = true,
-          value_delimiter = ',', value_name = "SECRETS")]
+    #[arg(
+        long,
+        env = "EXODRIVE_RESEND_WEBHOOK_SECRETS",
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_name = "SECRETS"
+    )]
     pub resend_webhook_secrets: Vec<String>,
     /// The shared secret of tokens (HS256). Not given, and no JWKS either: the
     /// data folder's own.
     #[arg(long, env = "EXODRIVE_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
     pub jwt_secret: Option<String>,
     /// Public keys of the token issuer: a URL or a file.
-    #[arg(long, env = "EXODRIVE_JWT_JWKS", value_name = "URL|FILE",
-          conflicts_with = "jwt_secret")]
+    #[arg(long, env = "EXODRIVE_JWT_JWKS", value_name = "URL|FILE", conflicts_with = "jwt_secret")]
     pub jwt_jwks: Option<String>,
     /// The one algorithm that is accepted with a JWKS.
     #[arg(long, env = "EXODRIVE_JWT_ALGORITHM", default_value = "ES256", value_name = "ALGORITHM")]
@@ -89,8 +93,12 @@ pub struct HttpSettings {
     pub jwt_audience: Option<String>,
     /// Where in a token the role stands. Only the issuer may be able to write
     /// there.
-    #[arg(long, env = "EXODRIVE_JWT_ROLE_CLAIM", default_value = "app_metadata.role",
-          value_name = "PATH")]
+    #[arg(
+        long,
+        env = "EXODRIVE_JWT_ROLE_CLAIM",
+        default_value = "app_metadata.role",
+        value_name = "PATH"
+    )]
     pub jwt_role_claim: String,
     /// Networks of proxies whose X-Forwarded-For is believed, with commas
     /// between.
@@ -120,8 +128,12 @@ pub struct HttpSettings {
 #[command(next_help_heading = "Metrics")]
 pub struct MetricsSettings {
     /// Where /metrics listens, in Prometheus format. Port 0 chooses a free one.
-    #[arg(long, env = "EXODRIVE_METRICS_ADDR", default_value = "127.0.0.1:0",
-          value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "EXODRIVE_METRICS_ADDR",
+        default_value = "127.0.0.1:0",
+        value_name = "ADDRESS"
+    )]
     pub metrics_addr: SocketAddr,
 }
 
@@ -131,12 +143,22 @@ pub struct MetricsSettings {
 pub struct Logging {
     /// A level (error, warn, info, debug, trace), or directives such as
     /// info,exodrive_projections=debug.
-    #[arg(long = "log", env = "EXODRIVE_LOG", default_value = "info", global = true,
-          value_name = "FILTER")]
+    #[arg(
+        long = "log",
+        env = "EXODRIVE_LOG",
+        default_value = "info",
+        global = true,
+        value_name = "FILTER"
+    )]
     pub filter: String,
     /// auto (for people on a terminal, else JSON), human, or json.
-    #[arg(long = "log-format", env = "EXODRIVE_LOG_FORMAT", default_value = "auto", global = true,
-          value_name = "FORMAT")]
+    #[arg(
+        long = "log-format",
+        env = "EXODRIVE_LOG_FORMAT",
+        default_value = "auto",
+        global = true,
+        value_name = "FORMAT"
+    )]
     pub format: telemetry::Format,
 }
 
@@ -144,10 +166,14 @@ pub struct Logging {
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// Nothing runs where it was looked for.
-    #[error("no system runs in {0}: start one with `make run` (or `exodrive up`), name its folder with --data-dir, or give EXODRIVE_NATS_URL, EXODRIVE_DATABASE_URL and EXODRIVE_REDIS_URL")]
+    #[error(
+        "no system runs in {0}: start one with `make run` (or `exodrive up`), name its folder with --data-dir, or give EXODRIVE_NATS_URL, EXODRIVE_DATABASE_URL and EXODRIVE_REDIS_URL"
+    )]
     NoSystem(String),
     /// A secret is needed and neither given nor in the data folder.
-    #[error("no {what}: set {variable}, or name the data folder of a running system with --data-dir")]
+    #[error(
+        "no {what}: set {variable}, or name the data folder of a running system with --data-dir"
+    )]
     NoSecret {
         /// What it is for.
         what: &'static str,

@@ -6,8 +6,7 @@
 
 use axum::http::HeaderMap;
 use base64::{
-    Engine,
-    alphabet,
+    Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use ring::hmac;
@@ -94,7 +93,8 @@ impl Secrets {
         body: &[u8],
         now: i64,
     ) -> Result<&'a str, Refusal> {
-        let family = FAMILIES.iter().find(|names| names.iter().any(|name| headers.contains_key(*name)));
+        let family =
+            FAMILIES.iter().find(|names| names.iter().any(|name| headers.contains_key(*name)));
         let [id, timestamp, signature] = family.ok_or(Refusal::Headers)?.map(|name| {
             headers.get(name).and_then(|value| value.to_str().ok()).filter(|text| !text.is_empty())
         });

@@ -64,17 +64,18 @@ fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerif
         (Algorithm::HS256, AlgorithmFamily::Hmac, DecodingKeyKind::SecretOrDer(secret)) => {
             Key::Hmac(hmac::Key::new(hmac::HMAC_SHA256, secret))
         }
-        (Algorithm::ES256, AlgorithmFamily::Ec, DecodingKeyKind::SecretOrDer(point)) => Key::Public(
-            UnparsedPublicKey::new(&ring_signature::ECDSA_P256_SHA256_FIXED, point.clone()),
-        ),
+        (Algorithm::ES256, AlgorithmFamily::Ec, DecodingKeyKind::SecretOrDer(point)) => {
+            Key::Public(UnparsedPublicKey::new(
+                &ring_signature::ECDSA_P256_SHA256_FIXED,
+                point.clone(),
+            ))
+        }
         (Algorithm::EdDSA, AlgorithmFamily::Ed, DecodingKeyKind::SecretOrDer(point)) => {
             Key::Public(UnparsedPublicKey::new(&ring_signature::ED25519, point.clone()))
         }
-        (
-            Algorithm::RS256,
-            AlgorithmFamily::Rsa,
-            DecodingKeyKind::RsaModulusExponent { n, e },
-        ) => Key::Rsa(RsaPublicKeyComponents { n: n.clone(), e: e.clone() }),
+        (Algorithm::RS256, AlgorithmFamily::Rsa, DecodingKeyKind::RsaModulusExponent { n, e }) => {
+            Key::Rsa(RsaPublicKeyComponents { n: n.clone(), e: e.clone() })
+        }
         _ => return Err(ErrorKind::InvalidAlgorithm.into()),
     };
     Ok(Box::new(RingVerifier { algorithm: *algorithm, key }))

@@ -422,11 +422,8 @@ impl<P: Projection> Turn<'_, P> {
         for position in positions {
             recorded.extend(self.engine.log.read(position).await?);
         }
-        let events: Vec<_> = recorded
-            .iter()
-            .filter_map(fold::keyed::<P>)
-            .map(|event| event.only(&key))
-            .collect();
+        let events: Vec<_> =
+            recorded.iter().filter_map(fold::keyed::<P>).map(|event| event.only(&key)).collect();
         let mut blocked = self.blocked.clone();
         blocked.remove(&key);
         let mut transaction = store::begin(pool).await?;

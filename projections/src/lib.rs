@@ -68,7 +68,9 @@ pub enum Error {
     #[error("the event log failed")]
     Log(#[from] exodrive_log::ReadError),
     /// The database was projected from another log.
-    #[error("this database was projected from another event log (made {database}, this one was made {log}): point EXODRIVE_DATABASE_URL at the right database, or at an empty one")]
+    #[error(
+        "this database was projected from another event log (made {database}, this one was made {log}): point EXODRIVE_DATABASE_URL at the right database, or at an empty one"
+    )]
     OtherLog {
         /// When the log of the database was made.
         database: String,
@@ -76,7 +78,9 @@ pub enum Error {
         log: String,
     },
     /// The database has seen events that the log does not hold.
-    #[error("projection {projection} is at position {position}, but the event log ends at {end}: the log has lost events. Restore it, or project anew into an empty database")]
+    #[error(
+        "projection {projection} is at position {position}, but the event log ends at {end}: the log has lost events. Restore it, or project anew into an empty database"
+    )]
     AheadOfLog {
         /// Which projection.
         projection: &'static str,
@@ -86,7 +90,9 @@ pub enum Error {
         end: u64,
     },
     /// The rows were folded by another release.
-    #[error("projection {projection} was built by version {found} of its fold, this release has version {wanted}: project anew into an empty database")]
+    #[error(
+        "projection {projection} was built by version {found} of its fold, this release has version {wanted}: project anew into an empty database"
+    )]
     Version {
         /// Which projection.
         projection: &'static str,

@@ -6,7 +6,9 @@ use crate::{
     projection::Projection,
 };
 use serde::Serialize;
-use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, Row, Transaction, types::Json};
+use sqlx::{
+    AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, Row, Transaction, types::Json,
+};
 use std::{
     collections::{HashMap, HashSet},
     time::Duration,
@@ -118,12 +120,9 @@ pub(crate) fn schema<P: Projection>(generation: i32) -> String {
 
 /// Remembers which log the database belongs to, or refuses another.
 pub(crate) async fn check_log(pool: &PgPool, log: &str) -> Result<(), Error> {
-    sqlx::query!(
-        "insert into log_identity (created_at) values ($1) on conflict do nothing",
-        log
-    )
-    .execute(pool)
-    .await?;
+    sqlx::query!("insert into log_identity (created_at) values ($1) on conflict do nothing", log)
+        .execute(pool)
+        .await?;
     let known = sqlx::query!("select created_at from log_identity").fetch_one(pool).await?;
     if known.created_at == log {
         return Ok(());
@@ -151,11 +150,9 @@ pub(crate) async fn acquire<P: Projection>(
     .fetch_optional(pool)
     .await?;
     match taken {
-        Some(taken) if taken.version != to_i32(P::VERSION) => Err(Error::Version {
-            projection: P::NAME,
-            found: taken.version,
-            wanted: P::VERSION,
-        }),
+        Some(taken) if taken.version != to_i32(P::VERSION) => {
+            Err(Error::Version { projection: P::NAME, found: taken.version, wanted: P::VERSION })
+        }
         taken => Ok(taken.map(|taken| Lease {
             generation: taken.generation,
             epoch: taken.epoch,

@@ -24,7 +24,7 @@ pub use client::{Answer, Delivery, NOWHERE, sign, token};
 pub use fixtures::{Fixture, email_body, fixtures, reported_status, status_by_rank};
 pub use process::{Process, free_address, program};
 pub use views::{Rows, fold, fold_by_name};
-pub use world::{API, World, WORKER};
+pub use world::{API, WORKER, World};
 
 use std::time::{Duration, Instant};
 

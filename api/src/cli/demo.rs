@@ -55,7 +55,10 @@ impl Demo {
         if self.connections.resolve().is_ok() {
             return self.tour().await;
         }
-        eprintln!("No system runs in {}; starting one for the demo.", self.connections.data_dir.display());
+        eprintln!(
+            "No system runs in {}; starting one for the demo.",
+            self.connections.data_dir.display()
+        );
         let quiet = Logging { filter: "error".to_owned(), format: logging.format };
         let system = Up::throwaway(&self.connections).start(&quiet).await?;
         self.connections.data_dir.clone_from(&system.data_dir);
@@ -78,7 +81,9 @@ impl Demo {
             return Ok(format!("http://{address}"));
         }
         let announced = folder::announced(&self.connections.data_dir)?;
-        Ok(announced.map(|system| system.url).ok_or("no API is announced in the data folder: set EXODRIVE_HTTP_ADDR")?)
+        Ok(announced
+            .map(|system| system.url)
+            .ok_or("no API is announced in the data folder: set EXODRIVE_HTTP_ADDR")?)
     }
 
     /// Sends every sample once and every third again, shuffled, as Resend
@@ -172,29 +177,40 @@ async fn send(
         .await?;
     let status = answer.status();
     if !status.is_success() {
-        return Err(format!("the webhook answered {status} to {name}: {}", answer.text().await?).into());
+        return Err(
+            format!("the webhook answered {status} to {name}: {}", answer.text().await?).into()
+        );
     }
     Ok(answer.json().await?)
 }
 
 fn print_inbox(inbox: &Inbox) {
-    let mut table = table::table(&["status", "direction", "from", "to", "subject", "last event (UTC)"]);
+    let mut table = table::table(&["status", "", "from", "to", "subject", "last event"]);
     for email in &inbox.data {
         let to = match email.to.as_slice() {
             [] => String::new(),
-            [one] => table::short(one, 32),
-            [first, rest @ ..] => format!("{} +{}", table::short(first, 28), rest.len()),
+            [one] => table::short(one, 26),
+            [first, rest @ ..] => format!("{} +{}", table::short(first, 22), rest.len()),
         };
         table.add_row([
             email.status.clone(),
-            email.direction.clone(),
-            table::short(email.from.as_deref().unwrap_or_default(), 32),
+            if email.direction == "inbound" { "←" } else { "→" }.to_owned(),
+            table::short(sender_name(email.from.as_deref().unwrap_or_default()), 22),
             to,
-            table::short(email.subject.as_deref().unwrap_or_default(), 36),
-            table::time(email.last_event_at),
+            table::short(email.subject.as_deref().unwrap_or_default(), 30),
+            email.last_event_at.format("%d %b %H:%M").to_string(),
         ]);
     }
     println!("{table}");
-    let counts: Vec<_> = inbox.counts.iter().map(|(status, count)| format!("{count} {status}")).collect();
+    let counts: Vec<_> =
+        inbox.counts.iter().map(|(status, count)| format!("{count} {status}")).collect();
     println!("{} emails: {}.", inbox.data.len(), counts.join(", "));
+}
+
+/// `Name <a@b>` is shown by its name.
+fn sender_name(from: &str) -> &str {
+    match from.split_once('<') {
+        Some((name, _)) if !name.trim().is_empty() => name.trim(),
+        _ => from,
+    }
 }

@@ -54,14 +54,21 @@ impl Doctor {
         findings.push(("postgres", migrated));
         let redis = Cache::new(&urls.redis)?.query::<String>(&Cmd::ping()).await;
         let redis = redis.map(|_| "answers".to_owned()).map_err(|error| {
-            format!("{}; reads go to Postgres until it is back (EXODRIVE_REDIS_URL)", error_chain(&error))
+            format!(
+                "{}; reads go to Postgres until it is back (EXODRIVE_REDIS_URL)",
+                error_chain(&error)
+            )
         });
         findings.push(("redis", redis));
         for projection in database.projections().await.unwrap_or_default() {
             let alive = projection.heartbeat_age_seconds.is_some_and(|age| age < 10.0);
             let finding = match (alive, projection.parked) {
-                (false, _) => Err(format!("{}: no worker; start one with `exodrive work`", projection.name)),
-                (true, 0) => Ok(format!("{}: at position {}", projection.name, projection.position)),
+                (false, _) => {
+                    Err(format!("{}: no worker; start one with `exodrive work`", projection.name))
+                }
+                (true, 0) => {
+                    Ok(format!("{}: at position {}", projection.name, projection.position))
+                }
                 (true, parked) => Err(format!(
                     "{}: {parked} events are parked; mend the cause, then `exodrive projections retry {}`",
                     projection.name, projection.name

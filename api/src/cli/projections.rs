@@ -83,8 +83,16 @@ impl List {
             println!("{}", serde_json::to_string_pretty(&rows)?);
             return Ok(ExitCode::SUCCESS);
         }
-        let headings =
-            ["name", "version", "generation", "position", "lag", "sign of life", "parked", "worker"];
+        let headings = [
+            "name",
+            "version",
+            "generation",
+            "position",
+            "lag",
+            "sign of life",
+            "parked",
+            "worker",
+        ];
         let mut table = table::table(&headings);
         for projection in projections {
             let count = |number: i64| table::number(u64::try_from(number).unwrap_or(0));

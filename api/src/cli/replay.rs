@@ -96,7 +96,11 @@ fn to_json(frame: &Frame<InboxRow>) -> serde_json::Value {
 }
 
 fn print_raw(frame: &Frame<InboxRow>) {
-    println!("# position {}, received {}", frame.recorded.position, time::format(&frame.recorded.envelope.time));
+    println!(
+        "# position {}, received {}",
+        frame.recorded.position,
+        time::format(&frame.recorded.envelope.time)
+    );
     for (name, value) in &frame.recorded.provider_headers {
         println!("{name}: {value}");
     }
@@ -105,7 +109,8 @@ fn print_raw(frame: &Frame<InboxRow>) {
 
 /// The history as a table, and the state at its end.
 pub(super) fn print_history(frames: &[Frame<InboxRow>], order: Order) {
-    let mut table = table::table(&["position", "happened (UTC)", "received (UTC)", "event", "effect"]);
+    let mut table =
+        table::table(&["position", "happened (UTC)", "received (UTC)", "event", "effect"]);
     let mut before: Option<&InboxRow> = None;
     for frame in frames {
         let after = frame.state.as_ref();

@@ -66,11 +66,12 @@ impl Serve {
             health: health::Latest::default(),
         };
         let address = self.http.http_addr.unwrap_or(HTTP_ADDR);
-        let listener = TcpListener::bind(address).await.map_err(|error| {
-            format!("cannot listen on {address} (EXODRIVE_HTTP_ADDR): {error}")
-        })?;
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|error| format!("cannot listen on {address} (EXODRIVE_HTTP_ADDR): {error}"))?;
         tracing::info!(address = %listener.local_addr()?, "Serving");
-        let service = http::router(Arc::new(api)).into_make_service_with_connect_info::<SocketAddr>();
+        let service =
+            http::router(Arc::new(api)).into_make_service_with_connect_info::<SocketAddr>();
         let quit = stop.clone();
         let served = axum::serve(listener, service)
             .with_graceful_shutdown(async move { quit.cancelled().await });

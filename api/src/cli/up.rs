@@ -110,13 +110,17 @@ impl Up {
         step.done();
         let step = Step::begin("Starting the API and a worker");
         let http_addr = choose_address(self.http.http_addr)?;
-        let metrics = [self.metrics.metrics_addr, SocketAddr::new(self.metrics.metrics_addr.ip(), 0)]
-            .map(free_port);
+        let metrics =
+            [self.metrics.metrics_addr, SocketAddr::new(self.metrics.metrics_addr.ip(), 0)]
+                .map(free_port);
         let [serve_metrics, work_metrics] = metrics;
         let (serve_metrics, work_metrics) = (serve_metrics?, work_metrics?);
         let serve = part("serve", &urls, &data_dir, serve_metrics, logging)?
             .env("EXODRIVE_HTTP_ADDR", http_addr.to_string());
-        let serve = self.http_variables().into_iter().fold(serve, |serve, (name, value)| serve.env(name, value));
+        let serve = self
+            .http_variables()
+            .into_iter()
+            .fold(serve, |serve, (name, value)| serve.env(name, value));
         let work = part("work", &urls, &data_dir, work_metrics, logging)?;
         let parts = vec![supervise(serve)?, supervise(work)?];
         let system = RunningSystem {
@@ -170,9 +174,15 @@ impl Up {
             ("EXODRIVE_RATE_LIMIT_PUBLIC", Some(http.rate_limit_public.to_string())),
             ("EXODRIVE_RATE_LIMIT_SIGNED_IN", Some(http.rate_limit_signed_in.to_string())),
             ("EXODRIVE_RATE_LIMIT_ADMIN", Some(http.rate_limit_admin.to_string())),
-            ("EXODRIVE_RATE_LIMIT_FAILED_WEBHOOK", Some(http.rate_limit_failed_webhook.to_string())),
+            (
+                "EXODRIVE_RATE_LIMIT_FAILED_WEBHOOK",
+                Some(http.rate_limit_failed_webhook.to_string()),
+            ),
             ("EXODRIVE_LOG_SYNC", Some(sync.to_owned())),
-            ("EXODRIVE_DUPLICATE_WINDOW", Some(humantime::format_duration(log.duplicate_window).to_string())),
+            (
+                "EXODRIVE_DUPLICATE_WINDOW",
+                Some(humantime::format_duration(log.duplicate_window).to_string()),
+            ),
             ("EXODRIVE_LOG_REPLICAS", Some(log.log_replicas.to_string())),
         ];
         given
@@ -271,8 +281,7 @@ fn banner(
         banner.push_str("\nA token for each role, good for 12 hours:\n");
         for role in Role::ALL {
             let lifetime = Duration::from_secs(12 * 3600);
-            let token =
-                access::issue(&secret, "developer", role, lifetime, &http.jwt_role_claim)?;
+            let token = access::issue(&secret, "developer", role, lifetime, &http.jwt_role_claim)?;
             banner.push_str(&format!("  {}={token}\n", role.name().to_uppercase()));
         }
         let folder = if connections.data_dir == Path::new(".exodrive") {

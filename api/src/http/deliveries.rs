@@ -45,8 +45,7 @@ pub(crate) async fn get_raw(
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     headers.insert("exodrive-position", recorded.position.into());
-    let received_at =
-        ("exodrive-received-at".to_owned(), time::format(&recorded.envelope.time));
+    let received_at = ("exodrive-received-at".to_owned(), time::format(&recorded.envelope.time));
     let provider = recorded
         .provider_headers
         .into_iter()

@@ -87,9 +87,8 @@ pub(crate) fn peer(parts: &Parts, trusted: &[IpNet]) -> IpAddr {
         .extensions
         .get::<ConnectInfo<SocketAddr>>()
         .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip());
-    let is_trusted = |address: &IpAddr| {
-        trusted.iter().any(|network| network.contains(&address.to_canonical()))
-    };
+    let is_trusted =
+        |address: &IpAddr| trusted.iter().any(|network| network.contains(&address.to_canonical()));
     if !is_trusted(&connected) {
         return connected.to_canonical();
     }

@@ -32,7 +32,7 @@ const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 /// Which emails, and which page of them.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub(crate) struct ListQuery {
     /// Only these statuses, with commas between.
     #[param(example = "bounced,complained")]
@@ -40,6 +40,7 @@ pub(crate) struct ListQuery {
     /// Only emails with this text in sender, recipients, subject, tags or id.
     q: Option<String>,
     /// How many, 1 to 100. 20 if not said.
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
     limit: Option<String>,
     /// `next_cursor` of the page before.
     after: Option<String>,
@@ -81,7 +82,7 @@ pub(crate) struct Deliveries {
 /// In which order a timeline is told.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub(crate) struct TimelineQuery {
     /// `happened` (as the provider dates it) or `received` (as we learnt of
     /// it). `happened` if not said.
@@ -104,13 +105,12 @@ pub(crate) async fn list_emails(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Json<EmailList>, ApiError> {
-    let query: ListQuery = parse_query(query)?;
+    let query: ListQuery = parse_query(query, &["status", "q", "limit", "after"])?;
     let filter = filter(query)?;
     let mut transaction = read(&api, reader.identity, "inbox", &headers).await?;
     let page = inbox::list(&mut transaction, &filter).await.map_err(view_unavailable)?;
-    let counts = inbox::counts(&mut transaction, filter.text.as_deref())
-        .await
-        .map_err(view_unavailable)?;
+    let counts =
+        inbox::counts(&mut transaction, filter.text.as_deref()).await.map_err(view_unavailable)?;
     Ok(Json(EmailList {
         object: "list",
         has_more: page.next.is_some(),
@@ -180,7 +180,7 @@ pub(crate) async fn get_timeline(
     Path(email_id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Timeline>, ApiError> {
-    let order = parse_query::<TimelineQuery>(query)?.order.unwrap_or_default();
+    let order = parse_query::<TimelineQuery>(query, &["order"])?.order.unwrap_or_default();
     let email_id = known_form(&email_id)?;
     let mut transaction = read(&api, reader.identity, "email_timeline", &headers).await?;
     let data = email_timeline::of_email(&mut transaction, email_id.as_str(), order)
@@ -250,11 +250,8 @@ async fn read(
         }
     };
     if let Some(wanted) = wanted {
-        let reached = api
-            .database
-            .wait_for(view, wanted, VIEW_PATIENCE)
-            .await
-            .map_err(view_unavailable)?;
+        let reached =
+            api.database.wait_for(view, wanted, VIEW_PATIENCE).await.map_err(view_unavailable)?;
         if reached < wanted {
             let detail = format!("The view is at position {reached}, {wanted} was asked for.");
             let mut error = ApiError::new(Code::ViewBehind, detail);
@@ -275,9 +272,10 @@ pub(super) fn view_unavailable(error: Error) -> ApiError {
 
 fn email_answer(headers: &HeaderMap, position: u64, json: String, cache: &'static str) -> Response {
     let etag = format!("\"{position}\"");
-    let unchanged = headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(
-        |known| known.split(',').any(|known| known.trim().trim_start_matches("W/") == etag),
-    );
+    let unchanged =
+        headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(|known| {
+            known.split(',').any(|known| known.trim().trim_start_matches("W/") == etag)
+        });
     let mut response = if unchanged {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
@@ -294,14 +292,31 @@ fn email_answer(headers: &HeaderMap, position: u64, json: String, cache: &'stati
     response
 }
 
-/// Reads a query string. A parameter that is not known is refused, not
-/// silently left out.
-fn parse_query<T: serde::de::DeserializeOwned>(query: Option<String>) -> Result<T, ApiError> {
+/// Reads a query string. A parameter that is not known, or given twice, is
+/// refused, not silently left out.
+fn parse_query<T: serde::de::DeserializeOwned>(
+    query: Option<String>,
+    known: &[&str],
+) -> Result<T, ApiError> {
     let uri = format!("/?{}", query.unwrap_or_default());
-    let uri = uri.parse().map_err(|_| ApiError::parameter("query", "it is no query string"))?;
-    axum::extract::Query::try_from_uri(&uri)
-        .map(|query| query.0)
-        .map_err(|error| ApiError::parameter("query", error.body_text()))
+    let pairs = uri
+        .parse()
+        .ok()
+        .and_then(|uri| axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&uri).ok());
+    let pairs = pairs.ok_or_else(|| ApiError::parameter("", "the query cannot be read"))?.0;
+    let mut values = serde_json::Map::new();
+    for (name, value) in pairs {
+        if !known.contains(&name.as_str()) {
+            let detail = format!("it is not known here; known are {}", known.join(", "));
+            return Err(ApiError::parameter(&name, detail));
+        }
+        if values.insert(name.clone(), value.into()).is_some() {
+            return Err(ApiError::parameter(&name, "it is given twice"));
+        }
+    }
+    let name = values.keys().next().cloned().unwrap_or_default();
+    serde_json::from_value(values.into())
+        .map_err(|error| ApiError::parameter(&name, error.to_string()))
 }
 
 fn filter(query: ListQuery) -> Result<Filter, ApiError> {

@@ -18,16 +18,15 @@ use crate::{
     signature::Secrets,
 };
 use axum::{
-    Json, Router,
+    Router,
     extract::{DefaultBodyLimit, Path, Request, State},
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
-    routing::get,
 };
 use exodrive_log::Log;
 use exodrive_projections::{Database, cache::Cache};
 use ipnet::IpNet;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::{
     Modify, OpenApi,
@@ -74,6 +73,7 @@ pub const MAX_BODY: usize = 1 << 20;
         (name = "inbox", description = "Email, in and out. For admins and auditors."),
         (name = "deliveries", description = "The webhook deliveries that email is known by, byte for byte. For admins and auditors."),
         (name = "webhooks", description = "Where providers report."),
+        (name = "documentation", description = "What there is, and what errors mean."),
         (name = "health", description = "For load balancers and operators."),
     ),
 )]
@@ -100,6 +100,8 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(deliveries::get_raw))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
+        .routes(routes!(describe))
+        .routes(routes!(explain))
 }
 
 /// The OpenAPI 3.1 description of every route.
@@ -109,17 +111,9 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// Every route, and what surrounds them.
 pub fn router(api: Arc<Api>) -> Router {
-    let (routes, document) = documented().split_for_parts();
-    let served = document.clone();
-    routes
-        .route(
-            "/v1/openapi.json",
-            get(move |_: guard::Anyone| {
-                let served = served.clone();
-                async move { Json(served) }
-            }),
-        )
-        .route("/problems/{code}", get(explain))
+    documented()
+        .split_for_parts()
+        .0
         .fallback(not_found)
         .with_state(api)
         .merge(SwaggerUi::new("/docs").config(
@@ -134,7 +128,25 @@ async fn not_found(_: guard::Anyone, _: Request) -> ApiError {
     ApiError::of_status(StatusCode::NOT_FOUND)
 }
 
-/// The page that a problem's `type` points to.
+/// Gives this description.
+#[utoipa::path(
+    get, path = "/v1/openapi.json", tag = "documentation",
+    responses((status = 200, description = "OpenAPI 3.1", body = inline(serde_json::Value))),
+)]
+async fn describe(_: guard::Anyone) -> impl IntoResponse {
+    static DOCUMENT: LazyLock<String> = LazyLock::new(|| openapi().to_json().unwrap_or_default());
+    ([(CONTENT_TYPE, "application/json")], DOCUMENT.as_str())
+}
+
+/// Explains a problem: the page that its `type` points to.
+#[utoipa::path(
+    get, path = "/problems/{code}", tag = "documentation",
+    params(("code" = Code, Path, description = "The problem's code")),
+    responses(
+        (status = 200, description = "What it means and what to do", content_type = "text/plain", body = inline(String)),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
 async fn explain(_: guard::Anyone, Path(code): Path<String>) -> Result<Response, ApiError> {
     let code = Code::ALL.into_iter().find(|known| known.name() == code);
     let code = code.ok_or_else(|| ApiError::new(Code::NotFound, "There is no such problem."))?;
@@ -156,14 +168,21 @@ fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::body::{Body, to_bytes};
+    use axum::{
+        Json,
+        body::{Body, to_bytes},
+        routing::get,
+    };
     use tower::ServiceExt;
 
     /// The layers that turn any failure into a problem, around handlers that
     /// fail in every way.
     fn failing() -> Router {
         Router::new()
-            .route("/panic", get(|| async { std::hint::black_box(None::<u8>).unwrap().to_string() }))
+            .route(
+                "/panic",
+                get(|| async { std::hint::black_box(None::<u8>).unwrap().to_string() }),
+            )
             .route("/json", axum::routing::post(|_: Json<u32>| async {}))
             .route("/plain", get(|| async { (StatusCode::BAD_GATEWAY, "secret internals") }))
             .layer(CatchPanicLayer::custom(panicked))

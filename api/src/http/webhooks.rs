@@ -16,9 +16,7 @@ use axum::{
 };
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use exodrive_domain::{
-    Delivery, Envelope, Subject, WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION,
-};
+use exodrive_domain::{Delivery, Envelope, Subject, WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION};
 use exodrive_log::{AppendError, Appended, NewEvent};
 use exodrive_projections::{Identity, deliveries};
 use serde::Serialize;
@@ -211,8 +209,7 @@ async fn report(api: &Api, event: &NewEvent, appended: Appended) {
     metrics::counter!("exodrive_webhook_duplicates_total").increment(1);
     tracing::info!(position, "Repeated delivery, stands at {position} already");
     // Its sender gets 2xx whatever comes of this look.
-    if let Ok(Ok(Some(first))) =
-        tokio::time::timeout(LOOKUP_PATIENCE, api.log.read(position)).await
+    if let Ok(Ok(Some(first))) = tokio::time::timeout(LOOKUP_PATIENCE, api.log.read(position)).await
         && first.body != event.body
     {
         warn_of_other_bytes(position);

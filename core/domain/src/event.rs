@@ -21,6 +21,7 @@ pub struct Event<'a> {
 
 /// What an event says, by type.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "almost every event is a delivery")]
 pub enum Payload {
     /// [`WEBHOOK_RECEIVED`].
     Delivery(Delivery),
@@ -59,9 +60,9 @@ impl Delivery {
 
     fn read_json(body: &Value) -> Self {
         let provider_type = json::text(body, "type");
-        let report = provider_type.as_deref().and_then(|kind| {
-            Report::read(kind, body.get("data").unwrap_or(&Value::Null))
-        });
+        let report = provider_type
+            .as_deref()
+            .and_then(|kind| Report::read(kind, body.get("data").unwrap_or(&Value::Null)));
         let happened_at = json::text(body, "created_at").as_deref().and_then(crate::time::parse);
         Self { provider_type, happened_at, report }
     }
@@ -76,7 +77,9 @@ impl Delivery {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// Written by a newer release.
-    #[error("{kind} version {version} is newer than this release reads ({newest}): deploy the release that wrote it, then retry")]
+    #[error(
+        "{kind} version {version} is newer than this release reads ({newest}): deploy the release that wrote it, then retry"
+    )]
     NewerVersion {
         /// The event's type.
         kind: String,

@@ -51,9 +51,7 @@ pub(crate) fn text(object: &Value, field: &str) -> Option<String> {
 /// are left out.
 pub(crate) fn texts(object: &Value, field: &str) -> Vec<String> {
     match object.get(field) {
-        Some(Value::Array(items)) => {
-            items.iter().filter_map(Value::as_str).map(clean).collect()
-        }
+        Some(Value::Array(items)) => items.iter().filter_map(Value::as_str).map(clean).collect(),
         Some(Value::String(text)) => vec![clean(text)],
         _ => Vec::new(),
     }

@@ -31,8 +31,16 @@ mod tests {
     #[test]
     fn steps_are_applied_from_the_version_found() {
         let steps = [
-            Upcaster { kind: "car.priced", from: 1, lift: |body| json!({"cents": body["euros"].as_i64().unwrap() * 100}) },
-            Upcaster { kind: "car.priced", from: 2, lift: |body| json!({"amount": body["cents"], "currency": "EUR"}) },
+            Upcaster {
+                kind: "car.priced",
+                from: 1,
+                lift: |body| json!({"cents": body["euros"].as_i64().unwrap() * 100}),
+            },
+            Upcaster {
+                kind: "car.priced",
+                from: 2,
+                lift: |body| json!({"amount": body["cents"], "currency": "EUR"}),
+            },
             Upcaster { kind: "car.listed", from: 1, lift: |_| json!(null) },
         ];
         let newest = json!({"amount": 300, "currency": "EUR"});

@@ -3,12 +3,10 @@ use crate::{
     topology::{CANARY_SUBJECT, STREAM},
     wire,
 };
-use async_nats::{
-    jetstream::{
-        self, Context, ErrorCode,
-        context::{PublishError, PublishErrorKind},
-        message::PublishMessage,
-    },
+use async_nats::jetstream::{
+    self, Context, ErrorCode,
+    context::{PublishError, PublishErrorKind},
+    message::PublishMessage,
 };
 use bytes::Bytes;
 use exodrive_domain::{Envelope, Subject};

@@ -1,8 +1,4 @@
-use crate::{
-    Log,
-    topology::STREAM,
-    wire,
-};
+use crate::{Log, topology::STREAM, wire};
 use async_nats::jetstream::{
     Message,
     consumer::{AckPolicy, DeliverPolicy, pull},
@@ -26,7 +22,9 @@ pub enum ReadError {
     #[error("the event log does not answer")]
     Unavailable(#[source] Box<dyn Error + Send + Sync>),
     /// The log has a hole. Nothing may be folded past it.
-    #[error("the event log has a hole: position {expected} is missing, {found} follows. Somebody has deleted events; restore the stream from a backup")]
+    #[error(
+        "the event log has a hole: position {expected} is missing, {found} follows. Somebody has deleted events; restore the stream from a backup"
+    )]
     Hole {
         /// The position that should come next.
         expected: u64,

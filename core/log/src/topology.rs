@@ -132,10 +132,8 @@ fn log(config: &LogConfig, context: jetstream::Context, stream: Stream) -> Log {
 /// Tries until the server answers or patience ends: services start in any
 /// order.
 async fn reach(config: &LogConfig) -> Result<async_nats::Client, ConnectError> {
-    let unreachable = |source| ConnectError::Unreachable {
-        address: without_credentials(&config.url),
-        source,
-    };
+    let unreachable =
+        |source| ConnectError::Unreachable { address: without_credentials(&config.url), source };
     let servers = config
         .url
         .split(',')
@@ -271,7 +269,8 @@ fn canary_config(config: &LogConfig) -> Config {
 fn check_stream(found: &Config, wanted: &Config) -> Result<(), ConnectError> {
     const RECREATE: &str = "No update can set it: the stream must be made anew, from a backup.";
     const EDIT: &str = "Change it with `nats stream edit EXODRIVE`, or the configuration to match.";
-    let unlimited = |limit: i64| if limit <= 0 { "unlimited".to_owned() } else { limit.to_string() };
+    let unlimited =
+        |limit: i64| if limit <= 0 { "unlimited".to_owned() } else { limit.to_string() };
     let shown = |value: &dyn fmt::Debug| format!("{value:?}");
     let settings = [
         ("subjects", shown(&found.subjects), shown(&wanted.subjects), EDIT),

@@ -44,8 +44,7 @@ pub fn init(filter: &str, format: Format) -> Result<(), String> {
         Format::Human => true,
         Format::Json => false,
     };
-    let lines =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if human {
         lines.compact().with_ansi(std::io::stderr().is_terminal()).init();
     } else {
@@ -88,7 +87,8 @@ impl TraceContext {
 fn parse_trace_id(traceparent: &str) -> Option<u128> {
     let mut parts = traceparent.trim().split('-');
     let (version, trace_id, span_id) = (parts.next()?, parts.next()?, parts.next()?);
-    let hexadecimal = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let hexadecimal =
+        |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     let sound = version.len() == 2
         && version != "ff"
         && trace_id.len() == 32

@@ -83,7 +83,10 @@ pub async fn by_id(reader: &mut ReadTransaction, id: &str) -> Result<Option<Deli
 }
 
 fn delivery(key: String, data: serde_json::Value) -> Result<Delivery, Error> {
-    let row: DeliveryRow = serde_json::from_value(data)
-        .map_err(|source| Error::Row { table: Deliveries::NAME, key, source })?;
+    let row: DeliveryRow = serde_json::from_value(data).map_err(|source| Error::Row {
+        table: Deliveries::NAME,
+        key,
+        source,
+    })?;
     Ok(row.into())
 }

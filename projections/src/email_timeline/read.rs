@@ -99,7 +99,8 @@ pub async fn of_email(
         entries.push(TimelineEntry::from(row));
     }
     if order == Order::Happened {
-        entries.sort_by_key(|entry| (entry.happened_at.unwrap_or(entry.received_at), entry.position));
+        entries
+            .sort_by_key(|entry| (entry.happened_at.unwrap_or(entry.received_at), entry.position));
     }
     Ok(entries)
 }

@@ -97,9 +97,9 @@ async fn what_is_not_signed_is_refused_and_leaves_nothing_in_the_log() {
     let signature = sign(&world.webhook_secret, "msg_1", now, &delivery.body);
     let post = |headers: &[(&str, String)], body: &Bytes| {
         let request = world.request(Method::POST, "/v1/webhooks/resend").body(body.clone());
-        let request = headers.iter().fold(request, |request, (name, value)| {
-            request.header(*name, value.as_str())
-        });
+        let request = headers
+            .iter()
+            .fold(request, |request, (name, value)| request.header(*name, value.as_str()));
         async { Answer::of(request).await.unwrap() }
     };
     let id = ("svix-id", "msg_1".to_owned());
@@ -136,8 +136,7 @@ async fn what_is_signed_is_taken_whatever_it_is() {
     let other = "whsec_c2Vjb25kIHNlY3JldCBvZiAzMiBieXRlcy4uLi4uLi4=";
     let first = "whsec_ZTJlIHdlYmhvb2sgc2VjcmV0IG9mIDMyIGJ5dGVzISE=";
     let both = format!("{first},{other}");
-    let mut world =
-        World::with(&[("EXODRIVE_RESEND_WEBHOOK_SECRETS", &both)]).await;
+    let mut world = World::with(&[("EXODRIVE_RESEND_WEBHOOK_SECRETS", &both)]).await;
     let mut sent: Vec<Delivery> = [
         ("unknown type", r#"{"type":"car.washed","created_at":"2026-11-20T09:00:00Z","data":{}}"#),
         ("unknown email type", r#"{"type":"email.framed","created_at":"2026-11-20T09:00:00Z","data":{"email_id":"em-1"}}"#),
@@ -165,7 +164,9 @@ async fn what_is_signed_is_taken_whatever_it_is() {
 
     // Any media type, or none.
     let now = chrono::Utc::now().timestamp();
-    for (n, kind) in [Some("text/plain"), Some("application/octet-stream"), None].into_iter().enumerate() {
+    for (n, kind) in
+        [Some("text/plain"), Some("application/octet-stream"), None].into_iter().enumerate()
+    {
         let delivery = Delivery::new(format!("msg_kind_{n}"), "{}");
         let signature = sign(&world.webhook_secret, &delivery.id, now, &delivery.body);
         let mut request = world

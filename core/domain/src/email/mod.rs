@@ -6,7 +6,7 @@ mod state;
 mod status;
 
 pub use report::{Attachment, Bounce, Click, Failure, Mail, Report, ReportKind, Suppression};
-pub use state::{Direction, Dated, Email, Stage, Sighting, evolve};
+pub use state::{Dated, Direction, Email, Sighting, Stage, evolve};
 pub use status::Status;
 
 use serde::{Deserialize, Serialize};

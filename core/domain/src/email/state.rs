@@ -1,4 +1,6 @@
-use super::{Attachment, Bounce, Click, EmailId, Failure, Mail, Report, ReportKind, Status, Suppression};
+use super::{
+    Attachment, Bounce, Click, EmailId, Failure, Mail, Report, ReportKind, Status, Suppression,
+};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -272,7 +274,14 @@ mod tests {
     fn given_a_late_sent_then_the_status_stays_delivered() {
         let email = given(&[
             ("m2", body("delivered", 2, r#","to":["a@example.com"]"#)),
-            ("m1", body("sent", 1, r#","to":["a@example.com"],"tags":[{"name":"booking_id","value":"BK-1"}]"#)),
+            (
+                "m1",
+                body(
+                    "sent",
+                    1,
+                    r#","to":["a@example.com"],"tags":[{"name":"booking_id","value":"BK-1"}]"#,
+                ),
+            ),
         ])
         .unwrap();
         assert_eq!(email.status, Status::Delivered);
@@ -314,17 +323,31 @@ mod tests {
 
     fn any_body() -> impl Strategy<Value = String> {
         let kind = prop_oneof![
-            Just("scheduled"), Just("sent"), Just("delivered"), Just("delivery_delayed"),
-            Just("opened"), Just("clicked"), Just("bounced"), Just("failed"), Just("suppressed"),
-            Just("complained"), Just("received"), Just("teleported"),
+            Just("scheduled"),
+            Just("sent"),
+            Just("delivered"),
+            Just("delivery_delayed"),
+            Just("opened"),
+            Just("clicked"),
+            Just("bounced"),
+            Just("failed"),
+            Just("suppressed"),
+            Just("complained"),
+            Just("received"),
+            Just("teleported"),
         ];
         let bounce = prop_oneof![
             Just(""),
             Just(r#","bounce":{"type":"Permanent","subType":"General"}"#),
             Just(r#","bounce":{"type":"Transient","message":"full"}"#),
         ];
-        let to = prop_oneof![Just("[]"), Just(r#"["a@x.example"]"#), Just(r#"["b@x.example","a@x.example"]"#)];
-        let subject = prop_oneof![Just("null"), Just(r#""""#), Just(r#""Hello""#), Just(r#""Hello again""#)];
+        let to = prop_oneof![
+            Just("[]"),
+            Just(r#"["a@x.example"]"#),
+            Just(r#"["b@x.example","a@x.example"]"#)
+        ];
+        let subject =
+            prop_oneof![Just("null"), Just(r#""""#), Just(r#""Hello""#), Just(r#""Hello again""#)];
         (kind, 0u32..60, bounce, to, subject).prop_map(|(kind, minute, bounce, to, subject)| {
             body(kind, minute, &format!(r#"{bounce},"to":{to},"subject":{subject}"#))
         })

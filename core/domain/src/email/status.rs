@@ -7,9 +7,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// The names are those of Resend's `last_event`
 /// (<https://resend.com/docs/dashboard/webhooks/event-types>).
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// Inbound mail. Ranks below all: an outbound mail is never "received".

@@ -1,0 +1,213 @@
+//! The projections from zero to the log's end, against a consumer that reads
+//! the same stream and drops it.
+
+use crate::{
+    Failure, Scale, mail,
+    report::{Detail, Row, Series, Target},
+    system::{System, client, cpu_seconds, progress, stop},
+};
+use async_nats::jetstream::{
+    self,
+    consumer::{AckPolicy, pull},
+};
+use exodrive_log::topology::STREAM;
+use exodrive_projections::{
+    Database, Projection, cache::Cache, engine::Engine, for_each_projection,
+};
+use exodrive_runtime::services::SyncMode;
+use futures::StreamExt;
+use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// Appends in flight.
+const PIPELINE: usize = 1_000;
+/// Longer than any catch-up takes.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A system whose log holds some traffic.
+pub(crate) struct Filled {
+    pub(crate) system: System,
+    pub(crate) email_ids: Vec<String>,
+    events: u64,
+    /// How many databases have been made.
+    databases: usize,
+}
+
+/// What a worker did from zero to the log's end.
+pub(crate) struct CaughtUp {
+    pub(crate) database: String,
+    took: Duration,
+    /// By projection: rows written.
+    rows: Vec<(String, i64)>,
+    wal_bytes: i64,
+    cpu: f64,
+}
+
+impl Filled {
+    pub(crate) async fn new(scale: Scale) -> Result<Self, Failure> {
+        progress(&format!("catch-up: starting a system, appending {} events", scale.events));
+        let system = System::start(SyncMode::Default).await?;
+        let log = system.log().await?;
+        let (events, email_ids) = mail::traffic(scale.events);
+        let mut appended = futures::stream::iter(&events)
+            .map(|event| log.append_fact(event))
+            .buffered(PIPELINE);
+        while let Some(outcome) = appended.next().await {
+            outcome?;
+        }
+        Ok(Self { system, email_ids, events: log.last_position().await?, databases: 0 })
+    }
+
+    /// A database of its own, ready for workers, and a connection that sees
+    /// how far they are.
+    async fn database(&mut self) -> Result<(String, PgPool), Failure> {
+        self.databases += 1;
+        let name = format!("bench_{}", self.databases);
+        let first = &self.system.urls().database;
+        let (server, _) = first.rsplit_once('/').ok_or("a database URL without a database")?;
+        let url = format!("{server}/{name}");
+        let pool = PgPoolOptions::new().max_connections(1).connect(first).await?;
+        sqlx::raw_sql(AssertSqlSafe(format!("create database {name}"))).execute(&pool).await?;
+        self.system.migrate(&url).await?;
+        // Redis is as empty as the database, and what was written before does
+        // not reach the disk while we measure.
+        let redis = redis::Client::open(self.system.urls().redis.as_str())?;
+        let mut redis = redis.get_multiplexed_async_connection().await?;
+        redis::cmd("FLUSHALL").query_async::<()>(&mut redis).await?;
+        sqlx::raw_sql("checkpoint").execute(&pool).await?;
+        let pool = PgPoolOptions::new().max_connections(1).connect(&url).await?;
+        Ok((url, pool))
+    }
+
+    /// `exodrive work` from an empty database to the log's end.
+    pub(crate) async fn project(&mut self) -> Result<CaughtUp, Failure> {
+        let (database, pool) = self.database().await?;
+        let wal = wal(&pool).await?;
+        let began = Instant::now();
+        let mut worker = self.system.exodrive("work", &database);
+        until_at(&pool, self.events, "%", || self.system.still_runs(&mut worker, "work")).await?;
+        let took = began.elapsed();
+        let cpu = cpu_seconds(worker.id());
+        let wal_bytes = self::wal(&pool).await? - wal;
+        let rows = sqlx::query_as("select projection, folded from generations order by projection")
+            .fetch_all(&pool)
+            .await?;
+        stop(worker).await;
+        Ok(CaughtUp { database, took, rows, wal_bytes, cpu })
+    }
+
+    /// One projection alone, in this process.
+    async fn project_alone<P: Projection>(&mut self) -> Result<Duration, Failure> {
+        let (database, pool) = self.database().await?;
+        let log = self.system.log().await?;
+        let cache = Cache::new(&self.system.urls().redis)?;
+        let engine = Engine::<P>::new(log, Database::for_workers(&database)?, cache, "bench");
+        let stop = CancellationToken::new();
+        let began = Instant::now();
+        let worker = tokio::spawn({
+            let stop = stop.clone();
+            async move { engine.run(&stop).await }
+        });
+        until_at(&pool, self.events, P::NAME, || Ok(())).await?;
+        let took = began.elapsed();
+        stop.cancel();
+        worker.await??;
+        Ok(took)
+    }
+
+    /// Reads the stream and drops it.
+    async fn read(&self) -> Result<Duration, Failure> {
+        let context = jetstream::new(client(&self.system.urls().nats).await?);
+        let began = Instant::now();
+        let config = pull::Config {
+            ack_policy: AckPolicy::None,
+            memory_storage: true,
+            inactive_threshold: Duration::from_secs(30),
+            ..pull::Config::default()
+        };
+        let consumer = context.create_consumer_on_stream(config, STREAM).await?;
+        let mut messages = consumer.stream().max_messages_per_batch(1_000).messages().await?;
+        for _ in 0..self.events {
+            messages.next().await.ok_or("the consumer ended")??;
+        }
+        Ok(began.elapsed())
+    }
+
+    pub(crate) async fn measure(&mut self, scale: Scale) -> Result<(Vec<Row>, CaughtUp), Failure> {
+        let events = self.events as f64;
+        let rate = |took: Duration| events / took.as_secs_f64();
+        let (mut figure, mut ceiling) = (Series::default(), Series::default());
+        let mut last = None;
+        // A catch-up takes longer than a round of requests, and swings less.
+        let rounds = scale.rounds.div_ceil(2);
+        for round in 1..=rounds {
+            ceiling.add(rate(self.read().await?));
+            let caught_up = self.project().await?;
+            figure.add(rate(caught_up.took));
+            last = Some(caught_up);
+            progress(&format!(
+                "catch-up: round {round} of {rounds}: {:.0} events/s, reading alone {:.0}/s",
+                figure.last(),
+                ceiling.last()
+            ));
+        }
+        let last = last.ok_or("no round")?;
+        let mut details: Vec<_> = last
+            .rows
+            .iter()
+            .map(|(name, rows)| Detail::new(format!("rows per event, {name}"), *rows as f64 / events, ""))
+            .collect();
+        let rows: i64 = last.rows.iter().map(|(_, rows)| rows).sum();
+        details.push(Detail::new("rows per event, all", rows as f64 / events, ""));
+        details.push(Detail::new("WAL per event", last.wal_bytes as f64 / events, "B"));
+        details.push(Detail::new("CPU per event, worker", last.cpu * 1e6 / events, "µs"));
+        let row = |name: String, figure, target, details| Row {
+            name,
+            figure,
+            ceiling_name: "reading the stream".to_owned(),
+            ceiling: ceiling.clone(),
+            target,
+            details,
+        };
+        let name = format!("catch-up, {} events, all projections", self.events);
+        let mut table = vec![row(name, figure, Target::Rate(25_000.0), details)];
+        for_each_projection!(P => {
+            let mut alone = Series::default();
+            alone.add(rate(self.project_alone::<P>().await?));
+            progress(&format!("catch-up: {} alone: {:.0} events/s", P::NAME, alone.last()));
+            table.push(row(format!("catch-up, {} alone", P::NAME), alone, Target::None, Vec::new()));
+        });
+        Ok((table, last))
+    }
+}
+
+/// Waits until the projections of this name are at a position.
+async fn until_at(
+    pool: &PgPool,
+    position: u64,
+    projection: &str,
+    mut check: impl FnMut() -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let began = Instant::now();
+    loop {
+        let reached: Option<i64> =
+            sqlx::query_scalar("select min(position) from generations where projection like $1")
+                .bind(projection)
+                .fetch_one(pool)
+                .await?;
+        if reached.is_some_and(|reached| reached.unsigned_abs() >= position) {
+            return Ok(());
+        }
+        check()?;
+        if began.elapsed() > PATIENCE {
+            return Err(format!("at {reached:?} of {position} after {PATIENCE:?}").into());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Bytes of write-ahead log that Postgres has made so far.
+async fn wal(pool: &PgPool) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("select (pg_current_wal_insert_lsn() - '0/0')::bigint").fetch_one(pool).await
+}

@@ -1,0 +1,184 @@
+//! Webhooks through the whole API, against the same bodies published straight
+//! to JetStream.
+
+use crate::{
+    Failure, Scale,
+    load::{self, IN_FLIGHT, Outcome, Requests},
+    mail::{self, WEBHOOK_SECRET},
+    report::{Detail, Row, Series, Target},
+    system::{Cpu, DUPLICATE_WINDOW, System, client, progress},
+};
+use async_nats::jetstream::{
+    self,
+    message::PublishMessage,
+    stream::{Config, DiscardPolicy, StorageType},
+};
+use bytes::Bytes;
+use chrono::Utc;
+use exodrive_runtime::services::SyncMode;
+use exodrive_tests::sign;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::task::JoinSet;
+
+/// Bodies made for a round; fewer are needed on the machines of today.
+const MOST: usize = 200_000;
+
+pub(crate) async fn measure(sync: SyncMode, scale: Scale) -> Result<Row, Failure> {
+    let (name, target) = match sync {
+        SyncMode::Always => ("webhook ingest, sync always", 0.5),
+        SyncMode::Default => ("webhook ingest, sync default", 0.35),
+    };
+    progress(&format!("{name}: starting a system"));
+    let mut system = System::start(sync).await?;
+    let database = system.urls().database.clone();
+    system.migrate(&database).await?;
+    system.serve(&database).await?;
+    let log = system.log().await?;
+    let raw = Raw::connect(&system).await?;
+
+    let mut figure = Series::default();
+    let mut ceiling = Series::default();
+    let (mut posted, mut published) = (Outcome::default(), Outcome::default());
+    let mut cpu = Vec::new();
+    let warm_up = scale.round / 4;
+    let mut expected = (
+        raw.round(warm_up, 20_000).await?.rate(),
+        post(&system, warm_up, 20_000).await?.0.rate(),
+    );
+    for round in 1..=scale.rounds {
+        let enough = |rate: f64| ((rate * scale.round.as_secs_f64() * 1.5) as usize + 1_000).min(MOST);
+        let outcome = raw.round(scale.round, enough(expected.0)).await?;
+        ceiling.add(outcome.rate());
+        expected.0 = expected.0.max(outcome.rate());
+        published.latencies.extend(&outcome.latencies);
+
+        let before = log.last_position().await?;
+        let (outcome, used) = post(&system, scale.round, enough(expected.1)).await?;
+        let stored = log.last_position().await? - before;
+        if stored != outcome.count() as u64 {
+            return Err(format!("{} deliveries taken, {stored} stored", outcome.count()).into());
+        }
+        figure.add(outcome.rate());
+        expected.1 = expected.1.max(outcome.rate());
+        posted.latencies.extend(&outcome.latencies);
+        cpu.push(used);
+        progress(&format!(
+            "{name}: round {round} of {}: {:.0}/s, raw publish {:.0}/s",
+            scale.rounds,
+            figure.last(),
+            ceiling.last()
+        ));
+    }
+    let mut details = vec![
+        Detail::ms("p50", posted.percentile_ms(0.5)),
+        Detail::ms("p99", posted.percentile_ms(0.99)),
+        Detail::ms("p50 of raw publish", published.percentile_ms(0.5)),
+        Detail::ms("p99 of raw publish", published.percentile_ms(0.99)),
+    ];
+    details.extend(Detail::cpu(&cpu));
+    Ok(Row {
+        name: name.to_owned(),
+        figure,
+        ceiling_name: "raw guarded publish".to_owned(),
+        ceiling,
+        target: Target::Ratio(target),
+        details,
+    })
+}
+
+/// A round of webhooks, each signed beforehand, each about an email of its
+/// own; and the processor time that each took.
+async fn post(system: &System, round: Duration, most: usize) -> Result<(Outcome, Cpu), Failure> {
+    let requests = (0..most).map(|_| request()).collect();
+    let requests = Requests { bytes: Arc::new(requests), again: false };
+    let before = system.cpu();
+    let outcome = load::http(system.address, requests, round, "").await?;
+    let used = system.cpu().since(&before, outcome.count());
+    Ok((outcome, used))
+}
+
+fn request() -> Vec<u8> {
+    let (id, now) = (mail::message_id(), Utc::now());
+    let body = mail::body("delivered", &mail::uuid(), now);
+    let signature = sign(WEBHOOK_SECRET, &id, now.timestamp(), &body);
+    let mut request = format!(
+        "POST /v1/webhooks/resend HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\nsvix-id: {id}\r\nsvix-timestamp: {}\r\nsvix-signature: {signature}\r\ncontent-length: {}\r\n\r\n",
+        now.timestamp(),
+        body.len()
+    )
+    .into_bytes();
+    request.extend_from_slice(&body);
+    request
+}
+
+/// JetStream without anything of ours: a stream with the log's settings, on
+/// the same server.
+struct Raw {
+    context: jetstream::Context,
+}
+
+impl Raw {
+    async fn connect(system: &System) -> Result<Self, Failure> {
+        let context = jetstream::new(client(&system.urls().nats).await?);
+        let config = Config {
+            name: "RAW".to_owned(),
+            subjects: vec!["raw.>".to_owned()],
+            storage: StorageType::File,
+            discard: DiscardPolicy::New,
+            deny_delete: true,
+            deny_purge: true,
+            allow_direct: true,
+            allow_atomic_publish: true,
+            duplicate_window: DUPLICATE_WINDOW,
+            num_replicas: 1,
+            ..Config::default()
+        };
+        context.get_or_create_stream(config).await?;
+        Ok(Self { context })
+    }
+
+    /// A round of publishes, each the first of its subject.
+    async fn round(&self, round: Duration, most: usize) -> Result<Outcome, Failure> {
+        let messages: Vec<(String, Bytes)> = (0..most)
+            .map(|_| {
+                let id = mail::uuid();
+                let body = mail::body("delivered", &id, Utc::now());
+                (format!("raw.email.{id}"), body)
+            })
+            .collect();
+        let (messages, next) = (Arc::new(messages), Arc::new(AtomicUsize::new(0)));
+        let began = Instant::now();
+        let mut callers = JoinSet::new();
+        for _ in 0..IN_FLIGHT {
+            let (context, messages, next) =
+                (self.context.clone(), Arc::clone(&messages), Arc::clone(&next));
+            callers.spawn(async move {
+                let mut latencies = Vec::new();
+                while began.elapsed() < round
+                    && let Some((subject, body)) =
+                        messages.get(next.fetch_add(1, Ordering::Relaxed))
+                {
+                    let sent = Instant::now();
+                    let message = PublishMessage::build()
+                        .payload(body.clone())
+                        .expected_last_subject_sequence(0);
+                    context.send_publish(subject.clone(), message).await?.await?;
+                    latencies.push(sent.elapsed());
+                }
+                Ok::<_, jetstream::context::PublishError>(latencies)
+            });
+        }
+        let mut outcome = Outcome::default();
+        while let Some(caller) = callers.join_next().await {
+            outcome.latencies.extend(caller??);
+        }
+        outcome.elapsed = began.elapsed();
+        Ok(outcome)
+    }
+}

@@ -1,0 +1,196 @@
+//! Closed-loop load: so many callers, each with one request in flight.
+//!
+//! The HTTP client sends requests that were written out beforehand and reads
+//! no more of an answer than its status, its length and one mark, on one
+//! thread: what it costs is missing from the side that it measures.
+
+use crate::Failure;
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+};
+
+/// Callers at a time.
+pub(crate) const IN_FLIGHT: usize = 64;
+
+/// What a round of load came to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) elapsed: Duration,
+    pub(crate) latencies: Vec<Duration>,
+    /// Answers that carried the mark.
+    pub(crate) marked: usize,
+}
+
+impl Outcome {
+    pub(crate) fn count(&self) -> usize {
+        self.latencies.len()
+    }
+
+    pub(crate) fn rate(&self) -> f64 {
+        self.count() as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// The latency that this share of requests does not exceed, in ms.
+    pub(crate) fn percentile_ms(&self, share: f64) -> f64 {
+        let mut sorted = self.latencies.clone();
+        sorted.sort_unstable();
+        let index = (sorted.len() as f64 * share) as usize;
+        sorted
+            .get(index.min(sorted.len().saturating_sub(1)))
+            .map_or(f64::NAN, |latency| latency.as_secs_f64() * 1_000.0)
+    }
+}
+
+/// Requests to be sent, each in its bytes.
+#[derive(Clone)]
+pub(crate) struct Requests {
+    pub(crate) bytes: Arc<Vec<Vec<u8>>>,
+    /// From the beginning when they are used up; else the round ends.
+    pub(crate) again: bool,
+}
+
+impl Requests {
+    fn get(&self, n: usize) -> Option<&[u8]> {
+        let n = if self.again { n % self.bytes.len().max(1) } else { n };
+        self.bytes.get(n).map(Vec::as_slice)
+    }
+}
+
+/// Posts or gets for this long over [`IN_FLIGHT`] connections. Every answer
+/// must be 200.
+pub(crate) async fn http(
+    address: SocketAddr,
+    requests: Requests,
+    round: Duration,
+    mark: &'static str,
+) -> Result<Outcome, Failure> {
+    tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(http_on_this_thread(address, requests, round, mark))
+    })
+    .await?
+}
+
+async fn http_on_this_thread(
+    address: SocketAddr,
+    requests: Requests,
+    round: Duration,
+    mark: &'static str,
+) -> Result<Outcome, Failure> {
+    let mut connections = Vec::new();
+    for _ in 0..IN_FLIGHT {
+        connections.push(Connection::open(address).await?);
+    }
+    let next = Arc::new(AtomicUsize::new(0));
+    let began = Instant::now();
+    let mut callers = JoinSet::new();
+    for mut connection in connections {
+        let (requests, next) = (requests.clone(), Arc::clone(&next));
+        callers.spawn(async move {
+            let (mut latencies, mut marked) = (Vec::new(), 0);
+            while began.elapsed() < round
+                && let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed))
+            {
+                let sent = Instant::now();
+                let answer = connection.exchange(request).await?;
+                latencies.push(sent.elapsed());
+                if answer.status != 200 {
+                    let text = String::from_utf8_lossy(&connection.buffer).into_owned();
+                    return Err(io::Error::other(format!("answered {text}")));
+                }
+                marked += usize::from(contains(&connection.buffer[..answer.head], mark));
+            }
+            Ok((latencies, marked))
+        });
+    }
+    let mut outcome = Outcome::default();
+    while let Some(caller) = callers.join_next().await {
+        let (latencies, marked) = caller??;
+        outcome.latencies.extend(latencies);
+        outcome.marked += marked;
+    }
+    outcome.elapsed = began.elapsed();
+    Ok(outcome)
+}
+
+/// One kept-alive HTTP/1.1 connection.
+pub(crate) struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// Where the body begins.
+    head: usize,
+}
+
+impl Connection {
+    pub(crate) async fn open(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, buffer: Vec::with_capacity(8 << 10) })
+    }
+
+    /// Sends a request and takes its whole answer in.
+    pub(crate) async fn exchange(&mut self, request: &[u8]) -> io::Result<Answer> {
+        self.stream.write_all(request).await?;
+        self.buffer.clear();
+        let head = loop {
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if let Some(end) = find(&self.buffer, b"\r\n\r\n") {
+                break end + 4;
+            }
+        };
+        let (status, length) = read_head(&self.buffer[..head])
+            .ok_or_else(|| io::Error::other("an answer without status or length"))?;
+        while self.buffer.len() < head + length {
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(Answer { status, head })
+    }
+
+    /// The body of the answer taken in last.
+    pub(crate) fn body(&self, answer: &Answer) -> &[u8] {
+        &self.buffer[answer.head..]
+    }
+
+    /// The head of the answer taken in last.
+    pub(crate) fn head(&self, answer: &Answer) -> &[u8] {
+        &self.buffer[..answer.head]
+    }
+}
+
+fn read_head(head: &[u8]) -> Option<(u16, usize)> {
+    const LENGTH: &[u8] = b"\r\ncontent-length: ";
+    let number = |bytes: &[u8]| {
+        let digits = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        std::str::from_utf8(&bytes[..digits]).ok()?.parse::<usize>().ok()
+    };
+    let status = u16::try_from(number(head.get(9..)?)?).ok()?;
+    let length = number(&head[find(head, LENGTH)? + LENGTH.len()..])?;
+    Some((status, length))
+}
+
+pub(crate) fn contains(bytes: &[u8], text: &str) -> bool {
+    find(bytes, text.as_bytes()).is_some()
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
+}

@@ -1,0 +1,151 @@
+//! `make bench`: how fast the system is, as ratios to ceilings that are
+//! measured in the same run.
+//!
+//! Absolute figures of a shared machine say little, so each row alternates
+//! between the subject and its ceiling, a round of each in turn, and compares
+//! the medians. The system is the real one: private servers with the settings
+//! of `exodrive up`, and `exodrive serve` and `exodrive work` as processes. The
+//! clients of both sides are as lean as they can be, since they share the
+//! machine's cores with what they measure.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
+
+mod cached_read;
+mod catch_up;
+mod ingest;
+mod load;
+mod mail;
+mod report;
+mod system;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use exodrive_runtime::services::SyncMode;
+use report::{Machine, Row};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// The allocator of `exodrive`, so that no side has a better one.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Measures webhook ingest, projection catch-up and cached reads, each against
+/// a ceiling of this machine, and says which targets are met.
+///
+/// Takes about two and a half minutes. For figures worth comparing, let nothing
+/// else run.
+#[derive(Parser)]
+#[command(name = "bench", args_conflicts_with_subcommands = true)]
+struct Bench {
+    /// Short rounds and few events: shows that everything works, not how fast
+    #[arg(long)]
+    quick: bool,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Only these rows, with commas between
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "ROW")]
+    only: Vec<Which>,
+    /// How often each side is measured
+    #[arg(long, value_name = "N")]
+    rounds: Option<usize>,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+#[derive(Subcommand)]
+enum Part {
+    /// Serve a file as `exodrive serve` serves an email, and do nothing else
+    #[command(hide = true)]
+    BareAxum { address: SocketAddr, file: PathBuf },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Which {
+    /// Webhooks, NATS flushing to disk before each acknowledgement
+    IngestAlways,
+    /// Webhooks, NATS flushing to disk when it likes
+    IngestDefault,
+    /// The projections from zero
+    CatchUp,
+    /// An email's detail from Redis
+    CachedRead,
+}
+
+/// How much is measured.
+#[derive(Clone, Copy)]
+struct Scale {
+    rounds: usize,
+    /// A round of requests.
+    round: Duration,
+    /// Events to catch up with.
+    events: usize,
+}
+
+impl Bench {
+    fn scale(&self) -> Scale {
+        let (rounds, round, events) = if self.quick {
+            (1, Duration::from_millis(300), 3_000)
+        } else {
+            (5, Duration::from_millis(2_500), 100_000)
+        };
+        Scale { rounds: self.rounds.unwrap_or(rounds).max(1), round, events }
+    }
+
+    async fn run(self) -> Result<(), Failure> {
+        let scale = self.scale();
+        let wanted = |row| self.only.is_empty() || self.only.contains(&row);
+        let machine = Machine::now()?;
+        let mut rows: Vec<Row> = Vec::new();
+        if wanted(Which::IngestAlways) {
+            rows.push(ingest::measure(SyncMode::Always, scale).await?);
+        }
+        if wanted(Which::IngestDefault) {
+            rows.push(ingest::measure(SyncMode::Default, scale).await?);
+        }
+        if wanted(Which::CatchUp) || wanted(Which::CachedRead) {
+            let mut filled = catch_up::Filled::new(scale).await?;
+            let caught_up = if wanted(Which::CatchUp) {
+                let (more, caught_up) = filled.measure(scale).await?;
+                rows.extend(more);
+                caught_up
+            } else {
+                filled.project().await?
+            };
+            if wanted(Which::CachedRead) {
+                let (system, ids) = (&mut filled.system, &filled.email_ids);
+                rows.push(cached_read::measure(system, &caught_up.database, ids, scale).await?);
+            }
+        }
+        if self.json {
+            println!("{:#}", report::json(&machine, &rows));
+        } else {
+            println!("{}", report::text(&machine, &rows));
+        }
+        Ok(())
+    }
+}
+
+fn main() -> ExitCode {
+    let bench = Bench::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = match bench.part {
+        Some(Part::BareAxum { address, file }) => {
+            runtime.block_on(cached_read::serve_bare(address, file))
+        }
+        None => runtime.block_on(bench.run()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", exodrive_runtime::error_chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}

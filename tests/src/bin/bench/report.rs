@@ -1,0 +1,277 @@
+//! Figures, and the table that they are shown in.
+
+use crate::{Failure, system::Cpu};
+use serde_json::{Value, json};
+use std::fs;
+
+/// Rounds of one measurement.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Series(Vec<f64>);
+
+impl Series {
+    pub(crate) fn add(&mut self, value: f64) {
+        self.0.push(value);
+    }
+
+    pub(crate) fn last(&self) -> f64 {
+        self.0.last().copied().unwrap_or(f64::NAN)
+    }
+
+    fn sorted(&self) -> Vec<f64> {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted
+    }
+
+    pub(crate) fn median(&self) -> f64 {
+        let sorted = self.sorted();
+        let middle = sorted.len() / 2;
+        match sorted.len() {
+            0 => f64::NAN,
+            odd if odd % 2 == 1 => sorted[middle],
+            _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
+        }
+    }
+
+    fn range(&self) -> (f64, f64) {
+        let sorted = self.sorted();
+        let at = |value: Option<&f64>| value.copied().unwrap_or(f64::NAN);
+        (at(sorted.first()), at(sorted.last()))
+    }
+
+    fn json(&self) -> Value {
+        let (lowest, highest) = self.range();
+        json!({"median": self.median(), "lowest": lowest, "highest": highest, "rounds": self.0})
+    }
+
+    fn spread(&self) -> String {
+        let (lowest, highest) = self.range();
+        format!("{} to {}", number(lowest), number(highest))
+    }
+}
+
+/// What a row must reach.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target {
+    /// Figure divided by ceiling.
+    Ratio(f64),
+    /// The figure itself, per second.
+    Rate(f64),
+    /// Shown for those who look for the reason.
+    None,
+}
+
+/// Something measured beside.
+#[derive(Clone, Debug)]
+pub(crate) struct Detail {
+    name: String,
+    value: f64,
+    unit: &'static str,
+}
+
+impl Detail {
+    pub(crate) fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
+        Self { name: name.into(), value, unit }
+    }
+
+    pub(crate) fn ms(name: &str, value: f64) -> Self {
+        Self::new(name, value, "ms")
+    }
+
+    /// Processor time for each request, by part of the system.
+    pub(crate) fn cpu(rounds: &[Cpu]) -> Vec<Self> {
+        let parts: [(&str, fn(&Cpu) -> f64); 4] = [
+            ("API", |cpu| cpu.server),
+            ("NATS", |cpu| cpu.nats),
+            ("Redis", |cpu| cpu.redis),
+            ("client", |cpu| cpu.client),
+        ];
+        parts
+            .into_iter()
+            .map(|(name, part)| {
+                let series = Series(rounds.iter().map(part).collect());
+                Self::new(format!("CPU each, {name}"), series.median() * 1e6, "µs")
+            })
+            .filter(|detail| detail.value >= 0.5)
+            .collect()
+    }
+
+    fn text(&self) -> String {
+        let digits = if self.value < 10.0 { 2 } else if self.value < 100.0 { 1 } else { 0 };
+        let space = if self.unit.is_empty() { "" } else { " " };
+        format!("{} {:.digits$}{space}{}", self.name, self.value, self.unit)
+    }
+}
+
+/// One line of the table.
+pub(crate) struct Row {
+    pub(crate) name: String,
+    /// Per second.
+    pub(crate) figure: Series,
+    pub(crate) ceiling_name: String,
+    /// Per second.
+    pub(crate) ceiling: Series,
+    pub(crate) target: Target,
+    pub(crate) details: Vec<Detail>,
+}
+
+impl Row {
+    fn ratio(&self) -> f64 {
+        self.figure.median() / self.ceiling.median()
+    }
+
+    fn met(&self) -> Option<bool> {
+        match self.target {
+            Target::Ratio(target) => Some(self.ratio() >= target),
+            Target::Rate(target) => Some(self.figure.median() >= target),
+            Target::None => None,
+        }
+    }
+
+    fn cells(&self) -> [String; 6] {
+        [
+            self.name.clone(),
+            format!("{}/s", number(self.figure.median())),
+            format!("{}/s {}", number(self.ceiling.median()), self.ceiling_name),
+            format!("{:.2}", self.ratio()),
+            match self.target {
+                Target::Ratio(target) => format!("{target:.2}"),
+                Target::Rate(target) => format!("{}/s", number(target)),
+                Target::None => String::new(),
+            },
+            match self.met() {
+                Some(true) => "ok".to_owned(),
+                Some(false) => "MISSED".to_owned(),
+                None => String::new(),
+            },
+        ]
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let rounds = self.figure.0.len();
+        let mut notes = Vec::new();
+        if rounds > 1 {
+            notes.push(format!(
+                "{rounds} rounds: {}; ceiling {}",
+                self.figure.spread(),
+                self.ceiling.spread()
+            ));
+        }
+        let details: Vec<_> = self.details.iter().map(Detail::text).collect();
+        notes.extend(details.chunks(4).map(|details| details.join("; ")));
+        notes
+    }
+}
+
+/// What the figures were measured on.
+pub(crate) struct Machine {
+    cores: usize,
+    processor: String,
+    memory_gb: f64,
+    /// Of the last minute, before we began.
+    load: String,
+}
+
+impl Machine {
+    pub(crate) fn now() -> Result<Self, Failure> {
+        let field = |file: &str, name: &str| {
+            let text = fs::read_to_string(file).unwrap_or_default();
+            let line = text.lines().find(|line| line.starts_with(name));
+            line.and_then(|line| line.split_once(':'))
+                .map(|(_, value)| value.trim().to_owned())
+                .unwrap_or_default()
+        };
+        let memory = field("/proc/meminfo", "MemTotal");
+        let kilobytes: f64 = memory.trim_end_matches(" kB").parse().unwrap_or_default();
+        let load = fs::read_to_string("/proc/loadavg")?;
+        Ok(Self {
+            cores: std::thread::available_parallelism()?.get(),
+            processor: field("/proc/cpuinfo", "model name"),
+            memory_gb: kilobytes / 1_048_576.0,
+            load: load.split(' ').next().unwrap_or_default().to_owned(),
+        })
+    }
+}
+
+pub(crate) fn text(machine: &Machine, rows: &[Row]) -> String {
+    let head = ["", "FIGURE", "CEILING", "RATIO", "TARGET", ""].map(str::to_owned);
+    let table: Vec<_> = std::iter::once(head).chain(rows.iter().map(Row::cells)).collect();
+    let width = |column: usize| {
+        table.iter().map(|cells| cells[column].chars().count()).max().unwrap_or_default()
+    };
+    let widths = [0, 1, 2, 3, 4, 5].map(width);
+    let mut text = String::new();
+    for (index, cells) in table.iter().enumerate() {
+        let line: Vec<_> = cells
+            .iter()
+            .zip(widths)
+            .enumerate()
+            .map(|(column, (cell, width))| match column {
+                1 | 3 | 4 => format!("{cell:>width$}"),
+                _ => format!("{cell:<width$}"),
+            })
+            .collect();
+        text.push_str(line.join("  ").trim_end());
+        text.push('\n');
+        for note in index.checked_sub(1).map(|row| rows[row].notes()).unwrap_or_default() {
+            text.push_str(&format!("    {note}\n"));
+        }
+    }
+    text.push_str(&format!(
+        "\n{} cores, {}, {:.0} GB; load {} before. Figures are medians of rounds that alternate with their ceiling's. Client, servers and what is measured share the cores.",
+        machine.cores, machine.processor, machine.memory_gb, machine.load
+    ));
+    text
+}
+
+pub(crate) fn json(machine: &Machine, rows: &[Row]) -> Value {
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            let target = match row.target {
+                Target::Ratio(target) => json!({"ratio": target}),
+                Target::Rate(target) => json!({"per_second": target}),
+                Target::None => Value::Null,
+            };
+            let details: Vec<_> = row
+                .details
+                .iter()
+                .map(|detail| json!({"name": detail.name, "value": detail.value, "unit": detail.unit}))
+                .collect();
+            json!({
+                "name": row.name,
+                "per_second": row.figure.json(),
+                "ceiling": {"name": row.ceiling_name, "per_second": row.ceiling.json()},
+                "ratio": row.ratio(),
+                "target": target,
+                "met": row.met(),
+                "details": details,
+            })
+        })
+        .collect();
+    json!({
+        "machine": {
+            "cores": machine.cores,
+            "processor": machine.processor,
+            "memory_gb": machine.memory_gb,
+            "load_before": machine.load,
+        },
+        "rows": rows,
+    })
+}
+
+/// With separators, three digits that count.
+fn number(value: f64) -> String {
+    if !value.is_finite() {
+        return "?".to_owned();
+    }
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

@@ -1,0 +1,235 @@
+//! The system that is measured: private servers, and `exodrive` as processes.
+
+use crate::{
+    Failure,
+    load::{Connection, Requests},
+    mail::WEBHOOK_SECRET,
+};
+use async_nats::{ConnectOptions, ServerAddr};
+use exodrive_log::{Log, LogConfig};
+use exodrive_runtime::services::{Options, PrivateServices, Service, ServiceUrls, SyncMode};
+use exodrive_tests::{Process, free_address, program, token};
+use nix::sys::{
+    signal::Signal,
+    statfs::{TMPFS_MAGIC, statfs},
+};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+const TOKEN_SECRET: &str = "a secret of the benchmark";
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The server remembers ids for as long as in a system of default settings.
+pub(crate) const DUPLICATE_WINDOW: Duration = Duration::from_secs(3 * 86_400);
+
+/// Servers, and what runs on them. Dropping it ends all of it.
+pub(crate) struct System {
+    // In this order: processes end before servers, and servers before their
+    // folder.
+    api: Option<Process>,
+    services: PrivateServices,
+    sync: SyncMode,
+    pub(crate) address: SocketAddr,
+    folder: TempDir,
+}
+
+impl System {
+    /// Starts the servers, as `exodrive up` does.
+    pub(crate) async fn start(sync: SyncMode) -> Result<Self, Failure> {
+        let folder = tempfile::tempdir()?;
+        if statfs(folder.path())?.filesystem_type() == TMPFS_MAGIC {
+            progress("WARNING: the data is on a tmpfs, nothing is flushed to any disk (see TMPDIR)");
+        }
+        let services = folder.path().join("services");
+        let options = Options { sync, ephemeral: true, ..Options::new(services) };
+        let services = PrivateServices::start(options).await?;
+        Ok(Self { api: None, services, sync, address: free_address(), folder })
+    }
+
+    pub(crate) fn urls(&self) -> &ServiceUrls {
+        self.services.urls()
+    }
+
+    /// The log, made if it is not there.
+    pub(crate) async fn log(&self) -> Result<Log, Failure> {
+        let config = LogConfig {
+            url: self.urls().nats.clone(),
+            monitor_url: None,
+            require_sync: false,
+            duplicate_window: DUPLICATE_WINDOW,
+            replicas: 1,
+            ack_timeout: PATIENCE,
+            patience: PATIENCE,
+        };
+        Ok(Log::connect(&config).await?)
+    }
+
+    /// Runs `exodrive` on a database of these servers.
+    pub(crate) fn exodrive(&self, command: &str, database: &str) -> Process {
+        let urls = self.urls();
+        let env = [
+            ("EXODRIVE_DATA_DIR", self.folder.path().join("data").display().to_string()),
+            ("EXODRIVE_NATS_URL", urls.nats.clone()),
+            ("EXODRIVE_NATS_MONITOR_URL", urls.nats_monitor.clone().unwrap_or_default()),
+            ("EXODRIVE_DATABASE_URL", database.to_owned()),
+            ("EXODRIVE_REDIS_URL", urls.redis.clone()),
+            ("EXODRIVE_HTTP_ADDR", self.address.to_string()),
+            ("EXODRIVE_RESEND_WEBHOOK_SECRETS", WEBHOOK_SECRET.to_owned()),
+            ("EXODRIVE_JWT_SECRET", TOKEN_SECRET.to_owned()),
+            ("EXODRIVE_RATE_LIMIT_ADMIN", "1000000/1s".to_owned()),
+            (
+                "EXODRIVE_LOG_SYNC",
+                match self.sync {
+                    SyncMode::Always => "always".to_owned(),
+                    SyncMode::Default => "default".to_owned(),
+                },
+            ),
+        ];
+        let env: Vec<_> = env.map(|(name, value)| (name.to_owned(), value)).into();
+        Process::start(&program("exodrive"), &[command], &env, &self.log_file(command))
+    }
+
+    fn log_file(&self, command: &str) -> PathBuf {
+        self.folder.path().join(format!("{command}.log"))
+    }
+
+    /// Fails if a process has ended, with what it printed.
+    pub(crate) fn still_runs(&self, process: &mut Process, command: &str) -> Result<(), Failure> {
+        match process.ended() {
+            None => Ok(()),
+            Some(status) => {
+                let printed = fs::read_to_string(self.log_file(command)).unwrap_or_default();
+                Err(format!("exodrive {command} has ended ({status}):\n{printed}").into())
+            }
+        }
+    }
+
+    /// Prepares a database.
+    pub(crate) async fn migrate(&self, database: &str) -> Result<(), Failure> {
+        let mut process = self.exodrive("migrate", database);
+        loop {
+            match process.ended() {
+                Some(status) if status.success() => return Ok(()),
+                Some(_) => return self.still_runs(&mut process, "migrate"),
+                None => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    /// Starts the API and waits until it answers.
+    pub(crate) async fn serve(&mut self, database: &str) -> Result<(), Failure> {
+        let mut process = self.exodrive("serve", database);
+        until_served(self.address, || self.still_runs(&mut process, "serve")).await?;
+        self.api = Some(process);
+        Ok(())
+    }
+
+    /// What the parts of the system have used of the processors so far.
+    pub(crate) fn cpu(&self) -> Cpu {
+        let seconds = |pid: Option<u32>| pid.map_or(0.0, cpu_seconds);
+        Cpu {
+            client: cpu_seconds(std::process::id()),
+            server: seconds(self.api.as_ref().map(Process::id)),
+            nats: seconds(self.services.pid(Service::Nats)),
+            redis: seconds(self.services.pid(Service::Redis)),
+        }
+    }
+}
+
+/// A connection to NATS without anything of ours.
+pub(crate) async fn client(url: &str) -> Result<async_nats::Client, Failure> {
+    let server: ServerAddr = url.parse()?;
+    let user = server.username().unwrap_or_default().to_owned();
+    let password = server.password().unwrap_or_default().to_owned();
+    Ok(ConnectOptions::new().user_and_password(user, password).connect(server).await?)
+}
+
+/// Waits until somebody answers HTTP there.
+pub(crate) async fn until_served(
+    address: SocketAddr,
+    mut check: impl FnMut() -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let began = Instant::now();
+    loop {
+        if let Ok(mut connection) = Connection::open(address).await
+            && connection.exchange(&get("/livez", None)).await.is_ok()
+        {
+            return Ok(());
+        }
+        check()?;
+        if began.elapsed() > PATIENCE {
+            return Err(format!("nobody answers at {address}").into());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Seconds of processor time by part.
+#[derive(Clone, Copy)]
+pub(crate) struct Cpu {
+    /// The benchmark itself.
+    pub(crate) client: f64,
+    /// `exodrive serve`.
+    pub(crate) server: f64,
+    pub(crate) nats: f64,
+    pub(crate) redis: f64,
+}
+
+impl Cpu {
+    /// What each of `count` requests took since `before`.
+    pub(crate) fn since(&self, before: &Self, count: usize) -> Self {
+        let each = |now: f64, before: f64| (now - before) / count.max(1) as f64;
+        Self {
+            client: each(self.client, before.client),
+            server: each(self.server, before.server),
+            nats: each(self.nats, before.nats),
+            redis: each(self.redis, before.redis),
+        }
+    }
+}
+
+/// User and system time of a process so far.
+pub(crate) fn cpu_seconds(pid: u32) -> f64 {
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name may hold anything, but ends with the last parenthesis.
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks = after_name.split_whitespace().skip(11).take(2);
+    ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS_PER_SECOND
+}
+
+/// A GET in its bytes.
+pub(crate) fn get(path: &str, token: Option<&str>) -> Vec<u8> {
+    let authorization =
+        token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
+    format!("GET {path} HTTP/1.1\r\nhost: bench\r\n{authorization}accept: application/json\r\n\r\n")
+        .into_bytes()
+}
+
+/// A token of an auditor.
+pub(crate) fn auditor() -> String {
+    token(TOKEN_SECRET, "auditor", "auditor", 3_600)
+}
+
+/// Requests that are sent again and again.
+pub(crate) fn again(requests: Vec<Vec<u8>>) -> Requests {
+    Requests { bytes: requests.into(), again: true }
+}
+
+/// Stops a process as its supervisor would, and waits for its end.
+pub(crate) async fn stop(mut process: Process) {
+    process.signal(Signal::SIGTERM);
+    let began = Instant::now();
+    while process.ended().is_none() && began.elapsed() < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Says what is done.
+pub(crate) fn progress(what: &str) {
+    eprintln!("bench: {what}");
+}

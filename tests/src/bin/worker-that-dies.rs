@@ -1,0 +1,68 @@
+//! A worker of one projection that sends itself a signal at one step of a
+//! batch, once the trigger file is there: for the tests that kill or stop a
+//! worker between any two steps.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "part of the tests")]
+
+use exodrive_log::{Log, LogConfig};
+use exodrive_projections::{Database, Projection, cache::Cache, engine::Engine, for_each_projection};
+use exodrive_runtime::telemetry;
+use nix::sys::signal::{Signal, raise};
+use std::{path::PathBuf, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+fn setting(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"))
+}
+
+struct Fate {
+    step: String,
+    signal: Signal,
+    trigger: PathBuf,
+}
+
+#[tokio::main]
+async fn main() {
+    telemetry::init("info", telemetry::Format::Json).unwrap();
+    let log = Log::open(&LogConfig {
+        url: setting("EXODRIVE_NATS_URL"),
+        monitor_url: None,
+        require_sync: false,
+        duplicate_window: Duration::ZERO,
+        replicas: 1,
+        ack_timeout: Duration::from_secs(4),
+        patience: Duration::from_secs(10),
+    })
+    .await
+    .unwrap();
+    let wanted = setting("WORKER_PROJECTION");
+    let mut found = false;
+    for_each_projection!(P => {
+        if P::NAME == wanted {
+            found = true;
+            run::<P>(log.clone()).await;
+        }
+    });
+    assert!(found, "no projection {wanted}");
+}
+
+async fn run<P: Projection>(log: Log) {
+    let database = Database::for_workers(&setting("EXODRIVE_DATABASE_URL")).unwrap();
+    let cache = Cache::new(&setting("EXODRIVE_REDIS_URL")).unwrap();
+    let fate = Fate {
+        step: setting("WORKER_STEP"),
+        signal: setting("WORKER_SIGNAL").parse().unwrap(),
+        trigger: setting("WORKER_TRIGGER").into(),
+    };
+    Engine::<P>::new(log, database, cache, "worker-that-dies")
+        .on_step(move |step| {
+            if format!("{step:?}") == fate.step && fate.trigger.exists() {
+                // Once: a worker that goes on must not meet the same fate again.
+                std::fs::remove_file(&fate.trigger).unwrap();
+                raise(fate.signal).unwrap();
+            }
+        })
+        .run(&CancellationToken::new())
+        .await
+        .unwrap();
+}

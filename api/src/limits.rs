@@ -250,11 +250,11 @@ mod tests {
 
     #[test]
     fn the_local_limiter_allows_a_burst_and_then_refuses() {
-        let cache = Cache::new("redis://127.0.0.1:1").unwrap();
         let rate: Rate = "3/1m".parse().unwrap();
         let rates = Rates { public: rate, signed_in: rate, admin: rate, failed_webhook: rate };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
+            let cache = Cache::new("redis://127.0.0.1:1").unwrap();
             let limiter = Limiter::new(cache, rates);
             let mut seen = Vec::new();
             for _ in 0..4 {

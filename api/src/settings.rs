@@ -137,6 +137,10 @@ pub struct MetricsSettings {
     pub metrics_addr: SocketAddr,
 }
 
+/// What is logged when nothing is said: the services' comings and goings are
+/// told by `exodrive up` itself.
+pub const DEFAULT_FILTER: &str = "info,async_nats=warn,exodrive_runtime::services=warn";
+
 /// What is logged, and how.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Logging")]
@@ -146,8 +150,7 @@ pub struct Logging {
     #[arg(
         long = "log",
         env = "EXODRIVE_LOG",
-        default_value = "info",
-        global = true,
+        default_value = DEFAULT_FILTER, global = true,
         value_name = "FILTER"
     )]
     pub filter: String,

@@ -70,7 +70,8 @@ static PUBLISH: LazyLock<redis::Script> = LazyLock::new(|| {
 });
 
 impl Cache {
-    /// A connection that is made when first used.
+    /// A connection that is made when first used. To be called within a tokio
+    /// runtime.
     ///
     /// # Errors
     /// When the URL is none.

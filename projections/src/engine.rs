@@ -114,11 +114,7 @@ impl<P: Projection> Engine<P> {
     /// another version of the fold.
     pub async fn run(&self, stop: &CancellationToken) -> Result<(), Error> {
         while !stop.is_cancelled() {
-            let outcome = tokio::select! {
-                outcome = self.take_turn(stop) => outcome,
-                () = stop.cancelled() => return Ok(()),
-            };
-            let pause = match outcome {
+            let pause = match self.take_turn(stop).await {
                 Ok(()) => Duration::from_millis(300),
                 Err(Error::Fenced(projection)) => {
                     tracing::info!(projection, "Another worker has taken over");
@@ -462,9 +458,8 @@ fn trace<P: Projection>(events: &[Recorded]) {
         return;
     }
     for event in events {
-        let trace_id = event.envelope.traceparent.as_deref().and_then(|it| it.split('-').nth(1));
         tracing::debug!(
-            trace_id,
+            trace_id = event.envelope.trace_id(),
             projection = P::NAME,
             position = event.position,
             "Projected {} to `{}`",

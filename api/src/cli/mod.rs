@@ -16,7 +16,7 @@ mod up;
 use crate::{
     access::{self, Role},
     http,
-    settings::{Connections, HttpSettings, Logging},
+    settings::{Connections, DEFAULT_FILTER, HttpSettings, Logging},
 };
 use clap::{Parser, Subcommand};
 use exodrive_projections::Database;
@@ -115,8 +115,11 @@ impl Cli {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let quiet = !matches!(self.command, Command::Up(_) | Command::Serve(_) | Command::Work(_));
         // A command's answer is its output; its log is for when it fails.
-        let filter =
-            if quiet && self.logging.filter == "info" { "error" } else { &self.logging.filter };
+        let filter = if quiet && self.logging.filter == DEFAULT_FILTER {
+            "error"
+        } else {
+            &self.logging.filter
+        };
         if let Err(error) = telemetry::init(filter, self.logging.format) {
             eprintln!("error: {error}");
             return ExitCode::from(2);

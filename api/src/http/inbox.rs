@@ -13,10 +13,13 @@ use axum::{
 };
 use exodrive_domain::email::{EmailId, Status};
 use exodrive_projections::{
-    Error, Identity, ReadTransaction,
+    Error, Identity, Projection, ReadTransaction,
     deliveries::read as deliveries,
     email_timeline::read as email_timeline,
-    inbox::read::{self as inbox, Cursor, EmailDetail, EmailSummary, Filter},
+    inbox::{
+        Inbox,
+        read::{self as inbox, Cursor, EmailDetail, EmailSummary, Filter},
+    },
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, time::Duration};
@@ -271,7 +274,7 @@ pub(super) fn view_unavailable(error: Error) -> ApiError {
 }
 
 fn email_answer(headers: &HeaderMap, position: u64, json: String, cache: &'static str) -> Response {
-    let etag = format!("\"{position}\"");
+    let etag = format!("\"{}-{position}\"", Inbox::VERSION);
     let unchanged =
         headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(|known| {
             known.split(',').any(|known| known.trim().trim_start_matches("W/") == etag)

@@ -1,7 +1,7 @@
 //! The HTTP API: its state, its routes, and what surrounds every request.
 //!
-//! A handler gives a value or an [`ApiError`](crate::problem::ApiError); the
-//! outermost layer ([`edge`]) adds the request's id, renders errors, counts and
+//! A handler gives a value or an [`ApiError`]; the
+//! outermost layer (`edge`) adds the request's id, renders errors, counts and
 //! logs.
 
 mod deliveries;

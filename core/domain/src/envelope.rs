@@ -26,6 +26,13 @@ pub struct Envelope {
     pub actor: Option<String>,
 }
 
+impl Envelope {
+    /// The trace that the event belongs to, 32 hexadecimal digits.
+    pub fn trace_id(&self) -> Option<&str> {
+        self.traceparent.as_deref()?.split('-').nth(1)
+    }
+}
+
 /// An event as the log holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {

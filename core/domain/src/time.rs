@@ -16,7 +16,7 @@ pub fn parse(text: &str) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_micros(time.timestamp_micros())
 }
 
-/// Serde adapter for [`format`] and [`parse`].
+/// Serde adapter for [`format()`] and [`parse`].
 pub mod serde_micros {
     use chrono::{DateTime, Utc};
     use serde::{Deserialize, Deserializer, Serializer, de::Error};

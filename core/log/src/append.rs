@@ -64,7 +64,7 @@ impl Log {
     /// [`AppendError::Unavailable`] or [`AppendError::Refused`].
     pub async fn append_fact(&self, event: &NewEvent) -> Result<Appended, AppendError> {
         let message = message(event).message_id(&event.envelope.id);
-        self.publish(event.subject.to_string(), message).await
+        self.publish(event, event.subject.to_string(), message).await
     }
 
     /// Appends a decision, if nothing was appended to its subject since
@@ -82,7 +82,7 @@ impl Log {
     ) -> Result<Appended, AppendError> {
         let subject = event.subject.to_string();
         let message = message(event).expected_last_subject_sequence(last);
-        match self.publish(subject.clone(), message).await {
+        match self.publish(event, subject.clone(), message).await {
             Err(AppendError::Conflict) => self.own_earlier_append(&subject, event).await,
             outcome => outcome,
         }
@@ -107,6 +107,7 @@ impl Log {
 
     async fn publish(
         &self,
+        event: &NewEvent,
         subject: String,
         message: PublishMessage,
     ) -> Result<Appended, AppendError> {
@@ -120,6 +121,13 @@ impl Log {
         };
         let ack = outcome.map_err(|_| AppendError::Unavailable(None))?.map_err(append_error)?;
         metrics::histogram!("exodrive_log_append_seconds").record(started.elapsed());
+        tracing::debug!(
+            trace_id = event.envelope.trace_id(),
+            position = ack.sequence,
+            duplicate = ack.duplicate,
+            "Appended at {}",
+            ack.sequence
+        );
         Ok(Appended { position: ack.sequence, duplicate: ack.duplicate })
     }
 }

@@ -11,6 +11,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 /// Messages asked of the server at a time; larger pulls are no faster.
 const PULL: usize = 1_000;
+/// Bytes asked of the server at a time, and the most that a batch holds: a
+/// body may have 1 MiB, and a thousand of those are not held at once.
+const PULL_BYTES: usize = 16 << 20;
 /// A consumer that nobody reads goes away by itself after this.
 const INACTIVE: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -46,6 +49,7 @@ pub struct Batch {
     pub events: Vec<Recorded>,
     /// How many more the log held when the last one was sent.
     pub pending: u64,
+    bytes: usize,
 }
 
 /// Reads the log in order, from a position onwards, without a gap.
@@ -143,7 +147,7 @@ impl Reader {
                 .await
                 .map_err(ReadError::unavailable)??,
         };
-        while batch.events.len() < limit {
+        while batch.events.len() < limit && batch.bytes < PULL_BYTES {
             let message = if batch.events.is_empty() {
                 match timeout_at(deadline, messages.next()).await {
                     Ok(message) => message,
@@ -184,6 +188,7 @@ impl Reader {
         }
         let (message, _) = message.split();
         let headers = message.headers.unwrap_or_default();
+        batch.bytes += message.payload.len();
         batch.events.push(wire::recorded(
             position,
             &message.subject,
@@ -215,6 +220,7 @@ impl Reader {
         consumer
             .stream()
             .max_messages_per_batch(PULL)
+            .max_bytes_per_batch(PULL_BYTES)
             .heartbeat(HEARTBEAT)
             .messages()
             .await

@@ -255,7 +255,7 @@ impl Slot {
             service = %self.service,
             port = self.probe.port(),
             pid = self.pid(),
-            took_ms = began.elapsed().as_millis(),
+            took_ms = began.elapsed().as_millis() as u64,
             "service started"
         );
         Ok(())
@@ -477,7 +477,7 @@ impl PrivateServices {
         tracing::info!(
             data_dir = %services.data_dir.display(),
             started = services.slots.len(),
-            took_ms = began.elapsed().as_millis(),
+            took_ms = began.elapsed().as_millis() as u64,
             "services are ready"
         );
         Ok(services)

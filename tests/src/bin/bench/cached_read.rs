@@ -50,7 +50,7 @@ pub(crate) async fn measure(
     .await?;
 
     let requests = again(requests);
-    let read = async |address, round: Duration| load::http(address, requests.clone(), round, HIT).await;
+    let read = async |address, round: Duration| load::http(address, requests.clone(), round, Some(HIT)).await;
     let (mut figure, mut ceiling) = (Series::default(), Series::default());
     let (mut cached, mut plain) = (Outcome::default(), Outcome::default());
     let (mut cpu, mut bare_cpu) = (Vec::new(), Series::default());

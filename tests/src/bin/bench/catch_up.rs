@@ -137,7 +137,15 @@ impl Filled {
     pub(crate) async fn measure(&mut self, scale: Scale) -> Result<(Vec<Row>, CaughtUp), Failure> {
         let events = self.events as f64;
         let rate = |took: Duration| events / took.as_secs_f64();
+        let mut alones = Vec::new();
+        for_each_projection!(P => {
+            let mut alone = Series::default();
+            alone.add(rate(self.project_alone::<P>().await?));
+            progress(&format!("catch-up: {} alone: {:.0} events/s", P::NAME, alone.last()));
+            alones.push((P::NAME, alone));
+        });
         let (mut figure, mut ceiling) = (Series::default(), Series::default());
+        // The last of these leaves its views in Redis.
         let mut last = None;
         // A catch-up takes longer than a round of requests, and swings less.
         let rounds = scale.rounds.div_ceil(2);
@@ -172,12 +180,10 @@ impl Filled {
         };
         let name = format!("catch-up, {} events, all projections", self.events);
         let mut table = vec![row(name, figure, Target::Rate(25_000.0), details)];
-        for_each_projection!(P => {
-            let mut alone = Series::default();
-            alone.add(rate(self.project_alone::<P>().await?));
-            progress(&format!("catch-up: {} alone: {:.0} events/s", P::NAME, alone.last()));
-            table.push(row(format!("catch-up, {} alone", P::NAME), alone, Target::None, Vec::new()));
-        });
+        for (projection, alone) in alones {
+            let name = format!("catch-up, {projection} alone");
+            table.push(row(name, alone, Target::None, Vec::new()));
+        }
         Ok((table, last))
     }
 }

@@ -98,7 +98,7 @@ async fn post(system: &System, round: Duration, most: usize) -> Result<(Outcome,
     let requests = (0..most).map(|_| request()).collect();
     let requests = Requests { bytes: Arc::new(requests), again: false };
     let before = system.cpu();
-    let outcome = load::http(system.address, requests, round, "").await?;
+    let outcome = load::http(system.address, requests, round, None).await?;
     let used = system.cpu().since(&before, outcome.count());
     Ok((outcome, used))
 }

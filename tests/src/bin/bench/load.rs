@@ -73,7 +73,7 @@ pub(crate) async fn http(
     address: SocketAddr,
     requests: Requests,
     round: Duration,
-    mark: &'static str,
+    mark: Option<&'static str>,
 ) -> Result<Outcome, Failure> {
     tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -86,7 +86,7 @@ async fn http_on_this_thread(
     address: SocketAddr,
     requests: Requests,
     round: Duration,
-    mark: &'static str,
+    mark: Option<&'static str>,
 ) -> Result<Outcome, Failure> {
     let mut connections = Vec::new();
     for _ in 0..IN_FLIGHT {
@@ -109,7 +109,8 @@ async fn http_on_this_thread(
                     let text = String::from_utf8_lossy(&connection.buffer).into_owned();
                     return Err(io::Error::other(format!("answered {text}")));
                 }
-                marked += usize::from(contains(&connection.buffer[..answer.head], mark));
+                let head = &connection.buffer[..answer.head];
+                marked += usize::from(mark.is_some_and(|mark| contains(head, mark)));
             }
             Ok((latencies, marked))
         });

@@ -1,0 +1,295 @@
+//! The shape of the workspace: which room may import which, under which
+//! licences the whole tree stands, and that every crate is held to the same
+//! lints. Reads what cargo knows, without the network.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+    process::Command,
+    sync::LazyLock,
+};
+
+/// Which rooms each room may import.
+const ROOMS: [(&str, &[&str]); 8] = [
+    ("exodrive-domain", &[]),
+    ("exodrive-log", &["exodrive-domain"]),
+    ("exodrive-runtime", &[]),
+    ("exodrive-migrations", &[]),
+    (
+        "exodrive-projections",
+        // Whoever owns the tables applies the migrations that they stand on.
+        &["exodrive-domain", "exodrive-log", "exodrive-runtime", "exodrive-migrations"],
+    ),
+    ("exodrive-replays", &["exodrive-domain", "exodrive-log", "exodrive-projections"]),
+    (
+        "exodrive-api",
+        &[
+            "exodrive-domain",
+            "exodrive-log",
+            "exodrive-runtime",
+            "exodrive-projections",
+            "exodrive-replays",
+        ],
+    ),
+    (
+        "exodrive-tests",
+        &[
+            "exodrive-domain",
+            "exodrive-log",
+            "exodrive-runtime",
+            "exodrive-migrations",
+            "exodrive-projections",
+            "exodrive-replays",
+            "exodrive-api",
+        ],
+    ),
+];
+
+/// Rooms that may import these crates and no other.
+const CLOSED: [(&str, &[&str]); 2] = [
+    (
+        "exodrive-domain",
+        &["bytes", "chrono", "proptest", "serde", "serde_json", "thiserror", "uuid"],
+    ),
+    ("exodrive-migrations", &["sqlx"]),
+];
+
+/// Crates that only these rooms may import, the tests apart.
+const OWNED: [(&str, &[&str]); 5] = [
+    ("async-nats", &["exodrive-log"]),
+    ("sqlx", &["exodrive-projections", "exodrive-migrations"]),
+    ("redis", &["exodrive-log", "exodrive-projections", "exodrive-api"]),
+    ("axum", &["exodrive-api"]),
+    ("clap", &["exodrive-api"]),
+];
+
+const LICENCES: [&str; 11] = [
+    "0BSD",
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "BSL-1.0",
+    "CDLA-Permissive-2.0",
+    "ISC",
+    "MIT",
+    "Unicode-3.0",
+    "Zlib",
+];
+
+/// Crates under another licence, and why that is no obstacle.
+const OTHER_LICENCES: [(&str, &str); 0] = [];
+
+/// Crates of which the tree holds more than one version, and what it waits
+/// for.
+const DUPLICATES: [(&str, &str); 12] = [
+    ("base64", "reqwest, hyper-util and utoipa-swagger-ui are at 0.23; sqlx and async-nats at 0.22"),
+    ("block-buffer", "follows digest"),
+    ("cpufeatures", "follows sha2"),
+    ("crypto-common", "follows digest"),
+    ("digest", "follows sha2"),
+    ("getrandom", "ring is at 0.2, rand 0.9 at 0.3, the others at 0.4"),
+    ("hashbrown", "dashmap (of governor) is at 0.14, sqlx at 0.16, indexmap at 0.17"),
+    ("rand", "metrics-util is at 0.9"),
+    ("rand_core", "follows rand; signature (of jsonwebtoken) is at 0.6"),
+    ("sha2", "sqlx-core is at 0.10, sqlx-postgres at 0.11"),
+    ("syn", "half of the derive macros have moved to 3"),
+    ("tower-http", "reqwest is at 0.6"),
+];
+
+static METADATA: LazyLock<Value> = LazyLock::new(|| {
+    let version = Command::new("rustc").arg("-vV").output().unwrap();
+    let version = String::from_utf8(version.stdout).unwrap();
+    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
+    let done = Command::new(env!("CARGO"))
+        .args(["metadata", "--offline", "--locked", "--format-version", "1"])
+        // Crates for other systems are not downloaded.
+        .args(["--filter-platform", host])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    serde_json::from_slice(&done.stdout).unwrap()
+});
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+    value[field].as_str().unwrap_or_else(|| panic!("{field} of {value}"))
+}
+
+fn packages() -> &'static [Value] {
+    METADATA["packages"].as_array().unwrap()
+}
+
+/// The workspace's own packages.
+fn members() -> Vec<&'static Value> {
+    packages().iter().filter(|package| package["source"].is_null()).collect()
+}
+
+/// The names that a package's manifest lists, of any kind.
+fn imports(package: &Value) -> BTreeSet<&str> {
+    package["dependencies"].as_array().unwrap().iter().map(|it| text(it, "name")).collect()
+}
+
+/// Rows of `rooms` that a package breaks.
+fn forbidden_edges(package: &str, imports: &BTreeSet<&str>) -> Vec<String> {
+    let Some((_, allowed)) = ROOMS.iter().find(|(room, _)| *room == package) else {
+        return vec![format!("{package} is in no row of the table of rooms")];
+    };
+    let is_room = |name: &&&str| ROOMS.iter().any(|(room, _)| *room == **name);
+    let rooms = imports.iter().filter(is_room).filter(|name| !allowed.contains(*name));
+    let closed = CLOSED.iter().filter(|(room, _)| *room == package).flat_map(|(_, allowed)| {
+        imports.iter().filter(|name| !is_room(name) && !allowed.contains(*name))
+    });
+    let owned = imports.iter().filter(|name| {
+        package != "exodrive-tests"
+            && OWNED.iter().any(|(crate_name, rooms)| crate_name == *name && !rooms.contains(&package))
+    });
+    rooms.chain(closed).chain(owned).map(|name| format!("{package} may not import {name}")).collect()
+}
+
+#[test]
+fn no_room_imports_what_it_may_not() {
+    let members = members();
+    let names: BTreeSet<_> = members.iter().map(|package| text(package, "name")).collect();
+    assert_eq!(names, ROOMS.iter().map(|(room, _)| *room).collect());
+    let broken: Vec<_> = members
+        .iter()
+        .flat_map(|package| forbidden_edges(text(package, "name"), &imports(package)))
+        .collect();
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn a_forbidden_edge_is_seen() {
+    for (package, import) in [
+        ("exodrive-domain", "exodrive-log"),
+        ("exodrive-domain", "tokio"),
+        ("exodrive-log", "exodrive-projections"),
+        ("exodrive-log", "sqlx"),
+        ("exodrive-runtime", "exodrive-domain"),
+        ("exodrive-migrations", "tokio"),
+        ("exodrive-projections", "axum"),
+        ("exodrive-api", "exodrive-tests"),
+        ("exodrive-new", "serde"),
+    ] {
+        assert_eq!(forbidden_edges(package, &BTreeSet::from([import])).len(), 1, "{package} {import}");
+    }
+    assert!(forbidden_edges("exodrive-log", &BTreeSet::from(["exodrive-domain", "tokio"])).is_empty());
+}
+
+#[test]
+fn every_crate_inherits_the_lints_and_unsafe_code_is_forbidden() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    for lint in ["unsafe_code = \"forbid\"", "unwrap_used = \"deny\"", "print_stdout = \"deny\""] {
+        assert!(manifest.contains(lint), "{lint}");
+    }
+    for package in members() {
+        let manifest = fs::read_to_string(text(package, "manifest_path")).unwrap();
+        let inherits = manifest.contains("[lints]\nworkspace = true\n");
+        assert!(inherits, "{} does not inherit the workspace's lints", text(package, "name"));
+    }
+}
+
+/// Whether an SPDX expression can be met with the licences that we accept.
+fn is_accepted(expression: &str) -> bool {
+    // Old manifests write "MIT/Apache-2.0".
+    let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
+    let tokens: Vec<&str> = spaced.split_whitespace().collect();
+    let mut at = 0;
+    let accepted = any_of(&tokens, &mut at);
+    assert_eq!(at, tokens.len(), "cannot read the licence {expression:?}");
+    accepted
+}
+
+fn any_of(tokens: &[&str], at: &mut usize) -> bool {
+    let mut accepted = all_of(tokens, at);
+    while tokens.get(*at) == Some(&"OR") {
+        *at += 1;
+        accepted |= all_of(tokens, at);
+    }
+    accepted
+}
+
+fn all_of(tokens: &[&str], at: &mut usize) -> bool {
+    let mut accepted = one(tokens, at);
+    while tokens.get(*at) == Some(&"AND") {
+        *at += 1;
+        accepted &= one(tokens, at);
+    }
+    accepted
+}
+
+fn one(tokens: &[&str], at: &mut usize) -> bool {
+    let token = tokens[*at];
+    *at += 1;
+    if token == "(" {
+        let accepted = any_of(tokens, at);
+        assert_eq!(tokens.get(*at), Some(&")"));
+        *at += 1;
+        return accepted;
+    }
+    let mut licence = token.to_owned();
+    if tokens.get(*at) == Some(&"WITH") {
+        licence = format!("{licence} WITH {}", tokens[*at + 1]);
+        *at += 2;
+    }
+    LICENCES.contains(&licence.as_str())
+}
+
+#[test]
+fn licence_expressions_are_read() {
+    for accepted in ["MIT", "MIT/GPL-3.0", "GPL-3.0 OR (MIT AND ISC)", "Apache-2.0 WITH LLVM-exception"] {
+        assert!(is_accepted(accepted), "{accepted}");
+    }
+    for refused in ["GPL-3.0", "MIT AND GPL-3.0", "(MIT OR ISC) AND AGPL-3.0"] {
+        assert!(!is_accepted(refused), "{refused}");
+    }
+}
+
+#[test]
+fn every_crate_stands_under_an_accepted_licence() {
+    let mut excepted = BTreeSet::new();
+    let mut refused = Vec::new();
+    for package in packages() {
+        let name = text(package, "name");
+        let licence = package["license"].as_str().unwrap_or("none");
+        if is_accepted(licence) {
+            continue;
+        }
+        match OTHER_LICENCES.iter().find(|(excepted, _)| *excepted == name) {
+            Some(_) => {
+                excepted.insert(name);
+            }
+            None => refused.push(format!("{name}: {licence}")),
+        }
+    }
+    assert!(refused.is_empty(), "{refused:#?}");
+    let stale: Vec<_> =
+        OTHER_LICENCES.iter().filter(|(name, _)| !excepted.contains(name)).collect();
+    assert!(stale.is_empty(), "no longer needed: {stale:?}");
+}
+
+#[test]
+fn no_crate_is_there_in_two_versions_but_for_a_reason() {
+    let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for package in packages() {
+        versions.entry(text(package, "name")).or_default().insert(text(package, "version"));
+    }
+    versions.retain(|_, versions| versions.len() > 1);
+    let new: Vec<_> = versions
+        .iter()
+        .filter(|(name, _)| !DUPLICATES.iter().any(|(known, _)| known == *name))
+        .collect();
+    assert!(new.is_empty(), "in more than one version: {new:#?}");
+    let stale: Vec<_> =
+        DUPLICATES.iter().filter(|(name, _)| !versions.contains_key(name)).collect();
+    assert!(stale.is_empty(), "no longer needed: {stale:?}");
+}

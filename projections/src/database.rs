@@ -57,15 +57,21 @@ impl Database {
         Ok(Self { pool })
     }
 
-    /// A database for workers, as its owner.
+    /// A database for workers, as its owner. The server undoes the transaction
+    /// of a worker that hangs once its lease has ended: its locks would keep
+    /// whoever takes over waiting.
     ///
     /// # Errors
     /// When the URL is none.
     pub fn for_workers(url: &str) -> Result<Self, Error> {
+        let hung = format!("{}ms", store::LEASE.as_millis());
+        let options = PgConnectOptions::from_str(url)?
+            .application_name("exodrive work")
+            .options([("idle_in_transaction_session_timeout", hung)]);
         let pool = PgPoolOptions::new()
             .max_connections(16)
             .acquire_timeout(Duration::from_secs(5))
-            .connect_lazy_with(PgConnectOptions::from_str(url)?.application_name("exodrive work"));
+            .connect_lazy_with(options);
         Ok(Self { pool })
     }
 

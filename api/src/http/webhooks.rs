@@ -20,7 +20,6 @@ use exodrive_domain::{Delivery, Envelope, Subject, WEBHOOK_RECEIVED, WEBHOOK_REC
 use exodrive_log::{AppendError, Appended, NewEvent};
 use exodrive_projections::{Identity, deliveries};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use std::{error::Error as _, time::Duration};
 use utoipa::ToSchema;
 
@@ -193,9 +192,6 @@ async fn known_from_before(
             return None;
         }
     };
-    if known.sha256 != hex(&event.body) {
-        warn_of_other_bytes(known.position);
-    }
     Some(known.position)
 }
 
@@ -222,10 +218,6 @@ fn warn_of_other_bytes(position: u64) {
         position,
         "A repeated delivery has other bytes than the first, which stands at {position}"
     );
-}
-
-fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn unavailable(error: AppendError) -> ApiError {

@@ -5,5 +5,6 @@
 
 mod duplicates;
 mod faults;
+mod reads;
 mod steps;
 mod webhook;

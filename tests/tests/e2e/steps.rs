@@ -151,7 +151,7 @@ async fn a_worker_that_hangs_in_a_transaction_is_replaced_and_writes_nothing_lat
         eventually("the worker hangs", async || hung.met_its_fate().then_some(())).await;
 
         world.start_worker(WORKER);
-        within(Duration::from_secs(5), "another worker takes over", async || {
+        within(Duration::from_secs(5), &format!("another worker takes over from one that hangs after {step}"), async || {
             let sql = "select worker from generations where projection = 'inbox'";
             let worker: Option<String> =
                 sqlx::query_scalar(sql).fetch_one(world.database()).await.unwrap();

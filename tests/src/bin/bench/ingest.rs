@@ -15,13 +15,11 @@ use async_nats::jetstream::{
 };
 use bytes::Bytes;
 use chrono::Utc;
+use exodrive_log::Log;
 use exodrive_runtime::services::SyncMode;
 use exodrive_tests::sign;
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::task::JoinSet;
@@ -44,6 +42,7 @@ pub(crate) async fn measure(sync: SyncMode, scale: Scale) -> Result<Row, Failure
 
     let mut figure = Series::default();
     let mut ceiling = Series::default();
+    let mut appended = Series::default();
     let (mut posted, mut published) = (Outcome::default(), Outcome::default());
     let mut cpu = Vec::new();
     let warm_up = scale.round / 4;
@@ -57,6 +56,8 @@ pub(crate) async fn measure(sync: SyncMode, scale: Scale) -> Result<Row, Failure
         ceiling.add(outcome.rate());
         expected.0 = expected.0.max(outcome.rate());
         published.latencies.extend(&outcome.latencies);
+
+        appended.add(append(&log, scale.round / 2, enough(expected.0) / 2).await?.rate());
 
         let before = log.last_position().await?;
         let (outcome, used) = post(&system, scale.round, enough(expected.1)).await?;
@@ -81,6 +82,7 @@ pub(crate) async fn measure(sync: SyncMode, scale: Scale) -> Result<Row, Failure
         Detail::ms("p50 of raw publish", published.percentile_ms(0.5)),
         Detail::ms("p99 of raw publish", published.percentile_ms(0.99)),
     ];
+    details.push(Detail::new("appends by exodrive-log alone", appended.median(), "/s"));
     details.extend(Detail::cpu(&cpu));
     Ok(Row {
         name: name.to_owned(),
@@ -152,33 +154,65 @@ impl Raw {
                 (format!("raw.email.{id}"), body)
             })
             .collect();
-        let (messages, next) = (Arc::new(messages), Arc::new(AtomicUsize::new(0)));
-        let began = Instant::now();
-        let mut callers = JoinSet::new();
-        for _ in 0..IN_FLIGHT {
-            let (context, messages, next) =
-                (self.context.clone(), Arc::clone(&messages), Arc::clone(&next));
-            callers.spawn(async move {
-                let mut latencies = Vec::new();
-                while began.elapsed() < round
-                    && let Some((subject, body)) =
-                        messages.get(next.fetch_add(1, Ordering::Relaxed))
-                {
-                    let sent = Instant::now();
-                    let message = PublishMessage::build()
-                        .payload(body.clone())
-                        .expected_last_subject_sequence(0);
-                    context.send_publish(subject.clone(), message).await?.await?;
-                    latencies.push(sent.elapsed());
-                }
-                Ok::<_, jetstream::context::PublishError>(latencies)
-            });
-        }
-        let mut outcome = Outcome::default();
-        while let Some(caller) = callers.join_next().await {
-            outcome.latencies.extend(caller??);
-        }
-        outcome.elapsed = began.elapsed();
-        Ok(outcome)
+        let context = self.context.clone();
+        closed_loop(messages, round, move |(subject, body)| {
+            let context = context.clone();
+            async move {
+                let message =
+                    PublishMessage::build().payload(body).expected_last_subject_sequence(0);
+                context.send_publish(subject, message).await?.await?;
+                Ok(())
+            }
+        })
+        .await
     }
+}
+
+/// A round of appends by the log room: what the API adds to it is the rest.
+async fn append(log: &Log, round: Duration, most: usize) -> Result<Outcome, Failure> {
+    let events: Vec<_> = (0..most)
+        .map(|_| mail::new_event("delivered", &mail::uuid(), Utc::now()))
+        .collect();
+    let log = log.clone();
+    closed_loop(events, round, move |event| {
+        let log = log.clone();
+        async move { Ok(log.append_fact(&event).await.map(|_| ())?) }
+    })
+    .await
+}
+
+/// Does each item once, [`IN_FLIGHT`] at a time.
+async fn closed_loop<T, F>(
+    items: Vec<T>,
+    round: Duration,
+    act: impl Fn(T) -> F + Clone + Send + 'static,
+) -> Result<Outcome, Failure>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<(), Failure>> + Send,
+{
+    let items = Arc::new(Mutex::new(items.into_iter()));
+    let began = Instant::now();
+    let mut callers = JoinSet::new();
+    for _ in 0..IN_FLIGHT {
+        let (items, act) = (Arc::clone(&items), act.clone());
+        callers.spawn(async move {
+            let take = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let mut latencies = Vec::new();
+            while began.elapsed() < round
+                && let Some(item) = take()
+            {
+                let sent = Instant::now();
+                act(item).await?;
+                latencies.push(sent.elapsed());
+            }
+            Ok::<_, Failure>(latencies)
+        });
+    }
+    let mut outcome = Outcome::default();
+    while let Some(caller) = callers.join_next().await {
+        outcome.latencies.extend(caller??);
+    }
+    outcome.elapsed = began.elapsed();
+    Ok(outcome)
 }

@@ -102,7 +102,8 @@ pub(crate) fn traffic(events: usize) -> (Vec<NewEvent>, Vec<String>) {
     (events, ids)
 }
 
-fn new_event(kind: &str, email_id: &str, at: DateTime<Utc>) -> NewEvent {
+/// An event as the webhook would append it.
+pub(crate) fn new_event(kind: &str, email_id: &str, at: DateTime<Utc>) -> NewEvent {
     let (id, body) = (message_id(), body(kind, email_id, at));
     let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let trace: u128 = rand::random();

@@ -8,12 +8,12 @@
 use crate::{
     Database, Error,
     cache::{Cache, Entry},
+    feed::{Decoded, Events, Feed, Subscription},
     fold::{self, Folded, Keyed, Parked, Rows},
     projection::Projection,
     store::{self, Lease},
 };
-use exodrive_domain::Recorded;
-use exodrive_log::{Batch, Log, Reader};
+use exodrive_log::Log;
 use sqlx::Connection;
 use std::{
     collections::{BTreeSet, HashSet},
@@ -23,8 +23,6 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Events folded in one transaction.
-const BATCH: usize = 2_000;
 /// How often an idle engine shows a sign of life and looks for operators'
 /// wishes.
 const TICK: Duration = Duration::from_secs(1);
@@ -54,6 +52,7 @@ type OnStep = Arc<dyn Fn(Step) + Send + Sync>;
 /// Runs one projection.
 pub struct Engine<P> {
     log: Log,
+    feed: Feed,
     database: Database,
     cache: Cache,
     worker: String,
@@ -72,9 +71,11 @@ pub async fn run_all(
     worker: &str,
     stop: &CancellationToken,
 ) -> Result<(), Error> {
+    let feed = Feed::new(log.clone());
     let mut engines = tokio::task::JoinSet::new();
     crate::for_each_projection!(P => {
-        let engine = Engine::<P>::new(log.clone(), database.clone(), cache.clone(), worker);
+        let mut engine = Engine::<P>::new(log.clone(), database.clone(), cache.clone(), worker);
+        engine.feed = feed.clone();
         let stop = stop.clone();
         engines.spawn(async move { engine.run(&stop).await });
     });
@@ -90,7 +91,8 @@ impl<P: Projection> Engine<P> {
     /// An engine that has not begun.
     pub fn new(log: Log, database: Database, cache: Cache, worker: &str) -> Self {
         let worker = worker.to_owned();
-        Self { log, database, cache, worker, on_step: None, projection: PhantomData }
+        let feed = Feed::new(log.clone());
+        Self { log, feed, database, cache, worker, on_step: None, projection: PhantomData }
     }
 
     /// Calls `hook` after each step of each batch: for tests that stop the
@@ -165,12 +167,15 @@ impl<P: Projection> Engine<P> {
         );
         let mut turn = Turn {
             engine: self,
-            reader: self.log.reader(lease.position + 1),
+            events: self.feed.subscribe(lease.position + 1),
             blocked: store::blocked::<P>(pool, lease.generation).await?,
-            backlog: P::CACHED.then(Instant::now),
+            backlog: None,
             ticked: None,
             lease,
         };
+        if turn.lease.published < turn.lease.position {
+            turn.miss(Duration::ZERO);
+        }
         // A batch in flight is finished; the lease is then given back.
         let outcome = turn.fold_until(stop).await;
         if !matches!(outcome, Err(Error::Fenced(_))) {
@@ -184,28 +189,39 @@ impl<P: Projection> Engine<P> {
 struct Turn<'a, P> {
     engine: &'a Engine<P>,
     lease: Lease,
-    reader: Reader,
+    events: Subscription,
     blocked: HashSet<String>,
-    /// Rows changed after `lease.published` may not be in Redis: when to go on
-    /// publishing them.
-    backlog: Option<Instant>,
+    /// Rows changed after `lease.published` may not be in Redis.
+    backlog: Option<Backlog>,
     ticked: Option<Instant>,
+}
+
+/// Publishing rows that Redis has missed, page by page in the order of keys.
+#[derive(Clone)]
+struct Backlog {
+    /// When to go on.
+    due: Instant,
+    /// The last key published.
+    after: String,
+    /// What Redis has once every page is published. Rows changed later are
+    /// published as they change.
+    end: u64,
 }
 
 impl<P: Projection> Turn<'_, P> {
     async fn fold_until(&mut self, stop: &CancellationToken) -> Result<(), Error> {
         while !stop.is_cancelled() {
-            let wait = match self.backlog {
-                Some(due) => due.saturating_duration_since(Instant::now()).min(TICK),
+            let wait = match &self.backlog {
+                Some(backlog) => backlog.due.saturating_duration_since(Instant::now()).min(TICK),
                 None => TICK,
             };
-            let batch = tokio::select! {
-                batch = self.reader.next_batch(BATCH, wait) => batch?,
+            let events = tokio::select! {
+                events = self.events.next(wait) => events?,
                 () = stop.cancelled() => return Ok(()),
             };
-            let lag = batch.pending;
-            if !batch.events.is_empty() {
-                self.apply(batch).await?;
+            let lag = events.as_ref().map_or(0, Events::pending);
+            if let Some(events) = events {
+                self.apply(events.all()).await?;
             }
             metrics::gauge!("exodrive_projection_lag_events", "projection" => P::NAME)
                 .set(lag as f64);
@@ -213,19 +229,17 @@ impl<P: Projection> Turn<'_, P> {
                 self.tick().await?;
                 self.ticked = Some(Instant::now());
             }
-            if self.backlog.is_some_and(|due| due <= Instant::now()) {
-                self.publish_backlog().await?;
-            }
+            self.publish_backlog().await?;
         }
         Ok(())
     }
 
     /// One batch, from log to readers.
-    async fn apply(&mut self, batch: Batch) -> Result<(), Error> {
+    async fn apply(&mut self, batch: &[Decoded]) -> Result<(), Error> {
         let started = Instant::now();
         self.engine.step(Step::Read);
-        let Some(last) = batch.events.last().map(|event| event.position) else { return Ok(()) };
-        let events: Vec<_> = batch.events.iter().filter_map(fold::keyed::<P>).collect();
+        let Some(last) = batch.last().map(|event| event.recorded.position) else { return Ok(()) };
+        let events: Vec<_> = batch.iter().filter_map(fold::keyed::<P>).collect();
         let changed = match self.write(&events, last, Vec::new()).await {
             Err(error) if store::is_refused_value(&error) => {
                 let refused = self.refused(&events).await?;
@@ -235,9 +249,9 @@ impl<P: Projection> Turn<'_, P> {
         };
         self.lease.position = last;
         self.engine.step(Step::Committed);
-        trace::<P>(&batch.events);
+        trace::<P>(batch);
         metrics::counter!("exodrive_projection_events_total", "projection" => P::NAME)
-            .increment(batch.events.len() as u64);
+            .increment(batch.len() as u64);
         metrics::counter!("exodrive_projection_rows_written_total", "projection" => P::NAME)
             .increment(changed.len() as u64);
         metrics::gauge!("exodrive_projection_position", "projection" => P::NAME).set(last as f64);
@@ -345,9 +359,16 @@ impl<P: Projection> Turn<'_, P> {
                         "Redis did not take the views, will publish them again"
                     );
                 }
-                self.backlog = Some(Instant::now() + TICK);
+                self.miss(TICK);
             }
         }
+    }
+
+    /// Redis has missed rows: all that changed after `lease.published` are
+    /// published again, beginning after `pause`.
+    fn miss(&mut self, pause: Duration) {
+        let (due, end) = (Instant::now() + pause, self.lease.position);
+        self.backlog = P::CACHED.then(|| Backlog { due, after: String::new(), end });
     }
 
     /// Once a second: a sign of life, operators' wishes, and Redis made whole.
@@ -363,24 +384,28 @@ impl<P: Projection> Turn<'_, P> {
                 Ok(true) => {}
                 Ok(false) => {
                     self.lease.published = 0;
-                    self.backlog = Some(Instant::now());
+                    self.miss(Duration::ZERO);
                 }
-                Err(_) => self.backlog = Some(Instant::now() + TICK),
+                Err(_) => self.miss(TICK),
             }
         }
         Ok(())
     }
 
-    /// Publishes rows changed since Redis last had them all: some pages, so
-    /// that folding goes on between.
+    /// Publishes some pages of the backlog, if one is due; folding goes on
+    /// between.
     async fn publish_backlog(&mut self) -> Result<(), Error> {
         let (pool, generation) = (self.engine.database.pool(), self.lease.generation);
-        let end = self.lease.position;
         for _ in 0..REPUBLISH_PAGES {
-            let after = self.lease.published;
-            let rows = store::changed_after::<P>(pool, generation, after, REPUBLISH).await?;
+            let Some(backlog) = self.backlog.clone().filter(|it| it.due <= Instant::now()) else {
+                return Ok(());
+            };
+            let since = self.lease.published;
+            let page =
+                store::changed_since::<P>(pool, generation, since, &backlog.after, REPUBLISH);
+            let rows = page.await?;
+            let next = rows.last().map(|(key, _)| key.clone());
             let full = rows.len() as i64 == REPUBLISH;
-            let last = rows.last().map_or(end, |(_, stored)| stored.position);
             let entries: Vec<_> = rows
                 .into_iter()
                 .filter_map(|(key, stored)| {
@@ -392,18 +417,17 @@ impl<P: Projection> Turn<'_, P> {
                 Ok(()) if !full => self.engine.cache.mark_complete(P::NAME).await,
                 outcome => outcome,
             };
-            if published.is_err() {
-                self.backlog = Some(Instant::now() + TICK);
-                return Ok(());
+            match (published, next) {
+                (Err(_), _) => {
+                    self.backlog = Some(Backlog { due: Instant::now() + TICK, ..backlog });
+                }
+                (Ok(()), Some(after)) if full => self.backlog = Some(Backlog { after, ..backlog }),
+                (Ok(()), _) => {
+                    self.lease.published = backlog.end;
+                    self.backlog = None;
+                    tracing::debug!(projection = P::NAME, "Redis has all views of `{}`", P::NAME);
+                }
             }
-            if !full {
-                self.lease.published = end;
-                self.backlog = None;
-                tracing::debug!(projection = P::NAME, "Redis has all views of `{}`", P::NAME);
-                return Ok(());
-            }
-            // More rows may share the last position: begin with them again.
-            self.lease.published = last.saturating_sub(1).max(after + 1);
         }
         Ok(())
     }
@@ -414,19 +438,29 @@ impl<P: Projection> Turn<'_, P> {
         let Some((key, positions)) = store::retry_wanted::<P>(pool, generation).await? else {
             return Ok(());
         };
-        let mut recorded = Vec::new();
+        let mut decoded = Vec::new();
         for position in positions {
-            recorded.extend(self.engine.log.read(position).await?);
+            decoded.extend(self.engine.log.read(position).await?.map(Decoded::from));
         }
         let events: Vec<_> =
-            recorded.iter().filter_map(fold::keyed::<P>).map(|event| event.only(&key)).collect();
+            decoded.iter().filter_map(fold::keyed::<P>).map(|event| event.only(&key)).collect();
         let mut blocked = self.blocked.clone();
         blocked.remove(&key);
         let mut transaction = store::begin(pool).await?;
         let rows = store::load::<P>(&mut transaction, generation, &keys(&events)).await?;
         let Folded { changed, parked } = fold::fold::<P>(&events, rows, &mut blocked);
         store::unpark::<P>(&mut transaction, generation, &key).await?;
-        store::write::<P>(&mut transaction, generation, &changed).await?;
+        if let Err(error) = store::write::<P>(&mut transaction, generation, &changed).await {
+            if !store::is_refused_value(&error) {
+                return Err(error);
+            }
+            transaction.rollback().await?;
+            tracing::error!(
+                projection = P::NAME,
+                "Postgres refuses the row still, it stays parked"
+            );
+            return store::keep_parked::<P>(pool, generation, &key).await;
+        }
         store::park::<P>(&mut transaction, generation, &parked).await?;
         let position = self.lease.position;
         store::advance::<P>(&mut transaction, &self.lease, position, changed.len()).await?;
@@ -439,9 +473,10 @@ impl<P: Projection> Turn<'_, P> {
             "Retried parked events"
         );
         // Their positions lie behind what Redis is known to have.
-        if let Some(first) = recorded.first() {
-            self.lease.published = self.lease.published.min(first.position.saturating_sub(1));
-            self.backlog = P::CACHED.then(Instant::now);
+        if let Some(first) = decoded.first() {
+            let before = first.recorded.position.saturating_sub(1);
+            self.lease.published = self.lease.published.min(before);
+            self.miss(Duration::ZERO);
         }
         Ok(())
     }
@@ -453,11 +488,11 @@ fn keys(events: &[Keyed<'_>]) -> Vec<String> {
 }
 
 /// Ties each event's trace to its projection, for whoever follows a request.
-fn trace<P: Projection>(events: &[Recorded]) {
+fn trace<P: Projection>(events: &[Decoded]) {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return;
     }
-    for event in events {
+    for Decoded { recorded: event, .. } in events {
         tracing::debug!(
             trace_id = event.envelope.trace_id(),
             projection = P::NAME,

@@ -1,7 +1,10 @@
 //! Folding a batch in memory: five events of one email are one write.
 
-use crate::projection::{Projection, reads};
-use exodrive_domain::{DecodeError, Event, Recorded, decode};
+use crate::{
+    feed::Decoded,
+    projection::{Projection, reads},
+};
+use exodrive_domain::{DecodeError, Event, Recorded};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -31,14 +34,15 @@ pub(crate) type Rows<R> = BTreeMap<String, Option<Stored<R>>>;
 /// An event that a projection reads, with the keys of the rows it touches.
 pub(crate) struct Keyed<'a> {
     recorded: &'a Recorded,
-    event: Result<Event<'a>, DecodeError>,
+    event: Result<Event<'a>, &'a DecodeError>,
     pub(crate) keys: Vec<String>,
 }
 
-/// Reads an event; `None` if the projection does not read its subject.
-pub(crate) fn keyed<P: Projection>(recorded: &Recorded) -> Option<Keyed<'_>> {
+/// An event for a projection; `None` if it does not read the subject.
+pub(crate) fn keyed<P: Projection>(decoded: &Decoded) -> Option<Keyed<'_>> {
+    let recorded = &decoded.recorded;
     reads::<P>(&recorded.subject).then(|| {
-        let event = decode(recorded);
+        let event = decoded.payload.as_ref().map(|payload| Event { recorded, payload });
         let keys = event.as_ref().map(P::keys).unwrap_or_default();
         Keyed { recorded, event, keys }
     })

@@ -18,6 +18,7 @@ mod database;
 pub mod deliveries;
 pub mod email_timeline;
 pub mod engine;
+mod feed;
 mod fold;
 pub mod inbox;
 mod projection;

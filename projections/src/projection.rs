@@ -29,8 +29,7 @@ pub trait Projection: Send + Sync + 'static {
     /// The row after the event; `None` is no row.
     fn evolve(row: Option<Self::Row>, event: &Event<'_>) -> Option<Self::Row>;
 
-    /// Whether rows are served from Redis. The table then has an index on
-    /// `position`.
+    /// Whether rows are served from Redis.
     const CACHED: bool = false;
 
     /// The answer that readers get for this row, if rows are served from

@@ -5,9 +5,10 @@ use crate::{
     fold::{Parked, Rows, Stored},
     projection::Projection,
 };
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{
-    AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, Row, Transaction, types::Json,
+    AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, Row, Transaction, postgres::PgRow,
+    types::Json,
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -238,39 +239,31 @@ pub(crate) async fn load<P: Projection>(
         P::NAME
     );
     let found = sqlx::query(AssertSqlSafe(sql)).bind(keys).fetch_all(connection).await?;
-    found
-        .into_iter()
-        .map(|found| {
-            let position = to_u64(found.try_get("position")?);
-            let Json(row) = found.try_get("data")?;
-            Ok((found.try_get("key")?, Stored { row, position }))
-        })
-        .collect()
+    found.into_iter().map(stored).collect()
 }
 
-/// The rows changed after a position, in the order of change.
-pub(crate) async fn changed_after<P: Projection>(
+/// A page of the rows changed since a position, in the order of keys.
+pub(crate) async fn changed_since<P: Projection>(
     pool: &PgPool,
     generation: i32,
     position: u64,
+    after: &str,
     limit: i64,
 ) -> Result<Vec<(String, Stored<P::Row>)>, Error> {
     let sql = format!(
-        "select key, position, data from {}.{} where position > $1 order by position limit $2",
+        "select key, position, data from {}.{}
+         where key > $1 and position > $2 order by key limit $3",
         schema::<P>(generation),
         P::NAME
     );
-    let query = sqlx::query(AssertSqlSafe(sql)).bind(to_i64(position)).bind(limit);
-    query
-        .fetch_all(pool)
-        .await?
-        .into_iter()
-        .map(|found| {
-            let position = to_u64(found.try_get("position")?);
-            let Json(row) = found.try_get("data")?;
-            Ok((found.try_get("key")?, Stored { row, position }))
-        })
-        .collect()
+    let page = sqlx::query(AssertSqlSafe(sql)).bind(after).bind(to_i64(position)).bind(limit);
+    page.fetch_all(pool).await?.into_iter().map(stored).collect()
+}
+
+fn stored<R: DeserializeOwned>(found: PgRow) -> Result<(String, Stored<R>), Error> {
+    let position = to_u64(found.try_get("position")?);
+    let Json(row) = found.try_get("data")?;
+    Ok((found.try_get("key")?, Stored { row, position }))
 }
 
 /// Writes the changed rows with one statement, and removes those that are gone.
@@ -379,6 +372,24 @@ pub(crate) async fn retry_wanted<P: Projection>(
     .await?;
     let key = events.first().map(|event| event.key.clone());
     Ok(key.map(|key| (key, events.iter().map(|event| to_u64(event.position)).collect())))
+}
+
+/// Leaves the parked events of a key parked, until an operator asks again.
+pub(crate) async fn keep_parked<P: Projection>(
+    pool: &PgPool,
+    generation: i32,
+    key: &str,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "update parked_events set retry_wanted = false
+         where projection = $1 and generation = $2 and key = $3",
+        P::NAME,
+        generation,
+        key
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
 }
 
 /// Forgets the parked events of a key, which have been folded or will be

@@ -101,10 +101,12 @@ fn frames<P: Projection>(history: Vec<Recorded>, until: Until, order: Order) -> 
     let mut dated: Vec<_> = history
         .into_iter()
         .map(|recorded| {
-            let (kind, happened_at) = describe(&recorded);
-            (happened_at.unwrap_or(recorded.envelope.time), kind, happened_at, recorded)
+            let payload = decode(&recorded);
+            let (kind, happened_at) = describe(&recorded, payload.as_ref().ok());
+            let happened = happened_at.unwrap_or(recorded.envelope.time);
+            (happened, Frame { recorded, kind, happened_at, state: None, error: None }, payload)
         })
-        .filter(|(happened, _, _, recorded)| match (until, order) {
+        .filter(|(happened, Frame { recorded, .. }, _)| match (until, order) {
             (Until::Now, _) => true,
             (Until::Position(last), _) => recorded.position <= last,
             (Until::Time(last), Order::Happened) => *happened <= last,
@@ -112,27 +114,28 @@ fn frames<P: Projection>(history: Vec<Recorded>, until: Until, order: Order) -> 
         })
         .collect();
     if order == Order::Happened {
-        dated.sort_by_key(|(happened, _, _, recorded)| (*happened, recorded.position));
+        dated.sort_by_key(|(happened, frame, _)| (*happened, frame.recorded.position));
     }
     let mut state = None;
     let mut frames = Vec::with_capacity(dated.len());
-    for (_, kind, happened_at, recorded) in dated {
-        let error = match decode(&recorded) {
-            Ok(event) => {
+    for (_, mut frame, payload) in dated {
+        match &payload {
+            Ok(payload) => {
+                let event = Event { recorded: &frame.recorded, payload };
                 state = P::evolve(state.take(), &event);
-                None
             }
-            Err(error) => Some(error.to_string()),
-        };
-        frames.push(Frame { kind, happened_at, state: state.clone(), error, recorded });
+            Err(error) => frame.error = Some(error.to_string()),
+        }
+        frame.state.clone_from(&state);
+        frames.push(frame);
     }
     frames
 }
 
-fn describe(recorded: &Recorded) -> (String, Option<DateTime<Utc>>) {
-    match decode(recorded) {
-        Ok(Event { payload: Payload::Delivery(delivery), .. }) => {
-            (delivery.provider_type.unwrap_or_default(), delivery.happened_at)
+fn describe(recorded: &Recorded, payload: Option<&Payload>) -> (String, Option<DateTime<Utc>>) {
+    match payload {
+        Some(Payload::Delivery(delivery)) => {
+            (delivery.provider_type.clone().unwrap_or_default(), delivery.happened_at)
         }
         _ => (recorded.envelope.kind.clone(), None),
     }

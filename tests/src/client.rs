@@ -8,9 +8,6 @@ use ring::hmac;
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// An address that refuses every connection.
-pub const NOWHERE: &str = "127.0.0.1:1";
-
 /// Signs a delivery: HMAC-SHA256 over id, timestamp and body with dots
 /// between, by the base64 key after `whsec_`. Written from Svix's description,
 /// apart from the code that it tests.

@@ -20,11 +20,11 @@ mod process;
 mod views;
 mod world;
 
-pub use client::{Answer, Delivery, NOWHERE, sign, token};
+pub use client::{Answer, Delivery, sign, token};
 pub use fixtures::{Fixture, email_body, fixtures, reported_status, status_by_rank};
 pub use process::{Process, free_address, program};
 pub use views::{Rows, fold, fold_by_name};
-pub use world::{API, WORKER, World};
+pub use world::{API, TOKEN_SECRET, WORKER, World, run};
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-use exodrive_domain::{Recorded, decode};
+use exodrive_domain::{Event, Recorded, decode};
 use exodrive_projections::{Projection, for_each_projection};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -14,7 +14,8 @@ pub fn fold<P: Projection>(events: &[Recorded]) -> Rows {
         if !P::SUBJECTS.iter().any(|prefix| recorded.subject.starts_with(prefix)) {
             continue;
         }
-        let event = decode(recorded).unwrap();
+        let payload = decode(recorded).unwrap();
+        let event = Event { recorded, payload: &payload };
         for key in P::keys(&event) {
             let before = rows.get(&key).map(|(_, row)| row);
             let after = P::evolve(before.cloned(), &event);

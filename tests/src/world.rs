@@ -26,7 +26,8 @@ pub const API: &str = "serve";
 /// The process that keeps the projections.
 pub const WORKER: &str = "work";
 
-const TOKEN_SECRET: &str = "e2e-token-secret-4b1d9c";
+/// The secret that signs the tokens of every world.
+pub const TOKEN_SECRET: &str = "e2e-token-secret-4b1d9c";
 
 /// A whole system of its own: servers, API and worker. Dropping it kills all
 /// of it and removes its folder.
@@ -129,10 +130,9 @@ impl World {
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
-    /// Runs `exodrive` with these arguments to its end.
+    /// Runs `exodrive` with these arguments to its end, which must come.
     pub async fn exodrive(&self, args: &[&str]) -> Output {
-        let mut command = bare(&program("exodrive"), args, &self.env);
-        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+        run(args, &self.env).await
     }
 
     /// What `exodrive` prints with these arguments, when it succeeds.
@@ -228,7 +228,12 @@ impl World {
 
     /// A token for a user of this role, named after it.
     pub fn token(&self, role: &str) -> String {
-        token(TOKEN_SECRET, &format!("{role}-user"), role, 3_600)
+        self.token_of(&format!("{role}-user"), role)
+    }
+
+    /// A token for one user.
+    pub fn token_of(&self, subject: &str, role: &str) -> String {
+        token(TOKEN_SECRET, subject, role, 3_600)
     }
 
     /// A token that ended a while ago.
@@ -383,6 +388,17 @@ impl World {
             })
             .collect();
         (!values.is_empty()).then(|| values.iter().sum())
+    }
+}
+
+/// Runs `exodrive` with these arguments and this environment to its end, which
+/// must come.
+pub async fn run(args: &[&str], env: &[(String, String)]) -> Output {
+    let mut command = tokio::process::Command::from(bare(&program("exodrive"), args, env));
+    let output = command.kill_on_drop(true).output();
+    match tokio::time::timeout(crate::PATIENCE, output).await {
+        Ok(output) => output.unwrap(),
+        Err(_) => panic!("`exodrive {}` does not end", args.join(" ")),
     }
 }
 

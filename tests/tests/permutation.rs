@@ -5,7 +5,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use exodrive_domain::{
-    Delivery, Envelope, Recorded, Subject, WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION, decode,
+    Delivery, Envelope, Event, Recorded, Subject, WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION, decode,
 };
 use exodrive_projections::{
     Projection, deliveries::Deliveries, email_timeline::EmailTimeline, inbox::Inbox,
@@ -189,7 +189,8 @@ fn fold<P: Projection>(messages: &[&Message], batches: &[usize]) -> BTreeMap<Str
             if !P::SUBJECTS.iter().any(|prefix| recorded.subject.starts_with(prefix)) {
                 continue;
             }
-            let event = decode(recorded).unwrap();
+            let payload = decode(recorded).unwrap();
+            let event = Event { recorded, payload: &payload };
             for key in P::keys(&event) {
                 let load = || stored.get(&key).map(|row| serde_json::from_value(row.clone()).unwrap());
                 let row = rows.remove(&key).unwrap_or_else(load);

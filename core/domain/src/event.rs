@@ -11,12 +11,12 @@ pub const WEBHOOK_RECEIVED: &str = "exodrive.webhook.received";
 pub const WEBHOOK_RECEIVED_VERSION: u32 = 1;
 
 /// A recorded event whose body has been read.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Event<'a> {
     /// The event as the log holds it.
     pub recorded: &'a Recorded,
-    /// What it says.
-    pub payload: Payload,
+    /// What it says, by [`decode`].
+    pub payload: &'a Payload,
 }
 
 /// What an event says, by type.
@@ -104,15 +104,14 @@ pub enum DecodeError {
 /// # Errors
 /// When the event is of a known type but of a version that this release cannot
 /// read; never for what a provider put into a webhook's body.
-pub fn decode(recorded: &Recorded) -> Result<Event<'_>, DecodeError> {
-    let payload = match recorded.envelope.kind.as_str() {
+pub fn decode(recorded: &Recorded) -> Result<Payload, DecodeError> {
+    Ok(match recorded.envelope.kind.as_str() {
         WEBHOOK_RECEIVED => {
             check_version(recorded, WEBHOOK_RECEIVED_VERSION)?;
             Payload::Delivery(Delivery::read_version(&recorded.body, recorded.envelope.version))
         }
         _ => Payload::Unknown,
-    };
-    Ok(Event { recorded, payload })
+    })
 }
 
 fn check_version(recorded: &Recorded, newest: u32) -> Result<(), DecodeError> {

@@ -6,8 +6,7 @@
 //! the standard library's.
 //!
 //! **Flow.** The log hands over a [`Recorded`] event (envelope and body bytes);
-//! [`decode`] lifts old versions on raw JSON and types the body, giving an
-//! [`Event`]; a fold such as [`email::evolve`] turns state and event into the
+//! [`decode`] lifts old versions on raw JSON and types the body; a fold such as [`email::evolve`] turns state and event into the
 //! next state. The same functions serve the live projections, replay, and
 //! every later rebuild, so they cannot disagree.
 //!

@@ -59,14 +59,14 @@ impl Projection for Deliveries {
     type Row = DeliveryRow;
 
     fn keys(event: &Event<'_>) -> Vec<String> {
-        match &event.payload {
+        match event.payload {
             Payload::Delivery(_) => vec![event.recorded.envelope.id.clone()],
             Payload::Unknown => Vec::new(),
         }
     }
 
     fn evolve(row: Option<DeliveryRow>, event: &Event<'_>) -> Option<DeliveryRow> {
-        let Payload::Delivery(delivery) = &event.payload else { return row };
+        let Payload::Delivery(delivery) = event.payload else { return row };
         let recorded = event.recorded;
         let sha256 = hex::encode(Sha256::digest(&recorded.body));
         if let Some(mut row) = row {

@@ -57,7 +57,7 @@ impl Projection for EmailTimeline {
     type Row = TimelineRow;
 
     fn keys(event: &Event<'_>) -> Vec<String> {
-        match &event.payload {
+        match event.payload {
             Payload::Delivery(delivery) => delivery
                 .email_id()
                 .map(|email_id| format!("{email_id}/{}", event.recorded.envelope.id))
@@ -68,7 +68,7 @@ impl Projection for EmailTimeline {
     }
 
     fn evolve(row: Option<TimelineRow>, event: &Event<'_>) -> Option<TimelineRow> {
-        let Payload::Delivery(delivery) = &event.payload else { return row };
+        let Payload::Delivery(delivery) = event.payload else { return row };
         if let Some(mut row) = row {
             row.repeats.push(event.recorded.position);
             return Some(row);

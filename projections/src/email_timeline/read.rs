@@ -84,7 +84,7 @@ pub async fn of_email(
 ) -> Result<Vec<TimelineEntry>, Error> {
     let found = sqlx::query!(
         r#"select key as "key!", data as "data!" from email_timeline
-           where email_id = $1 order by position"#,
+           where key >= $1 || '/' and key < $1 || '0' order by position"#,
         email_id
     )
     .fetch_all(&mut **reader)

@@ -1,7 +1,7 @@
+-- The key begins with the email's id and a slash: the rows of an email stand
+-- together in its index.
 create table email_timeline (
-    key      text   primary key,
+    key      text   collate "C" primary key,
     position bigint not null,
-    data     jsonb  not null,
-    email_id text   collate "C" not null generated always as (data ->> 'email_id') stored
-) with (fillfactor = 100);
-create index on email_timeline (email_id);
+    data     jsonb  not null
+);

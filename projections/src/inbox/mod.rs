@@ -47,7 +47,7 @@ impl Projection for Inbox {
     type Row = InboxRow;
 
     fn keys(event: &Event<'_>) -> Vec<String> {
-        match &event.payload {
+        match event.payload {
             Payload::Delivery(delivery) => {
                 delivery.email_id().map(ToString::to_string).into_iter().collect()
             }
@@ -56,7 +56,7 @@ impl Projection for Inbox {
     }
 
     fn evolve(row: Option<InboxRow>, event: &Event<'_>) -> Option<InboxRow> {
-        let Payload::Delivery(delivery) = &event.payload else { return row };
+        let Payload::Delivery(delivery) = event.payload else { return row };
         let Some(report) = &delivery.report else { return row };
         let at = delivery.happened_at.unwrap_or(event.recorded.envelope.time);
         let dated = Dated { id: &event.recorded.envelope.id, at, report };

@@ -3,8 +3,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
+mod cli;
 mod duplicates;
 mod faults;
+mod limits;
+mod parking;
 mod reads;
+mod replay;
 mod steps;
+mod telemetry;
+mod topology;
 mod webhook;

@@ -1,0 +1,204 @@
+//! One reading of the log for all projections of a worker: each event is
+//! fetched and decoded once, however many fold it.
+
+use exodrive_domain::{DecodeError, Payload, Recorded, decode};
+use exodrive_log::{Log, ReadError, Reader};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// Events in a batch, at most.
+const BATCH: usize = 2_000;
+/// Bodies kept for projections that are behind the foremost one. Whoever is
+/// further behind reads for itself.
+const WINDOW_BYTES: usize = 64 << 20;
+
+/// An event, and what it says.
+pub(crate) struct Decoded {
+    pub(crate) recorded: Recorded,
+    pub(crate) payload: Result<Payload, DecodeError>,
+}
+
+impl From<Recorded> for Decoded {
+    fn from(recorded: Recorded) -> Self {
+        Self { payload: decode(&recorded), recorded }
+    }
+}
+
+struct Batch {
+    events: Vec<Decoded>,
+    pending: u64,
+    bytes: usize,
+}
+
+/// Consecutive events from where a subscription stood.
+pub(crate) struct Events {
+    batch: Arc<Batch>,
+    from: usize,
+}
+
+impl Events {
+    pub(crate) fn all(&self) -> &[Decoded] {
+        self.batch.events.get(self.from..).unwrap_or_default()
+    }
+
+    /// How many more the log held when the last one was read.
+    pub(crate) fn pending(&self) -> u64 {
+        self.batch.pending
+    }
+}
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Feed(Arc<Shared>);
+
+struct Shared {
+    log: Log,
+    /// Reads beyond the window. Held while reading, so that one reads and the
+    /// others get what it read.
+    tip: tokio::sync::Mutex<Option<Tip>>,
+    window: Mutex<Window>,
+}
+
+struct Tip {
+    reader: Reader,
+    next: u64,
+}
+
+#[derive(Default)]
+struct Window {
+    batches: VecDeque<Arc<Batch>>,
+    bytes: usize,
+    /// What each subscription needs next.
+    needed: HashMap<u64, u64>,
+    subscriptions: u64,
+}
+
+/// One projection's place in the feed.
+pub(crate) struct Subscription {
+    feed: Feed,
+    id: u64,
+    next: u64,
+    /// Reads what has left the window.
+    own: Option<Reader>,
+}
+
+impl Feed {
+    pub(crate) fn new(log: Log) -> Self {
+        let (tip, window) = (tokio::sync::Mutex::new(None), Mutex::default());
+        Self(Arc::new(Shared { log, tip, window }))
+    }
+
+    /// Reads from `position` on.
+    pub(crate) fn subscribe(&self, position: u64) -> Subscription {
+        let mut window = self.window();
+        window.subscriptions += 1;
+        let id = window.subscriptions;
+        window.needed.insert(id, position);
+        drop(window);
+        Subscription { feed: self.clone(), id, next: position, own: None }
+    }
+
+    fn window(&self) -> MutexGuard<'_, Window> {
+        self.0.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Window {
+    fn find(&self, position: u64) -> Option<Events> {
+        let batch = self.batches.iter().find(|batch| last(batch) >= position)?;
+        let first = batch.events.first()?.recorded.position;
+        let from = usize::try_from(position.checked_sub(first)?).ok()?;
+        Some(Events { batch: batch.clone(), from })
+    }
+
+    /// Lets go of what nobody needs any more, and of the oldest beyond the
+    /// limit.
+    fn trim(&mut self) {
+        let needed = self.needed.values().min().copied().unwrap_or(u64::MAX);
+        while let Some(oldest) = self.batches.front()
+            && (last(oldest) < needed || self.bytes > WINDOW_BYTES)
+        {
+            self.bytes -= oldest.bytes;
+            self.batches.pop_front();
+        }
+    }
+}
+
+fn last(batch: &Batch) -> u64 {
+    batch.events.last().map_or(0, |event| event.recorded.position)
+}
+
+async fn read(reader: &mut Reader, wait: Duration) -> Result<Arc<Batch>, ReadError> {
+    let batch = reader.next_batch(BATCH, wait).await?;
+    let bytes = batch.events.iter().map(|event| event.body.len()).sum();
+    let events = batch.events.into_iter().map(Decoded::from).collect();
+    Ok(Arc::new(Batch { events, pending: batch.pending, bytes }))
+}
+
+impl Subscription {
+    /// The next events; none when none came within `wait`.
+    pub(crate) async fn next(&mut self, wait: Duration) -> Result<Option<Events>, ReadError> {
+        let events = self.look(wait).await?;
+        if let Some(event) = events.as_ref().and_then(|events| events.all().last()) {
+            self.next = event.recorded.position + 1;
+        }
+        let mut window = self.feed.window();
+        window.needed.insert(self.id, self.next);
+        window.trim();
+        Ok(events.filter(|events| !events.all().is_empty()))
+    }
+
+    async fn look(&mut self, wait: Duration) -> Result<Option<Events>, ReadError> {
+        if let Some(events) = self.feed.window().find(self.next) {
+            self.own = None;
+            return Ok(Some(events));
+        }
+        let shared = self.feed.0.clone();
+        let Ok(mut tip) = tokio::time::timeout(wait, shared.tip.lock()).await else {
+            return Ok(None);
+        };
+        // Whoever held the tip may have read just this.
+        if let Some(events) = self.feed.window().find(self.next) {
+            self.own = None;
+            return Ok(Some(events));
+        }
+        if tip.as_ref().is_some_and(|tip| self.next < tip.next) {
+            drop(tip);
+            let next = self.next;
+            let own = self.own.get_or_insert_with(|| shared.log.reader(next));
+            let batch = read(own, wait).await?;
+            return Ok(Some(Events { batch, from: 0 }));
+        }
+        self.own = None;
+        if tip.as_ref().is_none_or(|tip| tip.next != self.next) {
+            *tip = Some(Tip { reader: shared.log.reader(self.next), next: self.next });
+        }
+        let Some(foremost) = tip.as_mut() else { return Ok(None) };
+        let batch = match read(&mut foremost.reader, wait).await {
+            Ok(batch) => batch,
+            Err(error) => {
+                *tip = None;
+                return Err(error);
+            }
+        };
+        if batch.events.is_empty() {
+            return Ok(None);
+        }
+        foremost.next = last(&batch) + 1;
+        let mut window = self.feed.window();
+        window.bytes += batch.bytes;
+        window.batches.push_back(batch.clone());
+        Ok(Some(Events { batch, from: 0 }))
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut window = self.feed.window();
+        window.needed.remove(&self.id);
+        window.trim();
+    }
+}

@@ -1,0 +1,148 @@
+//! `exodrive up`, and what finds the system it started.
+
+use exodrive_runtime::services::Signal;
+use exodrive_tests::{Process, eventually, free_address, program, run};
+use serde_json::Value;
+use std::{collections::BTreeMap, fs, path::Path};
+
+/// A system as a user starts it, in a folder of its own.
+struct Up {
+    process: Process,
+    folder: tempfile::TempDir,
+    env: Vec<(String, String)>,
+    url: String,
+}
+
+impl Up {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let address = free_address().to_string();
+        let data = folder.path().join("data").to_str().unwrap().to_owned();
+        let env: Vec<_> = [("EXODRIVE_DATA_DIR", data), ("EXODRIVE_HTTP_ADDR", address.clone())]
+            .map(|(name, value)| (name.to_owned(), value))
+            .into();
+        let output = folder.path().join("up.log");
+        let process = Process::start(&program("exodrive"), &["up", "--ephemeral"], &env, &output);
+        Self { process, folder, env, url: format!("http://{address}") }
+    }
+
+    fn printed(&self) -> String {
+        fs::read_to_string(self.folder.path().join("up.log")).unwrap_or_default()
+    }
+
+    async fn is_up(&mut self) {
+        eventually("the banner is shown", async || {
+            if let Some(ended) = self.process.ended() {
+                panic!("`exodrive up` ended: {ended}\n{}", self.printed());
+            }
+            self.printed().contains("ExoDrive is running").then_some(())
+        })
+        .await;
+    }
+
+    async fn prints(&self, args: &[&str]) -> String {
+        let done = run(args, &self.env).await;
+        assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).unwrap()
+    }
+}
+
+/// Processes whose command line or working folder lies in the folder.
+fn living_in(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        let at = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        let environment = String::from_utf8_lossy(&environment).into_owned();
+        let folder_text = folder.to_str().unwrap();
+        let here = at.starts_with(folder)
+            || command.contains(folder_text)
+            || environment.contains(folder_text);
+        if here && !command.is_empty() {
+            found.push(command);
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn two_systems_come_up_side_by_side_and_ctrl_c_leaves_nothing_behind() {
+    let (mut one, mut other) = (Up::start(), Up::start());
+    one.is_up().await;
+    other.is_up().await;
+    assert!(living_in(one.folder.path()).len() >= 6, "itself, three servers, API and worker");
+
+    // Each command finds the system of its own folder.
+    let variables = |text: &str| -> BTreeMap<String, String> {
+        let line = |line: &str| {
+            let (name, value) = line.trim_start_matches("export ").split_once('=')?;
+            Some((name.to_owned(), value.trim_matches('\'').to_owned()))
+        };
+        text.lines().filter_map(line).collect()
+    };
+    let env = variables(&one.prints(&["env"]).await);
+    let others = variables(&other.prints(&["env"]).await);
+    for name in ["NATS", "DATABASE", "REDIS", "NATS_MONITOR"] {
+        let name = format!("EXODRIVE_{name}_URL");
+        assert!(env[&name].contains("127.0.0.1:"), "{name}");
+        assert_ne!(env[&name], others[&name]);
+    }
+    sqlx::PgPool::connect(&env["EXODRIVE_DATABASE_URL"]).await.unwrap();
+
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let inbox = async |token: &str| {
+        let request = client.get(format!("{}/v1/inbox", one.url)).bearer_auth(token);
+        request.send().await.unwrap().status().as_u16()
+    };
+    let token = one.prints(&["token", "--role", "auditor"]).await;
+    assert_eq!(inbox(token.trim()).await, 200);
+    let token = one.prints(&["token", "--role", "customer"]).await;
+    assert_eq!(inbox(token.trim()).await, 403);
+    let foreign = other.prints(&["token", "--role", "auditor"]).await;
+    assert_eq!(inbox(foreign.trim()).await, 401, "another folder's secret");
+
+    let list: Value = serde_json::from_str(&one.prints(&["projections", "status", "--json"]).await).unwrap();
+    assert_eq!(list.as_array().unwrap().len(), 3);
+    for projection in list.as_array().unwrap() {
+        for field in ["name", "version", "generation", "position", "lag_events", "parked"] {
+            assert!(!projection[field].is_null(), "{field} of {projection}");
+        }
+        assert!(projection["heartbeat_age_seconds"].as_f64().unwrap() < 10.0);
+    }
+    let checkup = one.prints(&["doctor"]).await;
+    assert!(!checkup.contains("FAULT"), "{checkup}");
+    let ready = client.get(format!("{}/readyz", one.url)).send().await.unwrap();
+    let ready: Value = ready.json().await.unwrap();
+    assert_eq!(ready["status"], "ready");
+
+    one.process.signal(Signal::SIGINT);
+    let ended = eventually("it stops", async || one.process.ended()).await;
+    assert!(ended.success(), "{}", one.printed());
+    assert_eq!(living_in(one.folder.path()), Vec::<String>::new());
+    assert!(!one.folder.path().join("data").exists(), "ephemeral data is gone");
+    let again = run(&["env"], &one.env).await;
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("make run"), "it says what to do");
+
+    // The other one has not noticed.
+    let ready = client.get(format!("{}/readyz", other.url)).send().await.unwrap();
+    assert_eq!(ready.status().as_u16(), 200);
+    // Killed, it takes its parts with it: nothing holds the ports and folders.
+    other.process.signal(Signal::SIGKILL);
+    eventually("its parts end with it", async || {
+        living_in(other.folder.path()).is_empty().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_description_of_the_api_is_printed() {
+    let done = run(&["openapi"], &[]).await;
+    let description: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert!(description["openapi"].as_str().unwrap().starts_with("3.1"));
+    for path in ["/v1/webhooks/resend", "/v1/inbox", "/v1/inbox/{email_id}", "/readyz", "/livez"] {
+        assert!(!description["paths"][path].is_null(), "{path}");
+    }
+}

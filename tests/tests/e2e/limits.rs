@@ -1,0 +1,135 @@
+//! Rate limits: every tier, what callers are told, and who is counted as whom.
+
+use exodrive_runtime::services::Service;
+use exodrive_tests::{API, Answer, Delivery, World, email_body, eventually};
+use reqwest::Method;
+
+/// One more request after so many that were not limited.
+async fn limited_after(
+    allowed: u32,
+    policy: &str,
+    request: impl Fn() -> reqwest::RequestBuilder,
+) -> Answer {
+    for n in 1..=allowed {
+        let answer = Answer::of(request()).await.unwrap();
+        assert_ne!(answer.status, 429, "{policy}: request {n}");
+        assert_eq!(answer.header("ratelimit-policy"), policy);
+        let (_, state) = answer.header("ratelimit").split_once(';').unwrap();
+        let left = format!("r={};", allowed - n);
+        assert!(state.starts_with(&left), "{policy}: {state} after {n}");
+    }
+    let answer = Answer::of(request()).await.unwrap();
+    answer.problem(429, "rate_limited");
+    assert_eq!(answer.header("ratelimit-policy"), policy);
+    answer
+}
+
+#[tokio::test]
+async fn every_tier_is_limited_by_its_own_rate_and_verified_webhooks_by_none() {
+    let world = World::with(&[
+        ("EXODRIVE_RATE_LIMIT_PUBLIC", "5/1h"),
+        ("EXODRIVE_RATE_LIMIT_SIGNED_IN", "4/1h"),
+        ("EXODRIVE_RATE_LIMIT_ADMIN", "6/1h"),
+        ("EXODRIVE_RATE_LIMIT_FAILED_WEBHOOK", "3/1h"),
+        ("EXODRIVE_TRUSTED_PROXIES", "10.0.0.0/8,127.0.0.1/32"),
+    ])
+    .await;
+    let from = |address: &'static str, path: &str| {
+        world.request(Method::GET, path).header("x-forwarded-for", address)
+    };
+
+    // Without a token: by address, whatever is asked for.
+    let public = "\"public\";q=5;w=3600";
+    let refused = limited_after(5, public, || from("198.51.100.1", "/v1/inbox")).await;
+    let seconds: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((1..=720).contains(&seconds), "one more in a fifth of the hour: {seconds}");
+    Answer::of(from("198.51.100.1", "/v1/nothing")).await.unwrap().problem(429, "rate_limited");
+    let behind_proxy = from("198.51.100.2, 10.1.2.3", "/v1/inbox");
+    assert_eq!(Answer::of(behind_proxy).await.unwrap().status, 401, "another address");
+    // A token that is not believed is none.
+    limited_after(5, public, || from("198.51.100.3", "/v1/inbox").bearer_auth("garbage")).await;
+    // An IPv6 user has a whole /64.
+    limited_after(5, public, || {
+        let address = format!("2001:db8::{:x}", rand::random::<u16>());
+        world.request(Method::GET, "/v1/inbox").header("x-forwarded-for", address)
+    })
+    .await;
+
+    // With one: by user, wherever he is.
+    let by_user = |subject: &'static str, role: &'static str| {
+        let (world, token) = (&world, world.token_of(subject, role));
+        move || {
+            let address = format!("203.0.113.{}", rand::random::<u8>());
+            world
+                .request(Method::GET, "/v1/inbox")
+                .header("x-forwarded-for", address)
+                .bearer_auth(&token)
+        }
+    };
+    limited_after(4, "\"signed-in\";q=4;w=3600", by_user("one", "customer")).await;
+    limited_after(4, "\"signed-in\";q=4;w=3600", by_user("two", "customer")).await;
+    limited_after(6, "\"admin\";q=6;w=3600", by_user("three", "admin")).await;
+    limited_after(6, "\"admin\";q=6;w=3600", by_user("four", "operator")).await;
+
+    // Webhooks: those that fail, by address; those that are verified, never.
+    let unsigned = || {
+        world
+            .request(Method::POST, "/v1/webhooks/resend")
+            .header("x-forwarded-for", "198.51.100.9")
+            .body("{}")
+    };
+    let refused = limited_after(3, "\"failed-webhook\";q=3;w=3600", unsigned).await;
+    assert!(!refused.header("retry-after").is_empty());
+    for n in 0..20 {
+        let body = email_body("sent", "em-1", "2026-11-20T09:00:00Z", "");
+        let delivery = Delivery::new(format!("msg_{n}"), body);
+        let request = world.delivery(&delivery).header("x-forwarded-for", "198.51.100.9");
+        assert_eq!(Answer::of(request).await.unwrap().status, 200);
+    }
+
+    // The count is kept apart from the process that counts.
+    world.kill(API);
+    world.start_api();
+    world.wait_until("ready").await;
+    let again = Answer::of(from("198.51.100.1", "/v1/inbox")).await.unwrap();
+    again.problem(429, "rate_limited");
+}
+
+#[tokio::test]
+async fn while_redis_is_down_each_process_counts_for_itself() {
+    let world = World::with(&[
+        ("EXODRIVE_RATE_LIMIT_PUBLIC", "5/1h"),
+        ("EXODRIVE_RATE_LIMIT_FAILED_WEBHOOK", "3/1h"),
+    ])
+    .await;
+    world.services.stop_service(Service::Redis).await.unwrap();
+    world.wait_until("degraded").await;
+    limited_after(5, "\"public\";q=5;w=3600", || world.request(Method::GET, "/v1/inbox")).await;
+    let unsigned = || world.request(Method::POST, "/v1/webhooks/resend").body("{}");
+    limited_after(3, "\"failed-webhook\";q=3;w=3600", unsigned).await;
+    world.stored(&Delivery::new("msg_1", "{}")).await;
+}
+
+#[tokio::test]
+async fn without_a_trusted_proxy_nobody_can_pass_for_somebody_else_and_time_heals() {
+    let world = World::with(&[
+        ("EXODRIVE_RATE_LIMIT_PUBLIC", "5/1h"),
+        ("EXODRIVE_RATE_LIMIT_ADMIN", "2/1s"),
+    ])
+    .await;
+    limited_after(5, "\"public\";q=5;w=3600", || {
+        let address = format!("198.51.100.{}", rand::random::<u8>());
+        world.request(Method::GET, "/v1/inbox").header("x-forwarded-for", address)
+    })
+    .await;
+
+    eventually("two quick requests use the limit up", async || {
+        let answer = world.get_as("admin", "/v1/inbox").await;
+        (answer.status == 429).then(|| assert_eq!(answer.header("retry-after"), "1"))
+    })
+    .await;
+    eventually("a request is allowed again", async || {
+        (world.get_as("admin", "/v1/inbox").await.status == 200).then_some(())
+    })
+    .await;
+}

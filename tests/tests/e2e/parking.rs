@@ -1,0 +1,156 @@
+//! Events that cannot be folded: set aside with the reason, in order, without
+//! holding up the others.
+
+use chrono::Utc;
+use exodrive_domain::{Envelope, Subject, WEBHOOK_RECEIVED};
+use exodrive_log::NewEvent;
+use exodrive_tests::{Delivery, WORKER, World, email_body, eventually};
+use rand::RngExt;
+use serde_json::Value;
+use sqlx::Row;
+
+fn delivery(n: u32, kind: &str, email: &str) -> Delivery {
+    let at = format!("2026-11-20T09:{n:02}:00Z");
+    Delivery::new(format!("msg_{n}"), email_body(kind, email, &at, ""))
+}
+
+/// What is parked in a projection: key, position, and whether it is the cause
+/// or waits behind it.
+async fn parked(world: &World, projection: &str) -> Vec<(String, i64, bool)> {
+    let sql = "select key, position, error from parked_events where projection = $1 order by position";
+    let rows = sqlx::query(sql).bind(projection).fetch_all(world.database()).await.unwrap();
+    let of = |row: &sqlx::postgres::PgRow| {
+        let error: String = row.get("error");
+        (row.get("key"), row.get("position"), !error.is_empty())
+    };
+    rows.iter().map(of).collect()
+}
+
+async fn listed(world: &World, projection: &str) -> Value {
+    let list = world.exodrive_prints(&["projections", "list", "--json"]).await;
+    let list: Value = serde_json::from_str(&list).unwrap();
+    list.as_array().unwrap().iter().find(|it| it["name"] == projection).unwrap().clone()
+}
+
+async fn status(world: &World, email: &str) -> Value {
+    let rows = world.rows("inbox").await;
+    rows.get(email).map_or(Value::Null, |(_, row)| row["status"].clone())
+}
+
+/// Asks for a retry and waits until the worker has made it.
+async fn retry(world: &World, projection: &str) {
+    let before = world.printed(WORKER).matches("Retried parked events").count();
+    world.exodrive_prints(&["projections", "retry", projection]).await;
+    eventually("the worker retries", async || {
+        let now = world.printed(WORKER).matches("Retried parked events").count();
+        let wanted = "select count(*) from parked_events where retry_wanted";
+        let wanted: i64 = sqlx::query_scalar(wanted).fetch_one(world.database()).await.unwrap();
+        (now > before && wanted == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_event_of_a_newer_release_blocks_its_subject_and_no_other() {
+    let world = World::start().await;
+    world.stored(&delivery(1, "sent", "em-1")).await;
+    let newer = NewEvent {
+        subject: Subject::Email("em-1".parse().unwrap()),
+        envelope: Envelope {
+            id: "msg_newer".to_owned(),
+            kind: WEBHOOK_RECEIVED.to_owned(),
+            version: 99,
+            source: "resend".to_owned(),
+            time: Utc::now(),
+            traceparent: None,
+            causation: None,
+            correlation: None,
+            actor: None,
+        },
+        provider_headers: Vec::new(),
+        body: email_body("failed", "em-1", "2026-11-20T09:02:00Z", "").into(),
+    };
+    assert_eq!(world.log().await.append_fact(&newer).await.unwrap().position, 2);
+    world.stored(&delivery(3, "delivered", "em-1")).await;
+    world.stored(&delivery(4, "delivered", "em-2")).await;
+    world.stored(&delivery(5, "opened", "em-1")).await;
+    world.settled().await;
+
+    let subject = "exo.email.em-1".to_owned();
+    let waiting =
+        [(subject.clone(), 2, true), (subject.clone(), 3, false), (subject.clone(), 5, false)];
+    for projection in ["inbox", "email_timeline", "deliveries"] {
+        assert_eq!(parked(&world, projection).await, waiting, "{projection}");
+        assert_eq!(listed(&world, projection).await["parked"], 3);
+    }
+    assert_eq!(status(&world, "em-1").await, "sent", "nothing is folded past it");
+    assert_eq!(status(&world, "em-2").await, "delivered");
+    assert!(world.printed(WORKER).contains("newer than this release"), "the reason is told");
+    let ready = world.wait_until("ready").await;
+    assert_eq!(ready["checks"]["projections"][0]["parked"], 3);
+
+    // This release still cannot read it: all of it waits on, in order.
+    retry(&world, "inbox").await;
+    assert_eq!(parked(&world, "inbox").await, waiting);
+    assert_eq!(status(&world, "em-1").await, "sent");
+    world.stored(&delivery(6, "opened", "em-2")).await;
+    world.settled().await;
+    assert_eq!(status(&world, "em-2").await, "opened");
+
+    // The block outlives the worker.
+    world.kill(WORKER);
+    world.start_worker(WORKER);
+    world.stored(&delivery(7, "clicked", "em-1")).await;
+    world.settled().await;
+    assert_eq!(status(&world, "em-1").await, "sent");
+    assert_eq!(parked(&world, "inbox").await.len(), 4);
+}
+
+#[tokio::test]
+async fn a_row_that_postgres_refuses_is_parked_and_folded_in_order_after_the_fix() {
+    let world = World::start().await;
+    let refuse = "alter table inbox_g1.inbox add constraint odd check (key <> 'em-1')";
+    sqlx::query(refuse).execute(world.database()).await.unwrap();
+    for event in [delivery(1, "delivered", "em-1"), delivery(2, "sent", "em-2"), delivery(3, "sent", "em-1")] {
+        world.stored(&event).await;
+    }
+    world.settled().await;
+    assert_eq!(parked(&world, "inbox").await, [("em-1".into(), 1, true), ("em-1".into(), 3, false)]);
+    assert_eq!(parked(&world, "deliveries").await, [], "other projections fold it");
+    assert_eq!((status(&world, "em-1").await, status(&world, "em-2").await), (Value::Null, "sent".into()));
+
+    // Nothing was mended: it is refused again, and others are still folded.
+    retry(&world, "inbox").await;
+    assert_eq!(parked(&world, "inbox").await, [("em-1".into(), 1, true), ("em-1".into(), 3, false)]);
+    world.stored(&delivery(4, "opened", "em-2")).await;
+    world.settled().await;
+    assert_eq!(status(&world, "em-2").await, "opened");
+
+    let mend = "alter table inbox_g1.inbox drop constraint odd";
+    sqlx::query(mend).execute(world.database()).await.unwrap();
+    retry(&world, "inbox").await;
+    assert_eq!(parked(&world, "inbox").await, []);
+    world.views_equal_a_fresh_fold().await;
+    eventually("and it reaches the cache", async || {
+        let answer = world.get("/v1/inbox/em-1").await;
+        (answer.header("x-cache") == "HIT" && answer.json()["events"] == 2).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_id_too_long_for_an_index_holds_nothing_up() {
+    let world = World::start().await;
+    // Random: Postgres would press a repetitive one into its page.
+    let id: String = (0..6_000).map(|_| rand::rng().sample(rand::distr::Alphanumeric) as char).collect();
+    let long = Delivery::new(id, email_body("sent", "em-1", "2026-11-20T09:00:00Z", ""));
+    assert_eq!(world.stored(&long).await, 1);
+    assert_eq!(world.stored(&long).await, 1, "a repeat is known");
+    world.stored(&delivery(2, "sent", "em-2")).await;
+    world.settled().await;
+    assert_eq!(world.rows("deliveries").await.len() + parked(&world, "deliveries").await.len(), 2);
+    assert_eq!(status(&world, "em-1").await, "sent");
+    assert_eq!(status(&world, "em-2").await, "sent");
+    let raw = world.get("/v1/deliveries/1/raw").await;
+    assert_eq!((raw.status, raw.body), (200, long.body));
+}

@@ -1,0 +1,81 @@
+//! A log that could lose or change an event is refused at start, by the name of
+//! the setting.
+
+use async_nats::jetstream::{self, stream::Config};
+use exodrive_tests::{API, World};
+use std::time::Duration;
+
+/// What `exodrive serve` says when it refuses to start.
+async fn refusal(world: &World, command: &str) -> String {
+    let done = world.exodrive(&[command]).await;
+    assert_eq!(done.status.code(), Some(1), "{command}");
+    format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr))
+}
+
+#[tokio::test]
+async fn a_start_is_refused_by_the_name_of_the_wrong_setting() {
+    let mut world = World::without_processes(&[]).await;
+    world.migrate().await;
+    let client = async_nats::connect(&world.urls().nats).await.unwrap();
+    let jetstream = jetstream::new(client);
+
+    // The private server of a test does not flush before it acknowledges.
+    world.set("EXODRIVE_LOG_SYNC", "always");
+    let said = refusal(&world, "serve").await;
+    assert!(said.contains("sync_interval") && said.contains("EXODRIVE_LOG_SYNC"), "{said}");
+    assert!(jetstream.get_stream("EXODRIVE").await.is_err(), "and nothing was made");
+    world.set("EXODRIVE_LOG_SYNC", "default");
+
+    let sound = || Config {
+        name: "EXODRIVE".to_owned(),
+        subjects: vec!["exo.>".to_owned()],
+        discard: jetstream::stream::DiscardPolicy::New,
+        deny_delete: true,
+        deny_purge: true,
+        allow_direct: true,
+        allow_atomic_publish: true,
+        duplicate_window: Duration::from_secs(3 * 24 * 3600),
+        ..Config::default()
+    };
+    for (setting, config) in [
+        ("deny_purge", Config { deny_purge: false, ..sound() }),
+        ("deny_delete", Config { deny_delete: false, ..sound() }),
+        ("max_msgs", Config { max_messages: 1_000_000, ..sound() }),
+        ("max_age", Config { max_age: Duration::from_secs(30 * 24 * 3600), ..sound() }),
+        ("discard", Config { discard: jetstream::stream::DiscardPolicy::Old, ..sound() }),
+        ("allow_atomic", Config { allow_atomic_publish: false, ..sound() }),
+        ("subjects", Config { subjects: vec!["exo.email.*".to_owned()], ..sound() }),
+        ("duplicate_window", Config { duplicate_window: Duration::from_secs(120), ..sound() }),
+    ] {
+        jetstream.create_stream(config).await.unwrap();
+        for command in ["serve", "doctor"] {
+            let said = refusal(&world, command).await;
+            assert!(said.contains(&format!("{setting} is ")), "{command} with {setting}: {said}");
+        }
+        jetstream.delete_stream("EXODRIVE").await.unwrap();
+    }
+
+    // The same, as it should be: it was none of the above by chance.
+    jetstream.create_stream(sound()).await.unwrap();
+    world.start_api();
+    world.wait_until("not_ready").await;
+    world.kill(API);
+    world.set("EXODRIVE_DUPLICATE_WINDOW", "1h");
+    let said = refusal(&world, "serve").await;
+    assert!(said.contains("duplicate_window is "), "{said}");
+}
+
+#[tokio::test]
+async fn a_start_is_refused_without_what_it_needs() {
+    let mut world = World::without_processes(&[]).await;
+    for secret in ["whsec_", "whsec_not base64", ","] {
+        world.set("EXODRIVE_RESEND_WEBHOOK_SECRETS", secret);
+        let said = refusal(&world, "serve").await;
+        assert!(said.contains("EXODRIVE_RESEND_WEBHOOK_SECRETS"), "{said}");
+    }
+    world.set("EXODRIVE_RESEND_WEBHOOK_SECRETS", &world.webhook_secret.clone());
+    world.set("EXODRIVE_RATE_LIMIT_PUBLIC", "many");
+    let done = world.exodrive(&["serve"]).await;
+    assert_eq!(done.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&done.stderr).contains("--rate-limit-public"));
+}

@@ -4,8 +4,8 @@
 //! **May import** every other room but the tests.
 //!
 //! **Flow.** A webhook is verified ([`signature`]) and appended to the log. A
-//! read is admitted ([`access`], [`limits`]) and answered from Redis or
-//! Postgres. Whatever fails becomes one shape ([`problem`]). Settings are in
+//! read is admitted ([`access`], [`limits`]) and answered from this process or
+//! Redis ([`view_cache`]), else from Postgres. Whatever fails becomes one shape ([`problem`]). Settings are in
 //! [`settings`], the programs in [`cli`].
 //!
 //! **To add an endpoint**: a handler under `http/` with its `utoipa::path`, a
@@ -19,3 +19,4 @@ pub mod problem;
 pub mod settings;
 pub mod signature;
 mod token_crypto;
+pub mod view_cache;

@@ -4,7 +4,14 @@
 
 use exodrive_projections::cache::Cache;
 use governor::{Quota, RateLimiter, clock::Clock, middleware::StateInformationMiddleware};
-use std::{fmt, num::NonZeroU32, str::FromStr, sync::LazyLock, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    num::NonZeroU32,
+    str::FromStr,
+    sync::{LazyLock, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 /// Everything that is limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,28 +140,55 @@ type Local = RateLimiter<
 >;
 
 /// Counts requests.
+///
+/// Redis answers with what is left, and a tenth of that may be spent here
+/// before Redis is asked again and told. So a caller far from the limit does
+/// not cost a call to Redis for each request, and near the limit every request
+/// is counted there. What is left is never overspent by one process; several
+/// can together overspend a tenth of it for [`LEASE`].
 pub struct Limiter {
     cache: Cache,
     tiers: [(Limit, Rate, Local); 4],
+    leases: Mutex<HashMap<String, Lease>>,
 }
+
+/// Requests that may go on without asking Redis.
+struct Lease {
+    verdict: Verdict,
+    left: u32,
+    /// Gone on and not told to Redis yet.
+    spent: u32,
+    until: Instant,
+}
+
+/// How long a lease is good for.
+const LEASE: Duration = Duration::from_millis(500);
+/// Which part of what is left is leased.
+const LEASED: u32 = 10;
 
 /// Past this many keys the local counters of those who have been silent are
 /// dropped.
 const LOCAL_KEYS: usize = 10_000;
 
 /// One call, by Redis's own clock. KEYS[1]: who. ARGV: microseconds that one
-/// request costs, and the most that may be owed. The key holds the time at
-/// which nothing is owed any more. Answers: allowed, debt before or after.
+/// request costs, the most that may be owed, and how many requests went on
+/// before this one without being counted. The key holds the time at which
+/// nothing is owed any more. Answers: allowed, and what is owed now.
 static GCRA: LazyLock<redis::Script> = LazyLock::new(|| {
     redis::Script::new(
         r"local time = redis.call('TIME')
         local now = time[1] * 1000000 + time[2]
         local cost, most = tonumber(ARGV[1]), tonumber(ARGV[2])
         local debt = math.max(tonumber(redis.call('GET', KEYS[1]) or '0') - now, 0)
-        if debt + cost > most then return {0, debt} end
-        debt = debt + cost
-        redis.call('SET', KEYS[1], string.format('%.0f', now + debt), 'PX', math.ceil(debt / 1000) + 1)
-        return {1, debt}",
+        debt = debt + cost * ARGV[3]
+        local allowed = 0
+        if debt + cost <= most then
+            allowed, debt = 1, debt + cost
+        end
+        if debt > 0 then
+            redis.call('SET', KEYS[1], string.format('%.0f', now + debt), 'PX', math.ceil(debt / 1000) + 1)
+        end
+        return {allowed, debt}",
     )
 });
 
@@ -174,7 +208,7 @@ impl Limiter {
             tier(Limit::Admin, rates.admin),
             tier(Limit::FailedWebhook, rates.failed_webhook),
         ];
-        Self { cache, tiers }
+        Self { cache, tiers, leases: Mutex::default() }
     }
 
     /// Counts one request of `who`.
@@ -187,25 +221,60 @@ impl Limiter {
             Limit::FailedWebhook => failed_webhook,
         };
         let key = format!("exo:limit:{}:{who}", limit.name());
+        let spent = match self.spend_leased(&key) {
+            Ok(verdict) => return verdict,
+            Err(spent) => spent,
+        };
         let cost = micros(rate.interval());
         let most = cost.saturating_mul(rate.amount.into());
         let mut script = GCRA.prepare_invoke();
-        script.key(&key).arg(cost).arg(most);
-        match self.cache.invoke::<(u8, u64)>(&script).await {
-            Ok((allowed, debt)) => {
-                let allowed = allowed == 1;
-                let remaining = most.saturating_sub(debt) / cost;
-                let wait = if allowed { 0 } else { (debt + cost).saturating_sub(most) };
-                Verdict {
-                    limit,
-                    rate: *rate,
-                    allowed,
-                    remaining: u32::try_from(remaining).unwrap_or(u32::MAX),
-                    reset: Duration::from_micros(debt),
-                    retry_after: Duration::from_micros(wait),
-                }
-            }
-            Err(_) => check_locally(limit, *rate, local, key),
+        script.key(&key).arg(cost).arg(most).arg(spent);
+        let Ok((allowed, debt)) = self.cache.invoke::<(u8, u64)>(&script).await else {
+            return check_locally(limit, *rate, local, key);
+        };
+        let allowed = allowed == 1;
+        let remaining = u32::try_from(most.saturating_sub(debt) / cost).unwrap_or(u32::MAX);
+        let wait = if allowed { 0 } else { (debt + cost).saturating_sub(most) };
+        let verdict = Verdict {
+            limit,
+            rate: *rate,
+            allowed,
+            remaining,
+            reset: Duration::from_micros(debt),
+            retry_after: Duration::from_micros(wait),
+        };
+        self.lease(key, verdict);
+        verdict
+    }
+
+    /// Lets a request go on under a lease; else says how many went on under
+    /// the last one and must be told to Redis.
+    fn spend_leased(&self, key: &str) -> Result<Verdict, u32> {
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(lease) = leases.get_mut(key) else { return Err(0) };
+        if lease.left == 0 || lease.until <= Instant::now() {
+            let spent = lease.spent;
+            leases.remove(key);
+            return Err(spent);
+        }
+        lease.left -= 1;
+        lease.spent += 1;
+        lease.verdict.remaining = lease.verdict.remaining.saturating_sub(1);
+        Ok(lease.verdict)
+    }
+
+    fn lease(&self, key: String, verdict: Verdict) {
+        let left = verdict.remaining / LEASED;
+        let until = Instant::now() + LEASE;
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        if leases.len() > LOCAL_KEYS {
+            leases.retain(|_, lease| lease.until > Instant::now());
+        }
+        // Two requests may have asked at once: what went on under the first
+        // one's lease is still to be told.
+        let spent = leases.get(&key).map_or(0, |lease| lease.spent);
+        if left > 0 || spent > 0 {
+            leases.insert(key, Lease { verdict, left, spent, until });
         }
     }
 }

@@ -43,9 +43,10 @@ create table parked_events (
     -- Empty for an event that only waits behind another.
     error        text    not null,
     parked_at    timestamptz not null default now(),
-    retry_wanted boolean not null default false,
-    primary key (projection, generation, key, position)
+    retry_wanted boolean not null default false
 );
+-- A key may be longer than an index can hold: that may be why it is here.
+create unique index on parked_events (projection, generation, md5(key), position);
 
 -- Who reads: neither owner nor superuser, so that row-level security holds.
 do $$

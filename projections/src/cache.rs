@@ -5,6 +5,7 @@
 //! for it longer than [`PATIENCE`], and after a failure do not ask it again
 //! for a while.
 
+use futures::{Stream, StreamExt};
 use redis::{
     Cmd, FromRedisValue, RedisError, ScriptInvocation,
     aio::{ConnectionManager, ConnectionManagerConfig},
@@ -28,6 +29,7 @@ const CHUNK: usize = 200;
 /// A connection to Redis. Cheap to clone.
 #[derive(Clone)]
 pub struct Cache {
+    client: redis::Client,
     connection: ConnectionManager,
     started: Instant,
     rests_until_ms: Arc<AtomicU64>,
@@ -55,17 +57,20 @@ pub(crate) struct Entry {
     pub(crate) json: String,
 }
 
-/// Sets each key whose stored position is lower. A value is its position, a
-/// line feed, and the JSON that readers get.
+/// Sets each key whose stored position is not higher, then says on the channel
+/// which keys those may be. A value is its position, a line feed, and the JSON
+/// that readers get. ARGV: the channel, the notice, then position and JSON of
+/// each key.
 static PUBLISH: LazyLock<redis::Script> = LazyLock::new(|| {
     redis::Script::new(
         r"for i, key in ipairs(KEYS) do
             local known = redis.call('GETRANGE', key, 0, 20)
-            local position = ARGV[2 * i - 1]
+            local position = ARGV[2 * i + 1]
             if tonumber(string.match(known, '^%d+') or '-1') <= tonumber(position) then
-                redis.call('SET', key, position .. '\n' .. ARGV[2 * i])
+                redis.call('SET', key, position .. '\n' .. ARGV[2 * i + 2])
             end
-        end",
+        end
+        redis.call('PUBLISH', ARGV[1], ARGV[2])",
     )
 });
 
@@ -82,9 +87,9 @@ impl Cache {
             .set_min_delay(Duration::from_millis(50))
             .set_max_delay(Duration::from_millis(500))
             .set_number_of_retries(usize::MAX);
-        let connection =
-            ConnectionManager::new_lazy_with_config(redis::Client::open(url)?, config)?;
-        Ok(Self { connection, started: Instant::now(), rests_until_ms: Arc::default() })
+        let client = redis::Client::open(url)?;
+        let connection = ConnectionManager::new_lazy_with_config(client.clone(), config)?;
+        Ok(Self { client, connection, started: Instant::now(), rests_until_ms: Arc::default() })
     }
 
     /// Sends one command.
@@ -145,12 +150,42 @@ impl Cache {
     pub(crate) async fn publish(&self, view: &str, entries: &[Entry]) -> Result<(), CacheError> {
         for chunk in entries.chunks(CHUNK) {
             let mut script = PUBLISH.prepare_invoke();
+            let keys: Vec<_> = chunk.iter().map(|entry| entry.key.as_str()).collect();
+            script.arg(channel(view)).arg(keys.join("\n"));
             for entry in chunk {
                 script.key(name(view, &entry.key)).arg(entry.position).arg(&entry.json);
             }
             self.invoke::<()>(&script).await?;
         }
         Ok(())
+    }
+
+    /// The keys of a view that change, as they change, until the connection
+    /// breaks. Its publisher sends an empty notice every second: who hears
+    /// nothing for longer may have missed some.
+    ///
+    /// # Errors
+    /// When Redis does not take the subscription.
+    pub async fn changes(
+        &self,
+        view: &str,
+    ) -> Result<impl Stream<Item = Vec<String>> + use<>, CacheError> {
+        let subscribe = async {
+            let mut subscription = self.client.get_async_pubsub().await?;
+            subscription.subscribe(channel(view)).await?;
+            Ok::<_, RedisError>(subscription)
+        };
+        let subscription =
+            tokio::time::timeout(PATIENCE, subscribe).await.map_err(|_| CacheError::TimedOut)??;
+        Ok(subscription.into_on_message().map(|notice| {
+            let keys: String = notice.get_payload().unwrap_or_default();
+            keys.lines().map(str::to_owned).collect()
+        }))
+    }
+
+    /// Tells readers that the publisher of a view is there.
+    pub(crate) async fn announce(&self, view: &str) -> Result<(), CacheError> {
+        self.query(&Cmd::publish(channel(view), "")).await
     }
 
     /// Whether Redis holds all of a view: it forgets the mark when it forgets
@@ -166,6 +201,10 @@ impl Cache {
 
 fn name(view: &str, key: &str) -> String {
     format!("exo:view:{view}:{key}")
+}
+
+fn channel(view: &str) -> String {
+    format!("exo:changes:{view}")
 }
 
 fn mark(view: &str) -> String {

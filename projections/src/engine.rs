@@ -379,6 +379,10 @@ impl<P: Projection> Turn<'_, P> {
         if !self.blocked.is_empty() {
             self.retry_parked().await?;
         }
+        if P::CACHED {
+            // Whoever misses it stops trusting what it keeps.
+            let _ = self.engine.cache.announce(P::NAME).await;
+        }
         if P::CACHED && self.backlog.is_none() {
             match self.engine.cache.is_complete(P::NAME).await {
                 Ok(true) => {}

@@ -58,19 +58,17 @@ struct Shared {
     log: Log,
     /// Reads beyond the window. Held while reading, so that one reads and the
     /// others get what it read.
-    tip: tokio::sync::Mutex<Option<Tip>>,
+    tip: tokio::sync::Mutex<Option<Reader>>,
     window: Mutex<Window>,
-}
-
-struct Tip {
-    reader: Reader,
-    next: u64,
 }
 
 #[derive(Default)]
 struct Window {
     batches: VecDeque<Arc<Batch>>,
     bytes: usize,
+    /// What the reader at the tip reads next. Told here, since whoever holds
+    /// the tip may wait for long, and one that is behind must not wait with it.
+    tip: u64,
     /// What each subscription needs next.
     needed: HashMap<u64, u64>,
     subscriptions: u64,
@@ -152,47 +150,68 @@ impl Subscription {
     }
 
     async fn look(&mut self, wait: Duration) -> Result<Option<Events>, ReadError> {
-        if let Some(events) = self.feed.window().find(self.next) {
-            self.own = None;
-            return Ok(Some(events));
+        if let Some(place) = self.place() {
+            return self.take(place, wait).await;
         }
         let shared = self.feed.0.clone();
         let Ok(mut tip) = tokio::time::timeout(wait, shared.tip.lock()).await else {
             return Ok(None);
         };
         // Whoever held the tip may have read just this.
-        if let Some(events) = self.feed.window().find(self.next) {
-            self.own = None;
-            return Ok(Some(events));
-        }
-        if tip.as_ref().is_some_and(|tip| self.next < tip.next) {
+        if let Some(place) = self.place() {
             drop(tip);
-            let next = self.next;
-            let own = self.own.get_or_insert_with(|| shared.log.reader(next));
-            let batch = read(own, wait).await?;
-            return Ok(Some(Events { batch, from: 0 }));
+            return self.take(place, wait).await;
         }
         self.own = None;
-        if tip.as_ref().is_none_or(|tip| tip.next != self.next) {
-            *tip = Some(Tip { reader: shared.log.reader(self.next), next: self.next });
+        if tip.is_none() || self.feed.window().tip != self.next {
+            *tip = Some(shared.log.reader(self.next));
+            self.feed.window().tip = self.next;
         }
-        let Some(foremost) = tip.as_mut() else { return Ok(None) };
-        let batch = match read(&mut foremost.reader, wait).await {
+        let Some(reader) = tip.as_mut() else { return Ok(None) };
+        let batch = match read(reader, wait).await {
             Ok(batch) => batch,
             Err(error) => {
                 *tip = None;
+                self.feed.window().tip = 0;
                 return Err(error);
             }
         };
         if batch.events.is_empty() {
             return Ok(None);
         }
-        foremost.next = last(&batch) + 1;
         let mut window = self.feed.window();
+        window.tip = last(&batch) + 1;
         window.bytes += batch.bytes;
         window.batches.push_back(batch.clone());
         Ok(Some(Events { batch, from: 0 }))
     }
+
+    /// Where the next event is to be had; none at the tip.
+    fn place(&self) -> Option<Place> {
+        let window = self.feed.window();
+        let held = window.find(self.next).map(Place::Window);
+        held.or_else(|| (self.next < window.tip).then_some(Place::Behind))
+    }
+
+    async fn take(&mut self, place: Place, wait: Duration) -> Result<Option<Events>, ReadError> {
+        match place {
+            Place::Window(events) => {
+                self.own = None;
+                Ok(Some(events))
+            }
+            Place::Behind => {
+                let own = self.own.get_or_insert_with(|| self.feed.0.log.reader(self.next));
+                let batch = read(own, wait).await?;
+                Ok(Some(Events { batch, from: 0 }))
+            }
+        }
+    }
+}
+
+/// Where events that were read before are to be had.
+enum Place {
+    Window(Events),
+    Behind,
 }
 
 impl Drop for Subscription {

@@ -8,6 +8,7 @@ use crate::{
     settings::{
         Connections, HttpSettings, LogSettings, MetricsSettings, SettingsError, reading_config,
     },
+    view_cache::ViewCache,
 };
 use axum::{Router, routing::get};
 use exodrive_log::Log;
@@ -54,12 +55,15 @@ impl Serve {
         let tokens = self.tokens()?;
         serve_metrics(self.metrics.metrics_addr, &stop).await?;
         let log = Log::connect(&self.log.config(urls.nats, urls.nats_monitor)).await?;
-        let cache = Cache::new(&urls.redis)?;
+        let redis = Cache::new(&urls.redis)?;
+        let emails = ViewCache::new("inbox", redis.clone());
+        tokio::spawn(emails.clone().follow(stop.clone()));
         let api = Api {
             log,
             database: Database::for_readers(&urls.database)?,
-            limiter: Limiter::new(cache.clone(), self.http.rates()),
-            cache,
+            limiter: Limiter::new(redis.clone(), self.http.rates()),
+            redis,
+            emails,
             webhook_secrets,
             tokens,
             trusted_proxies: self.http.trusted_proxies,

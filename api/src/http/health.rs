@@ -132,7 +132,7 @@ async fn examine(api: &Arc<Api>) -> Readiness {
         check(api.log.last_position(), "it did not answer"),
         check(api.database.projections(), "it did not answer"),
         check(api.database.is_migrated(), "it did not answer"),
-        check(api.cache.query::<String>(&ping), "it did not answer"),
+        check(api.redis.query::<String>(&ping), "it did not answer"),
     );
     let (mut migrations, migrated) = migrated;
     if migrated == Some(false) {

@@ -11,6 +11,7 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use exodrive_domain::email::{EmailId, Status};
 use exodrive_projections::{
     Error, Identity, Projection, ReadTransaction,
@@ -133,7 +134,7 @@ pub(crate) async fn list_emails(
     ),
     responses(
         (status = 200, description = "The email", body = EmailDetail, headers(
-            ("X-Cache" = String, description = "`HIT` from Redis, `MISS` from Postgres"),
+            ("X-Cache" = String, description = "`L1` from this process, `L2` from Redis, `MISS` from Postgres"),
             ("ETag" = String, description = "Changes with the email"),
             ("ExoDrive-Position" = u64, description = "The position that last changed it"),
         )),
@@ -150,10 +151,11 @@ pub(crate) async fn get_email(
     let email_id = known_form(&email_id)?;
     // Redis may be behind Postgres; who asks for a position gets Postgres.
     if !headers.contains_key(MIN_POSITION)
-        && let Ok(Some((position, json))) = api.cache.view("inbox", email_id.as_str()).await
+        && let Some((position, json, level)) = api.emails.get(email_id.as_str()).await
     {
-        metrics::counter!("exodrive_cache_hits_total", "view" => "inbox").increment(1);
-        return Ok(email_answer(&headers, position, json, "HIT"));
+        metrics::counter!("exodrive_cache_hits_total", "view" => "inbox", "level" => level.name())
+            .increment(1);
+        return Ok(email_answer(&headers, position, json, level.name()));
     }
     metrics::counter!("exodrive_cache_misses_total", "view" => "inbox").increment(1);
     let mut transaction = read(&api, reader.identity, "inbox", &headers).await?;
@@ -164,7 +166,7 @@ pub(crate) async fn get_email(
     let json = serde_json::to_string(&email).map_err(|error| {
         ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR).caused_by(&error)
     })?;
-    Ok(email_answer(&headers, email.position, json, "MISS"))
+    Ok(email_answer(&headers, email.position, json.into(), "MISS"))
 }
 
 /// Gives every event of an email.
@@ -273,7 +275,7 @@ pub(super) fn view_unavailable(error: Error) -> ApiError {
     ApiError::new(code, "The view cannot be read at the moment.").caused_by(&error)
 }
 
-fn email_answer(headers: &HeaderMap, position: u64, json: String, cache: &'static str) -> Response {
+fn email_answer(headers: &HeaderMap, position: u64, json: Bytes, cache: &'static str) -> Response {
     let etag = format!("\"{}-{position}\"", Inbox::VERSION);
     let unchanged =
         headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(|known| {

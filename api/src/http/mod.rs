@@ -16,6 +16,7 @@ use crate::{
     limits::Limiter,
     problem::{ApiError, Code, Problem},
     signature::Secrets,
+    view_cache::ViewCache,
 };
 use axum::{
     Router,
@@ -41,8 +42,10 @@ pub struct Api {
     pub log: Log,
     /// The views, as a role that reads.
     pub database: Database,
-    /// The views in Redis.
-    pub cache: Cache,
+    /// Redis.
+    pub redis: Cache,
+    /// Email details, in this process and in Redis.
+    pub emails: ViewCache,
     /// Signing secrets of the webhook.
     pub webhook_secrets: Secrets,
     /// Who may call.

@@ -134,12 +134,18 @@ fn log(config: &LogConfig, context: jetstream::Context, stream: Stream) -> Log {
 async fn reach(config: &LogConfig) -> Result<async_nats::Client, ConnectError> {
     let unreachable =
         |source| ConnectError::Unreachable { address: without_credentials(&config.url), source };
-    let servers = config
-        .url
-        .split(',')
-        .map(str::parse::<ServerAddr>)
-        .collect::<Result<Vec<_>, _>>()
+    let parse = |address: &str| address.parse::<ServerAddr>();
+    let addresses = config.url.split(',');
+    let with_credentials: Result<Vec<_>, _> = addresses.clone().map(parse).collect();
+    let servers: Result<Vec<_>, _> = addresses.map(|address| parse(&bare(address))).collect();
+    let (with_credentials, servers) = with_credentials
+        .and_then(|them| Ok((them, servers?)))
         .map_err(|error| unreachable(Box::new(error)))?;
+    // The client does not look for credentials in an address, and writes
+    // addresses into its log lines.
+    let credentials = with_credentials.iter().find_map(|server| {
+        Some((server.username()?.to_owned(), server.password()?.to_owned()))
+    });
     let started = tokio::time::Instant::now();
     loop {
         let mut options = ConnectOptions::new()
@@ -148,11 +154,7 @@ async fn reach(config: &LogConfig) -> Result<async_nats::Client, ConnectError> {
             .reconnect_delay_callback(|attempts| {
                 Duration::from_millis(if attempts < 2 { 20 } else { 250 })
             });
-        // The client does not look for credentials in the address by itself.
-        let credentials = servers.iter().find_map(|server| {
-            Some((server.username()?.to_owned(), server.password()?.to_owned()))
-        });
-        if let Some((user, password)) = credentials {
+        if let Some((user, password)) = credentials.clone() {
             options = options.user_and_password(user, password);
         }
         let attempt = options.connect(&servers[..]).await;
@@ -163,6 +165,16 @@ async fn reach(config: &LogConfig) -> Result<async_nats::Client, ConnectError> {
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
+    }
+}
+
+/// The address of one server, without credentials.
+fn bare(address: &str) -> String {
+    match address.split_once("://") {
+        Some((scheme, rest)) => {
+            format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host))
+        }
+        None => address.rsplit_once('@').map_or(address, |(_, host)| host).to_owned(),
     }
 }
 
@@ -315,5 +327,8 @@ mod tests {
     #[test]
     fn an_address_shows_no_password() {
         assert_eq!(without_credentials("nats://me:secret@127.0.0.1:4222"), "127.0.0.1:4222");
+        assert_eq!(bare("tls://me:s@cret@nats.example:4222"), "tls://nats.example:4222");
+        assert_eq!(bare("me:secret@nats.example"), "nats.example");
+        assert_eq!(bare("nats.example"), "nats.example");
     }
 }

@@ -135,7 +135,7 @@ async fn every_cached_view_is_the_newest(world: &World) {
         let newest = Answer::of(request).await.unwrap().expect(200);
         eventually("the cache has the newest view", async || {
             let cached = world.get(&path).await;
-            (cached.header("x-cache") == "HIT" && cached.json() == newest).then_some(())
+            (cached.header("x-cache") != "MISS" && cached.json() == newest).then_some(())
         })
         .await;
     }

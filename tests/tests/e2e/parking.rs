@@ -37,12 +37,18 @@ async fn status(world: &World, email: &str) -> Value {
     rows.get(email).map_or(Value::Null, |(_, row)| row["status"].clone())
 }
 
+/// How often the worker has retried something, whatever came of it.
+fn retries(world: &World) -> usize {
+    let printed = world.printed(WORKER);
+    printed.matches("Retried parked events").count() + printed.matches("stays parked").count()
+}
+
 /// Asks for a retry and waits until the worker has made it.
 async fn retry(world: &World, projection: &str) {
-    let before = world.printed(WORKER).matches("Retried parked events").count();
+    let before = retries(world);
     world.exodrive_prints(&["projections", "retry", projection]).await;
     eventually("the worker retries", async || {
-        let now = world.printed(WORKER).matches("Retried parked events").count();
+        let now = retries(world);
         let wanted = "select count(*) from parked_events where retry_wanted";
         let wanted: i64 = sqlx::query_scalar(wanted).fetch_one(world.database()).await.unwrap();
         (now > before && wanted == 0).then_some(())
@@ -86,8 +92,12 @@ async fn an_event_of_a_newer_release_blocks_its_subject_and_no_other() {
     assert_eq!(status(&world, "em-1").await, "sent", "nothing is folded past it");
     assert_eq!(status(&world, "em-2").await, "delivered");
     assert!(world.printed(WORKER).contains("newer than this release"), "the reason is told");
-    let ready = world.wait_until("ready").await;
-    assert_eq!(ready["checks"]["projections"][0]["parked"], 3);
+    eventually("readiness tells of it, and stays ready", async || {
+        let ready = world.wait_until("ready").await;
+        let projections = ready["checks"]["projections"].as_array().unwrap();
+        projections.iter().all(|projection| projection["parked"] == 3).then_some(())
+    })
+    .await;
 
     // This release still cannot read it: all of it waits on, in order.
     retry(&world, "inbox").await;
@@ -133,7 +143,7 @@ async fn a_row_that_postgres_refuses_is_parked_and_folded_in_order_after_the_fix
     world.views_equal_a_fresh_fold().await;
     eventually("and it reaches the cache", async || {
         let answer = world.get("/v1/inbox/em-1").await;
-        (answer.header("x-cache") == "HIT" && answer.json()["events"] == 2).then_some(())
+        (answer.header("x-cache") != "MISS" && answer.json()["events"] == 2).then_some(())
     })
     .await;
 }

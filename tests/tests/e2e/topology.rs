@@ -16,8 +16,11 @@ async fn refusal(world: &World, command: &str) -> String {
 async fn a_start_is_refused_by_the_name_of_the_wrong_setting() {
     let mut world = World::without_processes(&[]).await;
     world.migrate().await;
-    let client = async_nats::connect(&world.urls().nats).await.unwrap();
-    let jetstream = jetstream::new(client);
+    let server: async_nats::ServerAddr = world.urls().nats.parse().unwrap();
+    let (user, password) = (server.username().unwrap(), server.password().unwrap());
+    let options =
+        async_nats::ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned());
+    let jetstream = jetstream::new(options.connect(server).await.unwrap());
 
     // The private server of a test does not flush before it acknowledges.
     world.set("EXODRIVE_LOG_SYNC", "always");

@@ -18,7 +18,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Emails that are read in turn.
 const EMAILS: usize = 256;
-const HIT: &str = "\r\nx-cache: HIT\r\n";
+const HIT: &str = "\r\nx-cache: L1\r\n";
 
 /// `database` is one whose projections have reached the log's end, and whose
 /// views Redis has.

@@ -33,7 +33,8 @@ fn event_of(n: u64, name: &str, body: bytes::Bytes) -> Recorded {
     let at = DateTime::from_timestamp(1_795_900_000, 118_000_000).unwrap();
     let at = at + TimeDelta::seconds(i64::try_from(n).unwrap());
     let id = format!("msg_golden_{name}");
-    let subject = Delivery::read(&body).email_id().cloned().map_or(Subject::Provider, Subject::Email);
+    let subject =
+        Delivery::read(&body).email_id().cloned().map_or(Subject::Provider, Subject::Email);
     Recorded {
         position: n,
         subject: subject.to_string(),
@@ -159,11 +160,14 @@ fn every_version_ever_released_is_read_and_folded_as_on_its_first_day() {
                 .as_array()
                 .unwrap()
                 .iter()
-                .map(|entry| (entry["name"].as_str().unwrap().to_owned(), from_json(&entry["event"])))
+                .map(|entry| {
+                    (entry["name"].as_str().unwrap().to_owned(), from_json(&entry["event"]))
+                })
                 .collect();
             assert!(events.len() >= 62, "the file is whole");
             let today = golden(kind, version, &events);
-            let both = kept["events"].as_array().unwrap().iter().zip(today["events"].as_array().unwrap());
+            let both =
+                kept["events"].as_array().unwrap().iter().zip(today["events"].as_array().unwrap());
             for (kept, today) in both {
                 assert_eq!(today, kept, "{kind} v{version}: {}", kept["name"]);
             }

@@ -5,7 +5,8 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use exodrive_domain::{
-    Delivery, Envelope, Event, Recorded, Subject, WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION, decode,
+    Delivery, Envelope, Event, Recorded, Subject, WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION,
+    decode,
 };
 use exodrive_projections::{
     Projection, deliveries::Deliveries, email_timeline::EmailTimeline, inbox::Inbox,
@@ -62,7 +63,9 @@ fn tags() -> impl Strategy<Value = Value> {
             tags.into_iter().map(|(name, value)| json!({"name": name, "value": value})).collect()
         }),
         vec(tag(), 0..3).prop_map(|tags| {
-            Value::Object(tags.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect())
+            Value::Object(
+                tags.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect(),
+            )
         }),
     ]
 }
@@ -192,7 +195,8 @@ fn fold<P: Projection>(messages: &[&Message], batches: &[usize]) -> BTreeMap<Str
             let payload = decode(recorded).unwrap();
             let event = Event { recorded, payload: &payload };
             for key in P::keys(&event) {
-                let load = || stored.get(&key).map(|row| serde_json::from_value(row.clone()).unwrap());
+                let load =
+                    || stored.get(&key).map(|row| serde_json::from_value(row.clone()).unwrap());
                 let row = rows.remove(&key).unwrap_or_else(load);
                 rows.insert(key, P::evolve(row, &event));
             }
@@ -283,5 +287,8 @@ fn the_generator_makes_events_of_every_kind() {
         let body = body().new_tree(&mut runner).unwrap().current();
         statuses.extend(reported_status(body.as_bytes()).map(|(_, rank, _)| rank));
     }
-    assert_eq!(statuses.into_iter().collect::<Vec<_>>(), [0, 10, 20, 30, 35, 40, 50, 60, 70, 80, 90, 100]);
+    assert_eq!(
+        statuses.into_iter().collect::<Vec<_>>(),
+        [0, 10, 20, 30, 35, 40, 50, 60, 70, 80, 90, 100]
+    );
 }

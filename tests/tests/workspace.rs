@@ -87,7 +87,10 @@ const OTHER_LICENCES: [(&str, &str); 0] = [];
 /// Crates of which the tree holds more than one version, and what it waits
 /// for.
 const DUPLICATES: [(&str, &str); 12] = [
-    ("base64", "reqwest, hyper-util and utoipa-swagger-ui are at 0.23; sqlx and async-nats at 0.22"),
+    (
+        "base64",
+        "reqwest, hyper-util and utoipa-swagger-ui are at 0.23; sqlx and async-nats at 0.22",
+    ),
     ("block-buffer", "follows digest"),
     ("cpufeatures", "follows sha2"),
     ("crypto-common", "follows digest"),
@@ -150,9 +153,15 @@ fn forbidden_edges(package: &str, imports: &BTreeSet<&str>) -> Vec<String> {
     });
     let owned = imports.iter().filter(|name| {
         package != "exodrive-tests"
-            && OWNED.iter().any(|(crate_name, rooms)| crate_name == *name && !rooms.contains(&package))
+            && OWNED
+                .iter()
+                .any(|(crate_name, rooms)| crate_name == *name && !rooms.contains(&package))
     });
-    rooms.chain(closed).chain(owned).map(|name| format!("{package} may not import {name}")).collect()
+    rooms
+        .chain(closed)
+        .chain(owned)
+        .map(|name| format!("{package} may not import {name}"))
+        .collect()
 }
 
 #[test]
@@ -180,9 +189,15 @@ fn a_forbidden_edge_is_seen() {
         ("exodrive-api", "exodrive-tests"),
         ("exodrive-new", "serde"),
     ] {
-        assert_eq!(forbidden_edges(package, &BTreeSet::from([import])).len(), 1, "{package} {import}");
+        assert_eq!(
+            forbidden_edges(package, &BTreeSet::from([import])).len(),
+            1,
+            "{package} {import}"
+        );
     }
-    assert!(forbidden_edges("exodrive-log", &BTreeSet::from(["exodrive-domain", "tokio"])).is_empty());
+    assert!(
+        forbidden_edges("exodrive-log", &BTreeSet::from(["exodrive-domain", "tokio"])).is_empty()
+    );
 }
 
 #[test]
@@ -246,7 +261,9 @@ fn one(tokens: &[&str], at: &mut usize) -> bool {
 
 #[test]
 fn licence_expressions_are_read() {
-    for accepted in ["MIT", "MIT/GPL-3.0", "GPL-3.0 OR (MIT AND ISC)", "Apache-2.0 WITH LLVM-exception"] {
+    for accepted in
+        ["MIT", "MIT/GPL-3.0", "GPL-3.0 OR (MIT AND ISC)", "Apache-2.0 WITH LLVM-exception"]
+    {
         assert!(is_accepted(accepted), "{accepted}");
     }
     for refused in ["GPL-3.0", "MIT AND GPL-3.0", "(MIT OR ISC) AND AGPL-3.0"] {

@@ -143,9 +143,9 @@ async fn reach(config: &LogConfig) -> Result<async_nats::Client, ConnectError> {
         .map_err(|error| unreachable(Box::new(error)))?;
     // The client does not look for credentials in an address, and writes
     // addresses into its log lines.
-    let credentials = with_credentials.iter().find_map(|server| {
-        Some((server.username()?.to_owned(), server.password()?.to_owned()))
-    });
+    let credentials = with_credentials
+        .iter()
+        .find_map(|server| Some((server.username()?.to_owned(), server.password()?.to_owned())));
     let started = tokio::time::Instant::now();
     loop {
         let mut options = ConnectOptions::new()

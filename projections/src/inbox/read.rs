@@ -352,7 +352,7 @@ pub async fn list(
     let found = sqlx::query!(
         r#"select key as "key!", position as "position!", data as "data!" from inbox
            where (cardinality($1::text[]) = 0 or status = any($1))
-             and ($2::text is null or search like $2)
+             and ($2::text is null or data ->> 'search' like $2)
              and ($3::text is null or (created_at, key) < ($3, $4))
            order by created_at desc, key desc limit $5"#,
         &filter.statuses,
@@ -386,7 +386,7 @@ pub async fn counts(
 ) -> Result<BTreeMap<String, i64>, Error> {
     let found = sqlx::query!(
         r#"select status as "status!", count(*) as "count!" from inbox
-           where $1::text is null or search like $1 group by status"#,
+           where $1::text is null or data ->> 'search' like $1 group by status"#,
         text.map(like)
     )
     .fetch_all(&mut **reader)

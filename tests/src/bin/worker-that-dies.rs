@@ -5,7 +5,9 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "part of the tests")]
 
 use exodrive_log::{Log, LogConfig};
-use exodrive_projections::{Database, Projection, cache::Cache, engine::Engine, for_each_projection};
+use exodrive_projections::{
+    Database, Projection, cache::Cache, engine::Engine, for_each_projection,
+};
 use exodrive_runtime::telemetry;
 use nix::sys::signal::{Signal, raise};
 use std::{path::PathBuf, time::Duration};

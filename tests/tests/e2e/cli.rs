@@ -103,7 +103,8 @@ async fn two_systems_come_up_side_by_side_and_ctrl_c_leaves_nothing_behind() {
     let foreign = other.prints(&["token", "--role", "auditor"]).await;
     assert_eq!(inbox(foreign.trim()).await, 401, "another folder's secret");
 
-    let list: Value = serde_json::from_str(&one.prints(&["projections", "status", "--json"]).await).unwrap();
+    let list: Value =
+        serde_json::from_str(&one.prints(&["projections", "status", "--json"]).await).unwrap();
     assert_eq!(list.as_array().unwrap().len(), 3);
     for projection in list.as_array().unwrap() {
         for field in ["name", "version", "generation", "position", "lag_events", "parked"] {

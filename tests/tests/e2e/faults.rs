@@ -17,7 +17,10 @@ use std::{
 async fn a_log_that_hangs_is_answered_503_within_5_s_and_recovers_by_itself() {
     let world = World::start().await;
     let delivery = |n: u32| {
-        Delivery::new(format!("msg_{n}"), email_body("sent", &format!("em-{n}"), "2026-11-20T09:00:00Z", ""))
+        Delivery::new(
+            format!("msg_{n}"),
+            email_body("sent", &format!("em-{n}"), "2026-11-20T09:00:00Z", ""),
+        )
     };
     world.stored(&delivery(1)).await;
     world.services.signal(Service::Nats, Signal::SIGSTOP).unwrap();
@@ -58,7 +61,7 @@ impl Load {
             let email = format!("em-{}", n / KINDS.len() % EMAILS);
             let body = email_body(KINDS[n % KINDS.len()], &email, &at, "");
             let delivery = Delivery::new(format!("msg_{n}"), body);
-            for _ in 0..if n % 7 == 0 { 2 } else { 1 } {
+            for _ in 0..if n.is_multiple_of(7) { 2 } else { 1 } {
                 world.post_until_taken(&delivery).await;
                 self.taken.lock().unwrap().insert(delivery.id.clone(), delivery.clone());
             }
@@ -79,11 +82,8 @@ impl Load {
 #[tokio::test]
 async fn each_part_is_killed_under_load_and_nothing_acknowledged_is_missing() {
     let world = World::start().await;
-    let load = Load {
-        taken: Mutex::default(),
-        stop: AtomicBool::new(false),
-        next: AtomicUsize::new(0),
-    };
+    let load =
+        Load { taken: Mutex::default(), stop: AtomicBool::new(false), next: AtomicUsize::new(0) };
     let posters = join_all((0..POSTERS).map(|_| load.run(&world)));
     let killings = async {
         load.flows(60).await;

@@ -17,7 +17,8 @@ fn delivery(n: u32, kind: &str, email: &str) -> Delivery {
 /// What is parked in a projection: key, position, and whether it is the cause
 /// or waits behind it.
 async fn parked(world: &World, projection: &str) -> Vec<(String, i64, bool)> {
-    let sql = "select key, position, error from parked_events where projection = $1 order by position";
+    let sql =
+        "select key, position, error from parked_events where projection = $1 order by position";
     let rows = sqlx::query(sql).bind(projection).fetch_all(world.database()).await.unwrap();
     let of = |row: &sqlx::postgres::PgRow| {
         let error: String = row.get("error");
@@ -121,17 +122,28 @@ async fn a_row_that_postgres_refuses_is_parked_and_folded_in_order_after_the_fix
     let world = World::start().await;
     let refuse = "alter table inbox_g1.inbox add constraint odd check (key <> 'em-1')";
     sqlx::query(refuse).execute(world.database()).await.unwrap();
-    for event in [delivery(1, "delivered", "em-1"), delivery(2, "sent", "em-2"), delivery(3, "sent", "em-1")] {
+    for event in
+        [delivery(1, "delivered", "em-1"), delivery(2, "sent", "em-2"), delivery(3, "sent", "em-1")]
+    {
         world.stored(&event).await;
     }
     world.settled().await;
-    assert_eq!(parked(&world, "inbox").await, [("em-1".into(), 1, true), ("em-1".into(), 3, false)]);
+    assert_eq!(
+        parked(&world, "inbox").await,
+        [("em-1".into(), 1, true), ("em-1".into(), 3, false)]
+    );
     assert_eq!(parked(&world, "deliveries").await, [], "other projections fold it");
-    assert_eq!((status(&world, "em-1").await, status(&world, "em-2").await), (Value::Null, "sent".into()));
+    assert_eq!(
+        (status(&world, "em-1").await, status(&world, "em-2").await),
+        (Value::Null, "sent".into())
+    );
 
     // Nothing was mended: it is refused again, and others are still folded.
     retry(&world, "inbox").await;
-    assert_eq!(parked(&world, "inbox").await, [("em-1".into(), 1, true), ("em-1".into(), 3, false)]);
+    assert_eq!(
+        parked(&world, "inbox").await,
+        [("em-1".into(), 1, true), ("em-1".into(), 3, false)]
+    );
     world.stored(&delivery(4, "opened", "em-2")).await;
     world.settled().await;
     assert_eq!(status(&world, "em-2").await, "opened");
@@ -152,7 +164,8 @@ async fn a_row_that_postgres_refuses_is_parked_and_folded_in_order_after_the_fix
 async fn an_id_too_long_for_an_index_holds_nothing_up() {
     let world = World::start().await;
     // Random: Postgres would press a repetitive one into its page.
-    let id: String = (0..6_000).map(|_| rand::rng().sample(rand::distr::Alphanumeric) as char).collect();
+    let id: String =
+        (0..6_000).map(|_| rand::rng().sample(rand::distr::Alphanumeric) as char).collect();
     let long = Delivery::new(id, email_body("sent", "em-1", "2026-11-20T09:00:00Z", ""));
     assert_eq!(world.stored(&long).await, 1);
     assert_eq!(world.stored(&long).await, 1, "a repeat is known");

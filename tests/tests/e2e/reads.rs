@@ -81,8 +81,10 @@ async fn the_inbox_is_paged_filtered_searched_and_counted() {
             break;
         }
     }
-    let order: Vec<_> =
-        seen.iter().map(|it| (it["created_at"].as_str().unwrap(), it["id"].as_str().unwrap())).collect();
+    let order: Vec<_> = seen
+        .iter()
+        .map(|it| (it["created_at"].as_str().unwrap(), it["id"].as_str().unwrap()))
+        .collect();
     assert!(order.is_sorted_by(|a, b| a > b), "newest first, and none twice");
     assert_eq!(order.len(), 134);
     assert_eq!(ids(&list(&world, &[]).await).len(), 20, "the default");
@@ -113,7 +115,8 @@ async fn the_inbox_is_paged_filtered_searched_and_counted() {
     ] {
         let found = list(&world, &[("q", text)]).await;
         assert_eq!(ids(&found), expected, "{text}");
-        let counted: u64 = found["counts"].as_object().unwrap().values().map(|it| it.as_u64().unwrap()).sum();
+        let counted: u64 =
+            found["counts"].as_object().unwrap().values().map(|it| it.as_u64().unwrap()).sum();
         assert_eq!(counted, expected.len() as u64, "{text}");
     }
     let none = list(&world, &[("q", "em-"), ("status", "complained")]).await;
@@ -149,7 +152,9 @@ async fn an_email_has_detail_timeline_deliveries_and_raw_bytes() {
     for delivery in &posted {
         world.stored(delivery).await;
     }
-    world.stored(&Delivery::new("msg_other", email_body("sent", "em-2", "2026-11-20T09:00:00Z", ""))).await;
+    world
+        .stored(&Delivery::new("msg_other", email_body("sent", "em-2", "2026-11-20T09:00:00Z", "")))
+        .await;
     world.settled().await;
 
     let email = world.get("/v1/inbox/em-1").await.expect(200);
@@ -158,7 +163,8 @@ async fn an_email_has_detail_timeline_deliveries_and_raw_bytes() {
     assert_eq!(email["to"], json!([{"address": "guest@example.com", "status": "bounced"}]));
     assert_eq!(email["bounce"]["message"], "no such user");
     assert_eq!(email["bounce"]["diagnostic_codes"], json!(["550 5.1.1"]));
-    let stages: Vec<_> = email["stages"].as_array().unwrap().iter().map(|it| &it["status"]).collect();
+    let stages: Vec<_> =
+        email["stages"].as_array().unwrap().iter().map(|it| &it["status"]).collect();
     assert_eq!(stages, ["sent", "bounced"]);
     assert_eq!(email["stages"][0]["first_at"], "2026-11-20T09:01:00.000000Z");
     assert_eq!((&email["events"], &email["repeats"]), (&2.into(), &0.into()));
@@ -205,7 +211,9 @@ async fn an_email_has_detail_timeline_deliveries_and_raw_bytes() {
 #[tokio::test]
 async fn only_admins_and_auditors_read_email() {
     let world = World::start().await;
-    world.stored(&Delivery::new("msg_1", email_body("sent", "em-1", "2026-11-20T09:00:00Z", ""))).await;
+    world
+        .stored(&Delivery::new("msg_1", email_body("sent", "em-1", "2026-11-20T09:00:00Z", "")))
+        .await;
     world.settled().await;
     let paths = [
         "/v1/inbox",
@@ -237,7 +245,8 @@ async fn only_admins_and_auditors_read_email() {
 async fn a_reader_can_wait_for_what_was_just_written_and_ask_what_has_changed() {
     let world = World::start().await;
     let get = |name: &'static str, value: String| {
-        let request = world.request(Method::GET, "/v1/inbox/em-1").bearer_auth(world.token("admin"));
+        let request =
+            world.request(Method::GET, "/v1/inbox/em-1").bearer_auth(world.token("admin"));
         let request = request.header(name, value);
         async { Answer::of(request).await.unwrap() }
     };
@@ -340,8 +349,12 @@ async fn readiness_tells_what_is_wrong() {
     for part in ["log", "postgres", "migrations", "redis"] {
         assert_eq!(checks[part]["ok"], true, "{checks}");
     }
-    let names: BTreeSet<_> =
-        checks["projections"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
+    let names: BTreeSet<_> = checks["projections"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["name"].as_str().unwrap())
+        .collect();
     assert_eq!(names, BTreeSet::from(["deliveries", "email_timeline", "inbox"]));
 
     world.services.stop_service(Service::Redis).await.unwrap();
@@ -365,7 +378,10 @@ async fn readiness_tells_what_is_wrong() {
 
     world.kill(WORKER);
     let checks = world.wait_until("not_ready").await["checks"].clone();
-    assert!(checks["projections"].as_array().unwrap().iter().all(|it| it["ok"] == false), "{checks}");
+    assert!(
+        checks["projections"].as_array().unwrap().iter().all(|it| it["ok"] == false),
+        "{checks}"
+    );
     assert_eq!(Answer::of(world.request(Method::GET, "/livez")).await.unwrap().status, 200);
 }
 

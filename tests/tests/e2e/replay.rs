@@ -34,7 +34,9 @@ async fn history_is_told_from_the_log_alone() {
         serde_json::from_str(&world.exodrive_prints(&args).await).unwrap()
     };
     let told = |frames: &[Value]| -> Vec<(String, Value)> {
-        let of = |frame: &Value| (frame["event_id"].as_str().unwrap().to_owned(), frame["status"].clone());
+        let of = |frame: &Value| {
+            (frame["event_id"].as_str().unwrap().to_owned(), frame["status"].clone())
+        };
         frames.iter().map(of).collect()
     };
     let steps = |steps: &[(&str, &str)]| -> Vec<(String, Value)> {
@@ -42,18 +44,27 @@ async fn history_is_told_from_the_log_alone() {
     };
 
     let received = frames(&[]).await;
-    let as_received =
-        steps(&[("msg_a", "delivered"), ("msg_b", "delivered"), ("msg_c", "delivered"), ("msg_d", "bounced")]);
+    let as_received = steps(&[
+        ("msg_a", "delivered"),
+        ("msg_b", "delivered"),
+        ("msg_c", "delivered"),
+        ("msg_d", "bounced"),
+    ]);
     assert_eq!(told(&received), as_received);
-    let positions: Vec<_> = received.iter().map(|frame| frame["position"].as_u64().unwrap()).collect();
+    let positions: Vec<_> =
+        received.iter().map(|frame| frame["position"].as_u64().unwrap()).collect();
     assert_eq!(positions, [1, 3, 5, 7]);
     assert_eq!(received[3]["state"], live, "the last state is that of the live view");
     assert_eq!(received[1]["happened_at"], "2026-11-20T09:01:00.000000Z");
     assert_eq!(received[2]["type"], "email.framed");
 
     let happened = frames(&["--order", "happened"]).await;
-    let as_happened =
-        steps(&[("msg_b", "sent"), ("msg_a", "delivered"), ("msg_c", "delivered"), ("msg_d", "bounced")]);
+    let as_happened = steps(&[
+        ("msg_b", "sent"),
+        ("msg_a", "delivered"),
+        ("msg_c", "delivered"),
+        ("msg_d", "bounced"),
+    ]);
     assert_eq!(told(&happened), as_happened);
 
     assert_eq!(told(&frames(&["--at", "3"]).await), as_received[..2]);

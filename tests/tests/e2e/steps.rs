@@ -151,13 +151,17 @@ async fn a_worker_that_hangs_in_a_transaction_is_replaced_and_writes_nothing_lat
         eventually("the worker hangs", async || hung.met_its_fate().then_some(())).await;
 
         world.start_worker(WORKER);
-        within(Duration::from_secs(5), &format!("another worker takes over from one that hangs after {step}"), async || {
-            let sql = "select worker from generations where projection = 'inbox'";
-            let worker: Option<String> =
-                sqlx::query_scalar(sql).fetch_one(world.database()).await.unwrap();
-            let taken = worker.is_some_and(|worker| worker != "worker-that-dies");
-            (taken && position(&world, "inbox").await == 2).then_some(())
-        })
+        within(
+            Duration::from_secs(5),
+            &format!("another worker takes over from one that hangs after {step}"),
+            async || {
+                let sql = "select worker from generations where projection = 'inbox'";
+                let worker: Option<String> =
+                    sqlx::query_scalar(sql).fetch_one(world.database()).await.unwrap();
+                let taken = worker.is_some_and(|worker| worker != "worker-that-dies");
+                (taken && position(&world, "inbox").await == 2).then_some(())
+            },
+        )
         .await;
         hung.process.signal(Signal::SIGCONT);
         eventually("the one that hung learns of it", async || {
@@ -165,10 +169,18 @@ async fn a_worker_that_hangs_in_a_transaction_is_replaced_and_writes_nothing_lat
             (printed.contains("taken over") || printed.contains("interrupted")).then_some(())
         })
         .await;
-        world.stored(&Delivery::new("msg_3", email_body("opened", "em-1", "2026-11-20T09:02:00Z", "")))
+        world
+            .stored(&Delivery::new(
+                "msg_3",
+                email_body("opened", "em-1", "2026-11-20T09:02:00Z", ""),
+            ))
             .await;
         world.views_equal_a_fresh_fold().await;
         let (_, row) = &world.rows("inbox").await["em-1"];
-        assert_eq!((&row["status"], &row["email"]["repeats"]), (&"opened".into(), &0.into()), "{step}");
+        assert_eq!(
+            (&row["status"], &row["email"]["repeats"]),
+            (&"opened".into(), &0.into()),
+            "{step}"
+        );
     }
 }

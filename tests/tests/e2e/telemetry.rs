@@ -107,7 +107,10 @@ async fn no_line_holds_an_address_a_payload_a_token_or_a_secret() {
     // Nor any address of the fixtures.
     let addresses = |text: &str| {
         let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || "@.+-_".contains(c)));
-        words.filter(|word| word.contains('@') && word.len() > 4).map(str::to_owned).collect::<Vec<_>>()
+        words
+            .filter(|word| word.contains('@') && word.len() > 4)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     let mut known = 0;
     for fixture in fixtures() {

@@ -50,9 +50,8 @@ impl Filled {
         let system = System::start(SyncMode::Default).await?;
         let log = system.log().await?;
         let (events, email_ids) = mail::traffic(scale.events);
-        let mut appended = futures::stream::iter(&events)
-            .map(|event| log.append_fact(event))
-            .buffered(PIPELINE);
+        let mut appended =
+            futures::stream::iter(&events).map(|event| log.append_fact(event)).buffered(PIPELINE);
         while let Some(outcome) = appended.next().await {
             outcome?;
         }
@@ -164,7 +163,9 @@ impl Filled {
         let mut details: Vec<_> = last
             .rows
             .iter()
-            .map(|(name, rows)| Detail::new(format!("rows per event, {name}"), *rows as f64 / events, ""))
+            .map(|(name, rows)| {
+                Detail::new(format!("rows per event, {name}"), *rows as f64 / events, "")
+            })
             .collect();
         let rows: i64 = last.rows.iter().map(|(_, rows)| rows).sum();
         details.push(Detail::new("rows per event, all", rows as f64 / events, ""));

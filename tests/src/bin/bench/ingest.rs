@@ -46,12 +46,11 @@ pub(crate) async fn measure(sync: SyncMode, scale: Scale) -> Result<Row, Failure
     let (mut posted, mut published) = (Outcome::default(), Outcome::default());
     let mut cpu = Vec::new();
     let warm_up = scale.round / 4;
-    let mut expected = (
-        raw.round(warm_up, 20_000).await?.rate(),
-        post(&system, warm_up, 20_000).await?.0.rate(),
-    );
+    let mut expected =
+        (raw.round(warm_up, 20_000).await?.rate(), post(&system, warm_up, 20_000).await?.0.rate());
     for round in 1..=scale.rounds {
-        let enough = |rate: f64| ((rate * scale.round.as_secs_f64() * 1.5) as usize + 1_000).min(MOST);
+        let enough =
+            |rate: f64| ((rate * scale.round.as_secs_f64() * 1.5) as usize + 1_000).min(MOST);
         let outcome = raw.round(scale.round, enough(expected.0)).await?;
         ceiling.add(outcome.rate());
         expected.0 = expected.0.max(outcome.rate());
@@ -170,9 +169,8 @@ impl Raw {
 
 /// A round of appends by the log room: what the API adds to it is the rest.
 async fn append(log: &Log, round: Duration, most: usize) -> Result<Outcome, Failure> {
-    let events: Vec<_> = (0..most)
-        .map(|_| mail::new_event("delivered", &mail::uuid(), Utc::now()))
-        .collect();
+    let events: Vec<_> =
+        (0..most).map(|_| mail::new_event("delivered", &mail::uuid(), Utc::now())).collect();
     let log = log.clone();
     closed_loop(events, round, move |event| {
         let log = log.clone();

@@ -80,7 +80,8 @@ impl Detail {
 
     /// Processor time for each request, by part of the system.
     pub(crate) fn cpu(rounds: &[Cpu]) -> Vec<Self> {
-        let parts: [(&str, fn(&Cpu) -> f64); 4] = [
+        type Part = fn(&Cpu) -> f64;
+        let parts: [(&str, Part); 4] = [
             ("API", |cpu| cpu.server),
             ("NATS", |cpu| cpu.nats),
             ("Redis", |cpu| cpu.redis),
@@ -97,7 +98,13 @@ impl Detail {
     }
 
     fn text(&self) -> String {
-        let digits = if self.value < 10.0 { 2 } else if self.value < 100.0 { 1 } else { 0 };
+        let digits = if self.value < 10.0 {
+            2
+        } else if self.value < 100.0 {
+            1
+        } else {
+            0
+        };
         let space = if self.unit.is_empty() { "" } else { " " };
         format!("{} {:.digits$}{space}{}", self.name, self.value, self.unit)
     }

@@ -42,7 +42,9 @@ impl System {
     pub(crate) async fn start(sync: SyncMode) -> Result<Self, Failure> {
         let folder = tempfile::tempdir()?;
         if statfs(folder.path())?.filesystem_type() == TMPFS_MAGIC {
-            progress("WARNING: the data is on a tmpfs, nothing is flushed to any disk (see TMPDIR)");
+            progress(
+                "WARNING: the data is on a tmpfs, nothing is flushed to any disk (see TMPDIR)",
+            );
         }
         let services = folder.path().join("services");
         let options = Options { sync, ephemeral: true, ..Options::new(services) };

@@ -5,8 +5,9 @@ SHELL := /bin/bash
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ARGS ?=
-# A Rust that rustup put into the home folder is found without a login shell.
-export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+# Our nats-server is found wherever the target folder is, and a Rust that rustup put into the home folder without a
+# login shell.
+export PATH := $(CURDIR)/.tools/bin:$(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export SQLX_OFFLINE := true
 # Colour for a person, plain text for a log file.
 export CARGO_TERM_COLOR ?= auto

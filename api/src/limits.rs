@@ -145,7 +145,7 @@ type Local = RateLimiter<
 /// before Redis is asked again and told. So a caller far from the limit does
 /// not cost a call to Redis for each request, and near the limit every request
 /// is counted there. What is left is never overspent by one process; several
-/// can together overspend a tenth of it for [`LEASE`].
+/// can together overspend a tenth of it for half a second.
 pub struct Limiter {
     cache: Cache,
     tiers: [(Limit, Rate, Local); 4],

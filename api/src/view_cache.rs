@@ -129,12 +129,20 @@ impl ViewCache {
                 self.changes(&key).fetch_add(1, Ordering::AcqRel);
                 self.shared.local.invalidate(&key);
             }
-            self.shared.trusted.store(true, Ordering::Release);
+            if !self.shared.trusted.load(Ordering::Acquire) {
+                // What is on its way from Redis may have changed before we heard.
+                self.forget();
+                self.shared.trusted.store(true, Ordering::Release);
+            }
         }
     }
 
     fn distrust(&self) {
         self.shared.trusted.store(false, Ordering::Release);
+        self.forget();
+    }
+
+    fn forget(&self) {
         for changes in &self.shared.changes {
             changes.fetch_add(1, Ordering::AcqRel);
         }

@@ -45,7 +45,7 @@ const EXAMPLES: &str = "Examples:
   exodrive token --role auditor                a token for curl
   exodrive replay email 4ef9a417-02e9-4d39-ad75-9611e0fcc33c
   exodrive projections list
-  eval \"$(exodrive env)\"; psql \"$EXODRIVE_DATABASE_URL\"";
+  (export $(exodrive env); psql \"$EXODRIVE_DATABASE_URL\")";
 
 #[derive(Subcommand)]
 enum Command {
@@ -65,7 +65,7 @@ enum Command {
     Projections(projections::Projections),
     /// Print a token for a system whose secret is at hand (for development)
     Token(Token),
-    /// Print the addresses of the running system as variables for a shell
+    /// Print the addresses of the running system as lines EXODRIVE_..._URL=...
     Env(Env),
     /// Check every part of the system, with what to do about each fault
     Doctor(doctor::Doctor),
@@ -100,8 +100,7 @@ struct Token {
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:
-  eval \"$(exodrive env)\"
-  psql \"$EXODRIVE_DATABASE_URL\" -c 'select key, status from inbox'")]
+  (export $(exodrive env); psql \"$EXODRIVE_DATABASE_URL\" -c 'select key, status from inbox')")]
 struct Env {
     #[command(flatten)]
     connections: Connections,
@@ -181,14 +180,14 @@ impl Token {
 impl Env {
     fn run(self) -> Result<(), Failure> {
         let urls = self.connections.resolve()?;
-        println!("export EXODRIVE_NATS_URL='{}'", urls.nats);
+        println!("EXODRIVE_NATS_URL={}", urls.nats);
         if let Some(monitor) = urls.nats_monitor {
-            println!("export EXODRIVE_NATS_MONITOR_URL='{monitor}'");
+            println!("EXODRIVE_NATS_MONITOR_URL={monitor}");
         }
-        println!("export EXODRIVE_DATABASE_URL='{}'", urls.database);
-        println!("export EXODRIVE_REDIS_URL='{}'", urls.redis);
+        println!("EXODRIVE_DATABASE_URL={}", urls.database);
+        println!("EXODRIVE_REDIS_URL={}", urls.redis);
         if let Some(system) = folder::announced(&self.connections.data_dir)? {
-            println!("export EXODRIVE_API_URL='{}'", system.url);
+            println!("EXODRIVE_API_URL={}", system.url);
         }
         Ok(())
     }

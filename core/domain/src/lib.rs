@@ -11,7 +11,7 @@
 //! every later rebuild, so they cannot disagree.
 //!
 //! **To add an event**: a variant of [`Payload`], its name and version in
-//! `event.rs`, and a golden file under `golden/`.
+//! `event.rs`, and a golden file in `tests/golden`.
 
 pub mod email;
 mod envelope;

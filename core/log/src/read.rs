@@ -141,6 +141,8 @@ impl Reader {
     async fn gather(&mut self, limit: usize, wait: Duration) -> Result<Batch, ReadError> {
         let deadline = Instant::now() + wait;
         let mut batch = Batch::default();
+        // Moved only with the batch: whoever stops waiting loses no event.
+        let mut next = self.next;
         let mut messages = match self.messages.take() {
             Some(messages) => messages,
             None => timeout(Duration::from_secs(5), self.open())
@@ -166,25 +168,29 @@ impl Reader {
                 }
             };
             match message {
-                Some(Ok(message)) => self.take(message, &mut batch)?,
+                Some(Ok(message)) => self.take(message, &mut next, &mut batch)?,
                 // What was taken is sound: hand it over, and open anew next time.
-                Some(Err(_)) | None if !batch.events.is_empty() => return Ok(batch),
+                Some(Err(_)) | None if !batch.events.is_empty() => {
+                    self.next = next;
+                    return Ok(batch);
+                }
                 Some(Err(error)) => return Err(ReadError::unavailable(error)),
                 None => return Err(ReadError::unavailable("the consumer ended")),
             }
         }
         self.messages = Some(messages);
+        self.next = next;
         Ok(batch)
     }
 
-    fn take(&mut self, message: Message, batch: &mut Batch) -> Result<(), ReadError> {
+    fn take(&self, message: Message, next: &mut u64, batch: &mut Batch) -> Result<(), ReadError> {
         let info = message.info().map_err(ReadError::Unavailable)?;
         let (position, pending, stored_at) = (info.stream_sequence, info.pending, info.published);
-        if position < self.next {
+        if position < *next {
             return Ok(());
         }
-        if self.subject.is_none() && position > self.next {
-            return Err(ReadError::Hole { expected: self.next, found: position });
+        if self.subject.is_none() && position > *next {
+            return Err(ReadError::Hole { expected: *next, found: position });
         }
         let (message, _) = message.split();
         let headers = message.headers.unwrap_or_default();
@@ -197,7 +203,7 @@ impl Reader {
             message.payload,
         ));
         batch.pending = pending;
-        self.next = position + 1;
+        *next = position + 1;
         Ok(())
     }
 

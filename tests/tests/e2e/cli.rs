@@ -77,8 +77,8 @@ async fn two_systems_come_up_side_by_side_and_ctrl_c_leaves_nothing_behind() {
     // Each command finds the system of its own folder.
     let variables = |text: &str| -> BTreeMap<String, String> {
         let line = |line: &str| {
-            let (name, value) = line.trim_start_matches("export ").split_once('=')?;
-            Some((name.to_owned(), value.trim_matches('\'').to_owned()))
+            let (name, value) = line.split_once('=')?;
+            Some((name.to_owned(), value.to_owned()))
         };
         text.lines().filter_map(line).collect()
     };

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
+mod append;
 mod cli;
 mod duplicates;
 mod faults;
@@ -10,6 +11,7 @@ mod limits;
 mod parking;
 mod reads;
 mod replay;
+mod row_security;
 mod steps;
 mod telemetry;
 mod topology;

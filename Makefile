@@ -35,7 +35,7 @@ demo: tools ## A guided tour on a running system (starts one if none runs)
 	@exec "$(TARGET)/debug/exodrive" demo $(ARGS)
 
 bench: tools ## Measure throughput and latency on this machine
-	@cargo build --bin bench
+	@cargo build --workspace --bins
 	@exec "$(TARGET)/debug/bench" $(ARGS)
 
 check: ## Formatting, lints and documentation, warnings are errors

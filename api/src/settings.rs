@@ -62,7 +62,8 @@ pub struct LogSettings {
 #[derive(Args, Clone)]
 #[command(next_help_heading = "The API")]
 pub struct HttpSettings {
-    /// Where the API listens.
+    /// Where the API listens. Not given: 127.0.0.1:8080, and `exodrive up` takes a
+    /// free port when somebody has that one.
     #[arg(long, env = "EXODRIVE_HTTP_ADDR", value_name = "ADDRESS")]
     pub http_addr: Option<SocketAddr>,
     /// Signing secrets of the Resend webhook, with commas between; any of them

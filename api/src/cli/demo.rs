@@ -92,7 +92,7 @@ impl Demo {
         let secrets = self.http.webhook_secrets(&self.connections)?;
         let mut queue: Vec<_> = PAYLOADS.iter().chain(PAYLOADS.iter().step_by(3)).collect();
         queue.shuffle(&mut StdRng::seed_from_u64(self.seed));
-        println!(
+        say!(
             "Sending {} signed deliveries in a shuffled order, {} of them twice.",
             queue.len(),
             queue.len() - PAYLOADS.len()
@@ -107,7 +107,7 @@ impl Demo {
             .await?;
         bar.finish_and_clear();
         let duplicates = receipts.iter().filter(|receipt| receipt.duplicate).count();
-        println!(
+        say!(
             "All answered 2xx: {} stored, {duplicates} recognised as repeats.\n",
             receipts.len() - duplicates
         );
@@ -149,7 +149,7 @@ impl Demo {
         };
         let (log_url, _) = self.connections.resolve_log()?;
         let log = Log::open(&reading_config(log_url)).await?;
-        println!("\nThe history of one of them (exodrive replay email {id}):\n");
+        say!("\nThe history of one of them (exodrive replay email {id}):\n");
         let frames = replays::email(&log, &id, Until::Now, Order::Received).await?;
         print_history(&frames, Order::Received);
         Ok(())
@@ -201,10 +201,10 @@ fn print_inbox(inbox: &Inbox) {
             email.last_event_at.format("%d %b %H:%M").to_string(),
         ]);
     }
-    println!("{table}");
+    say!("{table}");
     let counts: Vec<_> =
         inbox.counts.iter().map(|(status, count)| format!("{count} {status}")).collect();
-    println!("{} emails: {}.", inbox.data.len(), counts.join(", "));
+    say!("{} emails: {}.", inbox.data.len(), counts.join(", "));
 }
 
 /// `Name <a@b>` is shown by its name.

@@ -85,7 +85,7 @@ impl Doctor {
             let mark = if finding.is_ok() { "ok" } else { "FAULT" };
             table.add_row([part, mark, &finding.unwrap_or_else(|fault| fault)]);
         }
-        println!("{table}");
+        say!("{table}");
         Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

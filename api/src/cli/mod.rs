@@ -3,7 +3,15 @@
 //! Results go to standard output, what happens on the way to standard error.
 //! Exit codes: 0 done, 1 failed, 2 wrong usage.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
+#![expect(clippy::print_stderr, reason = "a command line prints")]
+
+/// Prints a line to standard output. A reader that has seen enough (`| head`)
+/// ends the program, quietly.
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::cli::print_line(format_args!($($text)*))
+    };
+}
 
 mod demo;
 mod doctor;
@@ -21,7 +29,7 @@ use crate::{
 use clap::{Parser, Subcommand};
 use exodrive_projections::Database;
 use exodrive_runtime::{error_chain, folder, telemetry};
-use std::{process::ExitCode, time::Duration};
+use std::{io::Write, process::ExitCode, time::Duration};
 
 /// What went wrong, for the person at the terminal.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -106,6 +114,12 @@ struct Env {
     connections: Connections,
 }
 
+fn print_line(text: std::fmt::Arguments<'_>) {
+    if writeln!(std::io::stdout(), "{text}").is_err() {
+        std::process::exit(0);
+    }
+}
+
 impl Cli {
     /// Runs the command.
     pub fn run(self) -> ExitCode {
@@ -153,7 +167,7 @@ impl Command {
             Self::Token(command) => command.run()?,
             Self::Env(command) => command.run()?,
             Self::Doctor(command) => return command.run().await,
-            Self::Openapi => println!("{}", http::openapi().to_pretty_json()?),
+            Self::Openapi => say!("{}", http::openapi().to_pretty_json()?),
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -163,7 +177,7 @@ impl Migrate {
     async fn run(self) -> Result<(), Failure> {
         let urls = self.connections.resolve()?;
         Database::for_workers(&urls.database)?.migrate().await?;
-        println!("The database is ready: migrations applied, every projection has its tables.");
+        say!("The database is ready: migrations applied, every projection has its tables.");
         Ok(())
     }
 }
@@ -172,7 +186,7 @@ impl Token {
     fn run(self) -> Result<(), Failure> {
         let secret = self.http.token_secret(&self.connections)?;
         let claim = &self.http.jwt_role_claim;
-        println!("{}", access::issue(&secret, &self.subject, self.role, self.ttl, claim)?);
+        say!("{}", access::issue(&secret, &self.subject, self.role, self.ttl, claim)?);
         Ok(())
     }
 }
@@ -180,14 +194,14 @@ impl Token {
 impl Env {
     fn run(self) -> Result<(), Failure> {
         let urls = self.connections.resolve()?;
-        println!("EXODRIVE_NATS_URL={}", urls.nats);
+        say!("EXODRIVE_NATS_URL={}", urls.nats);
         if let Some(monitor) = urls.nats_monitor {
-            println!("EXODRIVE_NATS_MONITOR_URL={monitor}");
+            say!("EXODRIVE_NATS_MONITOR_URL={monitor}");
         }
-        println!("EXODRIVE_DATABASE_URL={}", urls.database);
-        println!("EXODRIVE_REDIS_URL={}", urls.redis);
+        say!("EXODRIVE_DATABASE_URL={}", urls.database);
+        say!("EXODRIVE_REDIS_URL={}", urls.redis);
         if let Some(system) = folder::announced(&self.connections.data_dir)? {
-            println!("EXODRIVE_API_URL={}", system.url);
+            say!("EXODRIVE_API_URL={}", system.url);
         }
         Ok(())
     }

@@ -80,7 +80,7 @@ impl List {
                     row
                 })
                 .collect();
-            println!("{}", serde_json::to_string_pretty(&rows)?);
+            say!("{}", serde_json::to_string_pretty(&rows)?);
             return Ok(ExitCode::SUCCESS);
         }
         let headings = [
@@ -109,7 +109,7 @@ impl List {
                 projection.worker.unwrap_or_else(|| "-".to_owned()),
             ]);
         }
-        println!("{table}\nThe log ends at {}.", table::number(end));
+        say!("{table}\nThe log ends at {}.", table::number(end));
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -120,9 +120,9 @@ impl Retry {
         let database = Database::for_workers(&urls.database)?;
         let count = database.retry_parked(&self.name, self.key.as_deref()).await?;
         if count == 0 {
-            println!("Nothing is parked there.");
+            say!("Nothing is parked there.");
         } else {
-            println!(
+            say!(
                 "{count} parked events will be folded again by the worker within seconds; `exodrive projections list` shows what stays parked."
             );
         }

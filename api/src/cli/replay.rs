@@ -62,13 +62,13 @@ impl Email {
         if frames.is_empty() {
             eprintln!("The log has no event about email {} up to there.", self.id);
             if self.json {
-                println!("[]");
+                say!("[]");
             }
             return Ok(ExitCode::FAILURE);
         }
         if self.json {
             let frames: Vec<_> = frames.iter().map(to_json).collect();
-            println!("{}", serde_json::to_string_pretty(&frames)?);
+            say!("{}", serde_json::to_string_pretty(&frames)?);
         } else if self.raw {
             frames.iter().for_each(print_raw);
         } else {
@@ -96,15 +96,15 @@ fn to_json(frame: &Frame<InboxRow>) -> serde_json::Value {
 }
 
 fn print_raw(frame: &Frame<InboxRow>) {
-    println!(
+    say!(
         "# position {}, received {}",
         frame.recorded.position,
         time::format(&frame.recorded.envelope.time)
     );
     for (name, value) in &frame.recorded.provider_headers {
-        println!("{name}: {value}");
+        say!("{name}: {value}");
     }
-    println!("\n{}\n", String::from_utf8_lossy(&frame.recorded.body));
+    say!("\n{}\n", String::from_utf8_lossy(&frame.recorded.body));
 }
 
 /// The history as a table, and the state at its end.
@@ -123,27 +123,27 @@ pub(super) fn print_history(frames: &[Frame<InboxRow>], order: Order) {
         ]);
         before = after;
     }
-    println!("{table}");
+    say!("{table}");
     let order = match order {
         Order::Happened => "as they happened",
         Order::Received => "as we learnt of them",
     };
-    println!("{} events {order}, read from the log.", frames.len());
+    say!("{} events {order}, read from the log.", frames.len());
     let Some(state) = before else { return };
     let detail = EmailDetail::of(state, 0);
-    println!("\n  {}  {}", detail.id, detail.status.to_uppercase());
-    println!("  from     {}", table::short(&detail.from.unwrap_or_default(), 80));
+    say!("\n  {}  {}", detail.id, detail.status.to_uppercase());
+    say!("  from     {}", table::short(&detail.from.unwrap_or_default(), 80));
     for recipient in &detail.to {
-        println!("  to       {}  {}", table::short(&recipient.address, 60), recipient.status);
+        say!("  to       {}  {}", table::short(&recipient.address, 60), recipient.status);
     }
-    println!("  subject  {}", table::short(&detail.subject.unwrap_or_default(), 80));
+    say!("  subject  {}", table::short(&detail.subject.unwrap_or_default(), 80));
     if let Some(booking) = detail.booking_id {
-        println!("  booking  {}", table::short(&booking, 80));
+        say!("  booking  {}", table::short(&booking, 80));
     }
     if let Some(bounce) = detail.bounce {
         let parts = [bounce.kind, bounce.sub_type, bounce.message];
         let parts: Vec<_> = parts.into_iter().flatten().collect();
-        println!("  bounce   {}", table::short(&parts.join(", "), 100));
+        say!("  bounce   {}", table::short(&parts.join(", "), 100));
     }
 }
 

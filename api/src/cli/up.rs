@@ -62,7 +62,7 @@ impl Up {
             system = self.start(logging) => system?,
             () = stop.cancelled() => return Ok(()),
         };
-        println!("{}", banner(&system, &connections, &http)?);
+        say!("{}", banner(&system, &connections, &http)?);
         stop.cancelled().await;
         eprintln!("\nStopping …");
         system.stop().await;

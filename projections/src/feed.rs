@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Events in a batch, at most.
-const BATCH: usize = 2_000;
+const BATCH: usize = 4_000;
 /// Bodies kept for projections that are behind the foremost one. Whoever is
 /// further behind reads for itself.
 const WINDOW_BYTES: usize = 64 << 20;

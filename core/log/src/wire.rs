@@ -76,11 +76,10 @@ pub(crate) fn recorded(
     };
     let mut provider_headers: Vec<_> = headers
         .iter()
-        .filter(|(name, _)| {
-            PROVIDER_PREFIXES.iter().any(|prefix| name.to_string().starts_with(prefix))
-        })
+        .map(|(name, values)| (AsRef::<str>::as_ref(name), values))
+        .filter(|(name, _)| PROVIDER_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
         .flat_map(|(name, values)| {
-            values.iter().map(move |value| (name.to_string(), value.as_str().to_owned()))
+            values.iter().map(move |value| (name.to_owned(), value.as_str().to_owned()))
         })
         .collect();
     provider_headers.sort_unstable();

@@ -5,7 +5,7 @@ use crate::{
     Failure, Scale,
     load::{self, Connection, Outcome, contains},
     report::{Detail, Row, Series, Target},
-    system::{System, again, auditor, cpu_seconds, get, progress, stop, until_served},
+    system::{System, Watch, again, auditor, cpu_seconds, get, progress, stop, until_served},
 };
 use axum::{
     Router,
@@ -64,6 +64,7 @@ pub(crate) async fn measure(
     let (mut figure, mut ceiling) = (Series::default(), Series::default());
     let (mut cached, mut plain) = (Outcome::default(), Outcome::default());
     let (mut cpu, mut bare_cpu) = (Vec::new(), Series::default());
+    let watch = Watch::begin();
     read(address, scale.round / 4).await?;
     read(system.address, scale.round / 4).await?;
     for round in 1..=scale.rounds {
@@ -89,6 +90,7 @@ pub(crate) async fn measure(
             ceiling.last()
         ));
     }
+    let others = watch.others();
     stop(worker).await;
     let mut details = vec![
         Detail::ms("p50", cached.percentile_ms(0.5)),
@@ -105,6 +107,7 @@ pub(crate) async fn measure(
         ceiling_name: "bare axum".to_owned(),
         ceiling,
         target: Target::Ratio(0.5),
+        others,
         details,
     })
 }

@@ -4,7 +4,7 @@
 use crate::{
     Failure, Scale, mail,
     report::{Detail, Row, Series, Target},
-    system::{System, client, cpu_seconds, progress, stop},
+    system::{System, Watch, client, cpu_seconds, progress, stop},
 };
 use async_nats::jetstream::{
     self,
@@ -41,7 +41,10 @@ pub(crate) struct CaughtUp {
     /// By projection: rows written.
     rows: Vec<(String, i64)>,
     wal_bytes: i64,
+    worker_cpu: f64,
+    /// Of everything that takes part.
     cpu: f64,
+    others: f64,
 }
 
 impl Filled {
@@ -83,17 +86,17 @@ impl Filled {
     pub(crate) async fn project(&mut self) -> Result<CaughtUp, Failure> {
         let (database, pool) = self.database().await?;
         let wal = wal(&pool).await?;
-        let began = Instant::now();
+        let (began, watch) = (Instant::now(), Watch::begin());
         let mut worker = self.system.exodrive("work", &database);
         until_at(&pool, self.events, "%", || self.system.still_runs(&mut worker, "work")).await?;
         let took = began.elapsed();
-        let cpu = cpu_seconds(worker.id());
+        let (worker_cpu, cpu, others) = (cpu_seconds(worker.id()), watch.ours(), watch.others());
         let wal_bytes = self::wal(&pool).await? - wal;
         let rows = sqlx::query_as("select projection, folded from generations order by projection")
             .fetch_all(&pool)
             .await?;
         stop(worker).await;
-        Ok(CaughtUp { database, took, rows, wal_bytes, cpu })
+        Ok(CaughtUp { database, took, rows, wal_bytes, worker_cpu, cpu, others })
     }
 
     /// One projection alone, in this process.
@@ -146,12 +149,13 @@ impl Filled {
         let (mut figure, mut ceiling) = (Series::default(), Series::default());
         // The last of these leaves its views in Redis.
         let mut last = None;
-        // A catch-up takes longer than a round of requests, and swings less.
-        let rounds = scale.rounds.div_ceil(2);
+        let mut others: f64 = 0.0;
+        let rounds = scale.catch_ups;
         for round in 1..=rounds {
             ceiling.add(rate(self.read().await?));
             let caught_up = self.project().await?;
             figure.add(rate(caught_up.took));
+            others = others.max(caught_up.others);
             last = Some(caught_up);
             progress(&format!(
                 "catch-up: round {round} of {rounds}: {:.0} events/s, reading alone {:.0}/s",
@@ -170,13 +174,16 @@ impl Filled {
         let rows: i64 = last.rows.iter().map(|(_, rows)| rows).sum();
         details.push(Detail::new("rows per event, all", rows as f64 / events, ""));
         details.push(Detail::new("WAL per event", last.wal_bytes as f64 / events, "B"));
-        details.push(Detail::new("CPU per event, worker", last.cpu * 1e6 / events, "µs"));
+        for (name, cpu) in [("worker", last.worker_cpu), ("worker and servers", last.cpu)] {
+            details.push(Detail::new(format!("CPU per event, {name}"), cpu * 1e6 / events, "µs"));
+        }
         let row = |name: String, figure, target, details| Row {
             name,
             figure,
             ceiling_name: "reading the stream".to_owned(),
             ceiling: ceiling.clone(),
             target,
+            others,
             details,
         };
         let name = format!("catch-up, {} events, all projections", self.events);

@@ -6,7 +6,7 @@ use crate::{
     load::{self, IN_FLIGHT, Outcome, Requests},
     mail::{self, WEBHOOK_SECRET},
     report::{Detail, Row, Series, Target},
-    system::{Cpu, DUPLICATE_WINDOW, System, client, progress},
+    system::{Cpu, DUPLICATE_WINDOW, System, Watch, client, progress},
 };
 use async_nats::jetstream::{
     self,
@@ -46,6 +46,7 @@ pub(crate) async fn measure(sync: SyncMode, scale: Scale) -> Result<Row, Failure
     let (mut posted, mut published) = (Outcome::default(), Outcome::default());
     let mut cpu = Vec::new();
     let warm_up = scale.round / 4;
+    let watch = Watch::begin();
     let mut expected =
         (raw.round(warm_up, 20_000).await?.rate(), post(&system, warm_up, 20_000).await?.0.rate());
     for round in 1..=scale.rounds {
@@ -89,6 +90,7 @@ pub(crate) async fn measure(sync: SyncMode, scale: Scale) -> Result<Row, Failure
         ceiling_name: "raw guarded publish".to_owned(),
         ceiling,
         target: Target::Ratio(target),
+        others: watch.others(),
         details,
     })
 }

@@ -75,9 +75,12 @@ enum Which {
 /// How much is measured.
 #[derive(Clone, Copy)]
 struct Scale {
+    /// Rounds of requests. Short and many, since what a shared disk or
+    /// processor gives changes from second to second.
     rounds: usize,
-    /// A round of requests.
     round: Duration,
+    /// Rounds of catching up.
+    catch_ups: usize,
     /// Events to catch up with.
     events: usize,
 }
@@ -87,9 +90,10 @@ impl Bench {
         let (rounds, round, events) = if self.quick {
             (1, Duration::from_millis(300), 3_000)
         } else {
-            (5, Duration::from_millis(2_500), 100_000)
+            (20, Duration::from_millis(600), 100_000)
         };
-        Scale { rounds: self.rounds.unwrap_or(rounds).max(1), round, events }
+        let rounds = self.rounds.unwrap_or(rounds).max(1);
+        Scale { rounds, round, catch_ups: rounds.div_ceil(4), events }
     }
 
     async fn run(self) -> Result<(), Failure> {

@@ -23,6 +23,10 @@ impl Series {
         sorted
     }
 
+    fn mean(&self) -> f64 {
+        self.0.iter().sum::<f64>() / self.0.len() as f64
+    }
+
     pub(crate) fn median(&self) -> f64 {
         let sorted = self.sorted();
         let middle = sorted.len() / 2;
@@ -49,6 +53,9 @@ impl Series {
         format!("{} to {}", number(lowest), number(highest))
     }
 }
+
+/// What others may use of the machine, in percent, before it is said aloud.
+const QUIET: f64 = 5.0;
 
 /// What a row must reach.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +98,7 @@ impl Detail {
             .into_iter()
             .map(|(name, part)| {
                 let series = Series(rounds.iter().map(part).collect());
-                Self::new(format!("CPU each, {name}"), series.median() * 1e6, "µs")
+                Self::new(format!("CPU each, {name}"), series.mean() * 1e6, "µs")
             })
             .filter(|detail| detail.value >= 0.5)
             .collect()
@@ -119,12 +126,19 @@ pub(crate) struct Row {
     /// Per second.
     pub(crate) ceiling: Series,
     pub(crate) target: Target,
+    /// Percent of the machine that processes other than ours used meanwhile.
+    pub(crate) others: f64,
     pub(crate) details: Vec<Detail>,
 }
 
 impl Row {
+    /// The median of the rounds' own ratios: what changes from round to round
+    /// changes both sides of one.
     fn ratio(&self) -> f64 {
-        self.figure.median() / self.ceiling.median()
+        if self.figure.0.len() != self.ceiling.0.len() {
+            return self.figure.median() / self.ceiling.median();
+        }
+        Series(self.figure.0.iter().zip(&self.ceiling.0).map(|(a, b)| a / b).collect()).median()
     }
 
     fn met(&self) -> Option<bool> {
@@ -164,7 +178,8 @@ impl Row {
                 self.ceiling.spread()
             ));
         }
-        let details: Vec<_> = self.details.iter().map(Detail::text).collect();
+        let others = Detail::new("processors used by others", self.others, "%");
+        let details: Vec<_> = self.details.iter().chain([&others]).map(Detail::text).collect();
         notes.extend(details.chunks(4).map(|details| details.join("; ")));
         notes
     }
@@ -225,9 +240,15 @@ pub(crate) fn text(machine: &Machine, rows: &[Row]) -> String {
         }
     }
     text.push_str(&format!(
-        "\n{} cores, {}, {:.0} GB; load {} before. Figures are medians of rounds that alternate with their ceiling's. Client, servers and what is measured share the cores.",
+        "\n{} cores, {}, {:.0} GB; load {} before. Rounds alternate with their ceiling's; figures are medians, ratios medians of the rounds' ratios. Client, servers and what is measured share the cores.",
         machine.cores, machine.processor, machine.memory_gb, machine.load
     ));
+    let others = rows.iter().map(|row| row.others).fold(0.0, f64::max);
+    if others > QUIET {
+        text.push_str(&format!(
+            "\nNOT A QUIET MACHINE: other processes used up to {others:.0} % of its processors while this was measured. Absolute figures are too low, and ratios of what needs both cores with it."
+        ));
+    }
     text
 }
 
@@ -252,6 +273,7 @@ pub(crate) fn json(machine: &Machine, rows: &[Row]) -> Value {
                 "ratio": row.ratio(),
                 "target": target,
                 "met": row.met(),
+                "others_percent": row.others,
                 "details": details,
             })
         })

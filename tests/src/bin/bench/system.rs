@@ -196,12 +196,78 @@ impl Cpu {
 
 /// User and system time of a process so far.
 pub(crate) fn cpu_seconds(pid: u32) -> f64 {
-    const TICKS_PER_SECOND: f64 = 100.0;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name may hold anything, but ends with the last parenthesis.
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks = after_name.split_whitespace().skip(11).take(2);
-    ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS_PER_SECOND
+    ticks(after_name, 11, 2)
+}
+
+/// The seconds that some fields of a line add up to.
+fn ticks(line: &str, from: usize, count: usize) -> f64 {
+    const PER_SECOND: f64 = 100.0;
+    let fields = line.split_whitespace().skip(from).take(count);
+    fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / PER_SECOND
+}
+
+/// Watches who uses the processors while we measure: what others take is
+/// missing from our figures.
+pub(crate) struct Watch {
+    began: Instant,
+    all: f64,
+    ours: f64,
+}
+
+impl Watch {
+    pub(crate) fn begin() -> Self {
+        Self { began: Instant::now(), all: all_cpu_seconds(), ours: our_cpu_seconds() }
+    }
+
+    /// What we and our children have used, in seconds.
+    pub(crate) fn ours(&self) -> f64 {
+        our_cpu_seconds() - self.ours
+    }
+
+    /// The share of the machine that went to processes other than ours, in
+    /// percent.
+    pub(crate) fn others(&self) -> f64 {
+        let others = (all_cpu_seconds() - self.all - self.ours()).max(0.0);
+        let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
+        100.0 * others / (self.began.elapsed().as_secs_f64() * cores)
+    }
+}
+
+/// What all processes together have used since the machine began.
+fn all_cpu_seconds() -> f64 {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    // User, nice, system. Interrupts are nobody's.
+    ticks(stat.lines().next().unwrap_or_default(), 1, 3)
+}
+
+/// What we, our descendants, and those of them that have ended have used.
+fn our_cpu_seconds() -> f64 {
+    let mut processes: Vec<(u32, u32, f64)> = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let parent = after_name.split_whitespace().nth(1).and_then(|parent| parent.parse().ok());
+        processes.push((pid, parent.unwrap_or_default(), ticks(after_name, 11, 4)));
+    }
+    let mut ours = vec![std::process::id()];
+    let mut sum = 0.0;
+    while let Some(pid) = ours.pop() {
+        for &(id, parent, used) in &processes {
+            if id == pid {
+                sum += used;
+            }
+            if parent == pid {
+                ours.push(id);
+            }
+        }
+    }
+    sum
 }
 
 /// A GET in its bytes.

@@ -68,7 +68,7 @@ enum Which {
     IngestDefault,
     /// The projections from zero
     CatchUp,
-    /// An email's detail from Redis
+    /// An email's detail from the cache
     CachedRead,
 }
 
@@ -125,6 +125,9 @@ impl Bench {
             println!("{:#}", report::json(&machine, &rows));
         } else {
             println!("{}", report::text(&machine, &rows));
+            if self.quick {
+                println!("--quick: everything works; too little was measured to judge by.");
+            }
         }
         Ok(())
     }

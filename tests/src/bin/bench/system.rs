@@ -239,8 +239,10 @@ impl Watch {
 /// What all processes together have used since the machine began.
 fn all_cpu_seconds() -> f64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
-    // User, nice, system. Interrupts are nobody's.
-    ticks(stat.lines().next().unwrap_or_default(), 1, 3)
+    let all = stat.lines().next().unwrap_or_default();
+    // User, nice and system; then interrupts, which count as the time of
+    // whoever they interrupted.
+    ticks(all, 1, 3) + ticks(all, 6, 2)
 }
 
 /// What we, our descendants, and those of them that have ended have used.

@@ -141,11 +141,11 @@ type Local = RateLimiter<
 
 /// Counts requests.
 ///
-/// Redis answers with what is left, and a tenth of that may be spent here
-/// before Redis is asked again and told. So a caller far from the limit does
-/// not cost a call to Redis for each request, and near the limit every request
-/// is counted there. What is left is never overspent by one process; several
-/// can together overspend a tenth of it for half a second.
+/// Every request is counted in Redis, exactly, over all processes. Only under a
+/// limit of 100 requests a second or more, where that call would cost more than the request,
+/// a tenth of what Redis says is left may be spent here before it is asked
+/// again and told: such a limit can be overspent by about so much, for half a
+/// second.
 pub struct Limiter {
     cache: Cache,
     tiers: [(Limit, Rate, Local); 4],
@@ -161,6 +161,8 @@ struct Lease {
     until: Instant,
 }
 
+/// Requests in a second.
+const FAST: u32 = 100;
 /// How long a lease is good for.
 const LEASE: Duration = Duration::from_millis(500);
 /// Which part of what is left is leased.
@@ -221,9 +223,11 @@ impl Limiter {
             Limit::FailedWebhook => failed_webhook,
         };
         let key = format!("exo:limit:{}:{who}", limit.name());
-        let spent = match self.spend_leased(&key) {
-            Ok(verdict) => return verdict,
-            Err(spent) => spent,
+        let fast = rate.interval() <= Duration::from_secs(1) / FAST;
+        let spent = match fast.then(|| self.spend_leased(&key)) {
+            Some(Ok(verdict)) => return verdict,
+            Some(Err(spent)) => spent,
+            None => 0,
         };
         let cost = micros(rate.interval());
         let most = cost.saturating_mul(rate.amount.into());
@@ -243,7 +247,9 @@ impl Limiter {
             reset: Duration::from_micros(debt),
             retry_after: Duration::from_micros(wait),
         };
-        self.lease(key, verdict);
+        if fast {
+            self.lease(key, verdict);
+        }
         verdict
     }
 

@@ -2,6 +2,7 @@
 
 use exodrive_runtime::services::Service;
 use exodrive_tests::{API, Answer, Delivery, World, email_body, eventually};
+use futures::{StreamExt, stream};
 use reqwest::Method;
 
 /// One more request after so many that were not limited.
@@ -132,4 +133,19 @@ async fn without_a_trusted_proxy_nobody_can_pass_for_somebody_else_and_time_heal
         (world.get_as("admin", "/v1/inbox").await.status == 200).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn many_requests_at_once_are_counted_exactly() {
+    let world = World::with(&[("EXODRIVE_RATE_LIMIT_ADMIN", "300/1h")]).await;
+    let token = world.token_of("hasty", "admin");
+    let one = async || {
+        let request = world.request(Method::GET, "/v1/inbox/em-1").bearer_auth(&token);
+        Answer::of(request).await.unwrap().status
+    };
+    let statuses: Vec<u16> =
+        stream::iter(0..500).map(|_| one()).buffer_unordered(64).collect().await;
+    let allowed = statuses.iter().filter(|status| **status != 429).count();
+    // One more comes every 12 s.
+    assert!((300..=302).contains(&allowed), "{allowed} of 300 went on");
 }

@@ -63,7 +63,8 @@ pub struct Engine<P> {
 /// Runs every projection until `stop`, as the worker named `worker`.
 ///
 /// # Errors
-/// When the database belongs to another log or to another release.
+/// When the database belongs to another log or to another release, or an
+/// engine panics: the worker must then be started again.
 pub async fn run_all(
     log: &Log,
     database: &Database,
@@ -80,9 +81,7 @@ pub async fn run_all(
         engines.spawn(async move { engine.run(&stop).await });
     });
     while let Some(outcome) = engines.join_next().await {
-        if let Ok(Err(error)) = outcome {
-            return Err(error);
-        }
+        outcome.unwrap_or(Err(Error::Engine))?;
     }
     Ok(())
 }

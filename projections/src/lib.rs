@@ -113,6 +113,9 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    /// A defect of the engine itself: its task panicked.
+    #[error("a projection's engine panicked, see the lines above; start the worker again")]
+    Engine,
     /// Another worker has taken over.
     #[error("another worker has taken projection {0} over")]
     Fenced(&'static str),

@@ -1,6 +1,8 @@
 use crate::{
-    Recorded,
+    Envelope, Recorded,
+    booking::{BlockChange, BlockEvent, BookingChange, BookingEvent},
     email::{EmailId, Report},
+    fleet::{FleetChange, FleetEvent},
     json, upcast,
 };
 use serde_json::Value;
@@ -25,6 +27,12 @@ pub struct Event<'a> {
 pub enum Payload {
     /// [`WEBHOOK_RECEIVED`].
     Delivery(Delivery),
+    /// `exodrive.car.*`.
+    Fleet(FleetEvent),
+    /// `exodrive.booking.*`.
+    Booking(BookingEvent),
+    /// `exodrive.calendar.*`.
+    Block(BlockEvent),
     /// A type that this release does not know. By rule it changes no view: it
     /// was appended by a newer release, whose own projections fold it.
     Unknown,
@@ -96,7 +104,18 @@ pub enum DecodeError {
         /// The version found.
         version: u32,
     },
+    /// The body is not of the type's shape.
+    #[error("{kind} cannot be read: {reason}")]
+    Body {
+        /// The event's type.
+        kind: String,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
+
+/// The newest version of every event that comes from a decision.
+pub const DECISION_VERSION: u32 = 1;
 
 /// Reads the body of a recorded event: lifts it to the newest version on raw
 /// JSON, then types it.
@@ -110,8 +129,26 @@ pub fn decode(recorded: &Recorded) -> Result<Payload, DecodeError> {
             check_version(recorded, WEBHOOK_RECEIVED_VERSION)?;
             Payload::Delivery(Delivery::read_version(&recorded.body, recorded.envelope.version))
         }
+        kind if BookingChange::KINDS.contains(&kind) => Payload::Booking(decision(recorded)?),
+        kind if BlockChange::KINDS.contains(&kind) => Payload::Block(decision(recorded)?),
+        kind if FleetChange::KINDS.contains(&kind) => Payload::Fleet(decision(recorded)?),
         _ => Payload::Unknown,
     })
+}
+
+fn decision<T: serde::de::DeserializeOwned>(recorded: &Recorded) -> Result<T, DecodeError> {
+    check_version(recorded, DECISION_VERSION)?;
+    let Envelope { kind, version, .. } = &recorded.envelope;
+    let unreadable = |error: serde_json::Error| DecodeError::Body {
+        kind: kind.clone(),
+        reason: error.to_string(),
+    };
+    if *version == DECISION_VERSION {
+        return serde_json::from_slice(&recorded.body).map_err(unreadable);
+    }
+    let body = serde_json::from_slice(&recorded.body).map_err(unreadable)?;
+    let lifted = upcast::lift(upcast::UPCASTERS, kind, *version, body);
+    serde_json::from_value(lifted).map_err(unreadable)
 }
 
 fn check_version(recorded: &Recorded, newest: u32) -> Result<(), DecodeError> {

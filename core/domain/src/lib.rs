@@ -1,28 +1,39 @@
 //! What ExoDrive knows, without how it is stored or served: the events, their
 //! envelope and subjects, and the folds that turn events into state.
 //!
-//! **May import** serde, chrono, bytes and thiserror. No IO, no clock and no
+//! **May import** serde, chrono (and its time zones), uuid, bytes and thiserror. No IO, no clock and no
 //! randomness: the manifest holds no crate for them and `clippy.toml` refuses
 //! the standard library's.
 //!
 //! **Flow.** The log hands over a [`Recorded`] event (envelope and body bytes);
 //! [`decode`] lifts old versions on raw JSON and types the body; a fold such as [`email::evolve`] turns state and event into the
 //! next state. The same functions serve the live projections, replay, and
-//! every later rebuild, so they cannot disagree.
+//! every later rebuild, so they cannot disagree. A command ([`fleet::decide`],
+//! [`booking::decide`]) turns state and wish into an event or a refusal; the log
+//! room appends the event if the state was the newest.
 //!
 //! **To add an event**: a variant of [`Payload`], its name and version in
 //! `event.rs`, and a golden file in `tests/golden`.
 
+pub mod booking;
+mod command;
+pub mod days;
 pub mod email;
 mod envelope;
 mod event;
+pub mod fleet;
+pub mod id;
 mod json;
+pub mod personal;
+pub mod price;
 mod subject;
 pub mod time;
 mod upcast;
 
+pub use command::{CommandRecord, Meta, Repeat};
 pub use envelope::{Envelope, Recorded};
 pub use event::{
-    DecodeError, Delivery, Event, Payload, WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION, decode,
+    DECISION_VERSION, DecodeError, Delivery, Event, Payload, WEBHOOK_RECEIVED,
+    WEBHOOK_RECEIVED_VERSION, decode,
 };
 pub use subject::{LOG_SUBJECTS, Subject, SubjectError};

@@ -2,7 +2,7 @@
 //! boundary of what is appended to it, and the server keeps about 300 bytes a
 //! subject in memory for ever, so they are few: one per thing that changes.
 
-use crate::email::EmailId;
+use crate::{email::EmailId, fleet::is_slug, id::CarId};
 use std::{fmt, str::FromStr};
 
 /// Every subject of the log.
@@ -10,6 +10,9 @@ pub const LOG_SUBJECTS: &str = "exo.>";
 
 const EMAIL: &str = "exo.email.";
 const PROVIDER: &str = "exo.provider.resend";
+const FLEET: &str = "exo.fleet.";
+const BOOKING: &str = "exo.booking.";
+const SLUG: &str = "exo.slug.";
 
 /// What an event is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,6 +22,13 @@ pub enum Subject {
     /// Deliveries about no email: contacts, domains, topics, and whatever
     /// could not be read.
     Provider,
+    /// One car: what it is and costs.
+    Fleet(CarId),
+    /// The calendar of one car: every booking and block of it, so that two
+    /// decisions about the same days cannot both be appended.
+    Booking(CarId),
+    /// Who has a slug. Its first event stands for ever.
+    Slug(String),
 }
 
 /// A subject that this release does not know.
@@ -31,6 +41,9 @@ impl fmt::Display for Subject {
         match self {
             Self::Email(id) => write!(f, "{EMAIL}{id}"),
             Self::Provider => f.write_str(PROVIDER),
+            Self::Fleet(id) => write!(f, "{FLEET}{id}"),
+            Self::Booking(id) => write!(f, "{BOOKING}{id}"),
+            Self::Slug(slug) => write!(f, "{SLUG}{slug}"),
         }
     }
 }
@@ -40,11 +53,18 @@ impl FromStr for Subject {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let unknown = || SubjectError(text.to_owned());
-        match text.strip_prefix(EMAIL) {
-            Some(id) => id.parse().map(Self::Email).map_err(|_| unknown()),
-            None if text == PROVIDER => Ok(Self::Provider),
-            None => Err(unknown()),
-        }
+        let known = if let Some(id) = text.strip_prefix(EMAIL) {
+            id.parse().ok().map(Self::Email)
+        } else if let Some(id) = text.strip_prefix(FLEET) {
+            id.parse().ok().map(Self::Fleet)
+        } else if let Some(id) = text.strip_prefix(BOOKING) {
+            id.parse().ok().map(Self::Booking)
+        } else if let Some(slug) = text.strip_prefix(SLUG) {
+            is_slug(slug).then(|| Self::Slug(slug.to_owned()))
+        } else {
+            (text == PROVIDER).then_some(Self::Provider)
+        };
+        known.ok_or_else(unknown)
     }
 }
 
@@ -54,10 +74,24 @@ mod tests {
 
     #[test]
     fn what_is_spelt_is_read_back() {
-        for text in ["exo.email.4ef9a417-02e9-4d39-ad75-9611e0fcc33c", "exo.provider.resend"] {
+        for text in [
+            "exo.email.4ef9a417-02e9-4d39-ad75-9611e0fcc33c",
+            "exo.provider.resend",
+            "exo.fleet.4ef9a417-02e9-4d39-ad75-9611e0fcc33c",
+            "exo.booking.4ef9a417-02e9-4d39-ad75-9611e0fcc33c",
+            "exo.slug.ferrari-296-gtb",
+        ] {
             assert_eq!(text.parse::<Subject>().unwrap().to_string(), text);
         }
-        for text in ["exo.email.", "exo.email.a.b", "exo.email.*", "exo.>", "other"] {
+        for text in [
+            "exo.email.",
+            "exo.email.a.b",
+            "exo.email.*",
+            "exo.slug.A",
+            "exo.fleet.1",
+            "exo.>",
+            "other",
+        ] {
             assert_eq!(text.parse::<Subject>(), Err(SubjectError(text.to_owned())));
         }
     }

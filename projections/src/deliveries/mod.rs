@@ -61,7 +61,7 @@ impl Projection for Deliveries {
     fn keys(event: &Event<'_>) -> Vec<String> {
         match event.payload {
             Payload::Delivery(_) => vec![event.recorded.envelope.id.clone()],
-            Payload::Unknown => Vec::new(),
+            _ => Vec::new(),
         }
     }
 

@@ -63,7 +63,7 @@ impl Projection for EmailTimeline {
                 .map(|email_id| format!("{email_id}/{}", event.recorded.envelope.id))
                 .into_iter()
                 .collect(),
-            Payload::Unknown => Vec::new(),
+            _ => Vec::new(),
         }
     }
 

@@ -51,7 +51,7 @@ impl Projection for Inbox {
             Payload::Delivery(delivery) => {
                 delivery.email_id().map(ToString::to_string).into_iter().collect()
             }
-            Payload::Unknown => Vec::new(),
+            _ => Vec::new(),
         }
     }
 

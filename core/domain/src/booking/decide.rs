@@ -1,0 +1,739 @@
+use super::{
+    AccessLink, Action, BlockChange, BlockEvent, Booking, BookingChange, BookingEvent, Calendar,
+    Contract, Customer, Payment, Refused, Status, allowed,
+};
+use crate::{
+    command::{Meta, Repeat},
+    days::{Days, DaysError},
+    fleet::Car,
+    id::{BlockId, BookingId, CarId, CustomerId},
+    personal::Personal,
+    price::{Choices, Fault, Quote, QuoteError, quote},
+};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+
+/// What somebody wants of a car's bookings.
+#[derive(Clone, Debug, PartialEq)]
+pub enum BookingCommand {
+    /// Hold days for a customer.
+    Hold(NewBooking),
+    /// Take a booking of the present product over.
+    Import(Import),
+    /// Do something with a booking.
+    Act(BookingId, Act),
+}
+
+/// A booking that somebody wants.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewBooking {
+    /// Its id: the same in every retry.
+    pub id: BookingId,
+    /// Whose it will be.
+    pub customer_id: CustomerId,
+    /// Who that is.
+    pub customer: Customer,
+    /// Which days.
+    pub days: Days,
+    /// What besides.
+    pub choices: Choices,
+    /// For how long the days are held without payment.
+    pub hold_for: TimeDelta,
+    /// By which the customer will see it.
+    pub link: Option<AccessLink>,
+    /// A note for staff.
+    pub note: Option<String>,
+    /// The total that the customer was shown.
+    pub expected_total_cents: Option<i64>,
+}
+
+/// A booking of the present product, in our words.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Import {
+    /// Its id there.
+    pub id: BookingId,
+    /// Whose it is.
+    pub customer_id: CustomerId,
+    /// Who that is.
+    pub customer: Customer,
+    /// Which days.
+    pub days: Days,
+    /// The price as it was agreed.
+    pub quote: Quote,
+    /// Where it stands.
+    pub status: Status,
+    /// What was paid.
+    pub payment: Payment,
+    /// How the contract stands.
+    pub contract: Contract,
+    /// Until when an unpaid one is held.
+    pub hold_expires_at: Option<DateTime<Utc>>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+/// What is to be done with a booking. Amounts that are not said are what is
+/// open.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "see Action")]
+pub enum Act {
+    AuthorizePayment {
+        amount_cents: Option<i64>,
+        reference: Option<String>,
+    },
+    CapturePayment {
+        amount_cents: Option<i64>,
+        reference: Option<String>,
+    },
+    FailPayment {
+        reason: Option<String>,
+    },
+    VoidPayment {
+        reason: Option<String>,
+    },
+    RefundPayment {
+        amount_cents: Option<i64>,
+        reason: Option<String>,
+    },
+    SendContract {
+        document: Option<String>,
+    },
+    ViewContract,
+    SignContract,
+    DeclineContract {
+        reason: Option<String>,
+    },
+    PickUp,
+    Return {
+        on: Option<NaiveDate>,
+    },
+    Complete,
+    Cancel {
+        reason: Option<String>,
+    },
+    NoShow {
+        reason: Option<String>,
+    },
+    Dispute {
+        reason: Option<String>,
+    },
+    ResolveDispute {
+        status: Status,
+        reason: Option<String>,
+    },
+    Reschedule {
+        days: Days,
+        expected_total_cents: Option<i64>,
+    },
+    Extend {
+        last: NaiveDate,
+        expected_total_cents: Option<i64>,
+    },
+    /// If the hold has ended by `meta.now`.
+    Expire,
+    AddNote {
+        text: String,
+    },
+    ChangeCustomer {
+        customer_id: CustomerId,
+        customer: Customer,
+    },
+    IssueLink {
+        link: AccessLink,
+    },
+    /// A line of the present product's history.
+    ImportHistory {
+        name: String,
+        summary: String,
+    },
+}
+
+impl Act {
+    /// Which action it is.
+    pub fn action(&self) -> Action {
+        match self {
+            Self::AuthorizePayment { .. } => Action::AuthorizePayment,
+            Self::CapturePayment { .. } => Action::CapturePayment,
+            Self::FailPayment { .. } => Action::FailPayment,
+            Self::VoidPayment { .. } => Action::VoidPayment,
+            Self::RefundPayment { .. } => Action::RefundPayment,
+            Self::SendContract { .. } => Action::SendContract,
+            Self::ViewContract => Action::ViewContract,
+            Self::SignContract => Action::SignContract,
+            Self::DeclineContract { .. } => Action::DeclineContract,
+            Self::PickUp => Action::PickUp,
+            Self::Return { .. } => Action::Return,
+            Self::Complete => Action::Complete,
+            Self::Cancel { .. } => Action::Cancel,
+            Self::NoShow { .. } => Action::NoShow,
+            Self::Dispute { .. } => Action::Dispute,
+            Self::ResolveDispute { .. } => Action::ResolveDispute,
+            Self::Reschedule { .. } => Action::Reschedule,
+            Self::Extend { .. } => Action::Extend,
+            Self::Expire => Action::Expire,
+            Self::AddNote { .. } | Self::ImportHistory { .. } => Action::AddNote,
+            Self::ChangeCustomer { .. } => Action::ChangeCustomer,
+            Self::IssueLink { .. } => Action::IssueLink,
+        }
+    }
+}
+
+/// A day that somebody has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TakenDay {
+    /// The day.
+    pub date: NaiveDate,
+    /// Who has it.
+    pub by: Taken,
+}
+
+/// Who has a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Taken {
+    /// An unpaid booking.
+    Held(BookingId),
+    /// A booking.
+    Booked(BookingId),
+    /// Maintenance and the like.
+    Blocked(BlockId),
+}
+
+impl Taken {
+    pub(super) fn of(booking: &Booking) -> Self {
+        match booking.status {
+            Status::PendingPayment => Self::Held(booking.id),
+            _ => Self::Booked(booking.id),
+        }
+    }
+
+    /// The day's status in a calendar.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Held(_) => "held",
+            Self::Booked(_) => "booked",
+            Self::Blocked(_) => "maintenance",
+        }
+    }
+}
+
+/// Why not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BookingRefusal {
+    /// This very command was carried out by the event at this position.
+    AlreadyDone(u64),
+    /// Another command was carried out under its id.
+    KeyReused,
+    /// There is no such car.
+    NoSuchCar,
+    /// The car cannot be booked, for this reason.
+    NotBookable(&'static str),
+    /// There is no such booking on this car.
+    NoSuchBooking,
+    /// It is on this car now.
+    MovedTo(CarId),
+    /// There is no such block.
+    NoSuchBlock,
+    /// It changed meanwhile: its last change stands at this position.
+    Stale(u64),
+    /// Not where the booking stands.
+    WrongStatus {
+        /// What was wanted.
+        action: Action,
+        /// Where it stands.
+        status: Status,
+        /// What more there is to say.
+        because: Option<&'static str>,
+        /// What could be done.
+        allowed: Vec<Action>,
+    },
+    /// Not before the first day.
+    TooEarly(NaiveDate),
+    /// Somebody has the days.
+    DaysTaken {
+        /// Which of them.
+        taken: Vec<TakenDay>,
+        /// As many days in a row that are free, from the first day on.
+        next_free: Option<Days>,
+    },
+    /// The first day is over, where the car is.
+    InThePast(NaiveDate),
+    /// There is no price.
+    NoQuote(QuoteError),
+    /// The total is not what the customer was shown.
+    PriceChanged {
+        /// What it was.
+        expected_cents: i64,
+        /// What it is.
+        total_cents: i64,
+    },
+    /// It is so already.
+    Unchanged,
+    /// Parts of the command cannot be.
+    Faulty(Vec<Fault>),
+}
+
+use BookingRefusal as No;
+
+/// The event that a command about a car's bookings comes to. `car` is the car
+/// of the calendar; only what makes or changes a price needs it.
+///
+/// # Errors
+/// [`BookingRefusal`].
+pub fn decide(
+    calendar: &Calendar,
+    car: Option<&Car>,
+    car_id: CarId,
+    command: &BookingCommand,
+    meta: &Meta,
+) -> Result<BookingEvent, BookingRefusal> {
+    match command {
+        BookingCommand::Hold(new) => {
+            not_there(calendar, new.id, meta)?;
+            let car = bookable(car, meta)?;
+            faultless(check_customer(&new.customer))?;
+            let quote = price(car, new.days, &new.choices, new.expected_total_cents, meta)?;
+            free(calendar, new.days, None)?;
+            let change = BookingChange::Held {
+                customer: new.customer.clone(),
+                days: new.days,
+                choices: new.choices.clone(),
+                quote,
+                time_zone: car.profile.time_zone.clone(),
+                hold_expires_at: Some(meta.now + new.hold_for),
+                link: new.link.clone(),
+                note: Personal(new.note.clone()),
+            };
+            Ok(event(new.id, car_id, new.customer_id, change, meta))
+        }
+        BookingCommand::Import(import) => {
+            not_there(calendar, import.id, meta)?;
+            let car = car.ok_or(No::NoSuchCar)?;
+            let booking = imported(import, car);
+            if let Some(days) = booking.occupied() {
+                free(calendar, days, None)?;
+            }
+            let (booking, customer) = (Box::new(booking), import.customer.clone());
+            let change = BookingChange::Imported { booking, customer };
+            Ok(event(import.id, car_id, import.customer_id, change, meta))
+        }
+        BookingCommand::Act(id, act) => {
+            let booking = find(calendar, *id, meta)?;
+            check(booking, act.action(), meta)?;
+            let change = change(calendar, car, booking, act, meta)?;
+            let customer_id = match act {
+                Act::ChangeCustomer { customer_id, .. } => *customer_id,
+                _ => booking.customer_id,
+            };
+            Ok(event(*id, car_id, customer_id, change, meta))
+        }
+    }
+}
+
+fn event(
+    booking_id: BookingId,
+    car_id: CarId,
+    customer_id: CustomerId,
+    change: BookingChange,
+    meta: &Meta,
+) -> BookingEvent {
+    let request_hash = Some(meta.request_hash.clone());
+    BookingEvent { booking_id, car_id, customer_id, request_hash, change }
+}
+
+fn change(
+    calendar: &Calendar,
+    car: Option<&Car>,
+    booking: &Booking,
+    act: &Act,
+    meta: &Meta,
+) -> Result<BookingChange, BookingRefusal> {
+    Ok(match act {
+        Act::AuthorizePayment { amount_cents, reference } => {
+            let open = booking.open_cents();
+            let amount_cents = amount_cents.unwrap_or(open);
+            within(amount_cents, open, open, "must be what is open")?;
+            BookingChange::PaymentAuthorized { amount_cents, reference: reference.clone() }
+        }
+        Act::CapturePayment { amount_cents, reference } => {
+            let most = booking.uncaptured_cents();
+            let amount_cents = amount_cents.unwrap_or(most);
+            within(amount_cents, 1, most, "must be at most what is not captured yet")?;
+            BookingChange::PaymentCaptured { amount_cents, reference: reference.clone() }
+        }
+        Act::FailPayment { reason } => BookingChange::PaymentFailed { reason: reason.clone() },
+        Act::VoidPayment { reason } => {
+            let amount_cents = booking.payment.authorized_cents;
+            BookingChange::PaymentVoided { amount_cents, reason: reason.clone() }
+        }
+        Act::RefundPayment { amount_cents, reason } => {
+            let most = booking.refundable_cents();
+            let amount_cents = amount_cents.unwrap_or(most);
+            within(amount_cents, 1, most, "must be at most what can be refunded")?;
+            BookingChange::PaymentRefunded { amount_cents, reason: reason.clone() }
+        }
+        Act::SendContract { document } => {
+            BookingChange::ContractSent { document: document.clone() }
+        }
+        Act::ViewContract => BookingChange::ContractViewed {},
+        Act::SignContract => BookingChange::ContractSigned {},
+        Act::DeclineContract { reason } => {
+            BookingChange::ContractDeclined { reason: reason.clone() }
+        }
+        Act::PickUp => BookingChange::PickedUp {},
+        Act::Return { on } => {
+            let today = booking.today(meta.now).max(booking.days.first());
+            let on = on.unwrap_or(today);
+            if on < booking.days.first() || on > today {
+                let detail = format!("must be from {} to {today}", booking.days.first());
+                return Err(No::Faulty(vec![Fault::new("/returned_on", detail)]));
+            }
+            BookingChange::Returned { on }
+        }
+        Act::Complete => BookingChange::Completed {},
+        Act::Cancel { reason } => BookingChange::Cancelled { reason: reason.clone() },
+        Act::NoShow { reason } => BookingChange::NotShown { reason: reason.clone() },
+        Act::Dispute { reason } => BookingChange::Disputed { reason: reason.clone() },
+        Act::ResolveDispute { status, reason } => {
+            if !matches!(status, Status::Completed | Status::Cancelled) {
+                let detail = "must be completed or cancelled";
+                return Err(No::Faulty(vec![Fault::new("/status", detail)]));
+            }
+            BookingChange::DisputeResolved { status: *status, reason: reason.clone() }
+        }
+        Act::Reschedule { days, expected_total_cents } => {
+            if *days == booking.days {
+                return Err(No::Unchanged);
+            }
+            let quote = requote(calendar, car, booking, *days, *expected_total_cents, meta)?;
+            BookingChange::Rescheduled { days: *days, quote }
+        }
+        Act::Extend { last, expected_total_cents } => {
+            let days = Days::inclusive(booking.days.first(), *last);
+            let days = days.ok().filter(|_| *last > booking.days.last()).ok_or_else(|| {
+                let detail = format!("must be after {}, the last day now", booking.days.last());
+                No::Faulty(vec![Fault::new("/end_date", detail)])
+            })?;
+            let staff = Meta { by_staff: true, ..meta.clone() };
+            let quote = requote(calendar, car, booking, days, *expected_total_cents, &staff)?;
+            BookingChange::Extended { days, quote }
+        }
+        Act::Expire => {
+            if booking.hold_expires_at.is_none_or(|at| meta.now < at) {
+                return Err(wrong_status(
+                    booking,
+                    Action::Expire,
+                    Some("the hold has not ended"),
+                    meta,
+                ));
+            }
+            BookingChange::Expired {}
+        }
+        Act::AddNote { text } => {
+            if text.trim().is_empty() || text.chars().count() > 5_000 {
+                let detail = "must have 1 to 5000 characters";
+                return Err(No::Faulty(vec![Fault::new("/text", detail)]));
+            }
+            BookingChange::NoteAdded { text: Personal(text.clone()) }
+        }
+        Act::ChangeCustomer { customer, .. } => {
+            faultless(check_customer(customer))?;
+            BookingChange::CustomerChanged { customer: customer.clone() }
+        }
+        Act::IssueLink { link } => BookingChange::LinkIssued { link: link.clone() },
+        Act::ImportHistory { name, summary } => BookingChange::HistoryImported {
+            name: name.clone(),
+            summary: Personal(summary.clone()),
+        },
+    })
+}
+
+/// The two events by which a booking moves from the source's car to `car`,
+/// whose calendar is the target: out of the one and into the other, or not at
+/// all. `keep_price` leaves the price as it was agreed.
+///
+/// # Errors
+/// [`BookingRefusal`].
+pub fn decide_move(
+    [source, target]: [&Calendar; 2],
+    booking_id: BookingId,
+    car: &Car,
+    keep_price: bool,
+    reason: Option<&str>,
+    expected_total_cents: Option<i64>,
+    meta: &Meta,
+) -> Result<[BookingEvent; 2], BookingRefusal> {
+    let booking = find(source, booking_id, meta)?;
+    check(booking, Action::Move, meta)?;
+    if booking.car_id == car.id {
+        return Err(No::Unchanged);
+    }
+    bookable(Some(car), meta)?;
+    let staff = Meta { by_staff: true, ..meta.clone() };
+    let quote = if keep_price {
+        booking.quote.clone()
+    } else {
+        price(car, booking.days, &booking.choices, expected_total_cents, &staff)?
+    };
+    free(target, booking.days, None)?;
+    let from_car_id = booking.car_id;
+    let time_zone = car.profile.time_zone.clone();
+    let moved = Booking { car_id: car.id, quote, time_zone, ..booking.clone() };
+    let out = BookingChange::MovedOut { to_car_id: car.id };
+    let reason = reason.map(str::to_owned);
+    let into = BookingChange::MovedIn { from_car_id, booking: Box::new(moved), reason };
+    let customer_id = booking.customer_id;
+    Ok([
+        event(booking_id, car.id, customer_id, out, meta),
+        event(booking_id, car.id, customer_id, into, meta),
+    ])
+}
+
+/// The event by which days are blocked. Over a booking only by `force`.
+///
+/// # Errors
+/// [`BookingRefusal`].
+pub fn decide_block(
+    calendar: &Calendar,
+    (car_id, block_id): (CarId, BlockId),
+    days: Days,
+    reason: &str,
+    force: bool,
+    meta: &Meta,
+) -> Result<BlockEvent, BookingRefusal> {
+    not_repeated(calendar, meta)?;
+    if reason.trim().is_empty() || reason.chars().count() > 500 {
+        let detail = "must have 1 to 500 characters";
+        return Err(No::Faulty(vec![Fault::new("/reason", detail)]));
+    }
+    if days.count() > LONGEST_BLOCK {
+        let detail = format!("must be at most {LONGEST_BLOCK} days after start_date");
+        return Err(No::Faulty(vec![Fault::new("/end_date", detail)]));
+    }
+    let taken = calendar.taken(days, None);
+    let mut forced_over: Vec<_> = taken
+        .iter()
+        .filter_map(|day| match day.by {
+            Taken::Held(id) | Taken::Booked(id) => Some(id),
+            Taken::Blocked(_) => None,
+        })
+        .collect();
+    forced_over.sort_unstable();
+    forced_over.dedup();
+    let blocked = taken.iter().any(|day| matches!(day.by, Taken::Blocked(_)));
+    if blocked || !(force || taken.is_empty()) {
+        return Err(No::DaysTaken { taken, next_free: None });
+    }
+    let change = BlockChange::Blocked { days, reason: reason.to_owned(), forced_over };
+    Ok(BlockEvent { car_id, block_id, request_hash: Some(meta.request_hash.clone()), change })
+}
+
+/// Three years.
+const LONGEST_BLOCK: u32 = 1_096;
+
+/// The event by which blocked days are free again.
+///
+/// # Errors
+/// [`BookingRefusal`].
+pub fn decide_unblock(
+    calendar: &Calendar,
+    (car_id, block_id): (CarId, BlockId),
+    meta: &Meta,
+) -> Result<BlockEvent, BookingRefusal> {
+    not_repeated(calendar, meta)?;
+    let block = calendar.blocks.get(&block_id).ok_or(No::NoSuchBlock)?;
+    if meta.if_position.is_some_and(|position| position != block.position) {
+        return Err(No::Stale(block.position));
+    }
+    let request_hash = Some(meta.request_hash.clone());
+    Ok(BlockEvent { car_id, block_id, request_hash, change: BlockChange::Unblocked {} })
+}
+
+fn not_repeated(calendar: &Calendar, meta: &Meta) -> Result<(), BookingRefusal> {
+    match meta.repeats(&calendar.commands) {
+        None => Ok(()),
+        Some(Repeat::Same(position)) => Err(No::AlreadyDone(position)),
+        Some(Repeat::Other) => Err(No::KeyReused),
+    }
+}
+
+/// Refuses a booking that is there: by this very command, or by another one.
+fn not_there(calendar: &Calendar, id: BookingId, meta: &Meta) -> Result<(), BookingRefusal> {
+    if let Some(car_id) = calendar.moved.get(&id) {
+        return Err(No::MovedTo(*car_id));
+    }
+    let made_by = |booking: &Booking| {
+        booking.commands.first().is_some_and(|command| command.id == meta.command_id)
+    };
+    match calendar.bookings.get(&id) {
+        Some(booking) => Err(match meta.repeats(&booking.commands) {
+            Some(Repeat::Same(position)) => No::AlreadyDone(position),
+            Some(Repeat::Other) => No::KeyReused,
+            None => No::AlreadyDone(booking.position),
+        }),
+        None if calendar.bookings.values().any(|booking| made_by(booking)) => Err(No::KeyReused),
+        None => Ok(()),
+    }
+}
+
+fn find<'a>(
+    calendar: &'a Calendar,
+    id: BookingId,
+    meta: &Meta,
+) -> Result<&'a Booking, BookingRefusal> {
+    if let Some(car_id) = calendar.moved.get(&id) {
+        return Err(No::MovedTo(*car_id));
+    }
+    let booking = calendar.bookings.get(&id).ok_or(No::NoSuchBooking)?;
+    match meta.repeats(&booking.commands) {
+        Some(Repeat::Same(position)) => Err(No::AlreadyDone(position)),
+        Some(Repeat::Other) => Err(No::KeyReused),
+        None if meta.if_position.is_some_and(|position| position != booking.position) => {
+            Err(No::Stale(booking.position))
+        }
+        None => Ok(booking),
+    }
+}
+
+fn check(booking: &Booking, action: Action, meta: &Meta) -> Result<(), BookingRefusal> {
+    action.check(booking, booking.today(meta.now)).map_err(|refused| match refused {
+        Refused::TooEarly => No::TooEarly(booking.days.first()),
+        Refused::Status => wrong_status(booking, action, None, meta),
+        Refused::Because(because) => wrong_status(booking, action, Some(because), meta),
+    })
+}
+
+fn wrong_status(
+    booking: &Booking,
+    action: Action,
+    because: Option<&'static str>,
+    meta: &Meta,
+) -> BookingRefusal {
+    let allowed = allowed(booking, booking.today(meta.now));
+    No::WrongStatus { action, status: booking.status, because, allowed }
+}
+
+fn bookable<'a>(car: Option<&'a Car>, meta: &Meta) -> Result<&'a Car, BookingRefusal> {
+    let car = car.ok_or(No::NoSuchCar)?;
+    if car.archived {
+        return Err(No::NotBookable("it has left the fleet"));
+    }
+    if !car.listed && !meta.by_staff {
+        return Err(No::NoSuchCar);
+    }
+    if car.prices.is_none() {
+        return Err(No::NotBookable("it has no price yet"));
+    }
+    Ok(car)
+}
+
+fn price(
+    car: &Car,
+    days: Days,
+    choices: &Choices,
+    expected_cents: Option<i64>,
+    meta: &Meta,
+) -> Result<Quote, BookingRefusal> {
+    let today = car.today(meta.now);
+    if days.first() < today && !meta.by_staff {
+        return Err(No::InThePast(today));
+    }
+    let prices = car.prices.as_ref().ok_or(No::NotBookable("it has no price yet"))?;
+    let quote = quote(prices, days, choices).map_err(No::NoQuote)?;
+    match expected_cents {
+        Some(expected_cents) if expected_cents != quote.total_cents => {
+            Err(No::PriceChanged { expected_cents, total_cents: quote.total_cents })
+        }
+        _ => Ok(quote),
+    }
+}
+
+/// The price of other days of a booking, if those are free.
+fn requote(
+    calendar: &Calendar,
+    car: Option<&Car>,
+    booking: &Booking,
+    days: Days,
+    expected_cents: Option<i64>,
+    meta: &Meta,
+) -> Result<Quote, BookingRefusal> {
+    // A booking stands though its car is not offered any more.
+    let staff = Meta { by_staff: true, ..meta.clone() };
+    let car = bookable(car, &staff)?;
+    let quote = price(car, days, &booking.choices, expected_cents, meta)?;
+    free(calendar, days, Some(booking.id))?;
+    Ok(quote)
+}
+
+fn free(calendar: &Calendar, days: Days, except: Option<BookingId>) -> Result<(), BookingRefusal> {
+    let taken = calendar.taken(days, except);
+    if taken.is_empty() {
+        return Ok(());
+    }
+    Err(No::DaysTaken { taken, next_free: calendar.next_free(days) })
+}
+
+fn within(amount: i64, least: i64, most: i64, detail: &str) -> Result<(), BookingRefusal> {
+    if (least..=most).contains(&amount) {
+        return Ok(());
+    }
+    let detail = format!("{detail}: {most}");
+    Err(No::Faulty(vec![Fault::new("/amount_cents", detail)]))
+}
+
+fn faultless(faults: Vec<Fault>) -> Result<(), BookingRefusal> {
+    if faults.is_empty() { Ok(()) } else { Err(No::Faulty(faults)) }
+}
+
+fn check_customer(customer: &Customer) -> Vec<Fault> {
+    let details = &customer.details.0;
+    let mut faults = Vec::new();
+    let clean = |text: &str| !text.chars().any(char::is_control);
+    let (name, domain) = details.email.rsplit_once('@').unwrap_or_default();
+    let email = !name.is_empty()
+        && domain.contains('.')
+        && details.email.len() <= 254
+        && clean(&details.email)
+        && !details.email.contains(char::is_whitespace);
+    if !email {
+        faults.push(Fault::new("/customer/email", "must be an email address"));
+    }
+    for (field, text) in [("first_name", &details.first_name), ("last_name", &details.last_name)] {
+        if !(1..=100).contains(&text.trim().chars().count()) || !clean(text) {
+            let detail = "must have 1 to 100 characters";
+            faults.push(Fault::new(format!("/customer/{field}"), detail));
+        }
+    }
+    let phone = |text: &String| text.chars().count() <= 40 && clean(text);
+    if !details.phone.as_ref().is_none_or(phone) {
+        faults.push(Fault::new("/customer/phone", "must have at most 40 characters"));
+    }
+    faults
+}
+
+fn imported(import: &Import, car: &Car) -> Booking {
+    Booking {
+        id: import.id,
+        car_id: car.id,
+        customer_id: import.customer_id,
+        user_id: import.customer.user_id.clone(),
+        days: import.days,
+        returned_on: None,
+        status: import.status,
+        payment: import.payment.clone(),
+        contract: import.contract.clone(),
+        choices: Choices::default(),
+        quote: import.quote.clone(),
+        time_zone: car.profile.time_zone.clone(),
+        hold_expires_at: import.hold_expires_at,
+        links: Vec::new(),
+        created_at: import.created_at,
+        updated_at: import.created_at,
+        position: 0,
+        commands: Vec::new(),
+    }
+}
+
+impl From<DaysError> for Fault {
+    fn from(error: DaysError) -> Self {
+        Self::new("/end_date", error.to_string())
+    }
+}

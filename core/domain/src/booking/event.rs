@@ -1,0 +1,247 @@
+use super::{AccessLink, Booking, Status};
+use crate::{
+    days::Days,
+    id::{BlockId, BookingId, CarId, CustomerId},
+    personal::{Personal, marked},
+    price::{Choices, Quote},
+    time::serde_micros,
+};
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
+
+/// Something that became of a booking, on `exo.booking.<car id>`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BookingEvent {
+    /// Which booking.
+    pub booking_id: BookingId,
+    /// The car that it is of, once the event has happened.
+    pub car_id: CarId,
+    /// Whose it is, once the event has happened.
+    pub customer_id: CustomerId,
+    /// What the command asked for, to tell a retry from another request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_hash: Option<String>,
+    /// What became of it.
+    #[serde(flatten)]
+    pub change: BookingChange,
+}
+
+/// What became of a booking. Each carries the whole change.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum BookingChange {
+    Held {
+        customer: Customer,
+        days: Days,
+        #[serde(default)]
+        choices: Choices,
+        quote: Quote,
+        time_zone: String,
+        #[serde(with = "serde_micros::option", default)]
+        hold_expires_at: Option<DateTime<Utc>>,
+        link: Option<AccessLink>,
+        #[serde(with = "marked")]
+        note: Personal<Option<String>>,
+    },
+    Expired {},
+    Cancelled {
+        reason: Option<String>,
+    },
+    NotShown {
+        reason: Option<String>,
+    },
+    Rescheduled {
+        days: Days,
+        quote: Quote,
+    },
+    Extended {
+        days: Days,
+        quote: Quote,
+    },
+    /// With [`BookingChange::MovedIn`] on the other car's subject, as one.
+    MovedOut {
+        to_car_id: CarId,
+    },
+    MovedIn {
+        from_car_id: CarId,
+        booking: Box<Booking>,
+        reason: Option<String>,
+    },
+    PaymentAuthorized {
+        amount_cents: i64,
+        reference: Option<String>,
+    },
+    PaymentCaptured {
+        amount_cents: i64,
+        reference: Option<String>,
+    },
+    PaymentFailed {
+        reason: Option<String>,
+    },
+    PaymentVoided {
+        amount_cents: i64,
+        reason: Option<String>,
+    },
+    PaymentRefunded {
+        amount_cents: i64,
+        reason: Option<String>,
+    },
+    ContractSent {
+        document: Option<String>,
+    },
+    ContractViewed {},
+    ContractSigned {},
+    ContractDeclined {
+        reason: Option<String>,
+    },
+    PickedUp {},
+    Returned {
+        on: NaiveDate,
+    },
+    Completed {},
+    Disputed {
+        reason: Option<String>,
+    },
+    DisputeResolved {
+        status: Status,
+        reason: Option<String>,
+    },
+    NoteAdded {
+        #[serde(with = "marked")]
+        text: Personal<String>,
+    },
+    CustomerChanged {
+        customer: Customer,
+    },
+    LinkIssued {
+        link: AccessLink,
+    },
+    /// Taken over from the present product as it stood there.
+    Imported {
+        booking: Box<Booking>,
+        customer: Customer,
+    },
+    /// A line of the present product's own history of the booking.
+    HistoryImported {
+        name: String,
+        #[serde(with = "marked")]
+        summary: Personal<String>,
+    },
+}
+
+macro_rules! kinds {
+    ($($variant:ident $name:literal)*) => {
+        impl BookingChange {
+            /// The event's type (`ce-type`).
+            pub fn kind(&self) -> &'static str {
+                match self {
+                    $(Self::$variant { .. } => concat!("exodrive.booking.", $name),)*
+                }
+            }
+
+            /// Every type.
+            pub const KINDS: &'static [&'static str] =
+                &[$(concat!("exodrive.booking.", $name)),*];
+        }
+    };
+}
+
+kinds! {
+    Held "held"
+    Expired "expired"
+    Cancelled "cancelled"
+    NotShown "not_shown"
+    Rescheduled "rescheduled"
+    Extended "extended"
+    MovedOut "moved_out"
+    MovedIn "moved_in"
+    PaymentAuthorized "payment_authorized"
+    PaymentCaptured "payment_captured"
+    PaymentFailed "payment_failed"
+    PaymentVoided "payment_voided"
+    PaymentRefunded "payment_refunded"
+    ContractSent "contract_sent"
+    ContractViewed "contract_viewed"
+    ContractSigned "contract_signed"
+    ContractDeclined "contract_declined"
+    PickedUp "picked_up"
+    Returned "returned"
+    Completed "completed"
+    Disputed "disputed"
+    DisputeResolved "dispute_resolved"
+    NoteAdded "note_added"
+    CustomerChanged "customer_changed"
+    LinkIssued "link_issued"
+    Imported "imported"
+    HistoryImported "history_imported"
+}
+
+/// Who rents.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Customer {
+    /// The account, if there is one.
+    #[serde(default)]
+    pub user_id: Option<String>,
+    /// Name and how to reach the customer.
+    #[serde(with = "marked")]
+    pub details: Personal<CustomerDetails>,
+}
+
+/// Name and how to reach a customer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CustomerDetails {
+    /// Email address, as given.
+    pub email: String,
+    /// First name.
+    pub first_name: String,
+    /// Last name.
+    pub last_name: String,
+    /// Telephone number, as given.
+    #[serde(default)]
+    pub phone: Option<String>,
+}
+
+/// Days on which a car is not to be had, on `exo.booking.<car id>`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BlockEvent {
+    /// Which car.
+    pub car_id: CarId,
+    /// Which block.
+    pub block_id: BlockId,
+    /// What the command asked for, to tell a retry from another request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_hash: Option<String>,
+    /// What became of it.
+    #[serde(flatten)]
+    pub change: BlockChange,
+}
+
+/// What became of a block.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum BlockChange {
+    Blocked {
+        days: Days,
+        reason: String,
+        /// The bookings that it was forced over.
+        #[serde(default)]
+        forced_over: Vec<BookingId>,
+    },
+    Unblocked {},
+}
+
+impl BlockChange {
+    /// The event's type (`ce-type`).
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Blocked { .. } => "exodrive.calendar.blocked",
+            Self::Unblocked {} => "exodrive.calendar.unblocked",
+        }
+    }
+
+    /// Every type.
+    pub const KINDS: [&'static str; 2] =
+        ["exodrive.calendar.blocked", "exodrive.calendar.unblocked"];
+}

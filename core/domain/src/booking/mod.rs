@@ -1,0 +1,405 @@
+//! Bookings: one state machine, and the calendar of a car, on which no day is
+//! given twice.
+
+mod decide;
+mod event;
+mod status;
+
+pub use decide::{
+    Act, BookingCommand, BookingRefusal, Import, NewBooking, Taken, TakenDay, decide, decide_block,
+    decide_move, decide_unblock,
+};
+pub use event::{BlockChange, BlockEvent, BookingChange, BookingEvent, Customer, CustomerDetails};
+pub use status::{
+    Action, ContractStatus, PaymentStatus, Refused, Status, StatusError, allowed, table,
+};
+
+use crate::{
+    CommandRecord, Event, Payload, Recorded,
+    command::remember,
+    days::Days,
+    id::{BlockId, BookingId, CarId, CustomerId},
+    price::{Choices, Quote},
+    time::serde_micros,
+};
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// A booking as its events tell it, without personal data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Booking {
+    /// Its id.
+    pub id: BookingId,
+    /// The car.
+    pub car_id: CarId,
+    /// Whose it is.
+    pub customer_id: CustomerId,
+    /// The account that it belongs to, if any.
+    pub user_id: Option<String>,
+    /// The days rented and charged.
+    pub days: Days,
+    /// When the car came back; the days after it are free.
+    pub returned_on: Option<NaiveDate>,
+    /// Where it stands.
+    pub status: Status,
+    /// What was paid.
+    pub payment: Payment,
+    /// How the contract stands.
+    pub contract: Contract,
+    /// What was chosen besides the days.
+    #[serde(default)]
+    pub choices: Choices,
+    /// The price agreed.
+    pub quote: Quote,
+    /// Where the car is (IANA).
+    pub time_zone: String,
+    /// Until when the days are held without payment.
+    #[serde(with = "serde_micros::option")]
+    pub hold_expires_at: Option<DateTime<Utc>>,
+    /// By which the customer sees the booking.
+    pub links: Vec<AccessLink>,
+    /// When it was made.
+    #[serde(with = "serde_micros")]
+    pub created_at: DateTime<Utc>,
+    /// When it last changed.
+    #[serde(with = "serde_micros")]
+    pub updated_at: DateTime<Utc>,
+    /// The position that last changed it.
+    pub position: u64,
+    /// Commands carried out.
+    pub commands: Vec<CommandRecord>,
+}
+
+/// What was paid, in cents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payment {
+    /// In one word.
+    pub status: PaymentStatus,
+    /// Held at the provider and not captured.
+    pub authorized_cents: i64,
+    /// Taken.
+    pub captured_cents: i64,
+    /// Given back.
+    pub refunded_cents: i64,
+}
+
+/// The contract.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contract {
+    /// In one word.
+    pub status: ContractStatus,
+    /// Its id at whoever has it signed.
+    pub document: Option<String>,
+}
+
+/// A link by which a customer without an account sees a booking. Only its
+/// hash is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessLink {
+    /// SHA-256 of the token, in hexadecimal.
+    pub hash: String,
+    /// When it ends.
+    #[serde(with = "serde_micros")]
+    pub expires_at: DateTime<Utc>,
+}
+
+impl Payment {
+    /// Nothing paid.
+    pub fn none() -> Self {
+        let status = PaymentStatus::Pending;
+        Self { status, authorized_cents: 0, captured_cents: 0, refunded_cents: 0 }
+    }
+
+    fn settle(&mut self, otherwise: PaymentStatus) {
+        self.status = if self.captured_cents > 0 && self.refunded_cents >= self.captured_cents {
+            PaymentStatus::Refunded
+        } else if self.captured_cents > 0 {
+            PaymentStatus::Captured
+        } else if self.authorized_cents > 0 {
+            PaymentStatus::Authorized
+        } else {
+            otherwise
+        };
+    }
+
+    fn kept_cents(&self) -> i64 {
+        self.captured_cents - self.refunded_cents
+    }
+}
+
+impl Booking {
+    /// The days that nobody else can have; none if it has given them up.
+    pub fn occupied(&self) -> Option<Days> {
+        match (self.status, self.returned_on) {
+            (Status::Cancelled | Status::Expired, _) => None,
+            (_, Some(last)) => Some(self.days.cut_after(last)),
+            (_, None) => Some(self.days),
+        }
+    }
+
+    /// What is neither captured nor authorized of the price; negative if too
+    /// much was.
+    pub fn open_cents(&self) -> i64 {
+        self.uncaptured_cents() - self.payment.authorized_cents
+    }
+
+    /// What is not captured of the price.
+    pub fn uncaptured_cents(&self) -> i64 {
+        self.quote.total_cents - self.payment.kept_cents()
+    }
+
+    /// What may be given back: while the rental can take place, what was paid
+    /// too much.
+    pub fn refundable_cents(&self) -> i64 {
+        let kept = self.payment.kept_cents();
+        match self.status {
+            status if status.is_before_rental() => kept - self.quote.total_cents,
+            Status::Active => kept - self.quote.total_cents,
+            _ => kept,
+        }
+    }
+
+    /// What the day is where the car is.
+    pub fn today(&self, now: DateTime<Utc>) -> NaiveDate {
+        crate::fleet::today(&self.time_zone, now)
+    }
+
+    /// The link that has this hash and has not ended.
+    pub fn link(&self, hash: &str, now: DateTime<Utc>) -> Option<&AccessLink> {
+        self.links.iter().find(|link| link.hash == hash && now < link.expires_at)
+    }
+
+    /// Payment and contract decide together how far it is before the rental.
+    fn settle(&mut self) {
+        if !self.status.is_before_rental() {
+            return;
+        }
+        let paid =
+            matches!(self.payment.status, PaymentStatus::Authorized | PaymentStatus::Captured)
+                || self.quote.total_cents == 0;
+        self.status = match (paid, self.contract.status) {
+            (false, _) => Status::PendingPayment,
+            (true, ContractStatus::Signed) => Status::Upcoming,
+            (true, _) => Status::PendingContract,
+        };
+        if paid {
+            self.hold_expires_at = None;
+        }
+    }
+}
+
+/// The booking after an event of its.
+pub fn evolve(
+    booking: Option<Booking>,
+    event: &BookingEvent,
+    recorded: &Recorded,
+) -> Option<Booking> {
+    let at = recorded.envelope.time;
+    let mut booking = match &event.change {
+        BookingChange::Held {
+            customer,
+            days,
+            choices,
+            quote,
+            time_zone,
+            hold_expires_at,
+            link,
+            ..
+        } => Booking {
+            id: event.booking_id,
+            car_id: event.car_id,
+            customer_id: event.customer_id,
+            user_id: customer.user_id.clone(),
+            days: *days,
+            returned_on: None,
+            status: Status::PendingPayment,
+            payment: Payment::none(),
+            contract: Contract::default(),
+            choices: choices.clone(),
+            quote: quote.clone(),
+            time_zone: time_zone.clone(),
+            hold_expires_at: *hold_expires_at,
+            links: link.iter().cloned().collect(),
+            created_at: at,
+            updated_at: at,
+            position: recorded.position,
+            commands: Vec::new(),
+        },
+        BookingChange::Imported { booking, .. } | BookingChange::MovedIn { booking, .. } => {
+            Booking::clone(booking)
+        }
+        _ => booking?,
+    };
+    booking.customer_id = event.customer_id;
+    booking.apply(&event.change);
+    booking.settle();
+    booking.updated_at = booking.updated_at.max(at);
+    booking.position = recorded.position;
+    remember(&mut booking.commands, event.request_hash.as_deref(), recorded);
+    Some(booking)
+}
+
+impl Booking {
+    fn apply(&mut self, change: &BookingChange) {
+        match change {
+            BookingChange::Held { .. }
+            | BookingChange::Imported { .. }
+            | BookingChange::MovedIn { .. }
+            | BookingChange::MovedOut { .. }
+            | BookingChange::NoteAdded { .. }
+            | BookingChange::HistoryImported { .. } => {}
+            BookingChange::Expired {} => {
+                self.status = Status::Expired;
+                self.hold_expires_at = None;
+            }
+            BookingChange::Cancelled { .. } | BookingChange::NotShown { .. } => {
+                self.status = Status::Cancelled;
+                self.hold_expires_at = None;
+            }
+            BookingChange::Rescheduled { days, quote }
+            | BookingChange::Extended { days, quote } => {
+                self.days = *days;
+                self.quote.clone_from(quote);
+            }
+            BookingChange::PaymentAuthorized { amount_cents, .. } => {
+                self.payment.authorized_cents += amount_cents;
+                self.payment.settle(PaymentStatus::Pending);
+            }
+            BookingChange::PaymentCaptured { amount_cents, .. } => {
+                self.payment.captured_cents += amount_cents;
+                let left = self.payment.authorized_cents - amount_cents;
+                self.payment.authorized_cents = left.max(0);
+                self.payment.settle(PaymentStatus::Pending);
+            }
+            BookingChange::PaymentFailed { .. } => self.payment.settle(PaymentStatus::Failed),
+            BookingChange::PaymentVoided { .. } => {
+                self.payment.authorized_cents = 0;
+                self.payment.settle(PaymentStatus::Voided);
+                if self.status.is_before_rental() && self.payment.captured_cents == 0 {
+                    self.status = Status::Cancelled;
+                }
+            }
+            BookingChange::PaymentRefunded { amount_cents, .. } => {
+                self.payment.refunded_cents += amount_cents;
+                self.payment.settle(PaymentStatus::Pending);
+            }
+            BookingChange::ContractSent { document } => {
+                self.contract.status = ContractStatus::Sent;
+                self.contract.document.clone_from(document);
+            }
+            BookingChange::ContractViewed {} => self.contract.status = ContractStatus::Viewed,
+            BookingChange::ContractSigned {} => self.contract.status = ContractStatus::Signed,
+            BookingChange::ContractDeclined { .. } => {
+                self.contract.status = ContractStatus::Declined;
+            }
+            BookingChange::PickedUp {} => self.status = Status::Active,
+            BookingChange::Returned { on } => {
+                self.status = Status::Returned;
+                self.returned_on = Some(*on);
+            }
+            BookingChange::Completed {} => self.status = Status::Completed,
+            BookingChange::Disputed { .. } => self.status = Status::Disputed,
+            BookingChange::DisputeResolved { status, .. } => self.status = *status,
+            BookingChange::CustomerChanged { customer } => {
+                self.user_id.clone_from(&customer.user_id);
+            }
+            BookingChange::LinkIssued { link } => self.links.push(link.clone()),
+        }
+    }
+}
+
+/// The calendar of one car: all its bookings and blocks. What decisions about
+/// them are made on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Calendar {
+    /// Every booking that is of this car.
+    pub bookings: BTreeMap<BookingId, Arc<Booking>>,
+    /// Every block that stands.
+    pub blocks: BTreeMap<BlockId, Block>,
+    /// Bookings that are of another car now.
+    pub moved: BTreeMap<BookingId, CarId>,
+    /// Commands about blocks.
+    pub commands: Vec<CommandRecord>,
+}
+
+/// Days on which the car is not to be had.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Block {
+    /// Which days.
+    pub days: Days,
+    /// Why.
+    pub reason: String,
+    /// The position of its event.
+    pub position: u64,
+}
+
+impl Calendar {
+    /// Learns of an event of the car's subject.
+    pub fn evolve(&mut self, event: &Event<'_>) {
+        match event.payload {
+            Payload::Booking(booking) => self.learn_of_booking(booking, event.recorded),
+            Payload::Block(block) => {
+                match &block.change {
+                    BlockChange::Blocked { days, reason, .. } => {
+                        let (reason, position) = (reason.clone(), event.recorded.position);
+                        self.blocks.insert(block.block_id, Block { days: *days, reason, position });
+                    }
+                    BlockChange::Unblocked {} => {
+                        self.blocks.remove(&block.block_id);
+                    }
+                }
+                remember(&mut self.commands, block.request_hash.as_deref(), event.recorded);
+            }
+            _ => {}
+        }
+    }
+
+    fn learn_of_booking(&mut self, event: &BookingEvent, recorded: &Recorded) {
+        let id = event.booking_id;
+        if let BookingChange::MovedOut { to_car_id } = event.change {
+            self.bookings.remove(&id);
+            self.moved.insert(id, to_car_id);
+            return;
+        }
+        self.moved.remove(&id);
+        let before = self.bookings.remove(&id).map(Arc::unwrap_or_clone);
+        if let Some(after) = evolve(before, event, recorded) {
+            self.bookings.insert(id, Arc::new(after));
+        }
+    }
+
+    /// Every day of `days` that somebody has, in order. Of days had twice (a
+    /// block forced over a booking) both are named.
+    pub fn taken(&self, days: Days, except: Option<BookingId>) -> Vec<TakenDay> {
+        let mut taken = Vec::new();
+        for booking in self.bookings.values().filter(|booking| Some(booking.id) != except) {
+            let shared = booking.occupied().and_then(|occupied| occupied.shared(&days));
+            let by = Taken::of(booking);
+            taken.extend(shared.iter().flat_map(Days::iter).map(|date| TakenDay { date, by }));
+        }
+        for (id, block) in &self.blocks {
+            let shared = block.days.shared(&days);
+            let by = Taken::Blocked(*id);
+            taken.extend(shared.iter().flat_map(Days::iter).map(|date| TakenDay { date, by }));
+        }
+        taken.sort_unstable();
+        taken
+    }
+
+    /// The first days in a row, as many as `days`, that are free from its
+    /// first day on.
+    pub fn next_free(&self, days: Days) -> Option<Days> {
+        let occupied = self.bookings.values().filter_map(|booking| booking.occupied());
+        let mut ranges: Vec<Days> =
+            occupied.chain(self.blocks.values().map(|block| block.days)).collect();
+        ranges.sort_unstable();
+        let mut candidate = days;
+        for range in ranges {
+            if range.overlaps(&candidate) {
+                candidate = candidate.beginning(range.until())?;
+            }
+        }
+        Some(candidate)
+    }
+}

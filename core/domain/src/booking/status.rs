@@ -1,0 +1,420 @@
+//! The one state machine of a booking. Everybody reads it from here: `decide`,
+//! `allowed_actions` in answers, and the table in the documentation.
+
+use super::Booking;
+use chrono::NaiveDate;
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
+
+/// Where a booking stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// The days are held for a while; nothing is paid.
+    PendingPayment,
+    /// Paid or authorized; the contract is not signed.
+    PendingContract,
+    /// Paid and signed; the car has not been had.
+    Upcoming,
+    /// The customer has the car.
+    Active,
+    /// The car is back, the rental not settled.
+    Returned,
+    /// Settled.
+    Completed,
+    /// Called off, by either side; the days are free.
+    Cancelled,
+    /// Nobody paid in time; the days are free.
+    Expired,
+    /// Disputed with us or the payment provider.
+    Disputed,
+}
+
+/// How the payment stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum PaymentStatus {
+    Pending,
+    Authorized,
+    Captured,
+    Refunded,
+    Voided,
+    Failed,
+}
+
+/// How the contract stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum ContractStatus {
+    #[default]
+    NotSent,
+    Sent,
+    Viewed,
+    Signed,
+    Declined,
+}
+
+/// What can be done with a booking. The name is the last part of its path:
+/// `POST /v1/bookings/{id}/pick-up`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "see Action::effect")]
+pub enum Action {
+    AuthorizePayment,
+    CapturePayment,
+    FailPayment,
+    VoidPayment,
+    RefundPayment,
+    SendContract,
+    ViewContract,
+    SignContract,
+    DeclineContract,
+    PickUp,
+    Return,
+    Complete,
+    Cancel,
+    NoShow,
+    Dispute,
+    ResolveDispute,
+    Reschedule,
+    Extend,
+    Move,
+    Expire,
+    AddNote,
+    ChangeCustomer,
+    IssueLink,
+}
+
+use Action as A;
+use Status as S;
+
+impl Status {
+    /// Every status, in the order of a booking's life.
+    pub const ALL: [Self; 9] = [
+        S::PendingPayment,
+        S::PendingContract,
+        S::Upcoming,
+        S::Active,
+        S::Returned,
+        S::Completed,
+        S::Cancelled,
+        S::Expired,
+        S::Disputed,
+    ];
+
+    /// The status as it stands in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            S::PendingPayment => "pending_payment",
+            S::PendingContract => "pending_contract",
+            S::Upcoming => "upcoming",
+            S::Active => "active",
+            S::Returned => "returned",
+            S::Completed => "completed",
+            S::Cancelled => "cancelled",
+            S::Expired => "expired",
+            S::Disputed => "disputed",
+        }
+    }
+
+    /// What it means, for people.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            S::PendingPayment => "The days are held for a while; nothing is paid.",
+            S::PendingContract => "Paid or authorized; the contract is not signed yet.",
+            S::Upcoming => "Paid and signed; the customer has not had the car yet.",
+            S::Active => "The customer has the car.",
+            S::Returned => "The car is back; the rental is not settled yet.",
+            S::Completed => "Settled.",
+            S::Cancelled => "Called off, or nobody came; the days are free.",
+            S::Expired => "Nobody paid in time; the days are free.",
+            S::Disputed => "Disputed with us or the payment provider.",
+        }
+    }
+
+    /// Whether the rental has not begun and may still take place.
+    pub fn is_before_rental(self) -> bool {
+        matches!(self, S::PendingPayment | S::PendingContract | S::Upcoming)
+    }
+}
+
+impl PaymentStatus {
+    /// The status as it stands in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Authorized => "authorized",
+            Self::Captured => "captured",
+            Self::Refunded => "refunded",
+            Self::Voided => "voided",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl ContractStatus {
+    /// The status as it stands in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotSent => "not_sent",
+            Self::Sent => "sent",
+            Self::Viewed => "viewed",
+            Self::Signed => "signed",
+            Self::Declined => "declined",
+        }
+    }
+}
+
+impl Action {
+    /// Every action.
+    pub const ALL: [Self; 23] = [
+        A::AuthorizePayment,
+        A::CapturePayment,
+        A::FailPayment,
+        A::VoidPayment,
+        A::RefundPayment,
+        A::SendContract,
+        A::ViewContract,
+        A::SignContract,
+        A::DeclineContract,
+        A::PickUp,
+        A::Return,
+        A::Complete,
+        A::Cancel,
+        A::NoShow,
+        A::Dispute,
+        A::ResolveDispute,
+        A::Reschedule,
+        A::Extend,
+        A::Move,
+        A::Expire,
+        A::AddNote,
+        A::ChangeCustomer,
+        A::IssueLink,
+    ];
+
+    /// Its name in paths and in `allowed_actions`.
+    pub fn name(self) -> &'static str {
+        match self {
+            A::AuthorizePayment => "authorize-payment",
+            A::CapturePayment => "capture-payment",
+            A::FailPayment => "fail-payment",
+            A::VoidPayment => "void-payment",
+            A::RefundPayment => "refund-payment",
+            A::SendContract => "send-contract",
+            A::ViewContract => "view-contract",
+            A::SignContract => "sign-contract",
+            A::DeclineContract => "decline-contract",
+            A::PickUp => "pick-up",
+            A::Return => "return",
+            A::Complete => "complete",
+            A::Cancel => "cancel",
+            A::NoShow => "no-show",
+            A::Dispute => "dispute",
+            A::ResolveDispute => "resolve-dispute",
+            A::Reschedule => "reschedule",
+            A::Extend => "extend",
+            A::Move => "move",
+            A::Expire => "expire",
+            A::AddNote => "notes",
+            A::ChangeCustomer => "customer",
+            A::IssueLink => "access-link",
+        }
+    }
+
+    /// The statuses in which it can be done.
+    pub fn from(self) -> &'static [Status] {
+        const NOT_BEGUN: &[Status] = &[S::PendingPayment, S::PendingContract, S::Upcoming];
+        match self {
+            A::AuthorizePayment => &[S::PendingPayment, S::PendingContract, S::Upcoming, S::Active],
+            A::CapturePayment => &[
+                S::PendingPayment,
+                S::PendingContract,
+                S::Upcoming,
+                S::Active,
+                S::Returned,
+                S::Completed,
+                S::Disputed,
+            ],
+            A::FailPayment | A::Expire => &[S::PendingPayment],
+            A::VoidPayment => &[
+                S::PendingContract,
+                S::Upcoming,
+                S::Returned,
+                S::Completed,
+                S::Cancelled,
+                S::Expired,
+            ],
+            A::RefundPayment => &[
+                S::PendingContract,
+                S::Upcoming,
+                S::Active,
+                S::Returned,
+                S::Completed,
+                S::Cancelled,
+                S::Disputed,
+            ],
+            A::SendContract | A::ViewContract | A::SignContract | A::DeclineContract => {
+                &[S::PendingPayment, S::PendingContract]
+            }
+            A::PickUp => &[S::Upcoming],
+            A::Return => &[S::Active],
+            A::Complete => &[S::Returned],
+            A::Cancel | A::Reschedule | A::Move => NOT_BEGUN,
+            A::NoShow => &[S::PendingContract, S::Upcoming],
+            A::Dispute => &[S::Active, S::Returned, S::Completed],
+            A::ResolveDispute => &[S::Disputed],
+            A::Extend => &[S::PendingPayment, S::PendingContract, S::Upcoming, S::Active],
+            A::AddNote | A::ChangeCustomer | A::IssueLink => &S::ALL,
+        }
+    }
+
+    /// What it does, for people.
+    pub fn effect(self) -> &'static str {
+        match self {
+            A::AuthorizePayment => {
+                "pending_contract, or upcoming if the contract is signed. The amount is what is open."
+            }
+            A::CapturePayment => {
+                "As authorizing, when nothing was authorized; else the status stays. At most what is open."
+            }
+            A::FailPayment => {
+                "Stays pending_payment; the customer may try again until the hold ends."
+            }
+            A::VoidPayment => {
+                "Before the rental: cancelled, if nothing was captured. Afterwards the status stays."
+            }
+            A::RefundPayment => {
+                "The status stays. While the rental can take place, only what was paid too much."
+            }
+            A::SendContract => "The status stays; the contract is sent, also again.",
+            A::ViewContract => "The status stays.",
+            A::SignContract => "upcoming, if the payment is authorized or captured.",
+            A::DeclineContract => "The status stays; the contract can be sent again.",
+            A::PickUp => "active. From the first day on, in the car's time zone.",
+            A::Return => "returned. The days after it are free.",
+            A::Complete => "completed.",
+            A::Cancel => "cancelled. The days are free.",
+            A::NoShow => "cancelled. From the first day on; the days are free.",
+            A::Dispute => "disputed.",
+            A::ResolveDispute => "completed or cancelled, as it says.",
+            A::Reschedule => "The status stays; other days, priced as a new booking of them.",
+            A::Extend => "The status stays; a later last day, priced as a new booking of all days.",
+            A::Move => "The status stays; another car, at its price or at the price agreed.",
+            A::Expire => "expired. Done by the system once the hold has ended. The days are free.",
+            A::AddNote => "The status stays.",
+            A::ChangeCustomer => "The status stays.",
+            A::IssueLink => "The status stays; a link by which the customer sees the booking.",
+        }
+    }
+
+    /// Whether the customer may do it himself, by his link or his account.
+    pub fn is_customers(self) -> bool {
+        matches!(self, A::Cancel | A::Reschedule | A::Extend)
+    }
+
+    /// Whether it can be done with a booking on this day, in the car's time
+    /// zone.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(self, booking: &Booking, today: NaiveDate) -> Result<(), Refused> {
+        if !self.from().contains(&booking.status) {
+            return Err(Refused::Status);
+        }
+        let contract = booking.contract.status;
+        let payment = &booking.payment;
+        let refuse = |reason| Err(Refused::Because(reason));
+        match self {
+            A::PickUp | A::NoShow if today < booking.days.first() => Err(Refused::TooEarly),
+            A::AuthorizePayment if booking.open_cents() <= 0 => {
+                refuse("nothing is open to be paid")
+            }
+            A::CapturePayment if booking.uncaptured_cents() <= 0 => {
+                refuse("everything is captured already")
+            }
+            A::VoidPayment if payment.authorized_cents == 0 => refuse("no payment is authorized"),
+            A::RefundPayment if booking.refundable_cents() <= 0 => {
+                refuse("there is nothing to be refunded")
+            }
+            A::SendContract if contract == ContractStatus::Signed => {
+                refuse("the contract is signed already")
+            }
+            A::ViewContract if contract != ContractStatus::Sent => {
+                refuse("the contract is not out, or has been viewed")
+            }
+            A::SignContract | A::DeclineContract
+                if !matches!(contract, ContractStatus::Sent | ContractStatus::Viewed) =>
+            {
+                refuse("the contract is not out")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why an action cannot be done with a booking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Not in its status.
+    Status,
+    /// Not before its first day.
+    TooEarly,
+    /// For another reason.
+    Because(&'static str),
+}
+
+/// Every action that can be done with a booking on this day, in the car's time
+/// zone.
+pub fn allowed(booking: &Booking, today: NaiveDate) -> Vec<Action> {
+    let possible = |action: &Action| action.check(booking, today).is_ok();
+    Action::ALL.into_iter().filter(|action| *action != A::Expire).filter(possible).collect()
+}
+
+/// The state machine as a page in Markdown.
+pub fn table() -> String {
+    let mut page = String::from("| status | means | can be done |\n| --- | --- | --- |\n");
+    for status in Status::ALL {
+        let actions: Vec<_> = Action::ALL
+            .into_iter()
+            .filter(|action| action.from().len() < Status::ALL.len())
+            .filter(|action| action.from().contains(&status))
+            .map(|action| format!("`{}`", action.name()))
+            .collect();
+        let actions = if actions.is_empty() { "—".to_owned() } else { actions.join(" ") };
+        page.push_str(&format!("| `{}` | {} | {actions} |\n", status.name(), status.meaning()));
+    }
+    page.push_str("\n| action | from | then | by |\n| --- | --- | --- | --- |\n");
+    for action in Action::ALL {
+        let from: Vec<_> = action.from().iter().map(|status| status.name()).collect();
+        let from = if from.len() == Status::ALL.len() { "any".to_owned() } else { from.join(", ") };
+        let by = match action {
+            A::Expire => "the system",
+            action if action.is_customers() => "staff, customer",
+            _ => "staff",
+        };
+        page.push_str(&format!("| `{}` | {from} | {} | {by} |\n", action.name(), action.effect()));
+    }
+    page
+}
+
+/// Text that names no status.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no status of a booking")]
+pub struct StatusError(String);
+
+impl FromStr for Status {
+    type Err = StatusError;
+
+    fn from_str(text: &str) -> Result<Self, StatusError> {
+        let known = Self::ALL.into_iter().find(|status| status.name() == text);
+        known.ok_or_else(|| StatusError(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,130 @@
+use crate::{id::CarId, price::PriceList};
+use serde::{Deserialize, Serialize};
+
+/// Something that became of a car, on `exo.fleet.<car id>`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FleetEvent {
+    /// Which car.
+    pub car_id: CarId,
+    /// What the command asked for, to tell a retry from another request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_hash: Option<String>,
+    /// What became of it.
+    #[serde(flatten)]
+    pub change: FleetChange,
+}
+
+/// What became of a car. The whole of what changed, not a difference.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum FleetChange {
+    Added {
+        slug: String,
+        profile: Profile,
+    },
+    Described {
+        profile: Profile,
+    },
+    Priced {
+        prices: PriceList,
+    },
+    ImagesSet {
+        images: Vec<Image>,
+    },
+    Listed {},
+    Hidden {},
+    Featured {},
+    Unfeatured {},
+    Archived {
+        reason: Option<String>,
+    },
+    Restored {},
+    /// On `exo.slug.<slug>`: nobody else may have the slug.
+    SlugClaimed {
+        slug: String,
+    },
+}
+
+impl FleetChange {
+    /// The event's type (`ce-type`).
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Added { .. } => "exodrive.car.added",
+            Self::Described { .. } => "exodrive.car.described",
+            Self::Priced { .. } => "exodrive.car.priced",
+            Self::ImagesSet { .. } => "exodrive.car.images_set",
+            Self::Listed {} => "exodrive.car.listed",
+            Self::Hidden {} => "exodrive.car.hidden",
+            Self::Featured {} => "exodrive.car.featured",
+            Self::Unfeatured {} => "exodrive.car.unfeatured",
+            Self::Archived { .. } => "exodrive.car.archived",
+            Self::Restored {} => "exodrive.car.restored",
+            Self::SlugClaimed { .. } => "exodrive.car.slug_claimed",
+        }
+    }
+
+    /// Every type.
+    pub const KINDS: [&'static str; 11] = [
+        "exodrive.car.added",
+        "exodrive.car.described",
+        "exodrive.car.priced",
+        "exodrive.car.images_set",
+        "exodrive.car.listed",
+        "exodrive.car.hidden",
+        "exodrive.car.featured",
+        "exodrive.car.unfeatured",
+        "exodrive.car.archived",
+        "exodrive.car.restored",
+        "exodrive.car.slug_claimed",
+    ];
+}
+
+/// What a car is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Profile {
+    /// For people.
+    pub name: String,
+    /// For example `Supercar`.
+    pub category: String,
+    /// The long text.
+    #[serde(default)]
+    pub description: String,
+    /// The short text.
+    #[serde(default)]
+    pub short_description: String,
+    /// Facts, in the order shown.
+    #[serde(default)]
+    pub specifications: Vec<NamedText>,
+    /// What it offers, in the order shown.
+    #[serde(default)]
+    pub features: Vec<NamedText>,
+    /// Where the car is (IANA): a day of a rental is a calendar day there.
+    pub time_zone: String,
+}
+
+/// A specification (`text` is its value) or a feature (`text` describes it).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NamedText {
+    /// For example `Top speed`.
+    pub name: String,
+    /// For example `325 km/h`.
+    #[serde(default)]
+    pub text: String,
+    /// Shown first.
+    #[serde(default)]
+    pub highlighted: bool,
+}
+
+/// A picture of a car; its bytes are elsewhere.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Image {
+    /// Where it is.
+    pub url: String,
+    /// What it shows, for who cannot see it.
+    #[serde(default)]
+    pub alt: String,
+    /// The one that stands for the car.
+    #[serde(default)]
+    pub primary: bool,
+}

@@ -1,6 +1,6 @@
 use super::{
     AccessLink, Action, BlockChange, BlockEvent, Booking, BookingChange, BookingEvent, Calendar,
-    Contract, Customer, Payment, Refused, Status, allowed,
+    Contract, Customer, Payment, Refused, Status, allowed, changed,
 };
 use crate::{
     command::{Meta, Repeat},
@@ -302,7 +302,7 @@ pub fn decide(
                 link: new.link.clone(),
                 note: Personal(new.note.clone()),
             };
-            Ok(event(new.id, car_id, new.customer_id, change, meta))
+            event(None, (new.id, car_id, new.customer_id), change, meta)
         }
         BookingCommand::Import(import) => {
             not_there(calendar, import.id, meta)?;
@@ -313,7 +313,7 @@ pub fn decide(
             }
             let (booking, customer) = (Box::new(booking), import.customer.clone());
             let change = BookingChange::Imported { booking, customer };
-            Ok(event(import.id, car_id, import.customer_id, change, meta))
+            event(None, (import.id, car_id, import.customer_id), change, meta)
         }
         BookingCommand::Act(id, act) => {
             let booking = find(calendar, *id, meta)?;
@@ -323,20 +323,33 @@ pub fn decide(
                 Act::ChangeCustomer { customer_id, .. } => *customer_id,
                 _ => booking.customer_id,
             };
-            Ok(event(*id, car_id, customer_id, change, meta))
+            event(Some(booking), (*id, car_id, customer_id), change, meta)
         }
     }
 }
 
+/// The event of a change, with what it comes to.
 fn event(
-    booking_id: BookingId,
-    car_id: CarId,
-    customer_id: CustomerId,
+    before: Option<&Booking>,
+    (booking_id, car_id, customer_id): (BookingId, CarId, CustomerId),
     change: BookingChange,
     meta: &Meta,
-) -> BookingEvent {
-    let request_hash = Some(meta.request_hash.clone());
-    BookingEvent { booking_id, car_id, customer_id, request_hash, change }
+) -> Result<BookingEvent, BookingRefusal> {
+    let mut event = BookingEvent {
+        booking_id,
+        car_id,
+        customer_id,
+        status: Status::PendingPayment,
+        occupies: None,
+        request_hash: Some(meta.request_hash.clone()),
+        change,
+    };
+    let mut after =
+        changed(before.cloned(), &event, meta.now).ok_or(BookingRefusal::NoSuchBooking)?;
+    after.status = after.status_after(&event.change);
+    event.status = after.status;
+    event.occupies = after.occupied();
+    Ok(event)
 }
 
 fn change(
@@ -481,10 +494,9 @@ pub fn decide_move(
     let reason = reason.map(str::to_owned);
     let into = BookingChange::MovedIn { from_car_id, booking: Box::new(moved), reason };
     let customer_id = booking.customer_id;
-    Ok([
-        event(booking_id, car.id, customer_id, out, meta),
-        event(booking_id, car.id, customer_id, into, meta),
-    ])
+    let out = event(Some(booking), (booking_id, from_car_id, customer_id), out, meta)?;
+    let into = event(Some(booking), (booking_id, car.id, customer_id), into, meta)?;
+    Ok([BookingEvent { occupies: None, ..out }, into])
 }
 
 /// The event by which days are blocked. Over a booking only by `force`.

@@ -14,10 +14,14 @@ use serde::{Deserialize, Serialize};
 pub struct BookingEvent {
     /// Which booking.
     pub booking_id: BookingId,
-    /// The car that it is of, once the event has happened.
+    /// The car whose calendar it changes.
     pub car_id: CarId,
     /// Whose it is, once the event has happened.
     pub customer_id: CustomerId,
+    /// Where it stands, once the event has happened.
+    pub status: Status,
+    /// The days of that car that it has, once the event has happened.
+    pub occupies: Option<Days>,
     /// What the command asked for, to tell a retry from another request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_hash: Option<String>,

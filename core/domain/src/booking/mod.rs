@@ -170,21 +170,37 @@ impl Booking {
         self.links.iter().find(|link| link.hash == hash && now < link.expires_at)
     }
 
-    /// Payment and contract decide together how far it is before the rental.
-    fn settle(&mut self) {
-        if !self.status.is_before_rental() {
-            return;
+    /// Where it stands after a change. What the change says of status is not
+    /// yet in it, all else is.
+    fn status_after(&self, change: &BookingChange) -> Status {
+        let nothing_captured = self.payment.captured_cents == 0;
+        match change {
+            BookingChange::Expired {} => Status::Expired,
+            BookingChange::Cancelled { .. } | BookingChange::NotShown { .. } => Status::Cancelled,
+            BookingChange::PaymentVoided { .. }
+                if self.status.is_before_rental() && nothing_captured =>
+            {
+                Status::Cancelled
+            }
+            BookingChange::PickedUp {} => Status::Active,
+            BookingChange::Returned { .. } => Status::Returned,
+            BookingChange::Completed {} => Status::Completed,
+            BookingChange::Disputed { .. } => Status::Disputed,
+            BookingChange::DisputeResolved { status, .. } => *status,
+            _ if self.status.is_before_rental() => self.status_before_rental(),
+            _ => self.status,
         }
+    }
+
+    /// Payment and contract say together how far it is.
+    fn status_before_rental(&self) -> Status {
         let paid =
             matches!(self.payment.status, PaymentStatus::Authorized | PaymentStatus::Captured)
                 || self.quote.total_cents == 0;
-        self.status = match (paid, self.contract.status) {
+        match (paid, self.contract.status) {
             (false, _) => Status::PendingPayment,
             (true, ContractStatus::Signed) => Status::Upcoming,
             (true, _) => Status::PendingContract,
-        };
-        if paid {
-            self.hold_expires_at = None;
         }
     }
 }
@@ -196,6 +212,20 @@ pub fn evolve(
     recorded: &Recorded,
 ) -> Option<Booking> {
     let at = recorded.envelope.time;
+    let mut booking = changed(booking, event, at)?;
+    booking.status = event.status;
+    if event.status != Status::PendingPayment {
+        booking.hold_expires_at = None;
+    }
+    booking.customer_id = event.customer_id;
+    booking.updated_at = booking.updated_at.max(at);
+    booking.position = recorded.position;
+    remember(&mut booking.commands, event.request_hash.as_deref(), recorded);
+    Some(booking)
+}
+
+/// The booking with what an event says of it, its status apart.
+fn changed(booking: Option<Booking>, event: &BookingEvent, at: DateTime<Utc>) -> Option<Booking> {
     let mut booking = match &event.change {
         BookingChange::Held {
             customer,
@@ -223,7 +253,7 @@ pub fn evolve(
             links: link.iter().cloned().collect(),
             created_at: at,
             updated_at: at,
-            position: recorded.position,
+            position: 0,
             commands: Vec::new(),
         },
         BookingChange::Imported { booking, .. } | BookingChange::MovedIn { booking, .. } => {
@@ -231,12 +261,7 @@ pub fn evolve(
         }
         _ => booking?,
     };
-    booking.customer_id = event.customer_id;
     booking.apply(&event.change);
-    booking.settle();
-    booking.updated_at = booking.updated_at.max(at);
-    booking.position = recorded.position;
-    remember(&mut booking.commands, event.request_hash.as_deref(), recorded);
     Some(booking)
 }
 
@@ -247,16 +272,15 @@ impl Booking {
             | BookingChange::Imported { .. }
             | BookingChange::MovedIn { .. }
             | BookingChange::MovedOut { .. }
+            | BookingChange::Expired {}
+            | BookingChange::Cancelled { .. }
+            | BookingChange::NotShown { .. }
+            | BookingChange::PickedUp {}
+            | BookingChange::Completed {}
+            | BookingChange::Disputed { .. }
+            | BookingChange::DisputeResolved { .. }
             | BookingChange::NoteAdded { .. }
             | BookingChange::HistoryImported { .. } => {}
-            BookingChange::Expired {} => {
-                self.status = Status::Expired;
-                self.hold_expires_at = None;
-            }
-            BookingChange::Cancelled { .. } | BookingChange::NotShown { .. } => {
-                self.status = Status::Cancelled;
-                self.hold_expires_at = None;
-            }
             BookingChange::Rescheduled { days, quote }
             | BookingChange::Extended { days, quote } => {
                 self.days = *days;
@@ -276,9 +300,6 @@ impl Booking {
             BookingChange::PaymentVoided { .. } => {
                 self.payment.authorized_cents = 0;
                 self.payment.settle(PaymentStatus::Voided);
-                if self.status.is_before_rental() && self.payment.captured_cents == 0 {
-                    self.status = Status::Cancelled;
-                }
             }
             BookingChange::PaymentRefunded { amount_cents, .. } => {
                 self.payment.refunded_cents += amount_cents;
@@ -293,14 +314,7 @@ impl Booking {
             BookingChange::ContractDeclined { .. } => {
                 self.contract.status = ContractStatus::Declined;
             }
-            BookingChange::PickedUp {} => self.status = Status::Active,
-            BookingChange::Returned { on } => {
-                self.status = Status::Returned;
-                self.returned_on = Some(*on);
-            }
-            BookingChange::Completed {} => self.status = Status::Completed,
-            BookingChange::Disputed { .. } => self.status = Status::Disputed,
-            BookingChange::DisputeResolved { status, .. } => self.status = *status,
+            BookingChange::Returned { on } => self.returned_on = Some(*on),
             BookingChange::CustomerChanged { customer } => {
                 self.user_id.clone_from(&customer.user_id);
             }

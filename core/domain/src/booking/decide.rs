@@ -370,7 +370,9 @@ fn change(
             let most = booking.uncaptured_cents();
             let amount_cents = amount_cents.unwrap_or(most);
             within(amount_cents, 1, most, "must be at most what is not captured yet")?;
-            BookingChange::PaymentCaptured { amount_cents, reference: reference.clone() }
+            let currency = booking.quote.currency.clone();
+            let reference = reference.clone();
+            BookingChange::PaymentCaptured { amount_cents, currency, reference }
         }
         Act::FailPayment { reason } => BookingChange::PaymentFailed { reason: reason.clone() },
         Act::VoidPayment { reason } => {
@@ -381,7 +383,8 @@ fn change(
             let most = booking.refundable_cents();
             let amount_cents = amount_cents.unwrap_or(most);
             within(amount_cents, 1, most, "must be at most what can be refunded")?;
-            BookingChange::PaymentRefunded { amount_cents, reason: reason.clone() }
+            let currency = booking.quote.currency.clone();
+            BookingChange::PaymentRefunded { amount_cents, currency, reason: reason.clone() }
         }
         Act::SendContract { document } => {
             BookingChange::ContractSent { document: document.clone() }
@@ -449,7 +452,8 @@ fn change(
         }
         Act::ChangeCustomer { customer, .. } => {
             faultless(check_customer(customer))?;
-            BookingChange::CustomerChanged { customer: customer.clone() }
+            let from_customer_id = booking.customer_id;
+            BookingChange::CustomerChanged { from_customer_id, customer: customer.clone() }
         }
         Act::IssueLink { link } => BookingChange::LinkIssued { link: link.clone() },
         Act::ImportHistory { name, summary } => BookingChange::HistoryImported {

@@ -78,6 +78,7 @@ pub enum BookingChange {
     },
     PaymentCaptured {
         amount_cents: i64,
+        currency: String,
         reference: Option<String>,
     },
     PaymentFailed {
@@ -89,6 +90,7 @@ pub enum BookingChange {
     },
     PaymentRefunded {
         amount_cents: i64,
+        currency: String,
         reason: Option<String>,
     },
     ContractSent {
@@ -116,6 +118,7 @@ pub enum BookingChange {
         text: Personal<String>,
     },
     CustomerChanged {
+        from_customer_id: CustomerId,
         customer: Customer,
     },
     LinkIssued {

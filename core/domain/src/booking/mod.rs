@@ -315,7 +315,7 @@ impl Booking {
                 self.contract.status = ContractStatus::Declined;
             }
             BookingChange::Returned { on } => self.returned_on = Some(*on),
-            BookingChange::CustomerChanged { customer } => {
+            BookingChange::CustomerChanged { customer, .. } => {
                 self.user_id.clone_from(&customer.user_id);
             }
             BookingChange::LinkIssued { link } => self.links.push(link.clone()),

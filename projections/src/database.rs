@@ -7,7 +7,7 @@ use std::{str::FromStr, time::Duration};
 
 /// As whom a read is made: row-level security shows rows by it, so that a
 /// check forgotten in a handler leaks nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {
     /// Staff that may read email.
     Admin,
@@ -15,14 +15,31 @@ pub enum Identity {
     Auditor,
     /// The system itself, for example to recognise a repeated delivery.
     System,
+    /// Anybody: sees what is public.
+    Public,
+    /// A customer, by his account's id: sees what is his.
+    Customer(String),
+    /// Whoever holds the link with this hash: sees the booking it is for.
+    Guest(String),
 }
 
 impl Identity {
-    fn name(self) -> &'static str {
+    fn name(&self) -> &'static str {
         match self {
             Self::Admin => "admin",
             Self::Auditor => "auditor",
             Self::System => "system",
+            Self::Public => "public",
+            Self::Customer(_) => "customer",
+            Self::Guest(_) => "guest",
+        }
+    }
+
+    /// Which account or link.
+    fn subject(&self) -> &str {
+        match self {
+            Self::Customer(subject) | Self::Guest(subject) => subject,
+            _ => "",
         }
     }
 }
@@ -90,11 +107,16 @@ impl Database {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn read_as(&self, identity: Identity) -> Result<ReadTransaction, Error> {
+    pub async fn read_as(&self, identity: &Identity) -> Result<ReadTransaction, Error> {
         let mut transaction = self.pool.begin().await?;
-        sqlx::query!("select set_config('exodrive.identity', $1, true)", identity.name())
-            .fetch_one(&mut *transaction)
-            .await?;
+        sqlx::query!(
+            "select set_config('exodrive.identity', $1, true) as identity,
+                    set_config('exodrive.subject', $2, true) as subject",
+            identity.name(),
+            identity.subject()
+        )
+        .fetch_one(&mut *transaction)
+        .await?;
         Ok(transaction)
     }
 

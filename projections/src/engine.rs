@@ -9,7 +9,7 @@ use crate::{
     Database, Error,
     cache::{Cache, Entry},
     feed::{Decoded, Events, Feed, Subscription},
-    fold::{self, Folded, Keyed, Parked, Rows},
+    fold::{self, Folded, Keyed, Parked, Rows, Stored},
     projection::Projection,
     store::{self, Lease},
 };
@@ -341,11 +341,8 @@ impl<P: Projection> Turn<'_, P> {
         }
         let entries: Vec<_> = changed
             .iter()
-            .filter_map(|(key, stored)| {
-                let stored = stored.as_ref()?;
-                let json = P::cached(&stored.row, stored.position)?;
-                Some(Entry { key: key.clone(), position: stored.position, json })
-            })
+            .filter_map(|(key, stored)| Some((key, stored.as_ref()?)))
+            .flat_map(|(key, stored)| entries::<P>(key, stored))
             .collect();
         match self.engine.cache.publish(P::NAME, &entries).await {
             Ok(()) if self.backlog.is_none() => self.lease.published = last,
@@ -409,13 +406,8 @@ impl<P: Projection> Turn<'_, P> {
             let rows = page.await?;
             let next = rows.last().map(|(key, _)| key.clone());
             let full = rows.len() as i64 == REPUBLISH;
-            let entries: Vec<_> = rows
-                .into_iter()
-                .filter_map(|(key, stored)| {
-                    let json = P::cached(&stored.row, stored.position)?;
-                    Some(Entry { key, position: stored.position, json })
-                })
-                .collect();
+            let entries: Vec<_> =
+                rows.iter().flat_map(|(key, stored)| entries::<P>(key, stored)).collect();
             let published = match self.engine.cache.publish(P::NAME, &entries).await {
                 Ok(()) if !full => self.engine.cache.mark_complete(P::NAME).await,
                 outcome => outcome,
@@ -483,6 +475,13 @@ impl<P: Projection> Turn<'_, P> {
         }
         Ok(())
     }
+}
+
+/// What Redis gets of a row, under its key and its aliases.
+fn entries<P: Projection>(key: &str, stored: &Stored<P::Row>) -> Vec<Entry> {
+    let Some(json) = P::cached(&stored.row, stored.position) else { return Vec::new() };
+    let entry = |key| Entry { key, position: stored.position, json: json.clone() };
+    std::iter::once(key.to_owned()).chain(P::aliases(&stored.row)).map(entry).collect()
 }
 
 fn keys(events: &[Keyed<'_>]) -> Vec<String> {

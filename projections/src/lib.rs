@@ -13,7 +13,12 @@
 //!
 //! **To add a projection**: see [`Projection`].
 
+pub mod booking_timeline;
+pub mod bookings;
 pub mod cache;
+pub mod calendar;
+pub mod cars;
+pub mod customers;
 mod database;
 pub mod deliveries;
 pub mod email_timeline;
@@ -21,7 +26,9 @@ pub mod engine;
 mod feed;
 mod fold;
 pub mod inbox;
+pub mod payments;
 mod projection;
+mod query;
 pub mod store;
 
 pub use database::{Database, Identity, ReadTransaction};
@@ -44,6 +51,30 @@ macro_rules! for_each_projection {
         }
         {
             type $P = $crate::deliveries::Deliveries;
+            $body
+        }
+        {
+            type $P = $crate::cars::Cars;
+            $body
+        }
+        {
+            type $P = $crate::calendar::CalendarView;
+            $body
+        }
+        {
+            type $P = $crate::bookings::Bookings;
+            $body
+        }
+        {
+            type $P = $crate::booking_timeline::BookingTimeline;
+            $body
+        }
+        {
+            type $P = $crate::customers::Customers;
+            $body
+        }
+        {
+            type $P = $crate::payments::Payments;
             $body
         }
     }};

@@ -37,7 +37,22 @@ pub trait Projection: Send + Sync + 'static {
     fn cached(_row: &Self::Row, _position: u64) -> Option<String> {
         None
     }
+
+    /// Under which further keys the row is served from Redis. They must stay
+    /// the same for as long as there is the row.
+    fn aliases(_row: &Self::Row) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Whom row-level security shows a row: a condition in SQL on
+    /// `current_setting('exodrive.identity', true)`, `exodrive.subject` and the
+    /// row's columns.
+    const READERS: &'static str = STAFF;
 }
+
+/// See [`Projection::READERS`].
+pub(crate) const STAFF: &str =
+    "current_setting('exodrive.identity', true) in ('admin', 'auditor', 'system')";
 
 /// Whether a projection reads a subject at all.
 pub(crate) fn reads<P: Projection>(subject: &str) -> bool {

@@ -95,13 +95,12 @@ async fn create_tables<P: Projection>(
     transaction: &mut Transaction<'static, Postgres>,
     generation: i32,
 ) -> Result<(), Error> {
-    let (name, schema) = (P::NAME, schema::<P>(generation));
+    let (name, schema, readers) = (P::NAME, schema::<P>(generation), P::READERS);
     let before = format!("create schema {schema}; set local search_path to {schema};");
     let after = format!(
         "alter table {name} enable row level security, force row level security;
          create policy owner on {name} to current_user using (true) with check (true);
-         create policy readers on {name} for select to exodrive_reader
-            using (current_setting('exodrive.identity', true) in ('admin', 'auditor', 'system'));
+         create policy readers on {name} for select to exodrive_reader using ({readers});
          grant usage on schema {schema} to exodrive_reader;
          grant select on {name} to exodrive_reader;
          set local search_path to default;

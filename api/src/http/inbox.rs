@@ -264,7 +264,7 @@ async fn read(
             return Err(error);
         }
     }
-    api.database.read_as(identity).await.map_err(view_unavailable)
+    api.database.read_as(&identity).await.map_err(view_unavailable)
 }
 
 pub(super) fn view_unavailable(error: Error) -> ApiError {

@@ -177,7 +177,7 @@ async fn known_from_before(
         return None;
     }
     let lookup = async {
-        let mut reader = api.database.read_as(Identity::System).await?;
+        let mut reader = api.database.read_as(&Identity::System).await?;
         deliveries::read::by_id(&mut reader, &event.envelope.id).await
     };
     let known = match tokio::time::timeout(LOOKUP_PATIENCE, lookup).await {

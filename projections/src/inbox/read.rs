@@ -1,8 +1,10 @@
 //! What readers get of the inbox.
 
 use super::{Inbox, InboxRow};
-use crate::{Error, Page, Projection, ReadTransaction};
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use crate::{
+    Error, Page, Projection, ReadTransaction,
+    query::{decode_cursor, encode_cursor, like},
+};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
     email::{Attachment, Bounce, Click, Direction, Email, Failure, Sighting, Status, Suppression},
@@ -325,14 +327,13 @@ pub struct Cursor {
 impl Cursor {
     /// Reads an opaque cursor; `None` if it is none of ours.
     pub fn parse(text: &str) -> Option<Self> {
-        let plain = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-        let (created_at, key) = plain.split_once(' ')?;
-        time::parse(created_at)?;
-        Some(Self { created_at: created_at.to_owned(), key: key.to_owned() })
+        let [created_at, key] = decode_cursor(text)?;
+        time::parse(&created_at)?;
+        Some(Self { created_at, key })
     }
 
     fn encode(created_at: &DateTime<Utc>, key: &str) -> String {
-        BASE64_URL_SAFE_NO_PAD.encode(format!("{} {key}", time::format(created_at)))
+        encode_cursor(&[&time::format(created_at), key])
     }
 }
 
@@ -422,20 +423,6 @@ fn row(key: &str, data: serde_json::Value) -> Result<InboxRow, Error> {
     })
 }
 
-/// A pattern that finds the text anywhere; what would be a wildcard stands for
-/// itself.
-fn like(text: &str) -> String {
-    let mut pattern = String::from("%");
-    for c in text.to_lowercase().chars() {
-        if matches!(c, '%' | '_' | '\\') {
-            pattern.push('\\');
-        }
-        pattern.push(c);
-    }
-    pattern.push('%');
-    pattern
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -448,10 +435,5 @@ mod tests {
         for other in ["", "%%%", "bm90IGEgY3Vyc29y"] {
             assert_eq!(Cursor::parse(other), None);
         }
-    }
-
-    #[test]
-    fn wildcards_stand_for_themselves() {
-        assert_eq!(like("50%_A\\"), "%50\\%\\_a\\\\%");
     }
 }

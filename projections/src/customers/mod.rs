@@ -1,0 +1,128 @@
+//! `customers`: one row for each customer, by email address, with what he
+//! booked and paid.
+
+pub mod read;
+
+use crate::Projection;
+use chrono::{DateTime, Utc};
+use exodrive_domain::{
+    Event, Payload,
+    booking::{BookingChange, Customer, CustomerDetails},
+    id::BookingId,
+    time::serde_micros,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// See the module.
+pub struct Customers;
+
+/// A customer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CustomerRow {
+    /// As last given.
+    pub details: CustomerDetails,
+    /// The account, if there is one.
+    pub user_id: Option<String>,
+    /// His bookings.
+    pub bookings: BTreeSet<BookingId>,
+    /// What he paid and did not get back, in cents, by currency.
+    pub paid_cents: BTreeMap<String, i64>,
+    /// When he first booked.
+    #[serde(with = "serde_micros")]
+    pub first_at: DateTime<Utc>,
+    /// When last something became of a booking of his.
+    #[serde(with = "serde_micros")]
+    pub last_at: DateTime<Utc>,
+    /// What free text is looked for in, in lower case.
+    pub search: String,
+}
+
+impl Projection for Customers {
+    const NAME: &'static str = "customers";
+    const VERSION: u32 = 1;
+    const SUBJECTS: &'static [&'static str] = &["exo.booking."];
+    const SCHEMA: &'static str = include_str!("schema.sql");
+    type Row = CustomerRow;
+
+    fn keys(event: &Event<'_>) -> Vec<String> {
+        let Payload::Booking(booking) = event.payload else { return Vec::new() };
+        let mut keys = vec![booking.customer_id.to_string()];
+        if let BookingChange::CustomerChanged { from_customer_id, .. } = booking.change
+            && from_customer_id != booking.customer_id
+        {
+            keys.push(from_customer_id.to_string());
+        }
+        keys
+    }
+
+    fn evolve(row: Option<CustomerRow>, event: &Event<'_>) -> Option<CustomerRow> {
+        let Payload::Booking(booking) = event.payload else { return row };
+        let at = event.recorded.envelope.time;
+        let mut row = row;
+        match &booking.change {
+            BookingChange::Held { customer, .. } | BookingChange::Imported { customer, .. } => {
+                row = Some(learn(row, customer, at));
+            }
+            // The row of whose it was is another one than that of whose it is.
+            BookingChange::CustomerChanged { customer, .. } => {
+                let was =
+                    row.as_ref().is_some_and(|row| row.bookings.contains(&booking.booking_id));
+                let same = row.as_ref().is_some_and(|row| {
+                    row.details.email.eq_ignore_ascii_case(&customer.details.0.email)
+                });
+                match row {
+                    Some(mut left) if was && !same => {
+                        left.bookings.remove(&booking.booking_id);
+                        left.last_at = left.last_at.max(at);
+                        return Some(left);
+                    }
+                    known => row = Some(learn(known, customer, at)),
+                }
+            }
+            _ => {}
+        }
+        let mut row = row?;
+        row.bookings.insert(booking.booking_id);
+        row.last_at = row.last_at.max(at);
+        row.first_at = row.first_at.min(at);
+        let paid = match &booking.change {
+            BookingChange::PaymentCaptured { amount_cents, currency, .. } => {
+                Some((currency, *amount_cents))
+            }
+            BookingChange::PaymentRefunded { amount_cents, currency, .. } => {
+                Some((currency, -amount_cents))
+            }
+            BookingChange::Imported { booking, .. } => {
+                let payment = &booking.payment;
+                Some((&booking.quote.currency, payment.captured_cents - payment.refunded_cents))
+            }
+            _ => None,
+        };
+        if let Some((currency, cents)) = paid {
+            *row.paid_cents.entry(currency.clone()).or_default() += cents;
+        }
+        Some(row)
+    }
+}
+
+fn learn(row: Option<CustomerRow>, customer: &Customer, at: DateTime<Utc>) -> CustomerRow {
+    let details = customer.details.0.clone();
+    let mut row = row.unwrap_or_else(|| CustomerRow {
+        details: details.clone(),
+        user_id: None,
+        bookings: BTreeSet::new(),
+        paid_cents: BTreeMap::new(),
+        first_at: at,
+        last_at: at,
+        search: String::new(),
+    });
+    if let Some(user_id) = &customer.user_id {
+        row.user_id = Some(user_id.clone());
+    }
+    let CustomerDetails { email, first_name, last_name, phone } = &details;
+    let phone = phone.as_deref().unwrap_or_default();
+    row.search = format!("{email}\n{first_name} {last_name}\n{phone}").to_lowercase();
+    row.details = details;
+    row
+}

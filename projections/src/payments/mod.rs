@@ -1,0 +1,69 @@
+//! `payments`: one row for each amount taken or given back, when it was. The
+//! dashboard counts revenue by it.
+
+pub mod read;
+
+use crate::Projection;
+use chrono::{DateTime, Utc};
+use exodrive_domain::{Event, Payload, booking::BookingChange, time::serde_micros};
+use serde::{Deserialize, Serialize};
+
+/// See the module.
+pub struct Payments;
+
+/// An amount taken or given back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PaymentRow {
+    /// For which booking.
+    pub booking_id: String,
+    /// For which car.
+    pub car_id: String,
+    /// When.
+    #[serde(with = "serde_micros")]
+    pub at: DateTime<Utc>,
+    /// In cents; negative if it was given back.
+    pub amount_cents: i64,
+    /// ISO 4217.
+    pub currency: String,
+}
+
+impl Projection for Payments {
+    const NAME: &'static str = "payments";
+    const VERSION: u32 = 1;
+    const SUBJECTS: &'static [&'static str] = &["exo.booking."];
+    const SCHEMA: &'static str = include_str!("schema.sql");
+    type Row = PaymentRow;
+
+    fn keys(event: &Event<'_>) -> Vec<String> {
+        amount(event).map(|_| format!("{:020}", event.recorded.position)).into_iter().collect()
+    }
+
+    fn evolve(row: Option<PaymentRow>, event: &Event<'_>) -> Option<PaymentRow> {
+        let Payload::Booking(booking) = event.payload else { return row };
+        let (amount_cents, currency) = amount(event)?;
+        Some(PaymentRow {
+            booking_id: booking.booking_id.to_string(),
+            car_id: booking.car_id.to_string(),
+            at: event.recorded.envelope.time,
+            amount_cents,
+            currency: currency.to_owned(),
+        })
+    }
+}
+
+fn amount<'a>(event: &Event<'a>) -> Option<(i64, &'a str)> {
+    let Payload::Booking(booking) = event.payload else { return None };
+    match &booking.change {
+        BookingChange::PaymentCaptured { amount_cents, currency, .. } => {
+            Some((*amount_cents, currency))
+        }
+        BookingChange::PaymentRefunded { amount_cents, currency, .. } => {
+            Some((-amount_cents, currency))
+        }
+        BookingChange::Imported { booking, .. } => {
+            let kept = booking.payment.captured_cents - booking.payment.refunded_cents;
+            (kept != 0).then_some((kept, booking.quote.currency.as_str()))
+        }
+        _ => None,
+    }
+}

@@ -4,6 +4,7 @@
 //! **May import** every other room but the tests.
 //!
 //! **Flow.** A webhook is verified ([`signature`]) and appended to the log. A
+//! command is decided and appended at the [`desk`]. A
 //! read is admitted ([`access`], [`limits`]) and answered from this process or
 //! Redis ([`view_cache`]), else from Postgres. Whatever fails becomes one shape ([`problem`]). Settings are in
 //! [`settings`], the programs in [`cli`].
@@ -13,6 +14,8 @@
 
 pub mod access;
 pub mod cli;
+pub mod desk;
+pub mod hold_expiry;
 pub mod http;
 pub mod limits;
 pub mod problem;

@@ -24,6 +24,8 @@ pub enum Limit {
     Admin,
     /// Webhooks that fail verification, per address.
     FailedWebhook,
+    /// Bookings made, staff apart, per user, else per address.
+    Booking,
 }
 
 impl Limit {
@@ -34,18 +36,20 @@ impl Limit {
             Self::SignedIn => "signed-in",
             Self::Admin => "admin",
             Self::FailedWebhook => "failed-webhook",
+            Self::Booking => "booking",
         }
     }
 
     /// What is allowed when nothing is configured.
     pub const fn default_rate(self) -> Rate {
-        let amount = match self {
-            Self::Public => 60,
-            Self::SignedIn => 120,
-            Self::Admin => 300,
-            Self::FailedWebhook => 30,
+        let (amount, seconds) = match self {
+            Self::Public => (60, 60),
+            Self::SignedIn => (120, 60),
+            Self::Admin => (300, 60),
+            Self::FailedWebhook => (30, 60),
+            Self::Booking => (10, 3_600),
         };
-        Rate { amount, period: Duration::from_secs(60) }
+        Rate { amount, period: Duration::from_secs(seconds) }
     }
 }
 
@@ -91,6 +95,7 @@ pub struct Rates {
     pub signed_in: Rate,
     pub admin: Rate,
     pub failed_webhook: Rate,
+    pub booking: Rate,
 }
 
 /// How one request fared.
@@ -148,7 +153,7 @@ type Local = RateLimiter<
 /// second.
 pub struct Limiter {
     cache: Cache,
-    tiers: [(Limit, Rate, Local); 4],
+    tiers: [(Limit, Rate, Local); 5],
     leases: Mutex<HashMap<String, Lease>>,
 }
 
@@ -209,18 +214,20 @@ impl Limiter {
             tier(Limit::SignedIn, rates.signed_in),
             tier(Limit::Admin, rates.admin),
             tier(Limit::FailedWebhook, rates.failed_webhook),
+            tier(Limit::Booking, rates.booking),
         ];
         Self { cache, tiers, leases: Mutex::default() }
     }
 
     /// Counts one request of `who`.
     pub async fn check(&self, limit: Limit, who: &str) -> Verdict {
-        let [public, signed_in, admin, failed_webhook] = &self.tiers;
+        let [public, signed_in, admin, failed_webhook, booking] = &self.tiers;
         let (_, rate, local) = match limit {
             Limit::Public => public,
             Limit::SignedIn => signed_in,
             Limit::Admin => admin,
             Limit::FailedWebhook => failed_webhook,
+            Limit::Booking => booking,
         };
         let key = format!("exo:limit:{}:{who}", limit.name());
         let fast = rate.interval() <= Duration::from_secs(1) / FAST;
@@ -326,7 +333,13 @@ mod tests {
     #[test]
     fn the_local_limiter_allows_a_burst_and_then_refuses() {
         let rate: Rate = "3/1m".parse().unwrap();
-        let rates = Rates { public: rate, signed_in: rate, admin: rate, failed_webhook: rate };
+        let rates = Rates {
+            public: rate,
+            signed_in: rate,
+            admin: rate,
+            failed_webhook: rate,
+            booking: rate,
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let cache = Cache::new("redis://127.0.0.1:1").unwrap();

@@ -40,6 +40,51 @@ pub struct Problem {
     /// Which parts of the request are wrong.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
+    /// What more this code tells.
+    #[serde(flatten)]
+    pub more: More,
+}
+
+/// What only some codes tell.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
+pub struct More {
+    /// `dates_unavailable`: the days that are taken, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<Conflict>,
+    /// `dates_unavailable`: as many days in a row that are free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_free: Option<DateRange>,
+    /// `action_not_allowed`: what could be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_actions: Option<Vec<String>>,
+    /// `stale`: the thing as it is now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current: Option<serde_json::Value>,
+    /// `price_changed`: the total now, in cents.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_cents: Option<i64>,
+}
+
+/// A day that is taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Conflict {
+    /// The day.
+    pub date: chrono::NaiveDate,
+    /// `held`, `booked` or `maintenance`.
+    #[schema(example = "booked")]
+    pub status: String,
+    /// By which booking; told to staff.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub booking_id: Option<String>,
+}
+
+/// Days in a row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct DateRange {
+    /// The first.
+    pub start_date: chrono::NaiveDate,
+    /// The last.
+    pub end_date: chrono::NaiveDate,
 }
 
 /// One wrong part of a request.
@@ -71,11 +116,23 @@ pub enum Code {
     LogUnavailable,
     ViewUnavailable,
     ViewBehind,
+    ValidationFailed,
+    DatesUnavailable,
+    ActionNotAllowed,
+    TooEarly,
+    CarNotBookable,
+    PriceChanged,
+    CarConflict,
+    SlugTaken,
+    Stale,
+    IdempotencyKeyReused,
+    RequestInFlight,
+    Busy,
 }
 
 impl Code {
     /// Every code there is.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 26] = [
         Self::InvalidRequest,
         Self::SignatureInvalid,
         Self::Unauthenticated,
@@ -90,6 +147,18 @@ impl Code {
         Self::LogUnavailable,
         Self::ViewUnavailable,
         Self::ViewBehind,
+        Self::ValidationFailed,
+        Self::DatesUnavailable,
+        Self::ActionNotAllowed,
+        Self::TooEarly,
+        Self::CarNotBookable,
+        Self::PriceChanged,
+        Self::CarConflict,
+        Self::SlugTaken,
+        Self::Stale,
+        Self::IdempotencyKeyReused,
+        Self::RequestInFlight,
+        Self::Busy,
     ];
 
     /// The code as it stands in a problem.
@@ -109,6 +178,18 @@ impl Code {
             Self::LogUnavailable => "log_unavailable",
             Self::ViewUnavailable => "view_unavailable",
             Self::ViewBehind => "view_behind",
+            Self::ValidationFailed => "validation_failed",
+            Self::DatesUnavailable => "dates_unavailable",
+            Self::ActionNotAllowed => "action_not_allowed",
+            Self::TooEarly => "too_early",
+            Self::CarNotBookable => "car_not_bookable",
+            Self::PriceChanged => "price_changed",
+            Self::CarConflict => "car_conflict",
+            Self::SlugTaken => "slug_taken",
+            Self::Stale => "stale",
+            Self::IdempotencyKeyReused => "idempotency_key_reused",
+            Self::RequestInFlight => "request_in_flight",
+            Self::Busy => "busy",
         }
     }
 
@@ -125,7 +206,17 @@ impl Code {
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::LogUnavailable | Self::ViewUnavailable | Self::ViewBehind => {
+            Self::ValidationFailed | Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::DatesUnavailable
+            | Self::ActionNotAllowed
+            | Self::TooEarly
+            | Self::CarNotBookable
+            | Self::PriceChanged
+            | Self::CarConflict
+            | Self::SlugTaken
+            | Self::RequestInFlight => StatusCode::CONFLICT,
+            Self::Stale => StatusCode::PRECONDITION_FAILED,
+            Self::LogUnavailable | Self::ViewUnavailable | Self::ViewBehind | Self::Busy => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
@@ -148,6 +239,18 @@ impl Code {
             Self::LogUnavailable => "The event log is not available",
             Self::ViewUnavailable => "The view is not available",
             Self::ViewBehind => "The view has not reached that position",
+            Self::ValidationFailed => "The request asks for something that cannot be",
+            Self::DatesUnavailable => "The days are taken",
+            Self::ActionNotAllowed => "The booking is not where this can be done",
+            Self::TooEarly => "Not before the first day of the rental",
+            Self::CarNotBookable => "The car cannot be booked",
+            Self::PriceChanged => "The price has changed",
+            Self::CarConflict => "The car is not where this can be done",
+            Self::SlugTaken => "The slug belongs to another car",
+            Self::Stale => "It has changed since it was read",
+            Self::IdempotencyKeyReused => "The Idempotency-Key belongs to another request",
+            Self::RequestInFlight => "The same request is being carried out",
+            Self::Busy => "Too many decide about the same thing at once",
         }
     }
 
@@ -173,6 +276,32 @@ impl Code {
                 "Send the same request again after `Retry-After` seconds; nothing is stored twice."
             }
             Self::ViewUnavailable | Self::ViewBehind => "Try again after `Retry-After` seconds.",
+            Self::ValidationFailed => "Mend what `errors` and `detail` name.",
+            Self::DatesUnavailable => {
+                "Choose other days: `conflicts` names those that are taken, `next_free` the next that are not."
+            }
+            Self::ActionNotAllowed => "Do one of `allowed_actions`, or read the booking again.",
+            Self::TooEarly => "Wait for the first day, or reschedule the booking to begin today.",
+            Self::CarNotBookable => "Choose another car.",
+            Self::PriceChanged => {
+                "Show the customer the new total (`total_cents`), then book with it."
+            }
+            Self::CarConflict => "Read the car again; `detail` says what is in the way.",
+            Self::SlugTaken => {
+                "Choose another slug: it is unique for ever, archived cars included."
+            }
+            Self::Stale => {
+                "Look at `current`, then send the command again with its `position` in `If-Match`."
+            }
+            Self::IdempotencyKeyReused => {
+                "Use a new key for a new request; the same key only to repeat the same one."
+            }
+            Self::RequestInFlight => {
+                "Send it again after `Retry-After` seconds: the answer will be the first one's."
+            }
+            Self::Busy => {
+                "Send the same request again after `Retry-After` seconds; nothing is stored twice."
+            }
         }
     }
 }
@@ -189,6 +318,8 @@ pub struct ApiError {
     pub errors: Vec<FieldError>,
     /// Seconds after which to try again.
     pub retry_after: Option<u64>,
+    /// What more its code tells.
+    pub more: Box<More>,
     /// What caused it, for the log.
     pub cause: Option<String>,
 }
@@ -198,7 +329,8 @@ impl ApiError {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let retry_after =
             (code.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_UNAVAILABLE);
-        Self { code, detail: detail.into(), errors: Vec::new(), retry_after, cause: None }
+        let (detail, more) = (detail.into(), Box::default());
+        Self { code, detail, errors: Vec::new(), retry_after, more, cause: None }
     }
 
     /// A query parameter that cannot be understood.
@@ -237,6 +369,7 @@ impl ApiError {
             next: self.code.next().to_owned(),
             request_id: request_id.to_owned(),
             errors: self.errors,
+            more: *self.more,
         }
     }
 

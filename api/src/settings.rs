@@ -122,6 +122,41 @@ pub struct HttpSettings {
     #[arg(long, env = "EXODRIVE_RATE_LIMIT_FAILED_WEBHOOK",
           default_value_t = Limit::FailedWebhook.default_rate(), value_name = "N/PERIOD")]
     pub rate_limit_failed_webhook: Rate,
+    /// Bookings made by customers and visitors, per user, else per address.
+    #[arg(long, env = "EXODRIVE_RATE_LIMIT_BOOKING",
+          default_value_t = Limit::Booking.default_rate(), value_name = "N/PERIOD")]
+    pub rate_limit_booking: Rate,
+}
+
+/// How bookings are made.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Bookings")]
+pub struct BookingSettings {
+    /// How long an unpaid booking holds its days.
+    #[arg(long, env = "EXODRIVE_HOLD_PERIOD", default_value = "15m", value_name = "DURATION",
+          value_parser = humantime::parse_duration)]
+    pub hold_period: Duration,
+    /// Makes the links by which guests see their bookings, and customers' ids.
+    /// Changing it ends every link. Not given: the data folder's own.
+    #[arg(long, env = "EXODRIVE_LINK_SECRET", hide_env_values = true, value_name = "SECRET")]
+    pub link_secret: Option<String>,
+}
+
+impl BookingSettings {
+    /// The secret given, else that of the data folder.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn secret(&self, connections: &Connections) -> Result<String, SettingsError> {
+        if let Some(secret) = &self.link_secret {
+            return Ok(secret.clone());
+        }
+        let kept = connections.kept_secrets()?.ok_or(SettingsError::NoSecret {
+            what: "secret for links of bookings",
+            variable: "EXODRIVE_LINK_SECRET",
+        })?;
+        Ok(kept.links)
+    }
 }
 
 /// Where metrics are served, apart from the API.
@@ -323,6 +358,7 @@ impl HttpSettings {
             signed_in: self.rate_limit_signed_in,
             admin: self.rate_limit_admin,
             failed_webhook: self.rate_limit_failed_webhook,
+            booking: self.rate_limit_booking,
         }
     }
 }

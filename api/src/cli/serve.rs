@@ -3,15 +3,18 @@
 use super::Failure;
 use crate::{
     access::{TokenRules, Tokens},
+    desk::Desk,
+    hold_expiry,
     http::{self, Api, health},
     limits::Limiter,
     settings::{
-        Connections, HttpSettings, LogSettings, MetricsSettings, SettingsError, reading_config,
+        BookingSettings, Connections, HttpSettings, LogSettings, MetricsSettings, SettingsError,
+        reading_config,
     },
     view_cache::ViewCache,
 };
 use axum::{Router, routing::get};
-use exodrive_log::Log;
+use exodrive_log::{Commands, Log};
 use exodrive_projections::{Database, cache::Cache, engine};
 use exodrive_runtime::shutdown;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
@@ -33,6 +36,8 @@ pub(super) struct Serve {
     log: LogSettings,
     #[command(flatten)]
     http: HttpSettings,
+    #[command(flatten)]
+    bookings: BookingSettings,
     #[command(flatten)]
     metrics: MetricsSettings,
 }
@@ -56,14 +61,24 @@ impl Serve {
         serve_metrics(self.metrics.metrics_addr, &stop).await?;
         let log = Log::connect(&self.log.config(urls.nats, urls.nats_monitor)).await?;
         let redis = Cache::new(&urls.redis)?;
-        let emails = ViewCache::new("inbox", redis.clone());
-        tokio::spawn(emails.clone().follow(stop.clone()));
+        let [emails, cars, calendars] = ["inbox", "cars", "calendar"].map(|view| {
+            let cache = ViewCache::new(view, redis.clone());
+            tokio::spawn(cache.clone().follow(stop.clone()));
+            cache
+        });
+        let database = Database::for_readers(&urls.database)?;
+        let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
+        let secret = self.bookings.secret(&self.connections)?;
+        let desk = Desk::new(commands, database.clone(), &secret, self.bookings.hold_period);
         let api = Api {
             log,
-            database: Database::for_readers(&urls.database)?,
+            database,
             limiter: Limiter::new(redis.clone(), self.http.rates()),
             redis,
             emails,
+            cars,
+            calendars,
+            desk,
             webhook_secrets,
             tokens,
             trusted_proxies: self.http.trusted_proxies,
@@ -111,6 +126,10 @@ impl Work {
         let log = Log::open(&reading_config(urls.nats)).await?;
         let database = Database::for_workers(&urls.database)?;
         let cache = Cache::new(&urls.redis)?;
+        let commands = Commands::new(log.clone(), Some(cache.redis().clone()));
+        let readers = Database::for_readers(&urls.database)?;
+        let desk = Desk::new(commands, readers.clone(), "", Duration::ZERO);
+        tokio::spawn(hold_expiry::run(desk, readers, stop.clone()));
         let worker = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
         tracing::info!(worker, "Working");
         engine::run_all(&log, &database, &cache, &worker, &stop).await?;

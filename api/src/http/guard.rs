@@ -2,8 +2,10 @@
 //! signature.
 
 use super::{Api, edge};
+pub(crate) use crate::access::Role;
 use crate::{
-    access::{Caller, Role},
+    access::Caller,
+    desk::{Party, sha256},
     limits::Limit,
     problem::{ApiError, Code},
 };
@@ -27,11 +29,77 @@ pub(crate) struct EmailReader {
     pub(crate) identity: Identity,
 }
 
+/// Whoever calls: by a token, by the link of a booking, or by neither.
+#[derive(Clone, Debug)]
+pub(crate) struct Who {
+    caller: Option<Caller>,
+    /// SHA-256 of the link's token.
+    link: Option<String>,
+}
+
+impl Who {
+    /// Counts the request and says who calls. `books`: the request makes a
+    /// booking, which is counted apart.
+    pub(crate) async fn admit(
+        parts: &mut Parts,
+        api: &Arc<Api>,
+        books: bool,
+    ) -> Result<Self, ApiError> {
+        let link = link_token(parts).map(|token| sha256(token.as_bytes()));
+        let caller = admit(parts, api, books).await?;
+        Ok(Self { caller, link })
+    }
+
+    /// The role, by a token.
+    pub(crate) fn role(&self) -> Option<Role> {
+        self.caller.as_ref().map(|caller| caller.role)
+    }
+
+    /// Who that is to a command.
+    pub(crate) fn party(&self) -> Party {
+        match (&self.caller, &self.link) {
+            (Some(caller), _) if caller.role == Role::Admin => Party::Staff(caller.subject.clone()),
+            (_, Some(hash)) => Party::Guest(hash.clone()),
+            (Some(caller), None) => Party::Customer(caller.subject.clone()),
+            (None, None) => Party::Visitor,
+        }
+    }
+
+    /// As whom bookings are read.
+    pub(crate) fn reads_bookings_as(&self) -> Identity {
+        let staff = self.role().and_then(Role::reads_email_as);
+        match (staff, &self.caller, &self.link) {
+            (Some(identity), _, _) => identity,
+            (None, _, Some(hash)) => Identity::Guest(hash.clone()),
+            (None, Some(caller), None) => Identity::Customer(caller.subject.clone()),
+            (None, None, None) => Identity::Public,
+        }
+    }
+}
+
+impl FromRequestParts<Arc<Api>> for Who {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
+        Self::admit(parts, api, false).await
+    }
+}
+
+/// The token of a booking's link: in a header, or as `token` in the query.
+fn link_token(parts: &Parts) -> Option<String> {
+    let header = parts.headers.get("exodrive-booking-token").and_then(|it| it.to_str().ok());
+    let query = || {
+        let pairs = parts.uri.query()?.split('&');
+        pairs.filter_map(|pair| pair.strip_prefix("token=")).next()
+    };
+    header.or_else(query).filter(|token| !token.is_empty()).map(str::to_owned)
+}
+
 impl FromRequestParts<Arc<Api>> for Anyone {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
-        admit(parts, api).await.map(|_| Self)
+        admit(parts, api, false).await.map(|_| Self)
     }
 }
 
@@ -39,7 +107,7 @@ impl FromRequestParts<Arc<Api>> for EmailReader {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
-        let caller = admit(parts, api).await?.ok_or_else(|| {
+        let caller = admit(parts, api, false).await?.ok_or_else(|| {
             ApiError::new(Code::Unauthenticated, "Email is shown to admins and auditors only.")
         })?;
         let identity = caller.role.reads_email_as().ok_or_else(|| {
@@ -52,17 +120,21 @@ impl FromRequestParts<Arc<Api>> for EmailReader {
 
 /// Counts the request and says who calls, if it carries a token. One that is
 /// not believed is counted with those that carry none.
-async fn admit(parts: &Parts, api: &Api) -> Result<Option<Caller>, ApiError> {
+async fn admit(parts: &Parts, api: &Api, books: bool) -> Result<Option<Caller>, ApiError> {
     let caller = match bearer(&parts.headers) {
         Some(token) => api.tokens.check(token).await.map(Some),
         None => Ok(None),
     };
     let (limit, who) = match &caller {
         Ok(Some(caller)) if caller.role == Role::Customer => {
-            (Limit::SignedIn, caller.subject.clone())
+            let limit = if books { Limit::Booking } else { Limit::SignedIn };
+            (limit, caller.subject.clone())
         }
         Ok(Some(caller)) => (Limit::Admin, caller.subject.clone()),
-        _ => (Limit::Public, network_of(peer(parts, &api.trusted_proxies))),
+        _ => {
+            let limit = if books { Limit::Booking } else { Limit::Public };
+            (limit, network_of(peer(parts, &api.trusted_proxies)))
+        }
     };
     let verdict = api.limiter.check(limit, &who).await;
     if let Some(identity) = parts.extensions.get::<edge::Identity>() {

@@ -1,20 +1,20 @@
 //! Email, for admins and auditors.
 
-use super::{Api, App, guard::EmailReader};
-use crate::problem::{ApiError, Code, FieldError, Problem};
+use super::{
+    App,
+    guard::EmailReader,
+    read::{MIN_POSITION, limit, parse_query, read, text, view_answer, view_unavailable},
+};
+use crate::problem::{ApiError, Code, Problem};
 use axum::{
     Json,
     extract::{Path, RawQuery, State},
-    http::{
-        HeaderMap, HeaderName, HeaderValue, StatusCode,
-        header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH},
-    },
-    response::{IntoResponse, Response},
+    http::{HeaderMap, StatusCode},
+    response::Response,
 };
-use bytes::Bytes;
 use exodrive_domain::email::{EmailId, Status};
 use exodrive_projections::{
-    Error, Identity, Projection, ReadTransaction,
+    Projection,
     deliveries::read as deliveries,
     email_timeline::read as email_timeline,
     inbox::{
@@ -23,15 +23,8 @@ use exodrive_projections::{
     },
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 use utoipa::{IntoParams, ToSchema};
-
-const DEFAULT_LIMIT: i64 = 20;
-const LARGEST_LIMIT: i64 = 100;
-/// How long a read waits for a view to reach the position it asks for.
-const VIEW_PATIENCE: Duration = Duration::from_secs(2);
-const MIN_POSITION: &str = "exodrive-min-position";
-const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 
 /// Which emails, and which page of them.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -111,7 +104,7 @@ pub(crate) async fn list_emails(
 ) -> Result<Json<EmailList>, ApiError> {
     let query: ListQuery = parse_query(query, &["status", "q", "limit", "after"])?;
     let filter = filter(query)?;
-    let mut transaction = read(&api, reader.identity, "inbox", &headers).await?;
+    let mut transaction = read(&api, &reader.identity, "inbox", &headers).await?;
     let page = inbox::list(&mut transaction, &filter).await.map_err(view_unavailable)?;
     let counts =
         inbox::counts(&mut transaction, filter.text.as_deref()).await.map_err(view_unavailable)?;
@@ -155,10 +148,10 @@ pub(crate) async fn get_email(
     {
         metrics::counter!("exodrive_cache_hits_total", "view" => "inbox", "level" => level.name())
             .increment(1);
-        return Ok(email_answer(&headers, position, json, level.name()));
+        return Ok(view_answer(&headers, &etag(position), position, json, level.name()));
     }
     metrics::counter!("exodrive_cache_misses_total", "view" => "inbox").increment(1);
-    let mut transaction = read(&api, reader.identity, "inbox", &headers).await?;
+    let mut transaction = read(&api, &reader.identity, "inbox", &headers).await?;
     let email = inbox::detail(&mut transaction, email_id.as_str())
         .await
         .map_err(view_unavailable)?
@@ -166,7 +159,12 @@ pub(crate) async fn get_email(
     let json = serde_json::to_string(&email).map_err(|error| {
         ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR).caused_by(&error)
     })?;
-    Ok(email_answer(&headers, email.position, json.into(), "MISS"))
+    let position = email.position;
+    Ok(view_answer(&headers, &etag(position), position, json.into(), "MISS"))
+}
+
+fn etag(position: u64) -> String {
+    format!("\"{}-{position}\"", Inbox::VERSION)
 }
 
 /// Gives every event of an email.
@@ -187,7 +185,7 @@ pub(crate) async fn get_timeline(
 ) -> Result<Json<Timeline>, ApiError> {
     let order = parse_query::<TimelineQuery>(query, &["order"])?.order.unwrap_or_default();
     let email_id = known_form(&email_id)?;
-    let mut transaction = read(&api, reader.identity, "email_timeline", &headers).await?;
+    let mut transaction = read(&api, &reader.identity, "email_timeline", &headers).await?;
     let data = email_timeline::of_email(&mut transaction, email_id.as_str(), order)
         .await
         .map_err(view_unavailable)?;
@@ -210,7 +208,7 @@ pub(crate) async fn get_deliveries(
     Path(email_id): Path<String>,
 ) -> Result<Json<Deliveries>, ApiError> {
     let email_id = known_form(&email_id)?;
-    let mut transaction = read(&api, reader.identity, "deliveries", &headers).await?;
+    let mut transaction = read(&api, &reader.identity, "deliveries", &headers).await?;
     let data = deliveries::of_email(&mut transaction, email_id.as_str())
         .await
         .map_err(view_unavailable)?;
@@ -229,110 +227,8 @@ fn no_such_email() -> ApiError {
     ApiError::new(Code::NotFound, "No event about an email of this id has been projected.")
 }
 
-/// Begins to read, once the view has reached the position that the caller asks
-/// for, if any.
-async fn read(
-    api: &Api,
-    identity: Identity,
-    view: &str,
-    headers: &HeaderMap,
-) -> Result<ReadTransaction, ApiError> {
-    let wanted = match headers.get(MIN_POSITION) {
-        None => None,
-        Some(value) => {
-            let position = value.to_str().ok().and_then(|text| text.parse::<u64>().ok());
-            Some(position.ok_or_else(|| {
-                let mut error = ApiError::new(
-                    Code::InvalidRequest,
-                    "The header ExoDrive-Min-Position must be a position.",
-                );
-                error.errors.push(FieldError {
-                    pointer: "ExoDrive-Min-Position".to_owned(),
-                    detail: "not a whole number".to_owned(),
-                });
-                error
-            })?)
-        }
-    };
-    if let Some(wanted) = wanted {
-        let reached =
-            api.database.wait_for(view, wanted, VIEW_PATIENCE).await.map_err(view_unavailable)?;
-        if reached < wanted {
-            let detail = format!("The view is at position {reached}, {wanted} was asked for.");
-            let mut error = ApiError::new(Code::ViewBehind, detail);
-            error.retry_after = Some(1);
-            return Err(error);
-        }
-    }
-    api.database.read_as(&identity).await.map_err(view_unavailable)
-}
-
-pub(super) fn view_unavailable(error: Error) -> ApiError {
-    let code = match error {
-        Error::Row { .. } => Code::Internal,
-        _ => Code::ViewUnavailable,
-    };
-    ApiError::new(code, "The view cannot be read at the moment.").caused_by(&error)
-}
-
-fn email_answer(headers: &HeaderMap, position: u64, json: Bytes, cache: &'static str) -> Response {
-    let etag = format!("\"{}-{position}\"", Inbox::VERSION);
-    let unchanged =
-        headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(|known| {
-            known.split(',').any(|known| known.trim().trim_start_matches("W/") == etag)
-        });
-    let mut response = if unchanged {
-        StatusCode::NOT_MODIFIED.into_response()
-    } else {
-        let kind = HeaderValue::from_static("application/json");
-        ([(CONTENT_TYPE, kind)], json).into_response()
-    };
-    let headers = response.headers_mut();
-    headers.insert(X_CACHE, HeaderValue::from_static(cache));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-    headers.insert(HeaderName::from_static("exodrive-position"), position.into());
-    if let Ok(etag) = HeaderValue::from_str(&etag) {
-        headers.insert(ETAG, etag);
-    }
-    response
-}
-
-/// Reads a query string. A parameter that is not known, or given twice, is
-/// refused, not silently left out.
-fn parse_query<T: serde::de::DeserializeOwned>(
-    query: Option<String>,
-    known: &[&str],
-) -> Result<T, ApiError> {
-    let uri = format!("/?{}", query.unwrap_or_default());
-    let pairs = uri
-        .parse()
-        .ok()
-        .and_then(|uri| axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&uri).ok());
-    let pairs = pairs.ok_or_else(|| ApiError::parameter("", "the query cannot be read"))?.0;
-    let mut values = serde_json::Map::new();
-    for (name, value) in pairs {
-        if !known.contains(&name.as_str()) {
-            let detail = format!("it is not known here; known are {}", known.join(", "));
-            return Err(ApiError::parameter(&name, detail));
-        }
-        if values.insert(name.clone(), value.into()).is_some() {
-            return Err(ApiError::parameter(&name, "it is given twice"));
-        }
-    }
-    let name = values.keys().next().cloned().unwrap_or_default();
-    serde_json::from_value(values.into())
-        .map_err(|error| ApiError::parameter(&name, error.to_string()))
-}
-
 fn filter(query: ListQuery) -> Result<Filter, ApiError> {
-    let limit = match query.limit {
-        None => DEFAULT_LIMIT,
-        Some(limit) => limit
-            .parse()
-            .ok()
-            .filter(|limit| (1..=LARGEST_LIMIT).contains(limit))
-            .ok_or_else(|| ApiError::parameter("limit", "it must be a number from 1 to 100"))?,
-    };
+    let limit = limit(query.limit)?;
     let after = match query.after {
         None => None,
         Some(after) => Some(Cursor::parse(&after).ok_or_else(|| {
@@ -353,9 +249,6 @@ fn filter(query: ListQuery) -> Result<Filter, ApiError> {
         let detail = format!("{unknown:?} is none of {}", names.join(", "));
         return Err(ApiError::parameter("status", detail));
     }
-    let text = query.q.filter(|text| !text.is_empty());
-    if text.as_ref().is_some_and(|text| text.contains('\0')) {
-        return Err(ApiError::parameter("q", "it must not contain NUL"));
-    }
+    let text = text(query.q)?;
     Ok(Filter { statuses, text, limit, after })
 }

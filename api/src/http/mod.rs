@@ -4,15 +4,22 @@
 //! outermost layer (`edge`) adds the request's id, renders errors, counts and
 //! logs.
 
+mod bookings;
+mod cars;
+mod command;
 mod deliveries;
 mod edge;
+mod fleet;
 mod guard;
 pub mod health;
 mod inbox;
+mod office;
+mod read;
 mod webhooks;
 
 use crate::{
     access::Tokens,
+    desk::Desk,
     limits::Limiter,
     problem::{ApiError, Code, Problem},
     signature::Secrets,
@@ -46,6 +53,12 @@ pub struct Api {
     pub redis: Cache,
     /// Email details, in this process and in Redis.
     pub emails: ViewCache,
+    /// Cars, the same.
+    pub cars: ViewCache,
+    /// Calendars, the same.
+    pub calendars: ViewCache,
+    /// Where commands are carried out.
+    pub desk: Desk,
     /// Signing secrets of the webhook.
     pub webhook_secrets: Secrets,
     /// Who may call.
@@ -73,6 +86,10 @@ pub const MAX_BODY: usize = 1 << 20;
     components(schemas(Problem)),
     modifiers(&Bearer),
     tags(
+        (name = "cars", description = "The fleet as the public sees it, and what a rental costs."),
+        (name = "bookings", description = "Bookings: made by anybody, run by staff. `allowed_actions` says what can be done."),
+        (name = "fleet", description = "The fleet as admins change it."),
+        (name = "office", description = "The business. For admins and auditors."),
         (name = "inbox", description = "Email, in and out. For admins and auditors."),
         (name = "deliveries", description = "The webhook deliveries that email is known by, byte for byte. For admins and auditors."),
         (name = "webhooks", description = "Where providers report."),
@@ -95,6 +112,49 @@ impl Modify for Bearer {
 
 fn documented() -> OpenApiRouter<Arc<Api>> {
     OpenApiRouter::with_openapi(Documentation::openapi())
+        .routes(routes!(cars::list_cars, fleet::create_car))
+        .routes(routes!(cars::get_car))
+        .routes(routes!(cars::get_calendar))
+        .routes(routes!(cars::create_quote))
+        .routes(routes!(fleet::describe_car))
+        .routes(routes!(fleet::price_car))
+        .routes(routes!(fleet::set_car_images))
+        .routes(routes!(fleet::list_car))
+        .routes(routes!(fleet::hide_car))
+        .routes(routes!(fleet::feature_car))
+        .routes(routes!(fleet::unfeature_car))
+        .routes(routes!(fleet::archive_car))
+        .routes(routes!(fleet::restore_car))
+        .routes(routes!(fleet::create_block))
+        .routes(routes!(fleet::delete_block))
+        .routes(routes!(bookings::list_bookings, bookings::create_booking))
+        .routes(routes!(bookings::get_booking))
+        .routes(routes!(bookings::get_booking_timeline))
+        .routes(routes!(bookings::authorize_payment))
+        .routes(routes!(bookings::capture_payment))
+        .routes(routes!(bookings::fail_payment))
+        .routes(routes!(bookings::void_payment))
+        .routes(routes!(bookings::refund_payment))
+        .routes(routes!(bookings::send_contract))
+        .routes(routes!(bookings::view_contract))
+        .routes(routes!(bookings::sign_contract))
+        .routes(routes!(bookings::decline_contract))
+        .routes(routes!(bookings::pick_up))
+        .routes(routes!(bookings::return_car))
+        .routes(routes!(bookings::complete))
+        .routes(routes!(bookings::cancel))
+        .routes(routes!(bookings::no_show))
+        .routes(routes!(bookings::dispute))
+        .routes(routes!(bookings::resolve_dispute))
+        .routes(routes!(bookings::reschedule))
+        .routes(routes!(bookings::extend))
+        .routes(routes!(bookings::move_booking))
+        .routes(routes!(bookings::add_note))
+        .routes(routes!(bookings::change_customer))
+        .routes(routes!(bookings::issue_link))
+        .routes(routes!(office::get_dashboard))
+        .routes(routes!(office::list_customers))
+        .routes(routes!(office::get_customer))
         .routes(routes!(webhooks::receive_resend))
         .routes(routes!(inbox::list_emails))
         .routes(routes!(inbox::get_email))

@@ -60,7 +60,8 @@ pub(crate) fn remember(
 }
 
 impl Meta {
-    pub(crate) fn repeats(&self, commands: &[CommandRecord]) -> Option<Repeat> {
+    /// How the command relates to those carried out before.
+    pub fn repeats(&self, commands: &[CommandRecord]) -> Option<Repeat> {
         let known = commands.iter().find(|known| known.id == self.command_id)?;
         Some(if known.hash == self.request_hash {
             Repeat::Same(known.position)

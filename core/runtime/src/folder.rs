@@ -19,6 +19,13 @@ pub struct Secrets {
     pub webhook: String,
     /// Signs tokens.
     pub tokens: String,
+    /// Makes the links of bookings and the ids of customers.
+    #[serde(default = "random")]
+    pub links: String,
+}
+
+fn random() -> String {
+    hex::encode(rand::random::<[u8; 32]>())
 }
 
 /// Where a running system listens.
@@ -36,11 +43,14 @@ pub struct System {
 /// When the file cannot be read or written.
 pub fn secrets(data_dir: &Path) -> io::Result<Secrets> {
     if let Some(secrets) = read(&data_dir.join(SECRETS))? {
+        // A folder of an earlier release gets what it lacks.
+        write(&data_dir.join(SECRETS), &secrets)?;
         return Ok(secrets);
     }
     let secrets = Secrets {
         webhook: format!("whsec_{}", base64(&rand::random::<[u8; 32]>())),
-        tokens: hex::encode(rand::random::<[u8; 32]>()),
+        tokens: random(),
+        links: random(),
     };
     write(&data_dir.join(SECRETS), &secrets)?;
     Ok(secrets)

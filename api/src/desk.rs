@@ -1,0 +1,699 @@
+//! Where commands about cars and bookings are carried out: load, decide,
+//! append, answer with the state after it. Used by HTTP, the import and the
+//! worker that ends holds.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use exodrive_domain::{
+    DECISION_VERSION, Envelope, Event, Meta, Recorded, Repeat, Subject,
+    booking::{
+        self, Act, Action, Block, BlockEvent, Booking, BookingCommand, BookingEvent,
+        BookingRefusal, Calendar, Customer,
+    },
+    days::Days,
+    decode,
+    fleet::{self, Car, FleetChange, FleetCommand, FleetEvent, FleetRefusal},
+    id::{BlockId, BookingId, CarId, CustomerId},
+};
+use exodrive_log::{
+    AppendError, CarState, ClaimError, CommandError, Commands, DecisionState, Loaded, NewEvent,
+    ReadError,
+};
+use exodrive_projections::{Database, Identity, bookings::read as bookings};
+use moka::sync::Cache;
+use ring::{digest, hmac};
+use serde::Serialize;
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+/// Bookings whose car is remembered.
+const REMEMBERED: u64 = 100_000;
+/// How long a booking that no view knows is waited for.
+const VIEW_PATIENCE: Duration = Duration::from_secs(2);
+/// A booking that moves from car to car while it is looked for.
+const MOVES: usize = 5;
+
+/// Who gives a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Party {
+    /// An admin.
+    Staff(String),
+    /// A customer, by his account.
+    Customer(String),
+    /// Whoever holds the link with this hash.
+    Guest(String),
+    /// Somebody without account or link.
+    Visitor,
+    /// The system itself, by the part's name.
+    System(&'static str),
+}
+
+impl Party {
+    /// Whether it may do what customers may not.
+    pub fn is_staff(&self) -> bool {
+        matches!(self, Self::Staff(_) | Self::System(_))
+    }
+
+    fn actor(&self) -> String {
+        match self {
+            Self::Staff(subject) => format!("admin:{subject}"),
+            Self::Customer(subject) => format!("customer:{subject}"),
+            Self::Guest(_) => "guest".to_owned(),
+            Self::Visitor => "visitor".to_owned(),
+            Self::System(part) => format!("system:{part}"),
+        }
+    }
+
+    fn owns(&self, booking: &Booking, now: DateTime<Utc>) -> bool {
+        match self {
+            Self::Staff(_) | Self::System(_) => true,
+            Self::Customer(subject) => booking.user_id.as_ref() == Some(subject),
+            Self::Guest(hash) => booking.link(hash, now).is_some(),
+            Self::Visitor => false,
+        }
+    }
+}
+
+/// A command's identity and circumstances.
+#[derive(Clone, Debug)]
+pub struct Circumstances {
+    /// The command's id, the same in every retry.
+    pub command_id: String,
+    /// What was asked.
+    pub request_hash: String,
+    /// Who asks.
+    pub party: Party,
+    /// Only if the thing's last change stands at this position.
+    pub if_position: Option<u64>,
+    /// When it happened, if that was before now.
+    pub happened_at: Option<DateTime<Utc>>,
+    /// Who did it, if that was not who asks.
+    pub actor: Option<String>,
+    /// The trace that it belongs to.
+    pub traceparent: Option<String>,
+    /// The request that it came of.
+    pub correlation: Option<String>,
+}
+
+/// A command that was carried out.
+#[derive(Clone, Debug)]
+pub struct Done<T> {
+    /// The thing after it.
+    pub thing: T,
+    /// Where its event stands.
+    pub position: u64,
+    /// When it was carried out.
+    pub at: DateTime<Utc>,
+}
+
+/// Why a command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum DeskError {
+    /// Refused for the state of the car.
+    #[error("refused: {0:?}")]
+    Fleet(FleetRefusal),
+    /// Refused for the state of the calendar.
+    #[error("refused: {0:?}")]
+    Booking(BookingRefusal),
+    /// The slug belongs to another car.
+    #[error("the slug is taken")]
+    SlugTaken,
+    /// There is such a booking, and it is somebody else's.
+    #[error("the booking is somebody else's")]
+    NotTheirs,
+    /// Only staff may do that.
+    #[error("only staff may do {}", .0.name())]
+    OnlyStaff(Action),
+    /// The log could not be read.
+    #[error("the event log could not be read")]
+    Read(#[from] ReadError),
+    /// The log did not take the event.
+    #[error("the event log did not take the event")]
+    Append(#[from] AppendError),
+    /// Too many decided about the same thing at once.
+    #[error("too many decide about the same thing at once")]
+    Busy,
+    /// An event that this release cannot read.
+    #[error("an event cannot be read")]
+    Decode(#[from] exodrive_domain::DecodeError),
+    /// The view that says which car a booking is of.
+    #[error("the view of bookings failed")]
+    View(#[from] exodrive_projections::Error),
+    /// An event that cannot be written down.
+    #[error("an event cannot be written as JSON")]
+    Encode(#[from] serde_json::Error),
+}
+
+/// Why a decision came to no event.
+enum Refused {
+    Booking(BookingRefusal),
+    Fleet(FleetRefusal),
+    NotTheirs,
+    OnlyStaff(Action),
+    Encode(serde_json::Error),
+}
+
+impl From<Refused> for DeskError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Booking(refusal) => Self::Booking(refusal),
+            Refused::Fleet(refusal) => Self::Fleet(refusal),
+            Refused::NotTheirs => Self::NotTheirs,
+            Refused::OnlyStaff(action) => Self::OnlyStaff(action),
+            Refused::Encode(error) => Self::Encode(error),
+        }
+    }
+}
+
+impl From<BookingRefusal> for Refused {
+    fn from(refusal: BookingRefusal) -> Self {
+        Self::Booking(refusal)
+    }
+}
+
+impl From<serde_json::Error> for Refused {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Encode(error)
+    }
+}
+
+fn failure<R: Into<DeskError>>(error: CommandError<R>) -> DeskError {
+    match error {
+        CommandError::Refused(refused) => refused.into(),
+        CommandError::Read(error) => DeskError::Read(error),
+        CommandError::Append(error) => DeskError::Append(error),
+        CommandError::Decode(error) => DeskError::Decode(error),
+        CommandError::Contended => DeskError::Busy,
+    }
+}
+
+fn load_failure(error: CommandError<Infallible>) -> DeskError {
+    failure(error.map(|never| -> Refused { match never {} }))
+}
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub struct Desk {
+    commands: Commands,
+    database: Database,
+    secret: hmac::Key,
+    hold_period: TimeDelta,
+    cars: Cache<BookingId, CarId>,
+}
+
+impl Desk {
+    /// A desk that holds unpaid bookings for `hold_period`.
+    pub fn new(
+        commands: Commands,
+        database: Database,
+        secret: &str,
+        hold_period: Duration,
+    ) -> Self {
+        let hold_period = TimeDelta::from_std(hold_period).unwrap_or(TimeDelta::MAX);
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+        let cars = Cache::builder().max_capacity(REMEMBERED).build();
+        Self { commands, database, secret, hold_period, cars }
+    }
+
+    /// Now, by the log's clock.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.commands.log().now()
+    }
+
+    /// How long an unpaid booking holds its days.
+    pub fn hold_period(&self) -> TimeDelta {
+        self.hold_period
+    }
+
+    /// The id of the customer with this email address. Says nothing of the
+    /// address to who does not know the secret.
+    pub fn customer_id(&self, customer: &Customer) -> CustomerId {
+        let email = customer.details.0.email.trim().to_lowercase();
+        let tag = hmac::sign(&self.secret, format!("customer\n{email}").as_bytes());
+        uuid_of(tag.as_ref()).into()
+    }
+
+    /// The token of a booking's n-th link: always the same, so that it need
+    /// not be kept.
+    pub fn link_token(&self, booking_id: BookingId, n: usize) -> String {
+        let tag = hmac::sign(&self.secret, format!("link\n{booking_id}\n{n}").as_bytes());
+        hex::encode(tag)
+    }
+
+    fn meta(&self, with: &Circumstances) -> Meta {
+        Meta {
+            command_id: with.command_id.clone(),
+            request_hash: with.request_hash.clone(),
+            now: with.happened_at.unwrap_or_else(|| self.now()),
+            if_position: with.if_position,
+            by_staff: with.party.is_staff(),
+        }
+    }
+
+    /// The car as it is now.
+    ///
+    /// # Errors
+    /// When the log does not answer.
+    pub async fn car(&self, car_id: CarId) -> Result<Option<Car>, DeskError> {
+        let loaded: Loaded<CarState> =
+            self.commands.load(&Subject::Fleet(car_id)).await.map_err(load_failure)?;
+        Ok(loaded.state.0.clone())
+    }
+
+    /// The calendar of a car as it is now.
+    ///
+    /// # Errors
+    /// When the log does not answer.
+    pub async fn calendar(&self, car_id: CarId) -> Result<Arc<Calendar>, DeskError> {
+        let loaded = self.commands.load(&Subject::Booking(car_id)).await.map_err(load_failure)?;
+        Ok(loaded.state)
+    }
+
+    /// Adds a car or changes it.
+    ///
+    /// # Errors
+    /// [`DeskError`].
+    pub async fn change_car(
+        &self,
+        car_id: CarId,
+        command: &FleetCommand,
+        with: &Circumstances,
+    ) -> Result<Done<Car>, DeskError> {
+        let subject = Subject::Fleet(car_id);
+        let mut at = Utc::now();
+        let mut decide = |state: &CarState| {
+            let meta = self.meta(with);
+            at = meta.now;
+            let event = fleet::decide(state.0.as_ref(), command, &meta).map_err(Refused::Fleet)?;
+            Ok::<_, Refused>((fleet_event(&event, subject.clone(), &meta, with, "")?, event, meta))
+        };
+        let outcome = if let FleetCommand::Add { slug, .. } = command {
+            let claiming = |state: &CarState| {
+                let (added, event, meta) = decide(state)?;
+                let change = FleetChange::SlugClaimed { slug: slug.clone() };
+                let claim = FleetEvent { change, ..event };
+                let claim = fleet_event(&claim, Subject::Slug(slug.clone()), &meta, with, "-slug")?;
+                Ok((added, claim))
+            };
+            let claimed = self.commands.execute_claiming(&subject, claiming).await;
+            claimed.map_err(|error| match error {
+                ClaimError::Taken => DeskError::SlugTaken,
+                ClaimError::Command(error) => failure(error),
+            })
+        } else {
+            let done = self.commands.execute(&subject, |state| decide(state).map(|it| it.0)).await;
+            done.map_err(failure)
+        };
+        let (state, position): (Option<Car>, u64) = match outcome {
+            Ok(done) => (done.state.0.clone(), done.position),
+            Err(DeskError::Fleet(FleetRefusal::Unchanged)) => {
+                let car = self.car(car_id).await?;
+                let position = car.as_ref().map_or(0, |car| car.position);
+                (car, position)
+            }
+            Err(DeskError::Fleet(FleetRefusal::AlreadyDone(position))) => {
+                let (state, recorded): (CarState, _) = self.recall(position).await?;
+                at = recorded.envelope.time;
+                (state.0, position)
+            }
+            Err(error) => return Err(error),
+        };
+        let thing = state.ok_or(DeskError::Fleet(FleetRefusal::NoSuchCar))?;
+        Ok(Done { thing, position, at })
+    }
+
+    /// Makes a booking of a car, or takes one over.
+    ///
+    /// # Errors
+    /// [`DeskError`].
+    pub async fn book(
+        &self,
+        car_id: CarId,
+        command: &BookingCommand,
+        with: &Circumstances,
+    ) -> Result<Done<Arc<Booking>>, DeskError> {
+        let car = self.car(car_id).await?;
+        let booking_id = match command {
+            BookingCommand::Hold(new) => new.id,
+            BookingCommand::Import(import) => import.id,
+            BookingCommand::Act(id, _) => *id,
+        };
+        match self.decide(car_id, car.as_ref(), booking_id, command, with).await {
+            // It was made here and is elsewhere now.
+            Err(DeskError::Booking(BookingRefusal::MovedTo(_))) => {
+                self.made_before(booking_id, with).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Does something with a booking.
+    ///
+    /// # Errors
+    /// [`DeskError`].
+    pub async fn act(
+        &self,
+        booking_id: BookingId,
+        act: Act,
+        with: &Circumstances,
+    ) -> Result<Done<Arc<Booking>>, DeskError> {
+        let needs_car = matches!(act, Act::Reschedule { .. } | Act::Extend { .. });
+        let command = BookingCommand::Act(booking_id, act);
+        let mut car_id = self.car_of(booking_id).await?;
+        for _ in 0..MOVES {
+            let car = if needs_car { self.car(car_id).await? } else { None };
+            match self.decide(car_id, car.as_ref(), booking_id, &command, with).await {
+                Err(DeskError::Booking(BookingRefusal::MovedTo(other))) => car_id = other,
+                outcome => return outcome,
+            }
+        }
+        Err(DeskError::Busy)
+    }
+
+    async fn decide(
+        &self,
+        car_id: CarId,
+        car: Option<&Car>,
+        booking_id: BookingId,
+        command: &BookingCommand,
+        with: &Circumstances,
+    ) -> Result<Done<Arc<Booking>>, DeskError> {
+        let subject = Subject::Booking(car_id);
+        let mut at = Utc::now();
+        let decided = self.commands.execute(&subject, |calendar: &Calendar| {
+            let meta = self.meta(with);
+            at = meta.now;
+            if let BookingCommand::Act(id, act) = command {
+                admit(calendar, *id, act.action(), with, at)?;
+            }
+            let event = booking::decide(calendar, car, car_id, command, &meta)?;
+            Ok::<_, Refused>(booking_event(&event, &meta, with, "")?)
+        });
+        match decided.await.map_err(failure) {
+            Ok(done) => {
+                self.cars.insert(booking_id, car_id);
+                let thing = find(&done.state, booking_id)?;
+                Ok(Done { thing, position: done.position, at })
+            }
+            Err(DeskError::Booking(BookingRefusal::Unchanged)) => {
+                let thing = find(&*self.calendar(car_id).await?, booking_id)?;
+                let position = thing.position;
+                Ok(Done { thing, position, at })
+            }
+            Err(DeskError::Booking(BookingRefusal::AlreadyDone(position))) => {
+                self.recall_booking(booking_id, position).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Moves a booking to another car: both calendars change, or neither.
+    ///
+    /// # Errors
+    /// [`DeskError`].
+    pub async fn move_booking(
+        &self,
+        booking_id: BookingId,
+        to: CarId,
+        keep_price: bool,
+        reason: Option<&str>,
+        expected_total_cents: Option<i64>,
+        with: &Circumstances,
+    ) -> Result<Done<Arc<Booking>>, DeskError> {
+        let target_car =
+            self.car(to).await?.ok_or(DeskError::Booking(BookingRefusal::NoSuchCar))?;
+        let target = Subject::Booking(to);
+        let mut from = self.car_of(booking_id).await?;
+        for _ in 0..MOVES {
+            if from == to {
+                return self.made_before(booking_id, with).await;
+            }
+            let source = Subject::Booking(from);
+            let mut at = Utc::now();
+            let decide = |here: &Calendar, there: &Calendar| {
+                let meta = self.meta(with);
+                at = meta.now;
+                admit(here, booking_id, Action::Move, with, at)?;
+                let [out, into] = booking::decide_move(
+                    [here, there],
+                    booking_id,
+                    &target_car,
+                    keep_price,
+                    reason,
+                    expected_total_cents,
+                    &meta,
+                )?;
+                let out = booking_event(&out, &meta, with, "-out")?;
+                Ok::<_, Refused>([out, booking_event(&into, &meta, with, "")?])
+            };
+            let moved = self.commands.execute_both([&source, &target], decide).await;
+            match moved.map_err(failure) {
+                Ok([_, there]) => {
+                    self.cars.insert(booking_id, to);
+                    let thing = find(&there.state, booking_id)?;
+                    return Ok(Done { thing, position: there.position, at });
+                }
+                Err(DeskError::Booking(BookingRefusal::MovedTo(other))) => from = other,
+                Err(DeskError::Booking(BookingRefusal::AlreadyDone(position))) => {
+                    return self.recall_booking(booking_id, position).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(DeskError::Busy)
+    }
+
+    /// A booking that has moved: this very command may have been carried out
+    /// before it did, or have moved it.
+    async fn made_before(
+        &self,
+        booking_id: BookingId,
+        with: &Circumstances,
+    ) -> Result<Done<Arc<Booking>>, DeskError> {
+        let car_id = self.car_of(booking_id).await?;
+        let calendar = self.calendar(car_id).await?;
+        let booking = find(&calendar, booking_id)?;
+        let meta = self.meta(with);
+        match meta.repeats(&booking.commands) {
+            Some(Repeat::Same(position)) => self.recall_booking(booking_id, position).await,
+            Some(Repeat::Other) => Err(DeskError::Booking(BookingRefusal::KeyReused)),
+            None => {
+                admit(&calendar, booking_id, Action::Move, with, meta.now)?;
+                let position = booking.position;
+                Ok(Done { thing: booking, position, at: meta.now })
+            }
+        }
+    }
+
+    /// Blocks days of a car.
+    ///
+    /// # Errors
+    /// [`DeskError`].
+    pub async fn block(
+        &self,
+        (car_id, block_id): (CarId, BlockId),
+        days: Days,
+        reason: &str,
+        force: bool,
+        with: &Circumstances,
+    ) -> Result<Done<Option<Block>>, DeskError> {
+        if self.car(car_id).await?.is_none() {
+            return Err(DeskError::Booking(BookingRefusal::NoSuchCar));
+        }
+        self.change_block((car_id, block_id), with, |calendar, meta| {
+            booking::decide_block(calendar, (car_id, block_id), days, reason, force, meta)
+        })
+        .await
+    }
+
+    /// Gives blocked days free.
+    ///
+    /// # Errors
+    /// [`DeskError`].
+    pub async fn unblock(
+        &self,
+        ids: (CarId, BlockId),
+        with: &Circumstances,
+    ) -> Result<Done<Option<Block>>, DeskError> {
+        self.change_block(ids, with, |calendar, meta| booking::decide_unblock(calendar, ids, meta))
+            .await
+    }
+
+    async fn change_block(
+        &self,
+        (car_id, block_id): (CarId, BlockId),
+        with: &Circumstances,
+        mut decide: impl FnMut(&Calendar, &Meta) -> Result<BlockEvent, BookingRefusal>,
+    ) -> Result<Done<Option<Block>>, DeskError> {
+        let subject = Subject::Booking(car_id);
+        let mut at = Utc::now();
+        let decided = self.commands.execute(&subject, |calendar: &Calendar| {
+            let meta = self.meta(with);
+            at = meta.now;
+            let event = decide(calendar, &meta)?;
+            let body = serde_json::to_vec(&event)?;
+            let kind = event.change.kind();
+            Ok::<_, Refused>(new_event(subject.clone(), kind, body, &meta, with, ""))
+        });
+        match decided.await.map_err(failure) {
+            Ok(done) => {
+                let thing = done.state.blocks.get(&block_id).cloned();
+                Ok(Done { thing, position: done.position, at })
+            }
+            Err(DeskError::Booking(BookingRefusal::AlreadyDone(position))) => {
+                let (calendar, recorded): (Calendar, _) = self.recall(position).await?;
+                let thing = calendar.blocks.get(&block_id).cloned();
+                Ok(Done { thing, position, at: recorded.envelope.time })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The car that a booking is of: as remembered here, else by the view,
+    /// which is waited for if it does not know the booking yet.
+    ///
+    /// # Errors
+    /// When there is no such booking, or neither view nor log answers.
+    pub async fn car_of(&self, booking_id: BookingId) -> Result<CarId, DeskError> {
+        if let Some(car_id) = self.cars.get(&booking_id) {
+            return Ok(car_id);
+        }
+        let id = booking_id.to_string();
+        let mut found = self.car_in_view(&id).await?;
+        if found.is_none() {
+            let end = self.commands.log().last_position().await?;
+            self.database.wait_for("bookings", end, VIEW_PATIENCE).await?;
+            found = self.car_in_view(&id).await?;
+        }
+        let car_id = found
+            .and_then(|car_id| car_id.parse().ok())
+            .ok_or(DeskError::Booking(BookingRefusal::NoSuchBooking))?;
+        self.cars.insert(booking_id, car_id);
+        Ok(car_id)
+    }
+
+    async fn car_in_view(&self, booking_id: &str) -> Result<Option<String>, DeskError> {
+        let mut reader = self.database.read_as(&Identity::System).await?;
+        Ok(bookings::car_of(&mut reader, booking_id).await?)
+    }
+
+    /// A booking as it was after the event at a position.
+    async fn recall_booking(
+        &self,
+        booking_id: BookingId,
+        position: u64,
+    ) -> Result<Done<Arc<Booking>>, DeskError> {
+        let (calendar, recorded): (Calendar, _) = self.recall(position).await?;
+        let thing = find(&calendar, booking_id)?;
+        Ok(Done { thing, position, at: recorded.envelope.time })
+    }
+
+    /// The state of a subject as it was after the event at a position.
+    async fn recall<S: DecisionState>(&self, position: u64) -> Result<(S, Recorded), DeskError> {
+        let log = self.commands.log();
+        let gone = || DeskError::Read(ReadError::Hole { expected: position, found: position + 1 });
+        let recorded = log.read(position).await?.ok_or_else(gone)?;
+        let subject: Subject = recorded.subject.parse().map_err(|_| gone())?;
+        let mut state = S::default();
+        for recorded in log.history(&subject).await? {
+            if recorded.position > position {
+                break;
+            }
+            let payload = decode(&recorded)?;
+            state.evolve(&Event { recorded: &recorded, payload: &payload });
+        }
+        Ok((state, recorded))
+    }
+}
+
+/// Refuses who may not do that with the booking, if it is on this calendar.
+fn admit(
+    calendar: &Calendar,
+    booking_id: BookingId,
+    action: Action,
+    with: &Circumstances,
+    now: DateTime<Utc>,
+) -> Result<(), Refused> {
+    let Some(booking) = calendar.bookings.get(&booking_id) else { return Ok(()) };
+    if !with.party.owns(booking, now) {
+        return Err(Refused::NotTheirs);
+    }
+    if !with.party.is_staff() && !action.is_customers() {
+        return Err(Refused::OnlyStaff(action));
+    }
+    Ok(())
+}
+
+fn find(calendar: &Calendar, id: BookingId) -> Result<Arc<Booking>, DeskError> {
+    let booking = calendar.bookings.get(&id).cloned();
+    booking.ok_or(DeskError::Booking(BookingRefusal::NoSuchBooking))
+}
+
+fn fleet_event(
+    event: &FleetEvent,
+    subject: Subject,
+    meta: &Meta,
+    with: &Circumstances,
+    suffix: &str,
+) -> Result<NewEvent, serde_json::Error> {
+    let (body, kind) = (serde_json::to_vec(event)?, event.change.kind());
+    Ok(new_event(subject, kind, body, meta, with, suffix))
+}
+
+fn booking_event(
+    event: &BookingEvent,
+    meta: &Meta,
+    with: &Circumstances,
+    suffix: &str,
+) -> Result<NewEvent, serde_json::Error> {
+    let (body, kind) = (serde_json::to_vec(event)?, event.change.kind());
+    Ok(new_event(Subject::Booking(event.car_id), kind, body, meta, with, suffix))
+}
+
+/// `suffix` tells the second event of a command from the first.
+fn new_event(
+    subject: Subject,
+    kind: &str,
+    body: Vec<u8>,
+    meta: &Meta,
+    with: &Circumstances,
+    suffix: &str,
+) -> NewEvent {
+    NewEvent {
+        subject,
+        envelope: Envelope {
+            id: format!("{}{suffix}", meta.command_id),
+            kind: kind.to_owned(),
+            version: DECISION_VERSION,
+            source: "exodrive".to_owned(),
+            time: meta.now,
+            traceparent: with.traceparent.clone(),
+            causation: None,
+            correlation: with.correlation.clone(),
+            actor: with.actor.clone().or_else(|| Some(with.party.actor())),
+        },
+        provider_headers: Vec::new(),
+        body: body.into(),
+    }
+}
+
+/// An id made from whatever decides it, the same each time.
+pub fn derived_uuid(parts: &[&str]) -> uuid::Uuid {
+    uuid_of(digest::digest(&digest::SHA256, parts.join("\n").as_bytes()).as_ref())
+}
+
+/// SHA-256 in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex::encode(digest::digest(&digest::SHA256, bytes))
+}
+
+/// What a command asks for, in short: the same for the same request.
+pub fn request_hash(request: &impl Serialize) -> String {
+    let json = serde_json::to_vec(request).unwrap_or_default();
+    hex::encode(&digest::digest(&digest::SHA256, &json).as_ref()[..16])
+}
+
+/// A UUID (version 8, RFC 9562) of the first 16 bytes of a digest.
+fn uuid_of(digest: &[u8]) -> uuid::Uuid {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+}

@@ -1,0 +1,831 @@
+//! Bookings: made by anybody, seen by whoever they belong to, run by staff.
+
+use super::{
+    Api, App,
+    command::{Answer, Command, Nothing, days, no_such_booking, refused, validation},
+    guard::{Role, Who},
+    read::{limit, parse_query, read, text, view_answer, view_unavailable},
+};
+use crate::{
+    desk::{Circumstances, DeskError, Done, Party, derived_uuid, sha256},
+    problem::{ApiError, Code, Problem},
+};
+use axum::{
+    Json,
+    extract::{Path, RawQuery, State},
+    http::HeaderMap,
+    response::{IntoResponse, Response},
+};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use exodrive_domain::{
+    booking::{
+        AccessLink, Act, Booking, BookingCommand, BookingRefusal, Customer, CustomerDetails,
+        NewBooking, Status,
+    },
+    id::{BookingId, CarId},
+    personal::Personal,
+    price::{Choices, Fault},
+    time::{self, serde_micros},
+};
+use exodrive_projections::{
+    booking_timeline::read::{self as booking_timeline, BookingEntry},
+    bookings::read::{self as bookings, BookingDetail, CustomerDetail, Filter, NoteDetail, Viewer},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+use utoipa::{IntoParams, ToSchema};
+
+/// How long a guest's link is good for.
+const LINK_DAYS: i64 = 7;
+/// The same of a booking that staff made.
+const STAFF_LINK_DAYS: i64 = 30;
+/// The longest hold that staff may give.
+const LONGEST_HOLD_MINUTES: u32 = 30 * 24 * 60;
+
+/// A booking to be made.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BookingRequest {
+    /// The car's id or slug.
+    car_id: String,
+    /// The first day of the rental.
+    start_date: NaiveDate,
+    /// The last day of the rental; the same as the first for one day.
+    end_date: NaiveDate,
+    /// Who rents.
+    customer: CustomerRequest,
+    /// Ids of optional fees.
+    #[serde(default)]
+    fees: BTreeSet<String>,
+    /// Id of the location where the car is to be had.
+    pick_up: Option<String>,
+    /// Id of the location where it will be left; the same if not said.
+    drop_off: Option<String>,
+    /// The total that the customer was shown, in cents: another one is refused
+    /// (`price_changed`).
+    expected_total_cents: Option<i64>,
+    /// A note for staff.
+    notes: Option<String>,
+    /// For how many minutes the days are held unpaid. Staff only.
+    hold_minutes: Option<u32>,
+}
+
+/// Who rents.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CustomerRequest {
+    /// Email address.
+    email: String,
+    /// First name.
+    first_name: String,
+    /// Last name.
+    last_name: String,
+    /// Telephone number.
+    phone: Option<String>,
+    /// The customer's account. Staff only: a signed-in customer's own is known.
+    user_id: Option<String>,
+}
+
+impl CustomerRequest {
+    fn customer(&self, party: &Party) -> Customer {
+        let user_id = match party {
+            Party::Customer(subject) => Some(subject.clone()),
+            party if party.is_staff() => self.user_id.clone(),
+            _ => None,
+        };
+        let details = CustomerDetails {
+            email: self.email.trim().to_owned(),
+            first_name: self.first_name.trim().to_owned(),
+            last_name: self.last_name.trim().to_owned(),
+            phone: self.phone.clone().filter(|phone| !phone.trim().is_empty()),
+        };
+        Customer { user_id, details: Personal(details) }
+    }
+}
+
+/// A booking that was made.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct NewBookingDetail {
+    #[serde(flatten)]
+    booking: BookingDetail,
+    /// By which the customer sees it without an account.
+    access_link: LinkDetail,
+}
+
+/// By which a customer without an account sees a booking.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct LinkDetail {
+    /// Send it as `ExoDrive-Booking-Token`, or as `?token=`.
+    token: String,
+    /// When it ends.
+    #[serde(with = "serde_micros")]
+    expires_at: DateTime<Utc>,
+}
+
+/// Makes a booking: holds the days until it is paid, or the hold ends.
+///
+/// Send an `Idempotency-Key`, so that a repeat cannot book twice: it gets the
+/// same answer.
+#[utoipa::path(
+    post, path = "/v1/bookings", tag = "bookings", security((), ("token" = [])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters, new for each new booking")),
+    request_body = BookingRequest,
+    responses(
+        (status = 201, description = "Held", body = NewBookingDetail, headers(
+            ("Location" = String, description = "Where the booking is"),
+            ("ETag" = String, description = "For `If-Match`"),
+            ("ExoDrive-Position" = u64, description = "Read with `ExoDrive-Min-Position` to see it in every view"),
+            ("Idempotent-Replayed" = bool, description = "`true`: the first answer to this key"),
+        )),
+        (status = 409, description = "`dates_unavailable` with `conflicts` and `next_free`; `price_changed`; `car_not_bookable`; `request_in_flight`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`validation_failed`, `idempotency_key_reused`", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn create_booking(
+    State(api): App,
+    command: Command<BookingRequest>,
+) -> Result<Response, ApiError> {
+    if let Some(role @ (Role::Auditor | Role::Operator)) = command.who.role() {
+        let detail = format!("The role {} may not book.", role.name());
+        return Err(ApiError::new(Code::Forbidden, detail));
+    }
+    let with = command.circumstances();
+    let staff = with.party.is_staff();
+    let body = &command.body;
+    let id = BookingId::from(derived_uuid(&["booking", &with.command_id, &with.request_hash]));
+    let answer = command
+        .once(&api, &with, async {
+            let new = new_booking(&api, body, id, &with)?;
+            let car_id = car_id(&api, &body.car_id).await?;
+            let done = api.desk.book(car_id, &BookingCommand::Hold(new), &with).await;
+            let done = done.map_err(|error| refused(error, staff))?;
+            Ok(shown(&done, &with)?.made(format!("/v1/bookings/{id}")))
+        })
+        .await?;
+    // Not among what is kept of the answer: the token opens the booking.
+    let created_at = answer.body.get("created_at").and_then(|it| it.as_str()).and_then(time::parse);
+    let mut answer = answer;
+    if let (Some(body), Some(created_at)) = (answer.body.as_object_mut(), created_at) {
+        let link = LinkDetail {
+            token: api.desk.link_token(id, 0),
+            expires_at: created_at + TimeDelta::days(link_days(staff)),
+        };
+        body.insert("access_link".to_owned(), serde_json::to_value(link).unwrap_or_default());
+    }
+    Ok(answer.into_response())
+}
+
+fn link_days(staff: bool) -> i64 {
+    if staff { STAFF_LINK_DAYS } else { LINK_DAYS }
+}
+
+fn new_booking(
+    api: &Api,
+    body: &BookingRequest,
+    id: BookingId,
+    with: &Circumstances,
+) -> Result<NewBooking, ApiError> {
+    let staff = with.party.is_staff();
+    let customer = body.customer.customer(&with.party);
+    let hold_for = match body.hold_minutes {
+        None => api.desk.hold_period(),
+        Some(minutes) if staff && (1..=LONGEST_HOLD_MINUTES).contains(&minutes) => {
+            TimeDelta::minutes(minutes.into())
+        }
+        Some(_) => {
+            let detail = format!("is for staff, and from 1 to {LONGEST_HOLD_MINUTES}");
+            return Err(validation(vec![Fault::new("/hold_minutes", detail)]));
+        }
+    };
+    if body.notes.as_ref().is_some_and(|notes| notes.chars().count() > 5_000) {
+        let detail = "must have at most 5000 characters";
+        return Err(validation(vec![Fault::new("/notes", detail)]));
+    }
+    Ok(NewBooking {
+        id,
+        customer_id: api.desk.customer_id(&customer),
+        customer,
+        days: days(body.start_date, body.end_date)?,
+        choices: Choices {
+            fees: body.fees.clone(),
+            pick_up: body.pick_up.clone(),
+            drop_off: body.drop_off.clone(),
+        },
+        hold_for,
+        link: Some(AccessLink {
+            hash: sha256(api.desk.link_token(id, 0).as_bytes()),
+            expires_at: api.desk.now() + TimeDelta::days(link_days(staff)),
+        }),
+        note: body.notes.clone().filter(|notes| !notes.trim().is_empty()),
+        expected_total_cents: body.expected_total_cents,
+    })
+}
+
+/// The car that an id or a slug names.
+pub(crate) async fn car_id(api: &Api, id_or_slug: &str) -> Result<CarId, ApiError> {
+    if let Ok(id) = id_or_slug.parse() {
+        return Ok(id);
+    }
+    let identity = exodrive_projections::Identity::System;
+    let mut reader = api.database.read_as(&identity).await.map_err(view_unavailable)?;
+    let car = exodrive_projections::cars::read::detail(&mut reader, id_or_slug)
+        .await
+        .map_err(view_unavailable)?;
+    car.and_then(|(car, _)| car.id.parse().ok()).ok_or_else(super::command::no_such_car)
+}
+
+fn viewer(party: &Party) -> Viewer {
+    match party {
+        Party::Staff(_) | Party::System(_) => Viewer::Staff,
+        Party::Customer(_) | Party::Guest(_) | Party::Visitor => Viewer::Customer,
+    }
+}
+
+fn shown(done: &Done<Arc<Booking>>, with: &Circumstances) -> Result<Answer, ApiError> {
+    Answer::of(&BookingDetail::of(&done.thing, viewer(&with.party), done.at), done.position)
+}
+
+fn known_form(id: &str) -> Result<BookingId, ApiError> {
+    id.parse().map_err(|_| no_such_booking())
+}
+
+/// Carries out what `act` makes of the command.
+async fn act<T>(
+    api: &Api,
+    id: &str,
+    command: Command<T>,
+    make: impl FnOnce(&T, &Circumstances) -> Result<Act, ApiError>,
+) -> Result<Response, ApiError> {
+    let with = command.circumstances();
+    let booking_id = known_form(id)?;
+    let act = make(&command.body, &with)?;
+    let run = async {
+        match api.desk.act(booking_id, act, &with).await {
+            Ok(done) => shown(&done, &with),
+            Err(error) => Err(told(api, booking_id, error, &with).await),
+        }
+    };
+    Ok(command.once(api, &with, run).await?.into_response())
+}
+
+/// A refusal; one for being stale with the booking as it is now.
+async fn told(
+    api: &Api,
+    booking_id: BookingId,
+    error: DeskError,
+    with: &Circumstances,
+) -> ApiError {
+    let stale = matches!(error, DeskError::Booking(BookingRefusal::Stale(_)));
+    let mut problem = refused(error, with.party.is_staff());
+    if stale
+        && let Ok(car_id) = api.desk.car_of(booking_id).await
+        && let Ok(calendar) = api.desk.calendar(car_id).await
+        && let Some(booking) = calendar.bookings.get(&booking_id)
+    {
+        let now = BookingDetail::of(booking, viewer(&with.party), api.desk.now());
+        problem.more.current = serde_json::to_value(now).ok();
+    }
+    problem
+}
+
+macro_rules! acts {
+    ($(
+        $(#[doc = $doc:literal])+
+        $name:ident $path:literal $body:ty : |$input:ident, $api:ident, $with:ident| $act:expr;
+    )*) => {$(
+        $(#[doc = $doc])+
+        #[utoipa::path(
+            post, path = $path, tag = "bookings", security((), ("token" = [])),
+            params(
+                ("id" = String, Path, description = "The booking's id"),
+                ("Idempotency-Key" = Option<String>, Header, description = "A repeat under the same key gets the first answer"),
+                ("If-Match" = Option<String>, Header, description = "Only if the booking is as this `ETag` says; else 412 with `current`"),
+            ),
+            request_body = $body,
+            responses(
+                (status = 200, description = "The booking after it", body = BookingDetail),
+                (status = 409, description = "`action_not_allowed` with `allowed_actions`; `dates_unavailable`; `too_early`; `price_changed`; `request_in_flight`", body = Problem, content_type = "application/problem+json"),
+                (status = 412, description = "`stale`, with `current`", body = Problem, content_type = "application/problem+json"),
+                (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+            ),
+        )]
+        pub(crate) async fn $name(
+            State(api): App,
+            Path(id): Path<String>,
+            command: Command<$body>,
+        ) -> Result<Response, ApiError> {
+            let $api = &api;
+            act(&api, &id, command, |$input, $with| {
+                let _ = ($api, $with);
+                Ok($act)
+            })
+            .await
+        }
+    )*};
+}
+
+/// An amount.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AmountRequest {
+    /// In cents; what is open if not said.
+    amount_cents: Option<i64>,
+    /// Of the payment provider.
+    reference: Option<String>,
+}
+
+/// An amount given back.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RefundRequest {
+    /// In cents; all that can be refunded if not said.
+    amount_cents: Option<i64>,
+    /// Why.
+    reason: Option<String>,
+}
+
+/// Why.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReasonRequest {
+    /// For the timeline.
+    reason: Option<String>,
+}
+
+/// A contract that is sent.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DocumentRequest {
+    /// Its id at whoever has it signed.
+    document: Option<String>,
+}
+
+/// A car that came back.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReturnRequest {
+    /// The day; today, where the car is, if not said.
+    returned_on: Option<NaiveDate>,
+}
+
+/// A dispute that is over.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ResolveRequest {
+    /// `completed` or `cancelled`.
+    status: String,
+    /// Why.
+    reason: Option<String>,
+}
+
+/// Other days.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RescheduleRequest {
+    /// The first day.
+    start_date: NaiveDate,
+    /// The last day.
+    end_date: NaiveDate,
+    /// The total that the customer was shown, in cents.
+    expected_total_cents: Option<i64>,
+}
+
+/// A later last day.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ExtendRequest {
+    /// The last day.
+    end_date: NaiveDate,
+    /// The total that the customer was shown, in cents.
+    expected_total_cents: Option<i64>,
+}
+
+/// A note.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NoteRequest {
+    /// The text.
+    text: String,
+}
+
+acts! {
+    /// Records that the payment provider holds what is open. Staff.
+    authorize_payment "/v1/bookings/{id}/authorize-payment" AmountRequest: |body, _api, _with|
+        Act::AuthorizePayment { amount_cents: body.amount_cents, reference: body.reference.clone() };
+    /// Records that an amount was taken. Staff.
+    capture_payment "/v1/bookings/{id}/capture-payment" AmountRequest: |body, _api, _with|
+        Act::CapturePayment { amount_cents: body.amount_cents, reference: body.reference.clone() };
+    /// Records that a payment failed. Staff.
+    fail_payment "/v1/bookings/{id}/fail-payment" ReasonRequest: |body, _api, _with|
+        Act::FailPayment { reason: body.reason.clone() };
+    /// Records that a held payment was let go; before the rental that cancels the booking. Staff.
+    void_payment "/v1/bookings/{id}/void-payment" ReasonRequest: |body, _api, _with|
+        Act::VoidPayment { reason: body.reason.clone() };
+    /// Records that an amount was given back. Staff.
+    refund_payment "/v1/bookings/{id}/refund-payment" RefundRequest: |body, _api, _with|
+        Act::RefundPayment { amount_cents: body.amount_cents, reason: body.reason.clone() };
+    /// Records that the contract was sent. Staff.
+    send_contract "/v1/bookings/{id}/send-contract" DocumentRequest: |body, _api, _with|
+        Act::SendContract { document: body.document.clone() };
+    /// Records that the contract was looked at. Staff.
+    view_contract "/v1/bookings/{id}/view-contract" Nothing: |_body, _api, _with| Act::ViewContract;
+    /// Records that the contract was signed. Staff.
+    sign_contract "/v1/bookings/{id}/sign-contract" Nothing: |_body, _api, _with| Act::SignContract;
+    /// Records that the contract was declined. Staff.
+    decline_contract "/v1/bookings/{id}/decline-contract" ReasonRequest: |body, _api, _with|
+        Act::DeclineContract { reason: body.reason.clone() };
+    /// Hands the car out, from the first day on. Staff.
+    pick_up "/v1/bookings/{id}/pick-up" Nothing: |_body, _api, _with| Act::PickUp;
+    /// Takes the car back; the days after that are free. Staff.
+    return_car "/v1/bookings/{id}/return" ReturnRequest: |body, _api, _with|
+        Act::Return { on: body.returned_on };
+    /// Settles the rental. Staff.
+    complete "/v1/bookings/{id}/complete" Nothing: |_body, _api, _with| Act::Complete;
+    /// Calls the rental off; the days are free. Staff, and the customer.
+    cancel "/v1/bookings/{id}/cancel" ReasonRequest: |body, _api, _with|
+        Act::Cancel { reason: body.reason.clone() };
+    /// Nobody came for the car; the days are free. Staff, from the first day on.
+    no_show "/v1/bookings/{id}/no-show" ReasonRequest: |body, _api, _with|
+        Act::NoShow { reason: body.reason.clone() };
+    /// Records a dispute. Staff.
+    dispute "/v1/bookings/{id}/dispute" ReasonRequest: |body, _api, _with|
+        Act::Dispute { reason: body.reason.clone() };
+    /// Records how a dispute ended. Staff.
+    resolve_dispute "/v1/bookings/{id}/resolve-dispute" ResolveRequest: |body, _api, _with| {
+        let status: Status = body.status.parse().map_err(|_| {
+            validation(vec![Fault::new("/status", "must be completed or cancelled")])
+        })?;
+        Act::ResolveDispute { status, reason: body.reason.clone() }
+    };
+    /// Gives the booking other days, priced as a new booking of them, or leaves it as it is. Staff, and the customer.
+    reschedule "/v1/bookings/{id}/reschedule" RescheduleRequest: |body, _api, _with| {
+        let days = days(body.start_date, body.end_date)?;
+        Act::Reschedule { days, expected_total_cents: body.expected_total_cents }
+    };
+    /// Gives the booking a later last day, also while the customer has the car. Staff, and the customer.
+    extend "/v1/bookings/{id}/extend" ExtendRequest: |body, _api, _with| Act::Extend {
+        last: body.end_date,
+        expected_total_cents: body.expected_total_cents,
+    };
+    /// Writes something down. Staff.
+    add_note "/v1/bookings/{id}/notes" NoteRequest: |body, _api, _with|
+        Act::AddNote { text: body.text.clone() };
+    /// Changes who rents. Staff.
+    change_customer "/v1/bookings/{id}/customer" CustomerRequest: |body, api, with| {
+        let customer = body.customer(&with.party);
+        Act::ChangeCustomer { customer_id: api.desk.customer_id(&customer), customer }
+    };
+}
+
+/// Another car for a booking.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MoveRequest {
+    /// The other car's id or slug.
+    car_id: String,
+    /// Leave the price as it was agreed, whatever the other car costs.
+    #[serde(default)]
+    keep_price: bool,
+    /// Why.
+    reason: Option<String>,
+    /// The total that the customer was shown, in cents.
+    expected_total_cents: Option<i64>,
+}
+
+/// Moves a booking to another car: the days change hands on both, or on
+/// neither. Staff.
+#[utoipa::path(
+    post, path = "/v1/bookings/{id}/move", tag = "bookings", security(("token" = [])),
+    params(
+        ("id" = String, Path, description = "The booking's id"),
+        ("Idempotency-Key" = Option<String>, Header, description = "A repeat under the same key gets the first answer"),
+        ("If-Match" = Option<String>, Header, description = "Only if the booking is as this `ETag` says; else 412 with `current`"),
+    ),
+    request_body = MoveRequest,
+    responses(
+        (status = 200, description = "The booking after it", body = BookingDetail),
+        (status = 409, description = "`dates_unavailable`: the other car is taken; `action_not_allowed`; `car_not_bookable`", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn move_booking(
+    State(api): App,
+    Path(id): Path<String>,
+    command: Command<MoveRequest>,
+) -> Result<Response, ApiError> {
+    let with = command.circumstances();
+    let booking_id = known_form(&id)?;
+    let body = &command.body;
+    let run = async {
+        let to = car_id(&api, &body.car_id).await?;
+        let (reason, expected) = (body.reason.as_deref(), body.expected_total_cents);
+        let moved =
+            api.desk.move_booking(booking_id, to, body.keep_price, reason, expected, &with).await;
+        match moved {
+            Ok(done) => shown(&done, &with),
+            Err(error) => Err(told(&api, booking_id, error, &with).await),
+        }
+    };
+    Ok(command.once(&api, &with, run).await?.into_response())
+}
+
+/// Makes another link by which the customer sees the booking, good for 30
+/// days. Staff.
+#[utoipa::path(
+    post, path = "/v1/bookings/{id}/access-link", tag = "bookings", security(("token" = [])),
+    params(("id" = String, Path, description = "The booking's id")),
+    request_body = Nothing,
+    responses(
+        (status = 200, description = "The link", body = LinkDetail),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn issue_link(
+    State(api): App,
+    Path(id): Path<String>,
+    command: Command<Nothing>,
+) -> Result<Response, ApiError> {
+    command.only_staff()?;
+    let with = command.circumstances();
+    let booking_id = known_form(&id)?;
+    // Each command has a link of its own, the same in every retry.
+    let n =
+        usize::try_from(u32::from_str_radix(&with.command_id[..7], 16).unwrap_or(1)).unwrap_or(1);
+    let token = api.desk.link_token(booking_id, n);
+    let expires_at = api.desk.now() + TimeDelta::days(STAFF_LINK_DAYS);
+    let link = AccessLink { hash: sha256(token.as_bytes()), expires_at };
+    let answer = command
+        .once(&api, &with, async {
+            let done = api.desk.act(booking_id, Act::IssueLink { link }, &with).await;
+            let done = done.map_err(|error| refused(error, true))?;
+            let hash = sha256(api.desk.link_token(booking_id, n).as_bytes());
+            let link = done.thing.links.iter().find(|link| link.hash == hash);
+            let expires_at = link.map_or(expires_at, |link| link.expires_at);
+            Answer::of(&LinkDetail { token: String::new(), expires_at }, done.position)
+        })
+        .await?;
+    let mut answer = answer;
+    answer.body["token"] = token.into();
+    Ok(answer.into_response())
+}
+
+/// A booking with all that the caller may see of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct FullBooking {
+    #[serde(flatten)]
+    booking: BookingDetail,
+    /// What staff wrote down; shown to staff.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    notes: Option<Vec<NoteDetail>>,
+}
+
+fn full(
+    row: exodrive_projections::bookings::BookingRow,
+    who: &Who,
+    now: DateTime<Utc>,
+) -> FullBooking {
+    let viewer = match who.role() {
+        Some(Role::Admin) => Viewer::Staff,
+        Some(Role::Auditor) => Viewer::Onlooker,
+        _ => Viewer::Customer,
+    };
+    let mut booking = BookingDetail::of(&row.booking, viewer, now);
+    booking.customer = Some(CustomerDetail::from(row.customer));
+    let staff = viewer != Viewer::Customer;
+    let notes = staff.then(|| row.notes.into_iter().map(NoteDetail::from).collect());
+    FullBooking { booking, notes }
+}
+
+/// Gives a booking to whoever it belongs to, and to staff.
+#[utoipa::path(
+    get, path = "/v1/bookings/{id}", tag = "bookings", security((), ("token" = [])),
+    params(
+        ("id" = String, Path, description = "The booking's id"),
+        ("token" = Option<String>, Query, description = "The token of the booking's link"),
+        ("ExoDrive-Booking-Token" = Option<String>, Header, description = "The same"),
+        ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
+    ),
+    responses(
+        (status = 200, description = "The booking", body = FullBooking, headers(
+            ("ETag" = String, description = "For `If-Match` and `If-None-Match`"),
+        )),
+        (status = 304, description = "Unchanged"),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn get_booking(
+    State(api): App,
+    who: Who,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    parse_query::<serde_json::Value>(query, &["token"])?;
+    let id = known_form(&id)?;
+    let row = visible(&api, &who, "bookings", &headers, id).await?;
+    let position = row.booking.position;
+    let full = full(row, &who, api.desk.now());
+    let json = serde_json::to_vec(&full).unwrap_or_default();
+    Ok(view_answer(&headers, &format!("\"{position}\""), position, json.into(), "MISS"))
+}
+
+/// A booking that the caller may see; if that depends on its link, one that
+/// has not ended.
+async fn visible(
+    api: &Api,
+    who: &Who,
+    view: &str,
+    headers: &HeaderMap,
+    id: BookingId,
+) -> Result<exodrive_projections::bookings::BookingRow, ApiError> {
+    let mut reader = read(api, &who.reads_bookings_as(), view, headers).await?;
+    let row = bookings::by_id(&mut reader, &id.to_string()).await.map_err(view_unavailable)?;
+    let row = row.ok_or_else(no_such_booking)?;
+    match who.party() {
+        Party::Guest(hash) if row.booking.link(&hash, api.desk.now()).is_none() => {
+            Err(no_such_booking())
+        }
+        _ => Ok(row),
+    }
+}
+
+/// Which bookings, and which page of them.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default)]
+pub(crate) struct BookingQuery {
+    /// Only these statuses, with commas between.
+    #[param(example = "upcoming,active")]
+    status: Option<String>,
+    /// Only of this car.
+    car_id: Option<String>,
+    /// Only of this customer.
+    customer_id: Option<String>,
+    /// Only those that have this day or a later one.
+    from: Option<NaiveDate>,
+    /// Only those that have this day or an earlier one.
+    to: Option<NaiveDate>,
+    /// Only made at this time or later (RFC 3339).
+    created_gte: Option<String>,
+    /// Only made before this time (RFC 3339).
+    created_lt: Option<String>,
+    /// Only with this text in id, reference, name, email or telephone number.
+    q: Option<String>,
+    /// How many, 1 to 100. 20 if not said.
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
+    limit: Option<String>,
+    /// `next_cursor` of the page before.
+    after: Option<String>,
+}
+
+/// A page of bookings, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct BookingList {
+    /// Always `list`.
+    object: &'static str,
+    /// The page.
+    data: Vec<FullBooking>,
+    /// Whether another page follows.
+    has_more: bool,
+    /// What `after` must be for it.
+    next_cursor: Option<String>,
+    /// How many bookings there are of each status, whatever is asked for.
+    counts: BTreeMap<String, i64>,
+}
+
+const BOOKING_QUERY: [&str; 10] = [
+    "status",
+    "car_id",
+    "customer_id",
+    "from",
+    "to",
+    "created_gte",
+    "created_lt",
+    "q",
+    "limit",
+    "after",
+];
+
+/// Lists bookings, newest first: all of them for staff, a customer's own for a
+/// customer.
+#[utoipa::path(
+    get, path = "/v1/bookings", tag = "bookings", security(("token" = [])),
+    params(BookingQuery),
+    responses(
+        (status = 200, description = "A page", body = BookingList),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn list_bookings(
+    State(api): App,
+    who: Who,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<Json<BookingList>, ApiError> {
+    match who.role() {
+        None => {
+            let detail = "Sign in to see your bookings; a link shows one booking only.";
+            return Err(ApiError::new(Code::Unauthenticated, detail));
+        }
+        Some(Role::Operator) => {
+            return Err(ApiError::new(Code::Forbidden, "The role operator may not read bookings."));
+        }
+        Some(_) => {}
+    }
+    let filter = filter(parse_query(query, &BOOKING_QUERY)?)?;
+    let mut reader = read(&api, &who.reads_bookings_as(), "bookings", &headers).await?;
+    let page = bookings::list(&mut reader, &filter).await.map_err(view_unavailable)?;
+    let counts = bookings::counts(&mut reader).await.map_err(view_unavailable)?;
+    let now = api.desk.now();
+    Ok(Json(BookingList {
+        object: "list",
+        has_more: page.next.is_some(),
+        next_cursor: page.next,
+        data: page.rows.into_iter().map(|row| full(row, &who, now)).collect(),
+        counts,
+    }))
+}
+
+fn filter(query: BookingQuery) -> Result<Filter, ApiError> {
+    let statuses = query.status.iter().flat_map(|statuses| statuses.split(','));
+    let statuses: Vec<_> = statuses.map(str::trim).filter(|it| !it.is_empty()).collect();
+    if let Some(unknown) = statuses.iter().find(|status| status.parse::<Status>().is_err()) {
+        let names = Status::ALL.map(Status::name).join(", ");
+        return Err(ApiError::parameter("status", format!("{unknown:?} is none of {names}")));
+    }
+    let first = query.from.unwrap_or(NaiveDate::MIN);
+    let range = match (query.from, query.to) {
+        (None, None) => None,
+        (from, to) => {
+            let first = from.or(NaiveDate::from_ymd_opt(2000, 1, 1)).unwrap_or(first);
+            let last = to.or(NaiveDate::from_ymd_opt(2199, 12, 31)).unwrap_or(first);
+            let sound = exodrive_domain::days::Days::inclusive(first, last);
+            Some(sound.map_err(|error| ApiError::parameter("to", error.to_string()))?)
+        }
+    };
+    let moment = |name: &str, text: Option<String>| {
+        let parsed = text.map(|text| {
+            time::parse(&text).ok_or_else(|| ApiError::parameter(name, "it must be RFC 3339"))
+        });
+        parsed.transpose()
+    };
+    let after = query.after.map(|after| {
+        bookings::parse_cursor(&after).ok_or_else(|| {
+            ApiError::parameter("after", "it must be the next_cursor of a page before")
+        })
+    });
+    Ok(Filter {
+        statuses: statuses.into_iter().map(str::to_owned).collect(),
+        car_id: query.car_id,
+        customer_id: query.customer_id,
+        days: range,
+        created_from: moment("created_gte", query.created_gte)?,
+        created_until: moment("created_lt", query.created_lt)?,
+        text: text(query.q)?,
+        after: after.transpose()?,
+        limit: limit(query.limit)?,
+    })
+}
+
+/// Everything that became of a booking.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct BookingTimeline {
+    /// Always `list`.
+    object: &'static str,
+    /// In the order that it happened.
+    data: Vec<BookingEntry>,
+}
+
+/// Gives everything that became of a booking: events, payments, and the email
+/// that was tagged with it. For admins and auditors.
+#[utoipa::path(
+    get, path = "/v1/bookings/{id}/timeline", tag = "bookings", security(("token" = [])),
+    params(
+        ("id" = String, Path, description = "The booking's id"),
+        ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
+    ),
+    responses(
+        (status = 200, description = "The timeline", body = BookingTimeline),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn get_booking_timeline(
+    State(api): App,
+    reader: super::guard::EmailReader,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Json<BookingTimeline>, ApiError> {
+    let id = known_form(&id)?;
+    let mut transaction = read(&api, &reader.identity, "booking_timeline", &headers).await?;
+    let data = booking_timeline::of_booking(&mut transaction, &id.to_string())
+        .await
+        .map_err(view_unavailable)?;
+    if data.is_empty() {
+        return Err(no_such_booking());
+    }
+    Ok(Json(BookingTimeline { object: "list", data }))
+}

@@ -1,0 +1,464 @@
+//! The fleet as the public sees it: cars, calendars, quotes.
+
+use super::{
+    Api, App,
+    bookings::car_id,
+    command::{Command, days, no_such_car, refused},
+    guard::{Role, Who},
+    read::{MIN_POSITION, limit, parse_query, read, text, view_answer, view_unavailable},
+};
+use crate::{
+    desk::DeskError,
+    problem::{ApiError, Problem},
+};
+use axum::{
+    Json,
+    extract::{Path, RawQuery, State},
+    http::HeaderMap,
+    response::Response,
+};
+use bytes::Bytes;
+use chrono::{NaiveDate, TimeDelta};
+use exodrive_domain::{
+    booking::BookingRefusal,
+    days::Days,
+    fleet::today,
+    price::{Choices, Quote, quote},
+};
+use exodrive_projections::{
+    Identity, Projection,
+    bookings::read::{LineDetail, Money},
+    calendar::{Entry, read as calendar},
+    cars::{
+        Cars,
+        read::{self as cars, CarDetail, CarSummary, Filter, Sort},
+    },
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use utoipa::{IntoParams, ToSchema};
+
+/// The longest calendar, in days.
+const LONGEST_CALENDAR: u32 = 731;
+/// The days of a calendar when nothing is said.
+const CALENDAR_DAYS: i64 = 90;
+
+/// Which cars, and which page of them.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default)]
+pub(crate) struct CarQuery {
+    /// Only of these categories, with commas between, in any case.
+    #[param(example = "supercar,suv")]
+    category: Option<String>,
+    /// Costing at least this a day, in cents.
+    #[param(value_type = Option<i64>)]
+    price_min: Option<String>,
+    /// Costing at most this a day, in cents.
+    #[param(value_type = Option<i64>)]
+    price_max: Option<String>,
+    /// With all of these features, with commas between, in any case.
+    features: Option<String>,
+    /// With this text in name, slug, category, short text or features.
+    q: Option<String>,
+    /// Free from this day …
+    available_from: Option<NaiveDate>,
+    /// … to this day, both included.
+    available_to: Option<NaiveDate>,
+    /// `featured` (then by name), `name`, `price` or `-price`.
+    #[param(example = "-price")]
+    sort: Option<String>,
+    /// Staff: also cars that the public does not see.
+    #[param(value_type = Option<bool>)]
+    all: Option<String>,
+    /// How many, 1 to 100. 20 if not said.
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
+    limit: Option<String>,
+    /// `next_cursor` of the page before.
+    after: Option<String>,
+}
+
+const CAR_QUERY: [&str; 11] = [
+    "category",
+    "price_min",
+    "price_max",
+    "features",
+    "q",
+    "available_from",
+    "available_to",
+    "sort",
+    "all",
+    "limit",
+    "after",
+];
+
+/// A page of cars.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CarList {
+    /// Always `list`.
+    object: &'static str,
+    /// The page.
+    data: Vec<CarSummary>,
+    /// Whether another page follows.
+    has_more: bool,
+    /// What `after` must be for it.
+    next_cursor: Option<String>,
+}
+
+/// Lists the fleet.
+#[utoipa::path(
+    get, path = "/v1/cars", tag = "cars", security((), ("token" = [])),
+    params(CarQuery),
+    responses(
+        (status = 200, description = "A page", body = CarList),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn list_cars(
+    State(api): App,
+    who: Who,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<Json<CarList>, ApiError> {
+    let filter = filter(parse_query(query, &CAR_QUERY)?, &who)?;
+    let view = if filter.free.is_some() { "calendar" } else { "cars" };
+    let mut reader = read(&api, &identity(&who), view, &headers).await?;
+    let page = cars::list(&mut reader, &filter).await.map_err(view_unavailable)?;
+    Ok(Json(CarList {
+        object: "list",
+        has_more: page.next.is_some(),
+        next_cursor: page.next,
+        data: page.rows,
+    }))
+}
+
+fn identity(who: &Who) -> Identity {
+    who.role().and_then(Role::reads_email_as).unwrap_or(Identity::Public)
+}
+
+fn filter(query: CarQuery, who: &Who) -> Result<Filter, ApiError> {
+    let words = |words: Option<String>| -> Vec<String> {
+        let words = words.unwrap_or_default().to_lowercase();
+        let words = words.split(',').map(str::trim).filter(|word| !word.is_empty());
+        words.map(str::to_owned).collect()
+    };
+    let cents = |name: &str, text: Option<String>| {
+        let parse = |text: String| {
+            let cents = text.parse().ok().filter(|cents: &i64| *cents >= 0);
+            cents.ok_or_else(|| ApiError::parameter(name, "it must be a number of cents"))
+        };
+        text.map(parse).transpose()
+    };
+    let free = match (query.available_from, query.available_to) {
+        (None, None) => None,
+        (Some(first), Some(last)) => Some(
+            Days::inclusive(first, last)
+                .map_err(|error| ApiError::parameter("available_to", error.to_string()))?,
+        ),
+        (Some(_), None) => {
+            return Err(ApiError::parameter("available_to", "it must be said as well"));
+        }
+        (None, Some(_)) => {
+            return Err(ApiError::parameter("available_from", "it must be said as well"));
+        }
+    };
+    let sort = match query.sort {
+        None => Sort::default(),
+        Some(name) => Sort::ALL.into_iter().find(|sort| sort.name() == name).ok_or_else(|| {
+            let names = Sort::ALL.map(Sort::name).join(", ");
+            ApiError::parameter("sort", format!("{name:?} is none of {names}"))
+        })?,
+    };
+    let all = match query.all.as_deref() {
+        None | Some("false") => false,
+        Some("true") if who.role().is_some_and(|role| role.reads_email_as().is_some()) => true,
+        Some("true") => return Err(ApiError::parameter("all", "it is for staff")),
+        Some(_) => return Err(ApiError::parameter("all", "it must be true or false")),
+    };
+    let after = query.after.map(|after| {
+        cars::parse_cursor(&after, sort).ok_or_else(|| {
+            let detail = "it must be the next_cursor of a page before, in the same order";
+            ApiError::parameter("after", detail)
+        })
+    });
+    Ok(Filter {
+        categories: words(query.category),
+        price_min: cents("price_min", query.price_min)?,
+        price_max: cents("price_max", query.price_max)?,
+        features: words(query.features),
+        text: text(query.q)?,
+        free,
+        all,
+        sort,
+        after: after.transpose()?,
+        limit: limit(query.limit)?,
+    })
+}
+
+/// Gives a car, by its id or its slug.
+#[utoipa::path(
+    get, path = "/v1/cars/{id}", tag = "cars", security((), ("token" = [])),
+    params(
+        ("id" = String, Path, description = "The car's id or slug"),
+        ("If-None-Match" = Option<String>, Header, description = "An `ETag` that you hold: answered 304 while it stands"),
+        ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
+    ),
+    responses(
+        (status = 200, description = "The car", body = CarDetail, headers(
+            ("X-Cache" = String, description = "`L1` from this process, `L2` from Redis, `MISS` from Postgres"),
+            ("ETag" = String, description = "For `If-Match` and `If-None-Match`"),
+        )),
+        (status = 304, description = "Unchanged"),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn get_car(
+    State(api): App,
+    who: Who,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let (position, json, cache) = car_json(&api, &who, &headers, &id).await?;
+    let etag = format!("\"{}-{position}\"", Cars::VERSION);
+    Ok(view_answer(&headers, &etag, position, json, cache))
+}
+
+/// A car as JSON, from whichever is nearest; staff also see cars that the
+/// public does not.
+async fn car_json(
+    api: &Api,
+    who: &Who,
+    headers: &HeaderMap,
+    id: &str,
+) -> Result<(u64, Bytes, &'static str), ApiError> {
+    if !headers.contains_key(MIN_POSITION)
+        && let Some((position, json, level)) = api.cars.get(id).await
+        && json != "null"
+    {
+        return Ok((position, json, level.name()));
+    }
+    let mut reader = read(api, &identity(who), "cars", headers).await?;
+    let car = cars::detail(&mut reader, id).await.map_err(view_unavailable)?;
+    let (car, _) = car.ok_or_else(no_such_car)?;
+    let json = serde_json::to_vec(&car).unwrap_or_default();
+    Ok((car.position, json.into(), "MISS"))
+}
+
+/// Which days of a calendar.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default)]
+pub(crate) struct CalendarQuery {
+    /// The first day; today, where the car is, if not said.
+    from: Option<NaiveDate>,
+    /// The last day; 90 days in all if not said, 731 at most.
+    to: Option<NaiveDate>,
+}
+
+/// The days of a car.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CarCalendar {
+    /// Always `calendar`.
+    object: &'static str,
+    /// The car.
+    car_id: String,
+    /// Where the car is (IANA): the days are calendar days there.
+    time_zone: String,
+    /// The first day.
+    from: NaiveDate,
+    /// The last day.
+    to: NaiveDate,
+    /// Each day, in order.
+    days: Vec<CalendarDay>,
+}
+
+/// A day of a car.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CalendarDay {
+    /// The day.
+    date: NaiveDate,
+    /// `available`, `held` (booked, not paid yet), `booked` or `maintenance`.
+    status: String,
+    /// Which booking or block has it; shown to staff.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
+}
+
+/// Gives each day of a car, and whether it can be had.
+#[utoipa::path(
+    get, path = "/v1/cars/{id}/calendar", tag = "cars", security((), ("token" = [])),
+    params(
+        ("id" = String, Path, description = "The car's id or slug"),
+        CalendarQuery,
+        ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
+    ),
+    responses(
+        (status = 200, description = "The days", body = CarCalendar, headers(
+            ("X-Cache" = String, description = "`L1` from this process, `L2` from Redis, `MISS` from Postgres"),
+        )),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn get_calendar(
+    State(api): App,
+    who: Who,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    #[derive(Deserialize)]
+    struct Known {
+        id: String,
+        time_zone: String,
+    }
+    let query: CalendarQuery = parse_query(query, &["from", "to"])?;
+    // The car may be older than the position that is waited for.
+    let (_, json, _) = car_json(&api, &who, &HeaderMap::new(), &id).await?;
+    let car: Known = serde_json::from_slice(&json).map_err(|error| {
+        ApiError::of_status(axum::http::StatusCode::INTERNAL_SERVER_ERROR).caused_by(&error)
+    })?;
+    let from = query.from.unwrap_or_else(|| today(&car.time_zone, api.desk.now()));
+    let to = query.to.unwrap_or(from + TimeDelta::days(CALENDAR_DAYS - 1));
+    let days =
+        Days::inclusive(from, to).map_err(|error| ApiError::parameter("to", error.to_string()))?;
+    if days.count() > LONGEST_CALENDAR {
+        let detail = format!("it must be at most {LONGEST_CALENDAR} days after `from`");
+        return Err(ApiError::parameter("to", detail));
+    }
+    let (entries, position, cache) = entries(&api, &headers, &car.id).await?;
+    let staff = identity(&who) != Identity::Public;
+    let day = |date: NaiveDate| {
+        // A block may be forced over a booking: then the day is not to be had
+        // for the block's sake.
+        let mut by = entries.iter().filter(|entry| entry.days.contains(date));
+        let first = by.next();
+        let entry = by.find(|entry| entry.status == "maintenance").or(first);
+        CalendarDay {
+            date,
+            status: entry.map_or("available", |entry| &entry.status).to_owned(),
+            by: entry.filter(|_| staff).map(|entry| entry.id.clone()),
+        }
+    };
+    let calendar = CarCalendar {
+        object: "calendar",
+        car_id: car.id,
+        time_zone: car.time_zone,
+        from,
+        to,
+        days: days.iter().map(day).collect(),
+    };
+    let json = serde_json::to_vec(&calendar).unwrap_or_default();
+    let etag = format!("\"{position}-{from}-{to}-{}\"", u8::from(staff));
+    Ok(view_answer(&headers, &etag, position, json.into(), cache))
+}
+
+async fn entries(
+    api: &Api,
+    headers: &HeaderMap,
+    car_id: &str,
+) -> Result<(Vec<Entry>, u64, &'static str), ApiError> {
+    if !headers.contains_key(MIN_POSITION)
+        && let Some((position, json, level)) = api.calendars.get(car_id).await
+        && let Ok(entries) = serde_json::from_slice(&json)
+    {
+        return Ok((entries, position, level.name()));
+    }
+    let mut reader = read(api, &Identity::Public, "calendar", headers).await?;
+    let (entries, position) =
+        calendar::entries(&mut reader, car_id).await.map_err(view_unavailable)?;
+    Ok((entries, position, "MISS"))
+}
+
+/// A rental to be priced.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct QuoteRequest {
+    /// The car's id or slug.
+    car_id: String,
+    /// The first day of the rental.
+    start_date: NaiveDate,
+    /// The last day of the rental; the same as the first for one day.
+    end_date: NaiveDate,
+    /// Ids of optional fees.
+    #[serde(default)]
+    fees: BTreeSet<String>,
+    /// Id of the location where the car is to be had.
+    pick_up: Option<String>,
+    /// Id of the location where it will be left; the same if not said.
+    drop_off: Option<String>,
+}
+
+/// What a rental costs: a booking made at the same price list is charged just
+/// this.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct QuoteDetail {
+    /// Always `quote`.
+    object: &'static str,
+    /// The car.
+    car_id: String,
+    /// The first day.
+    start_date: NaiveDate,
+    /// The last day.
+    end_date: NaiveDate,
+    /// How many days that are.
+    days: u32,
+    /// The price.
+    total: Money,
+    /// What the total is made of.
+    lines: Vec<LineDetail>,
+    /// Held apart from the total while the car is out.
+    deposit: Money,
+    /// The version of the car's price list.
+    price_list_version: u32,
+    /// Whether all of the days can be had at the moment.
+    available: bool,
+}
+
+/// Prices a rental. Changes nothing.
+#[utoipa::path(
+    post, path = "/v1/quotes", tag = "cars", security((), ("token" = [])),
+    request_body = QuoteRequest,
+    responses(
+        (status = 200, description = "The price", body = QuoteDetail),
+        (status = 422, description = "`validation_failed`: for example fewer days than the car is rented for", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn create_quote(
+    State(api): App,
+    command: Command<QuoteRequest>,
+) -> Result<Json<QuoteDetail>, ApiError> {
+    let staff = command.who.role() == Some(Role::Admin);
+    let body = command.body;
+    let refuse = |refusal| refused(DeskError::Booking(refusal), staff);
+    let days = days(body.start_date, body.end_date)?;
+    let car_id = car_id(&api, &body.car_id).await?;
+    let (car, calendar) = tokio::join!(api.desk.car(car_id), api.desk.calendar(car_id));
+    let car = car.map_err(|error| refused(error, staff))?;
+    let calendar = calendar.map_err(|error| refused(error, staff))?;
+    let car = car.filter(|car| staff || (car.listed && !car.archived)).ok_or_else(no_such_car)?;
+    let today = car.today(api.desk.now());
+    if days.first() < today && !staff {
+        return Err(refuse(BookingRefusal::InThePast(today)));
+    }
+    let prices = car
+        .prices
+        .as_ref()
+        .ok_or_else(|| refuse(BookingRefusal::NotBookable("it has no price yet")))?;
+    let choices = Choices { fees: body.fees, pick_up: body.pick_up, drop_off: body.drop_off };
+    let Quote { price_list_version, currency, lines, total_cents, deposit_cents } =
+        quote(prices, days, &choices).map_err(|error| refuse(BookingRefusal::NoQuote(error)))?;
+    let money = |amount_cents| Money { amount_cents, currency: currency.clone() };
+    Ok(Json(QuoteDetail {
+        object: "quote",
+        car_id: car_id.to_string(),
+        start_date: days.first(),
+        end_date: days.last(),
+        days: days.count(),
+        total: money(total_cents),
+        lines: lines.iter().map(LineDetail::from).collect(),
+        deposit: money(deposit_cents),
+        price_list_version,
+        available: !car.archived && calendar.taken(days, None).is_empty(),
+    }))
+}

@@ -1,0 +1,481 @@
+//! What all commands share: the body, the `Idempotency-Key`, `If-Match`, and
+//! how a refusal is told.
+
+use super::{
+    Api, edge,
+    guard::{Role, Who},
+    read::POSITION,
+};
+use crate::{
+    desk::{Circumstances, DeskError, Party, request_hash, sha256},
+    problem::{ApiError, Code, Conflict, DateRange, FieldError},
+};
+use axum::{
+    body::{Bytes, to_bytes},
+    extract::{FromRequest, Request},
+    http::{
+        HeaderMap, HeaderName, HeaderValue, StatusCode,
+        header::{CONTENT_TYPE, ETAG, IF_MATCH, LOCATION},
+    },
+    response::{IntoResponse, Response},
+};
+use exodrive_domain::{
+    booking::{BookingRefusal, Taken},
+    days::Days,
+    fleet::FleetRefusal,
+    price::{Fault, QuoteError},
+};
+use exodrive_log::AppendError;
+use redis::Cmd;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{future::Future, sync::Arc, sync::LazyLock};
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// How long an answer is kept. After that the log still knows the command.
+const KEPT_SECONDS: u64 = 24 * 3_600;
+/// How long a command may be in flight: longer than it can take.
+const IN_FLIGHT_MS: u64 = 20_000;
+
+/// A command as it came: the body as `T`, and what surrounds it.
+pub(crate) struct Command<T> {
+    pub(crate) body: T,
+    pub(crate) who: Who,
+    key: Option<String>,
+    hash: String,
+    if_position: Option<u64>,
+    identity: edge::Identity,
+}
+
+/// No body, or an empty object.
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Nothing {}
+
+impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Command<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, ApiError> {
+        let (mut parts, body) = request.into_parts();
+        let books = parts.uri.path() == "/v1/bookings";
+        let who = Who::admit(&mut parts, api, books).await?;
+        let identity = parts
+            .extensions
+            .get::<edge::Identity>()
+            .cloned()
+            .ok_or_else(|| ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR))?;
+        let body = to_bytes(body, super::MAX_BODY)
+            .await
+            .map_err(|_| ApiError::of_status(StatusCode::PAYLOAD_TOO_LARGE))?;
+        let key = key(&parts.headers)?;
+        let if_position = if_match(&parts.headers)?;
+        let parsed = parse(&parts.headers, &body)?;
+        // As it was meant, not as it was spelt: a retry may be serialised anew.
+        let meant: serde_json::Value =
+            serde_json::from_slice(&body).unwrap_or(serde_json::Value::Null);
+        let hash = request_hash(&(parts.method.as_str(), parts.uri.path(), if_position, &meant));
+        Ok(Self { body: parsed, who, key, hash, if_position, identity })
+    }
+}
+
+fn key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let key = value.to_str().ok().map(|key| key.trim().trim_matches('"'));
+    let sound = key.filter(|key| (1..=255).contains(&key.len()));
+    let key =
+        sound.ok_or_else(|| header_fault("Idempotency-Key", "must have 1 to 255 characters"))?;
+    Ok(Some(key.to_owned()))
+}
+
+fn if_match(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
+    let Some(value) = headers.get(IF_MATCH) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default().trim().trim_start_matches("W/");
+    if text == "*" {
+        return Ok(None);
+    }
+    let position = text.trim_matches('"').rsplit('-').next().and_then(|it| it.parse().ok());
+    let position = position.ok_or_else(|| header_fault("If-Match", "must be an ETag of ours"))?;
+    Ok(Some(position))
+}
+
+fn header_fault(name: &str, detail: &str) -> ApiError {
+    let mut error = ApiError::new(Code::InvalidRequest, format!("The header {name} {detail}."));
+    error.errors.push(FieldError { pointer: name.to_owned(), detail: detail.to_owned() });
+    error
+}
+
+fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &Bytes) -> Result<T, ApiError> {
+    let body: &[u8] = if body.is_empty() { b"{}" } else { body };
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    if body != b"{}" && !kind.is_some_and(|kind| kind.trim().starts_with("application/json")) {
+        return Err(ApiError::of_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+    }
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let pointer = pointer(error.path());
+        let detail = without_place(&error.inner().to_string());
+        let mut refused =
+            ApiError::new(Code::InvalidRequest, format!("The body cannot be read: {detail}."));
+        refused.errors.push(FieldError { pointer, detail });
+        refused
+    })?;
+    json.end().map_err(|_| {
+        ApiError::new(Code::InvalidRequest, "The body holds more than one JSON value.")
+    })?;
+    Ok(parsed)
+}
+
+/// A path as a JSON pointer (RFC 6901).
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    let step = |segment: &Segment| match segment {
+        Segment::Seq { index } => format!("/{index}"),
+        Segment::Map { key } => format!("/{}", key.replace('~', "~0").replace('/', "~1")),
+        Segment::Enum { variant } => format!("/{variant}"),
+        Segment::Unknown => String::new(),
+    };
+    path.iter().map(step).collect()
+}
+
+/// Where in the text it stands says nothing to who sent an object.
+fn without_place(message: &str) -> String {
+    message.split(" at line ").next().unwrap_or(message).to_owned()
+}
+
+/// An answer to a command, before it becomes a response.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: serde_json::Value,
+    pub(crate) position: u64,
+    pub(crate) location: Option<String>,
+    #[serde(skip)]
+    pub(crate) replayed: bool,
+}
+
+impl Answer {
+    /// The thing after the command.
+    pub(crate) fn of(body: &impl Serialize, position: u64) -> Result<Self, ApiError> {
+        let body = serde_json::to_value(body).map_err(|error| {
+            ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR).caused_by(&error)
+        })?;
+        Ok(Self { status: 200, body, position, location: None, replayed: false })
+    }
+
+    /// A thing that was made.
+    pub(crate) fn made(self, location: String) -> Self {
+        Self { status: 201, location: Some(location), ..self }
+    }
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::OK);
+        let mut response = (status, axum::Json(&self.body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(POSITION, self.position.into());
+        // The ETag is of the thing, which a later command may have changed.
+        let etag = self.body.get("position").and_then(serde_json::Value::as_u64);
+        if let Some(etag) = etag.and_then(|it| HeaderValue::from_str(&format!("\"{it}\"")).ok()) {
+            headers.insert(ETAG, etag);
+        }
+        if let Some(location) = self.location.and_then(|it| HeaderValue::from_str(&it).ok()) {
+            headers.insert(LOCATION, location);
+        }
+        if self.replayed {
+            headers.insert(REPLAYED, HeaderValue::from_static("true"));
+        }
+        response
+    }
+}
+
+/// What Redis keeps of a command under its id.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    hash: String,
+    /// None while it is in flight.
+    answer: Option<Answer>,
+    /// Tells the one that is in flight from another.
+    attempt: u64,
+}
+
+/// Sets the key if there is none; else gives what it holds. ARGV: the value,
+/// and for how many milliseconds.
+static BEGIN: LazyLock<redis::Script> = LazyLock::new(|| {
+    redis::Script::new(
+        r"local held = redis.call('GET', KEYS[1])
+        if held then return held end
+        redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+        return false",
+    )
+});
+
+/// Removes the key if it holds the value.
+static GIVE_UP: LazyLock<redis::Script> = LazyLock::new(|| {
+    redis::Script::new(
+        "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end",
+    )
+});
+
+impl<T> Command<T> {
+    /// What the command is to the desk.
+    pub(crate) fn circumstances(&self) -> Circumstances {
+        let party = self.who.party();
+        let command_id = match &self.key {
+            Some(key) => sha256(format!("{}\n{key}", scope(&party)).as_bytes())[..32].to_owned(),
+            None => format!("{:032x}", rand::random::<u128>()),
+        };
+        Circumstances {
+            command_id,
+            request_hash: self.hash.clone(),
+            party,
+            if_position: self.if_position,
+            happened_at: None,
+            actor: None,
+            traceparent: Some(self.identity.trace.traceparent()),
+            correlation: Some(self.identity.request_id.to_string()),
+        }
+    }
+
+    /// Carries the command out once: a repeat under the same key gets the
+    /// first one's answer.
+    pub(crate) async fn once(
+        &self,
+        api: &Api,
+        with: &Circumstances,
+        run: impl Future<Output = Result<Answer, ApiError>>,
+    ) -> Result<Answer, ApiError> {
+        if self.key.is_none() {
+            return run.await;
+        }
+        let key = format!("exo:command:{}", with.command_id);
+        let attempt = rand::random();
+        let mine = Kept { hash: self.hash.clone(), answer: None, attempt };
+        let mine = serde_json::to_string(&mine).unwrap_or_default();
+        let mut begin = BEGIN.prepare_invoke();
+        begin.key(&key).arg(&mine).arg(IN_FLIGHT_MS);
+        // Without Redis the log alone tells repeats apart.
+        let held: Option<String> = api.redis.invoke(&begin).await.unwrap_or_default();
+        if let Some(kept) = held.and_then(|held| serde_json::from_str::<Kept>(&held).ok()) {
+            if kept.hash != self.hash {
+                return Err(key_reused());
+            }
+            return match kept.answer {
+                Some(answer) => Ok(Answer { replayed: true, ..answer }),
+                None => Err(in_flight()),
+            };
+        }
+        let outcome = run.await;
+        match &outcome {
+            Ok(answer) => {
+                let kept = Kept { hash: self.hash.clone(), answer: Some(answer.clone()), attempt };
+                if let Ok(kept) = serde_json::to_string(&kept) {
+                    let _: Result<(), _> =
+                        api.redis.query(&Cmd::set_ex(&key, kept, KEPT_SECONDS)).await;
+                }
+            }
+            Err(_) => {
+                let mut give_up = GIVE_UP.prepare_invoke();
+                give_up.key(&key).arg(&mine);
+                let _: Result<Option<u64>, _> = api.redis.invoke(&give_up).await;
+            }
+        }
+        outcome
+    }
+}
+
+/// Keys of one caller do not meet those of another.
+fn scope(party: &Party) -> String {
+    match party {
+        Party::Staff(subject) | Party::Customer(subject) => subject.clone(),
+        Party::Guest(hash) => hash.clone(),
+        Party::Visitor => String::new(),
+        Party::System(part) => (*part).to_owned(),
+    }
+}
+
+fn key_reused() -> ApiError {
+    ApiError::new(
+        Code::IdempotencyKeyReused,
+        "Another request was sent under this Idempotency-Key.",
+    )
+}
+
+fn in_flight() -> ApiError {
+    let detail = "A request with this Idempotency-Key is being carried out.";
+    let mut error = ApiError::new(Code::RequestInFlight, detail);
+    error.retry_after = Some(1);
+    error
+}
+
+/// A refusal, as callers are told it.
+pub(crate) fn refused(error: DeskError, staff: bool) -> ApiError {
+    match error {
+        DeskError::Booking(refusal) => booking_refused(refusal, staff),
+        DeskError::Fleet(refusal) => fleet_refused(refusal),
+        DeskError::SlugTaken => ApiError::new(Code::SlugTaken, "Another car has this slug."),
+        DeskError::NotTheirs => no_such_booking(),
+        DeskError::OnlyStaff(action) => {
+            let detail = format!("Only staff may do {}.", action.name());
+            ApiError::new(Code::Forbidden, detail)
+        }
+        DeskError::Busy => ApiError::new(Code::Busy, "Many decide about this car at once."),
+        DeskError::View(error) => super::read::view_unavailable(error),
+        DeskError::Append(AppendError::Conflict) => {
+            ApiError::new(Code::Busy, "Many decide about this car at once.")
+        }
+        error @ (DeskError::Read(_) | DeskError::Append(_)) => {
+            let detail = "The event log did not answer in time.";
+            ApiError::new(Code::LogUnavailable, detail).caused_by(&error)
+        }
+        error @ (DeskError::Decode(_) | DeskError::Encode(_)) => {
+            ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR).caused_by(&error)
+        }
+    }
+}
+
+pub(crate) fn no_such_booking() -> ApiError {
+    ApiError::new(
+        Code::NotFound,
+        "There is no such booking, or it is not yours: sign in, or use the link that came with it.",
+    )
+}
+
+pub(crate) fn no_such_car() -> ApiError {
+    ApiError::new(Code::NotFound, "There is no such car.")
+}
+
+fn booking_refused(refusal: BookingRefusal, staff: bool) -> ApiError {
+    match refusal {
+        BookingRefusal::KeyReused | BookingRefusal::AlreadyDone(_) => key_reused(),
+        BookingRefusal::NoSuchCar => no_such_car(),
+        BookingRefusal::NotBookable(because) => {
+            ApiError::new(Code::CarNotBookable, format!("The car cannot be booked: {because}."))
+        }
+        BookingRefusal::NoSuchBooking | BookingRefusal::MovedTo(_) => no_such_booking(),
+        BookingRefusal::NoSuchBlock => {
+            ApiError::new(Code::NotFound, "There is no such block on this car.")
+        }
+        BookingRefusal::Stale(position) => stale(position),
+        BookingRefusal::WrongStatus { action, status, because, allowed } => {
+            let because = because.map(|because| format!(": {because}")).unwrap_or_default();
+            let detail =
+                format!("The booking is {status}; {} is not possible{because}.", action.name());
+            let mut error = ApiError::new(Code::ActionNotAllowed, detail);
+            let allowed = allowed.iter().filter(|action| staff || action.is_customers());
+            error.more.allowed_actions =
+                Some(allowed.map(|action| action.name().to_owned()).collect());
+            error
+        }
+        BookingRefusal::TooEarly(first) => {
+            ApiError::new(Code::TooEarly, format!("The rental begins on {first}."))
+        }
+        BookingRefusal::DaysTaken { taken, next_free } => {
+            let mut dates: Vec<_> = taken.iter().map(|day| day.date.to_string()).collect();
+            dates.dedup();
+            let detail = match dates.as_slice() {
+                [one] => format!("{one} is taken."),
+                [first, .., last] => {
+                    format!("{} days from {first} to {last} are taken.", dates.len())
+                }
+                [] => "The days are taken.".to_owned(),
+            };
+            let mut error = ApiError::new(Code::DatesUnavailable, detail);
+            let conflict = |day: &exodrive_domain::booking::TakenDay| Conflict {
+                date: day.date,
+                status: day.by.name().to_owned(),
+                booking_id: match day.by {
+                    Taken::Held(id) | Taken::Booked(id) if staff => Some(id.to_string()),
+                    _ => None,
+                },
+            };
+            error.more.conflicts = taken.iter().map(conflict).collect();
+            error.more.next_free = next_free.map(range);
+            error
+        }
+        BookingRefusal::InThePast(today) => validation(vec![Fault::new(
+            "/start_date",
+            format!("must not be before today, {today}"),
+        )]),
+        BookingRefusal::NoQuote(error) => {
+            let pointer = match &error {
+                QuoteError::TooShort { .. } | QuoteError::TooLong => "/end_date",
+                QuoteError::UnknownFee(_) => "/fees",
+                QuoteError::UnknownLocation(_) => "/pick_up",
+            };
+            validation(vec![Fault::new(pointer, error.to_string())])
+        }
+        BookingRefusal::PriceChanged { expected_cents, total_cents } => {
+            let detail = format!("The total is {total_cents} cents, not {expected_cents}.");
+            let mut error = ApiError::new(Code::PriceChanged, detail);
+            error.more.total_cents = Some(total_cents);
+            error
+        }
+        BookingRefusal::Unchanged => {
+            validation(vec![Fault::new("/car_id", "it is that car already")])
+        }
+        BookingRefusal::Faulty(faults) => validation(faults),
+    }
+}
+
+fn fleet_refused(refusal: FleetRefusal) -> ApiError {
+    match refusal {
+        FleetRefusal::KeyReused | FleetRefusal::AlreadyDone(_) => key_reused(),
+        FleetRefusal::NoSuchCar => no_such_car(),
+        FleetRefusal::Exists => ApiError::new(Code::CarConflict, "There is a car of this id."),
+        FleetRefusal::Stale(position) => stale(position),
+        FleetRefusal::Unchanged => ApiError::new(Code::CarConflict, "It is so already."),
+        FleetRefusal::Archived => {
+            ApiError::new(Code::CarConflict, "The car is archived: restore it first.")
+        }
+        FleetRefusal::NoPrice => {
+            ApiError::new(Code::CarConflict, "The car has no price: set one, then list it.")
+        }
+        FleetRefusal::Faulty(faults) => validation(faults),
+    }
+}
+
+fn stale(position: u64) -> ApiError {
+    ApiError::new(Code::Stale, format!("Its last change stands at position {position}."))
+}
+
+/// Days as people name them.
+pub(crate) fn range(days: Days) -> DateRange {
+    DateRange { start_date: days.first(), end_date: days.last() }
+}
+
+/// What cannot be in a command.
+pub(crate) fn validation(faults: Vec<Fault>) -> ApiError {
+    let told: Vec<_> = faults
+        .iter()
+        .map(|fault| format!("`{}` {}", fault.pointer.trim_start_matches('/'), fault.detail))
+        .collect();
+    let mut error = ApiError::new(Code::ValidationFailed, format!("{}.", told.join("; ")));
+    error.errors = faults
+        .into_iter()
+        .map(|fault| FieldError { pointer: fault.pointer, detail: fault.detail })
+        .collect();
+    error
+}
+
+/// The days from `start_date` to `end_date`, both included.
+pub(crate) fn days(
+    start_date: chrono::NaiveDate,
+    end_date: chrono::NaiveDate,
+) -> Result<Days, ApiError> {
+    Days::inclusive(start_date, end_date).map_err(|error| validation(vec![error.into()]))
+}
+
+impl<T> Command<T> {
+    /// Refuses everybody but admins.
+    pub(crate) fn only_staff(&self) -> Result<(), ApiError> {
+        match self.who.role() {
+            Some(Role::Admin) => Ok(()),
+            Some(role) => {
+                let detail = format!("The role {} may not do that.", role.name());
+                Err(ApiError::new(Code::Forbidden, detail))
+            }
+            None => Err(ApiError::new(Code::Unauthenticated, "Only admins may do that.")),
+        }
+    }
+}

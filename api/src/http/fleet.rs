@@ -1,0 +1,472 @@
+//! The fleet as staff change it: cars, prices, pictures, blocked days.
+
+use super::{
+    Api, App,
+    bookings::car_id,
+    command::{Answer, Command, Nothing, days, range, refused, validation},
+};
+use crate::{
+    desk::{Circumstances, DeskError, Done, derived_uuid},
+    problem::{ApiError, DateRange, Problem},
+};
+use axum::{
+    extract::{Path, State},
+    response::{IntoResponse, Response},
+};
+use chrono::NaiveDate;
+use exodrive_domain::{
+    booking::{Block, BookingRefusal},
+    days::Days,
+    fleet::{Car, FleetCommand, FleetRefusal, Image, NamedText, Profile},
+    id::{BlockId, CarId},
+    price::{Fault, Fee, Location, LocationFee, Peak, PriceList},
+};
+use exodrive_projections::cars::read::{
+    CarDetail, FeeDetail, ImageDetail, LocationDetail, NamedTextDetail,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What a car is.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProfileRequest {
+    /// For people, 1 to 100 characters.
+    name: String,
+    /// For example `Supercar`.
+    category: String,
+    /// The long text.
+    #[serde(default)]
+    description: String,
+    /// The short text.
+    #[serde(default)]
+    short_description: String,
+    /// Facts, in the order to be shown.
+    #[serde(default)]
+    specifications: Vec<NamedTextDetail>,
+    /// What it offers, in the order to be shown.
+    #[serde(default)]
+    features: Vec<NamedTextDetail>,
+    /// Where the car is (IANA); `America/New_York` if not said.
+    time_zone: Option<String>,
+}
+
+/// A car to be added.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CarRequest {
+    /// Its name in URLs: a-z, 0-9 and `-`, unique, and never changed.
+    slug: String,
+    // Written out: flattening would let unknown fields pass.
+    /// For people, 1 to 100 characters.
+    name: String,
+    /// For example `Supercar`.
+    category: String,
+    /// The long text.
+    #[serde(default)]
+    description: String,
+    /// The short text.
+    #[serde(default)]
+    short_description: String,
+    /// Facts, in the order to be shown.
+    #[serde(default)]
+    specifications: Vec<NamedTextDetail>,
+    /// What it offers, in the order to be shown.
+    #[serde(default)]
+    features: Vec<NamedTextDetail>,
+    /// Where the car is (IANA); `America/New_York` if not said.
+    time_zone: Option<String>,
+}
+
+/// Where a car is if nobody says.
+pub(crate) const TIME_ZONE: &str = "America/New_York";
+
+impl CarRequest {
+    fn profile(&self) -> Profile {
+        Profile {
+            name: self.name.clone(),
+            category: self.category.clone(),
+            description: self.description.clone(),
+            short_description: self.short_description.clone(),
+            specifications: self.specifications.iter().map(named_text).collect(),
+            features: self.features.iter().map(named_text).collect(),
+            time_zone: self.time_zone.clone().unwrap_or_else(|| TIME_ZONE.to_owned()),
+        }
+    }
+}
+
+impl ProfileRequest {
+    fn profile(&self) -> Profile {
+        Profile {
+            name: self.name.clone(),
+            category: self.category.clone(),
+            description: self.description.clone(),
+            short_description: self.short_description.clone(),
+            specifications: self.specifications.iter().map(named_text).collect(),
+            features: self.features.iter().map(named_text).collect(),
+            time_zone: self.time_zone.clone().unwrap_or_else(|| TIME_ZONE.to_owned()),
+        }
+    }
+}
+
+fn named_text(it: &NamedTextDetail) -> NamedText {
+    NamedText { name: it.name.clone(), text: it.text.clone(), highlighted: it.highlighted }
+}
+
+/// What a car costs. Shares are in basis points: 10,000 are 100 %.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PriceRequest {
+    /// ISO 4217; `USD` if not said.
+    currency: Option<String>,
+    /// A day, in cents.
+    base_per_day_cents: i64,
+    /// Off the days and fees.
+    #[serde(default)]
+    discount_basis_points: u32,
+    /// What to tell customers about the discount.
+    offer_text: Option<String>,
+    /// Held while the car is out, apart from the price; 30 % of the total if
+    /// not said.
+    deposit_cents: Option<i64>,
+    /// The shortest rental; 1 if not said.
+    minimum_days: Option<u32>,
+    /// Fees for a whole rental.
+    #[serde(default)]
+    fees: Vec<FeeDetail>,
+    /// Days that cost more.
+    #[serde(default)]
+    peaks: Vec<PeakRequest>,
+    /// Where the car can be had and left.
+    #[serde(default)]
+    locations: Vec<LocationDetail>,
+    /// For leaving the car elsewhere than it was had.
+    #[serde(default)]
+    one_way_fee_cents: i64,
+    /// On everything, after the discount.
+    #[serde(default)]
+    tax_basis_points: u32,
+}
+
+/// Days that cost more.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PeakRequest {
+    /// For people.
+    name: String,
+    /// Only these weekdays, 0 is Sunday; any if empty.
+    #[serde(default)]
+    weekdays: Vec<u8>,
+    /// The first day; any if not said.
+    start_date: Option<NaiveDate>,
+    /// The last day; must be said if the first is.
+    end_date: Option<NaiveDate>,
+    /// A day's price becomes this share of it: 11,500 is 15 % more.
+    multiplier_basis_points: u32,
+}
+
+impl PriceRequest {
+    fn prices(&self) -> Result<PriceList, ApiError> {
+        let mut peaks = Vec::with_capacity(self.peaks.len());
+        for (index, peak) in self.peaks.iter().enumerate() {
+            let fault = |detail: &str| {
+                validation(vec![Fault::new(format!("/peaks/{index}/end_date"), detail)])
+            };
+            let days = match (peak.start_date, peak.end_date) {
+                (None, None) => None,
+                (Some(first), Some(last)) => {
+                    Some(Days::inclusive(first, last).map_err(|it| fault(&it.to_string()))?)
+                }
+                _ => return Err(fault("must be said if start_date is, and the other way round")),
+            };
+            peaks.push(Peak {
+                name: peak.name.clone(),
+                weekdays: peak.weekdays.iter().copied().collect(),
+                days,
+                multiplier_basis_points: peak.multiplier_basis_points,
+            });
+        }
+        let fee = |fee: &FeeDetail| Fee {
+            id: fee.id.clone(),
+            name: fee.name.clone(),
+            amount_cents: fee.amount_cents,
+            mandatory: fee.mandatory,
+        };
+        let location = |it: &LocationDetail| Location {
+            id: it.id.clone(),
+            name: it.name.clone(),
+            pick_up: LocationFee {
+                fixed_cents: it.pick_up_cents,
+                basis_points: it.pick_up_basis_points,
+            },
+            drop_off: LocationFee {
+                fixed_cents: it.drop_off_cents,
+                basis_points: it.drop_off_basis_points,
+            },
+        };
+        Ok(PriceList {
+            version: 0,
+            currency: self.currency.clone().unwrap_or_else(|| "USD".to_owned()),
+            base_per_day_cents: self.base_per_day_cents,
+            discount_basis_points: self.discount_basis_points,
+            offer_text: self.offer_text.clone(),
+            deposit_cents: self.deposit_cents,
+            minimum_days: self.minimum_days.unwrap_or(1),
+            fees: self.fees.iter().map(fee).collect(),
+            peaks,
+            locations: self.locations.iter().map(location).collect(),
+            one_way_fee_cents: self.one_way_fee_cents,
+            tax_basis_points: self.tax_basis_points,
+        })
+    }
+}
+
+/// Pictures.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ImagesRequest {
+    /// In the order to be shown; exactly one is primary, unless there is none.
+    images: Vec<ImageDetail>,
+}
+
+/// Why.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ArchiveRequest {
+    /// For the record.
+    reason: Option<String>,
+}
+
+async fn change(
+    api: &Api,
+    car_id: CarId,
+    command: &FleetCommand,
+    with: &Circumstances,
+) -> Result<Done<Car>, ApiError> {
+    match api.desk.change_car(car_id, command, with).await {
+        Ok(done) => Ok(done),
+        Err(error) => {
+            let stale = matches!(error, DeskError::Fleet(FleetRefusal::Stale(_)));
+            let mut problem = refused(error, true);
+            if stale && let Ok(Some(car)) = api.desk.car(car_id).await {
+                let current = CarDetail::of(&car, car.position);
+                problem.more.current = serde_json::to_value(current).ok();
+            }
+            Err(problem)
+        }
+    }
+}
+
+async fn change_by_name<T>(
+    api: &Api,
+    id: &str,
+    command: Command<T>,
+    wanted: impl FnOnce(&T) -> Result<FleetCommand, ApiError>,
+) -> Result<Response, ApiError> {
+    command.only_staff()?;
+    let with = command.circumstances();
+    let wanted = wanted(&command.body)?;
+    let run = async {
+        let car_id = car_id(api, id).await?;
+        let done = change(api, car_id, &wanted, &with).await?;
+        Answer::of(&CarDetail::of(&done.thing, done.thing.position), done.position)
+    };
+    Ok(command.once(api, &with, run).await?.into_response())
+}
+
+/// Adds a car. It is shown once it has a price and is listed. Staff.
+#[utoipa::path(
+    post, path = "/v1/cars", tag = "fleet", security(("token" = [])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "A repeat under the same key gets the first answer")),
+    request_body = CarRequest,
+    responses(
+        (status = 201, description = "Added", body = CarDetail),
+        (status = 409, description = "`slug_taken`", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn create_car(
+    State(api): App,
+    command: Command<CarRequest>,
+) -> Result<Response, ApiError> {
+    command.only_staff()?;
+    let with = command.circumstances();
+    let car_id = CarId::from(derived_uuid(&["car", &with.command_id, &with.request_hash]));
+    let (slug, profile) = (command.body.slug.clone(), command.body.profile());
+    let wanted = FleetCommand::Add { car_id, slug, profile };
+    let run = async {
+        let done = change(&api, car_id, &wanted, &with).await?;
+        let answer = Answer::of(&CarDetail::of(&done.thing, done.thing.position), done.position)?;
+        Ok(answer.made(format!("/v1/cars/{car_id}")))
+    };
+    Ok(command.once(&api, &with, run).await?.into_response())
+}
+
+macro_rules! changes {
+    ($(
+        $(#[doc = $doc:literal])+
+        $name:ident $method:ident $path:literal $body:ty : |$input:ident| $wanted:expr;
+    )*) => {$(
+        $(#[doc = $doc])+
+        #[utoipa::path(
+            $method, path = $path, tag = "fleet", security(("token" = [])),
+            params(
+                ("id" = String, Path, description = "The car's id or slug"),
+                ("Idempotency-Key" = Option<String>, Header, description = "A repeat under the same key gets the first answer"),
+                ("If-Match" = Option<String>, Header, description = "Only if the car is as this `ETag` says; else 412 with `current`"),
+            ),
+            request_body = $body,
+            responses(
+                (status = 200, description = "The car after it", body = CarDetail),
+                (status = 409, description = "`car_conflict`", body = Problem, content_type = "application/problem+json"),
+                (status = 412, description = "`stale`, with `current`", body = Problem, content_type = "application/problem+json"),
+                (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+            ),
+        )]
+        pub(crate) async fn $name(
+            State(api): App,
+            Path(id): Path<String>,
+            command: Command<$body>,
+        ) -> Result<Response, ApiError> {
+            change_by_name(&api, &id, command, |$input| Ok($wanted)).await
+        }
+    )*};
+}
+
+changes! {
+    /// Describes a car anew. Its slug stays. Staff.
+    describe_car put "/v1/cars/{id}/profile" ProfileRequest: |body|
+        FleetCommand::Describe(body.profile());
+    /// Sets what a car costs from now on. Bookings keep the price that was agreed. Staff.
+    price_car put "/v1/cars/{id}/price" PriceRequest: |body| FleetCommand::Price(body.prices()?);
+    /// Sets a car's pictures, in order. Staff.
+    set_car_images put "/v1/cars/{id}/images" ImagesRequest: |body| {
+        let image = |it: &ImageDetail| Image {
+            url: it.url.clone(),
+            alt: it.alt.clone(),
+            primary: it.primary,
+        };
+        FleetCommand::SetImages(body.images.iter().map(image).collect())
+    };
+    /// Shows a car to the public, who can then book it. Staff.
+    list_car post "/v1/cars/{id}/list" Nothing: |_body| FleetCommand::List;
+    /// Hides a car from the public. Bookings stand. Staff.
+    hide_car post "/v1/cars/{id}/hide" Nothing: |_body| FleetCommand::Hide;
+    /// Shows a car before others. Staff.
+    feature_car post "/v1/cars/{id}/feature" Nothing: |_body| FleetCommand::Feature;
+    /// Shows a car among the others. Staff.
+    unfeature_car post "/v1/cars/{id}/unfeature" Nothing: |_body| FleetCommand::Unfeature;
+    /// Takes a car out of the fleet: nobody can book it. Bookings stand. Staff.
+    archive_car post "/v1/cars/{id}/archive" ArchiveRequest: |body|
+        FleetCommand::Archive { reason: body.reason.clone() };
+    /// Takes a car into the fleet again. Staff.
+    restore_car post "/v1/cars/{id}/restore" Nothing: |_body| FleetCommand::Restore;
+}
+
+/// Days to be blocked.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BlockRequest {
+    /// The first day.
+    start_date: NaiveDate,
+    /// The last day.
+    end_date: NaiveDate,
+    /// Why: for the calendar of staff.
+    reason: String,
+    /// Also over bookings, which stand: somebody has to move them.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Blocked days.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct BlockDetail {
+    /// Always `block`.
+    object: &'static str,
+    /// A UUID.
+    id: String,
+    /// The car.
+    car_id: String,
+    #[serde(flatten)]
+    days: Option<DateRange>,
+    /// Why.
+    reason: Option<String>,
+    /// Where its event stands.
+    position: u64,
+}
+
+impl BlockDetail {
+    fn of((car_id, id): (CarId, BlockId), done: &Done<Option<Block>>) -> Self {
+        Self {
+            object: "block",
+            id: id.to_string(),
+            car_id: car_id.to_string(),
+            days: done.thing.as_ref().map(|block| range(block.days)),
+            reason: done.thing.as_ref().map(|block| block.reason.clone()),
+            position: done.position,
+        }
+    }
+}
+
+/// Blocks days of a car for maintenance and the like. Over a booking only
+/// by `force`; the bookings are named either way. Staff.
+#[utoipa::path(
+    post, path = "/v1/cars/{id}/blocks", tag = "fleet", security(("token" = [])),
+    params(
+        ("id" = String, Path, description = "The car's id or slug"),
+        ("Idempotency-Key" = Option<String>, Header, description = "A repeat under the same key gets the first answer"),
+    ),
+    request_body = BlockRequest,
+    responses(
+        (status = 201, description = "Blocked", body = BlockDetail),
+        (status = 409, description = "`dates_unavailable`, with the bookings in `conflicts`", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn create_block(
+    State(api): App,
+    Path(id): Path<String>,
+    command: Command<BlockRequest>,
+) -> Result<Response, ApiError> {
+    command.only_staff()?;
+    let with = command.circumstances();
+    let body = &command.body;
+    let block_id = BlockId::from(derived_uuid(&["block", &with.command_id, &with.request_hash]));
+    let run = async {
+        let ids = (car_id(&api, &id).await?, block_id);
+        let days = days(body.start_date, body.end_date)?;
+        let done = api.desk.block(ids, days, &body.reason, body.force, &with).await;
+        let done = done.map_err(|error| refused(error, true))?;
+        let answer = Answer::of(&BlockDetail::of(ids, &done), done.position)?;
+        Ok(answer.made(format!("/v1/cars/{}/blocks/{block_id}", ids.0)))
+    };
+    Ok(command.once(&api, &with, run).await?.into_response())
+}
+
+/// Gives blocked days free. Staff.
+#[utoipa::path(
+    delete, path = "/v1/cars/{id}/blocks/{block_id}", tag = "fleet", security(("token" = [])),
+    params(
+        ("id" = String, Path, description = "The car's id or slug"),
+        ("block_id" = String, Path, description = "The block's id"),
+    ),
+    responses(
+        (status = 200, description = "The days are free", body = BlockDetail),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn delete_block(
+    State(api): App,
+    Path((id, block_id)): Path<(String, String)>,
+    command: Command<Nothing>,
+) -> Result<Response, ApiError> {
+    command.only_staff()?;
+    let with = command.circumstances();
+    let run = async {
+        let gone = || refused(DeskError::Booking(BookingRefusal::NoSuchBlock), true);
+        let ids = (car_id(&api, &id).await?, block_id.parse().map_err(|_| gone())?);
+        let done = api.desk.unblock(ids, &with).await.map_err(|error| refused(error, true))?;
+        Answer::of(&BlockDetail::of(ids, &done), done.position)
+    };
+    Ok(command.once(&api, &with, run).await?.into_response())
+}

@@ -1,19 +1,23 @@
 //! The event log: one JetStream stream that is only ever appended to.
 //!
-//! **May import** the domain, async-nats, and an HTTP client for the server's
-//! monitoring endpoint. Knows nothing of Postgres, Redis or HTTP handlers.
+//! **May import** the domain, async-nats, Redis for snapshots, and an HTTP
+//! client for the server's monitoring endpoint. Knows nothing of Postgres or
+//! HTTP handlers.
 //!
 //! **Flow.** [`Log::connect`] creates the stream if it is missing and refuses
 //! a server or stream that could lose or change an event ([`topology`]). A
 //! webhook becomes a [`NewEvent`] and goes in by [`Log::append_fact`]
-//! (unconditional, counted once by its id); a decision goes in by
-//! [`Log::append_decision`] (guarded by the subject's last sequence).
+//! (unconditional, counted once by its id). A decision goes in by
+//! [`Log::append_decision`] (guarded by the subject's last sequence), one over
+//! several subjects by [`Log::append_batch`].
 //! Projections and replays take events out as
 //! [`Recorded`](exodrive_domain::Recorded): [`Log::reader`] in log order from
 //! a position, [`Log::history`] for one subject, [`Log::read`] for one.
 
 mod append;
+mod clock;
 mod read;
+pub mod redis;
 pub mod topology;
 mod wire;
 
@@ -33,6 +37,7 @@ pub struct Log {
     ack_timeout: Duration,
     duplicate_window: Duration,
     created_at: DateTime<Utc>,
+    clock: clock::LogClock,
 }
 
 impl Log {
@@ -65,6 +70,12 @@ impl Log {
     /// was projected from another log must not be continued from this one.
     pub fn created_at(&self) -> DateTime<Utc> {
         self.created_at
+    }
+
+    /// The time by the log server's clock, on which all processes agree. Cheap;
+    /// never earlier than what this or a clone has given before.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
     }
 
     /// The position of the newest event; 0 when there is none.

@@ -7,21 +7,24 @@
 //! **Flow.** [`Log::connect`] creates the stream if it is missing and refuses
 //! a server or stream that could lose or change an event ([`topology`]). A
 //! webhook becomes a [`NewEvent`] and goes in by [`Log::append_fact`]
-//! (unconditional, counted once by its id). A decision goes in by
-//! [`Log::append_decision`] (guarded by the subject's last sequence), one over
-//! several subjects by [`Log::append_batch`].
+//! (unconditional, counted once by its id). A command goes in by [`Commands`]:
+//! load the subject's state, decide, append guarded by the subject's last
+//! sequence ([`Log::append_decision`], [`Log::append_batch`] for two subjects),
+//! and again if somebody was first.
 //! Projections and replays take events out as
 //! [`Recorded`](exodrive_domain::Recorded): [`Log::reader`] in log order from
 //! a position, [`Log::history`] for one subject, [`Log::read`] for one.
 
 mod append;
 mod clock;
+pub mod command;
 mod read;
 pub mod redis;
 pub mod topology;
 mod wire;
 
 pub use append::{AppendError, Appended, NewEvent};
+pub use command::{ClaimError, CommandError, Commands, DecisionState, Executed, Loaded};
 pub use read::{Batch, ReadError, Reader};
 pub use topology::{ConnectError, LogConfig};
 

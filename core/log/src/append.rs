@@ -11,6 +11,7 @@ use async_nats::{
         message::PublishMessage,
         publish::PublishAck,
         response::Response,
+        stream::LastRawMessageErrorKind,
     },
 };
 use bytes::Bytes;
@@ -212,6 +213,10 @@ impl Log {
                 Ok(Appended { position: last.sequence, duplicate: true })
             }
             Ok(_) => Err(AppendError::Conflict),
+            // The guard named a position where the subject has no event.
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
+                Err(AppendError::Conflict)
+            }
             Err(error) => Err(AppendError::Unavailable(Some(Box::new(error)))),
         }
     }

@@ -303,12 +303,12 @@ impl Commands {
                     return Err(CommandError::Refused(refusal).into());
                 }
                 Err(refusal) => {
+                    stand_back(attempt, deadline).await?;
                     let changed = self.catch_up_all(places, &mut held, deadline).await?;
                     if !changed {
                         return Err(CommandError::Refused(refusal).into());
                     }
                     caught_up = true;
-                    stand_back(attempt, deadline).await?;
                     continue;
                 }
             };
@@ -346,6 +346,7 @@ impl Commands {
                 }
                 Err(AppendError::Conflict) => {
                     metrics::counter!("exodrive_command_conflicts_total").increment(1);
+                    stand_back(attempt, deadline).await?;
                     let changed = self.catch_up_all(places, &mut held, deadline).await?;
                     if let Some(claimed) = &claimed
                         && !changed
@@ -359,7 +360,6 @@ impl Commands {
                         return Err(ClaimError::Taken);
                     }
                     caught_up = true;
-                    stand_back(attempt, deadline).await?;
                 }
                 Err(error) => return Err(CommandError::Append(error).into()),
             }
@@ -541,7 +541,8 @@ fn loaded_from(source: &'static str) {
     metrics::counter!("exodrive_state_loads_total", "source" => source).increment(1);
 }
 
-/// After the first lost races, lets others go first for a moment.
+/// After the first lost races, lets others go first for a moment. Before the
+/// state is read again: afterwards, it would be stale by the end of the pause.
 async fn stand_back<R>(attempt: u32, deadline: Instant) -> Result<(), CommandError<R>> {
     if Instant::now() >= deadline {
         return Err(CommandError::Contended);

@@ -5,48 +5,20 @@
 //! for it longer than [`PATIENCE`], and after a failure do not ask it again
 //! for a while.
 
-use futures::{Stream, StreamExt};
-use redis::{
-    Cmd, FromRedisValue, RedisError, ScriptInvocation,
-    aio::{ConnectionManager, ConnectionManagerConfig},
-};
-use std::{
-    future::Future,
-    sync::{
-        Arc, LazyLock,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+pub use exodrive_log::redis::{PATIENCE, RedisError as CacheError};
 
-/// The longest that a caller waits for Redis.
-pub const PATIENCE: Duration = Duration::from_millis(250);
-/// How long Redis is left alone after a failure.
-const REST: Duration = Duration::from_millis(500);
+use exodrive_log::redis::Redis;
+use futures::{Stream, StreamExt};
+use redis::{Cmd, FromRedisValue, ScriptInvocation};
+use std::sync::LazyLock;
+
 /// Rows published by one call; a longer script would hold Redis up.
 const CHUNK: usize = 200;
 
-/// A connection to Redis. Cheap to clone.
+/// The views in Redis. Cheap to clone.
 #[derive(Clone)]
 pub struct Cache {
-    client: redis::Client,
-    connection: ConnectionManager,
-    started: Instant,
-    rests_until_ms: Arc<AtomicU64>,
-}
-
-/// Why Redis gave no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum CacheError {
-    /// It failed a moment ago and is left alone.
-    #[error("Redis is resting after a failure")]
-    Resting,
-    /// It did not answer in time.
-    #[error("Redis did not answer in {} ms", PATIENCE.as_millis())]
-    TimedOut,
-    /// It answered with an error, or the connection broke.
-    #[error("Redis failed")]
-    Failed(#[from] RedisError),
+    redis: Redis,
 }
 
 /// A row to publish.
@@ -81,15 +53,12 @@ impl Cache {
     /// # Errors
     /// When the URL is none.
     pub fn new(url: &str) -> Result<Self, CacheError> {
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(PATIENCE))
-            .set_min_delay(Duration::from_millis(50))
-            .set_max_delay(Duration::from_millis(500))
-            .set_number_of_retries(usize::MAX);
-        let client = redis::Client::open(url)?;
-        let connection = ConnectionManager::new_lazy_with_config(client.clone(), config)?;
-        Ok(Self { client, connection, started: Instant::now(), rests_until_ms: Arc::default() })
+        Ok(Self { redis: Redis::new(url)? })
+    }
+
+    /// The connection, for what is no view.
+    pub fn redis(&self) -> &Redis {
+        &self.redis
     }
 
     /// Sends one command.
@@ -97,8 +66,7 @@ impl Cache {
     /// # Errors
     /// [`CacheError`], within [`PATIENCE`].
     pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CacheError> {
-        let mut connection = self.connection.clone();
-        self.bounded(command.query_async(&mut connection)).await
+        self.redis.query(command).await
     }
 
     /// Runs a script.
@@ -109,27 +77,7 @@ impl Cache {
         &self,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, CacheError> {
-        let mut connection = self.connection.clone();
-        self.bounded(script.invoke_async(&mut connection)).await
-    }
-
-    async fn bounded<T>(
-        &self,
-        call: impl Future<Output = Result<T, RedisError>>,
-    ) -> Result<T, CacheError> {
-        let now = || u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if now() < self.rests_until_ms.load(Ordering::Relaxed) {
-            return Err(CacheError::Resting);
-        }
-        let outcome = match tokio::time::timeout(PATIENCE, call).await {
-            Ok(answer) => answer.map_err(CacheError::from),
-            Err(_) => Err(CacheError::TimedOut),
-        };
-        if outcome.is_err() {
-            let rest = u64::try_from(REST.as_millis()).unwrap_or(u64::MAX);
-            self.rests_until_ms.store(now() + rest, Ordering::Relaxed);
-        }
-        outcome
+        self.redis.invoke(script).await
     }
 
     /// The JSON of a row's view and the position that last changed it; `None`
@@ -170,13 +118,7 @@ impl Cache {
         &self,
         view: &str,
     ) -> Result<impl Stream<Item = Vec<String>> + use<>, CacheError> {
-        let subscribe = async {
-            let mut subscription = self.client.get_async_pubsub().await?;
-            subscription.subscribe(channel(view)).await?;
-            Ok::<_, RedisError>(subscription)
-        };
-        let subscription =
-            tokio::time::timeout(PATIENCE, subscribe).await.map_err(|_| CacheError::TimedOut)??;
+        let subscription = self.redis.subscribe(&channel(view)).await?;
         Ok(subscription.into_on_message().map(|notice| {
             let keys: String = notice.get_payload().unwrap_or_default();
             keys.lines().map(str::to_owned).collect()

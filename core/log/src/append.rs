@@ -3,19 +3,29 @@ use crate::{
     topology::{CANARY_SUBJECT, STREAM},
     wire,
 };
-use async_nats::jetstream::{
-    self, Context, ErrorCode,
-    context::{PublishError, PublishErrorKind},
-    message::PublishMessage,
+use async_nats::{
+    HeaderMap, client, header,
+    jetstream::{
+        self, Context, ErrorCode,
+        context::{PublishError, PublishErrorKind},
+        message::PublishMessage,
+        publish::PublishAck,
+        response::Response,
+        stream::LastRawMessageErrorKind,
+    },
 };
 use bytes::Bytes;
 use exodrive_domain::{Envelope, Subject};
-use std::{error::Error, time::Duration};
-use tokio::time::{Instant, timeout_at};
+use std::{collections::HashSet, error::Error, time::Duration};
+use tokio::time::{Instant, sleep, timeout_at};
+use uuid::Uuid;
 
 /// Newer servers answer some clashes with this code instead of 10071; the
 /// client does not know it as "wrong last sequence".
 const WRONG_LAST_SEQUENCE_IN_FLIGHT: u64 = 10164;
+
+/// The server keeps few batches open at a time, each for some milliseconds.
+const BATCH_PAUSE: Duration = Duration::from_millis(10);
 
 /// An event to be appended.
 #[derive(Clone, Debug)]
@@ -88,6 +98,108 @@ impl Log {
         }
     }
 
+    /// Appends one decision over several subjects: all of its events or none,
+    /// at consecutive positions. Each is guarded as by [`Log::append_decision`]
+    /// with the position given beside it; of several events of one subject the
+    /// first one's counts. Dear (some 50 single appends): for what must not be
+    /// half done.
+    ///
+    /// A retry after a lost acknowledgement is recognised by the events' ids
+    /// as long as one of the subjects has no newer event.
+    ///
+    /// # Errors
+    /// [`AppendError::Conflict`] when one of the subjects has changed; else as
+    /// [`Log::append_fact`].
+    pub async fn append_batch(
+        &self,
+        events: &[(NewEvent, u64)],
+    ) -> Result<Vec<Appended>, AppendError> {
+        match events {
+            [] => return Ok(Vec::new()),
+            [(event, last)] => return Ok(vec![self.append_decision(event, *last).await?]),
+            _ => {}
+        }
+        let started = Instant::now();
+        let deadline = started + self.ack_timeout;
+        let outcome = timeout_at(deadline, async {
+            loop {
+                match self.publish_batch(events).await {
+                    Err(BatchError::TooManyOpen) => sleep(BATCH_PAUSE).await,
+                    outcome => break outcome,
+                }
+            }
+        });
+        match outcome.await.map_err(|_| AppendError::Unavailable(None))? {
+            // The answer tells the position of the last event only.
+            Ok(last) => {
+                metrics::histogram!("exodrive_log_append_seconds").record(started.elapsed());
+                Ok(consecutive(events.len(), last, events.len() - 1, false))
+            }
+            Err(BatchError::Append(AppendError::Conflict)) => self.own_earlier_batch(events).await,
+            Err(BatchError::Append(error)) => Err(error),
+            Err(BatchError::TooManyOpen) => Err(AppendError::Unavailable(None)),
+        }
+    }
+
+    /// If the last event of any subject is ours the whole batch is stored: no
+    /// part of it is without the others.
+    async fn own_earlier_batch(
+        &self,
+        events: &[(NewEvent, u64)],
+    ) -> Result<Vec<Appended>, AppendError> {
+        let mut seen = HashSet::new();
+        for (index, (event, _)) in events.iter().enumerate().rev() {
+            if !seen.insert(&event.subject) {
+                continue;
+            }
+            match self.own_earlier_append(&event.subject.to_string(), event).await {
+                Ok(Appended { position, .. }) => {
+                    return Ok(consecutive(events.len(), position, index, true));
+                }
+                Err(AppendError::Conflict) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(AppendError::Conflict)
+    }
+
+    /// Sends a batch (ADR-50) and gives the position of its last event.
+    async fn publish_batch(&self, events: &[(NewEvent, u64)]) -> Result<u64, BatchError> {
+        let client = self.context.client();
+        // A batch that failed half way may be open still, under its id.
+        let batch = Uuid::now_v7().to_string();
+        let mut guarded = HashSet::new();
+        for (index, (event, last)) in events.iter().enumerate() {
+            let subject = event.subject.to_string();
+            let mut headers = wire::headers(&event.envelope, &event.provider_headers);
+            headers.insert(header::NATS_EXPECTED_STREAM, STREAM);
+            headers.insert(header::NATS_BATCH_ID, batch.as_str());
+            headers.insert(header::NATS_BATCH_SEQUENCE, (index + 1).to_string());
+            // The server takes a subject's expectation once.
+            if guarded.insert(&event.subject) {
+                let expected = header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
+                headers.insert(expected, last.to_string());
+            }
+            let body = event.body.clone();
+            if index + 1 == events.len() {
+                headers.insert(header::NATS_BATCH_COMMIT, header::NATS_BATCH_COMMIT_FINAL);
+                return match ask(&client, subject, headers, body).await? {
+                    Some(ack) => Ok(ack.sequence),
+                    None => Err(unavailable("the end of a batch was not acknowledged").into()),
+                };
+            } else if index == 0 {
+                // An empty answer opens the batch. A server that does not know
+                // batches would have stored the event.
+                if ask(&client, subject, headers, body).await?.is_some() {
+                    return Err(unavailable("the server took part of a batch for all").into());
+                }
+            } else {
+                client.publish_with_headers(subject, headers, body).await.map_err(unavailable)?;
+            }
+        }
+        Err(unavailable("an empty batch").into())
+    }
+
     /// Current servers answer the retry of a stored decision with "wrong last
     /// sequence": if the subject's last event is ours, it is no conflict.
     async fn own_earlier_append(
@@ -101,6 +213,10 @@ impl Log {
                 Ok(Appended { position: last.sequence, duplicate: true })
             }
             Ok(_) => Err(AppendError::Conflict),
+            // The guard named a position where the subject has no event.
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
+                Err(AppendError::Conflict)
+            }
             Err(error) => Err(AppendError::Unavailable(Some(Box::new(error)))),
         }
     }
@@ -130,6 +246,61 @@ impl Log {
         );
         Ok(Appended { position: ack.sequence, duplicate: ack.duplicate })
     }
+}
+
+enum BatchError {
+    /// Nothing is stored; the server has no place for a batch just now.
+    TooManyOpen,
+    Append(AppendError),
+}
+
+impl From<AppendError> for BatchError {
+    fn from(error: AppendError) -> Self {
+        Self::Append(error)
+    }
+}
+
+/// Sends a part of a batch and waits for the answer; `None` is an empty one.
+async fn ask(
+    client: &client::Client,
+    subject: String,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Option<PublishAck>, BatchError> {
+    let answer = client.request_with_headers(subject, headers, body).await.map_err(|error| {
+        match error.kind() {
+            client::RequestErrorKind::MaxPayloadExceeded => AppendError::Refused(Box::new(error)),
+            _ => unavailable(error),
+        }
+    })?;
+    if answer.payload.is_empty() {
+        return Ok(None);
+    }
+    match serde_json::from_slice(&answer.payload).map_err(unavailable)? {
+        Response::Ok(ack) => Ok(Some(ack)),
+        Response::Err { error } if is_clash(error.error_code()) => {
+            Err(AppendError::Conflict.into())
+        }
+        Response::Err { error }
+            if error.error_code() == ErrorCode::ATOMIC_PUBLISH_TOO_MANY_INFLIGHT =>
+        {
+            Err(BatchError::TooManyOpen)
+        }
+        Response::Err { error } => Err(unavailable(error).into()),
+    }
+}
+
+/// Where the events of a batch stand, of which the one at `index` stands at
+/// `position`.
+fn consecutive(count: usize, position: u64, index: usize, duplicate: bool) -> Vec<Appended> {
+    let distance = |from: usize, to: usize| u64::try_from(to - from).unwrap_or(u64::MAX);
+    let before = (0..index).map(|at| position.saturating_sub(distance(at, index)));
+    let after = (index..count).map(|at| position + distance(index, at));
+    before.chain(after).map(|position| Appended { position, duplicate }).collect()
+}
+
+fn unavailable(error: impl Into<Box<dyn Error + Send + Sync>>) -> AppendError {
+    AppendError::Unavailable(Some(error.into()))
 }
 
 fn message(event: &NewEvent) -> PublishMessage {

@@ -1,23 +1,30 @@
 //! The event log: one JetStream stream that is only ever appended to.
 //!
-//! **May import** the domain, async-nats, and an HTTP client for the server's
-//! monitoring endpoint. Knows nothing of Postgres, Redis or HTTP handlers.
+//! **May import** the domain, async-nats, Redis for snapshots, and an HTTP
+//! client for the server's monitoring endpoint. Knows nothing of Postgres or
+//! HTTP handlers.
 //!
 //! **Flow.** [`Log::connect`] creates the stream if it is missing and refuses
 //! a server or stream that could lose or change an event ([`topology`]). A
 //! webhook becomes a [`NewEvent`] and goes in by [`Log::append_fact`]
-//! (unconditional, counted once by its id); a decision goes in by
-//! [`Log::append_decision`] (guarded by the subject's last sequence).
+//! (unconditional, counted once by its id). A command goes in by [`Commands`]:
+//! load the subject's state, decide, append guarded by the subject's last
+//! sequence ([`Log::append_decision`], [`Log::append_batch`] for two subjects),
+//! and again if somebody was first.
 //! Projections and replays take events out as
 //! [`Recorded`](exodrive_domain::Recorded): [`Log::reader`] in log order from
 //! a position, [`Log::history`] for one subject, [`Log::read`] for one.
 
 mod append;
+mod clock;
+pub mod command;
 mod read;
+pub mod redis;
 pub mod topology;
 mod wire;
 
 pub use append::{AppendError, Appended, NewEvent};
+pub use command::{ClaimError, CommandError, Commands, DecisionState, Executed, Loaded};
 pub use read::{Batch, ReadError, Reader};
 pub use topology::{ConnectError, LogConfig};
 
@@ -33,6 +40,7 @@ pub struct Log {
     ack_timeout: Duration,
     duplicate_window: Duration,
     created_at: DateTime<Utc>,
+    clock: clock::LogClock,
 }
 
 impl Log {
@@ -65,6 +73,12 @@ impl Log {
     /// was projected from another log must not be continued from this one.
     pub fn created_at(&self) -> DateTime<Utc> {
         self.created_at
+    }
+
+    /// The time by the log server's clock, on which all processes agree. Cheap;
+    /// never earlier than what this or a clone has given before.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
     }
 
     /// The position of the newest event; 0 when there is none.

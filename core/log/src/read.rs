@@ -2,6 +2,7 @@ use crate::{Log, topology::STREAM, wire};
 use async_nats::jetstream::{
     Message,
     consumer::{AckPolicy, DeliverPolicy, pull},
+    message::StreamMessage,
     stream::{DirectGetErrorKind, LastRawMessageErrorKind},
 };
 use exodrive_domain::{Recorded, Subject};
@@ -16,6 +17,8 @@ const PULL: usize = 1_000;
 const PULL_BYTES: usize = 16 << 20;
 /// A consumer that nobody reads goes away by itself after this.
 const INACTIVE: Duration = Duration::from_secs(30);
+/// Events of one subject that are fetched singly before a consumer is made.
+const ONE_BY_ONE: usize = 8;
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Why the log could not be read.
@@ -75,13 +78,7 @@ impl Log {
             return Ok(None);
         }
         match self.stream.direct_get(position).await {
-            Ok(message) => Ok(Some(wire::recorded(
-                message.sequence,
-                &message.subject,
-                message.time,
-                &message.headers,
-                message.payload,
-            ))),
+            Ok(message) => Ok(Some(recorded(message))),
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
             Err(error) => Err(ReadError::unavailable(error)),
         }
@@ -104,14 +101,53 @@ impl Log {
     /// # Errors
     /// When the server does not answer.
     pub async fn history(&self, subject: &Subject) -> Result<Vec<Recorded>, ReadError> {
-        let Some(last) = self.last_position_of(subject).await? else { return Ok(Vec::new()) };
+        self.events_after(subject, 0).await
+    }
+
+    /// Every event of one subject after a position, in log order, as of now.
+    /// Cheap when there are none or few.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn events_after(
+        &self,
+        subject: &Subject,
+        position: u64,
+    ) -> Result<Vec<Recorded>, ReadError> {
+        let last = self.last_position_of(subject).await?.unwrap_or(0);
+        self.events_between(subject, position, last).await
+    }
+
+    /// The events of a subject after a position, up to `last`, the position of
+    /// one of them (or not after it: then none).
+    pub(crate) async fn events_between(
+        &self,
+        subject: &Subject,
+        mut position: u64,
+        last: u64,
+    ) -> Result<Vec<Recorded>, ReadError> {
+        let subject = subject.to_string();
+        let mut events = Vec::new();
+        // From the start there may be many.
+        let few = if position == 0 { 0 } else { ONE_BY_ONE };
+        while position < last && events.len() < few {
+            let next = self.stream.direct_get_next_for_subject(&subject, Some(position + 1)).await;
+            match next {
+                Ok(message) => {
+                    position = message.sequence;
+                    events.push(recorded(message));
+                }
+                // A replica that is behind: the reader waits until it is not.
+                Err(error) if error.kind() == DirectGetErrorKind::NotFound => break,
+                Err(error) => return Err(ReadError::unavailable(error)),
+            }
+        }
         let mut reader = Reader {
             log: self.clone(),
-            next: 1,
-            subject: Some(subject.to_string()),
+            next: position + 1,
+            subject: Some(subject),
             messages: None,
         };
-        let mut events = Vec::new();
         while reader.next <= last {
             let batch = reader.next_batch(PULL, Duration::from_secs(5)).await?;
             if batch.events.is_empty() {
@@ -121,6 +157,16 @@ impl Log {
         }
         Ok(events)
     }
+}
+
+fn recorded(message: StreamMessage) -> Recorded {
+    wire::recorded(
+        message.sequence,
+        &message.subject,
+        message.time,
+        &message.headers,
+        message.payload,
+    )
 }
 
 impl Reader {

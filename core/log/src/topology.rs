@@ -1,6 +1,6 @@
 //! The streams and what the server must be, checked at start.
 
-use crate::Log;
+use crate::{Log, clock::LogClock};
 use async_nats::{
     ConnectOptions, ServerAddr, ServerInfo,
     jetstream::{
@@ -94,7 +94,7 @@ pub(crate) async fn connect(config: &LogConfig) -> Result<Log, ConnectError> {
     context.get_or_create_stream(canary_config(config)).await.map_err(|source| {
         ConnectError::Stream { action: "open", stream: CANARY_STREAM, source: Box::new(source) }
     })?;
-    Ok(log(config, context, stream))
+    Ok(log(config, context, stream).await)
 }
 
 /// As [`connect`], for those who only read: makes nothing, and leaves judging
@@ -104,7 +104,7 @@ pub(crate) async fn open(config: &LogConfig) -> Result<Log, ConnectError> {
     let started = tokio::time::Instant::now();
     loop {
         match context.get_stream(STREAM).await {
-            Ok(stream) => return Ok(log(config, context, stream)),
+            Ok(stream) => return Ok(log(config, context, stream).await),
             Err(source) if started.elapsed() >= config.patience => {
                 let source = Box::new(source);
                 return Err(ConnectError::Stream { action: "find", stream: STREAM, source });
@@ -123,10 +123,11 @@ async fn context(config: &LogConfig) -> Result<jetstream::Context, ConnectError>
         .build(client))
 }
 
-fn log(config: &LogConfig, context: jetstream::Context, stream: Stream) -> Log {
+async fn log(config: &LogConfig, context: jetstream::Context, stream: Stream) -> Log {
     let info = stream.cached_info();
     let (created_at, duplicate_window) = (info.created, info.config.duplicate_window);
-    Log { context, stream, ack_timeout: config.ack_timeout, duplicate_window, created_at }
+    let clock = LogClock::start(context.clone()).await;
+    Log { context, stream, ack_timeout: config.ack_timeout, duplicate_window, created_at, clock }
 }
 
 /// Tries until the server answers or patience ends: services start in any

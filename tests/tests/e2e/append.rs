@@ -6,12 +6,16 @@ use exodrive_runtime::services::{Options, PrivateServices};
 use std::time::Duration;
 
 async fn log() -> (PrivateServices, Log, tempfile::TempDir) {
+    start(Some("unused://".to_owned())).await
+}
+
+/// NATS with a log, and Redis unless it is elsewhere.
+pub(crate) async fn start(redis: Option<String>) -> (PrivateServices, Log, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    // An address of its own keeps a service from being started.
-    let elsewhere = Some("unused://".to_owned());
     let services = PrivateServices::start(Options {
-        database: elsewhere.clone(),
-        redis: elsewhere,
+        // An address of its own keeps a service from being started.
+        database: Some("unused://".to_owned()),
+        redis,
         ..Options::for_tests(folder.path().join("data"))
     })
     .await
@@ -22,14 +26,14 @@ async fn log() -> (PrivateServices, Log, tempfile::TempDir) {
         require_sync: false,
         duplicate_window: Duration::from_secs(60),
         replicas: 1,
-        ack_timeout: Duration::from_secs(4),
+        ack_timeout: Duration::from_secs(2),
         patience: Duration::from_secs(10),
     };
     let log = Log::connect(&config).await.unwrap();
     (services, log, folder)
 }
 
-fn decision(email: &str, id: &str) -> NewEvent {
+pub(crate) fn decision(email: &str, id: &str) -> NewEvent {
     NewEvent {
         subject: Subject::Email(email.parse().unwrap()),
         envelope: Envelope {
@@ -75,6 +79,119 @@ async fn a_retry_after_a_lost_acknowledgement_is_no_conflict() {
     assert_eq!(again, Appended { position, duplicate: true });
     let stale = log.append_decision(&decision("em-1", "second"), 0).await;
     assert!(matches!(stale, Err(AppendError::Conflict)), "{stale:?}");
+    let ahead = log.append_decision(&decision("em-2", "first"), position).await;
+    assert!(matches!(ahead, Err(AppendError::Conflict)), "{ahead:?}");
     let fresh = log.append_decision(&decision("em-1", "second"), position).await.unwrap();
     assert!(!fresh.duplicate && fresh.position > position);
+}
+
+fn positions(appended: &[Appended]) -> Vec<u64> {
+    appended.iter().map(|appended| appended.position).collect()
+}
+
+async fn ids(log: &Log, subject: &Subject) -> Vec<(u64, String)> {
+    let history = log.history(subject).await.unwrap();
+    history.into_iter().map(|event| (event.position, event.envelope.id)).collect()
+}
+
+#[tokio::test]
+async fn a_batch_is_stored_whole_or_not_at_all() {
+    let (_services, log, _folder) = log().await;
+    let [one, other, third] = ["em-1", "em-2", "em-3"].map(|email| decision(email, "first"));
+    let before = log.append_decision(&other, 0).await.unwrap().position;
+    let batch = [
+        (decision("em-1", "a"), 0),
+        (decision("em-1", "b"), 0),
+        (decision("em-2", "c"), before),
+        (decision("em-3", "d"), 0),
+    ];
+    let stored = log.append_batch(&batch).await.unwrap();
+    assert!(stored.iter().all(|appended| !appended.duplicate));
+    assert_eq!(positions(&stored), [before + 1, before + 2, before + 3, before + 4]);
+    let is = |position: u64, id: &str| (before + position, id.to_owned());
+    assert_eq!(ids(&log, &one.subject).await, [is(1, "a"), is(2, "b")]);
+    assert_eq!(ids(&log, &other.subject).await, [is(0, "first"), is(3, "c")]);
+    assert_eq!(ids(&log, &third.subject).await, [is(4, "d")]);
+    // Whichever of them is stale, none is stored.
+    for stale in 0..3 {
+        let mut last = [before + 2, before + 3, before + 4];
+        last[stale] -= 1;
+        let batch = [
+            (decision("em-1", "e"), last[0]),
+            (decision("em-2", "f"), last[1]),
+            (decision("em-3", "g"), last[2]),
+        ];
+        let outcome = log.append_batch(&batch).await;
+        assert!(matches!(outcome, Err(AppendError::Conflict)), "{stale}: {outcome:?}");
+        assert_eq!(log.last_position().await.unwrap(), before + 4);
+    }
+}
+
+#[tokio::test]
+async fn a_batch_sent_again_is_recognised() {
+    let (_services, log, _folder) = log().await;
+    let batch = [(decision("em-1", "a"), 0), (decision("em-2", "b"), 0)];
+    let first = log.append_batch(&batch).await.unwrap();
+    let again = log.append_batch(&batch).await.unwrap();
+    assert!(again.iter().all(|appended| appended.duplicate));
+    assert_eq!(positions(&again), positions(&first));
+    // One subject goes on: the other still tells.
+    let [one, other] = [first[0].position, first[1].position];
+    log.append_decision(&decision("em-2", "c"), other).await.unwrap();
+    let again = log.append_batch(&batch).await.unwrap();
+    assert_eq!(positions(&again), [one, other]);
+    log.append_decision(&decision("em-1", "d"), one).await.unwrap();
+    let outcome = log.append_batch(&batch).await;
+    assert!(matches!(outcome, Err(AppendError::Conflict)), "{outcome:?}");
+    assert_eq!(log.last_position().await.unwrap(), 4);
+}
+
+#[tokio::test]
+async fn more_batches_at_once_than_the_server_keeps_open_are_all_stored() {
+    let (_services, log, _folder) = log().await;
+    let batches: Vec<_> = (0..120)
+        .map(|n| [format!("em-{n}-a"), format!("em-{n}-b")])
+        .map(|emails| emails.map(|email| (decision(&email, &email), 0)))
+        .collect();
+    let outcomes = batches.iter().map(|batch| log.append_batch(batch));
+    for outcome in futures::future::join_all(outcomes).await {
+        let stored = positions(&outcome.unwrap());
+        assert_eq!(stored[1], stored[0] + 1);
+    }
+    assert_eq!(log.last_position().await.unwrap(), 240);
+}
+
+#[tokio::test]
+async fn the_tail_of_a_subject_is_what_follows_a_position() {
+    let (_services, log, _folder) = log().await;
+    let subject = decision("em-1", "").subject;
+    assert!(log.events_after(&subject, 0).await.unwrap().is_empty());
+    for n in 0..30 {
+        log.append_fact(&decision("em-1", &format!("one-{n}"))).await.unwrap();
+        log.append_fact(&decision("em-2", &format!("two-{n}"))).await.unwrap();
+    }
+    // The events of the subject stand at the odd positions up to 59.
+    for after in [0, 1, 2, 39, 40, 57, 58, 59, 60, 1_000] {
+        let tail = log.events_after(&subject, after).await.unwrap();
+        let found: Vec<_> = tail.iter().map(|event| event.position).collect();
+        let expected: Vec<_> = (after + 1..60).filter(|position| position % 2 == 1).collect();
+        assert_eq!(found, expected, "after {after}");
+        assert!(tail.iter().all(|event| event.subject == "exo.email.em-1"));
+    }
+}
+
+#[tokio::test]
+async fn the_logs_clock_advances_and_is_right() {
+    let (_services, log, _folder) = log().await;
+    let clone = log.clone();
+    let mut last = log.now();
+    for _ in 0..1_000 {
+        let now = clone.now();
+        assert!(now >= last);
+        last = now;
+    }
+    let away = (chrono::Utc::now() - last).abs();
+    assert!(away < chrono::TimeDelta::milliseconds(250), "{away}");
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(log.now() - last >= chrono::TimeDelta::milliseconds(20));
 }

@@ -5,6 +5,7 @@
 
 mod append;
 mod cli;
+mod command_path;
 mod duplicates;
 mod faults;
 mod limits;

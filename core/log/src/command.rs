@@ -1,0 +1,557 @@
+//! The one command path: load a subject's state, decide, append, and again if
+//! somebody was first.
+//!
+//! States are kept in this process, then in Redis, else folded from the log.
+//! None of the copies is trusted. An acceptance is guarded by the position of
+//! the state that it was decided on, and a refusal is given only on a state
+//! that was compared with the log. A stale or lost copy costs a retry, never a
+//! wrong decision.
+
+mod queue;
+mod snapshots;
+mod states;
+
+use crate::{AppendError, Log, NewEvent, ReadError, redis::Redis, wire};
+use exodrive_domain::{DecodeError, Event, Recorded, Subject, decode};
+use queue::Queues;
+use serde::{Serialize, de::DeserializeOwned};
+use snapshots::Snapshots;
+use states::{Key, States};
+use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep, timeout_at};
+use uuid::Uuid;
+
+/// The longest that a command takes.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// Lost races after which a command gives up.
+const ATTEMPTS: u32 = 50;
+/// Lost races after which it begins to stand back between attempts.
+const EAGER_ATTEMPTS: u32 = 3;
+/// The longest that it stands back.
+const LONGEST_PAUSE: Duration = Duration::from_millis(30);
+/// The pause before an event is sent again that was not acknowledged.
+const RESEND_PAUSE: Duration = Duration::from_millis(250);
+
+/// What decisions about one subject are made on: a fold of its events. Holds
+/// no personal data, since snapshots of it are kept in Redis.
+pub trait DecisionState:
+    Default + Clone + Serialize + DeserializeOwned + Send + Sync + 'static
+{
+    /// Names its snapshots; no two states share it.
+    const NAME: &'static str;
+    /// Raised when the fold or the shape changes: older snapshots are then not
+    /// read.
+    const VERSION: u32;
+
+    /// Takes in the next event of the subject. Must not rest on `stored_at`,
+    /// which is a guess for an event that this process has just appended.
+    fn evolve(&mut self, event: &Event<'_>);
+}
+
+/// A subject's state.
+#[derive(Clone, Debug)]
+pub struct Loaded<S> {
+    /// The fold of its events.
+    pub state: Arc<S>,
+    /// The position of the last of them; 0 when there is none.
+    pub position: u64,
+}
+
+impl<S: Default> Default for Loaded<S> {
+    fn default() -> Self {
+        Self { state: Arc::default(), position: 0 }
+    }
+}
+
+/// A command that was accepted.
+#[derive(Clone, Debug)]
+pub struct Executed<S> {
+    /// The state after its event.
+    pub state: Arc<S>,
+    /// Where its event stands.
+    pub position: u64,
+}
+
+/// Why a command was not executed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError<R> {
+    /// The decision, made on the subject's current state.
+    #[error("the command was refused")]
+    Refused(R),
+    /// The state could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The event could not be appended, or may not have been:
+    /// [`AppendError::Unavailable`]. Never [`AppendError::Conflict`].
+    #[error(transparent)]
+    Append(AppendError),
+    /// The subject has an event that this release cannot read.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// Others were first, again and again, or for too long.
+    #[error("too many commands about the same thing; try again")]
+    Contended,
+}
+
+impl<R> CommandError<R> {
+    /// The same error with another refusal.
+    pub fn map<Q>(self, refusal: impl FnOnce(R) -> Q) -> CommandError<Q> {
+        match self {
+            Self::Refused(reason) => CommandError::Refused(refusal(reason)),
+            Self::Read(error) => CommandError::Read(error),
+            Self::Append(error) => CommandError::Append(error),
+            Self::Decode(error) => CommandError::Decode(error),
+            Self::Contended => CommandError::Contended,
+        }
+    }
+}
+
+/// Why a claiming command was not executed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError<R> {
+    /// The claim's subject has an event already, of somebody else.
+    #[error("it is claimed already")]
+    Taken,
+    /// Anything else.
+    #[error(transparent)]
+    Command(#[from] CommandError<R>),
+}
+
+/// Executes commands. Cheap to clone; clones share what they keep, so there
+/// should be one in a process.
+#[derive(Clone)]
+pub struct Commands {
+    log: Log,
+    states: Arc<States>,
+    snapshots: Option<Snapshots>,
+    queues: Arc<Queues>,
+}
+
+impl fmt::Debug for Commands {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Commands").finish_non_exhaustive()
+    }
+}
+
+/// What was decided: an event for each subject, and perhaps a claim.
+struct Decision<const N: usize> {
+    events: [NewEvent; N],
+    claim: Option<NewEvent>,
+}
+
+/// A subject, and where its state is kept.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    subject: &'a Subject,
+    key: &'a Key,
+}
+
+impl Commands {
+    /// Commands on a log; without Redis, states are kept in this process only.
+    pub fn new(log: Log, redis: Option<Redis>) -> Self {
+        let states = Arc::new(States::default());
+        let snapshots = redis.map(|redis| Snapshots::new(redis, states.clone(), log.created_at()));
+        Self { log, states, snapshots, queues: Arc::default() }
+    }
+
+    /// The log.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The state of a subject as of now: compared with the log.
+    ///
+    /// # Errors
+    /// [`CommandError::Read`], [`CommandError::Decode`], or
+    /// [`CommandError::Contended`] when the subject is busy for too long.
+    pub async fn load<S: DecisionState>(
+        &self,
+        subject: &Subject,
+    ) -> Result<Loaded<S>, CommandError<Infallible>> {
+        let deadline = Instant::now() + PATIENCE;
+        let key = Key::new::<S>(subject);
+        let place = Place { subject, key: &key };
+        let mut _turn = None;
+        let mut held = match self.states.get::<S>(&key) {
+            Some(held) => held,
+            None => {
+                // One of many readers folds, the others find what it kept.
+                let turn = timeout_at(deadline, self.queues.turn(&key.subject)).await;
+                _turn = Some(turn.map_err(|_| CommandError::Contended)?);
+                self.find::<S>(place).await?
+            }
+        };
+        timeout_at(deadline, self.catch_up(place, &mut held)).await.map_err(too_late)??;
+        Ok(held)
+    }
+
+    /// Decides on the state of a subject and appends what was decided. Asks
+    /// `decide` again whenever the state turns out to be another: it must have
+    /// no effect of its own. Commands of one process about a subject take
+    /// turns.
+    ///
+    /// When an acknowledgement is lost, the same event is sent once more. If
+    /// that fails too it may be stored all the same: a `decide` that is called
+    /// with the same command later must look for it in the state.
+    ///
+    /// # Errors
+    /// [`CommandError`]; [`CommandError::Refused`] is what `decide` said about
+    /// the subject's current state.
+    pub async fn execute<S: DecisionState, R>(
+        &self,
+        subject: &Subject,
+        mut decide: impl FnMut(&S) -> Result<NewEvent, R>,
+    ) -> Result<Executed<S>, CommandError<R>> {
+        let decide = |[state]: [&S; 1]| Ok(Decision { events: [decide(state)?], claim: None });
+        let [executed] = self.run([subject], decide).await.map_err(unclaimed)?;
+        Ok(executed)
+    }
+
+    /// One decision over two subjects, appended all or nothing
+    /// ([`Log::append_batch`]). The events must be about the subjects, in the
+    /// same order. Otherwise as [`Commands::execute`].
+    ///
+    /// # Errors
+    /// As [`Commands::execute`]; also when the subjects are the same.
+    pub async fn execute_both<S: DecisionState, R>(
+        &self,
+        subjects: [&Subject; 2],
+        mut decide: impl FnMut(&S, &S) -> Result<[NewEvent; 2], R>,
+    ) -> Result<[Executed<S>; 2], CommandError<R>> {
+        let decide =
+            |[one, other]: [&S; 2]| Ok(Decision { events: decide(one, other)?, claim: None });
+        self.run(subjects, decide).await.map_err(unclaimed)
+    }
+
+    /// Like [`Commands::execute`], but `decide` gives a claim beside the event:
+    /// an event that must be the first on its own subject, of which nothing is
+    /// folded. Both are appended or none.
+    ///
+    /// # Errors
+    /// [`ClaimError::Taken`] when the claim's subject has an event already and
+    /// the main subject, which is looked at first, gives no reason to decide
+    /// anew; else as [`Commands::execute`].
+    pub async fn execute_claiming<S: DecisionState, R>(
+        &self,
+        subject: &Subject,
+        mut decide: impl FnMut(&S) -> Result<(NewEvent, NewEvent), R>,
+    ) -> Result<Executed<S>, ClaimError<R>> {
+        let decide = |[state]: [&S; 1]| {
+            let (event, claim) = decide(state)?;
+            Ok(Decision { events: [event], claim: Some(claim) })
+        };
+        let [executed] = self.run([subject], decide).await?;
+        Ok(executed)
+    }
+
+    async fn run<S: DecisionState, R, const N: usize>(
+        &self,
+        subjects: [&Subject; N],
+        decide: impl FnMut([&S; N]) -> Result<Decision<N>, R>,
+    ) -> Result<[Executed<S>; N], ClaimError<R>> {
+        let started = Instant::now();
+        let outcome = self.take_turns(subjects, decide, started + PATIENCE).await;
+        metrics::histogram!("exodrive_command_seconds").record(started.elapsed());
+        outcome
+    }
+
+    async fn take_turns<S: DecisionState, R, const N: usize>(
+        &self,
+        subjects: [&Subject; N],
+        decide: impl FnMut([&S; N]) -> Result<Decision<N>, R>,
+        deadline: Instant,
+    ) -> Result<[Executed<S>; N], ClaimError<R>> {
+        let keys = subjects.map(Key::new::<S>);
+        let mut in_order: Vec<_> = keys.iter().map(|key| &key.subject).collect();
+        in_order.sort_unstable();
+        if in_order.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(misused("one decision over the same subject twice").into());
+        }
+        // In the order of the subjects, or two commands could wait for each
+        // other.
+        let mut turns = Vec::with_capacity(N);
+        for subject in in_order {
+            let turn = timeout_at(deadline, self.queues.turn(subject)).await;
+            turns.push(turn.map_err(|_| CommandError::Contended)?);
+        }
+        self.decide_and_append(subjects, &keys, decide, deadline).await
+    }
+
+    async fn decide_and_append<S: DecisionState, R, const N: usize>(
+        &self,
+        subjects: [&Subject; N],
+        keys: &[Key; N],
+        mut decide: impl FnMut([&S; N]) -> Result<Decision<N>, R>,
+        deadline: Instant,
+    ) -> Result<[Executed<S>; N], ClaimError<R>> {
+        let places = std::array::from_fn(|n| Place { subject: subjects[n], key: &keys[n] });
+        let mut held: [Loaded<S>; N] = std::array::from_fn(|_| Loaded::default());
+        let found = async {
+            for (place, held) in places.iter().zip(&mut held) {
+                *held = self.find(*place).await?;
+            }
+            Ok::<_, FoldError>(())
+        };
+        timeout_at(deadline, found).await.map_err(too_late)??;
+        let mut caught_up = false;
+        for attempt in 1..=ATTEMPTS {
+            let decision = match decide(held.each_ref().map(|held| &*held.state)) {
+                Ok(decision) => decision,
+                // Of one subject the state was current when it was read, and
+                // that is enough. Two were so one after the other.
+                Err(refusal) if N == 1 && caught_up => {
+                    return Err(CommandError::Refused(refusal).into());
+                }
+                Err(refusal) => {
+                    stand_back(attempt, deadline).await?;
+                    let changed = self.catch_up_all(places, &mut held, deadline).await?;
+                    if !changed {
+                        return Err(CommandError::Refused(refusal).into());
+                    }
+                    caught_up = true;
+                    continue;
+                }
+            };
+            if decision.events.iter().zip(subjects).any(|(event, about)| event.subject != *about) {
+                return Err(misused("an event about another subject than its decision").into());
+            }
+            let Decision { events, claim } = decision;
+            let claimed = claim.as_ref().map(|claim| claim.subject.clone());
+            let guarded: Vec<_> = events
+                .into_iter()
+                .zip(held.iter().map(|held| held.position))
+                .chain(claim.map(|claim| (claim, 0)))
+                .collect();
+            match self.append(places, &guarded, deadline).await {
+                Ok(appended) if appended.iter().any(|appended| appended.duplicate) => {
+                    // Stored at an earlier attempt: others' events may stand
+                    // before and after.
+                    self.catch_up_all(places, &mut held, deadline).await?;
+                    let mut appended = appended.into_iter();
+                    return Ok(held.map(|held| Executed {
+                        position: appended.next().map_or(held.position, |it| it.position),
+                        state: held.state,
+                    }));
+                }
+                Ok(appended) => {
+                    for (n, ((event, _), appended)) in
+                        guarded.iter().zip(appended).take(N).enumerate()
+                    {
+                        let event = self.as_recorded(event, appended.position);
+                        self.take_in(places[n], &mut held[n], &[event]).map_err(FoldError::from)?;
+                    }
+                    return Ok(
+                        held.map(|held| Executed { position: held.position, state: held.state })
+                    );
+                }
+                Err(AppendError::Conflict) => {
+                    metrics::counter!("exodrive_command_conflicts_total").increment(1);
+                    stand_back(attempt, deadline).await?;
+                    let changed = self.catch_up_all(places, &mut held, deadline).await?;
+                    if let Some(claimed) = &claimed
+                        && !changed
+                        && self
+                            .log
+                            .last_position_of(claimed)
+                            .await
+                            .map_err(FoldError::from)?
+                            .is_some()
+                    {
+                        return Err(ClaimError::Taken);
+                    }
+                    caught_up = true;
+                }
+                Err(error) => return Err(CommandError::Append(error).into()),
+            }
+        }
+        Err(CommandError::Contended.into())
+    }
+
+    /// Appends, and once more if no acknowledgement came.
+    async fn append<const N: usize>(
+        &self,
+        places: [Place<'_>; N],
+        events: &[(NewEvent, u64)],
+        deadline: Instant,
+    ) -> Result<Vec<crate::Appended>, AppendError> {
+        let append = || async {
+            timeout_at(deadline, self.log.append_batch(events))
+                .await
+                .unwrap_or(Err(AppendError::Unavailable(None)))
+        };
+        match append().await {
+            Err(AppendError::Unavailable(_)) => {
+                for place in places {
+                    self.states.remove(place.key);
+                }
+                sleep(RESEND_PAUSE).await;
+                append().await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// What is kept of a state, however old; else a fold.
+    async fn find<S: DecisionState>(&self, place: Place<'_>) -> Result<Loaded<S>, FoldError> {
+        if let Some(held) = self.states.get(place.key) {
+            loaded_from("process");
+            return Ok(held);
+        }
+        if let Some(snapshots) = &self.snapshots
+            && let Some(held) = snapshots.read(place.key).await
+        {
+            loaded_from("redis");
+            self.states.keep(place.key, &held);
+            return Ok(held);
+        }
+        loaded_from("log");
+        let mut held = Loaded::default();
+        self.catch_up(place, &mut held).await?;
+        Ok(held)
+    }
+
+    /// Brings states up to date with the log; tells whether one was not.
+    async fn catch_up_all<S: DecisionState, const N: usize>(
+        &self,
+        places: [Place<'_>; N],
+        held: &mut [Loaded<S>; N],
+        deadline: Instant,
+    ) -> Result<bool, FoldError> {
+        let all = async {
+            let mut changed = false;
+            for (place, held) in places.into_iter().zip(held) {
+                changed |= self.catch_up(place, held).await?;
+            }
+            Ok(changed)
+        };
+        timeout_at(deadline, all).await.map_err(too_late)?
+    }
+
+    /// Brings a state up to date with the log; tells whether it was not.
+    async fn catch_up<S: DecisionState>(
+        &self,
+        place: Place<'_>,
+        held: &mut Loaded<S>,
+    ) -> Result<bool, FoldError> {
+        let last = self.log.last_position_of(place.subject).await?.unwrap_or(0);
+        if last == held.position {
+            return Ok(false);
+        }
+        if last < held.position {
+            tracing::warn!(
+                subject = %place.subject,
+                position = held.position,
+                last,
+                "A kept state is ahead of the log: it is thrown away"
+            );
+            self.states.remove(place.key);
+            if let Some(snapshots) = &self.snapshots {
+                snapshots.erase(place.key).await;
+            }
+            *held = Loaded::default();
+        }
+        let events = self.log.events_between(place.subject, held.position, last).await?;
+        self.take_in(place, held, &events)?;
+        Ok(true)
+    }
+
+    /// Folds events onto a state and keeps it.
+    fn take_in<S: DecisionState>(
+        &self,
+        place: Place<'_>,
+        held: &mut Loaded<S>,
+        events: &[Recorded],
+    ) -> Result<(), DecodeError> {
+        // Taken out, so that it is changed in place; and lost, not half
+        // changed, if a fold panics.
+        self.states.remove(place.key);
+        let mut kept = std::mem::take(held);
+        let state = Arc::make_mut(&mut kept.state);
+        for recorded in events {
+            let payload = decode(recorded)?;
+            state.evolve(&Event { recorded, payload: &payload });
+            kept.position = recorded.position;
+        }
+        self.states.keep(place.key, &kept);
+        if let Some(snapshots) = &self.snapshots {
+            snapshots.write_soon::<S>(place.key);
+        }
+        *held = kept;
+        Ok(())
+    }
+
+    /// The event as a reader of the log will get it.
+    fn as_recorded(&self, event: &NewEvent, position: u64) -> Recorded {
+        let headers = wire::headers(&event.envelope, &event.provider_headers);
+        let subject = event.subject.to_string();
+        wire::recorded(position, &subject, self.log.now(), &headers, event.body.clone())
+    }
+}
+
+/// Why a state could not be brought up to date.
+enum FoldError {
+    Read(ReadError),
+    Decode(DecodeError),
+}
+
+impl From<ReadError> for FoldError {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
+}
+
+impl From<DecodeError> for FoldError {
+    fn from(error: DecodeError) -> Self {
+        Self::Decode(error)
+    }
+}
+
+impl<R> From<FoldError> for CommandError<R> {
+    fn from(error: FoldError) -> Self {
+        match error {
+            FoldError::Read(error) => Self::Read(error),
+            FoldError::Decode(error) => Self::Decode(error),
+        }
+    }
+}
+
+impl<R> From<FoldError> for ClaimError<R> {
+    fn from(error: FoldError) -> Self {
+        Self::Command(error.into())
+    }
+}
+
+fn too_late(elapsed: tokio::time::error::Elapsed) -> FoldError {
+    FoldError::Read(ReadError::unavailable(elapsed))
+}
+
+fn misused<R>(reason: &'static str) -> CommandError<R> {
+    CommandError::Append(AppendError::Refused(reason.into()))
+}
+
+/// The error of a command that claims nothing.
+fn unclaimed<R>(error: ClaimError<R>) -> CommandError<R> {
+    match error {
+        ClaimError::Command(error) => error,
+        ClaimError::Taken => CommandError::Contended,
+    }
+}
+
+fn loaded_from(source: &'static str) {
+    metrics::counter!("exodrive_state_loads_total", "source" => source).increment(1);
+}
+
+/// After the first lost races, lets others go first for a moment. Before the
+/// state is read again: afterwards, it would be stale by the end of the pause.
+async fn stand_back<R>(attempt: u32, deadline: Instant) -> Result<(), CommandError<R>> {
+    if Instant::now() >= deadline {
+        return Err(CommandError::Contended);
+    }
+    if attempt > EAGER_ATTEMPTS {
+        let longest = (Duration::from_millis(2) * attempt).min(LONGEST_PAUSE);
+        // Some of the random bits of an id.
+        let share = f64::from(Uuid::now_v7().as_fields().3[7]) / f64::from(u8::MAX);
+        sleep(longest.mul_f64(share)).await;
+    }
+    Ok(())
+}

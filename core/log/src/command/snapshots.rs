@@ -1,0 +1,139 @@
+//! Copies of states in Redis, for other processes and for the next start.
+
+use super::{
+    DecisionState, Loaded,
+    states::{Key, States},
+};
+use crate::redis::{Redis, RedisError};
+use ::redis::{Cmd, Script};
+use chrono::{DateTime, Utc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// How long a changed state waits to be written, so that a hot subject is
+/// serialised some 50 times a second and not at every event.
+const DELAY: Duration = Duration::from_millis(20);
+/// States written by one call; a longer script would hold Redis up.
+const CHUNK: usize = 100;
+/// A subject that nobody has decided on for so long is folded anew.
+const LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// Sets each key whose stored position is lower. A value is its position, a
+/// line feed, and the state's JSON. ARGV: seconds to live, then position and
+/// JSON of each key.
+static WRITE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"for i, key in ipairs(KEYS) do
+            local known = redis.call('GETRANGE', key, 0, 20)
+            local position = ARGV[2 * i]
+            if tonumber(string.match(known, '^%d+') or '-1') < tonumber(position) then
+                redis.call('SET', key, position .. '\n' .. ARGV[2 * i + 1], 'EX', ARGV[1])
+            end
+        end",
+    )
+});
+
+/// The snapshots of the states that this process keeps.
+#[derive(Clone)]
+pub(super) struct Snapshots {
+    redis: Redis,
+    states: Arc<States>,
+    /// The log that the positions are of: a new one begins at 1 again.
+    log: i64,
+    changed: Arc<Mutex<HashMap<Key, Serialize>>>,
+}
+
+/// Gives position and JSON of the newest state, if this process keeps it.
+type Serialize = fn(&States, &Key) -> Option<(u64, String)>;
+
+impl Snapshots {
+    pub(super) fn new(redis: Redis, states: Arc<States>, log: DateTime<Utc>) -> Self {
+        Self { redis, states, log: log.timestamp_millis(), changed: Arc::default() }
+    }
+
+    /// What Redis holds, however old. Throws away what it cannot read.
+    pub(super) async fn read<S: DecisionState>(&self, key: &Key) -> Option<Loaded<S>> {
+        let value: Result<Option<Vec<u8>>, _> = self.redis.query(&Cmd::get(self.name(key))).await;
+        let value = value.inspect_err(|error| failed(error, "read")).ok()??;
+        let parsed = parse(&value);
+        if parsed.is_none() {
+            tracing::warn!(subject = %key.subject, "A snapshot cannot be read: it is thrown away");
+            self.erase(key).await;
+        }
+        parsed
+    }
+
+    /// Removes a snapshot that a newer one would not replace.
+    pub(super) async fn erase(&self, key: &Key) {
+        if let Err(error) = self.redis.query::<()>(&Cmd::del(self.name(key))).await {
+            failed(&error, "erase");
+        }
+    }
+
+    /// Writes the state that this process keeps in a moment, without keeping
+    /// the caller.
+    pub(super) fn write_soon<S: DecisionState>(&self, key: &Key) {
+        let mut changed = self.changed();
+        let is_first = changed.is_empty();
+        changed.insert(key.clone(), serialize::<S>);
+        if is_first {
+            let snapshots = self.clone();
+            tokio::spawn(async move { snapshots.write().await });
+        }
+    }
+
+    async fn write(&self) {
+        tokio::time::sleep(DELAY).await;
+        let changed = std::mem::take(&mut *self.changed());
+        let changed: Vec<_> = changed.into_iter().collect();
+        for chunk in changed.chunks(CHUNK) {
+            let mut script = WRITE.prepare_invoke();
+            script.arg(LIFETIME.as_secs());
+            for (key, serialize) in chunk {
+                if let Some((position, json)) = serialize(&self.states, key) {
+                    script.key(self.name(key)).arg(position).arg(json);
+                }
+            }
+            if let Err(error) = self.redis.invoke::<()>(&script).await {
+                return failed(&error, "write");
+            }
+        }
+    }
+
+    fn name(&self, key: &Key) -> String {
+        let Key { name, version, subject } = key;
+        format!("exo:state:{name}:v{version}:{}:{subject}", self.log)
+    }
+
+    fn changed(&self) -> MutexGuard<'_, HashMap<Key, Serialize>> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn serialize<S: DecisionState>(states: &States, key: &Key) -> Option<(u64, String)> {
+    let Loaded { state, position } = states.get::<S>(key)?;
+    match serde_json::to_string(&*state) {
+        Ok(json) => Some((position, json)),
+        Err(error) => {
+            tracing::warn!(%error, name = S::NAME, "A state cannot be written as JSON");
+            None
+        }
+    }
+}
+
+fn parse<S: DecisionState>(value: &[u8]) -> Option<Loaded<S>> {
+    let end = value.iter().position(|byte| *byte == b'\n')?;
+    let position = std::str::from_utf8(&value[..end]).ok()?.parse().ok()?;
+    let state = serde_json::from_slice(&value[end + 1..]).ok()?;
+    Some(Loaded { state: Arc::new(state), position })
+}
+
+/// Said once a failure, not for every command while Redis is left alone.
+fn failed(error: &RedisError, action: &str) {
+    if !matches!(error, RedisError::Resting) {
+        tracing::warn!(%error, "Redis did not {action} a snapshot; the log has it all");
+    }
+}

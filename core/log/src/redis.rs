@@ -1,0 +1,120 @@
+//! A connection to Redis that costs little when Redis does not answer.
+//!
+//! Redis may be slow, stopped, flushed or gone at any time. Callers never wait
+//! for it longer than [`PATIENCE`], and after a failure do not ask it again
+//! for a while.
+
+use ::redis::{
+    Client, Cmd, FromRedisValue, RedisError as ClientError, ScriptInvocation,
+    aio::{ConnectionManager, ConnectionManagerConfig, PubSub},
+};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::time::timeout;
+
+/// The longest that a caller waits for Redis.
+pub const PATIENCE: Duration = Duration::from_millis(250);
+/// How long Redis is left alone after a failure.
+const REST: Duration = Duration::from_millis(500);
+
+/// A connection to Redis. Cheap to clone.
+#[derive(Clone)]
+pub struct Redis {
+    client: Client,
+    connection: ConnectionManager,
+    started: Instant,
+    rests_until_ms: Arc<AtomicU64>,
+}
+
+/// Why Redis gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RedisError {
+    /// It failed a moment ago and is left alone.
+    #[error("Redis is resting after a failure")]
+    Resting,
+    /// It did not answer in time.
+    #[error("Redis did not answer in {} ms", PATIENCE.as_millis())]
+    TimedOut,
+    /// It answered with an error, or the connection broke.
+    #[error("Redis failed")]
+    Failed(#[from] ClientError),
+}
+
+impl Redis {
+    /// A connection that is made when first used. To be called within a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// When the URL is none.
+    pub fn new(url: &str) -> Result<Self, RedisError> {
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(PATIENCE))
+            .set_min_delay(Duration::from_millis(50))
+            .set_max_delay(Duration::from_millis(500))
+            .set_number_of_retries(usize::MAX);
+        let client = Client::open(url)?;
+        let connection = ConnectionManager::new_lazy_with_config(client.clone(), config)?;
+        Ok(Self { client, connection, started: Instant::now(), rests_until_ms: Arc::default() })
+    }
+
+    /// Sends one command.
+    ///
+    /// # Errors
+    /// [`RedisError`], within [`PATIENCE`].
+    pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
+        let mut connection = self.connection.clone();
+        self.bounded(command.query_async(&mut connection)).await
+    }
+
+    /// Runs a script.
+    ///
+    /// # Errors
+    /// [`RedisError`], within [`PATIENCE`].
+    pub async fn invoke<T: FromRedisValue>(
+        &self,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T, RedisError> {
+        let mut connection = self.connection.clone();
+        self.bounded(script.invoke_async(&mut connection)).await
+    }
+
+    /// A connection of its own that hears what is published on a channel, until
+    /// it breaks.
+    ///
+    /// # Errors
+    /// When Redis does not take the subscription within [`PATIENCE`].
+    pub async fn subscribe(&self, channel: &str) -> Result<PubSub, RedisError> {
+        let subscribe = async {
+            let mut subscription = self.client.get_async_pubsub().await?;
+            subscription.subscribe(channel).await?;
+            Ok::<_, ClientError>(subscription)
+        };
+        Ok(timeout(PATIENCE, subscribe).await.map_err(|_| RedisError::TimedOut)??)
+    }
+
+    async fn bounded<T>(
+        &self,
+        call: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, RedisError> {
+        let now = || u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if now() < self.rests_until_ms.load(Ordering::Relaxed) {
+            return Err(RedisError::Resting);
+        }
+        let outcome = match timeout(PATIENCE, call).await {
+            Ok(answer) => answer.map_err(RedisError::from),
+            Err(_) => Err(RedisError::TimedOut),
+        };
+        if outcome.is_err() {
+            let rest = u64::try_from(REST.as_millis()).unwrap_or(u64::MAX);
+            self.rests_until_ms.store(now() + rest, Ordering::Relaxed);
+        }
+        outcome
+    }
+}

@@ -291,7 +291,7 @@ impl Desk {
                 let change = FleetChange::SlugClaimed { slug: slug.clone() };
                 let claim = FleetEvent { change, ..event };
                 let claim = fleet_event(&claim, Subject::Slug(slug.clone()), &meta, with, "-slug")?;
-                Ok((added, claim))
+                Ok::<_, Refused>((added, claim))
             };
             let claimed = self.commands.execute_claiming(&subject, claiming).await;
             claimed.map_err(|error| match error {

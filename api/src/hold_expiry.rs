@@ -34,7 +34,7 @@ async fn end_due(desk: &Desk, database: &Database) -> Result<(), Error> {
         let mut reader = database.read_as(&Identity::System).await?;
         due_holds(&mut reader, now, BATCH).await?
     };
-    for (booking_id, _) in due {
+    for booking_id in due {
         let Ok(id) = booking_id.parse() else { continue };
         let done = desk.act(id, Act::Expire, &circumstances(&booking_id, now)).await;
         match done {

@@ -85,6 +85,8 @@ impl World {
             ("EXODRIVE_RATE_LIMIT_SIGNED_IN", "100000/1m"),
             ("EXODRIVE_RATE_LIMIT_ADMIN", "100000/1m"),
             ("EXODRIVE_RATE_LIMIT_FAILED_WEBHOOK", "100000/1m"),
+            ("EXODRIVE_RATE_LIMIT_BOOKING", "100000/1m"),
+            ("EXODRIVE_LINK_SECRET", "e2e-link-secret-9f20c1"),
         ]
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))

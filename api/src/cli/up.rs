@@ -3,7 +3,7 @@
 use super::{Failure, serve::HTTP_ADDR};
 use crate::{
     access::{self, Role},
-    settings::{Connections, HttpSettings, LogSettings, Logging, MetricsSettings},
+    settings::{BookingSettings, Connections, HttpSettings, LogSettings, Logging, MetricsSettings},
 };
 use exodrive_log::Log;
 use exodrive_projections::Database;
@@ -37,6 +37,8 @@ pub(super) struct Up {
     log: LogSettings,
     #[command(flatten)]
     http: HttpSettings,
+    #[command(flatten)]
+    bookings: BookingSettings,
     #[command(flatten)]
     metrics: MetricsSettings,
 }
@@ -154,7 +156,7 @@ impl Up {
         Ok(Some(folder))
     }
 
-    /// The API's settings as variables, wherever they were given.
+    /// The settings of API and bookings as variables, wherever they were given.
     fn http_variables(&self) -> Vec<(&'static str, String)> {
         let (log, http) = (&self.log, &self.http);
         let proxies: Vec<_> = http.trusted_proxies.iter().map(ToString::to_string).collect();
@@ -178,6 +180,12 @@ impl Up {
                 "EXODRIVE_RATE_LIMIT_FAILED_WEBHOOK",
                 Some(http.rate_limit_failed_webhook.to_string()),
             ),
+            ("EXODRIVE_RATE_LIMIT_BOOKING", Some(http.rate_limit_booking.to_string())),
+            (
+                "EXODRIVE_HOLD_PERIOD",
+                Some(humantime::format_duration(self.bookings.hold_period).to_string()),
+            ),
+            ("EXODRIVE_LINK_SECRET", self.bookings.link_secret.clone()),
             ("EXODRIVE_LOG_SYNC", Some(sync.to_owned())),
             (
                 "EXODRIVE_DUPLICATE_WINDOW",

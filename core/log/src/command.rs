@@ -7,11 +7,13 @@
 //! that was compared with the log. A stale or lost copy costs a retry, never a
 //! wrong decision.
 
+mod decided;
 mod queue;
 mod snapshots;
 mod states;
 
 use crate::{AppendError, Log, NewEvent, ReadError, redis::Redis, wire};
+pub use decided::CarState;
 use exodrive_domain::{DecodeError, Event, Recorded, Subject, decode};
 use queue::Queues;
 use serde::{Serialize, de::DeserializeOwned};

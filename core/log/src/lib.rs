@@ -24,7 +24,7 @@ pub mod topology;
 mod wire;
 
 pub use append::{AppendError, Appended, NewEvent};
-pub use command::{ClaimError, CommandError, Commands, DecisionState, Executed, Loaded};
+pub use command::{CarState, ClaimError, CommandError, Commands, DecisionState, Executed, Loaded};
 pub use read::{Batch, ReadError, Reader};
 pub use topology::{ConnectError, LogConfig};
 

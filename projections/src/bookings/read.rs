@@ -7,7 +7,7 @@ use crate::{
 };
 use chrono::{DateTime, NaiveDate, Utc};
 use exodrive_domain::{
-    booking::{Booking, CustomerDetails, Status, allowed},
+    booking::{Booking, CustomerDetails, allowed},
     days::Days,
     price::{Line, LineKind},
     time::{self, serde_micros},
@@ -345,31 +345,7 @@ pub async fn car_of(
     Ok(found.fetch_optional(&mut **reader).await?)
 }
 
-/// The bookings of an email's tag, which is an id or a reference, each with
-/// its status.
-///
-/// # Errors
-/// When the database fails.
-pub async fn by_tag(
-    reader: &mut ReadTransaction,
-    tag: &str,
-) -> Result<Option<(String, Status)>, Error> {
-    let Some(start) = tag.strip_prefix("EXO-").map(str::to_lowercase) else {
-        let row = by_id(reader, tag).await?;
-        return Ok(row.map(|row| (row.booking.id.to_string(), row.booking.status)));
-    };
-    let found = sqlx::query_scalar!(
-        r#"select data as "data!" from bookings where key >= $1 and key < $1 || 'g' limit 2"#,
-        start
-    )
-    .fetch_all(&mut **reader)
-    .await?;
-    let [data] = <[serde_json::Value; 1]>::try_from(found).unwrap_or([serde_json::Value::Null]);
-    let row: Option<BookingRow> = serde_json::from_value(data).ok();
-    Ok(row.map(|row| (row.booking.id.to_string(), row.booking.status)))
-}
-
-/// Bookings whose hold has ended by `now` and that stand unpaid: id and car.
+/// The ids of bookings whose hold has ended by `now`.
 ///
 /// # Errors
 /// When the database fails.
@@ -377,15 +353,14 @@ pub async fn due_holds(
     reader: &mut ReadTransaction,
     now: DateTime<Utc>,
     limit: i64,
-) -> Result<Vec<(String, String)>, Error> {
-    let found = sqlx::query!(
-        r#"select key as "key!", car_id as "car_id!" from bookings
+) -> Result<Vec<String>, Error> {
+    let found = sqlx::query_scalar!(
+        r#"select key as "key!" from bookings
            where hold_expires_at <= $1 order by hold_expires_at limit $2"#,
         time::format(&now),
         limit
     );
-    let found = found.fetch_all(&mut **reader).await?;
-    Ok(found.into_iter().map(|found| (found.key, found.car_id)).collect())
+    Ok(found.fetch_all(&mut **reader).await?)
 }
 
 fn row(key: &str, data: serde_json::Value) -> Result<BookingRow, Error> {

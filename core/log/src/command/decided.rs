@@ -1,0 +1,33 @@
+//! The states that the domain decides on.
+
+use crate::DecisionState;
+use exodrive_domain::{
+    Event, Payload,
+    booking::Calendar,
+    fleet::{self, Car},
+};
+use serde::{Deserialize, Serialize};
+
+/// The car of a fleet subject, if it was added.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CarState(pub Option<Car>);
+
+impl DecisionState for CarState {
+    const NAME: &'static str = "car";
+    const VERSION: u32 = 1;
+
+    fn evolve(&mut self, event: &Event<'_>) {
+        if let Payload::Fleet(change) = event.payload {
+            self.0 = fleet::evolve(self.0.take(), change, event.recorded);
+        }
+    }
+}
+
+impl DecisionState for Calendar {
+    const NAME: &'static str = "calendar";
+    const VERSION: u32 = 1;
+
+    fn evolve(&mut self, event: &Event<'_>) {
+        Calendar::evolve(self, event);
+    }
+}

@@ -4,6 +4,8 @@
 mod decide;
 mod event;
 mod status;
+#[cfg(test)]
+mod tests;
 
 pub use decide::{
     Act, BookingCommand, BookingRefusal, Import, NewBooking, Taken, TakenDay, decide, decide_block,

@@ -3,6 +3,7 @@
 //! personal data that stands where it should not.
 
 mod moves;
+mod pages;
 mod refused;
 mod stories;
 

@@ -2,8 +2,10 @@
 //! goes through JSON and [`decode`] before it is folded, and is searched for
 //! personal data that stands where it should not.
 
+mod calendar;
 mod moves;
 mod pages;
+mod price;
 mod refused;
 mod stories;
 

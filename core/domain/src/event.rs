@@ -23,7 +23,6 @@ pub struct Event<'a> {
 
 /// What an event says, by type.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "almost every event is a delivery")]
 pub enum Payload {
     /// [`WEBHOOK_RECEIVED`].
     Delivery(Delivery),

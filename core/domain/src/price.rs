@@ -412,7 +412,7 @@ fn unique<'a>(mut ids: impl Iterator<Item = &'a String>) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
@@ -523,7 +523,7 @@ mod tests {
         assert_eq!(unknown, Err(QuoteError::UnknownFee("seat".into())));
     }
 
-    fn any_prices() -> impl Strategy<Value = PriceList> {
+    pub(crate) fn any_prices() -> impl Strategy<Value = PriceList> {
         let fee = (0..=10_000_000_i64, any::<bool>());
         let peak = (proptest::collection::btree_set(0..=6_u8, 0..7), 10_000..=50_000_u32);
         (
@@ -570,7 +570,7 @@ mod tests {
             })
     }
 
-    fn any_days() -> impl Strategy<Value = Days> {
+    pub(crate) fn any_days() -> impl Strategy<Value = Days> {
         (0..3_000_u64, 1..=300_u64).prop_map(|(start, count)| {
             let first = NaiveDate::from_ymd_opt(2026, 1, 1).unwrap() + Count::new(start);
             Days::inclusive(first, first + Count::new(count - 1)).unwrap()

@@ -516,6 +516,10 @@ pub fn decide_block(
     meta: &Meta,
 ) -> Result<BlockEvent, BookingRefusal> {
     not_repeated(calendar, meta)?;
+    if let Some(block) = calendar.blocks.get(&block_id) {
+        let same = block.days == days && block.reason == reason;
+        return Err(if same { No::AlreadyDone(block.position) } else { No::KeyReused });
+    }
     if reason.trim().is_empty() || reason.chars().count() > 500 {
         let detail = "must have 1 to 500 characters";
         return Err(No::Faulty(vec![Fault::new("/reason", detail)]));

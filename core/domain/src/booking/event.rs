@@ -34,6 +34,7 @@ pub struct BookingEvent {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it")]
+#[expect(clippy::large_enum_variant, reason = "one is held for a moment, never many")]
 pub enum BookingChange {
     Held {
         customer: Customer,

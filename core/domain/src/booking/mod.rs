@@ -4,6 +4,8 @@
 mod decide;
 mod event;
 mod status;
+#[cfg(test)]
+mod tests;
 
 pub use decide::{
     Act, BookingCommand, BookingRefusal, Import, NewBooking, Taken, TakenDay, decide, decide_block,
@@ -112,12 +114,12 @@ impl Payment {
     }
 
     fn settle(&mut self, otherwise: PaymentStatus) {
-        self.status = if self.captured_cents > 0 && self.refunded_cents >= self.captured_cents {
-            PaymentStatus::Refunded
-        } else if self.captured_cents > 0 {
+        self.status = if self.kept_cents() > 0 {
             PaymentStatus::Captured
         } else if self.authorized_cents > 0 {
             PaymentStatus::Authorized
+        } else if self.captured_cents > 0 {
+            PaymentStatus::Refunded
         } else {
             otherwise
         };
@@ -141,12 +143,21 @@ impl Booking {
     /// What is neither captured nor authorized of the price; negative if too
     /// much was.
     pub fn open_cents(&self) -> i64 {
-        self.uncaptured_cents() - self.payment.authorized_cents
+        match self.status {
+            Status::Cancelled | Status::Expired => 0,
+            _ => self.uncaptured_cents() - self.payment.authorized_cents,
+        }
     }
 
-    /// What is not captured of the price.
+    /// What is not captured of the price. Nothing once nobody will pay it any
+    /// more: the booking is off, or after the rental all was given back.
     pub fn uncaptured_cents(&self) -> i64 {
-        self.quote.total_cents - self.payment.kept_cents()
+        let given_back = self.payment.status == PaymentStatus::Refunded;
+        match self.status {
+            Status::Cancelled | Status::Expired => 0,
+            Status::Returned | Status::Completed | Status::Disputed if given_back => 0,
+            _ => self.quote.total_cents - self.payment.kept_cents(),
+        }
     }
 
     /// What may be given back: while the rental can take place, what was paid

@@ -277,7 +277,7 @@ impl Action {
                 "pending_contract, or upcoming if the contract is signed. The amount is what is open."
             }
             A::CapturePayment => {
-                "As authorizing, when nothing was authorized; else the status stays. At most what is open."
+                "As authorizing, when nothing was authorized; else the status stays. At most what is not captured."
             }
             A::FailPayment => {
                 "Stays pending_payment; the customer may try again until the hold ends."

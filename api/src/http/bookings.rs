@@ -390,6 +390,13 @@ pub(crate) struct RescheduleRequest {
     start_date: NaiveDate,
     /// The last day.
     end_date: NaiveDate,
+    /// Ids of optional fees, and with them where the car is had and left; what
+    /// was chosen stays if nothing is said.
+    fees: Option<BTreeSet<String>>,
+    /// Id of the location where the car is to be had, with `fees`.
+    pick_up: Option<String>,
+    /// Id of the location where it will be left, with `fees`.
+    drop_off: Option<String>,
     /// The total that the customer was shown, in cents.
     expected_total_cents: Option<i64>,
 }
@@ -464,7 +471,9 @@ acts! {
     /// Gives the booking other days, priced as a new booking of them, or leaves it as it is. Staff, and the customer.
     reschedule "/v1/bookings/{id}/reschedule" RescheduleRequest: |body, _api, _with| {
         let days = days(body.start_date, body.end_date)?;
-        Act::Reschedule { days, expected_total_cents: body.expected_total_cents }
+        let (pick_up, drop_off) = (body.pick_up.clone(), body.drop_off.clone());
+        let choices = body.fees.clone().map(|fees| Choices { fees, pick_up, drop_off });
+        Act::Reschedule { days, choices, expected_total_cents: body.expected_total_cents }
     };
     /// Gives the booking a later last day, also while the customer has the car. Staff, and the customer.
     extend "/v1/bookings/{id}/extend" ExtendRequest: |body, _api, _with| Act::Extend {

@@ -135,7 +135,7 @@ fn tell(event: &BookingEvent) -> (String, Option<String>) {
             because_of(reason);
             "Nobody came for the car; the days are free".to_owned()
         }
-        BookingChange::Rescheduled { days, quote } => {
+        BookingChange::Rescheduled { days, quote, .. } => {
             format!("Rescheduled to {days} for {} {}", money(quote.total_cents), quote.currency)
         }
         BookingChange::Extended { days, quote } => {
@@ -180,9 +180,9 @@ fn tell(event: &BookingEvent) -> (String, Option<String>) {
             because_of(reason);
             "Disputed".to_owned()
         }
-        BookingChange::DisputeResolved { status, reason } => {
+        BookingChange::DisputeResolved { outcome, reason } => {
             because_of(reason);
-            format!("Dispute resolved: {status}")
+            format!("Dispute resolved: {outcome}")
         }
         BookingChange::NoteAdded { text } => format!("Note: {}", text.0),
         BookingChange::CustomerChanged { .. } => "Customer details changed".to_owned(),

@@ -120,8 +120,10 @@ pub enum Act {
         status: Status,
         reason: Option<String>,
     },
+    /// The choices stay as they are if none are said.
     Reschedule {
         days: Days,
+        choices: Option<Choices>,
         expected_total_cents: Option<i64>,
     },
     Extend {
@@ -413,14 +415,16 @@ fn change(
                 let detail = "must be completed or cancelled";
                 return Err(No::Faulty(vec![Fault::new("/status", detail)]));
             }
-            BookingChange::DisputeResolved { status: *status, reason: reason.clone() }
+            BookingChange::DisputeResolved { outcome: *status, reason: reason.clone() }
         }
-        Act::Reschedule { days, expected_total_cents } => {
-            if *days == booking.days {
+        Act::Reschedule { days, choices, expected_total_cents } => {
+            let choices = choices.as_ref().unwrap_or(&booking.choices);
+            if *days == booking.days && *choices == booking.choices {
                 return Err(No::Unchanged);
             }
-            let quote = requote(calendar, car, booking, *days, *expected_total_cents, meta)?;
-            BookingChange::Rescheduled { days: *days, quote }
+            let wanted = (*days, choices);
+            let quote = requote(calendar, car, booking, wanted, *expected_total_cents, meta)?;
+            BookingChange::Rescheduled { days: *days, choices: choices.clone(), quote }
         }
         Act::Extend { last, expected_total_cents } => {
             let days = Days::inclusive(booking.days.first(), *last);
@@ -429,7 +433,8 @@ fn change(
                 No::Faulty(vec![Fault::new("/end_date", detail)])
             })?;
             let staff = Meta { by_staff: true, ..meta.clone() };
-            let quote = requote(calendar, car, booking, days, *expected_total_cents, &staff)?;
+            let wanted = (days, &booking.choices);
+            let quote = requote(calendar, car, booking, wanted, *expected_total_cents, &staff)?;
             BookingChange::Extended { days, quote }
         }
         Act::Expire => {
@@ -671,14 +676,18 @@ fn requote(
     calendar: &Calendar,
     car: Option<&Car>,
     booking: &Booking,
-    days: Days,
+    (days, choices): (Days, &Choices),
     expected_cents: Option<i64>,
     meta: &Meta,
 ) -> Result<Quote, BookingRefusal> {
     // A booking stands though its car is not offered any more.
     let staff = Meta { by_staff: true, ..meta.clone() };
     let car = bookable(car, &staff)?;
-    let quote = price(car, days, &booking.choices, expected_cents, meta)?;
+    let quote = price(car, days, choices, expected_cents, meta)?;
+    let other_currency = quote.currency != booking.quote.currency;
+    if other_currency && booking.payment != Payment::none() {
+        return Err(No::NotBookable("its price is in another currency than what was paid"));
+    }
     free(calendar, days, Some(booking.id))?;
     Ok(quote)
 }
@@ -688,7 +697,7 @@ fn free(calendar: &Calendar, days: Days, except: Option<BookingId>) -> Result<()
     if taken.is_empty() {
         return Ok(());
     }
-    Err(No::DaysTaken { taken, next_free: calendar.next_free(days) })
+    Err(No::DaysTaken { taken, next_free: calendar.next_free(days, except) })
 }
 
 fn within(amount: i64, least: i64, most: i64, detail: &str) -> Result<(), BookingRefusal> {

@@ -58,6 +58,8 @@ pub enum BookingChange {
     },
     Rescheduled {
         days: Days,
+        #[serde(default)]
+        choices: Choices,
         quote: Quote,
     },
     Extended {
@@ -111,7 +113,7 @@ pub enum BookingChange {
         reason: Option<String>,
     },
     DisputeResolved {
-        status: Status,
+        outcome: Status,
         reason: Option<String>,
     },
     NoteAdded {

@@ -154,7 +154,9 @@ impl Booking {
     pub fn uncaptured_cents(&self) -> i64 {
         let given_back = self.payment.status == PaymentStatus::Refunded;
         match self.status {
-            Status::Cancelled | Status::Expired => 0,
+            // A fee for cancelling late is taken from what is held.
+            Status::Cancelled => self.payment.authorized_cents,
+            Status::Expired => 0,
             Status::Returned | Status::Completed | Status::Disputed if given_back => 0,
             _ => self.quote.total_cents - self.payment.kept_cents(),
         }
@@ -194,10 +196,11 @@ impl Booking {
                 Status::Cancelled
             }
             BookingChange::PickedUp {} => Status::Active,
+            BookingChange::Returned { .. } if self.status == Status::Disputed => self.status,
             BookingChange::Returned { .. } => Status::Returned,
             BookingChange::Completed {} => Status::Completed,
             BookingChange::Disputed { .. } => Status::Disputed,
-            BookingChange::DisputeResolved { status, .. } => *status,
+            BookingChange::DisputeResolved { outcome, .. } => *outcome,
             _ if self.status.is_before_rental() => self.status_before_rental(),
             _ => self.status,
         }
@@ -292,8 +295,12 @@ impl Booking {
             | BookingChange::DisputeResolved { .. }
             | BookingChange::NoteAdded { .. }
             | BookingChange::HistoryImported { .. } => {}
-            BookingChange::Rescheduled { days, quote }
-            | BookingChange::Extended { days, quote } => {
+            BookingChange::Rescheduled { days, choices, quote } => {
+                self.days = *days;
+                self.choices.clone_from(choices);
+                self.quote.clone_from(quote);
+            }
+            BookingChange::Extended { days, quote } => {
                 self.days = *days;
                 self.quote.clone_from(quote);
             }
@@ -414,8 +421,9 @@ impl Calendar {
 
     /// The first days in a row, as many as `days`, that are free from its
     /// first day on.
-    pub fn next_free(&self, days: Days) -> Option<Days> {
-        let occupied = self.bookings.values().filter_map(|booking| booking.occupied());
+    pub fn next_free(&self, days: Days, except: Option<BookingId>) -> Option<Days> {
+        let others = self.bookings.values().filter(|booking| Some(booking.id) != except);
+        let occupied = others.filter_map(|booking| booking.occupied());
         let mut ranges: Vec<Days> =
             occupied.chain(self.blocks.values().map(|block| block.days)).collect();
         ranges.sort_unstable();

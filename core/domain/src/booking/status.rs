@@ -235,6 +235,7 @@ impl Action {
                 S::Active,
                 S::Returned,
                 S::Completed,
+                S::Cancelled,
                 S::Disputed,
             ],
             A::FailPayment | A::Expire => &[S::PendingPayment],
@@ -245,6 +246,7 @@ impl Action {
                 S::Completed,
                 S::Cancelled,
                 S::Expired,
+                S::Disputed,
             ],
             A::RefundPayment => &[
                 S::PendingContract,
@@ -255,11 +257,12 @@ impl Action {
                 S::Cancelled,
                 S::Disputed,
             ],
-            A::SendContract | A::ViewContract | A::SignContract | A::DeclineContract => {
+            A::SendContract => NOT_BEGUN,
+            A::ViewContract | A::SignContract | A::DeclineContract => {
                 &[S::PendingPayment, S::PendingContract]
             }
             A::PickUp => &[S::Upcoming],
-            A::Return => &[S::Active],
+            A::Return => &[S::Active, S::Disputed],
             A::Complete => &[S::Returned],
             A::Cancel | A::Reschedule | A::Move => NOT_BEGUN,
             A::NoShow => &[S::PendingContract, S::Upcoming],
@@ -277,7 +280,7 @@ impl Action {
                 "pending_contract, or upcoming if the contract is signed. The amount is what is open."
             }
             A::CapturePayment => {
-                "As authorizing, when nothing was authorized; else the status stays. At most what is not captured."
+                "As authorizing, when nothing was authorized; else the status stays. At most what is not captured; of a cancelled booking (a fee for cancelling late) at most what is authorized."
             }
             A::FailPayment => {
                 "Stays pending_payment; the customer may try again until the hold ends."
@@ -288,12 +291,14 @@ impl Action {
             A::RefundPayment => {
                 "The status stays. While the rental can take place, only what was paid too much."
             }
-            A::SendContract => "The status stays; the contract is sent, also again.",
+            A::SendContract => {
+                "The contract has to be signed, also if it was before: upcoming becomes pending_contract."
+            }
             A::ViewContract => "The status stays.",
             A::SignContract => "upcoming, if the payment is authorized or captured.",
             A::DeclineContract => "The status stays; the contract can be sent again.",
             A::PickUp => "active. From the first day on, in the car's time zone.",
-            A::Return => "returned. The days after it are free.",
+            A::Return => "returned; a disputed booking stays disputed. The days after it are free.",
             A::Complete => "completed.",
             A::Cancel => "cancelled. The days are free.",
             A::NoShow => "cancelled. From the first day on; the days are free.",
@@ -337,9 +342,6 @@ impl Action {
             A::VoidPayment if payment.authorized_cents == 0 => refuse("no payment is authorized"),
             A::RefundPayment if booking.refundable_cents() <= 0 => {
                 refuse("there is nothing to be refunded")
-            }
-            A::SendContract if contract == ContractStatus::Signed => {
-                refuse("the contract is signed already")
             }
             A::ViewContract if contract != ContractStatus::Sent => {
                 refuse("the contract is not out, or has been viewed")

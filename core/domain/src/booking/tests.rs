@@ -252,7 +252,10 @@ fn resolve(name: &str, status: Status) -> Step {
 }
 
 fn reschedule(name: &str, first: &str, last: &str) -> Step {
-    act(name, Act::Reschedule { days: days(first, last), expected_total_cents: None })
+    act(
+        name,
+        Act::Reschedule { days: days(first, last), choices: None, expected_total_cents: None },
+    )
 }
 
 fn extend(name: &str, last: &str) -> Step {

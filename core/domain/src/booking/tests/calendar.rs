@@ -181,7 +181,7 @@ impl Run {
                     model.give(car, days, who);
                     model.bookings[number].1 = days;
                 }
-                let act_of = Act::Reschedule { days, expected_total_cents: None };
+                let act_of = Act::Reschedule { days, choices: None, expected_total_cents: None };
                 (act(&booking_name(number), act_of).on_car(car), possible)
             }
             Wish::Extend(which, more) => {
@@ -281,7 +281,7 @@ impl Run {
             let has = |day| taken.get(&day).is_some_and(|all: &BTreeSet<Who>| !all.is_empty());
             let free = |days: &Days| !days.iter().any(has);
             let later = range.first().iter_days().filter_map(|first| range.beginning(first));
-            prop_assert_eq!(calendar.next_free(range), later.into_iter().find(free));
+            prop_assert_eq!(calendar.next_free(range, None), later.into_iter().find(free));
 
             for all in taken.values() {
                 let bookings = all.iter().filter(|who| matches!(who, Who::Booking(_))).count();

@@ -154,7 +154,10 @@ fn little_is_done_to_a_booking_that_is_over() {
     let cases: [(World, &[Action]); 6] = [
         (held().and([cancel("b1")]), &[]),
         (held().and([expire("b1").at("2026-12-01T18:00:00Z")]), &[]),
-        (held().and([authorize("b1"), cancel("b1")]), &[Action::VoidPayment]),
+        (
+            held().and([authorize("b1"), cancel("b1")]),
+            &[Action::CapturePayment, Action::VoidPayment],
+        ),
         (held().and([capture("b1", None), cancel("b1")]), &[Action::RefundPayment]),
         (had(), &[Action::RefundPayment, Action::Dispute]),
         (had().and([refund("b1", None)]), &[Action::Dispute]),

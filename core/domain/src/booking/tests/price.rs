@@ -61,7 +61,7 @@ proptest! {
 
         prop_assume!(first != second);
         let agreed = quote(by_second, second, &choices).unwrap();
-        let other = Act::Reschedule { days: second, expected_total_cents: Some(agreed.total_cents) };
+        let other = Act::Reschedule { days: second, choices: None, expected_total_cents: Some(agreed.total_cents) };
         let world = world.and([act("b1", other)]);
         prop_assert_eq!(&charged(&world), &agreed);
         prop_assert_eq!(&world.booking("b1").quote, &agreed);

@@ -109,7 +109,9 @@ fn a_contract_is_viewed_once_declined_and_sent_again() {
         .when(sign("b1"))
         .then(Status::Upcoming)
         .when(send("b1"))
-        .then_wrong(None);
+        .then(Status::PendingContract)
+        .when(sign("b1"))
+        .then(Status::Upcoming);
 }
 
 #[test]
@@ -478,4 +480,23 @@ fn the_first_command_is_remembered_whatever_comes_after() {
     world
         .when(hold("b1", "2027-01-01", "2027-01-03").under("made", "asked"))
         .then_refused(BookingRefusal::AlreadyDone(1));
+}
+
+#[test]
+fn a_disputed_car_comes_back_and_a_late_cancellation_costs() {
+    let disputed = held().and([
+        capture("b1", None),
+        send("b1"),
+        sign("b1"),
+        pick_up("b1").at("2027-01-01T17:00:00Z"),
+        act("b1", Act::Dispute { reason: None }),
+    ]);
+    let back = disputed.when(give_back("b1", None)).then(Status::Disputed);
+    assert!(back.booking("b1").returned_on.is_some());
+
+    let cancelled = held().and([authorize("b1"), cancel("b1")]);
+    let held_cents = cancelled.booking("b1").payment.authorized_cents;
+    let charged = cancelled.when(capture("b1", Some(held_cents))).then(Status::Cancelled);
+    assert_eq!(charged.booking("b1").payment.captured_cents, held_cents);
+    charged.when(capture("b1", Some(1))).then_wrong("everything is captured already");
 }

@@ -337,6 +337,8 @@ async fn an_event_whose_acknowledgement_is_lost_is_stored_once() {
     put(&commands, "q", "a", 0).await;
     for (n, both) in [false, true].into_iter().enumerate() {
         services.signal(Service::Nats, Signal::SIGSTOP).unwrap();
+        // A process runs on for a moment.
+        tokio::time::sleep(Duration::from_millis(50)).await;
         let id = format!("hung-{n}");
         let command = async {
             if both {

@@ -163,6 +163,22 @@ impl Log {
         Err(AppendError::Conflict)
     }
 
+    /// Where events stand that may have been appended at their guards'
+    /// positions, however many of others' followed.
+    ///
+    /// # Errors
+    /// [`AppendError::Conflict`] when they are not stored.
+    pub(crate) async fn find_earlier_batch(
+        &self,
+        events: &[(NewEvent, u64)],
+    ) -> Result<Vec<Appended>, AppendError> {
+        let Some((first, last)) = events.first() else { return Ok(Vec::new()) };
+        let after = self.events_after(&first.subject, *last).await.map_err(unavailable)?;
+        let own = after.iter().find(|event| event.envelope.id == first.envelope.id);
+        let position = own.ok_or(AppendError::Conflict)?.position;
+        Ok(consecutive(events.len(), position, 0, true))
+    }
+
     /// Sends a batch (ADR-50) and gives the position of its last event.
     async fn publish_batch(&self, events: &[(NewEvent, u64)]) -> Result<u64, BatchError> {
         let client = self.context.client();

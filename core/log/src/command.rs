@@ -387,7 +387,11 @@ impl Commands {
                     self.states.remove(place.key);
                 }
                 sleep(RESEND_PAUSE).await;
-                append().await
+                match append().await {
+                    // Perhaps with our own event, and somebody's after it.
+                    Err(AppendError::Conflict) => self.log.find_earlier_batch(events).await,
+                    outcome => outcome,
+                }
             }
             outcome => outcome,
         }

@@ -91,6 +91,7 @@ async fn two_systems_come_up_side_by_side_and_ctrl_c_leaves_nothing_behind() {
     }
     sqlx::PgPool::connect(&env["EXODRIVE_DATABASE_URL"]).await.unwrap();
 
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let inbox = async |token: &str| {
         let request = client.get(format!("{}/v1/inbox", one.url)).bearer_auth(token);

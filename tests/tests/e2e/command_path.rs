@@ -337,6 +337,8 @@ async fn an_event_whose_acknowledgement_is_lost_is_stored_once() {
     put(&commands, "q", "a", 0).await;
     for (n, both) in [false, true].into_iter().enumerate() {
         services.signal(Service::Nats, Signal::SIGSTOP).unwrap();
+        // A process runs on for a moment.
+        tokio::time::sleep(Duration::from_millis(50)).await;
         let id = format!("hung-{n}");
         let command = async {
             if both {
@@ -345,18 +347,22 @@ async fn an_event_whose_acknowledgement_is_lost_is_stored_once() {
                 commands.execute(&purse("p"), take("p", &id)).await.unwrap();
             }
         };
-        // Longer than an append waits, so that it is sent twice.
+        // Longer than an append waits, so that it is sent twice; others come
+        // in between.
         let resume = async {
-            tokio::time::sleep(Duration::from_millis(2_600)).await;
+            tokio::time::sleep(Duration::from_millis(2_080)).await;
             services.signal(Service::Nats, Signal::SIGCONT).unwrap();
+            for name in ["p", "q"] {
+                log.append_fact(&change(name, &format!("fact-{name}-{n}"), 10)).await.unwrap();
+            }
         };
         futures::join!(command, resume);
         let stored = log.history(&purse("p")).await.unwrap();
         assert_eq!(stored.iter().filter(|event| event.envelope.id == id).count(), 1);
     }
     let loaded = commands.load::<Purse>(&purse("p")).await.unwrap();
-    assert_eq!(*loaded.state, Purse { balance: 3, events: 3 });
-    assert_eq!(commands.load::<Purse>(&purse("q")).await.unwrap().state.balance, 1);
+    assert_eq!(*loaded.state, Purse { balance: 23, events: 5 });
+    assert_eq!(commands.load::<Purse>(&purse("q")).await.unwrap().state.balance, 21);
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ pub mod cli;
 pub mod desk;
 pub mod hold_expiry;
 pub mod http;
+pub mod import;
 pub mod limits;
 pub mod problem;
 pub mod settings;

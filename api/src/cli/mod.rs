@@ -15,6 +15,7 @@ macro_rules! say {
 
 mod demo;
 mod doctor;
+mod import;
 mod projections;
 mod replay;
 mod serve;
@@ -67,6 +68,8 @@ enum Command {
     Migrate(Migrate),
     /// Send the sample deliveries through the webhook and look at the outcome
     Demo(demo::Demo),
+    /// Take the tables of the present product over, from CSV files
+    Import(import::Import),
     /// Tell the history of one thing from the log, with the state after each event
     Replay(replay::Replay),
     /// Look at the projections and mend them
@@ -162,6 +165,7 @@ impl Command {
             Self::Work(command) => command.run().await?,
             Self::Migrate(command) => command.run().await?,
             Self::Demo(command) => command.run(logging).await?,
+            Self::Import(command) => return command.run().await,
             Self::Replay(command) => return command.run().await,
             Self::Projections(command) => return command.run().await,
             Self::Token(command) => command.run()?,

@@ -73,6 +73,8 @@ pub struct Api {
 
 pub(crate) type App = State<Arc<Api>>;
 
+pub(crate) use fleet::TIME_ZONE;
+
 /// A webhook's body may have this many bytes.
 pub const MAX_BODY: usize = 1 << 20;
 

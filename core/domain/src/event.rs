@@ -9,6 +9,8 @@ use serde_json::Value;
 
 /// A webhook delivery of a provider, its body verbatim.
 pub const WEBHOOK_RECEIVED: &str = "exodrive.webhook.received";
+/// What the present product knew of an email, told as its provider would.
+pub const EMAIL_IMPORTED: &str = "exodrive.email.imported";
 /// The newest version of [`WEBHOOK_RECEIVED`] that this release appends.
 pub const WEBHOOK_RECEIVED_VERSION: u32 = 1;
 
@@ -24,7 +26,7 @@ pub struct Event<'a> {
 /// What an event says, by type.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Payload {
-    /// [`WEBHOOK_RECEIVED`].
+    /// [`WEBHOOK_RECEIVED`], and [`EMAIL_IMPORTED`], which is told the same way.
     Delivery(Delivery),
     /// `exodrive.car.*`.
     Fleet(FleetEvent),
@@ -127,6 +129,10 @@ pub fn decode(recorded: &Recorded) -> Result<Payload, DecodeError> {
         WEBHOOK_RECEIVED => {
             check_version(recorded, WEBHOOK_RECEIVED_VERSION)?;
             Payload::Delivery(Delivery::read_version(&recorded.body, recorded.envelope.version))
+        }
+        EMAIL_IMPORTED => {
+            check_version(recorded, DECISION_VERSION)?;
+            Payload::Delivery(Delivery::read(&recorded.body))
         }
         kind if BookingChange::KINDS.contains(&kind) => Payload::Booking(decision(recorded)?),
         kind if BlockChange::KINDS.contains(&kind) => Payload::Block(decision(recorded)?),

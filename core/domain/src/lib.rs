@@ -33,7 +33,7 @@ mod upcast;
 pub use command::{CommandRecord, Meta, Repeat};
 pub use envelope::{Envelope, Recorded};
 pub use event::{
-    DECISION_VERSION, DecodeError, Delivery, Event, Payload, WEBHOOK_RECEIVED,
+    DECISION_VERSION, DecodeError, Delivery, EMAIL_IMPORTED, Event, Payload, WEBHOOK_RECEIVED,
     WEBHOOK_RECEIVED_VERSION, decode,
 };
 pub use subject::{LOG_SUBJECTS, Subject, SubjectError};

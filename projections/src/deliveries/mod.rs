@@ -6,7 +6,7 @@ pub mod read;
 
 use crate::Projection;
 use chrono::{DateTime, Utc};
-use exodrive_domain::{Event, Payload, time::serde_micros};
+use exodrive_domain::{Event, Payload, WEBHOOK_RECEIVED, time::serde_micros};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -60,7 +60,9 @@ impl Projection for Deliveries {
 
     fn keys(event: &Event<'_>) -> Vec<String> {
         match event.payload {
-            Payload::Delivery(_) => vec![event.recorded.envelope.id.clone()],
+            Payload::Delivery(_) if event.recorded.envelope.kind == WEBHOOK_RECEIVED => {
+                vec![event.recorded.envelope.id.clone()]
+            }
             _ => Vec::new(),
         }
     }

@@ -5,7 +5,11 @@ pub mod read;
 
 use crate::Projection;
 use chrono::{DateTime, Utc};
-use exodrive_domain::{Event, Payload, booking::BookingChange, time::serde_micros};
+use exodrive_domain::{
+    Event, Payload,
+    booking::{BookingChange, BookingEvent},
+    time::serde_micros,
+};
 use serde::{Deserialize, Serialize};
 
 /// See the module.
@@ -44,10 +48,18 @@ impl Projection for Payments {
         Some(PaymentRow {
             booking_id: booking.booking_id.to_string(),
             car_id: booking.car_id.to_string(),
-            at: event.recorded.envelope.time,
+            at: paid_at(booking).unwrap_or(event.recorded.envelope.time),
             amount_cents,
             currency: currency.to_owned(),
         })
+    }
+}
+
+/// When it was, if that was before the event.
+fn paid_at(booking: &BookingEvent) -> Option<DateTime<Utc>> {
+    match &booking.change {
+        BookingChange::Imported { paid_at, .. } => *paid_at,
+        _ => None,
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Import {
     pub status: Status,
     /// What was paid.
     pub payment: Payment,
+    /// When what was captured was paid.
+    pub paid_at: Option<DateTime<Utc>>,
     /// How the contract stands.
     pub contract: Contract,
     /// Until when an unpaid one is held.
@@ -314,7 +316,7 @@ pub fn decide(
                 free(calendar, days, None)?;
             }
             let (booking, customer) = (Box::new(booking), import.customer.clone());
-            let change = BookingChange::Imported { booking, customer };
+            let change = BookingChange::Imported { booking, customer, paid_at: import.paid_at };
             event(None, (import.id, car_id, import.customer_id), change, meta)
         }
         BookingCommand::Act(id, act) => {

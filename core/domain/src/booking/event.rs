@@ -131,6 +131,9 @@ pub enum BookingChange {
     Imported {
         booking: Box<Booking>,
         customer: Customer,
+        /// When what was captured was paid.
+        #[serde(with = "serde_micros::option", default)]
+        paid_at: Option<DateTime<Utc>>,
     },
     /// A line of the present product's own history of the booking.
     HistoryImported {

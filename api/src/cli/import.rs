@@ -1,0 +1,166 @@
+//! `exodrive import`: the present product's tables, as events.
+
+use super::{Failure, table};
+use crate::{
+    desk::Desk,
+    http::TIME_ZONE,
+    import::{self, Rehearsal, Report, Tables},
+    settings::{BookingSettings, Connections, reading_config},
+};
+use chrono::Utc;
+use exodrive_log::{Commands, Log};
+use exodrive_projections::{Database, cache::Cache};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+#[derive(clap::Args)]
+#[command(after_help = "The folder holds one CSV file for each table, with a header row:
+  cars car_pricing car_additional_fees car_images car_specifications car_features
+  car_availability customers bookings booking_events inbox_emails
+
+Every row becomes an event with the time that it happened. What was imported
+before is left alone, so an import can be repeated, also after it was
+interrupted. Rows that cannot be taken are listed with the reason; the exit code
+is then 1.
+
+Examples:
+  exodrive import tests/fixtures/season --dry-run
+  exodrive import tests/fixtures/season
+  exodrive import export/ --time-zone America/Los_Angeles --json > report.json")]
+pub(super) struct Import {
+    /// The folder with the CSV files
+    folder: PathBuf,
+    /// Say what would be taken and what not, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Where the cars are (IANA): their days are calendar days there
+    #[arg(long, default_value = TIME_ZONE, value_name = "ZONE")]
+    time_zone: String,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connections: Connections,
+    #[command(flatten)]
+    bookings: BookingSettings,
+}
+
+impl Import {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        let tables = Tables::read(&self.folder)
+            .map_err(|error| format!("cannot read {}: {error}", self.folder.display()))?;
+        if tables.missing.len() == tables.counts().len() {
+            return Err(format!(
+                "{} holds none of the tables: `exodrive import --help` names them",
+                self.folder.display()
+            )
+            .into());
+        }
+        if !tables.missing.is_empty() {
+            eprintln!("Not there, so taken as empty: {}.", tables.missing.join(", "));
+        }
+        let started = Instant::now();
+        let (desk, log) = open(&self.connections, &self.bookings).await?;
+        let (report, _) = import(&desk, &log, &tables, &self.time_zone, self.dry_run).await?;
+        if self.json {
+            say!("{}", serde_json::to_string_pretty(&report)?);
+        } else {
+            print(&report, self.dry_run, started.elapsed());
+        }
+        Ok(if report.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// A desk of this program's own, beside the API's.
+pub(super) async fn open(
+    connections: &Connections,
+    bookings: &BookingSettings,
+) -> Result<(Desk, Log), Failure> {
+    let urls = connections.resolve()?;
+    let log = Log::open(&reading_config(urls.nats)).await?;
+    let redis = Cache::new(&urls.redis)?;
+    let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
+    let database = Database::for_readers(&urls.database)?;
+    let secret = bookings.secret(connections)?;
+    Ok((Desk::new(commands, database, &secret, bookings.hold_period), log))
+}
+
+/// Imports the tables, or rehearses it; gives how many steps that were.
+pub(super) async fn import(
+    desk: &Desk,
+    log: &Log,
+    tables: &Tables,
+    time_zone: &str,
+    dry_run: bool,
+) -> Result<(Report, usize), Failure> {
+    if time_zone.parse::<chrono_tz::Tz>().is_err() {
+        return Err(format!("{time_zone:?} is no time zone: for example America/New_York").into());
+    }
+    let plan = import::plan(tables, time_zone, Utc::now());
+    let mut report = Report::of(tables, &plan);
+    let bar = ProgressBar::new(plan.len() as u64).with_style(ProgressStyle::with_template(
+        "{bar:40} {pos}/{len} {per_sec} {eta} left {msg}",
+    )?);
+    let done = |step: &import::Step, outcome| {
+        report.count(step, outcome);
+        bar.inc(1);
+    };
+    let outcome = if dry_run {
+        Rehearsal::new(desk).run(log, &plan, done).await
+    } else {
+        import::carry_out(desk, log, &plan, done).await
+    };
+    bar.finish_and_clear();
+    outcome.map_err(|error| {
+        let chain = exodrive_runtime::error_chain(&error);
+        format!(
+            "interrupted after {} of {} steps: {chain}. Run it again: what was taken is left alone",
+            bar.position(),
+            plan.len()
+        )
+    })?;
+    report.problems.sort_by(|a, b| (&a.table, a.line).cmp(&(&b.table, b.line)));
+    Ok((report, plan.len()))
+}
+
+fn print(report: &Report, dry_run: bool, took: Duration) {
+    let taken = if dry_run { "would be taken" } else { "taken" };
+    let mut counts = table::table(&["table", "rows", taken, "known already", "refused"]);
+    for (name, it) in &report.tables {
+        let number = |n: usize| table::number(n as u64);
+        counts.add_row([
+            name.clone(),
+            number(it.rows),
+            number(it.taken),
+            number(it.known),
+            number(it.refused),
+        ]);
+    }
+    say!("{counts}");
+    let list = |title: &str, problems: &[import::Problem]| {
+        if problems.is_empty() {
+            return;
+        }
+        let mut rows = table::table(&["table", "line", "id", title]);
+        for problem in problems {
+            let id = table::short(&problem.id, 36);
+            let why = table::short(&problem.why, 200);
+            rows.add_row([problem.table.clone(), problem.line.to_string(), id, why]);
+        }
+        say!("\n{rows}");
+    };
+    list("taken as something else", &report.remarks);
+    list("not taken", &report.problems);
+    let all: usize = report.tables.values().map(|counts| counts.taken).sum();
+    let seconds = took.as_secs_f64();
+    let changed = if dry_run { "Nothing was changed" } else { "Every row taken is an event" };
+    say!(
+        "\n{} rows {taken}, {} refused, in {seconds:.1} s. {changed}.",
+        table::number(all as u64),
+        report.problems.len()
+    );
+}

@@ -30,7 +30,7 @@ test: tools ## Build and run every test, with real servers
 	echo "make test: $$((SECONDS - began)) s"; \
 	exit $$status
 
-demo: tools ## A guided tour on a running system (starts one if none runs)
+demo: tools ## A guided tour: fleet, booking, mail, on a running system (starts one if none runs)
 	@cargo build --bin exodrive
 	@exec "$(TARGET)/debug/exodrive" demo $(ARGS)
 

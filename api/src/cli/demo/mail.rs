@@ -1,9 +1,10 @@
-//! `exodrive demo`: the main job on sample deliveries.
+//! Mail: the sample deliveries through the webhook, the inbox, a replay.
 
-use super::{Failure, replay::print_history, table, up::Up};
+use super::{Demo, Failure};
 use crate::{
     access::{self, Role},
-    settings::{Connections, HttpSettings, Logging, reading_config},
+    cli::{replay::print_history, table},
+    settings::reading_config,
     signature::Secrets,
 };
 use chrono::Utc;
@@ -11,7 +12,6 @@ use exodrive_domain::Delivery;
 use exodrive_log::Log;
 use exodrive_projections::inbox::read::EmailSummary;
 use exodrive_replays::{self as replays, Order, Until};
-use exodrive_runtime::folder;
 use futures::{StreamExt, TryStreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
@@ -23,20 +23,6 @@ const PAYLOADS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/payloads.
 
 /// How many deliveries are under way at a time.
 const IN_FLIGHT: usize = 8;
-
-#[derive(clap::Args)]
-#[command(after_help = "Examples:
-  exodrive demo              against the system that runs in .exodrive; starts one if none does
-  exodrive demo --seed 7     another order")]
-pub(super) struct Demo {
-    /// Decides the order
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    #[command(flatten)]
-    connections: Connections,
-    #[command(flatten)]
-    http: HttpSettings,
-}
 
 #[derive(Deserialize)]
 struct Receipt {
@@ -51,39 +37,16 @@ struct Inbox {
 }
 
 impl Demo {
-    pub(super) async fn run(mut self, logging: &Logging) -> Result<(), Failure> {
-        if self.connections.resolve().is_ok() {
-            return self.tour().await;
-        }
-        eprintln!(
-            "No system runs in {}; starting one for the demo.",
-            self.connections.data_dir.display()
-        );
-        let quiet = Logging { filter: "error".to_owned(), format: logging.format };
-        let system = Up::throwaway(&self.connections).start(&quiet).await?;
-        self.connections.data_dir.clone_from(&system.data_dir);
-        let outcome = self.tour().await;
-        system.stop().await;
-        outcome
-    }
-
-    async fn tour(&self) -> Result<(), Failure> {
-        let url = self.api_url()?;
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(15)).build()?;
-        let last = self.send(&client, &url).await?;
-        let inbox = self.inbox(&client, &url, last).await?;
+    /// Sends the samples, shows the inbox and the history of one email.
+    pub(super) async fn tour_of_mail(
+        &self,
+        client: &reqwest::Client,
+        url: &str,
+    ) -> Result<(), Failure> {
+        let last = self.send(client, url).await?;
+        let inbox = self.inbox(client, url, last).await?;
         print_inbox(&inbox);
         self.replay_the_fullest().await
-    }
-
-    fn api_url(&self) -> Result<String, Failure> {
-        if let Some(address) = self.http.http_addr {
-            return Ok(format!("http://{address}"));
-        }
-        let announced = folder::announced(&self.connections.data_dir)?;
-        Ok(announced
-            .map(|system| system.url)
-            .ok_or("no API is announced in the data folder: set EXODRIVE_HTTP_ADDR")?)
     }
 
     /// Sends every sample once and every third again, shuffled, as Resend

@@ -21,6 +21,8 @@ use std::{collections::BTreeMap, time::Duration};
 /// Sample deliveries: file name and body, byte for byte.
 const PAYLOADS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/payloads.rs"));
 
+/// Emails shown.
+const SHOWN: usize = 20;
 /// How many deliveries are under way at a time.
 const IN_FLIGHT: usize = 8;
 
@@ -149,7 +151,7 @@ async fn send(
 
 fn print_inbox(inbox: &Inbox) {
     let mut table = table::table(&["status", "", "from", "to", "subject", "last event"]);
-    for email in &inbox.data {
+    for email in inbox.data.iter().take(SHOWN) {
         let to = match email.to.as_slice() {
             [] => String::new(),
             [one] => table::short(one, 26),
@@ -167,7 +169,8 @@ fn print_inbox(inbox: &Inbox) {
     say!("{table}");
     let counts: Vec<_> =
         inbox.counts.iter().map(|(status, count)| format!("{count} {status}")).collect();
-    say!("{} emails: {}.", inbox.data.len(), counts.join(", "));
+    let all: u64 = inbox.counts.values().sum();
+    say!("The newest {SHOWN} of {all} emails: {}.", counts.join(", "));
 }
 
 /// `Name <a@b>` is shown by its name.

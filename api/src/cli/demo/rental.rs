@@ -104,18 +104,19 @@ impl Demo {
         );
         request["customer"] =
             json!({"email": "bob@example.com", "first_name": "Bob", "last_name": "Demo"});
-        request["start_date"] = json!(last);
         let bob = self.customer()?;
         let refused = post(client, url, "/v1/bookings", &bob, &request).await?;
         let status = refused.status();
         let problem: Value = refused.json().await?;
         say!(
-            "Bob wants {last}: {status}, {}: {}",
+            "Bob wants the same days: {status}, {}: {}",
             problem["code"].as_str().unwrap_or_default(),
             problem["detail"].as_str().unwrap_or_default()
         );
-        if let Some(next) = problem["next_free"]["start_date"].as_str() {
-            say!("  The next free day is {next}.");
+        let next = &problem["next_free"];
+        if let (Some(first), Some(last)) = (next["start_date"].as_str(), next["end_date"].as_str())
+        {
+            say!("  The next that are free: {first} to {last}.");
         }
         let path = format!("/v1/bookings/{}/cancel", booking.id);
         let answer = post(client, url, &path, &ada, &json!({"reason": "demo"})).await?;

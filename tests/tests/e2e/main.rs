@@ -8,6 +8,7 @@ mod cli;
 mod command_path;
 mod duplicates;
 mod faults;
+mod import;
 mod limits;
 mod parking;
 mod reads;

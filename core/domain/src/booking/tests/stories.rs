@@ -386,6 +386,7 @@ fn imported(status: Status, payment: PaymentStatus, contract: ContractStatus) ->
             captured_cents: of(PaymentStatus::Captured) + of(PaymentStatus::Refunded),
             refunded_cents: of(PaymentStatus::Refunded),
         },
+        paid_at: None,
         contract: Contract { status: contract, document: None },
         hold_expires_at: None,
         created_at: time("2025-08-26T00:00:00Z"),

@@ -1,0 +1,179 @@
+//! What the rows come to: the steps of an import, in our words.
+
+mod bookings;
+mod calendar;
+mod cars;
+mod mail;
+
+use super::tables::{Problem, Tables};
+use chrono::{DateTime, Utc};
+use exodrive_domain::{
+    booking::BookingCommand,
+    days::Days,
+    email::EmailId,
+    fleet::FleetCommand,
+    id::{BlockId, CarId},
+    time,
+};
+use serde_json::Value;
+use std::{collections::BTreeMap, str::FromStr};
+
+/// The steps of an import: what may be worked on at the same time by car,
+/// stage after stage.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Each stage's steps, in order, by what they are about.
+    pub stages: [BTreeMap<String, Vec<Step>>; 4],
+    /// Rows that come to nothing.
+    pub problems: Vec<Problem>,
+    /// Rows that come to something else than they say.
+    pub remarks: Vec<Problem>,
+}
+
+/// One command or fact.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Names it for ever.
+    pub id: String,
+    /// The rows that it is made of: table, line, id.
+    pub rows: Vec<(&'static str, u64, String)>,
+    /// The rows' content, to tell when they have changed.
+    pub source: Value,
+    /// When it happened, if the rows say.
+    pub happened_at: Option<DateTime<Utc>>,
+    /// Who did it, if the rows say.
+    pub actor: Option<String>,
+    /// What it does.
+    pub command: StepCommand,
+}
+
+/// What a step does.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum StepCommand {
+    Car(CarId, FleetCommand),
+    Booking(CarId, BookingCommand),
+    Block(CarId, BlockId, Days, String),
+    Email(EmailId, Value),
+}
+
+const CARS: usize = 0;
+const BOOKINGS: usize = 1;
+const BLOCKS: usize = 2;
+const HISTORY: usize = 3;
+
+impl Plan {
+    /// How many steps.
+    pub fn len(&self) -> usize {
+        self.stages.iter().flat_map(BTreeMap::values).map(Vec::len).sum()
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn push(&mut self, stage: usize, about: String, step: Step) {
+        self.stages[stage].entry(about).or_default().push(step);
+    }
+}
+
+/// What is wrong with a row.
+type Fault = String;
+
+fn parse<T: FromStr>(what: &str, text: &str) -> Result<T, Fault> {
+    text.trim().parse().map_err(|_| format!("{what} cannot be read: {text:?}"))
+}
+
+fn moment(what: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, Fault> {
+    let parse = |text: &str| {
+        // Postgres writes a space, and offsets without minutes.
+        let text = text.trim().replacen(' ', "T", 1);
+        let with_minutes = format!("{text}:00");
+        time::parse(&text)
+            .or_else(|| time::parse(&with_minutes))
+            .ok_or_else(|| format!("{what} is no time: {text:?}"))
+    };
+    text.map(parse).transpose()
+}
+
+fn flag(what: &str, text: Option<&str>, otherwise: bool) -> Result<bool, Fault> {
+    match text.map(|text| text.trim().to_lowercase()).as_deref() {
+        None => Ok(otherwise),
+        Some("true" | "t" | "1") => Ok(true),
+        Some("false" | "f" | "0") => Ok(false),
+        Some(other) => Err(format!("{what} is neither true nor false: {other:?}")),
+    }
+}
+
+/// Major units with at most two digits after the point, as cents.
+fn cents(what: &str, text: &str) -> Result<i64, Fault> {
+    let unsound = || format!("{what} is no amount: {text:?}");
+    let (negative, digits) = match text.trim().strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.trim()),
+    };
+    let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
+    let part = part.trim_end_matches('0');
+    let sound = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    if whole.is_empty() || part.len() > 2 || !sound(whole) || !sound(part) {
+        return Err(unsound());
+    }
+    let cents: i64 = format!("{whole}{part:0<2}").parse().map_err(|_| unsound())?;
+    Ok(if negative { -cents } else { cents })
+}
+
+/// A percentage, as basis points.
+fn basis_points(what: &str, text: Option<&str>) -> Result<u32, Fault> {
+    let points = text.map_or(Ok(0), |text| cents(what, text))?;
+    u32::try_from(points).map_err(|_| format!("{what} is negative"))
+}
+
+/// Makes the plan. `time_zone` is where the cars are; `now` decides what became
+/// of unpaid bookings.
+pub fn plan(tables: &Tables, time_zone: &str, now: DateTime<Utc>) -> Plan {
+    let mut plan = Plan::default();
+    cars::plan_cars(tables, time_zone, &mut plan);
+    let cars_of = bookings::plan_bookings(tables, now, &mut plan);
+    calendar::plan_blocks(tables, &cars_of, &mut plan);
+    bookings::plan_history(tables, &cars_of, &mut plan);
+    mail::plan_emails(tables, &mut plan);
+    plan
+}
+
+/// The rows that a step is made of: table, line, id.
+type Rows = Vec<(&'static str, u64, String)>;
+
+fn problem(table: &str, line: u64, id: &str, why: impl Into<String>) -> Problem {
+    Problem { table: table.to_owned(), line, id: id.to_owned(), why: why.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_read_exactly_or_not_at_all() {
+        let read = |text| cents("it", text);
+        assert_eq!(read("1295.00"), Ok(129_500));
+        assert_eq!(read("0.5"), Ok(50));
+        assert_eq!(read("7"), Ok(700));
+        assert_eq!(read("-0.01"), Ok(-1));
+        assert_eq!(read("12.3400"), Ok(1_234));
+        for unsound in ["", "1.005", "1,000", "1e3", "abc", ".5"] {
+            assert!(read(unsound).is_err(), "{unsound}");
+        }
+        assert_eq!(basis_points("it", Some("12.5")), Ok(1_250));
+    }
+
+    #[test]
+    fn times_are_read_as_postgres_writes_them() {
+        let read = |text| moment("it", Some(text)).unwrap().unwrap();
+        let at = time::parse("2026-05-01T10:00:00Z").unwrap();
+        for text in ["2026-05-01T10:00:00Z", "2026-05-01 10:00:00+00", "2026-05-01 12:00:00+02:00"]
+        {
+            assert_eq!(read(text), at, "{text}");
+        }
+        assert!(moment("it", Some("yesterday")).is_err());
+    }
+}

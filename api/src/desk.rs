@@ -18,12 +18,15 @@ use exodrive_log::{
     AppendError, CarState, ClaimError, CommandError, Commands, DecisionState, Loaded, NewEvent,
     ReadError,
 };
-use exodrive_projections::{Database, Identity, bookings::read as bookings};
+use exodrive_projections::{Database, Identity, bookings::read as bookings, cache as views};
 use moka::sync::Cache;
+use redis::Cmd;
 use ring::{digest, hmac};
 use serde::Serialize;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
+/// How long other processes are told the car of a booking.
+const SHARED_SECONDS: u64 = 24 * 3_600;
 /// Bookings whose car is remembered.
 const REMEMBERED: u64 = 100_000;
 /// How long a booking that no view knows is waited for.
@@ -137,6 +140,10 @@ pub enum DeskError {
     /// The view that says which car a booking is of.
     #[error("the view of bookings failed")]
     View(#[from] exodrive_projections::Error),
+    /// That view has not reached the log's end, and may not know the booking
+    /// yet.
+    #[error("the view of bookings is behind")]
+    Behind,
     /// An event that cannot be written down.
     #[error("an event cannot be written as JSON")]
     Encode(#[from] serde_json::Error),
@@ -194,6 +201,7 @@ fn load_failure(error: CommandError<Infallible>) -> DeskError {
 pub struct Desk {
     commands: Commands,
     database: Database,
+    redis: views::Cache,
     secret: hmac::Key,
     hold_period: TimeDelta,
     cars: Cache<BookingId, CarId>,
@@ -204,13 +212,14 @@ impl Desk {
     pub fn new(
         commands: Commands,
         database: Database,
+        redis: views::Cache,
         secret: &str,
         hold_period: Duration,
     ) -> Self {
         let hold_period = TimeDelta::from_std(hold_period).unwrap_or(TimeDelta::MAX);
         let secret = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
         let cars = Cache::builder().max_capacity(REMEMBERED).build();
-        Self { commands, database, secret, hold_period, cars }
+        Self { commands, database, redis, secret, hold_period, cars }
     }
 
     /// Now, by the log's clock.
@@ -389,7 +398,7 @@ impl Desk {
         });
         match decided.await.map_err(failure) {
             Ok(done) => {
-                self.cars.insert(booking_id, car_id);
+                self.remember(booking_id, car_id);
                 let thing = find(&done.state, booking_id)?;
                 Ok(Done { thing, position: done.position, at })
             }
@@ -447,7 +456,7 @@ impl Desk {
             let moved = self.commands.execute_both([&source, &target], decide).await;
             match moved.map_err(failure) {
                 Ok([_, there]) => {
-                    self.cars.insert(booking_id, to);
+                    self.remember(booking_id, to);
                     let thing = find(&there.state, booking_id)?;
                     return Ok(Done { thing, position: there.position, at });
                 }
@@ -547,8 +556,9 @@ impl Desk {
         }
     }
 
-    /// The car that a booking is of: as remembered here, else by the view,
-    /// which is waited for if it does not know the booking yet.
+    /// The car that a booking is of: as remembered here or in Redis, else by
+    /// the view, which is waited for if it does not know the booking yet. May
+    /// be one that the booking has left: the calendar says so.
     ///
     /// # Errors
     /// When there is no such booking, or neither view nor log answers.
@@ -557,17 +567,43 @@ impl Desk {
             return Ok(car_id);
         }
         let id = booking_id.to_string();
-        let mut found = self.car_in_view(&id).await?;
-        if found.is_none() {
-            let end = self.commands.log().last_position().await?;
-            self.database.wait_for("bookings", end, VIEW_PATIENCE).await?;
-            found = self.car_in_view(&id).await?;
-        }
+        let held: Option<String> =
+            self.redis.query(&Cmd::get(car_key(booking_id))).await.unwrap_or_default();
+        let found = match held {
+            Some(car_id) => Some(car_id),
+            None => self.car_in_view(&id).await?,
+        };
+        let found = match found {
+            Some(car_id) => Some(car_id),
+            None => {
+                let end = self.commands.log().last_position().await?;
+                let reached = self.database.wait_for("bookings", end, VIEW_PATIENCE).await?;
+                let found = self.car_in_view(&id).await?;
+                if found.is_none() && reached < end {
+                    return Err(DeskError::Behind);
+                }
+                found
+            }
+        };
         let car_id = found
             .and_then(|car_id| car_id.parse().ok())
             .ok_or(DeskError::Booking(BookingRefusal::NoSuchBooking))?;
         self.cars.insert(booking_id, car_id);
         Ok(car_id)
+    }
+
+    /// Remembers the car of a booking that was made or moved, for other
+    /// processes too, until the view knows.
+    fn remember(&self, booking_id: BookingId, car_id: CarId) {
+        if self.cars.get(&booking_id) == Some(car_id) {
+            return;
+        }
+        self.cars.insert(booking_id, car_id);
+        let redis = self.redis.clone();
+        tokio::spawn(async move {
+            let (key, car_id) = (car_key(booking_id), car_id.to_string());
+            let _: Result<(), _> = redis.query(&Cmd::set_ex(key, car_id, SHARED_SECONDS)).await;
+        });
     }
 
     async fn car_in_view(&self, booking_id: &str) -> Result<Option<String>, DeskError> {
@@ -602,6 +638,10 @@ impl Desk {
         }
         Ok((state, recorded))
     }
+}
+
+fn car_key(booking_id: BookingId) -> String {
+    format!("exo:car-of:{booking_id}")
 }
 
 /// Refuses who may not do that with the booking, if it is on this calendar.

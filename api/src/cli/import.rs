@@ -86,7 +86,7 @@ pub(super) async fn open(
     let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
     let database = Database::for_readers(&urls.database)?;
     let secret = bookings.secret(connections)?;
-    Ok((Desk::new(commands, database, &secret, bookings.hold_period), log))
+    Ok((Desk::new(commands, database, redis, &secret, bookings.hold_period), log))
 }
 
 /// Imports the tables, or rehearses it; gives how many steps that were.

@@ -69,7 +69,8 @@ impl Serve {
         let database = Database::for_readers(&urls.database)?;
         let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
         let secret = self.bookings.secret(&self.connections)?;
-        let desk = Desk::new(commands, database.clone(), &secret, self.bookings.hold_period);
+        let hold_period = self.bookings.hold_period;
+        let desk = Desk::new(commands, database.clone(), redis.clone(), &secret, hold_period);
         let api = Api {
             log,
             database,
@@ -128,7 +129,7 @@ impl Work {
         let cache = Cache::new(&urls.redis)?;
         let commands = Commands::new(log.clone(), Some(cache.redis().clone()));
         let readers = Database::for_readers(&urls.database)?;
-        let desk = Desk::new(commands, readers.clone(), "", Duration::ZERO);
+        let desk = Desk::new(commands, readers.clone(), cache.clone(), "", Duration::ZERO);
         tokio::spawn(hold_expiry::run(desk, readers, stop.clone()));
         let worker = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
         tracing::info!(worker, "Working");

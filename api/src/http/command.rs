@@ -321,6 +321,10 @@ pub(crate) fn refused(error: DeskError, staff: bool) -> ApiError {
         }
         DeskError::Busy => ApiError::new(Code::Busy, "Many decide about this car at once."),
         DeskError::View(error) => super::read::view_unavailable(error),
+        DeskError::Behind => ApiError::new(
+            Code::ViewBehind,
+            "The view of bookings is behind and may not know this one yet.",
+        ),
         DeskError::Append(AppendError::Conflict) => {
             ApiError::new(Code::Busy, "Many decide about this car at once.")
         }

@@ -53,7 +53,7 @@ fn car(n: usize) -> Result<(CarId, [NewEvent; 3]), Failure> {
         text: text.to_owned(),
         highlighted: false,
     };
-    let features = FEATURES.iter().enumerate().filter(|(at, _)| (n + at) % 3 != 0);
+    let features = FEATURES.iter().enumerate().filter(|(at, _)| !(n + at).is_multiple_of(3));
     let profile = Profile {
         name: format!("{maker} Modello {n}"),
         category: CATEGORIES[(n / 3) % CATEGORIES.len()].to_owned(),

@@ -17,7 +17,11 @@ const PULL: usize = 1_000;
 const PULL_BYTES: usize = 16 << 20;
 /// A consumer that nobody reads goes away by itself after this.
 const INACTIVE: Duration = Duration::from_secs(30);
+/// The same for a consumer of one subject, which is read once.
+const INACTIVE_FOLD: Duration = Duration::from_secs(5);
 /// Events of one subject that are fetched singly before a consumer is made.
+/// Most subjects have no more; and a consumer for each of a thousand subjects
+/// that are asked for at once is more than the server makes in time.
 const ONE_BY_ONE: usize = 8;
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -128,9 +132,7 @@ impl Log {
     ) -> Result<Vec<Recorded>, ReadError> {
         let subject = subject.to_string();
         let mut events = Vec::new();
-        // From the start there may be many.
-        let few = if position == 0 { 0 } else { ONE_BY_ONE };
-        while position < last && events.len() < few {
+        while position < last && events.len() < ONE_BY_ONE {
             let next = self.stream.direct_get_next_for_subject(&subject, Some(position + 1)).await;
             match next {
                 Ok(message) => {
@@ -260,7 +262,7 @@ impl Reader {
             filter_subject: self.subject.clone().unwrap_or_default(),
             memory_storage: true,
             num_replicas: 1,
-            inactive_threshold: INACTIVE,
+            inactive_threshold: if self.subject.is_some() { INACTIVE_FOLD } else { INACTIVE },
             ..pull::Config::default()
         };
         let consumer = self

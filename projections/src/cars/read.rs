@@ -421,7 +421,7 @@ pub async fn list(
                       and ($3::bigint is null or price >= $3)
                       and ($4::bigint is null or price <= $4)
                       and (cardinality($5::text[]) = 0 or data -> 'features' ?& $5)
-                      and ($6::text is null or data ->> 'search' like $6)
+                      and ($6::text is null or search like $6)
                       and ($7::int is null or not exists (
                           select from calendar where calendar.key = cars.key
                           and calendar.taken && int4range($7, $8)))

@@ -7,6 +7,8 @@ create table cars (
     category       text   generated always as (lower(data -> 'car' -> 'profile' ->> 'category')) stored,
     price          bigint generated always as
                    ((data -> 'car' -> 'prices' ->> 'base_per_day_cents')::bigint) stored,
+    -- Beside `data`, which is large: looking through all of it for a text takes long.
+    search         text   not null generated always as (data ->> 'search') stored,
     by_featured    text   collate "C" not null generated always as (data ->> 'by_featured') stored,
     by_name        text   collate "C" not null generated always as (data ->> 'by_name') stored,
     by_price       text   collate "C" not null generated always as (data ->> 'by_price') stored

@@ -424,8 +424,11 @@ impl Calendar {
     pub fn next_free(&self, days: Days, except: Option<BookingId>) -> Option<Days> {
         let others = self.bookings.values().filter(|booking| Some(booking.id) != except);
         let occupied = others.filter_map(|booking| booking.occupied());
-        let mut ranges: Vec<Days> =
-            occupied.chain(self.blocks.values().map(|block| block.days)).collect();
+        // Of a long history most is over.
+        let mut ranges: Vec<Days> = occupied
+            .chain(self.blocks.values().map(|block| block.days))
+            .filter(|range| range.until() > days.first())
+            .collect();
         ranges.sort_unstable();
         let mut candidate = days;
         for range in ranges {

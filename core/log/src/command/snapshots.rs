@@ -10,12 +10,17 @@ use chrono::{DateTime, Utc};
 use std::{
     collections::HashMap,
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-/// How long a changed state waits to be written, so that a hot subject is
-/// serialised some 50 times a second and not at every event.
+/// How long a changed state waits to be written at least, so that a hot
+/// subject is serialised some 50 times a second and not at every event.
 const DELAY: Duration = Duration::from_millis(20);
+/// Serialising takes one part of the time in so many: large states that change
+/// often wait longer. What is not written yet is folded from the log.
+const SHARE: u32 = 20;
+/// The longest wait.
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
 /// States written by one call; a longer script would hold Redis up.
 const CHUNK: usize = 100;
 /// A subject that nobody has decided on for so long is folded anew.
@@ -43,7 +48,15 @@ pub(super) struct Snapshots {
     states: Arc<States>,
     /// The log that the positions are of: a new one begins at 1 again.
     log: i64,
-    changed: Arc<Mutex<HashMap<Key, Serialize>>>,
+    changed: Arc<Mutex<Changed>>,
+}
+
+/// The states that changed since they were written.
+#[derive(Default)]
+struct Changed {
+    states: HashMap<Key, Serialize>,
+    /// What serialising took last time, many times over.
+    rest: Duration,
 }
 
 /// Gives position and JSON of the newest state, if this process keeps it.
@@ -77,8 +90,8 @@ impl Snapshots {
     /// the caller.
     pub(super) fn write_soon<S: DecisionState>(&self, key: &Key) {
         let mut changed = self.changed();
-        let is_first = changed.is_empty();
-        changed.insert(key.clone(), serialize::<S>);
+        let is_first = changed.states.is_empty();
+        changed.states.insert(key.clone(), serialize::<S>);
         if is_first {
             let snapshots = self.clone();
             tokio::spawn(async move { snapshots.write().await });
@@ -86,10 +99,12 @@ impl Snapshots {
     }
 
     async fn write(&self) {
-        tokio::time::sleep(DELAY).await;
-        let changed = std::mem::take(&mut *self.changed());
+        let rest = self.changed().rest;
+        tokio::time::sleep(rest.clamp(DELAY, LONGEST_DELAY)).await;
+        let changed = std::mem::take(&mut *self.changed()).states;
         let changed: Vec<_> = changed.into_iter().collect();
         for chunk in changed.chunks(CHUNK) {
+            let began = Instant::now();
             let mut script = WRITE.prepare_invoke();
             script.arg(LIFETIME.as_secs());
             for (key, serialize) in chunk {
@@ -97,6 +112,7 @@ impl Snapshots {
                     script.key(self.name(key)).arg(position).arg(json);
                 }
             }
+            self.changed().rest += SHARE * began.elapsed();
             if let Err(error) = self.redis.invoke::<()>(&script).await {
                 return failed(&error, "write");
             }
@@ -108,7 +124,7 @@ impl Snapshots {
         format!("exo:state:{name}:v{version}:{}:{subject}", self.log)
     }
 
-    fn changed(&self) -> MutexGuard<'_, HashMap<Key, Serialize>> {
+    fn changed(&self) -> MutexGuard<'_, Changed> {
         self.changed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

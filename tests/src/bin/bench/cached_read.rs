@@ -3,7 +3,7 @@
 
 use crate::{
     Failure, Scale,
-    load::{self, Connection, Outcome, contains},
+    load::{self, Connection, Load, Outcome, contains},
     report::{Detail, Row, Series, Target},
     system::{System, Watch, again, auditor, cpu_seconds, get, progress, stop, until_served},
 };
@@ -43,23 +43,13 @@ pub(crate) async fn measure(
     let paths: Vec<_> = email_ids.iter().take(EMAILS).map(|id| format!("/v1/inbox/{id}")).collect();
     let requests: Vec<_> = paths.iter().map(|path| get(path, Some(&token))).collect();
     let body = example(system, &requests).await?;
-    let file = tempfile::NamedTempFile::new()?;
-    std::fs::write(file.path(), &body)?;
-
-    let address = free_address();
-    let output = tempfile::NamedTempFile::new()?;
-    let path = file.path().display().to_string();
-    let arguments = ["bare-axum", &address.to_string(), &path];
-    let mut bare = Process::start(&std::env::current_exe()?, &arguments, &[], output.path());
-    until_served(address, || match bare.ended() {
-        None => Ok(()),
-        Some(status) => Err(format!("the bare server has ended ({status})").into()),
-    })
-    .await?;
+    let Bare { address, process: bare, .. } = &Bare::start(&body).await?;
+    let address = *address;
 
     let requests = again(requests);
     let read = async |address, round: Duration| {
-        load::http(address, requests.clone(), round, Some(HIT)).await
+        load::http(address, requests.clone(), round, Load { mark: Some(HIT), ..Load::default() })
+            .await
     };
     let (mut figure, mut ceiling) = (Series::default(), Series::default());
     let (mut cached, mut plain) = (Outcome::default(), Outcome::default());
@@ -140,6 +130,31 @@ async fn example(system: &System, requests: &[Vec<u8>]) -> Result<Vec<u8>, Failu
     Ok(body)
 }
 
+/// A bare server as a process of its own.
+pub(crate) struct Bare {
+    pub(crate) address: SocketAddr,
+    pub(crate) process: Process,
+    _files: [tempfile::NamedTempFile; 2],
+}
+
+impl Bare {
+    pub(crate) async fn start(body: &[u8]) -> Result<Self, Failure> {
+        let (file, output) = (tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?);
+        std::fs::write(file.path(), body)?;
+        let address = free_address();
+        let path = file.path().display().to_string();
+        let arguments = ["bare-axum", &address.to_string(), &path];
+        let program = std::env::current_exe()?;
+        let mut process = Process::start(&program, &arguments, &[], output.path());
+        until_served(address, || match process.ended() {
+            None => Ok(()),
+            Some(status) => Err(format!("the bare server has ended ({status})").into()),
+        })
+        .await?;
+        Ok(Self { address, process, _files: [file, output] })
+    }
+}
+
 /// The ceiling: a handler that has its answer.
 pub(crate) async fn serve_bare(address: SocketAddr, file: PathBuf) -> Result<(), Failure> {
     let body = Bytes::from(std::fs::read(file)?);
@@ -148,7 +163,8 @@ pub(crate) async fn serve_bare(address: SocketAddr, file: PathBuf) -> Result<(),
         async move { ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body) }
     };
     let router = Router::new()
-        .route("/v1/inbox/{email_id}", routing::get(answer))
+        .route("/v1/inbox/{email_id}", routing::get(answer.clone()))
+        .route("/v1/cars", routing::get(answer))
         .route("/livez", routing::get(async || "alive"));
     axum::serve(tokio::net::TcpListener::bind(address).await?, router).await?;
     Ok(())

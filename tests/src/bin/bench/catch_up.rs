@@ -4,7 +4,7 @@
 use crate::{
     Failure, Scale, mail,
     report::{Detail, Row, Series, Target},
-    system::{System, Watch, client, cpu_seconds, progress, stop},
+    system::{System, Watch, append_all, client, cpu_seconds, progress, stop},
 };
 use async_nats::jetstream::{
     self,
@@ -20,8 +20,6 @@ use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// Appends in flight.
-const PIPELINE: usize = 1_000;
 /// Longer than any catch-up takes.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -53,11 +51,7 @@ impl Filled {
         let system = System::start(SyncMode::Default).await?;
         let log = system.log().await?;
         let (events, email_ids) = mail::traffic(scale.events);
-        let mut appended =
-            futures::stream::iter(&events).map(|event| log.append_fact(event)).buffered(PIPELINE);
-        while let Some(outcome) = appended.next().await {
-            outcome?;
-        }
+        append_all(&log, &events).await?;
         Ok(Self { system, email_ids, events: log.last_position().await?, databases: 0 })
     }
 
@@ -197,7 +191,7 @@ impl Filled {
 }
 
 /// Waits until the projections of this name are at a position.
-async fn until_at(
+pub(crate) async fn until_at(
     pool: &PgPool,
     position: u64,
     projection: &str,

@@ -3,26 +3,17 @@
 
 use crate::{
     Failure, Scale,
-    load::{self, IN_FLIGHT, Outcome, Requests},
+    load::{self, Load, Outcome, Requests, closed_loop},
     mail::{self, WEBHOOK_SECRET},
+    raw::Raw,
     report::{Detail, Row, Series, Target},
-    system::{Cpu, DUPLICATE_WINDOW, System, Watch, client, progress},
+    system::{Cpu, System, Watch, progress},
 };
-use async_nats::jetstream::{
-    self,
-    message::PublishMessage,
-    stream::{Config, DiscardPolicy, StorageType},
-};
-use bytes::Bytes;
 use chrono::Utc;
 use exodrive_log::Log;
 use exodrive_runtime::services::SyncMode;
 use exodrive_tests::sign;
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
-use tokio::task::JoinSet;
+use std::{sync::Arc, time::Duration};
 
 /// Bodies made for a round; fewer are needed on the machines of today.
 const MOST: usize = 200_000;
@@ -47,12 +38,14 @@ pub(crate) async fn measure(sync: SyncMode, scale: Scale) -> Result<Row, Failure
     let mut cpu = Vec::new();
     let warm_up = scale.round / 4;
     let watch = Watch::begin();
-    let mut expected =
-        (raw.round(warm_up, 20_000).await?.rate(), post(&system, warm_up, 20_000).await?.0.rate());
+    let mut expected = (
+        publish(&raw, warm_up, 20_000).await?.rate(),
+        post(&system, warm_up, 20_000).await?.0.rate(),
+    );
     for round in 1..=scale.rounds {
         let enough =
             |rate: f64| ((rate * scale.round.as_secs_f64() * 1.5) as usize + 1_000).min(MOST);
-        let outcome = raw.round(scale.round, enough(expected.0)).await?;
+        let outcome = publish(&raw, scale.round, enough(expected.0)).await?;
         ceiling.add(outcome.rate());
         expected.0 = expected.0.max(outcome.rate());
         published.latencies.extend(&outcome.latencies);
@@ -101,7 +94,7 @@ async fn post(system: &System, round: Duration, most: usize) -> Result<(Outcome,
     let requests = (0..most).map(|_| request()).collect();
     let requests = Requests { bytes: Arc::new(requests), again: false };
     let before = system.cpu();
-    let outcome = load::http(system.address, requests, round, None).await?;
+    let outcome = load::http(system.address, requests, round, Load::default()).await?;
     let used = system.cpu().since(&before, outcome.count());
     Ok((outcome, used))
 }
@@ -120,53 +113,14 @@ fn request() -> Vec<u8> {
     request
 }
 
-/// JetStream without anything of ours: a stream with the log's settings, on
-/// the same server.
-struct Raw {
-    context: jetstream::Context,
-}
-
-impl Raw {
-    async fn connect(system: &System) -> Result<Self, Failure> {
-        let context = jetstream::new(client(&system.urls().nats).await?);
-        let config = Config {
-            name: "RAW".to_owned(),
-            subjects: vec!["raw.>".to_owned()],
-            storage: StorageType::File,
-            discard: DiscardPolicy::New,
-            deny_delete: true,
-            deny_purge: true,
-            allow_direct: true,
-            allow_atomic_publish: true,
-            duplicate_window: DUPLICATE_WINDOW,
-            num_replicas: 1,
-            ..Config::default()
-        };
-        context.get_or_create_stream(config).await?;
-        Ok(Self { context })
-    }
-
-    /// A round of publishes, each the first of its subject.
-    async fn round(&self, round: Duration, most: usize) -> Result<Outcome, Failure> {
-        let messages: Vec<(String, Bytes)> = (0..most)
-            .map(|_| {
-                let id = mail::uuid();
-                let body = mail::body("delivered", &id, Utc::now());
-                (format!("raw.email.{id}"), body)
-            })
-            .collect();
-        let context = self.context.clone();
-        closed_loop(messages, round, move |(subject, body)| {
-            let context = context.clone();
-            async move {
-                let message =
-                    PublishMessage::build().payload(body).expected_last_subject_sequence(0);
-                context.send_publish(subject, message).await?.await?;
-                Ok(())
-            }
-        })
-        .await
-    }
+/// A round of publishes, each the first of its subject.
+async fn publish(raw: &Raw, round: Duration, most: usize) -> Result<Outcome, Failure> {
+    let message = |_| {
+        let id = mail::uuid();
+        let body = mail::body("delivered", &id, Utc::now());
+        (format!("raw.email.{id}"), body)
+    };
+    raw.round(round, (0..most).map(message).collect()).await
 }
 
 /// A round of appends by the log room: what the API adds to it is the rest.
@@ -179,40 +133,4 @@ async fn append(log: &Log, round: Duration, most: usize) -> Result<Outcome, Fail
         async move { Ok(log.append_fact(&event).await.map(|_| ())?) }
     })
     .await
-}
-
-/// Does each item once, [`IN_FLIGHT`] at a time.
-async fn closed_loop<T, F>(
-    items: Vec<T>,
-    round: Duration,
-    act: impl Fn(T) -> F + Clone + Send + 'static,
-) -> Result<Outcome, Failure>
-where
-    T: Send + 'static,
-    F: Future<Output = Result<(), Failure>> + Send,
-{
-    let items = Arc::new(Mutex::new(items.into_iter()));
-    let began = Instant::now();
-    let mut callers = JoinSet::new();
-    for _ in 0..IN_FLIGHT {
-        let (items, act) = (Arc::clone(&items), act.clone());
-        callers.spawn(async move {
-            let take = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let mut latencies = Vec::new();
-            while began.elapsed() < round
-                && let Some(item) = take()
-            {
-                let sent = Instant::now();
-                act(item).await?;
-                latencies.push(sent.elapsed());
-            }
-            Ok::<_, Failure>(latencies)
-        });
-    }
-    let mut outcome = Outcome::default();
-    while let Some(caller) = callers.join_next().await {
-        outcome.latencies.extend(caller??);
-    }
-    outcome.elapsed = began.elapsed();
-    Ok(outcome)
 }

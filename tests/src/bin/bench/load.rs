@@ -6,10 +6,11 @@
 
 use crate::Failure;
 use std::{
+    collections::BTreeMap,
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -20,8 +21,25 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Callers at a time.
+/// Callers at a time, where no other number is said.
 pub(crate) const IN_FLIGHT: usize = 64;
+
+/// How requests are sent, and what must come back.
+#[derive(Clone, Copy)]
+pub(crate) struct Load {
+    /// Callers at a time.
+    pub(crate) in_flight: usize,
+    /// What an answer may be.
+    pub(crate) statuses: &'static [u16],
+    /// What is looked for in the head of each answer.
+    pub(crate) mark: Option<&'static str>,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self { in_flight: IN_FLIGHT, statuses: &[200], mark: None }
+    }
+}
 
 /// What a round of load came to.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +48,8 @@ pub(crate) struct Outcome {
     pub(crate) latencies: Vec<Duration>,
     /// Answers that carried the mark.
     pub(crate) marked: usize,
+    /// Answers by their status.
+    pub(crate) statuses: BTreeMap<u16, usize>,
 }
 
 impl Outcome {
@@ -39,6 +59,22 @@ impl Outcome {
 
     pub(crate) fn rate(&self) -> f64 {
         self.count() as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// Takes in what another caller did meanwhile, or another round did.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.elapsed += other.elapsed;
+        self.latencies.extend(other.latencies);
+        self.marked += other.marked;
+        for (status, count) in other.statuses {
+            *self.statuses.entry(status).or_default() += count;
+        }
+    }
+
+    /// Answers of a status, per second.
+    pub(crate) fn rate_of(&self, status: u16) -> f64 {
+        let count = self.statuses.get(&status).copied().unwrap_or_default();
+        count as f64 / self.elapsed.as_secs_f64()
     }
 
     /// The latency that this share of requests does not exceed, in ms.
@@ -67,17 +103,16 @@ impl Requests {
     }
 }
 
-/// Posts or gets for this long over [`IN_FLIGHT`] connections. Every answer
-/// must be 200.
+/// Posts or gets for this long over so many connections.
 pub(crate) async fn http(
     address: SocketAddr,
     requests: Requests,
     round: Duration,
-    mark: Option<&'static str>,
+    load: Load,
 ) -> Result<Outcome, Failure> {
     tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(http_on_this_thread(address, requests, round, mark))
+        runtime.block_on(http_on_this_thread(address, requests, round, load))
     })
     .await?
 }
@@ -86,10 +121,10 @@ async fn http_on_this_thread(
     address: SocketAddr,
     requests: Requests,
     round: Duration,
-    mark: Option<&'static str>,
+    load: Load,
 ) -> Result<Outcome, Failure> {
     let mut connections = Vec::new();
-    for _ in 0..IN_FLIGHT {
+    for _ in 0..load.in_flight {
         connections.push(Connection::open(address).await?);
     }
     let next = Arc::new(AtomicUsize::new(0));
@@ -98,28 +133,63 @@ async fn http_on_this_thread(
     for mut connection in connections {
         let (requests, next) = (requests.clone(), Arc::clone(&next));
         callers.spawn(async move {
-            let (mut latencies, mut marked) = (Vec::new(), 0);
+            let mut own = Outcome::default();
             while began.elapsed() < round
                 && let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed))
             {
                 let sent = Instant::now();
                 let answer = connection.exchange(request).await?;
-                latencies.push(sent.elapsed());
-                if answer.status != 200 {
+                own.latencies.push(sent.elapsed());
+                *own.statuses.entry(answer.status).or_default() += 1;
+                if !load.statuses.contains(&answer.status) {
                     let text = String::from_utf8_lossy(&connection.buffer).into_owned();
                     return Err(io::Error::other(format!("answered {text}")));
                 }
                 let head = &connection.buffer[..answer.head];
-                marked += usize::from(mark.is_some_and(|mark| contains(head, mark)));
+                own.marked += usize::from(load.mark.is_some_and(|mark| contains(head, mark)));
             }
-            Ok((latencies, marked))
+            Ok(own)
         });
     }
     let mut outcome = Outcome::default();
     while let Some(caller) = callers.join_next().await {
-        let (latencies, marked) = caller??;
-        outcome.latencies.extend(latencies);
-        outcome.marked += marked;
+        outcome.add(caller??);
+    }
+    outcome.elapsed = began.elapsed();
+    Ok(outcome)
+}
+
+/// Does each item once, [`IN_FLIGHT`] at a time.
+pub(crate) async fn closed_loop<T, F>(
+    items: Vec<T>,
+    round: Duration,
+    act: impl Fn(T) -> F + Clone + Send + 'static,
+) -> Result<Outcome, Failure>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<(), Failure>> + Send,
+{
+    let items = Arc::new(Mutex::new(items.into_iter()));
+    let began = Instant::now();
+    let mut callers = JoinSet::new();
+    for _ in 0..IN_FLIGHT {
+        let (items, act) = (Arc::clone(&items), act.clone());
+        callers.spawn(async move {
+            let take = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let mut latencies = Vec::new();
+            while began.elapsed() < round
+                && let Some(item) = take()
+            {
+                let sent = Instant::now();
+                act(item).await?;
+                latencies.push(sent.elapsed());
+            }
+            Ok::<_, Failure>(latencies)
+        });
+    }
+    let mut outcome = Outcome::default();
+    while let Some(caller) = callers.join_next().await {
+        outcome.latencies.extend(caller??);
     }
     outcome.elapsed = began.elapsed();
     Ok(outcome)

@@ -10,11 +10,15 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
+mod booking;
 mod cached_read;
 mod catch_up;
+mod fleet;
 mod ingest;
 mod load;
 mod mail;
+mod raw;
+mod rental;
 mod report;
 mod system;
 
@@ -29,10 +33,11 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Measures webhook ingest, projection catch-up and cached reads, each against
-/// a ceiling of this machine, and says which targets are met.
+/// Measures webhook ingest, projection catch-up, cached reads, bookings and
+/// lists of the fleet, each against a ceiling of this machine, and says which
+/// targets are met.
 ///
-/// Takes about two and a half minutes. For figures worth comparing, let nothing
+/// Takes about five minutes. For figures worth comparing, let nothing
 /// else run.
 #[derive(Parser)]
 #[command(name = "bench", args_conflicts_with_subcommands = true)]
@@ -70,6 +75,16 @@ enum Which {
     CatchUp,
     /// An email's detail from the cache
     CachedRead,
+    /// Bookings on many cars, NATS flushing to disk before each acknowledgement
+    BookingAlways,
+    /// Bookings on many cars, NATS flushing to disk when it likes
+    BookingDefault,
+    /// Bookings on one car that everybody wants, accepted or refused
+    HotCar,
+    /// From a booking until its car's calendar shows it
+    Calendar,
+    /// Lists of a large fleet, by several filters
+    Fleet,
 }
 
 /// How much is measured.
@@ -83,6 +98,21 @@ struct Scale {
     catch_ups: usize,
     /// Events to catch up with.
     events: usize,
+    /// Cars that are booked in turn.
+    cars: usize,
+    /// Cars in the list.
+    fleet: usize,
+    /// Bookings of a car with a long history.
+    history: usize,
+    /// Bookings whose calendar is looked at.
+    visible: usize,
+}
+
+impl Scale {
+    /// Rounds of bookings and lists: there are many of those rows.
+    fn booking_rounds(&self) -> usize {
+        self.rounds.div_ceil(2)
+    }
 }
 
 impl Bench {
@@ -93,7 +123,10 @@ impl Bench {
             (20, Duration::from_millis(600), 100_000)
         };
         let rounds = self.rounds.unwrap_or(rounds).max(1);
-        Scale { rounds, round, catch_ups: rounds.div_ceil(4), events }
+        let (cars, fleet, history, visible) =
+            if self.quick { (100, 300, 200, 20) } else { (1_000, 10_000, 2_000, 300) };
+        let catch_ups = rounds.div_ceil(4);
+        Scale { rounds, round, catch_ups, events, cars, fleet, history, visible }
     }
 
     async fn run(self) -> Result<(), Failure> {
@@ -120,6 +153,21 @@ impl Bench {
                 let (system, ids) = (&mut filled.system, &filled.email_ids);
                 rows.push(cached_read::measure(system, &caught_up.database, ids, scale).await?);
             }
+        }
+        if wanted(Which::BookingAlways) {
+            rows.push(booking::many_cars(SyncMode::Always, scale).await?);
+        }
+        if wanted(Which::BookingDefault) {
+            rows.push(booking::many_cars(SyncMode::Default, scale).await?);
+        }
+        if wanted(Which::HotCar) {
+            rows.extend(booking::hot_car(scale).await?);
+        }
+        if wanted(Which::Calendar) {
+            rows.push(booking::visible(scale).await?);
+        }
+        if wanted(Which::Fleet) {
+            rows.extend(fleet::measure(scale).await?);
         }
         if self.json {
             println!("{:#}", report::json(&machine, &rows));

@@ -64,6 +64,8 @@ pub(crate) enum Target {
     Ratio(f64),
     /// The figure itself, per second.
     Rate(f64),
+    /// At most this, in ms, of what is `is`.
+    P99 { most: f64, is: f64 },
     /// Shown for those who look for the reason.
     None,
 }
@@ -145,6 +147,7 @@ impl Row {
         match self.target {
             Target::Ratio(target) => Some(self.ratio() >= target),
             Target::Rate(target) => Some(self.figure.median() >= target),
+            Target::P99 { most, is } => Some(is <= most),
             Target::None => None,
         }
     }
@@ -153,9 +156,16 @@ impl Row {
         [
             self.name.clone(),
             format!("{}/s", number(self.figure.median())),
-            format!("{}/s {}", number(self.ceiling.median()), self.ceiling_name),
-            format!("{:.2}", self.ratio()),
+            match self.ceiling.0.is_empty() {
+                true => String::new(),
+                false => format!("{}/s {}", number(self.ceiling.median()), self.ceiling_name),
+            },
             match self.target {
+                Target::P99 { is, .. } => format!("p99 {is:.0} ms"),
+                _ => format!("{:.2}", self.ratio()),
+            },
+            match self.target {
+                Target::P99 { most, .. } => format!("{most:.0} ms"),
                 Target::Ratio(target) => format!("{target:.2}"),
                 Target::Rate(target) => format!("{}/s", number(target)),
                 Target::None => String::new(),
@@ -172,11 +182,11 @@ impl Row {
         let rounds = self.figure.0.len();
         let mut notes = Vec::new();
         if rounds > 1 {
-            notes.push(format!(
-                "{rounds} rounds: {}; ceiling {}",
-                self.figure.spread(),
-                self.ceiling.spread()
-            ));
+            let mut note = format!("{rounds} rounds: {}", self.figure.spread());
+            if !self.ceiling.0.is_empty() {
+                note.push_str(&format!("; ceiling {}", self.ceiling.spread()));
+            }
+            notes.push(note);
         }
         let others = Detail::new("processors used by others", self.others, "%");
         let details: Vec<_> = self.details.iter().chain([&others]).map(Detail::text).collect();
@@ -259,6 +269,7 @@ pub(crate) fn json(machine: &Machine, rows: &[Row]) -> Value {
             let target = match row.target {
                 Target::Ratio(target) => json!({"ratio": target}),
                 Target::Rate(target) => json!({"per_second": target}),
+                Target::P99 { most, is } => json!({"p99_ms": most, "is": is}),
                 Target::None => Value::Null,
             };
             let details: Vec<_> = row

@@ -3,16 +3,18 @@
 use crate::{
     Failure,
     load::{Connection, Requests},
-    mail::WEBHOOK_SECRET,
+    mail::{WEBHOOK_SECRET, uuid},
 };
 use async_nats::{ConnectOptions, ServerAddr};
-use exodrive_log::{Log, LogConfig};
+use exodrive_log::{Log, LogConfig, NewEvent};
 use exodrive_runtime::services::{Options, PrivateServices, Service, ServiceUrls, SyncMode};
 use exodrive_tests::{Process, free_address, program, token};
+use futures::StreamExt;
 use nix::sys::{
     signal::Signal,
     statfs::{TMPFS_MAGIC, statfs},
 };
+use serde_json::Value;
 use std::{
     fs,
     net::SocketAddr,
@@ -22,6 +24,8 @@ use std::{
 use tempfile::TempDir;
 
 const TOKEN_SECRET: &str = "a secret of the benchmark";
+/// Appends in flight.
+const PIPELINE: usize = 1_000;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The server remembers ids for as long as in a system of default settings.
 pub(crate) const DUPLICATE_WINDOW: Duration = Duration::from_secs(3 * 86_400);
@@ -82,7 +86,10 @@ impl System {
             ("EXODRIVE_HTTP_ADDR", self.address.to_string()),
             ("EXODRIVE_RESEND_WEBHOOK_SECRETS", WEBHOOK_SECRET.to_owned()),
             ("EXODRIVE_JWT_SECRET", TOKEN_SECRET.to_owned()),
+            ("EXODRIVE_LINK_SECRET", TOKEN_SECRET.to_owned()),
             ("EXODRIVE_RATE_LIMIT_ADMIN", "1000000/1s".to_owned()),
+            ("EXODRIVE_RATE_LIMIT_PUBLIC", "1000000/1s".to_owned()),
+            ("EXODRIVE_RATE_LIMIT_BOOKING", "1000000/1s".to_owned()),
             (
                 "EXODRIVE_LOG_SYNC",
                 match self.sync {
@@ -278,6 +285,23 @@ pub(crate) fn get(path: &str, token: Option<&str>) -> Vec<u8> {
         token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
     format!("GET {path} HTTP/1.1\r\nhost: bench\r\n{authorization}accept: application/json\r\n\r\n")
         .into_bytes()
+}
+
+/// A POST of JSON in its bytes, under a key of its own.
+pub(crate) fn post(path: &str, body: &Value) -> Vec<u8> {
+    let (key, body) = (uuid(), body.to_string());
+    format!("POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\nidempotency-key: {key}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+        .into_bytes()
+}
+
+/// Appends events, many at a time; whatever guards them is not looked at.
+pub(crate) async fn append_all(log: &Log, events: &[NewEvent]) -> Result<(), Failure> {
+    let mut appended =
+        futures::stream::iter(events).map(|event| log.append_fact(event)).buffered(PIPELINE);
+    while let Some(outcome) = appended.next().await {
+        outcome?;
+    }
+    Ok(())
 }
 
 /// A token of an auditor.

@@ -105,6 +105,8 @@ pub struct Done<T> {
     pub position: u64,
     /// When it was carried out.
     pub at: DateTime<Utc>,
+    /// It was carried out before, and this is how it was then.
+    pub replayed: bool,
 }
 
 /// Why a command was not carried out.
@@ -140,10 +142,15 @@ pub enum DeskError {
     /// The view that says which car a booking is of.
     #[error("the view of bookings failed")]
     View(#[from] exodrive_projections::Error),
-    /// That view has not reached the log's end, and may not know the booking
-    /// yet.
-    #[error("the view of bookings is behind")]
-    Behind,
+    /// The view does not know the booking, and has not reached the log's end:
+    /// it cannot be told whether there is such a booking.
+    #[error("the view of bookings is at {reached}, the log at {end}")]
+    ViewBehind {
+        /// How far the view is.
+        reached: u64,
+        /// How far the log is.
+        end: u64,
+    },
     /// An event that cannot be written down.
     #[error("an event cannot be written as JSON")]
     Encode(#[from] serde_json::Error),
@@ -311,8 +318,12 @@ impl Desk {
             let done = self.commands.execute(&subject, |state| decide(state).map(|it| it.0)).await;
             done.map_err(failure)
         };
+        let mut replayed = false;
         let (state, position): (Option<Car>, u64) = match outcome {
-            Ok(done) => (done.state.0.clone(), done.position),
+            Ok(done) => {
+                replayed = done.repeated;
+                (done.state.0.clone(), done.position)
+            }
             Err(DeskError::Fleet(FleetRefusal::Unchanged)) => {
                 let car = self.car(car_id).await?;
                 let position = car.as_ref().map_or(0, |car| car.position);
@@ -320,13 +331,13 @@ impl Desk {
             }
             Err(DeskError::Fleet(FleetRefusal::AlreadyDone(position))) => {
                 let (state, recorded): (CarState, _) = self.recall(position).await?;
-                at = recorded.envelope.time;
+                (at, replayed) = (recorded.envelope.time, true);
                 (state.0, position)
             }
             Err(error) => return Err(error),
         };
         let thing = state.ok_or(DeskError::Fleet(FleetRefusal::NoSuchCar))?;
-        Ok(Done { thing, position, at })
+        Ok(Done { thing, position, at, replayed })
     }
 
     /// Makes a booking of a car, or takes one over.
@@ -347,8 +358,8 @@ impl Desk {
         };
         match self.decide(car_id, car.as_ref(), booking_id, command, with).await {
             // It was made here and is elsewhere now.
-            Err(DeskError::Booking(BookingRefusal::MovedTo(_))) => {
-                self.made_before(booking_id, with).await
+            Err(DeskError::Booking(BookingRefusal::MovedTo(other))) => {
+                self.made_before(booking_id, other, with).await
             }
             outcome => outcome,
         }
@@ -400,12 +411,12 @@ impl Desk {
             Ok(done) => {
                 self.remember(booking_id, car_id);
                 let thing = find(&done.state, booking_id)?;
-                Ok(Done { thing, position: done.position, at })
+                Ok(Done { thing, position: done.position, at, replayed: done.repeated })
             }
             Err(DeskError::Booking(BookingRefusal::Unchanged)) => {
                 let thing = find(&*self.calendar(car_id).await?, booking_id)?;
                 let position = thing.position;
-                Ok(Done { thing, position, at })
+                Ok(Done { thing, position, at, replayed: false })
             }
             Err(DeskError::Booking(BookingRefusal::AlreadyDone(position))) => {
                 self.recall_booking(booking_id, position).await
@@ -433,7 +444,7 @@ impl Desk {
         let mut from = self.car_of(booking_id).await?;
         for _ in 0..MOVES {
             if from == to {
-                return self.made_before(booking_id, with).await;
+                return self.made_before(booking_id, to, with).await;
             }
             let source = Subject::Booking(from);
             let mut at = Utc::now();
@@ -458,7 +469,8 @@ impl Desk {
                 Ok([_, there]) => {
                     self.remember(booking_id, to);
                     let thing = find(&there.state, booking_id)?;
-                    return Ok(Done { thing, position: there.position, at });
+                    let (position, replayed) = (there.position, there.repeated);
+                    return Ok(Done { thing, position, at, replayed });
                 }
                 Err(DeskError::Booking(BookingRefusal::MovedTo(other))) => from = other,
                 Err(DeskError::Booking(BookingRefusal::AlreadyDone(position))) => {
@@ -470,26 +482,37 @@ impl Desk {
         Err(DeskError::Busy)
     }
 
-    /// A booking that has moved: this very command may have been carried out
-    /// before it did, or have moved it.
+    /// A booking that has moved, to this car when it was last seen: this very
+    /// command may have been carried out before it did, or have moved it.
     async fn made_before(
         &self,
         booking_id: BookingId,
+        mut car_id: CarId,
         with: &Circumstances,
     ) -> Result<Done<Arc<Booking>>, DeskError> {
-        let car_id = self.car_of(booking_id).await?;
-        let calendar = self.calendar(car_id).await?;
-        let booking = find(&calendar, booking_id)?;
         let meta = self.meta(with);
-        match meta.repeats(&booking.commands) {
-            Some(Repeat::Same(position)) => self.recall_booking(booking_id, position).await,
-            Some(Repeat::Other) => Err(DeskError::Booking(BookingRefusal::KeyReused)),
-            None => {
-                admit(&calendar, booking_id, Action::Move, with, meta.now)?;
-                let position = booking.position;
-                Ok(Done { thing: booking, position, at: meta.now })
+        for _ in 0..MOVES {
+            let calendar = self.calendar(car_id).await?;
+            if let Some(other) = calendar.moved.get(&booking_id) {
+                car_id = *other;
+                continue;
             }
+            let booking = find(&calendar, booking_id)?;
+            match meta.repeats(&booking.commands) {
+                Some(Repeat::Same(position)) => {
+                    return self.recall_booking(booking_id, position).await;
+                }
+                Some(Repeat::Other) => return Err(DeskError::Booking(BookingRefusal::KeyReused)),
+                None => {}
+            }
+            admit(&calendar, booking_id, Action::Move, with, meta.now)?;
+            let position = booking.position;
+            if meta.if_position.is_some_and(|known| known != position) {
+                return Err(DeskError::Booking(BookingRefusal::Stale(position)));
+            }
+            return Ok(Done { thing: booking, position, at: meta.now, replayed: false });
         }
+        Err(DeskError::Busy)
     }
 
     /// Blocks days of a car.
@@ -545,12 +568,12 @@ impl Desk {
         match decided.await.map_err(failure) {
             Ok(done) => {
                 let thing = done.state.blocks.get(&block_id).cloned();
-                Ok(Done { thing, position: done.position, at })
+                Ok(Done { thing, position: done.position, at, replayed: done.repeated })
             }
             Err(DeskError::Booking(BookingRefusal::AlreadyDone(position))) => {
                 let (calendar, recorded): (Calendar, _) = self.recall(position).await?;
                 let thing = calendar.blocks.get(&block_id).cloned();
-                Ok(Done { thing, position, at: recorded.envelope.time })
+                Ok(Done { thing, position, at: recorded.envelope.time, replayed: true })
             }
             Err(error) => Err(error),
         }
@@ -580,7 +603,7 @@ impl Desk {
                 let reached = self.database.wait_for("bookings", end, VIEW_PATIENCE).await?;
                 let found = self.car_in_view(&id).await?;
                 if found.is_none() && reached < end {
-                    return Err(DeskError::Behind);
+                    return Err(DeskError::ViewBehind { reached, end });
                 }
                 found
             }
@@ -619,7 +642,7 @@ impl Desk {
     ) -> Result<Done<Arc<Booking>>, DeskError> {
         let (calendar, recorded): (Calendar, _) = self.recall(position).await?;
         let thing = find(&calendar, booking_id)?;
-        Ok(Done { thing, position, at: recorded.envelope.time })
+        Ok(Done { thing, position, at: recorded.envelope.time, replayed: true })
     }
 
     /// The state of a subject as it was after the event at a position.

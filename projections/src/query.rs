@@ -13,7 +13,8 @@ pub(crate) fn decode_cursor<const N: usize>(text: &str) -> Option<[String; N]> {
     if plain.contains('\0') {
         return None;
     }
-    let parts: Vec<_> = plain.split('\n').map(str::to_owned).collect();
+    // The last part may be a name, and have line feeds.
+    let parts: Vec<_> = plain.splitn(N, '\n').map(str::to_owned).collect();
     parts.try_into().ok()
 }
 
@@ -40,6 +41,8 @@ mod tests {
         let cursor = encode_cursor(&["2026-11-20", "em-1"]);
         assert_eq!(decode_cursor(&cursor), Some(["2026-11-20".to_owned(), "em-1".to_owned()]));
         assert_eq!(decode_cursor::<3>(&cursor), None);
+        let cursor = encode_cursor(&["name", "a\nb"]);
+        assert_eq!(decode_cursor(&cursor), Some(["name".to_owned(), "a\nb".to_owned()]));
         for other in ["%%%", "bm90IGEgY3Vyc29y"] {
             assert_eq!(decode_cursor::<2>(other), None);
         }

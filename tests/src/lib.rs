@@ -16,13 +16,17 @@
 
 mod client;
 mod fixtures;
+mod model;
 mod process;
+mod rental;
 mod views;
 mod world;
 
 pub use client::{Answer, Delivery, sign, token};
 pub use fixtures::{Fixture, email_body, fixtures, reported_status, status_by_rank};
+pub use model::{Holders, bookings_in};
 pub use process::{Process, free_address, program};
+pub use rental::{Door, booking_body, car_body, day, key, rounds};
 pub use views::{Rows, fold, fold_by_name};
 pub use world::{API, TOKEN_SECRET, WORKER, World, run};
 

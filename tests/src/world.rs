@@ -38,8 +38,8 @@ pub struct World {
     pub services: PrivateServices,
     /// The webhook secret that the API accepts first.
     pub webhook_secret: String,
-    http: reqwest::Client,
-    address: SocketAddr,
+    pub(crate) http: reqwest::Client,
+    addresses: Mutex<HashMap<String, SocketAddr>>,
     metrics: Mutex<HashMap<String, SocketAddr>>,
     env: Vec<(String, String)>,
     database: PgPool,
@@ -102,7 +102,7 @@ impl World {
             services,
             webhook_secret,
             http: http_client(),
-            address,
+            addresses: Mutex::new(HashMap::from([(API.to_owned(), address)])),
             metrics: Mutex::default(),
             env: env.into_iter().collect(),
             database,
@@ -149,6 +149,18 @@ impl World {
         self.start_process(API, API);
     }
 
+    /// Starts another process that serves the API, on an address of its own,
+    /// which it keeps when it is started again; does not wait for it.
+    pub fn start_api_as(&self, name: &str) {
+        self.addresses.lock().unwrap().entry(name.to_owned()).or_insert_with(free_address);
+        self.start_process(name, API);
+    }
+
+    /// Where a process serves the API.
+    pub fn address(&self, name: &str) -> SocketAddr {
+        self.addresses.lock().unwrap()[name]
+    }
+
     /// Starts a worker under a name of the test's own, and does not wait for
     /// it.
     pub fn start_worker(&self, name: &str) {
@@ -157,6 +169,9 @@ impl World {
 
     fn start_process(&self, name: &str, command: &str) {
         let mut env = self.env.clone();
+        if command == API {
+            env.push(("EXODRIVE_HTTP_ADDR".to_owned(), self.address(name).to_string()));
+        }
         let metrics = free_address();
         env.push(("EXODRIVE_METRICS_ADDR".to_owned(), metrics.to_string()));
         self.metrics.lock().unwrap().insert(name.to_owned(), metrics);
@@ -203,9 +218,14 @@ impl World {
 
     /// Waits until `/readyz` answers with this status.
     pub async fn wait_until(&self, status: &str) -> Value {
+        self.wait_until_at(API, status).await
+    }
+
+    /// Waits until `/readyz` of a process answers with this status.
+    pub async fn wait_until_at(&self, name: &str, status: &str) -> Value {
         let found = tokio::time::timeout(crate::PATIENCE, async {
             loop {
-                if let Ok(answer) = Answer::of(self.request(Method::GET, "/readyz")).await
+                if let Ok(answer) = Answer::of(self.request_to(name, Method::GET, "/readyz")).await
                     && answer.json()["status"] == status
                 {
                     return answer.json();
@@ -217,7 +237,7 @@ impl World {
         found.unwrap_or_else(|_| {
             panic!(
                 "the system is not {status} in time\nAPI:\n{}\nworker:\n{}",
-                self.printed(API),
+                self.printed(name),
                 self.printed(WORKER)
             )
         })
@@ -225,7 +245,12 @@ impl World {
 
     /// A request to the API.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        self.http.request(method, format!("http://{}{path}", self.address))
+        self.request_to(API, method, path)
+    }
+
+    /// A request to one of several processes that serve the API.
+    pub fn request_to(&self, name: &str, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, format!("http://{}{path}", self.address(name)))
     }
 
     /// A token for a user of this role, named after it.

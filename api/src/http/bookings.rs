@@ -230,6 +230,10 @@ pub(crate) async fn car_id(api: &Api, id_or_slug: &str) -> Result<CarId, ApiErro
     if let Ok(id) = id_or_slug.parse() {
         return Ok(id);
     }
+    // Postgres takes no NUL.
+    if id_or_slug.contains('\0') {
+        return Err(super::command::no_such_car());
+    }
     let identity = exodrive_projections::Identity::System;
     let mut reader = api.database.read_as(&identity).await.map_err(view_unavailable)?;
     let car = exodrive_projections::cars::read::detail(&mut reader, id_or_slug)
@@ -246,7 +250,8 @@ fn viewer(party: &Party) -> Viewer {
 }
 
 fn shown(done: &Done<Arc<Booking>>, with: &Circumstances) -> Result<Answer, ApiError> {
-    Answer::of(&BookingDetail::of(&done.thing, viewer(&with.party), done.at), done.position)
+    let booking = BookingDetail::of(&done.thing, viewer(&with.party), done.at);
+    Ok(Answer::of(&booking, done.position)?.replayed(done.replayed))
 }
 
 fn known_form(id: &str) -> Result<BookingId, ApiError> {
@@ -574,7 +579,8 @@ pub(crate) async fn issue_link(
             let hash = sha256(api.desk.link_token(booking_id, n).as_bytes());
             let link = done.thing.links.iter().find(|link| link.hash == hash);
             let expires_at = link.map_or(expires_at, |link| link.expires_at);
-            Answer::of(&LinkDetail { token: String::new(), expires_at }, done.position)
+            let link = LinkDetail { token: String::new(), expires_at };
+            Ok(Answer::of(&link, done.position)?.replayed(done.replayed))
         })
         .await?;
     let mut answer = answer;
@@ -794,7 +800,7 @@ fn filter(query: BookingQuery) -> Result<Filter, ApiError> {
         days: range,
         created_from: moment("created_gte", query.created_gte)?,
         created_until: moment("created_lt", query.created_lt)?,
-        text: text(query.q)?,
+        text: text(query.q),
         after: after.transpose()?,
         limit: limit(query.limit)?,
     })

@@ -186,7 +186,7 @@ fn filter(query: CarQuery, who: &Who) -> Result<Filter, ApiError> {
         price_min: cents("price_min", query.price_min)?,
         price_max: cents("price_max", query.price_max)?,
         features: words(query.features),
-        text: text(query.q)?,
+        text: text(query.q),
         free,
         all,
         sort,
@@ -236,6 +236,10 @@ async fn car_json(
         && json != "null"
     {
         return Ok((position, json, level.name()));
+    }
+    // Postgres takes no NUL.
+    if id.contains('\0') {
+        return Err(no_such_car());
     }
     let mut reader = read(api, &identity(who), "cars", headers).await?;
     let car = cars::detail(&mut reader, id).await.map_err(view_unavailable)?;
@@ -312,13 +316,13 @@ pub(crate) async fn get_calendar(
         time_zone: String,
     }
     let query: CalendarQuery = parse_query(query, &["from", "to"])?;
-    // The car may be older than the position that is waited for.
-    let (_, json, _) = car_json(&api, &who, &HeaderMap::new(), &id).await?;
+    let (_, json, _) = car_json(&api, &who, &headers, &id).await?;
     let car: Known = serde_json::from_slice(&json).map_err(|error| {
         ApiError::of_status(axum::http::StatusCode::INTERNAL_SERVER_ERROR).caused_by(&error)
     })?;
     let from = query.from.unwrap_or_else(|| today(&car.time_zone, api.desk.now()));
-    let to = query.to.unwrap_or(from + TimeDelta::days(CALENDAR_DAYS - 1));
+    let last = || from.checked_add_signed(TimeDelta::days(CALENDAR_DAYS - 1)).unwrap_or(from);
+    let to = query.to.unwrap_or_else(last);
     let days =
         Days::inclusive(from, to).map_err(|error| ApiError::parameter("to", error.to_string()))?;
     if days.count() > LONGEST_CALENDAR {

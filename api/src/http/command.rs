@@ -72,7 +72,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Command<T> {
         let parsed = parse(&parts.headers, &body)?;
         // As it was meant, not as it was spelt: a retry may be serialised anew.
         let meant: serde_json::Value =
-            serde_json::from_slice(&body).unwrap_or(serde_json::Value::Null);
+            serde_json::from_slice(&body).unwrap_or_else(|_| serde_json::json!({}));
         let hash = request_hash(&(parts.method.as_str(), parts.uri.path(), if_position, &meant));
         Ok(Self { body: parsed, who, key, hash, if_position, identity })
     }
@@ -160,6 +160,11 @@ impl Answer {
             ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR).caused_by(&error)
         })?;
         Ok(Self { status: 200, body, position, location: None, replayed: false })
+    }
+
+    /// The same answer, if it is the first one to a repeated command.
+    pub(crate) fn replayed(self, replayed: bool) -> Self {
+        Self { replayed, ..self }
     }
 
     /// A thing that was made.
@@ -321,10 +326,12 @@ pub(crate) fn refused(error: DeskError, staff: bool) -> ApiError {
         }
         DeskError::Busy => ApiError::new(Code::Busy, "Many decide about this car at once."),
         DeskError::View(error) => super::read::view_unavailable(error),
-        DeskError::Behind => ApiError::new(
-            Code::ViewBehind,
-            "The view of bookings is behind and may not know this one yet.",
-        ),
+        DeskError::ViewBehind { reached, end } => {
+            let detail = format!("The view is at position {reached}, the log at {end}.");
+            let mut error = ApiError::new(Code::ViewBehind, detail);
+            error.retry_after = Some(1);
+            error
+        }
         DeskError::Append(AppendError::Conflict) => {
             ApiError::new(Code::Busy, "Many decide about this car at once.")
         }
@@ -405,7 +412,8 @@ fn booking_refused(refusal: BookingRefusal, staff: bool) -> ApiError {
             let pointer = match &error {
                 QuoteError::TooShort { .. } | QuoteError::TooLong => "/end_date",
                 QuoteError::UnknownFee(_) => "/fees",
-                QuoteError::UnknownLocation(_) => "/pick_up",
+                QuoteError::UnknownPickUp(_) => "/pick_up",
+                QuoteError::UnknownDropOff(_) => "/drop_off",
             };
             validation(vec![Fault::new(pointer, error.to_string())])
         }

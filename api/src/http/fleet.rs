@@ -269,7 +269,8 @@ async fn change_by_name<T>(
     let run = async {
         let car_id = car_id(api, id).await?;
         let done = change(api, car_id, &wanted, &with).await?;
-        Answer::of(&CarDetail::of(&done.thing, done.thing.position), done.position)
+        let car = CarDetail::of(&done.thing, done.thing.position);
+        Ok(Answer::of(&car, done.position)?.replayed(done.replayed))
     };
     Ok(command.once(api, &with, run).await?.into_response())
 }
@@ -297,7 +298,7 @@ pub(crate) async fn create_car(
     let run = async {
         let done = change(&api, car_id, &wanted, &with).await?;
         let answer = Answer::of(&CarDetail::of(&done.thing, done.thing.position), done.position)?;
-        Ok(answer.made(format!("/v1/cars/{car_id}")))
+        Ok(answer.made(format!("/v1/cars/{car_id}")).replayed(done.replayed))
     };
     Ok(command.once(&api, &with, run).await?.into_response())
 }
@@ -438,7 +439,8 @@ pub(crate) async fn create_block(
         let done = api.desk.block(ids, days, &body.reason, body.force, &with).await;
         let done = done.map_err(|error| refused(error, true))?;
         let answer = Answer::of(&BlockDetail::of(ids, &done), done.position)?;
-        Ok(answer.made(format!("/v1/cars/{}/blocks/{block_id}", ids.0)))
+        let answer = answer.made(format!("/v1/cars/{}/blocks/{block_id}", ids.0));
+        Ok(answer.replayed(done.replayed))
     };
     Ok(command.once(&api, &with, run).await?.into_response())
 }
@@ -466,7 +468,7 @@ pub(crate) async fn delete_block(
         let gone = || refused(DeskError::Booking(BookingRefusal::NoSuchBlock), true);
         let ids = (car_id(&api, &id).await?, block_id.parse().map_err(|_| gone())?);
         let done = api.desk.unblock(ids, &with).await.map_err(|error| refused(error, true))?;
-        Answer::of(&BlockDetail::of(ids, &done), done.position)
+        Ok(Answer::of(&BlockDetail::of(ids, &done), done.position)?.replayed(done.replayed))
     };
     Ok(command.once(&api, &with, run).await?.into_response())
 }

@@ -249,6 +249,6 @@ fn filter(query: ListQuery) -> Result<Filter, ApiError> {
         let detail = format!("{unknown:?} is none of {}", names.join(", "));
         return Err(ApiError::parameter("status", detail));
     }
-    let text = text(query.q)?;
+    let text = text(query.q);
     Ok(Filter { statuses, text, limit, after })
 }

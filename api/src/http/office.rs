@@ -79,7 +79,7 @@ pub(crate) async fn list_customers(
     RawQuery(query): RawQuery,
 ) -> Result<Json<CustomerList>, ApiError> {
     let query: CustomerQuery = parse_query(query, &["q", "limit", "after"])?;
-    let (text, limit) = (text(query.q)?, limit(query.limit)?);
+    let (text, limit) = (text(query.q), limit(query.limit)?);
     let after = query.after.map(|after| {
         customers::parse_cursor(&after).ok_or_else(|| {
             ApiError::parameter("after", "it must be the next_cursor of a page before")
@@ -112,7 +112,12 @@ pub(crate) async fn get_customer(
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Result<Json<CustomerSummary>, ApiError> {
+    let missing = || ApiError::new(Code::NotFound, "There is no such customer.");
+    // Postgres takes no NUL.
+    if id.contains('\0') {
+        return Err(missing());
+    }
     let mut transaction = read(&api, &reader.identity, "customers", &headers).await?;
     let found = customers::by_id(&mut transaction, &id).await.map_err(view_unavailable)?;
-    found.map(Json).ok_or_else(|| ApiError::new(Code::NotFound, "There is no such customer."))
+    found.map(Json).ok_or_else(missing)
 }

@@ -85,13 +85,16 @@ pub(super) fn parse_query<T: serde::de::DeserializeOwned>(
             let detail = format!("it is not known here; known are {}", known.join(", "));
             return Err(ApiError::parameter(&name, detail));
         }
+        // Postgres takes none.
+        if value.contains('\0') {
+            return Err(ApiError::parameter(&name, "it must not contain NUL"));
+        }
         if values.insert(name.clone(), value.into()).is_some() {
             return Err(ApiError::parameter(&name, "it is given twice"));
         }
     }
-    let name = values.keys().next().cloned().unwrap_or_default();
-    serde_json::from_value(values.into())
-        .map_err(|error| ApiError::parameter(&name, error.to_string()))
+    serde_path_to_error::deserialize(serde_json::Value::from(values))
+        .map_err(|error| ApiError::parameter(&error.path().to_string(), error.inner().to_string()))
 }
 
 /// The `limit` of a list.
@@ -102,12 +105,8 @@ pub(super) fn limit(limit: Option<String>) -> Result<i64, ApiError> {
 }
 
 /// The free text of a list.
-pub(super) fn text(text: Option<String>) -> Result<Option<String>, ApiError> {
-    let text = text.filter(|text| !text.is_empty());
-    if text.as_ref().is_some_and(|text| text.contains('\0')) {
-        return Err(ApiError::parameter("q", "it must not contain NUL"));
-    }
-    Ok(text)
+pub(super) fn text(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
 }
 
 /// A view as JSON, or 304 if the caller holds it.

@@ -198,9 +198,12 @@ pub enum QuoteError {
     /// An optional fee that the price list does not have.
     #[error("the car has no optional fee {0:?}")]
     UnknownFee(String),
-    /// A location that the price list does not have.
-    #[error("the car is not had or left at {0:?}")]
-    UnknownLocation(String),
+    /// A location to have the car at that the price list does not have.
+    #[error("the car is not had at {0:?}")]
+    UnknownPickUp(String),
+    /// The same, to leave it.
+    #[error("the car is not left at {0:?}")]
+    UnknownDropOff(String),
 }
 
 /// `basis_points` of an amount that is not negative, half a cent upwards.
@@ -286,12 +289,15 @@ fn location_lines(
     choices: &Choices,
     of_days: i64,
 ) -> Result<Vec<Line>, QuoteError> {
-    let find = |id: &String| {
+    let find = |id: &String, unknown: fn(String) -> QuoteError| {
         let found = prices.locations.iter().find(|location| location.id == *id);
-        found.ok_or_else(|| QuoteError::UnknownLocation(id.clone()))
+        found.ok_or_else(|| unknown(id.clone()))
     };
-    let pick_up = choices.pick_up.as_ref().map(find).transpose()?;
-    let drop_off = choices.drop_off.as_ref().or(choices.pick_up.as_ref()).map(find).transpose()?;
+    let pick_up =
+        choices.pick_up.as_ref().map(|id| find(id, QuoteError::UnknownPickUp)).transpose()?;
+    let drop_off =
+        choices.drop_off.as_ref().map(|id| find(id, QuoteError::UnknownDropOff)).transpose()?;
+    let drop_off = drop_off.or(pick_up);
     let amount = |fee: LocationFee| fee.fixed_cents + share(of_days, fee.basis_points);
     let mut lines = Vec::new();
     if let Some(location) = pick_up {

@@ -174,7 +174,9 @@ impl Log {
     ) -> Result<Vec<Appended>, AppendError> {
         let Some((first, last)) = events.first() else { return Ok(Vec::new()) };
         let after = self.events_after(&first.subject, *last).await.map_err(unavailable)?;
-        let own = after.iter().find(|event| event.envelope.id == first.envelope.id);
+        let own = after
+            .iter()
+            .find(|event| event.envelope.id == first.envelope.id && event.body == first.body);
         let position = own.ok_or(AppendError::Conflict)?.position;
         Ok(consecutive(events.len(), position, 0, true))
     }
@@ -217,7 +219,9 @@ impl Log {
     }
 
     /// Current servers answer the retry of a stored decision with "wrong last
-    /// sequence": if the subject's last event is ours, it is no conflict.
+    /// sequence": if the subject's last event is ours, it is no conflict. The
+    /// same id is not enough: it may be another request under a key that was
+    /// used before, decided on a state that did not know of it yet.
     async fn own_earlier_append(
         &self,
         subject: &str,
@@ -225,7 +229,10 @@ impl Log {
     ) -> Result<Appended, AppendError> {
         let last = self.stream.get_last_raw_message_by_subject(subject).await;
         match last {
-            Ok(last) if wire::event_id(&last.headers) == Some(event.envelope.id.as_str()) => {
+            Ok(last)
+                if wire::event_id(&last.headers) == Some(event.envelope.id.as_str())
+                    && last.payload == event.body =>
+            {
                 Ok(Appended { position: last.sequence, duplicate: true })
             }
             Ok(_) => Err(AppendError::Conflict),

@@ -72,6 +72,8 @@ pub struct Executed<S> {
     pub state: Arc<S>,
     /// Where its event stands.
     pub position: u64,
+    /// The event was stored before, by an earlier call.
+    pub repeated: bool,
 }
 
 /// Why a command was not executed.
@@ -325,7 +327,7 @@ impl Commands {
                 .chain(claim.map(|claim| (claim, 0)))
                 .collect();
             match self.append(places, &guarded, deadline).await {
-                Ok(appended) if appended.iter().any(|appended| appended.duplicate) => {
+                Ok((appended, resent)) if appended.iter().any(|appended| appended.duplicate) => {
                     // Stored at an earlier attempt: others' events may stand
                     // before and after.
                     self.catch_up_all(places, &mut held, deadline).await?;
@@ -333,18 +335,21 @@ impl Commands {
                     return Ok(held.map(|held| Executed {
                         position: appended.next().map_or(held.position, |it| it.position),
                         state: held.state,
+                        repeated: !resent,
                     }));
                 }
-                Ok(appended) => {
+                Ok((appended, _)) => {
                     for (n, ((event, _), appended)) in
                         guarded.iter().zip(appended).take(N).enumerate()
                     {
                         let event = self.as_recorded(event, appended.position);
                         self.take_in(places[n], &mut held[n], &[event]).map_err(FoldError::from)?;
                     }
-                    return Ok(
-                        held.map(|held| Executed { position: held.position, state: held.state })
-                    );
+                    return Ok(held.map(|held| Executed {
+                        position: held.position,
+                        state: held.state,
+                        repeated: false,
+                    }));
                 }
                 Err(AppendError::Conflict) => {
                     metrics::counter!("exodrive_command_conflicts_total").increment(1);
@@ -369,13 +374,13 @@ impl Commands {
         Err(CommandError::Contended.into())
     }
 
-    /// Appends, and once more if no acknowledgement came.
+    /// Appends, and once more if no acknowledgement came; tells whether it did.
     async fn append<const N: usize>(
         &self,
         places: [Place<'_>; N],
         events: &[(NewEvent, u64)],
         deadline: Instant,
-    ) -> Result<Vec<crate::Appended>, AppendError> {
+    ) -> Result<(Vec<crate::Appended>, bool), AppendError> {
         let append = || async {
             timeout_at(deadline, self.log.append_batch(events))
                 .await
@@ -387,13 +392,14 @@ impl Commands {
                     self.states.remove(place.key);
                 }
                 sleep(RESEND_PAUSE).await;
-                match append().await {
+                let appended = match append().await {
                     // Perhaps with our own event, and somebody's after it.
                     Err(AppendError::Conflict) => self.log.find_earlier_batch(events).await,
                     outcome => outcome,
-                }
+                };
+                Ok((appended?, true))
             }
-            outcome => outcome,
+            outcome => Ok((outcome?, false)),
         }
     }
 

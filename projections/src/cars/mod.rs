@@ -59,7 +59,7 @@ impl CarRow {
 
 impl Projection for Cars {
     const NAME: &'static str = "cars";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 1;
     const SUBJECTS: &'static [&'static str] = &["exo.fleet."];
     const SCHEMA: &'static str = include_str!("schema.sql");
     const CACHED: bool = true;

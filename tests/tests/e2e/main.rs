@@ -4,13 +4,24 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod append;
+mod booking;
+mod booking_access;
+mod calendar;
 mod cli;
 mod command_path;
+mod double_booking;
 mod duplicates;
+mod every_door;
 mod faults;
+mod fleet;
+mod hold_expiry;
+mod idempotency;
 mod import;
 mod limits;
+mod office;
 mod parking;
+mod personal_data;
+mod price;
 mod reads;
 mod replay;
 mod row_security;

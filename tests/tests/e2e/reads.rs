@@ -355,7 +355,18 @@ async fn readiness_tells_what_is_wrong() {
         .iter()
         .map(|it| it["name"].as_str().unwrap())
         .collect();
-    assert_eq!(names, BTreeSet::from(["deliveries", "email_timeline", "inbox"]));
+    let all = [
+        "booking_timeline",
+        "bookings",
+        "calendar",
+        "cars",
+        "customers",
+        "deliveries",
+        "email_timeline",
+        "inbox",
+        "payments",
+    ];
+    assert_eq!(names, BTreeSet::from(all));
 
     world.services.stop_service(Service::Redis).await.unwrap();
     assert_eq!(world.wait_until("degraded").await["checks"]["redis"]["ok"], false);

@@ -1,6 +1,8 @@
 //! Row-level security: a check forgotten in a handler leaks nothing.
 
-use exodrive_tests::{Delivery, World, email_body};
+use exodrive_tests::{Delivery, World, day, email_body};
+use ring::digest;
+use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
 #[tokio::test]
@@ -32,4 +34,63 @@ async fn the_reading_role_sees_rows_only_as_somebody_who_may() {
     }
     let write = sqlx::query("update inbox_g1.inbox set position = 0").execute(&mut reader).await;
     assert!(write.unwrap_err().to_string().contains("permission denied"));
+}
+
+#[tokio::test]
+async fn a_booking_is_read_by_whom_it_belongs_to_and_by_staff() {
+    let world = World::start().await;
+    let (admin, visitor) = (world.admin(), world.visitor());
+    let car = admin.add_car("shown", 10_000).await;
+    admin.add_car("hidden", 10_000).await;
+    admin.post("/v1/cars/hidden/hide", &json!({})).await.expect(200);
+    let guests = visitor.booked(&car, day(0), day(0)).await;
+    for (n, user) in [(1, "ada"), (2, "ada"), (3, "ben")] {
+        let booking = world.user(user, "customer").booked(&car, day(n), day(n)).await;
+        admin.act(&booking, "capture-payment", json!({})).await.expect(200);
+    }
+    world.settled().await;
+    let token = guests["access_link"]["token"].as_str().unwrap();
+    let link = hex::encode(digest::digest(&digest::SHA256, token.as_bytes()));
+
+    let mut reader = PgConnection::connect(&world.urls().database).await.unwrap();
+    sqlx::raw_sql("set role exodrive_reader").execute(&mut reader).await.unwrap();
+    // Who asks; then how many bookings, cars and other rows he gets.
+    let staff = |cars| (4, cars, true);
+    for (identity, subject, (bookings, cars, all)) in [
+        ("", "", (0, 1, false)),
+        ("public", "", (0, 1, false)),
+        ("public", "ada", (0, 1, false)),
+        ("customer", "", (0, 1, false)),
+        ("customer", "ada", (2, 1, false)),
+        ("customer", "ben", (1, 1, false)),
+        ("customer", "ADA", (0, 1, false)),
+        ("customer", &link, (0, 1, false)),
+        ("guest", "", (0, 1, false)),
+        ("guest", "ada", (0, 1, false)),
+        ("guest", token, (0, 1, false)),
+        ("guest", &link, (1, 1, false)),
+        ("operator", "ada", (0, 1, false)),
+        ("auditor", "", staff(2)),
+        ("admin", "", staff(2)),
+    ] {
+        for (name, value) in [("identity", identity), ("subject", subject)] {
+            let set = sqlx::query("select set_config('exodrive.' || $1, $2, false)");
+            set.bind(name).bind(value).execute(&mut reader).await.unwrap();
+        }
+        let others = [
+            ("customers", 1),
+            ("payments", 3),
+            ("booking_timeline", 7),
+            ("booking_timeline_g1.booking_timeline", 7),
+        ];
+        let expected = [("bookings", bookings), ("bookings_g1.bookings", bookings), ("cars", cars)]
+            .into_iter()
+            .chain(others.map(|(view, rows)| (view, if all { rows } else { 0 })))
+            .chain([("calendar", 1)]);
+        for (view, rows) in expected {
+            let sql = sqlx::AssertSqlSafe(format!("select count(*) from {view}"));
+            let found: i64 = sqlx::query_scalar(sql).fetch_one(&mut reader).await.unwrap();
+            assert_eq!(found, rows, "as {identity:?} {subject:?}: {view}");
+        }
+    }
 }

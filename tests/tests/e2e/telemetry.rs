@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 /// Debug lines of everything, and every line of our own.
-const LOUD: &str = "debug,exodrive_api=trace,exodrive_domain=trace,exodrive_log=trace,\
+pub(crate) const LOUD: &str = "debug,exodrive_api=trace,exodrive_domain=trace,exodrive_log=trace,\
                     exodrive_projections=trace,exodrive_runtime=trace";
 
 const CANARY: &str = "canary-7f3a";
@@ -151,7 +151,8 @@ async fn one_trace_joins_the_webhook_its_append_and_every_projection() {
     assert_eq!(joined(API, "Request answered"), 1);
     assert!(joined(API, answer.header("request-id")) >= 2, "both under the request's id");
     eventually("every projection tells of it", async || {
-        (joined(WORKER, "Projected") == 3).then_some(())
+        // Those of email: inbox, its timeline, deliveries, and the bookings' timeline.
+        (joined(WORKER, "Projected") == 4).then_some(())
     })
     .await;
 

@@ -596,7 +596,11 @@ fn not_there(calendar: &Calendar, id: BookingId, meta: &Meta) -> Result<(), Book
             Some(Repeat::Other) => No::KeyReused,
             None => No::AlreadyDone(booking.position),
         }),
-        None if calendar.bookings.values().any(|booking| made_by(booking)) => Err(No::KeyReused),
+        None if calendar.bookings.values().any(|booking| made_by(booking))
+            || calendar.made_moved.values().any(|made| *made == meta.command_id) =>
+        {
+            Err(No::KeyReused)
+        }
         None => Ok(()),
     }
 }

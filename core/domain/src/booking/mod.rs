@@ -351,6 +351,8 @@ pub struct Calendar {
     pub blocks: BTreeMap<BlockId, Block>,
     /// Bookings that are of another car now.
     pub moved: BTreeMap<BookingId, CarId>,
+    /// The commands that made those, so that none makes another booking here.
+    pub made_moved: BTreeMap<BookingId, String>,
     /// Commands about blocks.
     pub commands: Vec<CommandRecord>,
 }
@@ -390,11 +392,15 @@ impl Calendar {
     fn learn_of_booking(&mut self, event: &BookingEvent, recorded: &Recorded) {
         let id = event.booking_id;
         if let BookingChange::MovedOut { to_car_id } = event.change {
-            self.bookings.remove(&id);
+            let left = self.bookings.remove(&id);
+            if let Some(made) = left.as_ref().and_then(|booking| booking.commands.first()) {
+                self.made_moved.insert(id, made.id.clone());
+            }
             self.moved.insert(id, to_car_id);
             return;
         }
         self.moved.remove(&id);
+        self.made_moved.remove(&id);
         let before = self.bookings.remove(&id).map(Arc::unwrap_or_clone);
         if let Some(after) = evolve(before, event, recorded) {
             self.bookings.insert(id, Arc::new(after));

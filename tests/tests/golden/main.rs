@@ -4,27 +4,51 @@
 //!
 //! A new type or version: `EXODRIVE_WRITE_GOLDEN=1 cargo test --workspace
 //! --test golden` writes the file that is missing. One that is there is never
-//! written again. A fold that gives other rows on purpose raises its
-//! projection's version; its rows then go into a file of their own, and this
-//! test compares the old file without them.
+//! written again. A projection that is new, or whose fold gives other rows on
+//! purpose and so has a new version, has no rows in the files that were there
+//! before it: they go into a file of their own for each type, in a folder of
+//! its name and version, in the same way.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
+mod samples;
+
 use chrono::{DateTime, TimeDelta};
 use exodrive_domain::{
-    Delivery, Envelope, Recorded, Subject, WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION, time,
+    DECISION_VERSION, Delivery, Envelope, Recorded, Subject, WEBHOOK_RECEIVED,
+    WEBHOOK_RECEIVED_VERSION,
+    booking::{BlockChange, BookingChange},
+    fleet::FleetChange,
+    time,
 };
 use exodrive_projections::{Projection, for_each_projection};
 use exodrive_tests::{fixtures, fold};
 use serde_json::{Map, Value, json};
-use std::{fs, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// Every type with its newest version.
-const RELEASED: [(&str, u32); 1] = [(WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION)];
+fn released() -> Vec<(&'static str, u32)> {
+    let decided = FleetChange::KINDS.iter().chain(BookingChange::KINDS).chain(&BlockChange::KINDS);
+    std::iter::once((WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION))
+        .chain(decided.map(|kind| (*kind, DECISION_VERSION)))
+        .collect()
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden")
+}
 
 fn file(kind: &str, version: u32) -> PathBuf {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden");
-    folder.join(format!("{kind}.v{version}.json"))
+    folder().join(format!("{kind}.v{version}.json"))
+}
+
+/// Where the rows of a projection are that came after the file of the type.
+fn later_file(kind: &str, version: u32, projection: &str) -> PathBuf {
+    folder().join(projection.replace(' ', ".")).join(format!("{kind}.v{version}.json"))
 }
 
 /// The event of a fixture, as it might stand in a log: a time and a position of
@@ -125,12 +149,29 @@ fn golden(kind: &str, version: u32, events: &[(String, Recorded)]) -> Value {
     json!({"type": kind, "version": version, "events": each, "together": rows(&all)})
 }
 
-fn write_if_missing(kind: &str, version: u32) {
-    let path = file(kind, version);
-    if std::env::var_os("EXODRIVE_WRITE_GOLDEN").is_none() || path.exists() {
-        return;
-    }
-    assert_eq!((kind, version), (WEBHOOK_RECEIVED, 1), "say here what such an event looks like");
+/// Each event's rows, and the rows of all together, of the projections that
+/// `wanted` takes.
+fn only(golden: &Value, wanted: &dyn Fn(&str) -> bool) -> Value {
+    let of = |rows: &Value| -> Value {
+        let rows = rows.as_object().unwrap().iter();
+        rows.filter(|(name, _)| wanted(name)).map(|(name, it)| (name.clone(), it.clone())).collect()
+    };
+    let each = golden["events"].as_array().unwrap().iter();
+    let each: Vec<_> =
+        each.map(|it| json!({"name": it["name"], "rows": of(&it["rows"])})).collect();
+    json!({"events": each, "together": of(&golden["together"])})
+}
+
+fn write(path: &Path, golden: &Value) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, serde_json::to_string_pretty(golden).unwrap() + "\n").unwrap();
+}
+
+fn writes() -> bool {
+    std::env::var_os("EXODRIVE_WRITE_GOLDEN").is_some()
+}
+
+fn webhook_samples() -> Vec<(String, Recorded)> {
     let mut events: Vec<_> = (1..)
         .zip(fixtures())
         .map(|(n, fixture)| {
@@ -143,19 +184,31 @@ fn write_if_missing(kind: &str, version: u32) {
     let n = events.len() as u64;
     events.push((format!("{name}, again"), Recorded { position: n + 1, ..first.clone() }));
     events.push((format!("{name}, other id"), event_of(n + 2, "other-id", first.body)));
-    let text = serde_json::to_string_pretty(&golden(kind, version, &events)).unwrap();
-    fs::write(path, text + "\n").unwrap();
+    events
+}
+
+fn write_if_missing(kind: &str, version: u32) {
+    let path = file(kind, version);
+    if !writes() || path.exists() {
+        return;
+    }
+    assert_eq!(version, 1, "say here what such an event looks like");
+    let events = if kind == WEBHOOK_RECEIVED { webhook_samples() } else { samples::of(kind) };
+    write(&path, &golden(kind, version, &events));
+}
+
+fn read(path: &Path) -> Value {
+    let text =
+        fs::read_to_string(path).unwrap_or_else(|_| panic!("there is no file {}", path.display()));
+    serde_json::from_str(&text).unwrap()
 }
 
 #[test]
 fn every_version_ever_released_is_read_and_folded_as_on_its_first_day() {
-    for (kind, newest) in RELEASED {
+    for (kind, newest) in released() {
         for version in 1..=newest {
             write_if_missing(kind, version);
-            let path = file(kind, version);
-            let text = fs::read_to_string(&path)
-                .unwrap_or_else(|_| panic!("{kind} v{version} has no file {}", path.display()));
-            let kept: Value = serde_json::from_str(&text).unwrap();
+            let kept = read(&file(kind, version));
             let events: Vec<_> = kept["events"]
                 .as_array()
                 .unwrap()
@@ -164,15 +217,58 @@ fn every_version_ever_released_is_read_and_folded_as_on_its_first_day() {
                     (entry["name"].as_str().unwrap().to_owned(), from_json(&entry["event"]))
                 })
                 .collect();
-            assert!(events.len() >= 62, "the file is whole");
+            let whole = if kind == WEBHOOK_RECEIVED { 62 } else { 1 };
+            let of_kind =
+                |event: &Recorded| event.envelope.kind == kind && event.envelope.version == version;
+            assert!(events.iter().filter(|(_, event)| of_kind(event)).count() >= whole, "{kind}");
             let today = golden(kind, version, &events);
-            let both =
-                kept["events"].as_array().unwrap().iter().zip(today["events"].as_array().unwrap());
-            for (kept, today) in both {
-                assert_eq!(today, kept, "{kind} v{version}: {}", kept["name"]);
-            }
-            assert_eq!(today["together"], kept["together"], "{kind} v{version}: all together");
-            assert_eq!(today, kept);
+            compare(kind, version, &kept, &today);
         }
     }
+}
+
+/// The rows of each projection, as it is today, must be those that are kept of
+/// it: in the type's own file, or in one that came later.
+fn compare(kind: &str, version: u32, kept: &Value, today: &Value) {
+    for (projection, _) in today["together"].as_object().unwrap() {
+        let this = |name: &str| name == projection;
+        let now = only(today, &this);
+        let known = kept["together"].get(projection).is_some();
+        let then = if known {
+            only(kept, &this)
+        } else {
+            let path = later_file(kind, version, projection);
+            if writes() && !path.exists() {
+                write(&path, &now);
+            }
+            read(&path)
+        };
+        let both = then["events"].as_array().unwrap().iter().zip(now["events"].as_array().unwrap());
+        for (then, now) in both {
+            assert_eq!(now, then, "{kind} v{version}: {projection}, {}", then["name"]);
+        }
+        assert_eq!(now, then, "{kind} v{version}: {projection}");
+    }
+    let events = |golden: &Value| {
+        let each = golden["events"].as_array().unwrap().iter();
+        each.map(|it| (it["name"].clone(), it["event"].clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(events(today), events(kept), "{kind} v{version}: the events themselves");
+}
+
+#[test]
+fn a_sample_shows_in_every_row_that_it_makes() {
+    // Or else the files would prove nothing of the projection.
+    let mut changed = BTreeSet::new();
+    for (kind, version) in released() {
+        let kept = read(&file(kind, version));
+        for (projection, rows) in kept["together"].as_object().unwrap() {
+            if !rows.as_object().unwrap().is_empty() {
+                changed.insert(projection.split(' ').next().unwrap().to_owned());
+            }
+        }
+    }
+    for_each_projection!(P => {
+        assert!(changed.contains(P::NAME), "{} has no row in any file", P::NAME);
+    });
 }

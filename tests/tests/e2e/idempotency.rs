@@ -1,0 +1,369 @@
+//! A repeat changes nothing and gets the first answer, whatever happened in
+//! between; and who decides on something old is told.
+
+use exodrive_runtime::services::Service;
+use exodrive_tests::{API, Answer, Door, World, booking_body, bookings_in, day, eventually, key};
+use futures::future::join_all;
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+/// The answer must be the first one, byte for byte, and say that it is.
+#[track_caller]
+fn repeated(first: &Answer, again: &Answer, when: &str) {
+    assert_eq!(
+        String::from_utf8_lossy(&again.body),
+        String::from_utf8_lossy(&first.body),
+        "{when}"
+    );
+    assert_eq!(again.status, first.status, "{when}");
+    for header in ["etag", "location", "exodrive-position"] {
+        assert_eq!(again.header(header), first.header(header), "{header} {when}");
+    }
+    assert_eq!(again.header("idempotent-replayed"), "true", "{when}");
+}
+
+/// Forgets everything that is kept in Redis.
+async fn flush(world: &World) {
+    let client = redis::Client::open(world.urls().redis.as_str()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    redis::cmd("FLUSHALL").exec_async(&mut connection).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_booking_is_answered_the_same_for_ever() {
+    let world = World::start().await;
+    let names = world.serve_from(2).await;
+    let (admin, visitor) = (world.admin(), world.visitor());
+    let other_process = visitor.at(&world, &names[1]);
+    let (car, other_car) =
+        (admin.add_car("one", 100_000).await, admin.add_car("two", 150_000).await);
+    let key = key();
+    let mut body = booking_body(&car, day(0), day(2));
+    body["notes"] = json!("with a child seat");
+    let first = visitor.post_as(&key, "/v1/bookings", &body).await;
+    let booking = first.expect(201);
+    assert_eq!(first.header("idempotent-replayed"), "");
+    assert!(booking["access_link"]["token"].as_str().unwrap().len() >= 32);
+
+    let again = async |door: &Door, when: &str| {
+        repeated(&first, &door.post_as(&key, "/v1/bookings", &body).await, when);
+        flush(&world).await;
+        let when = format!("{when}, from the log");
+        repeated(&first, &door.post_as(&key, "/v1/bookings", &body).await, &when);
+    };
+    again(&visitor, "at once").await;
+    again(&other_process, "from another process").await;
+    // Spelt otherwise, meant the same.
+    let spelt = serde_json::to_string_pretty(&body).unwrap();
+    let request = other_process.request(Method::POST, "/v1/bookings").body(spelt);
+    let request = request.header("content-type", "application/json");
+    let spelt = Answer::of(request.header("idempotency-key", &key)).await.unwrap();
+    repeated(&first, &spelt, "spelt otherwise");
+
+    visitor.booked(&car, day(10), day(12)).await;
+    again(&visitor, "after others have booked").await;
+    admin.act(&booking, "authorize-payment", json!({})).await.expect(200);
+    again(&other_process, "after it was paid").await;
+    for n in 0..70 {
+        admin.act(&booking, "notes", json!({"text": format!("note {n}")})).await.expect(200);
+    }
+    again(&visitor, "after more commands than are remembered").await;
+    admin.act(&booking, "move", json!({"car_id": other_car})).await.expect(200);
+    again(&other_process, "after it was moved to another car").await;
+    admin.act(&booking, "cancel", json!({})).await.expect(200);
+    again(&visitor, "after it was cancelled").await;
+    world.kill(API);
+    world.start_api();
+    world.wait_until("ready").await;
+    again(&visitor, "after the process has died").await;
+
+    let days = json!(day(20));
+    for (field, value) in [("end_date", days), ("fees", json!(["seat"])), ("notes", json!("no"))] {
+        let mut other = body.clone();
+        other[field] = value;
+        for door in [&visitor, &other_process] {
+            let reused = door.post_as(&key, "/v1/bookings", &other).await;
+            reused.problem(422, "idempotency_key_reused");
+            flush(&world).await;
+        }
+    }
+    assert_eq!(bookings_in(&world.views_equal_a_fresh_fold().await), 2);
+}
+
+#[tokio::test]
+async fn another_request_under_a_key_is_told_apart_without_redis_and_on_a_stale_state() {
+    let world = World::start().await;
+    let names = world.serve_from(2).await;
+    let (here, there) = (world.admin(), world.admin().at(&world, &names[1]));
+    let car = here.add_car("one", 100_000).await;
+    let booked = key();
+    // The other process knows the car's calendar from before.
+    there.booked(&car, day(30), day(30)).await;
+    let body = booking_body(&car, day(0), day(2));
+    let booking = here.post_as(&booked, "/v1/bookings", &body).await.expect(201);
+    flush(&world).await;
+    let other = booking_body(&car, day(5), day(6));
+    there.post_as(&booked, "/v1/bookings", &other).await.problem(422, "idempotency_key_reused");
+    flush(&world).await;
+
+    let id = booking["id"].as_str().unwrap();
+    let noted = key();
+    let path = format!("/v1/bookings/{id}/notes");
+    there.post(&path, &json!({"text": "so that it knows"})).await.expect(200);
+    here.post_as(&noted, &path, &json!({"text": "one"})).await.expect(200);
+    flush(&world).await;
+    let other = there.post_as(&noted, &path, &json!({"text": "two"})).await;
+    other.problem(422, "idempotency_key_reused");
+    flush(&world).await;
+    let cancelled = there.post_as(&noted, &format!("/v1/bookings/{id}/cancel"), &json!({})).await;
+    cancelled.problem(422, "idempotency_key_reused");
+    let shown = here.get(&format!("/v1/bookings/{id}")).await.expect(200);
+    assert_eq!(shown["status"], "pending_payment");
+}
+
+#[tokio::test]
+async fn equal_requests_at_once_make_one_booking() {
+    let world = World::start().await;
+    let names = world.serve_from(3).await;
+    let admin = world.admin();
+    let car = admin.add_car("one", 100_000).await;
+    let doors: Vec<_> = names.iter().map(|name| world.visitor().at(&world, name)).collect();
+    let (mut in_flight, mut made) = (0, 0);
+    for round in 0..5 {
+        let (key, body) = (key(), booking_body(&car, day(round), day(round)));
+        let asked = (0..40).map(|n| doors[n % 3].post_as(&key, "/v1/bookings", &body));
+        let answers = join_all(asked).await;
+        let mut given = BTreeSet::new();
+        for answer in &answers {
+            if answer.status == 201 {
+                given.insert(answer.body.clone());
+                made += 1;
+            } else {
+                answer.problem(409, "request_in_flight");
+                assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
+                in_flight += 1;
+            }
+        }
+        assert_eq!(given.len(), 1, "round {round}");
+        flush(&world).await;
+        // Without what Redis keeps, the log alone tells them apart.
+        let asked = (0..6).map(|n| doors[n % 3].post_as(&key, "/v1/bookings", &body));
+        for answer in join_all(asked).await.iter().filter(|answer| answer.status != 409) {
+            assert_eq!(
+                answer.expect(201),
+                serde_json::from_slice::<Value>(given.first().unwrap()).unwrap()
+            );
+        }
+    }
+    assert_eq!(in_flight + made, 200);
+    assert_eq!(bookings_in(&world.events().await), 5);
+
+    // And while Redis is away.
+    world.services.stop_service(Service::Redis).await.unwrap();
+    let (key, body) = (key(), booking_body(&car, day(50), day(51)));
+    let asked = (0..12).map(|n| doors[n % 3].post_as(&key, "/v1/bookings", &body));
+    let given: BTreeSet<_> = join_all(asked)
+        .await
+        .iter()
+        .map(|answer| answer.expect(201)["id"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(given.len(), 1);
+    assert_eq!(bookings_in(&world.events().await), 6);
+}
+
+#[tokio::test]
+async fn keys_of_two_users_do_not_meet() {
+    let world = World::start().await;
+    let car = world.admin().add_car("one", 100_000).await;
+    let users = [
+        world.user("ada", "customer"),
+        world.user("ben", "customer"),
+        world.visitor(),
+        world.admin(),
+    ];
+    let mut ids = BTreeSet::new();
+    for (n, user) in (0..).zip(&users) {
+        let answer = user.post_as("1", "/v1/bookings", &booking_body(&car, day(n), day(n))).await;
+        assert_eq!(answer.header("idempotent-replayed"), "");
+        ids.insert(answer.expect(201)["id"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(ids.len(), users.len());
+}
+
+#[tokio::test]
+async fn a_key_goes_with_every_command() {
+    let world = World::start().await;
+    let names = world.serve_from(2).await;
+    let (here, there) = (world.admin(), world.admin().at(&world, &names[1]));
+    let car = here.add_car("one", 100_000).await;
+    let other_car = here.add_car("two", 100_000).await;
+    let booking = here.booked(&car, day(0), day(2)).await;
+    let id = booking["id"].as_str().unwrap();
+    let on = |action: &str| format!("/v1/bookings/{id}/{action}");
+    let dates = json!({"start_date": day(40), "end_date": day(41), "reason": "tyres"});
+    let commands = [
+        ("/v1/cars".to_owned(), json!({"slug": "three", "name": "Three", "category": "SUV"})),
+        (format!("/v1/cars/{car}/feature"), json!({})),
+        (format!("/v1/cars/{car}/blocks"), dates),
+        (on("notes"), json!({"text": "a note"})),
+        (on("authorize-payment"), json!({})),
+        (on("send-contract"), json!({"document": "doc-1"})),
+        (on("reschedule"), json!({"start_date": day(3), "end_date": day(5)})),
+        (on("move"), json!({"car_id": other_car})),
+        (on("access-link"), json!({})),
+        (on("cancel"), json!({"reason": "ill"})),
+    ];
+    for (path, body) in &commands {
+        let key = key();
+        let before = world.events().await.len();
+        let first = here.post_as(&key, path, body).await;
+        assert!(first.status < 300, "{path}: {}", first.json());
+        let after = world.events().await.len();
+        assert!(after > before, "{path}");
+        repeated(&first, &there.post_as(&key, path, body).await, path);
+        flush(&world).await;
+        repeated(&first, &there.post_as(&key, path, body).await, &format!("{path}, from the log"));
+        flush(&world).await;
+        repeated(&first, &here.post_as(&key, path, body).await, &format!("{path}, once more"));
+        assert_eq!(world.events().await.len(), after, "{path}: one command, once");
+    }
+    // No body and an empty one mean the same.
+    let key = key();
+    here.post_as(&key, &format!("/v1/cars/{car}/unfeature"), &json!({})).await.expect(200);
+    let request = here.request(Method::POST, &format!("/v1/cars/{car}/unfeature"));
+    let bare = Answer::of(request.header("idempotency-key", &key)).await.unwrap();
+    assert_eq!((bare.status, bare.header("idempotent-replayed")), (200, "true"));
+    // A refusal is not kept: the command may go through later.
+    let body = booking_body(&car, day(40), day(40));
+    here.post_as("later", "/v1/bookings", &body).await.problem(409, "dates_unavailable");
+    let calendar = here.get(&format!("/v1/cars/{car}/calendar?from={0}&to={0}", day(40))).await;
+    let block = calendar.expect(200)["days"][0]["by"].as_str().unwrap().to_owned();
+    let request = here.request(Method::DELETE, &format!("/v1/cars/{car}/blocks/{block}"));
+    Answer::of(request).await.unwrap().expect(200);
+    here.post_as("later", "/v1/bookings", &body).await.expect(201);
+    world.views_equal_a_fresh_fold().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_dies_between_append_and_answer_doubles_nothing() {
+    let world = World::start().await;
+    let names = world.serve_from(2).await;
+    let admin = world.admin();
+    let car = admin.add_car("one", 100_000).await;
+    let dying = world.visitor().at(&world, &names[1]);
+    let wanted = Mutex::new(BTreeMap::new());
+    let next = AtomicI64::new(0);
+    for _ in 0..4 {
+        // Each books on until the process is gone.
+        let load = async || {
+            loop {
+                let (key, n) = (key(), next.fetch_add(1, Ordering::Relaxed));
+                let body = booking_body(&car, day(n), day(n));
+                let request = dying.command("/v1/bookings", &body).header("idempotency-key", &key);
+                let told = Answer::of(request).await.ok();
+                assert!(told.as_ref().is_none_or(|answer| answer.status == 201));
+                let gone = told.is_none();
+                wanted.lock().unwrap().insert(key, (n, told));
+                if gone {
+                    break;
+                }
+            }
+        };
+        let kill = async {
+            let log = world.log().await;
+            let before = log.last_position().await.unwrap();
+            eventually("some are stored", async || {
+                (log.last_position().await.unwrap() > before + 10).then_some(())
+            })
+            .await;
+            world.kill(&names[1]);
+        };
+        tokio::join!(join_all((0..16).map(|_| load())), kill);
+        world.start_api_as(&names[1]);
+        world.wait_until_at(&names[1], "ready").await;
+    }
+    let wanted = wanted.into_inner().unwrap();
+    let unanswered = wanted.values().filter(|(_, told)| told.is_none()).count();
+    assert_eq!(unanswered, 64, "each of the load was cut off");
+    let stored = bookings_in(&world.events().await);
+    let answered = wanted.len() - unanswered;
+    println!("{} keys, {unanswered} cut off, {} of them stored", wanted.len(), stored - answered);
+    let doors = [world.visitor()];
+    let retries = wanted.iter().map(|(key, (n, told))| {
+        let doors = &doors;
+        let body = booking_body(&car, day(*n), day(*n));
+        async move {
+            let again = Door::insist(doors, key, Method::POST, "/v1/bookings", &body).await;
+            if let Some(told) = told {
+                repeated(told, &again, "after the process has died");
+            }
+            again.expect(201)["id"].as_str().unwrap().to_owned()
+        }
+    });
+    let ids: BTreeSet<_> = join_all(retries).await.into_iter().collect();
+    assert_eq!(ids.len(), wanted.len());
+    let events = world.views_equal_a_fresh_fold().await;
+    assert_eq!(bookings_in(&events), wanted.len(), "each key has one booking");
+}
+
+#[tokio::test]
+async fn who_decides_on_something_old_is_told_what_is_now() {
+    let world = World::start().await;
+    let names = world.serve_from(2).await;
+    let admin = world.admin();
+    let other = world.user("other-admin", "admin").at(&world, &names[1]);
+    let car = admin.add_car("one", 100_000).await;
+    let booking = admin.book(&car, day(0), day(2)).await;
+    let id = booking.expect(201)["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/bookings/{id}");
+    let read = admin.get_from(booking.header("exodrive-position").parse().unwrap(), &path).await;
+    assert_eq!(read.header("etag"), booking.header("etag"));
+
+    // Of two with the same ETag one wins.
+    let mut won = 0;
+    for _ in 0..5 {
+        let etag = admin.get(&path).await.header("etag").to_owned();
+        let note = |door: &Door, text: &str| {
+            let command = door.command(&format!("{path}/notes"), &json!({"text": text}));
+            Answer::of(command.header("if-match", &etag))
+        };
+        let answers = [note(&admin, "one"), note(&other, "two")];
+        for answer in join_all(answers).await {
+            let answer = answer.unwrap();
+            if answer.status == 200 {
+                won += 1;
+                continue;
+            }
+            let problem = answer.problem(412, "stale");
+            assert_eq!(problem["current"]["id"], *id);
+            assert_ne!(format!("\"{}\"", problem["current"]["position"]), etag);
+        }
+        world.settled().await;
+    }
+    assert_eq!(won, 5);
+
+    let stale = admin.command(&format!("{path}/move"), &json!({"car_id": car}));
+    let stale = Answer::of(stale.header("if-match", "\"1\"")).await.unwrap();
+    assert_eq!(stale.problem(412, "stale")["current"]["status"], "pending_payment");
+
+    let car_path = format!("/v1/cars/{car}");
+    let etag = admin.get(&car_path).await.header("etag").to_owned();
+    let price = |cents: i64| {
+        let request = admin.request(Method::PUT, &format!("{car_path}/price"));
+        let body = json!({"base_per_day_cents": cents});
+        Answer::of(request.json(&body).header("if-match", &etag))
+    };
+    price(110_000).await.unwrap().expect(200);
+    let problem = price(120_000).await.unwrap().problem(412, "stale");
+    assert_eq!(problem["current"]["price"]["base_per_day_cents"], 110_000);
+    let wrong = admin.command(&format!("{path}/notes"), &json!({"text": "x"}));
+    let wrong = Answer::of(wrong.header("if-match", "yesterday")).await.unwrap();
+    assert_eq!(wrong.problem(400, "invalid_request")["errors"][0]["pointer"], "If-Match");
+}

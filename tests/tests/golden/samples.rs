@@ -314,7 +314,7 @@ fn why() -> Option<String> {
 }
 
 /// A story that ends with an event of this type.
-pub fn of(kind: &str) -> Vec<(String, Recorded)> {
+pub(crate) fn of(kind: &str) -> Vec<(String, Recorded)> {
     let mut story = Story::new();
     match kind.strip_prefix("exodrive.").unwrap().split_once('.').unwrap() {
         ("car", name) => of_car(&mut story, name),

@@ -16,10 +16,7 @@ use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 
 /// The rows of a table by the car that they are of; a car's own order is kept.
-fn by_car<'a, T>(
-    rows: &'a [Row<T>],
-    car_id: impl Fn(&T) -> &str,
-) -> HashMap<String, Vec<&'a Row<T>>> {
+fn by_car<T>(rows: &[Row<T>], car_id: impl Fn(&T) -> &str) -> HashMap<String, Vec<&Row<T>>> {
     let mut found: HashMap<String, Vec<&Row<T>>> = HashMap::new();
     for row in rows {
         found.entry(car_id(&row.columns).to_owned()).or_default().push(row);

@@ -30,9 +30,12 @@ pub(super) fn plan_emails(tables: &Tables, plan: &mut Plan) {
     }
 }
 
+/// What became of it, when, and the body that tells it.
+type Told = (String, DateTime<Utc>, Value);
+
 /// What is known of an email, each told as its provider would: the last event,
 /// and when it was opened and clicked.
-fn reports(it: &EmailColumns) -> Result<(EmailId, Vec<(String, DateTime<Utc>, Value)>), Fault> {
+fn reports(it: &EmailColumns) -> Result<(EmailId, Vec<Told>), Fault> {
     let email_id: EmailId = it
         .resend_email_id
         .parse()

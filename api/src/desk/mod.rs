@@ -2,28 +2,34 @@
 //! append, answer with the state after it. Used by HTTP, the import and the
 //! worker that ends holds.
 
+mod error;
+mod event;
+mod party;
+
+pub use error::DeskError;
+pub use event::{derived_uuid, request_hash, sha256};
+pub use party::{Circumstances, Party};
+
 use chrono::{DateTime, TimeDelta, Utc};
+use error::{Refused, failure, load_failure};
+use event::{booking_event, fleet_event, new_event, uuid_of};
 use exodrive_domain::{
-    DECISION_VERSION, Envelope, Event, Meta, Recorded, Repeat, Subject,
+    Event, Meta, Recorded, Repeat, Subject,
     booking::{
-        self, Act, Action, Block, BlockEvent, Booking, BookingCommand, BookingEvent,
-        BookingRefusal, Calendar, Customer,
+        self, Act, Action, Block, BlockEvent, Booking, BookingCommand, BookingRefusal, Calendar,
+        Customer,
     },
     days::Days,
     decode,
     fleet::{self, Car, FleetChange, FleetCommand, FleetEvent, FleetRefusal},
     id::{BlockId, BookingId, CarId, CustomerId},
 };
-use exodrive_log::{
-    AppendError, CarState, ClaimError, CommandError, Commands, DecisionState, Loaded, NewEvent,
-    ReadError,
-};
+use exodrive_log::{CarState, ClaimError, Commands, DecisionState, Loaded, ReadError};
 use exodrive_projections::{Database, Identity, bookings::read as bookings, cache as views};
 use moka::sync::Cache;
 use redis::Cmd;
-use ring::{digest, hmac};
-use serde::Serialize;
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use ring::hmac;
+use std::{sync::Arc, time::Duration};
 
 /// How long other processes are told the car of a booking.
 const SHARED_SECONDS: u64 = 24 * 3_600;
@@ -33,68 +39,6 @@ const REMEMBERED: u64 = 100_000;
 const VIEW_PATIENCE: Duration = Duration::from_secs(2);
 /// A booking that moves from car to car while it is looked for.
 const MOVES: usize = 5;
-
-/// Who gives a command.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Party {
-    /// An admin.
-    Staff(String),
-    /// A customer, by his account.
-    Customer(String),
-    /// Whoever holds the link with this hash.
-    Guest(String),
-    /// Somebody without account or link.
-    Visitor,
-    /// The system itself, by the part's name.
-    System(&'static str),
-}
-
-impl Party {
-    /// Whether it may do what customers may not.
-    pub fn is_staff(&self) -> bool {
-        matches!(self, Self::Staff(_) | Self::System(_))
-    }
-
-    fn actor(&self) -> String {
-        match self {
-            Self::Staff(subject) => format!("admin:{subject}"),
-            Self::Customer(subject) => format!("customer:{subject}"),
-            Self::Guest(_) => "guest".to_owned(),
-            Self::Visitor => "visitor".to_owned(),
-            Self::System(part) => format!("system:{part}"),
-        }
-    }
-
-    fn owns(&self, booking: &Booking, now: DateTime<Utc>) -> bool {
-        match self {
-            Self::Staff(_) | Self::System(_) => true,
-            Self::Customer(subject) => booking.user_id.as_ref() == Some(subject),
-            Self::Guest(hash) => booking.link(hash, now).is_some(),
-            Self::Visitor => false,
-        }
-    }
-}
-
-/// A command's identity and circumstances.
-#[derive(Clone, Debug)]
-pub struct Circumstances {
-    /// The command's id, the same in every retry.
-    pub command_id: String,
-    /// What was asked.
-    pub request_hash: String,
-    /// Who asks.
-    pub party: Party,
-    /// Only if the thing's last change stands at this position.
-    pub if_position: Option<u64>,
-    /// When it happened, if that was before now.
-    pub happened_at: Option<DateTime<Utc>>,
-    /// Who did it, if that was not who asks.
-    pub actor: Option<String>,
-    /// The trace that it belongs to.
-    pub traceparent: Option<String>,
-    /// The request that it came of.
-    pub correlation: Option<String>,
-}
 
 /// A command that was carried out.
 #[derive(Clone, Debug)]
@@ -107,100 +51,6 @@ pub struct Done<T> {
     pub at: DateTime<Utc>,
     /// It was carried out before, and this is how it was then.
     pub replayed: bool,
-}
-
-/// Why a command was not carried out.
-#[derive(Debug, thiserror::Error)]
-pub enum DeskError {
-    /// Refused for the state of the car.
-    #[error("refused: {0:?}")]
-    Fleet(FleetRefusal),
-    /// Refused for the state of the calendar.
-    #[error("refused: {0:?}")]
-    Booking(BookingRefusal),
-    /// The slug belongs to another car.
-    #[error("the slug is taken")]
-    SlugTaken,
-    /// There is such a booking, and it is somebody else's.
-    #[error("the booking is somebody else's")]
-    NotTheirs,
-    /// Only staff may do that.
-    #[error("only staff may do {}", .0.name())]
-    OnlyStaff(Action),
-    /// The log could not be read.
-    #[error("the event log could not be read")]
-    Read(#[from] ReadError),
-    /// The log did not take the event.
-    #[error("the event log did not take the event")]
-    Append(#[from] AppendError),
-    /// Too many decided about the same thing at once.
-    #[error("too many decide about the same thing at once")]
-    Busy,
-    /// An event that this release cannot read.
-    #[error("an event cannot be read")]
-    Decode(#[from] exodrive_domain::DecodeError),
-    /// The view that says which car a booking is of.
-    #[error("the view of bookings failed")]
-    View(#[from] exodrive_projections::Error),
-    /// The view does not know the booking, and has not reached the log's end:
-    /// it cannot be told whether there is such a booking.
-    #[error("the view of bookings is at {reached}, the log at {end}")]
-    ViewBehind {
-        /// How far the view is.
-        reached: u64,
-        /// How far the log is.
-        end: u64,
-    },
-    /// An event that cannot be written down.
-    #[error("an event cannot be written as JSON")]
-    Encode(#[from] serde_json::Error),
-}
-
-/// Why a decision came to no event.
-enum Refused {
-    Booking(BookingRefusal),
-    Fleet(FleetRefusal),
-    NotTheirs,
-    OnlyStaff(Action),
-    Encode(serde_json::Error),
-}
-
-impl From<Refused> for DeskError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Booking(refusal) => Self::Booking(refusal),
-            Refused::Fleet(refusal) => Self::Fleet(refusal),
-            Refused::NotTheirs => Self::NotTheirs,
-            Refused::OnlyStaff(action) => Self::OnlyStaff(action),
-            Refused::Encode(error) => Self::Encode(error),
-        }
-    }
-}
-
-impl From<BookingRefusal> for Refused {
-    fn from(refusal: BookingRefusal) -> Self {
-        Self::Booking(refusal)
-    }
-}
-
-impl From<serde_json::Error> for Refused {
-    fn from(error: serde_json::Error) -> Self {
-        Self::Encode(error)
-    }
-}
-
-fn failure<R: Into<DeskError>>(error: CommandError<R>) -> DeskError {
-    match error {
-        CommandError::Refused(refused) => refused.into(),
-        CommandError::Read(error) => DeskError::Read(error),
-        CommandError::Append(error) => DeskError::Append(error),
-        CommandError::Decode(error) => DeskError::Decode(error),
-        CommandError::Contended => DeskError::Busy,
-    }
-}
-
-fn load_failure(error: CommandError<Infallible>) -> DeskError {
-    failure(error.map(|never| -> Refused { match never {} }))
 }
 
 /// See the module. Cheap to clone.
@@ -688,75 +538,4 @@ fn admit(
 fn find(calendar: &Calendar, id: BookingId) -> Result<Arc<Booking>, DeskError> {
     let booking = calendar.bookings.get(&id).cloned();
     booking.ok_or(DeskError::Booking(BookingRefusal::NoSuchBooking))
-}
-
-fn fleet_event(
-    event: &FleetEvent,
-    subject: Subject,
-    meta: &Meta,
-    with: &Circumstances,
-    suffix: &str,
-) -> Result<NewEvent, serde_json::Error> {
-    let (body, kind) = (serde_json::to_vec(event)?, event.change.kind());
-    Ok(new_event(subject, kind, body, meta, with, suffix))
-}
-
-fn booking_event(
-    event: &BookingEvent,
-    meta: &Meta,
-    with: &Circumstances,
-    suffix: &str,
-) -> Result<NewEvent, serde_json::Error> {
-    let (body, kind) = (serde_json::to_vec(event)?, event.change.kind());
-    Ok(new_event(Subject::Booking(event.car_id), kind, body, meta, with, suffix))
-}
-
-/// `suffix` tells the second event of a command from the first.
-fn new_event(
-    subject: Subject,
-    kind: &str,
-    body: Vec<u8>,
-    meta: &Meta,
-    with: &Circumstances,
-    suffix: &str,
-) -> NewEvent {
-    NewEvent {
-        subject,
-        envelope: Envelope {
-            id: format!("{}{suffix}", meta.command_id),
-            kind: kind.to_owned(),
-            version: DECISION_VERSION,
-            source: "exodrive".to_owned(),
-            time: meta.now,
-            traceparent: with.traceparent.clone(),
-            causation: None,
-            correlation: with.correlation.clone(),
-            actor: with.actor.clone().or_else(|| Some(with.party.actor())),
-        },
-        provider_headers: Vec::new(),
-        body: body.into(),
-    }
-}
-
-/// An id made from whatever decides it, the same each time.
-pub fn derived_uuid(parts: &[&str]) -> uuid::Uuid {
-    uuid_of(digest::digest(&digest::SHA256, parts.join("\n").as_bytes()).as_ref())
-}
-
-/// SHA-256 in hexadecimal.
-pub fn sha256(bytes: &[u8]) -> String {
-    hex::encode(digest::digest(&digest::SHA256, bytes))
-}
-
-/// What a command asks for, in short: the same for the same request.
-pub fn request_hash(request: &impl Serialize) -> String {
-    let json = serde_json::to_vec(request).unwrap_or_default();
-    hex::encode(&digest::digest(&digest::SHA256, &json).as_ref()[..16])
-}
-
-/// A UUID (version 8, RFC 9562) of the first 16 bytes of a digest.
-fn uuid_of(digest: &[u8]) -> uuid::Uuid {
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&digest[..16]);
-    uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }

@@ -76,15 +76,17 @@ impl Database {
 
     /// A database for workers, as its owner. The server undoes the transaction
     /// of a worker that hangs once its lease has ended: its locks would keep
-    /// whoever takes over waiting.
+    /// whoever takes over waiting. No commit waits for the disk: what a crash of
+    /// the server loses is folded again from the log.
     ///
     /// # Errors
     /// When the URL is none.
     pub fn for_workers(url: &str) -> Result<Self, Error> {
         let hung = format!("{}ms", store::LEASE.as_millis());
-        let options = PgConnectOptions::from_str(url)?
-            .application_name("exodrive work")
-            .options([("idle_in_transaction_session_timeout", hung)]);
+        let options = PgConnectOptions::from_str(url)?.application_name("exodrive work").options([
+            ("idle_in_transaction_session_timeout", hung.as_str()),
+            ("synchronous_commit", "off"),
+        ]);
         let pool = PgPoolOptions::new()
             .max_connections(16)
             .acquire_timeout(Duration::from_secs(5))

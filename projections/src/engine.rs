@@ -270,6 +270,10 @@ impl<P: Projection> Turn<'_, P> {
         refused: Vec<Parked>,
     ) -> Result<Rows<P::Row>, Error> {
         let generation = self.lease.generation;
+        if events.is_empty() && refused.is_empty() {
+            self.skip(last).await?;
+            return Ok(Rows::new());
+        }
         let mut transaction = store::begin(self.engine.database.pool()).await?;
         let mut blocked = self.blocked.clone();
         blocked.extend(refused.iter().map(|parked| parked.key.clone()));
@@ -302,6 +306,18 @@ impl<P: Projection> Turn<'_, P> {
                 .increment(1);
         }
         Ok(changed)
+    }
+
+    /// Moves the checkpoint past a batch that is none of the projection's: one
+    /// statement, most often for most projections.
+    async fn skip(&self, last: u64) -> Result<(), Error> {
+        let mut connection = self.engine.database.pool().acquire().await?;
+        for step in [Step::Loaded, Step::Written] {
+            self.engine.step(step);
+        }
+        store::advance::<P>(&mut connection, &self.lease, last, 0).await?;
+        self.engine.step(Step::Advanced);
+        Ok(())
     }
 
     /// Finds the rows of a batch that Postgres refuses, by writing each alone

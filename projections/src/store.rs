@@ -194,13 +194,10 @@ pub(crate) async fn release<P: Projection>(pool: &PgPool, lease: &Lease) -> Resu
     Ok(())
 }
 
-/// A transaction that writes rows. Rows and checkpoint are lost together, and
-/// folded again from the log, so it need not wait for the disk. Rows are found
-/// by key: a young table has no statistics, and would be scanned whole.
+/// A transaction that writes rows. They are found by key: a young table has no
+/// statistics, and would be scanned whole.
 pub(crate) async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, Error> {
-    Ok(pool
-        .begin_with("begin; set local synchronous_commit = off; set local enable_seqscan = off")
-        .await?)
+    Ok(pool.begin_with("begin; set local enable_seqscan = off").await?)
 }
 
 /// Moves the checkpoint and keeps the lease, unless the lease is lost.

@@ -229,6 +229,7 @@ impl Story {
 
     fn picked_up(&mut self) {
         self.authorize();
+        self.act(Act::SendContract { document: Some("doc-1".to_owned()) });
         self.act(Act::SignContract);
         self.now = time::parse("2026-12-04T15:00:00Z").unwrap();
         self.act(Act::PickUp);
@@ -313,7 +314,7 @@ fn why() -> Option<String> {
 }
 
 /// A story that ends with an event of this type.
-pub fn of(kind: &str) -> Vec<(String, Recorded)> {
+pub(crate) fn of(kind: &str) -> Vec<(String, Recorded)> {
     let mut story = Story::new();
     match kind.strip_prefix("exodrive.").unwrap().split_once('.').unwrap() {
         ("car", name) => of_car(&mut story, name),

@@ -183,7 +183,8 @@ impl Storm {
                 .collect();
             assert_eq!(shown, holders.taken(car), "the calendar of {car}");
         }
-        for id in self.bookings.lock().unwrap().iter() {
+        let bookings = self.bookings.lock().unwrap().clone();
+        for id in &bookings {
             let booking = admin.get(&format!("/v1/bookings/{id}")).await.expect(200);
             let of = |car: &String| holders.days.get(car).is_some_and(|days| days.contains_key(id));
             let on: Vec<_> = self.cars.iter().filter(|car| of(car)).collect();

@@ -6,8 +6,8 @@
 //! --test golden` writes the file that is missing. One that is there is never
 //! written again. A projection that is new, or whose fold gives other rows on
 //! purpose and so has a new version, has no rows in the files that were there
-//! before it: they go into a file of their own for each type, in a folder of
-//! its name and version, in the same way.
+//! before it: if it makes rows of such a type they go into a file of their own,
+//! in a folder of its name and version, in the same way.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
@@ -162,6 +162,15 @@ fn only(golden: &Value, wanted: &dyn Fn(&str) -> bool) -> Value {
     json!({"events": each, "together": of(&golden["together"])})
 }
 
+fn without_rows(of_one: &Value) -> Value {
+    let mut none = of_one.clone();
+    for rows in none["events"].as_array_mut().unwrap().iter_mut().map(|it| &mut it["rows"]) {
+        rows.as_object_mut().unwrap().values_mut().for_each(|rows| *rows = json!({}));
+    }
+    none["together"].as_object_mut().unwrap().values_mut().for_each(|rows| *rows = json!({}));
+    none
+}
+
 fn write(path: &Path, golden: &Value) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, serde_json::to_string_pretty(golden).unwrap() + "\n").unwrap();
@@ -237,11 +246,13 @@ fn compare(kind: &str, version: u32, kept: &Value, today: &Value) {
         let then = if known {
             only(kept, &this)
         } else {
+            // It had no rows then, unless a file that came later has some.
             let path = later_file(kind, version, projection);
-            if writes() && !path.exists() {
+            let none = without_rows(&now);
+            if writes() && !path.exists() && now != none {
                 write(&path, &now);
             }
-            read(&path)
+            if path.exists() { read(&path) } else { none }
         };
         let both = then["events"].as_array().unwrap().iter().zip(now["events"].as_array().unwrap());
         for (then, now) in both {
@@ -257,8 +268,8 @@ fn compare(kind: &str, version: u32, kept: &Value, today: &Value) {
 }
 
 #[test]
-fn a_sample_shows_in_every_row_that_it_makes() {
-    // Or else the files would prove nothing of the projection.
+fn every_projection_has_rows_in_some_file() {
+    // Or else they would prove nothing of it.
     let mut changed = BTreeSet::new();
     for (kind, version) in released() {
         let kept = read(&file(kind, version));

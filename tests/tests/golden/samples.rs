@@ -229,6 +229,7 @@ impl Story {
 
     fn picked_up(&mut self) {
         self.authorize();
+        self.act(Act::SendContract { document: Some("doc-1".to_owned()) });
         self.act(Act::SignContract);
         self.now = time::parse("2026-12-04T15:00:00Z").unwrap();
         self.act(Act::PickUp);

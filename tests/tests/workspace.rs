@@ -53,7 +53,7 @@ const ROOMS: [(&str, &[&str]); 8] = [
 const CLOSED: [(&str, &[&str]); 2] = [
     (
         "exodrive-domain",
-        &["bytes", "chrono", "proptest", "serde", "serde_json", "thiserror", "uuid"],
+        &["bytes", "chrono", "chrono-tz", "proptest", "serde", "serde_json", "thiserror", "uuid"],
     ),
     ("exodrive-migrations", &["sqlx"]),
 ];

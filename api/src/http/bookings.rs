@@ -4,7 +4,7 @@ use super::{
     Api, App,
     command::{Answer, Command, days, no_such_booking, refused, validation},
     guard::{Role, Who},
-    read::{limit, parse_query, read, text, view_answer, view_unavailable},
+    read::{limit, parse_query, reach_the_end, read, text, view_answer, view_unavailable},
 };
 use crate::{
     desk::{Circumstances, Done, Party, derived_uuid, sha256},
@@ -324,9 +324,18 @@ async fn visible(
     headers: &HeaderMap,
     id: BookingId,
 ) -> Result<exodrive_projections::bookings::BookingRow, ApiError> {
-    let mut reader = read(api, &who.reads_bookings_as(), view, headers).await?;
-    let row = bookings::by_id(&mut reader, &id.to_string()).await.map_err(view_unavailable)?;
-    let row = row.ok_or_else(no_such_booking)?;
+    let find = async || {
+        let mut reader = read(api, &who.reads_bookings_as(), view, headers).await?;
+        bookings::by_id(&mut reader, &id.to_string()).await.map_err(view_unavailable)
+    };
+    let row = match find().await? {
+        Some(row) => row,
+        // It may have been made a moment ago.
+        None => {
+            reach_the_end(api, view).await?;
+            find().await?.ok_or_else(no_such_booking)?
+        }
+    };
     match who.party() {
         Party::Guest(hash) if row.booking.link(&hash, api.desk.now()).is_none() => {
             Err(no_such_booking())

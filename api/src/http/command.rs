@@ -34,8 +34,9 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// How long an answer is kept. After that the log still knows the command.
 const KEPT_SECONDS: u64 = 24 * 3_600;
-/// How long a command may be in flight: longer than it can take.
-const IN_FLIGHT_MS: u64 = 20_000;
+/// How long a command may be in flight: longer than it can take, and no longer
+/// than a caller should wait whose first attempt died with its process.
+const IN_FLIGHT_MS: u64 = 10_000;
 
 /// A command as it came: the body as `T`, and what surrounds it.
 pub(crate) struct Command<T> {

@@ -47,16 +47,30 @@ pub(super) async fn read(
         }
     };
     if let Some(wanted) = wanted {
-        let reached =
-            api.database.wait_for(view, wanted, VIEW_PATIENCE).await.map_err(view_unavailable)?;
-        if reached < wanted {
-            let detail = format!("The view is at position {reached}, {wanted} was asked for.");
-            let mut error = ApiError::new(Code::ViewBehind, detail);
-            error.retry_after = Some(1);
-            return Err(error);
-        }
+        reach(api, view, wanted).await?;
     }
     api.database.read_as(identity).await.map_err(view_unavailable)
+}
+
+/// Waits until the view has reached the log's end as it is now.
+pub(super) async fn reach_the_end(api: &Api, view: &str) -> Result<(), ApiError> {
+    let end = api.log.last_position().await.map_err(|error| {
+        ApiError::new(Code::LogUnavailable, "The event log does not answer.").caused_by(&error)
+    })?;
+    reach(api, view, end).await
+}
+
+/// Waits until the view has reached a position.
+async fn reach(api: &Api, view: &str, wanted: u64) -> Result<(), ApiError> {
+    let reached =
+        api.database.wait_for(view, wanted, VIEW_PATIENCE).await.map_err(view_unavailable)?;
+    if reached < wanted {
+        let detail = format!("The view is at position {reached}, {wanted} was asked for.");
+        let mut error = ApiError::new(Code::ViewBehind, detail);
+        error.retry_after = Some(1);
+        return Err(error);
+    }
+    Ok(())
 }
 
 pub(super) fn view_unavailable(error: Error) -> ApiError {

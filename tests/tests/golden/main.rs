@@ -15,7 +15,7 @@ mod samples;
 
 use chrono::{DateTime, TimeDelta};
 use exodrive_domain::{
-    DECISION_VERSION, Delivery, Envelope, Recorded, Subject, WEBHOOK_RECEIVED,
+    DECISION_VERSION, Delivery, EMAIL_IMPORTED, Envelope, Recorded, Subject, WEBHOOK_RECEIVED,
     WEBHOOK_RECEIVED_VERSION,
     booking::{BlockChange, BookingChange},
     fleet::FleetChange,
@@ -34,6 +34,7 @@ use std::{
 fn released() -> Vec<(&'static str, u32)> {
     let decided = FleetChange::KINDS.iter().chain(BookingChange::KINDS).chain(&BlockChange::KINDS);
     std::iter::once((WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION))
+        .chain([(EMAIL_IMPORTED, DECISION_VERSION)])
         .chain(decided.map(|kind| (*kind, DECISION_VERSION)))
         .collect()
 }

@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use exodrive_domain::{
-    DECISION_VERSION, Envelope, Event, Meta, Recorded, Subject,
+    DECISION_VERSION, EMAIL_IMPORTED, Envelope, Event, Meta, Recorded, Subject,
     booking::{
         self, AccessLink, Act, BookingCommand, BookingEvent, Calendar, Contract, ContractStatus,
         Customer, CustomerDetails, Import, NewBooking, Payment, PaymentStatus, Status,
@@ -16,6 +16,7 @@ use exodrive_domain::{
     price::{Choices, Fee, Line, LineKind, Location, LocationFee, Peak, PriceList, Quote},
     time,
 };
+use serde_json::json;
 
 const CARS: [&str; 2] =
     ["0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4", "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b5"];
@@ -299,7 +300,7 @@ impl Story {
                 captured_cents: total_cents,
                 refunded_cents: 10_000,
             },
-            paid_at: None,
+            paid_at: time::parse("2025-06-02T10:00:00Z"),
             contract: Contract {
                 status: ContractStatus::Signed,
                 document: Some("doc-1".to_owned()),
@@ -319,6 +320,23 @@ pub(crate) fn of(kind: &str) -> Vec<(String, Recorded)> {
     let mut story = Story::new();
     match kind.strip_prefix("exodrive.").unwrap().split_once('.').unwrap() {
         ("car", name) => of_car(&mut story, name),
+        ("email", _) => {
+            let email = "2bc82288-3816-4f83-911e-0c7610ce1bed";
+            let body = json!({
+                "type": "email.delivered",
+                "created_at": "2025-06-01T08:31:00.000000Z",
+                "data": {
+                    "email_id": email,
+                    "created_at": "2025-06-01T08:30:58.000000Z",
+                    "from": "bookings@mail.example.com",
+                    "to": ["ada@example.com"],
+                    "subject": "Booking Confirmed",
+                    "tags": {"booking_id": booking_id().to_string()},
+                },
+            });
+            let subject = Subject::Email(email.parse().unwrap());
+            story.record(subject, EMAIL_IMPORTED, serde_json::to_vec(&body).unwrap());
+        }
         ("booking", name) => {
             story.with_car(0);
             if name == "imported" || name == "history_imported" {

@@ -312,12 +312,11 @@ impl<P: Projection> Turn<'_, P> {
     /// statement, most often for most projections.
     async fn skip(&self, last: u64) -> Result<(), Error> {
         let mut connection = self.engine.database.pool().acquire().await?;
-        for step in [Step::Loaded, Step::Written] {
+        // The statement commits itself: nothing is between it and the commit.
+        for step in [Step::Loaded, Step::Written, Step::Advanced] {
             self.engine.step(step);
         }
-        store::advance::<P>(&mut connection, &self.lease, last, 0).await?;
-        self.engine.step(Step::Advanced);
-        Ok(())
+        store::advance::<P>(&mut connection, &self.lease, last, 0).await
     }
 
     /// Finds the rows of a batch that Postgres refuses, by writing each alone

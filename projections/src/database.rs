@@ -77,7 +77,8 @@ impl Database {
     /// A database for workers, as its owner. The server undoes the transaction
     /// of a worker that hangs once its lease has ended: its locks would keep
     /// whoever takes over waiting. No commit waits for the disk: what a crash of
-    /// the server loses is folded again from the log.
+    /// the server loses is folded again from the log. Rows are found by key: a
+    /// young table has no statistics, and would be scanned whole.
     ///
     /// # Errors
     /// When the URL is none.

@@ -40,43 +40,25 @@ use serde::Serialize;
 /// of them.
 #[macro_export]
 macro_rules! for_each_projection {
-    ($P:ident => $body:expr) => {{
-        {
-            type $P = $crate::inbox::Inbox;
+    ($P:ident => $body:expr) => {
+        $crate::for_each_projection!(
+            $P => $body;
+            inbox::Inbox
+            email_timeline::EmailTimeline
+            deliveries::Deliveries
+            cars::Cars
+            calendar::CalendarView
+            bookings::Bookings
+            booking_timeline::BookingTimeline
+            customers::Customers
+            payments::Payments
+        )
+    };
+    ($P:ident => $body:expr; $($module:ident::$name:ident)*) => {{
+        $({
+            type $P = $crate::$module::$name;
             $body
-        }
-        {
-            type $P = $crate::email_timeline::EmailTimeline;
-            $body
-        }
-        {
-            type $P = $crate::deliveries::Deliveries;
-            $body
-        }
-        {
-            type $P = $crate::cars::Cars;
-            $body
-        }
-        {
-            type $P = $crate::calendar::CalendarView;
-            $body
-        }
-        {
-            type $P = $crate::bookings::Bookings;
-            $body
-        }
-        {
-            type $P = $crate::booking_timeline::BookingTimeline;
-            $body
-        }
-        {
-            type $P = $crate::customers::Customers;
-            $body
-        }
-        {
-            type $P = $crate::payments::Payments;
-            $body
-        }
+        })*
     }};
 }
 

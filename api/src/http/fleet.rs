@@ -27,37 +27,13 @@ use exodrive_projections::cars::read::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What a car is.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ProfileRequest {
-    /// For people, 1 to 100 characters.
-    name: String,
-    /// For example `Supercar`.
-    category: String,
-    /// The long text.
-    #[serde(default)]
-    description: String,
-    /// The short text.
-    #[serde(default)]
-    short_description: String,
-    /// Facts, in the order to be shown.
-    #[serde(default)]
-    specifications: Vec<NamedTextDetail>,
-    /// What it offers, in the order to be shown.
-    #[serde(default)]
-    features: Vec<NamedTextDetail>,
-    /// Where the car is (IANA); `America/New_York` if not said.
-    time_zone: Option<String>,
-}
-
-/// A car to be added.
+/// A car, to be added or described anew.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CarRequest {
-    /// Its name in URLs: a-z, 0-9 and `-`, unique, and never changed.
-    slug: String,
-    // Written out: flattening would let unknown fields pass.
+    /// Its name in URLs: a-z, 0-9 and `-`, unique. Said when the car is added,
+    /// and never changed.
+    slug: Option<String>,
     /// For people, 1 to 100 characters.
     name: String,
     /// For example `Supercar`.
@@ -95,18 +71,8 @@ impl CarRequest {
     }
 }
 
-impl ProfileRequest {
-    fn profile(&self) -> Profile {
-        Profile {
-            name: self.name.clone(),
-            category: self.category.clone(),
-            description: self.description.clone(),
-            short_description: self.short_description.clone(),
-            specifications: self.specifications.iter().map(named_text).collect(),
-            features: self.features.iter().map(named_text).collect(),
-            time_zone: self.time_zone.clone().unwrap_or_else(|| TIME_ZONE.to_owned()),
-        }
-    }
+fn fault(pointer: &str, detail: &str) -> ApiError {
+    validation(vec![Fault::new(pointer, detail)])
 }
 
 fn named_text(it: &NamedTextDetail) -> NamedText {
@@ -293,7 +259,8 @@ pub(crate) async fn create_car(
     command.only_staff()?;
     let with = command.circumstances();
     let car_id = CarId::from(derived_uuid(&["car", &with.command_id, &with.request_hash]));
-    let (slug, profile) = (command.body.slug.clone(), command.body.profile());
+    let slug = command.body.slug.clone().ok_or_else(|| fault("/slug", "must be said"))?;
+    let profile = command.body.profile();
     let wanted = FleetCommand::Add { car_id, slug, profile };
     let run = async {
         let done = change(&api, car_id, &wanted, &with).await?;
@@ -336,8 +303,12 @@ macro_rules! changes {
 
 changes! {
     /// Describes a car anew. Its slug stays. Staff.
-    describe_car put "/v1/cars/{id}/profile" ProfileRequest: |body|
-        FleetCommand::Describe(body.profile());
+    describe_car put "/v1/cars/{id}/profile" CarRequest: |body| {
+        if body.slug.is_some() {
+            return Err(fault("/slug", "never changes: leave it out"));
+        }
+        FleetCommand::Describe(body.profile())
+    };
     /// Sets what a car costs from now on. Bookings keep the price that was agreed. Staff.
     price_car put "/v1/cars/{id}/price" PriceRequest: |body| FleetCommand::Price(body.prices()?);
     /// Sets a car's pictures, in order. Staff.

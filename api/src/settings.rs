@@ -137,25 +137,31 @@ pub struct BookingSettings {
           value_parser = humantime::parse_duration)]
     pub hold_period: Duration,
     /// Makes the links by which guests see their bookings, and customers' ids.
-    /// Changing it ends every link. Not given: the data folder's own.
+    /// Changing it ends every link. Not given: the data folder's own, else one
+    /// that follows from EXODRIVE_JWT_SECRET.
     #[arg(long, env = "EXODRIVE_LINK_SECRET", hide_env_values = true, value_name = "SECRET")]
     pub link_secret: Option<String>,
 }
 
 impl BookingSettings {
-    /// The secret given, else that of the data folder.
+    /// The secret given, else that of the data folder, else one that follows
+    /// from the tokens' secret in the environment.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is none of them.
     pub fn secret(&self, connections: &Connections) -> Result<String, SettingsError> {
         if let Some(secret) = &self.link_secret {
             return Ok(secret.clone());
         }
-        let kept = connections.kept_secrets()?.ok_or(SettingsError::NoSecret {
-            what: "secret for links of bookings",
-            variable: "EXODRIVE_LINK_SECRET",
-        })?;
-        Ok(kept.links)
+        if let Some(kept) = connections.kept_secrets()? {
+            return Ok(kept.links);
+        }
+        std::env::var("EXODRIVE_JWT_SECRET").map(|secret| format!("links\n{secret}")).map_err(
+            |_| SettingsError::NoSecret {
+                what: "secret for links of bookings",
+                variable: "EXODRIVE_LINK_SECRET",
+            },
+        )
     }
 }
 

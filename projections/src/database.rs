@@ -77,8 +77,7 @@ impl Database {
     /// A database for workers, as its owner. The server undoes the transaction
     /// of a worker that hangs once its lease has ended: its locks would keep
     /// whoever takes over waiting. No commit waits for the disk: what a crash of
-    /// the server loses is folded again from the log. Rows are found by key: a
-    /// young table has no statistics, and would be scanned whole.
+    /// the server loses is folded again from the log.
     ///
     /// # Errors
     /// When the URL is none.

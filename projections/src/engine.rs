@@ -274,7 +274,7 @@ impl<P: Projection> Turn<'_, P> {
             self.skip(last).await?;
             return Ok(Rows::new());
         }
-        let mut transaction = self.engine.database.pool().begin().await?;
+        let mut transaction = store::begin(self.engine.database.pool()).await?;
         let mut blocked = self.blocked.clone();
         blocked.extend(refused.iter().map(|parked| parked.key.clone()));
         let keys = keys(events);
@@ -323,7 +323,7 @@ impl<P: Projection> Turn<'_, P> {
     /// in a transaction that is then undone.
     async fn refused(&mut self, events: &[Keyed<'_>]) -> Result<Vec<Parked>, Error> {
         let generation = self.lease.generation;
-        let mut transaction = self.engine.database.pool().begin().await?;
+        let mut transaction = store::begin(self.engine.database.pool()).await?;
         let rows = store::load::<P>(&mut transaction, generation, &keys(events)).await?;
         let changed = fold::fold::<P>(events, rows, &mut self.blocked.clone()).changed;
         let mut refused = Vec::new();
@@ -456,7 +456,7 @@ impl<P: Projection> Turn<'_, P> {
             decoded.iter().filter_map(fold::keyed::<P>).map(|event| event.only(&key)).collect();
         let mut blocked = self.blocked.clone();
         blocked.remove(&key);
-        let mut transaction = pool.begin().await?;
+        let mut transaction = store::begin(pool).await?;
         let rows = store::load::<P>(&mut transaction, generation, &keys(&events)).await?;
         let Folded { changed, parked } = fold::fold::<P>(&events, rows, &mut blocked);
         store::unpark::<P>(&mut transaction, generation, &key).await?;

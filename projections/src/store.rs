@@ -194,6 +194,12 @@ pub(crate) async fn release<P: Projection>(pool: &PgPool, lease: &Lease) -> Resu
     Ok(())
 }
 
+/// A transaction that writes rows. They are found by key: a young table has no
+/// statistics, and would be scanned whole.
+pub(crate) async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, Error> {
+    Ok(pool.begin_with("begin; set local enable_seqscan = off").await?)
+}
+
 /// Moves the checkpoint and keeps the lease, unless the lease is lost.
 pub(crate) async fn advance<P: Projection>(
     connection: &mut PgConnection,

@@ -177,6 +177,10 @@ async fn take(desk: &Desk, log: &Log, step: &Step) -> Result<Outcome, DeskError>
         StepCommand::Car(car_id, command) => {
             desk.change_car(*car_id, command, &with).await.map(|_| ())
         }
+        // It may have moved to another car since it was taken.
+        StepCommand::Booking(_, BookingCommand::Act(id, act)) => {
+            desk.act(*id, act.clone(), &with).await.map(|_| ())
+        }
         StepCommand::Booking(car_id, command) => {
             let command = with_customer_id(desk, command);
             desk.book(*car_id, &command, &with).await.map(|_| ())

@@ -6,7 +6,7 @@ use crate::desk::{Desk, DeskError};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
     DECISION_VERSION, Envelope, Event, Meta, Payload, Recorded,
-    booking::{self, BookingEvent, Calendar},
+    booking::{self, BookingEvent, BookingRefusal, Calendar},
     fleet::{self, Car, FleetCommand},
     id::CarId,
 };
@@ -85,14 +85,18 @@ impl<'a> Rehearsal<'a> {
                 self.cars.insert(*car_id, fleet::evolve(car, &event, &recorded));
             }
             StepCommand::Booking(car_id, command) => {
-                let car = self.car(*car_id).await?;
                 let command = with_customer_id(self.desk, command);
-                let calendar = self.calendar(*car_id).await?;
-                let event = booking::decide(calendar, car.as_ref(), *car_id, &command, &meta);
-                let event: BookingEvent = event.map_err(DeskError::Booking)?;
+                let mut car_id = *car_id;
+                let event: BookingEvent = loop {
+                    let car = self.car(car_id).await?;
+                    let calendar = self.calendar(car_id).await?;
+                    match booking::decide(calendar, car.as_ref(), car_id, &command, &meta) {
+                        Err(BookingRefusal::MovedTo(other)) => car_id = other,
+                        decided => break decided.map_err(DeskError::Booking)?,
+                    }
+                };
                 let recorded = self.recorded(&meta, event.change.kind());
-                let payload = Payload::Booking(event);
-                self.learn(*car_id, &recorded, &payload);
+                self.learn(car_id, &recorded, &Payload::Booking(event));
             }
             StepCommand::Block(car_id, block_id, days, reason) => {
                 let ids = (*car_id, *block_id);

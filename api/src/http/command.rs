@@ -11,7 +11,7 @@ use crate::{
     problem::{ApiError, Code, Conflict, DateRange, FieldError},
 };
 use axum::{
-    body::{Bytes, to_bytes},
+    body::Bytes,
     extract::{FromRequest, Request},
     http::{
         HeaderMap, HeaderName, HeaderValue, StatusCode,
@@ -65,9 +65,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Command<T> {
             .get::<edge::Identity>()
             .cloned()
             .ok_or_else(|| ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR))?;
-        let body = to_bytes(body, super::MAX_BODY)
-            .await
-            .map_err(|_| ApiError::of_status(StatusCode::PAYLOAD_TOO_LARGE))?;
+        let body = super::webhooks::read(body).await?;
         let key = key(&parts.headers)?;
         let if_position = if_match(&parts.headers)?;
         let parsed = parse(&parts.headers, &body)?;

@@ -115,7 +115,8 @@ pub(crate) async fn receive_resend(
     Ok((StatusCode::OK, headers, Json(receipt)).into_response())
 }
 
-async fn read(body: Body) -> Result<Bytes, ApiError> {
+/// The whole body, if it is not too large and comes in time.
+pub(super) async fn read(body: Body) -> Result<Bytes, ApiError> {
     match tokio::time::timeout(BODY_PATIENCE, to_bytes(body, MAX_BODY)).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(error)) => {

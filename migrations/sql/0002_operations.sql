@@ -66,6 +66,8 @@ create table rebuilds (
     -- The old and the new generation, compared.
     comparison    jsonb,
     error         text,
+    -- Whether the log has been told of the swap.
+    told          boolean not null default false,
     worker        text,
     epoch         bigint  not null default 0,
     lease_until   timestamptz

@@ -86,7 +86,7 @@ impl Filled {
         let took = began.elapsed();
         let (worker_cpu, cpu, others) = (cpu_seconds(worker.id()), watch.ours(), watch.others());
         let wal_bytes = self::wal(&pool).await? - wal;
-        let rows = sqlx::query_as("select projection, folded from generations order by projection")
+        let rows = sqlx::query_as("select projection, folded from checkpoints order by projection")
             .fetch_all(&pool)
             .await?;
         stop(worker).await;
@@ -200,7 +200,7 @@ pub(crate) async fn until_at(
     let began = Instant::now();
     loop {
         let reached: Option<i64> =
-            sqlx::query_scalar("select min(position) from generations where projection like $1")
+            sqlx::query_scalar("select min(position) from checkpoints where projection like $1")
                 .bind(projection)
                 .fetch_one(pool)
                 .await?;

@@ -1,4 +1,4 @@
-use crate::{Error, for_each_projection, store};
+use crate::{Error, for_each_projection, projection::Definition, store};
 use sqlx::{
     AssertSqlSafe, Executor, PgPool, Postgres, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions},
@@ -105,7 +105,7 @@ impl Database {
     /// When the database fails.
     pub async fn migrate(&self) -> Result<(), Error> {
         exodrive_migrations::MIGRATOR.run(&self.pool).await?;
-        for_each_projection!(P => store::generations::ensure::<P>(&self.pool).await?);
+        for_each_projection!(P => store::generations::ensure(Definition::of::<P>(), &self.pool).await?);
         Ok(())
     }
 

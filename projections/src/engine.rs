@@ -11,15 +11,22 @@ use crate::{
     Database, Error,
     cache::Cache,
     feed::Feed,
-    projection::Projection,
-    rebuild::{self, RebuildSettings},
-    store::{self, Part, generations, leases},
-    turn::Turn,
+    fold::{self, KeyedFn},
+    projection::{Definition, Projection},
+    rebuild::{
+        self, RebuildSettings,
+        load::{self, LoadFn},
+    },
+    store::{
+        self, Part, generations,
+        leases::{self, Lease},
+    },
+    turn,
 };
 use exodrive_log::Log;
+use futures::future::BoxFuture;
 use std::{
     collections::HashMap,
-    marker::PhantomData,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -54,7 +61,14 @@ pub enum Step {
 type OnStep = Arc<dyn Fn(Step) + Send + Sync>;
 
 /// Runs one projection. Cheap to clone.
-pub struct Engine<P> {
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) definition: Definition,
+    /// A projection's own code, behind pointers: the rest is compiled once for
+    /// all of them.
+    pub(crate) keyed: KeyedFn,
+    pub(crate) load: LoadFn,
+    turn: TurnFn,
     pub(crate) log: Log,
     pub(crate) feed: Feed,
     pub(crate) database: Database,
@@ -63,24 +77,13 @@ pub struct Engine<P> {
     pub(crate) share: Share,
     pub(crate) rebuilds: RebuildSettings,
     on_step: Option<OnStep>,
-    projection: PhantomData<fn() -> P>,
 }
 
-impl<P> Clone for Engine<P> {
-    fn clone(&self) -> Self {
-        Self {
-            log: self.log.clone(),
-            feed: self.feed.clone(),
-            database: self.database.clone(),
-            cache: self.cache.clone(),
-            worker: self.worker.clone(),
-            share: self.share.clone(),
-            rebuilds: self.rebuilds,
-            on_step: self.on_step.clone(),
-            projection: PhantomData,
-        }
-    }
-}
+type TurnFn = for<'a> fn(
+    &'a Engine,
+    Lease,
+    &'a CancellationToken,
+) -> BoxFuture<'a, (Lease, Result<(), Error>)>;
 
 /// How many parts a worker has, and how many are its share while there are
 /// other workers.
@@ -142,11 +145,11 @@ pub async fn run_all(
     let (feed, share) = (Feed::new(log.clone()), Share::among_workers());
     let mut engines = JoinSet::new();
     crate::for_each_projection!(P => {
-        let engine = Engine::<P> {
+        let engine = Engine {
             feed: feed.clone(),
             share: share.clone(),
             rebuilds,
-            ..Engine::new(log.clone(), database.clone(), cache.clone(), worker)
+            ..Engine::new::<P>(log.clone(), database.clone(), cache.clone(), worker)
         };
         let stop = stop.clone();
         engines.spawn(async move { engine.run(&stop).await });
@@ -184,14 +187,39 @@ async fn balance(
     }
 }
 
-impl<P: Projection> Engine<P> {
+impl Engine {
     /// An engine that has not begun.
-    pub fn new(log: Log, database: Database, cache: Cache, worker: &str) -> Self {
-        let worker = worker.to_owned();
-        let feed = Feed::new(log.clone());
-        let (share, rebuilds) = (Share::default(), RebuildSettings::default());
-        let projection = PhantomData;
-        Self { log, feed, database, cache, worker, share, rebuilds, on_step: None, projection }
+    pub fn new<P: Projection>(log: Log, database: Database, cache: Cache, worker: &str) -> Self {
+        Self {
+            definition: Definition::of::<P>(),
+            keyed: fold::keyed::<P>,
+            load: |engine, filling| Box::pin(load::load::<P>(engine, filling)),
+            turn: |engine, lease, stop| Box::pin(turn::take::<P>(engine, lease, stop)),
+            feed: Feed::new(log.clone()),
+            log,
+            database,
+            cache,
+            worker: worker.to_owned(),
+            share: Share::default(),
+            rebuilds: RebuildSettings::default(),
+            on_step: None,
+        }
+    }
+
+    /// An engine for the projection of this name; `None` if there is none.
+    pub fn named(
+        name: &str,
+        log: Log,
+        database: Database,
+        cache: Cache,
+        worker: &str,
+    ) -> Option<Self> {
+        crate::for_each_projection!(P => {
+            if P::NAME == name {
+                return Some(Self::new::<P>(log, database, cache, worker));
+            }
+        });
+        None
     }
 
     /// Calls `hook` after each step of each batch: for tests that stop the
@@ -274,7 +302,7 @@ impl<P: Projection> Engine<P> {
         tasks: &mut JoinSet<Result<(), Error>>,
         running: &mut HashMap<tokio::task::Id, Part>,
     ) -> Result<(), Error> {
-        for part in generations::kept::<P>(self.database.pool()).await? {
+        for part in generations::kept(self.definition, self.database.pool()).await? {
             if running.values().any(|running| *running == part) {
                 continue;
             }
@@ -301,7 +329,7 @@ impl<P: Projection> Engine<P> {
 
     fn interrupted(&self, error: &Error) {
         tracing::warn!(
-            projection = P::NAME,
+            projection = self.definition.name,
             error = exodrive_runtime::error_chain(error),
             "Projection interrupted, will go on from its checkpoint"
         );
@@ -313,29 +341,28 @@ impl<P: Projection> Engine<P> {
         let Some(_held) = self.share.take() else { return Ok(()) };
         let pool = self.database.pool();
         store::check_log(pool, &exodrive_domain::time::format(&self.log.created_at())).await?;
-        let Some(lease) = leases::acquire::<P>(pool, part, &self.worker).await? else {
+        let Some(lease) = leases::acquire(self.definition, pool, part, &self.worker).await? else {
             return Ok(());
         };
         let end = self.log.last_position().await?;
         if lease.position > end {
             let position = lease.position;
-            return Err(Error::AheadOfLog { projection: P::NAME, position, end });
+            return Err(Error::AheadOfLog { projection: self.definition.name, position, end });
         }
         tracing::info!(
-            projection = P::NAME,
+            projection = self.definition.name,
             generation = part.generation,
             partition = part.partition,
             position = lease.position,
             end,
             "Projection `{}` begins at {}, {} behind",
-            P::NAME,
+            self.definition.name,
             lease.position,
             end - lease.position
         );
-        let mut turn = Turn::begin(self, lease).await?;
-        let outcome = turn.fold_until(stop).await;
+        let (lease, outcome) = (self.turn)(self, lease, stop).await;
         if !matches!(outcome, Err(Error::Fenced(_))) {
-            let _ = leases::release::<P>(pool, turn.lease()).await;
+            let _ = leases::release(self.definition, pool, &lease).await;
         }
         outcome
     }
@@ -344,14 +371,14 @@ impl<P: Projection> Engine<P> {
     /// their way out, readers of a release whose workers have gone.
     async fn keep_house(&self) -> Result<(), Error> {
         let pool = self.database.pool();
-        generations::ensure_version::<P>(pool).await?;
-        for generation in generations::dropping(pool, P::NAME).await? {
-            generations::drop_generation(pool, P::NAME, generation).await?;
-            if P::CACHED {
-                let _ = self.cache.sweep(P::NAME, generation).await;
+        generations::ensure_version(self.definition, pool).await?;
+        for generation in generations::dropping(pool, self.definition.name).await? {
+            generations::drop_generation(pool, self.definition.name, generation).await?;
+            if self.definition.cached {
+                let _ = self.cache.sweep(self.definition.name, generation).await;
             }
-            tracing::info!(projection = P::NAME, generation, "Dropped a generation");
+            tracing::info!(projection = self.definition.name, generation, "Dropped a generation");
         }
-        generations::refresh_views(pool, P::NAME).await
+        generations::refresh_views(pool, self.definition.name).await
     }
 }

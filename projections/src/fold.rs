@@ -64,6 +64,9 @@ pub(crate) struct Keyed {
     keys: Result<Vec<String>, String>,
 }
 
+/// [`keyed`] of one projection.
+pub(crate) type KeyedFn = fn(&Events, Part, &Barred, Option<&str>, &Mark) -> Vec<Keyed>;
+
 /// The events of a batch that a part has to do with. All of an event's keys if
 /// `only` is its subject, else only that key.
 pub(crate) fn keyed<P: Projection>(

@@ -23,8 +23,8 @@ const REPUBLISH: i64 = 1_000;
 const REPUBLISH_PAGES: usize = 5;
 
 /// See the module.
-pub(crate) struct Turn<'a, P: Projection> {
-    engine: &'a Engine<P>,
+struct Turn<'a, P: Projection> {
+    engine: &'a Engine,
     lease: Lease,
     events: Subscription,
     barred: Barred,
@@ -50,10 +50,26 @@ struct Backlog {
     end: u64,
 }
 
+/// Folds until `stop`, until the lease is lost, or until something fails; gives
+/// the lease back as it is then.
+pub(crate) async fn take<P: Projection>(
+    engine: &Engine,
+    lease: Lease,
+    stop: &CancellationToken,
+) -> (Lease, Result<(), Error>) {
+    match Turn::<P>::begin(engine, lease.clone()).await {
+        Ok(mut turn) => {
+            let outcome = turn.fold_until(stop).await;
+            (turn.lease, outcome)
+        }
+        Err(error) => (lease, Err(error)),
+    }
+}
+
 impl<'a, P: Projection> Turn<'a, P> {
-    pub(crate) async fn begin(engine: &'a Engine<P>, lease: Lease) -> Result<Self, Error> {
+    async fn begin(engine: &'a Engine, lease: Lease) -> Result<Self, Error> {
         let events = engine.feed.subscribe(lease.position + 1);
-        let barred = parked::barred::<P>(engine.database.pool(), lease.part).await?;
+        let barred = parked::barred(engine.definition, engine.database.pool(), lease.part).await?;
         let mut turn = Self {
             engine,
             events,
@@ -72,13 +88,9 @@ impl<'a, P: Projection> Turn<'a, P> {
         Ok(turn)
     }
 
-    pub(crate) fn lease(&self) -> &Lease {
-        &self.lease
-    }
-
     /// Folds until `stop`, or until the worker has more than its share of the
     /// work. A batch in flight is finished.
-    pub(crate) async fn fold_until(&mut self, stop: &CancellationToken) -> Result<(), Error> {
+    async fn fold_until(&mut self, stop: &CancellationToken) -> Result<(), Error> {
         self.tick().await?;
         while !stop.is_cancelled() && !self.engine.share.surplus() {
             let wait = match &self.backlog {
@@ -208,14 +220,14 @@ impl<'a, P: Projection> Turn<'a, P> {
             self.fold(&mut transaction, events, keyed, barred).await?;
         store::write::<P>(&mut transaction, part.generation, &changed).await?;
         // The reasons come first: what only waits does not overwrite them.
-        parked::park::<P>(&mut transaction, part, refused, 0).await?;
+        parked::park(self.engine.definition, &mut transaction, part, refused, 0).await?;
         let (stuck, parked): (Vec<_>, Vec<_>) = parked
             .into_iter()
             .partition(|parked| barred.poison.contains_key(&parked.position));
-        parked::park::<P>(&mut transaction, part, &stuck, parked::ATTEMPTS).await?;
-        parked::park::<P>(&mut transaction, part, &parked, 0).await?;
+        parked::park(self.engine.definition, &mut transaction, part, &stuck, parked::ATTEMPTS).await?;
+        parked::park(self.engine.definition, &mut transaction, part, &parked, 0).await?;
         self.engine.step(Step::Written);
-        store::leases::advance::<P>(&mut transaction, &self.lease, last, changed.len()).await?;
+        store::leases::advance(self.engine.definition, &mut transaction, &self.lease, last, changed.len()).await?;
         self.engine.step(Step::Advanced);
         transaction.commit().await.map_err(Error::from)?;
         self.barred = barred;
@@ -242,7 +254,7 @@ impl<'a, P: Projection> Turn<'a, P> {
         for step in [Step::Loaded, Step::Written, Step::Advanced] {
             self.engine.step(step);
         }
-        store::leases::advance::<P>(&mut connection, &self.lease, last, 0).await
+        store::leases::advance(self.engine.definition, &mut connection, &self.lease, last, 0).await
     }
 
     /// Finds the rows of a batch that Postgres refuses, by writing each alone
@@ -314,11 +326,11 @@ impl<'a, P: Projection> Turn<'a, P> {
             None => 0.0,
         };
         self.ticked = Some((Instant::now(), self.lease.position));
-        let wishes = store::leases::heartbeat::<P>(pool, &self.lease, rate).await?;
+        let wishes = store::leases::heartbeat(self.engine.definition, pool, &self.lease, rate).await?;
         self.paused = wishes.paused && wishes.state != "catching_up";
         self.seen = wishes.state != "catching_up";
         let poison = std::mem::take(&mut self.barred.poison);
-        self.barred = Barred { poison, ..parked::barred::<P>(pool, self.lease.part).await? };
+        self.barred = Barred { poison, ..parked::barred(self.engine.definition, pool, self.lease.part).await? };
         if !self.barred.blocked.is_empty() {
             self.retry_parked().await?;
         }
@@ -382,7 +394,7 @@ impl<'a, P: Projection> Turn<'a, P> {
     /// whose time has come.
     async fn retry_parked(&mut self) -> Result<(), Error> {
         let (pool, part) = (self.engine.database.pool().clone(), self.lease.part);
-        let Some(due) = parked::due::<P>(&pool, part).await? else { return Ok(()) };
+        let Some(due) = parked::due(self.engine.definition, &pool, part).await? else { return Ok(()) };
         let mut decoded = Vec::new();
         for position in &due.positions {
             decoded.extend(self.engine.log.read(*position).await?.map(Decoded::from));
@@ -398,14 +410,14 @@ impl<'a, P: Projection> Turn<'a, P> {
         let Outcome { changed, parked, mut barred, .. } = match outcome {
             Ok(outcome) => outcome,
             Err(Failed::Stuck(_)) => {
-                parked::keep::<P>(&mut transaction, part, &due, true).await?;
+                parked::keep(self.engine.definition, &mut transaction, part, &due, true).await?;
                 transaction.commit().await?;
                 tracing::error!(projection = P::NAME, "The fold does not end still, it stays parked");
                 return Ok(());
             }
             Err(Failed::Error(error)) => return Err(error),
         };
-        parked::unpark::<P>(&mut transaction, part, &due.key).await?;
+        parked::unpark(self.engine.definition, &mut transaction, part, &due.key).await?;
         if let Err(error) = store::write::<P>(&mut transaction, part.generation, &changed).await {
             if !store::is_refused_value(&error) {
                 return Err(error);
@@ -416,11 +428,11 @@ impl<'a, P: Projection> Turn<'a, P> {
                 "Postgres refuses the row still, it stays parked"
             );
             let mut connection = pool.acquire().await?;
-            return parked::keep::<P>(&mut connection, part, &due, false).await;
+            return parked::keep(self.engine.definition, &mut connection, part, &due, false).await;
         }
-        parked::park::<P>(&mut transaction, part, &parked, due.attempts + 1).await?;
+        parked::park(self.engine.definition, &mut transaction, part, &parked, due.attempts + 1).await?;
         let position = self.lease.position;
-        store::leases::advance::<P>(&mut transaction, &self.lease, position, changed.len()).await?;
+        store::leases::advance(self.engine.definition, &mut transaction, &self.lease, position, changed.len()).await?;
         transaction.commit().await?;
         barred.poison.clear();
         self.barred = barred;
@@ -444,7 +456,7 @@ impl<'a, P: Projection> Turn<'a, P> {
         let (pool, part) = (self.engine.database.pool().clone(), self.lease.part);
         let Some(refold) = self.refolding.take_if(|refold| refold.task.is_finished()) else {
             if self.refolding.is_none()
-                && let Some((id, key)) = jobs::key_wanted::<P>(&pool, part).await?
+                && let Some((id, key)) = jobs::key_wanted(self.engine.definition, &pool, part).await?
             {
                 let history =
                     KeyHistory::<P>::new(&self.engine.log, part, self.barred.clone(), key.clone());
@@ -463,11 +475,11 @@ impl<'a, P: Projection> Turn<'a, P> {
         let differs = before.get(&key) != fresh.as_ref();
         let rows = Rows::from([(key.clone(), fresh)]);
         if try_write::<P>(&mut transaction, part.generation, &rows).await? {
-            jobs::key_done::<P>(&mut transaction, id, part, position, &key, differs).await?;
+            jobs::key_done(self.engine.definition, &mut transaction, id, part, position, &key, differs).await?;
         } else {
             jobs::fail(&mut transaction, id, "Postgres refused the row's value").await?;
         }
-        store::leases::advance::<P>(&mut transaction, &self.lease, position, 1).await?;
+        store::leases::advance(self.engine.definition, &mut transaction, &self.lease, position, 1).await?;
         transaction.commit().await?;
         if P::CACHED {
             // Redis keeps the higher position of two; that of a row that was

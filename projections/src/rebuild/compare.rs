@@ -9,11 +9,9 @@ use crate::{
     engine::Engine,
     feed::{Decoded, Events},
     fold::{self, Barred},
-    projection::Projection,
     sandbox::Sandbox,
-    store::{self, Part, to_i64, to_u64},
+    store::{Part, to_i64, to_u64},
 };
-use exodrive_log::Log;
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use std::{collections::BTreeSet, time::Duration};
@@ -57,14 +55,15 @@ pub struct Difference {
 }
 
 /// Keys that events between two positions touch, the first not included.
-async fn touched<P: Projection>(
-    log: &Log,
+async fn touched(
+    engine: &Engine,
     after: u64,
     until: u64,
 ) -> Result<BTreeSet<String>, Error> {
     let whole = Part { generation: 0, partition: 0, partitions: 1 };
     let mut keys = BTreeSet::new();
-    let mut reader = log.reader(after + 1);
+    let mut reader = engine.log.reader(after + 1);
+    let keyed = engine.keyed;
     let mut position = after;
     let mut sandbox = Sandbox::default();
     while position < until {
@@ -73,7 +72,7 @@ async fn touched<P: Projection>(
         position = read.last().map_or(position, |event| event.position);
         let events = Events::of(read.into_iter().map(Decoded::from).collect());
         let job = sandbox.run(move |mark| {
-            fold::keys(&fold::keyed::<P>(&events, whole, &Barred::default(), None, mark))
+            fold::keys(&keyed(&events, whole, &Barred::default(), None, mark))
         });
         // A fold that does not end touches nothing: its event is parked.
         keys.extend(job.await.unwrap_or_default());
@@ -82,7 +81,8 @@ async fn touched<P: Projection>(
 }
 
 /// The lowest and the highest checkpoint of two generations.
-async fn span<P: Projection>(
+async fn span(
+    engine: &Engine,
     connection: &mut PgConnection,
     from: i32,
     to: i32,
@@ -90,7 +90,7 @@ async fn span<P: Projection>(
     let span = sqlx::query!(
         r#"select min(position) as "lowest!", max(position) as "highest!" from checkpoints
            where projection = $1 and generation in ($2, $3)"#,
-        P::NAME,
+        engine.definition.name,
         from,
         to
     );
@@ -100,8 +100,8 @@ async fn span<P: Projection>(
 
 /// Compares two generations; gives also the keys that are left to
 /// [`still_different`].
-pub(crate) async fn compare<P: Projection>(
-    engine: &Engine<P>,
+pub(crate) async fn compare(
+    engine: &Engine,
     from: i32,
     to: i32,
 ) -> Result<(Comparison, BTreeSet<String>), Error> {
@@ -109,20 +109,20 @@ pub(crate) async fn compare<P: Projection>(
     let mut snapshot = pool
         .begin_with("begin isolation level repeatable read read only; set local idle_in_transaction_session_timeout = '5min'")
         .await?;
-    let (lowest, highest) = span::<P>(&mut snapshot, from, to).await?;
-    let moving = touched::<P>(&engine.log, lowest, highest).await?;
+    let (lowest, highest) = span(engine, &mut snapshot, from, to).await?;
+    let moving = touched(engine, lowest, highest).await?;
     let versions = sqlx::query!(
         r#"select max(version) filter (where generation = $2) as "old!",
                max(version) filter (where generation = $3) as "new!"
            from generations where projection = $1"#,
-        P::NAME,
+        engine.definition.name,
         from,
         to
     )
     .fetch_one(&mut *snapshot)
     .await?;
     let still: Vec<_> = moving.iter().cloned().collect();
-    let (old, new) = (store::table::<P>(from), store::table::<P>(to));
+    let (old, new) = (engine.definition.table(from), engine.definition.table(to));
     let digest = |table: &str| {
         format!(
             "select count(*) as rows, to_hex(coalesce(bit_xor(
@@ -174,9 +174,9 @@ pub(crate) async fn compare<P: Projection>(
 
 /// Which of these keys differ, now that the first generation does not move and
 /// the second has reached it.
-pub(crate) async fn still_different<P: Projection>(
+pub(crate) async fn still_different(
+    engine: &Engine,
     connection: &mut PgConnection,
-    log: &Log,
     from: i32,
     to: i32,
     keys: &BTreeSet<String>,
@@ -184,10 +184,10 @@ pub(crate) async fn still_different<P: Projection>(
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    let (lowest, highest) = span::<P>(connection, from, to).await?;
-    let ahead = touched::<P>(log, lowest, highest).await?;
+    let (lowest, highest) = span(engine, connection, from, to).await?;
+    let ahead = touched(engine, lowest, highest).await?;
     let keys: Vec<_> = keys.difference(&ahead).cloned().collect();
-    let (old, new) = (store::table::<P>(from), store::table::<P>(to));
+    let (old, new) = (engine.definition.table(from), engine.definition.table(to));
     let sql = format!(
         "select key, case when new.key is null then 'missing' when old.key is null then 'added'
              else 'changed' end as change
@@ -205,8 +205,8 @@ pub(crate) async fn still_different<P: Projection>(
 
 /// Takes over from a generation every row that no event from a position on has
 /// touched; gives the keys of the others, and up to which event that is so.
-pub(crate) async fn copy_untouched<P: Projection>(
-    engine: &Engine<P>,
+pub(crate) async fn copy_untouched(
+    engine: &Engine,
     from: i32,
     to: i32,
     since: u64,
@@ -216,10 +216,10 @@ pub(crate) async fn copy_untouched<P: Projection>(
         .pool()
         .begin_with("begin isolation level repeatable read; set local idle_in_transaction_session_timeout = '5min'")
         .await?;
-    let (_, highest) = span::<P>(&mut snapshot, from, from).await?;
-    let touched = touched::<P>(&engine.log, since.saturating_sub(1), highest).await?;
+    let (_, highest) = span(engine, &mut snapshot, from, from).await?;
+    let touched = touched(engine, since.saturating_sub(1), highest).await?;
     let keys: Vec<_> = touched.iter().cloned().collect();
-    let (old, new) = (store::table::<P>(from), store::table::<P>(to));
+    let (old, new) = (engine.definition.table(from), engine.definition.table(to));
     let sql = format!(
         "insert into {new} (key, position, data)
          select key, position, data from {old} as old
@@ -233,7 +233,7 @@ pub(crate) async fn copy_untouched<P: Projection>(
              next_attempt_at
          from parked_events
          where projection = $1 and generation = $2 and position < $4 and key <> all($5)",
-        P::NAME,
+        engine.definition.name,
         from,
         to,
         to_i64(since),

@@ -1,7 +1,7 @@
 //! Makes a rebuild wait while reads are slow.
 
 use super::RebuildSettings;
-use crate::{cache::Cache, projection::Projection, store};
+use crate::{cache::Cache, projection::Definition};
 use sqlx::{AssertSqlSafe, PgPool};
 use std::{
     collections::VecDeque,
@@ -35,7 +35,8 @@ struct Shared {
 
 impl Governor {
     /// Begins to look how long readers of a generation wait.
-    pub(crate) fn watch<P: Projection>(
+    pub(crate) fn watch(
+        definition: Definition,
         pool: PgPool,
         cache: Cache,
         generation: i32,
@@ -44,7 +45,7 @@ impl Governor {
         let shared = Arc::new(Shared::default());
         let own = shared.clone();
         let probe = tokio::spawn(async move {
-            let table = store::table::<P>(generation);
+            let table = definition.table(generation);
             let sql = format!("select data from {table} where key > $1 order by key limit 1");
             let mut reads = VecDeque::with_capacity(READS);
             loop {
@@ -53,7 +54,7 @@ impl Governor {
                 let somewhere = Uuid::now_v7().to_string().split_off(24);
                 let read = sqlx::query(AssertSqlSafe(sql.as_str())).bind(somewhere);
                 let _ = read.fetch_optional(&pool).await;
-                let _ = cache.generation(P::NAME, P::VERSION).await;
+                let _ = cache.generation(definition.name, definition.version.unsigned_abs()).await;
                 reads.push_back(began.elapsed());
                 if reads.len() > READS {
                     reads.pop_front();

@@ -3,8 +3,8 @@
 use super::compare::Comparison;
 use crate::{
     Error,
-    projection::Projection,
-    store::{LEASE, Part, to_i32, to_i64, to_u64},
+    projection::Definition,
+    store::{LEASE, Part, to_i64, to_u64},
 };
 use serde_json::json;
 use sqlx::{PgConnection, PgPool, types::Json};
@@ -23,7 +23,8 @@ pub(crate) struct Job {
 
 /// Takes a rebuild of this projection and version over, if there is one that
 /// nobody carries out.
-pub(crate) async fn acquire<P: Projection>(
+pub(crate) async fn acquire(
+    definition: Definition,
     pool: &PgPool,
     worker: &str,
 ) -> Result<Option<Job>, Error> {
@@ -37,8 +38,8 @@ pub(crate) async fn acquire<P: Projection>(
                and (lease_until is null or lease_until < clock_timestamp())
              limit 1 for update skip locked)
          returning id, kind, epoch, generation, partitions, from_position",
-        P::NAME,
-        to_i32(P::VERSION),
+        definition.name,
+        definition.version,
         worker,
         LEASE.as_secs_f64()
     )
@@ -72,7 +73,8 @@ pub(crate) struct Say {
 }
 
 /// Keeps the lease of a rebuild and tells how far it is.
-pub(crate) async fn heartbeat<P: Projection>(
+pub(crate) async fn heartbeat(
+    definition: Definition,
     pool: &PgPool,
     job: &Job,
     reached: Reached,
@@ -94,11 +96,12 @@ pub(crate) async fn heartbeat<P: Projection>(
         to_i64(reached.resident_limit),
         reached.yielded_seconds as f32
     );
-    said.fetch_optional(pool).await?.ok_or(Error::Fenced(P::NAME))
+    said.fetch_optional(pool).await?.ok_or(Error::Fenced(definition.name))
 }
 
 /// Moves a rebuild to its next stage.
-pub(crate) async fn stage<P: Projection>(
+pub(crate) async fn stage(
+    definition: Definition,
     connection: &mut PgConnection,
     job: &Job,
     state: &str,
@@ -112,11 +115,11 @@ pub(crate) async fn stage<P: Projection>(
     )
     .execute(connection)
     .await?;
-    if moved.rows_affected() == 1 { Ok(()) } else { Err(Error::Fenced(P::NAME)) }
+    if moved.rows_affected() == 1 { Ok(()) } else { Err(Error::Fenced(definition.name)) }
 }
 
 /// Shows the comparison of the two generations.
-pub(crate) async fn compared<P: Projection>(
+pub(crate) async fn compared(
     connection: &mut PgConnection,
     job: &Job,
     comparison: &Comparison,
@@ -133,7 +136,8 @@ pub(crate) async fn compared<P: Projection>(
 }
 
 /// Ends a rebuild: `done` or `cancelled`.
-pub(crate) async fn end<P: Projection>(
+pub(crate) async fn end(
+    definition: Definition,
     connection: &mut PgConnection,
     job: &Job,
     state: &str,
@@ -148,7 +152,7 @@ pub(crate) async fn end<P: Projection>(
     )
     .execute(connection)
     .await?;
-    if ended.rows_affected() == 1 { Ok(()) } else { Err(Error::Fenced(P::NAME)) }
+    if ended.rows_affected() == 1 { Ok(()) } else { Err(Error::Fenced(definition.name)) }
 }
 
 /// Gives a rebuild up, for a reason that no retry mends.
@@ -183,7 +187,8 @@ pub(crate) async fn release(pool: &PgPool, job: &Job) -> Result<(), Error> {
 
 /// One row that an operator wants folded afresh, of this part of what readers
 /// see.
-pub(crate) async fn key_wanted<P: Projection>(
+pub(crate) async fn key_wanted(
+    definition: Definition,
     pool: &PgPool,
     part: Part,
 ) -> Result<Option<(Uuid, String)>, Error> {
@@ -191,7 +196,7 @@ pub(crate) async fn key_wanted<P: Projection>(
         r#"select id, key as "key!" from rebuilds
            join projections on name = projection and active_generation = $2
            where projection = $1 and kind = 'key' and state = 'queued'"#,
-        P::NAME,
+        definition.name,
         part.generation
     )
     .fetch_all(pool)
@@ -201,7 +206,8 @@ pub(crate) async fn key_wanted<P: Projection>(
 }
 
 /// Tells that a row was folded afresh.
-pub(crate) async fn key_done<P: Projection>(
+pub(crate) async fn key_done(
+    definition: Definition,
     connection: &mut PgConnection,
     id: Uuid,
     part: Part,
@@ -213,7 +219,7 @@ pub(crate) async fn key_done<P: Projection>(
         differs.then(|| json!({ "key": key, "change": "changed" })).into_iter().collect();
     let comparison = json!({
         "from_generation": part.generation, "to_generation": part.generation,
-        "from_version": P::VERSION, "to_version": P::VERSION,
+        "from_version": definition.version, "to_version": definition.version,
         "position": position, "rows": 1, "digest": "",
         "difference_count": differences.len(), "differences": differences,
     });

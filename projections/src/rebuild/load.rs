@@ -18,7 +18,9 @@ use crate::{
     store::{self, Part, generations, parked},
 };
 use bytes::{BufMut, BytesMut};
+use exodrive_domain::Subject;
 use exodrive_log::Log;
+use futures::future::BoxFuture;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 use std::{
     collections::{BTreeSet, HashMap, HashSet, hash_map::RandomState},
@@ -183,42 +185,58 @@ impl<R> Loader<R> {
     }
 }
 
+/// What loading works with.
+pub(crate) struct Filling<'a> {
+    pub(crate) plan: &'a Plan,
+    /// The statements that make the table's indexes.
+    pub(crate) indexes: &'a mut Vec<String>,
+    pub(crate) governor: &'a Governor,
+    pub(crate) progress: &'a Progress,
+}
+
+/// [`load`] of one projection.
+pub(crate) type LoadFn =
+    for<'a> fn(&'a Engine, Filling<'a>) -> BoxFuture<'a, Result<Vec<String>, Error>>;
+
 /// Fills the table of a generation, which has been made and has no rows, with
 /// the fold of the log up to a position; parks what cannot be folded. Gives the
-/// rows' keys that Postgres refused.
+/// keys of the rows that Postgres refused.
 pub(crate) async fn load<P: Projection>(
-    engine: &Engine<P>,
-    plan: &Plan,
-    indexes: &mut Vec<String>,
-    governor: &Governor,
-    progress: &Progress,
+    engine: &Engine,
+    mut filling: Filling<'_>,
 ) -> Result<Vec<String>, Error> {
-    let pool = engine.database.pool();
-    let whole = Part { generation: plan.generation, partition: 0, partitions: 1 };
-    let mut barred = parked::barred::<P>(pool, whole).await?;
+    let (pool, generation) = (engine.database.pool(), filling.plan.generation);
+    let whole = Part { generation, partition: 0, partitions: 1 };
+    let mut barred = parked::barred(engine.definition, pool, whole).await?;
     loop {
-        let filled = Filling::begin(engine, plan, progress).await?;
-        match filled.fill(plan, &mut barred, indexes, governor, progress).await {
+        let pipeline = Pipeline::<P>::begin(engine, &filling);
+        match pipeline.run(&mut filling, &mut barred).await {
             Err(Filled::Stuck(Stuck(position))) if position > 0 => {
                 // What was in memory went with the thread: all begins anew.
                 tracing::error!(projection = P::NAME, position, "An event's fold does not end");
                 barred.poison.insert(position, Stuck(position).to_string());
                 barred.blocked.clear();
-                let truncate = format!("truncate {}", store::table::<P>(plan.generation));
-                pool.execute(AssertSqlSafe(truncate)).await?;
-                sqlx::query!(
-                    "delete from parked_events where projection = $1 and generation = $2",
-                    P::NAME,
-                    plan.generation
-                )
-                .execute(pool)
-                .await?;
+                empty(engine, generation).await?;
             }
             Err(Filled::Stuck(_)) => return Err(Error::Engine),
             Err(Filled::Error(error)) => return Err(error),
             Ok(refused) => return Ok(refused),
         }
     }
+}
+
+async fn empty(engine: &Engine, generation: i32) -> Result<(), Error> {
+    let pool = engine.database.pool();
+    let truncate = format!("truncate {}", engine.definition.table(generation));
+    pool.execute(AssertSqlSafe(truncate)).await?;
+    sqlx::query!(
+        "delete from parked_events where projection = $1 and generation = $2",
+        engine.definition.name,
+        generation
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
 }
 
 enum Filled {
@@ -238,8 +256,8 @@ impl From<sqlx::Error> for Filled {
     }
 }
 
-struct Filling<P: Projection> {
-    pool: PgPool,
+struct Pipeline<P: Projection> {
+    engine: Engine,
     events: mpsc::Receiver<Result<Events, Error>>,
     copies: mpsc::Sender<Copy>,
     copying: AbortOnDropHandle<Result<Vec<String>, Error>>,
@@ -248,59 +266,60 @@ struct Filling<P: Projection> {
     loader: Loader<P::Row>,
 }
 
-impl<P: Projection> Filling<P> {
-    async fn begin(engine: &Engine<P>, plan: &Plan, progress: &Progress) -> Result<Self, Error> {
+impl<P: Projection> Pipeline<P> {
+    fn begin(engine: &Engine, filling: &Filling<'_>) -> Self {
         let (send_events, events) = mpsc::channel(AHEAD);
         let (copies, copied) = mpsc::channel(AHEAD);
-        let reading = tokio::spawn(read(engine.log.clone(), plan.until, send_events));
-        let copying =
-            tokio::spawn(copy::<P>(engine.database.pool().clone(), plan.generation, copied));
+        let Plan { generation, until, .. } = *filling.plan;
+        let reading = tokio::spawn(read(engine.log.clone(), until, send_events));
+        let copying = tokio::spawn(copy(engine.clone(), generation, copied));
         let limit = engine.rebuilds.memory;
-        progress.limit(limit);
-        Ok(Self {
-            pool: engine.database.pool().clone(),
+        filling.progress.limit(limit);
+        Self {
+            engine: engine.clone(),
             events,
             copies,
             copying: AbortOnDropHandle::new(copying),
             _reading: AbortOnDropHandle::new(reading),
             sandbox: Sandbox::default(),
             loader: Loader::new(usize::try_from(limit).unwrap_or(usize::MAX)),
-        })
+        }
     }
 
-    async fn fill(
+    async fn run(
         mut self,
-        plan: &Plan,
+        filling: &mut Filling<'_>,
         barred: &mut Barred,
-        indexes: &mut Vec<String>,
-        governor: &Governor,
-        progress: &Progress,
     ) -> Result<Vec<String>, Filled> {
+        let plan = filling.plan;
         let whole = Part { generation: plan.generation, partition: 0, partitions: 1 };
         while let Some(events) = self.events.recv().await {
-            let events = events.map_err(Filled::Error)?;
+            let events = events?;
             let Some(last) = events.all().last().map(|event| event.recorded.position) else {
                 continue;
             };
             let (keyed, missing) = self.keyed(&events, whole, plan, barred).await?;
             if !missing.is_empty() {
-                self.take_back(missing, plan.generation, indexes).await?;
+                self.take_back(missing, plan.generation, filling.indexes).await?;
             }
             let parked = self.fold(&events, keyed, barred).await?;
             if !parked.is_empty() {
-                park::<P>(&self.pool, plan, &parked, barred).await?;
+                park(&self.engine, plan, &parked, barred).await?;
             }
-            progress.reached(last, self.loader.resident_bytes(), governor.yielded());
-            governor.give_way().await;
+            let yielded = filling.governor.yielded();
+            filling.progress.reached(last, self.loader.resident_bytes(), yielded);
+            filling.governor.give_way().await;
         }
         let (rest, late) = (self.loader.rest::<P>()?, std::mem::take(&mut self.loader.late));
         let _ = self.copies.send(Copy::Lines(rest)).await;
         drop(self.copies);
         let mut refused = self.copying.await.map_err(|_| Error::Engine)??;
         if !late.is_empty() {
-            make_key(&self.pool, indexes).await?;
-            let mut connection = self.pool.acquire().await?;
-            refused.extend(one_by_one::<P>(&mut connection, plan.generation, late).await?);
+            let pool = self.engine.database.pool();
+            make_key(pool, filling.indexes).await?;
+            let mut connection = pool.acquire().await?;
+            let table = self.engine.definition.table(plan.generation);
+            refused.extend(one_by_one(&mut connection, &table, late).await?);
         }
         Ok(refused)
     }
@@ -363,9 +382,10 @@ impl<P: Projection> Filling<P> {
         if self.copies.send(Copy::Flush(done)).await.is_err() || copied.await.is_err() {
             return Err(Error::Engine.into());
         }
-        make_key(&self.pool, indexes).await?;
-        let mut transaction = store::begin(&self.pool).await?;
-        let table = store::table::<P>(generation);
+        let pool = self.engine.database.pool();
+        make_key(pool, indexes).await?;
+        let mut transaction = store::begin(pool).await?;
+        let table = self.engine.definition.table(generation);
         let sql = format!("delete from {table} where key = any($1) returning key, position, data");
         let found = sqlx::query(AssertSqlSafe(sql)).bind(keys).fetch_all(&mut *transaction).await?;
         let rows: HashMap<String, Stored<P::Row>> =
@@ -409,13 +429,13 @@ async fn read(log: Log, until: u64, events: mpsc::Sender<Result<Events, Error>>)
 
 /// Copies rows into the table as they come; gives the keys of those that
 /// Postgres refused.
-async fn copy<P: Projection>(
-    pool: PgPool,
+async fn copy(
+    engine: Engine,
     generation: i32,
     mut copies: mpsc::Receiver<Copy>,
 ) -> Result<Vec<String>, Error> {
-    let mut connection = pool.acquire().await?;
-    let table = store::table::<P>(generation);
+    let mut connection = engine.database.pool().acquire().await?;
+    let table = engine.definition.table(generation);
     let statement = format!("copy {table} (key, position, data) from stdin (format binary)");
     let mut refused = Vec::new();
     while let Some(copy) = copies.recv().await {
@@ -429,7 +449,7 @@ async fn copy<P: Projection>(
         match copy_lines(&mut connection, &statement, &lines).await {
             Ok(()) => {}
             Err(error) if store::is_refused_value(&error) => {
-                refused.extend(one_by_one::<P>(&mut connection, generation, lines).await?);
+                refused.extend(one_by_one(&mut connection, &table, lines).await?);
             }
             Err(error) => return Err(error),
         }
@@ -474,13 +494,12 @@ async fn copy_lines(
 }
 
 /// Writes each row alone; gives the keys of those that Postgres refuses.
-async fn one_by_one<P: Projection>(
+async fn one_by_one(
     connection: &mut PgConnection,
-    generation: i32,
+    table: &str,
     lines: Vec<Line>,
 ) -> Result<Vec<String>, Error> {
     let mut refused = Vec::new();
-    let table = store::table::<P>(generation);
     let sql = format!("insert into {table} (key, position, data) values ($1, $2, $3::text::jsonb)");
     for Line { key, position, json } in lines {
         let mut attempt = connection.begin().await?;
@@ -500,30 +519,30 @@ async fn one_by_one<P: Projection>(
 
 /// Parks events in the parts that their keys belong to; a subject that cannot
 /// be read, in all of them.
-async fn park<P: Projection>(
-    pool: &PgPool,
+async fn park(
+    engine: &Engine,
     plan: &Plan,
     parked: &[Parked],
     barred: &Barred,
 ) -> Result<(), Error> {
-    let mut connection = pool.acquire().await?;
+    let mut connection = engine.database.pool().acquire().await?;
     let (generation, partitions) = (plan.generation, plan.partitions);
     for partition in 0..partitions {
         let part = Part { generation, partition, partitions };
-        let is_subject = |key: &str| P::SUBJECTS.iter().any(|prefix| key.starts_with(prefix));
+        let is_subject = |key: &str| key.parse::<Subject>().is_ok();
         let own = parked.iter().filter(|it| part.holds(&it.key) || is_subject(&it.key));
         let (stuck, others): (Vec<_>, Vec<_>) =
             own.cloned().partition(|it| barred.poison.contains_key(&it.position));
-        parked::park::<P>(&mut connection, part, &stuck, parked::ATTEMPTS).await?;
-        parked::park::<P>(&mut connection, part, &others, 0).await?;
+        parked::park(engine.definition, &mut connection, part, &stuck, parked::ATTEMPTS).await?;
+        parked::park(engine.definition, &mut connection, part, &others, 0).await?;
     }
     Ok(())
 }
 
 /// Parks every event of rows that Postgres refused: another reading of the log
 /// finds them.
-pub(crate) async fn park_refused<P: Projection>(
-    engine: &Engine<P>,
+pub(crate) async fn park_refused(
+    engine: &Engine,
     plan: &Plan,
     refused: &[String],
 ) -> Result<(), Error> {
@@ -536,10 +555,9 @@ pub(crate) async fn park_refused<P: Projection>(
     let mut sandbox = Sandbox::default();
     let barred = Barred::default();
     while let Some(events) = events.recv().await {
-        let (events, own) = (events?, refused.clone());
+        let (events, own, keyed) = (events?, refused.clone(), engine.keyed);
         let job = sandbox.run(move |mark| {
-            let mut keyed =
-                fold::keyed::<P>(&events, whole, &Barred::default(), None, mark);
+            let mut keyed = keyed(&events, whole, &Barred::default(), None, mark);
             fold::retain(&mut keyed, |key| own.contains(key));
             fold::touches(&events, &keyed)
         });
@@ -549,23 +567,24 @@ pub(crate) async fn park_refused<P: Projection>(
             let error = if first { "Postgres refused the row's value" } else { "" };
             parked.push(Parked { key, position, error: error.to_owned() });
         }
-        park::<P>(engine.database.pool(), plan, &parked, &barred).await?;
+        park(engine, plan, &parked, &barred).await?;
     }
     Ok(())
 }
 
 /// Makes what a filled table still lacks.
-pub(crate) async fn finish<P: Projection>(
-    pool: &PgPool,
+pub(crate) async fn finish(
+    engine: &Engine,
     generation: i32,
     indexes: &mut Vec<String>,
 ) -> Result<(), Error> {
+    let pool = engine.database.pool();
     for index in indexes.drain(..) {
         pool.execute(AssertSqlSafe(index)).await?;
     }
     let mut transaction = pool.begin().await?;
-    generations::open_to_readers::<P>(&mut transaction, generation).await?;
+    generations::open_to_readers(engine.definition, &mut transaction, generation).await?;
     transaction.commit().await?;
-    pool.execute(AssertSqlSafe(format!("analyze {}", store::table::<P>(generation)))).await?;
+    pool.execute(AssertSqlSafe(format!("analyze {}", engine.definition.table(generation)))).await?;
     Ok(())
 }

@@ -10,7 +10,7 @@ mod compare;
 mod governor;
 pub(crate) mod jobs;
 pub(crate) mod key;
-mod load;
+pub(crate) mod load;
 mod progress;
 mod swap;
 
@@ -19,8 +19,7 @@ pub use compare::{Comparison, Difference};
 use crate::{
     Error,
     engine::Engine,
-    projection::Projection,
-    store::{self, generations, to_i64},
+    store::{generations, to_i64},
 };
 use governor::Governor;
 use jobs::Job;
@@ -54,8 +53,8 @@ const NEAR: u64 = 2_000;
 const REDIS_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Carries out the rebuilds of a projection until `stop`.
-pub(crate) async fn run<P: Projection>(
-    engine: &Engine<P>,
+pub(crate) async fn run(
+    engine: &Engine,
     stop: &CancellationToken,
 ) -> Result<(), Error> {
     while !stop.is_cancelled() {
@@ -67,7 +66,7 @@ pub(crate) async fn run<P: Projection>(
             Ok(()) => {}
             Err(error) if error.is_final() => return Err(error),
             Err(error) => tracing::warn!(
-                projection = P::NAME,
+                projection = engine.definition.name,
                 error = exodrive_runtime::error_chain(&error),
                 "Rebuild interrupted, will go on"
             ),
@@ -80,10 +79,10 @@ pub(crate) async fn run<P: Projection>(
     Ok(())
 }
 
-async fn look<P: Projection>(engine: &Engine<P>) -> Result<(), Error> {
+async fn look(engine: &Engine) -> Result<(), Error> {
     let pool = engine.database.pool();
-    let Some(job) = jobs::acquire::<P>(pool, &engine.worker).await? else { return Ok(()) };
-    let progress = Progress::begin::<P>(pool.clone(), job.clone());
+    let Some(job) = jobs::acquire(engine.definition, pool, &engine.worker).await? else { return Ok(()) };
+    let progress = Progress::begin(engine.definition, pool.clone(), job.clone());
     let mut rebuild = Rebuild { engine, job, progress };
     let outcome = rebuild.carry_out_or_end().await;
     let job = rebuild.job;
@@ -94,7 +93,7 @@ async fn look<P: Projection>(engine: &Engine<P>) -> Result<(), Error> {
         }
         Err(error) => {
             let mut connection = pool.acquire().await?;
-            discard::<P>(engine, &job).await?;
+            discard(engine, &job).await?;
             jobs::fail(&mut connection, job.id, &exodrive_runtime::error_chain(&error)).await
         }
         Ok(()) => Ok(()),
@@ -102,14 +101,14 @@ async fn look<P: Projection>(engine: &Engine<P>) -> Result<(), Error> {
 }
 
 /// Lets go of a generation that will not be swapped in.
-async fn discard<P: Projection>(engine: &Engine<P>, job: &Job) -> Result<(), Error> {
+async fn discard(engine: &Engine, job: &Job) -> Result<(), Error> {
     let Some(generation) = job.generation else { return Ok(()) };
     // What is rolled back to is kept.
     let state = if job.kind == "rollback" { "previous" } else { "dropping" };
     sqlx::query!(
         "update generations set state = $3
          where projection = $1 and generation = $2 and state in ('building', 'catching_up')",
-        P::NAME,
+        engine.definition.name,
         generation,
         state
     )
@@ -118,13 +117,13 @@ async fn discard<P: Projection>(engine: &Engine<P>, job: &Job) -> Result<(), Err
     Ok(())
 }
 
-struct Rebuild<'a, P: Projection> {
-    engine: &'a Engine<P>,
+struct Rebuild<'a> {
+    engine: &'a Engine,
     job: Job,
     progress: Progress,
 }
 
-impl<P: Projection> Rebuild<'_, P> {
+impl Rebuild<'_> {
     async fn carry_out_or_end(&mut self) -> Result<(), Error> {
         let (engine, job) = (self.engine, self.job.clone());
         let ended = tokio::select! {
@@ -132,31 +131,31 @@ impl<P: Projection> Rebuild<'_, P> {
             () = self.progress.ended() => self.progress.is_cancelled(),
         };
         if !ended {
-            return Err(Error::Fenced(P::NAME));
+            return Err(Error::Fenced(engine.definition.name));
         }
         let mut connection = engine.database.pool().acquire().await?;
         // The job may have got its generation since.
-        discard::<P>(engine, &Job { generation: self.job.generation.or(job.generation), ..job.clone() })
+        discard(engine, &Job { generation: self.job.generation.or(job.generation), ..job.clone() })
             .await?;
-        jobs::end::<P>(&mut connection, &job, "cancelled").await?;
-        tracing::info!(projection = P::NAME, "Cancelled a rebuild");
+        jobs::end(engine.definition, &mut connection, &job, "cancelled").await?;
+        tracing::info!(projection = engine.definition.name, "Cancelled a rebuild");
         Ok(())
     }
 }
 
-async fn carry_out<P: Projection>(
-    engine: &Engine<P>,
+async fn carry_out(
+    engine: &Engine,
     job: &mut Job,
     progress: &Progress,
 ) -> Result<(), Error> {
     let pool = engine.database.pool();
-    let to = match state_of::<P>(engine, job.generation).await?.as_deref() {
+    let to = match state_of(engine, job.generation).await?.as_deref() {
         Some("catching_up") => job.generation.unwrap_or_default(),
         Some("previous") if job.kind == "rollback" => {
             let to = job.generation.unwrap_or_default();
             let mut transaction = pool.begin().await?;
-            set_state::<P>(&mut transaction, to, "catching_up").await?;
-            jobs::stage::<P>(&mut transaction, job, "catching_up").await?;
+            set_state(engine, &mut transaction, to, "catching_up").await?;
+            jobs::stage(engine.definition, &mut transaction, job, "catching_up").await?;
             transaction.commit().await?;
             to
         }
@@ -170,29 +169,30 @@ async fn carry_out<P: Projection>(
     swap_in(engine, job, progress, to).await
 }
 
-async fn state_of<P: Projection>(
-    engine: &Engine<P>,
+async fn state_of(
+    engine: &Engine,
     generation: Option<i32>,
 ) -> Result<Option<String>, Error> {
     let Some(generation) = generation else { return Ok(None) };
     let state = sqlx::query_scalar!(
         "select state from generations where projection = $1 and generation = $2
            and version = $3",
-        P::NAME,
+        engine.definition.name,
         generation,
-        store::to_i32(P::VERSION)
+        engine.definition.version
     );
     Ok(state.fetch_optional(engine.database.pool()).await?)
 }
 
-async fn set_state<P: Projection>(
+async fn set_state(
+    engine: &Engine,
     connection: &mut sqlx::PgConnection,
     generation: i32,
     state: &str,
 ) -> Result<(), Error> {
     sqlx::query!(
         "update generations set state = $3 where projection = $1 and generation = $2",
-        P::NAME,
+        engine.definition.name,
         generation,
         state
     )
@@ -207,28 +207,28 @@ struct Active {
     partitions: i32,
 }
 
-async fn active<P: Projection>(engine: &Engine<P>) -> Result<Active, Error> {
+async fn active(engine: &Engine) -> Result<Active, Error> {
     let active = sqlx::query_as!(
         Active,
         "select generation, version, partitions from projections
          join generations on projection = name and generation = active_generation
          where name = $1",
-        P::NAME
+        engine.definition.name
     );
     Ok(active.fetch_one(engine.database.pool()).await?)
 }
 
 /// Makes a generation and fills it with the log as it is now; gives it.
-async fn build<P: Projection>(
-    engine: &Engine<P>,
+async fn build(
+    engine: &Engine,
     job: &mut Job,
     progress: &Progress,
 ) -> Result<i32, Error> {
     let pool = engine.database.pool();
     // What somebody else had begun to load.
-    discard::<P>(engine, job).await?;
+    discard(engine, job).await?;
     let active = active(engine).await?;
-    let from_position = job.from_position.filter(|_| active.version == store::to_i32(P::VERSION));
+    let from_position = job.from_position.filter(|_| active.version == engine.definition.version);
     let partitions = match from_position {
         Some(_) => active.partitions,
         None => job.partitions.unwrap_or(active.partitions),
@@ -236,49 +236,49 @@ async fn build<P: Projection>(
     let mut transaction = pool.begin().await?;
     let generation = sqlx::query_scalar!(
         r#"select max(generation) + 1 as "next!" from generations where projection = $1"#,
-        P::NAME
+        engine.definition.name
     )
     .fetch_one(&mut *transaction)
     .await?;
-    generations::insert::<P>(&mut transaction, generation, partitions, "building").await?;
-    generations::create_table::<P>(&mut transaction, generation).await?;
-    let mut indexes = generations::take_indexes::<P>(&mut transaction, generation).await?;
+    generations::insert(engine.definition, &mut transaction, generation, partitions, "building").await?;
+    generations::create_table(engine.definition, &mut transaction, generation).await?;
+    let mut indexes = generations::take_indexes(engine.definition, &mut transaction, generation).await?;
     job.generation = Some(generation);
-    jobs::stage::<P>(&mut transaction, job, "building").await?;
+    jobs::stage(engine.definition, &mut transaction, job, "building").await?;
     transaction.commit().await?;
     let end = engine.log.last_position().await?;
     progress.total(end);
-    tracing::info!(projection = P::NAME, generation, end, "Rebuilding `{}`", P::NAME);
+    tracing::info!(projection = engine.definition.name, generation, end, "Rebuilding `{}`", engine.definition.name);
     let (only, until) = match from_position {
         None => (None, end),
         Some(since) => {
             let (touched, until) =
-                compare::copy_untouched::<P>(engine, active.generation, generation, since).await?;
+                compare::copy_untouched(engine, active.generation, generation, since).await?;
             (Some(Arc::new(touched.into_iter().collect::<HashSet<_>>())), until)
         }
     };
     progress.total(until);
-    let governor = Governor::watch::<P>(
+    let governor = Governor::watch(
+        engine.definition,
         pool.clone(),
         engine.cache.clone(),
         active.generation,
         engine.rebuilds,
     );
     let plan = load::Plan { generation, partitions, until, only };
-    let refused = load::load::<P>(engine, &plan, &mut indexes, &governor, progress).await?;
-    let mut connection = pool.acquire().await?;
-    jobs::stage::<P>(&mut connection, job, "indexing").await?;
-    drop(connection);
+    let filling = load::Filling { plan: &plan, indexes: &mut indexes, governor: &governor, progress };
+    let refused = (engine.load)(engine, filling).await?;
+    stage(engine, job, "indexing").await?;
     if !refused.is_empty() {
-        load::park_refused::<P>(engine, &plan, &refused).await?;
+        load::park_refused(engine, &plan, &refused).await?;
     }
-    load::finish::<P>(pool, generation, &mut indexes).await?;
+    load::finish(engine, generation, &mut indexes).await?;
     let mut transaction = pool.begin().await?;
-    jobs::stage::<P>(&mut transaction, job, "catching_up").await?;
-    set_state::<P>(&mut transaction, generation, "catching_up").await?;
+    jobs::stage(engine.definition, &mut transaction, job, "catching_up").await?;
+    set_state(engine, &mut transaction, generation, "catching_up").await?;
     sqlx::query!(
         "update checkpoints set position = $3 where projection = $1 and generation = $2",
-        P::NAME,
+        engine.definition.name,
         generation,
         to_i64(until)
     )
@@ -289,8 +289,8 @@ async fn build<P: Projection>(
 }
 
 /// Waits until the generation is level, compares it, and swaps it in.
-async fn swap_in<P: Projection>(
-    engine: &Engine<P>,
+async fn swap_in(
+    engine: &Engine,
     job: &Job,
     progress: &Progress,
     to: i32,
@@ -299,28 +299,28 @@ async fn swap_in<P: Projection>(
     loop {
         let from = active(engine).await?;
         caught_up(engine, progress, from.generation, to).await?;
-        stage::<P>(engine, job, "comparing").await?;
-        let (comparison, moving) = compare::compare::<P>(engine, from.generation, to).await?;
+        stage(engine, job, "comparing").await?;
+        let (comparison, moving) = compare::compare(engine, from.generation, to).await?;
         let mut connection = pool.acquire().await?;
-        jobs::compared::<P>(&mut connection, job, &comparison).await?;
+        jobs::compared(&mut connection, job, &comparison).await?;
         drop(connection);
         // A new version, or one that an operator goes back to, may differ.
         let same = job.kind == "rebuild" && comparison.from_version == comparison.to_version;
         if same && comparison.difference_count > 0 {
             accepted(engine, job, progress).await?;
         }
-        stage::<P>(engine, job, "swapping").await?;
+        stage(engine, job, "swapping").await?;
         for _ in 0..50 {
             let may_differ = !same || progress.accepted();
-            match swap::swap::<P>(engine, job, &comparison, &moving, may_differ).await {
+            match swap::swap(engine, job, &comparison, &moving, may_differ).await {
                 Ok(Swapped::Yes) => return Ok(()),
                 Ok(Swapped::NotLevel) => {}
                 Ok(Swapped::Differs(found)) => {
                     let mut connection = pool.acquire().await?;
-                    jobs::compared::<P>(&mut connection, job, &found).await?;
+                    jobs::compared(&mut connection, job, &found).await?;
                     drop(connection);
                     accepted(engine, job, progress).await?;
-                    stage::<P>(engine, job, "swapping").await?;
+                    stage(engine, job, "swapping").await?;
                 }
                 // A lock that did not come in time.
                 Err(Error::Database(error)) if is_lock_timeout(&error) => {}
@@ -331,15 +331,15 @@ async fn swap_in<P: Projection>(
     }
 }
 
-async fn stage<P: Projection>(engine: &Engine<P>, job: &Job, state: &str) -> Result<(), Error> {
+async fn stage(engine: &Engine, job: &Job, state: &str) -> Result<(), Error> {
     let mut connection = engine.database.pool().acquire().await?;
-    jobs::stage::<P>(&mut connection, job, state).await
+    jobs::stage(engine.definition, &mut connection, job, state).await
 }
 
 /// Waits until a generation is level with the one that readers see, or nearly
 /// so.
-async fn caught_up<P: Projection>(
-    engine: &Engine<P>,
+async fn caught_up(
+    engine: &Engine,
     progress: &Progress,
     from: i32,
     to: i32,
@@ -347,7 +347,7 @@ async fn caught_up<P: Projection>(
     let began = tokio::time::Instant::now();
     loop {
         progress.total(engine.log.last_position().await?);
-        let (near, reached) = swap::is_near::<P>(engine, from, to, NEAR).await?;
+        let (near, reached) = swap::is_near(engine, from, to, NEAR).await?;
         progress.reached(reached, 0, Duration::ZERO);
         if near {
             return Ok(());
@@ -362,13 +362,13 @@ async fn caught_up<P: Projection>(
 
 /// Waits until an operator accepts that rows differ. If he cancels instead,
 /// this is dropped.
-async fn accepted<P: Projection>(
-    engine: &Engine<P>,
+async fn accepted(
+    engine: &Engine,
     job: &Job,
     progress: &Progress,
 ) -> Result<(), Error> {
     if !progress.accepted() {
-        stage::<P>(engine, job, "waiting").await?;
+        stage(engine, job, "waiting").await?;
     }
     while !progress.accepted() {
         tokio::time::sleep(LOOK).await;

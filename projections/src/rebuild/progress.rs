@@ -1,7 +1,7 @@
 //! How far a rebuild is, told to operators twice a second.
 
 use super::jobs::{self, Job, Reached, Say};
-use crate::{Error, projection::Projection};
+use crate::{Error, projection::Definition};
 use sqlx::PgPool;
 use std::{
     sync::{
@@ -30,7 +30,7 @@ struct Shared {
 }
 
 impl Progress {
-    pub(crate) fn begin<P: Projection>(pool: PgPool, job: Job) -> Self {
+    pub(crate) fn begin(definition: Definition, pool: PgPool, job: Job) -> Self {
         let shared = Arc::new(Shared {
             reached: Mutex::default(),
             accepted: AtomicBool::new(false),
@@ -51,7 +51,7 @@ impl Progress {
                     before = now;
                 }
                 reached.events_per_second = rate.unwrap_or(0.0);
-                match jobs::heartbeat::<P>(&pool, &job, reached).await {
+                match jobs::heartbeat(definition, &pool, &job, reached).await {
                     Ok(Say { accepted, cancel_wanted }) => {
                         own.accepted.store(accepted, Ordering::Relaxed);
                         if cancel_wanted {

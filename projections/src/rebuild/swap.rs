@@ -7,7 +7,6 @@ use super::{
 use crate::{
     Error,
     engine::Engine,
-    projection::Projection,
     store::{generations, to_i64, to_u64},
 };
 use std::{
@@ -30,8 +29,8 @@ pub(crate) enum Swapped {
 
 /// Swaps, once the new generation has folded all that the old one has; the old
 /// one is held still meanwhile.
-pub(crate) async fn swap<P: Projection>(
-    engine: &Engine<P>,
+pub(crate) async fn swap(
+    engine: &Engine,
     job: &Job,
     comparison: &Comparison,
     moving: &BTreeSet<String>,
@@ -45,7 +44,7 @@ pub(crate) async fn swap<P: Projection>(
         .await?;
     let before = sqlx::query!(
         "select active_generation, swaps from projections where name = $1 for update",
-        P::NAME
+        engine.definition.name
     )
     .fetch_one(&mut *transaction)
     .await?;
@@ -56,7 +55,7 @@ pub(crate) async fn swap<P: Projection>(
     let held = sqlx::query_scalar!(
         "select position from checkpoints where projection = $1 and generation = $2
          order by partition for update",
-        P::NAME,
+        engine.definition.name,
         from
     )
     .fetch_all(&mut *transaction)
@@ -67,7 +66,7 @@ pub(crate) async fn swap<P: Projection>(
         let reached = sqlx::query_scalar!(
             r#"select min(position) as "position!" from checkpoints
                where projection = $1 and generation = $2"#,
-            P::NAME,
+            engine.definition.name,
             to
         )
         .fetch_one(&mut *transaction)
@@ -82,7 +81,7 @@ pub(crate) async fn swap<P: Projection>(
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let mut found = comparison.clone();
-    let late = compare::still_different::<P>(&mut transaction, &engine.log, from, to, moving);
+    let late = compare::still_different(engine, &mut transaction, from, to, moving);
     let late = late.await?;
     found.rows += i64::try_from(moving.len()).unwrap_or(0);
     found.position = to_u64(position);
@@ -93,20 +92,20 @@ pub(crate) async fn swap<P: Projection>(
         return Ok(Swapped::Differs(found));
     }
     let swaps = before.swaps + 1;
-    if P::CACHED {
+    if engine.definition.cached {
         // Until the new generation is announced, readers ask Postgres: no view
         // of the old one is served after one of the new one.
         let versions = sqlx::query_scalar!(
             "select version from releases where projection = $1 union select $2",
-            P::NAME,
+            engine.definition.name,
             comparison.to_version
         )
         .fetch_all(&mut *transaction)
         .await?;
         let versions: Vec<_> = versions.into_iter().flatten().map(i32::unsigned_abs).collect();
-        if let Err(error) = engine.cache.withdraw(P::NAME, &versions, swaps).await {
+        if let Err(error) = engine.cache.withdraw(engine.definition.name, &versions, swaps).await {
             tracing::warn!(
-                projection = P::NAME,
+                projection = engine.definition.name,
                 error = exodrive_runtime::error_chain(&error),
                 "Redis could not be told of a swap; it takes effect there when it is back"
             );
@@ -116,7 +115,7 @@ pub(crate) async fn swap<P: Projection>(
     sqlx::query!(
         "update generations set state = 'previous', replaced_at = $3, withdrawn = $4
          where projection = $1 and generation = $2",
-        P::NAME,
+        engine.definition.name,
         from,
         position,
         withdrawn
@@ -126,14 +125,14 @@ pub(crate) async fn swap<P: Projection>(
     sqlx::query!(
         "update generations set state = 'active', withdrawn = false, replaced_at = null
          where projection = $1 and generation = $2",
-        P::NAME,
+        engine.definition.name,
         to
     )
     .execute(&mut *transaction)
     .await?;
     sqlx::query!(
         "update projections set active_generation = $2, swaps = $3 where name = $1",
-        P::NAME,
+        engine.definition.name,
         to,
         swaps
     )
@@ -142,7 +141,7 @@ pub(crate) async fn swap<P: Projection>(
     sqlx::query!(
         "update checkpoints set epoch = epoch + 1, lease_until = null, worker = null
          where projection = $1 and generation = $2",
-        P::NAME,
+        engine.definition.name,
         from
     )
     .execute(&mut *transaction)
@@ -152,38 +151,38 @@ pub(crate) async fn swap<P: Projection>(
         "update generations set state = 'dropping'
          where projection = $1 and state = 'previous' and generation <> $2
            and (version = $3 or version = $4)",
-        P::NAME,
+        engine.definition.name,
         from,
         comparison.from_version,
         comparison.to_version
     )
     .execute(&mut *transaction)
     .await?;
-    generations::point_views(&mut transaction, P::NAME).await?;
-    jobs::compared::<P>(&mut transaction, job, &found).await?;
-    jobs::end::<P>(&mut transaction, job, "done").await?;
+    generations::point_views(&mut transaction, engine.definition.name).await?;
+    jobs::compared(&mut transaction, job, &found).await?;
+    jobs::end(engine.definition, &mut transaction, job, "done").await?;
     transaction.commit().await?;
-    if P::CACHED {
+    if engine.definition.cached {
         // If not now, its writer does so within a second.
         let version = comparison.to_version.unsigned_abs();
-        let _ = engine.cache.announce(P::NAME, version, to, swaps).await;
+        let _ = engine.cache.announce(engine.definition.name, version, to, swaps).await;
     }
     tracing::info!(
-        projection = P::NAME,
+        projection = engine.definition.name,
         from,
         to,
         position,
         differences = found.difference_count,
         "Swapped generation {from} of `{}` for {to}",
-        P::NAME
+        engine.definition.name
     );
     Ok(Swapped::Yes)
 }
 
 /// Whether a generation is almost level with the one that readers see, and
 /// Redis has its views.
-pub(crate) async fn is_near<P: Projection>(
-    engine: &Engine<P>,
+pub(crate) async fn is_near(
+    engine: &Engine,
     from: i32,
     to: i32,
     near: u64,
@@ -193,13 +192,13 @@ pub(crate) async fn is_near<P: Projection>(
                coalesce(min(position) filter (where generation = $3), 0) as "new!",
                coalesce(min(published) filter (where generation = $3), 0) as "published!"
            from checkpoints where projection = $1"#,
-        P::NAME,
+        engine.definition.name,
         from,
         to
     )
     .fetch_one(engine.database.pool())
     .await?;
     let near = to_i64(near);
-    let redis = !P::CACHED || found.published + near >= found.new;
+    let redis = !engine.definition.cached || found.published + near >= found.new;
     Ok((found.new + near >= found.old && redis, to_u64(found.new)))
 }

@@ -1,8 +1,8 @@
 //! Builds of a projection beside each other, and the views by which readers
 //! see one of them.
 
-use super::{Part, schema, table, to_i32};
-use crate::{Error, for_each_projection, projection::Projection};
+use super::Part;
+use crate::{Error, for_each_projection, projection::{Definition, Projection}};
 use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Row};
 use std::sync::LazyLock;
@@ -27,37 +27,37 @@ async fn lock(connection: &mut PgConnection, projection: &str) -> Result<(), Err
 
 /// Makes the first generation of a projection if it has none, and the views
 /// that this release reads it by.
-pub(crate) async fn ensure<P: Projection>(pool: &PgPool) -> Result<(), Error> {
+pub(crate) async fn ensure(definition: Definition, pool: &PgPool) -> Result<(), Error> {
     let mut transaction = pool.begin().await?;
-    lock(&mut transaction, P::NAME).await?;
-    let known = sqlx::query!("select from projections where name = $1", P::NAME)
+    lock(&mut transaction, definition.name).await?;
+    let known = sqlx::query!("select from projections where name = $1", definition.name)
         .fetch_optional(&mut *transaction)
         .await?;
     if known.is_none() {
-        sqlx::query!("insert into projections (name, active_generation) values ($1, 1)", P::NAME)
+        sqlx::query!("insert into projections (name, active_generation) values ($1, 1)", definition.name)
             .execute(&mut *transaction)
             .await?;
-        insert::<P>(&mut transaction, 1, 1, "active").await?;
-        create_table::<P>(&mut transaction, 1).await?;
-        open_to_readers::<P>(&mut transaction, 1).await?;
+        insert(definition, &mut transaction, 1, 1, "active").await?;
+        create_table(definition, &mut transaction, 1).await?;
+        open_to_readers(definition, &mut transaction, 1).await?;
     }
     sqlx::query!(
         "insert into releases (name, projection, version) values ($1, $2, $3)
          on conflict do nothing",
         &*RELEASE,
-        P::NAME,
-        to_i32(P::VERSION)
+        definition.name,
+        definition.version
     )
     .execute(&mut *transaction)
     .await?;
-    point_views(&mut transaction, P::NAME).await?;
+    point_views(&mut transaction, definition.name).await?;
     transaction.commit().await?;
     Ok(())
 }
 
 /// Asks for a generation of this version of the fold if readers see one of an
 /// older version. Once: what operators made of it stands.
-pub(crate) async fn ensure_version<P: Projection>(pool: &PgPool) -> Result<(), Error> {
+pub(crate) async fn ensure_version(definition: Definition, pool: &PgPool) -> Result<(), Error> {
     sqlx::query!(
         "insert into rebuilds (id, projection, kind, version, actor, reason)
          select $1, $2, 'version', $3, 'system:release', 'this release has a newer version of the fold'
@@ -67,8 +67,8 @@ pub(crate) async fn ensure_version<P: Projection>(pool: &PgPool) -> Result<(), E
                            and version = $3)
          on conflict do nothing",
         Uuid::now_v7(),
-        P::NAME,
-        to_i32(P::VERSION)
+        definition.name,
+        definition.version
     )
     .execute(pool)
     .await?;
@@ -76,7 +76,8 @@ pub(crate) async fn ensure_version<P: Projection>(pool: &PgPool) -> Result<(), E
 }
 
 /// Records a generation that has no rows yet.
-pub(crate) async fn insert<P: Projection>(
+pub(crate) async fn insert(
+    definition: Definition,
     connection: &mut PgConnection,
     generation: i32,
     partitions: i32,
@@ -85,9 +86,9 @@ pub(crate) async fn insert<P: Projection>(
     sqlx::query!(
         "insert into generations (projection, generation, version, partitions, state)
          values ($1, $2, $3, $4, $5)",
-        P::NAME,
+        definition.name,
         generation,
-        to_i32(P::VERSION),
+        definition.version,
         partitions,
         state
     )
@@ -96,7 +97,7 @@ pub(crate) async fn insert<P: Projection>(
     sqlx::query!(
         "insert into checkpoints (projection, generation, partition)
          select $1, $2, generate_series(0, $3 - 1)",
-        P::NAME,
+        definition.name,
         generation,
         partitions
     )
@@ -106,26 +107,29 @@ pub(crate) async fn insert<P: Projection>(
 }
 
 /// The schema of a generation and its table, which only its owner can use.
-pub(crate) async fn create_table<P: Projection>(
+pub(crate) async fn create_table(
+    definition: Definition,
     connection: &mut PgConnection,
     generation: i32,
 ) -> Result<(), Error> {
-    let schema = schema::<P>(generation);
+    let schema = format!("{}_g{generation}", definition.name);
     let sql = format!(
         "create schema {schema}; set local search_path to {schema}; {}; \
          set local search_path to default;",
-        P::SCHEMA
+        definition.schema
     );
     connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
     Ok(())
 }
 
 /// Lets readers see the rows that are theirs.
-pub(crate) async fn open_to_readers<P: Projection>(
+pub(crate) async fn open_to_readers(
+    definition: Definition,
     connection: &mut PgConnection,
     generation: i32,
 ) -> Result<(), Error> {
-    let (schema, table, readers) = (schema::<P>(generation), table::<P>(generation), P::READERS);
+    let Definition { name, readers, .. } = definition;
+    let (schema, table) = (format!("{name}_g{generation}"), definition.table(generation));
     let sql = format!(
         "alter table {table} enable row level security, force row level security;
          create policy owner on {table} to current_user using (true) with check (true);
@@ -139,11 +143,12 @@ pub(crate) async fn open_to_readers<P: Projection>(
 
 /// Takes the indexes off a table that is to be filled, and gives the
 /// statements that make them again.
-pub(crate) async fn take_indexes<P: Projection>(
+pub(crate) async fn take_indexes(
+    definition: Definition,
     connection: &mut PgConnection,
     generation: i32,
 ) -> Result<Vec<String>, Error> {
-    let table = table::<P>(generation);
+    let table = definition.table(generation);
     let sql = "select conname::text as name, pg_get_constraintdef(oid) as definition, true as key
          from pg_constraint where conrelid = $1::text::regclass and contype in ('p', 'u')
          union all
@@ -220,7 +225,7 @@ pub(crate) async fn refresh_views(pool: &PgPool, projection: &str) -> Result<(),
 /// The parts that workers of this version of the fold keep level: of what
 /// readers see, of what is being built, and of what the readers of this
 /// release still see after another was swapped in.
-pub(crate) async fn kept<P: Projection>(pool: &PgPool) -> Result<Vec<Part>, Error> {
+pub(crate) async fn kept(definition: Definition, pool: &PgPool) -> Result<Vec<Part>, Error> {
     let parts = sqlx::query_as!(
         Part,
         "select own.generation, partition, own.partitions
@@ -233,8 +238,8 @@ pub(crate) async fn kept<P: Projection>(pool: &PgPool) -> Result<Vec<Part>, Erro
          where name = $1 and own.version = $2 and (own.state in ('active', 'catching_up')
              or own.state = 'previous' and not own.withdrawn and active.version <> $2)
          order by own.generation, partition",
-        P::NAME,
-        to_i32(P::VERSION)
+        definition.name,
+        definition.version
     );
     Ok(parts.fetch_all(pool).await?)
 }

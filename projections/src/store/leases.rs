@@ -1,7 +1,7 @@
 //! Checkpoints, and who may move them.
 
 use super::{Part, to_i64, to_u64};
-use crate::{Error, projection::Projection};
+use crate::{Error, projection::Definition};
 use sqlx::{PgConnection, PgPool};
 use std::time::Duration;
 
@@ -20,7 +20,8 @@ pub(crate) struct Lease {
 
 /// Takes a part over if nobody holds it. Raises the fencing epoch, so that
 /// whoever held it before can write no more.
-pub(crate) async fn acquire<P: Projection>(
+pub(crate) async fn acquire(
+    definition: Definition,
     pool: &PgPool,
     part: Part,
     worker: &str,
@@ -31,7 +32,7 @@ pub(crate) async fn acquire<P: Projection>(
          where projection = $1 and generation = $2 and partition = $3
            and (lease_until is null or lease_until < clock_timestamp())
          returning epoch, position, published",
-        P::NAME,
+        definition.name,
         part.generation,
         part.partition,
         worker,
@@ -58,7 +59,8 @@ pub(crate) struct Wishes {
 }
 
 /// Keeps the lease without moving the checkpoint, and asks what is wanted.
-pub(crate) async fn heartbeat<P: Projection>(
+pub(crate) async fn heartbeat(
+    definition: Definition,
     pool: &PgPool,
     lease: &Lease,
     events_per_second: f64,
@@ -73,7 +75,7 @@ pub(crate) async fn heartbeat<P: Projection>(
            and epoch = $4 and generations.projection = $1 and generations.generation = $2
            and projections.name = $1
          returning generations.state, projections.paused, projections.swaps",
-        P::NAME,
+        definition.name,
         lease.part.generation,
         lease.part.partition,
         lease.epoch,
@@ -81,15 +83,15 @@ pub(crate) async fn heartbeat<P: Projection>(
         events_per_second as f32,
         LEASE.as_secs_f64()
     );
-    kept.fetch_optional(pool).await?.ok_or(Error::Fenced(P::NAME))
+    kept.fetch_optional(pool).await?.ok_or(Error::Fenced(definition.name))
 }
 
 /// Gives the lease up, so that another worker need not wait for it to end.
-pub(crate) async fn release<P: Projection>(pool: &PgPool, lease: &Lease) -> Result<(), Error> {
+pub(crate) async fn release(definition: Definition, pool: &PgPool, lease: &Lease) -> Result<(), Error> {
     sqlx::query!(
         "update checkpoints set lease_until = null, worker = null, published = $5
          where projection = $1 and generation = $2 and partition = $3 and epoch = $4",
-        P::NAME,
+        definition.name,
         lease.part.generation,
         lease.part.partition,
         lease.epoch,
@@ -101,7 +103,8 @@ pub(crate) async fn release<P: Projection>(pool: &PgPool, lease: &Lease) -> Resu
 }
 
 /// Moves the checkpoint and keeps the lease, unless the lease is lost.
-pub(crate) async fn advance<P: Projection>(
+pub(crate) async fn advance(
+    definition: Definition,
     connection: &mut PgConnection,
     lease: &Lease,
     position: u64,
@@ -113,7 +116,7 @@ pub(crate) async fn advance<P: Projection>(
              lease_until = clock_timestamp() + make_interval(secs => $9)
          where projection = $1 and generation = $2 and partition = $3 and epoch = $4
            and position = $5",
-        P::NAME,
+        definition.name,
         lease.part.generation,
         lease.part.partition,
         lease.epoch,
@@ -125,7 +128,7 @@ pub(crate) async fn advance<P: Projection>(
     )
     .execute(connection)
     .await?;
-    if moved.rows_affected() == 1 { Ok(()) } else { Err(Error::Fenced(P::NAME)) }
+    if moved.rows_affected() == 1 { Ok(()) } else { Err(Error::Fenced(definition.name)) }
 }
 
 /// Says that a worker is there, and gives how many parts are its fair share.

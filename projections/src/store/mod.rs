@@ -12,7 +12,7 @@ pub use status::Status;
 use crate::{
     Error,
     fold::{Rows, Stored},
-    projection::Projection,
+    projection::{Definition, Projection},
 };
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -47,16 +47,6 @@ pub fn partition_of(key: &str, partitions: i32) -> i32 {
     hash % partitions
 }
 
-/// The schema of a generation's table.
-pub(crate) fn schema<P: Projection>(generation: i32) -> String {
-    format!("{}_g{generation}", P::NAME)
-}
-
-/// A generation's table.
-pub(crate) fn table<P: Projection>(generation: i32) -> String {
-    format!("{}.{}", schema::<P>(generation), P::NAME)
-}
-
 /// Remembers which log the database belongs to, or refuses another.
 pub(crate) async fn check_log(pool: &PgPool, log: &str) -> Result<(), Error> {
     sqlx::query!("insert into log_identity (created_at) values ($1) on conflict do nothing", log)
@@ -84,7 +74,7 @@ pub(crate) async fn load<P: Projection>(
     if keys.is_empty() {
         return Ok(HashMap::new());
     }
-    let table = table::<P>(generation);
+    let table = Definition::of::<P>().table(generation);
     let sql = format!("select key, position, data from {table} where key = any($1)");
     let found = sqlx::query(AssertSqlSafe(sql)).bind(keys).fetch_all(connection).await?;
     found.into_iter().map(stored).collect()
@@ -99,7 +89,7 @@ pub(crate) async fn changed_since<P: Projection>(
     after: &str,
     limit: i64,
 ) -> Result<(Vec<(String, Stored<P::Row>)>, Option<String>), Error> {
-    let table = table::<P>(part.generation);
+    let table = Definition::of::<P>().table(part.generation);
     let sql = format!(
         "select key, position, data from {table}
          where key > $1 and position > $2 order by key limit $3"
@@ -133,7 +123,7 @@ pub(crate) async fn write<P: Projection>(
     generation: i32,
     rows: &Rows<P::Row>,
 ) -> Result<(), Error> {
-    let table = table::<P>(generation);
+    let table = Definition::of::<P>().table(generation);
     let (mut keys, mut positions, mut data, mut gone) = (vec![], vec![], vec![], vec![]);
     for (key, stored) in rows {
         match stored {

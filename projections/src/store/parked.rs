@@ -4,7 +4,7 @@ use super::{Part, to_i64, to_u64};
 use crate::{
     Error,
     fold::{Barred, Parked},
-    projection::Projection,
+    projection::Definition,
 };
 use sqlx::{PgConnection, PgPool};
 use std::collections::{HashMap, HashSet};
@@ -15,7 +15,8 @@ pub(crate) const ATTEMPTS: i32 = 10;
 
 /// Parks events. An event parked before stays as it was. `attempts` is how
 /// often those with an error have been tried again.
-pub(crate) async fn park<P: Projection>(
+pub(crate) async fn park(
+    definition: Definition,
     connection: &mut PgConnection,
     part: Part,
     parked: &[Parked],
@@ -35,7 +36,7 @@ pub(crate) async fn park<P: Projection>(
                  then clock_timestamp() + make_interval(secs => 2 ^ ($7 + 1)) end
          from unnest($4::text[], $5::bigint[], $6::text[]) as new (key, position, error)
          on conflict do nothing",
-        P::NAME,
+        definition.name,
         part.generation,
         part.partition,
         &keys,
@@ -51,13 +52,13 @@ pub(crate) async fn park<P: Projection>(
 
 /// What a part must not fold: keys with parked events, and events that
 /// operators want left out.
-pub(crate) async fn barred<P: Projection>(pool: &PgPool, part: Part) -> Result<Barred, Error> {
+pub(crate) async fn barred(definition: Definition, pool: &PgPool, part: Part) -> Result<Barred, Error> {
     let found = sqlx::query!(
         r#"select key as "key!", position from (
                select distinct key, null::bigint as position from parked_events
                where projection = $1 and generation = $2 and partition = $3
                union all select key, position from skipped_events where projection = $1) as found"#,
-        P::NAME,
+        definition.name,
         part.generation,
         part.partition
     )
@@ -84,7 +85,7 @@ pub(crate) struct Due {
 }
 
 /// One key that an operator wants retried, or whose time has come.
-pub(crate) async fn due<P: Projection>(pool: &PgPool, part: Part) -> Result<Option<Due>, Error> {
+pub(crate) async fn due(definition: Definition, pool: &PgPool, part: Part) -> Result<Option<Due>, Error> {
     let events = sqlx::query!(
         "select key, position, attempts from parked_events
          where projection = $1 and generation = $2 and partition = $3 and key = (
@@ -93,7 +94,7 @@ pub(crate) async fn due<P: Projection>(pool: &PgPool, part: Part) -> Result<Opti
                and (retry_wanted or next_attempt_at < clock_timestamp())
              order by retry_wanted desc, next_attempt_at limit 1)
          order by position",
-        P::NAME,
+        definition.name,
         part.generation,
         part.partition
     )
@@ -107,7 +108,8 @@ pub(crate) async fn due<P: Projection>(pool: &PgPool, part: Part) -> Result<Opti
 
 /// Leaves the parked events of a key parked, until their time comes or an
 /// operator asks again.
-pub(crate) async fn keep<P: Projection>(
+pub(crate) async fn keep(
+    definition: Definition,
     connection: &mut PgConnection,
     part: Part,
     due: &Due,
@@ -120,7 +122,7 @@ pub(crate) async fn keep<P: Projection>(
              next_attempt_at = case when error <> '' and $5 < $6
                  then clock_timestamp() + make_interval(secs => 2 ^ ($5 + 1)) end
          where projection = $1 and generation = $2 and partition = $3 and key = $4",
-        P::NAME,
+        definition.name,
         part.generation,
         part.partition,
         due.key,
@@ -134,7 +136,8 @@ pub(crate) async fn keep<P: Projection>(
 
 /// Forgets the parked events of a key, which have been folded or will be
 /// parked anew.
-pub(crate) async fn unpark<P: Projection>(
+pub(crate) async fn unpark(
+    definition: Definition,
     connection: &mut PgConnection,
     part: Part,
     key: &str,
@@ -142,7 +145,7 @@ pub(crate) async fn unpark<P: Projection>(
     sqlx::query!(
         "delete from parked_events
          where projection = $1 and generation = $2 and partition = $3 and key = $4",
-        P::NAME,
+        definition.name,
         part.generation,
         part.partition,
         key

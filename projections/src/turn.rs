@@ -159,6 +159,17 @@ impl<'a, P: Projection> Turn<'a, P> {
             .record(started.elapsed());
         self.publish(&changed, last).await;
         self.engine.step(Step::Published);
+        self.tell_published().await
+    }
+
+    /// Whoever waits to swap a generation in wants to know at once that Redis
+    /// has its views.
+    async fn tell_published(&self) -> Result<(), Error> {
+        if self.seen || !P::CACHED {
+            return Ok(());
+        }
+        let (definition, pool) = (self.engine.definition, self.engine.database.pool());
+        store::leases::heartbeat(definition, pool, &self.lease, 0.0).await?;
         Ok(())
     }
 
@@ -383,6 +394,7 @@ impl<'a, P: Projection> Turn<'a, P> {
                 (Ok(()), None) => {
                     self.lease.published = backlog.end;
                     self.backlog = None;
+                    self.tell_published().await?;
                     tracing::debug!(projection = P::NAME, "Redis has all views of `{}`", P::NAME);
                 }
             }

@@ -9,6 +9,7 @@ use crate::{
     engine::Engine,
     store::{generations, to_i64, to_u64},
 };
+use sqlx::{Connection, Postgres, Transaction};
 use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
@@ -62,18 +63,7 @@ pub(crate) async fn swap(
     .await?;
     let position = held.into_iter().max().unwrap_or(0);
     let began = Instant::now();
-    loop {
-        let reached = sqlx::query_scalar!(
-            r#"select min(position) as "position!" from checkpoints
-               where projection = $1 and generation = $2"#,
-            engine.definition.name,
-            to
-        )
-        .fetch_one(&mut *transaction)
-        .await?;
-        if reached >= position {
-            break;
-        }
+    while !reached(engine, &mut transaction, to, position).await? {
         if began.elapsed() > HOLD {
             transaction.rollback().await?;
             return Ok(Swapped::NotLevel);
@@ -177,6 +167,36 @@ pub(crate) async fn swap(
         engine.definition.name
     );
     Ok(Swapped::Yes)
+}
+
+/// Whether a generation has folded everything up to a position, and Redis has
+/// all of it. If so, it is held still too.
+async fn reached(
+    engine: &Engine,
+    transaction: &mut Transaction<'static, Postgres>,
+    generation: i32,
+    position: i64,
+) -> Result<bool, Error> {
+    let mut attempt = transaction.begin().await?;
+    let parts = sqlx::query!(
+        "select position, published from checkpoints where projection = $1 and generation = $2
+         order by partition for update",
+        engine.definition.name,
+        generation
+    )
+    .fetch_all(&mut *attempt)
+    .await?;
+    let level = parts.iter().all(|part| part.position >= position);
+    let cached = !engine.definition.cached
+        || parts.iter().all(|part| part.published >= part.position)
+        || !engine.cache.answers().await;
+    if level && cached {
+        attempt.commit().await?;
+        return Ok(true);
+    }
+    // Its writers must be able to go on.
+    attempt.rollback().await?;
+    Ok(false)
 }
 
 /// Whether a generation is almost level with the one that readers see, and

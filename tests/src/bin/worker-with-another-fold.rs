@@ -1,0 +1,105 @@
+//! A worker of `inbox` whose fold is not the release's: a newer version, or one
+//! with defects. For the tests of what such a fold may and may not do.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "part of the tests")]
+
+use exodrive_domain::Event;
+use exodrive_log::{Log, LogConfig};
+use exodrive_projections::{
+    Database, Projection,
+    cache::Cache,
+    engine::Engine,
+    inbox::{Inbox, InboxRow},
+};
+use exodrive_runtime::telemetry;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// The next version: every row says so.
+struct Newer;
+
+impl Projection for Newer {
+    const NAME: &'static str = Inbox::NAME;
+    const VERSION: u32 = Inbox::VERSION + 1;
+    const SUBJECTS: &'static [&'static str] = Inbox::SUBJECTS;
+    // Another column, so that the views differ too.
+    const SCHEMA: &'static str = concat!(
+        include_str!("../../../projections/src/inbox/schema.sql"),
+        "alter table inbox add column release integer not null default 2;"
+    );
+    const CACHED: bool = true;
+    type Row = InboxRow;
+
+    fn keys(event: &Event<'_>) -> Vec<String> {
+        Inbox::keys(event)
+    }
+
+    fn evolve(row: Option<InboxRow>, event: &Event<'_>) -> Option<InboxRow> {
+        let mut row = Inbox::evolve(row, event)?;
+        row.search = format!("newer\n{}", row.search);
+        Some(row)
+    }
+
+    fn cached(row: &InboxRow, position: u64) -> Option<String> {
+        Inbox::cached(row, position)
+    }
+}
+
+/// The release's version with two defects.
+struct Defective;
+
+impl Projection for Defective {
+    const NAME: &'static str = Inbox::NAME;
+    const VERSION: u32 = Inbox::VERSION;
+    const SUBJECTS: &'static [&'static str] = Inbox::SUBJECTS;
+    const SCHEMA: &'static str = Inbox::SCHEMA;
+    const CACHED: bool = true;
+    type Row = InboxRow;
+
+    fn keys(event: &Event<'_>) -> Vec<String> {
+        assert!(!event.recorded.envelope.id.starts_with("keys-panic"), "a defect of keys");
+        Inbox::keys(event)
+    }
+
+    fn evolve(row: Option<InboxRow>, event: &Event<'_>) -> Option<InboxRow> {
+        let id = &event.recorded.envelope.id;
+        assert!(!id.starts_with("panic"), "a defect of evolve");
+        while id.starts_with("endless") {
+            std::hint::black_box(());
+        }
+        Inbox::evolve(row, event)
+    }
+
+    fn cached(row: &InboxRow, position: u64) -> Option<String> {
+        Inbox::cached(row, position)
+    }
+}
+
+fn setting(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"))
+}
+
+#[tokio::main]
+async fn main() {
+    telemetry::init("info", telemetry::Format::Json).unwrap();
+    let log = Log::open(&LogConfig {
+        url: setting("EXODRIVE_NATS_URL"),
+        monitor_url: None,
+        require_sync: false,
+        duplicate_window: Duration::ZERO,
+        replicas: 1,
+        ack_timeout: Duration::from_secs(4),
+        patience: Duration::from_secs(10),
+    })
+    .await
+    .unwrap();
+    let database = Database::for_workers(&setting("EXODRIVE_DATABASE_URL")).unwrap();
+    let cache = Cache::new(&setting("EXODRIVE_REDIS_URL")).unwrap();
+    let fold = setting("WORKER_FOLD");
+    let engine = match fold.as_str() {
+        "newer" => Engine::new::<Newer>(log, database, cache, &fold),
+        "defective" => Engine::new::<Defective>(log, database, cache, &fold),
+        _ => panic!("no fold {fold:?}"),
+    };
+    engine.run(&CancellationToken::new()).await.unwrap();
+}

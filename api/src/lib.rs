@@ -13,7 +13,8 @@
 //! line in `http/mod.rs`, then `make openapi`.
 
 pub mod access;
-pub mod cli;
+pub mod blocked_keys;
+mod cli;
 pub mod desk;
 pub mod hold_expiry;
 pub mod http;

@@ -256,7 +256,9 @@ impl Cache {
             let mut scan = redis::cmd("SCAN");
             scan.arg(cursor).arg("MATCH").arg(format!("{prefix}*")).arg("COUNT").arg(SWEEP);
             let (next, found): (u64, Vec<String>) = self.query(&scan).await?;
-            keys.extend(found.iter().filter_map(|key| key.strip_prefix(&prefix)).map(str::to_owned));
+            keys.extend(
+                found.iter().filter_map(|key| key.strip_prefix(&prefix)).map(str::to_owned),
+            );
             cursor = next;
             if cursor == 0 {
                 return Ok(keys);

@@ -92,7 +92,8 @@ pub(crate) fn keyed<P: Projection>(
             }
         };
         let keys = keys.map(|mut keys| {
-            let wanted = |key: &str| only.is_none_or(|only| only == key || only == recorded.subject);
+            let wanted =
+                |key: &str| only.is_none_or(|only| only == key || only == recorded.subject);
             keys.retain(|key| part.holds(key) && wanted(key));
             keys
         });

@@ -232,13 +232,20 @@ impl<'a, P: Projection> Turn<'a, P> {
         store::write::<P>(&mut transaction, part.generation, &changed).await?;
         // The reasons come first: what only waits does not overwrite them.
         parked::park(self.engine.definition, &mut transaction, part, refused, 0).await?;
-        let (stuck, parked): (Vec<_>, Vec<_>) = parked
-            .into_iter()
-            .partition(|parked| barred.poison.contains_key(&parked.position));
-        parked::park(self.engine.definition, &mut transaction, part, &stuck, parked::ATTEMPTS).await?;
+        let (stuck, parked): (Vec<_>, Vec<_>) =
+            parked.into_iter().partition(|parked| barred.poison.contains_key(&parked.position));
+        parked::park(self.engine.definition, &mut transaction, part, &stuck, parked::ATTEMPTS)
+            .await?;
         parked::park(self.engine.definition, &mut transaction, part, &parked, 0).await?;
         self.engine.step(Step::Written);
-        store::leases::advance(self.engine.definition, &mut transaction, &self.lease, last, changed.len()).await?;
+        store::leases::advance(
+            self.engine.definition,
+            &mut transaction,
+            &self.lease,
+            last,
+            changed.len(),
+        )
+        .await?;
         self.engine.step(Step::Advanced);
         transaction.commit().await.map_err(Error::from)?;
         self.barred = barred;
@@ -337,11 +344,15 @@ impl<'a, P: Projection> Turn<'a, P> {
             None => 0.0,
         };
         self.ticked = Some((Instant::now(), self.lease.position));
-        let wishes = store::leases::heartbeat(self.engine.definition, pool, &self.lease, rate).await?;
+        let wishes =
+            store::leases::heartbeat(self.engine.definition, pool, &self.lease, rate).await?;
         self.paused = wishes.paused && wishes.state != "catching_up";
         self.seen = wishes.state != "catching_up";
         let poison = std::mem::take(&mut self.barred.poison);
-        self.barred = Barred { poison, ..parked::barred(self.engine.definition, pool, self.lease.part).await? };
+        self.barred = Barred {
+            poison,
+            ..parked::barred(self.engine.definition, pool, self.lease.part).await?
+        };
         if !self.barred.blocked.is_empty() {
             self.retry_parked().await?;
         }
@@ -406,7 +417,9 @@ impl<'a, P: Projection> Turn<'a, P> {
     /// whose time has come.
     async fn retry_parked(&mut self) -> Result<(), Error> {
         let (pool, part) = (self.engine.database.pool().clone(), self.lease.part);
-        let Some(due) = parked::due(self.engine.definition, &pool, part).await? else { return Ok(()) };
+        let Some(due) = parked::due(self.engine.definition, &pool, part).await? else {
+            return Ok(());
+        };
         let mut decoded = Vec::new();
         for position in &due.positions {
             decoded.extend(self.engine.log.read(*position).await?.map(Decoded::from));
@@ -424,7 +437,10 @@ impl<'a, P: Projection> Turn<'a, P> {
             Err(Failed::Stuck(_)) => {
                 parked::keep(self.engine.definition, &mut transaction, part, &due, true).await?;
                 transaction.commit().await?;
-                tracing::error!(projection = P::NAME, "The fold does not end still, it stays parked");
+                tracing::error!(
+                    projection = P::NAME,
+                    "The fold does not end still, it stays parked"
+                );
                 return Ok(());
             }
             Err(Failed::Error(error)) => return Err(error),
@@ -442,9 +458,17 @@ impl<'a, P: Projection> Turn<'a, P> {
             let mut connection = pool.acquire().await?;
             return parked::keep(self.engine.definition, &mut connection, part, &due, false).await;
         }
-        parked::park(self.engine.definition, &mut transaction, part, &parked, due.attempts + 1).await?;
+        parked::park(self.engine.definition, &mut transaction, part, &parked, due.attempts + 1)
+            .await?;
         let position = self.lease.position;
-        store::leases::advance(self.engine.definition, &mut transaction, &self.lease, position, changed.len()).await?;
+        store::leases::advance(
+            self.engine.definition,
+            &mut transaction,
+            &self.lease,
+            position,
+            changed.len(),
+        )
+        .await?;
         transaction.commit().await?;
         barred.poison.clear();
         self.barred = barred;
@@ -468,7 +492,8 @@ impl<'a, P: Projection> Turn<'a, P> {
         let (pool, part) = (self.engine.database.pool().clone(), self.lease.part);
         let Some(refold) = self.refolding.take_if(|refold| refold.task.is_finished()) else {
             if self.refolding.is_none()
-                && let Some((id, key)) = jobs::key_wanted(self.engine.definition, &pool, part).await?
+                && let Some((id, key)) =
+                    jobs::key_wanted(self.engine.definition, &pool, part).await?
             {
                 let history =
                     KeyHistory::<P>::new(&self.engine.log, part, self.barred.clone(), key.clone());
@@ -487,11 +512,21 @@ impl<'a, P: Projection> Turn<'a, P> {
         let differs = before.get(&key) != fresh.as_ref();
         let rows = Rows::from([(key.clone(), fresh)]);
         if try_write::<P>(&mut transaction, part.generation, &rows).await? {
-            jobs::key_done(self.engine.definition, &mut transaction, id, part, position, &key, differs).await?;
+            jobs::key_done(
+                self.engine.definition,
+                &mut transaction,
+                id,
+                part,
+                position,
+                &key,
+                differs,
+            )
+            .await?;
         } else {
             jobs::fail(&mut transaction, id, "Postgres refused the row's value").await?;
         }
-        store::leases::advance(self.engine.definition, &mut transaction, &self.lease, position, 1).await?;
+        store::leases::advance(self.engine.definition, &mut transaction, &self.lease, position, 1)
+            .await?;
         transaction.commit().await?;
         if P::CACHED {
             // Redis keeps the higher position of two; that of a row that was

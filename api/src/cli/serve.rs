@@ -3,14 +3,14 @@
 use super::Failure;
 use crate::{
     access::{TokenRules, Tokens},
+    blocked_keys::BlockedKeys,
     desk::Desk,
     hold_expiry,
     http::{self, Api, health},
     limits::Limiter,
     settings::{
         BookingSettings, Connections, HttpSettings, LogSettings, MetricsSettings, RebuildArgs,
-        SettingsError,
-        reading_config,
+        SettingsError, reading_config,
     },
     view_cache::ViewCache,
 };
@@ -70,6 +70,8 @@ impl Serve {
             cache
         });
         let database = Database::for_readers(&urls.database)?;
+        let blocked = BlockedKeys::default();
+        tokio::spawn(blocked.clone().follow(database.clone(), stop.clone()));
         let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
         let secret = self.bookings.secret(&self.connections)?;
         let hold_period = self.bookings.hold_period;
@@ -82,6 +84,7 @@ impl Serve {
             emails,
             cars,
             calendars,
+            blocked,
             desk,
             webhook_secrets,
             tokens,

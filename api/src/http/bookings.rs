@@ -4,7 +4,9 @@ use super::{
     Api, App,
     command::{Answer, Command, days, no_such_booking, refused, validation},
     guard::{Role, Who},
-    read::{limit, parse_query, reach_the_end, read, text, view_answer, view_unavailable},
+    read::{
+        limit, parse_query, reach_the_end, read, tell_blocked, text, view_answer, view_unavailable,
+    },
 };
 use crate::{
     desk::{Circumstances, Done, Party, derived_uuid, sha256},
@@ -18,6 +20,7 @@ use axum::{
 };
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use exodrive_domain::{
+    Subject,
     booking::{AccessLink, Booking, BookingCommand, Customer, CustomerDetails, NewBooking, Status},
     id::{BookingId, CarId},
     personal::Personal,
@@ -309,12 +312,15 @@ pub(crate) async fn get_booking(
     let id = known_form(&id)?;
     let row = visible(&api, &who, "bookings", &headers, id).await?;
     let position = row.booking.position;
+    let subject = Subject::Booking(row.booking.car_id).to_string();
     let full = full(row, &who, api.desk.now());
     let json = serde_json::to_vec(&full).unwrap_or_default();
     // What can be done changes with the day, of which the ETag says nothing: so
     // never 304.
     let etag = format!("\"{position}\"");
-    Ok(view_answer(&HeaderMap::new(), &etag, position, json.into(), "MISS"))
+    let mut answer = view_answer(&HeaderMap::new(), &etag, position, json.into(), "MISS");
+    tell_blocked(&api, "bookings", &[&id.to_string(), &subject], &mut answer);
+    Ok(answer)
 }
 
 /// A booking that the caller may see; if that depends on its link, one that

@@ -5,7 +5,9 @@ use super::{
     bookings::car_id,
     command::{Command, days, no_such_car, refused},
     guard::{Role, Who},
-    read::{MIN_POSITION, limit, parse_query, read, text, view_answer, view_unavailable},
+    read::{
+        MIN_POSITION, limit, parse_query, read, tell_blocked, text, view_answer, view_unavailable,
+    },
 };
 use crate::{
     desk::DeskError,
@@ -28,7 +30,7 @@ use exodrive_domain::{
 use exodrive_projections::{
     Identity, Projection,
     bookings::read::{LineDetail, Money},
-    calendar::{Entry, read as calendar},
+    calendar::{CalendarView, Entry, read as calendar},
     cars::{
         Cars,
         read::{self as cars, CarDetail, CarSummary, Filter, Sort},
@@ -220,7 +222,9 @@ pub(crate) async fn get_car(
 ) -> Result<Response, ApiError> {
     let (position, json, cache) = car_json(&api, &who, &headers, &id).await?;
     let etag = format!("\"{}-{position}\"", Cars::VERSION);
-    Ok(view_answer(&headers, &etag, position, json, cache))
+    let mut answer = view_answer(&headers, &etag, position, json, cache);
+    tell_blocked(&api, "cars", &[&id, &format!("exo.fleet.{id}")], &mut answer);
+    Ok(answer)
 }
 
 /// A car as JSON, from whichever is nearest; staff also see cars that the
@@ -352,8 +356,12 @@ pub(crate) async fn get_calendar(
         days: days.iter().map(day).collect(),
     };
     let json = serde_json::to_vec(&calendar).unwrap_or_default();
-    let etag = format!("\"{position}-{from}-{to}-{}\"", u8::from(staff));
-    Ok(view_answer(&headers, &etag, position, json.into(), cache))
+    let version = CalendarView::VERSION;
+    let etag = format!("\"{version}-{position}-{from}-{to}-{}\"", u8::from(staff));
+    let mut answer = view_answer(&headers, &etag, position, json.into(), cache);
+    let keys = [&calendar.car_id, &format!("exo.booking.{}", calendar.car_id)];
+    tell_blocked(&api, "calendar", &keys.map(String::as_str), &mut answer);
+    Ok(answer)
 }
 
 async fn entries(

@@ -1,18 +1,23 @@
 //! Email, for admins and auditors.
 
 use super::{
-    App,
+    Api, App,
     guard::EmailReader,
-    read::{MIN_POSITION, limit, parse_query, read, text, view_answer, view_unavailable},
+    read::{
+        MIN_POSITION, limit, parse_query, read, tell_blocked, text, view_answer, view_unavailable,
+    },
 };
 use crate::problem::{ApiError, Code, Problem};
 use axum::{
     Json,
     extract::{Path, RawQuery, State},
     http::{HeaderMap, StatusCode},
-    response::Response,
+    response::{IntoResponse, Response},
 };
-use exodrive_domain::email::{EmailId, Status};
+use exodrive_domain::{
+    Subject,
+    email::{EmailId, Status},
+};
 use exodrive_projections::{
     Projection,
     deliveries::read as deliveries,
@@ -148,7 +153,8 @@ pub(crate) async fn get_email(
     {
         metrics::counter!("exodrive_cache_hits_total", "view" => "inbox", "level" => level.name())
             .increment(1);
-        return Ok(view_answer(&headers, &etag(position), position, json, level.name()));
+        let answer = view_answer(&headers, &etag(position), position, json, level.name());
+        return Ok(told(&api, "inbox", &email_id, answer));
     }
     metrics::counter!("exodrive_cache_misses_total", "view" => "inbox").increment(1);
     let mut transaction = read(&api, &reader.identity, "inbox", &headers).await?;
@@ -160,7 +166,15 @@ pub(crate) async fn get_email(
         ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR).caused_by(&error)
     })?;
     let position = email.position;
-    Ok(view_answer(&headers, &etag(position), position, json.into(), "MISS"))
+    let answer = view_answer(&headers, &etag(position), position, json.into(), "MISS");
+    Ok(told(&api, "inbox", &email_id, answer))
+}
+
+/// The answer, which says so if the email waits behind an event.
+fn told(api: &Api, view: &str, email_id: &EmailId, mut answer: Response) -> Response {
+    let subject = Subject::Email(email_id.clone()).to_string();
+    tell_blocked(api, view, &[email_id.as_str(), &subject], &mut answer);
+    answer
 }
 
 fn etag(position: u64) -> String {
@@ -182,14 +196,18 @@ pub(crate) async fn get_timeline(
     headers: HeaderMap,
     Path(email_id): Path<String>,
     RawQuery(query): RawQuery,
-) -> Result<Json<Timeline>, ApiError> {
+) -> Result<Response, ApiError> {
     let order = parse_query::<TimelineQuery>(query, &["order"])?.order.unwrap_or_default();
     let email_id = known_form(&email_id)?;
     let mut transaction = read(&api, &reader.identity, "email_timeline", &headers).await?;
     let data = email_timeline::of_email(&mut transaction, email_id.as_str(), order)
         .await
         .map_err(view_unavailable)?;
-    if data.is_empty() { Err(no_such_email()) } else { Ok(Json(Timeline { object: "list", data })) }
+    if data.is_empty() {
+        return Err(no_such_email());
+    }
+    let answer = Json(Timeline { object: "list", data }).into_response();
+    Ok(told(&api, "email_timeline", &email_id, answer))
 }
 
 /// Gives every delivery about an email.

@@ -20,6 +20,7 @@ mod webhooks;
 
 use crate::{
     access::Tokens,
+    blocked_keys::BlockedKeys,
     desk::Desk,
     limits::Limiter,
     problem::{ApiError, Code, Problem},
@@ -58,6 +59,8 @@ pub struct Api {
     pub cars: ViewCache,
     /// Calendars, the same.
     pub calendars: ViewCache,
+    /// Rows that wait behind an event.
+    pub blocked: BlockedKeys,
     /// Where commands are carried out.
     pub desk: Desk,
     /// Signing secrets of the webhook.

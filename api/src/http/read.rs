@@ -19,6 +19,8 @@ const LARGEST_LIMIT: i64 = 100;
 const VIEW_PATIENCE: Duration = Duration::from_secs(2);
 pub(super) const MIN_POSITION: &str = "exodrive-min-position";
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
+/// The event that the row waits behind: later ones about it are not in it yet.
+const BLOCKED_AT: HeaderName = HeaderName::from_static("exodrive-blocked-at");
 pub(super) const POSITION: HeaderName = HeaderName::from_static("exodrive-position");
 
 /// Begins to read, once the view has reached the position that the caller asks
@@ -121,6 +123,14 @@ pub(super) fn limit(limit: Option<String>) -> Result<i64, ApiError> {
 /// The free text of a list.
 pub(super) fn text(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
+}
+
+/// Tells of a row that it waits behind an event which could not be folded.
+/// `keys` are the row's key and the subjects of its events.
+pub(super) fn tell_blocked(api: &Api, view: &str, keys: &[&str], answer: &mut Response) {
+    if let Some(position) = api.blocked.behind(view, keys) {
+        answer.headers_mut().insert(BLOCKED_AT, position.into());
+    }
 }
 
 /// A view as JSON, or 304 if the caller holds it.

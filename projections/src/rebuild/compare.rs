@@ -55,11 +55,7 @@ pub struct Difference {
 }
 
 /// Keys that events between two positions touch, the first not included.
-async fn touched(
-    engine: &Engine,
-    after: u64,
-    until: u64,
-) -> Result<BTreeSet<String>, Error> {
+async fn touched(engine: &Engine, after: u64, until: u64) -> Result<BTreeSet<String>, Error> {
     let whole = Part { generation: 0, partition: 0, partitions: 1 };
     let mut keys = BTreeSet::new();
     let mut reader = engine.log.reader(after + 1);
@@ -71,9 +67,8 @@ async fn touched(
         read.retain(|event| event.position <= until);
         position = read.last().map_or(position, |event| event.position);
         let events = Events::of(read.into_iter().map(Decoded::from).collect());
-        let job = sandbox.run(move |mark| {
-            fold::keys(&keyed(&events, whole, &Barred::default(), None, mark))
-        });
+        let job = sandbox
+            .run(move |mark| fold::keys(&keyed(&events, whole, &Barred::default(), None, mark)));
         // A fold that does not end touches nothing: its event is parked.
         keys.extend(job.await.unwrap_or_default());
     }

@@ -124,7 +124,9 @@ impl<R> Loader<R> {
     }
 
     fn resident_bytes(&self) -> usize {
-        self.young_bytes + self.old_bytes + self.copied.as_ref().map_or(0, HashSet::len) * HASH_BYTES
+        self.young_bytes
+            + self.old_bytes
+            + self.copied.as_ref().map_or(0, HashSet::len) * HASH_BYTES
     }
 
     /// Which of these keys may be in the table and are not in memory.
@@ -163,7 +165,10 @@ impl<R> Loader<R> {
         Ok(lines)
     }
 
-    fn lines<P: Projection<Row = R>>(&mut self, rows: HashMap<String, Resident<R>>) -> Result<Vec<Line>, Error> {
+    fn lines<P: Projection<Row = R>>(
+        &mut self,
+        rows: HashMap<String, Resident<R>>,
+    ) -> Result<Vec<Line>, Error> {
         let mut lines = Vec::with_capacity(rows.len());
         for (key, Resident { row, .. }) in rows {
             let Some(Stored { row, position }) = row else { continue };
@@ -548,8 +553,7 @@ pub(crate) async fn park_refused(
 ) -> Result<(), Error> {
     let refused: BTreeSet<_> = refused.iter().cloned().collect();
     let (send, mut events) = mpsc::channel(AHEAD);
-    let _reading =
-        AbortOnDropHandle::new(tokio::spawn(read(engine.log.clone(), plan.until, send)));
+    let _reading = AbortOnDropHandle::new(tokio::spawn(read(engine.log.clone(), plan.until, send)));
     let mut known = HashSet::new();
     let whole = Part { generation: plan.generation, partition: 0, partitions: 1 };
     let mut sandbox = Sandbox::default();

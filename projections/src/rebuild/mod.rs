@@ -53,10 +53,7 @@ const NEAR: u64 = 2_000;
 const REDIS_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Carries out the rebuilds of a projection until `stop`.
-pub(crate) async fn run(
-    engine: &Engine,
-    stop: &CancellationToken,
-) -> Result<(), Error> {
+pub(crate) async fn run(engine: &Engine, stop: &CancellationToken) -> Result<(), Error> {
     while !stop.is_cancelled() {
         let looked = tokio::select! {
             looked = look(engine) => looked,
@@ -81,7 +78,9 @@ pub(crate) async fn run(
 
 async fn look(engine: &Engine) -> Result<(), Error> {
     let pool = engine.database.pool();
-    let Some(job) = jobs::acquire(engine.definition, pool, &engine.worker).await? else { return Ok(()) };
+    let Some(job) = jobs::acquire(engine.definition, pool, &engine.worker).await? else {
+        return Ok(());
+    };
     let progress = Progress::begin(engine.definition, pool.clone(), job.clone());
     let mut rebuild = Rebuild { engine, job, progress };
     let outcome = rebuild.carry_out_or_end().await;
@@ -143,11 +142,7 @@ impl Rebuild<'_> {
     }
 }
 
-async fn carry_out(
-    engine: &Engine,
-    job: &mut Job,
-    progress: &Progress,
-) -> Result<(), Error> {
+async fn carry_out(engine: &Engine, job: &mut Job, progress: &Progress) -> Result<(), Error> {
     let pool = engine.database.pool();
     let to = match state_of(engine, job.generation).await?.as_deref() {
         Some("catching_up") => job.generation.unwrap_or_default(),
@@ -169,10 +164,7 @@ async fn carry_out(
     swap_in(engine, job, progress, to).await
 }
 
-async fn state_of(
-    engine: &Engine,
-    generation: Option<i32>,
-) -> Result<Option<String>, Error> {
+async fn state_of(engine: &Engine, generation: Option<i32>) -> Result<Option<String>, Error> {
     let Some(generation) = generation else { return Ok(None) };
     let state = sqlx::query_scalar!(
         "select state from generations where projection = $1 and generation = $2
@@ -219,11 +211,7 @@ async fn active(engine: &Engine) -> Result<Active, Error> {
 }
 
 /// Makes a generation and fills it with the log as it is now; gives it.
-async fn build(
-    engine: &Engine,
-    job: &mut Job,
-    progress: &Progress,
-) -> Result<i32, Error> {
+async fn build(engine: &Engine, job: &mut Job, progress: &Progress) -> Result<i32, Error> {
     let pool = engine.database.pool();
     // What somebody else had begun to load.
     discard(engine, job).await?;
@@ -240,15 +228,23 @@ async fn build(
     )
     .fetch_one(&mut *transaction)
     .await?;
-    generations::insert(engine.definition, &mut transaction, generation, partitions, "building").await?;
+    generations::insert(engine.definition, &mut transaction, generation, partitions, "building")
+        .await?;
     generations::create_table(engine.definition, &mut transaction, generation).await?;
-    let mut indexes = generations::take_indexes(engine.definition, &mut transaction, generation).await?;
+    let mut indexes =
+        generations::take_indexes(engine.definition, &mut transaction, generation).await?;
     job.generation = Some(generation);
     jobs::stage(engine.definition, &mut transaction, job, "building").await?;
     transaction.commit().await?;
     let end = engine.log.last_position().await?;
     progress.total(end);
-    tracing::info!(projection = engine.definition.name, generation, end, "Rebuilding `{}`", engine.definition.name);
+    tracing::info!(
+        projection = engine.definition.name,
+        generation,
+        end,
+        "Rebuilding `{}`",
+        engine.definition.name
+    );
     let (only, until) = match from_position {
         None => (None, end),
         Some(since) => {
@@ -266,7 +262,8 @@ async fn build(
         engine.rebuilds,
     );
     let plan = load::Plan { generation, partitions, until, only };
-    let filling = load::Filling { plan: &plan, indexes: &mut indexes, governor: &governor, progress };
+    let filling =
+        load::Filling { plan: &plan, indexes: &mut indexes, governor: &governor, progress };
     let refused = (engine.load)(engine, filling).await?;
     stage(engine, job, "indexing").await?;
     if !refused.is_empty() {
@@ -289,12 +286,7 @@ async fn build(
 }
 
 /// Waits until the generation is level, compares it, and swaps it in.
-async fn swap_in(
-    engine: &Engine,
-    job: &Job,
-    progress: &Progress,
-    to: i32,
-) -> Result<(), Error> {
+async fn swap_in(engine: &Engine, job: &Job, progress: &Progress, to: i32) -> Result<(), Error> {
     let pool = engine.database.pool();
     loop {
         let from = active(engine).await?;
@@ -338,12 +330,7 @@ async fn stage(engine: &Engine, job: &Job, state: &str) -> Result<(), Error> {
 
 /// Waits until a generation is level with the one that readers see, or nearly
 /// so.
-async fn caught_up(
-    engine: &Engine,
-    progress: &Progress,
-    from: i32,
-    to: i32,
-) -> Result<(), Error> {
+async fn caught_up(engine: &Engine, progress: &Progress, from: i32, to: i32) -> Result<(), Error> {
     let began = tokio::time::Instant::now();
     loop {
         progress.total(engine.log.last_position().await?);
@@ -362,11 +349,7 @@ async fn caught_up(
 
 /// Waits until an operator accepts that rows differ. If he cancels instead,
 /// this is dropped.
-async fn accepted(
-    engine: &Engine,
-    job: &Job,
-    progress: &Progress,
-) -> Result<(), Error> {
+async fn accepted(engine: &Engine, job: &Job, progress: &Progress) -> Result<(), Error> {
     if !progress.accepted() {
         stage(engine, job, "waiting").await?;
     }

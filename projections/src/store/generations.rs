@@ -2,7 +2,10 @@
 //! see one of them.
 
 use super::Part;
-use crate::{Error, for_each_projection, projection::{Definition, Projection}};
+use crate::{
+    Error, for_each_projection,
+    projection::{Definition, Projection},
+};
 use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Row};
 use std::sync::LazyLock;
@@ -34,9 +37,12 @@ pub(crate) async fn ensure(definition: Definition, pool: &PgPool) -> Result<(), 
         .fetch_optional(&mut *transaction)
         .await?;
     if known.is_none() {
-        sqlx::query!("insert into projections (name, active_generation) values ($1, 1)", definition.name)
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query!(
+            "insert into projections (name, active_generation) values ($1, 1)",
+            definition.name
+        )
+        .execute(&mut *transaction)
+        .await?;
         insert(definition, &mut transaction, 1, 1, "active").await?;
         create_table(definition, &mut transaction, 1).await?;
         open_to_readers(definition, &mut transaction, 1).await?;

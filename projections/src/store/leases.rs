@@ -87,7 +87,11 @@ pub(crate) async fn heartbeat(
 }
 
 /// Gives the lease up, so that another worker need not wait for it to end.
-pub(crate) async fn release(definition: Definition, pool: &PgPool, lease: &Lease) -> Result<(), Error> {
+pub(crate) async fn release(
+    definition: Definition,
+    pool: &PgPool,
+    lease: &Lease,
+) -> Result<(), Error> {
     sqlx::query!(
         "update checkpoints set lease_until = null, worker = null, published = $5
          where projection = $1 and generation = $2 and partition = $3 and epoch = $4",

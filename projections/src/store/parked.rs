@@ -52,7 +52,11 @@ pub(crate) async fn park(
 
 /// What a part must not fold: keys with parked events, and events that
 /// operators want left out.
-pub(crate) async fn barred(definition: Definition, pool: &PgPool, part: Part) -> Result<Barred, Error> {
+pub(crate) async fn barred(
+    definition: Definition,
+    pool: &PgPool,
+    part: Part,
+) -> Result<Barred, Error> {
     let found = sqlx::query!(
         r#"select key as "key!", position from (
                select distinct key, null::bigint as position from parked_events
@@ -85,7 +89,11 @@ pub(crate) struct Due {
 }
 
 /// One key that an operator wants retried, or whose time has come.
-pub(crate) async fn due(definition: Definition, pool: &PgPool, part: Part) -> Result<Option<Due>, Error> {
+pub(crate) async fn due(
+    definition: Definition,
+    pool: &PgPool,
+    part: Part,
+) -> Result<Option<Due>, Error> {
     let events = sqlx::query!(
         "select key, position, attempts from parked_events
          where projection = $1 and generation = $2 and partition = $3 and key = (
@@ -156,6 +164,21 @@ pub(crate) async fn unpark(
 }
 
 impl crate::Database {
+    /// View, key (or subject) and first parked position of everything that is
+    /// blocked in what readers see.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn blocked_keys(&self) -> Result<Vec<(String, String, u64)>, Error> {
+        let found = sqlx::query!(
+            r#"select projection, key, min(position) as "position!" from parked_events
+               join projections on name = projection and generation = active_generation
+               group by projection, key"#
+        );
+        let found = found.fetch_all(self.pool()).await?;
+        Ok(found.into_iter().map(|it| (it.projection, it.key, to_u64(it.position))).collect())
+    }
+
     /// Asks the projection's worker to fold parked events again, in order: all
     /// of them, or those of one key. Gives how many events that are.
     ///

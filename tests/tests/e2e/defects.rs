@@ -114,8 +114,7 @@ async fn a_panic_and_an_endless_loop_park_their_keys_and_harm_nothing_else() {
     world.start_worker(WORKER);
     world.wait_until("ready").await;
     world.exodrive_prints(&["projections", "retry", "inbox"]).await;
-    eventually("all of it is folded", async || parked(&world).await.is_empty().then_some(()))
-        .await;
+    eventually("all of it is folded", async || parked(&world).await.is_empty().then_some(())).await;
     world.views_equal_a_fresh_fold().await;
     eventually("and readers are told no more", async || {
         let answer = world.get("/v1/inbox/em-1").await;
@@ -196,10 +195,11 @@ async fn a_rebuild_parks_what_cannot_be_folded_too() {
         sqlx::query_as(sql).fetch_all(world.database()).await.unwrap();
     let wanted = [("em-1", 2, "the fold did not", 10), ("em-1", 3, "", 0)];
     assert_eq!(parked, wanted.map(|(key, at, error, tried)| (key.into(), at, error.into(), tried)));
-    let status: Value = sqlx::query_scalar("select data -> 'status' from inbox_g2.inbox where key = 'em-1'")
-        .fetch_one(world.database())
-        .await
-        .unwrap();
+    let status: Value =
+        sqlx::query_scalar("select data -> 'status' from inbox_g2.inbox where key = 'em-1'")
+            .fetch_one(world.database())
+            .await
+            .unwrap();
     assert_eq!(status, "sent");
     assert_eq!(self::status(&world, "em-1").await, "opened", "readers see what they saw");
 }

@@ -87,12 +87,36 @@ impl Cache {
     /// [`CacheError`], within [`PATIENCE`].
     pub async fn view(&self, view: &str, key: &str) -> Result<Option<(u64, String)>, CacheError> {
         let value: Option<String> = self.query(&Cmd::get(name(view, key))).await?;
-        Ok(value.and_then(|mut value| {
-            let end = value.find('\n')?;
-            let position = value[..end].parse().ok()?;
-            value.drain(..=end);
-            Some((position, value))
-        }))
+        Ok(value.and_then(split))
+    }
+
+    /// What Redis holds under several keys of a view, in the same order.
+    ///
+    /// # Errors
+    /// [`CacheError`], within [`PATIENCE`].
+    pub async fn views(
+        &self,
+        view: &str,
+        keys: &[String],
+    ) -> Result<Vec<Option<(u64, String)>>, CacheError> {
+        let names: Vec<_> = keys.iter().map(|key| name(view, key)).collect();
+        let values: Vec<Option<String>> = self.query(&Cmd::mget(names)).await?;
+        Ok(values.into_iter().map(|value| split(value?)).collect())
+    }
+
+    /// Some keys of a view, and where to go on (0: that was all). Begins at 0.
+    /// A key that comes or goes meanwhile may be left out, and any may be given
+    /// twice.
+    ///
+    /// # Errors
+    /// [`CacheError`], within [`PATIENCE`].
+    pub async fn scan(&self, view: &str, cursor: u64) -> Result<(u64, Vec<String>), CacheError> {
+        let prefix = name(view, "");
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg(format!("{prefix}*")).arg("COUNT").arg(1_000);
+        let (next, names): (u64, Vec<String>) = self.query(&scan).await?;
+        let keys = names.iter().filter_map(|name| name.strip_prefix(&prefix));
+        Ok((next, keys.map(str::to_owned).collect()))
     }
 
     pub(crate) async fn publish(&self, view: &str, entries: &[Entry]) -> Result<(), CacheError> {
@@ -132,13 +156,24 @@ impl Cache {
 
     /// Whether Redis holds all of a view: it forgets the mark when it forgets
     /// the rows.
-    pub(crate) async fn is_complete(&self, view: &str) -> Result<bool, CacheError> {
+    ///
+    /// # Errors
+    /// [`CacheError`], within [`PATIENCE`].
+    pub async fn is_complete(&self, view: &str) -> Result<bool, CacheError> {
         self.query(&Cmd::exists(mark(view))).await
     }
 
     pub(crate) async fn mark_complete(&self, view: &str) -> Result<(), CacheError> {
         self.query(&Cmd::set(mark(view), 1)).await
     }
+}
+
+/// A value is a position, a line feed, and the JSON of the row's view.
+fn split(mut value: String) -> Option<(u64, String)> {
+    let end = value.find('\n')?;
+    let position = value[..end].parse().ok()?;
+    value.drain(..=end);
+    Some((position, value))
 }
 
 fn name(view: &str, key: &str) -> String {

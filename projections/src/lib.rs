@@ -26,13 +26,14 @@ pub mod engine;
 mod feed;
 mod fold;
 pub mod inbox;
+pub mod inspect;
 pub mod payments;
 mod projection;
 mod query;
 pub mod store;
 
 pub use database::{Database, Identity, ReadTransaction};
-pub use projection::Projection;
+pub use projection::{Projection, Sources, reads};
 
 use serde::Serialize;
 

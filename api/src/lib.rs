@@ -13,6 +13,7 @@
 //! line in `http/mod.rs`, then `make openapi`.
 
 pub mod access;
+pub mod checker;
 pub mod cli;
 pub mod desk;
 pub mod hold_expiry;

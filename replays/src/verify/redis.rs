@@ -28,6 +28,23 @@ const FILLING: Duration = Duration::from_secs(15);
 const SUSPECTS: usize = 5_000;
 const CHUNK: usize = 200;
 
+/// Asks Redis, and again after it failed. No function: futures that borrow
+/// their caller's are not known to be `Send`.
+macro_rules! patiently {
+    ($ask:expr) => {{
+        let mut attempt = 0;
+        loop {
+            match $ask.await {
+                Err(_) if attempt < ATTEMPTS => {
+                    attempt += 1;
+                    tokio::time::sleep(PAUSE).await;
+                }
+                outcome => break outcome,
+            }
+        }
+    }};
+}
+
 /// What Redis should hold under one key.
 struct Expected {
     /// The key in Redis: that of the row or an alias.
@@ -59,7 +76,7 @@ impl<'a, P: Projection> Views<'a, P> {
         let Some(cache) = views.cache else { return views };
         let began = Instant::now();
         loop {
-            match patiently(async || cache.is_complete(P::NAME).await).await {
+            match patiently!(cache.is_complete(P::NAME)) {
                 Ok(true) => return views,
                 Ok(false) if began.elapsed() < FILLING => tokio::time::sleep(PAUSE).await,
                 Ok(false) => {
@@ -163,7 +180,7 @@ impl<'a, P: Projection> Views<'a, P> {
         let mut strange = HashSet::new();
         let mut cursor = 0;
         loop {
-            let (next, keys) = match patiently(async || cache.scan(P::NAME, cursor).await).await {
+            let (next, keys) = match patiently!(cache.scan(P::NAME, cursor)) {
                 Ok(page) => page,
                 Err(error) => {
                     self.fail(error.to_string());
@@ -199,7 +216,7 @@ impl<'a, P: Projection> Views<'a, P> {
         let mut strange: Vec<_> = strange.into_iter().collect();
         strange.sort_unstable();
         for key in strange {
-            match patiently(async || cache.view(P::NAME, &key).await).await {
+            match patiently!(cache.view(P::NAME, &key)) {
                 // Gone meanwhile.
                 Ok(None) => {}
                 Ok(Some(value)) => {
@@ -255,7 +272,7 @@ async fn values(
     expected: &[Expected],
 ) -> Result<Vec<Option<(u64, String)>>, CacheError> {
     let names: Vec<_> = expected.iter().map(|expected| expected.name.clone()).collect();
-    patiently(async || cache.views(view, &names).await).await
+    patiently!(cache.views(view, &names))
 }
 
 fn tell(expected: &Expected, found: Option<(u64, String)>, report: &mut Report) {
@@ -275,20 +292,4 @@ fn fields(expected: Option<(u64, String)>, found: Option<(u64, String)>) -> Vec<
     let changes = diff(text(&expected).as_ref(), text(&found).as_ref());
     fields.extend(changes.into_iter().map(Field::from));
     fields
-}
-
-/// Asks Redis, and again after it failed.
-async fn patiently<T>(
-    mut ask: impl AsyncFnMut() -> Result<T, CacheError>,
-) -> Result<T, CacheError> {
-    let mut attempt = 0;
-    loop {
-        match ask().await {
-            Err(_) if attempt < ATTEMPTS => {
-                attempt += 1;
-                tokio::time::sleep(Duration::from_millis(250)).await;
-            }
-            outcome => return outcome,
-        }
-    }
 }

@@ -117,7 +117,7 @@ async fn every_row_of_every_view_is_told_as_it_was_from_the_log_alone() {
     // At some positions and times, over HTTP and on the command line.
     for view in names() {
         let rows = &past[events.len()][view];
-        let keys = rows.keys().choose_multiple(&mut rand::rng(), 4);
+        let keys = rows.keys().sample(&mut rand::rng(), 4);
         for (n, key) in keys.into_iter().enumerate() {
             let position = rand::random_range(1..=end);
             let moment = events[rand::random_range(0..events.len())].envelope.time;

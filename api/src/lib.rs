@@ -14,7 +14,8 @@
 
 pub mod access;
 pub mod blocked_keys;
-mod cli;
+pub mod checker;
+pub mod cli;
 pub mod desk;
 pub mod hold_expiry;
 pub mod http;

@@ -205,6 +205,18 @@ pub struct MetricsSettings {
     pub metrics_addr: SocketAddr,
 }
 
+/// How the views are checked while the system runs.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Checks")]
+pub struct CheckSettings {
+    /// How often the rows of a few keys are folded afresh and compared with
+    /// Postgres and Redis; what differs is told by a line and by the metric
+    /// exodrive_projection_drift_keys. 0s: never.
+    #[arg(long, env = "EXODRIVE_CHECK_INTERVAL", default_value = "10s", value_name = "DURATION",
+          value_parser = humantime::parse_duration)]
+    pub check_interval: Duration,
+}
+
 /// What is logged when nothing is said: the services' comings and goings are
 /// told by `exodrive up` itself.
 pub const DEFAULT_FILTER: &str = "info,async_nats=warn,exodrive_runtime::services=warn";

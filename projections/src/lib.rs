@@ -26,6 +26,7 @@ pub mod engine;
 mod feed;
 mod fold;
 pub mod inbox;
+pub mod inspect;
 pub mod payments;
 mod projection;
 mod query;
@@ -35,7 +36,7 @@ pub mod store;
 mod turn;
 
 pub use database::{Database, Identity, ReadTransaction};
-pub use projection::Projection;
+pub use projection::{Projection, Sources, reads};
 
 use serde::Serialize;
 

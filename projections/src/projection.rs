@@ -1,4 +1,4 @@
-use exodrive_domain::Event;
+use exodrive_domain::{Event, Subject};
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
 
@@ -28,6 +28,13 @@ pub trait Projection: Send + Sync + 'static {
 
     /// The row after the event; `None` is no row.
     fn evolve(row: Option<Self::Row>, event: &Event<'_>) -> Option<Self::Row>;
+
+    /// Where every event is that touches the key: all that a fold of this one
+    /// row has to read. `row` is the row as it stands, if known.
+    /// [`Sources::All`] is always right; anything else must be certain.
+    fn sources(_key: &str, _row: Option<&Self::Row>) -> Sources {
+        Sources::All
+    }
 
     /// Whether rows are served from Redis.
     const CACHED: bool = false;
@@ -78,11 +85,29 @@ impl Definition {
     }
 }
 
+/// Where the events of one key are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Sources {
+    /// All of them are of these subjects.
+    Subjects(Vec<Subject>),
+    /// No other event than the one at this position.
+    Position(u64),
+    /// Only a reading of everything under [`Projection::SUBJECTS`] finds them.
+    All,
+}
+
+impl Sources {
+    /// One subject; nothing if the key names none, since then no event has it.
+    pub(crate) fn subject(subject: Option<Subject>) -> Self {
+        Self::Subjects(subject.into_iter().collect())
+    }
+}
+
 /// See [`Projection::READERS`].
 pub(crate) const STAFF: &str =
     "current_setting('exodrive.identity', true) in ('admin', 'auditor', 'system')";
 
 /// Whether a projection reads a subject at all.
-pub(crate) fn reads<P: Projection>(subject: &str) -> bool {
+pub fn reads<P: Projection>(subject: &str) -> bool {
     P::SUBJECTS.iter().any(|prefix| subject.starts_with(prefix))
 }

@@ -1,88 +1,34 @@
 //! From the past to the present: what a thing was after each of its events,
-//! folded afresh from the log.
+//! folded afresh from the log, and whether the live views are just that.
 //!
-//! **May import** the domain, the log and the projections. Needs only the log
-//! to run: no database, no Redis.
+//! **May import** the domain, the log and the projections. A history needs
+//! only the log: no database, no Redis.
 //!
-//! **Flow.** [`email`] reads one subject's history, cuts it off at a point
-//! ([`Until`]), orders it ([`Order`]), and folds it with the same
-//! [`Projection::evolve`] that the live view is made with, keeping the state
-//! after every event.
+//! **Flow.** [`history`] finds the events that touch one row of a view (by
+//! [`Projection::sources`](exodrive_projections::Projection::sources): a
+//! subject, or all the log that the view is made of), cuts them off at a point
+//! ([`Until`]), and folds them with the same
+//! [`Projection::evolve`](exodrive_projections::Projection::evolve) that the
+//! live view is made with, keeping the state after every event. [`tell`] and
+//! [`compare`] do so for a view by its name. [`verify`] folds many rows afresh
+//! and compares them with what Postgres and Redis hold.
 
-use chrono::{DateTime, Utc};
-use exodrive_domain::{Event, Payload, Recorded, Subject, decode, email::EmailId, time};
-use exodrive_log::{Log, ReadError};
-use exodrive_projections::{
-    Projection,
-    inbox::{Inbox, InboxRow},
+mod diff;
+mod history;
+mod reading;
+pub mod verify;
+
+pub use diff::{Change, diff};
+pub use history::{
+    Compared, FieldChange, Frame, Order, Told, ToldEvent, Until, compare, history, reads_all, tell,
 };
-use std::str::FromStr;
+pub use reading::Progress;
 
-/// How far a replay goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Until {
-    /// To the log's end.
-    #[default]
-    Now,
-    /// Up to and with this position.
-    Position(u64),
-    /// Up to and with this time: of what had happened by then, or, in the
-    /// order of arrival, of what we knew by then.
-    Time(DateTime<Utc>),
-}
+use exodrive_domain::{Subject, email::EmailId};
+use exodrive_log::{Log, ReadError};
+use exodrive_projections::inbox::{Inbox, InboxRow};
 
-impl FromStr for Until {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Ok(position) = text.parse() {
-            return Ok(Self::Position(position));
-        }
-        time::parse(text).map(Self::Time).ok_or_else(|| {
-            format!("{text:?} is neither a position nor an RFC 3339 time like 2026-11-20T09:15:00Z")
-        })
-    }
-}
-
-/// In which order events are folded. The last state is the same: status folds
-/// ignore order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Order {
-    /// As they happened, by the provider's time.
-    Happened,
-    /// As we learnt of them: log order.
-    #[default]
-    Received,
-}
-
-impl FromStr for Order {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "happened" => Ok(Self::Happened),
-            "received" => Ok(Self::Received),
-            _ => Err(format!("{text:?} is neither 'happened' nor 'received'")),
-        }
-    }
-}
-
-/// One event, and the state after it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Frame<R> {
-    /// The event as the log holds it.
-    pub recorded: Recorded,
-    /// The provider's type, or ours.
-    pub kind: String,
-    /// When it happened, as far as it says so.
-    pub happened_at: Option<DateTime<Utc>>,
-    /// The state after it; `None` if there is none yet.
-    pub state: Option<R>,
-    /// Why it could not be folded, if so; the state is then as before.
-    pub error: Option<String>,
-}
-
-/// The history of one email.
+/// The history of one email, in either order.
 ///
 /// # Errors
 /// When the log cannot be read.
@@ -93,50 +39,5 @@ pub async fn email(
     order: Order,
 ) -> Result<Vec<Frame<InboxRow>>, ReadError> {
     let history = log.history(&Subject::Email(id.clone())).await?;
-    Ok(frames::<Inbox>(history, until, order))
-}
-
-/// Folds a history of one key, keeping the state after every event.
-fn frames<P: Projection>(history: Vec<Recorded>, until: Until, order: Order) -> Vec<Frame<P::Row>> {
-    let mut dated: Vec<_> = history
-        .into_iter()
-        .map(|recorded| {
-            let payload = decode(&recorded);
-            let (kind, happened_at) = describe(&recorded, payload.as_ref().ok());
-            let happened = happened_at.unwrap_or(recorded.envelope.time);
-            (happened, Frame { recorded, kind, happened_at, state: None, error: None }, payload)
-        })
-        .filter(|(happened, Frame { recorded, .. }, _)| match (until, order) {
-            (Until::Now, _) => true,
-            (Until::Position(last), _) => recorded.position <= last,
-            (Until::Time(last), Order::Happened) => *happened <= last,
-            (Until::Time(last), Order::Received) => recorded.envelope.time <= last,
-        })
-        .collect();
-    if order == Order::Happened {
-        dated.sort_by_key(|(happened, frame, _)| (*happened, frame.recorded.position));
-    }
-    let mut state = None;
-    let mut frames = Vec::with_capacity(dated.len());
-    for (_, mut frame, payload) in dated {
-        match &payload {
-            Ok(payload) => {
-                let event = Event { recorded: &frame.recorded, payload };
-                state = P::evolve(state.take(), &event);
-            }
-            Err(error) => frame.error = Some(error.to_string()),
-        }
-        frame.state.clone_from(&state);
-        frames.push(frame);
-    }
-    frames
-}
-
-fn describe(recorded: &Recorded, payload: Option<&Payload>) -> (String, Option<DateTime<Utc>>) {
-    match payload {
-        Some(Payload::Delivery(delivery)) => {
-            (delivery.provider_type.clone().unwrap_or_default(), delivery.happened_at)
-        }
-        _ => (recorded.envelope.kind.clone(), None),
-    }
+    Ok(history::frames::<Inbox>(history, until, order))
 }

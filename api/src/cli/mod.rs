@@ -21,6 +21,7 @@ mod replay;
 mod serve;
 mod table;
 mod up;
+mod verify;
 
 use crate::{
     access::{self, Role},
@@ -54,6 +55,7 @@ const EXAMPLES: &str = "Examples:
   exodrive token --role auditor                a token for curl
   exodrive replay email 4ef9a417-02e9-4d39-ad75-9611e0fcc33c
   exodrive projections list
+  exodrive projections verify --all            prove that the views are what the log says
   (export $(exodrive env); psql \"$EXODRIVE_DATABASE_URL\")";
 
 #[derive(Subcommand)]
@@ -70,7 +72,7 @@ enum Command {
     Demo(demo::Demo),
     /// Take the tables of the present product over, from CSV files
     Import(import::Import),
-    /// Tell the history of one thing from the log, with the state after each event
+    /// Travel in time: a row of any view as it was, and what made it so, from the log
     Replay(replay::Replay),
     /// Look at the projections and mend them
     Projections(projections::Projections),

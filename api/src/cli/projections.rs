@@ -25,6 +25,8 @@ enum Action {
     List(List),
     /// Fold parked events again, in order, after what stopped them was mended
     Retry(Retry),
+    /// Fold the log afresh and compare: rows and Redis views must be what it says
+    Verify(super::verify::Verify),
 }
 
 #[derive(clap::Args)]
@@ -48,7 +50,7 @@ struct Retry {
     connections: Connections,
 }
 
-fn parse_name(name: &str) -> Result<String, String> {
+pub(super) fn parse_name(name: &str) -> Result<String, String> {
     if names().contains(&name) {
         return Ok(name.to_owned());
     }
@@ -60,6 +62,7 @@ impl Projections {
         match self.action {
             Action::List(list) => list.run().await,
             Action::Retry(retry) => retry.run().await,
+            Action::Verify(verify) => verify.run().await,
         }
     }
 }

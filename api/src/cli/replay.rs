@@ -2,24 +2,127 @@
 
 use super::{Failure, table};
 use crate::settings::{Connections, reading_config};
-use clap::Subcommand;
+use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
 use exodrive_domain::{email::EmailId, time};
 use exodrive_log::Log;
-use exodrive_projections::inbox::{InboxRow, read::EmailDetail};
-use exodrive_replays::{self as replays, Frame, Order, Until};
-use serde_json::json;
+use exodrive_projections::{
+    inbox::{InboxRow, read::EmailDetail},
+    names,
+};
+use exodrive_replays::{self as replays, Compared, Frame, Order, Told, ToldEvent, Until};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
 use std::process::ExitCode;
 
+/// See the command's own description.
 #[derive(clap::Args)]
+#[command(
+    subcommand_value_name = "VIEW",
+    subcommand_help_heading = "Views",
+    after_help = "Every view is a fold over the log, so a row can be told as it was at any time or
+position, and what made it so. Only the log is needed: Postgres and Redis may be
+down. Where a row's events are scattered (bookings, customers), all events of
+that kind are read.
+
+Examples:
+  exodrive replay bookings 0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4
+  exodrive replay calendar $CAR --at 2026-11-20T09:15:00Z
+  exodrive replay inbox $EMAIL --diff 120 now
+  exodrive replay cars $CAR --json | jq '.state'"
+)]
 pub(super) struct Replay {
     #[command(subcommand)]
     what: What,
 }
 
-#[derive(Subcommand)]
+/// The views are taken from the one list of them.
 enum What {
-    /// The history of one email; needs only the log
     Email(Email),
+    View(&'static str, View),
+}
+
+impl Subcommand for What {
+    fn augment_subcommands(command: Command) -> Command {
+        let about = "The history of one email, in words, in the order of arrival or as it happened";
+        let email = Email::augment_args(Command::new("email").about(about));
+        names().into_iter().fold(command.subcommand(email), |command, view| {
+            let (about, key) = describe(view);
+            let example = format!("Example:\n  exodrive replay {view} {key} --at 2026-11-20T09:15:00Z");
+            let it = Command::new(view).about(about).after_help(example);
+            command.subcommand(View::augment_args(it))
+        })
+    }
+
+    fn augment_subcommands_for_update(command: Command) -> Command {
+        Self::augment_subcommands(command)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        name == "email" || names().contains(&name)
+    }
+}
+
+impl FromArgMatches for What {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        match matches.subcommand() {
+            Some(("email", matches)) => Email::from_arg_matches(matches).map(Self::Email),
+            Some((name, matches)) if let Some(view) = names().into_iter().find(|it| *it == name) => {
+                View::from_arg_matches(matches).map(|it| Self::View(view, it))
+            }
+            _ => Err(clap::Error::new(clap::error::ErrorKind::MissingSubcommand)),
+        }
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// What a row of a view is, and a key of one.
+fn describe(view: &str) -> (&'static str, &'static str) {
+    const ID: &str = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4";
+    match view {
+        "inbox" => ("An email, by its id", "4ef9a417-02e9-4d39-ad75-9611e0fcc33c"),
+        "email_timeline" => {
+            ("An event of an email, by EMAIL/EVENT", "4ef9a417-02e9-4d39-ad75-9611e0fcc33c/msg_1")
+        }
+        "deliveries" => ("A message of the provider, by its id", "msg_2kVZ"),
+        "cars" => ("A car, by its id", ID),
+        "calendar" => ("The days of a car that somebody has, by the car's id", ID),
+        "bookings" => ("A booking, by its id", ID),
+        "booking_timeline" => (
+            "An event of a booking, by BOOKING/POSITION (20 digits), or BOOKING/email/EMAIL",
+            "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4/00000000000000000120",
+        ),
+        "customers" => ("A customer, by its id", ID),
+        "payments" => {
+            ("An amount taken or given back, by its position (20 digits)", "00000000000000000120")
+        }
+        _ => ("A row of the view, by its key", "KEY"),
+    }
+}
+
+#[derive(clap::Args)]
+struct View {
+    /// The row's key
+    key: String,
+    /// Stop after this time (RFC 3339) or position
+    #[arg(long, value_name = "TIME|POSITION", conflicts_with = "diff")]
+    at: Option<Until>,
+    /// The fields that differ between two points, and which event last changed
+    /// each: times, positions, or `now`
+    #[arg(long, num_args = 2, value_names = ["A", "B"], value_parser = parse_point)]
+    diff: Option<Vec<Until>>,
+    /// An object, for programs
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connections: Connections,
+}
+
+fn parse_point(text: &str) -> Result<Until, String> {
+    if text == "now" { Ok(Until::Now) } else { text.parse() }
 }
 
 #[derive(clap::Args)]
@@ -48,9 +151,135 @@ struct Email {
 
 impl Replay {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
-        let What::Email(email) = self.what;
-        email.run().await
+        match self.what {
+            What::Email(email) => email.run().await,
+            What::View(name, view) => view.run(name).await,
+        }
     }
+}
+
+impl View {
+    async fn run(self, view: &str) -> Result<ExitCode, Failure> {
+        let (url, _) = self.connections.resolve_log()?;
+        let log = Log::open(&reading_config(url)).await?;
+        let bar = reading_bar()?;
+        let progress = |done, end| {
+            bar.set_length(end);
+            bar.set_position(done);
+        };
+        let found = match self.diff.as_deref() {
+            Some(&[from, to]) => {
+                let points = (from, to);
+                let compared = replays::compare(&log, view, &self.key, points, &progress).await;
+                bar.finish_and_clear();
+                compared?.map(|compared| self.print_diff(view, &compared)).transpose()?
+            }
+            _ => {
+                let until = self.at.unwrap_or_default();
+                let told = replays::tell(&log, view, &self.key, until, &progress).await;
+                bar.finish_and_clear();
+                told?.map(|told| self.print(view, &told)).transpose()?
+            }
+        };
+        if found.is_some() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        eprintln!("The log has no event about {} of {view} up to there.", table::short(&self.key, 80));
+        if self.json {
+            say!("null");
+        }
+        Ok(ExitCode::FAILURE)
+    }
+
+    fn print(&self, view: &str, told: &Told) -> Result<(), Failure> {
+        if self.json {
+            let mut answer = json!({"object": "replay", "view": view, "key": self.key});
+            merge(&mut answer, json!(told));
+            say!("{}", serde_json::to_string_pretty(&answer)?);
+            return Ok(());
+        }
+        print_events(&told.events);
+        let count = told.events.len();
+        say!("{count} {}, read from the log.\n", if count == 1 { "event" } else { "events" });
+        match &told.state {
+            Some(state) => {
+                say!("{view} {} as of {}:", table::short(&self.key, 80), table::number(told.position));
+                say!("{}", serde_json::to_string_pretty(state)?);
+            }
+            None => say!("There is no such row of {view} then."),
+        }
+        Ok(())
+    }
+
+    fn print_diff(&self, view: &str, compared: &Compared) -> Result<(), Failure> {
+        let (before, after) = (compared.before.position, compared.after.position);
+        if self.json {
+            let mut answer = json!({"object": "replay_diff", "view": view, "key": self.key});
+            merge(&mut answer, json!({"from": before, "to": after, "fields": compared.fields}));
+            say!("{}", serde_json::to_string_pretty(&answer)?);
+            return Ok(());
+        }
+        let mut fields = table::table(&["field", "before", "after", "last changed", "by"]);
+        for field in &compared.fields {
+            fields.add_row([
+                whole(&field.change.pointer),
+                table::json(field.change.old.as_ref(), 40),
+                table::json(field.change.new.as_ref(), 40),
+                field.position.map(table::number).unwrap_or_default(),
+                field.kind.clone().unwrap_or_default(),
+            ]);
+        }
+        if compared.fields.is_empty() {
+            say!("The row is the same at both points.");
+        } else {
+            say!("{fields}");
+        }
+        say!(
+            "{view} {}, from its state as of {} to that as of {}: {} fields differ.",
+            table::short(&self.key, 80),
+            table::number(before),
+            table::number(after),
+            compared.fields.len()
+        );
+        Ok(())
+    }
+}
+
+/// A bar for reading much of the log; shown on a terminal only.
+pub(super) fn reading_bar() -> Result<ProgressBar, Failure> {
+    let style = ProgressStyle::with_template("{msg} {bar:40} {human_pos}/{human_len} {eta} left")?;
+    Ok(ProgressBar::new(0).with_style(style))
+}
+
+fn merge(object: &mut Value, more: Value) {
+    if let (Value::Object(object), Value::Object(more)) = (object, more) {
+        object.extend(more);
+    }
+}
+
+/// A pointer, for people.
+fn whole(pointer: &str) -> String {
+    if pointer.is_empty() { "(the row)".to_owned() } else { table::short(pointer, 60) }
+}
+
+fn print_events(events: &[ToldEvent]) {
+    let mut rows = table::table(&["position", "at (UTC)", "event", "actor", "changed"]);
+    for event in events {
+        let changed: Vec<_> = event.changed.iter().map(|pointer| whole(pointer)).collect();
+        let changed = match (&event.error, changed.is_empty()) {
+            (Some(error), _) => table::short(error, 100),
+            (None, true) => "nothing".to_owned(),
+            (None, false) => table::short(&changed.join(" "), 100),
+        };
+        rows.add_row([
+            table::number(event.position),
+            table::time(event.at),
+            table::short(&event.kind, 40),
+            table::short(event.actor.as_deref().unwrap_or("-"), 30),
+            changed,
+        ]);
+    }
+    say!("{rows}");
 }
 
 impl Email {

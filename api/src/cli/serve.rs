@@ -4,13 +4,14 @@ use super::Failure;
 use crate::{
     access::{TokenRules, Tokens},
     blocked_keys::BlockedKeys,
+    checker::Checker,
     desk::Desk,
     hold_expiry,
     http::{self, Api, health},
     limits::Limiter,
     settings::{
-        BookingSettings, Connections, HttpSettings, LogSettings, MetricsSettings, RebuildArgs,
-        SettingsError, reading_config,
+        BookingSettings, CheckSettings, Connections, HttpSettings, LogSettings, MetricsSettings,
+        RebuildArgs, SettingsError, reading_config,
     },
     view_cache::ViewCache,
 };
@@ -53,6 +54,8 @@ pub(super) struct Work {
     rebuilds: RebuildArgs,
     #[command(flatten)]
     metrics: MetricsSettings,
+    #[command(flatten)]
+    checks: CheckSettings,
 }
 
 impl Serve {
@@ -90,6 +93,7 @@ impl Serve {
             tokens,
             trusted_proxies: self.http.trusted_proxies,
             health: health::Latest::default(),
+            full_readings: tokio::sync::Semaphore::new(http::FULL_READINGS),
         };
         let address = self.http.http_addr.unwrap_or(HTTP_ADDR);
         let listener = TcpListener::bind(address)
@@ -137,6 +141,9 @@ impl Work {
         let readers = Database::for_readers(&urls.database)?;
         let desk = Desk::new(commands, readers.clone(), cache.clone(), "", Duration::ZERO);
         tokio::spawn(hold_expiry::run(desk, readers, stop.clone()));
+        let checker =
+            Checker { log: log.clone(), database: database.clone(), cache: cache.clone() };
+        tokio::spawn(checker.run(self.checks.check_interval, stop.clone()));
         let worker = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
         tracing::info!(worker, "Working");
         engine::run_all(&log, &database, &cache, &worker, self.rebuilds.settings(), &stop).await?;

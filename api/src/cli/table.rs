@@ -31,6 +31,11 @@ pub(super) fn short(text: &str, length: usize) -> String {
     text.chars().take(length.saturating_sub(1)).map(clean).chain(['…']).collect()
 }
 
+/// A value as JSON on one line, cut to a length; a dash for none.
+pub(super) fn json(value: Option<&serde_json::Value>, length: usize) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| short(&value.to_string(), length))
+}
+
 /// A number with separators, for example `1,284,906`.
 pub(super) fn number(number: u64) -> String {
     let digits = number.to_string();

@@ -16,6 +16,7 @@ pub mod health;
 mod inbox;
 mod office;
 mod read;
+mod replay;
 mod webhooks;
 
 use crate::{
@@ -73,11 +74,14 @@ pub struct Api {
     pub trusted_proxies: Vec<IpNet>,
     /// What readiness found last.
     pub health: health::Latest,
+    /// How many histories may read all of the log at a time.
+    pub full_readings: tokio::sync::Semaphore,
 }
 
 pub(crate) type App = State<Arc<Api>>;
 
 pub(crate) use fleet::TIME_ZONE;
+pub use replay::FULL_READINGS;
 
 /// A webhook's body may have this many bytes.
 pub const MAX_BODY: usize = 1 << 20;
@@ -98,6 +102,7 @@ pub const MAX_BODY: usize = 1 << 20;
         (name = "office", description = "The business. For admins and auditors."),
         (name = "inbox", description = "Email, in and out. For admins and auditors."),
         (name = "deliveries", description = "The webhook deliveries that email is known by, byte for byte. For admins and auditors."),
+        (name = "replay", description = "Time travel: any row of any view as it was. For admins and auditors."),
         (name = "webhooks", description = "Where providers report."),
         (name = "documentation", description = "What there is, and what errors mean."),
         (name = "health", description = "For load balancers and operators."),
@@ -167,6 +172,7 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(inbox::get_timeline))
         .routes(routes!(inbox::get_deliveries))
         .routes(routes!(deliveries::get_raw))
+        .routes(routes!(replay::get_replay))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(describe))

@@ -63,14 +63,30 @@ pub struct Batch {
 pub struct Reader {
     log: Log,
     next: u64,
-    subject: Option<String>,
+    /// Only events of these subjects, which may hold wildcards; all if none.
+    filters: Vec<String>,
+    inactive: Duration,
     messages: Option<pull::Stream>,
 }
 
 impl Log {
     /// A reader of every event from `position` on.
     pub fn reader(&self, position: u64) -> Reader {
-        Reader { log: self.clone(), next: position.max(1), subject: None, messages: None }
+        self.reader_of(&[], position)
+    }
+
+    /// A reader of the events from `position` on whose subject is one of
+    /// `filters`, for example `exo.booking.>`; of all of them if there is no
+    /// filter. Filters must not overlap. It cannot tell a hole in the log from
+    /// events of others.
+    pub fn reader_of(&self, filters: &[String], position: u64) -> Reader {
+        Reader {
+            log: self.clone(),
+            next: position.max(1),
+            filters: filters.to_vec(),
+            inactive: INACTIVE,
+            messages: None,
+        }
     }
 
     /// The event at a position; `None` if there is none (yet).
@@ -93,9 +109,35 @@ impl Log {
     /// # Errors
     /// When the server does not answer.
     pub async fn last_position_of(&self, subject: &Subject) -> Result<Option<u64>, ReadError> {
-        match self.stream.get_last_raw_message_by_subject(&subject.to_string()).await {
+        self.last_position_under(&subject.to_string()).await
+    }
+
+    /// The position of the last event whose subject a filter matches, for
+    /// example `exo.booking.>`; `None` if there is none.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn last_position_under(&self, filter: &str) -> Result<Option<u64>, ReadError> {
+        match self.stream.get_last_raw_message_by_subject(filter).await {
             Ok(message) => Ok(Some(message.sequence)),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(ReadError::unavailable(error)),
+        }
+    }
+
+    /// The first event from `position` on whose subject a filter matches;
+    /// `None` if there is none (yet).
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn next_under(
+        &self,
+        filter: &str,
+        position: u64,
+    ) -> Result<Option<Recorded>, ReadError> {
+        match self.stream.direct_get_next_for_subject(filter, Some(position.max(1))).await {
+            Ok(message) => Ok(Some(recorded(message))),
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
             Err(error) => Err(ReadError::unavailable(error)),
         }
     }
@@ -144,12 +186,8 @@ impl Log {
                 Err(error) => return Err(ReadError::unavailable(error)),
             }
         }
-        let mut reader = Reader {
-            log: self.clone(),
-            next: position + 1,
-            subject: Some(subject),
-            messages: None,
-        };
+        let mut reader = self.reader_of(&[subject], position + 1);
+        reader.inactive = INACTIVE_FOLD;
         while reader.next <= last {
             let batch = reader.next_batch(PULL, Duration::from_secs(5)).await?;
             if batch.events.is_empty() {
@@ -237,7 +275,7 @@ impl Reader {
         if position < *next {
             return Ok(());
         }
-        if self.subject.is_none() && position > *next {
+        if self.filters.is_empty() && position > *next {
             return Err(ReadError::Hole { expected: *next, found: position });
         }
         let (message, _) = message.split();
@@ -259,10 +297,10 @@ impl Reader {
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.next },
             ack_policy: AckPolicy::None,
-            filter_subject: self.subject.clone().unwrap_or_default(),
+            filter_subjects: self.filters.clone(),
             memory_storage: true,
             num_replicas: 1,
-            inactive_threshold: if self.subject.is_some() { INACTIVE_FOLD } else { INACTIVE },
+            inactive_threshold: self.inactive,
             ..pull::Config::default()
         };
         let consumer = self

@@ -3,10 +3,10 @@
 
 pub mod read;
 
-use crate::Projection;
+use crate::{Projection, Sources};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
-    Event, Payload,
+    Event, Payload, Subject,
     booking::{BookingChange, BookingEvent},
     time::serde_micros,
 };
@@ -106,6 +106,16 @@ impl Projection for BookingTimeline {
             }
             _ => None,
         }
+    }
+
+    /// An email's row ends with its id, after a tag that may hold anything; a
+    /// booking's event has a row of its own, which ends with its position.
+    fn sources(key: &str, _row: Option<&TimelineRow>) -> Sources {
+        let Some((before, last)) = key.rsplit_once('/') else { return Sources::subject(None) };
+        if before.ends_with("/email") {
+            return Sources::subject(last.parse().ok().map(Subject::Email));
+        }
+        last.parse().map_or(Sources::subject(None), Sources::Position)
     }
 }
 

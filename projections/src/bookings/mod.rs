@@ -2,7 +2,7 @@
 
 pub mod read;
 
-use crate::Projection;
+use crate::{Projection, Sources};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
     Event, Payload,
@@ -110,5 +110,10 @@ impl Projection for Bookings {
         }
         row.learn(change, event.recorded);
         Some(row)
+    }
+
+    /// A booking moves between cars, and its events between their subjects.
+    fn sources(_key: &str, _row: Option<&BookingRow>) -> Sources {
+        Sources::All
     }
 }

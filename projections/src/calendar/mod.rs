@@ -2,10 +2,10 @@
 
 pub mod read;
 
-use crate::{Projection, cars::read::day_number};
+use crate::{Projection, Sources, cars::read::day_number};
 use chrono::{NaiveDate, TimeDelta};
 use exodrive_domain::{
-    Event, Payload,
+    Event, Payload, Subject,
     booking::{BlockChange, BookingChange, Status},
     days::Days,
 };
@@ -97,6 +97,11 @@ impl Projection for CalendarView {
         }
         row.settle(event.recorded.envelope.time.date_naive());
         Some(row)
+    }
+
+    /// A car's calendar is one subject, blocks and halves of moves included.
+    fn sources(key: &str, _row: Option<&CalendarRow>) -> Sources {
+        Sources::subject(key.parse().ok().map(Subject::Booking))
     }
 
     fn cached(row: &CalendarRow, _position: u64) -> Option<String> {

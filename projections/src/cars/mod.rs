@@ -2,9 +2,9 @@
 
 pub mod read;
 
-use crate::Projection;
+use crate::{Projection, Sources};
 use exodrive_domain::{
-    Event, Payload,
+    Event, Payload, Subject,
     fleet::{self, Car},
 };
 use serde::{Deserialize, Serialize};
@@ -77,6 +77,10 @@ impl Projection for Cars {
     fn evolve(row: Option<CarRow>, event: &Event<'_>) -> Option<CarRow> {
         let Payload::Fleet(change) = event.payload else { return row };
         fleet::evolve(row.map(|row| row.car), change, event.recorded).map(CarRow::of)
+    }
+
+    fn sources(key: &str, _row: Option<&CarRow>) -> Sources {
+        Sources::subject(key.parse().ok().map(Subject::Fleet))
     }
 
     /// `null` for a car that the public does not see.

@@ -3,7 +3,7 @@
 
 pub mod read;
 
-use crate::Projection;
+use crate::{Projection, Sources};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
     Event, Payload,
@@ -103,6 +103,11 @@ impl Projection for Customers {
             *row.paid_cents.entry(currency.clone()).or_default() += cents;
         }
         Some(row)
+    }
+
+    /// A customer books any car.
+    fn sources(_key: &str, _row: Option<&CustomerRow>) -> Sources {
+        Sources::All
     }
 }
 

@@ -4,9 +4,9 @@
 
 pub mod read;
 
-use crate::Projection;
+use crate::{Projection, Sources};
 use chrono::{DateTime, Utc};
-use exodrive_domain::{Event, Payload, WEBHOOK_RECEIVED, time::serde_micros};
+use exodrive_domain::{Event, Payload, Subject, WEBHOOK_RECEIVED, time::serde_micros};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -90,5 +90,20 @@ impl Projection for Deliveries {
             email_id: delivery.email_id().map(ToString::to_string),
             repeats: Vec::new(),
         })
+    }
+
+    /// The same bytes are always of the same subject: that of the email that
+    /// they are about, else the provider's. A message that came again with
+    /// other bytes may be of another.
+    fn sources(_key: &str, row: Option<&DeliveryRow>) -> Sources {
+        match row {
+            Some(row) if row.repeats.iter().all(|repeat| repeat.same_bytes) => {
+                Sources::subject(match &row.email_id {
+                    Some(id) => id.parse().ok().map(Subject::Email),
+                    None => Some(Subject::Provider),
+                })
+            }
+            _ => Sources::All,
+        }
     }
 }

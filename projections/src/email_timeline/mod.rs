@@ -3,10 +3,10 @@
 
 pub mod read;
 
-use crate::Projection;
+use crate::{Projection, Sources};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
-    Event, Payload,
+    Event, Payload, Subject,
     email::{Bounce, Click, Failure, ReportKind, Status, Suppression},
     time::serde_micros,
 };
@@ -97,5 +97,12 @@ impl Projection for EmailTimeline {
             click,
             repeats: Vec::new(),
         })
+    }
+
+    /// The key begins with the email's id, which holds no slash; the event's
+    /// id behind it may.
+    fn sources(key: &str, _row: Option<&TimelineRow>) -> Sources {
+        let email_id = key.split_once('/').and_then(|(email_id, _)| email_id.parse().ok());
+        Sources::subject(email_id.map(Subject::Email))
     }
 }

@@ -3,9 +3,9 @@
 
 pub mod read;
 
-use crate::Projection;
+use crate::{Projection, Sources};
 use exodrive_domain::{
-    Event, Payload,
+    Event, Payload, Subject,
     email::{self, Dated, Email},
 };
 use serde::{Deserialize, Serialize};
@@ -61,6 +61,11 @@ impl Projection for Inbox {
         let at = delivery.happened_at.unwrap_or(event.recorded.envelope.time);
         let dated = Dated { id: &event.recorded.envelope.id, at, report };
         email::evolve(row.map(|row| row.email), dated).map(InboxRow::of)
+    }
+
+    /// The key is the email's id, and its events are of its subject.
+    fn sources(key: &str, _row: Option<&InboxRow>) -> Sources {
+        Sources::subject(key.parse().ok().map(Subject::Email))
     }
 
     fn cached(row: &InboxRow, position: u64) -> Option<String> {

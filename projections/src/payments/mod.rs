@@ -3,7 +3,7 @@
 
 pub mod read;
 
-use crate::Projection;
+use crate::{Projection, Sources};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
     Event, Payload,
@@ -52,6 +52,11 @@ impl Projection for Payments {
             amount_cents,
             currency: currency.to_owned(),
         })
+    }
+
+    /// Each amount has a row of its own, and the event's position for a key.
+    fn sources(key: &str, _row: Option<&PaymentRow>) -> Sources {
+        key.parse().map_or(Sources::subject(None), Sources::Position)
     }
 }
 

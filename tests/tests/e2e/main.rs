@@ -36,5 +36,8 @@ mod replay;
 mod row_security;
 mod steps;
 mod telemetry;
+mod time_travel;
 mod topology;
+mod varied;
+mod verify;
 mod webhook;

@@ -1,0 +1,252 @@
+//! Time travel, for admins and auditors: a row of any view as it was, folded
+//! from the log. Rows hold personal data, so operators get none.
+
+use super::{Api, App, guard::EmailReader, read::parse_query};
+use crate::problem::{ApiError, Code, Problem};
+use axum::{
+    Json,
+    extract::{Path, RawQuery, State},
+    http::header::CACHE_CONTROL,
+    response::{IntoResponse, Response},
+};
+use exodrive_domain::time::serde_micros;
+use exodrive_log::ReadError;
+use exodrive_replays::{self as replays, Told, Until};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::SemaphorePermit;
+use utoipa::{IntoParams, ToSchema};
+
+/// Readings of all that a view is made of that go on at a time, at most: each
+/// takes as long as the log is.
+pub const FULL_READINGS: usize = 2;
+
+/// As of when, or from when to when.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default)]
+pub(crate) struct ReplayQuery {
+    /// As of this time (RFC 3339, as we knew it then) or position. Now if not
+    /// said.
+    #[param(example = "2026-11-20T09:15:00Z")]
+    at: Option<String>,
+    /// The fields that differ from this time or position ...
+    from: Option<String>,
+    /// ... to this one.
+    to: Option<String>,
+}
+
+/// A row as it was, or two of them compared.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum Answer {
+    /// As of one point.
+    At(Replay),
+    /// From one point to another.
+    Between(ReplayDiff),
+}
+
+/// A row of a view as it was, and what had made it so.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Replay {
+    /// Always `replay`.
+    object: &'static str,
+    /// The view.
+    view: String,
+    /// The row's key.
+    key: String,
+    /// As of when: what was asked for.
+    at: Option<String>,
+    /// The position that had last changed the row; 0 if it had never been
+    /// there.
+    position: u64,
+    /// Always true: this is not how it is now, though it may be the same.
+    historical: bool,
+    /// The row; null if there was none.
+    #[schema(value_type = Option<Object>)]
+    state: Option<Value>,
+    /// Every event up to then that touches the row, in log order.
+    events: Vec<ReplayEvent>,
+}
+
+/// An event that touches a row.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ReplayEvent {
+    /// Where it stands in the log.
+    position: u64,
+    /// The provider's type, or ours.
+    #[serde(rename = "type")]
+    kind: String,
+    /// Its id.
+    event_id: String,
+    /// When we learnt of it.
+    #[serde(with = "serde_micros")]
+    at: chrono::DateTime<chrono::Utc>,
+    /// Who did it.
+    actor: Option<String>,
+    /// The fields of the row that it changed, as JSON pointers; an empty one
+    /// stands for the whole row.
+    changed: Vec<String>,
+    /// Why it could not be folded, if so; the row is then as before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// A row of a view at two points, compared.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ReplayDiff {
+    /// Always `replay_diff`.
+    object: &'static str,
+    /// The view.
+    view: String,
+    /// The row's key.
+    key: String,
+    /// The first point: what was asked for.
+    from: String,
+    /// The second point: what was asked for.
+    to: String,
+    /// Always true.
+    historical: bool,
+    /// The position that had last changed the row at the first point.
+    from_position: u64,
+    /// The same at the second point.
+    to_position: u64,
+    /// The fields that differ.
+    fields: Vec<ReplayField>,
+}
+
+/// A field that differs.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ReplayField {
+    /// Which: a JSON pointer, empty for the whole row.
+    pointer: String,
+    /// Its value at the first point; null if it was not there.
+    #[schema(value_type = Option<Object>)]
+    old: Option<Value>,
+    /// Its value at the second point; null if it was not there.
+    #[schema(value_type = Option<Object>)]
+    new: Option<Value>,
+    /// Where the event stands that last changed it between the two points.
+    position: Option<u64>,
+    /// That event's type.
+    #[serde(rename = "type")]
+    kind: Option<String>,
+}
+
+/// Gives a row of any view as it was at a time or position, or what changed
+/// between two.
+///
+/// It is folded from the log by the same fold that keeps the view, so it needs
+/// no database. A key with a slash in it is sent with `%2F`.
+#[utoipa::path(
+    get, path = "/v1/replay/{view}/{key}", tag = "replay", security(("token" = [])),
+    params(
+        ("view" = String, Path, description = "The view, for example `bookings`"),
+        ("key" = String, Path, description = "The row's key in it, for example a booking's id"),
+        ReplayQuery,
+    ),
+    responses(
+        (status = 200, description = "The row as it was; with `from` and `to`, what changed", body = Answer,
+            headers(("Cache-Control" = String, description = "`no-store`"))),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn get_replay(
+    State(api): App,
+    _: EmailReader,
+    Path((view, key)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let query: ReplayQuery = parse_query(query, &["at", "from", "to"])?;
+    let Some(reads_all) = replays::reads_all(&view, &key) else {
+        let known = exodrive_projections::names().join(", ");
+        let detail = format!("There is no such view; there are {known}.");
+        return Err(ApiError::new(Code::NotFound, detail));
+    };
+    let at = query.at.as_deref().map(|text| point("at", text)).transpose()?;
+    let points = match (&query.from, &query.to) {
+        (None, None) => None,
+        (Some(_), Some(_)) if at.is_some() => {
+            let detail = "it is given beside `from` and `to`: ask for one point, or for two";
+            return Err(ApiError::parameter("at", detail));
+        }
+        (Some(from), Some(to)) => Some((point("from", from)?, point("to", to)?)),
+        (Some(_), None) => return Err(ApiError::parameter("to", "it is missing beside `from`")),
+        (None, Some(_)) => return Err(ApiError::parameter("from", "it is missing beside `to`")),
+    };
+    let _permit = if reads_all { Some(permit(&api)?) } else { None };
+    let quiet = |_, _| {};
+    let answer = match points {
+        None => {
+            let until = at.unwrap_or_default();
+            let told = replays::tell(&api.log, &view, &key, until, &quiet).await;
+            told.map_err(log_unavailable)?.map(|told| Answer::At(replay(view, key, query.at, told)))
+        }
+        Some(points) => {
+            let compared = replays::compare(&api.log, &view, &key, points, &quiet).await;
+            let fields = |it: replays::FieldChange| ReplayField {
+                pointer: it.change.pointer,
+                old: it.change.old,
+                new: it.change.new,
+                position: it.position,
+                kind: it.kind,
+            };
+            compared.map_err(log_unavailable)?.map(|compared| {
+                Answer::Between(ReplayDiff {
+                    object: "replay_diff",
+                    view,
+                    key,
+                    from: query.from.unwrap_or_default(),
+                    to: query.to.unwrap_or_default(),
+                    historical: true,
+                    from_position: compared.before.position,
+                    to_position: compared.after.position,
+                    fields: compared.fields.into_iter().map(fields).collect(),
+                })
+            })
+        }
+    };
+    let missing = || {
+        ApiError::new(Code::NotFound, "The log has no event about this key of the view up to then.")
+    };
+    Ok(([(CACHE_CONTROL, "no-store")], Json(answer.ok_or_else(missing)?)).into_response())
+}
+
+fn replay(view: String, key: String, at: Option<String>, told: Told) -> Replay {
+    let event = |it: replays::ToldEvent| ReplayEvent {
+        position: it.position,
+        kind: it.kind,
+        event_id: it.event_id,
+        at: it.at,
+        actor: it.actor,
+        changed: it.changed,
+        error: it.error,
+    };
+    Replay {
+        object: "replay",
+        view,
+        key,
+        at,
+        position: told.position,
+        historical: true,
+        state: told.state,
+        events: told.events.into_iter().map(event).collect(),
+    }
+}
+
+fn point(name: &str, text: &str) -> Result<Until, ApiError> {
+    text.parse().map_err(|error| ApiError::parameter(name, error))
+}
+
+fn permit(api: &Api) -> Result<SemaphorePermit<'_>, ApiError> {
+    api.full_readings.try_acquire().map_err(|_| {
+        let detail = "Others are reading all of the log for a history; this one would have to.";
+        let mut error = ApiError::new(Code::Busy, detail);
+        error.retry_after = Some(5);
+        error
+    })
+}
+
+fn log_unavailable(error: ReadError) -> ApiError {
+    ApiError::new(Code::LogUnavailable, "The event log does not answer.").caused_by(&error)
+}

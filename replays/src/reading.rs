@@ -1,0 +1,70 @@
+//! Finding the events of keys in the log.
+
+use exodrive_domain::Recorded;
+use exodrive_log::{Log, ReadError};
+use exodrive_projections::Projection;
+use std::time::Duration;
+
+/// Told, now and then, which position a reading has reached, and at which it
+/// ends.
+pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
+
+/// Events held at a time.
+const BATCH: usize = 2_000;
+/// How long the log may be silent about events that it holds.
+const SILENCE: Duration = Duration::from_secs(5);
+/// A long reading goes on after so many failures, each a moment later.
+const ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// The filters of the subjects that a projection reads.
+pub(crate) fn filters<P: Projection>() -> Vec<String> {
+    P::SUBJECTS.iter().map(|prefix| format!("{prefix}>")).collect()
+}
+
+/// Gives `each` the events after `from`, up to and with `to`, whose subject is
+/// one of `filters`, in log order, holding few of them at a time.
+pub(crate) async fn read(
+    log: &Log,
+    filters: &[String],
+    from: u64,
+    to: u64,
+    progress: Progress<'_>,
+    mut each: impl FnMut(Recorded),
+) -> Result<(), ReadError> {
+    let mut last = 0;
+    for filter in filters {
+        last = last.max(log.last_position_under(filter).await?.unwrap_or(0));
+    }
+    let last = last.min(to);
+    let mut reader = log.reader_of(filters, from + 1);
+    let (mut position, mut failures) = (from, 0);
+    while position < last {
+        let batch = match reader.next_batch(BATCH, SILENCE).await {
+            Ok(batch) if batch.events.is_empty() => Err(ReadError::Unavailable(
+                format!("no event came within {} s", SILENCE.as_secs()).into(),
+            )),
+            outcome => outcome,
+        };
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(ReadError::Unavailable(_)) if failures < ATTEMPTS => {
+                failures += 1;
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        failures = 0;
+        for event in batch.events {
+            position = event.position;
+            if position <= to {
+                each(event);
+            }
+        }
+        progress(position.min(to), to);
+        // Whoever else runs here comes before a long reading.
+        tokio::task::yield_now().await;
+    }
+    Ok(())
+}

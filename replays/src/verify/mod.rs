@@ -1,0 +1,352 @@
+//! Whether the live views are what the log says.
+//!
+//! **Exact while the system runs.** [`verify`] folds the log up to where the
+//! projection is, then looks at all rows as they stand at one moment (one
+//! repeatable-read transaction), folds the little that has come meanwhile up
+//! to just that moment's checkpoint, and compares. Redis follows Postgres
+//! within milliseconds, so a value that differs is looked at again before it
+//! is called wrong.
+//!
+//! **In bounded memory.** Rows are folded for a range of hashes of their keys
+//! at a time, as wide as [`Options::memory`] allows; rows of Postgres are read
+//! page by page.
+
+mod redis;
+mod refold;
+mod report;
+
+pub use report::{Field, Finding, Place, RedisOutcome, Report};
+
+use crate::{Progress, diff, reading};
+use exodrive_domain::{Event, decode};
+use exodrive_log::{Log, ReadError};
+use exodrive_projections::{
+    Database, Error, Projection, Sources,
+    cache::Cache,
+    inspect::{Found, Snapshot, Standing},
+};
+use redis::Views;
+use refold::{Fresh, Plan, Refold};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+/// Which rows are verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All of them; and that Redis holds no others.
+    All,
+    /// So many, by chance: rows of the table, and half as many of events of
+    /// the log, so that a row that is missing is found too.
+    Sample(usize),
+    /// Those of these keys.
+    Keys(Vec<String>),
+}
+
+/// How to verify.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which rows.
+    pub extent: Extent,
+    /// Bytes of rows, as JSON, that are folded at a time.
+    pub memory: usize,
+}
+
+impl Options {
+    /// Bytes of rows folded at a time, if nothing else is said.
+    pub const MEMORY: usize = 256 << 20;
+
+    /// These rows, with the usual memory.
+    pub fn new(extent: Extent) -> Self {
+        Self { extent, memory: Self::MEMORY }
+    }
+}
+
+/// Why a projection could not be verified.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The log could not be read.
+    #[error("the log cannot be read")]
+    Log(#[from] ReadError),
+    /// Postgres could not be read.
+    #[error("the views cannot be read")]
+    Database(#[from] Error),
+    /// Only the release that folds the rows can fold them again.
+    #[error(
+        "the rows of {projection} were folded by version {found} of its fold, this release has version {own}: verify with the release that is running"
+    )]
+    OtherVersion {
+        /// Which projection.
+        projection: &'static str,
+        /// The version of the rows.
+        found: u32,
+        /// The version of this release.
+        own: u32,
+    },
+    /// Somebody retried, skipped or rolled back, again and again.
+    #[error(
+        "projection {0} was operated on all the while (events retried or skipped, or an older generation taken): verify again when that is done"
+    )]
+    Restless(&'static str),
+}
+
+/// Rows read at a time.
+const PAGE: i64 = 1_000;
+/// How often a pass begins anew because the projection was operated on.
+const ATTEMPTS: u32 = 5;
+
+/// Folds rows of a projection afresh, and compares them with Postgres and, if
+/// `cache` is given, with Redis.
+///
+/// # Errors
+/// [`VerifyError`]. That Redis does not answer is told in the report.
+pub async fn verify<P: Projection>(
+    log: &Log,
+    database: &Database,
+    cache: Option<&Cache>,
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<Report, VerifyError> {
+    let mut report = Report::new(P::NAME);
+    let plan = match &options.extent {
+        Extent::All => Plan::Range,
+        Extent::Sample(count) => {
+            let keys = sample::<P>(log, database, *count).await?;
+            Plan::Keys(by_sources::<P>(database, keys).await?)
+        }
+        Extent::Keys(keys) => {
+            let keys = keys.iter().cloned().collect();
+            Plan::Keys(by_sources::<P>(database, keys).await?)
+        }
+    };
+    let mut views = Views::<P>::begin(cache, database).await?;
+    let mut next = Some(0);
+    while let Some(first) = next {
+        let last = pass(log, database, &plan, first, options, &mut report, &mut views, progress);
+        next = last.await?.checked_add(1);
+        views.settle(database, &mut report).await?;
+    }
+    if options.extent == Extent::All {
+        views.find_too_many(database, &mut report).await?;
+    }
+    report.redis = views.end();
+    Ok(report)
+}
+
+/// Verifies the keys with a hash from `first` on, as far as memory allows;
+/// gives the last hash.
+#[expect(clippy::too_many_arguments, reason = "what all passes share")]
+async fn pass<P: Projection>(
+    log: &Log,
+    database: &Database,
+    plan: &Plan,
+    first: u64,
+    options: &Options,
+    report: &mut Report,
+    views: &mut Views<'_, P>,
+    progress: Progress<'_>,
+) -> Result<u64, VerifyError> {
+    for _ in 0..ATTEMPTS {
+        let before = database.standing::<P>().await?;
+        check_version::<P>(&before)?;
+        let mut refold = Refold::<P>::new(first, options.memory);
+        refold.fold(plan, log, &before, (0, before.least()), progress).await?;
+        let mut snapshot = database.snapshot::<P>().await?;
+        let standing = snapshot.standing().clone();
+        check_version::<P>(&standing)?;
+        if !standing.continues(&before, before.least()) {
+            continue;
+        }
+        let rest = (before.least(), standing.most());
+        refold.fold(plan, log, &standing, rest, &|_, _| {}).await?;
+        report.generation = standing.generation;
+        views.generation = standing.generation;
+        report.position = standing.least();
+        report.blocked = standing.blocked();
+        report.passes += 1;
+        compare(&mut snapshot, plan, &mut refold, report, views).await?;
+        return Ok(refold.last);
+    }
+    Err(VerifyError::Restless(P::NAME))
+}
+
+fn check_version<P: Projection>(standing: &Standing) -> Result<(), VerifyError> {
+    if standing.version == P::VERSION {
+        return Ok(());
+    }
+    let (found, own) = (standing.version, P::VERSION);
+    Err(VerifyError::OtherVersion { projection: P::NAME, found, own })
+}
+
+/// Compares the rows of one moment with those folded afresh, of which none are
+/// left then.
+async fn compare<P: Projection>(
+    snapshot: &mut Snapshot<P>,
+    plan: &Plan,
+    refold: &mut Refold<P>,
+    report: &mut Report,
+    views: &mut Views<'_, P>,
+) -> Result<(), VerifyError> {
+    match plan {
+        Plan::Range => {
+            let mut after: Option<String> = None;
+            loop {
+                let mut page = snapshot.page(after.as_deref(), PAGE).await?;
+                let Some(last) = page.last() else { break };
+                after = Some(last.key.clone());
+                page.retain(|found| refold.holds(&found.key));
+                compare_page(page, refold, report, views).await;
+            }
+        }
+        Plan::Keys(groups) => {
+            let keys: Vec<_> = groups.values().flatten().filter(|key| refold.holds(key)).collect();
+            for chunk in keys.chunks(1_000) {
+                let chunk: Vec<_> = chunk.iter().map(|key| (*key).clone()).collect();
+                compare_page(snapshot.rows(&chunk).await?, refold, report, views).await;
+            }
+        }
+    }
+    let mut missing: Vec<_> = refold.rows.drain().collect();
+    missing.sort_by(|(one, _), (other, _)| one.cmp(other));
+    for (key, fresh) in missing {
+        report.checked += 1;
+        let expected = serde_json::to_value(&fresh.row).ok();
+        let mut fields = position(Some(fresh.position), None);
+        fields.push(Field { field: String::new(), expected, found: None });
+        report.find_fields(&key, Place::RowMissing, fields);
+    }
+    let unfolded = refold.unfolded.iter().filter(|(key, _)| refold.holds(key));
+    for (key, unfolded) in unfolded {
+        let detail = Some(format!("position {}: {}", unfolded.position, unfolded.error));
+        let (key, place, fields) = (key.clone(), Place::NotFolded, Vec::new());
+        report.find(Finding { key, place, fields, detail });
+    }
+    Ok(())
+}
+
+async fn compare_page<P: Projection>(
+    page: Vec<Found>,
+    refold: &mut Refold<P>,
+    report: &mut Report,
+    views: &mut Views<'_, P>,
+) {
+    let mut served = Vec::new();
+    for found in page {
+        let fresh = refold.rows.remove(&found.key);
+        if refold.unfolded.contains_key(&found.key) {
+            continue;
+        }
+        report.checked += 1;
+        match fresh {
+            None => {
+                let mut fields = position(None, Some(found.position));
+                let data = Some(found.data);
+                fields.push(Field { field: String::new(), expected: None, found: data });
+                report.find_fields(&found.key, Place::RowTooMany, fields);
+            }
+            Some(fresh) => {
+                compare_row(&found, &fresh, report);
+                served.push((found, fresh));
+            }
+        }
+    }
+    views.compare(served).await;
+}
+
+fn compare_row<R: serde::Serialize>(found: &Found, fresh: &Fresh<R>, report: &mut Report) {
+    let expected = serde_json::to_value(&fresh.row).ok();
+    if found.position == fresh.position && expected.as_ref() == Some(&found.data) {
+        return;
+    }
+    let mut fields = position(Some(fresh.position), Some(found.position));
+    let changes = diff(expected.as_ref(), Some(&found.data));
+    fields.extend(changes.into_iter().map(Field::from));
+    report.find_fields(&found.key, Place::RowChanged, fields);
+}
+
+/// The field `position`, if it differs.
+fn position(expected: Option<u64>, found: Option<u64>) -> Vec<Field> {
+    let (expected, found) = (expected.map(Into::into), found.map(Into::into));
+    let field = Field { field: "position".to_owned(), expected, found };
+    (field.expected != field.found).then_some(field).into_iter().collect()
+}
+
+/// Keys of rows by chance, and of events by chance.
+async fn sample<P: Projection>(
+    log: &Log,
+    database: &Database,
+    count: usize,
+) -> Result<BTreeSet<String>, VerifyError> {
+    let rows = i64::try_from(count).unwrap_or(i64::MAX);
+    let mut keys: BTreeSet<String> =
+        database.keys_by_chance::<P>(rows).await?.into_iter().collect();
+    let end = database.standing::<P>().await?.least();
+    let filters = reading::filters::<P>();
+    for n in 0..count.div_ceil(2) {
+        if end == 0 {
+            break;
+        }
+        let Some(filter) = filters.get(n % filters.len().max(1)) else { break };
+        let position = rand::random_range(1..=end);
+        let Some(event) = log.next_under(filter, position).await? else { continue };
+        if event.position > end {
+            continue;
+        }
+        let touched = || {
+            decode(&event).map(|payload| P::keys(&Event { recorded: &event, payload: &payload }))
+        };
+        if let Ok(Ok(touched)) = catch_unwind(AssertUnwindSafe(touched)) {
+            keys.extend(touched);
+        }
+    }
+    Ok(keys)
+}
+
+/// Keys by where their events are.
+async fn by_sources<P: Projection>(
+    database: &Database,
+    keys: BTreeSet<String>,
+) -> Result<BTreeMap<Sources, HashSet<String>>, VerifyError> {
+    let keys: Vec<_> = keys.into_iter().collect();
+    let mut rows: HashMap<String, P::Row> = HashMap::new();
+    for chunk in keys.chunks(1_000) {
+        for found in database.rows_now::<P>(chunk).await? {
+            if let Ok(row) = serde_json::from_value(found.data) {
+                rows.insert(found.key, row);
+            }
+        }
+    }
+    let mut groups: BTreeMap<Sources, HashSet<String>> = BTreeMap::new();
+    for key in keys {
+        let sources = P::sources(&key, rows.get(&key));
+        groups.entry(sources).or_default().insert(key);
+    }
+    Ok(groups)
+}
+
+/// Keys, of those given, whose events are found without reading all that the
+/// view is made of.
+///
+/// # Errors
+/// When Postgres does not answer.
+pub async fn exact<P: Projection>(
+    database: &Database,
+    keys: Vec<String>,
+) -> Result<Vec<String>, VerifyError> {
+    let groups = by_sources::<P>(database, keys.into_iter().collect()).await?;
+    let exact = groups.into_iter().filter(|(sources, _)| *sources != Sources::All);
+    Ok(exact.flat_map(|(_, keys)| keys).collect())
+}
+
+/// Keys by chance: so many of rows, half as many of events.
+///
+/// # Errors
+/// When the log or Postgres does not answer.
+pub async fn by_chance<P: Projection>(
+    log: &Log,
+    database: &Database,
+    count: usize,
+) -> Result<Vec<String>, VerifyError> {
+    Ok(sample::<P>(log, database, count).await?.into_iter().collect())
+}

@@ -1,0 +1,305 @@
+//! The views that Redis holds, compared with the rows.
+
+use super::{
+    Field, Place, RedisOutcome, Report, VerifyError, position,
+    refold::Fresh,
+};
+use crate::diff;
+use exodrive_projections::{
+    Database, Projection,
+    cache::{Cache, CacheError},
+    inspect::Found,
+};
+use serde_json::Value;
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+/// How often a value that differs is looked at again, and how long after.
+const LOOKS: u32 = 8;
+const PAUSE: Duration = Duration::from_millis(400);
+/// Redis is left alone for a moment after a failure; it may be asked again so
+/// often.
+const ATTEMPTS: u32 = 10;
+/// How long Redis may take to be filled after it was emptied.
+const FILLING: Duration = Duration::from_secs(15);
+/// Values that are looked at again; more than so many are not looked for.
+const SUSPECTS: usize = 5_000;
+const CHUNK: usize = 200;
+
+/// Asks Redis, and again after it failed. No function: futures that borrow
+/// their caller's are not known to be `Send`.
+macro_rules! patiently {
+    ($ask:expr) => {{
+        let mut attempt = 0;
+        loop {
+            match $ask.await {
+                Err(_) if attempt < ATTEMPTS => {
+                    attempt += 1;
+                    tokio::time::sleep(PAUSE).await;
+                }
+                outcome => break outcome,
+            }
+        }
+    }};
+}
+
+/// What Redis should hold under one key.
+struct Expected {
+    /// The key in Redis: that of the row or an alias.
+    name: String,
+    /// As it was when it was compared.
+    row: Found,
+    value: (u64, String),
+}
+
+/// The views of a projection in Redis, while they are compared.
+pub(super) struct Views<'a, P> {
+    cache: Option<&'a Cache>,
+    /// The generation that is compared.
+    pub(super) generation: i32,
+    compared: u64,
+    unavailable: Option<String>,
+    suspects: Vec<Expected>,
+    projection: std::marker::PhantomData<P>,
+}
+
+impl<'a, P: Projection> Views<'a, P> {
+    /// Waits until Redis holds all of the view, if it is served from there.
+    pub(super) async fn begin(
+        cache: Option<&'a Cache>,
+        database: &Database,
+    ) -> Result<Self, VerifyError> {
+        let mut views = Self {
+            cache: cache.filter(|_| P::CACHED),
+            generation: 0,
+            compared: 0,
+            unavailable: None,
+            suspects: Vec::new(),
+            projection: std::marker::PhantomData,
+        };
+        let Some(cache) = views.cache else { return Ok(views) };
+        let began = Instant::now();
+        loop {
+            let standing = database.standing::<P>().await?;
+            views.generation = standing.generation;
+            let (generation, partitions) = (standing.generation, standing.partitions());
+            match patiently!(cache.is_whole(P::NAME, generation, partitions)) {
+                Ok(true) => return Ok(views),
+                Ok(false) if began.elapsed() < FILLING => tokio::time::sleep(PAUSE).await,
+                Ok(false) => {
+                    let why = "Redis does not hold all of the view: its worker fills it, if one runs";
+                    return Ok(views.give_up(why.to_owned()));
+                }
+                Err(error) => return Ok(views.give_up(error.to_string())),
+            }
+        }
+    }
+
+    fn give_up(mut self, why: String) -> Self {
+        self.fail(why);
+        self
+    }
+
+    fn fail(&mut self, why: String) {
+        self.unavailable = Some(why);
+        self.cache = None;
+        self.suspects.clear();
+    }
+
+    /// Notes rows, just read and found so, whose values differ.
+    pub(super) async fn compare(&mut self, rows: Vec<(Found, Fresh<P::Row>)>) {
+        let Some(cache) = self.cache else { return };
+        let expected: Vec<_> = rows
+            .into_iter()
+            .flat_map(|(found, fresh)| expected::<P>(found, &fresh.row, fresh.position))
+            .collect();
+        self.compared += expected.len() as u64;
+        let mut expected = expected.into_iter().peekable();
+        while expected.peek().is_some() {
+            let chunk: Vec<_> = expected.by_ref().take(CHUNK).collect();
+            match values::<P>(cache, self.generation, &chunk).await {
+                Ok(values) => {
+                    let differing = chunk.into_iter().zip(values).filter(|(expected, value)| {
+                        value.as_ref() != Some(&expected.value)
+                    });
+                    let room = SUSPECTS.saturating_sub(self.suspects.len());
+                    self.suspects.extend(differing.map(|(expected, _)| expected).take(room));
+                }
+                Err(error) => return self.fail(error.to_string()),
+            }
+        }
+    }
+
+    /// Looks again at the values that differed, with the rows as they are by
+    /// now, and reports those that stay different.
+    pub(super) async fn settle(
+        &mut self,
+        database: &Database,
+        report: &mut Report,
+    ) -> Result<(), VerifyError> {
+        let Some(cache) = self.cache else { return Ok(()) };
+        let mut suspects = std::mem::take(&mut self.suspects);
+        for look in 0..=LOOKS {
+            if suspects.is_empty() {
+                return Ok(());
+            }
+            let keys: HashSet<_> = suspects.iter().map(|it| it.row.key.clone()).collect();
+            let keys: Vec<_> = keys.into_iter().collect();
+            let rows = database.rows_now::<P>(&keys).await?;
+            suspects = suspects.into_iter().filter_map(|it| renewed::<P>(it, &rows)).collect();
+            let mut still = Vec::new();
+            let mut chunks = suspects.into_iter().peekable();
+            while chunks.peek().is_some() {
+                let chunk: Vec<_> = chunks.by_ref().take(CHUNK).collect();
+                let values = match values::<P>(cache, self.generation, &chunk).await {
+                    Ok(values) => values,
+                    Err(error) => {
+                        self.fail(error.to_string());
+                        return Ok(());
+                    }
+                };
+                for (expected, value) in chunk.into_iter().zip(values) {
+                    if value.as_ref() == Some(&expected.value) {
+                        continue;
+                    }
+                    if look == LOOKS {
+                        tell(&expected, value, report);
+                    } else {
+                        still.push(expected);
+                    }
+                }
+            }
+            suspects = still;
+            if !suspects.is_empty() {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports values under keys that no row has.
+    pub(super) async fn find_too_many(
+        &mut self,
+        database: &Database,
+        report: &mut Report,
+    ) -> Result<(), VerifyError> {
+        let Some(cache) = self.cache else { return Ok(()) };
+        let mut strange = HashSet::new();
+        let mut cursor = 0;
+        loop {
+            let (next, keys) = match patiently!(cache.scan(P::NAME, self.generation, cursor)) {
+                Ok(page) => page,
+                Err(error) => {
+                    self.fail(error.to_string());
+                    return Ok(());
+                }
+            };
+            // Redis has a row only after Postgres has it.
+            let rows = database.rows_now::<P>(&keys).await?;
+            let known: HashSet<_> = rows.iter().map(|row| row.key.as_str()).collect();
+            let unknown = keys.iter().filter(|key| !known.contains(key.as_str()));
+            let room = SUSPECTS.saturating_sub(strange.len());
+            strange.extend(unknown.take(room).cloned());
+            cursor = next;
+            if cursor == 0 {
+                break;
+            }
+        }
+        if strange.is_empty() {
+            return Ok(());
+        }
+        let mut snapshot = database.snapshot::<P>().await?;
+        let mut after: Option<String> = None;
+        loop {
+            let page = snapshot.page(after.as_deref(), super::PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.key.clone());
+            for row in page {
+                for alias in row_of::<P>(&row).iter().flat_map(P::aliases) {
+                    strange.remove(&alias);
+                }
+            }
+        }
+        let mut strange: Vec<_> = strange.into_iter().collect();
+        strange.sort_unstable();
+        for key in strange {
+            let names = [key.clone()];
+            match patiently!(cache.values(P::NAME, self.generation, &names)).map(|mut it| it.pop()) {
+                // Gone meanwhile.
+                Ok(None | Some(None)) => {}
+                Ok(Some(Some(value))) => {
+                    let fields = fields(None, Some(value));
+                    report.find_fields(&key, Place::RedisTooMany, fields);
+                }
+                Err(error) => {
+                    self.fail(error.to_string());
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What became of it.
+    pub(super) fn end(self) -> RedisOutcome {
+        match (self.unavailable, self.cache) {
+            (Some(why), _) => RedisOutcome::Unavailable(why),
+            (None, Some(_)) => RedisOutcome::Compared(self.compared),
+            (None, None) if P::CACHED => RedisOutcome::LeftOut,
+            (None, None) => RedisOutcome::NotServed,
+        }
+    }
+}
+
+/// What Redis should hold of a row that should be so.
+fn expected<P: Projection>(found: Found, row: &P::Row, position: u64) -> Vec<Expected> {
+    let Some(json) = P::cached(row, position) else { return Vec::new() };
+    let names = std::iter::once(found.key.clone()).chain(P::aliases(row));
+    names
+        .map(|name| Expected { name, row: found.clone(), value: (position, json.clone()) })
+        .collect()
+}
+
+/// The same with the row as it is by now; nothing if that is gone.
+fn renewed<P: Projection>(expected: Expected, rows: &[Found]) -> Option<Expected> {
+    let now = rows.iter().find(|row| row.key == expected.row.key)?;
+    if *now == expected.row {
+        return Some(expected);
+    }
+    let json = P::cached(&row_of::<P>(now)?, now.position)?;
+    Some(Expected { value: (now.position, json), row: now.clone(), ..expected })
+}
+
+fn row_of<P: Projection>(found: &Found) -> Option<P::Row> {
+    serde_json::from_value(found.data.clone()).ok()
+}
+
+async fn values<P: Projection>(
+    cache: &Cache,
+    generation: i32,
+    expected: &[Expected],
+) -> Result<Vec<Option<(u64, String)>>, CacheError> {
+    let names: Vec<_> = expected.iter().map(|expected| expected.name.clone()).collect();
+    patiently!(cache.values(P::NAME, generation, &names))
+}
+
+fn tell(expected: &Expected, found: Option<(u64, String)>, report: &mut Report) {
+    let place = if found.is_some() { Place::RedisStale } else { Place::RedisMissing };
+    let fields = fields(Some(expected.value.clone()), found);
+    let of_alias = expected.name != expected.row.key;
+    let detail = of_alias.then(|| format!("under its further key {:?}", expected.name));
+    report.find(super::Finding { key: expected.row.key.clone(), place, fields, detail });
+}
+
+fn fields(expected: Option<(u64, String)>, found: Option<(u64, String)>) -> Vec<Field> {
+    // Text that is no JSON is told as text.
+    let value = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
+    let at = |it: &Option<(u64, String)>| it.as_ref().map(|(position, _)| *position);
+    let text = |it: &Option<(u64, String)>| it.as_ref().map(|(_, text)| value(text));
+    let mut fields = position(at(&expected), at(&found));
+    let changes = diff(text(&expected).as_ref(), text(&found).as_ref());
+    fields.extend(changes.into_iter().map(Field::from));
+    fields
+}

@@ -13,7 +13,8 @@
 //! and again if somebody was first.
 //! Projections and replays take events out as
 //! [`Recorded`](exodrive_domain::Recorded): [`Log::reader`] in log order from
-//! a position, [`Log::history`] for one subject, [`Log::read`] for one.
+//! a position ([`Log::reader_of`] of some subjects), [`Log::history`] for one
+//! subject, [`Log::read`] for one.
 
 mod append;
 mod clock;

@@ -59,18 +59,31 @@ pub struct Batch {
     bytes: usize,
 }
 
-/// Reads the log in order, from a position onwards, without a gap.
+/// Reads the log in order, from a position onwards, without a gap: all of it,
+/// or what a filter lets through.
 pub struct Reader {
     log: Log,
     next: u64,
     subject: Option<String>,
+    inactive: Duration,
     messages: Option<pull::Stream>,
 }
 
 impl Log {
     /// A reader of every event from `position` on.
     pub fn reader(&self, position: u64) -> Reader {
-        Reader { log: self.clone(), next: position.max(1), subject: None, messages: None }
+        self.reader_from(position, None, INACTIVE)
+    }
+
+    /// A reader of the events from `position` on whose subjects match a filter,
+    /// for example `exo.projection.>`.
+    pub fn reader_of(&self, filter: &str, position: u64) -> Reader {
+        self.reader_from(position, Some(filter.to_owned()), INACTIVE)
+    }
+
+    fn reader_from(&self, position: u64, subject: Option<String>, inactive: Duration) -> Reader {
+        let next = position.max(1);
+        Reader { log: self.clone(), next, subject, inactive, messages: None }
     }
 
     /// The event at a position; `None` if there is none (yet).
@@ -144,12 +157,7 @@ impl Log {
                 Err(error) => return Err(ReadError::unavailable(error)),
             }
         }
-        let mut reader = Reader {
-            log: self.clone(),
-            next: position + 1,
-            subject: Some(subject),
-            messages: None,
-        };
+        let mut reader = self.reader_from(position + 1, Some(subject), INACTIVE_FOLD);
         while reader.next <= last {
             let batch = reader.next_batch(PULL, Duration::from_secs(5)).await?;
             if batch.events.is_empty() {
@@ -262,7 +270,7 @@ impl Reader {
             filter_subject: self.subject.clone().unwrap_or_default(),
             memory_storage: true,
             num_replicas: 1,
-            inactive_threshold: if self.subject.is_some() { INACTIVE_FOLD } else { INACTIVE },
+            inactive_threshold: self.inactive,
             ..pull::Config::default()
         };
         let consumer = self

@@ -7,6 +7,8 @@ use crate::{
     hold_expiry,
     http::{self, Api, health},
     limits::Limiter,
+    operations,
+    operator::Operator,
     settings::{
         BookingSettings, Connections, HttpSettings, LogSettings, MetricsSettings, SettingsError,
         reading_config,
@@ -71,6 +73,7 @@ impl Serve {
         let secret = self.bookings.secret(&self.connections)?;
         let hold_period = self.bookings.hold_period;
         let desk = Desk::new(commands, database.clone(), redis.clone(), &secret, hold_period);
+        let operator = Operator::new(log.clone(), database.clone());
         let api = Api {
             log,
             database,
@@ -80,6 +83,7 @@ impl Serve {
             cars,
             calendars,
             desk,
+            operator,
             webhook_secrets,
             tokens,
             trusted_proxies: self.http.trusted_proxies,
@@ -131,6 +135,7 @@ impl Work {
         let readers = Database::for_readers(&urls.database)?;
         let desk = Desk::new(commands, readers.clone(), cache.clone(), "", Duration::ZERO);
         tokio::spawn(hold_expiry::run(desk, readers, stop.clone()));
+        tokio::spawn(operations::run(log.clone(), database.clone(), stop.clone()));
         let worker = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
         tracing::info!(worker, "Working");
         engine::run_all(&log, &database, &cache, &worker, &stop).await?;

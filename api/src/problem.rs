@@ -316,7 +316,9 @@ impl Code {
                 "Send the same request again after `Retry-After` seconds; nothing is stored twice."
             }
             Self::RebuildUnderWay => "Wait for the rebuild that `rebuild` names, or cancel it.",
-            Self::OperationRefused => "Read the projection again; `detail` says what is in the way.",
+            Self::OperationRefused => {
+                "Read the projection again; `detail` says what is in the way."
+            }
         }
     }
 }

@@ -161,7 +161,9 @@ impl Operator {
         self.nothing_under_way(name).await?;
         Ok(match (key, from_position) {
             (Some(key), _) => {
-                format!("fold row {key} of {name} anew, in generation {generation} that readers see")
+                format!(
+                    "fold row {key} of {name} anew, in generation {generation} that readers see"
+                )
             }
             (None, Some(from)) => format!(
                 "build a generation of {name} beside {generation}, folding anew the rows that events {from} to {end} touch; compare both, and swap"

@@ -87,8 +87,7 @@ impl Operator {
     /// # Errors
     /// When the log does not take it.
     pub async fn carry_out(&self, plan: &Plan, with: &Origin) -> Result<Recorded, OperatorError> {
-        let mut event =
-            new_event(&plan.event, with.id.to_string(), &with.actor, self.log.now())?;
+        let mut event = new_event(&plan.event, with.id.to_string(), &with.actor, self.log.now())?;
         event.envelope.traceparent.clone_from(&with.traceparent);
         event.envelope.correlation.clone_from(&with.correlation);
         let position = self.log.append_fact(&event).await?.position;

@@ -280,11 +280,7 @@ struct New<'a> {
 
 /// Begins a rebuild or a rollback, or says why it cannot be. Whoever waits for
 /// it finds it either way.
-async fn begin(
-    connection: &mut PgConnection,
-    wish: &Wish<'_>,
-    new: &New<'_>,
-) -> Result<(), Error> {
+async fn begin(connection: &mut PgConnection, wish: &Wish<'_>, new: &New<'_>) -> Result<(), Error> {
     let projection = &wish.event.projection;
     let under_way = sqlx::query_scalar!(
         r#"select id::text as "id!" from rebuilds
@@ -294,7 +290,9 @@ async fn begin(
     .fetch_optional(&mut *connection)
     .await?;
     let error = under_way.map(|id| {
-        format!("rebuild {id} of {projection} was under way: wait for it, or cancel it, then ask again")
+        format!(
+            "rebuild {id} of {projection} was under way: wait for it, or cancel it, then ask again"
+        )
     });
     sqlx::query!(
         "insert into rebuilds (id, projection, kind, version, key, from_position, partitions,

@@ -5,7 +5,7 @@
 mod heed;
 mod read;
 
-pub use heed::{Wish, Untold};
+pub use heed::{Untold, Wish};
 pub use read::{Generation, ParkedEvent, Rebuild, Standing};
 
 use crate::{Projection, for_each_projection};

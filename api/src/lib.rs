@@ -4,7 +4,8 @@
 //! **May import** every other room but the tests.
 //!
 //! **Flow.** A webhook is verified ([`signature`]) and appended to the log. A
-//! command is decided and appended at the [`desk`]. A
+//! command is decided and appended at the [`desk`]; what operators do with
+//! projections goes by [`operator`], and workers heed it ([`operations`]). A
 //! read is admitted ([`access`], [`limits`]) and answered from this process or
 //! Redis ([`view_cache`]), else from Postgres. Whatever fails becomes one shape ([`problem`]). Settings are in
 //! [`settings`], the programs in [`cli`].
@@ -21,6 +22,8 @@ pub mod hold_expiry;
 pub mod http;
 pub mod import;
 pub mod limits;
+pub mod operations;
+pub mod operator;
 pub mod problem;
 pub mod settings;
 pub mod signature;

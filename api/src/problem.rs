@@ -63,6 +63,9 @@ pub struct More {
     /// `price_changed`: the total now, in cents.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total_cents: Option<i64>,
+    /// `rebuild_under_way`: the rebuild's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rebuild: Option<String>,
 }
 
 /// A day that is taken.
@@ -128,11 +131,13 @@ pub enum Code {
     IdempotencyKeyReused,
     RequestInFlight,
     Busy,
+    RebuildUnderWay,
+    OperationRefused,
 }
 
 impl Code {
     /// Every code there is.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::InvalidRequest,
         Self::SignatureInvalid,
         Self::Unauthenticated,
@@ -159,6 +164,8 @@ impl Code {
         Self::IdempotencyKeyReused,
         Self::RequestInFlight,
         Self::Busy,
+        Self::RebuildUnderWay,
+        Self::OperationRefused,
     ];
 
     /// The code as it stands in a problem.
@@ -190,6 +197,8 @@ impl Code {
             Self::IdempotencyKeyReused => "idempotency_key_reused",
             Self::RequestInFlight => "request_in_flight",
             Self::Busy => "busy",
+            Self::RebuildUnderWay => "rebuild_under_way",
+            Self::OperationRefused => "operation_refused",
         }
     }
 
@@ -214,7 +223,9 @@ impl Code {
             | Self::PriceChanged
             | Self::CarConflict
             | Self::SlugTaken
-            | Self::RequestInFlight => StatusCode::CONFLICT,
+            | Self::RequestInFlight
+            | Self::RebuildUnderWay
+            | Self::OperationRefused => StatusCode::CONFLICT,
             Self::Stale => StatusCode::PRECONDITION_FAILED,
             Self::LogUnavailable | Self::ViewUnavailable | Self::ViewBehind | Self::Busy => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -251,6 +262,8 @@ impl Code {
             Self::IdempotencyKeyReused => "The Idempotency-Key belongs to another request",
             Self::RequestInFlight => "The same request is being carried out",
             Self::Busy => "Too many decide about the same thing at once",
+            Self::RebuildUnderWay => "A rebuild of the projection is under way",
+            Self::OperationRefused => "The projection is not where this can be done",
         }
     }
 
@@ -301,6 +314,10 @@ impl Code {
             }
             Self::Busy => {
                 "Send the same request again after `Retry-After` seconds; nothing is stored twice."
+            }
+            Self::RebuildUnderWay => "Wait for the rebuild that `rebuild` names, or cancel it.",
+            Self::OperationRefused => {
+                "Read the projection again; `detail` says what is in the way."
             }
         }
     }

@@ -8,7 +8,7 @@
 //! checkpoint, loads the rows that a batch touches, folds in memory
 //! ([`Projection::evolve`]), and writes rows and checkpoint in one transaction
 //! ([`store`]); then it publishes the rows that are served from Redis
-//! ([`cache`]). The API reads by the `read` module of each projection, as a
+//! ([`cache`]). Operators' events are heeded in [`operations`]. The API reads by the `read` module of each projection, as a
 //! role that row-level security holds for ([`Database`]).
 //!
 //! **To add a projection**: see [`Projection`].
@@ -27,6 +27,7 @@ mod feed;
 mod fold;
 pub mod inbox;
 pub mod inspect;
+pub mod operations;
 pub mod payments;
 mod projection;
 mod query;

@@ -9,6 +9,8 @@ use crate::{
     hold_expiry,
     http::{self, Api, health},
     limits::Limiter,
+    operations,
+    operator::Operator,
     settings::{
         BookingSettings, CheckSettings, Connections, HttpSettings, LogSettings, MetricsSettings,
         RebuildArgs, SettingsError, reading_config,
@@ -79,6 +81,7 @@ impl Serve {
         let secret = self.bookings.secret(&self.connections)?;
         let hold_period = self.bookings.hold_period;
         let desk = Desk::new(commands, database.clone(), redis.clone(), &secret, hold_period);
+        let operator = Operator::new(log.clone(), database.clone());
         let api = Api {
             log,
             database,
@@ -89,6 +92,7 @@ impl Serve {
             calendars,
             blocked,
             desk,
+            operator,
             webhook_secrets,
             tokens,
             trusted_proxies: self.http.trusted_proxies,
@@ -144,6 +148,7 @@ impl Work {
         let checker =
             Checker { log: log.clone(), database: database.clone(), cache: cache.clone() };
         tokio::spawn(checker.run(self.checks.check_interval, stop.clone()));
+        tokio::spawn(operations::run(log.clone(), database.clone(), stop.clone()));
         let worker = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
         tracing::info!(worker, "Working");
         engine::run_all(&log, &database, &cache, &worker, self.rebuilds.settings(), &stop).await?;

@@ -166,6 +166,11 @@ impl Answer {
         Self { replayed, ..self }
     }
 
+    /// Something that goes on after the answer.
+    pub(crate) fn begun(self, location: String) -> Self {
+        Self { status: 202, location: Some(location), ..self }
+    }
+
     /// A thing that was made.
     pub(crate) fn made(self, location: String) -> Self {
         Self { status: 201, location: Some(location), ..self }

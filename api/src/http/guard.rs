@@ -55,6 +55,18 @@ impl Who {
         self.caller.as_ref().map(|caller| caller.role)
     }
 
+    /// The user's id, of somebody who may run the system.
+    pub(crate) fn operator(&self) -> Result<&str, ApiError> {
+        match &self.caller {
+            Some(caller) if caller.role == Role::Operator => Ok(&caller.subject),
+            Some(caller) => {
+                let detail = format!("The role {} may not do that.", caller.role.name());
+                Err(ApiError::new(Code::Forbidden, detail))
+            }
+            None => Err(ApiError::new(Code::Unauthenticated, "Only operators may do that.")),
+        }
+    }
+
     /// Who that is to a command.
     pub(crate) fn party(&self) -> Party {
         match (&self.caller, &self.link) {
@@ -82,6 +94,17 @@ impl FromRequestParts<Arc<Api>> for Who {
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
         Self::admit(parts, api, false).await
+    }
+}
+
+/// Somebody who may run the system.
+pub(crate) struct Operates;
+
+impl FromRequestParts<Arc<Api>> for Operates {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
+        Who::admit(parts, api, false).await?.operator().map(|_| Self)
     }
 }
 

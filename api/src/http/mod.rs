@@ -15,6 +15,7 @@ mod guard;
 pub mod health;
 mod inbox;
 mod office;
+mod operator;
 mod read;
 mod replay;
 mod webhooks;
@@ -24,6 +25,7 @@ use crate::{
     blocked_keys::BlockedKeys,
     desk::Desk,
     limits::Limiter,
+    operator::Operator,
     problem::{ApiError, Code, Problem},
     signature::Secrets,
     view_cache::ViewCache,
@@ -64,6 +66,8 @@ pub struct Api {
     pub blocked: BlockedKeys,
     /// Where commands are carried out.
     pub desk: Desk,
+    /// Where operators' acts are carried out.
+    pub operator: Operator,
     /// Signing secrets of the webhook.
     pub webhook_secrets: Secrets,
     /// Who may call.
@@ -103,6 +107,7 @@ pub const MAX_BODY: usize = 1 << 20;
         (name = "inbox", description = "Email, in and out. For admins and auditors."),
         (name = "deliveries", description = "The webhook deliveries that email is known by, byte for byte. For admins and auditors."),
         (name = "replay", description = "Time travel: any row of any view as it was. For admins and auditors."),
+        (name = "operator", description = "The projections: how they stand, and rebuild, rollback, pause, retry, skip, prune. For operators."),
         (name = "webhooks", description = "Where providers report."),
         (name = "documentation", description = "What there is, and what errors mean."),
         (name = "health", description = "For load balancers and operators."),
@@ -166,6 +171,20 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(office::get_dashboard))
         .routes(routes!(office::list_customers))
         .routes(routes!(office::get_customer))
+        .routes(routes!(operator::list_projections))
+        .routes(routes!(operator::get_projection))
+        .routes(routes!(operator::rebuild_projection))
+        .routes(routes!(operator::rollback_projection))
+        .routes(routes!(operator::pause_projection))
+        .routes(routes!(operator::resume_projection))
+        .routes(routes!(operator::retry_parked))
+        .routes(routes!(operator::skip_event))
+        .routes(routes!(operator::prune_generations))
+        .routes(routes!(operator::list_rebuilds))
+        .routes(routes!(operator::get_rebuild))
+        .routes(routes!(operator::accept_rebuild))
+        .routes(routes!(operator::cancel_rebuild))
+        .routes(routes!(operator::follow_rebuild))
         .routes(routes!(webhooks::receive_resend))
         .routes(routes!(inbox::list_emails))
         .routes(routes!(inbox::get_email))

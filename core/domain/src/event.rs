@@ -3,7 +3,9 @@ use crate::{
     booking::{BlockChange, BlockEvent, BookingChange, BookingEvent},
     email::{EmailId, Report},
     fleet::{FleetChange, FleetEvent},
-    json, upcast,
+    json,
+    operation::{Operation, OperationEvent},
+    upcast,
 };
 use serde_json::Value;
 
@@ -34,6 +36,8 @@ pub enum Payload {
     Booking(BookingEvent),
     /// `exodrive.calendar.*`.
     Block(BlockEvent),
+    /// `exodrive.projection.*`. By rule it changes no view.
+    Operation(OperationEvent),
     /// A type that this release does not know. By rule it changes no view: it
     /// was appended by a newer release, whose own projections fold it.
     Unknown,
@@ -137,6 +141,7 @@ pub fn decode(recorded: &Recorded) -> Result<Payload, DecodeError> {
         kind if BookingChange::KINDS.contains(&kind) => Payload::Booking(decision(recorded)?),
         kind if BlockChange::KINDS.contains(&kind) => Payload::Block(decision(recorded)?),
         kind if FleetChange::KINDS.contains(&kind) => Payload::Fleet(decision(recorded)?),
+        kind if Operation::KINDS.contains(&kind) => Payload::Operation(decision(recorded)?),
         _ => Payload::Unknown,
     })
 }

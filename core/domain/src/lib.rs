@@ -24,6 +24,7 @@ mod event;
 pub mod fleet;
 pub mod id;
 mod json;
+pub mod operation;
 pub mod personal;
 pub mod price;
 mod subject;

@@ -2,7 +2,7 @@
 //! boundary of what is appended to it, and the server keeps about 300 bytes a
 //! subject in memory for ever, so they are few: one per thing that changes.
 
-use crate::{email::EmailId, fleet::is_slug, id::CarId};
+use crate::{email::EmailId, fleet::is_slug, id::CarId, operation::is_projection};
 use std::{fmt, str::FromStr};
 
 /// Every subject of the log.
@@ -13,6 +13,7 @@ const PROVIDER: &str = "exo.provider.resend";
 const FLEET: &str = "exo.fleet.";
 const BOOKING: &str = "exo.booking.";
 const SLUG: &str = "exo.slug.";
+const PROJECTION: &str = "exo.projection.";
 
 /// What an event is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,6 +30,8 @@ pub enum Subject {
     Booking(CarId),
     /// Who has a slug. Its first event stands for ever.
     Slug(String),
+    /// One projection: what operators want of it, by its name.
+    Projection(String),
 }
 
 /// A subject that this release does not know.
@@ -44,6 +47,7 @@ impl fmt::Display for Subject {
             Self::Fleet(id) => write!(f, "{FLEET}{id}"),
             Self::Booking(id) => write!(f, "{BOOKING}{id}"),
             Self::Slug(slug) => write!(f, "{SLUG}{slug}"),
+            Self::Projection(name) => write!(f, "{PROJECTION}{name}"),
         }
     }
 }
@@ -61,6 +65,8 @@ impl FromStr for Subject {
             id.parse().ok().map(Self::Booking)
         } else if let Some(slug) = text.strip_prefix(SLUG) {
             is_slug(slug).then(|| Self::Slug(slug.to_owned()))
+        } else if let Some(name) = text.strip_prefix(PROJECTION) {
+            is_projection(name).then(|| Self::Projection(name.to_owned()))
         } else {
             (text == PROVIDER).then_some(Self::Provider)
         };
@@ -80,6 +86,7 @@ mod tests {
             "exo.fleet.4ef9a417-02e9-4d39-ad75-9611e0fcc33c",
             "exo.booking.4ef9a417-02e9-4d39-ad75-9611e0fcc33c",
             "exo.slug.ferrari-296-gtb",
+            "exo.projection.booking_timeline",
         ] {
             assert_eq!(text.parse::<Subject>().unwrap().to_string(), text);
         }
@@ -89,6 +96,9 @@ mod tests {
             "exo.email.*",
             "exo.slug.A",
             "exo.fleet.1",
+            "exo.projection.",
+            "exo.projection.Inbox",
+            "exo.projection.a.b",
             "exo.>",
             "other",
         ] {

@@ -59,7 +59,8 @@ pub struct Batch {
     bytes: usize,
 }
 
-/// Reads the log in order, from a position onwards, without a gap.
+/// Reads the log in order, from a position onwards, without a gap: all of it,
+/// or what a filter lets through.
 pub struct Reader {
     log: Log,
     next: u64,

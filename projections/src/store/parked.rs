@@ -178,20 +178,4 @@ impl crate::Database {
         let found = found.fetch_all(self.pool()).await?;
         Ok(found.into_iter().map(|it| (it.projection, it.key, to_u64(it.position))).collect())
     }
-
-    /// Asks the projection's worker to fold parked events again, in order: all
-    /// of them, or those of one key. Gives how many events that are.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn retry_parked(&self, projection: &str, key: Option<&str>) -> Result<u64, Error> {
-        let wanted = sqlx::query!(
-            "update parked_events set retry_wanted = true
-             where projection = $1 and ($2::text is null or key = $2)
-               and generation = (select active_generation from projections where name = $1)",
-            projection,
-            key
-        );
-        Ok(wanted.execute(self.pool()).await?.rows_affected())
-    }
 }

@@ -18,8 +18,12 @@ pub struct Status {
     pub partitions: i32,
     /// An operator has stopped it.
     pub paused: bool,
-    /// Another generation is being built or caught up.
-    pub rebuilding: bool,
+    /// Why.
+    pub pause_reason: Option<String>,
+    /// Who.
+    pub paused_by: Option<String>,
+    /// The rebuild or rollback that is under way.
+    pub rebuild: Option<String>,
     /// The checkpoint; of several parts the one that is furthest behind.
     pub position: i64,
     /// Everything up to here is in Redis.
@@ -44,9 +48,9 @@ impl crate::Database {
         let rows = sqlx::query_as!(
             Status,
             r#"select name, version, generation, partitions, paused,
-                exists (select from rebuilds where rebuilds.projection = name
-                    and rebuilds.state not in ('done', 'cancelled', 'failed')
-                    and kind <> 'key') as "rebuilding!",
+                pause_reason, paused_by,
+                (select id::text from rebuilds where rebuilds.projection = name
+                    and rebuilds.state not in ('done', 'cancelled', 'failed')) as rebuild,
                 min(position) as "position!", min(published) as "published!",
                 min(events_per_second) as "events_per_second!",
                 max(extract(epoch from clock_timestamp() - heartbeat_at))::float8

@@ -27,6 +27,7 @@ mod idempotency;
 mod import;
 mod limits;
 mod office;
+mod operator;
 mod parking;
 mod personal_data;
 mod price;

@@ -19,6 +19,7 @@ use exodrive_domain::{
     WEBHOOK_RECEIVED_VERSION,
     booking::{BlockChange, BookingChange},
     fleet::FleetChange,
+    operation::Operation,
     time,
 };
 use exodrive_projections::{Projection, for_each_projection};
@@ -32,7 +33,8 @@ use std::{
 
 /// Every type with its newest version.
 fn released() -> Vec<(&'static str, u32)> {
-    let decided = FleetChange::KINDS.iter().chain(BookingChange::KINDS).chain(&BlockChange::KINDS);
+    let decided = FleetChange::KINDS.iter().chain(BookingChange::KINDS);
+    let decided = decided.chain(&BlockChange::KINDS).chain(&Operation::KINDS);
     std::iter::once((WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION))
         .chain([(EMAIL_IMPORTED, DECISION_VERSION)])
         .chain(decided.map(|kind| (*kind, DECISION_VERSION)))

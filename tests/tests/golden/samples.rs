@@ -12,6 +12,7 @@ use exodrive_domain::{
     decode,
     fleet::{self, Car, FleetChange, FleetCommand, FleetEvent, Image, NamedText, Profile},
     id::{BlockId, BookingId, CarId, CustomerId},
+    operation::{Operation, OperationEvent},
     personal::Personal,
     price::{Choices, Fee, Line, LineKind, Location, LocationFee, Peak, PriceList, Quote},
     time,
@@ -320,6 +321,12 @@ pub(crate) fn of(kind: &str) -> Vec<(String, Recorded)> {
     let mut story = Story::new();
     match kind.strip_prefix("exodrive.").unwrap().split_once('.').unwrap() {
         ("car", name) => of_car(&mut story, name),
+        ("projection", name) => {
+            let event = operation(name);
+            let body = serde_json::to_vec(&event).unwrap();
+            let subject = Subject::Projection(event.projection.clone());
+            story.record(subject, event.operation.kind(), body);
+        }
         ("email", _) => {
             let email = "2bc82288-3816-4f83-911e-0c7610ce1bed";
             let body = json!({
@@ -358,6 +365,43 @@ pub(crate) fn of(kind: &str) -> Vec<(String, Recorded)> {
     let made = story.events.iter().any(|(_, event)| event.envelope.kind == kind);
     assert!(made, "no story tells of {kind}");
     story.events
+}
+
+fn operation(name: &str) -> OperationEvent {
+    let rebuild = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b6".parse().unwrap();
+    let operation = match name {
+        "rebuild_requested" => Operation::RebuildRequested {
+            version: 1,
+            key: Some("4ef9a417".to_owned()),
+            from_position: Some(17),
+            partitions: Some(4),
+            accept_differences: true,
+        },
+        "rebuild_accepted" => Operation::RebuildAccepted { rebuild },
+        "rebuild_cancelled" => Operation::RebuildCancelled { rebuild },
+        "rollback_requested" => Operation::RollbackRequested { version: 1, generation: 2 },
+        "paused" => Operation::Paused {},
+        "resumed" => Operation::Resumed {},
+        "retry_requested" => Operation::RetryRequested { key: Some("4ef9a417".to_owned()) },
+        "event_skipped" => {
+            Operation::EventSkipped { key: "4ef9a417".to_owned(), position: 9_007_199_254_740_993 }
+        }
+        "prune_requested" => Operation::PruneRequested { generations: vec![1, 2] },
+        "swapped" => Operation::Swapped {
+            rebuild,
+            from_generation: 1,
+            to_generation: 2,
+            from_version: 1,
+            to_version: 1,
+            position: 1_234,
+            rows: 56,
+            digest: "ab".repeat(16),
+            differences: 0,
+        },
+        other => panic!("say what an operation {other} looks like"),
+    };
+    let reason = "as was asked".to_owned();
+    OperationEvent { projection: "inbox".to_owned(), reason, operation }
 }
 
 fn of_car(story: &mut Story, name: &str) {

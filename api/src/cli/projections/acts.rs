@@ -1,0 +1,205 @@
+//! The acts that are done when a worker has heeded them.
+
+use super::{super::Failure, carry_out, operator, parse_name};
+use crate::{
+    operator::{Act, NO_WORKER, Operator, OperatorError, Receipt},
+    settings::Connections,
+};
+use exodrive_projections::names;
+use std::process::ExitCode;
+
+/// What every act knows.
+#[derive(clap::Args)]
+pub(super) struct Common {
+    /// Only say what would be done
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// An object, for programs
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) connections: Connections,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  exodrive projections pause inbox --reason 'the disk is nearly full'
+  exodrive projections resume inbox")]
+pub(super) struct Pause {
+    /// Which projection
+    #[arg(value_parser = parse_name)]
+    name: String,
+    /// Why: it stays in the log
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  exodrive projections resume inbox")]
+pub(super) struct Resume {
+    /// Which projection
+    #[arg(value_parser = parse_name)]
+    name: String,
+    /// Why, for the record
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  exodrive projections retry inbox
+  exodrive projections retry inbox --key exo.email.4ef9a417-02e9-4d39-ad75-9611e0fcc33c
+
+What still cannot be folded is parked again, in order; `exodrive projections
+show NAME` tells what stays parked, and why.")]
+pub(super) struct Retry {
+    /// Which projection
+    #[arg(value_parser = parse_name)]
+    name: String,
+    /// Only this key (a row's key, or a subject); all of them if not given
+    #[arg(long)]
+    key: Option<String>,
+    /// Why, for the record
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  exodrive projections show inbox --key 4ef9a417     (what blocks it: position and error)
+  exodrive projections skip inbox --key 4ef9a417 --position 1042 --reason 'a test of the provider'
+
+The event stays in the log; it is left out of this row, in every generation, for
+ever. Only the event that blocks the key can be skipped: the first parked one.")]
+pub(super) struct Skip {
+    /// Which projection
+    #[arg(value_parser = parse_name)]
+    name: String,
+    /// The parked key (a row's key, or a subject)
+    #[arg(long)]
+    key: String,
+    /// Where the event stands
+    #[arg(long)]
+    position: u64,
+    /// Why: it stays in the log
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  exodrive projections prune inbox --dry-run
+  exodrive projections prune            (of every projection)
+
+There is no rollback to a generation that was dropped; it can be rebuilt.")]
+pub(super) struct Prune {
+    /// Which projection; all of them if not given
+    #[arg(value_parser = parse_name)]
+    name: Option<String>,
+    /// Why, for the record
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Pause {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        act(&self.common, &self.name, &Act::Pause, &self.reason).await
+    }
+}
+
+impl Resume {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        act(&self.common, &self.name, &Act::Resume, &self.reason).await
+    }
+}
+
+impl Retry {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        act(&self.common, &self.name, &Act::Retry { key: self.key }, &self.reason).await
+    }
+}
+
+impl Skip {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        let skip = Act::Skip { key: self.key, position: self.position };
+        act(&self.common, &self.name, &skip, &self.reason).await
+    }
+}
+
+impl Prune {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        if let Some(name) = &self.name {
+            return act(&self.common, name, &Act::Prune, &self.reason).await;
+        }
+        let operator = operator(&self.common.connections).await?;
+        let mut receipts = Vec::new();
+        for name in names() {
+            match one(&operator, name, &Act::Prune, &self.reason, self.common.dry_run).await {
+                Ok(receipt) => receipts.push(receipt),
+                // That one has nothing to drop.
+                Err(error) if is_refused(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if self.common.json {
+            say!("{}", serde_json::to_string_pretty(&receipts)?);
+        } else if receipts.is_empty() {
+            say!("No projection has an old generation to drop.");
+        } else {
+            receipts.iter().for_each(tell);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn is_refused(error: &Failure) -> bool {
+    matches!(error.downcast_ref(), Some(OperatorError::Refused(_)))
+}
+
+async fn one(
+    operator: &Operator,
+    name: &str,
+    act: &Act,
+    reason: &str,
+    dry_run: bool,
+) -> Result<Receipt, Failure> {
+    let plan = operator.plan(name, act, reason).await?;
+    if dry_run {
+        return Ok(Receipt::of(&plan, None));
+    }
+    let recorded = carry_out(operator, &plan).await?;
+    Ok(Receipt::of(&plan, Some(&recorded)))
+}
+
+async fn act(common: &Common, name: &str, act: &Act, reason: &str) -> Result<ExitCode, Failure> {
+    let operator = operator(&common.connections).await?;
+    let receipt = one(&operator, name, act, reason, common.dry_run).await?;
+    if common.json {
+        say!("{}", serde_json::to_string_pretty(&receipt)?);
+    } else {
+        tell(&receipt);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A receipt, for people.
+pub(super) fn tell(receipt: &Receipt) {
+    match receipt.position {
+        None => say!("Would {}. Nothing was done.", receipt.effect),
+        Some(position) if receipt.heeded => {
+            say!("Recorded at position {position}, and heeded: {}.", receipt.effect);
+        }
+        Some(position) => say!("{NO_WORKER}\nPosition {position}: {}.", receipt.effect),
+    }
+}

@@ -1,0 +1,80 @@
+//! `exodrive projections list`.
+
+use super::{super::Failure, operator, table};
+use crate::{operator::ProjectionStatus, settings::Connections};
+use std::process::ExitCode;
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  exodrive projections status
+  exodrive projections status --json | jq '.[] | select(.state != \"level\") | .name'
+
+States: level (at the log's end), catching_up, paused, rebuilding (readers see
+the present rows meanwhile), no_worker (no sign of life for 10 s).")]
+pub(super) struct List {
+    /// An array of objects, for programs
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connections: Connections,
+}
+
+impl List {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        let operator = operator(&self.connections).await?;
+        let all = operator.status().await?;
+        if self.json {
+            say!("{}", serde_json::to_string_pretty(&all)?);
+            return Ok(ExitCode::SUCCESS);
+        }
+        let headings = [
+            "name",
+            "state",
+            "version",
+            "generation",
+            "position",
+            "lag",
+            "behind",
+            "events/s",
+            "sign of life",
+            "parked",
+            "worker",
+        ];
+        let mut table = table::table(&headings);
+        for it in &all {
+            table.add_row([
+                it.name.clone(),
+                it.state.replace('_', " "),
+                it.version.to_string(),
+                it.generation.to_string(),
+                table::number(it.position),
+                table::number(it.lag_events),
+                format!("{:.1} s", it.lag_seconds),
+                format!("{:.0}", it.events_per_second),
+                it.heartbeat_age_seconds
+                    .map_or_else(|| "never".to_owned(), |age| format!("{age:.1} s ago")),
+                table::number(u64::try_from(it.parked).unwrap_or(0)),
+                it.worker.clone().unwrap_or_else(|| "-".to_owned()),
+            ]);
+        }
+        say!("{table}\nThe log ends at {}.", table::number(operator.log().last_position().await?));
+        all.iter().for_each(hint);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What to look at next.
+fn hint(it: &ProjectionStatus) {
+    let name = &it.name;
+    if it.parked > 0 {
+        say!("{name}: events are parked; `exodrive projections show {name}` tells why.");
+    }
+    if it.paused {
+        let by = it.paused_by.as_deref().unwrap_or("somebody");
+        let why = table::short(it.pause_reason.as_deref().unwrap_or_default(), 80);
+        say!("{name}: paused by {by}: {why}");
+    }
+    if it.rebuild.is_some() {
+        say!("{name}: `exodrive projections rebuild {name} --watch` shows how far the rebuild is.");
+    }
+}

@@ -1,0 +1,492 @@
+//! `exodrive projections rebuild` and `rollback`: asked for, then watched.
+
+use super::{
+    super::Failure,
+    acts::{Common, tell},
+    carry_out, operator, origin, parse_name, table,
+};
+use crate::operator::{Act, Job, NO_WORKER, Operator, OperatorError, Receipt};
+use exodrive_projections::names;
+use exodrive_runtime::shutdown;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
+use std::{
+    io::{BufRead, IsTerminal, Write},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How often the rebuild is looked at.
+const GLANCE: Duration = Duration::from_millis(150);
+/// How often a line is printed where no terminal is.
+const LINE: Duration = Duration::from_secs(2);
+/// After how long without a sign of life the operator is told.
+const SILENCE: Duration = Duration::from_secs(5);
+/// Differing keys that are printed.
+const SHOWN: usize = 20;
+/// The exit code after Ctrl-C.
+const INTERRUPTED: u8 = 130;
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  exodrive projections rebuild inbox --reason 'after the fix of the status fold'
+  exodrive projections rebuild inbox --reason 'try it' --dry-run
+  exodrive projections rebuild bookings --partitions 4 --reason 'more than one core'
+  exodrive projections rebuild inbox --key 4ef9a417 --reason 'changed by hand'
+  exodrive projections rebuild --all --reason 'restored from a backup' --json
+  exodrive projections rebuild inbox --watch        (one that is under way)
+  exodrive projections rebuild inbox --cancel
+
+A worker builds a new generation beside the one that readers see, compares both
+at the same position, and swaps in one transaction. Rows of the same version
+that differ are shown before the swap. Ctrl-C leaves the rebuild to the worker.
+Exit codes: 0 swapped, 1 failed, refused or waiting for you, 130 left by Ctrl-C.")]
+pub(super) struct Rebuild {
+    /// Which projection
+    #[arg(value_parser = parse_name, required_unless_present = "all")]
+    name: Option<String>,
+    /// Every projection, one after the other
+    #[arg(long, conflicts_with_all = ["name", "key", "from", "watch", "cancel", "accept"])]
+    all: bool,
+    /// Why: it stays in the log
+    #[arg(long, required_unless_present_any = ["watch", "cancel", "accept"])]
+    reason: Option<String>,
+    /// Only this row, in place
+    #[arg(long, conflicts_with_all = ["from", "partitions"])]
+    key: Option<String>,
+    /// Only rows that an event from this position on touches
+    #[arg(long, value_name = "POSITION")]
+    from: Option<u64>,
+    /// Split the keys into so many parts, which workers fold side by side
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    partitions: Option<u32>,
+    /// Swap although rows differ from the present ones
+    #[arg(long)]
+    accept_differences: bool,
+    /// Do not wait for it
+    #[arg(long)]
+    no_wait: bool,
+    /// Watch the one that is under way
+    #[arg(long, group = "running", conflicts_with = "reason")]
+    watch: bool,
+    /// End the one that is under way; readers keep what they see
+    #[arg(long, group = "running")]
+    cancel: bool,
+    /// Swap the one that waits since rows differ
+    #[arg(long, group = "running")]
+    accept: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  exodrive projections rollback inbox --reason 'the new status is wrong' --dry-run
+  exodrive projections rollback inbox --reason 'the new status is wrong'
+
+Readers see the generation before, level with the log, after one transaction.")]
+pub(super) struct Rollback {
+    /// Which projection
+    #[arg(value_parser = parse_name)]
+    name: String,
+    /// Why: it stays in the log
+    #[arg(long)]
+    reason: String,
+    /// Do not wait for it
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Rebuild {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        let operator = operator(&self.common.connections).await?;
+        let reason = self.reason.clone().unwrap_or_default();
+        let waits = !self.no_wait;
+        if let Some(name) = &self.name
+            && (self.watch || self.cancel || self.accept)
+        {
+            return self.go_on(&operator, name, &reason).await;
+        }
+        let act = Act::Rebuild {
+            key: self.key,
+            from_position: self.from,
+            partitions: self.partitions,
+            accept_differences: self.accept_differences,
+        };
+        let names = self
+            .name
+            .map_or_else(|| names().into_iter().map(str::to_owned).collect(), |name| vec![name]);
+        carry_out_all(&operator, &names, &act, &reason, &self.common, waits).await
+    }
+
+    /// Watches, ends or swaps what is under way.
+    async fn go_on(
+        &self,
+        operator: &Operator,
+        name: &str,
+        reason: &str,
+    ) -> Result<ExitCode, Failure> {
+        let rebuilds = operator.database().rebuilds(Some(name), 50).await?;
+        let job = rebuilds.into_iter().find(|it| !it.is_over()).map(Job::from);
+        let job = job
+            .ok_or_else(|| OperatorError::Refused(format!("no rebuild of {name} is under way")))?;
+        if !self.watch {
+            let act = if self.cancel { Act::Cancel } else { Act::Accept };
+            let plan = operator.plan(name, &act, reason).await?;
+            if self.common.dry_run {
+                print_receipt(&Receipt::of(&plan, None), self.common.json)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            let recorded = carry_out(operator, &plan).await?;
+            if self.cancel || self.no_wait {
+                print_receipt(&Receipt::of(&plan, Some(&recorded)), self.common.json)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+        let mut watch = Watch::begin(operator, self.accept)?;
+        let end = watch.until_over(job).await?;
+        if self.common.json {
+            say!("{}", serde_json::to_string_pretty(&end.job)?);
+        }
+        Ok(conclude(&end, self.common.json))
+    }
+}
+
+impl Rollback {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        let operator = operator(&self.common.connections).await?;
+        let (names, waits) = ([self.name], !self.no_wait);
+        carry_out_all(&operator, &names, &Act::Rollback, &self.reason, &self.common, waits).await
+    }
+}
+
+fn print_receipt(receipt: &Receipt, json: bool) -> Result<(), Failure> {
+    if json {
+        say!("{}", serde_json::to_string_pretty(receipt)?);
+    } else {
+        tell(receipt);
+    }
+    Ok(())
+}
+
+/// One value, or all of them.
+fn print_json<T: serde::Serialize>(values: &[T]) -> Result<(), Failure> {
+    match values {
+        [one] => say!("{}", serde_json::to_string_pretty(one)?),
+        all => say!("{}", serde_json::to_string_pretty(all)?),
+    }
+    Ok(())
+}
+
+/// Plans for every projection, so that none is begun if one is refused; then
+/// appends, and watches one after the other.
+async fn carry_out_all(
+    operator: &Operator,
+    names: &[String],
+    act: &Act,
+    reason: &str,
+    common: &Common,
+    waits: bool,
+) -> Result<ExitCode, Failure> {
+    let mut plans = Vec::new();
+    for name in names {
+        plans.push(operator.plan(name, act, reason).await?);
+    }
+    if common.dry_run {
+        let receipts: Vec<_> = plans.iter().map(|plan| Receipt::of(plan, None)).collect();
+        if common.json {
+            print_json(&receipts)?;
+        } else {
+            receipts.iter().for_each(tell);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut jobs = Vec::new();
+    for plan in &plans {
+        let with = origin();
+        let recorded = operator.carry_out(plan, &with).await?;
+        if !recorded.heeded {
+            eprintln!("{NO_WORKER}");
+        }
+        let job = operator.job(plan, &with.actor, &recorded).await?;
+        if !common.json {
+            let effect = &plan.effect;
+            say!("Recorded at position {} as {}: {effect}.", recorded.position, job.id);
+        }
+        jobs.push(job);
+    }
+    if !waits {
+        if common.json {
+            print_json(&jobs)?;
+        } else if let [job] = &jobs[..] {
+            say!("Watch it: exodrive projections rebuild {} --watch", job.projection);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut watch = Watch::begin(operator, false)?;
+    let (mut code, mut ends) = (ExitCode::SUCCESS, Vec::new());
+    for job in jobs {
+        let end = watch.until_over(job).await?;
+        let ended = conclude(&end, common.json);
+        if ended != ExitCode::SUCCESS {
+            code = ended;
+        }
+        let left = end.left == Some(Left::Interrupted);
+        ends.push(end.job);
+        if left {
+            break;
+        }
+    }
+    if common.json {
+        print_json(&ends)?;
+    }
+    Ok(code)
+}
+
+/// Why a rebuild is watched no longer though it is not over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// Ctrl-C.
+    Interrupted,
+    /// It waits for somebody to accept what differs.
+    Undecided,
+}
+
+struct End {
+    job: Job,
+    left: Option<Left>,
+}
+
+struct Watch<'a> {
+    operator: &'a Operator,
+    stop: CancellationToken,
+    /// It has been accepted: a worker will go on with it.
+    accepted: bool,
+}
+
+impl<'a> Watch<'a> {
+    fn begin(operator: &'a Operator, accepted: bool) -> Result<Self, Failure> {
+        Ok(Self { operator, stop: shutdown::requested()?, accepted })
+    }
+
+    /// Shows how far a rebuild is until it is over, waits for a decision, or
+    /// Ctrl-C is pressed.
+    async fn until_over(&mut self, mut job: Job) -> Result<End, Failure> {
+        let id = job.id.parse()?;
+        let mut shown = Shown::begin(&job);
+        let (mut quiet_since, mut told) = (Instant::now(), false);
+        loop {
+            shown.show(&job);
+            if job.is_over() {
+                shown.end();
+                return Ok(End { job, left: None });
+            }
+            let undecided = job.state == "waiting" && !job.accepted && !job.cancel_wanted;
+            if undecided && !self.accepted {
+                shown.end();
+                print_differences(&job);
+                if !self.ask(&job).await? {
+                    return Ok(End { job, left: Some(Left::Undecided) });
+                }
+                shown = Shown::begin(&job);
+            }
+            if !told && quiet_since.elapsed() > SILENCE && !self.is_alive(&job).await {
+                told = true;
+                shown.say(&format!(
+                    "No worker shows a sign of life: {} goes on when one starts (`exodrive work`).",
+                    job.projection
+                ));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(GLANCE) => {}
+                () = self.stop.cancelled() => {
+                    shown.end();
+                    return Ok(End { job, left: Some(Left::Interrupted) });
+                }
+            }
+            // An outage of the database: the rebuild is none of ours, wait on.
+            if let Ok(now) = self.operator.rebuild(id).await.map(Job::from) {
+                if now != job {
+                    quiet_since = Instant::now();
+                }
+                job = now;
+            }
+        }
+    }
+
+    async fn is_alive(&self, job: &Job) -> bool {
+        let standings = self.operator.database().projections().await.unwrap_or_default();
+        let worker = standings.into_iter().find(|it| it.name == job.projection);
+        worker.and_then(|it| it.heartbeat_age_seconds).is_some_and(|age| age <= 5.0)
+    }
+
+    /// Asks whether to swap all the same. Gives whether a decision was made.
+    async fn ask(&mut self, job: &Job) -> Result<bool, Failure> {
+        if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+            return Ok(false);
+        }
+        eprint!("Swap all the same? [y/N] ");
+        std::io::stderr().flush()?;
+        let answer = tokio::task::spawn_blocking(|| {
+            let mut answer = String::new();
+            std::io::stdin().lock().read_line(&mut answer).map(|_| answer)
+        });
+        let answer = tokio::select! {
+            answer = answer => answer??,
+            () = self.stop.cancelled() => return Ok(false),
+        };
+        let accept = matches!(answer.trim().to_lowercase().as_str(), "y" | "yes");
+        let act = if accept { Act::Accept } else { Act::Cancel };
+        let plan = self.operator.plan(&job.projection, &act, "").await?;
+        carry_out(self.operator, &plan).await?;
+        self.accepted = true;
+        Ok(true)
+    }
+}
+
+/// A bar on a terminal, else lines.
+struct Shown {
+    bar: Option<ProgressBar>,
+    last: Option<(String, Instant)>,
+}
+
+impl Shown {
+    fn begin(job: &Job) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{prefix} {msg:14} {bar:30} {pos}/{len}");
+            let bar = ProgressBar::new(job.progress.total);
+            if let Ok(style) = style {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar.set_prefix(job.projection.clone());
+            bar
+        });
+        Self { bar, last: None }
+    }
+
+    fn show(&mut self, job: &Job) {
+        let progress = &job.progress;
+        let pace = format!("{:.0} events/s", progress.events_per_second);
+        let eta = progress.eta_seconds.map(|eta| format!(", {eta:.0} s left")).unwrap_or_default();
+        let state = job.state.replace('_', " ");
+        if let Some(bar) = &self.bar {
+            bar.set_length(progress.total);
+            bar.set_position(progress.done);
+            bar.set_message(format!("{state}, {pace}{eta}"));
+            return;
+        }
+        let due = self.last.as_ref().is_none_or(|(known, at)| {
+            *known != job.state || (at.elapsed() >= LINE && progress.total > 0)
+        });
+        if due {
+            let (done, total) = (table::number(progress.done), table::number(progress.total));
+            eprintln!("{}: {state}, {done} of {total} events, {pace}{eta}", job.projection);
+            self.last = Some((job.state.clone(), Instant::now()));
+        }
+    }
+
+    fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn field<'a>(job: &'a Job, name: &str) -> &'a Value {
+    job.comparison.as_ref().and_then(|it| it.get(name)).unwrap_or(&Value::Null)
+}
+
+fn print_differences(job: &Job) {
+    let name = &job.projection;
+    let count = field(job, "difference_count").as_u64().unwrap_or(0);
+    eprintln!(
+        "{} rows of {name} differ from what readers see, though the fold has the same version:",
+        table::number(count)
+    );
+    let differences = field(job, "differences").as_array().map(Vec::as_slice).unwrap_or_default();
+    for difference in differences.iter().take(SHOWN) {
+        let text = |name: &str| difference[name].as_str().unwrap_or_default();
+        eprintln!("  {:8} {}", table::short(text("change"), 10), table::short(text("key"), 100));
+    }
+    let left = count.saturating_sub(differences.len().min(SHOWN) as u64);
+    if left > 0 {
+        eprintln!("  and {} more", table::number(left));
+    }
+}
+
+/// Says how it ended, on standard output unless that is for programs.
+fn conclude(end: &End, json: bool) -> ExitCode {
+    let (job, name) = (&end.job, &end.job.projection);
+    match end.left {
+        Some(Left::Interrupted) => {
+            eprintln!(
+                "The rebuild goes on in the worker; readers see what they saw.\n  watch it:  exodrive projections rebuild {name} --watch\n  end it:    exodrive projections rebuild {name} --cancel"
+            );
+            return ExitCode::from(INTERRUPTED);
+        }
+        Some(Left::Undecided) => {
+            eprintln!(
+                "It waits for you; readers see what they saw.\n  swap it:   exodrive projections rebuild {name} --accept\n  end it:    exodrive projections rebuild {name} --cancel\n  (or ask with --accept-differences from the beginning)"
+            );
+            return ExitCode::FAILURE;
+        }
+        None => {}
+    }
+    match job.state.as_str() {
+        "done" => {
+            if !json {
+                print_outcome(job);
+            }
+            ExitCode::SUCCESS
+        }
+        "cancelled" => {
+            eprintln!("Rebuild {} of {name} was cancelled; readers see what they saw.", job.id);
+            ExitCode::FAILURE
+        }
+        _ => {
+            let error = table::short(job.error.as_deref().unwrap_or("no reason is given"), 500);
+            eprintln!("error: rebuild {} of {name} failed: {error}", job.id);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print_outcome(job: &Job) {
+    let name = &job.projection;
+    if let Some(key) = &job.key {
+        say!("Row {} of {name} was folded anew.", table::short(key, 100));
+        return;
+    }
+    if job.comparison.is_none() {
+        say!("Done: {} of {name}.", job.kind);
+        return;
+    }
+    let number = |name: &str| field(job, name).as_u64().unwrap_or(0);
+    say!(
+        "Readers of {name} see generation {} (version {}), {} before (version {}).",
+        number("to_generation"),
+        number("to_version"),
+        number("from_generation"),
+        number("from_version")
+    );
+    say!(
+        "Compared at position {}: {} rows, {} different, digest {}.",
+        table::number(number("position")),
+        table::number(number("rows")),
+        table::number(number("difference_count")),
+        table::short(field(job, "digest").as_str().unwrap_or("-"), 64)
+    );
+    if job.kind != "rollback" {
+        say!("To go back: exodrive projections rollback {name} --reason TEXT");
+    }
+}

@@ -1,0 +1,428 @@
+//! What operators look at and do: the projections and their rebuilds. Every act
+//! is appended as an event; the workers carry it out.
+
+use super::{
+    Api, App,
+    command::{Answer, Command, Nothing},
+    guard::Operates,
+    read::{limit, parse_query, view_unavailable},
+};
+use crate::{
+    desk::derived_uuid,
+    operator::{Act, Job, OperatorError, Origin, ProjectionStatus, Receipt, Shown},
+    problem::{ApiError, Code, FieldError, Problem},
+};
+use axum::{
+    Json,
+    extract::{Path, RawQuery, State},
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
+};
+use futures::{Stream, stream};
+use serde::{Deserialize, Serialize};
+use std::{convert::Infallible, sync::Arc, time::Duration};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+/// How often a rebuild is looked at for whoever follows it.
+const GLANCE: Duration = Duration::from_millis(200);
+
+/// Every projection.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ProjectionList {
+    /// Always `list`.
+    object: &'static str,
+    /// By name.
+    data: Vec<ProjectionStatus>,
+}
+
+/// The latest rebuilds.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RebuildList {
+    /// Always `list`.
+    object: &'static str,
+    /// Newest first.
+    data: Vec<Job>,
+}
+
+/// Which rebuilds.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default)]
+pub(crate) struct RebuildQuery {
+    /// Only of this projection.
+    projection: Option<String>,
+    /// How many, 1 to 100. 20 if not said.
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
+    limit: Option<String>,
+}
+
+/// What is to be folded anew.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RebuildRequest {
+    /// Why: it stays in the log.
+    reason: String,
+    /// Only this row, in place.
+    key: Option<String>,
+    /// Only rows that an event from this position on touches.
+    from_position: Option<u64>,
+    /// Into how many parts the keys are split from then on, 1 to 64.
+    partitions: Option<u32>,
+    /// Swap although rows differ from the present ones.
+    #[serde(default)]
+    accept_differences: bool,
+    /// Only say what would be done.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// An act that needs a reason.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReasonedRequest {
+    /// Why: it stays in the log.
+    reason: String,
+    /// Only say what would be done.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// An act that needs none.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct PlainRequest {
+    /// Why, for the record.
+    reason: String,
+    /// Only say what would be done.
+    dry_run: bool,
+}
+
+/// Which parked events.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RetryRequest {
+    /// Only those of this key; else all of them.
+    key: Option<String>,
+    /// Why, for the record.
+    reason: String,
+    /// Only say what would be done.
+    dry_run: bool,
+}
+
+/// Which event is left out of which row.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SkipRequest {
+    /// The parked key.
+    key: String,
+    /// The first parked event of it.
+    position: u64,
+    /// Why: it stays in the log.
+    reason: String,
+    /// Only say what would be done.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// A refusal, as callers are told it.
+fn refused(error: OperatorError) -> ApiError {
+    let detail = error.to_string();
+    match error {
+        OperatorError::NoSuchProjection(_) | OperatorError::NoSuchRebuild => {
+            ApiError::new(Code::NotFound, detail)
+        }
+        OperatorError::NoReason => {
+            let mut problem = ApiError::new(Code::ValidationFailed, detail);
+            let detail = "must not be empty".to_owned();
+            problem.errors.push(FieldError { pointer: "/reason".to_owned(), detail });
+            problem
+        }
+        OperatorError::Invalid(_) => ApiError::new(Code::ValidationFailed, detail),
+        OperatorError::UnderWay { rebuild, .. } => {
+            let mut problem = ApiError::new(Code::RebuildUnderWay, detail);
+            problem.more.rebuild = Some(rebuild);
+            problem
+        }
+        OperatorError::Refused(_) => ApiError::new(Code::OperationRefused, detail),
+        OperatorError::NotBuilt(_) => ApiError::new(Code::ViewUnavailable, detail),
+        OperatorError::Database(error) => view_unavailable(error),
+        OperatorError::Read(_) | OperatorError::Append(_) => {
+            ApiError::new(Code::LogUnavailable, "The event log does not answer.").caused_by(&error)
+        }
+        OperatorError::Encode(_) => {
+            ApiError::new(Code::Internal, "The request could not be carried out.").caused_by(&error)
+        }
+    }
+}
+
+/// Says how every projection stands. For operators.
+#[utoipa::path(
+    get, path = "/v1/operator/projections", tag = "operator", security(("token" = [])),
+    responses(
+        (status = 200, description = "By name", body = ProjectionList),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn list_projections(
+    State(api): App,
+    _: Operates,
+) -> Result<Json<ProjectionList>, ApiError> {
+    let data = api.operator.status().await.map_err(refused)?;
+    Ok(Json(ProjectionList { object: "list", data }))
+}
+
+/// Gives a projection: generations, last rebuilds, parked events. For operators.
+#[utoipa::path(
+    get, path = "/v1/operator/projections/{name}", tag = "operator", security(("token" = [])),
+    params(("name" = String, Path, description = "The projection")),
+    responses(
+        (status = 200, description = "The projection", body = Shown),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn get_projection(
+    State(api): App,
+    _: Operates,
+    Path(name): Path<String>,
+) -> Result<Json<Shown>, ApiError> {
+    api.operator.show(&name).await.map(Json).map_err(refused)
+}
+
+/// Carries an act out, or says what it would do.
+async fn carry_out<T>(
+    api: &Api,
+    name: &str,
+    command: &Command<T>,
+    (act, reason, dry_run): (Act, &str, bool),
+) -> Result<Response, ApiError> {
+    let actor = format!("operator:{}", command.who.operator()?);
+    let with = command.circumstances();
+    let origin = Origin {
+        id: derived_uuid(&["operation", &with.command_id, &with.request_hash]),
+        actor,
+        traceparent: with.traceparent.clone(),
+        correlation: with.correlation.clone(),
+    };
+    let is_job = matches!(act, Act::Rebuild { .. } | Act::Rollback);
+    let run = async {
+        let location = |id: &str| format!("/v1/operator/rebuilds/{id}");
+        if is_job && !dry_run {
+            // The same request, whose answer was lost.
+            let before = api.operator.database().rebuild(origin.id).await;
+            if let Some(before) = before.map_err(view_unavailable)? {
+                let job = Job::from(before);
+                let answer = Answer::of(&job, 0)?.begun(location(&job.id));
+                return Ok(answer.replayed(true));
+            }
+        }
+        let plan = api.operator.plan(name, &act, reason).await.map_err(refused)?;
+        if dry_run {
+            let end = api.log.last_position().await.map_err(OperatorError::from);
+            return Answer::of(&Receipt::of(&plan, None), end.map_err(refused)?);
+        }
+        let recorded = api.operator.carry_out(&plan, &origin).await.map_err(refused)?;
+        if is_job {
+            let job = api.operator.job(&plan, &origin.actor, &recorded).await;
+            let job = job.unwrap_or_else(|_| Job::recorded(&plan, &origin.actor, &recorded));
+            return Ok(Answer::of(&job, recorded.position)?.begun(location(&job.id)));
+        }
+        Answer::of(&Receipt::of(&plan, Some(&recorded)), recorded.position)
+    };
+    Ok(command.once(api, &with, run).await?.into_response())
+}
+
+macro_rules! acts {
+    ($(
+        $(#[doc = $doc:literal])+
+        $name:ident $path:literal $body:ty => $status:literal $answer:ty : |$input:ident| $act:expr;
+    )*) => {$(
+        $(#[doc = $doc])+
+        #[utoipa::path(
+            post, path = $path, tag = "operator", security(("token" = [])),
+            params(
+                ("name" = String, Path, description = "The projection"),
+                ("Idempotency-Key" = Option<String>, Header, description = "A repeat under the same key gets the first answer"),
+            ),
+            request_body = $body,
+            responses(
+                (status = $status, description = "Recorded; a dry run is answered 200 with an `act`", body = $answer),
+                (status = 409, description = "`rebuild_under_way` or `operation_refused`", body = Problem, content_type = "application/problem+json"),
+                (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+            ),
+        )]
+        pub(crate) async fn $name(
+            State(api): App,
+            Path(name): Path<String>,
+            command: Command<$body>,
+        ) -> Result<Response, ApiError> {
+            let $input = &command.body;
+            let act = ($act, $input.reason.as_str(), $input.dry_run);
+            carry_out(&api, &name, &command, act).await
+        }
+    )*};
+}
+
+acts! {
+    /// Folds a projection anew beside what readers see, compares, and swaps. A job: follow it under `Location`. For operators.
+    rebuild_projection "/v1/operator/projections/{name}/rebuild" RebuildRequest => 202 Job: |body| Act::Rebuild {
+        key: body.key.clone(),
+        from_position: body.from_position,
+        partitions: body.partitions,
+        accept_differences: body.accept_differences,
+    };
+    /// Shows readers the generation before. A job: follow it under `Location`. For operators.
+    rollback_projection "/v1/operator/projections/{name}/rollback" ReasonedRequest => 202 Job: |body| Act::Rollback;
+    /// Stops folding; readers see the rows as of then. For operators.
+    pause_projection "/v1/operator/projections/{name}/pause" ReasonedRequest => 200 Receipt: |body| Act::Pause;
+    /// Folds again. For operators.
+    resume_projection "/v1/operator/projections/{name}/resume" PlainRequest => 200 Receipt: |body| Act::Resume;
+    /// Folds parked events again, in order. For operators.
+    retry_parked "/v1/operator/projections/{name}/retry" RetryRequest => 200 Receipt: |body| Act::Retry { key: body.key.clone() };
+    /// Leaves the event that blocks a key out of its row, and folds those behind it. For operators.
+    skip_event "/v1/operator/projections/{name}/skip" SkipRequest => 200 Receipt: |body| Act::Skip {
+        key: body.key.clone(),
+        position: body.position,
+    };
+    /// Drops the generations that readers no longer see. For operators.
+    prune_generations "/v1/operator/projections/{name}/prune" PlainRequest => 200 Receipt: |body| Act::Prune;
+}
+
+/// Lists the latest rebuilds and rollbacks, newest first. For operators.
+#[utoipa::path(
+    get, path = "/v1/operator/rebuilds", tag = "operator", security(("token" = [])),
+    params(RebuildQuery),
+    responses(
+        (status = 200, description = "Newest first", body = RebuildList),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn list_rebuilds(
+    State(api): App,
+    _: Operates,
+    RawQuery(query): RawQuery,
+) -> Result<Json<RebuildList>, ApiError> {
+    let query: RebuildQuery = parse_query(query, &["projection", "limit"])?;
+    let limit = limit(query.limit)?;
+    let rows = api.operator.database().rebuilds(query.projection.as_deref(), limit).await;
+    let data = rows.map_err(view_unavailable)?.into_iter().map(Job::from).collect();
+    Ok(Json(RebuildList { object: "list", data }))
+}
+
+async fn find(api: &Api, id: &str) -> Result<Job, ApiError> {
+    let id: Uuid = id.parse().map_err(|_| refused(OperatorError::NoSuchRebuild))?;
+    api.operator.rebuild(id).await.map(Job::from).map_err(refused)
+}
+
+/// Gives a rebuild. For operators.
+#[utoipa::path(
+    get, path = "/v1/operator/rebuilds/{id}", tag = "operator", security(("token" = [])),
+    params(("id" = String, Path, description = "The rebuild's id")),
+    responses(
+        (status = 200, description = "The rebuild", body = Job),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn get_rebuild(
+    State(api): App,
+    _: Operates,
+    Path(id): Path<String>,
+) -> Result<Json<Job>, ApiError> {
+    find(&api, &id).await.map(Json)
+}
+
+/// Swaps a rebuild that waits since rows differ. For operators.
+#[utoipa::path(
+    post, path = "/v1/operator/rebuilds/{id}/accept", tag = "operator", security(("token" = [])),
+    params(("id" = String, Path, description = "The rebuild's id")),
+    responses(
+        (status = 200, description = "Recorded", body = Receipt),
+        (status = 409, description = "`operation_refused`", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn accept_rebuild(
+    State(api): App,
+    Path(id): Path<String>,
+    command: Command<Nothing>,
+) -> Result<Response, ApiError> {
+    command.who.operator()?;
+    end(&api, &id, &command, Act::Accept).await
+}
+
+/// Ends a rebuild; readers keep what they see. For operators.
+#[utoipa::path(
+    post, path = "/v1/operator/rebuilds/{id}/cancel", tag = "operator", security(("token" = [])),
+    params(("id" = String, Path, description = "The rebuild's id")),
+    responses(
+        (status = 200, description = "Recorded", body = Receipt),
+        (status = 409, description = "`operation_refused`", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn cancel_rebuild(
+    State(api): App,
+    Path(id): Path<String>,
+    command: Command<Nothing>,
+) -> Result<Response, ApiError> {
+    command.who.operator()?;
+    end(&api, &id, &command, Act::Cancel).await
+}
+
+async fn end(
+    api: &Api,
+    id: &str,
+    command: &Command<Nothing>,
+    act: Act,
+) -> Result<Response, ApiError> {
+    let job = find(api, id).await?;
+    if job.is_over() {
+        let detail = format!("rebuild {id} is {} already", job.state);
+        return Err(refused(OperatorError::Refused(detail)));
+    }
+    carry_out(api, &job.projection, command, (act, "", false)).await
+}
+
+/// Follows a rebuild: an event `rebuild` for every change of state or progress;
+/// the stream ends after the last one. For operators.
+#[utoipa::path(
+    get, path = "/v1/operator/rebuilds/{id}/events", tag = "operator", security(("token" = [])),
+    params(("id" = String, Path, description = "The rebuild's id")),
+    responses(
+        (status = 200, description = "Server-sent events, each with the rebuild as data", body = Job, content_type = "text/event-stream"),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn follow_rebuild(
+    State(api): App,
+    _: Operates,
+    Path(id): Path<String>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
+    let first = find(&api, &id).await?;
+    let changes = stream::unfold((api, None::<Job>, Some(first)), |(api, last, next)| async move {
+        let next = match (next, last) {
+            (Some(first), _) => first,
+            (None, Some(last)) if last.is_over() => return None,
+            (None, last) => change(&api, last?).await?,
+        };
+        let event = Event::default().event("rebuild").json_data(&next).ok()?;
+        Some((Ok(event), (api, Some(next), None)))
+    });
+    Ok(Sse::new(changes).keep_alive(KeepAlive::default()))
+}
+
+/// Waits for the next change; none when it cannot be told.
+async fn change(api: &Arc<Api>, last: Job) -> Option<Job> {
+    loop {
+        tokio::time::sleep(GLANCE).await;
+        match find(api, &last.id).await {
+            Ok(now) if now != last => return Some(now),
+            Ok(_) => {}
+            Err(error) if error.code == Code::NotFound => return None,
+            // An outage of the database: it goes on when that is over.
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Acts, checked against what is.
+
+use super::{Operator, OperatorError, known};
+use exodrive_domain::operation::{Operation, OperationEvent};
+use exodrive_projections::operations::Rebuild;
+use uuid::Uuid;
+
+/// What an operator wants of a projection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Fold it anew, beside what readers see.
+    Rebuild {
+        /// Only this row.
+        key: Option<String>,
+        /// Only rows that an event from here on touches.
+        from_position: Option<u64>,
+        /// Into how many parts its keys are split.
+        partitions: Option<u32>,
+        /// Swap although rows differ.
+        accept_differences: bool,
+    },
+    /// Swap the rebuild that waits since rows differ.
+    Accept,
+    /// End the rebuild that is under way.
+    Cancel,
+    /// Show readers the generation before.
+    Rollback,
+    /// Fold nothing.
+    Pause,
+    /// Fold again.
+    Resume,
+    /// Fold parked events again.
+    Retry {
+        /// Only those of this key.
+        key: Option<String>,
+    },
+    /// Leave an event out of a row.
+    Skip {
+        /// Which row.
+        key: String,
+        /// Which event.
+        position: u64,
+    },
+    /// Drop the generations that readers no longer see.
+    Prune,
+}
+
+impl Act {
+    fn needs_reason(&self) -> bool {
+        matches!(self, Self::Rebuild { .. } | Self::Rollback | Self::Pause | Self::Skip { .. })
+    }
+}
+
+/// An act that can be carried out as things are.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What is appended.
+    pub event: OperationEvent,
+    /// What comes of it, for people.
+    pub effect: String,
+}
+
+/// A reason may have this many characters.
+const LONGEST_REASON: usize = 500;
+
+impl Operator {
+    /// Checks an act against what is. Changes nothing: a dry run ends here.
+    ///
+    /// # Errors
+    /// Why it is refused, and what to do about it.
+    pub async fn plan(&self, name: &str, act: &Act, reason: &str) -> Result<Plan, OperatorError> {
+        let what = known(name)?;
+        let reason = reason.trim();
+        if act.needs_reason() && reason.is_empty() {
+            return Err(OperatorError::NoReason);
+        }
+        if reason.chars().count() > LONGEST_REASON {
+            let fault = format!("the reason has more than {LONGEST_REASON} characters");
+            return Err(OperatorError::Invalid(fault));
+        }
+        // Postgres takes none.
+        if reason.contains('\0') {
+            return Err(OperatorError::Invalid("the reason has a NUL character".to_owned()));
+        }
+        let (operation, effect) = match act {
+            Act::Rebuild { key, from_position, partitions, accept_differences } => {
+                let bounds = (key.as_deref(), *from_position, *partitions);
+                let effect = self.check_rebuild(name, what.version, bounds).await?;
+                let operation = Operation::RebuildRequested {
+                    version: what.version,
+                    key: key.clone(),
+                    from_position: *from_position,
+                    partitions: *partitions,
+                    accept_differences: *accept_differences,
+                };
+                (operation, effect)
+            }
+            Act::Accept => self.accept(name).await?,
+            Act::Cancel => self.cancel(name).await?,
+            Act::Rollback => self.rollback(name).await?,
+            Act::Pause | Act::Resume => self.pause(name, *act == Act::Pause).await?,
+            Act::Retry { key } => self.retry(name, key.as_deref()).await?,
+            Act::Skip { key, position } => self.skip(name, key, *position).await?,
+            Act::Prune => self.prune(name).await?,
+        };
+        let (projection, reason) = (name.to_owned(), reason.to_owned());
+        Ok(Plan { event: OperationEvent { projection, reason, operation }, effect })
+    }
+
+    async fn under_way(&self, name: &str) -> Result<Option<Rebuild>, OperatorError> {
+        let last = self.database().rebuilds(Some(name), 50).await?;
+        Ok(last.into_iter().find(|rebuild| !rebuild.is_over()))
+    }
+
+    async fn nothing_under_way(&self, name: &str) -> Result<(), OperatorError> {
+        match self.under_way(name).await? {
+            None => Ok(()),
+            Some(rebuild) => Err(OperatorError::UnderWay {
+                projection: name.to_owned(),
+                rebuild: rebuild.id.to_string(),
+            }),
+        }
+    }
+
+    /// The active generation: its number and its fold's version.
+    async fn active(&self, name: &str) -> Result<(i32, i32), OperatorError> {
+        let standings = self.database().projections().await?;
+        let found = standings.into_iter().find(|it| it.name == name);
+        let found = found.ok_or_else(|| OperatorError::NotBuilt(name.to_owned()))?;
+        Ok((found.generation, found.version))
+    }
+
+    async fn check_rebuild(
+        &self,
+        name: &str,
+        version: u32,
+        (key, from_position, partitions): (Option<&str>, Option<u64>, Option<u32>),
+    ) -> Result<String, OperatorError> {
+        let invalid = |fault: &str| Err(OperatorError::Invalid(fault.to_owned()));
+        if key.is_some() && (from_position.is_some() || partitions.is_some()) {
+            return invalid("one key is folded in place: leave `from` and `partitions` out");
+        }
+        if key.is_some_and(|key| key.is_empty() || key.contains('\0')) {
+            return invalid("the key is empty or has a NUL character");
+        }
+        if partitions.is_some_and(|partitions| !(1..=64).contains(&partitions)) {
+            return invalid("there can be 1 to 64 partitions");
+        }
+        let end = self.log().last_position().await?;
+        if from_position.is_some_and(|from| from == 0 || from > end) {
+            return Err(OperatorError::Invalid(format!(
+                "the log has positions 1 to {end}: begin at one of them"
+            )));
+        }
+        let (generation, found) = self.active(name).await?;
+        if (key.is_some() || from_position.is_some()) && i64::from(found) != i64::from(version) {
+            return Err(OperatorError::Refused(format!(
+                "the rows of {name} were folded by version {found}, this release has version {version}: only the whole of it can be rebuilt"
+            )));
+        }
+        self.nothing_under_way(name).await?;
+        Ok(match (key, from_position) {
+            (Some(key), _) => {
+                format!(
+                    "fold row {key} of {name} anew, in generation {generation} that readers see"
+                )
+            }
+            (None, Some(from)) => format!(
+                "build a generation of {name} beside {generation}, folding anew the rows that events {from} to {end} touch; compare both, and swap"
+            ),
+            (None, None) => format!(
+                "build a generation of {name} beside {generation} from events 1 to {end}, with version {version} of the fold; compare both, and swap"
+            ),
+        })
+    }
+
+    async fn accept(&self, name: &str) -> Result<(Operation, String), OperatorError> {
+        match self.under_way(name).await? {
+            Some(rebuild) if rebuild.state == "waiting" => Ok((
+                Operation::RebuildAccepted { rebuild: rebuild.id },
+                format!("swap {name} to the generation of rebuild {}", rebuild.id),
+            )),
+            Some(rebuild) => Err(OperatorError::Refused(format!(
+                "rebuild {} of {name} does not wait for anybody, it is {}",
+                rebuild.id, rebuild.state
+            ))),
+            None => Err(OperatorError::Refused(format!("no rebuild of {name} is under way"))),
+        }
+    }
+
+    async fn cancel(&self, name: &str) -> Result<(Operation, String), OperatorError> {
+        match self.under_way(name).await? {
+            Some(rebuild) => Ok((
+                Operation::RebuildCancelled { rebuild: rebuild.id },
+                format!("end rebuild {} of {name}; readers keep what they see", rebuild.id),
+            )),
+            None => Err(OperatorError::Refused(format!("no rebuild of {name} is under way"))),
+        }
+    }
+
+    async fn rollback(&self, name: &str) -> Result<(Operation, String), OperatorError> {
+        self.nothing_under_way(name).await?;
+        let (active, _) = self.active(name).await?;
+        let generations = self.database().generations(name).await?;
+        let before = generations.into_iter().find(|it| it.state == "previous");
+        let before = before.ok_or_else(|| {
+            OperatorError::Refused(format!(
+                "{name} has no earlier generation to roll back to: readers see {active}, and no other is kept"
+            ))
+        })?;
+        let generation = before.generation;
+        let version = u32::try_from(before.version).unwrap_or_default();
+        Ok((
+            Operation::RollbackRequested { version, generation },
+            format!(
+                "show readers of {name} generation {generation} (version {version}) instead of {active}"
+            ),
+        ))
+    }
+
+    async fn pause(&self, name: &str, pause: bool) -> Result<(Operation, String), OperatorError> {
+        let standings = self.database().projections().await?;
+        let found = standings.into_iter().find(|it| it.name == name);
+        let found = found.ok_or_else(|| OperatorError::NotBuilt(name.to_owned()))?;
+        match (pause, found.paused) {
+            (true, true) => {
+                let (by, why) = (found.paused_by, found.pause_reason);
+                Err(OperatorError::Refused(format!(
+                    "{name} is paused already, by {}: {}",
+                    by.unwrap_or_default(),
+                    why.unwrap_or_default()
+                )))
+            }
+            (false, false) => Err(OperatorError::Refused(format!("{name} is not paused"))),
+            (true, false) => Ok((
+                Operation::Paused {},
+                format!("fold nothing into {name}; readers see its rows as of then"),
+            )),
+            (false, true) => {
+                Ok((Operation::Resumed {}, format!("fold again into {name} what came meanwhile")))
+            }
+        }
+    }
+
+    async fn retry(
+        &self,
+        name: &str,
+        key: Option<&str>,
+    ) -> Result<(Operation, String), OperatorError> {
+        let (generation, _) = self.active(name).await?;
+        let parked = self.database().parked(name, generation, key, super::SHOWN).await?;
+        if parked.is_empty() {
+            return Err(OperatorError::Refused(match key {
+                Some(key) => format!("nothing is parked in {name} under key {key}"),
+                None => format!("nothing is parked in {name}"),
+            }));
+        }
+        let operation = Operation::RetryRequested { key: key.map(str::to_owned) };
+        let more = if parked.len() as i64 == super::SHOWN { " or more" } else { "" };
+        Ok((
+            operation,
+            format!("fold {}{more} parked events of {name} again, in order", parked.len()),
+        ))
+    }
+
+    async fn skip(
+        &self,
+        name: &str,
+        key: &str,
+        position: u64,
+    ) -> Result<(Operation, String), OperatorError> {
+        let (generation, _) = self.active(name).await?;
+        let first = self.database().parked(name, generation, Some(key), 1).await?.pop();
+        let Some(first) = first else {
+            return Err(OperatorError::Refused(format!(
+                "nothing is parked in {name} under key {key}"
+            )));
+        };
+        if i64::try_from(position).ok() != Some(first.position) {
+            return Err(OperatorError::Refused(format!(
+                "event {position} is not what blocks key {key} of {name}: event {} is, the others wait behind it",
+                first.position
+            )));
+        }
+        Ok((
+            Operation::EventSkipped { key: key.to_owned(), position },
+            format!(
+                "leave event {position} out of row {key} of {name} in every generation, and fold those behind it"
+            ),
+        ))
+    }
+
+    async fn prune(&self, name: &str) -> Result<(Operation, String), OperatorError> {
+        let generations = self.database().generations(name).await?;
+        let old = generations.iter().filter(|it| it.state == "previous").map(|it| it.generation);
+        let generations: Vec<_> = old.collect();
+        if generations.is_empty() {
+            return Err(OperatorError::Refused(format!("{name} has no old generation to drop")));
+        }
+        let list = generations.iter().map(i32::to_string).collect::<Vec<_>>().join(", ");
+        Ok((
+            Operation::PruneRequested { generations },
+            format!("drop generation {list} of {name}: no rollback to it any more"),
+        ))
+    }
+
+    /// One rebuild.
+    ///
+    /// # Errors
+    /// When there is none, or the database does not answer.
+    pub async fn rebuild(&self, id: Uuid) -> Result<Rebuild, OperatorError> {
+        self.database().rebuild(id).await?.ok_or(OperatorError::NoSuchRebuild)
+    }
+}

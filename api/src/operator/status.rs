@@ -1,0 +1,113 @@
+use super::{Operator, OperatorError};
+use exodrive_log::ReadError;
+use exodrive_projections::store::Status;
+use serde::Serialize;
+use std::collections::HashMap;
+use utoipa::ToSchema;
+
+/// A worker that has been silent for so long is taken for dead.
+const SILENCE_SECONDS: f64 = 10.0;
+
+/// How a projection stands.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ProjectionStatus {
+    /// Which.
+    pub name: String,
+    /// The fold's version that wrote the rows.
+    pub version: i32,
+    /// The generation that readers see.
+    pub generation: i32,
+    /// `level`, `catching_up`, `paused`, `rebuilding` (readers see the present
+    /// rows meanwhile) or `no_worker` (no sign of life for 10 s).
+    #[schema(example = "level")]
+    pub state: &'static str,
+    /// Everything up to here is in the rows.
+    pub position: u64,
+    /// How many events of the log are not.
+    pub lag_events: u64,
+    /// How long the first of them has been waiting.
+    pub lag_seconds: f64,
+    /// Events parked.
+    pub parked: i64,
+    /// Events folded in a second, lately.
+    pub events_per_second: f32,
+    /// Into how many parts its keys are split.
+    pub partitions: i32,
+    /// It folds nothing.
+    pub paused: bool,
+    /// Why.
+    pub pause_reason: Option<String>,
+    /// Who paused it.
+    pub paused_by: Option<String>,
+    /// The rebuild or rollback that is under way.
+    pub rebuild: Option<String>,
+    /// Its worker.
+    pub worker: Option<String>,
+    /// Seconds since its worker last showed a sign of life; null if none did.
+    pub heartbeat_age_seconds: Option<f64>,
+    /// Everything up to here is in Redis.
+    pub published: u64,
+}
+
+impl Operator {
+    /// How every projection stands, by name.
+    ///
+    /// # Errors
+    /// When log or database do not answer.
+    pub async fn status(&self) -> Result<Vec<ProjectionStatus>, OperatorError> {
+        let standings = self.database().projections().await?;
+        let end = self.log().last_position().await?;
+        let mut lags = HashMap::new();
+        let mut all = Vec::with_capacity(standings.len());
+        for standing in standings {
+            let position = u64::try_from(standing.position).unwrap_or(0);
+            let lag_seconds = match lags.get(&position) {
+                Some(lag) => *lag,
+                None => self.waiting_since(position, end).await?,
+            };
+            lags.insert(position, lag_seconds);
+            all.push(status(standing, position, end.saturating_sub(position), lag_seconds));
+        }
+        Ok(all)
+    }
+
+    /// For how many seconds the first event after a position has been waiting.
+    async fn waiting_since(&self, position: u64, end: u64) -> Result<f64, ReadError> {
+        if position >= end {
+            return Ok(0.0);
+        }
+        let first = self.log().read(position + 1).await?;
+        let waited = first.map(|first| self.log().now() - first.stored_at);
+        Ok(waited.and_then(|it| it.num_microseconds()).map_or(0.0, |it| it.max(0) as f64 / 1e6))
+    }
+}
+
+fn status(it: Status, position: u64, lag_events: u64, lag_seconds: f64) -> ProjectionStatus {
+    let alive = it.heartbeat_age_seconds.is_some_and(|age| age <= SILENCE_SECONDS);
+    let state = match (alive, it.paused, it.rebuild.is_some(), lag_events) {
+        (false, ..) => "no_worker",
+        (true, true, ..) => "paused",
+        (true, false, true, _) => "rebuilding",
+        (true, false, false, 0) => "level",
+        _ => "catching_up",
+    };
+    ProjectionStatus {
+        name: it.name,
+        version: it.version,
+        generation: it.generation,
+        state,
+        position,
+        lag_events,
+        lag_seconds,
+        parked: it.parked,
+        events_per_second: it.events_per_second,
+        partitions: it.partitions,
+        paused: it.paused,
+        pause_reason: it.pause_reason,
+        paused_by: it.paused_by,
+        rebuild: it.rebuild,
+        worker: it.worker,
+        heartbeat_age_seconds: it.heartbeat_age_seconds,
+        published: u64::try_from(it.published).unwrap_or(0),
+    }
+}

@@ -1,0 +1,147 @@
+//! What operators do with projections, as events on
+//! `exo.projection.<projection>`: who wanted what, and why. No view is folded
+//! from them; the workers heed them.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Every subject of operators' events.
+pub const OPERATION_SUBJECTS: &str = "exo.projection.>";
+
+/// Something that an operator wants of a projection, or that a worker tells of
+/// it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OperationEvent {
+    /// Which projection.
+    pub projection: String,
+    /// Why, in the operator's words; empty where nobody was asked for it.
+    #[serde(default)]
+    pub reason: String,
+    /// What.
+    #[serde(flatten)]
+    pub operation: Operation,
+}
+
+/// See [`OperationEvent`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Operation {
+    /// Fold anew, beside the rows that readers see. The event's id is the
+    /// rebuild's.
+    RebuildRequested {
+        /// The version of the fold: workers that have it carry it out.
+        version: u32,
+        /// Only this row.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
+        /// Only rows that an event from here on touches.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from_position: Option<u64>,
+        /// Into how many parts the keys are split; as before if not said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        partitions: Option<u32>,
+        /// Swap although rows differ.
+        #[serde(default)]
+        accept_differences: bool,
+    },
+    /// Swap a rebuild that waits because rows differ.
+    RebuildAccepted {
+        /// Which rebuild.
+        rebuild: Uuid,
+    },
+    /// End a rebuild; readers keep what they see.
+    RebuildCancelled {
+        /// Which rebuild.
+        rebuild: Uuid,
+    },
+    /// Show readers an earlier generation again. The event's id is the
+    /// rollback's.
+    RollbackRequested {
+        /// The version of the fold that wrote it.
+        version: u32,
+        /// Which generation.
+        generation: i32,
+    },
+    /// Fold nothing until it is resumed.
+    Paused {},
+    /// Fold again.
+    Resumed {},
+    /// Fold parked events again.
+    RetryRequested {
+        /// Only those of this key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
+    },
+    /// Leave an event out of a row, in every generation.
+    EventSkipped {
+        /// Which row, or which subject if the event cannot be read.
+        key: String,
+        /// Which event.
+        position: u64,
+    },
+    /// Drop generations that readers no longer see.
+    PruneRequested {
+        /// Which.
+        generations: Vec<i32>,
+    },
+    /// Told by a worker: readers see another generation.
+    Swapped {
+        /// The rebuild or rollback that it ends.
+        rebuild: Uuid,
+        /// What they saw.
+        from_generation: i32,
+        /// What they see.
+        to_generation: i32,
+        /// The version of the fold before.
+        from_version: u32,
+        /// The version of the fold now.
+        to_version: u32,
+        /// Where both were compared.
+        position: u64,
+        /// Rows of the new generation.
+        rows: u64,
+        /// Keyed digest of its rows, hexadecimal.
+        digest: String,
+        /// How many rows differed.
+        differences: u64,
+    },
+}
+
+impl Operation {
+    /// The event's type (`ce-type`).
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::RebuildRequested { .. } => "exodrive.projection.rebuild_requested",
+            Self::RebuildAccepted { .. } => "exodrive.projection.rebuild_accepted",
+            Self::RebuildCancelled { .. } => "exodrive.projection.rebuild_cancelled",
+            Self::RollbackRequested { .. } => "exodrive.projection.rollback_requested",
+            Self::Paused {} => "exodrive.projection.paused",
+            Self::Resumed {} => "exodrive.projection.resumed",
+            Self::RetryRequested { .. } => "exodrive.projection.retry_requested",
+            Self::EventSkipped { .. } => "exodrive.projection.event_skipped",
+            Self::PruneRequested { .. } => "exodrive.projection.prune_requested",
+            Self::Swapped { .. } => "exodrive.projection.swapped",
+        }
+    }
+
+    /// Every type.
+    pub const KINDS: [&'static str; 10] = [
+        "exodrive.projection.rebuild_requested",
+        "exodrive.projection.rebuild_accepted",
+        "exodrive.projection.rebuild_cancelled",
+        "exodrive.projection.rollback_requested",
+        "exodrive.projection.paused",
+        "exodrive.projection.resumed",
+        "exodrive.projection.retry_requested",
+        "exodrive.projection.event_skipped",
+        "exodrive.projection.prune_requested",
+        "exodrive.projection.swapped",
+    ];
+}
+
+/// Whether the text can name a projection: lower-case letters, digits and
+/// underscores.
+pub(crate) fn is_projection(text: &str) -> bool {
+    let sound = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    !text.is_empty() && text.len() <= 63 && text.chars().all(sound)
+}

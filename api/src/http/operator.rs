@@ -214,7 +214,8 @@ async fn carry_out<T>(
             let before = api.operator.database().rebuild(origin.id).await;
             if let Some(before) = before.map_err(view_unavailable)? {
                 let job = Job::from(before);
-                let answer = Answer::of(&job, 0)?.begun(location(&job.id));
+                let heeded = api.operator.database().heeded().await.map_err(view_unavailable)?;
+                let answer = Answer::of(&job, heeded)?.begun(location(&job.id));
                 return Ok(answer.replayed(true));
             }
         }

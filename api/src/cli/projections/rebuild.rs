@@ -289,7 +289,9 @@ impl<'a> Watch<'a> {
                 shown.end();
                 print_differences(&job);
                 if !self.ask(&job).await? {
-                    return Ok(End { job, left: Some(Left::Undecided) });
+                    let interrupted = self.stop.is_cancelled();
+                    let left = if interrupted { Left::Interrupted } else { Left::Undecided };
+                    return Ok(End { job, left: Some(left) });
                 }
                 shown = Shown::begin(&job);
             }
@@ -330,9 +332,12 @@ impl<'a> Watch<'a> {
         }
         eprint!("Swap all the same? [y/N] ");
         std::io::stderr().flush()?;
-        let answer = tokio::task::spawn_blocking(|| {
+        let (tell, answer) = tokio::sync::oneshot::channel();
+        // A thread of its own: nobody waits for it at the end, however long it reads.
+        std::thread::spawn(move || {
             let mut answer = String::new();
-            std::io::stdin().lock().read_line(&mut answer).map(|_| answer)
+            let read = std::io::stdin().lock().read_line(&mut answer).map(|_| answer);
+            let _ = tell.send(read);
         });
         let answer = tokio::select! {
             answer = answer => answer??,

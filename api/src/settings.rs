@@ -8,6 +8,7 @@ use crate::{
 };
 use clap::Args;
 use exodrive_log::LogConfig;
+use exodrive_projections::rebuild::RebuildSettings;
 use exodrive_runtime::{
     folder,
     services::{self, ServiceUrls, SyncMode},
@@ -126,6 +127,31 @@ pub struct HttpSettings {
     #[arg(long, env = "EXODRIVE_RATE_LIMIT_BOOKING",
           default_value_t = Limit::Booking.default_rate(), value_name = "N/PERIOD")]
     pub rate_limit_booking: Rate,
+}
+
+/// How projections are rebuilt.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Rebuilds")]
+pub struct RebuildArgs {
+    /// Rows that a rebuild keeps in memory at most, in MiB; the others wait in
+    /// the table.
+    #[arg(long, env = "EXODRIVE_REBUILD_MEMORY_MIB", default_value_t = 256, value_name = "MIB",
+          value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub rebuild_memory_mib: u64,
+    /// A rebuild gives way while reads take longer than this.
+    #[arg(long, env = "EXODRIVE_REBUILD_READ_LIMIT", default_value = "25ms",
+          value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub rebuild_read_limit: Duration,
+}
+
+impl RebuildArgs {
+    /// As the engine takes them.
+    pub fn settings(&self) -> RebuildSettings {
+        RebuildSettings {
+            memory: self.rebuild_memory_mib << 20,
+            read_limit: self.rebuild_read_limit,
+        }
+    }
 }
 
 /// How bookings are made.

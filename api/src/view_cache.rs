@@ -2,7 +2,10 @@
 //! tells what changes, so that nothing old is served.
 
 use bytes::Bytes;
-use exodrive_projections::cache::{Cache, PATIENCE};
+use exodrive_projections::{
+    cache::{Cache, Notice, PATIENCE, View},
+    version,
+};
 use futures::{Stream, StreamExt};
 use moka::sync::Cache as Local;
 use std::{
@@ -10,7 +13,7 @@ use std::{
     hash::BuildHasher,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicI32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -46,14 +49,18 @@ impl Level {
 #[derive(Clone)]
 pub struct ViewCache {
     view: &'static str,
+    version: u32,
     redis: Cache,
     shared: Arc<Shared>,
 }
 
 struct Shared {
     local: Local<String, (u64, Bytes)>,
-    /// Whether every change since what is kept was read has been heard of.
-    trusted: AtomicBool,
+    /// The generation that was read last; 0 if none was.
+    read: AtomicI32,
+    /// The generation of what is kept, if every change since it was read has
+    /// been heard of; else 0.
+    trusted: AtomicI32,
     /// How often keys that hash here have changed.
     changes: Vec<AtomicU64>,
     hasher: RandomState,
@@ -70,30 +77,39 @@ impl ViewCache {
             .build();
         let shared = Shared {
             local,
-            trusted: AtomicBool::new(false),
+            read: AtomicI32::new(0),
+            trusted: AtomicI32::new(0),
             changes: (0..COUNTERS).map(|_| AtomicU64::new(0)).collect(),
             hasher: RandomState::new(),
         };
-        Self { view, redis, shared: Arc::new(shared) }
+        let version = version(view).unsigned_abs();
+        Self { view, version, redis, shared: Arc::new(shared) }
     }
 
     /// The answer for a key, with the position that last changed it; `None` if
     /// neither this process nor Redis has it.
     pub async fn get(&self, key: &str) -> Option<(u64, Bytes, Level)> {
-        let Shared { local, trusted, .. } = &*self.shared;
-        if trusted.load(Ordering::Acquire)
+        let Shared { local, read, trusted, .. } = &*self.shared;
+        if trusted.load(Ordering::Acquire) != 0
             && let Some((position, json)) = local.get(key)
         {
             return Some((position, json, Level::L1));
         }
         let changes = self.changes(key);
         let before = changes.load(Ordering::Acquire);
-        let (position, json) = self.redis.view(self.view, key).await.ok()??;
+        let guess = read.load(Ordering::Acquire);
+        let found = self.redis.view(self.view, self.version, guess, key).await.ok()??;
+        let View { generation, position, json } = found;
+        if generation != guess {
+            read.store(generation, Ordering::Release);
+        }
         let json = Bytes::from(json);
-        if trusted.load(Ordering::Acquire) {
+        if trusted.load(Ordering::Acquire) == generation {
             local.insert(key.to_owned(), (position, json.clone()));
             // It may have changed between the answer and now.
-            if changes.load(Ordering::Acquire) != before || !trusted.load(Ordering::Acquire) {
+            if changes.load(Ordering::Acquire) != before
+                || trusted.load(Ordering::Acquire) != generation
+            {
                 local.invalidate(key);
             }
         }
@@ -121,24 +137,30 @@ impl ViewCache {
         }
     }
 
-    /// Drops what each notice names; ends when notices do.
-    async fn heed(&self, notices: impl Stream<Item = Vec<String>>) {
-        let mut notices = std::pin::pin!(notices);
-        while let Ok(Some(keys)) = tokio::time::timeout(SILENCE, notices.next()).await {
+    /// Drops what each notice names; ends when notices of the generation that
+    /// is read do, or another one is to be read.
+    async fn heed(&self, notices: impl Stream<Item = Notice>) {
+        let read = self.redis.generation(self.view, self.version).await;
+        let Ok(Some(generation)) = read else { return };
+        let mut notices = std::pin::pin!(notices.filter_map(async |notice| match notice {
+            Notice::Changed(of, keys) => (of == generation).then_some(Some(keys)),
+            Notice::Switched => Some(None),
+        }));
+        while let Ok(Some(Some(keys))) = tokio::time::timeout(SILENCE, notices.next()).await {
             for key in keys {
                 self.changes(&key).fetch_add(1, Ordering::AcqRel);
                 self.shared.local.invalidate(&key);
             }
-            if !self.shared.trusted.load(Ordering::Acquire) {
+            if self.shared.trusted.load(Ordering::Acquire) != generation {
                 // What is on its way from Redis may have changed before we heard.
                 self.forget();
-                self.shared.trusted.store(true, Ordering::Release);
+                self.shared.trusted.store(generation, Ordering::Release);
             }
         }
     }
 
     fn distrust(&self) {
-        self.shared.trusted.store(false, Ordering::Release);
+        self.shared.trusted.store(0, Ordering::Release);
         self.forget();
     }
 

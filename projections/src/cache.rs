@@ -1,5 +1,6 @@
 //! Views in Redis: pushed by the projections, stamped with their position, so
-//! that an older one never replaces a newer one.
+//! that an older one never replaces a newer one. Each generation has its own; a
+//! pointer says which one readers of a version of the fold read.
 //!
 //! Redis may be slow, stopped, flushed or gone at any time. Callers never wait
 //! for it longer than [`PATIENCE`], and after a failure do not ask it again
@@ -7,6 +8,7 @@
 
 pub use exodrive_log::redis::{PATIENCE, RedisError as CacheError};
 
+use crate::store::Part;
 use exodrive_log::redis::Redis;
 use futures::{Stream, StreamExt};
 use redis::{Cmd, FromRedisValue, ScriptInvocation};
@@ -46,6 +48,42 @@ static PUBLISH: LazyLock<redis::Script> = LazyLock::new(|| {
     )
 });
 
+/// Values removed by one call.
+const SWEEP: usize = 500;
+
+/// What a publisher tells the readers of a view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// These keys of a generation may have changed; none: its publisher lives.
+    Changed(i32, Vec<String>),
+    /// Readers are to look which generation they read.
+    Switched,
+}
+
+impl Notice {
+    fn parse(text: &str) -> Option<Self> {
+        if text == SWITCHED {
+            return Some(Self::Switched);
+        }
+        let mut lines = text.lines();
+        let generation = lines.next()?.parse().ok()?;
+        Some(Self::Changed(generation, lines.map(str::to_owned).collect()))
+    }
+}
+
+const SWITCHED: &str = "switched";
+
+/// A row's view as Redis holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// The generation it is of.
+    pub generation: i32,
+    /// The position that last changed the row.
+    pub position: u64,
+    /// What readers get.
+    pub json: String,
+}
+
 impl Cache {
     /// A connection that is made when first used. To be called within a tokio
     /// runtime.
@@ -59,6 +97,11 @@ impl Cache {
     /// The connection, for what is no view.
     pub fn redis(&self) -> &Redis {
         &self.redis
+    }
+
+    /// Whether Redis answers at all.
+    pub(crate) async fn answers(&self) -> bool {
+        self.query::<String>(&Cmd::ping()).await.is_ok()
     }
 
     /// Sends one command.
@@ -80,95 +123,193 @@ impl Cache {
         self.redis.invoke(script).await
     }
 
-    /// The JSON of a row's view and the position that last changed it; `None`
-    /// if Redis does not hold it.
+    /// A row's view for readers of a version of the fold; `None` if Redis does
+    /// not hold it. `guess` is the generation that they read last (0: none
+    /// yet): if they read it still, this takes one call.
     ///
     /// # Errors
     /// [`CacheError`], within [`PATIENCE`].
-    pub async fn view(&self, view: &str, key: &str) -> Result<Option<(u64, String)>, CacheError> {
-        let value: Option<String> = self.query(&Cmd::get(name(view, key))).await?;
-        Ok(value.and_then(split))
-    }
-
-    /// What Redis holds under several keys of a view, in the same order.
-    ///
-    /// # Errors
-    /// [`CacheError`], within [`PATIENCE`].
-    pub async fn views(
+    pub async fn view(
         &self,
         view: &str,
-        keys: &[String],
-    ) -> Result<Vec<Option<(u64, String)>>, CacheError> {
-        let names: Vec<_> = keys.iter().map(|key| name(view, key)).collect();
-        let values: Vec<Option<String>> = self.query(&Cmd::mget(names)).await?;
-        Ok(values.into_iter().map(|value| split(value?)).collect())
+        version: u32,
+        guess: i32,
+        key: &str,
+    ) -> Result<Option<View>, CacheError> {
+        let pointer = pointer(view, version);
+        let keys = [pointer.as_str(), &name(view, guess, key)];
+        let (read, value): (Option<i32>, Option<String>) =
+            self.query(redis::cmd("MGET").arg(&keys)).await?;
+        let Some(generation) = read else { return Ok(None) };
+        let value = if generation == guess {
+            value
+        } else {
+            self.query(&Cmd::get(name(view, generation, key))).await?
+        };
+        Ok(value.and_then(|value| {
+            let (position, json) = split(value)?;
+            Some(View { generation, position, json })
+        }))
     }
 
-    /// Some keys of a view, and where to go on (0: that was all). Begins at 0.
-    /// A key that comes or goes meanwhile may be left out, and any may be given
-    /// twice.
-    ///
-    /// # Errors
-    /// [`CacheError`], within [`PATIENCE`].
-    pub async fn scan(&self, view: &str, cursor: u64) -> Result<(u64, Vec<String>), CacheError> {
-        let prefix = name(view, "");
-        let mut scan = redis::cmd("SCAN");
-        scan.arg(cursor).arg("MATCH").arg(format!("{prefix}*")).arg("COUNT").arg(1_000);
-        let (next, names): (u64, Vec<String>) = self.query(&scan).await?;
-        let keys = names.iter().filter_map(|name| name.strip_prefix(&prefix));
-        Ok((next, keys.map(str::to_owned).collect()))
-    }
-
-    pub(crate) async fn publish(&self, view: &str, entries: &[Entry]) -> Result<(), CacheError> {
+    /// Publishes views of a generation, and tells its readers.
+    pub(crate) async fn publish(
+        &self,
+        view: &str,
+        generation: i32,
+        entries: &[Entry],
+    ) -> Result<(), CacheError> {
         for chunk in entries.chunks(CHUNK) {
             let mut script = PUBLISH.prepare_invoke();
-            let keys: Vec<_> = chunk.iter().map(|entry| entry.key.as_str()).collect();
-            script.arg(channel(view)).arg(keys.join("\n"));
+            let mut notice = generation.to_string();
             for entry in chunk {
-                script.key(name(view, &entry.key)).arg(entry.position).arg(&entry.json);
+                notice.push('\n');
+                notice.push_str(&entry.key);
+            }
+            script.arg(channel(view)).arg(notice);
+            for entry in chunk {
+                let key = name(view, generation, &entry.key);
+                script.key(key).arg(entry.position).arg(&entry.json);
             }
             self.invoke::<()>(&script).await?;
         }
         Ok(())
     }
 
-    /// The keys of a view that change, as they change, until the connection
-    /// breaks. Its publisher sends an empty notice every second: who hears
-    /// nothing for longer may have missed some.
+    /// What changes in a view, as it changes, until the connection breaks. Its
+    /// publisher gives a sign of life every second: who hears nothing for
+    /// longer may have missed something.
     ///
     /// # Errors
     /// When Redis does not take the subscription.
     pub async fn changes(
         &self,
         view: &str,
-    ) -> Result<impl Stream<Item = Vec<String>> + use<>, CacheError> {
+    ) -> Result<impl Stream<Item = Notice> + use<>, CacheError> {
         let subscription = self.redis.subscribe(&channel(view)).await?;
-        Ok(subscription.into_on_message().map(|notice| {
-            let keys: String = notice.get_payload().unwrap_or_default();
-            keys.lines().map(str::to_owned).collect()
+        Ok(subscription.into_on_message().filter_map(async |notice| {
+            Notice::parse(&notice.get_payload::<String>().unwrap_or_default())
         }))
     }
 
-    /// Tells readers that the publisher of a view is there.
-    pub(crate) async fn announce(&self, view: &str) -> Result<(), CacheError> {
-        self.query(&Cmd::publish(channel(view), "")).await
-    }
-
-    /// Whether Redis holds all of a view: it forgets the mark when it forgets
-    /// the rows.
+    /// The generation that readers of a version of the fold are to read from
+    /// Redis; none: they are to ask Postgres.
     ///
     /// # Errors
     /// [`CacheError`], within [`PATIENCE`].
-    pub async fn is_complete(&self, view: &str) -> Result<bool, CacheError> {
-        self.query(&Cmd::exists(mark(view))).await
+    pub async fn generation(&self, view: &str, version: u32) -> Result<Option<i32>, CacheError> {
+        self.query(&Cmd::get(pointer(view, version))).await
     }
 
-    pub(crate) async fn mark_complete(&self, view: &str) -> Result<(), CacheError> {
-        self.query(&Cmd::set(mark(view), 1)).await
+    /// Tells readers that the publisher of a generation is there, and that
+    /// those of this version of the fold are to read it; unless it does not
+    /// know of the last swap yet. `swaps` is how many it knows of.
+    pub(crate) async fn announce(
+        &self,
+        view: &str,
+        version: u32,
+        generation: i32,
+        swaps: i64,
+    ) -> Result<(), CacheError> {
+        let mut script = ANNOUNCE.prepare_invoke();
+        script.key(pointer(view, version)).key(self::swaps(view));
+        script.arg(channel(view)).arg(generation).arg(SWITCHED).arg(swaps);
+        self.invoke(&script).await
+    }
+
+    /// Sends readers of these versions to Postgres, until somebody who knows
+    /// of so many swaps announces a generation to them.
+    pub(crate) async fn withdraw(
+        &self,
+        view: &str,
+        versions: &[u32],
+        swaps: i64,
+    ) -> Result<(), CacheError> {
+        // Whoever does not know of a swap within this time was mistaken: there
+        // was none.
+        self.query::<()>(&Cmd::set_ex(self::swaps(view), swaps, 10)).await?;
+        let pointers: Vec<_> = versions.iter().map(|version| pointer(view, *version)).collect();
+        self.query::<()>(&Cmd::del(pointers)).await?;
+        self.query(&Cmd::publish(channel(view), SWITCHED)).await
+    }
+
+    /// Whether Redis holds all of a generation: it forgets the mark when it
+    /// forgets the rows.
+    pub(crate) async fn is_complete(&self, view: &str, part: Part) -> Result<bool, CacheError> {
+        self.query(&Cmd::exists(mark(view, part))).await
+    }
+
+    pub(crate) async fn mark_complete(&self, view: &str, part: Part) -> Result<(), CacheError> {
+        self.query(&Cmd::set(mark(view, part), 1)).await
+    }
+
+    /// The keys of a generation that Redis holds, in no order, some perhaps
+    /// twice.
+    ///
+    /// # Errors
+    /// [`CacheError`], for each call within [`PATIENCE`].
+    pub async fn keys(&self, view: &str, generation: i32) -> Result<Vec<String>, CacheError> {
+        let prefix = name(view, generation, "");
+        let mut keys = Vec::new();
+        let mut cursor = 0_u64;
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(format!("{prefix}*")).arg("COUNT").arg(SWEEP);
+            let (next, found): (u64, Vec<String>) = self.query(&scan).await?;
+            keys.extend(
+                found.iter().filter_map(|key| key.strip_prefix(&prefix)).map(str::to_owned),
+            );
+            cursor = next;
+            if cursor == 0 {
+                return Ok(keys);
+            }
+        }
+    }
+
+    /// Values of a generation, in the order of the keys.
+    ///
+    /// # Errors
+    /// [`CacheError`], within [`PATIENCE`].
+    pub async fn values(
+        &self,
+        view: &str,
+        generation: i32,
+        keys: &[String],
+    ) -> Result<Vec<Option<(u64, String)>>, CacheError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names: Vec<_> = keys.iter().map(|key| name(view, generation, key)).collect();
+        let values: Vec<Option<String>> = self.query(redis::cmd("MGET").arg(&names)).await?;
+        Ok(values.into_iter().map(|value| value.and_then(split)).collect())
+    }
+
+    /// Forgets one key of a generation, and tells readers.
+    pub(crate) async fn forget(
+        &self,
+        view: &str,
+        generation: i32,
+        key: &str,
+    ) -> Result<(), CacheError> {
+        self.query::<()>(&Cmd::unlink(name(view, generation, key))).await?;
+        self.query(&Cmd::publish(channel(view), format!("{generation}\n{key}"))).await
+    }
+
+    /// Forgets a generation.
+    pub(crate) async fn sweep(&self, view: &str, generation: i32) -> Result<(), CacheError> {
+        let names: Vec<_> = self.keys(view, generation).await?;
+        for chunk in names.chunks(SWEEP) {
+            let names: Vec<_> = chunk.iter().map(|key| name(view, generation, key)).collect();
+            self.query::<()>(redis::cmd("UNLINK").arg(&names)).await?;
+        }
+        let marks: Vec<_> = (0..64)
+            .map(|partition| mark(view, Part { generation, partition, partitions: 64 }))
+            .collect();
+        self.query(redis::cmd("UNLINK").arg(&marks)).await
     }
 }
 
-/// A value is a position, a line feed, and the JSON of the row's view.
+/// A value's position and JSON.
 fn split(mut value: String) -> Option<(u64, String)> {
     let end = value.find('\n')?;
     let position = value[..end].parse().ok()?;
@@ -176,14 +317,38 @@ fn split(mut value: String) -> Option<(u64, String)> {
     Some((position, value))
 }
 
-fn name(view: &str, key: &str) -> String {
-    format!("exo:view:{view}:{key}")
+/// Points readers of a version at a generation, tells them if that is new, and
+/// gives a sign of life. KEYS: the pointer, the number of swaps. ARGV: the
+/// channel, the generation, the notice of a switch, the number of swaps.
+static ANNOUNCE: LazyLock<redis::Script> = LazyLock::new(|| {
+    redis::Script::new(
+        r"if tonumber(redis.call('GET', KEYS[2]) or '0') > tonumber(ARGV[4]) then
+            return
+        end
+        if redis.call('GET', KEYS[1]) ~= ARGV[2] then
+            redis.call('SET', KEYS[1], ARGV[2])
+            redis.call('PUBLISH', ARGV[1], ARGV[3])
+        end
+        redis.call('PUBLISH', ARGV[1], ARGV[2])",
+    )
+});
+
+fn name(view: &str, generation: i32, key: &str) -> String {
+    format!("exo:view:{view}:{generation}:{key}")
+}
+
+fn pointer(view: &str, version: u32) -> String {
+    format!("exo:generation:{view}:{version}")
+}
+
+fn swaps(view: &str) -> String {
+    format!("exo:swaps:{view}")
 }
 
 fn channel(view: &str) -> String {
     format!("exo:changes:{view}")
 }
 
-fn mark(view: &str) -> String {
-    format!("exo:complete:{view}")
+fn mark(view: &str, part: Part) -> String {
+    format!("exo:complete:{view}:{}:{}", part.generation, part.partition)
 }

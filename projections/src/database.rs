@@ -1,6 +1,6 @@
-use crate::{Error, for_each_projection, store};
+use crate::{Error, for_each_projection, projection::Definition, store};
 use sqlx::{
-    Executor, PgPool, Postgres, Transaction,
+    AssertSqlSafe, Executor, PgPool, Postgres, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use std::{str::FromStr, time::Duration};
@@ -66,7 +66,11 @@ impl Database {
             .acquire_timeout(Duration::from_secs(2))
             .after_connect(|connection, _| {
                 Box::pin(async move {
-                    connection.execute("set role exodrive_reader").await?;
+                    let sql = format!(
+                        "set role exodrive_reader; set search_path to {}, public",
+                        *store::generations::RELEASE
+                    );
+                    connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
                     Ok(())
                 })
             })
@@ -98,10 +102,10 @@ impl Database {
     /// projection that has none. Does nothing to a database that is ready.
     ///
     /// # Errors
-    /// When the database fails, or holds rows of another version of a fold.
+    /// When the database fails.
     pub async fn migrate(&self) -> Result<(), Error> {
         exodrive_migrations::MIGRATOR.run(&self.pool).await?;
-        for_each_projection!(P => store::ensure_generation::<P>(&self.pool).await?);
+        for_each_projection!(P => store::generations::ensure(Definition::of::<P>(), &self.pool).await?);
         Ok(())
     }
 

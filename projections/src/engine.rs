@@ -1,34 +1,45 @@
-//! Keeps one projection level with the log: read a batch, load its rows, fold,
+//! Keeps a projection level with the log: read a batch, load its rows, fold,
 //! write rows and checkpoint in one transaction, publish.
 //!
-//! Any number of workers may run an engine for the same projection. One holds
-//! the lease; a worker that stops, dies or hangs loses it within [`store::LEASE`], and
-//! the fencing epoch refuses whatever it still tries to write.
+//! A projection has one or more generations, each of one or more parts; each
+//! part has a checkpoint and a writer of its own. Any number of workers may
+//! run an engine for the same projection and share the parts. A worker that
+//! stops, dies or hangs loses its leases within [`store::LEASE`], and the
+//! fencing epoch refuses whatever it still tries to write.
 
 use crate::{
     Database, Error,
-    cache::{Cache, Entry},
-    feed::{Decoded, Events, Feed, Subscription},
-    fold::{self, Folded, Keyed, Parked, Rows, Stored},
-    projection::Projection,
-    store::{self, Lease},
+    cache::Cache,
+    feed::Feed,
+    fold::{self, KeyedFn},
+    projection::{Definition, Projection},
+    rebuild::{
+        self, RebuildSettings,
+        load::{self, LoadFn},
+    },
+    store::{
+        self, Part, generations,
+        leases::{self, Lease},
+    },
+    turn,
 };
 use exodrive_log::Log;
-use sqlx::Connection;
+use futures::future::BoxFuture;
 use std::{
-    collections::{BTreeSet, HashSet},
-    marker::PhantomData,
-    sync::Arc,
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// How often an idle engine shows a sign of life and looks for operators'
-/// wishes.
-const TICK: Duration = Duration::from_secs(1);
-/// Rows published at a time when Redis has to be filled again.
-const REPUBLISH: i64 = 1_000;
-const REPUBLISH_PAGES: usize = 5;
+/// How often an engine looks for parts that nobody writes.
+const LOOK: Duration = Duration::from_millis(300);
+/// How often it looks after what changes rarely.
+const HOUSEKEEPING: Duration = Duration::from_secs(2);
 
 /// Where in a batch the engine is. Told to [`Engine::on_step`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,49 +60,166 @@ pub enum Step {
 
 type OnStep = Arc<dyn Fn(Step) + Send + Sync>;
 
-/// Runs one projection.
-pub struct Engine<P> {
-    log: Log,
-    feed: Feed,
-    database: Database,
-    cache: Cache,
-    worker: String,
+/// Runs one projection. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) definition: Definition,
+    /// A projection's own code, behind pointers: the rest is compiled once for
+    /// all of them.
+    pub(crate) keyed: KeyedFn,
+    pub(crate) load: LoadFn,
+    turn: TurnFn,
+    pub(crate) log: Log,
+    pub(crate) feed: Feed,
+    pub(crate) database: Database,
+    pub(crate) cache: Cache,
+    pub(crate) worker: String,
+    pub(crate) share: Share,
+    pub(crate) rebuilds: RebuildSettings,
     on_step: Option<OnStep>,
-    projection: PhantomData<P>,
 }
 
-/// Runs every projection until `stop`, as the worker named `worker`.
+type TurnFn = for<'a> fn(
+    &'a Engine,
+    Lease,
+    &'a CancellationToken,
+) -> BoxFuture<'a, (Lease, Result<(), Error>)>;
+
+/// How many parts a worker has, and how many are its share while there are
+/// other workers.
+#[derive(Clone, Default)]
+pub(crate) struct Share(Option<Arc<Counts>>);
+
+struct Counts {
+    held: AtomicUsize,
+    fair: AtomicUsize,
+}
+
+impl Share {
+    fn among_workers() -> Self {
+        Self(Some(Arc::new(Counts { held: AtomicUsize::new(0), fair: AtomicUsize::new(1) })))
+    }
+
+    /// Whether the worker should give a part up.
+    pub(crate) fn surplus(&self) -> bool {
+        self.0.as_ref().is_some_and(|counts| {
+            counts.held.load(Ordering::Relaxed) > counts.fair.load(Ordering::Relaxed)
+        })
+    }
+
+    /// Counts one more part, unless that is more than the worker's share.
+    fn take(&self) -> Option<Held> {
+        let Some(counts) = &self.0 else { return Some(Held(None)) };
+        let fair = counts.fair.load(Ordering::Relaxed);
+        let more = |held: usize| (held < fair).then_some(held + 1);
+        counts.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Held(Some(counts.clone())))
+    }
+}
+
+/// A part that counts as held until this is dropped.
+struct Held(Option<Arc<Counts>>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(counts) = &self.0 {
+            counts.held.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Runs every projection until `stop`, as the worker named `worker`, which
+/// shares the work with others.
 ///
 /// # Errors
-/// When the database belongs to another log or to another release, or an
-/// engine panics: the worker must then be started again.
+/// When the database belongs to another log, or an engine panics: the worker
+/// must then be started again.
 pub async fn run_all(
     log: &Log,
     database: &Database,
     cache: &Cache,
     worker: &str,
+    rebuilds: RebuildSettings,
     stop: &CancellationToken,
 ) -> Result<(), Error> {
-    let feed = Feed::new(log.clone());
-    let mut engines = tokio::task::JoinSet::new();
+    let (feed, share) = (Feed::new(log.clone()), Share::among_workers());
+    let mut engines = JoinSet::new();
     crate::for_each_projection!(P => {
-        let mut engine = Engine::<P>::new(log.clone(), database.clone(), cache.clone(), worker);
-        engine.feed = feed.clone();
+        let engine = Engine {
+            feed: feed.clone(),
+            share: share.clone(),
+            rebuilds,
+            ..Engine::new::<P>(log.clone(), database.clone(), cache.clone(), worker)
+        };
         let stop = stop.clone();
         engines.spawn(async move { engine.run(&stop).await });
     });
-    while let Some(outcome) = engines.join_next().await {
-        outcome.unwrap_or(Err(Error::Engine))?;
-    }
-    Ok(())
+    let balance = balance(database, worker, &share, stop);
+    let run = async {
+        while let Some(outcome) = engines.join_next().await {
+            outcome.unwrap_or(Err(Error::Engine))?;
+        }
+        Ok(())
+    };
+    let outcome = tokio::select! {
+        outcome = run => outcome,
+        never = balance => match never {},
+    };
+    let _ = leases::leave(database.pool(), worker).await;
+    outcome
 }
 
-impl<P: Projection> Engine<P> {
+/// Twice a second: says that the worker is there, and learns its share.
+async fn balance(
+    database: &Database,
+    worker: &str,
+    share: &Share,
+    stop: &CancellationToken,
+) -> std::convert::Infallible {
+    loop {
+        if !stop.is_cancelled()
+            && let Some(counts) = &share.0
+            && let Ok(fair) = leases::share(database.pool(), worker).await
+        {
+            counts.fair.store(fair.max(1), Ordering::Relaxed);
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+impl Engine {
     /// An engine that has not begun.
-    pub fn new(log: Log, database: Database, cache: Cache, worker: &str) -> Self {
-        let worker = worker.to_owned();
-        let feed = Feed::new(log.clone());
-        Self { log, feed, database, cache, worker, on_step: None, projection: PhantomData }
+    pub fn new<P: Projection>(log: Log, database: Database, cache: Cache, worker: &str) -> Self {
+        Self {
+            definition: Definition::of::<P>(),
+            keyed: fold::keyed::<P>,
+            load: |engine, filling| Box::pin(load::load::<P>(engine, filling)),
+            turn: |engine, lease, stop| Box::pin(turn::take::<P>(engine, lease, stop)),
+            feed: Feed::new(log.clone()),
+            log,
+            database,
+            cache,
+            worker: worker.to_owned(),
+            share: Share::default(),
+            rebuilds: RebuildSettings::default(),
+            on_step: None,
+        }
+    }
+
+    /// An engine for the projection of this name; `None` if there is none.
+    pub fn named(
+        name: &str,
+        log: Log,
+        database: Database,
+        cache: Cache,
+        worker: &str,
+    ) -> Option<Self> {
+        crate::for_each_projection!(P => {
+            if P::NAME == name {
+                return Some(Self::new::<P>(log, database, cache, worker));
+            }
+        });
+        None
     }
 
     /// Calls `hook` after each step of each batch: for tests that stop the
@@ -102,7 +230,14 @@ impl<P: Projection> Engine<P> {
         self
     }
 
-    fn step(&self, step: Step) {
+    /// With these settings for rebuilds.
+    #[must_use]
+    pub fn with_rebuilds(mut self, settings: RebuildSettings) -> Self {
+        self.rebuilds = settings;
+        self
+    }
+
+    pub(crate) fn step(&self, step: Step) {
         if let Some(hook) = &self.on_step {
             hook(step);
         }
@@ -111,412 +246,139 @@ impl<P: Projection> Engine<P> {
     /// Runs until `stop`, through outages of the log, Postgres and Redis.
     ///
     /// # Errors
-    /// Only what no retry can mend: another log, a log that lost events,
-    /// another version of the fold.
+    /// Only what no retry can mend: another log, a log that lost events.
     pub async fn run(&self, stop: &CancellationToken) -> Result<(), Error> {
+        // Ends everything that was begun when this ends.
+        let stop = stop.child_token();
+        let _end = stop.clone().drop_guard();
+        let mut tasks = JoinSet::new();
+        let mut running: HashMap<tokio::task::Id, Part> = HashMap::new();
+        let rebuilding = {
+            let (engine, stop) = (self.clone(), stop.clone());
+            tasks.spawn(async move { rebuild::run(&engine, &stop).await }).id()
+        };
+        let mut kept_house: Option<Instant> = None;
         while !stop.is_cancelled() {
-            let pause = match self.take_turn(stop).await {
-                Ok(()) => Duration::from_millis(300),
-                Err(Error::Fenced(projection)) => {
-                    tracing::info!(projection, "Another worker has taken over");
-                    Duration::from_millis(300)
-                }
-                Err(
-                    error @ (Error::OtherLog { .. }
-                    | Error::AheadOfLog { .. }
-                    | Error::Version { .. }
-                    | Error::Log(exodrive_log::ReadError::Hole { .. })),
-                ) => return Err(error),
+            let mut looked = self.look(&stop, &mut tasks, &mut running).await;
+            if looked.is_ok() && kept_house.is_none_or(|at| at.elapsed() > HOUSEKEEPING) {
+                kept_house = Some(Instant::now());
+                looked = self.keep_house().await;
+            }
+            let pause = match looked {
+                Ok(()) => LOOK,
+                Err(error) if error.is_final() => return Err(error),
                 Err(error) => {
-                    tracing::warn!(
-                        projection = P::NAME,
-                        error = exodrive_runtime::error_chain(&error),
-                        "Projection interrupted, will go on from its checkpoint"
-                    );
-                    Duration::from_millis(500)
+                    self.interrupted(&error);
+                    LOOK
                 }
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => {}
+                Some(ended) = tasks.join_next_with_id() => {
+                    let (id, outcome) = match ended {
+                        Ok(ended) => ended,
+                        Err(error) => (error.id(), Err(Error::Engine)),
+                    };
+                    running.remove(&id);
+                    outcome?;
+                    if id == rebuilding && !stop.is_cancelled() {
+                        return Err(Error::Engine);
+                    }
+                }
             }
+        }
+        // Leases are given back.
+        while let Some(ended) = tasks.join_next().await {
+            ended.unwrap_or(Err(Error::Engine))?;
         }
         Ok(())
     }
 
-    /// Waits for the lease's turn, then folds until the lease is lost or
-    /// something fails.
-    async fn take_turn(&self, stop: &CancellationToken) -> Result<(), Error> {
+    /// Starts to keep the parts that this process does not keep yet.
+    async fn look(
+        &self,
+        stop: &CancellationToken,
+        tasks: &mut JoinSet<Result<(), Error>>,
+        running: &mut HashMap<tokio::task::Id, Part>,
+    ) -> Result<(), Error> {
+        for part in generations::kept(self.definition, self.database.pool()).await? {
+            if running.values().any(|running| *running == part) {
+                continue;
+            }
+            let (engine, stop) = (self.clone(), stop.clone());
+            let task = tasks.spawn(async move {
+                match engine.take_turn(part, &stop).await {
+                    Err(Error::Fenced(projection)) => {
+                        tracing::info!(projection, "Another worker has taken over");
+                    }
+                    Err(error) if error.is_final() => return Err(error),
+                    Err(error) => engine.interrupted(&error),
+                    Ok(()) => {}
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(LOOK) => {}
+                    () = stop.cancelled() => {}
+                }
+                Ok(())
+            });
+            running.insert(task.id(), part);
+        }
+        Ok(())
+    }
+
+    fn interrupted(&self, error: &Error) {
+        tracing::warn!(
+            projection = self.definition.name,
+            error = exodrive_runtime::error_chain(error),
+            "Projection interrupted, will go on from its checkpoint"
+        );
+    }
+
+    /// Takes a part's lease if nobody has it, then folds until the lease is
+    /// lost or something fails.
+    async fn take_turn(&self, part: Part, stop: &CancellationToken) -> Result<(), Error> {
+        let Some(_held) = self.share.take() else { return Ok(()) };
         let pool = self.database.pool();
         store::check_log(pool, &exodrive_domain::time::format(&self.log.created_at())).await?;
-        let Some(lease) = store::acquire::<P>(pool, &self.worker).await? else { return Ok(()) };
+        let Some(lease) = leases::acquire(self.definition, pool, part, &self.worker).await? else {
+            return Ok(());
+        };
         let end = self.log.last_position().await?;
         if lease.position > end {
             let position = lease.position;
-            return Err(Error::AheadOfLog { projection: P::NAME, position, end });
+            return Err(Error::AheadOfLog { projection: self.definition.name, position, end });
         }
         tracing::info!(
-            projection = P::NAME,
+            projection = self.definition.name,
+            generation = part.generation,
+            partition = part.partition,
             position = lease.position,
             end,
             "Projection `{}` begins at {}, {} behind",
-            P::NAME,
+            self.definition.name,
             lease.position,
             end - lease.position
         );
-        let mut turn = Turn {
-            engine: self,
-            events: self.feed.subscribe(lease.position + 1),
-            blocked: store::blocked::<P>(pool, lease.generation).await?,
-            backlog: None,
-            ticked: None,
-            lease,
-        };
-        if turn.lease.published < turn.lease.position {
-            turn.miss(Duration::ZERO);
-        }
-        // A batch in flight is finished; the lease is then given back.
-        let outcome = turn.fold_until(stop).await;
+        let (lease, outcome) = (self.turn)(self, lease, stop).await;
         if !matches!(outcome, Err(Error::Fenced(_))) {
-            let _ = store::release::<P>(pool, &turn.lease).await;
+            let _ = leases::release(self.definition, pool, &lease).await;
         }
         outcome
     }
-}
 
-/// One worker's time as the writer of a generation.
-struct Turn<'a, P> {
-    engine: &'a Engine<P>,
-    lease: Lease,
-    events: Subscription,
-    blocked: HashSet<String>,
-    /// Rows changed after `lease.published` may not be in Redis.
-    backlog: Option<Backlog>,
-    ticked: Option<Instant>,
-}
-
-/// Publishing rows that Redis has missed, page by page in the order of keys.
-#[derive(Clone)]
-struct Backlog {
-    /// When to go on.
-    due: Instant,
-    /// The last key published.
-    after: String,
-    /// What Redis has once every page is published. Rows changed later are
-    /// published as they change.
-    end: u64,
-}
-
-impl<P: Projection> Turn<'_, P> {
-    async fn fold_until(&mut self, stop: &CancellationToken) -> Result<(), Error> {
-        while !stop.is_cancelled() {
-            let wait = match &self.backlog {
-                Some(backlog) => backlog.due.saturating_duration_since(Instant::now()).min(TICK),
-                None => TICK,
-            };
-            let events = tokio::select! {
-                events = self.events.next(wait) => events?,
-                () = stop.cancelled() => return Ok(()),
-            };
-            let lag = events.as_ref().map_or(0, Events::pending);
-            if let Some(events) = events {
-                self.apply(events.all()).await?;
+    /// What changes rarely: a version that is not built yet, generations on
+    /// their way out, readers of a release whose workers have gone.
+    async fn keep_house(&self) -> Result<(), Error> {
+        let pool = self.database.pool();
+        generations::ensure_version(self.definition, pool).await?;
+        for generation in generations::dropping(pool, self.definition.name).await? {
+            generations::drop_generation(pool, self.definition.name, generation).await?;
+            if self.definition.cached {
+                let _ = self.cache.sweep(self.definition.name, generation).await;
             }
-            metrics::gauge!("exodrive_projection_lag_events", "projection" => P::NAME)
-                .set(lag as f64);
-            if self.ticked.is_none_or(|ticked| ticked.elapsed() >= TICK) {
-                self.tick().await?;
-                self.ticked = Some(Instant::now());
-            }
-            self.publish_backlog().await?;
+            tracing::info!(projection = self.definition.name, generation, "Dropped a generation");
         }
-        Ok(())
-    }
-
-    /// One batch, from log to readers.
-    async fn apply(&mut self, batch: &[Decoded]) -> Result<(), Error> {
-        let started = Instant::now();
-        self.engine.step(Step::Read);
-        let Some(last) = batch.last().map(|event| event.recorded.position) else { return Ok(()) };
-        let events: Vec<_> = batch.iter().filter_map(fold::keyed::<P>).collect();
-        let changed = match self.write(&events, last, Vec::new()).await {
-            Err(error) if store::is_refused_value(&error) => {
-                let refused = self.refused(&events).await?;
-                self.write(&events, last, refused).await?
-            }
-            outcome => outcome?,
-        };
-        self.lease.position = last;
-        self.engine.step(Step::Committed);
-        trace::<P>(batch);
-        metrics::counter!("exodrive_projection_events_total", "projection" => P::NAME)
-            .increment(batch.len() as u64);
-        metrics::counter!("exodrive_projection_rows_written_total", "projection" => P::NAME)
-            .increment(changed.len() as u64);
-        metrics::gauge!("exodrive_projection_position", "projection" => P::NAME).set(last as f64);
-        metrics::histogram!("exodrive_projection_batch_seconds", "projection" => P::NAME)
-            .record(started.elapsed());
-        self.publish(&changed, last).await;
-        self.engine.step(Step::Published);
-        Ok(())
-    }
-
-    /// Folds and writes a batch and moves the checkpoint, in one transaction.
-    /// Keys in `refused` are parked instead of folded.
-    async fn write(
-        &mut self,
-        events: &[Keyed<'_>],
-        last: u64,
-        refused: Vec<Parked>,
-    ) -> Result<Rows<P::Row>, Error> {
-        let generation = self.lease.generation;
-        if events.is_empty() && refused.is_empty() {
-            self.skip(last).await?;
-            return Ok(Rows::new());
-        }
-        let mut transaction = store::begin(self.engine.database.pool()).await?;
-        let mut blocked = self.blocked.clone();
-        blocked.extend(refused.iter().map(|parked| parked.key.clone()));
-        let keys = keys(events);
-        let rows = if keys.is_empty() {
-            Default::default()
-        } else {
-            store::load::<P>(&mut transaction, generation, &keys).await?
-        };
-        self.engine.step(Step::Loaded);
-        let Folded { changed, parked } = fold::fold::<P>(events, rows, &mut blocked);
-        store::write::<P>(&mut transaction, generation, &changed).await?;
-        // The reasons come first: what only waits does not overwrite them.
-        store::park::<P>(&mut transaction, generation, &refused).await?;
-        store::park::<P>(&mut transaction, generation, &parked).await?;
-        self.engine.step(Step::Written);
-        store::advance::<P>(&mut transaction, &self.lease, last, changed.len()).await?;
-        self.engine.step(Step::Advanced);
-        transaction.commit().await?;
-        self.blocked = blocked;
-        for parked in refused.iter().chain(&parked).filter(|parked| !parked.error.is_empty()) {
-            tracing::error!(
-                projection = P::NAME,
-                position = parked.position,
-                error = parked.error,
-                "Parked an event: its key is blocked until `exodrive projections retry {}`",
-                P::NAME
-            );
-            metrics::counter!("exodrive_projection_parked_total", "projection" => P::NAME)
-                .increment(1);
-        }
-        Ok(changed)
-    }
-
-    /// Moves the checkpoint past a batch that is none of the projection's: one
-    /// statement, most often for most projections.
-    async fn skip(&self, last: u64) -> Result<(), Error> {
-        let mut connection = self.engine.database.pool().acquire().await?;
-        // The statement commits itself: nothing is between it and the commit.
-        for step in [Step::Loaded, Step::Written, Step::Advanced] {
-            self.engine.step(step);
-        }
-        store::advance::<P>(&mut connection, &self.lease, last, 0).await
-    }
-
-    /// Finds the rows of a batch that Postgres refuses, by writing each alone
-    /// in a transaction that is then undone.
-    async fn refused(&mut self, events: &[Keyed<'_>]) -> Result<Vec<Parked>, Error> {
-        let generation = self.lease.generation;
-        let mut transaction = store::begin(self.engine.database.pool()).await?;
-        let rows = store::load::<P>(&mut transaction, generation, &keys(events)).await?;
-        let changed = fold::fold::<P>(events, rows, &mut self.blocked.clone()).changed;
-        let mut refused = Vec::new();
-        for (key, row) in changed {
-            let mut attempt = transaction.begin().await?;
-            let alone = Rows::from([(key.clone(), row)]);
-            match store::write::<P>(&mut attempt, generation, &alone).await {
-                Ok(()) => attempt.commit().await?,
-                Err(error) if store::is_refused_value(&error) => {
-                    attempt.rollback().await?;
-                    let of_key = events.iter().find(|event| event.keys.contains(&key));
-                    if let Some(position) = of_key.map(Keyed::position) {
-                        let error = "Postgres refused the row's value".to_owned();
-                        refused.push(Parked { key, position, error });
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        transaction.rollback().await?;
-        Ok(refused)
-    }
-
-    /// Publishes the rows of a batch. What Redis does not take is published
-    /// later, from the rows.
-    async fn publish(&mut self, changed: &Rows<P::Row>, last: u64) {
-        if !P::CACHED {
-            self.lease.published = last;
-            return;
-        }
-        let entries: Vec<_> = changed
-            .iter()
-            .filter_map(|(key, stored)| Some((key, stored.as_ref()?)))
-            .flat_map(|(key, stored)| entries::<P>(key, stored))
-            .collect();
-        match self.engine.cache.publish(P::NAME, &entries).await {
-            Ok(()) if self.backlog.is_none() => self.lease.published = last,
-            Ok(()) => {}
-            Err(error) => {
-                if self.backlog.is_none() {
-                    tracing::warn!(
-                        projection = P::NAME,
-                        error = exodrive_runtime::error_chain(&error),
-                        "Redis did not take the views, will publish them again"
-                    );
-                }
-                self.miss(TICK);
-            }
-        }
-    }
-
-    /// Redis has missed rows: all that changed after `lease.published` are
-    /// published again, beginning after `pause`.
-    fn miss(&mut self, pause: Duration) {
-        let (due, end) = (Instant::now() + pause, self.lease.position);
-        self.backlog = P::CACHED.then(|| Backlog { due, after: String::new(), end });
-    }
-
-    /// Once a second: a sign of life, operators' wishes, and Redis made whole.
-    async fn tick(&mut self) -> Result<(), Error> {
-        let pool = self.engine.database.pool();
-        store::heartbeat::<P>(pool, &self.lease).await?;
-        self.blocked = store::blocked::<P>(pool, self.lease.generation).await?;
-        if !self.blocked.is_empty() {
-            self.retry_parked().await?;
-        }
-        if P::CACHED {
-            // Whoever misses it stops trusting what it keeps.
-            let _ = self.engine.cache.announce(P::NAME).await;
-        }
-        if P::CACHED && self.backlog.is_none() {
-            match self.engine.cache.is_complete(P::NAME).await {
-                Ok(true) => {}
-                Ok(false) => {
-                    self.lease.published = 0;
-                    self.miss(Duration::ZERO);
-                }
-                Err(_) => self.miss(TICK),
-            }
-        }
-        Ok(())
-    }
-
-    /// Publishes some pages of the backlog, if one is due; folding goes on
-    /// between.
-    async fn publish_backlog(&mut self) -> Result<(), Error> {
-        let (pool, generation) = (self.engine.database.pool(), self.lease.generation);
-        for _ in 0..REPUBLISH_PAGES {
-            let Some(backlog) = self.backlog.clone().filter(|it| it.due <= Instant::now()) else {
-                return Ok(());
-            };
-            let since = self.lease.published;
-            let page =
-                store::changed_since::<P>(pool, generation, since, &backlog.after, REPUBLISH);
-            let rows = page.await?;
-            let next = rows.last().map(|(key, _)| key.clone());
-            let full = rows.len() as i64 == REPUBLISH;
-            let entries: Vec<_> =
-                rows.iter().flat_map(|(key, stored)| entries::<P>(key, stored)).collect();
-            let published = match self.engine.cache.publish(P::NAME, &entries).await {
-                Ok(()) if !full => self.engine.cache.mark_complete(P::NAME).await,
-                outcome => outcome,
-            };
-            match (published, next) {
-                (Err(_), _) => {
-                    self.backlog = Some(Backlog { due: Instant::now() + TICK, ..backlog });
-                }
-                (Ok(()), Some(after)) if full => self.backlog = Some(Backlog { after, ..backlog }),
-                (Ok(()), _) => {
-                    self.lease.published = backlog.end;
-                    self.backlog = None;
-                    tracing::debug!(projection = P::NAME, "Redis has all views of `{}`", P::NAME);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Folds the parked events of one key that an operator wants retried.
-    async fn retry_parked(&mut self) -> Result<(), Error> {
-        let (pool, generation) = (self.engine.database.pool(), self.lease.generation);
-        let Some((key, positions)) = store::retry_wanted::<P>(pool, generation).await? else {
-            return Ok(());
-        };
-        let mut decoded = Vec::new();
-        for position in positions {
-            decoded.extend(self.engine.log.read(position).await?.map(Decoded::from));
-        }
-        let events: Vec<_> =
-            decoded.iter().filter_map(fold::keyed::<P>).map(|event| event.only(&key)).collect();
-        let mut blocked = self.blocked.clone();
-        blocked.remove(&key);
-        let mut transaction = store::begin(pool).await?;
-        let rows = store::load::<P>(&mut transaction, generation, &keys(&events)).await?;
-        let Folded { changed, parked } = fold::fold::<P>(&events, rows, &mut blocked);
-        store::unpark::<P>(&mut transaction, generation, &key).await?;
-        if let Err(error) = store::write::<P>(&mut transaction, generation, &changed).await {
-            if !store::is_refused_value(&error) {
-                return Err(error);
-            }
-            transaction.rollback().await?;
-            tracing::error!(
-                projection = P::NAME,
-                "Postgres refuses the row still, it stays parked"
-            );
-            return store::keep_parked::<P>(pool, generation, &key).await;
-        }
-        store::park::<P>(&mut transaction, generation, &parked).await?;
-        let position = self.lease.position;
-        store::advance::<P>(&mut transaction, &self.lease, position, changed.len()).await?;
-        transaction.commit().await?;
-        self.blocked = blocked;
-        tracing::info!(
-            projection = P::NAME,
-            events = events.len(),
-            still_parked = parked.len(),
-            "Retried parked events"
-        );
-        // Their positions lie behind what Redis is known to have.
-        if let Some(first) = decoded.first() {
-            let before = first.recorded.position.saturating_sub(1);
-            self.lease.published = self.lease.published.min(before);
-            self.miss(Duration::ZERO);
-        }
-        Ok(())
-    }
-}
-
-/// What Redis gets of a row, under its key and its aliases.
-fn entries<P: Projection>(key: &str, stored: &Stored<P::Row>) -> Vec<Entry> {
-    let Some(json) = P::cached(&stored.row, stored.position) else { return Vec::new() };
-    let entry = |key| Entry { key, position: stored.position, json: json.clone() };
-    std::iter::once(key.to_owned()).chain(P::aliases(&stored.row)).map(entry).collect()
-}
-
-fn keys(events: &[Keyed<'_>]) -> Vec<String> {
-    let keys: BTreeSet<_> = events.iter().flat_map(|event| &event.keys).collect();
-    keys.into_iter().cloned().collect()
-}
-
-/// Ties each event's trace to its projection, for whoever follows a request.
-fn trace<P: Projection>(events: &[Decoded]) {
-    if !tracing::enabled!(tracing::Level::DEBUG) {
-        return;
-    }
-    for Decoded { recorded: event, .. } in events {
-        tracing::debug!(
-            trace_id = event.envelope.trace_id(),
-            projection = P::NAME,
-            position = event.position,
-            "Projected {} to `{}`",
-            event.position,
-            P::NAME
-        );
+        generations::refresh_views(pool, self.definition.name).await
     }
 }

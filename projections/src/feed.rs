@@ -5,6 +5,7 @@ use exodrive_domain::{DecodeError, Payload, Recorded, decode};
 use exodrive_log::{Log, ReadError, Reader};
 use std::{
     collections::{HashMap, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -23,7 +24,13 @@ pub(crate) struct Decoded {
 
 impl From<Recorded> for Decoded {
     fn from(recorded: Recorded) -> Self {
-        Self { payload: decode(&recorded), recorded }
+        // Reading a body is our own code too; its defects park an event.
+        let payload = catch_unwind(AssertUnwindSafe(|| decode(&recorded)));
+        let payload = payload.unwrap_or_else(|_| {
+            let reason = "reading it panicked; see the worker's log".to_owned();
+            Err(DecodeError::Body { kind: recorded.envelope.kind.clone(), reason })
+        });
+        Self { payload, recorded }
     }
 }
 
@@ -33,13 +40,19 @@ struct Batch {
     bytes: usize,
 }
 
-/// Consecutive events from where a subscription stood.
+/// Consecutive events from where a subscription stood. Cheap to clone.
+#[derive(Clone)]
 pub(crate) struct Events {
     batch: Arc<Batch>,
     from: usize,
 }
 
 impl Events {
+    /// Events that were not read in a row.
+    pub(crate) fn of(events: Vec<Decoded>) -> Self {
+        Self { batch: Arc::new(Batch { events, pending: 0, bytes: 0 }), from: 0 }
+    }
+
     pub(crate) fn all(&self) -> &[Decoded] {
         self.batch.events.get(self.from..).unwrap_or_default()
     }

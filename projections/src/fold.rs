@@ -1,10 +1,15 @@
 //! Folding a batch in memory: five events of one email are one write.
+//!
+//! All of it is a projection's own code, run in a [`Sandbox`](crate::sandbox):
+//! a panic or an endless loop parks an event and harms nothing else.
 
 use crate::{
-    feed::Decoded,
+    feed::Events,
     projection::{Projection, reads},
+    sandbox::Mark,
+    store::Part,
 };
-use exodrive_domain::{DecodeError, Event, Recorded};
+use exodrive_domain::Event;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -31,90 +36,198 @@ pub(crate) struct Parked {
 /// Rows by key, `None` for a row that is gone.
 pub(crate) type Rows<R> = BTreeMap<String, Option<Stored<R>>>;
 
-/// An event that a projection reads, with the keys of the rows it touches.
-pub(crate) struct Keyed<'a> {
-    recorded: &'a Recorded,
-    event: Result<Event<'a>, &'a DecodeError>,
-    pub(crate) keys: Vec<String>,
+/// What the fold of some events must not do.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Barred {
+    /// Keys and subjects that have parked events.
+    pub(crate) blocked: HashSet<String>,
+    /// Events that operators want left out, and out of which rows (or, by a
+    /// subject, out of all).
+    pub(crate) skipped: HashMap<u64, Vec<String>>,
+    /// Events that must not be folded again, and why: found out in the middle
+    /// of a batch.
+    pub(crate) poison: HashMap<u64, String>,
 }
 
-/// An event for a projection; `None` if it does not read the subject.
-pub(crate) fn keyed<P: Projection>(decoded: &Decoded) -> Option<Keyed<'_>> {
-    let recorded = &decoded.recorded;
-    reads::<P>(&recorded.subject).then(|| {
-        let event = decoded.payload.as_ref().map(|payload| Event { recorded, payload });
-        let keys = event.as_ref().map(P::keys).unwrap_or_default();
-        Keyed { recorded, event, keys }
-    })
+impl Barred {
+    fn skips(&self, position: u64, key: &str) -> bool {
+        self.skipped.get(&position).is_some_and(|keys| keys.iter().any(|own| own == key))
+    }
 }
 
-/// What a batch comes to.
-pub(crate) struct Folded<R> {
+/// An event of a batch that a part of a projection has to do with.
+#[derive(Debug)]
+pub(crate) struct Keyed {
+    /// Which event of the batch.
+    at: usize,
+    /// The rows it touches, or why that cannot be known.
+    keys: Result<Vec<String>, String>,
+}
+
+/// [`keyed`] of one projection.
+pub(crate) type KeyedFn = fn(&Events, Part, &Barred, Option<&str>, &Mark) -> Vec<Keyed>;
+
+/// The events of a batch that a part has to do with. All of an event's keys if
+/// `only` is its subject, else only that key.
+pub(crate) fn keyed<P: Projection>(
+    events: &Events,
+    part: Part,
+    barred: &Barred,
+    only: Option<&str>,
+    mark: &Mark,
+) -> Vec<Keyed> {
+    let mut found = Vec::new();
+    for (at, decoded) in events.all().iter().enumerate() {
+        let recorded = &decoded.recorded;
+        if !reads::<P>(&recorded.subject) {
+            continue;
+        }
+        mark.at(recorded.position);
+        let keys = match (&decoded.payload, barred.poison.get(&recorded.position)) {
+            (_, Some(error)) => Err(error.clone()),
+            (Err(error), None) => Err(error.to_string()),
+            (Ok(payload), None) => {
+                let event = Event { recorded, payload };
+                catch_unwind(AssertUnwindSafe(|| P::keys(&event))).map_err(|_| PANICKED.to_owned())
+            }
+        };
+        let keys = keys.map(|mut keys| {
+            let wanted =
+                |key: &str| only.is_none_or(|only| only == key || only == recorded.subject);
+            keys.retain(|key| part.holds(key) && wanted(key));
+            keys
+        });
+        if keys.as_ref().map_or(true, |keys| !keys.is_empty()) {
+            found.push(Keyed { at, keys });
+        }
+    }
+    found
+}
+
+const PANICKED: &str = "the fold panicked; see the worker's log";
+
+/// The keys of the rows that a batch touches, each once, in order.
+pub(crate) fn keys(events: &[Keyed]) -> Vec<String> {
+    let keys = events.iter().filter_map(|event| event.keys.as_ref().ok()).flatten();
+    let mut keys: Vec<_> = keys.cloned().collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+/// Keeps only keys that are wanted, and events that have one or could not be
+/// read.
+pub(crate) fn retain(events: &mut Vec<Keyed>, wanted: impl Fn(&str) -> bool) {
+    events.retain_mut(|event| match &mut event.keys {
+        Ok(keys) => {
+            keys.retain(|key| wanted(key));
+            !keys.is_empty()
+        }
+        Err(_) => true,
+    });
+}
+
+/// Every key that is touched, with the position of the event that does, in
+/// log order.
+pub(crate) fn touches(events: &Events, keyed: &[Keyed]) -> Vec<(String, u64)> {
+    let mut touches = Vec::new();
+    for Keyed { at, keys } in keyed {
+        let Some(event) = events.all().get(*at) else { continue };
+        let position = event.recorded.position;
+        touches.extend(keys.iter().flatten().map(|key| (key.clone(), position)));
+    }
+    touches
+}
+
+/// The position of the first event that touches a key.
+pub(crate) fn first_of(events: &Events, keyed: &[Keyed], key: &str) -> Option<u64> {
+    let mut touches = touches(events, keyed).into_iter();
+    touches.find(|(own, _)| own == key).map(|(_, position)| position)
+}
+
+/// Rows as a fold sees them: where it finds them and puts them.
+pub(crate) trait Table<R> {
+    fn get(&self, key: &str) -> Option<&R>;
+    /// Puts a row, made larger by at most so many bytes.
+    fn put(&mut self, key: &str, row: Option<Stored<R>>, bytes: usize);
+}
+
+/// Rows that were loaded, and how a batch changes them.
+pub(crate) struct Loaded<R> {
+    pub(crate) rows: HashMap<String, Stored<R>>,
     pub(crate) changed: Rows<R>,
-    pub(crate) parked: Vec<Parked>,
 }
 
-/// Folds a batch over the rows it touches. `blocked` are the keys and subjects
-/// that have parked events; it learns of new ones.
+impl<R> Table<R> for Loaded<R> {
+    fn get(&self, key: &str) -> Option<&R> {
+        match self.changed.get(key) {
+            Some(stored) => stored.as_ref(),
+            None => self.rows.get(key),
+        }
+        .map(|stored| &stored.row)
+    }
+
+    fn put(&mut self, key: &str, row: Option<Stored<R>>, _bytes: usize) {
+        self.changed.insert(key.to_owned(), row);
+    }
+}
+
+/// Folds a batch over the rows it touches; gives what had to be parked.
+/// `barred.blocked` learns of it.
 pub(crate) fn fold<P: Projection>(
-    events: &[Keyed<'_>],
-    mut rows: HashMap<String, Stored<P::Row>>,
-    blocked: &mut HashSet<String>,
-) -> Folded<P::Row> {
-    let mut changed: Rows<P::Row> = BTreeMap::new();
+    events: &Events,
+    keyed: &[Keyed],
+    table: &mut impl Table<P::Row>,
+    barred: &mut Barred,
+    mark: &Mark,
+) -> Vec<Parked> {
     let mut parked = Vec::new();
-    for Keyed { recorded, event, keys } in events {
-        let mut park = |blocked: &mut HashSet<String>, key: &str, error: String| {
-            blocked.insert(key.to_owned());
-            parked.push(Parked { key: key.to_owned(), position: recorded.position, error });
+    for Keyed { at, keys } in keyed {
+        let Some(decoded) = events.all().get(*at) else { continue };
+        let recorded = &decoded.recorded;
+        let position = recorded.position;
+        let mut park = |barred: &mut Barred, key: &str, error: &str| {
+            barred.blocked.insert(key.to_owned());
+            parked.push(Parked { key: key.to_owned(), position, error: error.to_owned() });
         };
-        let event = match event {
-            _ if blocked.contains(&recorded.subject) => {
-                park(blocked, &recorded.subject, String::new());
+        if barred.skips(position, &recorded.subject) {
+            continue;
+        }
+        let (keys, payload) = match (keys, &decoded.payload) {
+            _ if barred.blocked.contains(&recorded.subject) => {
+                park(barred, &recorded.subject, "");
                 continue;
             }
-            Err(error) => {
-                park(blocked, &recorded.subject, error.to_string());
+            (Err(error), _) => {
+                park(barred, &recorded.subject, error);
                 continue;
             }
-            Ok(event) => event,
+            (Ok(_), Err(error)) => {
+                park(barred, &recorded.subject, &error.to_string());
+                continue;
+            }
+            (Ok(keys), Ok(payload)) => (keys, payload),
         };
+        let event = Event { recorded, payload };
         for key in keys {
-            if blocked.contains(key) {
-                park(blocked, key, String::new());
+            if barred.skips(position, key) {
                 continue;
             }
-            let before = match changed.get(key) {
-                Some(stored) => stored.as_ref(),
-                None => rows.get(key),
-            };
-            let row = before.map(|stored| &stored.row);
-            let evolved = catch_unwind(AssertUnwindSafe(|| P::evolve(row.cloned(), event)));
-            match evolved {
+            if barred.blocked.contains(key) {
+                park(barred, key, "");
+                continue;
+            }
+            mark.at(position);
+            let row = table.get(key);
+            match catch_unwind(AssertUnwindSafe(|| P::evolve(row.cloned(), &event))) {
                 Ok(after) if after.as_ref() == row => {}
                 Ok(after) => {
-                    rows.remove(key);
-                    let position = recorded.position;
-                    changed.insert(key.clone(), after.map(|row| Stored { row, position }));
+                    let row = after.map(|row| Stored { row, position });
+                    table.put(key, row, recorded.body.len());
                 }
-                Err(_) => park(blocked, key, "the fold panicked; see the worker's log".to_owned()),
+                Err(_) => park(barred, key, PANICKED),
             }
         }
     }
-    Folded { changed, parked }
-}
-
-impl Keyed<'_> {
-    pub(crate) fn position(&self) -> u64 {
-        self.recorded.position
-    }
-
-    /// The same event for one key only; for all of them if `key` is its
-    /// subject.
-    pub(crate) fn only(mut self, key: &str) -> Self {
-        if self.recorded.subject != key {
-            self.keys.retain(|own| own == key);
-        }
-        self
-    }
+    parked
 }

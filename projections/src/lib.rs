@@ -30,7 +30,10 @@ pub mod inspect;
 pub mod payments;
 mod projection;
 mod query;
+pub mod rebuild;
+mod sandbox;
 pub mod store;
+mod turn;
 
 pub use database::{Database, Identity, ReadTransaction};
 pub use projection::{Projection, Sources, reads};
@@ -70,6 +73,18 @@ pub fn names() -> Vec<&'static str> {
     names
 }
 
+/// The version of a projection's fold in this release; 0 if there is no such
+/// projection.
+pub fn version(name: &str) -> i32 {
+    let mut version = 0;
+    for_each_projection!(P => {
+        if P::NAME == name {
+            version = store::to_i32(P::VERSION);
+        }
+    });
+    version
+}
+
 /// Why a view could not be read or kept.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -104,18 +119,6 @@ pub enum Error {
         /// The log's last position.
         end: u64,
     },
-    /// The rows were folded by another release.
-    #[error(
-        "projection {projection} was built by version {found} of its fold, this release has version {wanted}: project anew into an empty database"
-    )]
-    Version {
-        /// Which projection.
-        projection: &'static str,
-        /// The version of the rows.
-        found: i32,
-        /// The version of this release.
-        wanted: u32,
-    },
     /// A row that contradicts its type.
     #[error("row {key:?} of {table} cannot be read")]
     Row {
@@ -133,6 +136,19 @@ pub enum Error {
     /// Another worker has taken over.
     #[error("another worker has taken projection {0} over")]
     Fenced(&'static str),
+}
+
+impl Error {
+    /// Whether no retry can mend it.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::OtherLog { .. }
+                | Self::AheadOfLog { .. }
+                | Self::Engine
+                | Self::Log(exodrive_log::ReadError::Hole { .. })
+        )
+    }
 }
 
 /// A page of a list, newest first.

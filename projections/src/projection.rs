@@ -75,6 +75,34 @@ impl Sources {
     }
 }
 
+/// What of a projection is no code: most of the engine needs no more, and is
+/// compiled once for all of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Definition {
+    pub(crate) name: &'static str,
+    pub(crate) version: i32,
+    pub(crate) schema: &'static str,
+    pub(crate) readers: &'static str,
+    pub(crate) cached: bool,
+}
+
+impl Definition {
+    pub(crate) fn of<P: Projection>() -> Self {
+        Self {
+            name: P::NAME,
+            version: i32::try_from(P::VERSION).unwrap_or(i32::MAX),
+            schema: P::SCHEMA,
+            readers: P::READERS,
+            cached: P::CACHED,
+        }
+    }
+
+    /// The table of a generation.
+    pub(crate) fn table(&self, generation: i32) -> String {
+        format!("{0}_g{generation}.{0}", self.name)
+    }
+}
+
 /// See [`Projection::READERS`].
 pub(crate) const STAFF: &str =
     "current_setting('exodrive.identity', true) in ('admin', 'auditor', 'system')";

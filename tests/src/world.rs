@@ -359,7 +359,8 @@ impl World {
     /// Waits until every projection has reached the log's end.
     pub async fn settled(&self) {
         let end = self.log().await.last_position().await.unwrap();
-        let reached = "select min(position) from generations";
+        let reached = "select min(position) from checkpoints
+             join projections on name = projection and generation = active_generation";
         eventually("the projections reach the log's end", async || {
             let reached: i64 = sqlx::query_scalar(reached).fetch_one(&self.database).await.ok()?;
             (reached >= i64::try_from(end).unwrap()).then_some(())

@@ -9,8 +9,8 @@ use crate::{
     http::{self, Api, health},
     limits::Limiter,
     settings::{
-        BookingSettings, CheckSettings, Connections, HttpSettings, LogSettings, MetricsSettings, SettingsError,
-        reading_config,
+        BookingSettings, CheckSettings, Connections, HttpSettings, LogSettings, MetricsSettings,
+        RebuildArgs, SettingsError, reading_config,
     },
     view_cache::ViewCache,
 };
@@ -45,10 +45,12 @@ pub(super) struct Serve {
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:
-  exodrive work        (any number of them: each projection has one writer, others take over)")]
+  exodrive work        (any number of them: they share the projections and take over from each other)")]
 pub(super) struct Work {
     #[command(flatten)]
     connections: Connections,
+    #[command(flatten)]
+    rebuilds: RebuildArgs,
     #[command(flatten)]
     metrics: MetricsSettings,
     #[command(flatten)]
@@ -140,7 +142,7 @@ impl Work {
         tokio::spawn(checker.run(self.checks.check_interval, stop.clone()));
         let worker = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
         tracing::info!(worker, "Working");
-        engine::run_all(&log, &database, &cache, &worker, &stop).await?;
+        engine::run_all(&log, &database, &cache, &worker, self.rebuilds.settings(), &stop).await?;
         Ok(())
     }
 }

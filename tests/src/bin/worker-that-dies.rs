@@ -5,9 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "part of the tests")]
 
 use exodrive_log::{Log, LogConfig};
-use exodrive_projections::{
-    Database, Projection, cache::Cache, engine::Engine, for_each_projection,
-};
+use exodrive_projections::{Database, cache::Cache, engine::Engine};
 use exodrive_runtime::telemetry;
 use nix::sys::signal::{Signal, raise};
 use std::{path::PathBuf, time::Duration};
@@ -37,18 +35,6 @@ async fn main() {
     })
     .await
     .unwrap();
-    let wanted = setting("WORKER_PROJECTION");
-    let mut found = false;
-    for_each_projection!(P => {
-        if P::NAME == wanted {
-            found = true;
-            run::<P>(log.clone()).await;
-        }
-    });
-    assert!(found, "no projection {wanted}");
-}
-
-async fn run<P: Projection>(log: Log) {
     let database = Database::for_workers(&setting("EXODRIVE_DATABASE_URL")).unwrap();
     let cache = Cache::new(&setting("EXODRIVE_REDIS_URL")).unwrap();
     let fate = Fate {
@@ -56,7 +42,8 @@ async fn run<P: Projection>(log: Log) {
         signal: setting("WORKER_SIGNAL").parse().unwrap(),
         trigger: setting("WORKER_TRIGGER").into(),
     };
-    Engine::<P>::new(log, database, cache, "worker-that-dies")
+    Engine::named(&setting("WORKER_PROJECTION"), log, database, cache, "worker-that-dies")
+        .unwrap()
         .on_step(move |step| {
             if format!("{step:?}") == fate.step && fate.trigger.exists() {
                 // Once: a worker that goes on must not meet the same fate again.

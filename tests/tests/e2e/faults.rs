@@ -162,7 +162,7 @@ async fn another_worker_takes_over_from_one_that_hangs_within_5_s() {
     world.stored(&delivery(2, "delivered")).await;
     let second = within(Duration::from_secs(5), "the second worker takes over", async || {
         let now = workers(&world).await;
-        let behind: i64 = sqlx::query_scalar("select min(position) from generations")
+        let behind: i64 = sqlx::query_scalar("select min(position) from checkpoints")
             .fetch_one(world.database())
             .await
             .unwrap();
@@ -187,6 +187,6 @@ async fn another_worker_takes_over_from_one_that_hangs_within_5_s() {
 
 /// The workers that hold a projection, each once, and the fencing epochs.
 async fn workers(world: &World) -> Vec<String> {
-    let sql = "select distinct coalesce(worker, '-') from generations";
+    let sql = "select distinct coalesce(worker, '-') from checkpoints";
     sqlx::query_scalar(sql).fetch_all(world.database()).await.unwrap()
 }

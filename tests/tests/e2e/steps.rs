@@ -62,12 +62,12 @@ async fn post_some(world: &World, n: usize) {
 /// The lease of a killed worker ends by itself after some seconds; that it does
 /// is tested elsewhere.
 async fn end_leases(world: &World) {
-    let sql = "update generations set lease_until = null";
+    let sql = "update checkpoints set lease_until = null";
     sqlx::query(sql).execute(world.database()).await.unwrap();
 }
 
 async fn position(world: &World, projection: &str) -> u64 {
-    let sql = "select position from generations where projection = $1";
+    let sql = "select position from checkpoints where projection = $1";
     let position: i64 =
         sqlx::query_scalar(sql).bind(projection).fetch_one(world.database()).await.unwrap();
     position.try_into().unwrap()
@@ -155,7 +155,7 @@ async fn a_worker_that_hangs_in_a_transaction_is_replaced_and_writes_nothing_lat
             Duration::from_secs(5),
             &format!("another worker takes over from one that hangs after {step}"),
             async || {
-                let sql = "select worker from generations where projection = 'inbox'";
+                let sql = "select worker from checkpoints where projection = 'inbox'";
                 let worker: Option<String> =
                     sqlx::query_scalar(sql).fetch_one(world.database()).await.unwrap();
                 let taken = worker.is_some_and(|worker| worker != "worker-that-dies");

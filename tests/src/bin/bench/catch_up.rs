@@ -11,9 +11,7 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, pull},
 };
 use exodrive_log::topology::STREAM;
-use exodrive_projections::{
-    Database, Projection, cache::Cache, engine::Engine, for_each_projection,
-};
+use exodrive_projections::{Database, cache::Cache, engine::Engine, names};
 use exodrive_runtime::services::SyncMode;
 use futures::StreamExt;
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
@@ -86,7 +84,7 @@ impl Filled {
         let took = began.elapsed();
         let (worker_cpu, cpu, others) = (cpu_seconds(worker.id()), watch.ours(), watch.others());
         let wal_bytes = self::wal(&pool).await? - wal;
-        let rows = sqlx::query_as("select projection, folded from generations order by projection")
+        let rows = sqlx::query_as("select projection, folded from checkpoints order by projection")
             .fetch_all(&pool)
             .await?;
         stop(worker).await;
@@ -94,18 +92,19 @@ impl Filled {
     }
 
     /// One projection alone, in this process.
-    async fn project_alone<P: Projection>(&mut self) -> Result<Duration, Failure> {
+    async fn project_alone(&mut self, name: &str) -> Result<Duration, Failure> {
         let (database, pool) = self.database().await?;
         let log = self.system.log().await?;
         let cache = Cache::new(&self.system.urls().redis)?;
-        let engine = Engine::<P>::new(log, Database::for_workers(&database)?, cache, "bench");
+        let engine = Engine::named(name, log, Database::for_workers(&database)?, cache, "bench")
+            .ok_or("no such projection")?;
         let stop = CancellationToken::new();
         let began = Instant::now();
         let worker = tokio::spawn({
             let stop = stop.clone();
             async move { engine.run(&stop).await }
         });
-        until_at(&pool, self.events, P::NAME, || Ok(())).await?;
+        until_at(&pool, self.events, name, || Ok(())).await?;
         let took = began.elapsed();
         stop.cancel();
         worker.await??;
@@ -134,12 +133,12 @@ impl Filled {
         let events = self.events as f64;
         let rate = |took: Duration| events / took.as_secs_f64();
         let mut alones = Vec::new();
-        for_each_projection!(P => {
+        for name in names() {
             let mut alone = Series::default();
-            alone.add(rate(self.project_alone::<P>().await?));
-            progress(&format!("catch-up: {} alone: {:.0} events/s", P::NAME, alone.last()));
-            alones.push((P::NAME, alone));
-        });
+            alone.add(rate(self.project_alone(name).await?));
+            progress(&format!("catch-up: {name} alone: {:.0} events/s", alone.last()));
+            alones.push((name, alone));
+        }
         let (mut figure, mut ceiling) = (Series::default(), Series::default());
         // The last of these leaves its views in Redis.
         let mut last = None;
@@ -200,7 +199,7 @@ pub(crate) async fn until_at(
     let began = Instant::now();
     loop {
         let reached: Option<i64> =
-            sqlx::query_scalar("select min(position) from generations where projection like $1")
+            sqlx::query_scalar("select min(position) from checkpoints where projection like $1")
                 .bind(projection)
                 .fetch_one(pool)
                 .await?;

@@ -1,0 +1,165 @@
+//! A thread for code that may panic or never end: a projection's own.
+
+use std::{
+    fmt, fs,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+use tokio::sync::oneshot;
+
+/// How much processor time one event may take. Not time that passes: a thread
+/// that gets no processor is not to blame.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often a thread is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Tells which event the code is at.
+#[derive(Debug, Default)]
+pub(crate) struct Mark(AtomicU64);
+
+impl Mark {
+    pub(crate) fn at(&self, position: u64) {
+        self.0.store(position, Ordering::Relaxed);
+    }
+}
+
+type Job = Box<dyn FnOnce(&Mark) + Send>;
+
+/// The code did not come to an end with the event at this position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stuck(pub(crate) u64);
+
+impl fmt::Display for Stuck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the fold did not end within 1 s of processor time")
+    }
+}
+
+/// See the module. Its thread is started when first needed.
+#[derive(Default)]
+pub(crate) struct Sandbox {
+    thread: Option<Thread>,
+}
+
+struct Thread {
+    jobs: mpsc::Sender<Job>,
+    id: i32,
+    mark: Arc<Mark>,
+}
+
+impl Sandbox {
+    /// Runs a job and gives what it gives. A thread that is stuck is left to
+    /// itself at the lowest priority: there is no way to stop one.
+    ///
+    /// # Errors
+    /// [`Stuck`], with the event that the job last marked.
+    pub(crate) async fn run<T: Send + 'static>(
+        &mut self,
+        job: impl FnOnce(&Mark) -> T + Send + 'static,
+    ) -> Result<T, Stuck> {
+        let thread = match self.thread.take() {
+            Some(thread) => thread,
+            None => Thread::start().await.ok_or(Stuck(0))?,
+        };
+        thread.mark.at(0);
+        let (answer, mut answered) = oneshot::channel();
+        let job: Job = Box::new(move |mark| drop(answer.send(job(mark))));
+        if thread.jobs.send(job).is_err() {
+            return Err(Stuck(0));
+        }
+        let mut seen = (0, Duration::ZERO);
+        loop {
+            match tokio::time::timeout(LOOK, &mut answered).await {
+                Ok(Ok(value)) => {
+                    self.thread = Some(thread);
+                    return Ok(value);
+                }
+                // The thread panicked outside of what is caught.
+                Ok(Err(_)) => return Err(Stuck(thread.mark.0.load(Ordering::Relaxed))),
+                Err(_) => {}
+            }
+            let at = thread.mark.0.load(Ordering::Relaxed);
+            let used = processor_time(thread.id);
+            if at != seen.0 {
+                seen = (at, used);
+            } else if used.saturating_sub(seen.1) > PATIENCE {
+                lower_priority(thread.id);
+                return Err(Stuck(at));
+            }
+        }
+    }
+}
+
+impl Thread {
+    async fn start() -> Option<Self> {
+        let (jobs, todo) = mpsc::channel::<Job>();
+        let (tell_id, id) = oneshot::channel();
+        let mark = Arc::new(Mark::default());
+        let own = mark.clone();
+        let started = thread::Builder::new().name("fold".to_owned()).spawn(move || {
+            let _ = tell_id.send(nix::unistd::gettid().as_raw());
+            while let Ok(job) = todo.recv() {
+                job(&own);
+            }
+        });
+        started.ok()?;
+        Some(Self { jobs, id: id.await.ok()?, mark })
+    }
+}
+
+/// What a thread of this process has used of a processor: fields `utime` and
+/// `stime` of proc(5), in hundredths of a second on Linux.
+fn processor_time(thread: i32) -> Duration {
+    let text = fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap_or_default();
+    // The second field, a name, may contain anything but ends with the last `)`.
+    let fields = text.rsplit(')').next().unwrap_or_default();
+    let ticks = fields.split_whitespace().skip(11).take(2).filter_map(|it| it.parse::<u64>().ok());
+    Duration::from_millis(10 * ticks.sum::<u64>())
+}
+
+/// Linux takes a thread's id for a process's here (setpriority(2)).
+fn lower_priority(thread: i32) {
+    if let Some(thread) = rustix::process::Pid::from_raw(thread) {
+        let _ = rustix::process::setpriority_process(Some(thread), 19);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_job_that_never_ends_is_left_and_the_next_one_runs() {
+        let mut sandbox = Sandbox::default();
+        assert_eq!(sandbox.run(|_| 1).await, Ok(1));
+        let stuck = sandbox.run(|mark| {
+            mark.at(7);
+            loop {
+                std::hint::black_box(());
+            }
+            #[expect(unreachable_code, reason = "gives the loop a type")]
+            0
+        });
+        assert_eq!(stuck.await, Err(Stuck(7)));
+        assert_eq!(sandbox.run(|_| 2).await, Ok(2));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_told_with_where_it_was() {
+        let mut sandbox = Sandbox::default();
+        #[expect(clippy::panic, reason = "what is tested")]
+        let lost = sandbox.run(|mark| {
+            mark.at(3);
+            if mark.0.load(Ordering::Relaxed) == 3 {
+                panic!("a panic of a test");
+            }
+        });
+        assert_eq!(lost.await, Err(Stuck(3)));
+        assert_eq!(sandbox.run(|_| 2).await, Ok(2));
+    }
+}

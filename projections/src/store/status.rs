@@ -1,0 +1,94 @@
+//! How projections stand, for operators and readiness.
+
+use super::{to_i64, to_u64};
+use crate::{Error, version};
+use serde::Serialize;
+use std::time::Duration;
+
+/// How a projection stands, by the generation that readers see.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// Which projection.
+    pub name: String,
+    /// The fold's version that wrote the rows.
+    pub version: i32,
+    /// The active generation.
+    pub generation: i32,
+    /// Into how many parts it is split.
+    pub partitions: i32,
+    /// An operator has stopped it.
+    pub paused: bool,
+    /// Another generation is being built or caught up.
+    pub rebuilding: bool,
+    /// The checkpoint; of several parts the one that is furthest behind.
+    pub position: i64,
+    /// Everything up to here is in Redis.
+    pub published: i64,
+    /// Events folded in a second, lately.
+    pub events_per_second: f32,
+    /// Seconds since its worker last showed a sign of life; none if it never
+    /// did.
+    pub heartbeat_age_seconds: Option<f64>,
+    /// Events parked.
+    pub parked: i64,
+    /// The worker, or several.
+    pub worker: Option<String>,
+}
+
+impl crate::Database {
+    /// How every projection stands.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn projections(&self) -> Result<Vec<Status>, Error> {
+        let rows = sqlx::query_as!(
+            Status,
+            r#"select name, version, generation, partitions, paused,
+                exists (select from rebuilds where rebuilds.projection = name
+                    and rebuilds.state not in ('done', 'cancelled', 'failed')
+                    and kind <> 'key') as "rebuilding!",
+                min(position) as "position!", min(published) as "published!",
+                min(events_per_second) as "events_per_second!",
+                max(extract(epoch from clock_timestamp() - heartbeat_at))::float8
+                    as "heartbeat_age_seconds",
+                (select count(*) from parked_events as parked
+                 where parked.projection = name and parked.generation = active_generation)
+                    as "parked!",
+                string_agg(distinct worker, ' ') as worker
+             from projections
+             join generations on projection = name and generation = active_generation
+             join checkpoints using (projection, generation)
+             group by name, version, generation, partitions
+             order by name"#
+        );
+        Ok(rows.fetch_all(self.pool()).await?)
+    }
+
+    /// Waits until the rows that this release reads of a projection have
+    /// reached a position, at most `patience`; gives the position reached.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn wait_for(
+        &self,
+        projection: &str,
+        position: u64,
+        patience: Duration,
+    ) -> Result<u64, Error> {
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            let reached = sqlx::query_scalar!(
+                r#"select min(position) as "position!" from checkpoints
+                   where projection = $1 and generation = generation_read($1, $2)"#,
+                projection,
+                version(projection)
+            )
+            .fetch_one(self.pool())
+            .await?;
+            if reached >= to_i64(position) || tokio::time::Instant::now() >= deadline {
+                return Ok(to_u64(reached));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}

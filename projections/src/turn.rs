@@ -1,0 +1,612 @@
+//! One worker's time as the writer of one part of a generation.
+
+use crate::{
+    Error,
+    cache::Entry,
+    engine::{Engine, Step},
+    feed::{Decoded, Events, Subscription},
+    fold::{self, Barred, Keyed, Loaded, Parked, Rows, Stored},
+    projection::Projection,
+    rebuild::{jobs, key::KeyHistory},
+    sandbox::{Sandbox, Stuck},
+    store::{self, leases::Lease, parked},
+};
+use sqlx::{Connection, PgConnection};
+use std::time::{Duration, Instant};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use uuid::Uuid;
+
+/// How often a turn shows a sign of life and looks for operators' wishes.
+const TICK: Duration = Duration::from_secs(1);
+/// Rows published at a time when Redis has to be filled again.
+const REPUBLISH: i64 = 1_000;
+const REPUBLISH_PAGES: usize = 5;
+
+/// See the module.
+struct Turn<'a, P: Projection> {
+    engine: &'a Engine,
+    lease: Lease,
+    events: Subscription,
+    barred: Barred,
+    sandbox: Sandbox,
+    /// Whether readers see the generation; known after the first tick.
+    seen: bool,
+    paused: bool,
+    /// Rows changed after `lease.published` may not be in Redis.
+    backlog: Option<Backlog>,
+    ticked: Option<(Instant, u64)>,
+    refolding: Option<Refold<P>>,
+}
+
+/// Publishing rows that Redis has missed, page by page in the order of keys.
+#[derive(Clone)]
+struct Backlog {
+    /// When to go on.
+    due: Instant,
+    /// The last key published.
+    after: String,
+    /// What Redis has once every page is published. Rows changed later are
+    /// published as they change.
+    end: u64,
+}
+
+/// Folds until `stop`, until the lease is lost, or until something fails; gives
+/// the lease back as it is then.
+pub(crate) async fn take<P: Projection>(
+    engine: &Engine,
+    lease: Lease,
+    stop: &CancellationToken,
+) -> (Lease, Result<(), Error>) {
+    match Turn::<P>::begin(engine, lease.clone()).await {
+        Ok(mut turn) => {
+            let outcome = turn.fold_until(stop).await;
+            (turn.lease, outcome)
+        }
+        Err(error) => (lease, Err(error)),
+    }
+}
+
+impl<'a, P: Projection> Turn<'a, P> {
+    async fn begin(engine: &'a Engine, lease: Lease) -> Result<Self, Error> {
+        let events = engine.feed.subscribe(lease.position + 1);
+        let barred = parked::barred(engine.definition, engine.database.pool(), lease.part).await?;
+        let mut turn = Self {
+            engine,
+            events,
+            barred,
+            sandbox: Sandbox::default(),
+            seen: false,
+            paused: false,
+            backlog: None,
+            ticked: None,
+            refolding: None,
+            lease,
+        };
+        if turn.lease.published < turn.lease.position {
+            turn.miss(Duration::ZERO);
+        }
+        Ok(turn)
+    }
+
+    /// Folds until `stop`, or until the worker has more than its share of the
+    /// work. A batch in flight is finished.
+    async fn fold_until(&mut self, stop: &CancellationToken) -> Result<(), Error> {
+        self.tick().await?;
+        while !stop.is_cancelled() && !self.engine.share.surplus() {
+            let wait = match &self.backlog {
+                Some(backlog) => backlog.due.saturating_duration_since(Instant::now()).min(TICK),
+                None => TICK,
+            };
+            if self.paused {
+                tokio::select! {
+                    () = tokio::time::sleep(wait.max(Duration::from_millis(100))) => {}
+                    () = stop.cancelled() => return Ok(()),
+                }
+            } else {
+                let events = tokio::select! {
+                    events = self.events.next(wait) => events?,
+                    () = stop.cancelled() => return Ok(()),
+                };
+                let lag = events.as_ref().map_or(0, Events::pending);
+                if let Some(events) = events {
+                    self.apply(&events).await?;
+                }
+                if self.seen {
+                    metrics::gauge!("exodrive_projection_lag_events", "projection" => P::NAME)
+                        .set(lag as f64);
+                }
+            }
+            if self.ticked.is_none_or(|(at, _)| at.elapsed() >= TICK) {
+                self.tick().await?;
+            }
+            self.publish_backlog().await?;
+        }
+        Ok(())
+    }
+
+    /// One batch, from log to readers.
+    async fn apply(&mut self, events: &Events) -> Result<(), Error> {
+        let started = Instant::now();
+        self.engine.step(Step::Read);
+        let Some(last) = events.all().last().map(|event| event.recorded.position) else {
+            return Ok(());
+        };
+        let changed = loop {
+            match self.write(events, last, &[]).await {
+                Ok(changed) => break changed,
+                // The batch is folded again without the event.
+                Err(Failed::Stuck(stuck)) => self.poison(stuck)?,
+                Err(Failed::Error(error)) if store::is_refused_value(&error) => {
+                    let refused = self.refused(events).await?;
+                    break self.write(events, last, &refused).await.map_err(Failed::into_error)?;
+                }
+                Err(Failed::Error(error)) => return Err(error),
+            }
+        };
+        self.barred.poison.clear();
+        self.lease.position = last;
+        self.engine.step(Step::Committed);
+        trace::<P>(events.all());
+        metrics::counter!("exodrive_projection_events_total", "projection" => P::NAME)
+            .increment(events.all().len() as u64);
+        metrics::counter!("exodrive_projection_rows_written_total", "projection" => P::NAME)
+            .increment(changed.len() as u64);
+        if self.seen {
+            metrics::gauge!("exodrive_projection_position", "projection" => P::NAME)
+                .set(last as f64);
+        }
+        metrics::histogram!("exodrive_projection_batch_seconds", "projection" => P::NAME)
+            .record(started.elapsed());
+        self.publish(&changed, last).await;
+        self.engine.step(Step::Published);
+        Ok(())
+    }
+
+    fn poison(&mut self, stuck: Stuck) -> Result<(), Error> {
+        let Stuck(position) = stuck;
+        if position == 0 || self.barred.poison.insert(position, stuck.to_string()).is_some() {
+            return Err(Error::Engine);
+        }
+        tracing::error!(projection = P::NAME, position, "An event's fold does not end");
+        Ok(())
+    }
+
+    async fn keyed(&mut self, events: &Events, only: Option<&str>) -> Result<Vec<Keyed>, Stuck> {
+        let (events, part, barred) = (events.clone(), self.lease.part, self.barred.clone());
+        let only = only.map(str::to_owned);
+        self.sandbox
+            .run(move |mark| fold::keyed::<P>(&events, part, &barred, only.as_deref(), mark))
+            .await
+    }
+
+    /// Folds over rows that are loaded by `connection`.
+    async fn fold(
+        &mut self,
+        connection: &mut PgConnection,
+        events: &Events,
+        keyed: Vec<Keyed>,
+        mut barred: Barred,
+    ) -> Result<Outcome<P::Row>, Failed> {
+        let keys = fold::keys(&keyed);
+        let rows = store::load::<P>(connection, self.lease.part.generation, &keys).await?;
+        self.engine.step(Step::Loaded);
+        let events = events.clone();
+        let outcome = self.sandbox.run(move |mark| {
+            let mut table = Loaded { rows, changed: Rows::new() };
+            let parked = fold::fold::<P>(&events, &keyed, &mut table, &mut barred, mark);
+            Outcome { changed: table.changed, parked, barred, keyed }
+        });
+        Ok(outcome.await?)
+    }
+
+    /// Folds and writes a batch and moves the checkpoint, in one transaction.
+    /// Keys in `refused` are parked instead of folded.
+    async fn write(
+        &mut self,
+        events: &Events,
+        last: u64,
+        refused: &[Parked],
+    ) -> Result<Rows<P::Row>, Failed> {
+        let part = self.lease.part;
+        let keyed = self.keyed(events, None).await?;
+        if keyed.is_empty() {
+            self.skip(last).await?;
+            return Ok(Rows::new());
+        }
+        let mut transaction = store::begin(self.engine.database.pool()).await?;
+        let mut barred = self.barred.clone();
+        barred.blocked.extend(refused.iter().map(|parked| parked.key.clone()));
+        let Outcome { changed, parked, barred, .. } =
+            self.fold(&mut transaction, events, keyed, barred).await?;
+        store::write::<P>(&mut transaction, part.generation, &changed).await?;
+        // The reasons come first: what only waits does not overwrite them.
+        parked::park(self.engine.definition, &mut transaction, part, refused, 0).await?;
+        let (stuck, parked): (Vec<_>, Vec<_>) =
+            parked.into_iter().partition(|parked| barred.poison.contains_key(&parked.position));
+        parked::park(self.engine.definition, &mut transaction, part, &stuck, parked::ATTEMPTS)
+            .await?;
+        parked::park(self.engine.definition, &mut transaction, part, &parked, 0).await?;
+        self.engine.step(Step::Written);
+        store::leases::advance(
+            self.engine.definition,
+            &mut transaction,
+            &self.lease,
+            last,
+            changed.len(),
+        )
+        .await?;
+        self.engine.step(Step::Advanced);
+        transaction.commit().await.map_err(Error::from)?;
+        self.barred = barred;
+        let all = refused.iter().chain(&stuck).chain(&parked);
+        for parked in all.filter(|parked| !parked.error.is_empty()) {
+            tracing::error!(
+                projection = P::NAME,
+                position = parked.position,
+                error = parked.error,
+                "Parked an event: its key is blocked until `exodrive projections retry {}`",
+                P::NAME
+            );
+            metrics::counter!("exodrive_projection_parked_total", "projection" => P::NAME)
+                .increment(1);
+        }
+        Ok(changed)
+    }
+
+    /// Moves the checkpoint past a batch that is none of the part's: one
+    /// statement, most often for most projections.
+    async fn skip(&self, last: u64) -> Result<(), Error> {
+        let mut connection = self.engine.database.pool().acquire().await?;
+        // The statement commits itself: nothing is between it and the commit.
+        for step in [Step::Loaded, Step::Written, Step::Advanced] {
+            self.engine.step(step);
+        }
+        store::leases::advance(self.engine.definition, &mut connection, &self.lease, last, 0).await
+    }
+
+    /// Finds the rows of a batch that Postgres refuses, by writing each alone
+    /// in a transaction that is then undone.
+    async fn refused(&mut self, events: &Events) -> Result<Vec<Parked>, Error> {
+        let generation = self.lease.part.generation;
+        let keyed = self.keyed(events, None).await.map_err(|_| Error::Engine)?;
+        let mut transaction = store::begin(self.engine.database.pool()).await?;
+        let folded = self.fold(&mut transaction, events, keyed, self.barred.clone());
+        let Outcome { changed, keyed, .. } = folded.await.map_err(Failed::into_error)?;
+        let mut refused = Vec::new();
+        for (key, row) in changed {
+            let alone = Rows::from([(key.clone(), row)]);
+            if try_write::<P>(&mut transaction, generation, &alone).await? {
+                continue;
+            }
+            if let Some(position) = fold::first_of(events, &keyed, &key) {
+                let error = "Postgres refused the row's value".to_owned();
+                refused.push(Parked { key, position, error });
+            }
+        }
+        transaction.rollback().await?;
+        Ok(refused)
+    }
+
+    /// Publishes the rows of a batch. What Redis does not take is published
+    /// later, from the rows.
+    async fn publish(&mut self, changed: &Rows<P::Row>, last: u64) {
+        if !P::CACHED {
+            self.lease.published = last;
+            return;
+        }
+        let entries: Vec<_> = changed
+            .iter()
+            .filter_map(|(key, stored)| Some((key, stored.as_ref()?)))
+            .flat_map(|(key, stored)| entries::<P>(key, stored))
+            .collect();
+        let generation = self.lease.part.generation;
+        match self.engine.cache.publish(P::NAME, generation, &entries).await {
+            Ok(()) if self.backlog.is_none() => self.lease.published = last,
+            Ok(()) => {}
+            Err(error) => {
+                if self.backlog.is_none() {
+                    tracing::warn!(
+                        projection = P::NAME,
+                        error = exodrive_runtime::error_chain(&error),
+                        "Redis did not take the views, will publish them again"
+                    );
+                }
+                self.miss(TICK);
+            }
+        }
+    }
+
+    /// Redis has missed rows: all that changed after `lease.published` are
+    /// published again, beginning after `pause`.
+    fn miss(&mut self, pause: Duration) {
+        let (due, end) = (Instant::now() + pause, self.lease.position);
+        self.backlog = P::CACHED.then(|| Backlog { due, after: String::new(), end });
+    }
+
+    /// Once a second: a sign of life, operators' wishes, and Redis made whole.
+    async fn tick(&mut self) -> Result<(), Error> {
+        let pool = self.engine.database.pool();
+        let rate = match self.ticked {
+            Some((at, position)) => {
+                (self.lease.position - position) as f64 / at.elapsed().as_secs_f64()
+            }
+            None => 0.0,
+        };
+        self.ticked = Some((Instant::now(), self.lease.position));
+        let wishes =
+            store::leases::heartbeat(self.engine.definition, pool, &self.lease, rate).await?;
+        self.paused = wishes.paused && wishes.state != "catching_up";
+        self.seen = wishes.state != "catching_up";
+        let poison = std::mem::take(&mut self.barred.poison);
+        self.barred = Barred {
+            poison,
+            ..parked::barred(self.engine.definition, pool, self.lease.part).await?
+        };
+        if !self.barred.blocked.is_empty() {
+            self.retry_parked().await?;
+        }
+        self.refold().await?;
+        if !P::CACHED {
+            return Ok(());
+        }
+        let (version, generation) = (P::VERSION, self.lease.part.generation);
+        if self.seen {
+            // Whoever misses it stops trusting what it keeps.
+            let cache = &self.engine.cache;
+            let _ = cache.announce(P::NAME, version, generation, wishes.swaps).await;
+        }
+        if self.backlog.is_none() {
+            match self.engine.cache.is_complete(P::NAME, self.lease.part).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.lease.published = 0;
+                    self.miss(Duration::ZERO);
+                }
+                Err(_) => self.miss(TICK),
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes some pages of the backlog, if one is due; folding goes on
+    /// between.
+    async fn publish_backlog(&mut self) -> Result<(), Error> {
+        let (pool, part) = (self.engine.database.pool(), self.lease.part);
+        for _ in 0..REPUBLISH_PAGES {
+            let Some(backlog) = self.backlog.clone().filter(|it| it.due <= Instant::now()) else {
+                return Ok(());
+            };
+            let since = self.lease.published;
+            let page = store::changed_since::<P>(pool, part, since, &backlog.after, REPUBLISH);
+            let (rows, next) = page.await?;
+            let entries: Vec<_> =
+                rows.iter().flat_map(|(key, stored)| entries::<P>(key, stored)).collect();
+            let cache = &self.engine.cache;
+            let published = match cache.publish(P::NAME, part.generation, &entries).await {
+                // Of a part only, Redis may have forgotten the rest meanwhile.
+                Ok(()) if next.is_none() && since == 0 => cache.mark_complete(P::NAME, part).await,
+                outcome => outcome,
+            };
+            match (published, next) {
+                (Err(_), _) => {
+                    self.backlog = Some(Backlog { due: Instant::now() + TICK, ..backlog });
+                }
+                (Ok(()), Some(after)) => self.backlog = Some(Backlog { after, ..backlog }),
+                (Ok(()), None) => {
+                    self.lease.published = backlog.end;
+                    self.backlog = None;
+                    tracing::debug!(projection = P::NAME, "Redis has all views of `{}`", P::NAME);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Folds the parked events of one key that an operator wants retried, or
+    /// whose time has come.
+    async fn retry_parked(&mut self) -> Result<(), Error> {
+        let (pool, part) = (self.engine.database.pool().clone(), self.lease.part);
+        let Some(due) = parked::due(self.engine.definition, &pool, part).await? else {
+            return Ok(());
+        };
+        let mut decoded = Vec::new();
+        for position in &due.positions {
+            decoded.extend(self.engine.log.read(*position).await?.map(Decoded::from));
+        }
+        let events = Events::of(decoded);
+        let mut barred = self.barred.clone();
+        barred.blocked.remove(&due.key);
+        let mut transaction = store::begin(&pool).await?;
+        let outcome = match self.keyed(&events, Some(&due.key)).await {
+            Ok(keyed) => self.fold(&mut transaction, &events, keyed, barred).await,
+            Err(stuck) => Err(stuck.into()),
+        };
+        let Outcome { changed, parked, mut barred, .. } = match outcome {
+            Ok(outcome) => outcome,
+            Err(Failed::Stuck(_)) => {
+                parked::keep(self.engine.definition, &mut transaction, part, &due, true).await?;
+                transaction.commit().await?;
+                tracing::error!(
+                    projection = P::NAME,
+                    "The fold does not end still, it stays parked"
+                );
+                return Ok(());
+            }
+            Err(Failed::Error(error)) => return Err(error),
+        };
+        parked::unpark(self.engine.definition, &mut transaction, part, &due.key).await?;
+        if let Err(error) = store::write::<P>(&mut transaction, part.generation, &changed).await {
+            if !store::is_refused_value(&error) {
+                return Err(error);
+            }
+            transaction.rollback().await?;
+            tracing::error!(
+                projection = P::NAME,
+                "Postgres refuses the row still, it stays parked"
+            );
+            let mut connection = pool.acquire().await?;
+            return parked::keep(self.engine.definition, &mut connection, part, &due, false).await;
+        }
+        parked::park(self.engine.definition, &mut transaction, part, &parked, due.attempts + 1)
+            .await?;
+        let position = self.lease.position;
+        store::leases::advance(
+            self.engine.definition,
+            &mut transaction,
+            &self.lease,
+            position,
+            changed.len(),
+        )
+        .await?;
+        transaction.commit().await?;
+        barred.poison.clear();
+        self.barred = barred;
+        tracing::info!(
+            projection = P::NAME,
+            events = due.positions.len(),
+            still_parked = parked.len(),
+            "Retried parked events"
+        );
+        // Their positions lie behind what Redis is known to have.
+        if let Some(first) = due.positions.first() {
+            self.lease.published = self.lease.published.min(first.saturating_sub(1));
+            self.miss(Duration::ZERO);
+        }
+        Ok(())
+    }
+
+    /// If an operator wants one row folded afresh: begins to, beside the
+    /// folding of events; or puts it in the place of what is there.
+    async fn refold(&mut self) -> Result<(), Error> {
+        let (pool, part) = (self.engine.database.pool().clone(), self.lease.part);
+        let Some(refold) = self.refolding.take_if(|refold| refold.task.is_finished()) else {
+            if self.refolding.is_none()
+                && let Some((id, key)) =
+                    jobs::key_wanted(self.engine.definition, &pool, part).await?
+            {
+                let history =
+                    KeyHistory::<P>::new(&self.engine.log, part, self.barred.clone(), key.clone());
+                let task = tokio::spawn(history.fold_until(self.lease.position));
+                self.refolding = Some(Refold { id, key, task: AbortOnDropHandle::new(task) });
+            }
+            return Ok(());
+        };
+        let Refold { id, key, task } = refold;
+        // What was folded meanwhile is little.
+        let position = self.lease.position;
+        let history = task.await.map_err(|_| Error::Engine)??;
+        let fresh = history.fold_until(position).await?.into_row();
+        let mut transaction = store::begin(&pool).await?;
+        let before = store::load::<P>(&mut transaction, part.generation, &[key.clone()]).await?;
+        let differs = before.get(&key) != fresh.as_ref();
+        let rows = Rows::from([(key.clone(), fresh)]);
+        if try_write::<P>(&mut transaction, part.generation, &rows).await? {
+            jobs::key_done(
+                self.engine.definition,
+                &mut transaction,
+                id,
+                part,
+                position,
+                &key,
+                differs,
+            )
+            .await?;
+        } else {
+            jobs::fail(&mut transaction, id, "Postgres refused the row's value").await?;
+        }
+        store::leases::advance(self.engine.definition, &mut transaction, &self.lease, position, 1)
+            .await?;
+        transaction.commit().await?;
+        if P::CACHED {
+            // Redis keeps the higher position of two; that of a row that was
+            // wrong may be too high.
+            let _ = self.engine.cache.forget(P::NAME, part.generation, &key).await;
+            self.publish(&rows, position).await;
+        }
+        Ok(())
+    }
+}
+
+/// One row being folded afresh.
+struct Refold<P: Projection> {
+    id: Uuid,
+    key: String,
+    task: AbortOnDropHandle<Result<KeyHistory<P>, Error>>,
+}
+
+/// What folding a batch came to.
+struct Outcome<R> {
+    changed: Rows<R>,
+    parked: Vec<Parked>,
+    barred: Barred,
+    keyed: Vec<Keyed>,
+}
+
+/// Why a batch was not folded.
+enum Failed {
+    Error(Error),
+    Stuck(Stuck),
+}
+
+impl Failed {
+    fn into_error(self) -> Error {
+        match self {
+            Self::Error(error) => error,
+            Self::Stuck(_) => Error::Engine,
+        }
+    }
+}
+
+impl From<Stuck> for Failed {
+    fn from(stuck: Stuck) -> Self {
+        Self::Stuck(stuck)
+    }
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// Writes rows, or leaves all as it was and says so if Postgres refuses one.
+pub(crate) async fn try_write<P: Projection>(
+    connection: &mut PgConnection,
+    generation: i32,
+    rows: &Rows<P::Row>,
+) -> Result<bool, Error> {
+    let mut attempt = connection.begin().await?;
+    match store::write::<P>(&mut attempt, generation, rows).await {
+        Ok(()) => attempt.commit().await?,
+        Err(error) if store::is_refused_value(&error) => {
+            attempt.rollback().await?;
+            return Ok(false);
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(true)
+}
+
+/// What Redis gets of a row, under its key and its aliases.
+fn entries<P: Projection>(key: &str, stored: &Stored<P::Row>) -> Vec<Entry> {
+    let Some(json) = P::cached(&stored.row, stored.position) else { return Vec::new() };
+    let entry = |key| Entry { key, position: stored.position, json: json.clone() };
+    std::iter::once(key.to_owned()).chain(P::aliases(&stored.row)).map(entry).collect()
+}
+
+/// Ties each event's trace to its projection, for whoever follows a request.
+fn trace<P: Projection>(events: &[Decoded]) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    for Decoded { recorded: event, .. } in events {
+        tracing::debug!(
+            trace_id = event.envelope.trace_id(),
+            projection = P::NAME,
+            position = event.position,
+            "Projected {} to `{}`",
+            event.position,
+            P::NAME
+        );
+    }
+}

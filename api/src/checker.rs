@@ -55,17 +55,11 @@ impl Checker {
                 () = tokio::time::sleep(interval) => {}
                 () = stop.cancelled() => return,
             }
-            let rounds = if drifting.values().all(BTreeSet::is_empty) {
-                ROUNDS
-            } else {
-                ROUNDS_IN_DOUBT
-            };
+            let rounds =
+                if drifting.values().all(BTreeSet::is_empty) { ROUNDS } else { ROUNDS_IN_DOUBT };
             let small = self.log.last_position().await.is_ok_and(|end| end < SMALL);
-            let all = if small {
-                round.is_multiple_of(rounds)
-            } else {
-                read_all.elapsed() >= RARELY
-            };
+            let all =
+                if small { round.is_multiple_of(rounds) } else { read_all.elapsed() >= RARELY };
             if all {
                 read_all = Instant::now();
             }

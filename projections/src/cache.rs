@@ -48,8 +48,8 @@ static PUBLISH: LazyLock<redis::Script> = LazyLock::new(|| {
     )
 });
 
-/// As many as the database allows.
-const MOST_PARTITIONS: i32 = 64;
+/// Values removed by one call.
+const SWEEP: usize = 500;
 
 /// What a publisher tells the readers of a view.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -233,49 +233,37 @@ impl Cache {
         self.query(&Cmd::publish(channel(view), SWITCHED)).await
     }
 
-    /// Whether Redis holds all of a part: it forgets the mark when it forgets
-    /// the rows.
+    /// Whether Redis holds all of a generation: it forgets the mark when it
+    /// forgets the rows.
     pub(crate) async fn is_complete(&self, view: &str, part: Part) -> Result<bool, CacheError> {
         self.query(&Cmd::exists(mark(view, part))).await
-    }
-
-    /// Whether Redis holds all of a generation of so many parts.
-    ///
-    /// # Errors
-    /// [`CacheError`], within [`PATIENCE`].
-    pub async fn is_whole(
-        &self,
-        view: &str,
-        generation: i32,
-        partitions: i32,
-    ) -> Result<bool, CacheError> {
-        let part = |partition| Part { generation, partition, partitions };
-        let marks: Vec<_> = (0..partitions).map(|partition| mark(view, part(partition))).collect();
-        Ok(self.query::<i32>(&Cmd::exists(marks)).await? == partitions)
     }
 
     pub(crate) async fn mark_complete(&self, view: &str, part: Part) -> Result<(), CacheError> {
         self.query(&Cmd::set(mark(view, part), 1)).await
     }
 
-    /// Some keys of a generation, and where to go on (0: that was all). Begins
-    /// at 0. A key that comes or goes meanwhile may be left out, and any may be
-    /// given twice.
+    /// The keys of a generation that Redis holds, in no order, some perhaps
+    /// twice.
     ///
     /// # Errors
-    /// [`CacheError`], within [`PATIENCE`].
-    pub async fn scan(
-        &self,
-        view: &str,
-        generation: i32,
-        cursor: u64,
-    ) -> Result<(u64, Vec<String>), CacheError> {
+    /// [`CacheError`], for each call within [`PATIENCE`].
+    pub async fn keys(&self, view: &str, generation: i32) -> Result<Vec<String>, CacheError> {
         let prefix = name(view, generation, "");
-        let mut scan = redis::cmd("SCAN");
-        scan.arg(cursor).arg("MATCH").arg(format!("{prefix}*")).arg("COUNT").arg(1_000);
-        let (next, names): (u64, Vec<String>) = self.query(&scan).await?;
-        let keys = names.iter().filter_map(|name| name.strip_prefix(&prefix));
-        Ok((next, keys.map(str::to_owned).collect()))
+        let mut keys = Vec::new();
+        let mut cursor = 0_u64;
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(format!("{prefix}*")).arg("COUNT").arg(SWEEP);
+            let (next, found): (u64, Vec<String>) = self.query(&scan).await?;
+            keys.extend(
+                found.iter().filter_map(|key| key.strip_prefix(&prefix)).map(str::to_owned),
+            );
+            cursor = next;
+            if cursor == 0 {
+                return Ok(keys);
+            }
+        }
     }
 
     /// Values of a generation, in the order of the keys.
@@ -309,22 +297,15 @@ impl Cache {
 
     /// Forgets a generation.
     pub(crate) async fn sweep(&self, view: &str, generation: i32) -> Result<(), CacheError> {
-        let mut cursor = 0;
-        loop {
-            let (next, keys) = self.scan(view, generation, cursor).await?;
-            if !keys.is_empty() {
-                let names: Vec<_> = keys.iter().map(|key| name(view, generation, key)).collect();
-                self.query::<()>(&Cmd::unlink(names)).await?;
-            }
-            cursor = next;
-            if cursor == 0 {
-                break;
-            }
+        let names: Vec<_> = self.keys(view, generation).await?;
+        for chunk in names.chunks(SWEEP) {
+            let names: Vec<_> = chunk.iter().map(|key| name(view, generation, key)).collect();
+            self.query::<()>(redis::cmd("UNLINK").arg(&names)).await?;
         }
-        let marks: Vec<_> = (0..MOST_PARTITIONS)
-            .map(|partition| mark(view, Part { generation, partition, partitions: 0 }))
+        let marks: Vec<_> = (0..64)
+            .map(|partition| mark(view, Part { generation, partition, partitions: 64 }))
             .collect();
-        self.query(&Cmd::unlink(marks)).await
+        self.query(redis::cmd("UNLINK").arg(&marks)).await
     }
 }
 

@@ -1,7 +1,12 @@
 //! Looking at the rows of a projection from outside the engine: as they stand
 //! at one moment, with what was folded into them by then.
 
-use crate::{Database, Error, Projection, projection::Definition, store};
+use crate::{
+    Database, Error, Projection,
+    cache::{Cache, CacheError},
+    projection::Definition,
+    store::{Part, partition_of},
+};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row, Transaction, postgres::PgRow};
 use std::{
@@ -17,25 +22,24 @@ pub struct Standing {
     pub generation: i32,
     /// The version of the fold that writes it.
     pub version: u32,
-    /// The checkpoint of each partition.
+    /// The checkpoint of each partition of its keys; never empty.
     positions: Vec<u64>,
-    /// The first parked event of each key, and of each subject whose events
-    /// could not be read.
-    blocked: HashMap<String, u64>,
+    /// By partition, the first parked event of each key, and of each subject
+    /// whose events could not be read.
+    blocked: HashMap<(i32, String), u64>,
     /// Events that an operator wants left out of a row.
     skipped: HashSet<(String, u64)>,
 }
 
 impl Standing {
-    /// Into how many partitions it is split.
-    pub fn partitions(&self) -> i32 {
-        i32::try_from(self.positions.len()).unwrap_or(i32::MAX)
+    fn partition(&self, key: &str) -> i32 {
+        partition_of(key, i32::try_from(self.positions.len()).unwrap_or(i32::MAX))
     }
 
     /// Every event up to here is in the key's row.
     pub fn limit(&self, key: &str) -> u64 {
-        let partition = usize::try_from(store::partition_of(key, self.partitions()));
-        partition.ok().and_then(|at| self.positions.get(at)).copied().unwrap_or(0)
+        let partition = usize::try_from(self.partition(key)).unwrap_or(0);
+        self.positions.get(partition).copied().unwrap_or(0)
     }
 
     /// Every event up to here is in the rows of all keys.
@@ -50,32 +54,68 @@ impl Standing {
 
     /// How many keys and subjects wait behind an event that was parked.
     pub fn blocked(&self) -> usize {
-        self.blocked.len()
+        self.blocked.keys().map(|(_, key)| key).collect::<HashSet<_>>().len()
     }
 
-    /// Whether an event is not in the row of a key (or in any row of a
-    /// subject), since it is parked or waits behind one that is.
-    pub fn is_parked(&self, key: &str, position: u64) -> bool {
-        self.blocked.get(key).is_some_and(|first| position >= *first)
+    /// Whether an event of a subject is not in the row of a key: not yet, or
+    /// because it is parked or waits behind one that is, or because an
+    /// operator wants it so.
+    pub fn lacks(&self, key: &str, subject: &str, position: u64) -> bool {
+        position > self.limit(key)
+            || self.is_skipped(subject, position)
+            || self.is_skipped(key, position)
+            || self.is_parked(self.partition(key), subject, position)
+            || self.is_parked(self.partition(key), key, position)
     }
 
-    /// Whether an event is left out of the row of a key (or of every row, for
-    /// a subject), because an operator wants it so.
-    pub fn is_skipped(&self, key: &str, position: u64) -> bool {
+    /// Whether an event that cannot be read should have been read by now: it
+    /// is neither parked nor left out by an operator.
+    pub fn expects(&self, subject: &str, position: u64) -> bool {
+        let parts = 0..i32::try_from(self.positions.len()).unwrap_or(i32::MAX);
+        position <= self.least()
+            && !self.is_skipped(subject, position)
+            && !parts.into_iter().any(|part| self.is_parked(part, subject, position))
+    }
+
+    fn is_parked(&self, partition: i32, key: &str, position: u64) -> bool {
         // The common case costs no copy of the key.
+        !self.blocked.is_empty()
+            && self
+                .blocked
+                .get(&(partition, key.to_owned()))
+                .is_some_and(|first| position >= *first)
+    }
+
+    fn is_skipped(&self, key: &str, position: u64) -> bool {
         !self.skipped.is_empty() && self.skipped.contains(&(key.to_owned(), position))
     }
 
     /// Whether what was folded up to `position`, when things stood as
     /// `before`, is part of what is folded as they stand here.
     pub fn continues(&self, before: &Self, position: u64) -> bool {
-        let parked = |standing: &Self| -> HashMap<String, u64> {
+        let parked = |standing: &Self| -> HashMap<(i32, String), u64> {
             let first = standing.blocked.iter().filter(|(_, first)| **first <= position);
             first.map(|(key, first)| (key.clone(), *first)).collect()
         };
         self.least() >= position
+            && self.positions.len() == before.positions.len()
             && parked(self) == parked(before)
             && self.skipped == before.skipped
+    }
+
+    /// Whether Redis holds all views of the generation.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn is_cached<P: Projection>(&self, cache: &Cache) -> Result<bool, CacheError> {
+        let partitions = i32::try_from(self.positions.len()).unwrap_or(i32::MAX);
+        for partition in 0..partitions {
+            let part = Part { generation: self.generation, partition, partitions };
+            if !cache.is_complete(P::NAME, part).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -127,11 +167,12 @@ impl Database {
     /// When the database does not answer.
     pub async fn keys_by_chance<P: Projection>(&self, count: i64) -> Result<Vec<String>, Error> {
         let table = table::<P>(self.standing::<P>().await?.generation);
-        let rows: Option<f64> =
-            sqlx::query_scalar("select reltuples::float8 from pg_class where oid = to_regclass($1)")
-                .bind(&table)
-                .fetch_optional(self.pool())
-                .await?;
+        let rows: Option<f64> = sqlx::query_scalar(
+            "select reltuples::float8 from pg_class where oid = to_regclass($1)",
+        )
+        .bind(&table)
+        .fetch_optional(self.pool())
+        .await?;
         // All of a large table is too much to order.
         let share = match rows {
             Some(rows) if rows > LARGE => format!("tablesample system ({})", 100.0 * LARGE / rows),
@@ -142,14 +183,24 @@ impl Database {
         Ok(keys.await?)
     }
 
-    /// The rows of these keys as of now, read as their owner.
+    /// The active generation and its rows of these keys as of now, read as
+    /// their owner.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn rows_now<P: Projection>(&self, keys: &[String]) -> Result<Vec<Found>, Error> {
+    pub async fn rows_now<P: Projection>(
+        &self,
+        keys: &[String],
+    ) -> Result<(i32, Vec<Found>), Error> {
         let mut connection = self.pool().acquire().await?;
-        let generation = standing::<P>(&mut connection).await?.generation;
-        by_keys(&mut connection, &table::<P>(generation), keys).await
+        let generation = sqlx::query_scalar!(
+            "select active_generation from projections where name = $1",
+            P::NAME
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        let rows = by_keys(&mut connection, &table::<P>(generation), keys).await?;
+        Ok((generation, rows))
     }
 }
 
@@ -206,19 +257,19 @@ fn found(row: PgRow) -> Result<Found, Error> {
 }
 
 async fn standing<P: Projection>(connection: &mut PgConnection) -> Result<Standing, Error> {
-    let active = sqlx::query!(
-        r#"select generation, version, array_agg(position order by partition) as "positions!"
-           from projections
-           join generations on projection = name and generation = active_generation
-           join checkpoints using (projection, generation)
-           where name = $1 group by generation, version"#,
+    let parts = sqlx::query!(
+        "select generation, version, position from projections
+         join generations on projection = name and generation = active_generation
+         join checkpoints using (projection, generation)
+         where name = $1 order by partition",
         P::NAME
     )
-    .fetch_one(&mut *connection)
+    .fetch_all(&mut *connection)
     .await?;
+    let active = parts.first().ok_or(sqlx::Error::RowNotFound)?;
     let blocked = sqlx::query!(
-        r#"select key, min(position) as "position!" from parked_events
-           where projection = $1 and generation = $2 group by key"#,
+        r#"select partition, key, min(position) as "position!" from parked_events
+           where projection = $1 and generation = $2 group by partition, key"#,
         P::NAME,
         active.generation
     )
@@ -232,8 +283,11 @@ async fn standing<P: Projection>(connection: &mut PgConnection) -> Result<Standi
     Ok(Standing {
         generation: active.generation,
         version: u32::try_from(active.version).unwrap_or(0),
-        positions: active.positions.into_iter().map(position).collect(),
-        blocked: blocked.into_iter().map(|it| (it.key, position(it.position))).collect(),
+        positions: parts.iter().map(|part| position(part.position)).collect(),
+        blocked: blocked
+            .into_iter()
+            .map(|it| ((it.partition, it.key), position(it.position)))
+            .collect(),
         skipped: skipped.into_iter().map(|it| (it.key, position(it.position))).collect(),
     })
 }

@@ -57,6 +57,24 @@ pub trait Projection: Send + Sync + 'static {
     const READERS: &'static str = STAFF;
 }
 
+/// Where the events of one key are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Sources {
+    /// All of them are of these subjects.
+    Subjects(Vec<Subject>),
+    /// No other event than the one at this position.
+    Position(u64),
+    /// Only a reading of everything under [`Projection::SUBJECTS`] finds them.
+    All,
+}
+
+impl Sources {
+    /// One subject; nothing if the key names none, since then no event has it.
+    pub(crate) fn subject(subject: Option<Subject>) -> Self {
+        Self::Subjects(subject.into_iter().collect())
+    }
+}
+
 /// What of a projection is no code: most of the engine needs no more, and is
 /// compiled once for all of them.
 #[derive(Clone, Copy, Debug)]
@@ -82,24 +100,6 @@ impl Definition {
     /// The table of a generation.
     pub(crate) fn table(&self, generation: i32) -> String {
         format!("{0}_g{generation}.{0}", self.name)
-    }
-}
-
-/// Where the events of one key are.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Sources {
-    /// All of them are of these subjects.
-    Subjects(Vec<Subject>),
-    /// No other event than the one at this position.
-    Position(u64),
-    /// Only a reading of everything under [`Projection::SUBJECTS`] finds them.
-    All,
-}
-
-impl Sources {
-    /// One subject; nothing if the key names none, since then no event has it.
-    pub(crate) fn subject(subject: Option<Subject>) -> Self {
-        Self::Subjects(subject.into_iter().collect())
     }
 }
 

@@ -394,7 +394,8 @@ impl<'a, P: Projection> Turn<'a, P> {
                 rows.iter().flat_map(|(key, stored)| entries::<P>(key, stored)).collect();
             let cache = &self.engine.cache;
             let published = match cache.publish(P::NAME, part.generation, &entries).await {
-                Ok(()) if next.is_none() => cache.mark_complete(P::NAME, part).await,
+                // Of a part only, Redis may have forgotten the rest meanwhile.
+                Ok(()) if next.is_none() && since == 0 => cache.mark_complete(P::NAME, part).await,
                 outcome => outcome,
             };
             match (published, next) {

@@ -154,9 +154,7 @@ async fn events<P: Projection>(
 /// and so does not say.
 fn touches<P: Projection>(recorded: &Recorded, key: &str, otherwise: bool) -> bool {
     let touched = || match decode(recorded) {
-        Ok(payload) => {
-            P::keys(&Event { recorded, payload: &payload }).iter().any(|own| own == key)
-        }
+        Ok(payload) => P::keys(&Event { recorded, payload: &payload }).iter().any(|own| own == key),
         Err(_) => otherwise,
     };
     reads::<P>(&recorded.subject) && catch_unwind(AssertUnwindSafe(touched)).unwrap_or(otherwise)

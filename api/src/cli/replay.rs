@@ -47,7 +47,8 @@ impl Subcommand for What {
         let email = Email::augment_args(Command::new("email").about(about));
         names().into_iter().fold(command.subcommand(email), |command, view| {
             let (about, key) = describe(view);
-            let example = format!("Example:\n  exodrive replay {view} {key} --at 2026-11-20T09:15:00Z");
+            let example =
+                format!("Example:\n  exodrive replay {view} {key} --at 2026-11-20T09:15:00Z");
             let it = Command::new(view).about(about).after_help(example);
             command.subcommand(View::augment_args(it))
         })
@@ -66,7 +67,9 @@ impl FromArgMatches for What {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         match matches.subcommand() {
             Some(("email", matches)) => Email::from_arg_matches(matches).map(Self::Email),
-            Some((name, matches)) if let Some(view) = names().into_iter().find(|it| *it == name) => {
+            Some((name, matches))
+                if let Some(view) = names().into_iter().find(|it| *it == name) =>
+            {
                 View::from_arg_matches(matches).map(|it| Self::View(view, it))
             }
             _ => Err(clap::Error::new(clap::error::ErrorKind::MissingSubcommand)),
@@ -184,7 +187,10 @@ impl View {
         if found.is_some() {
             return Ok(ExitCode::SUCCESS);
         }
-        eprintln!("The log has no event about {} of {view} up to there.", table::short(&self.key, 80));
+        eprintln!(
+            "The log has no event about {} of {view} up to there.",
+            table::short(&self.key, 80)
+        );
         if self.json {
             say!("null");
         }
@@ -203,7 +209,11 @@ impl View {
         say!("{count} {}, read from the log.\n", if count == 1 { "event" } else { "events" });
         match &told.state {
             Some(state) => {
-                say!("{view} {} as of {}:", table::short(&self.key, 80), table::number(told.position));
+                say!(
+                    "{view} {} as of {}:",
+                    table::short(&self.key, 80),
+                    table::number(told.position)
+                );
                 say!("{}", serde_json::to_string_pretty(state)?);
             }
             None => say!("There is no such row of {view} then."),

@@ -16,7 +16,8 @@ const SHOWN: usize = 10;
 const FIELDS: usize = 6;
 
 #[derive(clap::Args)]
-#[command(after_help = "The log is folded afresh, as a rebuild would, and every row is compared with the one
+#[command(
+    after_help = "The log is folded afresh, as a rebuild would, and every row is compared with the one
 in Postgres (document and position, at one moment: the system may go on) and with
 its views in Redis. Memory does not grow with the log: rows are folded for a part
 of the keys at a time.
@@ -33,7 +34,8 @@ Examples:
   exodrive projections verify
   exodrive projections verify --all
   exodrive projections verify inbox --sample 5000
-  exodrive projections verify --all --json | jq '.projections[] | select(.differences > 0)'")]
+  exodrive projections verify --all --json | jq '.projections[] | select(.differences > 0)'"
+)]
 pub(super) struct Verify {
     /// Which projection; all of them if not given
     #[arg(value_parser = super::projections::parse_name)]
@@ -156,11 +158,8 @@ fn print(reports: &[Report]) {
 fn print_findings(report: &Report) {
     let mut rows = table::table(&["view", "key", "where", "field", "expected", "found"]);
     for finding in report.findings.iter().take(SHOWN) {
-        let mut first = [
-            report.name.to_owned(),
-            table::short(&finding.key, 60),
-            finding.place.to_string(),
-        ];
+        let mut first =
+            [report.name.to_owned(), table::short(&finding.key, 60), finding.place.to_string()];
         if let Some(detail) = &finding.detail {
             let detail = table::short(detail, 100);
             rows.add_row(first.iter().cloned().chain([detail]));

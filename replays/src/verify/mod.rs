@@ -120,7 +120,7 @@ pub async fn verify<P: Projection>(
             Plan::Keys(by_sources::<P>(database, keys).await?)
         }
     };
-    let mut views = Views::<P>::begin(cache, database).await?;
+    let mut views = Views::<P>::begin(database, cache).await?;
     let mut next = Some(0);
     while let Some(first) = next {
         let last = pass(log, database, &plan, first, options, &mut report, &mut views, progress);
@@ -161,10 +161,10 @@ async fn pass<P: Projection>(
         let rest = (before.least(), standing.most());
         refold.fold(plan, log, &standing, rest, &|_, _| {}).await?;
         report.generation = standing.generation;
-        views.generation = standing.generation;
         report.position = standing.least();
         report.blocked = standing.blocked();
         report.passes += 1;
+        views.generation = standing.generation;
         compare(&mut snapshot, plan, &mut refold, report, views).await?;
         return Ok(refold.last);
     }
@@ -311,7 +311,7 @@ async fn by_sources<P: Projection>(
     let keys: Vec<_> = keys.into_iter().collect();
     let mut rows: HashMap<String, P::Row> = HashMap::new();
     for chunk in keys.chunks(1_000) {
-        for found in database.rows_now::<P>(chunk).await? {
+        for found in database.rows_now::<P>(chunk).await?.1 {
             if let Ok(row) = serde_json::from_value(found.data) {
                 rows.insert(found.key, row);
             }

@@ -1,9 +1,6 @@
 //! The views that Redis holds, compared with the rows.
 
-use super::{
-    Field, Place, RedisOutcome, Report, VerifyError, position,
-    refold::Fresh,
-};
+use super::{Field, Place, RedisOutcome, Report, VerifyError, position, refold::Fresh};
 use crate::diff;
 use exodrive_projections::{
     Database, Projection,
@@ -57,7 +54,7 @@ struct Expected {
 /// The views of a projection in Redis, while they are compared.
 pub(super) struct Views<'a, P> {
     cache: Option<&'a Cache>,
-    /// The generation that is compared.
+    /// The generation whose rows are compared.
     pub(super) generation: i32,
     compared: u64,
     unavailable: Option<String>,
@@ -68,10 +65,10 @@ pub(super) struct Views<'a, P> {
 impl<'a, P: Projection> Views<'a, P> {
     /// Waits until Redis holds all of the view, if it is served from there.
     pub(super) async fn begin(
-        cache: Option<&'a Cache>,
         database: &Database,
+        cache: Option<&'a Cache>,
     ) -> Result<Self, VerifyError> {
-        let mut views = Self {
+        let views = Self {
             cache: cache.filter(|_| P::CACHED),
             generation: 0,
             compared: 0,
@@ -83,13 +80,12 @@ impl<'a, P: Projection> Views<'a, P> {
         let began = Instant::now();
         loop {
             let standing = database.standing::<P>().await?;
-            views.generation = standing.generation;
-            let (generation, partitions) = (standing.generation, standing.partitions());
-            match patiently!(cache.is_whole(P::NAME, generation, partitions)) {
+            match patiently!(standing.is_cached::<P>(cache)) {
                 Ok(true) => return Ok(views),
                 Ok(false) if began.elapsed() < FILLING => tokio::time::sleep(PAUSE).await,
                 Ok(false) => {
-                    let why = "Redis does not hold all of the view: its worker fills it, if one runs";
+                    let why =
+                        "Redis does not hold all of the view: its worker fills it, if one runs";
                     return Ok(views.give_up(why.to_owned()));
                 }
                 Err(error) => return Ok(views.give_up(error.to_string())),
@@ -119,11 +115,12 @@ impl<'a, P: Projection> Views<'a, P> {
         let mut expected = expected.into_iter().peekable();
         while expected.peek().is_some() {
             let chunk: Vec<_> = expected.by_ref().take(CHUNK).collect();
-            match values::<P>(cache, self.generation, &chunk).await {
+            match values(cache, P::NAME, self.generation, &chunk).await {
                 Ok(values) => {
-                    let differing = chunk.into_iter().zip(values).filter(|(expected, value)| {
-                        value.as_ref() != Some(&expected.value)
-                    });
+                    let differing = chunk
+                        .into_iter()
+                        .zip(values)
+                        .filter(|(expected, value)| value.as_ref() != Some(&expected.value));
                     let room = SUSPECTS.saturating_sub(self.suspects.len());
                     self.suspects.extend(differing.map(|(expected, _)| expected).take(room));
                 }
@@ -147,13 +144,13 @@ impl<'a, P: Projection> Views<'a, P> {
             }
             let keys: HashSet<_> = suspects.iter().map(|it| it.row.key.clone()).collect();
             let keys: Vec<_> = keys.into_iter().collect();
-            let rows = database.rows_now::<P>(&keys).await?;
+            let (generation, rows) = database.rows_now::<P>(&keys).await?;
             suspects = suspects.into_iter().filter_map(|it| renewed::<P>(it, &rows)).collect();
             let mut still = Vec::new();
             let mut chunks = suspects.into_iter().peekable();
             while chunks.peek().is_some() {
                 let chunk: Vec<_> = chunks.by_ref().take(CHUNK).collect();
-                let values = match values::<P>(cache, self.generation, &chunk).await {
+                let values = match values(cache, P::NAME, generation, &chunk).await {
                     Ok(values) => values,
                     Err(error) => {
                         self.fail(error.to_string());
@@ -186,31 +183,33 @@ impl<'a, P: Projection> Views<'a, P> {
         report: &mut Report,
     ) -> Result<(), VerifyError> {
         let Some(cache) = self.cache else { return Ok(()) };
+        let generation = database.standing::<P>().await?.generation;
+        let keys = match patiently!(cache.keys(P::NAME, generation)) {
+            Ok(keys) => keys,
+            Err(error) => {
+                self.fail(error.to_string());
+                return Ok(());
+            }
+        };
         let mut strange = HashSet::new();
-        let mut cursor = 0;
-        loop {
-            let (next, keys) = match patiently!(cache.scan(P::NAME, self.generation, cursor)) {
-                Ok(page) => page,
-                Err(error) => {
-                    self.fail(error.to_string());
-                    return Ok(());
-                }
-            };
+        for chunk in keys.chunks(1_000) {
             // Redis has a row only after Postgres has it.
-            let rows = database.rows_now::<P>(&keys).await?;
+            let (now, rows) = database.rows_now::<P>(chunk).await?;
+            if now != generation {
+                return Ok(());
+            }
             let known: HashSet<_> = rows.iter().map(|row| row.key.as_str()).collect();
-            let unknown = keys.iter().filter(|key| !known.contains(key.as_str()));
+            let unknown = chunk.iter().filter(|key| !known.contains(key.as_str()));
             let room = SUSPECTS.saturating_sub(strange.len());
             strange.extend(unknown.take(room).cloned());
-            cursor = next;
-            if cursor == 0 {
-                break;
-            }
         }
         if strange.is_empty() {
             return Ok(());
         }
         let mut snapshot = database.snapshot::<P>().await?;
+        if snapshot.standing().generation != generation {
+            return Ok(());
+        }
         let mut after: Option<String> = None;
         loop {
             let page = snapshot.page(after.as_deref(), super::PAGE).await?;
@@ -225,13 +224,14 @@ impl<'a, P: Projection> Views<'a, P> {
         let mut strange: Vec<_> = strange.into_iter().collect();
         strange.sort_unstable();
         for key in strange {
-            let names = [key.clone()];
-            match patiently!(cache.values(P::NAME, self.generation, &names)).map(|mut it| it.pop()) {
-                // Gone meanwhile.
-                Ok(None | Some(None)) => {}
-                Ok(Some(Some(value))) => {
-                    let fields = fields(None, Some(value));
-                    report.find_fields(&key, Place::RedisTooMany, fields);
+            let of_key = std::slice::from_ref(&key);
+            match patiently!(cache.values(P::NAME, generation, of_key)) {
+                Ok(values) => {
+                    // Or it is gone meanwhile.
+                    for value in values.into_iter().flatten() {
+                        let fields = fields(None, Some(value));
+                        report.find_fields(&key, Place::RedisTooMany, fields);
+                    }
                 }
                 Err(error) => {
                     self.fail(error.to_string());
@@ -276,13 +276,14 @@ fn row_of<P: Projection>(found: &Found) -> Option<P::Row> {
     serde_json::from_value(found.data.clone()).ok()
 }
 
-async fn values<P: Projection>(
+async fn values(
     cache: &Cache,
+    view: &str,
     generation: i32,
     expected: &[Expected],
 ) -> Result<Vec<Option<(u64, String)>>, CacheError> {
     let names: Vec<_> = expected.iter().map(|expected| expected.name.clone()).collect();
-    patiently!(cache.values(P::NAME, generation, &names))
+    patiently!(cache.values(view, generation, &names))
 }
 
 fn tell(expected: &Expected, found: Option<(u64, String)>, report: &mut Report) {

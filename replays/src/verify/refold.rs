@@ -112,15 +112,11 @@ impl<P: Projection> Refold<P> {
     /// Folds an event into the rows of `keys`, or of the range.
     fn apply(&mut self, recorded: &Recorded, standing: &Standing, keys: Option<&HashSet<String>>) {
         let (subject, position) = (&recorded.subject, recorded.position);
-        if !reads::<P>(subject)
-            || standing.is_parked(subject, position)
-            || standing.is_skipped(subject, position)
-            || self.unfolded.contains_key(subject)
-        {
+        if !reads::<P>(subject) || self.unfolded.contains_key(subject) {
             return;
         }
         let mut stop = |key: &str, error: String| {
-            if position <= standing.least() {
+            if standing.expects(subject, position) {
                 self.unfolded.insert(key.to_owned(), Unfolded { position, error });
             }
         };
@@ -135,9 +131,7 @@ impl<P: Projection> Refold<P> {
         for key in touched {
             let wanted = keys.map_or_else(|| self.holds(&key), |keys| keys.contains(&key));
             if !wanted
-                || position > standing.limit(&key)
-                || standing.is_parked(&key, position)
-                || standing.is_skipped(&key, position)
+                || standing.lacks(&key, subject, position)
                 || self.unfolded.contains_key(&key)
             {
                 continue;

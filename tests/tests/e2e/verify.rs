@@ -28,9 +28,7 @@ fn findings(told: &Value) -> BTreeSet<(String, String, String)> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let of = |report: &Value| -> Vec<_> {
         let findings = report["findings"].as_array().unwrap().iter();
-        findings
-            .map(|it| (text(&report["name"]), text(&it["where"]), text(&it["key"])))
-            .collect()
+        findings.map(|it| (text(&report["name"]), text(&it["where"]), text(&it["key"]))).collect()
     };
     told["projections"].as_array().unwrap().iter().flat_map(of).collect()
 }
@@ -92,7 +90,8 @@ async fn it_is_clean_after_a_run_with_faults_and_names_whatever_is_wrong() {
         assert_eq!((code, &told["equal"]), (Some(1), &json!(false)));
         told
     };
-    let aside = "create table aside as select key, position, data from inbox_g1.inbox where key = 'em-0'";
+    let aside =
+        "create table aside as select key, position, data from inbox_g1.inbox where key = 'em-0'";
     sql(aside).await;
     let change = r#"update inbox_g1.inbox set data = jsonb_set(data, '{email,subject}', '"Forged"') where key = 'em-0'"#;
     assert_eq!(sql(change).await, 1);
@@ -114,7 +113,10 @@ async fn it_is_clean_after_a_run_with_faults_and_names_whatever_is_wrong() {
     sql("update inbox_g1.inbox set position = position - 1 where key = 'em-0'").await;
     let told = is(&[("inbox", "row_changed", "em-0")], &["inbox", "--all"]).await;
     let fields = &told["projections"][0]["findings"][0]["fields"];
-    assert_eq!((fields[0]["field"].as_str(), fields.as_array().unwrap().len()), (Some("position"), 1));
+    assert_eq!(
+        (fields[0]["field"].as_str(), fields.as_array().unwrap().len()),
+        (Some("position"), 1)
+    );
     sql(undo).await;
 
     // A row is missing, and one is too many. Of a view that is not in Redis,
@@ -127,13 +129,18 @@ async fn it_is_clean_after_a_run_with_faults_and_names_whatever_is_wrong() {
             .await
             .unwrap();
         sql("drop table if exists lost").await;
-        sql(&format!("create table lost as select key, position, data from {table} where key = '{key}'")).await;
+        sql(&format!(
+            "create table lost as select key, position, data from {table} where key = '{key}'"
+        ))
+        .await;
         assert_eq!(sql(&format!("delete from {table} where key = '{key}'")).await, 1);
         is(&[(view, "row_missing", &key)], &["--all"]).await;
         is(&[(view, "row_missing", &key)], &[view, "--sample", "2000"]).await;
         let put_back = format!("insert into {table} (key, position, data) select * from lost");
         assert_eq!(sql(&put_back).await, 1);
-        let many = format!("insert into {table} (key, position, data) select 'em-nobody', position, data from lost");
+        let many = format!(
+            "insert into {table} (key, position, data) select 'em-nobody', position, data from lost"
+        );
         assert_eq!(sql(&many).await, 1);
         is(&[(view, "row_too_many", "em-nobody")], &["--all"]).await;
         is(&[(view, "row_too_many", "em-nobody")], &[view, "--sample", "10000"]).await;
@@ -146,7 +153,9 @@ async fn it_is_clean_after_a_run_with_faults_and_names_whatever_is_wrong() {
     let mut redis = redis(&world).await;
     let names: Vec<String> = redis.keys("exo:view:*").await.unwrap();
     let named = |view: &str, key: &str| {
-        let of = |name: &&String| name.contains(&format!(":{view}")) && name.ends_with(&format!(":{key}"));
+        let of = |name: &&String| {
+            name.contains(&format!(":{view}:")) && name.ends_with(&format!(":{key}"))
+        };
         names.iter().find(of).unwrap_or_else(|| panic!("{view} {key} in {names:?}")).clone()
     };
     let name = named("inbox", "em-1");
@@ -154,7 +163,9 @@ async fn it_is_clean_after_a_run_with_faults_and_names_whatever_is_wrong() {
     let (position, text) = value.split_once('\n').unwrap();
     let older = position.parse::<u64>().unwrap() - 1;
     let forged = text.replace("Your booking", "Forged");
-    for wrong in [format!("{position}\n{forged}"), format!("{older}\n{text}"), "nonsense".to_owned()] {
+    for wrong in
+        [format!("{position}\n{forged}"), format!("{older}\n{text}"), "nonsense".to_owned()]
+    {
         let place = if wrong == "nonsense" { "redis_missing" } else { "redis_stale" };
         let () = redis.set(&name, wrong).await.unwrap();
         is(&[("inbox", place, "em-1")], &["inbox", "--all"]).await;
@@ -247,7 +258,11 @@ async fn little_memory_takes_more_passes_and_finds_the_same() {
         (code, findings(&told))
     };
     assert_eq!(report().await, (Some(0), BTreeSet::new()));
-    for (n, wrong) in ["position = position + 1", "data = data - 'status' || '{\"status\": \"lost\"}'"].iter().enumerate() {
+    for (n, wrong) in
+        ["position = position + 1", "data = data - 'status' || '{\"status\": \"lost\"}'"]
+            .iter()
+            .enumerate()
+    {
         let change = format!("update inbox_g1.inbox set {wrong} where key = 'em-{}'", n * 7);
         sqlx::query(sqlx::AssertSqlSafe(change)).execute(world.database()).await.unwrap();
     }
@@ -264,7 +279,8 @@ async fn blocked_keys_are_compared_as_they_were_before_the_parked_event() {
     };
     post(1, "sent", "em-1").await;
     world.settled().await;
-    let refuse = "alter table inbox_g1.inbox add constraint odd check (data ->> 'status' <> 'delivered')";
+    let refuse =
+        "alter table inbox_g1.inbox add constraint odd check (data ->> 'status' <> 'delivered')";
     sqlx::query(refuse).execute(world.database()).await.unwrap();
     let parked = post(2, "delivered", "em-1").await;
     post(3, "opened", "em-1").await;
@@ -309,7 +325,8 @@ async fn the_checker_tells_of_drift_and_that_it_is_gone() {
     sqlx::query(change).execute(world.database()).await.unwrap();
     eventually("the drift is noticed", async || (drift().await? == 1.0).then_some(())).await;
     let printed = world.printed(WORKER);
-    let line = printed.lines().find(|line| line.contains("A view is not what the log says")).unwrap();
+    let line =
+        printed.lines().find(|line| line.contains("A view is not what the log says")).unwrap();
     assert!(line.contains("\"inbox\"") && line.contains("row changed"), "{line}");
     assert!(!line.contains("forged"), "{line}");
     let mend = r#"update inbox_g1.inbox set data = jsonb_set(data, '{status}', '"sent"') where key = 'em-1'"#;

@@ -43,14 +43,15 @@ enum What {
 
 impl Subcommand for What {
     fn augment_subcommands(command: Command) -> Command {
+        // Arguments that are shared bring a description of their own: ours last.
         let about = "The history of one email, in words, in the order of arrival or as it happened";
-        let email = Email::augment_args(Command::new("email").about(about));
+        let email = Email::augment_args(Command::new("email")).about(about).long_about(None);
         names().into_iter().fold(command.subcommand(email), |command, view| {
             let (about, key) = describe(view);
             let example =
                 format!("Example:\n  exodrive replay {view} {key} --at 2026-11-20T09:15:00Z");
-            let it = Command::new(view).about(about).after_help(example);
-            command.subcommand(View::augment_args(it))
+            let it = View::augment_args(Command::new(view)).about(about).long_about(None);
+            command.subcommand(it.after_help(example))
         })
     }
 

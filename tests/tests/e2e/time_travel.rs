@@ -186,6 +186,7 @@ async fn every_row_of_every_view_is_told_as_it_was_from_the_log_alone() {
     for view in names() {
         assert!(help.contains(&format!("  {view} ")), "{view} in\n{help}");
     }
+    assert!(help.contains("A booking, by its id"), "{help}");
     assert_eq!(world.exodrive(&["replay", "nothing", "x"]).await.status.code(), Some(2));
 }
 

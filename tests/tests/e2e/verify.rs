@@ -212,6 +212,7 @@ async fn it_raises_no_false_alarm_while_everything_moves() {
             let at = chrono::Utc::now().to_rfc3339();
             let body = email_body(kind, &format!("em-{}", n % 40), &at, "");
             world.stored(&Delivery::new(format!("msg_{n}"), body)).await;
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
     let bookings = async {
@@ -220,6 +221,8 @@ async fn it_raises_no_false_alarm_while_everything_moves() {
             let body = booking_body(&car, day(n), day(n));
             let made = admin.post("/v1/bookings", &body).await.expect(201);
             admin.act(&made, "capture-payment", json!({})).await.expect(200);
+            // A car's calendar is one row: not thousands of bookings.
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     };
     let verifications = async {

@@ -217,16 +217,13 @@ fn print_parked_keys(shown: &Shown) {
         return;
     }
     say!("\nParked");
-    let mut table = table::table(&["key", "position", "waiting", "error", "tried"]);
+    // No table: keys are copied from here, and would be broken to fit.
     for first in parked.iter().filter(|it| !it.error.is_empty()) {
         let waiting = parked.iter().filter(|it| it.key == first.key && it.error.is_empty()).count();
-        table.add_row([
-            table::short(&first.key, 60),
-            table::number(u64::try_from(first.position).unwrap_or(0)),
-            waiting.to_string(),
-            error(first),
-            tried(first),
-        ]);
+        let position = table::number(u64::try_from(first.position).unwrap_or(0));
+        say!("  {}", table::short(&first.key, 200));
+        say!("    position {position}, {waiting} waiting behind it");
+        say!("    {}", error(first));
+        say!("    tried {}", tried(first));
     }
-    say!("{table}");
 }

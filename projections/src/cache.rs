@@ -48,6 +48,9 @@ static PUBLISH: LazyLock<redis::Script> = LazyLock::new(|| {
     )
 });
 
+/// What a mark says.
+const COMPLETE: &str = "complete";
+
 /// Values removed by one call.
 const SWEEP: usize = 500;
 
@@ -233,14 +236,24 @@ impl Cache {
         self.query(&Cmd::publish(channel(view), SWITCHED)).await
     }
 
-    /// Whether Redis holds all of a generation: it forgets the mark when it
-    /// forgets the rows.
+    /// Whether Redis holds all of a part: it forgets the mark when it forgets
+    /// the rows.
     pub(crate) async fn is_complete(&self, view: &str, part: Part) -> Result<bool, CacheError> {
-        self.query(&Cmd::exists(mark(view, part))).await
+        let mark: Option<String> = self.query(&Cmd::get(mark(view, part))).await?;
+        Ok(mark.as_deref() == Some(COMPLETE))
     }
 
+    /// All of a part is going to be published.
+    pub(crate) async fn begin_filling(&self, view: &str, part: Part) -> Result<(), CacheError> {
+        self.query(&Cmd::set(mark(view, part), "filling")).await
+    }
+
+    /// All of a part has been published; unless Redis has forgotten since that
+    /// this was begun, and what was published with it.
     pub(crate) async fn mark_complete(&self, view: &str, part: Part) -> Result<(), CacheError> {
-        self.query(&Cmd::set(mark(view, part), 1)).await
+        let mut set = Cmd::set(mark(view, part), COMPLETE);
+        set.arg("XX");
+        self.query(&set).await
     }
 
     /// The keys of a generation that Redis holds, in no order, some perhaps

@@ -6,7 +6,7 @@
 use crate::{
     feed::Events,
     projection::{Projection, reads},
-    sandbox::Mark,
+    sandbox::{Mark, Stuck},
     store::Part,
 };
 use exodrive_domain::Event;
@@ -44,12 +44,17 @@ pub(crate) struct Barred {
     /// Events that operators want left out, and out of which rows (or, by a
     /// subject, out of all).
     pub(crate) skipped: HashMap<u64, Vec<String>>,
-    /// Events that must not be folded again, and why: found out in the middle
-    /// of a batch.
-    pub(crate) poison: HashMap<u64, String>,
+    /// Where folding must not be tried again: found out in the middle of a
+    /// batch.
+    pub(crate) poison: HashSet<Stuck>,
 }
 
 impl Barred {
+    /// Whether an event is parked because its fold does not end.
+    pub(crate) fn is_poisonous(&self, position: u64) -> bool {
+        self.poison.iter().any(|stuck| stuck.position == position)
+    }
+
     fn skips(&self, position: u64, key: &str) -> bool {
         self.skipped.get(&position).is_some_and(|keys| keys.iter().any(|own| own == key))
     }
@@ -83,10 +88,11 @@ pub(crate) fn keyed<P: Projection>(
             continue;
         }
         mark.at(recorded.position);
-        let keys = match (&decoded.payload, barred.poison.get(&recorded.position)) {
-            (_, Some(error)) => Err(error.clone()),
-            (Err(error), None) => Err(error.to_string()),
-            (Ok(payload), None) => {
+        let stuck = Stuck { position: recorded.position, row: None };
+        let keys = match &decoded.payload {
+            _ if barred.poison.contains(&stuck) => Err(stuck.to_string()),
+            Err(error) => Err(error.to_string()),
+            Ok(payload) => {
                 let event = Event { recorded, payload };
                 catch_unwind(AssertUnwindSafe(|| P::keys(&event))).map_err(|_| PANICKED.to_owned())
             }
@@ -209,7 +215,8 @@ pub(crate) fn fold<P: Projection>(
             (Ok(keys), Ok(payload)) => (keys, payload),
         };
         let event = Event { recorded, payload };
-        for key in keys {
+        for (row, key) in keys.iter().enumerate() {
+            let stuck = Stuck { position, row: Some(row) };
             if barred.skips(position, key) {
                 continue;
             }
@@ -217,7 +224,11 @@ pub(crate) fn fold<P: Projection>(
                 park(barred, key, "");
                 continue;
             }
-            mark.at(position);
+            if barred.poison.contains(&stuck) {
+                park(barred, key, &stuck.to_string());
+                continue;
+            }
+            mark.at_row(position, row);
             let row = table.get(key);
             match catch_unwind(AssertUnwindSafe(|| P::evolve(row.cloned(), &event))) {
                 Ok(after) if after.as_ref() == row => {}

@@ -4,7 +4,7 @@ use std::{
     fmt, fs,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     thread,
@@ -18,21 +18,43 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How often a thread is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Tells which event the code is at.
+/// Tells which event the code is at, and which of its rows.
 #[derive(Debug, Default)]
-pub(crate) struct Mark(AtomicU64);
+pub(crate) struct Mark {
+    position: AtomicU64,
+    /// One more than the row's number; 0: none yet.
+    row: AtomicUsize,
+}
 
 impl Mark {
     pub(crate) fn at(&self, position: u64) {
-        self.0.store(position, Ordering::Relaxed);
+        self.row.store(0, Ordering::Relaxed);
+        self.position.store(position, Ordering::Relaxed);
+    }
+
+    pub(crate) fn at_row(&self, position: u64, row: usize) {
+        self.position.store(position, Ordering::Relaxed);
+        self.row.store(row + 1, Ordering::Relaxed);
+    }
+
+    fn place(&self) -> Stuck {
+        let row = self.row.load(Ordering::Relaxed).checked_sub(1);
+        Stuck { position: self.position.load(Ordering::Relaxed), row }
     }
 }
 
+const NOWHERE: Stuck = Stuck { position: 0, row: None };
+
 type Job = Box<dyn FnOnce(&Mark) + Send>;
 
-/// The code did not come to an end with the event at this position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stuck(pub(crate) u64);
+/// Where the code did not come to an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Stuck {
+    /// With which event; 0 if with none.
+    pub(crate) position: u64,
+    /// With which of its rows; none if before these were known.
+    pub(crate) row: Option<usize>,
+}
 
 impl fmt::Display for Stuck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -64,15 +86,15 @@ impl Sandbox {
     ) -> Result<T, Stuck> {
         let thread = match self.thread.take() {
             Some(thread) => thread,
-            None => Thread::start().await.ok_or(Stuck(0))?,
+            None => Thread::start().await.ok_or(NOWHERE)?,
         };
         thread.mark.at(0);
         let (answer, mut answered) = oneshot::channel();
         let job: Job = Box::new(move |mark| drop(answer.send(job(mark))));
         if thread.jobs.send(job).is_err() {
-            return Err(Stuck(0));
+            return Err(NOWHERE);
         }
-        let mut seen = (0, Duration::ZERO);
+        let mut seen = (NOWHERE, Duration::ZERO);
         loop {
             match tokio::time::timeout(LOOK, &mut answered).await {
                 Ok(Ok(value)) => {
@@ -80,16 +102,16 @@ impl Sandbox {
                     return Ok(value);
                 }
                 // The thread panicked outside of what is caught.
-                Ok(Err(_)) => return Err(Stuck(thread.mark.0.load(Ordering::Relaxed))),
+                Ok(Err(_)) => return Err(thread.mark.place()),
                 Err(_) => {}
             }
-            let at = thread.mark.0.load(Ordering::Relaxed);
+            let at = thread.mark.place();
             let used = processor_time(thread.id);
             if at != seen.0 {
                 seen = (at, used);
             } else if used.saturating_sub(seen.1) > PATIENCE {
                 lower_priority(thread.id);
-                return Err(Stuck(at));
+                return Err(at);
             }
         }
     }
@@ -145,21 +167,20 @@ mod tests {
             #[expect(unreachable_code, reason = "gives the loop a type")]
             0
         });
-        assert_eq!(stuck.await, Err(Stuck(7)));
+        assert_eq!(stuck.await, Err(Stuck { position: 7, row: None }));
         assert_eq!(sandbox.run(|_| 2).await, Ok(2));
     }
 
     #[tokio::test]
     async fn a_panic_is_told_with_where_it_was() {
         let mut sandbox = Sandbox::default();
-        #[expect(clippy::panic, reason = "what is tested")]
         let lost = sandbox.run(|mark| {
-            mark.at(3);
-            if mark.0.load(Ordering::Relaxed) == 3 {
+            mark.at_row(3, 1);
+            if mark.place().position == 3 {
                 panic!("a panic of a test");
             }
         });
-        assert_eq!(lost.await, Err(Stuck(3)));
+        assert_eq!(lost.await, Err(Stuck { position: 3, row: Some(1) }));
         assert_eq!(sandbox.run(|_| 2).await, Ok(2));
     }
 }

@@ -174,8 +174,8 @@ impl<'a, P: Projection> Turn<'a, P> {
     }
 
     fn poison(&mut self, stuck: Stuck) -> Result<(), Error> {
-        let Stuck(position) = stuck;
-        if position == 0 || self.barred.poison.insert(position, stuck.to_string()).is_some() {
+        let position = stuck.position;
+        if position == 0 || !self.barred.poison.insert(stuck) {
             return Err(Error::Engine);
         }
         tracing::error!(projection = P::NAME, position, "An event's fold does not end");
@@ -233,7 +233,7 @@ impl<'a, P: Projection> Turn<'a, P> {
         // The reasons come first: what only waits does not overwrite them.
         parked::park(self.engine.definition, &mut transaction, part, refused, 0).await?;
         let (stuck, parked): (Vec<_>, Vec<_>) =
-            parked.into_iter().partition(|parked| barred.poison.contains_key(&parked.position));
+            parked.into_iter().partition(|parked| barred.is_poisonous(parked.position));
         parked::park(self.engine.definition, &mut transaction, part, &stuck, parked::ATTEMPTS)
             .await?;
         parked::park(self.engine.definition, &mut transaction, part, &parked, 0).await?;
@@ -393,9 +393,14 @@ impl<'a, P: Projection> Turn<'a, P> {
             let entries: Vec<_> =
                 rows.iter().flat_map(|(key, stored)| entries::<P>(key, stored)).collect();
             let cache = &self.engine.cache;
+            let whole = since == 0;
+            if whole && backlog.after.is_empty() {
+                // Should Redis forget it all half way, it forgets this too.
+                let _ = cache.begin_filling(P::NAME, part).await;
+            }
             let published = match cache.publish(P::NAME, part.generation, &entries).await {
                 // Of a part only, Redis may have forgotten the rest meanwhile.
-                Ok(()) if next.is_none() && since == 0 => cache.mark_complete(P::NAME, part).await,
+                Ok(()) if next.is_none() && whole => cache.mark_complete(P::NAME, part).await,
                 outcome => outcome,
             };
             match (published, next) {
@@ -509,7 +514,8 @@ impl<'a, P: Projection> Turn<'a, P> {
         let history = task.await.map_err(|_| Error::Engine)??;
         let fresh = history.fold_until(position).await?.into_row();
         let mut transaction = store::begin(&pool).await?;
-        let before = store::load::<P>(&mut transaction, part.generation, &[key.clone()]).await?;
+        let before =
+            store::load::<P>(&mut transaction, part.generation, std::slice::from_ref(&key)).await?;
         let differs = before.get(&key) != fresh.as_ref();
         let rows = Rows::from([(key.clone(), fresh)]);
         if try_write::<P>(&mut transaction, part.generation, &rows).await? {

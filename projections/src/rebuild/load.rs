@@ -216,10 +216,10 @@ pub(crate) async fn load<P: Projection>(
     loop {
         let pipeline = Pipeline::<P>::begin(engine, &filling);
         match pipeline.run(&mut filling, &mut barred).await {
-            Err(Filled::Stuck(Stuck(position))) if position > 0 => {
+            Err(Filled::Stuck(stuck)) if stuck.position > 0 && barred.poison.insert(stuck) => {
                 // What was in memory went with the thread: all begins anew.
+                let position = stuck.position;
                 tracing::error!(projection = P::NAME, position, "An event's fold does not end");
-                barred.poison.insert(position, Stuck(position).to_string());
                 barred.blocked.clear();
                 empty(engine, generation).await?;
             }
@@ -537,7 +537,7 @@ async fn park(
         let is_subject = |key: &str| key.parse::<Subject>().is_ok();
         let own = parked.iter().filter(|it| part.holds(&it.key) || is_subject(&it.key));
         let (stuck, others): (Vec<_>, Vec<_>) =
-            own.cloned().partition(|it| barred.poison.contains_key(&it.position));
+            own.cloned().partition(|it| barred.is_poisonous(it.position));
         parked::park(engine.definition, &mut connection, part, &stuck, parked::ATTEMPTS).await?;
         parked::park(engine.definition, &mut connection, part, &others, 0).await?;
     }

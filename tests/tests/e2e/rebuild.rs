@@ -363,8 +363,10 @@ async fn a_paused_projection_keeps_its_rows_until_it_is_resumed() {
     world.settled().await;
     let pause = ["projections", "pause", "inbox", "--reason", "a test"];
     world.exodrive_prints(&pause).await;
+    let mut posted = 10;
     eventually("it folds nothing any more", async || {
-        post_many(&world, 10, 11).await;
+        post_many(&world, posted, posted + 1).await;
+        posted += 1;
         tokio::time::sleep(Duration::from_millis(1_200)).await;
         let args = ["projections", "status", "--json"];
         let status: Value = serde_json::from_str(&world.exodrive_prints(&args).await).unwrap();

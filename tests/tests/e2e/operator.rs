@@ -241,7 +241,7 @@ async fn one_rebuild_at_a_time_and_it_is_followed_and_cancelled() {
     let ended = eventually("it ends", async || watching.ended()).await;
     assert_eq!(ended.code(), Some(130), "{}", printed());
     assert!(printed().contains("goes on in the worker"), "{}", printed());
-    assert_eq!(one::<bool>(&world, "select bool_or(cancel_wanted) from rebuilds").await, false);
+    assert!(!one::<bool>(&world, "select bool_or(cancel_wanted) from rebuilds").await);
 
     // Followed over HTTP: an event for each change.
     let request = world.request(Method::GET, &format!("/v1/operator/{path}/events"));

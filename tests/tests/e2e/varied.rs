@@ -49,7 +49,7 @@ pub(crate) async fn happens(world: &World) {
     admin.post("/v1/cars/two/hide", &json!({})).await.expect(200);
 
     let booking = made[0]["id"].as_str().unwrap();
-    let tags = [format!("{booking}"), "odd/email/tag".to_owned()];
+    let tags = [booking.to_string(), "odd/email/tag".to_owned()];
     for (n, kind) in ["sent", "delivered", "opened", "bounced", "clicked"].iter().enumerate() {
         let more = format!(r#","tags":{{"booking_id":"{}"}}"#, tags[n % 2]);
         let at = format!("2026-11-20T09:0{}:00Z", 5 - n);

@@ -4,12 +4,15 @@
 //! **May import** the domain, the log, the runtime, sqlx and redis. Never
 //! appends.
 //!
-//! **Flow.** [`engine`] reads the log in batches from a projection's
-//! checkpoint, loads the rows that a batch touches, folds in memory
-//! ([`Projection::evolve`]), and writes rows and checkpoint in one transaction
-//! ([`store`]); then it publishes the rows that are served from Redis
-//! ([`cache`]). Operators' events are heeded in [`operations`]. The API reads by the `read` module of each projection, as a
-//! role that row-level security holds for ([`Database`]).
+//! **Flow.** [`engine`] keeps the parts of a projection's generations; a turn as
+//! a part's writer reads the log in batches from its checkpoint, loads the rows
+//! that a batch touches, folds in memory ([`Projection::evolve`], in a sandbox),
+//! and writes rows and checkpoint in one transaction ([`store`]); then it
+//! publishes the rows that are served from Redis ([`cache`]). [`rebuild`] fills
+//! another generation in bulk, has it caught up by the same turns, compares it
+//! and swaps it in. Operators' events are heeded in [`operations`]. The API
+//! reads by the `read` module of each projection, as a role that row-level
+//! security holds for ([`Database`]); [`inspect`] is for who verifies.
 //!
 //! **To add a projection**: see [`Projection`].
 

@@ -14,9 +14,9 @@ use tokio::sync::oneshot;
 
 /// How much processor time one event may take. Not time that passes: a thread
 /// that gets no processor is not to blame.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_millis(500);
 /// How often a thread is looked at.
-const LOOK: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Tells which event the code is at, and which of its rows.
 #[derive(Debug, Default)]
@@ -58,7 +58,7 @@ pub(crate) struct Stuck {
 
 impl fmt::Display for Stuck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the fold did not end within 1 s of processor time")
+        f.write_str("the fold did not end within half a second of processor time")
     }
 }
 

@@ -511,8 +511,18 @@ impl<'a, P: Projection> Turn<'a, P> {
         let Refold { id, key, task } = refold;
         // What was folded meanwhile is little.
         let position = self.lease.position;
-        let history = task.await.map_err(|_| Error::Engine)??;
-        let fresh = history.fold_until(position).await?.into_row();
+        let fresh = match task.await.unwrap_or(Err(Error::Engine)) {
+            Ok(history) => history.fold_until(position).await,
+            Err(error) => Err(error),
+        };
+        let fresh = match fresh {
+            Ok(history) => history.into_row(),
+            Err(Error::Engine) => {
+                let mut connection = pool.acquire().await?;
+                return jobs::fail(&mut connection, id, "the fold of this row does not end").await;
+            }
+            Err(error) => return Err(error),
+        };
         let mut transaction = store::begin(&pool).await?;
         let before =
             store::load::<P>(&mut transaction, part.generation, std::slice::from_ref(&key)).await?;

@@ -58,7 +58,8 @@ struct Checks {
     migrations: Check,
     /// Redis answers.
     redis: Check,
-    /// Every projection has a worker, and how far it is.
+    /// Every projection has a worker and rows of this release's version, and
+    /// how far it is.
     projections: Vec<ProjectionCheck>,
 }
 
@@ -161,7 +162,9 @@ fn check_projections(found: Vec<store::Status>, end: Option<u64>) -> Vec<Project
     found
         .into_iter()
         .map(|projection| ProjectionCheck {
-            ok: projection.heartbeat_age_seconds.is_some_and(|age| age < SILENCE),
+            // Rows of an older version are another release's to read.
+            ok: projection.heartbeat_age_seconds.is_some_and(|age| age < SILENCE)
+                && projection.version >= exodrive_projections::version(&projection.name),
             position: count(projection.position),
             lag_events: end.map(|end| end.saturating_sub(count(projection.position))),
             heartbeat_age_seconds: projection.heartbeat_age_seconds,

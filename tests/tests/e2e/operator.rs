@@ -72,6 +72,8 @@ async fn earlier_generation(world: &World, projection: &str) {
     let table = "insert into generations (projection, generation, version, state)
                  values ($1, 0, 99, 'previous')";
     sqlx::query(table).bind(projection).execute(world.database()).await.unwrap();
+    let part = "insert into checkpoints (projection, generation, partition) values ($1, 0, 0)";
+    sqlx::query(part).bind(projection).execute(world.database()).await.unwrap();
     let schema = sqlx::AssertSqlSafe(format!("create schema {projection}_g0"));
     sqlx::query(schema).execute(world.database()).await.unwrap();
 }

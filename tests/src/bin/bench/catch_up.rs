@@ -111,24 +111,6 @@ impl Filled {
         Ok(took)
     }
 
-    /// Reads the stream and drops it.
-    async fn read(&self) -> Result<Duration, Failure> {
-        let context = jetstream::new(client(&self.system.urls().nats).await?);
-        let began = Instant::now();
-        let config = pull::Config {
-            ack_policy: AckPolicy::None,
-            memory_storage: true,
-            inactive_threshold: Duration::from_secs(30),
-            ..pull::Config::default()
-        };
-        let consumer = context.create_consumer_on_stream(config, STREAM).await?;
-        let mut messages = consumer.stream().max_messages_per_batch(1_000).messages().await?;
-        for _ in 0..self.events {
-            messages.next().await.ok_or("the consumer ended")??;
-        }
-        Ok(began.elapsed())
-    }
-
     pub(crate) async fn measure(&mut self, scale: Scale) -> Result<(Vec<Row>, CaughtUp), Failure> {
         let events = self.events as f64;
         let rate = |took: Duration| events / took.as_secs_f64();
@@ -145,7 +127,7 @@ impl Filled {
         let mut others: f64 = 0.0;
         let rounds = scale.catch_ups;
         for round in 1..=rounds {
-            ceiling.add(rate(self.read().await?));
+            ceiling.add(rate(read_and_drop(&self.system, self.events).await?));
             let caught_up = self.project().await?;
             figure.add(rate(caught_up.took));
             others = others.max(caught_up.others);
@@ -187,6 +169,24 @@ impl Filled {
         }
         Ok((table, last))
     }
+}
+
+/// Reads the stream and drops it.
+pub(crate) async fn read_and_drop(system: &System, events: u64) -> Result<Duration, Failure> {
+    let context = jetstream::new(client(&system.urls().nats).await?);
+    let began = Instant::now();
+    let config = pull::Config {
+        ack_policy: AckPolicy::None,
+        memory_storage: true,
+        inactive_threshold: Duration::from_secs(30),
+        ..pull::Config::default()
+    };
+    let consumer = context.create_consumer_on_stream(config, STREAM).await?;
+    let mut messages = consumer.stream().max_messages_per_batch(1_000).messages().await?;
+    for _ in 0..events {
+        messages.next().await.ok_or("the consumer ended")??;
+    }
+    Ok(began.elapsed())
 }
 
 /// Waits until the projections of this name are at a position.

@@ -4,7 +4,7 @@
 use crate::{
     Failure, Scale,
     load::{self, Load, Outcome, Requests, closed_loop},
-    mail::{self, WEBHOOK_SECRET},
+    mail,
     raw::Raw,
     report::{Detail, Row, Series, Target},
     system::{Cpu, System, Watch, progress},
@@ -12,7 +12,6 @@ use crate::{
 use chrono::Utc;
 use exodrive_log::Log;
 use exodrive_runtime::services::SyncMode;
-use exodrive_tests::sign;
 use std::{sync::Arc, time::Duration};
 
 /// Bodies made for a round; fewer are needed on the machines of today.
@@ -91,26 +90,12 @@ pub(crate) async fn measure(sync: SyncMode, scale: Scale) -> Result<Row, Failure
 /// A round of webhooks, each signed beforehand, each about an email of its
 /// own; and the processor time that each took.
 async fn post(system: &System, round: Duration, most: usize) -> Result<(Outcome, Cpu), Failure> {
-    let requests = (0..most).map(|_| request()).collect();
+    let requests = (0..most).map(|_| mail::webhook("delivered", &mail::uuid())).collect();
     let requests = Requests { bytes: Arc::new(requests), again: false };
     let before = system.cpu();
     let outcome = load::http(system.address, requests, round, Load::default()).await?;
     let used = system.cpu().since(&before, outcome.count());
     Ok((outcome, used))
-}
-
-fn request() -> Vec<u8> {
-    let (id, now) = (mail::message_id(), Utc::now());
-    let body = mail::body("delivered", &mail::uuid(), now);
-    let signature = sign(WEBHOOK_SECRET, &id, now.timestamp(), &body);
-    let mut request = format!(
-        "POST /v1/webhooks/resend HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\nsvix-id: {id}\r\nsvix-timestamp: {}\r\nsvix-signature: {signature}\r\ncontent-length: {}\r\n\r\n",
-        now.timestamp(),
-        body.len()
-    )
-    .into_bytes();
-    request.extend_from_slice(&body);
-    request
 }
 
 /// A round of publishes, each the first of its subject.

@@ -129,3 +129,18 @@ pub(crate) fn new_event(kind: &str, email_id: &str, at: DateTime<Utc>) -> NewEve
         body,
     }
 }
+
+/// A webhook about an email, as the provider posts it, signed now, in its bytes.
+pub(crate) fn webhook(kind: &str, email_id: &str) -> Vec<u8> {
+    let (id, now) = (message_id(), Utc::now());
+    let body = body(kind, email_id, now);
+    let signature = sign(WEBHOOK_SECRET, &id, now.timestamp(), &body);
+    let mut request = format!(
+        "POST /v1/webhooks/resend HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\nsvix-id: {id}\r\nsvix-timestamp: {}\r\nsvix-signature: {signature}\r\ncontent-length: {}\r\n\r\n",
+        now.timestamp(),
+        body.len()
+    )
+    .into_bytes();
+    request.extend_from_slice(&body);
+    request
+}

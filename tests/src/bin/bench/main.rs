@@ -18,6 +18,7 @@ mod ingest;
 mod load;
 mod mail;
 mod raw;
+mod rebuild;
 mod rental;
 mod report;
 mod system;
@@ -34,10 +35,10 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Measures webhook ingest, projection catch-up, cached reads, bookings and
-/// lists of the fleet, each against a ceiling of this machine, and says which
+/// lists of the fleet, and rebuilds, each against a ceiling of this machine, and says which
 /// targets are met.
 ///
-/// Takes about five minutes. For figures worth comparing, let nothing
+/// Takes about ten minutes. For figures worth comparing, let nothing
 /// else run.
 #[derive(Parser)]
 #[command(name = "bench", args_conflicts_with_subcommands = true)]
@@ -85,6 +86,9 @@ enum Which {
     Calendar,
     /// Lists of a large fleet, by several filters
     Fleet,
+    /// Rebuilds beside what readers see, what readers notice of them, and how
+    /// soon a webhook is to be seen
+    Rebuild,
 }
 
 /// How much is measured.
@@ -106,6 +110,10 @@ struct Scale {
     history: usize,
     /// Bookings whose calendar is looked at.
     visible: usize,
+    /// Events of the larger log that is rebuilt from; `events` of the smaller.
+    rebuild_events: usize,
+    /// Webhooks sent while is looked how soon they are to be seen.
+    live: usize,
 }
 
 impl Scale {
@@ -126,7 +134,19 @@ impl Bench {
         let (cars, fleet, history, visible) =
             if self.quick { (100, 300, 200, 20) } else { (1_000, 10_000, 2_000, 300) };
         let catch_ups = rounds.div_ceil(4);
-        Scale { rounds, round, catch_ups, events, cars, fleet, history, visible }
+        let (rebuild_events, live) = if self.quick { (6_000, 500) } else { (1_000_000, 10_000) };
+        Scale {
+            rounds,
+            round,
+            catch_ups,
+            events,
+            cars,
+            fleet,
+            history,
+            visible,
+            rebuild_events,
+            live,
+        }
     }
 
     async fn run(self) -> Result<(), Failure> {
@@ -168,6 +188,9 @@ impl Bench {
         }
         if wanted(Which::Fleet) {
             rows.extend(fleet::measure(scale).await?);
+        }
+        if wanted(Which::Rebuild) {
+            rows.extend(rebuild::measure(scale).await?);
         }
         if self.json {
             println!("{:#}", report::json(&machine, &rows));

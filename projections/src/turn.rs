@@ -18,6 +18,10 @@ use uuid::Uuid;
 
 /// How often a turn shows a sign of life and looks for operators' wishes.
 const TICK: Duration = Duration::from_secs(1);
+/// How long the checkpoint may wait to be moved past events that are none of
+/// the part's. Most events are none of most projections': one statement for many
+/// of them leaves the database to those that are.
+const PASSING: Duration = Duration::from_millis(20);
 /// Rows published at a time when Redis has to be filled again.
 const REPUBLISH: i64 = 1_000;
 const REPUBLISH_PAGES: usize = 5;
@@ -32,6 +36,8 @@ struct Turn<'a, P: Projection> {
     /// Whether readers see the generation; known after the first tick.
     seen: bool,
     paused: bool,
+    /// Up to here nothing was the part's since its checkpoint, and since when.
+    passed: Option<(u64, Instant)>,
     /// Rows changed after `lease.published` may not be in Redis.
     backlog: Option<Backlog>,
     ticked: Option<(Instant, u64)>,
@@ -77,6 +83,7 @@ impl<'a, P: Projection> Turn<'a, P> {
             sandbox: Sandbox::default(),
             seen: false,
             paused: false,
+            passed: None,
             backlog: None,
             ticked: None,
             refolding: None,
@@ -93,10 +100,11 @@ impl<'a, P: Projection> Turn<'a, P> {
     async fn fold_until(&mut self, stop: &CancellationToken) -> Result<(), Error> {
         self.tick().await?;
         while !stop.is_cancelled() && !self.engine.share.surplus() {
-            let wait = match &self.backlog {
-                Some(backlog) => backlog.due.saturating_duration_since(Instant::now()).min(TICK),
-                None => TICK,
-            };
+            let mut wait = TICK;
+            let due = self.backlog.as_ref().map(|backlog| backlog.due);
+            for due in [due, self.passed.map(|(_, since)| since + PASSING)].into_iter().flatten() {
+                wait = wait.min(due.saturating_duration_since(Instant::now()));
+            }
             if self.paused {
                 tokio::select! {
                     () = tokio::time::sleep(wait.max(Duration::from_millis(100))) => {}
@@ -116,6 +124,11 @@ impl<'a, P: Projection> Turn<'a, P> {
                         .set(lag as f64);
                 }
             }
+            if let Some((position, since)) = self.passed
+                && since.elapsed() >= PASSING
+            {
+                self.pass(position).await?;
+            }
             if self.ticked.is_none_or(|(at, _)| at.elapsed() >= TICK) {
                 self.tick().await?;
             }
@@ -131,24 +144,31 @@ impl<'a, P: Projection> Turn<'a, P> {
         let Some(last) = events.all().last().map(|event| event.recorded.position) else {
             return Ok(());
         };
+        metrics::counter!("exodrive_projection_events_total", "projection" => P::NAME)
+            .increment(events.all().len() as u64);
         let changed = loop {
             match self.write(events, last, &[]).await {
-                Ok(changed) => break changed,
+                Ok(Some(changed)) => break changed,
+                Ok(None) => {
+                    let since = self.passed.map_or_else(Instant::now, |(_, since)| since);
+                    self.passed = Some((last, since));
+                    return Ok(());
+                }
                 // The batch is folded again without the event.
                 Err(Failed::Stuck(stuck)) => self.poison(stuck)?,
                 Err(Failed::Error(error)) if store::is_refused_value(&error) => {
                     let refused = self.refused(events).await?;
-                    break self.write(events, last, &refused).await.map_err(Failed::into_error)?;
+                    let written = self.write(events, last, &refused).await;
+                    break written.map_err(Failed::into_error)?.unwrap_or_default();
                 }
                 Err(Failed::Error(error)) => return Err(error),
             }
         };
         self.barred.poison.clear();
+        self.passed = None;
         self.lease.position = last;
         self.engine.step(Step::Committed);
         trace::<P>(events.all());
-        metrics::counter!("exodrive_projection_events_total", "projection" => P::NAME)
-            .increment(events.all().len() as u64);
         metrics::counter!("exodrive_projection_rows_written_total", "projection" => P::NAME)
             .increment(changed.len() as u64);
         if self.seen {
@@ -211,18 +231,18 @@ impl<'a, P: Projection> Turn<'a, P> {
     }
 
     /// Folds and writes a batch and moves the checkpoint, in one transaction.
-    /// Keys in `refused` are parked instead of folded.
+    /// Keys in `refused` are parked instead of folded. Does nothing if no event
+    /// is the part's.
     async fn write(
         &mut self,
         events: &Events,
         last: u64,
         refused: &[Parked],
-    ) -> Result<Rows<P::Row>, Failed> {
+    ) -> Result<Option<Rows<P::Row>>, Failed> {
         let part = self.lease.part;
         let keyed = self.keyed(events, None).await?;
         if keyed.is_empty() {
-            self.skip(last).await?;
-            return Ok(Rows::new());
+            return Ok(None);
         }
         let mut transaction = store::begin(self.engine.database.pool()).await?;
         let mut barred = self.barred.clone();
@@ -261,18 +281,28 @@ impl<'a, P: Projection> Turn<'a, P> {
             metrics::counter!("exodrive_projection_parked_total", "projection" => P::NAME)
                 .increment(1);
         }
-        Ok(changed)
+        Ok(Some(changed))
     }
 
-    /// Moves the checkpoint past a batch that is none of the part's: one
-    /// statement, most often for most projections.
-    async fn skip(&self, last: u64) -> Result<(), Error> {
-        let mut connection = self.engine.database.pool().acquire().await?;
+    /// Moves the checkpoint past events that are none of the part's.
+    async fn pass(&mut self, last: u64) -> Result<(), Error> {
         // The statement commits itself: nothing is between it and the commit.
         for step in [Step::Loaded, Step::Written, Step::Advanced] {
             self.engine.step(step);
         }
-        store::leases::advance(self.engine.definition, &mut connection, &self.lease, last, 0).await
+        let mut connection = self.engine.database.pool().acquire().await?;
+        let (definition, lease) = (self.engine.definition, &self.lease);
+        store::leases::advance(definition, &mut connection, lease, last, 0).await?;
+        self.passed = None;
+        self.lease.position = last;
+        self.engine.step(Step::Committed);
+        if self.seen {
+            metrics::gauge!("exodrive_projection_position", "projection" => P::NAME)
+                .set(last as f64);
+        }
+        self.publish(&Rows::new(), last).await;
+        self.engine.step(Step::Published);
+        self.tell_published().await
     }
 
     /// Finds the rows of a batch that Postgres refuses, by writing each alone

@@ -198,11 +198,10 @@ pub(crate) async fn until_at(
 ) -> Result<(), Failure> {
     let began = Instant::now();
     loop {
-        let reached: Option<i64> =
-            sqlx::query_scalar("select min(position) from checkpoints where projection like $1")
-                .bind(projection)
-                .fetch_one(pool)
-                .await?;
+        let sql = "select min(position) from checkpoints
+             join projections on name = projection and generation = active_generation
+             where name like $1";
+        let reached: Option<i64> = sqlx::query_scalar(sql).bind(projection).fetch_one(pool).await?;
         if reached.is_some_and(|reached| reached.unsigned_abs() >= position) {
             return Ok(());
         }

@@ -236,19 +236,20 @@ impl Noon {
     /// second.
     async fn live(&mut self, events: usize) -> Result<Row, Failure> {
         const PER_SECOND: f64 = 500.0;
-        const EVERY: usize = 5;
+        /// One sender of so many looks when its email is to be seen.
+        const SENDERS: usize = 10;
         let commits = "select xact_commit from pg_stat_database where datname = current_database()";
         let before: i64 = sqlx::query_scalar(commits).fetch_one(&self.pool).await?;
         let (token, began, watch) = (auditor(), Instant::now(), Watch::begin());
         let address = self.system.address;
         let mut senders = tokio::task::JoinSet::new();
-        for sender in 0..EVERY {
+        for sender in 0..SENDERS {
             let token = token.clone();
             senders.spawn(async move {
                 let mut seen = Vec::new();
                 let mut connection = Connection::open(address).await?;
                 let mut reader = Connection::open(address).await?;
-                for n in (sender..events).step_by(EVERY) {
+                for n in (sender..events).step_by(SENDERS) {
                     let due = began + Duration::from_secs_f64(n as f64 / PER_SECOND);
                     tokio::time::sleep_until(due.into()).await;
                     let email = mail::uuid();
@@ -265,7 +266,7 @@ impl Noon {
                         if answered.elapsed() > Duration::from_secs(10) {
                             return Err("an email was not to be seen after 10 s".into());
                         }
-                        tokio::time::sleep(Duration::from_micros(500)).await;
+                        tokio::time::sleep(Duration::from_millis(1)).await;
                     }
                     seen.push(answered.elapsed());
                 }

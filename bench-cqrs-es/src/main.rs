@@ -8,9 +8,11 @@
 //! `--concurrency` tasks.
 //!
 //! **Replay**: the view's table is emptied and rebuilt by the crate's
-//! `QueryReplay::replay_all` (one task, one event after the other, a read and a
-//! write of the view for each: the crate has no other way for all of them), and
-//! must equal what the commands had left.
+//! `QueryReplay`, and must equal what the commands had left. `--replay all` is
+//! its `replay_all`: one task, one event after the other, a read and a write of
+//! the view for each. `--replay each` is what a user can do about that with the
+//! crate's other call, which takes one aggregate: the ids are read from the
+//! events' table and spread over `--concurrency` tasks.
 //!
 //! **Why it is fair**: the same events with the same bodies, the same machine
 //! and a Postgres of the same settings; the crate's own framework, repositories,
@@ -37,7 +39,8 @@ use std::{
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
-const USAGE: &str = "usage: bench-cqrs-es --database URL --events FILE [--concurrency N]
+const USAGE: &str =
+    "usage: bench-cqrs-es --database URL --events FILE [--concurrency N] [--replay all|each]
 URL is of an empty Postgres database; FILE has one event a line, in the order of the log:
 {\"email_id\": …, \"id\": …, \"kind\": …, \"body\": {…}, \"received_at\": …}";
 
@@ -82,7 +85,7 @@ struct Line {
 #[tokio::main]
 async fn main() -> ExitCode {
     let outcome = match arguments() {
-        Ok((database, events, concurrency)) => run(&database, events, concurrency).await,
+        Ok(arguments) => run(arguments).await,
         Err(error) => Err(format!("{error}\n{USAGE}").into()),
     };
     match outcome {
@@ -95,9 +98,15 @@ async fn main() -> ExitCode {
     }
 }
 
-/// The database's URL, the events' file, and how many tasks.
-fn arguments() -> Result<(String, String, usize), Failure> {
-    let (mut database, mut events, mut concurrency) = (None, None, 8);
+struct Arguments {
+    database: String,
+    events: String,
+    concurrency: usize,
+    each: bool,
+}
+
+fn arguments() -> Result<Arguments, Failure> {
+    let (mut database, mut events, mut concurrency, mut each) = (None, None, 8, false);
     let mut given = std::env::args().skip(1);
     while let Some(name) = given.next() {
         let value = given.next().ok_or_else(|| format!("{name} wants a value"))?;
@@ -105,6 +114,8 @@ fn arguments() -> Result<(String, String, usize), Failure> {
             "--database" => database = Some(value),
             "--events" => events = Some(value),
             "--concurrency" => concurrency = value.parse().map_err(|_| "N is a whole number")?,
+            "--replay" if value == "all" || value == "each" => each = value == "each",
+            "--replay" => return Err("--replay is all or each".into()),
             _ => return Err(format!("{name} is unknown").into()),
         }
     }
@@ -112,13 +123,15 @@ fn arguments() -> Result<(String, String, usize), Failure> {
         return Err("N is at least 1".into());
     }
     let database = database.ok_or("--database is missing")?;
-    Ok((database, events.ok_or("--events is missing")?, concurrency))
+    let events = events.ok_or("--events is missing")?;
+    Ok(Arguments { database, events, concurrency, each })
 }
 
 /// Measures and prints; gives whether the rebuilt views equal the first.
-async fn run(database: &str, events: String, concurrency: usize) -> Result<bool, Failure> {
+async fn run(arguments: Arguments) -> Result<bool, Failure> {
+    let Arguments { database, events, concurrency, each } = arguments;
     let connections = u32::try_from(concurrency)?.max(10);
-    let pool = PgPoolOptions::new().max_connections(connections).connect(database).await?;
+    let pool = PgPoolOptions::new().max_connections(connections).connect(&database).await?;
     sqlx::raw_sql(TABLES)
         .execute(&pool)
         .await
@@ -133,7 +146,7 @@ async fn run(database: &str, events: String, concurrency: usize) -> Result<bool,
         .await?;
 
     let began = Instant::now();
-    replay(&pool).await?;
+    replay(&pool, each.then_some(concurrency)).await?;
     let replay_seconds = began.elapsed().as_secs_f64();
 
     let (views, stored, counted, different): (i64, i64, i64, i64) =
@@ -203,13 +216,33 @@ fn hand_out(file: &str, lanes: &[mpsc::Sender<Line>]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Fills the empty view from the stored events.
-async fn replay(pool: &PgPool) -> Result<(), Failure> {
+/// Fills the empty view from the stored events: of all emails in one go, or of
+/// each by so many tasks.
+async fn replay(pool: &PgPool, tasks: Option<usize>) -> Result<(), Failure> {
     let error = Arc::default();
     let store = PostgresEventRepository::new(pool.clone());
     let mut replay = QueryReplay::<_, _, Email>::new(store, inbox(pool, &error));
     replay.use_error_handler(noting(&error));
-    replay.replay_all().await?;
+    let Some(tasks) = tasks else {
+        replay.replay_all().await?;
+        return none(&error);
+    };
+    let ids: Vec<String> =
+        sqlx::query_scalar("SELECT DISTINCT aggregate_id FROM events").fetch_all(pool).await?;
+    let replay = Arc::new(replay);
+    let mut running = JoinSet::new();
+    for share in ids.chunks(ids.len().div_ceil(tasks).max(1)) {
+        let (replay, share) = (Arc::clone(&replay), share.to_vec());
+        running.spawn(async move {
+            for id in share {
+                replay.replay(&id).await?;
+            }
+            Ok::<(), Failure>(())
+        });
+    }
+    while let Some(task) = running.join_next().await {
+        task??;
+    }
     none(&error)
 }
 

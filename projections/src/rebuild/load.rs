@@ -14,7 +14,7 @@ use crate::{
     feed::{Decoded, Events},
     fold::{self, Barred, Keyed, Parked, Stored, Table},
     projection::Projection,
-    sandbox::{Sandbox, Stuck},
+    sandbox::{Mark, Sandbox, Stuck},
     store::{self, Part, generations, parked},
 };
 use bytes::{BufMut, BytesMut};
@@ -34,8 +34,11 @@ use tokio_util::task::AbortOnDropHandle;
 /// Events read at a time.
 const BATCH: usize = 4_000;
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Batches that are read ahead, and chunks of rows that wait to be copied.
+/// Batches that are read ahead.
 const AHEAD: usize = 3;
+/// Chunks of rows that wait to be copied: each may have half of what may be in
+/// memory, less as JSON.
+const CHUNKS: usize = 1;
 /// Rows with longer keys are written once there is an index, which may refuse
 /// them.
 const LONGEST_KEY: usize = 2_000;
@@ -147,30 +150,32 @@ impl<R> Loader<R> {
     }
 
     /// Rows to be copied out, if there are too many in memory.
-    fn spill<P: Projection<Row = R>>(&mut self) -> Result<Vec<Line>, Error> {
+    fn spill<P: Projection<Row = R>>(&mut self, mark: &Mark) -> Result<Vec<Line>, Error> {
         if self.young_bytes < self.limit / 2 {
             return Ok(Vec::new());
         }
         let old = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
         self.old_bytes = std::mem::take(&mut self.young_bytes);
-        self.lines::<P>(old)
+        self.lines::<P>(old, mark)
     }
 
     /// Every row that is left.
-    fn rest<P: Projection<Row = R>>(&mut self) -> Result<Vec<Line>, Error> {
+    fn rest<P: Projection<Row = R>>(&mut self, mark: &Mark) -> Result<Vec<Line>, Error> {
         let (young, old) = (std::mem::take(&mut self.young), std::mem::take(&mut self.old));
         (self.young_bytes, self.old_bytes) = (0, 0);
-        let mut lines = self.lines::<P>(old)?;
-        lines.extend(self.lines::<P>(young)?);
+        let mut lines = self.lines::<P>(old, mark)?;
+        lines.extend(self.lines::<P>(young, mark)?);
         Ok(lines)
     }
 
     fn lines<P: Projection<Row = R>>(
         &mut self,
         rows: HashMap<String, Resident<R>>,
+        mark: &Mark,
     ) -> Result<Vec<Line>, Error> {
         let mut lines = Vec::with_capacity(rows.len());
-        for (key, Resident { row, .. }) in rows {
+        for (number, (key, Resident { row, .. })) in rows.into_iter().enumerate() {
+            mark.at_row(0, number);
             let Some(Stored { row, position }) = row else { continue };
             let json = store::json::<P>(&key, &row)?;
             let line = Line { key, position, json };
@@ -274,7 +279,7 @@ struct Pipeline<P: Projection> {
 impl<P: Projection> Pipeline<P> {
     fn begin(engine: &Engine, filling: &Filling<'_>) -> Self {
         let (send_events, events) = mpsc::channel(AHEAD);
-        let (copies, copied) = mpsc::channel(AHEAD);
+        let (copies, copied) = mpsc::channel(CHUNKS);
         let Plan { generation, until, .. } = *filling.plan;
         let reading = tokio::spawn(read(engine.log.clone(), until, send_events));
         let copying = tokio::spawn(copy(engine.clone(), generation, copied));
@@ -315,8 +320,10 @@ impl<P: Projection> Pipeline<P> {
             filling.progress.reached(last, self.loader.resident_bytes(), yielded);
             filling.governor.give_way().await;
         }
-        let (rest, late) = (self.loader.rest::<P>()?, std::mem::take(&mut self.loader.late));
-        let _ = self.copies.send(Copy::Lines(rest)).await;
+        let mut loader = std::mem::replace(&mut self.loader, Loader::new(0));
+        let job = self.sandbox.run(move |mark| (loader.rest::<P>(mark), loader.late));
+        let (rest, late) = job.await.map_err(Filled::Stuck)?;
+        self.copy(Copy::Lines(rest?)).await?;
         drop(self.copies);
         let mut refused = self.copying.await.map_err(|_| Error::Engine)??;
         if !late.is_empty() {
@@ -363,17 +370,25 @@ impl<P: Projection> Pipeline<P> {
         let mut loader = std::mem::replace(&mut self.loader, Loader::new(0));
         let job = self.sandbox.run(move |mark| {
             let parked = fold::fold::<P>(&events, &keyed, &mut loader, &mut own, mark);
-            mark.at(0);
-            let lines = loader.spill::<P>();
+            let lines = loader.spill::<P>(mark);
             (parked, lines, loader, own)
         });
         let (parked, lines, loader, own) = job.await.map_err(Filled::Stuck)?;
         (self.loader, *barred) = (loader, own);
         let lines = lines?;
-        if !lines.is_empty() && self.copies.send(Copy::Lines(lines)).await.is_err() {
-            return Err(Error::Engine.into());
+        if !lines.is_empty() {
+            self.copy(Copy::Lines(lines)).await?;
         }
         Ok(parked)
+    }
+
+    async fn copy(&mut self, copy: Copy) -> Result<(), Filled> {
+        if self.copies.send(copy).await.is_ok() {
+            return Ok(());
+        }
+        // It ended, so it knows why.
+        let ended = (&mut self.copying).await.unwrap_or(Err(Error::Engine));
+        Err(ended.err().unwrap_or(Error::Engine).into())
     }
 
     /// Takes rows out of the table and into memory.
@@ -384,8 +399,9 @@ impl<P: Projection> Pipeline<P> {
         indexes: &mut Vec<String>,
     ) -> Result<(), Filled> {
         let (done, copied) = oneshot::channel();
-        if self.copies.send(Copy::Flush(done)).await.is_err() || copied.await.is_err() {
-            return Err(Error::Engine.into());
+        self.copy(Copy::Flush(done)).await?;
+        if copied.await.is_err() {
+            self.copy(Copy::Lines(Vec::new())).await?;
         }
         let pool = self.engine.database.pool();
         make_key(pool, indexes).await?;

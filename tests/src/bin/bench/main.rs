@@ -21,6 +21,7 @@ mod raw;
 mod rebuild;
 mod rental;
 mod report;
+mod side_by_side;
 mod system;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -89,6 +90,8 @@ enum Which {
     /// Rebuilds beside what readers see, what readers notice of them, and how
     /// soon a webhook is to be seen
     Rebuild,
+    /// The same events through the crate cqrs-es
+    CqrsEs,
 }
 
 /// How much is measured.
@@ -114,6 +117,8 @@ struct Scale {
     rebuild_events: usize,
     /// Webhooks sent while is looked how soon they are to be seen.
     live: usize,
+    /// Events that go through cqrs-es too.
+    side_by_side: usize,
 }
 
 impl Scale {
@@ -134,7 +139,8 @@ impl Bench {
         let (cars, fleet, history, visible) =
             if self.quick { (100, 300, 200, 20) } else { (1_000, 10_000, 2_000, 300) };
         let catch_ups = rounds.div_ceil(4);
-        let (rebuild_events, live) = if self.quick { (6_000, 500) } else { (1_000_000, 10_000) };
+        let (rebuild_events, live, side_by_side) =
+            if self.quick { (6_000, 500, 1_200) } else { (1_000_000, 10_000, 60_000) };
         Scale {
             rounds,
             round,
@@ -146,6 +152,7 @@ impl Bench {
             visible,
             rebuild_events,
             live,
+            side_by_side,
         }
     }
 
@@ -191,6 +198,9 @@ impl Bench {
         }
         if wanted(Which::Rebuild) {
             rows.extend(rebuild::measure(scale).await?);
+        }
+        if wanted(Which::CqrsEs) {
+            rows.extend(side_by_side::measure(scale).await?);
         }
         if self.json {
             println!("{:#}", report::json(&machine, &rows));

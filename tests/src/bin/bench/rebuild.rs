@@ -24,17 +24,17 @@ const CHUNK: usize = 100_000;
 const READERS: usize = 4;
 
 /// A system with a worker and an API that are level with the log.
-struct Noon {
-    system: System,
-    pool: PgPool,
+pub(crate) struct Noon {
+    pub(crate) system: System,
+    pub(crate) pool: PgPool,
     worker: Process,
-    events: u64,
+    pub(crate) events: u64,
     email_ids: Vec<String>,
 }
 
 /// One rebuild.
-struct Rebuilt {
-    took: Duration,
+pub(crate) struct Rebuilt {
+    pub(crate) took: Duration,
     /// Until the rows were loaded, and until their indexes were made.
     loaded: Duration,
     indexed: Duration,
@@ -45,7 +45,7 @@ struct Rebuilt {
 }
 
 impl Noon {
-    async fn start() -> Result<Self, Failure> {
+    pub(crate) async fn start() -> Result<Self, Failure> {
         let mut system = System::start(SyncMode::Default).await?;
         let database = system.urls().database.clone();
         system.log().await?;
@@ -73,7 +73,7 @@ impl Noon {
     }
 
     /// Asks for a rebuild as an operator's event would, and waits for its end.
-    async fn rebuild(&mut self, projection: &str) -> Result<Rebuilt, Failure> {
+    pub(crate) async fn rebuild(&mut self, projection: &str) -> Result<Rebuilt, Failure> {
         let insert = "insert into rebuilds (id, projection, kind, version, actor, reason, told)
              select gen_random_uuid(), name, 'rebuild', version, 'bench', 'bench', true
              from projections join generations on projection = name

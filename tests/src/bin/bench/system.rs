@@ -296,8 +296,17 @@ pub(crate) fn post(path: &str, body: &Value) -> Vec<u8> {
 
 /// Appends events, many at a time; whatever guards them is not looked at.
 pub(crate) async fn append_all(log: &Log, events: &[NewEvent]) -> Result<(), Failure> {
+    append(log, events, PIPELINE).await
+}
+
+/// Appends events, so many at a time.
+pub(crate) async fn append(
+    log: &Log,
+    events: &[NewEvent],
+    in_flight: usize,
+) -> Result<(), Failure> {
     let mut appended =
-        futures::stream::iter(events).map(|event| log.append_fact(event)).buffered(PIPELINE);
+        futures::stream::iter(events).map(|event| log.append_fact(event)).buffered(in_flight);
     while let Some(outcome) = appended.next().await {
         outcome?;
     }

@@ -9,9 +9,9 @@ use crate::{
     projection::Projection,
     rebuild::{jobs, key::KeyHistory},
     sandbox::{Sandbox, Stuck},
-    store::{self, leases::Lease, parked},
+    store::{self, Part, leases::Lease, parked},
 };
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, PgPool};
 use std::time::{Duration, Instant};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
@@ -40,6 +40,8 @@ struct Turn<'a, P: Projection> {
     passed: Option<(u64, Instant)>,
     /// Rows changed after `lease.published` may not be in Redis.
     backlog: Option<Backlog>,
+    /// The page of the backlog that comes next, on its way.
+    ahead: Option<(Place, AbortOnDropHandle<Result<Page, Error>>)>,
     ticked: Option<(Instant, u64)>,
     refolding: Option<Refold<P>>,
 }
@@ -85,6 +87,7 @@ impl<'a, P: Projection> Turn<'a, P> {
             paused: false,
             passed: None,
             backlog: None,
+            ahead: None,
             ticked: None,
             refolding: None,
             lease,
@@ -418,10 +421,21 @@ impl<'a, P: Projection> Turn<'a, P> {
                 return Ok(());
             };
             let since = self.lease.published;
-            let page = store::changed_since::<P>(pool, part, since, &backlog.after, REPUBLISH);
-            let (rows, next) = page.await?;
-            let entries: Vec<_> =
-                rows.iter().flat_map(|(key, stored)| entries::<P>(key, stored)).collect();
+            let fetch = |after: String| {
+                let (pool, page) = (pool.clone(), Place { since, after });
+                AbortOnDropHandle::new(tokio::spawn(fetch::<P>(pool, part, page)))
+            };
+            let place = Place { since, after: backlog.after.clone() };
+            let page = match self.ahead.take() {
+                Some((ahead, page)) if ahead == place => page,
+                _ => fetch(backlog.after.clone()),
+            };
+            let (entries, next) = page.await.unwrap_or(Err(Error::Engine))?;
+            if let Some(after) = &next {
+                // While Redis takes this page, Postgres gives the next.
+                let place = Place { since, after: after.clone() };
+                self.ahead = Some((place, fetch(after.clone())));
+            }
             let cache = &self.engine.cache;
             let whole = since == 0;
             if whole && backlog.after.is_empty() {
@@ -643,6 +657,23 @@ pub(crate) async fn try_write<P: Projection>(
         Err(error) => return Err(error),
     }
     Ok(true)
+}
+
+/// Which page of the rows that Redis has missed.
+#[derive(PartialEq, Eq)]
+struct Place {
+    since: u64,
+    after: String,
+}
+
+/// Entries, and the key to go on after if there may be more.
+type Page = (Vec<Entry>, Option<String>);
+
+async fn fetch<P: Projection>(pool: PgPool, part: Part, place: Place) -> Result<Page, Error> {
+    let page = store::changed_since::<P>(&pool, part, place.since, &place.after, REPUBLISH);
+    let (rows, next) = page.await?;
+    let entries = rows.iter().flat_map(|(key, stored)| entries::<P>(key, stored)).collect();
+    Ok((entries, next))
 }
 
 /// What Redis gets of a row, under its key and its aliases.

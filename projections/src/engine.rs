@@ -82,6 +82,7 @@ pub struct Engine {
 type TurnFn = for<'a> fn(
     &'a Engine,
     Lease,
+    /* it is kept beyond the worker's share */ bool,
     &'a CancellationToken,
 ) -> BoxFuture<'a, (Lease, Result<(), Error>)>;
 
@@ -97,7 +98,10 @@ struct Counts {
 
 impl Share {
     fn among_workers() -> Self {
-        Self(Some(Arc::new(Counts { held: AtomicUsize::new(0), fair: AtomicUsize::new(1) })))
+        Self(Some(Arc::new(Counts {
+            held: AtomicUsize::new(0),
+            fair: AtomicUsize::new(usize::MAX),
+        })))
     }
 
     /// Whether the worker should give a part up.
@@ -107,13 +111,14 @@ impl Share {
         })
     }
 
-    /// Counts one more part, unless that is more than the worker's share.
-    fn take(&self) -> Option<Held> {
-        let Some(counts) = &self.0 else { return Some(Held(None)) };
+    /// Counts one more part, unless that is more than the worker's share and
+    /// it need not be. Gives whether it is more.
+    fn take(&self, anyway: bool) -> Option<(Held, bool)> {
+        let Some(counts) = &self.0 else { return Some((Held(None), false)) };
         let fair = counts.fair.load(Ordering::Relaxed);
-        let more = |held: usize| (held < fair).then_some(held + 1);
-        counts.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Held(Some(counts.clone())))
+        let more = |held: usize| (held < fair || anyway).then_some(held + 1);
+        let held = counts.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some((Held(Some(counts.clone())), held >= fair))
     }
 }
 
@@ -194,7 +199,9 @@ impl Engine {
             definition: Definition::of::<P>(),
             keyed: fold::keyed::<P>,
             load: |engine, filling| Box::pin(load::load::<P>(engine, filling)),
-            turn: |engine, lease, stop| Box::pin(turn::take::<P>(engine, lease, stop)),
+            turn: |engine, lease, beyond, stop| {
+                Box::pin(turn::take::<P>(engine, lease, beyond, stop))
+            },
             feed: Feed::new(log.clone()),
             log,
             database,
@@ -302,13 +309,13 @@ impl Engine {
         tasks: &mut JoinSet<Result<(), Error>>,
         running: &mut HashMap<tokio::task::Id, Part>,
     ) -> Result<(), Error> {
-        for part in generations::kept(self.definition, self.database.pool()).await? {
+        for (part, orphaned) in generations::kept(self.definition, self.database.pool()).await? {
             if running.values().any(|running| *running == part) {
                 continue;
             }
             let (engine, stop) = (self.clone(), stop.clone());
             let task = tasks.spawn(async move {
-                match engine.take_turn(part, &stop).await {
+                match engine.take_turn(part, orphaned, &stop).await {
                     Err(Error::Fenced(projection)) => {
                         tracing::info!(projection, "Another worker has taken over");
                     }
@@ -337,8 +344,15 @@ impl Engine {
 
     /// Takes a part's lease if nobody has it, then folds until the lease is
     /// lost or something fails.
-    async fn take_turn(&self, part: Part, stop: &CancellationToken) -> Result<(), Error> {
-        let Some(_held) = self.share.take() else { return Ok(()) };
+    async fn take_turn(
+        &self,
+        part: Part,
+        orphaned: bool,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        // What nobody takes, others cannot: it is of a version that they do not
+        // know.
+        let Some((_held, beyond)) = self.share.take(orphaned) else { return Ok(()) };
         let pool = self.database.pool();
         store::check_log(pool, &exodrive_domain::time::format(&self.log.created_at())).await?;
         let Some(lease) = leases::acquire(self.definition, pool, part, &self.worker).await? else {
@@ -360,7 +374,7 @@ impl Engine {
             lease.position,
             end - lease.position
         );
-        let (lease, outcome) = (self.turn)(self, lease, stop).await;
+        let (lease, outcome) = (self.turn)(self, lease, beyond, stop).await;
         if !matches!(outcome, Err(Error::Fenced(_))) {
             let _ = leases::release(self.definition, pool, &lease).await;
         }

@@ -33,6 +33,8 @@ struct Turn<'a, P: Projection> {
     events: Subscription,
     barred: Barred,
     sandbox: Sandbox,
+    /// Whether the worker keeps it however many parts it has.
+    beyond_share: bool,
     /// Whether readers see the generation; known after the first tick.
     seen: bool,
     paused: bool,
@@ -63,10 +65,12 @@ struct Backlog {
 pub(crate) async fn take<P: Projection>(
     engine: &Engine,
     lease: Lease,
+    beyond_share: bool,
     stop: &CancellationToken,
 ) -> (Lease, Result<(), Error>) {
     match Turn::<P>::begin(engine, lease.clone()).await {
         Ok(mut turn) => {
+            turn.beyond_share = beyond_share;
             let outcome = turn.fold_until(stop).await;
             (turn.lease, outcome)
         }
@@ -83,6 +87,7 @@ impl<'a, P: Projection> Turn<'a, P> {
             events,
             barred,
             sandbox: Sandbox::default(),
+            beyond_share: false,
             seen: false,
             paused: false,
             passed: None,
@@ -102,7 +107,7 @@ impl<'a, P: Projection> Turn<'a, P> {
     /// work. A batch in flight is finished.
     async fn fold_until(&mut self, stop: &CancellationToken) -> Result<(), Error> {
         self.tick().await?;
-        while !stop.is_cancelled() && !self.engine.share.surplus() {
+        while !stop.is_cancelled() && (self.beyond_share || !self.engine.share.surplus()) {
             let mut wait = TICK;
             let due = self.backlog.as_ref().map(|backlog| backlog.due);
             for due in [due, self.passed.map(|(_, since)| since + PASSING)].into_iter().flatten() {

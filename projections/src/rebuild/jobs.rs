@@ -125,10 +125,12 @@ pub(crate) async fn compared(
     comparison: &Comparison,
 ) -> Result<(), Error> {
     sqlx::query!(
-        "update rebuilds set comparison = $3 where id = $1 and epoch = $2",
+        "update rebuilds set comparison = $3, done = $4, total = greatest(total, $4)
+         where id = $1 and epoch = $2",
         job.id,
         job.epoch,
-        Json(comparison) as _
+        Json(comparison) as _,
+        to_i64(comparison.position)
     )
     .execute(connection)
     .await?;

@@ -1,7 +1,7 @@
 //! Builds of a projection beside each other, and the views by which readers
 //! see one of them.
 
-use super::Part;
+use super::{LEASE, Part};
 use crate::{
     Error, for_each_projection,
     projection::{Definition, Projection},
@@ -230,11 +230,16 @@ pub(crate) async fn refresh_views(pool: &PgPool, projection: &str) -> Result<(),
 
 /// The parts that workers of this version of the fold keep level: of what
 /// readers see, of what is being built, and of what the readers of this
-/// release still see after another was swapped in.
-pub(crate) async fn kept(definition: Definition, pool: &PgPool) -> Result<Vec<Part>, Error> {
-    let parts = sqlx::query_as!(
-        Part,
-        "select own.generation, partition, own.partitions
+/// release still see after another was swapped in. With each, whether nobody
+/// has taken it for a while.
+pub(crate) async fn kept(
+    definition: Definition,
+    pool: &PgPool,
+) -> Result<Vec<(Part, bool)>, Error> {
+    let parts = sqlx::query!(
+        r#"select own.generation, partition, own.partitions,
+             greatest(heartbeat_at, own.created_at) < clock_timestamp() - make_interval(secs => $3)
+                 and coalesce(lease_until < clock_timestamp(), true) as "orphaned!"
          from projections
          join generations as active on active.projection = name
              and active.generation = active_generation
@@ -243,11 +248,14 @@ pub(crate) async fn kept(definition: Definition, pool: &PgPool) -> Result<Vec<Pa
              and checkpoints.generation = own.generation
          where name = $1 and own.version = $2 and (own.state in ('active', 'catching_up')
              or own.state = 'previous' and not own.withdrawn and active.version <> $2)
-         order by own.generation, partition",
+         order by own.generation, partition"#,
         definition.name,
-        definition.version
+        definition.version,
+        2.0 * LEASE.as_secs_f64()
     );
-    Ok(parts.fetch_all(pool).await?)
+    let part = |generation, partition, partitions| Part { generation, partition, partitions };
+    let parts = parts.fetch_all(pool).await?.into_iter();
+    Ok(parts.map(|it| (part(it.generation, it.partition, it.partitions), it.orphaned)).collect())
 }
 
 /// Generations on their way out.

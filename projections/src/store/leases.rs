@@ -145,7 +145,9 @@ pub(crate) async fn share(pool: &PgPool, worker: &str) -> Result<usize, Error> {
     .execute(pool)
     .await?;
     let counted = sqlx::query!(
-        r#"select (select count(*) from checkpoints) as "parts!",
+        r#"select (select count(*) from checkpoints join generations using (projection, generation)
+             where state in ('active', 'catching_up')
+               or heartbeat_at > clock_timestamp() - make_interval(secs => $1)) as "parts!",
              (select count(*) from workers
               where seen_at > clock_timestamp() - make_interval(secs => $1)) as "workers!""#,
         LEASE.as_secs_f64()

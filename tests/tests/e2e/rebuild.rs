@@ -95,7 +95,7 @@ impl Noon {
     /// Reads one email and the lists again and again: never an error, and
     /// never an answer older than one that was given before.
     async fn read(&self, world: &World, email: &str) {
-        let mut newest = (0, 0);
+        let (mut newest, mut longest) = ((0, 0), 0);
         let path = format!("/v1/inbox/{email}");
         while self.goes_on() {
             let answer = world.get(&path).await;
@@ -110,7 +110,9 @@ impl Noon {
                 world.get(path).await.expect(200);
             }
             let timeline = world.get(&format!("{path}/timeline")).await.expect(200);
-            assert!(timeline["data"].as_array().unwrap().len() as u64 >= seen.1 - 1);
+            let length = timeline["data"].as_array().unwrap().len();
+            assert!(length >= longest, "{email}: a timeline of {longest} became one of {length}");
+            longest = length;
             self.reads.fetch_add(1, Ordering::Relaxed);
         }
     }

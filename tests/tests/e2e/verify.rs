@@ -237,7 +237,7 @@ async fn it_raises_no_false_alarm_while_everything_moves() {
         assert!(positions.len() > 3, "the log grew all the while: {positions:?}");
     };
     tokio::join!(deliveries, bookings, verifications);
-    assert!(booked.into_inner() > 10 && posted.into_inner() > 50);
+    assert!(booked.into_inner() > 2 && posted.into_inner() > 20);
     world.settled().await;
     is_clean(&verify(&world, &["--all"]).await);
 }

@@ -132,6 +132,7 @@ pub(crate) async fn list_emails(
     ),
     responses(
         (status = 200, description = "The email", body = EmailDetail, headers(
+            ("ExoDrive-Blocked-At" = u64, description = "The event that the email waits behind, if one could not be folded: later ones are not in this answer yet"),
             ("X-Cache" = String, description = "`L1` from this process, `L2` from Redis, `MISS` from Postgres"),
             ("ETag" = String, description = "Changes with the email"),
             ("ExoDrive-Position" = u64, description = "The position that last changed it"),

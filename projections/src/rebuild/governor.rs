@@ -63,13 +63,7 @@ impl Governor {
                 sorted.sort_unstable();
                 let slow = sorted.get(sorted.len() * 8 / 10).copied().unwrap_or_default();
                 let pause = Duration::from_micros(own.pause_us.load(Ordering::Relaxed));
-                let pause = if slow > settings.read_limit {
-                    (pause * 2).clamp(PAUSES[0], PAUSES[1])
-                } else if pause > PAUSES[0] {
-                    pause / 2
-                } else {
-                    Duration::ZERO
-                };
+                let pause = next(pause, slow > settings.read_limit);
                 own.pause_us.store(micros(pause), Ordering::Relaxed);
             }
         });
@@ -91,6 +85,35 @@ impl Governor {
     }
 }
 
+/// The pause after this one.
+fn next(pause: Duration, slow: bool) -> Duration {
+    match (slow, pause > PAUSES[0]) {
+        (true, _) => (pause * 2).clamp(PAUSES[0], PAUSES[1]),
+        (false, true) => pause / 2,
+        (false, false) => Duration::ZERO,
+    }
+}
+
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_while_reads_are_slow_and_go_when_they_are_not() {
+        let mut pause = Duration::ZERO;
+        for _ in 0..20 {
+            let longer = next(pause, true);
+            assert!(longer > pause || longer == PAUSES[1]);
+            pause = longer;
+        }
+        assert_eq!(pause, PAUSES[1]);
+        for _ in 0..20 {
+            pause = next(pause, false);
+        }
+        assert_eq!(pause, Duration::ZERO);
+    }
 }

@@ -1,20 +1,22 @@
 //! One worker's time as the writer of one part of a generation.
 
+mod mending;
+mod publishing;
+
 use crate::{
     Error,
-    cache::Entry,
     engine::{Engine, Step},
     feed::{Decoded, Events, Subscription},
-    fold::{self, Barred, Keyed, Loaded, Parked, Rows, Stored},
+    fold::{self, Barred, Keyed, Loaded, Parked, Rows},
     projection::Projection,
-    rebuild::{jobs, key::KeyHistory},
     sandbox::{Sandbox, Stuck},
-    store::{self, Part, leases::Lease, parked},
+    store::{self, leases::Lease, parked},
 };
-use sqlx::{Connection, PgConnection, PgPool};
+use mending::Refold;
+use publishing::{Backlog, Page, Place};
+use sqlx::PgConnection;
 use std::time::{Duration, Instant};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use uuid::Uuid;
 
 /// How often a turn shows a sign of life and looks for operators' wishes.
 const TICK: Duration = Duration::from_secs(1);
@@ -22,9 +24,6 @@ const TICK: Duration = Duration::from_secs(1);
 /// the part's. Most events are none of most projections': one statement for many
 /// of them leaves the database to those that are.
 const PASSING: Duration = Duration::from_millis(20);
-/// Rows published at a time when Redis has to be filled again.
-const REPUBLISH: i64 = 1_000;
-const REPUBLISH_PAGES: usize = 5;
 
 /// See the module.
 struct Turn<'a, P: Projection> {
@@ -46,18 +45,6 @@ struct Turn<'a, P: Projection> {
     ahead: Option<(Place, AbortOnDropHandle<Result<Page, Error>>)>,
     ticked: Option<(Instant, u64)>,
     refolding: Option<Refold<P>>,
-}
-
-/// Publishing rows that Redis has missed, page by page in the order of keys.
-#[derive(Clone)]
-struct Backlog {
-    /// When to go on.
-    due: Instant,
-    /// The last key published.
-    after: String,
-    /// What Redis has once every page is published. Rows changed later are
-    /// published as they change.
-    end: u64,
 }
 
 /// Folds until `stop`, until the lease is lost, or until something fails; gives
@@ -190,17 +177,6 @@ impl<'a, P: Projection> Turn<'a, P> {
         self.tell_published().await
     }
 
-    /// Whoever waits to swap a generation in wants to know at once that Redis
-    /// has its views.
-    async fn tell_published(&self) -> Result<(), Error> {
-        if self.seen || !P::CACHED {
-            return Ok(());
-        }
-        let (definition, pool) = (self.engine.definition, self.engine.database.pool());
-        store::leases::heartbeat(definition, pool, &self.lease, 0.0).await?;
-        Ok(())
-    }
-
     fn poison(&mut self, stuck: Stuck) -> Result<(), Error> {
         let position = stuck.position;
         if position == 0 || !self.barred.poison.insert(stuck) {
@@ -313,65 +289,6 @@ impl<'a, P: Projection> Turn<'a, P> {
         self.tell_published().await
     }
 
-    /// Finds the rows of a batch that Postgres refuses, by writing each alone
-    /// in a transaction that is then undone.
-    async fn refused(&mut self, events: &Events) -> Result<Vec<Parked>, Error> {
-        let generation = self.lease.part.generation;
-        let keyed = self.keyed(events, None).await.map_err(|_| Error::Engine)?;
-        let mut transaction = store::begin(self.engine.database.pool()).await?;
-        let folded = self.fold(&mut transaction, events, keyed, self.barred.clone());
-        let Outcome { changed, keyed, .. } = folded.await.map_err(Failed::into_error)?;
-        let mut refused = Vec::new();
-        for (key, row) in changed {
-            let alone = Rows::from([(key.clone(), row)]);
-            if try_write::<P>(&mut transaction, generation, &alone).await? {
-                continue;
-            }
-            if let Some(position) = fold::first_of(events, &keyed, &key) {
-                let error = "Postgres refused the row's value".to_owned();
-                refused.push(Parked { key, position, error });
-            }
-        }
-        transaction.rollback().await?;
-        Ok(refused)
-    }
-
-    /// Publishes the rows of a batch. What Redis does not take is published
-    /// later, from the rows.
-    async fn publish(&mut self, changed: &Rows<P::Row>, last: u64) {
-        if !P::CACHED {
-            self.lease.published = last;
-            return;
-        }
-        let entries: Vec<_> = changed
-            .iter()
-            .filter_map(|(key, stored)| Some((key, stored.as_ref()?)))
-            .flat_map(|(key, stored)| entries::<P>(key, stored))
-            .collect();
-        let generation = self.lease.part.generation;
-        match self.engine.cache.publish(P::NAME, generation, &entries).await {
-            Ok(()) if self.backlog.is_none() => self.lease.published = last,
-            Ok(()) => {}
-            Err(error) => {
-                if self.backlog.is_none() {
-                    tracing::warn!(
-                        projection = P::NAME,
-                        error = exodrive_runtime::error_chain(&error),
-                        "Redis did not take the views, will publish them again"
-                    );
-                }
-                self.miss(TICK);
-            }
-        }
-    }
-
-    /// Redis has missed rows: all that changed after `lease.published` are
-    /// published again, beginning after `pause`.
-    fn miss(&mut self, pause: Duration) {
-        let (due, end) = (Instant::now() + pause, self.lease.position);
-        self.backlog = P::CACHED.then(|| Backlog { due, after: String::new(), end });
-    }
-
     /// Once a second: a sign of life, operators' wishes, and Redis made whole.
     async fn tick(&mut self) -> Result<(), Error> {
         let pool = self.engine.database.pool();
@@ -416,199 +333,6 @@ impl<'a, P: Projection> Turn<'a, P> {
         }
         Ok(())
     }
-
-    /// Publishes some pages of the backlog, if one is due; folding goes on
-    /// between.
-    async fn publish_backlog(&mut self) -> Result<(), Error> {
-        let (pool, part) = (self.engine.database.pool(), self.lease.part);
-        for _ in 0..REPUBLISH_PAGES {
-            let Some(backlog) = self.backlog.clone().filter(|it| it.due <= Instant::now()) else {
-                return Ok(());
-            };
-            let since = self.lease.published;
-            let fetch = |after: String| {
-                let (pool, page) = (pool.clone(), Place { since, after });
-                AbortOnDropHandle::new(tokio::spawn(fetch::<P>(pool, part, page)))
-            };
-            let place = Place { since, after: backlog.after.clone() };
-            let page = match self.ahead.take() {
-                Some((ahead, page)) if ahead == place => page,
-                _ => fetch(backlog.after.clone()),
-            };
-            let (entries, next) = page.await.unwrap_or(Err(Error::Engine))?;
-            if let Some(after) = &next {
-                // While Redis takes this page, Postgres gives the next.
-                let place = Place { since, after: after.clone() };
-                self.ahead = Some((place, fetch(after.clone())));
-            }
-            let cache = &self.engine.cache;
-            let whole = since == 0;
-            if whole && backlog.after.is_empty() {
-                // Should Redis forget it all half way, it forgets this too.
-                let _ = cache.begin_filling(P::NAME, part).await;
-            }
-            let published = match cache.publish(P::NAME, part.generation, &entries).await {
-                // Of a part only, Redis may have forgotten the rest meanwhile.
-                Ok(()) if next.is_none() && whole => cache.mark_complete(P::NAME, part).await,
-                outcome => outcome,
-            };
-            match (published, next) {
-                (Err(_), _) => {
-                    self.backlog = Some(Backlog { due: Instant::now() + TICK, ..backlog });
-                }
-                (Ok(()), Some(after)) => self.backlog = Some(Backlog { after, ..backlog }),
-                (Ok(()), None) => {
-                    self.lease.published = backlog.end;
-                    self.backlog = None;
-                    self.tell_published().await?;
-                    tracing::debug!(projection = P::NAME, "Redis has all views of `{}`", P::NAME);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Folds the parked events of one key that an operator wants retried, or
-    /// whose time has come.
-    async fn retry_parked(&mut self) -> Result<(), Error> {
-        let (pool, part) = (self.engine.database.pool().clone(), self.lease.part);
-        let Some(due) = parked::due(self.engine.definition, &pool, part).await? else {
-            return Ok(());
-        };
-        let mut decoded = Vec::new();
-        for position in &due.positions {
-            decoded.extend(self.engine.log.read(*position).await?.map(Decoded::from));
-        }
-        let events = Events::of(decoded);
-        let mut barred = self.barred.clone();
-        barred.blocked.remove(&due.key);
-        let mut transaction = store::begin(&pool).await?;
-        let outcome = match self.keyed(&events, Some(&due.key)).await {
-            Ok(keyed) => self.fold(&mut transaction, &events, keyed, barred).await,
-            Err(stuck) => Err(stuck.into()),
-        };
-        let Outcome { changed, parked, mut barred, .. } = match outcome {
-            Ok(outcome) => outcome,
-            Err(Failed::Stuck(_)) => {
-                parked::keep(self.engine.definition, &mut transaction, part, &due, true).await?;
-                transaction.commit().await?;
-                tracing::error!(
-                    projection = P::NAME,
-                    "The fold does not end still, it stays parked"
-                );
-                return Ok(());
-            }
-            Err(Failed::Error(error)) => return Err(error),
-        };
-        parked::unpark(self.engine.definition, &mut transaction, part, &due.key).await?;
-        if let Err(error) = store::write::<P>(&mut transaction, part.generation, &changed).await {
-            if !store::is_refused_value(&error) {
-                return Err(error);
-            }
-            transaction.rollback().await?;
-            tracing::error!(
-                projection = P::NAME,
-                "Postgres refuses the row still, it stays parked"
-            );
-            let mut connection = pool.acquire().await?;
-            return parked::keep(self.engine.definition, &mut connection, part, &due, false).await;
-        }
-        parked::park(self.engine.definition, &mut transaction, part, &parked, due.attempts + 1)
-            .await?;
-        let position = self.lease.position;
-        store::leases::advance(
-            self.engine.definition,
-            &mut transaction,
-            &self.lease,
-            position,
-            changed.len(),
-        )
-        .await?;
-        transaction.commit().await?;
-        barred.poison.clear();
-        self.barred = barred;
-        tracing::info!(
-            projection = P::NAME,
-            events = due.positions.len(),
-            still_parked = parked.len(),
-            "Retried parked events"
-        );
-        // Their positions lie behind what Redis is known to have.
-        if let Some(first) = due.positions.first() {
-            self.lease.published = self.lease.published.min(first.saturating_sub(1));
-            self.miss(Duration::ZERO);
-        }
-        Ok(())
-    }
-
-    /// If an operator wants one row folded afresh: begins to, beside the
-    /// folding of events; or puts it in the place of what is there.
-    async fn refold(&mut self) -> Result<(), Error> {
-        let (pool, part) = (self.engine.database.pool().clone(), self.lease.part);
-        let Some(refold) = self.refolding.take_if(|refold| refold.task.is_finished()) else {
-            if self.refolding.is_none()
-                && let Some((id, key)) =
-                    jobs::key_wanted(self.engine.definition, &pool, part).await?
-            {
-                let history =
-                    KeyHistory::<P>::new(&self.engine.log, part, self.barred.clone(), key.clone());
-                let task = tokio::spawn(history.fold_until(self.lease.position));
-                self.refolding = Some(Refold { id, key, task: AbortOnDropHandle::new(task) });
-            }
-            return Ok(());
-        };
-        let Refold { id, key, task } = refold;
-        // What was folded meanwhile is little.
-        let position = self.lease.position;
-        let fresh = match task.await.unwrap_or(Err(Error::Engine)) {
-            Ok(history) => history.fold_until(position).await,
-            Err(error) => Err(error),
-        };
-        let fresh = match fresh {
-            Ok(history) => history.into_row(),
-            Err(Error::Engine) => {
-                let mut connection = pool.acquire().await?;
-                return jobs::fail(&mut connection, id, "the fold of this row does not end").await;
-            }
-            Err(error) => return Err(error),
-        };
-        let mut transaction = store::begin(&pool).await?;
-        let before =
-            store::load::<P>(&mut transaction, part.generation, std::slice::from_ref(&key)).await?;
-        let differs = before.get(&key) != fresh.as_ref();
-        let rows = Rows::from([(key.clone(), fresh)]);
-        if try_write::<P>(&mut transaction, part.generation, &rows).await? {
-            jobs::key_done(
-                self.engine.definition,
-                &mut transaction,
-                id,
-                part,
-                position,
-                &key,
-                differs,
-            )
-            .await?;
-        } else {
-            jobs::fail(&mut transaction, id, "Postgres refused the row's value").await?;
-        }
-        store::leases::advance(self.engine.definition, &mut transaction, &self.lease, position, 1)
-            .await?;
-        transaction.commit().await?;
-        if P::CACHED {
-            // Redis keeps the higher position of two; that of a row that was
-            // wrong may be too high.
-            let _ = self.engine.cache.forget(P::NAME, part.generation, &key).await;
-            self.publish(&rows, position).await;
-        }
-        Ok(())
-    }
-}
-
-/// One row being folded afresh.
-struct Refold<P: Projection> {
-    id: Uuid,
-    key: String,
-    task: AbortOnDropHandle<Result<KeyHistory<P>, Error>>,
 }
 
 /// What folding a batch came to.
@@ -644,48 +368,6 @@ impl From<Error> for Failed {
     fn from(error: Error) -> Self {
         Self::Error(error)
     }
-}
-
-/// Writes rows, or leaves all as it was and says so if Postgres refuses one.
-pub(crate) async fn try_write<P: Projection>(
-    connection: &mut PgConnection,
-    generation: i32,
-    rows: &Rows<P::Row>,
-) -> Result<bool, Error> {
-    let mut attempt = connection.begin().await?;
-    match store::write::<P>(&mut attempt, generation, rows).await {
-        Ok(()) => attempt.commit().await?,
-        Err(error) if store::is_refused_value(&error) => {
-            attempt.rollback().await?;
-            return Ok(false);
-        }
-        Err(error) => return Err(error),
-    }
-    Ok(true)
-}
-
-/// Which page of the rows that Redis has missed.
-#[derive(PartialEq, Eq)]
-struct Place {
-    since: u64,
-    after: String,
-}
-
-/// Entries, and the key to go on after if there may be more.
-type Page = (Vec<Entry>, Option<String>);
-
-async fn fetch<P: Projection>(pool: PgPool, part: Part, place: Place) -> Result<Page, Error> {
-    let page = store::changed_since::<P>(&pool, part, place.since, &place.after, REPUBLISH);
-    let (rows, next) = page.await?;
-    let entries = rows.iter().flat_map(|(key, stored)| entries::<P>(key, stored)).collect();
-    Ok((entries, next))
-}
-
-/// What Redis gets of a row, under its key and its aliases.
-fn entries<P: Projection>(key: &str, stored: &Stored<P::Row>) -> Vec<Entry> {
-    let Some(json) = P::cached(&stored.row, stored.position) else { return Vec::new() };
-    let entry = |key| Entry { key, position: stored.position, json: json.clone() };
-    std::iter::once(key.to_owned()).chain(P::aliases(&stored.row)).map(entry).collect()
 }
 
 /// Ties each event's trace to its projection, for whoever follows a request.

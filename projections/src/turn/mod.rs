@@ -145,6 +145,7 @@ impl<'a, P: Projection> Turn<'a, P> {
             match self.write(events, last, &[]).await {
                 Ok(Some(changed)) => break changed,
                 Ok(None) => {
+                    trace::<P>(events.all());
                     let since = self.passed.map_or_else(Instant::now, |(_, since)| since);
                     self.passed = Some((last, since));
                     return Ok(());

@@ -325,16 +325,7 @@ impl World {
 
     /// The log, read beside the API.
     pub async fn log(&self) -> Log {
-        let config = LogConfig {
-            url: self.urls().nats.clone(),
-            monitor_url: None,
-            require_sync: false,
-            duplicate_window: Duration::ZERO,
-            replicas: 1,
-            ack_timeout: Duration::from_secs(4),
-            patience: Duration::from_secs(10),
-        };
-        Log::open(&config).await.unwrap()
+        open_log(&self.urls().nats).await
     }
 
     /// Every event of the log.
@@ -417,6 +408,20 @@ impl World {
             .collect();
         (!values.is_empty()).then(|| values.iter().sum())
     }
+}
+
+/// The log of a NATS server.
+pub async fn open_log(url: &str) -> Log {
+    let config = LogConfig {
+        url: url.to_owned(),
+        monitor_url: None,
+        require_sync: false,
+        duplicate_window: Duration::ZERO,
+        replicas: 1,
+        ack_timeout: Duration::from_secs(4),
+        patience: Duration::from_secs(10),
+    };
+    Log::open(&config).await.unwrap()
 }
 
 /// Runs `exodrive` with these arguments and this environment to its end, which

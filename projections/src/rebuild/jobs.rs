@@ -157,17 +157,20 @@ pub(crate) async fn end(
     if ended.rows_affected() == 1 { Ok(()) } else { Err(Error::Fenced(definition.name)) }
 }
 
-/// Gives a rebuild up, for a reason that no retry mends.
+/// Gives a rebuild up, for a reason that no retry mends; unless another worker
+/// has taken it over. One of a single row has no lease and epoch 0.
 pub(crate) async fn fail(
     connection: &mut PgConnection,
     id: Uuid,
+    epoch: i64,
     error: &str,
 ) -> Result<(), Error> {
     sqlx::query!(
-        "update rebuilds set state = 'failed', error = $2, finished_at = clock_timestamp(),
+        "update rebuilds set state = 'failed', error = $3, finished_at = clock_timestamp(),
              worker = null, lease_until = null
-         where id = $1",
+         where id = $1 and epoch = $2",
         id,
+        epoch,
         error
     )
     .execute(connection)

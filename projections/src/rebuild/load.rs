@@ -7,7 +7,11 @@
 //! first. The ids of such rows are remembered as hashes; when these take too
 //! much, every row that is not in memory is looked for in the table.
 
-use super::{governor::Governor, progress::Progress};
+use super::{
+    copy::{self, Copy, Line, one_by_one},
+    governor::Governor,
+    progress::Progress,
+};
 use crate::{
     Error,
     engine::Engine,
@@ -17,11 +21,10 @@ use crate::{
     sandbox::{Mark, Sandbox, Stuck},
     store::{self, Part, generations, parked},
 };
-use bytes::{BufMut, BytesMut};
 use exodrive_domain::Subject;
 use exodrive_log::Log;
 use futures::future::BoxFuture;
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Executor, PgPool};
 use std::{
     collections::{BTreeSet, HashMap, HashSet, hash_map::RandomState},
     hash::BuildHasher,
@@ -36,9 +39,6 @@ const BATCH: usize = 4_000;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Batches that are read ahead.
 const AHEAD: usize = 3;
-/// Chunks of rows that wait to be copied: each may have half of what may be in
-/// memory, less as JSON.
-const CHUNKS: usize = 1;
 /// Rows with longer keys are written once there is an index, which may refuse
 /// them.
 const LONGEST_KEY: usize = 2_000;
@@ -53,19 +53,6 @@ pub(crate) struct Plan {
     pub(crate) until: u64,
     /// Only these rows, if not all.
     pub(crate) only: Option<Arc<HashSet<String>>>,
-}
-
-/// A row on its way into the table.
-struct Line {
-    key: String,
-    position: u64,
-    json: String,
-}
-
-enum Copy {
-    Lines(Vec<Line>),
-    /// Tell when everything before this is in the table.
-    Flush(oneshot::Sender<()>),
 }
 
 /// Rows in memory, in two halves: those touched lately and those before.
@@ -279,10 +266,10 @@ struct Pipeline<P: Projection> {
 impl<P: Projection> Pipeline<P> {
     fn begin(engine: &Engine, filling: &Filling<'_>) -> Self {
         let (send_events, events) = mpsc::channel(AHEAD);
-        let (copies, copied) = mpsc::channel(CHUNKS);
+        let (copies, copied) = mpsc::channel(copy::CHUNKS);
         let Plan { generation, until, .. } = *filling.plan;
         let reading = tokio::spawn(read(engine.log.clone(), until, send_events));
-        let copying = tokio::spawn(copy(engine.clone(), generation, copied));
+        let copying = tokio::spawn(copy::copy(engine.clone(), generation, copied));
         let limit = engine.rebuilds.memory;
         filling.progress.limit(limit);
         Self {
@@ -446,96 +433,6 @@ async fn read(log: Log, until: u64, events: mpsc::Sender<Result<Events, Error>>)
             return;
         }
     }
-}
-
-/// Copies rows into the table as they come; gives the keys of those that
-/// Postgres refused.
-async fn copy(
-    engine: Engine,
-    generation: i32,
-    mut copies: mpsc::Receiver<Copy>,
-) -> Result<Vec<String>, Error> {
-    let mut connection = engine.database.pool().acquire().await?;
-    let table = engine.definition.table(generation);
-    let statement = format!("copy {table} (key, position, data) from stdin (format binary)");
-    let mut refused = Vec::new();
-    while let Some(copy) = copies.recv().await {
-        let lines = match copy {
-            Copy::Lines(lines) => lines,
-            Copy::Flush(done) => {
-                let _ = done.send(());
-                continue;
-            }
-        };
-        match copy_lines(&mut connection, &statement, &lines).await {
-            Ok(()) => {}
-            Err(error) if store::is_refused_value(&error) => {
-                refused.extend(one_by_one(&mut connection, &table, lines).await?);
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(refused)
-}
-
-/// Bytes sent to Postgres at a time.
-const SENT: usize = 1 << 20;
-
-/// The binary format of COPY, and of `jsonb` in it
-/// (<https://www.postgresql.org/docs/current/sql-copy.html>).
-async fn copy_lines(
-    connection: &mut PgConnection,
-    statement: &str,
-    lines: &[Line],
-) -> Result<(), Error> {
-    let mut copy = connection.copy_in_raw(statement).await?;
-    let mut buffer = BytesMut::with_capacity(SENT + (64 << 10));
-    buffer.put_slice(b"PGCOPY\n\xff\r\n\0");
-    buffer.put_i32(0);
-    buffer.put_i32(0);
-    let length = |bytes: usize| i32::try_from(bytes).unwrap_or(i32::MAX);
-    for Line { key, position, json } in lines {
-        buffer.put_i16(3);
-        buffer.put_i32(length(key.len()));
-        buffer.put_slice(key.as_bytes());
-        buffer.put_i32(8);
-        buffer.put_i64(store::to_i64(*position));
-        buffer.put_i32(length(json.len() + 1));
-        buffer.put_u8(1);
-        buffer.put_slice(json.as_bytes());
-        if buffer.len() >= SENT {
-            copy.send(&buffer[..]).await?;
-            buffer.clear();
-        }
-    }
-    buffer.put_i16(-1);
-    copy.send(&buffer[..]).await?;
-    copy.finish().await?;
-    Ok(())
-}
-
-/// Writes each row alone; gives the keys of those that Postgres refuses.
-async fn one_by_one(
-    connection: &mut PgConnection,
-    table: &str,
-    lines: Vec<Line>,
-) -> Result<Vec<String>, Error> {
-    let mut refused = Vec::new();
-    let sql = format!("insert into {table} (key, position, data) values ($1, $2, $3::text::jsonb)");
-    for Line { key, position, json } in lines {
-        let mut attempt = connection.begin().await?;
-        let insert = sqlx::query(AssertSqlSafe(sql.as_str()));
-        let insert = insert.bind(&key).bind(store::to_i64(position)).bind(json);
-        match insert.execute(&mut *attempt).await.map_err(Error::from) {
-            Ok(_) => attempt.commit().await?,
-            Err(error) if store::is_refused_value(&error) => {
-                attempt.rollback().await?;
-                refused.push(key);
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(refused)
 }
 
 /// Parks events in the parts that their keys belong to; a subject that cannot

@@ -7,6 +7,7 @@
 //! is one transaction, so that it is never half done.
 
 mod compare;
+mod copy;
 mod governor;
 pub(crate) mod jobs;
 pub(crate) mod key;
@@ -19,7 +20,7 @@ pub use compare::{Comparison, Difference};
 use crate::{
     Error,
     engine::Engine,
-    store::{generations, to_i64},
+    store::{self, generations, to_i64},
 };
 use governor::Governor;
 use jobs::Job;
@@ -86,16 +87,26 @@ async fn look(engine: &Engine) -> Result<(), Error> {
     let outcome = rebuild.carry_out_or_end().await;
     let job = rebuild.job;
     match outcome {
-        Err(error @ (Error::Fenced(_) | Error::Database(_) | Error::Log(_))) => {
+        Ok(()) => Ok(()),
+        Err(error) if may_pass(&error) => {
             let _ = jobs::release(pool, &job).await;
             Err(error)
         }
         Err(error) => {
             let mut connection = pool.acquire().await?;
             discard(engine, &job).await?;
-            jobs::fail(&mut connection, job.id, &exodrive_runtime::error_chain(&error)).await
+            let error = exodrive_runtime::error_chain(&error);
+            jobs::fail(&mut connection, job.id, job.epoch, &error).await
         }
-        Ok(()) => Ok(()),
+    }
+}
+
+/// Whether it is worth while to try again.
+fn may_pass(error: &Error) -> bool {
+    match error {
+        Error::Fenced(_) | Error::Log(_) => true,
+        Error::Database(_) => !store::is_refused_value(error),
+        _ => false,
     }
 }
 
@@ -157,7 +168,7 @@ async fn carry_out(engine: &Engine, job: &mut Job, progress: &Progress) -> Resul
         _ if job.kind == "rollback" => {
             let mut connection = pool.acquire().await?;
             let error = "there is no such previous generation: it was dropped";
-            return jobs::fail(&mut connection, job.id, error).await;
+            return jobs::fail(&mut connection, job.id, job.epoch, error).await;
         }
         _ => build(engine, job, progress).await?,
     };
@@ -335,7 +346,7 @@ async fn caught_up(engine: &Engine, progress: &Progress, from: i32, to: i32) -> 
     loop {
         progress.total(engine.log.last_position().await?);
         let (near, reached) = swap::is_near(engine, from, to, NEAR).await?;
-        progress.reached(reached, 0, Duration::ZERO);
+        progress.follows(reached);
         if near {
             return Ok(());
         }

@@ -87,6 +87,13 @@ impl Progress {
         reached.yielded_seconds = yielded.as_secs_f64();
     }
 
+    /// The rows are loaded; the generation is at a position.
+    pub(crate) fn follows(&self, position: u64) {
+        let mut reached = self.shared.reached();
+        reached.done = position;
+        reached.resident = 0;
+    }
+
     /// Whether an operator has accepted the differences.
     pub(crate) fn accepted(&self) -> bool {
         self.shared.accepted.load(Ordering::Relaxed)

@@ -68,8 +68,10 @@ impl<P: Projection> Turn<'_, P> {
         let Outcome { changed, parked, mut barred, .. } = match outcome {
             Ok(outcome) => outcome,
             Err(Failed::Stuck(_)) => {
-                parked::keep(self.engine.definition, &mut transaction, part, &due, true).await?;
-                transaction.commit().await?;
+                // The transaction may have been given up for hung meanwhile.
+                drop(transaction);
+                let mut connection = pool.acquire().await?;
+                parked::keep(self.engine.definition, &mut connection, part, &due, true).await?;
                 tracing::error!(
                     projection = P::NAME,
                     "The fold does not end still, it stays parked"
@@ -146,7 +148,8 @@ impl<P: Projection> Turn<'_, P> {
             Ok(history) => history.into_row(),
             Err(Error::Engine) => {
                 let mut connection = pool.acquire().await?;
-                return jobs::fail(&mut connection, id, "the fold of this row does not end").await;
+                let error = "the fold of this row does not end";
+                return jobs::fail(&mut connection, id, 0, error).await;
             }
             Err(error) => return Err(error),
         };
@@ -167,7 +170,7 @@ impl<P: Projection> Turn<'_, P> {
             )
             .await?;
         } else {
-            jobs::fail(&mut transaction, id, "Postgres refused the row's value").await?;
+            jobs::fail(&mut transaction, id, 0, "Postgres refused the row's value").await?;
         }
         store::leases::advance(self.engine.definition, &mut transaction, &self.lease, position, 1)
             .await?;

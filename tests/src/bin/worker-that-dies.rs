@@ -4,11 +4,11 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "part of the tests")]
 
-use exodrive_log::{Log, LogConfig};
 use exodrive_projections::{Database, cache::Cache, engine::Engine};
 use exodrive_runtime::telemetry;
+use exodrive_tests::open_log;
 use nix::sys::signal::{Signal, raise};
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
 fn setting(name: &str) -> String {
@@ -24,17 +24,7 @@ struct Fate {
 #[tokio::main]
 async fn main() {
     telemetry::init("info", telemetry::Format::Json).unwrap();
-    let log = Log::open(&LogConfig {
-        url: setting("EXODRIVE_NATS_URL"),
-        monitor_url: None,
-        require_sync: false,
-        duplicate_window: Duration::ZERO,
-        replicas: 1,
-        ack_timeout: Duration::from_secs(4),
-        patience: Duration::from_secs(10),
-    })
-    .await
-    .unwrap();
+    let log = open_log(&setting("EXODRIVE_NATS_URL")).await;
     let database = Database::for_workers(&setting("EXODRIVE_DATABASE_URL")).unwrap();
     let cache = Cache::new(&setting("EXODRIVE_REDIS_URL")).unwrap();
     let fate = Fate {

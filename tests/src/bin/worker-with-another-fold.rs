@@ -4,7 +4,6 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "part of the tests")]
 
 use exodrive_domain::Event;
-use exodrive_log::{Log, LogConfig};
 use exodrive_projections::{
     Database, Projection,
     cache::Cache,
@@ -12,7 +11,7 @@ use exodrive_projections::{
     inbox::{Inbox, InboxRow},
 };
 use exodrive_runtime::telemetry;
-use std::time::Duration;
+use exodrive_tests::open_log;
 use tokio_util::sync::CancellationToken;
 
 /// The next version: every row says so.
@@ -82,17 +81,7 @@ fn setting(name: &str) -> String {
 #[tokio::main]
 async fn main() {
     telemetry::init("info", telemetry::Format::Json).unwrap();
-    let log = Log::open(&LogConfig {
-        url: setting("EXODRIVE_NATS_URL"),
-        monitor_url: None,
-        require_sync: false,
-        duplicate_window: Duration::ZERO,
-        replicas: 1,
-        ack_timeout: Duration::from_secs(4),
-        patience: Duration::from_secs(10),
-    })
-    .await
-    .unwrap();
+    let log = open_log(&setting("EXODRIVE_NATS_URL")).await;
     let database = Database::for_workers(&setting("EXODRIVE_DATABASE_URL")).unwrap();
     let cache = Cache::new(&setting("EXODRIVE_REDIS_URL")).unwrap();
     let fold = setting("WORKER_FOLD");

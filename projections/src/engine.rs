@@ -302,14 +302,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Starts to keep the parts that this process does not keep yet.
+    /// Starts to keep the parts that nobody keeps.
     async fn look(
         &self,
         stop: &CancellationToken,
         tasks: &mut JoinSet<Result<(), Error>>,
         running: &mut HashMap<tokio::task::Id, Part>,
     ) -> Result<(), Error> {
-        for (part, orphaned) in generations::kept(self.definition, self.database.pool()).await? {
+        let pool = self.database.pool();
+        for (part, orphaned) in generations::without_writer(self.definition, pool).await? {
             if running.values().any(|running| *running == part) {
                 continue;
             }

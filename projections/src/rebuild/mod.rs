@@ -82,6 +82,7 @@ async fn look(engine: &Engine) -> Result<(), Error> {
     let Some(job) = jobs::acquire(engine.definition, pool, &engine.worker).await? else {
         return Ok(());
     };
+    store::check_log(pool, &exodrive_domain::time::format(&engine.log.created_at())).await?;
     let progress = Progress::begin(engine.definition, pool.clone(), job.clone());
     let mut rebuild = Rebuild { engine, job, progress };
     let outcome = rebuild.carry_out_or_end().await;

@@ -228,18 +228,18 @@ pub(crate) async fn refresh_views(pool: &PgPool, projection: &str) -> Result<(),
     Ok(())
 }
 
-/// The parts that workers of this version of the fold keep level: of what
-/// readers see, of what is being built, and of what the readers of this
-/// release still see after another was swapped in. With each, whether nobody
-/// has taken it for a while.
-pub(crate) async fn kept(
+/// The parts without a writer, of the generations that workers of this version
+/// of the fold keep level: of what readers see, of what is being built, and of
+/// what the readers of this release still see after another was swapped in.
+/// With each, whether nobody has taken it for a while.
+pub(crate) async fn without_writer(
     definition: Definition,
     pool: &PgPool,
 ) -> Result<Vec<(Part, bool)>, Error> {
     let parts = sqlx::query!(
         r#"select own.generation, partition, own.partitions,
-             greatest(heartbeat_at, own.created_at) < clock_timestamp() - make_interval(secs => $3)
-                 and coalesce(lease_until < clock_timestamp(), true) as "orphaned!"
+             greatest(heartbeat_at, own.created_at)
+                 < clock_timestamp() - make_interval(secs => $3) as "orphaned!"
          from projections
          join generations as active on active.projection = name
              and active.generation = active_generation
@@ -248,6 +248,7 @@ pub(crate) async fn kept(
              and checkpoints.generation = own.generation
          where name = $1 and own.version = $2 and (own.state in ('active', 'catching_up')
              or own.state = 'previous' and not own.withdrawn and active.version <> $2)
+           and coalesce(lease_until < clock_timestamp(), true)
          order by own.generation, partition"#,
         definition.name,
         definition.version,

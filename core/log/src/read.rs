@@ -10,7 +10,7 @@ use async_nats::jetstream::{
 use exodrive_domain::{Recorded, Subject};
 use std::{error::Error, time::Duration};
 
-/// How long an unread consumer stays for a consumer of one subject, which is read once.
+/// A consumer of one subject, which is read once, goes away by itself after this.
 const INACTIVE_FOLD: Duration = Duration::from_secs(5);
 /// Events of one subject that are fetched singly before a consumer is made.
 /// Most subjects have no more; and a consumer for each of a thousand subjects

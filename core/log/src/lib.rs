@@ -14,19 +14,23 @@
 //! Projections and replays take events out as
 //! [`Recorded`](exodrive_domain::Recorded): [`Log::reader`] in log order from
 //! a position, [`Log::reader_of`] some subjects only, [`Log::history`] for one
-//! subject, [`Log::read`] for one event.
+//! subject, [`Log::read`] for one event. All of them are [`StoredMessage`]s
+//! first, as the server holds them; seals and proofs take those
+//! ([`Log::stored_reader`], [`Log::read_stored`]).
 
 mod append;
 mod clock;
 pub mod command;
 mod read;
 pub mod redis;
+mod stored;
 pub mod topology;
 mod wire;
 
 pub use append::{AppendError, Appended, NewEvent};
 pub use command::{CarState, ClaimError, CommandError, Commands, DecisionState, Executed, Loaded};
 pub use read::{Batch, ReadError, Reader};
+pub use stored::{StoredBatch, StoredMessage, StoredReader};
 pub use topology::{ConnectError, LogConfig};
 
 use async_nats::jetstream::{self, stream::Stream};

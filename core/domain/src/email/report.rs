@@ -15,6 +15,8 @@ pub struct Report {
     pub kind: ReportKind,
     /// What it repeats about the mail itself.
     pub mail: Mail,
+    /// Its personal data was erased.
+    pub erased: bool,
 }
 
 /// What happened to an email, with the detail of that kind.
@@ -132,7 +134,12 @@ impl Report {
     pub(crate) fn read(provider_type: &str, data: &Value) -> Option<Self> {
         let kind = provider_type.strip_prefix("email.")?;
         let email_id = data.get("email_id")?.as_str()?.parse().ok()?;
-        Some(Self { email_id, kind: ReportKind::read(kind, data), mail: Mail::read(data) })
+        Some(Self {
+            email_id,
+            kind: ReportKind::read(kind, data),
+            mail: Mail::read(data),
+            erased: false,
+        })
     }
 
     /// What is left of a report whose personal data was erased.
@@ -157,7 +164,7 @@ impl Report {
             subject: Some(erased()),
             ..Mail::default()
         };
-        Some(Self { email_id, kind, mail })
+        Some(Self { email_id, kind, mail, erased: true })
     }
 }
 

@@ -11,10 +11,12 @@
 //! [`Projection::evolve`](exodrive_projections::Projection::evolve) that the
 //! live view is made with, keeping the state after every event. [`tell`] and
 //! [`compare`] do so for a view by its name. [`verify`] folds many rows afresh
-//! and compares them with what Postgres and Redis hold.
+//! and compares them with what Postgres and Redis hold. [`person`] finds what
+//! is about somebody, to be erased.
 
 mod diff;
 mod history;
+pub mod person;
 mod reading;
 pub mod verify;
 

@@ -48,9 +48,10 @@ pub enum ErasureChange {
         /// Why.
         reason: String,
     },
-    /// These data keys are destroyed. Told before anything else is done, so
-    /// that a backup that has the keys can be cleaned of them again.
-    KeysDestroyed {
+    /// These data keys are destroyed from now on. Told before it is done, so
+    /// that it can be taken up after a crash, and so that a backup that has the
+    /// keys can be cleaned of them again.
+    Started {
         /// Their names: ids, no personal data.
         keys: Vec<String>,
         /// How many events they encrypted.
@@ -100,7 +101,7 @@ impl ErasureChange {
             Self::Requested { .. } => "exodrive.erasure.requested",
             Self::Approved {} => "exodrive.erasure.approved",
             Self::Cancelled { .. } => "exodrive.erasure.cancelled",
-            Self::KeysDestroyed { .. } => "exodrive.erasure.keys_destroyed",
+            Self::Started { .. } => "exodrive.erasure.started",
             Self::Completed { .. } => "exodrive.erasure.completed",
         }
     }
@@ -110,7 +111,7 @@ impl ErasureChange {
         "exodrive.erasure.requested",
         "exodrive.erasure.approved",
         "exodrive.erasure.cancelled",
-        "exodrive.erasure.keys_destroyed",
+        "exodrive.erasure.started",
         "exodrive.erasure.completed",
     ];
 }
@@ -138,8 +139,8 @@ pub enum ErasureStatus {
     Approved,
     /// Will not be carried out.
     Cancelled,
-    /// Nobody can read the events; views and caches are being cleaned.
-    KeysDestroyed,
+    /// Data keys are being destroyed, then views and caches cleaned.
+    Started,
     /// Done.
     Completed,
 }
@@ -159,7 +160,7 @@ pub struct Erasure {
     pub include_mentions: bool,
     /// Why.
     pub reason: String,
-    /// Data keys destroyed so far, by name.
+    /// Data keys destroyed, by name.
     pub keys: Vec<String>,
     /// How many events they encrypted.
     pub events: u64,
@@ -208,14 +209,13 @@ impl Erasure {
                 state.approved_by = Some(actor.to_owned());
             }
             ErasureChange::Cancelled { .. } => state.status = ErasureStatus::Cancelled,
-            ErasureChange::KeysDestroyed { keys, events } => {
-                state.status = ErasureStatus::KeysDestroyed;
-                state.keys.extend(
-                    keys.iter()
-                        .filter(|key| !state.keys.contains(key))
-                        .cloned()
-                        .collect::<Vec<_>>(),
-                );
+            ErasureChange::Started { keys, events } => {
+                state.status = ErasureStatus::Started;
+                for key in keys {
+                    if !state.keys.contains(key) {
+                        state.keys.push(key.clone());
+                    }
+                }
                 state.events += events;
             }
             ErasureChange::Completed { rows, .. } => {
@@ -303,8 +303,8 @@ mod tests {
     }
 
     #[test]
-    fn given_keys_destroyed_twice_then_each_counts_once() {
-        let destroyed = |keys: &[&str]| ErasureChange::KeysDestroyed {
+    fn given_keys_named_twice_then_each_counts_once() {
+        let destroyed = |keys: &[&str]| ErasureChange::Started {
             keys: keys.iter().map(|key| (*key).to_owned()).collect(),
             events: 1,
         };

@@ -1,7 +1,7 @@
 //! Personal data, marked where it stands, whose it is, and what takes its
 //! place once it is erased.
 
-use crate::{EMAIL_IMPORTED, Subject, WEBHOOK_RECEIVED};
+use crate::{EMAIL_IMPORTED, Subject, WEBHOOK_RECEIVED, json};
 use serde_json::Value;
 use std::fmt;
 
@@ -59,6 +59,47 @@ pub enum KeyScope {
     Customer(String),
     /// One erasure's: the address that it is about.
     Erasure(String),
+}
+
+/// How a body names a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trace {
+    /// In passing: in the middle of a text.
+    Mention,
+    /// As one of those whom it is about: as an address of its own.
+    Own,
+}
+
+/// Whether a body names an email address (in lower case).
+pub fn trace(body: &[u8], address: &str) -> Option<Trace> {
+    match json::parse(body) {
+        Some(body) => trace_in(&body, address),
+        None => String::from_utf8_lossy(body)
+            .to_lowercase()
+            .contains(address)
+            .then_some(Trace::Mention),
+    }
+}
+
+fn trace_in(value: &Value, address: &str) -> Option<Trace> {
+    match value {
+        Value::String(text) => {
+            let text = text.trim().to_lowercase();
+            // RFC 5322: `dana@example.com` or `Dana <dana@example.com>`.
+            let bare = text.strip_suffix('>').and_then(|text| text.rsplit_once('<'));
+            if text == address || bare.is_some_and(|(_, bare)| bare.trim() == address) {
+                return Some(Trace::Own);
+            }
+            text.contains(address).then_some(Trace::Mention)
+        }
+        Value::Array(items) => items.iter().filter_map(|item| trace_in(item, address)).max(),
+        Value::Object(fields) => {
+            let named = fields.keys().any(|name| name.to_lowercase().contains(address));
+            let within = fields.values().filter_map(|value| trace_in(value, address)).max();
+            within.max(named.then_some(Trace::Mention))
+        }
+        _ => None,
+    }
 }
 
 /// Says what of an event is personal. `body` is asked for only if that is in
@@ -170,6 +211,17 @@ mod tests {
         assert_eq!(json, serde_json::json!({"text": {MARK: "call Dana"}}));
         assert_eq!(serde_json::from_value::<Note>(json).unwrap(), note);
         assert!(!format!("{note:?}").contains("Dana"));
+    }
+
+    #[test]
+    fn a_person_is_found_as_one_concerned_or_as_mentioned() {
+        let found = |body: &str| trace(body.as_bytes(), "dana@example.com");
+        assert_eq!(found(r#"{"data":{"to":["DANA@example.com"]}}"#), Some(Trace::Own));
+        assert_eq!(found(r#"{"from":"Dana Ray <dana@example.com>"}"#), Some(Trace::Own));
+        assert_eq!(found(r#"{"a":["x"],"b":"ask dana@example.com"}"#), Some(Trace::Mention));
+        assert_eq!(found(r#"{"to":["d\u0061na@example.com"]}"#), Some(Trace::Own));
+        assert_eq!(found("no JSON: dana@example.com"), Some(Trace::Mention));
+        assert_eq!(found(r#"{"to":["bo@example.com"]}"#), None);
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //!
 //! **Flow.** A webhook is verified ([`signature`]) and appended to the log. A
 //! command is decided and appended at the [`desk`]; what operators do with
-//! projections goes by [`operator`], and workers heed it ([`operations`]). A
+//! projections goes by [`operator`], and workers heed it ([`operations`]); so
+//! does the [`erasure`] of a person's data. A
 //! read is admitted ([`access`], [`limits`]) and answered from this process or
 //! Redis ([`view_cache`]), else from Postgres. Whatever fails becomes one shape ([`problem`]). Settings are in
 //! [`settings`], the programs in [`cli`].
@@ -18,6 +19,7 @@ pub mod blocked_keys;
 pub mod checker;
 pub mod cli;
 pub mod desk;
+pub mod erasure;
 pub mod hold_expiry;
 pub mod http;
 pub mod import;

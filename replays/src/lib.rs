@@ -39,5 +39,5 @@ pub async fn email(
     order: Order,
 ) -> Result<Vec<Frame<InboxRow>>, ReadError> {
     let history = log.history(&Subject::Email(id.clone())).await?;
-    Ok(history::frames::<Inbox>(history, until, order))
+    Ok(history::frames::<Inbox>(id.as_str(), history, until, order))
 }

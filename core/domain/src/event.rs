@@ -1,5 +1,6 @@
 use crate::{
     Envelope, Recorded,
+    access::{ACCESS_RECORDED, AccessEvent},
     booking::{BlockChange, BlockEvent, BookingChange, BookingEvent},
     email::{EmailId, Report},
     fleet::{FleetChange, FleetEvent},
@@ -38,6 +39,8 @@ pub enum Payload {
     Block(BlockEvent),
     /// `exodrive.projection.*`. By rule it changes no view.
     Operation(OperationEvent),
+    /// [`ACCESS_RECORDED`].
+    Access(AccessEvent),
     /// A type that this release does not know. By rule it changes no view: it
     /// was appended by a newer release, whose own projections fold it.
     Unknown,
@@ -142,6 +145,7 @@ pub fn decode(recorded: &Recorded) -> Result<Payload, DecodeError> {
         kind if BlockChange::KINDS.contains(&kind) => Payload::Block(decision(recorded)?),
         kind if FleetChange::KINDS.contains(&kind) => Payload::Fleet(decision(recorded)?),
         kind if Operation::KINDS.contains(&kind) => Payload::Operation(decision(recorded)?),
+        ACCESS_RECORDED => Payload::Access(decision(recorded)?),
         _ => Payload::Unknown,
     })
 }

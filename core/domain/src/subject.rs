@@ -14,6 +14,7 @@ const FLEET: &str = "exo.fleet.";
 const BOOKING: &str = "exo.booking.";
 const SLUG: &str = "exo.slug.";
 const PROJECTION: &str = "exo.projection.";
+const ACCESS: &str = "exo.access.api";
 
 /// What an event is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,6 +33,8 @@ pub enum Subject {
     Slug(String),
     /// One projection: what operators want of it, by its name.
     Projection(String),
+    /// Who of the staff read personal data.
+    Access,
 }
 
 /// A subject that this release does not know.
@@ -48,6 +51,7 @@ impl fmt::Display for Subject {
             Self::Booking(id) => write!(f, "{BOOKING}{id}"),
             Self::Slug(slug) => write!(f, "{SLUG}{slug}"),
             Self::Projection(name) => write!(f, "{PROJECTION}{name}"),
+            Self::Access => f.write_str(ACCESS),
         }
     }
 }
@@ -68,7 +72,11 @@ impl FromStr for Subject {
         } else if let Some(name) = text.strip_prefix(PROJECTION) {
             is_projection(name).then(|| Self::Projection(name.to_owned()))
         } else {
-            (text == PROVIDER).then_some(Self::Provider)
+            match text {
+                PROVIDER => Some(Self::Provider),
+                ACCESS => Some(Self::Access),
+                _ => None,
+            }
         };
         known.ok_or_else(unknown)
     }
@@ -87,6 +95,7 @@ mod tests {
             "exo.booking.4ef9a417-02e9-4d39-ad75-9611e0fcc33c",
             "exo.slug.ferrari-296-gtb",
             "exo.projection.booking_timeline",
+            "exo.access.api",
         ] {
             assert_eq!(text.parse::<Subject>().unwrap().to_string(), text);
         }
@@ -99,6 +108,7 @@ mod tests {
             "exo.projection.",
             "exo.projection.Inbox",
             "exo.projection.a.b",
+            "exo.access.",
             "exo.>",
             "other",
         ] {

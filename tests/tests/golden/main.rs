@@ -17,6 +17,7 @@ use chrono::{DateTime, TimeDelta};
 use exodrive_domain::{
     DECISION_VERSION, Delivery, EMAIL_IMPORTED, Envelope, Recorded, Subject, WEBHOOK_RECEIVED,
     WEBHOOK_RECEIVED_VERSION,
+    access::ACCESS_RECORDED,
     booking::{BlockChange, BookingChange},
     fleet::FleetChange,
     operation::Operation,
@@ -36,7 +37,7 @@ fn released() -> Vec<(&'static str, u32)> {
     let decided = FleetChange::KINDS.iter().chain(BookingChange::KINDS);
     let decided = decided.chain(&BlockChange::KINDS).chain(&Operation::KINDS);
     std::iter::once((WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION))
-        .chain([(EMAIL_IMPORTED, DECISION_VERSION)])
+        .chain([(EMAIL_IMPORTED, DECISION_VERSION), (ACCESS_RECORDED, DECISION_VERSION)])
         .chain(decided.map(|kind| (*kind, DECISION_VERSION)))
         .collect()
 }

@@ -14,19 +14,22 @@
 //! Projections and replays take events out as
 //! [`Recorded`](exodrive_domain::Recorded): [`Log::reader`] in log order from
 //! a position, [`Log::reader_of`] some subjects only, [`Log::history`] for one
-//! subject, [`Log::read`] for one event.
+//! subject, [`Log::read`] for one event. What was refused at the door is kept
+//! beside the log ([`Log::refuse`], [`Log::refusals`]).
 
 mod append;
 mod clock;
 pub mod command;
 mod read;
 pub mod redis;
+mod refusals;
 pub mod topology;
 mod wire;
 
 pub use append::{AppendError, Appended, NewEvent};
 pub use command::{CarState, ClaimError, CommandError, Commands, DecisionState, Executed, Loaded};
 pub use read::{Batch, ReadError, Reader};
+pub use refusals::{DUPLICATE, Refusal};
 pub use topology::{ConnectError, LogConfig};
 
 use async_nats::jetstream::{self, stream::Stream};
@@ -42,6 +45,7 @@ pub struct Log {
     duplicate_window: Duration,
     created_at: DateTime<Utc>,
     clock: clock::LogClock,
+    refusing: refusals::Refusing,
 }
 
 impl Log {

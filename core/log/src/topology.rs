@@ -1,6 +1,6 @@
 //! The streams and what the server must be, checked at start.
 
-use crate::{Log, clock::LogClock};
+use crate::{Log, clock::LogClock, refusals::Refusing};
 use async_nats::{
     ConnectOptions, ServerAddr, ServerInfo,
     jetstream::{
@@ -17,6 +17,10 @@ pub const STREAM: &str = "EXODRIVE";
 pub const CANARY_STREAM: &str = "EXODRIVE_CANARY";
 /// Its subject.
 pub(crate) const CANARY_SUBJECT: &str = "exo-canary";
+/// The stream of webhooks that were refused.
+pub const REFUSALS_STREAM: &str = "EXODRIVE_REFUSALS";
+/// The subject of those of Resend.
+pub(crate) const REFUSALS_SUBJECT: &str = "exo-refusals.resend";
 
 /// The oldest server with every fix and feature that the log rests on.
 const OLDEST_SERVER: (u64, u64, u64) = (2, 12, 3);
@@ -94,6 +98,9 @@ pub(crate) async fn connect(config: &LogConfig) -> Result<Log, ConnectError> {
     context.get_or_create_stream(canary_config(config)).await.map_err(|source| {
         ConnectError::Stream { action: "open", stream: CANARY_STREAM, source: Box::new(source) }
     })?;
+    context.get_or_create_stream(refusals_config(config)).await.map_err(|source| {
+        ConnectError::Stream { action: "open", stream: REFUSALS_STREAM, source: Box::new(source) }
+    })?;
     Ok(log(config, context, stream).await)
 }
 
@@ -127,7 +134,15 @@ async fn log(config: &LogConfig, context: jetstream::Context, stream: Stream) ->
     let info = stream.cached_info();
     let (created_at, duplicate_window) = (info.created, info.config.duplicate_window);
     let clock = LogClock::start(context.clone()).await;
-    Log { context, stream, ack_timeout: config.ack_timeout, duplicate_window, created_at, clock }
+    Log {
+        context,
+        stream,
+        ack_timeout: config.ack_timeout,
+        duplicate_window,
+        created_at,
+        clock,
+        refusing: Refusing::default(),
+    }
 }
 
 /// Tries until the server answers or patience ends: services start in any
@@ -273,6 +288,19 @@ fn canary_config(config: &LogConfig) -> Config {
         subjects: vec![CANARY_SUBJECT.into()],
         storage: StorageType::File,
         max_messages_per_subject: 1,
+        num_replicas: config.replicas,
+        ..Config::default()
+    }
+}
+
+fn refusals_config(config: &LogConfig) -> Config {
+    Config {
+        name: REFUSALS_STREAM.into(),
+        subjects: vec!["exo-refusals.>".into()],
+        storage: StorageType::File,
+        discard: DiscardPolicy::Old,
+        max_age: Duration::from_secs(90 * 24 * 3_600),
+        max_messages: 1_000_000,
         num_replicas: config.replicas,
         ..Config::default()
     }

@@ -7,13 +7,15 @@
 //! command is decided and appended at the [`desk`]; what operators do with
 //! projections goes by [`operator`], and workers heed it ([`operations`]). A
 //! read is admitted ([`access`], [`limits`]) and answered from this process or
-//! Redis ([`view_cache`]), else from Postgres. Whatever fails becomes one shape ([`problem`]). Settings are in
+//! Redis ([`view_cache`]), else from Postgres; who of the staff reads personal
+//! data is noted ([`accesses`]). Whatever fails becomes one shape ([`problem`]). Settings are in
 //! [`settings`], the programs in [`cli`].
 //!
 //! **To add an endpoint**: a handler under `http/` with its `utoipa::path`, a
 //! line in `http/mod.rs`, then `make openapi`.
 
 pub mod access;
+pub mod accesses;
 pub mod blocked_keys;
 pub mod checker;
 pub mod cli;

@@ -87,6 +87,8 @@ impl World {
             ("EXODRIVE_RATE_LIMIT_FAILED_WEBHOOK", "100000/1m"),
             ("EXODRIVE_RATE_LIMIT_BOOKING", "100000/1m"),
             ("EXODRIVE_LINK_SECRET", "e2e-link-secret-9f20c1"),
+            // Tests count events: what they read is told when they want it.
+            ("EXODRIVE_ACCESS_INTERVAL", "1h"),
         ]
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))

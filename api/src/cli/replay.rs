@@ -103,10 +103,10 @@ fn describe(view: &str) -> (&'static str, &'static str) {
         "payments" => {
             ("An amount taken or given back, by its position (20 digits)", "00000000000000000120")
         }
-        "accesses" => {
-            ("A reader's reads of one thing in a day, by RESOURCE/ID/DAY/ACTOR",
-             "email/4ef9a417-02e9-4d39-ad75-9611e0fcc33c/2026-11-20/auditor:ada")
-        }
+        "accesses" => (
+            "A reader's reads of one thing in a day, by RESOURCE/ID/DAY/ACTOR",
+            "email/4ef9a417-02e9-4d39-ad75-9611e0fcc33c/2026-11-20/auditor:ada",
+        ),
         _ => ("A row of the view, by its key", "KEY"),
     }
 }

@@ -3,6 +3,7 @@
 use super::Failure;
 use crate::{
     access::{TokenRules, Tokens},
+    accesses::Accesses,
     blocked_keys::BlockedKeys,
     checker::Checker,
     desk::Desk,
@@ -82,6 +83,12 @@ impl Serve {
         let hold_period = self.bookings.hold_period;
         let desk = Desk::new(commands, database.clone(), redis.clone(), &secret, hold_period);
         let operator = Operator::new(log.clone(), database.clone());
+        let accesses = Accesses::default();
+        // Ends after the last request.
+        let served_all = CancellationToken::new();
+        let interval = self.http.access_interval;
+        let recorder =
+            tokio::spawn(accesses.clone().run(log.clone(), interval, served_all.clone()));
         let api = Api {
             log,
             database,
@@ -95,6 +102,7 @@ impl Serve {
             operator,
             webhook_secrets,
             tokens,
+            accesses,
             trusted_proxies: self.http.trusted_proxies,
             health: health::Latest::default(),
             full_readings: tokio::sync::Semaphore::new(http::FULL_READINGS),
@@ -114,6 +122,8 @@ impl Serve {
             // Connections that are kept open for nothing do not hold us up.
             () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => {}
         }
+        served_all.cancel();
+        recorder.await?;
         Ok(())
     }
 

@@ -1,16 +1,23 @@
 //! Time travel, for admins and auditors: a row of any view as it was, folded
 //! from the log. Rows hold personal data, so operators get none.
 
-use super::{Api, App, guard::EmailReader, read::parse_query};
-use crate::problem::{ApiError, Code, Problem};
+use super::{
+    Api, App, edge,
+    guard::EmailReader,
+    read::{log_unavailable, parse_query},
+};
+use crate::{
+    accesses,
+    problem::{ApiError, Code, Problem},
+};
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, RawQuery, State},
     http::header::CACHE_CONTROL,
     response::{IntoResponse, Response},
 };
 use exodrive_domain::time::serde_micros;
-use exodrive_log::ReadError;
+use exodrive_projections::{Identity, Projection, accesses::Accesses};
 use exodrive_replays::{self as replays, Told, Until};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -153,7 +160,8 @@ pub(crate) struct ReplayField {
 )]
 pub(crate) async fn get_replay(
     State(api): App,
-    _: EmailReader,
+    reader: EmailReader,
+    Extension(identity): Extension<edge::Identity>,
     Path((view, key)): Path<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
@@ -163,6 +171,9 @@ pub(crate) async fn get_replay(
         let detail = format!("There is no such view; there are {known}.");
         return Err(ApiError::new(Code::NotFound, detail));
     };
+    if view == Accesses::NAME && reader.identity != Identity::Auditor {
+        return Err(ApiError::new(Code::Forbidden, "Who read what is shown to auditors only."));
+    }
     let at = query.at.as_deref().map(|text| point("at", text)).transpose()?;
     let points = match (&query.from, &query.to) {
         (None, None) => None,
@@ -174,6 +185,8 @@ pub(crate) async fn get_replay(
         (Some(_), None) => return Err(ApiError::parameter("to", "it is missing beside `from`")),
         (None, Some(_)) => return Err(ApiError::parameter("from", "it is missing beside `to`")),
     };
+    let about = accesses::of_view(&view, &key)
+        .map(|(resource, key)| (resource.to_owned(), key.map(str::to_owned)));
     let _permit = if reads_all { Some(permit(&api)?) } else { None };
     let quiet = |_, _| {};
     let answer = match points {
@@ -209,7 +222,11 @@ pub(crate) async fn get_replay(
     let missing = || {
         ApiError::new(Code::NotFound, "The log has no event about this key of the view up to then.")
     };
-    Ok(([(CACHE_CONTROL, "no-store")], Json(answer.ok_or_else(missing)?)).into_response())
+    let answer = answer.ok_or_else(missing)?;
+    if let Some((resource, key)) = about {
+        identity.shows(&api.accesses, &resource, key.as_deref());
+    }
+    Ok(([(CACHE_CONTROL, "no-store")], Json(answer)).into_response())
 }
 
 fn replay(view: String, key: String, at: Option<String>, told: Told) -> Replay {
@@ -245,8 +262,4 @@ fn permit(api: &Api) -> Result<SemaphorePermit<'_>, ApiError> {
         error.retry_after = Some(5);
         error
     })
-}
-
-fn log_unavailable(error: ReadError) -> ApiError {
-    ApiError::new(Code::LogUnavailable, "The event log does not answer.").caused_by(&error)
 }

@@ -106,8 +106,11 @@ pub(crate) async fn happens(world: &World) {
         last_at: Utc::now(),
         request_id: None,
     };
-    let entries =
-        vec![access("auditor:ada", Some("em-0")), access("admin:ben", Some("em-0")), access("admin:ben", None)];
+    let entries = vec![
+        access("auditor:ada", Some("em-0")),
+        access("admin:ben", Some("em-0")),
+        access("admin:ben", None),
+    ];
     for n in 0..2 {
         let body = serde_json::to_string(&AccessEvent { entries: entries.clone() }).unwrap();
         let mut event = again(&format!("access_{n}"), Subject::Access, body);

@@ -44,7 +44,7 @@ impl FromStr for Until {
 
 impl Until {
     /// Whether an event, in the order of arrival, is before the end.
-    fn includes(self, recorded: &Recorded) -> bool {
+    pub fn includes(self, recorded: &Recorded) -> bool {
         match self {
             Self::Now => true,
             Self::Position(last) => recorded.position <= last,

@@ -2,7 +2,12 @@
 //! boundary of what is appended to it, and the server keeps about 300 bytes a
 //! subject in memory for ever, so they are few: one per thing that changes.
 
-use crate::{email::EmailId, fleet::is_slug, id::CarId, operation::is_projection};
+use crate::{
+    email::EmailId,
+    fleet::is_slug,
+    id::{CarId, ErasureId, HoldId},
+    operation::is_projection,
+};
 use std::{fmt, str::FromStr};
 
 /// Every subject of the log.
@@ -15,6 +20,8 @@ const BOOKING: &str = "exo.booking.";
 const SLUG: &str = "exo.slug.";
 const PROJECTION: &str = "exo.projection.";
 const ACCESS: &str = "exo.access.api";
+const ERASURE: &str = "exo.erasure.";
+const HOLD: &str = "exo.hold.";
 
 /// What an event is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,6 +42,11 @@ pub enum Subject {
     Projection(String),
     /// Who of the staff read personal data.
     Access,
+    /// One erasure of a person's data, from the wish to the end.
+    Erasure(ErasureId),
+    /// Whether one person's data must be kept, by an id that follows from the
+    /// address.
+    Hold(HoldId),
 }
 
 /// A subject that this release does not know.
@@ -52,6 +64,8 @@ impl fmt::Display for Subject {
             Self::Slug(slug) => write!(f, "{SLUG}{slug}"),
             Self::Projection(name) => write!(f, "{PROJECTION}{name}"),
             Self::Access => f.write_str(ACCESS),
+            Self::Erasure(id) => write!(f, "{ERASURE}{id}"),
+            Self::Hold(id) => write!(f, "{HOLD}{id}"),
         }
     }
 }
@@ -71,6 +85,10 @@ impl FromStr for Subject {
             is_slug(slug).then(|| Self::Slug(slug.to_owned()))
         } else if let Some(name) = text.strip_prefix(PROJECTION) {
             is_projection(name).then(|| Self::Projection(name.to_owned()))
+        } else if let Some(id) = text.strip_prefix(ERASURE) {
+            id.parse().ok().map(Self::Erasure)
+        } else if let Some(id) = text.strip_prefix(HOLD) {
+            id.parse().ok().map(Self::Hold)
         } else {
             match text {
                 PROVIDER => Some(Self::Provider),
@@ -96,6 +114,8 @@ mod tests {
             "exo.slug.ferrari-296-gtb",
             "exo.projection.booking_timeline",
             "exo.access.api",
+            "exo.erasure.4ef9a417-02e9-4d39-ad75-9611e0fcc33c",
+            "exo.hold.4ef9a417-02e9-4d39-ad75-9611e0fcc33c",
         ] {
             assert_eq!(text.parse::<Subject>().unwrap().to_string(), text);
         }

@@ -496,7 +496,8 @@ impl Commands {
     fn as_recorded(&self, event: &NewEvent, position: u64) -> Recorded {
         let headers = wire::headers(&event.envelope, &event.provider_headers);
         let subject = event.subject.to_string();
-        wire::recorded(position, &subject, self.log.now(), &headers, event.body.clone())
+        let at = self.log.now();
+        wire::recorded(wire::stored(position, &subject, at, &headers, event.body.clone()))
     }
 }
 

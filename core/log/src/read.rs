@@ -1,29 +1,21 @@
-use crate::{Log, topology::STREAM, wire};
+use crate::{
+    Log, codec,
+    keys::KeyError,
+    stored::{self, PULL, StoredMessage, StoredReader},
+};
 use async_nats::jetstream::{
-    Message,
-    consumer::{AckPolicy, DeliverPolicy, pull},
     message::StreamMessage,
     stream::{DirectGetErrorKind, LastRawMessageErrorKind},
 };
 use exodrive_domain::{Recorded, Subject};
-use futures::{FutureExt, StreamExt};
 use std::{error::Error, time::Duration};
-use tokio::time::{Instant, timeout, timeout_at};
 
-/// Messages asked of the server at a time; larger pulls are no faster.
-const PULL: usize = 1_000;
-/// Bytes asked of the server at a time, and the most that a batch holds: a
-/// body may have 1 MiB, and a thousand of those are not held at once.
-const PULL_BYTES: usize = 16 << 20;
-/// A consumer that nobody reads goes away by itself after this.
-const INACTIVE: Duration = Duration::from_secs(30);
-/// The same for a consumer of one subject, which is read once.
+/// A consumer of one subject, which is read once, goes away by itself after this.
 const INACTIVE_FOLD: Duration = Duration::from_secs(5);
 /// Events of one subject that are fetched singly before a consumer is made.
 /// Most subjects have no more; and a consumer for each of a thousand subjects
 /// that are asked for at once is more than the server makes in time.
 const ONE_BY_ONE: usize = 8;
-const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Why the log could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +33,39 @@ pub enum ReadError {
         /// The one that came.
         found: u64,
     },
+    /// A data key is missing that was not erased. Nothing may be folded past
+    /// it: the event would look as if its person had been erased.
+    #[error(
+        "data key {key} of the event at position {position} is missing, and was not erased: restore stream EXODRIVE_KEYS from a backup"
+    )]
+    KeyMissing {
+        /// The event.
+        position: u64,
+        /// The key's name.
+        key: String,
+    },
+    /// An encrypted event is not what was appended.
+    #[error(
+        "the event at position {position} is not what was appended: key {key} does not open it. Somebody has changed the log; `exodrive audit verify --live` says more"
+    )]
+    Changed {
+        /// The event.
+        position: u64,
+        /// The key's name.
+        key: String,
+    },
+    /// The key store holds what these settings cannot open.
+    #[error(transparent)]
+    Key(KeyError),
+}
+
+impl From<KeyError> for ReadError {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::Unavailable(_) => Self::unavailable(error),
+            error => Self::Key(error),
+        }
+    }
 }
 
 impl ReadError {
@@ -56,18 +81,16 @@ pub struct Batch {
     pub events: Vec<Recorded>,
     /// How many more the log held when the last one was sent.
     pub pending: u64,
-    bytes: usize,
 }
 
 /// Reads the log in order, from a position onwards, without a gap: all of it,
 /// or what a filter lets through.
 pub struct Reader {
     log: Log,
+    /// Where the next batch begins. Moved only with decoded events: whoever
+    /// stops waiting, or cannot decode, loses none.
     next: u64,
-    /// Only events of these subjects, which may hold wildcards; all if none.
-    filters: Vec<String>,
-    inactive: Duration,
-    messages: Option<pull::Stream>,
+    stored: StoredReader,
 }
 
 impl Log {
@@ -81,13 +104,17 @@ impl Log {
     /// filter. Filters must not overlap. It cannot tell a hole in the log from
     /// events of others.
     pub fn reader_of(&self, filters: &[String], position: u64) -> Reader {
-        Reader {
-            log: self.clone(),
-            next: position.max(1),
-            filters: filters.to_vec(),
-            inactive: INACTIVE,
-            messages: None,
-        }
+        let stored = StoredReader::new(self, filters, position);
+        Reader { log: self.clone(), next: stored.next(), stored }
+    }
+
+    /// The event in a stored message.
+    ///
+    /// # Errors
+    /// When its data key is not to be had, or does not open it.
+    pub async fn decode_stored(&self, message: StoredMessage) -> Result<Recorded, ReadError> {
+        let mut recorded = codec::decode(&self.keys, vec![message]).await?;
+        recorded.pop().ok_or_else(|| ReadError::unavailable("no event came of a message"))
     }
 
     /// The event at a position; `None` if there is none (yet).
@@ -95,13 +122,9 @@ impl Log {
     /// # Errors
     /// When the server does not answer.
     pub async fn read(&self, position: u64) -> Result<Option<Recorded>, ReadError> {
-        if position == 0 {
-            return Ok(None);
-        }
-        match self.stream.direct_get(position).await {
-            Ok(message) => Ok(Some(recorded(message))),
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
-            Err(error) => Err(ReadError::unavailable(error)),
+        match self.read_stored(position).await? {
+            Some(message) => Ok(Some(self.decode_stored(message).await?)),
+            None => Ok(None),
         }
     }
 
@@ -137,7 +160,7 @@ impl Log {
         position: u64,
     ) -> Result<Option<Recorded>, ReadError> {
         match self.stream.direct_get_next_for_subject(filter, Some(position.max(1))).await {
-            Ok(message) => Ok(Some(recorded(message))),
+            Ok(message) => Ok(Some(self.decode_direct(message).await?)),
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
             Err(error) => Err(ReadError::unavailable(error)),
         }
@@ -180,7 +203,7 @@ impl Log {
             match next {
                 Ok(message) => {
                     position = message.sequence;
-                    events.push(recorded(message));
+                    events.push(self.decode_direct(message).await?);
                 }
                 // A replica that is behind: the reader waits until it is not.
                 Err(error) if error.kind() == DirectGetErrorKind::NotFound => break,
@@ -188,7 +211,7 @@ impl Log {
             }
         }
         let mut reader = self.reader_of(&[subject], position + 1);
-        reader.inactive = INACTIVE_FOLD;
+        reader.stored.unread_for(INACTIVE_FOLD);
         while reader.next <= last {
             let batch = reader.next_batch(PULL, Duration::from_secs(5)).await?;
             if batch.events.is_empty() {
@@ -198,16 +221,9 @@ impl Log {
         }
         Ok(events)
     }
-}
-
-fn recorded(message: StreamMessage) -> Recorded {
-    wire::recorded(
-        message.sequence,
-        &message.subject,
-        message.time,
-        &message.headers,
-        message.payload,
-    )
+    async fn decode_direct(&self, message: StreamMessage) -> Result<Recorded, ReadError> {
+        self.decode_stored(stored::direct(message)).await
+    }
 }
 
 impl Reader {
@@ -216,107 +232,12 @@ impl Reader {
     /// was.
     ///
     /// # Errors
-    /// [`ReadError`]; [`ReadError::Hole`] is final.
+    /// [`ReadError`]; all but [`ReadError::Unavailable`] are final.
     pub async fn next_batch(&mut self, limit: usize, wait: Duration) -> Result<Batch, ReadError> {
-        let outcome = self.gather(limit, wait).await;
-        if outcome.is_err() {
-            self.messages = None;
-        }
-        outcome
-    }
-
-    async fn gather(&mut self, limit: usize, wait: Duration) -> Result<Batch, ReadError> {
-        let deadline = Instant::now() + wait;
-        let mut batch = Batch::default();
-        // Moved only with the batch: whoever stops waiting loses no event.
-        let mut next = self.next;
-        let mut messages = match self.messages.take() {
-            Some(messages) => messages,
-            None => timeout(Duration::from_secs(5), self.open())
-                .await
-                .map_err(ReadError::unavailable)??,
-        };
-        while batch.events.len() < limit && batch.bytes < PULL_BYTES {
-            let message = if batch.events.is_empty() {
-                match timeout_at(deadline, messages.next()).await {
-                    Ok(message) => message,
-                    Err(_) => break,
-                }
-            } else if batch.pending > 0 {
-                // More is on its way: a full batch is cheaper than two halves.
-                match timeout(HEARTBEAT, messages.next()).await {
-                    Ok(message) => message,
-                    Err(_) => break,
-                }
-            } else {
-                match messages.next().now_or_never() {
-                    Some(message) => message,
-                    None => break,
-                }
-            };
-            match message {
-                Some(Ok(message)) => self.take(message, &mut next, &mut batch)?,
-                // What was taken is sound: hand it over, and open anew next time.
-                Some(Err(_)) | None if !batch.events.is_empty() => {
-                    self.next = next;
-                    return Ok(batch);
-                }
-                Some(Err(error)) => return Err(ReadError::unavailable(error)),
-                None => return Err(ReadError::unavailable("the consumer ended")),
-            }
-        }
-        self.messages = Some(messages);
-        self.next = next;
-        Ok(batch)
-    }
-
-    fn take(&self, message: Message, next: &mut u64, batch: &mut Batch) -> Result<(), ReadError> {
-        let info = message.info().map_err(ReadError::Unavailable)?;
-        let (position, pending, stored_at) = (info.stream_sequence, info.pending, info.published);
-        if position < *next {
-            return Ok(());
-        }
-        if self.filters.is_empty() && position > *next {
-            return Err(ReadError::Hole { expected: *next, found: position });
-        }
-        let (message, _) = message.split();
-        let headers = message.headers.unwrap_or_default();
-        batch.bytes += message.payload.len();
-        batch.events.push(wire::recorded(
-            position,
-            &message.subject,
-            stored_at,
-            &headers,
-            message.payload,
-        ));
-        batch.pending = pending;
-        *next = position + 1;
-        Ok(())
-    }
-
-    async fn open(&self) -> Result<pull::Stream, ReadError> {
-        let config = pull::Config {
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.next },
-            ack_policy: AckPolicy::None,
-            filter_subjects: self.filters.clone(),
-            memory_storage: true,
-            num_replicas: 1,
-            inactive_threshold: self.inactive,
-            ..pull::Config::default()
-        };
-        let consumer = self
-            .log
-            .context
-            .create_consumer_on_stream(config, STREAM)
-            .await
-            .map_err(ReadError::unavailable)?;
-        consumer
-            .stream()
-            .max_messages_per_batch(PULL)
-            .max_bytes_per_batch(PULL_BYTES)
-            .heartbeat(HEARTBEAT)
-            .messages()
-            .await
-            .map_err(ReadError::unavailable)
+        self.stored.seek(self.next);
+        let batch = self.stored.next_batch(limit, wait).await?;
+        let events = codec::decode(&self.log.keys, batch.messages).await?;
+        self.next = self.stored.next();
+        Ok(Batch { events, pending: batch.pending })
     }
 }

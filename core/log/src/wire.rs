@@ -1,6 +1,7 @@
 //! The envelope as message headers: CloudEvents 1.0, binary mode
 //! (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/nats-protocol-binding.md>).
 
+use crate::StoredMessage;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -45,45 +46,50 @@ pub(crate) fn headers(envelope: &Envelope, provider_headers: &[(String, String)]
     headers
 }
 
-pub(crate) fn event_id(headers: &HeaderMap) -> Option<&str> {
-    headers.get(ID).map(|id| id.as_str())
-}
-
-/// The event in a message. A message that we did not write (it has no
-/// envelope) is an event of the empty type: it is kept, and changes nothing.
-pub(crate) fn recorded(
+/// A message with its headers sorted by name.
+pub(crate) fn stored(
     position: u64,
     subject: &str,
     stored_at: DateTime<Utc>,
     headers: &HeaderMap,
     body: Bytes,
-) -> Recorded {
-    let text = |name| headers.get(name).map(|value| value.as_str().to_owned());
-    let version = headers
-        .get(SCHEMA)
-        .and_then(|schema| schema.as_str().rsplit(':').next()?.parse().ok())
-        .unwrap_or(0);
+) -> StoredMessage {
+    let mut headers: Vec<_> = headers
+        .iter()
+        .flat_map(|(name, values)| {
+            let name: &str = name.as_ref();
+            values.iter().map(move |value| (name.to_owned(), value.as_str().to_owned()))
+        })
+        .collect();
+    // Stable: the values of one name keep their order.
+    headers.sort_by(|(one, _), (other, _)| one.cmp(other));
+    StoredMessage { position, stored_at, subject: subject.to_owned(), headers, body }
+}
+
+/// The event in a message. A message that we did not write (it has no
+/// envelope) is an event of the empty type: it is kept, and changes nothing.
+pub(crate) fn recorded(message: StoredMessage) -> Recorded {
+    let StoredMessage { position, stored_at, subject, headers, body } = message;
+    let text = |name| headers.iter().find(|(it, _)| it == name).map(|(_, value)| value.clone());
+    let version =
+        text(SCHEMA).and_then(|schema| schema.rsplit(':').next()?.parse().ok()).unwrap_or(0);
     let envelope = Envelope {
         id: text(ID).unwrap_or_default(),
         kind: text(TYPE).unwrap_or_default(),
         version,
         source: text(SOURCE).unwrap_or_default(),
-        time: headers.get(TIME).and_then(|it| time::parse(it.as_str())).unwrap_or(stored_at),
+        time: text(TIME).and_then(|it| time::parse(&it)).unwrap_or(stored_at),
         traceparent: text(TRACEPARENT),
         causation: text(CAUSATION),
         correlation: text(CORRELATION),
         actor: text(ACTOR),
     };
     let mut provider_headers: Vec<_> = headers
-        .iter()
-        .map(|(name, values)| (AsRef::<str>::as_ref(name), values))
+        .into_iter()
         .filter(|(name, _)| PROVIDER_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
-        .flat_map(|(name, values)| {
-            values.iter().map(move |value| (name.to_owned(), value.as_str().to_owned()))
-        })
         .collect();
     provider_headers.sort_unstable();
-    Recorded { position, subject: subject.to_owned(), stored_at, envelope, provider_headers, body }
+    Recorded { position, subject, stored_at, envelope, provider_headers, body, protection: None }
 }
 
 #[cfg(test)]
@@ -110,10 +116,9 @@ mod tests {
         ];
         let headers = headers(&envelope, &provider_headers);
         let body = Bytes::from_static(b"{ \"odd\":  1 }\r\n");
-        let event = recorded(9, "exo.provider.resend", at, &headers, body.clone());
+        let event = recorded(stored(9, "exo.provider.resend", at, &headers, body.clone()));
         assert_eq!(event.envelope, envelope);
         assert_eq!(event.provider_headers, provider_headers);
         assert_eq!((event.position, event.body), (9, body));
-        assert_eq!(event_id(&headers), Some("msg_1"));
     }
 }

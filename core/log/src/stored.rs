@@ -1,0 +1,254 @@
+//! The log as it is stored: what the server holds, byte for byte, before
+//! anything is decoded. Seals and proofs are made of this.
+
+use crate::{Log, read::ReadError, topology::STREAM, wire};
+use async_nats::jetstream::{
+    Message,
+    consumer::{AckPolicy, DeliverPolicy, pull},
+    message::StreamMessage,
+    stream::DirectGetErrorKind,
+};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::{FutureExt, StreamExt};
+use std::time::Duration;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Messages asked of the server at a time; larger pulls are no faster.
+pub(crate) const PULL: usize = 1_000;
+/// Bytes asked of the server at a time, and the most that a batch holds: a
+/// body may have 1 MiB, and a thousand of those are not held at once.
+const PULL_BYTES: usize = 16 << 20;
+/// A consumer that nobody reads goes away by itself after this.
+const INACTIVE: Duration = Duration::from_secs(30);
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// What a direct get adds behind the headers of the message
+/// (<https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-31.md>).
+const ADDED_BY_DIRECT_GET: [&str; 4] =
+    ["Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp"];
+
+/// A message of the log as the server holds it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StoredMessage {
+    /// Its sequence in the stream.
+    pub position: u64,
+    /// When the server stored it; exact to the nanosecond.
+    pub stored_at: DateTime<Utc>,
+    /// Its subject.
+    pub subject: String,
+    /// Every header, sorted by name; the values of one name in stored order.
+    pub headers: Vec<(String, String)>,
+    /// The stored bytes.
+    pub body: Bytes,
+}
+
+/// Consecutive messages, and how many wait behind them.
+#[derive(Debug, Default)]
+pub struct StoredBatch {
+    /// In log order; empty when nothing came in time.
+    pub messages: Vec<StoredMessage>,
+    /// How many more the log held when the last one was sent.
+    pub pending: u64,
+    bytes: usize,
+}
+
+/// Reads stored messages in order, from a position onwards, without a gap.
+pub struct StoredReader {
+    log: Log,
+    next: u64,
+    /// Only messages of these subjects, which may hold wildcards; all if none.
+    filters: Vec<String>,
+    inactive: Duration,
+    messages: Option<pull::Stream>,
+}
+
+impl Log {
+    /// A reader of every stored message from `position` on. A hole is an error.
+    pub fn stored_reader(&self, position: u64) -> StoredReader {
+        StoredReader::new(self, &[], position)
+    }
+
+    /// The stored message at a position; `None` if there is none (yet).
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn read_stored(&self, position: u64) -> Result<Option<StoredMessage>, ReadError> {
+        if position == 0 {
+            return Ok(None);
+        }
+        match self.stream.direct_get(position).await {
+            Ok(message) => Ok(Some(direct(message))),
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            Err(error) => Err(ReadError::unavailable(error)),
+        }
+    }
+}
+
+/// The message in the answer to a direct get.
+pub(crate) fn direct(message: StreamMessage) -> StoredMessage {
+    let mut stored = wire::stored(
+        message.sequence,
+        &message.subject,
+        message.time,
+        &message.headers,
+        message.payload,
+    );
+    // The last of its name is the server's; one before it was stored so.
+    for name in ADDED_BY_DIRECT_GET {
+        if let Some(at) = stored.headers.iter().rposition(|(it, _)| it == name) {
+            stored.headers.remove(at);
+        }
+    }
+    stored
+}
+
+impl StoredReader {
+    /// Of the messages whose subject is one of `filters`; of all if there is
+    /// none.
+    pub(crate) fn new(log: &Log, filters: &[String], position: u64) -> Self {
+        Self {
+            log: log.clone(),
+            next: position.max(1),
+            filters: filters.to_vec(),
+            inactive: INACTIVE,
+            messages: None,
+        }
+    }
+
+    /// Lets the server forget this reader when it has not read for so long.
+    pub(crate) fn unread_for(&mut self, inactive: Duration) {
+        self.inactive = inactive;
+    }
+
+    /// The position that it reads next.
+    pub(crate) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Goes on at a position, wherever it was.
+    pub(crate) fn seek(&mut self, position: u64) {
+        if self.next != position {
+            self.next = position;
+            self.messages = None;
+        }
+    }
+
+    /// The next messages: waits up to `wait` for the first, then takes what is
+    /// there, up to `limit`. After an error the reader starts again where it
+    /// was.
+    ///
+    /// # Errors
+    /// [`ReadError`]; [`ReadError::Hole`] is final.
+    pub async fn next_batch(
+        &mut self,
+        limit: usize,
+        wait: Duration,
+    ) -> Result<StoredBatch, ReadError> {
+        let outcome = self.gather(limit, wait).await;
+        if outcome.is_err() {
+            self.messages = None;
+        }
+        outcome
+    }
+
+    async fn gather(&mut self, limit: usize, wait: Duration) -> Result<StoredBatch, ReadError> {
+        let deadline = Instant::now() + wait;
+        let mut batch = StoredBatch::default();
+        // Moved only with the batch: whoever stops waiting loses no message.
+        let mut next = self.next;
+        let mut messages = match self.messages.take() {
+            Some(messages) => messages,
+            None => timeout(Duration::from_secs(5), self.open())
+                .await
+                .map_err(ReadError::unavailable)??,
+        };
+        while batch.messages.len() < limit && batch.bytes < PULL_BYTES {
+            let message = if batch.messages.is_empty() {
+                match timeout_at(deadline, messages.next()).await {
+                    Ok(message) => message,
+                    Err(_) => break,
+                }
+            } else if batch.pending > 0 {
+                // More is on its way: a full batch is cheaper than two halves.
+                match timeout(HEARTBEAT, messages.next()).await {
+                    Ok(message) => message,
+                    Err(_) => break,
+                }
+            } else {
+                match messages.next().now_or_never() {
+                    Some(message) => message,
+                    None => break,
+                }
+            };
+            match message {
+                Some(Ok(message)) => self.take(message, &mut next, &mut batch)?,
+                // What was taken is sound: hand it over, and open anew next time.
+                Some(Err(_)) | None if !batch.messages.is_empty() => {
+                    self.next = next;
+                    return Ok(batch);
+                }
+                Some(Err(error)) => return Err(ReadError::unavailable(error)),
+                None => return Err(ReadError::unavailable("the consumer ended")),
+            }
+        }
+        self.messages = Some(messages);
+        self.next = next;
+        Ok(batch)
+    }
+
+    fn take(
+        &self,
+        message: Message,
+        next: &mut u64,
+        batch: &mut StoredBatch,
+    ) -> Result<(), ReadError> {
+        let info = message.info().map_err(ReadError::Unavailable)?;
+        let (position, pending, stored_at) = (info.stream_sequence, info.pending, info.published);
+        if position < *next {
+            return Ok(());
+        }
+        if self.filters.is_empty() && position > *next {
+            return Err(ReadError::Hole { expected: *next, found: position });
+        }
+        let (message, _) = message.split();
+        let headers = message.headers.unwrap_or_default();
+        batch.bytes += message.payload.len();
+        batch.messages.push(wire::stored(
+            position,
+            &message.subject,
+            stored_at,
+            &headers,
+            message.payload,
+        ));
+        batch.pending = pending;
+        *next = position + 1;
+        Ok(())
+    }
+
+    async fn open(&self) -> Result<pull::Stream, ReadError> {
+        let config = pull::Config {
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.next },
+            ack_policy: AckPolicy::None,
+            filter_subjects: self.filters.clone(),
+            memory_storage: true,
+            num_replicas: 1,
+            inactive_threshold: self.inactive,
+            ..pull::Config::default()
+        };
+        let consumer = self
+            .log
+            .context
+            .create_consumer_on_stream(config, STREAM)
+            .await
+            .map_err(ReadError::unavailable)?;
+        consumer
+            .stream()
+            .max_messages_per_batch(PULL)
+            .max_bytes_per_batch(PULL_BYTES)
+            .heartbeat(HEARTBEAT)
+            .messages()
+            .await
+            .map_err(ReadError::unavailable)
+    }
+}

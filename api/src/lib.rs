@@ -20,6 +20,7 @@ pub mod blocked_keys;
 pub mod checker;
 pub mod cli;
 pub mod desk;
+pub mod history;
 pub mod hold_expiry;
 pub mod http;
 pub mod import;

@@ -45,10 +45,15 @@ impl FromStr for Until {
 impl Until {
     /// Whether an event, in the order of arrival, is before the end.
     pub fn includes(self, recorded: &Recorded) -> bool {
+        self.covers(recorded.position, recorded.envelope.time)
+    }
+
+    /// Whether what stands at this position, and reached us at this time, is.
+    pub fn covers(self, position: u64, received_at: DateTime<Utc>) -> bool {
         match self {
             Self::Now => true,
-            Self::Position(last) => recorded.position <= last,
-            Self::Time(last) => recorded.envelope.time <= last,
+            Self::Position(last) => position <= last,
+            Self::Time(last) => received_at <= last,
         }
     }
 }

@@ -14,6 +14,7 @@ mod edge;
 mod fleet;
 mod guard;
 pub mod health;
+mod history;
 mod inbox;
 mod office;
 mod operator;
@@ -199,6 +200,8 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(replay::get_replay))
         .routes(routes!(accesses::list_accesses))
         .routes(routes!(accesses::get_refusals))
+        .routes(routes!(history::get_history))
+        .routes(routes!(history::get_history_diff))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(describe))

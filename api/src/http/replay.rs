@@ -175,13 +175,13 @@ pub(crate) async fn get_replay(
         return Err(ApiError::new(Code::Forbidden, "Who read what is shown to auditors only."));
     }
     let at = query.at.as_deref().map(|text| point("at", text)).transpose()?;
-    let points = match (&query.from, &query.to) {
+    let points = match (query.from, query.to) {
         (None, None) => None,
         (Some(_), Some(_)) if at.is_some() => {
             let detail = "it is given beside `from` and `to`: ask for one point, or for two";
             return Err(ApiError::parameter("at", detail));
         }
-        (Some(from), Some(to)) => Some((point("from", from)?, point("to", to)?)),
+        (Some(from), Some(to)) => Some((from, to)),
         (Some(_), None) => return Err(ApiError::parameter("to", "it is missing beside `from`")),
         (None, Some(_)) => return Err(ApiError::parameter("from", "it is missing beside `to`")),
     };
@@ -195,29 +195,7 @@ pub(crate) async fn get_replay(
             let told = replays::tell(&api.log, &view, &key, until, &quiet).await;
             told.map_err(log_unavailable)?.map(|told| Answer::At(replay(view, key, query.at, told)))
         }
-        Some(points) => {
-            let compared = replays::compare(&api.log, &view, &key, points, &quiet).await;
-            let fields = |it: replays::FieldChange| ReplayField {
-                pointer: it.change.pointer,
-                old: it.change.old,
-                new: it.change.new,
-                position: it.position,
-                kind: it.kind,
-            };
-            compared.map_err(log_unavailable)?.map(|compared| {
-                Answer::Between(ReplayDiff {
-                    object: "replay_diff",
-                    view,
-                    key,
-                    from: query.from.unwrap_or_default(),
-                    to: query.to.unwrap_or_default(),
-                    historical: true,
-                    from_position: compared.before.position,
-                    to_position: compared.after.position,
-                    fields: compared.fields.into_iter().map(fields).collect(),
-                })
-            })
-        }
+        Some(points) => difference(&api, &view, &key, points).await?.map(Answer::Between),
     };
     let missing = || {
         ApiError::new(Code::NotFound, "The log has no event about this key of the view up to then.")
@@ -227,6 +205,36 @@ pub(crate) async fn get_replay(
         identity.shows(&api.accesses, &resource, key.as_deref());
     }
     Ok(([(CACHE_CONTROL, "no-store")], Json(answer)).into_response())
+}
+
+/// In what a row differs between two points; `None` if the log has no event
+/// about it up to either.
+pub(super) async fn difference(
+    api: &Api,
+    view: &str,
+    key: &str,
+    (from, to): (String, String),
+) -> Result<Option<ReplayDiff>, ApiError> {
+    let points = (point("from", &from)?, point("to", &to)?);
+    let compared = replays::compare(&api.log, view, key, points, &|_, _| {}).await;
+    let fields = |it: replays::FieldChange| ReplayField {
+        pointer: it.change.pointer,
+        old: it.change.old,
+        new: it.change.new,
+        position: it.position,
+        kind: it.kind,
+    };
+    Ok(compared.map_err(log_unavailable)?.map(|compared| ReplayDiff {
+        object: "replay_diff",
+        view: view.to_owned(),
+        key: key.to_owned(),
+        from,
+        to,
+        historical: true,
+        from_position: compared.before.position,
+        to_position: compared.after.position,
+        fields: compared.fields.into_iter().map(fields).collect(),
+    }))
 }
 
 fn replay(view: String, key: String, at: Option<String>, told: Told) -> Replay {

@@ -149,7 +149,7 @@ impl Accesses {
             Some(AccessEntry { actor, resource, key, route, count, first_at, last_at, request_id })
         };
         let mut entries: Vec<_> = some.into_iter().filter_map(entry).collect();
-        entries.sort_by(|one, other| one.first_at.cmp(&other.first_at));
+        entries.sort_by_key(|entry| entry.first_at);
         (!entries.is_empty()).then_some(entries)
     }
 
@@ -233,7 +233,7 @@ pub fn of_route(route: &str) -> Option<&'static str> {
     // These tell by themselves what they have shown.
     const EXACT: [&str; 2] = ["/v1/replay/", "/v1/audit/history"];
     let begins = |known: &&str| route.starts_with(*known);
-    if !route.starts_with("/v1/") || PUBLIC.iter().chain(&EXACT).any(|it| begins(it)) {
+    if !route.starts_with("/v1/") || PUBLIC.iter().chain(&EXACT).any(begins) {
         return None;
     }
     Some(match route {
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn reads_of_one_thing_by_one_reader_become_one_entry() {
         let accesses = Accesses::default();
-        let at = |seconds| DateTime::from_timestamp(1_795_900_000 + seconds, 0).unwrap();
+        let at = |seconds: i64| DateTime::from_timestamp(1_795_900_000 + seconds, 0).unwrap();
         accesses.note(access("auditor:ada", Some("em-1")), at(2));
         accesses.note(access("auditor:ada", Some("em-1")), at(1));
         accesses.note(access("admin:ben", Some("em-1")), at(3));

@@ -5,7 +5,7 @@ mod list;
 mod rebuild;
 mod show;
 
-use super::{Failure, table};
+use super::{Failure, table, terminal};
 use crate::{
     operator::{Operator, Origin, Plan, Recorded},
     settings::Connections,
@@ -91,19 +91,8 @@ async fn operator(connections: &Connections) -> Result<Operator, Failure> {
     Ok(Operator::new(log, Database::for_workers(&database)?))
 }
 
-/// Who sits at this terminal.
-fn actor() -> String {
-    use std::os::unix::fs::MetadataExt;
-    let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
-    let user = user.or_else(|| {
-        let own = std::fs::metadata("/proc/self").ok()?;
-        Some(own.uid().to_string())
-    });
-    format!("operator:{}@cli", user.unwrap_or_else(|| "unknown".to_owned()))
-}
-
 fn origin() -> Origin {
-    Origin { id: Uuid::now_v7(), actor: actor(), traceparent: None, correlation: None }
+    Origin { id: Uuid::now_v7(), actor: terminal::actor(), traceparent: None, correlation: None }
 }
 
 /// Appends a plan as whoever sits here.

@@ -10,6 +10,7 @@
     reason = "tests"
 )]
 
+mod accesses;
 mod append;
 mod booking;
 mod booking_access;
@@ -22,6 +23,7 @@ mod duplicates;
 mod every_door;
 mod faults;
 mod fleet;
+mod history;
 mod hold_expiry;
 mod idempotency;
 mod import;

@@ -8,18 +8,21 @@
 //! projections goes by [`operator`], and workers heed it ([`operations`]); so
 //! does the [`erasure`] of a person's data. A
 //! read is admitted ([`access`], [`limits`]) and answered from this process or
-//! Redis ([`view_cache`]), else from Postgres. Whatever fails becomes one shape ([`problem`]). Settings are in
+//! Redis ([`view_cache`]), else from Postgres; who of the staff reads personal
+//! data is noted ([`accesses`]). Whatever fails becomes one shape ([`problem`]). Settings are in
 //! [`settings`], the programs in [`cli`].
 //!
 //! **To add an endpoint**: a handler under `http/` with its `utoipa::path`, a
 //! line in `http/mod.rs`, then `make openapi`.
 
 pub mod access;
+pub mod accesses;
 pub mod blocked_keys;
 pub mod checker;
 pub mod cli;
 pub mod desk;
 pub mod erasure;
+pub mod history;
 pub mod hold_expiry;
 pub mod http;
 pub mod import;

@@ -141,6 +141,11 @@ pub struct HttpSettings {
     #[arg(long, env = "EXODRIVE_RATE_LIMIT_BOOKING",
           default_value_t = Limit::Booking.default_rate(), value_name = "N/PERIOD")]
     pub rate_limit_booking: Rate,
+    /// How long a record of who of the staff read what may wait for others, to
+    /// be appended with them. What a killed API process loses.
+    #[arg(long, env = "EXODRIVE_ACCESS_INTERVAL", default_value = "1s", value_name = "DURATION",
+          value_parser = humantime::parse_duration)]
+    pub access_interval: Duration,
 }
 
 /// How projections are rebuilt.

@@ -247,7 +247,7 @@ pub(crate) fn fold<P: Projection>(
             }
             mark.at_row(position, row);
             let row = table.get(key);
-            match catch_unwind(AssertUnwindSafe(|| P::evolve(row.cloned(), &event))) {
+            match catch_unwind(AssertUnwindSafe(|| P::evolve(key, row.cloned(), &event))) {
                 Ok(after) if after.as_ref() == row => {}
                 Ok(after) => {
                     let row = after.map(|row| Stored { row, position });

@@ -16,6 +16,7 @@
 //!
 //! **To add a projection**: see [`Projection`].
 
+pub mod accesses;
 pub mod booking_timeline;
 pub mod bookings;
 pub mod cache;
@@ -61,6 +62,7 @@ macro_rules! for_each_projection {
             booking_timeline::BookingTimeline
             customers::Customers
             payments::Payments
+            accesses::Accesses
         )
     };
     ($P:ident => $body:expr; $($module:ident::$name:ident)*) => {{

@@ -26,8 +26,8 @@ pub trait Projection: Send + Sync + 'static {
     /// The keys of the rows that the event touches.
     fn keys(event: &Event<'_>) -> Vec<String>;
 
-    /// The row after the event; `None` is no row.
-    fn evolve(row: Option<Self::Row>, event: &Event<'_>) -> Option<Self::Row>;
+    /// The row of this key after the event; `None` is no row.
+    fn evolve(key: &str, row: Option<Self::Row>, event: &Event<'_>) -> Option<Self::Row>;
 
     /// Where every event is that touches the key: all that a fold of this one
     /// row has to read. `row` is the row as it stands, if known.

@@ -44,11 +44,16 @@ impl FromStr for Until {
 
 impl Until {
     /// Whether an event, in the order of arrival, is before the end.
-    fn includes(self, recorded: &Recorded) -> bool {
+    pub fn includes(self, recorded: &Recorded) -> bool {
+        self.covers(recorded.position, recorded.envelope.time)
+    }
+
+    /// Whether what stands at this position, and reached us at this time, is.
+    pub fn covers(self, position: u64, received_at: DateTime<Utc>) -> bool {
         match self {
             Self::Now => true,
-            Self::Position(last) => recorded.position <= last,
-            Self::Time(last) => recorded.envelope.time <= last,
+            Self::Position(last) => position <= last,
+            Self::Time(last) => received_at <= last,
         }
     }
 }
@@ -103,7 +108,7 @@ pub async fn history<P: Projection>(
     progress: Progress<'_>,
 ) -> Result<Vec<Frame<P::Row>>, ReadError> {
     let events = events::<P>(log, key, until, progress).await?;
-    Ok(frames::<P>(events, until, Order::Received))
+    Ok(frames::<P>(key, events, until, Order::Received))
 }
 
 /// Whether the history of a key is found only by reading every event that the
@@ -255,7 +260,7 @@ pub async fn compare(
             _ => Until::Now,
         };
         let events = events::<P>(log, key, until, progress).await?;
-        let at = |until| told(frames::<P>(events.clone(), until, Order::Received));
+        let at = |until| told(frames::<P>(key, events.clone(), until, Order::Received));
         let (before, after) = (at(from), at(to));
         let known = !before.events.is_empty() || !after.events.is_empty();
         return Ok(known.then(|| compared(before, after)));
@@ -311,6 +316,7 @@ fn told<R: Serialize>(frames: Vec<Frame<R>>) -> Told {
 
 /// Folds a history of one key, keeping the state after every event.
 pub(crate) fn frames<P: Projection>(
+    key: &str,
     history: Vec<Recorded>,
     until: Until,
     order: Order,
@@ -338,7 +344,7 @@ pub(crate) fn frames<P: Projection>(
             Ok(payload) => {
                 let event = Event { recorded: &frame.recorded, payload };
                 let before = state.clone();
-                match catch_unwind(AssertUnwindSafe(|| P::evolve(before, &event))) {
+                match catch_unwind(AssertUnwindSafe(|| P::evolve(key, before, &event))) {
                     Ok(after) => state = after,
                     Err(_) => frame.error = Some("the fold panicked".to_owned()),
                 }

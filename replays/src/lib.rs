@@ -18,6 +18,7 @@ mod diff;
 mod history;
 pub mod person;
 mod reading;
+mod received;
 pub mod verify;
 
 pub use diff::{Change, diff};
@@ -25,6 +26,7 @@ pub use history::{
     Compared, FieldChange, Frame, Order, Told, ToldEvent, Until, compare, history, reads_all, tell,
 };
 pub use reading::Progress;
+pub use received::{deliveries, first_stored_at};
 
 use exodrive_domain::{Subject, email::EmailId};
 use exodrive_log::{Log, ReadError};
@@ -41,5 +43,21 @@ pub async fn email(
     order: Order,
 ) -> Result<Vec<Frame<InboxRow>>, ReadError> {
     let history = log.history(&Subject::Email(id.clone())).await?;
-    Ok(history::frames::<Inbox>(history, until, order))
+    Ok(history::frames::<Inbox>(id.as_str(), history, until, order))
+}
+
+/// The history of one email as it was known at a point: every event that had
+/// been received by then, told in either order.
+///
+/// # Errors
+/// When the log cannot be read.
+pub async fn email_as_known(
+    log: &Log,
+    id: &EmailId,
+    until: Until,
+    order: Order,
+) -> Result<Vec<Frame<InboxRow>>, ReadError> {
+    let mut history = log.history(&Subject::Email(id.clone())).await?;
+    history.retain(|event| until.includes(event));
+    Ok(history::frames::<Inbox>(id.as_str(), history, Until::Now, order))
 }

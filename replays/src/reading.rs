@@ -10,9 +10,9 @@ use std::time::Duration;
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 
 /// Events held at a time.
-const BATCH: usize = 2_000;
+pub(crate) const BATCH: usize = 2_000;
 /// How long the log may be silent about events that it holds.
-const SILENCE: Duration = Duration::from_secs(5);
+pub(crate) const SILENCE: Duration = Duration::from_secs(5);
 /// A long reading goes on after so many failures, each a moment later.
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(300);

@@ -18,7 +18,7 @@ pub fn fold<P: Projection>(events: &[Recorded]) -> Rows {
         let event = Event { recorded, payload: &payload };
         for key in P::keys(&event) {
             let before = rows.get(&key).map(|(_, row)| row);
-            let after = P::evolve(before.cloned(), &event);
+            let after = P::evolve(&key, before.cloned(), &event);
             if after.as_ref() == before {
                 continue;
             }

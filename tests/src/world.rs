@@ -91,6 +91,8 @@ impl World {
             ("EXODRIVE_RATE_LIMIT_FAILED_WEBHOOK", "100000/1m"),
             ("EXODRIVE_RATE_LIMIT_BOOKING", "100000/1m"),
             ("EXODRIVE_LINK_SECRET", "e2e-link-secret-9f20c1"),
+            // Tests count events: what they read is told when they want it.
+            ("EXODRIVE_ACCESS_INTERVAL", "1h"),
             ("EXODRIVE_DATA_KEYS", DATA_KEYS),
         ]
         .into_iter()

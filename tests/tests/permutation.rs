@@ -199,7 +199,8 @@ fn fold<P: Projection>(messages: &[&Message], batches: &[usize]) -> BTreeMap<Str
                 let load =
                     || stored.get(&key).map(|row| serde_json::from_value(row.clone()).unwrap());
                 let row = rows.remove(&key).unwrap_or_else(load);
-                rows.insert(key, P::evolve(row, &event));
+                let row = P::evolve(&key, row, &event);
+                rows.insert(key, row);
             }
         }
         for (key, row) in rows {

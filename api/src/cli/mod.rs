@@ -21,6 +21,7 @@ mod projections;
 mod replay;
 mod serve;
 mod table;
+mod terminal;
 mod up;
 mod verify;
 
@@ -120,17 +121,6 @@ struct Token {
 struct Env {
     #[command(flatten)]
     connections: Connections,
-}
-
-/// Who sits at this terminal.
-fn actor() -> String {
-    use std::os::unix::fs::MetadataExt;
-    let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
-    let user = user.or_else(|| {
-        let own = std::fs::metadata("/proc/self").ok()?;
-        Some(own.uid().to_string())
-    });
-    format!("operator:{}@cli", user.unwrap_or_else(|| "unknown".to_owned()))
 }
 
 fn print_line(text: std::fmt::Arguments<'_>) {

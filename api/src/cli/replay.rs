@@ -1,7 +1,7 @@
 //! `exodrive replay`: history, told from the log.
 
-use super::{Failure, table};
-use crate::settings::Connections;
+use super::{Failure, table, terminal};
+use crate::{accesses, settings::Connections};
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
 use exodrive_domain::{email::EmailId, time};
 use exodrive_log::Log;
@@ -13,6 +13,8 @@ use exodrive_replays::{self as replays, Compared, Frame, Order, Told, ToldEvent,
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::process::ExitCode;
+
+const COMMAND: &str = "exodrive replay";
 
 /// See the command's own description.
 #[derive(clap::Args)]
@@ -103,6 +105,10 @@ fn describe(view: &str) -> (&'static str, &'static str) {
         "payments" => {
             ("An amount taken or given back, by its position (20 digits)", "00000000000000000120")
         }
+        "accesses" => (
+            "A reader's reads of one thing in a day, by RESOURCE/ID/DAY/ACTOR",
+            "email/4ef9a417-02e9-4d39-ad75-9611e0fcc33c/2026-11-20/auditor:ada",
+        ),
         _ => ("A row of the view, by its key", "KEY"),
     }
 }
@@ -125,7 +131,7 @@ struct View {
     connections: Connections,
 }
 
-fn parse_point(text: &str) -> Result<Until, String> {
+pub(super) fn parse_point(text: &str) -> Result<Until, String> {
     if text == "now" { Ok(Until::Now) } else { text.parse() }
 }
 
@@ -171,18 +177,23 @@ impl View {
             bar.set_length(end);
             bar.set_position(done);
         };
+        let shown = accesses::of_view(view, &self.key);
         let found = match self.diff.as_deref() {
             Some(&[from, to]) => {
                 let points = (from, to);
                 let compared = replays::compare(&log, view, &self.key, points, &progress).await;
                 bar.finish_and_clear();
-                compared?.map(|compared| self.print_diff(view, &compared)).transpose()?
+                let compared = compared?;
+                terminal::record(&log, COMMAND, shown.filter(|_| compared.is_some())).await;
+                compared.map(|compared| self.print_diff(view, &compared)).transpose()?
             }
             _ => {
                 let until = self.at.unwrap_or_default();
                 let told = replays::tell(&log, view, &self.key, until, &progress).await;
                 bar.finish_and_clear();
-                told?.map(|told| self.print(view, &told)).transpose()?
+                let told = told?;
+                terminal::record(&log, COMMAND, shown.filter(|_| told.is_some())).await;
+                told.map(|told| self.print(view, &told)).transpose()?
             }
         };
         if found.is_some() {
@@ -230,30 +241,34 @@ impl View {
             say!("{}", serde_json::to_string_pretty(&answer)?);
             return Ok(());
         }
-        let mut fields = table::table(&["field", "before", "after", "last changed", "by"]);
-        for field in &compared.fields {
-            fields.add_row([
-                whole(&field.change.pointer),
-                table::json(field.change.old.as_ref(), 40),
-                table::json(field.change.new.as_ref(), 40),
-                field.position.map(table::number).unwrap_or_default(),
-                field.kind.clone().unwrap_or_default(),
-            ]);
-        }
-        if compared.fields.is_empty() {
-            say!("The row is the same at both points.");
-        } else {
-            say!("{fields}");
-        }
-        say!(
-            "{view} {}, from its state as of {} to that as of {}: {} fields differ.",
-            table::short(&self.key, 80),
-            table::number(before),
-            table::number(after),
-            compared.fields.len()
-        );
+        print_fields(&format!("{view} {}", table::short(&self.key, 80)), compared);
         Ok(())
     }
+}
+
+/// The fields in which a row differs, as a table.
+pub(super) fn print_fields(what: &str, compared: &Compared) {
+    let mut fields = table::table(&["field", "before", "after", "last changed", "by"]);
+    for field in &compared.fields {
+        fields.add_row([
+            whole(&field.change.pointer),
+            table::json(field.change.old.as_ref(), 40),
+            table::json(field.change.new.as_ref(), 40),
+            field.position.map(table::number).unwrap_or_default(),
+            field.kind.clone().unwrap_or_default(),
+        ]);
+    }
+    if compared.fields.is_empty() {
+        say!("The row is the same at both points.");
+    } else {
+        say!("{fields}");
+    }
+    say!(
+        "{what}, from its state as of {} to that as of {}: {} fields differ.",
+        table::number(compared.before.position),
+        table::number(compared.after.position),
+        compared.fields.len()
+    );
 }
 
 /// A bar for reading much of the log; shown on a terminal only.
@@ -306,6 +321,7 @@ impl Email {
             }
             return Ok(ExitCode::FAILURE);
         }
+        terminal::record(&log, COMMAND, [("email", Some(self.id.as_str()))]).await;
         if self.json {
             let frames: Vec<_> = frames.iter().map(to_json).collect();
             say!("{}", serde_json::to_string_pretty(&frames)?);

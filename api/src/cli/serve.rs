@@ -3,6 +3,7 @@
 use super::Failure;
 use crate::{
     access::{TokenRules, Tokens},
+    accesses::Accesses,
     blocked_keys::BlockedKeys,
     checker::Checker,
     desk::Desk,
@@ -99,6 +100,12 @@ impl Serve {
         let open = gate.clone().open_when_clean(log.clone(), database.clone(), stop.clone());
         tokio::spawn(open);
         let erasures = Erasures::new(log.clone());
+        let accesses = Accesses::default();
+        // Ends after the last request.
+        let served_all = CancellationToken::new();
+        let interval = self.http.access_interval;
+        let recorder =
+            tokio::spawn(accesses.clone().run(log.clone(), interval, served_all.clone()));
         let api = Api {
             log,
             database,
@@ -114,6 +121,7 @@ impl Serve {
             gate,
             webhook_secrets,
             tokens,
+            accesses,
             trusted_proxies: self.http.trusted_proxies,
             health: health::Latest::default(),
             full_readings: tokio::sync::Semaphore::new(http::FULL_READINGS),
@@ -133,6 +141,8 @@ impl Serve {
             // Connections that are kept open for nothing do not hold us up.
             () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => {}
         }
+        served_all.cancel();
+        recorder.await?;
         Ok(())
     }
 

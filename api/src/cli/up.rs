@@ -187,6 +187,10 @@ impl Up {
             ),
             ("EXODRIVE_RATE_LIMIT_BOOKING", Some(http.rate_limit_booking.to_string())),
             (
+                "EXODRIVE_ACCESS_INTERVAL",
+                Some(humantime::format_duration(http.access_interval).to_string()),
+            ),
+            (
                 "EXODRIVE_HOLD_PERIOD",
                 Some(humantime::format_duration(self.bookings.hold_period).to_string()),
             ),

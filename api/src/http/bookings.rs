@@ -466,12 +466,6 @@ fn filter(query: BookingQuery) -> Result<Filter, ApiError> {
             Some(sound.map_err(|error| ApiError::parameter("to", error.to_string()))?)
         }
     };
-    let moment = |name: &str, text: Option<String>| {
-        let parsed = text.map(|text| {
-            time::parse(&text).ok_or_else(|| ApiError::parameter(name, "it must be RFC 3339"))
-        });
-        parsed.transpose()
-    };
     let after = query.after.map(|after| {
         bookings::parse_cursor(&after).ok_or_else(|| {
             ApiError::parameter("after", "it must be the next_cursor of a page before")
@@ -482,8 +476,8 @@ fn filter(query: BookingQuery) -> Result<Filter, ApiError> {
         car_id: query.car_id,
         customer_id: query.customer_id,
         days: range,
-        created_from: moment("created_gte", query.created_gte)?,
-        created_until: moment("created_lt", query.created_lt)?,
+        created_from: super::read::time("created_gte", query.created_gte)?,
+        created_until: super::read::time("created_lt", query.created_lt)?,
         text: text(query.q),
         after: after.transpose()?,
         limit: limit(query.limit)?,

@@ -1,13 +1,14 @@
 //! Deliveries as they came, for auditors.
 
-use super::{App, guard::EmailReader};
+use super::{App, edge, guard::EmailReader, read::log_unavailable};
 use crate::problem::{ApiError, Code, Problem};
 use axum::{
+    Extension,
     extract::{Path, State},
     http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
-use exodrive_domain::{WEBHOOK_RECEIVED, time};
+use exodrive_domain::{Subject, WEBHOOK_RECEIVED, time};
 
 /// Gives the exact bytes of a delivery out of the log.
 ///
@@ -31,17 +32,19 @@ use exodrive_domain::{WEBHOOK_RECEIVED, time};
 pub(crate) async fn get_raw(
     State(api): App,
     _: EmailReader,
+    Extension(identity): Extension<edge::Identity>,
     Path(position): Path<String>,
 ) -> Result<Response, ApiError> {
     let missing = || ApiError::new(Code::NotFound, "There is no delivery at this position.");
     let position = position.parse().map_err(|_| missing())?;
-    let recorded = api.log.read(position).await.map_err(|error| {
-        ApiError::new(Code::LogUnavailable, "The event log does not answer.").caused_by(&error)
-    })?;
+    let recorded = api.log.read(position).await.map_err(log_unavailable)?;
     let recorded =
         recorded.filter(|event| event.envelope.kind == WEBHOOK_RECEIVED).ok_or_else(missing)?;
     if recorded.is_erased() {
         return Err(ApiError::new(Code::Erased, "The bytes of this delivery were erased."));
+    }
+    if let Ok(Subject::Email(id)) = recorded.subject.parse() {
+        identity.shows(&api.accesses, "email", Some(id.as_str()));
     }
     let mut headers = HeaderMap::new();
     // Never shown as a page, whatever a sender has put into it.

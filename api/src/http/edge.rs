@@ -1,13 +1,19 @@
 //! What surrounds every request: its id and trace, its limits' headers, its
 //! problem if it failed, its line in the log and its place in the metrics.
 
-use crate::{limits::Verdict, problem};
+use crate::{
+    access::Caller,
+    accesses::{self, Access, Accesses},
+    limits::Verdict,
+    problem,
+};
 use axum::{
-    extract::{MatchedPath, Request},
-    http::{HeaderName, HeaderValue, Method},
+    extract::{MatchedPath, Request, State},
+    http::{HeaderName, HeaderValue, Method, StatusCode, Uri},
     middleware::Next,
     response::Response,
 };
+use chrono::Utc;
 use exodrive_runtime::telemetry::TraceContext;
 use std::{
     sync::{Arc, OnceLock},
@@ -25,6 +31,10 @@ pub(crate) struct Identity {
     pub(crate) trace: TraceContext,
     /// Set by whatever counted the request.
     pub(crate) verdict: Arc<OnceLock<Verdict>>,
+    /// Set by whatever admitted somebody of the staff.
+    pub(crate) staff: Arc<OnceLock<Caller>>,
+    method: Method,
+    route: Option<MatchedPath>,
 }
 
 /// A UUIDv7 from the thread's own generator: the system's costs a system call
@@ -46,16 +56,45 @@ impl Identity {
             request_id: format!("req_{}", request_uuid().simple()).into(),
             trace: TraceContext::continuing(traceparent),
             verdict: Arc::default(),
+            staff: Arc::default(),
+            method: request.method().clone(),
+            route: request.extensions().get::<MatchedPath>().cloned(),
         }
+    }
+
+    fn route(&self) -> &str {
+        self.route.as_ref().map_or("unmatched", MatchedPath::as_str)
+    }
+
+    /// Notes that the request shows something personal, if staff makes it.
+    pub(crate) fn shows(&self, accesses: &Accesses, resource: &str, key: Option<&str>) {
+        let Some(caller) = self.staff.get() else { return };
+        let access = Access {
+            actor: &format!("{}:{}", caller.role.name(), caller.subject),
+            resource,
+            key,
+            route: &format!("{} {}", self.method, self.route()),
+            request_id: Some(&self.request_id),
+        };
+        accesses.note(access, Utc::now());
     }
 }
 
+/// What stands in a path for the first variable of its route.
+fn variable<'a>(route: &str, uri: &'a Uri) -> Option<&'a str> {
+    let both = route.split('/').zip(uri.path().split('/'));
+    both.into_iter().find(|(step, _)| step.starts_with('{')).map(|(_, value)| value)
+}
+
 /// The outermost layer.
-pub(crate) async fn surround(mut request: Request, next: Next) -> Response {
+pub(crate) async fn surround(
+    State(accesses): State<Accesses>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let started = Instant::now();
     let identity = Identity::of(&request);
-    let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().cloned();
+    let uri = request.uri().clone();
     let span = tracing::debug_span!(
         "request",
         request_id = %identity.request_id,
@@ -67,8 +106,15 @@ pub(crate) async fn surround(mut request: Request, next: Next) -> Response {
         Some(NotAProblem) => (response, None),
         None => problem::render(response, &identity.request_id),
     };
+    let (method, route) = (&identity.method, identity.route());
+    let shown = response.status().is_success() || response.status() == StatusCode::NOT_MODIFIED;
+    if shown
+        && matches!(*method, Method::GET | Method::HEAD)
+        && let Some(resource) = accesses::of_route(route)
+    {
+        identity.shows(&accesses, resource, variable(route, &uri));
+    }
     let status = response.status().as_u16();
-    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
     let elapsed = started.elapsed();
     span.in_scope(|| {
         let elapsed_ms = elapsed.as_secs_f64() * 1_000.0;
@@ -94,7 +140,7 @@ pub(crate) async fn surround(mut request: Request, next: Next) -> Response {
     });
     metrics::histogram!(
         "exodrive_http_request_seconds",
-        "method" => label(&method),
+        "method" => label(method),
         "route" => route.to_owned(),
         "status" => status.to_string()
     )

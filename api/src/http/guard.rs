@@ -141,6 +141,24 @@ impl FromRequestParts<Arc<Api>> for EmailReader {
     }
 }
 
+/// Somebody who looks after all that was done, and what was read.
+pub(crate) struct Auditor;
+
+impl FromRequestParts<Arc<Api>> for Auditor {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
+        match admit(parts, api, false).await?.map(|caller| caller.role) {
+            Some(Role::Auditor) => Ok(Self),
+            Some(role) => {
+                let detail = format!("The role {} may not do that, auditors may.", role.name());
+                Err(ApiError::new(Code::Forbidden, detail))
+            }
+            None => Err(ApiError::new(Code::Unauthenticated, "Only auditors may do that.")),
+        }
+    }
+}
+
 /// Counts the request and says who calls, if it carries a token. One that is
 /// not believed is counted with those that carry none.
 async fn admit(parts: &Parts, api: &Api, books: bool) -> Result<Option<Caller>, ApiError> {
@@ -162,6 +180,11 @@ async fn admit(parts: &Parts, api: &Api, books: bool) -> Result<Option<Caller>, 
     let verdict = api.limiter.check(limit, &who).await;
     if let Some(identity) = parts.extensions.get::<edge::Identity>() {
         let _ = identity.verdict.set(verdict);
+        if let Ok(Some(caller)) = &caller
+            && caller.role != Role::Customer
+        {
+            let _ = identity.staff.set(caller.clone());
+        }
     }
     if !verdict.allowed {
         return Err(ApiError::rate_limited(&verdict));

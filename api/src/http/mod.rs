@@ -4,6 +4,7 @@
 //! outermost layer (`edge`) adds the request's id, renders errors, counts and
 //! logs.
 
+mod accesses;
 mod acts;
 mod bookings;
 mod cars;
@@ -14,6 +15,7 @@ mod erasures;
 mod fleet;
 mod guard;
 pub mod health;
+mod history;
 mod inbox;
 mod office;
 mod operator;
@@ -23,6 +25,7 @@ mod webhooks;
 
 use crate::{
     access::Tokens,
+    accesses::Accesses,
     blocked_keys::BlockedKeys,
     desk::Desk,
     erasure::{Erasures, gate::Gate},
@@ -78,6 +81,8 @@ pub struct Api {
     pub webhook_secrets: Secrets,
     /// Who may call.
     pub tokens: Tokens,
+    /// Where it is noted who of the staff reads what.
+    pub accesses: Accesses,
     /// How often.
     pub limiter: Limiter,
     /// Proxies whose `X-Forwarded-For` is believed.
@@ -113,6 +118,7 @@ pub const MAX_BODY: usize = 1 << 20;
         (name = "inbox", description = "Email, in and out. For admins and auditors."),
         (name = "deliveries", description = "The webhook deliveries that email is known by, byte for byte. For admins and auditors."),
         (name = "replay", description = "Time travel: any row of any view as it was. For admins and auditors."),
+        (name = "audit", description = "What an auditor asks: who read what, what was refused, and the history of email with all its evidence. For auditors."),
         (name = "operator", description = "The projections: how they stand, and rebuild, rollback, pause, retry, skip, prune. For operators."),
         (name = "webhooks", description = "Where providers report."),
         (name = "documentation", description = "What there is, and what errors mean."),
@@ -203,6 +209,10 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(inbox::get_deliveries))
         .routes(routes!(deliveries::get_raw))
         .routes(routes!(replay::get_replay))
+        .routes(routes!(accesses::list_accesses))
+        .routes(routes!(accesses::get_refusals))
+        .routes(routes!(history::get_history))
+        .routes(routes!(history::get_history_diff))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(describe))
@@ -217,6 +227,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 /// Every route, and what surrounds them.
 pub fn router(api: Arc<Api>) -> Router {
     let gate = api.gate.clone();
+    let accesses = api.accesses.clone();
     documented()
         .split_for_parts()
         .0
@@ -228,7 +239,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .layer(axum::middleware::from_fn_with_state(gate, Gate::pass))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(axum::middleware::from_fn(edge::surround))
+        .layer(axum::middleware::from_fn_with_state(accesses, edge::surround))
 }
 
 async fn not_found(_: guard::Anyone, _: Request) -> ApiError {
@@ -294,7 +305,7 @@ mod tests {
             .route("/plain", get(|| async { (StatusCode::BAD_GATEWAY, "secret internals") }))
             .layer(CatchPanicLayer::custom(panicked))
             .layer(DefaultBodyLimit::max(16))
-            .layer(axum::middleware::from_fn(edge::surround))
+            .layer(axum::middleware::from_fn_with_state(Accesses::default(), edge::surround))
     }
 
     async fn problem(request: Request) -> (StatusCode, serde_json::Value) {

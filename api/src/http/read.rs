@@ -10,6 +10,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use exodrive_log::ReadError;
 use exodrive_projections::{Error, Identity, ReadTransaction};
 use std::time::Duration;
 
@@ -56,9 +58,7 @@ pub(super) async fn read(
 
 /// Waits until the view has reached the log's end as it is now.
 pub(super) async fn reach_the_end(api: &Api, view: &str) -> Result<(), ApiError> {
-    let end = api.log.last_position().await.map_err(|error| {
-        ApiError::new(Code::LogUnavailable, "The event log does not answer.").caused_by(&error)
-    })?;
+    let end = api.log.last_position().await.map_err(log_unavailable)?;
     reach(api, view, end).await
 }
 
@@ -118,6 +118,19 @@ pub(super) fn limit(limit: Option<String>) -> Result<i64, ApiError> {
     let Some(limit) = limit else { return Ok(DEFAULT_LIMIT) };
     let limit = limit.parse().ok().filter(|limit| (1..=LARGEST_LIMIT).contains(limit));
     limit.ok_or_else(|| ApiError::parameter("limit", "it must be a number from 1 to 100"))
+}
+
+/// A time in a query.
+pub(super) fn time(name: &str, text: Option<String>) -> Result<Option<DateTime<Utc>>, ApiError> {
+    let read = |text: String| {
+        exodrive_domain::time::parse(&text)
+            .ok_or_else(|| ApiError::parameter(name, "it must be RFC 3339"))
+    };
+    text.map(read).transpose()
+}
+
+pub(super) fn log_unavailable(error: ReadError) -> ApiError {
+    ApiError::new(Code::LogUnavailable, "The event log does not answer.").caused_by(&error)
 }
 
 /// The free text of a list.

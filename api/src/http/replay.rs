@@ -1,16 +1,23 @@
 //! Time travel, for admins and auditors: a row of any view as it was, folded
 //! from the log. Rows hold personal data, so operators get none.
 
-use super::{Api, App, guard::EmailReader, read::parse_query};
-use crate::problem::{ApiError, Code, Problem};
+use super::{
+    Api, App, edge,
+    guard::EmailReader,
+    read::{log_unavailable, parse_query},
+};
+use crate::{
+    accesses,
+    problem::{ApiError, Code, Problem},
+};
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, RawQuery, State},
     http::header::CACHE_CONTROL,
     response::{IntoResponse, Response},
 };
 use exodrive_domain::time::serde_micros;
-use exodrive_log::ReadError;
+use exodrive_projections::{Identity, Projection, accesses::Accesses};
 use exodrive_replays::{self as replays, Told, Until};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -153,7 +160,8 @@ pub(crate) struct ReplayField {
 )]
 pub(crate) async fn get_replay(
     State(api): App,
-    _: EmailReader,
+    reader: EmailReader,
+    Extension(identity): Extension<edge::Identity>,
     Path((view, key)): Path<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
@@ -163,17 +171,22 @@ pub(crate) async fn get_replay(
         let detail = format!("There is no such view; there are {known}.");
         return Err(ApiError::new(Code::NotFound, detail));
     };
+    if view == Accesses::NAME && reader.identity != Identity::Auditor {
+        return Err(ApiError::new(Code::Forbidden, "Who read what is shown to auditors only."));
+    }
     let at = query.at.as_deref().map(|text| point("at", text)).transpose()?;
-    let points = match (&query.from, &query.to) {
+    let points = match (query.from, query.to) {
         (None, None) => None,
         (Some(_), Some(_)) if at.is_some() => {
             let detail = "it is given beside `from` and `to`: ask for one point, or for two";
             return Err(ApiError::parameter("at", detail));
         }
-        (Some(from), Some(to)) => Some((point("from", from)?, point("to", to)?)),
+        (Some(from), Some(to)) => Some((from, to)),
         (Some(_), None) => return Err(ApiError::parameter("to", "it is missing beside `from`")),
         (None, Some(_)) => return Err(ApiError::parameter("from", "it is missing beside `to`")),
     };
+    let about = accesses::of_view(&view, &key)
+        .map(|(resource, key)| (resource.to_owned(), key.map(str::to_owned)));
     let _permit = if reads_all { Some(permit(&api)?) } else { None };
     let quiet = |_, _| {};
     let answer = match points {
@@ -182,34 +195,46 @@ pub(crate) async fn get_replay(
             let told = replays::tell(&api.log, &view, &key, until, &quiet).await;
             told.map_err(log_unavailable)?.map(|told| Answer::At(replay(view, key, query.at, told)))
         }
-        Some(points) => {
-            let compared = replays::compare(&api.log, &view, &key, points, &quiet).await;
-            let fields = |it: replays::FieldChange| ReplayField {
-                pointer: it.change.pointer,
-                old: it.change.old,
-                new: it.change.new,
-                position: it.position,
-                kind: it.kind,
-            };
-            compared.map_err(log_unavailable)?.map(|compared| {
-                Answer::Between(ReplayDiff {
-                    object: "replay_diff",
-                    view,
-                    key,
-                    from: query.from.unwrap_or_default(),
-                    to: query.to.unwrap_or_default(),
-                    historical: true,
-                    from_position: compared.before.position,
-                    to_position: compared.after.position,
-                    fields: compared.fields.into_iter().map(fields).collect(),
-                })
-            })
-        }
+        Some(points) => difference(&api, &view, &key, points).await?.map(Answer::Between),
     };
     let missing = || {
         ApiError::new(Code::NotFound, "The log has no event about this key of the view up to then.")
     };
-    Ok(([(CACHE_CONTROL, "no-store")], Json(answer.ok_or_else(missing)?)).into_response())
+    let answer = answer.ok_or_else(missing)?;
+    if let Some((resource, key)) = about {
+        identity.shows(&api.accesses, &resource, key.as_deref());
+    }
+    Ok(([(CACHE_CONTROL, "no-store")], Json(answer)).into_response())
+}
+
+/// In what a row differs between two points; `None` if the log has no event
+/// about it up to either.
+pub(super) async fn difference(
+    api: &Api,
+    view: &str,
+    key: &str,
+    (from, to): (String, String),
+) -> Result<Option<ReplayDiff>, ApiError> {
+    let points = (point("from", &from)?, point("to", &to)?);
+    let compared = replays::compare(&api.log, view, key, points, &|_, _| {}).await;
+    let fields = |it: replays::FieldChange| ReplayField {
+        pointer: it.change.pointer,
+        old: it.change.old,
+        new: it.change.new,
+        position: it.position,
+        kind: it.kind,
+    };
+    Ok(compared.map_err(log_unavailable)?.map(|compared| ReplayDiff {
+        object: "replay_diff",
+        view: view.to_owned(),
+        key: key.to_owned(),
+        from,
+        to,
+        historical: true,
+        from_position: compared.before.position,
+        to_position: compared.after.position,
+        fields: compared.fields.into_iter().map(fields).collect(),
+    }))
 }
 
 fn replay(view: String, key: String, at: Option<String>, told: Told) -> Replay {
@@ -245,8 +270,4 @@ fn permit(api: &Api) -> Result<SemaphorePermit<'_>, ApiError> {
         error.retry_after = Some(5);
         error
     })
-}
-
-fn log_unavailable(error: ReadError) -> ApiError {
-    ApiError::new(Code::LogUnavailable, "The event log does not answer.").caused_by(&error)
 }

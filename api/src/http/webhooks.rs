@@ -17,7 +17,7 @@ use axum::{
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use exodrive_domain::{Delivery, Envelope, Subject, WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION};
-use exodrive_log::{AppendError, Appended, NewEvent};
+use exodrive_log::{AppendError, Appended, DUPLICATE, NewEvent, Refusal};
 use exodrive_projections::{Identity, deliveries};
 use serde::Serialize;
 use std::{error::Error as _, time::Duration};
@@ -81,7 +81,18 @@ pub(crate) async fn receive_resend(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
-    let body = read(body).await?;
+    let body = match read(body).await {
+        Ok(body) => body,
+        Err(error) => {
+            api.log.refuse(&Refusal::new(
+                Utc::now(),
+                error.code.name(),
+                claimed_id(&parts.headers),
+                None,
+            ));
+            return Err(error);
+        }
+    };
     let now = Utc::now();
     let id = match api.webhook_secrets.verify(&parts.headers, &body, now.timestamp()) {
         Ok(id) => id.to_owned(),
@@ -94,6 +105,8 @@ pub(crate) async fn receive_resend(
             if !verdict.allowed {
                 return Err(ApiError::rate_limited(&verdict));
             }
+            let (claimed, size) = (claimed_id(&parts.headers), body.len() as u64);
+            api.log.refuse(&Refusal::new(now, refusal.name(), claimed, Some(size)));
             return Err(ApiError::new(Code::SignatureInvalid, format!("Not verified: {refusal}.")));
         }
     };
@@ -113,6 +126,12 @@ pub(crate) async fn receive_resend(
     let position = HeaderValue::from(appended.position);
     let headers = [(HeaderName::from_static("exodrive-position"), position)];
     Ok((StatusCode::OK, headers, Json(receipt)).into_response())
+}
+
+/// The id that a delivery claims, whoever sent it.
+fn claimed_id(headers: &HeaderMap) -> Option<&str> {
+    let id = headers.get("svix-id").or_else(|| headers.get("webhook-id"))?;
+    id.to_str().ok()
 }
 
 /// The whole body, if it is not too large and comes in time.
@@ -205,6 +224,8 @@ async fn report(api: &Api, event: &NewEvent, appended: Appended) {
     }
     metrics::counter!("exodrive_webhook_duplicates_total").increment(1);
     tracing::info!(position, "Repeated delivery, stands at {position} already");
+    let (id, size) = (&event.envelope.id, event.body.len() as u64);
+    api.log.refuse(&Refusal::new(event.envelope.time, DUPLICATE, Some(id), Some(size)));
     // Its sender gets 2xx whatever comes of this look.
     if let Ok(Ok(Some(first))) = tokio::time::timeout(LOOKUP_PATIENCE, api.log.read(position)).await
         && !api.log.is_same(event, &first)

@@ -1,5 +1,6 @@
 use crate::{
     Envelope, Recorded, Subject,
+    access::{ACCESS_RECORDED, AccessEvent},
     booking::{BlockChange, BlockEvent, BookingChange, BookingEvent},
     email::{EmailId, Report},
     erasure::{ErasureChange, ErasureEvent, HoldChange, HoldEvent},
@@ -39,6 +40,8 @@ pub enum Payload {
     Block(BlockEvent),
     /// `exodrive.projection.*`. By rule it changes no view.
     Operation(OperationEvent),
+    /// [`ACCESS_RECORDED`].
+    Access(AccessEvent),
     /// `exodrive.erasure.*`. Changes no view: rows are folded afresh from what
     /// can still be read.
     Erasure(ErasureEvent),
@@ -169,6 +172,7 @@ pub fn decode(recorded: &Recorded) -> Result<Payload, DecodeError> {
         kind if BlockChange::KINDS.contains(&kind) => Payload::Block(decision(recorded)?),
         kind if FleetChange::KINDS.contains(&kind) => Payload::Fleet(decision(recorded)?),
         kind if Operation::KINDS.contains(&kind) => Payload::Operation(decision(recorded)?),
+        ACCESS_RECORDED => Payload::Access(decision(recorded)?),
         kind if ErasureChange::KINDS.contains(&kind) => Payload::Erasure(decision(recorded)?),
         kind if HoldChange::KINDS.contains(&kind) => Payload::Hold(decision(recorded)?),
         _ => Payload::Unknown,

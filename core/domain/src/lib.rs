@@ -15,6 +15,7 @@
 //! **To add an event**: a variant of [`Payload`], its name and version in
 //! `event.rs`, and a golden file in `tests/golden`.
 
+pub mod access;
 pub mod booking;
 mod command;
 pub mod days;

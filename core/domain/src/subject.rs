@@ -19,6 +19,7 @@ const FLEET: &str = "exo.fleet.";
 const BOOKING: &str = "exo.booking.";
 const SLUG: &str = "exo.slug.";
 const PROJECTION: &str = "exo.projection.";
+const ACCESS: &str = "exo.access.api";
 const ERASURE: &str = "exo.erasure.";
 const HOLD: &str = "exo.hold.";
 
@@ -39,6 +40,8 @@ pub enum Subject {
     Slug(String),
     /// One projection: what operators want of it, by its name.
     Projection(String),
+    /// Who of the staff read personal data.
+    Access,
     /// One erasure of a person's data, from the wish to the end.
     Erasure(ErasureId),
     /// Whether one person's data must be kept, by an id that follows from the
@@ -60,6 +63,7 @@ impl fmt::Display for Subject {
             Self::Booking(id) => write!(f, "{BOOKING}{id}"),
             Self::Slug(slug) => write!(f, "{SLUG}{slug}"),
             Self::Projection(name) => write!(f, "{PROJECTION}{name}"),
+            Self::Access => f.write_str(ACCESS),
             Self::Erasure(id) => write!(f, "{ERASURE}{id}"),
             Self::Hold(id) => write!(f, "{HOLD}{id}"),
         }
@@ -86,7 +90,11 @@ impl FromStr for Subject {
         } else if let Some(id) = text.strip_prefix(HOLD) {
             id.parse().ok().map(Self::Hold)
         } else {
-            (text == PROVIDER).then_some(Self::Provider)
+            match text {
+                PROVIDER => Some(Self::Provider),
+                ACCESS => Some(Self::Access),
+                _ => None,
+            }
         };
         known.ok_or_else(unknown)
     }
@@ -105,6 +113,7 @@ mod tests {
             "exo.booking.4ef9a417-02e9-4d39-ad75-9611e0fcc33c",
             "exo.slug.ferrari-296-gtb",
             "exo.projection.booking_timeline",
+            "exo.access.api",
             "exo.erasure.4ef9a417-02e9-4d39-ad75-9611e0fcc33c",
             "exo.hold.4ef9a417-02e9-4d39-ad75-9611e0fcc33c",
         ] {
@@ -119,6 +128,7 @@ mod tests {
             "exo.projection.",
             "exo.projection.Inbox",
             "exo.projection.a.b",
+            "exo.access.",
             "exo.>",
             "other",
         ] {

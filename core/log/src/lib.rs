@@ -17,6 +17,8 @@
 //! subject, [`Log::read`] for one event. All of them are [`StoredMessage`]s
 //! first, as the server holds them; seals and proofs take those
 //! ([`Log::stored_reader`], [`Log::read_stored`]).
+//! What was refused at the door is kept beside the log ([`Log::refuse`],
+//! [`Log::refusals`]).
 
 mod append;
 mod clock;
@@ -25,6 +27,7 @@ pub mod command;
 mod keys;
 mod read;
 pub mod redis;
+mod refusals;
 mod stored;
 pub mod topology;
 mod wire;
@@ -33,6 +36,7 @@ pub use append::{AppendError, Appended, NewEvent};
 pub use command::{CarState, ClaimError, CommandError, Commands, DecisionState, Executed, Loaded};
 pub use keys::{KEY_CACHE, KeyError, WrappingKeys, WrappingKeysError};
 pub use read::{Batch, ReadError, Reader};
+pub use refusals::{DUPLICATE, Refusal};
 pub use stored::{StoredBatch, StoredMessage, StoredReader};
 pub use topology::{ConnectError, LogConfig};
 
@@ -52,6 +56,7 @@ pub struct Log {
     duplicate_window: Duration,
     created_at: DateTime<Utc>,
     clock: clock::LogClock,
+    refusing: refusals::Refusing,
 }
 
 impl Log {

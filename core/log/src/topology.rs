@@ -4,6 +4,7 @@ use crate::{
     Log,
     clock::LogClock,
     keys::{KeyError, KeyStore, WrappingKeys},
+    refusals::Refusing,
 };
 use async_nats::{
     ConnectOptions, ServerAddr, ServerInfo,
@@ -21,6 +22,10 @@ pub const STREAM: &str = "EXODRIVE";
 pub const CANARY_STREAM: &str = "EXODRIVE_CANARY";
 /// Its subject.
 pub(crate) const CANARY_SUBJECT: &str = "exo-canary";
+/// The stream of webhooks that were refused.
+pub const REFUSALS_STREAM: &str = "EXODRIVE_REFUSALS";
+/// The subject of those of Resend.
+pub(crate) const REFUSALS_SUBJECT: &str = "exo-refusals.resend";
 
 /// The stream of the data keys, and what its subjects begin with.
 pub const KEYS_STREAM: &str = "EXODRIVE_KEYS";
@@ -107,6 +112,9 @@ pub(crate) async fn connect(config: &LogConfig) -> Result<Log, ConnectError> {
     context.get_or_create_stream(canary_config(config)).await.map_err(|source| {
         ConnectError::Stream { action: "open", stream: CANARY_STREAM, source: Box::new(source) }
     })?;
+    context.get_or_create_stream(refusals_config(config)).await.map_err(|source| {
+        ConnectError::Stream { action: "open", stream: REFUSALS_STREAM, source: Box::new(source) }
+    })?;
     let keys = context.get_or_create_stream(keys_config(config)).await.map_err(|source| {
         ConnectError::Stream { action: "open", stream: KEYS_STREAM, source: Box::new(source) }
     })?;
@@ -151,8 +159,16 @@ async fn log(
     let (created_at, duplicate_window) = (info.created, info.config.duplicate_window);
     let keys = KeyStore::open(context.clone(), keys, config.keys.clone()).await?;
     let clock = LogClock::start(context.clone()).await;
-    let ack_timeout = config.ack_timeout;
-    Ok(Log { context, stream, keys, ack_timeout, duplicate_window, created_at, clock })
+    Ok(Log {
+        context,
+        stream,
+        keys,
+        ack_timeout: config.ack_timeout,
+        duplicate_window,
+        created_at,
+        clock,
+        refusing: Refusing::default(),
+    })
 }
 
 /// Tries until the server answers or patience ends: services start in any
@@ -298,6 +314,19 @@ fn canary_config(config: &LogConfig) -> Config {
         subjects: vec![CANARY_SUBJECT.into()],
         storage: StorageType::File,
         max_messages_per_subject: 1,
+        num_replicas: config.replicas,
+        ..Config::default()
+    }
+}
+
+fn refusals_config(config: &LogConfig) -> Config {
+    Config {
+        name: REFUSALS_STREAM.into(),
+        subjects: vec!["exo-refusals.>".into()],
+        storage: StorageType::File,
+        discard: DiscardPolicy::Old,
+        max_age: Duration::from_secs(90 * 24 * 3_600),
+        max_messages: 1_000_000,
         num_replicas: config.replicas,
         ..Config::default()
     }

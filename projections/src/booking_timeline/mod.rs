@@ -66,7 +66,7 @@ impl Projection for BookingTimeline {
         }
     }
 
-    fn evolve(row: Option<TimelineRow>, event: &Event<'_>) -> Option<TimelineRow> {
+    fn evolve(_key: &str, row: Option<TimelineRow>, event: &Event<'_>) -> Option<TimelineRow> {
         if row.is_some() {
             return row;
         }

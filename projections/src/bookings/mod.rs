@@ -84,7 +84,7 @@ impl Projection for Bookings {
         }
     }
 
-    fn evolve(row: Option<BookingRow>, event: &Event<'_>) -> Option<BookingRow> {
+    fn evolve(_key: &str, row: Option<BookingRow>, event: &Event<'_>) -> Option<BookingRow> {
         let Payload::Booking(change) = event.payload else { return row };
         // The other half of a move says it all.
         if matches!(change.change, BookingChange::MovedOut { .. }) {

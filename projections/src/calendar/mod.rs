@@ -74,7 +74,7 @@ impl Projection for CalendarView {
         }
     }
 
-    fn evolve(row: Option<CalendarRow>, event: &Event<'_>) -> Option<CalendarRow> {
+    fn evolve(_key: &str, row: Option<CalendarRow>, event: &Event<'_>) -> Option<CalendarRow> {
         let mut row = row.unwrap_or_default();
         match event.payload {
             Payload::Booking(booking) => {

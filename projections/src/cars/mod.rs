@@ -74,7 +74,7 @@ impl Projection for Cars {
         }
     }
 
-    fn evolve(row: Option<CarRow>, event: &Event<'_>) -> Option<CarRow> {
+    fn evolve(_key: &str, row: Option<CarRow>, event: &Event<'_>) -> Option<CarRow> {
         let Payload::Fleet(change) = event.payload else { return row };
         fleet::evolve(row.map(|row| row.car), change, event.recorded).map(CarRow::of)
     }

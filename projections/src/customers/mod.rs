@@ -56,7 +56,7 @@ impl Projection for Customers {
         keys
     }
 
-    fn evolve(row: Option<CustomerRow>, event: &Event<'_>) -> Option<CustomerRow> {
+    fn evolve(_key: &str, row: Option<CustomerRow>, event: &Event<'_>) -> Option<CustomerRow> {
         let Payload::Booking(booking) = event.payload else { return row };
         let at = event.recorded.envelope.time;
         let mut row = row;

@@ -72,7 +72,7 @@ impl Projection for Deliveries {
         }
     }
 
-    fn evolve(row: Option<DeliveryRow>, event: &Event<'_>) -> Option<DeliveryRow> {
+    fn evolve(_key: &str, row: Option<DeliveryRow>, event: &Event<'_>) -> Option<DeliveryRow> {
         let Payload::Delivery(delivery) = event.payload else { return row };
         let recorded = event.recorded;
         let erased = recorded.protection.as_ref().filter(|protection| protection.erased);

@@ -67,7 +67,7 @@ impl Projection for EmailTimeline {
         }
     }
 
-    fn evolve(row: Option<TimelineRow>, event: &Event<'_>) -> Option<TimelineRow> {
+    fn evolve(_key: &str, row: Option<TimelineRow>, event: &Event<'_>) -> Option<TimelineRow> {
         let Payload::Delivery(delivery) = event.payload else { return row };
         if let Some(mut row) = row {
             row.repeats.push(event.recorded.position);

@@ -55,7 +55,7 @@ impl Projection for Inbox {
         }
     }
 
-    fn evolve(row: Option<InboxRow>, event: &Event<'_>) -> Option<InboxRow> {
+    fn evolve(_key: &str, row: Option<InboxRow>, event: &Event<'_>) -> Option<InboxRow> {
         let Payload::Delivery(delivery) = event.payload else { return row };
         let Some(report) = &delivery.report else { return row };
         let at = delivery.happened_at.unwrap_or(event.recorded.envelope.time);

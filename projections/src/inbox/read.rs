@@ -7,7 +7,10 @@ use crate::{
 };
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
-    email::{Attachment, Bounce, Click, Direction, Email, Failure, Sighting, Status, Suppression},
+    email::{
+        Attachment, Bounce, Click, Direction, Email, EmailId, Failure, Sighting, Status,
+        Suppression,
+    },
     time::{self, serde_micros},
 };
 use serde::{Deserialize, Serialize};
@@ -378,6 +381,48 @@ pub async fn list(
     rows.truncate(limit);
     let next = rows.last().filter(|_| more);
     let next = next.map(|last| Cursor::encode(&last.created_at, &last.id));
+    Ok(Page { rows, next })
+}
+
+/// A page of the emails that name an address, in any case, as sender, as a
+/// recipient of any kind, or for answers; newest first. A page may be short
+/// and have another behind it.
+///
+/// # Errors
+/// When the database fails.
+pub async fn of_address(
+    reader: &mut ReadTransaction,
+    address: &str,
+    limit: i64,
+    after: Option<&Cursor>,
+) -> Result<Page<EmailId>, Error> {
+    let mut found = sqlx::query!(
+        r#"select key as "key!", created_at as "created_at!", data as "data!" from inbox
+           where (data ->> 'search' like $1 or lower(data -> 'email' ->> 'bcc') like $1
+                  or lower(data -> 'email' ->> 'reply_to') like $1)
+             and ($2::text is null or (created_at, key) < ($2, $3))
+           order by created_at desc, key desc limit $4"#,
+        like(address),
+        after.map(|after| &after.created_at),
+        after.map(|after| &after.key),
+        limit + 1
+    )
+    .fetch_all(&mut **reader)
+    .await?;
+    let limit = usize::try_from(limit).unwrap_or(0);
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| more);
+    let next = next.map(|last| encode_cursor(&[&last.created_at, &last.key]));
+    let address = address.to_lowercase();
+    let mut rows = Vec::with_capacity(found.len());
+    for found in found {
+        let email = row(&found.key, found.data)?.email;
+        // The text may also stand in a subject, or within another address.
+        if email.addresses().any(|named| named == address) {
+            rows.push(email.id);
+        }
+    }
     Ok(Page { rows, next })
 }
 

@@ -42,7 +42,7 @@ impl Projection for Payments {
         amount(event).map(|_| format!("{:020}", event.recorded.position)).into_iter().collect()
     }
 
-    fn evolve(row: Option<PaymentRow>, event: &Event<'_>) -> Option<PaymentRow> {
+    fn evolve(_key: &str, row: Option<PaymentRow>, event: &Event<'_>) -> Option<PaymentRow> {
         let Payload::Booking(booking) = event.payload else { return row };
         let (amount_cents, currency) = amount(event)?;
         Some(PaymentRow {

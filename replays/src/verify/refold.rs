@@ -137,7 +137,8 @@ impl<P: Projection> Refold<P> {
                 continue;
             }
             let before = self.rows.get(&key).map(|fresh| &fresh.row);
-            let evolved = catch_unwind(AssertUnwindSafe(|| P::evolve(before.cloned(), &event)));
+            let evolved =
+                catch_unwind(AssertUnwindSafe(|| P::evolve(&key, before.cloned(), &event)));
             match evolved {
                 Ok(after) if after.as_ref() == before => {}
                 Ok(after) => self.set(key, after, position),

@@ -33,8 +33,8 @@ impl Projection for Newer {
         Inbox::keys(event)
     }
 
-    fn evolve(row: Option<InboxRow>, event: &Event<'_>) -> Option<InboxRow> {
-        let mut row = Inbox::evolve(row, event)?;
+    fn evolve(key: &str, row: Option<InboxRow>, event: &Event<'_>) -> Option<InboxRow> {
+        let mut row = Inbox::evolve(key, row, event)?;
         row.search = format!("newer\n{}", row.search);
         Some(row)
     }
@@ -60,13 +60,13 @@ impl Projection for Defective {
         Inbox::keys(event)
     }
 
-    fn evolve(row: Option<InboxRow>, event: &Event<'_>) -> Option<InboxRow> {
+    fn evolve(key: &str, row: Option<InboxRow>, event: &Event<'_>) -> Option<InboxRow> {
         let id = &event.recorded.envelope.id;
         assert!(!id.starts_with("panic"), "a defect of evolve");
         while id.starts_with("endless") {
             std::hint::black_box(());
         }
-        Inbox::evolve(row, event)
+        Inbox::evolve(key, row, event)
     }
 
     fn cached(row: &InboxRow, position: u64) -> Option<String> {

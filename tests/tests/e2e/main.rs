@@ -10,6 +10,7 @@
     reason = "tests"
 )]
 
+mod accesses;
 mod append;
 mod booking;
 mod booking_access;
@@ -23,6 +24,7 @@ mod erasure;
 mod every_door;
 mod faults;
 mod fleet;
+mod history;
 mod hold_expiry;
 mod idempotency;
 mod import;

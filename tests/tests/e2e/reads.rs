@@ -356,6 +356,7 @@ async fn readiness_tells_what_is_wrong() {
         .map(|it| it["name"].as_str().unwrap())
         .collect();
     let all = [
+        "accesses",
         "booking_timeline",
         "bookings",
         "calendar",

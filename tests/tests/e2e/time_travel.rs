@@ -30,7 +30,7 @@ fn fold_key<P: Projection>(
             continue;
         }
         let before = row.as_ref().map(|(_, row)| row);
-        let after = P::evolve(before.cloned(), &event);
+        let after = P::evolve(key, before.cloned(), &event);
         if after.as_ref() != before {
             row = after.map(|row| (recorded.position, row));
         }

@@ -1,7 +1,10 @@
 //! A run in which a little of everything happens.
 
 use chrono::Utc;
-use exodrive_domain::{Envelope, Subject, WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION};
+use exodrive_domain::{
+    DECISION_VERSION, Envelope, Subject, WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION,
+    access::{ACCESS_RECORDED, AccessEntry, AccessEvent},
+};
 use exodrive_log::NewEvent;
 use exodrive_tests::{Delivery, World, booking_body, day, email_body, fixtures};
 use serde_json::{Value, json};
@@ -11,7 +14,7 @@ use std::time::Duration;
 pub(crate) const SHORT_WINDOW: (&str, &str) = ("EXODRIVE_DUPLICATE_WINDOW", "500ms");
 
 /// Cars, blocks, bookings that move between cars and customers, payments, and
-/// mail of every kind, some of it stored again. Needs [`SHORT_WINDOW`].
+/// mail of every kind, some of it stored again, and reads of it. Needs [`SHORT_WINDOW`].
 pub(crate) async fn happens(world: &World) {
     let (admin, visitor) = (world.admin(), world.visitor());
     let one = admin.add_car("one", 10_000).await;
@@ -91,6 +94,28 @@ pub(crate) async fn happens(world: &World) {
         again("msg_2", Subject::Provider, "no json either".to_owned()),
         again("msg_8", email("em-7"), elsewhere),
     ] {
+        log.append_fact(&event).await.unwrap();
+    }
+    let access = |actor: &str, key: Option<&str>| AccessEntry {
+        actor: actor.to_owned(),
+        resource: "email".to_owned(),
+        key: key.map(str::to_owned),
+        route: "GET /v1/inbox/{email_id}".to_owned(),
+        count: 1,
+        first_at: Utc::now(),
+        last_at: Utc::now(),
+        request_id: None,
+    };
+    let entries = vec![
+        access("auditor:ada", Some("em-0")),
+        access("admin:ben", Some("em-0")),
+        access("admin:ben", None),
+    ];
+    for n in 0..2 {
+        let body = serde_json::to_string(&AccessEvent { entries: entries.clone() }).unwrap();
+        let mut event = again(&format!("access_{n}"), Subject::Access, body);
+        event.envelope.kind = ACCESS_RECORDED.to_owned();
+        event.envelope.version = DECISION_VERSION;
         log.append_fact(&event).await.unwrap();
     }
 }

@@ -17,6 +17,7 @@ use chrono::{DateTime, TimeDelta};
 use exodrive_domain::{
     DECISION_VERSION, Delivery, EMAIL_IMPORTED, Envelope, Recorded, Subject, WEBHOOK_RECEIVED,
     WEBHOOK_RECEIVED_VERSION,
+    access::ACCESS_RECORDED,
     booking::{BlockChange, BookingChange},
     erasure::{ErasureChange, HoldChange},
     fleet::FleetChange,
@@ -38,7 +39,7 @@ fn released() -> Vec<(&'static str, u32)> {
     let decided = decided.chain(&BlockChange::KINDS).chain(&Operation::KINDS);
     let decided = decided.chain(&ErasureChange::KINDS).chain(&HoldChange::KINDS);
     std::iter::once((WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION))
-        .chain([(EMAIL_IMPORTED, DECISION_VERSION)])
+        .chain([(EMAIL_IMPORTED, DECISION_VERSION), (ACCESS_RECORDED, DECISION_VERSION)])
         .chain(decided.map(|kind| (*kind, DECISION_VERSION)))
         .collect()
 }

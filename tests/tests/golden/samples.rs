@@ -4,6 +4,7 @@
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use exodrive_domain::{
     DECISION_VERSION, EMAIL_IMPORTED, Envelope, Event, Meta, Recorded, Subject,
+    access::{ACCESS_RECORDED, AccessEntry, AccessEvent},
     booking::{
         self, AccessLink, Act, BookingCommand, BookingEvent, Calendar, Contract, ContractStatus,
         Customer, CustomerDetails, Import, NewBooking, Payment, PaymentStatus, Status,
@@ -318,6 +319,35 @@ fn why() -> Option<String> {
     Some("as was asked".to_owned())
 }
 
+/// Two moments in which staff read.
+fn accesses() -> [AccessEvent; 2] {
+    let entry = |actor: &str, resource: &str, key: Option<&str>, route: &str, at: &str| {
+        let at = time::parse(at).unwrap();
+        AccessEntry {
+            actor: actor.to_owned(),
+            resource: resource.to_owned(),
+            key: key.map(str::to_owned),
+            route: route.to_owned(),
+            count: 2,
+            first_at: at - TimeDelta::milliseconds(400),
+            last_at: at,
+            request_id: Some("req_1".to_owned()),
+        }
+    };
+    let (email, raw) = ("GET /v1/inbox/{email_id}", "GET /v1/deliveries/{position}/raw");
+    let (ada, ben) = ("auditor:ada", "admin:ben");
+    let first = vec![
+        entry(ada, "email", Some("em-1"), email, "2026-11-24T12:00:00.123456Z"),
+        entry(ada, "email", Some("em-1"), raw, "2026-11-24T12:00:00.223456Z"),
+        entry(ben, "inbox", None, "GET /v1/inbox", "2026-11-24T12:00:00.323456Z"),
+    ];
+    let second = vec![
+        entry(ada, "email", Some("em-1"), email, "2026-11-24T12:01:00Z"),
+        entry(ada, "email", Some("em-1"), email, "2026-11-25T00:00:01Z"),
+    ];
+    [AccessEvent { entries: first }, AccessEvent { entries: second }]
+}
+
 /// A story that ends with an event of this type.
 pub(crate) fn of(kind: &str) -> Vec<(String, Recorded)> {
     let mut story = Story::new();
@@ -344,6 +374,12 @@ pub(crate) fn of(kind: &str) -> Vec<(String, Recorded)> {
             let event = HoldEvent { hold_id, change };
             let body = serde_json::to_vec(&event).unwrap();
             story.record(Subject::Hold(hold_id), event.change.kind(), body);
+        }
+        ("access", _) => {
+            for event in accesses() {
+                let body = serde_json::to_vec(&event).unwrap();
+                story.record(Subject::Access, ACCESS_RECORDED, body);
+            }
         }
         ("email", _) => {
             let email = "2bc82288-3816-4f83-911e-0c7610ce1bed";

@@ -2,7 +2,7 @@
 
 use super::{Failure, table};
 use crate::{
-    cli::{actor, replay::reading_bar},
+    cli::{replay::reading_bar, terminal::actor},
     erasure::{ErasureDetail, ErasurePlan, Erasures, carry_out},
     operator::Origin,
     settings::Connections,

@@ -1,6 +1,8 @@
-//! `exodrive audit`: evidence for auditors, and erasure.
+//! `exodrive audit`: evidence for auditors and for those who trust nobody, and
+//! erasure.
 
 mod erase;
+mod history;
 
 use super::{Failure, table};
 use clap::Subcommand;
@@ -8,8 +10,9 @@ use std::process::ExitCode;
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
+  exodrive audit history --email 4ef9a417-02e9-4d39-ad75-9611e0fcc33c
+  exodrive audit history --address guest@example.com --at 2026-11-20T09:15:00Z
   exodrive audit erase --email-address dana@example.com --reason 'request of 3 May' --dry-run
-  exodrive audit erase --email-address dana@example.com --reason 'request of 3 May'
   exodrive audit approve 0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4")]
 pub(super) struct Audit {
     #[command(subcommand)]
@@ -18,6 +21,8 @@ pub(super) struct Audit {
 
 #[derive(Subcommand)]
 enum Action {
+    /// The history of an email, an address, a booking or a time, with all its evidence
+    History(history::History),
     /// Have a person's data erased: say what that is, and ask for an approval
     Erase(erase::Erase),
     /// Approve an erasure: a worker destroys the keys, then cleans every view
@@ -35,6 +40,7 @@ enum Action {
 impl Audit {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         match self.action {
+            Action::History(history) => history.run().await,
             Action::Erase(erase) => erase.run().await,
             Action::Approve(approve) => approve.run().await,
             Action::Cancel(cancel) => cancel.run().await,

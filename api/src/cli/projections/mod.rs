@@ -5,7 +5,7 @@ mod list;
 mod rebuild;
 mod show;
 
-use super::{Failure, actor, table};
+use super::{Failure, table, terminal};
 use crate::{
     operator::{Operator, Origin, Plan, Recorded},
     settings::Connections,
@@ -92,7 +92,7 @@ async fn operator(connections: &Connections) -> Result<Operator, Failure> {
 }
 
 fn origin() -> Origin {
-    Origin { id: Uuid::now_v7(), actor: actor(), traceparent: None, correlation: None }
+    Origin { id: Uuid::now_v7(), actor: terminal::actor(), traceparent: None, correlation: None }
 }
 
 /// Appends a plan as whoever sits here.

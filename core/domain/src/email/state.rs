@@ -219,6 +219,17 @@ impl Email {
         }
     }
 
+    /// Every address that it names, in lower case, without the names that
+    /// people give themselves before it.
+    pub fn addresses(&self) -> impl Iterator<Item = String> {
+        let others = [&self.cc, &self.bcc, &self.reply_to, &self.received_for];
+        let named = self.from.iter().chain(self.recipients.keys());
+        named.chain(others.into_iter().flatten()).map(|text| {
+            let bare = text.rsplit_once('<').map_or(text.as_str(), |(_, rest)| rest);
+            bare.trim_end_matches(['>', ' ']).trim().to_lowercase()
+        })
+    }
+
     /// The booking that the mail was tagged with at send.
     pub fn booking_id(&self) -> Option<&str> {
         self.tags.get("booking_id").map(String::as_str)

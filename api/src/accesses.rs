@@ -1,0 +1,304 @@
+//! Records who of the staff reads personal data, beside the reads: a read
+//! leaves a note in memory, and the notes of a moment become one event.
+
+use chrono::{DateTime, Utc};
+use exodrive_domain::{
+    DECISION_VERSION, Envelope, Subject,
+    access::{ACCESS_RECORDED, AccessEntry, AccessEvent},
+};
+use exodrive_log::{AppendError, Log, NewEvent};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// Entries of an event; so many notes do not wait for the interval to end.
+const FULL: usize = 256;
+/// Notes kept while the log does not answer.
+const BOUND: usize = 20_000;
+/// A name or id is cut to this many characters.
+const LONGEST: usize = 200;
+/// How long the last notes may take at the end.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
+/// After a failure the log is left alone for this long.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A read of personal data.
+#[derive(Clone, Copy, Debug)]
+pub struct Access<'a> {
+    /// Who reads.
+    pub actor: &'a str,
+    /// What kind of thing.
+    pub resource: &'a str,
+    /// Its id; none for a list. Text that may be no id is left out.
+    pub key: Option<&'a str>,
+    /// By which route or command.
+    pub route: &'a str,
+    /// In which request.
+    pub request_id: Option<&'a str>,
+}
+
+/// The notes. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Accesses(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    notes: Mutex<HashMap<Noted, Tally>>,
+    full: Notify,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Noted {
+    actor: String,
+    resource: String,
+    key: Option<String>,
+    route: String,
+}
+
+struct Tally {
+    count: u64,
+    first_at: DateTime<Utc>,
+    last_at: DateTime<Utc>,
+    request_id: Option<String>,
+}
+
+impl Accesses {
+    /// Notes a read at a time.
+    pub fn note(&self, access: Access<'_>, at: DateTime<Utc>) {
+        let noted = Noted {
+            actor: clean(access.actor),
+            resource: clean(access.resource),
+            key: access.key.filter(|key| is_id(key)).map(str::to_owned),
+            route: clean(access.route),
+        };
+        let request_id = access.request_id.map(str::to_owned);
+        let mut notes = self.0.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tally) = notes.get_mut(&noted) {
+            tally.count += 1;
+            tally.first_at = tally.first_at.min(at);
+            tally.last_at = tally.last_at.max(at);
+            tally.request_id = request_id;
+        } else if notes.len() < BOUND {
+            notes.insert(noted, Tally { count: 1, first_at: at, last_at: at, request_id });
+            if notes.len() == FULL {
+                self.0.full.notify_one();
+            }
+        } else {
+            metrics::counter!("exodrive_access_records_lost_total").increment(1);
+        }
+    }
+
+    /// Appends the notes every `interval` until `stop`, and what is left then.
+    pub async fn run(self, log: Log, interval: Duration, stop: CancellationToken) {
+        let mut unsent = None;
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = tokio::time::sleep(interval) => {}
+                () = self.0.full.notified() => {}
+                () = stop.cancelled() => break,
+            }
+            if let Err(error) = self.append(&log, &mut unsent).await {
+                let cause = exodrive_runtime::error_chain(&error);
+                tracing::warn!(cause, "Cannot record who read what; it is kept and tried again");
+                tokio::select! {
+                    () = tokio::time::sleep(PAUSE) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+        }
+        let last = tokio::time::timeout(LAST_PATIENCE, self.append(&log, &mut unsent)).await;
+        if !matches!(last, Ok(Ok(()))) {
+            tracing::warn!("The log did not take the last records of who read what: they are lost");
+        }
+    }
+
+    /// `unsent` is the event that the log may or may not have taken: it is sent
+    /// again under its id before any other.
+    async fn append(&self, log: &Log, unsent: &mut Option<NewEvent>) -> Result<(), AppendError> {
+        loop {
+            if unsent.is_none() {
+                *unsent = self.take().and_then(|entries| event(entries, log.now()));
+            }
+            let Some(event) = unsent.as_ref() else { return Ok(()) };
+            match log.append_fact(event).await {
+                Ok(_) => {}
+                Err(AppendError::Refused(error)) => {
+                    let cause = exodrive_runtime::error_chain(error.as_ref());
+                    tracing::error!(cause, "The log refuses a record of who read what: it is lost");
+                    metrics::counter!("exodrive_access_records_lost_total").increment(1);
+                }
+                Err(error) => return Err(error),
+            }
+            *unsent = None;
+        }
+    }
+
+    /// Some of the notes, as entries.
+    fn take(&self) -> Option<Vec<AccessEntry>> {
+        let mut notes = self.0.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        let some: Vec<_> = notes.keys().take(FULL).cloned().collect();
+        let entry = |noted: Noted| {
+            let tally = notes.remove(&noted)?;
+            let Noted { actor, resource, key, route } = noted;
+            let Tally { count, first_at, last_at, request_id } = tally;
+            Some(AccessEntry { actor, resource, key, route, count, first_at, last_at, request_id })
+        };
+        let mut entries: Vec<_> = some.into_iter().filter_map(entry).collect();
+        entries.sort_by_key(|entry| entry.first_at);
+        (!entries.is_empty()).then_some(entries)
+    }
+
+    /// Appends the notes now, for programs that end.
+    ///
+    /// # Errors
+    /// When the log does not take them.
+    pub async fn append_now(&self, log: &Log) -> Result<(), AppendError> {
+        self.append(log, &mut None).await
+    }
+}
+
+fn event(entries: Vec<AccessEntry>, now: DateTime<Utc>) -> Option<NewEvent> {
+    let body = serde_json::to_vec(&AccessEvent { entries }).ok()?;
+    let envelope = Envelope {
+        id: Uuid::now_v7().to_string(),
+        kind: ACCESS_RECORDED.to_owned(),
+        version: DECISION_VERSION,
+        source: "exodrive".to_owned(),
+        time: now,
+        traceparent: None,
+        causation: None,
+        correlation: None,
+        actor: Some("system:accesses".to_owned()),
+    };
+    let (subject, provider_headers) = (Subject::Access, Vec::new());
+    Some(NewEvent { subject, envelope, provider_headers, body: body.into() })
+}
+
+/// Postgres takes no NUL, and an issuer may put anything into a user's id.
+fn clean(text: &str) -> String {
+    let clean = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    text.chars().take(LONGEST).map(clean).collect()
+}
+
+/// An id of ours or of a provider holds nothing else, and no address.
+fn is_id(text: &str) -> bool {
+    let sound = |b: u8| b.is_ascii_alphanumeric() || b"-_.:/".contains(&b);
+    (1..=LONGEST).contains(&text.len()) && text.bytes().all(sound)
+}
+
+/// What a row of a view is about, for a record of who read it: a kind of thing
+/// and its id. `None` if it is nothing personal.
+pub fn of_view<'a>(view: &'a str, key: &'a str) -> Option<(&'a str, Option<&'a str>)> {
+    let before_slash = || key.split_once('/').map_or(key, |(before, _)| before);
+    Some(match view {
+        "cars" | "calendar" => return None,
+        "inbox" => ("email", Some(key)),
+        "email_timeline" => ("email", Some(before_slash())),
+        "deliveries" => ("delivery", Some(key)),
+        "bookings" => ("booking", Some(key)),
+        // An email's tag stands there, which may hold anything.
+        "booking_timeline" => match key.rsplit_once("/email/") {
+            Some((_, email)) => ("email", Some(email)),
+            None => ("booking", Some(before_slash())),
+        },
+        "customers" => ("customer", Some(key)),
+        "payments" => ("payment", Some(key)),
+        "accesses" => ("access", None),
+        other => (other, Some(key)),
+    })
+}
+
+/// What a route of the API shows, for the same; `None` if nothing personal.
+/// What is not named here is recorded: a new route is not forgotten.
+pub fn of_route(route: &str) -> Option<&'static str> {
+    const PUBLIC: [&str; 12] = [
+        "/v1/cars",
+        "/v1/quotes",
+        "/v1/dashboard",
+        "/v1/operator/",
+        "/v1/openapi.json",
+        "/v1/audit/checkpoint",
+        "/v1/audit/keys",
+        "/v1/audit/inclusion",
+        "/v1/audit/consistency",
+        "/v1/audit/tile/",
+        "/v1/audit/receipts/",
+        "/v1/audit/refusals",
+    ];
+    // These tell by themselves what they have shown.
+    const EXACT: [&str; 2] = ["/v1/replay/", "/v1/audit/history"];
+    let begins = |known: &&str| route.starts_with(*known);
+    if !route.starts_with("/v1/") || PUBLIC.iter().chain(&EXACT).any(begins) {
+        return None;
+    }
+    Some(match route {
+        "/v1/inbox" => "inbox",
+        _ if route.starts_with("/v1/inbox/") => "email",
+        _ if route.starts_with("/v1/deliveries/") => "delivery",
+        _ if route.starts_with("/v1/bookings") => "booking",
+        _ if route.starts_with("/v1/customers") => "customer",
+        "/v1/audit/accesses" => "access",
+        _ if route.starts_with("/v1/audit/") => "log",
+        _ => "other",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access<'a>(actor: &'a str, key: Option<&'a str>) -> Access<'a> {
+        let route = "GET /v1/inbox/{email_id}";
+        Access { actor, resource: "email", key, route, request_id: Some("req_1") }
+    }
+
+    #[test]
+    fn reads_of_one_thing_by_one_reader_become_one_entry() {
+        let accesses = Accesses::default();
+        let at = |seconds: i64| DateTime::from_timestamp(1_795_900_000 + seconds, 0).unwrap();
+        accesses.note(access("auditor:ada", Some("em-1")), at(2));
+        accesses.note(access("auditor:ada", Some("em-1")), at(1));
+        accesses.note(access("admin:ben", Some("em-1")), at(3));
+        accesses.note(access("admin:ben\0", Some("dana@example.com")), at(4));
+        let entries = accesses.take().unwrap();
+        let told: Vec<_> =
+            entries.iter().map(|it| (it.actor.as_str(), it.key.as_deref(), it.count)).collect();
+        assert_eq!(
+            told,
+            [
+                ("auditor:ada", Some("em-1"), 2),
+                ("admin:ben", Some("em-1"), 1),
+                ("admin:ben\u{fffd}", None, 1),
+            ]
+        );
+        assert_eq!((entries[0].first_at, entries[0].last_at), (at(1), at(2)));
+        assert_eq!(accesses.take(), None);
+    }
+
+    #[test]
+    fn notes_are_bounded_and_taken_in_parts() {
+        let accesses = Accesses::default();
+        for n in 0..BOUND + 10 {
+            accesses.note(access("auditor:ada", Some(&n.to_string())), Utc::now());
+        }
+        let mut taken = Vec::new();
+        while let Some(entries) = accesses.take() {
+            assert!(entries.len() <= FULL);
+            taken.extend(entries);
+        }
+        assert_eq!(taken.len(), BOUND);
+    }
+
+    #[test]
+    fn a_route_that_nobody_named_is_recorded() {
+        assert_eq!(of_route("/v1/inbox/{email_id}/timeline"), Some("email"));
+        assert_eq!(of_route("/v1/new-things/{id}"), Some("other"));
+        assert_eq!(of_route("/v1/cars/{id}"), None);
+        assert_eq!(of_route("/readyz"), None);
+    }
+}

@@ -1,0 +1,182 @@
+//! Who of the staff read what, and what was refused, for auditors.
+
+use super::{
+    App,
+    guard::Auditor,
+    read::{limit, log_unavailable, parse_query, read, time, view_unavailable},
+};
+use crate::problem::{ApiError, Problem};
+use axum::{
+    Json,
+    extract::{RawQuery, State},
+    http::HeaderMap,
+};
+use chrono::{DateTime, Utc};
+use exodrive_domain::time::serde_micros;
+use exodrive_log::Refusal;
+use exodrive_projections::{
+    Identity,
+    accesses::read::{self as accesses, Access, Filter},
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+use utoipa::{IntoParams, ToSchema};
+
+/// Which accesses, and which page of them.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default)]
+pub(crate) struct AccessQuery {
+    /// Only of this kind of thing.
+    #[param(example = "email")]
+    resource: Option<String>,
+    /// Only of the thing with this id.
+    key: Option<String>,
+    /// Only by this reader.
+    #[param(example = "admin:0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4")]
+    actor: Option<String>,
+    /// Only at this time or later (RFC 3339).
+    since: Option<String>,
+    /// Only before this time (RFC 3339).
+    until: Option<String>,
+    /// How many, 1 to 100. 20 if not said.
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
+    limit: Option<String>,
+    /// `next_cursor` of the page before.
+    after: Option<String>,
+}
+
+/// A page of accesses, the latest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AccessList {
+    /// Always `list`.
+    object: &'static str,
+    /// The page.
+    data: Vec<Access>,
+    /// Whether another page follows.
+    has_more: bool,
+    /// What `after` must be for it.
+    next_cursor: Option<String>,
+}
+
+/// Lists who of the staff read what personal data, the latest first.
+///
+/// One row for each reader, thing and day (UTC). Reads are told a second or two
+/// later; reading this is told too. Who changed something is told by the events
+/// themselves.
+#[utoipa::path(
+    get, path = "/v1/audit/accesses", tag = "audit", security(("token" = [])),
+    params(AccessQuery),
+    responses(
+        (status = 200, description = "A page", body = AccessList),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn list_accesses(
+    State(api): App,
+    _: Auditor,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<Json<AccessList>, ApiError> {
+    let known = ["resource", "key", "actor", "since", "until", "limit", "after"];
+    let query: AccessQuery = parse_query(query, &known)?;
+    let after = query.after.map(|after| {
+        accesses::parse_cursor(&after).ok_or_else(|| {
+            ApiError::parameter("after", "it must be the next_cursor of a page before")
+        })
+    });
+    let filter = Filter {
+        resource: query.resource,
+        key: query.key,
+        actor: query.actor,
+        since: time("since", query.since)?,
+        until: time("until", query.until)?,
+        after: after.transpose()?,
+        limit: limit(query.limit)?,
+    };
+    let mut transaction = read(&api, &Identity::Auditor, "accesses", &headers).await?;
+    let page = accesses::list(&mut transaction, &filter).await.map_err(view_unavailable)?;
+    Ok(Json(AccessList {
+        object: "list",
+        has_more: page.next.is_some(),
+        next_cursor: page.next,
+        data: page.rows,
+    }))
+}
+
+/// From when to when.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default)]
+pub(crate) struct RefusalQuery {
+    /// Only at this time or later (RFC 3339).
+    since: Option<String>,
+    /// Only before this time (RFC 3339).
+    until: Option<String>,
+}
+
+/// Webhooks that were refused.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Refusals {
+    /// Always `refusals`.
+    object: &'static str,
+    /// How many for each reason. `duplicate` was answered 2xx, since the log has
+    /// the delivery; the others were not believed.
+    counts: BTreeMap<String, u64>,
+    /// The newest, 100 at most, newest first.
+    newest: Vec<RefusedWebhook>,
+}
+
+/// A webhook that was refused: nothing of its body is kept.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RefusedWebhook {
+    /// When.
+    #[serde(with = "serde_micros")]
+    at: DateTime<Utc>,
+    /// Why: an open set.
+    #[schema(example = "signature")]
+    reason: String,
+    /// The message's id as it claims, if it has the form of one.
+    claimed_id: Option<String>,
+    /// Size of the body in bytes; null if it was not read to its end.
+    size: Option<u64>,
+}
+
+impl From<Refusal> for RefusedWebhook {
+    fn from(refusal: Refusal) -> Self {
+        let Refusal { at, reason, claimed_id, size } = refusal;
+        Self { at, reason, claimed_id, size }
+    }
+}
+
+const NEWEST: usize = 100;
+
+/// Counts the webhooks that were refused, and shows the newest.
+///
+/// They are kept for 90 days, a million at most. One that was refused for its
+/// sender's rate is not kept, but counted by a metric.
+#[utoipa::path(
+    get, path = "/v1/audit/refusals", tag = "audit", security(("token" = [])),
+    params(RefusalQuery),
+    responses(
+        (status = 200, description = "Counts and the newest", body = Refusals),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn get_refusals(
+    State(api): App,
+    _: Auditor,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Refusals>, ApiError> {
+    let query: RefusalQuery = parse_query(query, &["since", "until"])?;
+    let (since, until) = (time("since", query.since)?, time("until", query.until)?);
+    let mut counts = BTreeMap::new();
+    let mut newest = VecDeque::new();
+    let each = |refusal: Refusal| {
+        *counts.entry(refusal.reason.clone()).or_default() += 1;
+        newest.push_front(RefusedWebhook::from(refusal));
+        newest.truncate(NEWEST);
+    };
+    api.log.refusals(since, until, each).await.map_err(log_unavailable)?;
+    Ok(Json(Refusals { object: "refusals", counts, newest: newest.into() }))
+}

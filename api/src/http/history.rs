@@ -1,0 +1,285 @@
+//! The history of email, for auditors.
+
+use super::{
+    Api, App, edge,
+    guard::Auditor,
+    read::{limit, log_unavailable, parse_query, time, view_unavailable},
+    replay::{self, ReplayDiff},
+};
+use crate::{
+    history::{EmailEvidence, Entry, Historian, HistoryError, Page, Scope, Wanted},
+    problem::{ApiError, Code, Problem},
+};
+use axum::{
+    Extension, Json,
+    body::Body,
+    extract::{RawQuery, State},
+    http::{
+        HeaderMap,
+        header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE},
+    },
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use exodrive_domain::email::EmailId;
+use futures::stream;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use utoipa::{IntoParams, ToSchema};
+
+/// The media type of JSON in lines.
+const NDJSON: &str = "application/x-ndjson";
+/// Emails or deliveries fetched at a time for a stream.
+const STREAMED: i64 = 50;
+
+/// Of what, as of when, and in which order.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default)]
+pub(crate) struct HistoryQuery {
+    /// Of this email, by its id. One of `email`, `address` and `booking`, or a
+    /// time.
+    email: Option<String>,
+    /// Of every email that names this address, in any case, as sender,
+    /// recipient of any kind, or for answers.
+    address: Option<String>,
+    /// Of this booking, and of every email that was tagged with it.
+    booking: Option<String>,
+    /// Of the deliveries that were stored at this time or later (RFC 3339).
+    since: Option<String>,
+    /// Of the deliveries that were stored before this time (RFC 3339).
+    until: Option<String>,
+    /// `received` (as we learnt of it) or `happened` (as the provider dates it).
+    /// `received` if not said.
+    order: Option<String>,
+    /// Only what was known at this time (RFC 3339) or position.
+    #[param(example = "2026-11-20T09:15:00Z")]
+    at: Option<String>,
+    /// How many emails of an address, or deliveries of a time, 1 to 100. 20 if
+    /// not said.
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
+    limit: Option<String>,
+    /// `next_cursor` of the page before.
+    after: Option<String>,
+}
+
+const HISTORY_QUERY: [&str; 9] =
+    ["email", "address", "booking", "since", "until", "order", "at", "limit", "after"];
+
+/// A page of history.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct History {
+    /// Always `list`.
+    object: &'static str,
+    /// What happened, in the order asked for. A page of an address may be
+    /// short.
+    data: Vec<Entry>,
+    /// What is known of each email in it.
+    emails: Vec<EmailEvidence>,
+    /// Whether another page follows.
+    has_more: bool,
+    /// What `after` must be for it.
+    next_cursor: Option<String>,
+}
+
+/// Tells the history of an email, of an address, of a booking or of a time, with
+/// all its evidence.
+///
+/// Every delivery comes with its bytes and signed headers as they were received,
+/// whether a secret in use now signed them, how often it came again or was
+/// claimed by somebody who was not believed, and the email as it was after it;
+/// every email with who of the staff read it. With `Accept:
+/// application/x-ndjson` all pages come as one stream, an object on each line.
+#[utoipa::path(
+    get, path = "/v1/audit/history", tag = "audit", security(("token" = [])),
+    params(HistoryQuery),
+    responses(
+        (status = 200, description = "A page; or, as it is asked for, a line for each entry and each email", content(
+            (History = "application/json"),
+            (String = "application/x-ndjson"),
+        )),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn get_history(
+    State(api): App,
+    _: Auditor,
+    Extension(identity): Extension<edge::Identity>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let mut wanted = wanted(parse_query(query, &HISTORY_QUERY)?)?;
+    let historian = Historian {
+        log: api.log.clone(),
+        database: api.database.clone(),
+        secrets: api.webhook_secrets.clone(),
+    };
+    let lines = headers.get_all(ACCEPT).iter().any(|value| {
+        value.to_str().is_ok_and(|value| value.split(',').any(|it| it.trim().starts_with(NDJSON)))
+    });
+    if lines {
+        wanted.limit = STREAMED;
+    }
+    let page = historian.page(&wanted).await.map_err(problem)?;
+    if page.entries.is_empty() && matches!(wanted.scope, Scope::Email(_) | Scope::Booking(_)) {
+        let detail = "The log has no event about it up to then.";
+        return Err(ApiError::new(Code::NotFound, detail));
+    }
+    told(&api, &identity, &wanted.scope, &page);
+    if lines {
+        return Ok(stream_of(api, identity, historian, wanted, page));
+    }
+    let history = History {
+        object: "list",
+        has_more: page.next.is_some(),
+        next_cursor: page.next,
+        data: page.entries,
+        emails: page.emails,
+    };
+    Ok(([(CACHE_CONTROL, "no-store")], Json(history)).into_response())
+}
+
+/// Notes what a page shows.
+fn told(api: &Api, identity: &edge::Identity, scope: &Scope, page: &Page) {
+    if let Scope::Booking(id) = scope {
+        identity.shows(&api.accesses, "booking", Some(&id.to_string()));
+    }
+    for email in &page.emails {
+        identity.shows(&api.accesses, "email", Some(&email.email_id));
+    }
+    for entry in &page.entries {
+        if let Entry::Delivery(delivery) = entry
+            && delivery.email_id.is_none()
+        {
+            identity.shows(&api.accesses, "delivery", Some(&delivery.position.to_string()));
+        }
+    }
+}
+
+/// Every page as lines, one page in memory at a time. A page that cannot be had
+/// cuts the connection, so that nobody takes the part for the whole.
+fn stream_of(
+    api: Arc<Api>,
+    identity: edge::Identity,
+    historian: Historian,
+    wanted: Wanted,
+    first: Page,
+) -> Response {
+    let start = (api, identity, historian, wanted, Some(first));
+    let pages = stream::try_unfold(start, |(api, identity, historian, mut wanted, page)| async {
+        let page = match page {
+            Some(page) => page,
+            None if wanted.after.is_none() => return Ok(None),
+            None => {
+                let page = historian.page(&wanted).await?;
+                told(&api, &identity, &wanted.scope, &page);
+                page
+            }
+        };
+        let lines = in_lines(&page);
+        wanted.after = page.next;
+        Ok::<_, HistoryError>(Some((lines, (api, identity, historian, wanted, None))))
+    });
+    let headers = [(CONTENT_TYPE, NDJSON), (CACHE_CONTROL, "no-store")];
+    (headers, Body::from_stream(pages)).into_response()
+}
+
+fn in_lines(page: &Page) -> Bytes {
+    let mut lines = Vec::new();
+    let entries = page.entries.iter().map(serde_json::to_vec);
+    for line in entries.chain(page.emails.iter().map(serde_json::to_vec)).flatten() {
+        lines.extend_from_slice(&line);
+        lines.push(b'\n');
+    }
+    lines.into()
+}
+
+fn wanted(query: HistoryQuery) -> Result<Wanted, ApiError> {
+    let (since, until) = (time("since", query.since)?, time("until", query.until)?);
+    let of_time = since.is_some() || until.is_some();
+    let scope = match (query.email, query.address, query.booking) {
+        (Some(email), None, None) if !of_time => Scope::Email(email_id(&email)?),
+        (None, Some(address), None) if !of_time && !address.trim().is_empty() => {
+            Scope::Address(address.trim().to_lowercase())
+        }
+        (None, None, Some(booking)) if !of_time => {
+            let id = booking.parse().map_err(|error: exodrive_domain::id::IdError| {
+                ApiError::parameter("booking", error.to_string())
+            })?;
+            Scope::Booking(id)
+        }
+        (None, None, None) if of_time => Scope::Between(since, until),
+        _ => {
+            let detail = "give one of `email`, `address` and `booking`, or `since` and `until`";
+            return Err(ApiError::parameter("email", detail));
+        }
+    };
+    let order = query.order.as_deref().map(str::parse).transpose();
+    let at = query.at.as_deref().map(str::parse).transpose();
+    Ok(Wanted {
+        scope,
+        order: order.map_err(|error| ApiError::parameter("order", error))?.unwrap_or_default(),
+        at: at.map_err(|error| ApiError::parameter("at", error))?.unwrap_or_default(),
+        limit: limit(query.limit)?,
+        after: query.after,
+    })
+}
+
+fn email_id(text: &str) -> Result<EmailId, ApiError> {
+    text.parse().map_err(|error: exodrive_domain::email::EmailIdError| {
+        ApiError::parameter("email", error.to_string())
+    })
+}
+
+fn problem(error: HistoryError) -> ApiError {
+    match error {
+        HistoryError::Log(error) => log_unavailable(error),
+        HistoryError::View(error) => view_unavailable(error),
+        HistoryError::Cursor => ApiError::parameter("after", error.to_string()),
+    }
+}
+
+/// From when to when.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default)]
+pub(crate) struct DiffQuery {
+    /// The email's id.
+    #[param(required = true)]
+    email: Option<String>,
+    /// This time (RFC 3339) or position ...
+    #[param(required = true)]
+    from: Option<String>,
+    /// ... and this one.
+    #[param(required = true)]
+    to: Option<String>,
+}
+
+/// Tells in what an email differs between two times, and which delivery changed
+/// each field last.
+#[utoipa::path(
+    get, path = "/v1/audit/history/diff", tag = "audit", security(("token" = [])),
+    params(DiffQuery),
+    responses(
+        (status = 200, description = "The fields that differ", body = ReplayDiff),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn get_history_diff(
+    State(api): App,
+    _: Auditor,
+    Extension(identity): Extension<edge::Identity>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let query: DiffQuery = parse_query(query, &["email", "from", "to"])?;
+    let given = |name: &str, text: Option<String>| {
+        text.ok_or_else(|| ApiError::parameter(name, "it is missing"))
+    };
+    let id = email_id(&given("email", query.email)?)?.to_string();
+    let (from, to) = (given("from", query.from)?, given("to", query.to)?);
+    let diff = replay::difference(&api, "inbox", &id, (from, to)).await?;
+    let missing = || ApiError::new(Code::NotFound, "The log has no event about it up to then.");
+    let diff = diff.ok_or_else(missing)?;
+    identity.shows(&api.accesses, "email", Some(&id));
+    Ok(([(CACHE_CONTROL, "no-store")], Json(diff)).into_response())
+}

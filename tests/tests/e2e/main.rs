@@ -33,6 +33,7 @@ mod personal_data;
 mod price;
 mod reads;
 mod rebuild;
+mod refold;
 mod replay;
 mod row_security;
 mod steps;

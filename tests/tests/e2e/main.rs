@@ -36,6 +36,7 @@ mod personal_data;
 mod price;
 mod reads;
 mod rebuild;
+mod refold;
 mod replay;
 mod row_security;
 mod steps;

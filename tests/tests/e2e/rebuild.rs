@@ -25,7 +25,7 @@ fn delivery(n: usize) -> Delivery {
     Delivery::new(format!("msg_{n}"), email_body(KINDS[n % KINDS.len()], &email, &at, ""))
 }
 
-async fn post_many(world: &World, from: usize, to: usize) {
+pub(crate) async fn post_many(world: &World, from: usize, to: usize) {
     let posts: Vec<_> = (from..to).map(delivery).collect();
     for chunk in posts.chunks(50) {
         join_all(chunk.iter().map(|delivery| world.stored(delivery))).await;
@@ -33,7 +33,7 @@ async fn post_many(world: &World, from: usize, to: usize) {
 }
 
 /// Asks for a rebuild as an operator does, and waits for its end.
-async fn rebuild(world: &World, args: &[&str]) -> Value {
+pub(crate) async fn rebuild(world: &World, args: &[&str]) -> Value {
     let args = [&["projections", "rebuild"], args, &["--reason", "a test", "--json"]].concat();
     serde_json::from_str(&world.exodrive_prints(&args).await).unwrap()
 }
@@ -45,7 +45,7 @@ async fn generations(world: &World, projection: &str) -> Vec<(i32, i32, String)>
 }
 
 /// Waits until nothing of a rebuild is left to be done.
-async fn at_rest(world: &World) {
+pub(crate) async fn at_rest(world: &World) {
     eventually("no rebuild is under way and nothing is left of one", async || {
         let sql = "select (select count(*) from rebuilds
                  where state not in ('done', 'cancelled', 'failed'))
@@ -57,7 +57,7 @@ async fn at_rest(world: &World) {
     .await;
 }
 
-async fn is_verified(world: &World) {
+pub(crate) async fn is_verified(world: &World) {
     world.settled().await;
     let verified = world.exodrive(&["projections", "verify", "--all"]).await;
     let told = String::from_utf8_lossy(&verified.stdout).into_owned()

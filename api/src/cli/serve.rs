@@ -13,7 +13,7 @@ use crate::{
     operator::Operator,
     settings::{
         BookingSettings, CheckSettings, Connections, HttpSettings, LogSettings, MetricsSettings,
-        RebuildArgs, SettingsError, reading_config,
+        RebuildArgs, SettingsError,
     },
     view_cache::ViewCache,
 };
@@ -52,6 +52,8 @@ pub(super) struct Serve {
 pub(super) struct Work {
     #[command(flatten)]
     connections: Connections,
+    #[command(flatten)]
+    log: LogSettings,
     #[command(flatten)]
     rebuilds: RebuildArgs,
     #[command(flatten)]
@@ -138,7 +140,7 @@ impl Work {
         let stop = shutdown::requested()?;
         let urls = self.connections.resolve()?;
         serve_metrics(self.metrics.metrics_addr, &stop).await?;
-        let log = Log::open(&reading_config(urls.nats)).await?;
+        let log = Log::connect(&self.log.config(urls.nats_worker, urls.nats_monitor)).await?;
         let database = Database::for_workers(&urls.database)?;
         let cache = Cache::new(&urls.redis)?;
         let commands = Commands::new(log.clone(), Some(cache.redis().clone()));

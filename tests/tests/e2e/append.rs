@@ -21,7 +21,7 @@ pub(crate) async fn start(redis: Option<String>) -> (PrivateServices, Log, tempf
     .await
     .unwrap();
     let config = LogConfig {
-        url: services.urls().nats.clone(),
+        url: services.urls().nats_operator.clone(),
         monitor_url: None,
         require_sync: false,
         duplicate_window: Duration::from_secs(60),
@@ -29,6 +29,8 @@ pub(crate) async fn start(redis: Option<String>) -> (PrivateServices, Log, tempf
         ack_timeout: Duration::from_secs(2),
         patience: Duration::from_secs(10),
     };
+    Log::prepare(&config).await.unwrap();
+    let config = LogConfig { url: services.urls().nats.clone(), ..config };
     let log = Log::connect(&config).await.unwrap();
     (services, log, folder)
 }

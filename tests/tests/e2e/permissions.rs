@@ -125,8 +125,8 @@ async fn ordinary_work_is_refused_nothing() {
     assert!(printed.contains("Server is ready"));
     let refused = printed.lines().find(|line| line.contains("Violation"));
     assert_eq!(refused, None);
-    // The log would tell.
-    assert_eq!(world.exodrive(&["doctor"]).await.status.code(), Some(1), "nothing runs");
+    // The server's log would tell: it does of what the doctor tries.
+    world.exodrive(&["doctor"]).await;
     assert!(world.nats_printed().contains("Violation"));
 }
 
@@ -209,7 +209,7 @@ async fn the_doctor_proves_the_permissions_of_the_documented_server() {
     world.set("EXODRIVE_NATS_OPERATOR_URL", &url("api", ports));
     world.set("EXODRIVE_NATS_WORKER_URL", &url("api", ports));
     let said = said_of(&world, "nats user").await;
-    assert!(said.contains(" note ") && said.contains("docs/nats.conf"), "{said}");
+    assert!(said.contains(" note ") && said.contains("may do everything"), "{said}");
     // Nothing was changed by all the trying.
     let jetstream = jetstream_as(&url("operator", ports), Refusals::default()).await;
     for name in STREAMS {

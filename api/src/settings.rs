@@ -28,6 +28,13 @@ pub struct Connections {
     /// NATS, if it is not the data folder's own: nats://user:password@host:port.
     #[arg(long, env = "EXODRIVE_NATS_URL", hide_env_values = true, value_name = "URL")]
     pub nats_url: Option<String>,
+    /// That NATS as the worker's user. Not given: EXODRIVE_NATS_URL.
+    #[arg(long, env = "EXODRIVE_NATS_WORKER_URL", hide_env_values = true, value_name = "URL")]
+    pub nats_worker_url: Option<String>,
+    /// That NATS as the user who may make streams (docs/nats.conf). Not given:
+    /// EXODRIVE_NATS_URL.
+    #[arg(long, env = "EXODRIVE_NATS_OPERATOR_URL", hide_env_values = true, value_name = "URL")]
+    pub nats_operator_url: Option<String>,
     /// The monitoring endpoint of that NATS, by which its sync mode is checked.
     #[arg(long, env = "EXODRIVE_NATS_MONITOR_URL", value_name = "URL")]
     pub nats_monitor_url: Option<String>,
@@ -316,6 +323,8 @@ impl Connections {
         {
             return Ok(ServiceUrls {
                 nats: nats.clone(),
+                nats_worker: self.nats_worker_url.as_ref().unwrap_or(nats).clone(),
+                nats_operator: self.nats_operator_url.as_ref().unwrap_or(nats).clone(),
                 nats_monitor: self.nats_monitor_url.clone(),
                 database: database.clone(),
                 redis: redis.clone(),
@@ -323,12 +332,17 @@ impl Connections {
         }
         let running = services::running(&self.data_dir)
             .ok_or_else(|| SettingsError::NoSystem(self.data_dir.display().to_string()))?;
+        let nats_as = |given: &Option<String>, running: String| {
+            given.clone().or_else(|| self.nats_url.clone()).unwrap_or(running)
+        };
         Ok(ServiceUrls {
             nats_monitor: match &self.nats_url {
                 Some(_) => self.nats_monitor_url.clone(),
                 None => running.nats_monitor,
             },
-            nats: self.nats_url.clone().unwrap_or(running.nats),
+            nats: nats_as(&None, running.nats),
+            nats_worker: nats_as(&self.nats_worker_url, running.nats_worker),
+            nats_operator: nats_as(&self.nats_operator_url, running.nats_operator),
             database: self.database_url.clone().unwrap_or(running.database),
             redis: self.redis_url.clone().unwrap_or(running.redis),
         })

@@ -3,7 +3,7 @@ use crate::{
     process::{bare, program},
     sign, token,
 };
-use async_nats::{ConnectOptions, ServerAddr, jetstream};
+use async_nats::{ConnectOptions, Event, jetstream};
 use exodrive_domain::Recorded;
 use exodrive_log::{Log, LogConfig, WrappingKeys};
 use exodrive_runtime::services::{Options, PrivateServices, Service, ServiceUrls};
@@ -17,7 +17,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::Output,
-    sync::{Mutex, MutexGuard, Once},
+    sync::{Arc, Mutex, MutexGuard, Once},
     time::Duration,
 };
 use tempfile::TempDir;
@@ -32,6 +32,8 @@ pub const TOKEN_SECRET: &str = "e2e-token-secret-4b1d9c";
 
 /// What wraps the data keys of every world.
 pub const DATA_KEYS: &str = "1:ZTJlIHdyYXBwaW5nIGtleSwgb2YgMzIgYnl0ZXMhISE=";
+/// What a NATS server has refused to a connection.
+pub type Refusals = Arc<Mutex<Vec<String>>>;
 
 /// A whole system of its own: servers, API and worker. Dropping it kills all
 /// of it and removes its folder.
@@ -77,6 +79,8 @@ impl World {
         let mut env: BTreeMap<String, String> = [
             ("EXODRIVE_DATA_DIR", folder.path().join("data").to_str().unwrap()),
             ("EXODRIVE_NATS_URL", &urls.nats),
+            ("EXODRIVE_NATS_WORKER_URL", &urls.nats_worker),
+            ("EXODRIVE_NATS_OPERATOR_URL", &urls.nats_operator),
             ("EXODRIVE_NATS_MONITOR_URL", urls.nats_monitor.as_deref().unwrap()),
             ("EXODRIVE_DATABASE_URL", &urls.database),
             ("EXODRIVE_REDIS_URL", &urls.redis),
@@ -124,10 +128,7 @@ impl World {
 
     /// The log's server, for whoever goes behind the system's back.
     pub async fn jetstream(&self) -> jetstream::Context {
-        let server: ServerAddr = self.urls().nats.parse().unwrap();
-        let (user, password) = (server.username().unwrap(), server.password().unwrap());
-        let options = ConnectOptions::with_user_and_password(user.into(), password.into());
-        jetstream::new(options.connect(server).await.unwrap())
+        jetstream_as(&self.urls().nats_operator, Refusals::default()).await
     }
 
     /// Where the servers are.
@@ -234,6 +235,11 @@ impl World {
     /// What a process has printed so far.
     pub fn printed(&self, name: &str) -> String {
         fs::read_to_string(self.log_file(name)).unwrap_or_default()
+    }
+
+    /// What the NATS server has printed so far.
+    pub fn nats_printed(&self) -> String {
+        fs::read_to_string(self.folder.path().join("services/logs/nats-server.log")).unwrap()
     }
 
     /// Waits until `/readyz` answers with this status.
@@ -448,6 +454,25 @@ pub async fn open_log(url: &str) -> Log {
         keys: wrapping_keys(),
     };
     Log::open(&config).await.unwrap()
+}
+
+/// JetStream on a NATS server, as the user of this address; what the server
+/// refuses is added to `refusals`.
+pub async fn jetstream_as(url: &str, refusals: Refusals) -> jetstream::Context {
+    let server: async_nats::ServerAddr = url.parse().unwrap();
+    let user = server.username().unwrap().to_owned();
+    let client =
+        ConnectOptions::with_user_and_password(user, server.password().unwrap().to_owned())
+            .event_callback(move |event| {
+                if let Event::ServerError(error) = event {
+                    refusals.lock().unwrap().push(error.to_string());
+                }
+                std::future::ready(())
+            })
+            .connect(server)
+            .await
+            .unwrap();
+    jetstream::context::ContextBuilder::new().timeout(Duration::from_secs(1)).build(client)
 }
 
 /// Runs `exodrive` with these arguments and this environment to its end, which

@@ -2,9 +2,12 @@
 
 use super::{Failure, table};
 use crate::settings::{Connections, HttpSettings, LogSettings};
-use exodrive_log::Log;
+use exodrive_log::{
+    Log, LogConfig,
+    permissions::{self, Deviations, User},
+};
 use exodrive_projections::{Database, cache::Cache};
-use exodrive_runtime::error_chain;
+use exodrive_runtime::{error_chain, services::ServiceUrls};
 use redis::Cmd;
 use std::{process::ExitCode, time::Duration};
 
@@ -20,8 +23,22 @@ pub(super) struct Doctor {
     http: HttpSettings,
 }
 
-/// What was found of one part: fine, or what to do.
-type Finding = (&'static str, Result<String, String>);
+/// What was found of one part.
+type Finding = (&'static str, Verdict);
+
+enum Verdict {
+    Fine(String),
+    /// No fault, and ought to be known.
+    Note(String),
+    /// And what to do.
+    Fault(String),
+}
+
+impl From<Result<String, String>> for Verdict {
+    fn from(outcome: Result<String, String>) -> Self {
+        outcome.map_or_else(Self::Fault, Self::Fine)
+    }
+}
 
 impl Doctor {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
@@ -43,11 +60,13 @@ impl Doctor {
             };
             format!("server and stream are as they must be; {sync}; remembers ids for {window}")
         };
-        findings.push(("event log", log.as_ref().map(described).map_err(|it| error_chain(it))));
+        let described = log.as_ref().map(described).map_err(|it| error_chain(it));
+        findings.push(("event log", described.into()));
         if let Ok(log) = &log {
             let probe = log.probe().await;
             let took = |took: Duration| format!("a write took {:.1} ms", took.as_secs_f64() * 1e3);
-            findings.push(("log writes", probe.map(took).map_err(|it| error_chain(&it))));
+            findings.push(("log writes", probe.map(took).map_err(|it| error_chain(&it)).into()));
+            findings.extend(nats_users(&config, &urls).await);
         }
         let database = Database::for_workers(&urls.database)?;
         let migrated = match database.is_migrated().await {
@@ -55,7 +74,7 @@ impl Doctor {
             Ok(false) => Err("migrations are missing: run `exodrive migrate`".to_owned()),
             Err(error) => Err(format!("{} (EXODRIVE_DATABASE_URL)", error_chain(&error))),
         };
-        findings.push(("postgres", migrated));
+        findings.push(("postgres", migrated.into()));
         let redis = Cache::new(&urls.redis)?.query::<String>(&Cmd::ping()).await;
         let redis = redis.map(|_| "answers".to_owned()).map_err(|error| {
             format!(
@@ -63,7 +82,7 @@ impl Doctor {
                 error_chain(&error)
             )
         });
-        findings.push(("redis", redis));
+        findings.push(("redis", redis.into()));
         for projection in database.projections().await.unwrap_or_default() {
             let alive = projection.heartbeat_age_seconds.is_some_and(|age| age < 10.0);
             let finding = match (alive, projection.parked) {
@@ -78,18 +97,76 @@ impl Doctor {
                     projection.name, projection.name
                 )),
             };
-            findings.push(("projection", finding));
+            findings.push(("projection", Verdict::from(finding)));
         }
         let secrets = self.http.webhook_secrets(&self.connections);
         let secrets = secrets.map(|_| "sound".to_owned()).map_err(|error| error.to_string());
-        findings.push(("webhook secret", secrets));
+        findings.push(("webhook secret", secrets.into()));
         let mut table = table::table(&["part", "", "finding"]);
-        let sound = findings.iter().all(|(_, finding)| finding.is_ok());
-        for (part, finding) in findings {
-            let mark = if finding.is_ok() { "ok" } else { "FAULT" };
-            table.add_row([part, mark, &finding.unwrap_or_else(|fault| fault)]);
+        let sound = !findings.iter().any(|(_, verdict)| matches!(verdict, Verdict::Fault(_)));
+        for (part, verdict) in findings {
+            let (mark, text) = match verdict {
+                Verdict::Fine(text) => ("ok", text),
+                Verdict::Note(text) => ("note", text),
+                Verdict::Fault(text) => ("FAULT", text),
+            };
+            table.add_row([part, mark, &text]);
         }
         say!("{table}");
         Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// Whether the log's users may do what they must, and no more.
+async fn nats_users(config: &LogConfig, urls: &ServiceUrls) -> Vec<Finding> {
+    use User::{Api, Operator, Worker};
+    if urls.nats == urls.nats_operator {
+        return vec![("nats user", only_user(config, &urls.nats).await)];
+    }
+    let operator = ("nats operator", check(config, &urls.nats_operator, Operator, Operator).await);
+    if urls.nats == urls.nats_worker {
+        return vec![("nats user", check(config, &urls.nats, Api, Worker).await), operator];
+    }
+    vec![
+        ("nats api", check(config, &urls.nats, Api, Api).await),
+        ("nats worker", check(config, &urls.nats_worker, Worker, Worker).await),
+        operator,
+    ]
+}
+
+/// Of a server whose operator is not named apart: the user may be restricted
+/// all the same.
+async fn only_user(config: &LogConfig, url: &str) -> Verdict {
+    let all = check(config, url, User::Operator, User::Operator).await;
+    if let Verdict::Fine(_) = all {
+        return Verdict::Note(
+            "may do everything, change the log's settings too: give the API, the worker and the \
+             operator users of their own (docs/nats.conf)"
+                .to_owned(),
+        );
+    }
+    check(config, url, User::Api, User::Worker).await
+}
+
+async fn check(config: &LogConfig, url: &str, must: User, may: User) -> Verdict {
+    let config = LogConfig { url: url.to_owned(), ..config.clone() };
+    let told = |what: &str, subjects: &[&str]| match subjects {
+        [] => String::new(),
+        [first, rest @ ..] => format!("{what} {first} and {} other subjects; ", rest.len()),
+    };
+    match permissions::check(&config, must, may).await {
+        Ok(Deviations { excess, missing }) if excess.is_empty() && missing.is_empty() => {
+            Verdict::Fine(if may == User::Operator {
+                "may make streams and change their settings".to_owned()
+            } else {
+                "may do its work, and is refused to change a stream or what it holds".to_owned()
+            })
+        }
+        Ok(Deviations { excess, missing }) => Verdict::Fault(format!(
+            "{}{}correct its permissions after docs/nats-permissions.conf",
+            told("must not be able to publish to", &excess),
+            told("may not publish to", &missing),
+        )),
+        Err(error) => Verdict::Fault(error_chain(&error)),
     }
 }

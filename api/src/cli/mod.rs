@@ -28,9 +28,10 @@ mod verify;
 use crate::{
     access::{self, Role},
     http,
-    settings::{Connections, DEFAULT_FILTER, HttpSettings, Logging},
+    settings::{Connections, DEFAULT_FILTER, HttpSettings, LogSettings, Logging},
 };
 use clap::{Parser, Subcommand};
+use exodrive_log::Log;
 use exodrive_projections::Database;
 use exodrive_runtime::{error_chain, folder, telemetry};
 use std::{io::Write, process::ExitCode, time::Duration};
@@ -68,7 +69,8 @@ enum Command {
     Serve(serve::Serve),
     /// Run a worker: it keeps the projections level with the log
     Work(serve::Work),
-    /// Prepare the database: migrations, and the tables of every projection
+    /// Prepare the event log and the database: streams, migrations, and the tables of every
+    /// projection
     Migrate(Migrate),
     /// Send the sample deliveries through the webhook and look at the outcome
     Demo(demo::Demo),
@@ -91,9 +93,16 @@ enum Command {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:
+  EXODRIVE_NATS_OPERATOR_URL=nats://exodrive-operator:... exodrive migrate
+
+Makes the streams that are missing; changes none that is there. docs/nats.conf
+shows a NATS whose other users may not.")]
 struct Migrate {
     #[command(flatten)]
     connections: Connections,
+    #[command(flatten)]
+    log: LogSettings,
 }
 
 #[derive(clap::Args)]
@@ -187,6 +196,10 @@ impl Command {
 impl Migrate {
     async fn run(self) -> Result<(), Failure> {
         let urls = self.connections.resolve()?;
+        let keys = self.connections.wrapping_keys()?;
+        let config = self.log.config(urls.nats_operator, urls.nats_monitor, keys);
+        Log::prepare(&config).await?;
+        say!("The event log is ready: it has its streams, with the settings that they must have.");
         Database::for_workers(&urls.database)?.migrate().await?;
         say!("The database is ready: migrations applied, every projection has its tables.");
         Ok(())
@@ -206,6 +219,8 @@ impl Env {
     fn run(self) -> Result<(), Failure> {
         let urls = self.connections.resolve()?;
         say!("EXODRIVE_NATS_URL={}", urls.nats);
+        say!("EXODRIVE_NATS_WORKER_URL={}", urls.nats_worker);
+        say!("EXODRIVE_NATS_OPERATOR_URL={}", urls.nats_operator);
         if let Some(monitor) = urls.nats_monitor {
             say!("EXODRIVE_NATS_MONITOR_URL={monitor}");
         }

@@ -59,6 +59,8 @@ pub(super) struct Work {
     #[command(flatten)]
     connections: Connections,
     #[command(flatten)]
+    log: LogSettings,
+    #[command(flatten)]
     rebuilds: RebuildArgs,
     #[command(flatten)]
     metrics: MetricsSettings,
@@ -167,7 +169,8 @@ impl Work {
         let stop = shutdown::requested()?;
         let urls = self.connections.resolve()?;
         serve_metrics(self.metrics.metrics_addr, &stop).await?;
-        let log = Log::open(&self.connections.reading_config(urls.nats)?).await?;
+        let keys = self.connections.wrapping_keys()?;
+        let log = Log::connect(&self.log.config(urls.nats_worker, urls.nats_monitor, keys)).await?;
         let database = Database::for_workers(&urls.database)?;
         let cache = Cache::new(&urls.redis)?;
         let commands = Commands::new(log.clone(), Some(cache.redis().clone()));

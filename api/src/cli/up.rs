@@ -9,7 +9,9 @@ use exodrive_log::Log;
 use exodrive_projections::Database;
 use exodrive_runtime::{
     folder::{self, System},
-    services::{Options, PrivateServices, ProcessSpec, ServiceUrls, Supervised, supervise},
+    services::{
+        Options, PrivateServices, ProcessSpec, ServiceUrls, Supervised, SyncMode, supervise,
+    },
     shutdown,
 };
 use std::{
@@ -95,6 +97,8 @@ impl Up {
             sync: self.log.log_sync,
             ephemeral: self.ephemeral,
             nats: self.connections.nats_url.clone(),
+            nats_worker: self.connections.nats_worker_url.clone(),
+            nats_operator: self.connections.nats_operator_url.clone(),
             nats_monitor: self.connections.nats_monitor_url.clone(),
             database: self.connections.database_url.clone(),
             redis: self.connections.redis_url.clone(),
@@ -105,12 +109,9 @@ impl Up {
         folder::secrets(&data_dir)?;
         let urls = services.urls().clone();
         let step = Step::begin("Checking the event log");
-        Log::connect(&self.log.config(
-            urls.nats.clone(),
-            urls.nats_monitor.clone(),
-            self.connections.wrapping_keys()?,
-        ))
-        .await?;
+        let (nats, monitor) = (urls.nats_operator.clone(), urls.nats_monitor.clone());
+        let keys = self.connections.wrapping_keys()?;
+        Log::prepare(&self.log.config(nats, monitor, keys)).await?;
         step.done();
         let step = Step::begin("Preparing the database");
         Database::for_workers(&urls.database)?.migrate().await?;
@@ -129,6 +130,9 @@ impl Up {
             .into_iter()
             .fold(serve, |serve, (name, value)| serve.env(name, value));
         let work = part("work", &urls, &data_dir, work_metrics, logging)?;
+        let work = log_variables(&self.log)
+            .into_iter()
+            .fold(work, |work, (name, value)| work.env(name, value));
         let parts = vec![supervise(serve)?, supervise(work)?];
         let system = RunningSystem {
             url: format!("http://{http_addr}"),
@@ -163,12 +167,8 @@ impl Up {
 
     /// The settings of API and bookings as variables, wherever they were given.
     fn http_variables(&self) -> Vec<(&'static str, String)> {
-        let (log, http) = (&self.log, &self.http);
+        let http = &self.http;
         let proxies: Vec<_> = http.trusted_proxies.iter().map(ToString::to_string).collect();
-        let sync = match log.log_sync {
-            exodrive_runtime::services::SyncMode::Always => "always",
-            exodrive_runtime::services::SyncMode::Default => "default",
-        };
         let given = [
             ("EXODRIVE_RESEND_WEBHOOK_SECRETS", Some(http.resend_webhook_secrets.join(","))),
             ("EXODRIVE_JWT_SECRET", http.jwt_secret.clone()),
@@ -200,17 +200,11 @@ impl Up {
                 "EXODRIVE_DATA_KEYS_FILE",
                 self.connections.data_keys_file.as_ref().map(|file| file.display().to_string()),
             ),
-            ("EXODRIVE_LOG_SYNC", Some(sync.to_owned())),
-            (
-                "EXODRIVE_DUPLICATE_WINDOW",
-                Some(humantime::format_duration(log.duplicate_window).to_string()),
-            ),
-            ("EXODRIVE_LOG_REPLICAS", Some(log.log_replicas.to_string())),
         ];
-        given
+        let given = given
             .into_iter()
-            .filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)))
-            .collect()
+            .filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)));
+        given.chain(log_variables(&self.log)).collect()
     }
 }
 
@@ -247,6 +241,20 @@ impl RunningSystem {
     }
 }
 
+/// The settings of the log as variables, wherever they were given.
+fn log_variables(log: &LogSettings) -> [(&'static str, String); 3] {
+    let sync = match log.log_sync {
+        SyncMode::Always => "always",
+        SyncMode::Default => "default",
+    };
+    let window = humantime::format_duration(log.duplicate_window).to_string();
+    [
+        ("EXODRIVE_LOG_SYNC", sync.to_owned()),
+        ("EXODRIVE_DUPLICATE_WINDOW", window),
+        ("EXODRIVE_LOG_REPLICAS", log.log_replicas.to_string()),
+    ]
+}
+
 /// The program itself as a part of the system.
 fn part(
     command: &str,
@@ -255,9 +263,13 @@ fn part(
     metrics: SocketAddr,
     logging: &Logging,
 ) -> Result<ProcessSpec, Failure> {
+    // Each part knows the password of its own user only.
+    let nats = if command == "work" { &urls.nats_worker } else { &urls.nats };
     let mut spec = ProcessSpec::new(command, std::env::current_exe()?)
         .arg(command)
-        .env("EXODRIVE_NATS_URL", &urls.nats)
+        .env("EXODRIVE_NATS_URL", nats)
+        .env("EXODRIVE_NATS_WORKER_URL", nats)
+        .env("EXODRIVE_NATS_OPERATOR_URL", nats)
         .env("EXODRIVE_DATABASE_URL", &urls.database)
         .env("EXODRIVE_REDIS_URL", &urls.redis)
         .env("EXODRIVE_DATA_DIR", data_dir)

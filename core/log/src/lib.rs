@@ -4,8 +4,9 @@
 //! client for the server's monitoring endpoint. Knows nothing of Postgres or
 //! HTTP handlers.
 //!
-//! **Flow.** [`Log::connect`] creates the stream if it is missing and refuses
-//! a server or stream that could lose or change an event ([`topology`]). A
+//! **Flow.** [`Log::prepare`] makes the streams, as the operator;
+//! [`Log::connect`] refuses a server or stream that could lose or change an
+//! event ([`topology`]); [`permissions`] proves what each user may do. A
 //! webhook becomes a [`NewEvent`] and goes in by [`Log::append_fact`]
 //! (unconditional, counted once by its id). A command goes in by [`Commands`]:
 //! load the subject's state, decide, append guarded by the subject's last
@@ -25,6 +26,7 @@ mod clock;
 mod codec;
 pub mod command;
 mod keys;
+pub mod permissions;
 mod read;
 pub mod redis;
 mod refusals;
@@ -60,11 +62,21 @@ pub struct Log {
 }
 
 impl Log {
-    /// Connects, creates what is missing, checks what is there.
+    /// Connects as the operator, makes the streams that are missing, checks
+    /// what is there, and changes none of it.
     ///
     /// # Errors
-    /// When the server cannot be reached within [`LogConfig::patience`], is too
-    /// old, or runs with a setting that could lose or change an event; the
+    /// As [`Log::connect`], and when this user may not make streams.
+    pub async fn prepare(config: &LogConfig) -> Result<Self, ConnectError> {
+        topology::prepare(config).await
+    }
+
+    /// Connects and checks what is there. Waits up to [`LogConfig::patience`]
+    /// for the streams to be made ([`Log::prepare`]).
+    ///
+    /// # Errors
+    /// When the server cannot be reached within that time, is too old, has no
+    /// streams, or runs with a setting that could lose or change an event; the
     /// error names the setting.
     pub async fn connect(config: &LogConfig) -> Result<Self, ConnectError> {
         topology::connect(config).await

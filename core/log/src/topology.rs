@@ -1,4 +1,5 @@
-//! The streams and what the server must be, checked at start.
+//! The streams and what the server must be: made by the operator, checked by
+//! everybody at start.
 
 use crate::{
     Log,
@@ -9,12 +10,14 @@ use crate::{
 use async_nats::{
     ConnectOptions, ServerAddr, ServerInfo,
     jetstream::{
-        self,
+        self, ErrorCode,
+        context::{GetStreamError, GetStreamErrorKind},
         stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream},
     },
 };
 use exodrive_domain::LOG_SUBJECTS;
 use std::{error::Error, fmt, time::Duration};
+use tokio::time::Instant;
 
 /// The log's stream.
 pub const STREAM: &str = "EXODRIVE";
@@ -22,14 +25,27 @@ pub const STREAM: &str = "EXODRIVE";
 pub const CANARY_STREAM: &str = "EXODRIVE_CANARY";
 /// Its subject.
 pub(crate) const CANARY_SUBJECT: &str = "exo-canary";
-/// The stream of webhooks that were refused.
+/// Wrapped data keys, and the tombstones of those that were destroyed. Its
+/// messages can be deleted: an erasure does.
+pub const KEYS_STREAM: &str = "EXODRIVE_KEYS";
+/// Its subjects.
+pub const KEYS_SUBJECTS: &str = "exo-keys.>";
+/// What they begin with.
+pub(crate) const KEYS_PREFIX: &str = "exo-keys";
+/// The last signed checkpoint; each subject keeps its last message only.
+pub const SEALS_STREAM: &str = "EXODRIVE_SEALS";
+/// Its subjects.
+pub const SEALS_SUBJECTS: &str = "exo-seals.>";
+/// Webhooks that were refused, without personal data; the oldest go after
+/// 90 days, or when there are a million.
 pub const REFUSALS_STREAM: &str = "EXODRIVE_REFUSALS";
+/// Its subjects.
+pub const REFUSALS_SUBJECTS: &str = "exo-refusals.>";
 /// The subject of those of Resend.
 pub(crate) const REFUSALS_SUBJECT: &str = "exo-refusals.resend";
 
-/// The stream of the data keys, and what its subjects begin with.
-pub const KEYS_STREAM: &str = "EXODRIVE_KEYS";
-pub(crate) const KEYS_PREFIX: &str = "exo-keys";
+const REFUSALS_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+const MOST_REFUSALS: i64 = 1_000_000;
 
 /// The oldest server with every fix and feature that the log rests on.
 const OLDEST_SERVER: (u64, u64, u64) = (2, 12, 3);
@@ -76,14 +92,30 @@ pub enum ConnectError {
     /// A setting with which events could be lost or changed.
     #[error("refusing this event log: {setting} is {found}, it must be {wanted}. {remedy}")]
     Setting {
-        /// The setting's own name.
-        setting: &'static str,
+        /// The setting's own name, and whose it is.
+        setting: String,
         /// What it is.
         found: String,
         /// What it must be.
         wanted: String,
         /// What to do.
-        remedy: &'static str,
+        remedy: String,
+    },
+    /// A stream is not there, and this user must not make it.
+    #[error(
+        "NATS has no stream {stream} yet: run `exodrive migrate`, as a user who may make streams (EXODRIVE_NATS_OPERATOR_URL)"
+    )]
+    Missing {
+        /// Which stream.
+        stream: String,
+    },
+    /// The server neither answered a request nor refused it.
+    #[error(
+        "NATS neither answers nor refuses {subject}: is its user allowed to subscribe to _INBOX.>?"
+    )]
+    Silent {
+        /// The request's subject.
+        subject: &'static str,
     },
     /// The server refused to make or show a stream.
     #[error("cannot {action} stream {stream}")]
@@ -91,7 +123,7 @@ pub enum ConnectError {
         /// What was tried.
         action: &'static str,
         /// Which stream.
-        stream: &'static str,
+        stream: String,
         /// What the server said.
         #[source]
         source: Box<dyn Error + Send + Sync + 'static>,
@@ -101,47 +133,72 @@ pub enum ConnectError {
     Keys(#[from] KeyError),
 }
 
+/// Makes the streams that are missing, and checks all of them; for the user
+/// who may.
+pub(crate) async fn prepare(config: &LogConfig) -> Result<Log, ConnectError> {
+    let context = context(config).await?;
+    check_sync(config).await?;
+    for wanted in streams(config) {
+        let stream = context.get_or_create_stream(wanted.clone()).await.map_err(|source| {
+            let (stream, source) = (wanted.name.clone(), Box::new(source));
+            ConnectError::Stream { action: "open or make", stream, source }
+        })?;
+        check_stream(&stream.cached_info().config, &wanted)?;
+    }
+    let stream = find(&context, STREAM, Duration::ZERO).await?;
+    log(config, context, stream).await
+}
+
+/// As [`prepare`], for those who may not make what is missing.
 pub(crate) async fn connect(config: &LogConfig) -> Result<Log, ConnectError> {
     let context = context(config).await?;
     check_sync(config).await?;
-    let wanted = log_config(config);
-    let stream = context.get_or_create_stream(wanted.clone()).await.map_err(|source| {
-        ConnectError::Stream { action: "open", stream: STREAM, source: Box::new(source) }
-    })?;
-    check_stream(&stream.cached_info().config, &wanted)?;
-    context.get_or_create_stream(canary_config(config)).await.map_err(|source| {
-        ConnectError::Stream { action: "open", stream: CANARY_STREAM, source: Box::new(source) }
-    })?;
-    context.get_or_create_stream(refusals_config(config)).await.map_err(|source| {
-        ConnectError::Stream { action: "open", stream: REFUSALS_STREAM, source: Box::new(source) }
-    })?;
-    let keys = context.get_or_create_stream(keys_config(config)).await.map_err(|source| {
-        ConnectError::Stream { action: "open", stream: KEYS_STREAM, source: Box::new(source) }
-    })?;
-    log(config, context, stream, keys).await
+    for wanted in streams(config) {
+        let stream = find(&context, &wanted.name, config.patience).await?;
+        check_stream(&stream.cached_info().config, &wanted)?;
+    }
+    let stream = find(&context, STREAM, Duration::ZERO).await?;
+    log(config, context, stream).await
 }
 
-/// As [`connect`], for those who only read: makes nothing, and leaves judging
-/// the settings to those who write.
+/// As [`connect`], for those who only read: leaves judging the settings to
+/// those who write.
 pub(crate) async fn open(config: &LogConfig) -> Result<Log, ConnectError> {
     let context = context(config).await?;
-    let started = tokio::time::Instant::now();
-    let find = async |name: &'static str| loop {
+    let stream = find(&context, STREAM, config.patience).await?;
+    log(config, context, stream).await
+}
+
+/// A stream that somebody else makes; waits for it until patience ends.
+async fn find(
+    context: &jetstream::Context,
+    name: &str,
+    patience: Duration,
+) -> Result<Stream, ConnectError> {
+    let started = Instant::now();
+    loop {
         match context.get_stream(name).await {
             Ok(stream) => return Ok(stream),
-            Err(source) if started.elapsed() >= config.patience => {
-                let source = Box::new(source);
-                return Err(ConnectError::Stream { action: "find", stream: name, source });
+            Err(error) if started.elapsed() >= patience => {
+                let stream = name.to_owned();
+                return Err(if is_missing(&error) {
+                    ConnectError::Missing { stream }
+                } else {
+                    ConnectError::Stream { action: "find", stream, source: Box::new(error) }
+                });
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
-    };
-    let (stream, keys) = (find(STREAM).await?, find(KEYS_STREAM).await?);
-    log(config, context, stream, keys).await
+    }
+}
+
+fn is_missing(error: &GetStreamError) -> bool {
+    matches!(error.kind(), GetStreamErrorKind::JetStream(error)
+        if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
 async fn context(config: &LogConfig) -> Result<jetstream::Context, ConnectError> {
-    let client = reach(config).await?;
+    let client = reach(config, |options| options).await?;
     check_server(&client.server_info())?;
     Ok(jetstream::context::ContextBuilder::new()
         .timeout(config.ack_timeout)
@@ -153,8 +210,8 @@ async fn log(
     config: &LogConfig,
     context: jetstream::Context,
     stream: Stream,
-    keys: Stream,
 ) -> Result<Log, ConnectError> {
+    let keys = find(&context, KEYS_STREAM, config.patience).await?;
     let info = stream.cached_info();
     let (created_at, duplicate_window) = (info.created, info.config.duplicate_window);
     let keys = KeyStore::open(context.clone(), keys, config.keys.clone()).await?;
@@ -173,7 +230,10 @@ async fn log(
 
 /// Tries until the server answers or patience ends: services start in any
 /// order.
-async fn reach(config: &LogConfig) -> Result<async_nats::Client, ConnectError> {
+pub(crate) async fn reach(
+    config: &LogConfig,
+    with: impl Fn(ConnectOptions) -> ConnectOptions,
+) -> Result<async_nats::Client, ConnectError> {
     let unreachable =
         |source| ConnectError::Unreachable { address: without_credentials(&config.url), source };
     let parse = |address: &str| address.parse::<ServerAddr>();
@@ -188,7 +248,7 @@ async fn reach(config: &LogConfig) -> Result<async_nats::Client, ConnectError> {
     let credentials = with_credentials
         .iter()
         .find_map(|server| Some((server.username()?.to_owned(), server.password()?.to_owned())));
-    let started = tokio::time::Instant::now();
+    let started = Instant::now();
     loop {
         let mut options = ConnectOptions::new()
             .name("exodrive")
@@ -199,7 +259,7 @@ async fn reach(config: &LogConfig) -> Result<async_nats::Client, ConnectError> {
         if let Some((user, password)) = credentials.clone() {
             options = options.user_and_password(user, password);
         }
-        let attempt = options.connect(&servers[..]).await;
+        let attempt = with(options).connect(&servers[..]).await;
         match attempt {
             Ok(client) => return Ok(client),
             Err(source) if started.elapsed() >= config.patience => {
@@ -228,19 +288,20 @@ fn without_credentials(url: &str) -> String {
 fn check_server(server: &ServerInfo) -> Result<(), ConnectError> {
     if parse_version(&server.version).is_none_or(|version| version < OLDEST_SERVER) {
         return Err(ConnectError::Setting {
-            setting: "the NATS server's version",
+            setting: "the NATS server's version".into(),
             found: server.version.clone(),
             wanted: format!("{}.{}.{} or newer", OLDEST_SERVER.0, OLDEST_SERVER.1, OLDEST_SERVER.2),
             remedy: "Older servers store the parts of an atomic batch one by one, without a word; \
-                     `make tools` fetches a newer one.",
+                     `make tools` fetches a newer one."
+                .into(),
         });
     }
     if server.max_payload < SMALLEST_MAX_PAYLOAD {
         return Err(ConnectError::Setting {
-            setting: "max_payload of the NATS server",
+            setting: "max_payload of the NATS server".into(),
             found: server.max_payload.to_string(),
             wanted: format!("at least {SMALLEST_MAX_PAYLOAD}"),
-            remedy: "A webhook's body may have 1 MiB, and its headers come on top.",
+            remedy: "A webhook's body may have 1 MiB, and its headers come on top.".into(),
         });
     }
     Ok(())
@@ -268,12 +329,13 @@ async fn check_sync(config: &LogConfig) -> Result<(), ConnectError> {
     match always {
         Ok(true) => Ok(()),
         Ok(false) => Err(ConnectError::Setting {
-            setting: "sync_interval of the NATS server",
+            setting: "sync_interval of the NATS server".into(),
             found: "not 'always'".into(),
             wanted: "'always'".into(),
             remedy: "Without it an acknowledged event can be lost in a power cut. Set \
                      `jetstream { sync_interval: always }`, or accept the loss with \
-                     EXODRIVE_LOG_SYNC=default.",
+                     EXODRIVE_LOG_SYNC=default."
+                .into(),
         }),
         Err(error) => {
             tracing::warn!(%error, "The NATS monitoring endpoint does not answer: sync_interval was not checked");
@@ -290,95 +352,94 @@ async fn flushes_before_ack(monitor_url: &str) -> Result<bool, reqwest::Error> {
     Ok(always == Some(true))
 }
 
-fn log_config(config: &LogConfig) -> Config {
-    Config {
-        name: STREAM.into(),
-        subjects: vec![LOG_SUBJECTS.into()],
+/// Every stream, as it must be; the log first.
+fn streams(config: &LogConfig) -> [Config; 5] {
+    let stream = |name: &str, subjects: &str| Config {
+        name: name.into(),
+        subjects: vec![subjects.into()],
         storage: StorageType::File,
         retention: RetentionPolicy::Limits,
-        // With `old`, one lowered limit would delete events without a trace.
-        discard: DiscardPolicy::New,
-        deny_delete: true,
-        deny_purge: true,
-        allow_direct: true,
-        allow_atomic_publish: true,
-        duplicate_window: config.duplicate_window,
         num_replicas: config.replicas,
         ..Config::default()
-    }
+    };
+    [
+        Config {
+            // With `old`, one lowered limit would delete events without a trace.
+            discard: DiscardPolicy::New,
+            deny_delete: true,
+            deny_purge: true,
+            allow_direct: true,
+            allow_atomic_publish: true,
+            duplicate_window: config.duplicate_window,
+            ..stream(STREAM, LOG_SUBJECTS)
+        },
+        Config { max_messages_per_subject: 1, ..stream(CANARY_STREAM, CANARY_SUBJECT) },
+        Config {
+            discard: DiscardPolicy::New,
+            deny_purge: true,
+            allow_direct: true,
+            ..stream(KEYS_STREAM, KEYS_SUBJECTS)
+        },
+        Config {
+            max_messages_per_subject: 1,
+            deny_delete: true,
+            deny_purge: true,
+            allow_direct: true,
+            ..stream(SEALS_STREAM, SEALS_SUBJECTS)
+        },
+        Config {
+            max_age: REFUSALS_KEPT,
+            max_messages: MOST_REFUSALS,
+            allow_direct: true,
+            ..stream(REFUSALS_STREAM, REFUSALS_SUBJECTS)
+        },
+    ]
 }
 
-fn canary_config(config: &LogConfig) -> Config {
-    Config {
-        name: CANARY_STREAM.into(),
-        subjects: vec![CANARY_SUBJECT.into()],
-        storage: StorageType::File,
-        max_messages_per_subject: 1,
-        num_replicas: config.replicas,
-        ..Config::default()
-    }
-}
-
-fn refusals_config(config: &LogConfig) -> Config {
-    Config {
-        name: REFUSALS_STREAM.into(),
-        subjects: vec!["exo-refusals.>".into()],
-        storage: StorageType::File,
-        discard: DiscardPolicy::Old,
-        max_age: Duration::from_secs(90 * 24 * 3_600),
-        max_messages: 1_000_000,
-        num_replicas: config.replicas,
-        ..Config::default()
-    }
-}
-
-/// Keys are kept for ever, and can be destroyed one by one.
-fn keys_config(config: &LogConfig) -> Config {
-    Config {
-        name: KEYS_STREAM.into(),
-        subjects: vec![format!("{KEYS_PREFIX}.>")],
-        storage: StorageType::File,
-        discard: DiscardPolicy::New,
-        deny_purge: true,
-        allow_direct: true,
-        num_replicas: config.replicas,
-        ..Config::default()
-    }
-}
-
-/// Compares the stream with what it must be, setting by setting.
+/// Compares a stream with what it must be, setting by setting.
 fn check_stream(found: &Config, wanted: &Config) -> Result<(), ConnectError> {
-    const RECREATE: &str = "No update can set it: the stream must be made anew, from a backup.";
-    const EDIT: &str = "Change it with `nats stream edit EXODRIVE`, or the configuration to match.";
-    let unlimited =
-        |limit: i64| if limit <= 0 { "unlimited".to_owned() } else { limit.to_string() };
+    const ANEW: &str = "No update can set it: the stream must be made anew, from a backup.";
+    let edit = format!(
+        "Change it with `nats stream edit {}`, as the operator, or the configuration to match.",
+        wanted.name
+    );
+    let edit = edit.as_str();
+    let limit = |limit: i64| if limit <= 0 { "unlimited".to_owned() } else { limit.to_string() };
     let shown = |value: &dyn fmt::Debug| format!("{value:?}");
-    let settings = [
-        ("subjects", shown(&found.subjects), shown(&wanted.subjects), EDIT),
-        ("storage", shown(&found.storage), shown(&wanted.storage), RECREATE),
-        ("retention", shown(&found.retention), shown(&wanted.retention), RECREATE),
-        ("discard", shown(&found.discard), shown(&wanted.discard), EDIT),
-        ("deny_delete", shown(&found.deny_delete), shown(&true), EDIT),
-        ("deny_purge", shown(&found.deny_purge), shown(&true), EDIT),
-        ("allow_rollup_hdrs", shown(&found.allow_rollup), shown(&false), EDIT),
-        ("allow_direct", shown(&found.allow_direct), shown(&true), EDIT),
-        ("allow_atomic", shown(&found.allow_atomic_publish), shown(&true), EDIT),
-        ("allow_msg_ttl", shown(&found.allow_message_ttl), shown(&false), RECREATE),
-        ("max_age", shown(&found.max_age), shown(&Duration::ZERO), EDIT),
-        ("max_bytes", unlimited(found.max_bytes), unlimited(-1), EDIT),
-        ("max_msgs", unlimited(found.max_messages), unlimited(-1), EDIT),
-        ("max_msgs_per_subject", unlimited(found.max_messages_per_subject), unlimited(-1), EDIT),
-        ("max_msg_size", unlimited(found.max_message_size.into()), unlimited(-1), EDIT),
-        ("sealed", shown(&found.sealed), shown(&false), RECREATE),
-        ("duplicate_window", shown(&found.duplicate_window), shown(&wanted.duplicate_window), EDIT),
-        ("num_replicas", shown(&found.num_replicas), shown(&wanted.num_replicas), EDIT),
+    // Only the log counts repeats; elsewhere the server's own window will do.
+    let window = |it: &Config| {
+        if wanted.duplicate_window.is_zero() { String::new() } else { shown(&it.duplicate_window) }
+    };
+    type Setting<'a> = (&'static str, &'a dyn Fn(&Config) -> String, &'a str);
+    let settings: [Setting<'_>; 18] = [
+        ("subjects", &|it| shown(&it.subjects), edit),
+        ("storage", &|it| shown(&it.storage), ANEW),
+        ("retention", &|it| shown(&it.retention), ANEW),
+        ("discard", &|it| shown(&it.discard), edit),
+        ("deny_delete", &|it| shown(&it.deny_delete), edit),
+        ("deny_purge", &|it| shown(&it.deny_purge), edit),
+        ("allow_rollup_hdrs", &|it| shown(&it.allow_rollup), edit),
+        ("allow_direct", &|it| shown(&it.allow_direct), edit),
+        ("allow_atomic", &|it| shown(&it.allow_atomic_publish), edit),
+        ("allow_msg_ttl", &|it| shown(&it.allow_message_ttl), ANEW),
+        ("max_age", &|it| shown(&it.max_age), edit),
+        ("max_bytes", &|it| limit(it.max_bytes), edit),
+        ("max_msgs", &|it| limit(it.max_messages), edit),
+        ("max_msgs_per_subject", &|it| limit(it.max_messages_per_subject), edit),
+        ("max_msg_size", &|it| limit(it.max_message_size.into()), edit),
+        ("sealed", &|it| shown(&it.sealed), ANEW),
+        ("duplicate_window", &window, edit),
+        ("num_replicas", &|it| shown(&it.num_replicas), edit),
     ];
-    match settings.into_iter().find(|(_, found, wanted, _)| found != wanted) {
-        Some((setting, found, wanted, remedy)) => {
-            Err(ConnectError::Setting { setting, found, wanted, remedy })
+    for (setting, value, remedy) in settings {
+        let (found, must_be) = (value(found), value(wanted));
+        if found != must_be {
+            let setting = format!("{setting} of stream {}", wanted.name);
+            let remedy = remedy.to_owned();
+            return Err(ConnectError::Setting { setting, found, wanted: must_be, remedy });
         }
-        None => Ok(()),
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -78,6 +78,23 @@ async fn faults_restarts_and_a_second_start() {
         fs::read_to_string(dir.join("nats/nats.conf")).unwrap().contains("sync_interval: always")
     );
     again.stop().await;
+
+    // As an earlier release kept it: one user of NATS, and addresses of fewer users.
+    let file = dir.join("services.json");
+    let mut kept: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    kept["nats_password"] = "of one user".into();
+    for user in ["api", "worker", "operator"] {
+        kept.as_object_mut().unwrap().remove(&format!("nats_{user}_password")).unwrap();
+    }
+    for user in ["worker", "operator"] {
+        kept["urls"].as_object_mut().unwrap().remove(&format!("nats_{user}")).unwrap();
+    }
+    fs::write(&file, kept.to_string()).unwrap();
+    let upgraded = PrivateServices::start(options(&dir)).await.unwrap();
+    assert_eq!(upgraded.urls().database, urls.database);
+    let users = [&upgraded.urls().nats, &upgraded.urls().nats_worker];
+    assert!(users.iter().all(|url| url.contains("://exodrive-") && !url.contains(":@")));
+    upgraded.stop().await;
     exodrive_runtime::services::remove(&dir).unwrap();
     assert!(!dir.exists() && !data.exists());
 }
@@ -110,6 +127,7 @@ async fn services_that_run_elsewhere_are_not_started() {
     .unwrap();
     assert!(Service::ALL.into_iter().all(|service| services.pid(service).is_none()));
     assert_eq!(services.urls().nats_monitor, None);
+    assert_eq!(services.urls().nats_operator, "nats://a:4222", "unless another user is named");
     assert!(!format!("{:?}", services.urls()).contains("secret"));
     assert_eq!(running(temp.path()).as_ref(), Some(services.urls()));
 }

@@ -22,7 +22,7 @@ pub(crate) async fn start(redis: Option<String>) -> (PrivateServices, Log, tempf
     .await
     .unwrap();
     let config = LogConfig {
-        url: services.urls().nats.clone(),
+        url: services.urls().nats_operator.clone(),
         monitor_url: None,
         require_sync: false,
         duplicate_window: Duration::from_secs(60),
@@ -31,6 +31,8 @@ pub(crate) async fn start(redis: Option<String>) -> (PrivateServices, Log, tempf
         patience: Duration::from_secs(10),
         keys: wrapping_keys(),
     };
+    Log::prepare(&config).await.unwrap();
+    let config = LogConfig { url: services.urls().nats.clone(), ..config };
     let log = Log::connect(&config).await.unwrap();
     (services, log, folder)
 }

@@ -32,6 +32,7 @@ mod limits;
 mod office;
 mod operator;
 mod parking;
+mod permissions;
 mod personal_data;
 mod price;
 mod reads;

@@ -96,6 +96,8 @@ async fn no_line_holds_an_address_a_payload_a_token_or_a_secret() {
         key,
         exodrive_tests::TOKEN_SECRET,
         &password(&urls.nats),
+        &password(&urls.nats_worker),
+        &password(&urls.nats_operator),
         &password(&urls.database),
         &password(&urls.redis),
     ];

@@ -2,7 +2,7 @@
 //! the setting.
 
 use async_nats::jetstream::{self, stream::Config};
-use exodrive_tests::{API, World};
+use exodrive_tests::{API, Refusals, World, jetstream_as};
 use std::time::Duration;
 
 /// What `exodrive serve` says when it refuses to start.
@@ -15,19 +15,20 @@ async fn refusal(world: &World, command: &str) -> String {
 #[tokio::test]
 async fn a_start_is_refused_by_the_name_of_the_wrong_setting() {
     let mut world = World::without_processes(&[]).await;
-    world.migrate().await;
-    let server: async_nats::ServerAddr = world.urls().nats.parse().unwrap();
-    let (user, password) = (server.username().unwrap(), server.password().unwrap());
-    let options =
-        async_nats::ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned());
-    let jetstream = jetstream::new(options.connect(server).await.unwrap());
+    let jetstream = jetstream_as(&world.urls().nats_operator, Refusals::default()).await;
 
     // The private server of a test does not flush before it acknowledges.
     world.set("EXODRIVE_LOG_SYNC", "always");
-    let said = refusal(&world, "serve").await;
-    assert!(said.contains("sync_interval") && said.contains("EXODRIVE_LOG_SYNC"), "{said}");
-    assert!(jetstream.get_stream("EXODRIVE").await.is_err(), "and nothing was made");
+    for command in ["migrate", "serve", "work"] {
+        let said = refusal(&world, command).await;
+        assert!(said.contains("sync_interval") && said.contains("EXODRIVE_LOG_SYNC"), "{said}");
+        assert!(jetstream.get_stream("EXODRIVE").await.is_err(), "and nothing was made");
+    }
     world.set("EXODRIVE_LOG_SYNC", "default");
+    let said = refusal(&world, "doctor").await;
+    assert!(said.contains("no stream EXODRIVE") && said.contains("exodrive migrate"), "{said}");
+    world.migrate().await;
+    jetstream.delete_stream("EXODRIVE").await.unwrap();
 
     let sound = || Config {
         name: "EXODRIVE".to_owned(),
@@ -51,9 +52,10 @@ async fn a_start_is_refused_by_the_name_of_the_wrong_setting() {
         ("duplicate_window", Config { duplicate_window: Duration::from_secs(120), ..sound() }),
     ] {
         jetstream.create_stream(config).await.unwrap();
-        for command in ["serve", "doctor"] {
+        for command in ["serve", "work", "migrate", "doctor"] {
             let said = refusal(&world, command).await;
-            assert!(said.contains(&format!("{setting} is ")), "{command} with {setting}: {said}");
+            let wrong = format!("{setting} of stream EXODRIVE is ");
+            assert!(said.contains(&wrong), "{command} with {setting}: {said}");
         }
         jetstream.delete_stream("EXODRIVE").await.unwrap();
     }
@@ -65,7 +67,17 @@ async fn a_start_is_refused_by_the_name_of_the_wrong_setting() {
     world.kill(API);
     world.set("EXODRIVE_DUPLICATE_WINDOW", "1h");
     let said = refusal(&world, "serve").await;
-    assert!(said.contains("duplicate_window is "), "{said}");
+    assert!(said.contains("duplicate_window of stream EXODRIVE is "), "{said}");
+    world.set("EXODRIVE_DUPLICATE_WINDOW", "3d");
+
+    // Those beside the log are judged as well.
+    let keys = jetstream.get_stream("EXODRIVE_KEYS").await.unwrap().get_info().await.unwrap();
+    let weak = Config { max_messages: 1_000, ..keys.config };
+    jetstream.update_stream(weak).await.unwrap();
+    for command in ["serve", "migrate"] {
+        let said = refusal(&world, command).await;
+        assert!(said.contains("max_msgs of stream EXODRIVE_KEYS is 1000"), "{said}");
+    }
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use rand::RngExt;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{ServiceError, ServiceUrls};
 
@@ -20,7 +20,9 @@ use super::{ServiceError, ServiceUrls};
 pub(super) struct Kept {
     pub(super) nats_port: u16,
     pub(super) nats_monitor_port: u16,
-    pub(super) nats_password: String,
+    pub(super) nats_api_password: String,
+    pub(super) nats_worker_password: String,
+    pub(super) nats_operator_password: String,
     pub(super) postgres_port: u16,
     pub(super) postgres_password: String,
     /// Folder of the Postgres data; outside the data folder if its user cannot get there.
@@ -30,7 +32,13 @@ pub(super) struct Kept {
     pub(super) redis_port: u16,
     pub(super) redis_password: String,
     /// Where to connect, while the services run.
+    #[serde(deserialize_with = "of_this_release")]
     pub(super) urls: Option<ServiceUrls>,
+}
+
+/// Addresses as another release kept them are as good as none: they are written at each start.
+fn of_this_release<'de, D: Deserializer<'de>>(kept: D) -> Result<Option<ServiceUrls>, D::Error> {
+    Ok(serde_json::from_value(serde_json::Value::deserialize(kept)?).unwrap_or_default())
 }
 
 impl Kept {
@@ -54,9 +62,13 @@ impl Kept {
     }
 
     pub(super) fn fill_passwords(&mut self) {
-        for password in
-            [&mut self.nats_password, &mut self.postgres_password, &mut self.redis_password]
-        {
+        for password in [
+            &mut self.nats_api_password,
+            &mut self.nats_worker_password,
+            &mut self.nats_operator_password,
+            &mut self.postgres_password,
+            &mut self.redis_password,
+        ] {
             if password.is_empty() {
                 *password = random_hex();
             }

@@ -74,8 +74,12 @@ pub struct Options {
     pub fast: bool,
     /// The data folder is removed when the services are stopped or dropped.
     pub ephemeral: bool,
-    /// NATS that runs elsewhere; none is started then.
+    /// NATS that runs elsewhere, as the API's user; none is started then.
     pub nats: Option<String>,
+    /// The same as the worker's user; the API's if there is none.
+    pub nats_worker: Option<String>,
+    /// The same as the user who makes streams; the API's if there is none.
+    pub nats_operator: Option<String>,
     /// Monitoring address of the NATS that runs elsewhere.
     pub nats_monitor: Option<String>,
     /// Postgres that runs elsewhere; none is started then.
@@ -93,6 +97,8 @@ impl Options {
             fast: false,
             ephemeral: false,
             nats: None,
+            nats_worker: None,
+            nats_operator: None,
             nats_monitor: None,
             database: None,
             redis: None,
@@ -108,8 +114,12 @@ impl Options {
 /// Where the services are. The addresses hold passwords, so `Debug` leaves them out.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceUrls {
-    /// NATS.
+    /// NATS, as the user of the API and of commands that read or append.
     pub nats: String,
+    /// NATS, as the worker's user.
+    pub nats_worker: String,
+    /// NATS, as the user who makes streams.
+    pub nats_operator: String,
     /// HTTP monitoring of NATS, if known.
     pub nats_monitor: Option<String>,
     /// Postgres.
@@ -122,6 +132,8 @@ impl fmt::Debug for ServiceUrls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServiceUrls")
             .field("nats", &redact(&self.nats))
+            .field("nats_worker", &redact(&self.nats_worker))
+            .field("nats_operator", &redact(&self.nats_operator))
             .field("nats_monitor", &self.nats_monitor.as_deref().map(redact))
             .field("database", &redact(&self.database))
             .field("redis", &redact(&self.redis))
@@ -450,10 +462,15 @@ impl PrivateServices {
         })();
 
         let private = options.nats.is_none();
+        let nats_as = |user: &str, password: &str, elsewhere: Option<String>| {
+            let private =
+                || format!("nats://exodrive-{user}:{password}@127.0.0.1:{}", kept.nats_port);
+            elsewhere.or_else(|| options.nats.clone()).unwrap_or_else(private)
+        };
         let urls = ServiceUrls {
-            nats: options.nats.unwrap_or_else(|| {
-                format!("nats://exodrive:{}@127.0.0.1:{}", kept.nats_password, kept.nats_port)
-            }),
+            nats: nats_as("api", &kept.nats_api_password, None),
+            nats_worker: nats_as("worker", &kept.nats_worker_password, options.nats_worker),
+            nats_operator: nats_as("operator", &kept.nats_operator_password, options.nats_operator),
             nats_monitor: if private {
                 Some(format!("http://127.0.0.1:{}", kept.nats_monitor_port))
             } else {

@@ -10,6 +10,10 @@ use super::{ServiceError, SyncMode, process};
 /// Older servers order the checks of a repeated append differently, or store a batch without its guards.
 const OLDEST: (u32, u32, u32) = (2, 12, 3);
 
+/// What the server's users may do: the same as on a server of one's own.
+const PERMISSIONS: &str = include_str!("../../../../docs/nats-permissions.conf");
+const PERMISSIONS_FILE: &str = "nats-permissions.conf";
+
 /// Path of a nats-server that is new enough.
 pub(super) fn binary() -> Result<PathBuf, ServiceError> {
     let candidates = match std::env::var_os("EXODRIVE_NATS_SERVER") {
@@ -58,6 +62,14 @@ pub(super) fn pid_file(data_dir: &Path) -> PathBuf {
     data_dir.join("nats/nats.pid")
 }
 
+/// A line of the configuration; the permissions are a variable of the included file.
+fn user(name: &str, password: &str) -> String {
+    let permissions = name.to_uppercase();
+    format!(
+        "    {{ user: exodrive-{name}, password: {password:?}, permissions: $EXODRIVE_{permissions} }}\n"
+    )
+}
+
 /// Writes the configuration and returns the command.
 pub(super) fn prepare(
     data_dir: &Path,
@@ -73,13 +85,17 @@ pub(super) fn prepare(
     };
     let text = format!(
         "server_name: exodrive\nlisten: \"127.0.0.1:{}\"\nhttp: \"127.0.0.1:{}\"\npid_file: {:?}\nmax_payload: 2MB\n\
-         authorization {{\n  user: exodrive\n  password: {:?}\n}}\njetstream {{\n  store_dir: {:?}\n{sync}}}\n",
+         include {PERMISSIONS_FILE:?}\nauthorization {{\n  users: [\n{}{}{}  ]\n}}\n\
+         jetstream {{\n  store_dir: {:?}\n{sync}}}\n",
         kept.nats_port,
         kept.nats_monitor_port,
         pid_file(data_dir),
-        kept.nats_password,
+        user("operator", &kept.nats_operator_password),
+        user("api", &kept.nats_api_password),
+        user("worker", &kept.nats_worker_password),
         home.join("store"),
     );
+    folder::write_private(&home.join(PERMISSIONS_FILE), PERMISSIONS)?;
     let file = home.join("nats.conf");
     folder::write_private(&file, &text)?;
     Ok(ProcessSpec::new("nats-server", binary).arg("-c").arg(file))

@@ -173,7 +173,7 @@ impl Filled {
 
 /// Reads the stream and drops it.
 pub(crate) async fn read_and_drop(system: &System, events: u64) -> Result<Duration, Failure> {
-    let context = jetstream::new(client(&system.urls().nats).await?);
+    let context = jetstream::new(client(&system.urls().nats_operator).await?);
     let began = Instant::now();
     let config = pull::Config {
         ack_policy: AckPolicy::None,

@@ -21,7 +21,7 @@ pub(crate) struct Raw {
 
 impl Raw {
     pub(crate) async fn connect(system: &System) -> Result<Self, Failure> {
-        let context = jetstream::new(client(&system.urls().nats).await?);
+        let context = jetstream::new(client(&system.urls().nats_operator).await?);
         let config = Config {
             name: "RAW".to_owned(),
             subjects: vec!["raw.>".to_owned()],

@@ -63,7 +63,7 @@ impl System {
     /// The log, made if it is not there.
     pub(crate) async fn log(&self) -> Result<Log, Failure> {
         let config = LogConfig {
-            url: self.urls().nats.clone(),
+            url: self.urls().nats_operator.clone(),
             monitor_url: None,
             require_sync: false,
             duplicate_window: DUPLICATE_WINDOW,
@@ -72,7 +72,7 @@ impl System {
             patience: PATIENCE,
             keys: wrapping_keys(),
         };
-        Ok(Log::connect(&config).await?)
+        Ok(Log::prepare(&config).await?)
     }
 
     /// Runs `exodrive` on a database of these servers.
@@ -81,6 +81,8 @@ impl System {
         let env = [
             ("EXODRIVE_DATA_DIR", self.folder.path().join("data").display().to_string()),
             ("EXODRIVE_NATS_URL", urls.nats.clone()),
+            ("EXODRIVE_NATS_WORKER_URL", urls.nats_worker.clone()),
+            ("EXODRIVE_NATS_OPERATOR_URL", urls.nats_operator.clone()),
             ("EXODRIVE_NATS_MONITOR_URL", urls.nats_monitor.clone().unwrap_or_default()),
             ("EXODRIVE_DATABASE_URL", database.to_owned()),
             ("EXODRIVE_REDIS_URL", urls.redis.clone()),

@@ -1,0 +1,220 @@
+//! Nobody but the operator may touch a stream's settings, or take anything out
+//! of the log: not the API's user of NATS, and not the worker's.
+
+use async_nats::jetstream::{
+    consumer::{AckPolicy, push},
+    stream::Config,
+};
+use exodrive_tests::{
+    API, Delivery, Process, Refusals, WORKER, World, email_body, eventually, free_address,
+    jetstream_as,
+};
+use std::{fs, path::Path, time::Duration};
+
+const STREAMS: [&str; 5] =
+    ["EXODRIVE", "EXODRIVE_CANARY", "EXODRIVE_KEYS", "EXODRIVE_SEALS", "EXODRIVE_REFUSALS"];
+
+async fn mail(world: &World, count: usize) {
+    for n in 0..count {
+        let body = email_body("sent", &format!("em-{n}"), "2026-11-20T09:00:00Z", "");
+        world.stored(&Delivery::new(format!("msg_{n}"), body)).await;
+    }
+}
+
+#[tokio::test]
+async fn api_and_worker_can_change_no_stream_and_take_nothing_out() {
+    let world = World::start().await;
+    mail(&world, 3).await;
+    world.settled().await;
+    let operator = jetstream_as(&world.urls().nats_operator, Refusals::default()).await;
+    let mut before = Vec::new();
+    for name in STREAMS {
+        before.push(operator.get_stream(name).await.unwrap().get_info().await.unwrap());
+    }
+    let urls = world.urls();
+    for url in [&urls.nats, &urls.nats_worker] {
+        let refusals = Refusals::default();
+        let jetstream = jetstream_as(url, refusals.clone()).await;
+        for (name, found) in STREAMS.into_iter().zip(&before) {
+            let stream = jetstream.get_stream(name).await.unwrap();
+            let lowered = Config { max_messages: 1, ..found.config.clone() };
+            assert!(jetstream.update_stream(lowered).await.is_err(), "{name}");
+            assert!(stream.purge().await.is_err(), "{name}");
+            assert!(jetstream.delete_stream(name).await.is_err(), "{name}");
+            if name != "EXODRIVE_KEYS" {
+                assert!(stream.delete_message(1).await.is_err(), "{name}");
+            }
+        }
+        let other = Config { name: "OTHER".to_owned(), ..Config::default() };
+        assert!(jetstream.create_stream(other).await.is_err());
+        // Each because it may not, and for no other reason.
+        assert_eq!(refusals.lock().unwrap().len(), 3 * 5 + 4 + 1, "{refusals:?}");
+    }
+    assert!(operator.get_stream("OTHER").await.is_err());
+    for (name, before) in STREAMS.into_iter().zip(before) {
+        let after = operator.get_stream(name).await.unwrap().get_info().await.unwrap();
+        assert_eq!(after.config, before.config, "{name}");
+        assert_eq!(after.created, before.created, "{name}");
+        // Readiness goes on writing there.
+        if name != "EXODRIVE_CANARY" {
+            assert_eq!(after.state, before.state, "{name}");
+        }
+    }
+    assert_eq!(world.events().await.len(), 3);
+}
+
+#[tokio::test]
+async fn the_worker_destroys_keys_and_keeps_seals_and_the_api_does_neither() {
+    let world = World::start().await;
+    let (refusals, urls) = (Refusals::default(), world.urls());
+    let api = jetstream_as(&urls.nats, refusals.clone()).await;
+    let worker = jetstream_as(&urls.nats_worker, Refusals::default()).await;
+    let ack = api.publish("exo-keys.one", "wrapped".into()).await.unwrap().await.unwrap();
+    let keys = api.get_stream("EXODRIVE_KEYS").await.unwrap();
+    assert!(keys.delete_message(ack.sequence).await.is_err());
+    assert_eq!(keys.direct_get(ack.sequence).await.unwrap().payload, "wrapped");
+    let sealed = async |by: &async_nats::jetstream::Context| {
+        let sent = by.publish("exo-seals.last", "checkpoint".into()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(1), sent.into_future()).await
+    };
+    assert!(!matches!(sealed(&api).await, Ok(Ok(_))));
+    assert_eq!(refusals.lock().unwrap().len(), 2, "{refusals:?}");
+
+    let same = worker.get_stream("EXODRIVE_KEYS").await.unwrap();
+    same.delete_message(ack.sequence).await.unwrap();
+    assert!(keys.direct_get(ack.sequence).await.is_err());
+    sealed(&worker).await.unwrap().unwrap();
+
+    // A consumer that delivers what was published to where publishing is
+    // refused is no way round.
+    let stream = api.get_stream("EXODRIVE_REFUSALS").await.unwrap();
+    for (name, to) in [("a", "exo-seals.last"), ("b", "$JS.API.STREAM.DELETE.EXODRIVE_CANARY")] {
+        let config = push::Config {
+            durable_name: Some(name.to_owned()),
+            deliver_subject: to.to_owned(),
+            ack_policy: AckPolicy::None,
+            ..push::Config::default()
+        };
+        // The server may refuse it as well.
+        let _ = stream.create_consumer(config).await;
+    }
+    api.publish("exo-refusals.none", "".into()).await.unwrap().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let seals = worker.get_stream("EXODRIVE_SEALS").await.unwrap();
+    let last = seals.get_last_raw_message_by_subject("exo-seals.last").await.unwrap();
+    assert_eq!((last.sequence, &last.payload[..]), (1, &b"checkpoint"[..]));
+    worker.get_stream("EXODRIVE_CANARY").await.unwrap();
+}
+
+#[tokio::test]
+async fn ordinary_work_is_refused_nothing() {
+    let world = World::start().await;
+    mail(&world, 20).await;
+    world.settled().await;
+    for arguments in [
+        &["projections", "rebuild", "inbox", "--reason", "a test"][..],
+        &["projections", "verify", "--all"],
+        &["replay", "email", "em-1"],
+        &["demo"],
+    ] {
+        world.exodrive(arguments).await;
+    }
+    world.kill(API);
+    world.kill(WORKER);
+    let printed = world.nats_printed();
+    assert!(printed.contains("Server is ready"));
+    let refused = printed.lines().find(|line| line.contains("Violation"));
+    assert_eq!(refused, None);
+    // The server's log would tell: it does of what the doctor tries.
+    world.exodrive(&["doctor"]).await;
+    assert!(world.nats_printed().contains("Violation"));
+}
+
+/// docs/nats.conf on ports of its own, changed by `change`.
+fn server(world: &World, folder: &Path, change: impl Fn(String) -> String) -> (Process, [u16; 2]) {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let ports = [free_address().port(), free_address().port()];
+    let text = fs::read_to_string(docs.join("nats.conf")).unwrap();
+    let text = text
+        .replace("127.0.0.1:4222\"\n", &format!("127.0.0.1:{}\"\n", ports[0]))
+        .replace("127.0.0.1:8222\"\n", &format!("127.0.0.1:{}\"\n", ports[1]))
+        .replace("\"nats-data\"", &format!("{:?}", folder.join("data")));
+    let file = folder.join("nats.conf");
+    fs::write(&file, change(text)).unwrap();
+    fs::copy(docs.join("nats-permissions.conf"), folder.join("nats-permissions.conf")).unwrap();
+    let pid = world.services.pid(exodrive_runtime::services::Service::Nats).unwrap();
+    let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+    let env = ["OPERATOR", "API", "WORKER"]
+        .map(|user| (format!("EXODRIVE_NATS_{user}_PASSWORD"), format!("secret-{user}")));
+    let arguments = ["-c", file.to_str().unwrap()];
+    (Process::start(&program, &arguments, &env, &folder.join("nats.log")), ports)
+}
+
+/// What `exodrive doctor` says of one part.
+async fn said_of(world: &World, part: &str) -> String {
+    let done = world.exodrive(&["doctor"]).await;
+    let printed = String::from_utf8_lossy(&done.stdout).into_owned();
+    let line = printed.lines().find(|line| line.contains(part));
+    line.unwrap_or_else(|| panic!("nothing of {part}: {printed}")).to_owned()
+}
+
+#[tokio::test]
+async fn the_doctor_proves_the_permissions_of_the_documented_server() {
+    let mut world = World::without_processes(&[]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let url = |user: &str, ports: [u16; 2]| {
+        let password = format!("secret-{}", user.to_uppercase());
+        format!("nats://exodrive-{user}:{password}@127.0.0.1:{}", ports[0])
+    };
+    let point_at = |world: &mut World, ports: [u16; 2]| {
+        world.set("EXODRIVE_NATS_URL", &url("api", ports));
+        world.set("EXODRIVE_NATS_WORKER_URL", &url("worker", ports));
+        world.set("EXODRIVE_NATS_OPERATOR_URL", &url("operator", ports));
+        world.set("EXODRIVE_NATS_MONITOR_URL", &format!("http://127.0.0.1:{}", ports[1]));
+    };
+    let (documented, ports) = server(&world, folder.path(), |text| text);
+    point_at(&mut world, ports);
+    world.set("EXODRIVE_LOG_SYNC", "always");
+    world.migrate().await;
+    for part in ["event log", "log writes", "nats api", "nats worker", "nats operator"] {
+        let said = said_of(&world, part).await;
+        assert!(said.contains(" ok "), "{said}");
+    }
+    // The operator's doings, asked of a user who may not.
+    world.set("EXODRIVE_NATS_OPERATOR_URL", &url("worker", ports));
+    let said = said_of(&world, "nats operator").await;
+    assert!(said.contains("FAULT") && said.contains("may not publish to $JS.API."), "{said}");
+    // One user for both, as far as it goes.
+    world.set("EXODRIVE_NATS_OPERATOR_URL", &url("operator", ports));
+    world.set("EXODRIVE_NATS_WORKER_URL", &url("api", ports));
+    let said = said_of(&world, "nats user").await;
+    assert!(said.contains(" ok "), "{said}");
+    drop(documented);
+
+    let (mighty, ports) = server(&world, folder.path(), |text| {
+        // Of an included variable that nobody uses the server says it is unknown.
+        let spare = "users: [\n    { user: spare, password: spare, permissions: $EXODRIVE_API }";
+        text.replace("permissions: $EXODRIVE_API ", "permissions: $EXODRIVE_OPERATOR ")
+            .replace("users: [", spare)
+    });
+    point_at(&mut world, ports);
+    eventually("the server answers", async || {
+        std::net::TcpStream::connect(("127.0.0.1", ports[0])).ok()
+    })
+    .await;
+    let said = said_of(&world, "nats api").await;
+    assert!(said.contains("FAULT") && said.contains("must not be able to publish to"), "{said}");
+    assert!(said_of(&world, "nats worker").await.contains(" ok "));
+    // Where nobody else is known it is a note: it was so before there were users.
+    world.set("EXODRIVE_NATS_OPERATOR_URL", &url("api", ports));
+    world.set("EXODRIVE_NATS_WORKER_URL", &url("api", ports));
+    let said = said_of(&world, "nats user").await;
+    assert!(said.contains(" note ") && said.contains("may do everything"), "{said}");
+    // Nothing was changed by all the trying.
+    let jetstream = jetstream_as(&url("operator", ports), Refusals::default()).await;
+    for name in STREAMS {
+        let info = jetstream.get_stream(name).await.unwrap().get_info().await.unwrap();
+        assert_eq!(info.state.messages, u64::from(name == "EXODRIVE_CANARY"), "{name}");
+    }
+    drop(mighty);
+}

@@ -3,7 +3,7 @@
 //! has forgotten.
 
 use crate::{Database, Error};
-use sqlx::{PgConnection, pool::PoolConnection};
+use sqlx::{AssertSqlSafe, PgConnection, pool::PoolConnection};
 use uuid::Uuid;
 
 /// Any two numbers that no other lock uses.
@@ -57,6 +57,34 @@ impl Database {
             r#"select id, keys, applied_at is not null as "applied!" from erasures"#
         );
         Ok(known.fetch_all(self.pool()).await?)
+    }
+
+    /// Rows, by projection, whose keys name one of these ids: what is left of the
+    /// log may no longer say that there is such a row.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn rows_naming(
+        &self,
+        ids: &[String],
+    ) -> Result<Vec<(&'static str, Vec<String>)>, Error> {
+        let generations = sqlx::query!(
+            "select projection, generation from generations where state <> 'dropping'"
+        );
+        let generations = generations.fetch_all(self.pool()).await?;
+        let mut found = Vec::new();
+        for name in crate::names() {
+            for own in generations.iter().filter(|own| own.projection == name) {
+                let table = format!("{name}_g{}.{name}", own.generation);
+                let sql = format!(
+                    "select key from {table}
+                     where exists (select from unnest($1) as id where position(id in key) > 0)"
+                );
+                let keys = sqlx::query_scalar(AssertSqlSafe(sql)).bind(ids);
+                found.push((name, keys.fetch_all(self.pool()).await?));
+            }
+        }
+        Ok(found)
     }
 
     /// Makes an erasure known, before any key is destroyed.

@@ -121,6 +121,12 @@ impl Eraser {
         let keys: HashSet<String> =
             erasures.iter().flat_map(|(_, keys)| keys.iter().cloned()).collect();
         let Touched { rows, positions, position } = person::touched(&self.log, &keys).await?;
+        let mut rows = rows;
+        let emails: Vec<_> =
+            keys.iter().filter_map(|key| Some(key.strip_prefix("email.")?.to_owned())).collect();
+        for (name, keys) in self.database.rows_naming(&emails).await? {
+            rows.entry(name).or_default().extend(keys);
+        }
         let rows: Vec<(&str, Vec<String>)> =
             rows.into_iter().map(|(name, keys)| (name, keys.into_iter().collect())).collect();
         let Some((wish, _)) = erasures.first() else { return Ok(0) };

@@ -23,6 +23,7 @@ mod clock;
 pub mod command;
 mod read;
 pub mod redis;
+mod seals;
 mod stored;
 pub mod topology;
 mod wire;
@@ -30,6 +31,7 @@ mod wire;
 pub use append::{AppendError, Appended, NewEvent};
 pub use command::{CarState, ClaimError, CommandError, Commands, DecisionState, Executed, Loaded};
 pub use read::{Batch, ReadError, Reader};
+pub use seals::SEALS_STREAM;
 pub use stored::{StoredBatch, StoredMessage, StoredReader};
 pub use topology::{ConnectError, LogConfig};
 

@@ -105,9 +105,8 @@ impl Nodes for Tiles {
 
     fn node(&self, level: u8, index: u64) -> Result<Hash, NoNode> {
         let tile = Tile::holding(level, index, self.size);
-        let hash = tile.and_then(|tile| {
-            tile.node(self.held.get(&(tile.level, tile.index))?, level, index)
-        });
+        let hash = tile
+            .and_then(|tile| tile.node(self.held.get(&(tile.level, tile.index))?, level, index));
         hash.ok_or(NoNode { level, index })
     }
 }
@@ -127,13 +126,14 @@ impl Database {
         let row = sqlx::query!(
             r#"select (select max(size) from seal_checkpoints) as sealed,
                  checked_position, compared_log,
-                 halted_at as "halted_at?", position, reason as "reason?"
+                 (extract(epoch from halted_at) * 1000000)::bigint as halted_at, position,
+                 reason as "reason?"
                from seal_state left join seal_halts on cleared_at is null"#
         )
         .fetch_one(self.pool())
         .await?;
         let halt = row.halted_at.map(|halted_at| Halt {
-            halted_at,
+            halted_at: micros(halted_at),
             position: row.position.map(to_u64),
             reason: row.reason.unwrap_or_default(),
         });
@@ -152,7 +152,9 @@ impl Database {
     pub async fn newest_seal(&self) -> Result<Option<Seal>, Error> {
         let row = sqlx::query_as!(
             Row,
-            "select size, root, note, sealed_at from seal_checkpoints order by size desc limit 1"
+            r#"select size, root, note,
+                 (extract(epoch from sealed_at) * 1000000)::bigint as "sealed_at!"
+               from seal_checkpoints order by size desc limit 1"#
         );
         row.fetch_optional(self.pool()).await?.map(Seal::try_from).transpose()
     }
@@ -161,16 +163,12 @@ impl Database {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn seals_between(
-        &self,
-        from: u64,
-        to: u64,
-        limit: i64,
-    ) -> Result<Vec<Seal>, Error> {
+    pub async fn seals_between(&self, from: u64, to: u64, limit: i64) -> Result<Vec<Seal>, Error> {
         let rows = sqlx::query_as!(
             Row,
-            "select size, root, note, sealed_at from seal_checkpoints
-             where size between $1 and $2 order by size limit $3",
+            r#"select size, root, note,
+                 (extract(epoch from sealed_at) * 1000000)::bigint as "sealed_at!"
+               from seal_checkpoints where size between $1 and $2 order by size limit $3"#,
             to_i64(from),
             to_i64(to),
             limit
@@ -183,12 +181,19 @@ impl Database {
     /// # Errors
     /// When the database does not answer.
     pub async fn seal_keys(&self) -> Result<Vec<SealKey>, Error> {
-        let keys = sqlx::query_as!(
-            SealKey,
-            "select vkey, first_used_at, last_used_at from seal_keys
-             order by first_used_at desc, vkey"
+        let keys = sqlx::query!(
+            r#"select vkey, (extract(epoch from first_used_at) * 1000000)::bigint as "first!",
+                 (extract(epoch from last_used_at) * 1000000)::bigint as "last!"
+               from seal_keys order by first_used_at desc, vkey"#
         );
-        Ok(keys.fetch_all(self.pool()).await?)
+        let keys = keys.fetch_all(self.pool()).await?.into_iter();
+        Ok(keys
+            .map(|key| SealKey {
+                vkey: key.vkey,
+                first_used_at: micros(key.first),
+                last_used_at: micros(key.last),
+            })
+            .collect())
     }
 
     /// Tiles as they are kept. One that is not there is left out.
@@ -199,10 +204,8 @@ impl Database {
         &self,
         places: impl IntoIterator<Item = Place>,
     ) -> Result<HashMap<Place, Vec<Hash>>, Error> {
-        let (levels, indexes): (Vec<_>, Vec<_>) = places
-            .into_iter()
-            .map(|(level, index)| (i16::from(level), to_i64(index)))
-            .unzip();
+        let (levels, indexes): (Vec<_>, Vec<_>) =
+            places.into_iter().map(|(level, index)| (i16::from(level), to_i64(index))).unzip();
         let rows = sqlx::query!(
             r#"select level, index, hashes from seal_tiles
                join unnest($1::smallint[], $2::bigint[]) as wanted (level, index)
@@ -285,16 +288,22 @@ struct Row {
     size: i64,
     root: Vec<u8>,
     note: String,
-    sealed_at: DateTime<Utc>,
+    sealed_at: i64,
+}
+
+fn micros(micros: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(micros).unwrap_or_default()
 }
 
 impl TryFrom<Row> for Seal {
     type Error = Error;
 
     fn try_from(row: Row) -> Result<Self, Error> {
-        let root = row.root.try_into().map_err(|_| {
-            Error::Database(sqlx::Error::Decode("a root has not 32 bytes".into()))
-        })?;
-        Ok(Self { size: to_u64(row.size), root, note: row.note, sealed_at: row.sealed_at })
+        let root = row
+            .root
+            .try_into()
+            .map_err(|_| Error::Database(sqlx::Error::Decode("a root has not 32 bytes".into())))?;
+        let sealed_at = micros(row.sealed_at);
+        Ok(Self { size: to_u64(row.size), root, note: row.note, sealed_at })
     }
 }

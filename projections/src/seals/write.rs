@@ -94,9 +94,7 @@ impl Database {
         // Workers do not wait for the disk otherwise; whoever is shown a
         // signature must be able to rely on it.
         sqlx::query!("set local synchronous_commit = on").execute(&mut *transaction).await?;
-        sqlx::query!("select pg_advisory_xact_lock($1)", LOCK)
-            .fetch_one(&mut *transaction)
-            .await?;
+        sqlx::query!("select pg_advisory_xact_lock($1)", LOCK).fetch_one(&mut *transaction).await?;
         let stands = sqlx::query_scalar!(
             r#"select worker = $1 and not exists (select from seal_halts where cleared_at is null)
                  and (select note from seal_checkpoints order by size desc limit 1)
@@ -162,11 +160,7 @@ impl Database {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn halt_sealing(
-        &self,
-        position: Option<u64>,
-        reason: &str,
-    ) -> Result<Halted, Error> {
+    pub async fn halt_sealing(&self, position: Option<u64>, reason: &str) -> Result<Halted, Error> {
         let halted = sqlx::query!(
             "insert into seal_halts (position, reason) values ($1, $2) on conflict do nothing",
             position.map(to_i64),
@@ -183,7 +177,9 @@ impl Database {
     pub async fn clear_seal_halt(&self, by: &str, because: &str) -> Result<Option<String>, Error> {
         let mut transaction = self.pool().begin().await?;
         sqlx::query!("set local synchronous_commit = on").execute(&mut *transaction).await?;
-        sqlx::query!("update seal_state set compared_log = null").execute(&mut *transaction).await?;
+        sqlx::query!("update seal_state set compared_log = null")
+            .execute(&mut *transaction)
+            .await?;
         let reason = sqlx::query_scalar!(
             "update seal_halts set cleared_at = clock_timestamp(), cleared_by = $1,
                  cleared_because = $2
@@ -213,9 +209,7 @@ impl Database {
     /// # Errors
     /// When the database does not answer.
     pub async fn seals_compared(&self, log: &str) -> Result<(), Error> {
-        sqlx::query!("update seal_state set compared_log = $1", log)
-            .execute(self.pool())
-            .await?;
+        sqlx::query!("update seal_state set compared_log = $1", log).execute(self.pool()).await?;
         Ok(())
     }
 }

@@ -38,7 +38,9 @@ pub enum Fault {
         position: u64,
     },
     /// An event is not what was sealed.
-    #[error("the event at position {position} is not what was sealed: somebody has changed the log")]
+    #[error(
+        "the event at position {position} is not what was sealed: somebody has changed the log"
+    )]
     Changed {
         /// The first that differs.
         position: u64,

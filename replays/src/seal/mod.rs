@@ -60,7 +60,6 @@ pub fn leaf_hash(message: &StoredMessage) -> Hash {
 }
 
 /// By whom checkpoints are signed.
-#[derive(Clone)]
 pub struct SealKeys {
     /// The log's name in its checkpoints.
     pub origin: String,

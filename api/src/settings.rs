@@ -7,7 +7,7 @@ use crate::{
     signature::Secrets,
 };
 use clap::Args;
-use exodrive_log::LogConfig;
+use exodrive_log::{LogConfig, WrappingKeys, WrappingKeysError};
 use exodrive_projections::rebuild::RebuildSettings;
 use exodrive_runtime::{
     folder,
@@ -37,6 +37,20 @@ pub struct Connections {
     /// Redis, if it is not the data folder's own.
     #[arg(long, env = "EXODRIVE_REDIS_URL", hide_env_values = true, value_name = "URL")]
     pub redis_url: Option<String>,
+    /// Wrap the keys that personal data in the log is encrypted with:
+    /// <version>:<base64 of 32 bytes>, several with commas between; the highest
+    /// version is for new keys. Lost, they take the data with them. Not given:
+    /// the data folder's own.
+    #[arg(long, env = "EXODRIVE_DATA_KEYS", hide_env_values = true, value_name = "KEYS")]
+    pub data_keys: Option<String>,
+    /// A file with the same, a key on each line.
+    #[arg(
+        long,
+        env = "EXODRIVE_DATA_KEYS_FILE",
+        value_name = "FILE",
+        conflicts_with = "data_keys"
+    )]
+    pub data_keys_file: Option<PathBuf>,
 }
 
 /// What the event log must be.
@@ -266,6 +280,12 @@ pub enum SettingsError {
     /// A secret that is none.
     #[error("EXODRIVE_RESEND_WEBHOOK_SECRETS: {0}")]
     Webhook(#[from] crate::signature::SecretError),
+    /// Data keys that are none.
+    #[error("EXODRIVE_DATA_KEYS: {0}")]
+    DataKeys(#[from] WrappingKeysError),
+    /// The file of data keys cannot be read.
+    #[error("cannot read {0} (EXODRIVE_DATA_KEYS_FILE)")]
+    DataKeysFile(String, #[source] std::io::Error),
     /// The data folder cannot be used.
     #[error("cannot use the data folder {0}")]
     Folder(String, #[source] std::io::Error),
@@ -320,6 +340,43 @@ impl Connections {
         }
     }
 
+    /// What wraps the data keys: what is given, else the data folder's own.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub fn wrapping_keys(&self) -> Result<WrappingKeys, SettingsError> {
+        let text = match (&self.data_keys, &self.data_keys_file) {
+            (Some(keys), _) => keys.clone(),
+            (None, Some(file)) => std::fs::read_to_string(file)
+                .map_err(|error| SettingsError::DataKeysFile(file.display().to_string(), error))?,
+            (None, None) => {
+                let kept = self.kept_secrets()?.ok_or(SettingsError::NoSecret {
+                    what: "key that wraps the data keys of the log",
+                    variable: "EXODRIVE_DATA_KEYS",
+                })?;
+                kept.data_keys
+            }
+        };
+        Ok(WrappingKeys::parse(&text)?)
+    }
+
+    /// The log at `url`, to be read and not judged.
+    ///
+    /// # Errors
+    /// As [`Connections::wrapping_keys`].
+    pub fn reading_config(&self, url: String) -> Result<LogConfig, SettingsError> {
+        Ok(LogConfig {
+            url,
+            monitor_url: None,
+            require_sync: false,
+            duplicate_window: Duration::ZERO,
+            replicas: 1,
+            ack_timeout: ACK_TIMEOUT,
+            patience: PATIENCE,
+            keys: self.wrapping_keys()?,
+        })
+    }
+
     /// The secrets that the data folder's system made for itself, if any.
     ///
     /// # Errors
@@ -332,7 +389,12 @@ impl Connections {
 
 impl LogSettings {
     /// The log at `url`, as these settings want it.
-    pub fn config(&self, url: String, monitor_url: Option<String>) -> LogConfig {
+    pub fn config(
+        &self,
+        url: String,
+        monitor_url: Option<String>,
+        keys: WrappingKeys,
+    ) -> LogConfig {
         LogConfig {
             url,
             monitor_url,
@@ -341,6 +403,7 @@ impl LogSettings {
             replicas: self.log_replicas,
             ack_timeout: ACK_TIMEOUT,
             patience: PATIENCE,
+            keys,
         }
     }
 }
@@ -350,19 +413,6 @@ impl LogSettings {
 const ACK_TIMEOUT: Duration = Duration::from_secs(4);
 /// Services start in any order.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The log at `url`, to be read and not judged.
-pub fn reading_config(url: String) -> LogConfig {
-    LogConfig {
-        url,
-        monitor_url: None,
-        require_sync: false,
-        duplicate_window: Duration::ZERO,
-        replicas: 1,
-        ack_timeout: ACK_TIMEOUT,
-        patience: PATIENCE,
-    }
-}
 
 impl HttpSettings {
     /// The webhook secrets given, else those of the data folder.

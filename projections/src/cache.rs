@@ -31,8 +31,9 @@ pub(crate) struct Entry {
     pub(crate) json: String,
 }
 
-/// Sets each key whose stored position is not higher, then says on the channel
-/// which keys those may be. A value is its position, a line feed, and the JSON
+/// Sets each key whose stored position is lower, then says on the channel which
+/// keys those may be. A late writer does not undo an erasure, which leaves the
+/// position as it was. A value is its position, a line feed, and the JSON
 /// that readers get. ARGV: the channel, the notice, then position and JSON of
 /// each key.
 static PUBLISH: LazyLock<redis::Script> = LazyLock::new(|| {
@@ -40,7 +41,7 @@ static PUBLISH: LazyLock<redis::Script> = LazyLock::new(|| {
         r"for i, key in ipairs(KEYS) do
             local known = redis.call('GETRANGE', key, 0, 20)
             local position = ARGV[2 * i + 1]
-            if tonumber(string.match(known, '^%d+') or '-1') <= tonumber(position) then
+            if tonumber(string.match(known, '^%d+') or '-1') < tonumber(position) then
                 redis.call('SET', key, position .. '\n' .. ARGV[2 * i + 2])
             end
         end
@@ -297,15 +298,20 @@ impl Cache {
         Ok(values.into_iter().map(|value| value.and_then(split)).collect())
     }
 
-    /// Forgets one key of a generation, and tells readers.
+    /// Forgets keys of a generation, and tells readers.
     pub(crate) async fn forget(
         &self,
         view: &str,
         generation: i32,
-        key: &str,
+        keys: &[String],
     ) -> Result<(), CacheError> {
-        self.query::<()>(&Cmd::unlink(name(view, generation, key))).await?;
-        self.query(&Cmd::publish(channel(view), format!("{generation}\n{key}"))).await
+        for chunk in keys.chunks(CHUNK) {
+            let names: Vec<_> = chunk.iter().map(|key| name(view, generation, key)).collect();
+            self.query::<()>(redis::cmd("UNLINK").arg(&names)).await?;
+            let notice = format!("{generation}\n{}", chunk.join("\n"));
+            self.query::<()>(&Cmd::publish(channel(view), notice)).await?;
+        }
+        Ok(())
     }
 
     /// Forgets a generation.

@@ -20,6 +20,7 @@ use crate::{
     store::{
         self, Part, generations,
         leases::{self, Lease},
+        refolds,
     },
     turn,
 };
@@ -387,6 +388,7 @@ impl Engine {
     async fn keep_house(&self) -> Result<(), Error> {
         let pool = self.database.pool();
         generations::ensure_version(self.definition, pool).await?;
+        refolds::drop_forsaken(self.definition, pool).await?;
         for generation in generations::dropping(pool, self.definition.name).await? {
             generations::drop_generation(pool, self.definition.name, generation).await?;
             if self.definition.cached {

@@ -92,6 +92,8 @@ pub(crate) struct Subscription {
     feed: Feed,
     id: u64,
     next: u64,
+    /// Up to here what others have read is not taken.
+    afresh: u64,
     /// Reads what has left the window.
     own: Option<Reader>,
 }
@@ -109,7 +111,7 @@ impl Feed {
         let id = window.subscriptions;
         window.needed.insert(id, position);
         drop(window);
-        Subscription { feed: self.clone(), id, next: position, own: None }
+        Subscription { feed: self.clone(), id, next: position, afresh: 0, own: None }
     }
 
     fn window(&self) -> MutexGuard<'_, Window> {
@@ -150,6 +152,12 @@ async fn read(reader: &mut Reader, wait: Duration) -> Result<Arc<Batch>, ReadErr
 }
 
 impl Subscription {
+    /// From now on takes nothing up to a position that was read before: it may
+    /// have been erased since.
+    pub(crate) fn read_afresh(&mut self, until: u64) {
+        self.afresh = self.afresh.max(until);
+    }
+
     /// The next events; none when none came within `wait`.
     pub(crate) async fn next(&mut self, wait: Duration) -> Result<Option<Events>, ReadError> {
         let events = self.look(wait).await?;
@@ -202,7 +210,8 @@ impl Subscription {
     /// Where the next event is to be had; none at the tip.
     fn place(&self) -> Option<Place> {
         let window = self.feed.window();
-        let held = window.find(self.next).map(Place::Window);
+        let may_take = self.next > self.afresh;
+        let held = may_take.then(|| window.find(self.next)).flatten().map(Place::Window);
         held.or_else(|| (self.next < window.tip).then_some(Place::Behind))
     }
 

@@ -133,6 +133,23 @@ pub(crate) fn retain(events: &mut Vec<Keyed>, wanted: impl Fn(&str) -> bool) {
     });
 }
 
+/// Leaves out what waits behind a parked event of its key or subject, and that
+/// event: `parked` has the first of each.
+pub(crate) fn leave_out(events: &Events, keyed: &mut Vec<Keyed>, parked: &HashMap<String, u64>) {
+    if parked.is_empty() {
+        return;
+    }
+    keyed.retain_mut(|Keyed { at, keys }| {
+        let Some(event) = events.all().get(*at) else { return false };
+        let waits =
+            |key: &str| parked.get(key).is_some_and(|first| *first <= event.recorded.position);
+        if let Ok(keys) = keys {
+            keys.retain(|key| !waits(key));
+        }
+        !waits(&event.recorded.subject) && keys.as_ref().map_or(true, |keys| !keys.is_empty())
+    });
+}
+
 /// Every key that is touched, with the position of the event that does, in
 /// log order.
 pub(crate) fn touches(events: &Events, keyed: &[Keyed]) -> Vec<(String, u64)> {

@@ -4,14 +4,16 @@
 use crate::{
     Database, Error, Projection,
     cache::{Cache, CacheError},
-    projection::Definition,
+    projection::{Definition, reads},
     store::{Part, partition_of},
 };
+use exodrive_domain::{Event, Recorded, decode};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row, Transaction, postgres::PgRow};
 use std::{
     collections::{HashMap, HashSet},
     marker::PhantomData,
+    panic::{AssertUnwindSafe, catch_unwind},
 };
 
 /// How far the active generation of a projection is, and what is left out of
@@ -29,6 +31,21 @@ pub struct Standing {
     blocked: HashMap<(i32, String), u64>,
     /// Events that an operator wants left out of a row.
     skipped: HashSet<(String, u64)>,
+}
+
+/// The keys of the rows that an event touches, by projection. A projection
+/// whose code panics with the event has none.
+pub fn rows_of(recorded: &Recorded) -> Vec<(&'static str, Vec<String>)> {
+    let Ok(payload) = decode(recorded) else { return Vec::new() };
+    let event = Event { recorded, payload: &payload };
+    let mut rows = Vec::new();
+    crate::for_each_projection!(P => {
+        if reads::<P>(&recorded.subject) {
+            let keys = catch_unwind(AssertUnwindSafe(|| P::keys(&event))).unwrap_or_default();
+            rows.push((P::NAME, keys));
+        }
+    });
+    rows
 }
 
 impl Standing {

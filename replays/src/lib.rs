@@ -11,11 +11,13 @@
 //! [`Projection::evolve`](exodrive_projections::Projection::evolve) that the
 //! live view is made with, keeping the state after every event. [`tell`] and
 //! [`compare`] do so for a view by its name. [`verify`] folds many rows afresh
-//! and compares them with what Postgres and Redis hold. [`seal`] makes the log
-//! tamper-evident and [`export`] hands it to whoever does not trust us.
+//! and compares them with what Postgres and Redis hold. [`person`] finds what
+//! is about somebody, to be erased. [`seal`] makes the log tamper-evident, and
+//! [`export`] hands it to whoever does not trust us.
 
 mod diff;
 mod history;
+pub mod person;
 mod reading;
 pub mod seal;
 pub mod verify;

@@ -4,7 +4,7 @@ use crate::{
     sign, token,
 };
 use exodrive_domain::Recorded;
-use exodrive_log::{Log, LogConfig};
+use exodrive_log::{Log, LogConfig, WrappingKeys};
 use exodrive_runtime::services::{Options, PrivateServices, Service, ServiceUrls};
 use nix::sys::signal::Signal;
 use reqwest::Method;
@@ -28,6 +28,9 @@ pub const WORKER: &str = "work";
 
 /// The secret that signs the tokens of every world.
 pub const TOKEN_SECRET: &str = "e2e-token-secret-4b1d9c";
+
+/// What wraps the data keys of every world.
+pub const DATA_KEYS: &str = "1:ZTJlIHdyYXBwaW5nIGtleSwgb2YgMzIgYnl0ZXMhISE=";
 
 /// A whole system of its own: servers, API and worker. Dropping it kills all
 /// of it and removes its folder.
@@ -87,6 +90,7 @@ impl World {
             ("EXODRIVE_RATE_LIMIT_FAILED_WEBHOOK", "100000/1m"),
             ("EXODRIVE_RATE_LIMIT_BOOKING", "100000/1m"),
             ("EXODRIVE_LINK_SECRET", "e2e-link-secret-9f20c1"),
+            ("EXODRIVE_DATA_KEYS", DATA_KEYS),
         ]
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -410,6 +414,11 @@ impl World {
     }
 }
 
+/// [`DATA_KEYS`].
+pub fn wrapping_keys() -> WrappingKeys {
+    WrappingKeys::parse(DATA_KEYS).unwrap()
+}
+
 /// The log of a NATS server.
 pub async fn open_log(url: &str) -> Log {
     let config = LogConfig {
@@ -420,6 +429,7 @@ pub async fn open_log(url: &str) -> Log {
         replicas: 1,
         ack_timeout: Duration::from_secs(4),
         patience: Duration::from_secs(10),
+        keys: wrapping_keys(),
     };
     Log::open(&config).await.unwrap()
 }

@@ -172,6 +172,7 @@ fn recorded(position: u64, message: &Message) -> Recorded {
         },
         provider_headers: Vec::new(),
         body: message.body.clone().into(),
+        protection: None,
     }
 }
 

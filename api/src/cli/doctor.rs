@@ -26,7 +26,11 @@ type Finding = (&'static str, Result<String, String>);
 impl Doctor {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let urls = self.connections.resolve()?;
-        let mut config = self.log.config(urls.nats.clone(), urls.nats_monitor.clone());
+        let mut config = self.log.config(
+            urls.nats.clone(),
+            urls.nats_monitor.clone(),
+            self.connections.wrapping_keys()?,
+        );
         config.patience = Duration::ZERO;
         let mut findings: Vec<Finding> = Vec::new();
         let log = Log::connect(&config).await;

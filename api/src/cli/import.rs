@@ -5,7 +5,7 @@ use crate::{
     desk::Desk,
     http::TIME_ZONE,
     import::{self, Rehearsal, Report, Tables},
-    settings::{BookingSettings, Connections, reading_config},
+    settings::{BookingSettings, Connections},
 };
 use chrono::Utc;
 use exodrive_log::{Commands, Log};
@@ -81,7 +81,7 @@ pub(super) async fn open(
     bookings: &BookingSettings,
 ) -> Result<(Desk, Log), Failure> {
     let urls = connections.resolve()?;
-    let log = Log::open(&reading_config(urls.nats)).await?;
+    let log = Log::open(&connections.reading_config(urls.nats)?).await?;
     let redis = Cache::new(&urls.redis)?;
     let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
     let database = Database::for_readers(&urls.database)?;

@@ -1,7 +1,7 @@
 //! `exodrive replay`: history, told from the log.
 
 use super::{Failure, table};
-use crate::settings::{Connections, reading_config};
+use crate::settings::Connections;
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
 use exodrive_domain::{email::EmailId, time};
 use exodrive_log::Log;
@@ -165,7 +165,7 @@ impl Replay {
 impl View {
     async fn run(self, view: &str) -> Result<ExitCode, Failure> {
         let (url, _) = self.connections.resolve_log()?;
-        let log = Log::open(&reading_config(url)).await?;
+        let log = Log::open(&self.connections.reading_config(url)?).await?;
         let bar = reading_bar()?;
         let progress = |done, end| {
             bar.set_length(end);
@@ -296,7 +296,7 @@ fn print_events(events: &[ToldEvent]) {
 impl Email {
     async fn run(self) -> Result<ExitCode, Failure> {
         let (url, _) = self.connections.resolve_log()?;
-        let log = Log::open(&reading_config(url)).await?;
+        let log = Log::open(&self.connections.reading_config(url)?).await?;
         let frames =
             replays::email(&log, &self.id, self.at.unwrap_or_default(), self.order).await?;
         if frames.is_empty() {

@@ -13,7 +13,7 @@ use crate::{
     operator::Operator,
     settings::{
         BookingSettings, CheckSettings, Connections, HttpSettings, LogSettings, MetricsSettings,
-        RebuildArgs, SettingsError, reading_config,
+        RebuildArgs, SettingsError,
     },
     view_cache::ViewCache,
 };
@@ -67,7 +67,12 @@ impl Serve {
         let webhook_secrets = self.http.webhook_secrets(&self.connections)?;
         let tokens = self.tokens()?;
         serve_metrics(self.metrics.metrics_addr, &stop).await?;
-        let log = Log::connect(&self.log.config(urls.nats, urls.nats_monitor)).await?;
+        let log = Log::connect(&self.log.config(
+            urls.nats,
+            urls.nats_monitor,
+            self.connections.wrapping_keys()?,
+        ))
+        .await?;
         let redis = Cache::new(&urls.redis)?;
         let [emails, cars, calendars] = ["inbox", "cars", "calendar"].map(|view| {
             let cache = ViewCache::new(view, redis.clone());
@@ -138,7 +143,7 @@ impl Work {
         let stop = shutdown::requested()?;
         let urls = self.connections.resolve()?;
         serve_metrics(self.metrics.metrics_addr, &stop).await?;
-        let log = Log::open(&reading_config(urls.nats)).await?;
+        let log = Log::open(&self.connections.reading_config(urls.nats)?).await?;
         let database = Database::for_workers(&urls.database)?;
         let cache = Cache::new(&urls.redis)?;
         let commands = Commands::new(log.clone(), Some(cache.redis().clone()));

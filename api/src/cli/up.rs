@@ -105,7 +105,12 @@ impl Up {
         folder::secrets(&data_dir)?;
         let urls = services.urls().clone();
         let step = Step::begin("Checking the event log");
-        Log::connect(&self.log.config(urls.nats.clone(), urls.nats_monitor.clone())).await?;
+        Log::connect(&self.log.config(
+            urls.nats.clone(),
+            urls.nats_monitor.clone(),
+            self.connections.wrapping_keys()?,
+        ))
+        .await?;
         step.done();
         let step = Step::begin("Preparing the database");
         Database::for_workers(&urls.database)?.migrate().await?;
@@ -186,6 +191,11 @@ impl Up {
                 Some(humantime::format_duration(self.bookings.hold_period).to_string()),
             ),
             ("EXODRIVE_LINK_SECRET", self.bookings.link_secret.clone()),
+            ("EXODRIVE_DATA_KEYS", self.connections.data_keys.clone()),
+            (
+                "EXODRIVE_DATA_KEYS_FILE",
+                self.connections.data_keys_file.as_ref().map(|file| file.display().to_string()),
+            ),
             ("EXODRIVE_LOG_SYNC", Some(sync.to_owned())),
             (
                 "EXODRIVE_DUPLICATE_WINDOW",

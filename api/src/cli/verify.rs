@@ -1,7 +1,7 @@
 //! `exodrive projections verify`: are the views what the log says?
 
 use super::{Failure, replay::reading_bar, table};
-use crate::settings::{Connections, reading_config};
+use crate::settings::Connections;
 use exodrive_log::Log;
 use exodrive_projections::{Database, Projection, cache::Cache, for_each_projection};
 use exodrive_replays::verify::{self, Extent, Options, RedisOutcome, Report};
@@ -73,7 +73,7 @@ impl Verify {
 
     async fn verify(&self) -> Result<ExitCode, Failure> {
         let urls = self.connections.resolve()?;
-        let log = Log::open(&reading_config(urls.nats)).await?;
+        let log = Log::open(&self.connections.reading_config(urls.nats)?).await?;
         let database = Database::for_workers(&urls.database)?;
         let cache = if self.no_redis { None } else { Some(Cache::new(&urls.redis)?) };
         let extent = if self.all { Extent::All } else { Extent::Sample(self.sample) };

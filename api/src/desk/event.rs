@@ -4,7 +4,7 @@ use super::Circumstances;
 use exodrive_domain::{
     DECISION_VERSION, Envelope, Meta, Subject, booking::BookingEvent, fleet::FleetEvent,
 };
-use exodrive_log::NewEvent;
+use exodrive_log::{Log, NewEvent};
 use ring::digest;
 use serde::Serialize;
 
@@ -66,10 +66,10 @@ pub fn sha256(bytes: &[u8]) -> String {
     hex::encode(digest::digest(&digest::SHA256, bytes))
 }
 
-/// What a command asks for, in short: the same for the same request.
-pub fn request_hash(request: &impl Serialize) -> String {
-    let json = serde_json::to_vec(request).unwrap_or_default();
-    hex::encode(&digest::digest(&digest::SHA256, &json).as_ref()[..16])
+/// What a command asks for, in short: the same for the same request. Keyed,
+/// since it goes into the log, and what is asked for may be personal.
+pub fn request_hash(log: &Log, request: &impl Serialize) -> String {
+    log.mac("request", &serde_json::to_vec(request).unwrap_or_default())
 }
 
 /// A UUID (version 8, RFC 9562) of the first 16 bytes of a digest.

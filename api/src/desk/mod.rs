@@ -24,7 +24,7 @@ use exodrive_domain::{
     fleet::{self, Car, FleetChange, FleetCommand, FleetEvent, FleetRefusal},
     id::{BlockId, BookingId, CarId, CustomerId},
 };
-use exodrive_log::{CarState, ClaimError, Commands, DecisionState, Loaded, ReadError};
+use exodrive_log::{CarState, ClaimError, Commands, DecisionState, Loaded, Log, ReadError};
 use exodrive_projections::{Database, Identity, bookings::read as bookings, cache as views};
 use moka::sync::Cache;
 use redis::Cmd;
@@ -79,9 +79,14 @@ impl Desk {
         Self { commands, database, redis, secret, hold_period, cars }
     }
 
+    /// The log that it decides on.
+    pub fn log(&self) -> &Log {
+        self.commands.log()
+    }
+
     /// Now, by the log's clock.
     pub fn now(&self) -> DateTime<Utc> {
-        self.commands.log().now()
+        self.log().now()
     }
 
     /// How long an unpaid booking holds its days.

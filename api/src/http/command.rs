@@ -72,7 +72,8 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Command<T> {
         // As it was meant, not as it was spelt: a retry may be serialised anew.
         let meant: serde_json::Value =
             serde_json::from_slice(&body).unwrap_or_else(|_| serde_json::json!({}));
-        let hash = request_hash(&(parts.method.as_str(), parts.uri.path(), if_position, &meant));
+        let asked = (parts.method.as_str(), parts.uri.path(), if_position, &meant);
+        let hash = request_hash(&api.log, &asked);
         Ok(Self { body: parsed, who, key, hash, if_position, identity })
     }
 }

@@ -27,6 +27,7 @@ use exodrive_projections::{
         read::{self as inbox, Cursor, EmailDetail, EmailSummary, Filter},
     },
 };
+use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::{IntoParams, ToSchema};
@@ -154,7 +155,8 @@ pub(crate) async fn get_email(
     {
         metrics::counter!("exodrive_cache_hits_total", "view" => "inbox", "level" => level.name())
             .increment(1);
-        let answer = view_answer(&headers, &etag(position), position, json, level.name());
+        let etag = etag(position, &json);
+        let answer = view_answer(&headers, &etag, position, json, level.name());
         return Ok(told(&api, "inbox", &email_id, answer));
     }
     metrics::counter!("exodrive_cache_misses_total", "view" => "inbox").increment(1);
@@ -167,7 +169,8 @@ pub(crate) async fn get_email(
         ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR).caused_by(&error)
     })?;
     let position = email.position;
-    let answer = view_answer(&headers, &etag(position), position, json.into(), "MISS");
+    let etag = etag(position, json.as_bytes());
+    let answer = view_answer(&headers, &etag, position, json.into(), "MISS");
     Ok(told(&api, "inbox", &email_id, answer))
 }
 
@@ -178,8 +181,12 @@ fn told(api: &Api, view: &str, email_id: &EmailId, mut answer: Response) -> Resp
     answer
 }
 
-fn etag(position: u64) -> String {
-    format!("\"{}-{position}\"", Inbox::VERSION)
+/// An erasure changes the answer and leaves the position as it was: so the
+/// answer itself counts too.
+fn etag(position: u64, json: &[u8]) -> String {
+    let digest = digest(&SHA256, json);
+    let digest = hex::encode(&digest.as_ref()[..8]);
+    format!("\"{}-{digest}-{position}\"", Inbox::VERSION)
 }
 
 /// Gives every event of an email.

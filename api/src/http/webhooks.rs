@@ -207,7 +207,7 @@ async fn report(api: &Api, event: &NewEvent, appended: Appended) {
     tracing::info!(position, "Repeated delivery, stands at {position} already");
     // Its sender gets 2xx whatever comes of this look.
     if let Ok(Ok(Some(first))) = tokio::time::timeout(LOOKUP_PATIENCE, api.log.read(position)).await
-        && first.body != event.body
+        && !api.log.is_same(event, &first)
     {
         warn_of_other_bytes(position);
     }

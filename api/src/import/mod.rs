@@ -121,10 +121,10 @@ pub async fn known(log: &Log) -> Result<HashSet<String>, exodrive_log::ReadError
 }
 
 /// The desk's view of a step.
-pub(crate) fn circumstances(step: &Step) -> Circumstances {
+pub(crate) fn circumstances(log: &Log, step: &Step) -> Circumstances {
     Circumstances {
         command_id: format!("{PREFIX}{}", step.id),
-        request_hash: request_hash(&step.source),
+        request_hash: request_hash(log, &step.source),
         party: Party::System("import"),
         if_position: None,
         happened_at: step.happened_at,
@@ -172,7 +172,7 @@ pub async fn carry_out(
 }
 
 async fn take(desk: &Desk, log: &Log, step: &Step) -> Result<Outcome, DeskError> {
-    let with = circumstances(step);
+    let with = circumstances(log, step);
     let outcome = match &step.command {
         StepCommand::Car(car_id, command) => {
             desk.change_car(*car_id, command, &with).await.map(|_| ())

@@ -62,7 +62,7 @@ impl<'a> Rehearsal<'a> {
     }
 
     async fn take(&mut self, step: &Step) -> Result<(), DeskError> {
-        let with = circumstances(step);
+        let with = circumstances(self.desk.log(), step);
         let meta = Meta {
             command_id: with.command_id,
             request_hash: with.request_hash,
@@ -152,6 +152,7 @@ impl<'a> Rehearsal<'a> {
             },
             provider_headers: Vec::new(),
             body: Default::default(),
+            protection: None,
         }
     }
 }

@@ -46,6 +46,32 @@ pub struct Recorded {
     pub envelope: Envelope,
     /// The provider's own headers of a delivery (`svix-id`, …), as received.
     pub provider_headers: Vec<(String, String)>,
-    /// The event's JSON; for a delivery the received bytes, verbatim.
+    /// The event's JSON; for a delivery the received bytes, verbatim. Where
+    /// personal data was erased, JSON says so, and a delivery has no bytes.
     pub body: Bytes,
+    /// How its personal data is protected in the log; none if it has none.
+    pub protection: Option<Protection>,
+}
+
+impl Recorded {
+    /// Whether its personal data is erased.
+    pub fn is_erased(&self) -> bool {
+        self.protection.as_ref().is_some_and(|protection| protection.erased)
+    }
+}
+
+/// How an event's personal data is protected in the log.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Protection {
+    /// The name of the data key that encrypts it.
+    pub key: String,
+    /// A keyed MAC of id and body as they were received, by which a repeat is
+    /// recognised when the body cannot be read any more.
+    pub mac: String,
+    /// The data key was destroyed: nobody can read it.
+    pub erased: bool,
+    /// Of a delivery: its type, which is no personal datum.
+    pub provider_type: Option<String>,
+    /// Of a delivery: when the provider made the event.
+    pub happened_at: Option<DateTime<Utc>>,
 }

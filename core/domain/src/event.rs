@@ -1,7 +1,8 @@
 use crate::{
-    Envelope, Recorded,
+    Envelope, Recorded, Subject,
     booking::{BlockChange, BlockEvent, BookingChange, BookingEvent},
     email::{EmailId, Report},
+    erasure::{ErasureChange, ErasureEvent, HoldChange, HoldEvent},
     fleet::{FleetChange, FleetEvent},
     json,
     operation::{Operation, OperationEvent},
@@ -38,6 +39,11 @@ pub enum Payload {
     Block(BlockEvent),
     /// `exodrive.projection.*`. By rule it changes no view.
     Operation(OperationEvent),
+    /// `exodrive.erasure.*`. Changes no view: rows are folded afresh from what
+    /// can still be read.
+    Erasure(ErasureEvent),
+    /// `exodrive.hold.*`. By rule it changes no view.
+    Hold(HoldEvent),
     /// A type that this release does not know. By rule it changes no view: it
     /// was appended by a newer release, whose own projections fold it.
     Unknown,
@@ -55,6 +61,24 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// Reads the body of a recorded one; if that was erased, what is left: which
+    /// email, what happened to it, and when.
+    fn recorded(recorded: &Recorded, read: impl FnOnce(&[u8]) -> Self) -> Self {
+        let Some(protection) = recorded.protection.as_ref().filter(|it| it.erased) else {
+            return read(&recorded.body);
+        };
+        let email_id = match recorded.subject.parse() {
+            Ok(Subject::Email(id)) => Some(id),
+            _ => None,
+        };
+        let provider_type = protection.provider_type.clone();
+        let report = provider_type
+            .as_deref()
+            .zip(email_id)
+            .and_then(|(kind, email_id)| Report::erased(kind, email_id));
+        Self { provider_type, happened_at: protection.happened_at, report }
+    }
+
     /// Reads a body as far as it can be read. Never fails: a body that is no
     /// JSON is a delivery that says nothing.
     pub fn read(body: &[u8]) -> Self {
@@ -132,16 +156,21 @@ pub fn decode(recorded: &Recorded) -> Result<Payload, DecodeError> {
     Ok(match recorded.envelope.kind.as_str() {
         WEBHOOK_RECEIVED => {
             check_version(recorded, WEBHOOK_RECEIVED_VERSION)?;
-            Payload::Delivery(Delivery::read_version(&recorded.body, recorded.envelope.version))
+            let version = recorded.envelope.version;
+            Payload::Delivery(Delivery::recorded(recorded, |body| {
+                Delivery::read_version(body, version)
+            }))
         }
         EMAIL_IMPORTED => {
             check_version(recorded, DECISION_VERSION)?;
-            Payload::Delivery(Delivery::read(&recorded.body))
+            Payload::Delivery(Delivery::recorded(recorded, Delivery::read))
         }
         kind if BookingChange::KINDS.contains(&kind) => Payload::Booking(decision(recorded)?),
         kind if BlockChange::KINDS.contains(&kind) => Payload::Block(decision(recorded)?),
         kind if FleetChange::KINDS.contains(&kind) => Payload::Fleet(decision(recorded)?),
         kind if Operation::KINDS.contains(&kind) => Payload::Operation(decision(recorded)?),
+        kind if ErasureChange::KINDS.contains(&kind) => Payload::Erasure(decision(recorded)?),
+        kind if HoldChange::KINDS.contains(&kind) => Payload::Hold(decision(recorded)?),
         _ => Payload::Unknown,
     })
 }

@@ -43,6 +43,10 @@ ids! {
     BlockId "block";
     /// A customer, by his email address: a UUID.
     CustomerId "customer";
+    /// An erasure of personal data: a UUID.
+    ErasureId "erasure";
+    /// A hold on personal data, by the person's address: a UUID.
+    HoldId "hold";
 }
 
 /// Text that is no id of the kind that it should be.

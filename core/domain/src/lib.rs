@@ -20,6 +20,7 @@ mod command;
 pub mod days;
 pub mod email;
 mod envelope;
+pub mod erasure;
 mod event;
 pub mod fleet;
 pub mod id;
@@ -32,7 +33,7 @@ pub mod time;
 mod upcast;
 
 pub use command::{CommandRecord, Meta, Repeat};
-pub use envelope::{Envelope, Recorded};
+pub use envelope::{Envelope, Protection, Recorded};
 pub use event::{
     DECISION_VERSION, DecodeError, Delivery, EMAIL_IMPORTED, Event, Payload, WEBHOOK_RECEIVED,
     WEBHOOK_RECEIVED_VERSION, decode,

@@ -1,6 +1,134 @@
-//! Personal data, marked where it stands.
+//! Personal data, marked where it stands, whose it is, and what takes its
+//! place once it is erased.
 
+use crate::{EMAIL_IMPORTED, Subject, WEBHOOK_RECEIVED, json};
+use serde_json::Value;
 use std::fmt;
+
+/// What readers see where personal data was erased.
+pub const ERASED: &str = "erased";
+
+/// The key that an event has in the place of [`MARK`] once the data under it is
+/// erased.
+pub const ERASED_MARK: &str = "$erased";
+
+/// Fields of bookings' events that hold what people wrote freely, and so may
+/// hold personal data, though no [`Personal`] marks them.
+pub const FREE_TEXT: [&str; 1] = ["reason"];
+
+/// What stands in the place of erased data of a type.
+pub trait Erasable {
+    /// See the trait.
+    fn erased() -> Self;
+}
+
+impl Erasable for String {
+    fn erased() -> Self {
+        ERASED.to_owned()
+    }
+}
+
+impl<T: Erasable> Erasable for Option<T> {
+    fn erased() -> Self {
+        Some(T::erased())
+    }
+}
+
+/// Which part of an event's body is personal, and by whose key it is to be
+/// encrypted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Protected {
+    /// Nothing.
+    Nothing,
+    /// The whole body, byte for byte: what a provider sent. One key for each
+    /// email; for a delivery about no email, one of its own.
+    Whole(KeyScope),
+    /// What is marked in the JSON ([`MARK`], [`FREE_TEXT`]).
+    Marked(KeyScope),
+}
+
+/// Whose key: all that is encrypted with one key is erased together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyScope {
+    /// One email's, by its id.
+    Email(String),
+    /// One delivery's, about no email, by the provider's message id.
+    Delivery(String),
+    /// One customer's, by id. May give data again after an erasure: then there
+    /// is a new key.
+    Customer(String),
+    /// One erasure's: the address that it is about.
+    Erasure(String),
+}
+
+/// How a body names a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trace {
+    /// In passing: in the middle of a text.
+    Mention,
+    /// As one of those whom it is about: as an address of its own.
+    Own,
+}
+
+/// Whether a body names an email address (in lower case).
+pub fn trace(body: &[u8], address: &str) -> Option<Trace> {
+    match json::parse(body) {
+        Some(body) => trace_in(&body, address),
+        None => String::from_utf8_lossy(body)
+            .to_lowercase()
+            .contains(address)
+            .then_some(Trace::Mention),
+    }
+}
+
+fn trace_in(value: &Value, address: &str) -> Option<Trace> {
+    match value {
+        Value::String(text) => {
+            let text = text.trim().to_lowercase();
+            // RFC 5322: `dana@example.com` or `Dana <dana@example.com>`.
+            let bare = text.strip_suffix('>').and_then(|text| text.rsplit_once('<'));
+            if text == address || bare.is_some_and(|(_, bare)| bare.trim() == address) {
+                return Some(Trace::Own);
+            }
+            text.contains(address).then_some(Trace::Mention)
+        }
+        Value::Array(items) => items.iter().filter_map(|item| trace_in(item, address)).max(),
+        Value::Object(fields) => {
+            let named = fields.keys().any(|name| name.to_lowercase().contains(address));
+            let within = fields.values().filter_map(|value| trace_in(value, address)).max();
+            within.max(named.then_some(Trace::Mention))
+        }
+        _ => None,
+    }
+}
+
+/// Says what of an event is personal. `body` is asked for only if that is in
+/// its JSON.
+pub fn protected(
+    kind: &str,
+    id: &str,
+    subject: &Subject,
+    body: impl FnOnce() -> Option<Value>,
+) -> (Protected, Option<Value>) {
+    if kind == WEBHOOK_RECEIVED || kind == EMAIL_IMPORTED {
+        let scope = match subject {
+            Subject::Email(email) => KeyScope::Email(email.to_string()),
+            _ => KeyScope::Delivery(id.to_owned()),
+        };
+        return (Protected::Whole(scope), None);
+    }
+    let scoped: (&str, fn(String) -> KeyScope) = match subject {
+        Subject::Booking(_) => ("customer_id", KeyScope::Customer),
+        Subject::Erasure(_) => ("erasure_id", KeyScope::Erasure),
+        _ => return (Protected::Nothing, None),
+    };
+    let Some(body) = body() else { return (Protected::Nothing, None) };
+    let owner = body.get(scoped.0).and_then(Value::as_str).map(str::to_owned);
+    match owner {
+        Some(owner) => (Protected::Marked(scoped.1(owner)), Some(body)),
+        None => (Protected::Nothing, Some(body)),
+    }
+}
 
 /// Personal data: no `Debug` shows it and nothing serialises it by itself. A
 /// field of an event says `#[serde(with = "personal::marked")]`, which writes
@@ -20,13 +148,29 @@ impl<T> fmt::Debug for Personal<T> {
 
 /// Serde adapter: `{"$personal": …}`.
 pub mod marked {
-    use super::Personal;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use super::{Erasable, Personal};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-    #[derive(Serialize, Deserialize)]
+    #[derive(Serialize)]
     struct Marked<T> {
         #[serde(rename = "$personal")]
         value: T,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(bound = "T: Deserialize<'de>")]
+    struct Found<T> {
+        #[serde(rename = "$personal", default, deserialize_with = "present")]
+        value: Option<T>,
+        #[serde(rename = "$erased", default)]
+        erased: bool,
+    }
+
+    /// A field that is there, though it may be null.
+    fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        input: D,
+    ) -> Result<Option<T>, D::Error> {
+        T::deserialize(input).map(Some)
     }
 
     /// Writes the value under the mark.
@@ -37,11 +181,16 @@ pub mod marked {
         Marked { value: &personal.0 }.serialize(out)
     }
 
-    /// Reads what [`serialize`] wrote.
-    pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    /// Reads what [`serialize`] wrote, and what is left of it once it is
+    /// erased.
+    pub fn deserialize<'de, T: Deserialize<'de> + Erasable, D: Deserializer<'de>>(
         input: D,
     ) -> Result<Personal<T>, D::Error> {
-        Marked::deserialize(input).map(|marked| Personal(marked.value))
+        match Found::deserialize(input)? {
+            Found { erased: true, .. } => Ok(Personal(T::erased())),
+            Found { value: Some(value), .. } => Ok(Personal(value)),
+            Found { value: None, .. } => Err(D::Error::missing_field("$personal")),
+        }
     }
 }
 
@@ -62,5 +211,23 @@ mod tests {
         assert_eq!(json, serde_json::json!({"text": {MARK: "call Dana"}}));
         assert_eq!(serde_json::from_value::<Note>(json).unwrap(), note);
         assert!(!format!("{note:?}").contains("Dana"));
+    }
+
+    #[test]
+    fn a_person_is_found_as_one_concerned_or_as_mentioned() {
+        let found = |body: &str| trace(body.as_bytes(), "dana@example.com");
+        assert_eq!(found(r#"{"data":{"to":["DANA@example.com"]}}"#), Some(Trace::Own));
+        assert_eq!(found(r#"{"from":"Dana Ray <dana@example.com>"}"#), Some(Trace::Own));
+        assert_eq!(found(r#"{"a":["x"],"b":"ask dana@example.com"}"#), Some(Trace::Mention));
+        assert_eq!(found(r#"{"to":["d\u0061na@example.com"]}"#), Some(Trace::Own));
+        assert_eq!(found("no JSON: dana@example.com"), Some(Trace::Mention));
+        assert_eq!(found(r#"{"to":["bo@example.com"]}"#), None);
+    }
+
+    #[test]
+    fn what_is_erased_says_so() {
+        let note: Note = serde_json::from_str(r#"{"text":{"$erased":true}}"#).unwrap();
+        assert_eq!(note.text.0, ERASED);
+        assert!(serde_json::from_str::<Note>(r#"{"text":{}}"#).is_err());
     }
 }

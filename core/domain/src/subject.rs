@@ -2,7 +2,12 @@
 //! boundary of what is appended to it, and the server keeps about 300 bytes a
 //! subject in memory for ever, so they are few: one per thing that changes.
 
-use crate::{email::EmailId, fleet::is_slug, id::CarId, operation::is_projection};
+use crate::{
+    email::EmailId,
+    fleet::is_slug,
+    id::{CarId, ErasureId, HoldId},
+    operation::is_projection,
+};
 use std::{fmt, str::FromStr};
 
 /// Every subject of the log.
@@ -14,6 +19,8 @@ const FLEET: &str = "exo.fleet.";
 const BOOKING: &str = "exo.booking.";
 const SLUG: &str = "exo.slug.";
 const PROJECTION: &str = "exo.projection.";
+const ERASURE: &str = "exo.erasure.";
+const HOLD: &str = "exo.hold.";
 
 /// What an event is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,6 +39,11 @@ pub enum Subject {
     Slug(String),
     /// One projection: what operators want of it, by its name.
     Projection(String),
+    /// One erasure of a person's data, from the wish to the end.
+    Erasure(ErasureId),
+    /// Whether one person's data must be kept, by an id that follows from the
+    /// address.
+    Hold(HoldId),
 }
 
 /// A subject that this release does not know.
@@ -48,6 +60,8 @@ impl fmt::Display for Subject {
             Self::Booking(id) => write!(f, "{BOOKING}{id}"),
             Self::Slug(slug) => write!(f, "{SLUG}{slug}"),
             Self::Projection(name) => write!(f, "{PROJECTION}{name}"),
+            Self::Erasure(id) => write!(f, "{ERASURE}{id}"),
+            Self::Hold(id) => write!(f, "{HOLD}{id}"),
         }
     }
 }
@@ -67,6 +81,10 @@ impl FromStr for Subject {
             is_slug(slug).then(|| Self::Slug(slug.to_owned()))
         } else if let Some(name) = text.strip_prefix(PROJECTION) {
             is_projection(name).then(|| Self::Projection(name.to_owned()))
+        } else if let Some(id) = text.strip_prefix(ERASURE) {
+            id.parse().ok().map(Self::Erasure)
+        } else if let Some(id) = text.strip_prefix(HOLD) {
+            id.parse().ok().map(Self::Hold)
         } else {
             (text == PROVIDER).then_some(Self::Provider)
         };
@@ -87,6 +105,8 @@ mod tests {
             "exo.booking.4ef9a417-02e9-4d39-ad75-9611e0fcc33c",
             "exo.slug.ferrari-296-gtb",
             "exo.projection.booking_timeline",
+            "exo.erasure.4ef9a417-02e9-4d39-ad75-9611e0fcc33c",
+            "exo.hold.4ef9a417-02e9-4d39-ad75-9611e0fcc33c",
         ] {
             assert_eq!(text.parse::<Subject>().unwrap().to_string(), text);
         }

@@ -1,5 +1,5 @@
 use crate::{
-    Log,
+    Log, codec, stored,
     topology::{CANARY_SUBJECT, STREAM},
     wire,
 };
@@ -15,7 +15,7 @@ use async_nats::{
     },
 };
 use bytes::Bytes;
-use exodrive_domain::{Envelope, Subject};
+use exodrive_domain::{Envelope, Recorded, Subject};
 use std::{collections::HashSet, error::Error, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
@@ -73,8 +73,7 @@ impl Log {
     /// # Errors
     /// [`AppendError::Unavailable`] or [`AppendError::Refused`].
     pub async fn append_fact(&self, event: &NewEvent) -> Result<Appended, AppendError> {
-        let message = message(event).message_id(&event.envelope.id);
-        self.publish(event, event.subject.to_string(), message).await
+        self.publish(event, |message| message.message_id(&event.envelope.id)).await
     }
 
     /// Appends a decision, if nothing was appended to its subject since
@@ -90,10 +89,8 @@ impl Log {
         event: &NewEvent,
         last: u64,
     ) -> Result<Appended, AppendError> {
-        let subject = event.subject.to_string();
-        let message = message(event).expected_last_subject_sequence(last);
-        match self.publish(event, subject.clone(), message).await {
-            Err(AppendError::Conflict) => self.own_earlier_append(&subject, event).await,
+        match self.publish(event, |message| message.expected_last_subject_sequence(last)).await {
+            Err(AppendError::Conflict) => self.own_earlier_append(event).await,
             outcome => outcome,
         }
     }
@@ -152,7 +149,7 @@ impl Log {
             if !seen.insert(&event.subject) {
                 continue;
             }
-            match self.own_earlier_append(&event.subject.to_string(), event).await {
+            match self.own_earlier_append(event).await {
                 Ok(Appended { position, .. }) => {
                     return Ok(consecutive(events.len(), position, index, true));
                 }
@@ -174,9 +171,7 @@ impl Log {
     ) -> Result<Vec<Appended>, AppendError> {
         let Some((first, last)) = events.first() else { return Ok(Vec::new()) };
         let after = self.events_after(&first.subject, *last).await.map_err(unavailable)?;
-        let own = after
-            .iter()
-            .find(|event| event.envelope.id == first.envelope.id && event.body == first.body);
+        let own = after.iter().find(|event| self.is_same(first, event));
         let position = own.ok_or(AppendError::Conflict)?.position;
         Ok(consecutive(events.len(), position, 0, true))
     }
@@ -189,7 +184,7 @@ impl Log {
         let mut guarded = HashSet::new();
         for (index, (event, last)) in events.iter().enumerate() {
             let subject = event.subject.to_string();
-            let mut headers = wire::headers(&event.envelope, &event.provider_headers);
+            let (mut headers, body) = self.encode(event).await?;
             headers.insert(header::NATS_EXPECTED_STREAM, STREAM);
             headers.insert(header::NATS_BATCH_ID, batch.as_str());
             headers.insert(header::NATS_BATCH_SEQUENCE, (index + 1).to_string());
@@ -198,7 +193,6 @@ impl Log {
                 let expected = header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
                 headers.insert(expected, last.to_string());
             }
-            let body = event.body.clone();
             if index + 1 == events.len() {
                 headers.insert(header::NATS_BATCH_COMMIT, header::NATS_BATCH_COMMIT_FINAL);
                 return match ask(&client, subject, headers, body).await? {
@@ -222,20 +216,17 @@ impl Log {
     /// sequence": if the subject's last event is ours, it is no conflict. The
     /// same id is not enough: it may be another request under a key that was
     /// used before, decided on a state that did not know of it yet.
-    async fn own_earlier_append(
-        &self,
-        subject: &str,
-        event: &NewEvent,
-    ) -> Result<Appended, AppendError> {
-        let last = self.stream.get_last_raw_message_by_subject(subject).await;
-        match last {
-            Ok(last)
-                if wire::event_id(&last.headers) == Some(event.envelope.id.as_str())
-                    && last.payload == event.body =>
-            {
-                Ok(Appended { position: last.sequence, duplicate: true })
+    async fn own_earlier_append(&self, event: &NewEvent) -> Result<Appended, AppendError> {
+        let subject = event.subject.to_string();
+        match self.stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(last) => {
+                let position = last.sequence;
+                let last = self.decode_stored(stored::direct(last)).await.map_err(unavailable)?;
+                match self.is_same(event, &last) {
+                    true => Ok(Appended { position, duplicate: true }),
+                    false => Err(AppendError::Conflict),
+                }
             }
-            Ok(_) => Err(AppendError::Conflict),
             // The guard named a position where the subject has no event.
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
                 Err(AppendError::Conflict)
@@ -244,14 +235,33 @@ impl Log {
         }
     }
 
+    /// Whether a recorded event is the one that was to be appended: of the same
+    /// id and the same bytes as received, whether or not they can still be read.
+    pub fn is_same(&self, event: &NewEvent, recorded: &Recorded) -> bool {
+        codec::is_same(&self.keys, event, recorded)
+    }
+
+    /// Headers and body of the message to be stored.
+    async fn encode(&self, event: &NewEvent) -> Result<(HeaderMap, Bytes), AppendError> {
+        let encoded = codec::encode(&self.keys, event).await.map_err(unavailable)?;
+        let mut headers = wire::headers(&event.envelope, &encoded.provider_headers);
+        for (name, value) in encoded.headers {
+            headers.insert(name, value);
+        }
+        Ok((headers, encoded.body))
+    }
+
     async fn publish(
         &self,
         event: &NewEvent,
-        subject: String,
-        message: PublishMessage,
+        guard: impl FnOnce(PublishMessage) -> PublishMessage,
     ) -> Result<Appended, AppendError> {
         let started = Instant::now();
         let deadline = started + self.ack_timeout;
+        let encoded = timeout_at(deadline, self.encode(event)).await;
+        let (headers, body) = encoded.map_err(|_| AppendError::Unavailable(None))??;
+        let message = guard(PublishMessage::build().headers(headers).payload(body));
+        let subject = event.subject.to_string();
         let sent = self.context.send_publish(subject, message.expected_stream(STREAM));
         let outcome = match timeout_at(deadline, sent).await {
             Ok(Ok(ack)) => timeout_at(deadline, ack).await,
@@ -324,12 +334,6 @@ fn consecutive(count: usize, position: u64, index: usize, duplicate: bool) -> Ve
 
 fn unavailable(error: impl Into<Box<dyn Error + Send + Sync>>) -> AppendError {
     AppendError::Unavailable(Some(error.into()))
-}
-
-fn message(event: &NewEvent) -> PublishMessage {
-    PublishMessage::build()
-        .headers(wire::headers(&event.envelope, &event.provider_headers))
-        .payload(event.body.clone())
 }
 
 fn append_error(error: PublishError) -> AppendError {

@@ -20,7 +20,9 @@
 
 mod append;
 mod clock;
+mod codec;
 pub mod command;
+mod keys;
 mod read;
 pub mod redis;
 mod seals;
@@ -30,6 +32,7 @@ mod wire;
 
 pub use append::{AppendError, Appended, NewEvent};
 pub use command::{CarState, ClaimError, CommandError, Commands, DecisionState, Executed, Loaded};
+pub use keys::{KEY_CACHE, KeyError, WrappingKeys, WrappingKeysError};
 pub use read::{Batch, ReadError, Reader};
 pub use seals::SEALS_STREAM;
 pub use stored::{StoredBatch, StoredMessage, StoredReader};
@@ -37,6 +40,8 @@ pub use topology::{ConnectError, LogConfig};
 
 use async_nats::jetstream::{self, stream::Stream};
 use chrono::{DateTime, Utc};
+use exodrive_domain::id::ErasureId;
+use keys::KeyStore;
 use std::time::Duration;
 
 /// A connection to the log. Cheap to clone.
@@ -44,6 +49,7 @@ use std::time::Duration;
 pub struct Log {
     context: jetstream::Context,
     stream: Stream,
+    keys: KeyStore,
     ack_timeout: Duration,
     duplicate_window: Duration,
     created_at: DateTime<Utc>,
@@ -95,6 +101,30 @@ impl Log {
     pub async fn last_position(&self) -> Result<u64, ReadError> {
         let info = self.stream.get_info().await.map_err(ReadError::unavailable)?;
         Ok(info.state.last_sequence)
+    }
+
+    /// Destroys a data key by name: nobody can read any more what was encrypted
+    /// with it. May be repeated. Other processes use a copy for at most
+    /// [`KEY_CACHE`].
+    ///
+    /// # Errors
+    /// When the key store does not answer.
+    pub async fn destroy_key(&self, name: &str, erasure: ErasureId) -> Result<(), KeyError> {
+        self.keys.destroy(name, erasure, self.now()).await
+    }
+
+    /// Whether a data key is destroyed.
+    ///
+    /// # Errors
+    /// When the key store does not answer.
+    pub async fn is_key_destroyed(&self, name: &str) -> Result<bool, KeyError> {
+        self.keys.is_destroyed(name).await
+    }
+
+    /// A keyed MAC of something about a person, by which it is recognised
+    /// without being kept: 32 hexadecimal digits.
+    pub fn mac(&self, about: &str, text: &[u8]) -> String {
+        self.keys.mac(about, text)
     }
 
     /// Writes to a small stream beside the log, to prove that the server can

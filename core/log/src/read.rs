@@ -1,7 +1,7 @@
 use crate::{
-    Log,
+    Log, codec,
+    keys::KeyError,
     stored::{self, PULL, StoredMessage, StoredReader},
-    wire,
 };
 use async_nats::jetstream::{
     message::StreamMessage,
@@ -33,6 +33,39 @@ pub enum ReadError {
         /// The one that came.
         found: u64,
     },
+    /// A data key is missing that was not erased. Nothing may be folded past
+    /// it: the event would look as if its person had been erased.
+    #[error(
+        "data key {key} of the event at position {position} is missing, and was not erased: restore stream EXODRIVE_KEYS from a backup"
+    )]
+    KeyMissing {
+        /// The event.
+        position: u64,
+        /// The key's name.
+        key: String,
+    },
+    /// An encrypted event is not what was appended.
+    #[error(
+        "the event at position {position} is not what was appended: key {key} does not open it. Somebody has changed the log; `exodrive audit verify --live` says more"
+    )]
+    Changed {
+        /// The event.
+        position: u64,
+        /// The key's name.
+        key: String,
+    },
+    /// The key store holds what these settings cannot open.
+    #[error(transparent)]
+    Key(KeyError),
+}
+
+impl From<KeyError> for ReadError {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::Unavailable(_) => Self::unavailable(error),
+            error => Self::Key(error),
+        }
+    }
 }
 
 impl ReadError {
@@ -78,9 +111,10 @@ impl Log {
     /// The event in a stored message.
     ///
     /// # Errors
-    /// None as yet.
+    /// When its data key is not to be had, or does not open it.
     pub async fn decode_stored(&self, message: StoredMessage) -> Result<Recorded, ReadError> {
-        Ok(wire::recorded(message))
+        let mut recorded = codec::decode(&self.keys, vec![message]).await?;
+        recorded.pop().ok_or_else(|| ReadError::unavailable("no event came of a message"))
     }
 
     /// The event at a position; `None` if there is none (yet).
@@ -198,14 +232,11 @@ impl Reader {
     /// was.
     ///
     /// # Errors
-    /// [`ReadError`]; [`ReadError::Hole`] is final.
+    /// [`ReadError`]; all but [`ReadError::Unavailable`] are final.
     pub async fn next_batch(&mut self, limit: usize, wait: Duration) -> Result<Batch, ReadError> {
         self.stored.seek(self.next);
         let batch = self.stored.next_batch(limit, wait).await?;
-        let mut events = Vec::with_capacity(batch.messages.len());
-        for message in batch.messages {
-            events.push(self.log.decode_stored(message).await?);
-        }
+        let events = codec::decode(&self.log.keys, batch.messages).await?;
         self.next = self.stored.next();
         Ok(Batch { events, pending: batch.pending })
     }

@@ -1,6 +1,10 @@
 //! The streams and what the server must be, checked at start.
 
-use crate::{Log, clock::LogClock};
+use crate::{
+    Log,
+    clock::LogClock,
+    keys::{KeyError, KeyStore, WrappingKeys},
+};
 use async_nats::{
     ConnectOptions, ServerAddr, ServerInfo,
     jetstream::{
@@ -17,6 +21,10 @@ pub const STREAM: &str = "EXODRIVE";
 pub const CANARY_STREAM: &str = "EXODRIVE_CANARY";
 /// Its subject.
 pub(crate) const CANARY_SUBJECT: &str = "exo-canary";
+
+/// The stream of the data keys, and what its subjects begin with.
+pub const KEYS_STREAM: &str = "EXODRIVE_KEYS";
+pub(crate) const KEYS_PREFIX: &str = "exo-keys";
 
 /// The oldest server with every fix and feature that the log rests on.
 const OLDEST_SERVER: (u64, u64, u64) = (2, 12, 3);
@@ -44,6 +52,8 @@ pub struct LogConfig {
     pub ack_timeout: Duration,
     /// How long to keep trying to reach the server at start.
     pub patience: Duration,
+    /// What the data keys are wrapped with.
+    pub keys: WrappingKeys,
 }
 
 /// Why the log cannot be used.
@@ -81,6 +91,9 @@ pub enum ConnectError {
         #[source]
         source: Box<dyn Error + Send + Sync + 'static>,
     },
+    /// The data keys cannot be read.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
 }
 
 pub(crate) async fn connect(config: &LogConfig) -> Result<Log, ConnectError> {
@@ -94,7 +107,10 @@ pub(crate) async fn connect(config: &LogConfig) -> Result<Log, ConnectError> {
     context.get_or_create_stream(canary_config(config)).await.map_err(|source| {
         ConnectError::Stream { action: "open", stream: CANARY_STREAM, source: Box::new(source) }
     })?;
-    Ok(log(config, context, stream).await)
+    let keys = context.get_or_create_stream(keys_config(config)).await.map_err(|source| {
+        ConnectError::Stream { action: "open", stream: KEYS_STREAM, source: Box::new(source) }
+    })?;
+    log(config, context, stream, keys).await
 }
 
 /// As [`connect`], for those who only read: makes nothing, and leaves judging
@@ -102,16 +118,18 @@ pub(crate) async fn connect(config: &LogConfig) -> Result<Log, ConnectError> {
 pub(crate) async fn open(config: &LogConfig) -> Result<Log, ConnectError> {
     let context = context(config).await?;
     let started = tokio::time::Instant::now();
-    loop {
-        match context.get_stream(STREAM).await {
-            Ok(stream) => return Ok(log(config, context, stream).await),
+    let find = async |name: &'static str| loop {
+        match context.get_stream(name).await {
+            Ok(stream) => return Ok(stream),
             Err(source) if started.elapsed() >= config.patience => {
                 let source = Box::new(source);
-                return Err(ConnectError::Stream { action: "find", stream: STREAM, source });
+                return Err(ConnectError::Stream { action: "find", stream: name, source });
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
-    }
+    };
+    let (stream, keys) = (find(STREAM).await?, find(KEYS_STREAM).await?);
+    log(config, context, stream, keys).await
 }
 
 async fn context(config: &LogConfig) -> Result<jetstream::Context, ConnectError> {
@@ -123,11 +141,18 @@ async fn context(config: &LogConfig) -> Result<jetstream::Context, ConnectError>
         .build(client))
 }
 
-async fn log(config: &LogConfig, context: jetstream::Context, stream: Stream) -> Log {
+async fn log(
+    config: &LogConfig,
+    context: jetstream::Context,
+    stream: Stream,
+    keys: Stream,
+) -> Result<Log, ConnectError> {
     let info = stream.cached_info();
     let (created_at, duplicate_window) = (info.created, info.config.duplicate_window);
+    let keys = KeyStore::open(context.clone(), keys, config.keys.clone()).await?;
     let clock = LogClock::start(context.clone()).await;
-    Log { context, stream, ack_timeout: config.ack_timeout, duplicate_window, created_at, clock }
+    let ack_timeout = config.ack_timeout;
+    Ok(Log { context, stream, keys, ack_timeout, duplicate_window, created_at, clock })
 }
 
 /// Tries until the server answers or patience ends: services start in any
@@ -273,6 +298,20 @@ fn canary_config(config: &LogConfig) -> Config {
         subjects: vec![CANARY_SUBJECT.into()],
         storage: StorageType::File,
         max_messages_per_subject: 1,
+        num_replicas: config.replicas,
+        ..Config::default()
+    }
+}
+
+/// Keys are kept for ever, and can be destroyed one by one.
+fn keys_config(config: &LogConfig) -> Config {
+    Config {
+        name: KEYS_STREAM.into(),
+        subjects: vec![format!("{KEYS_PREFIX}.>")],
+        storage: StorageType::File,
+        discard: DiscardPolicy::New,
+        deny_purge: true,
+        allow_direct: true,
         num_replicas: config.replicas,
         ..Config::default()
     }

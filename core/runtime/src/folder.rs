@@ -22,6 +22,15 @@ pub struct Secrets {
     /// Makes the links of bookings and the ids of customers.
     #[serde(default = "random")]
     pub links: String,
+    /// Wrap the keys that personal data in the log is encrypted with:
+    /// `1:<base64 of 32 bytes>`, several with commas between. Without them
+    /// nobody can read it any more.
+    #[serde(default = "wrapping_key")]
+    pub data_keys: String,
+}
+
+fn wrapping_key() -> String {
+    format!("1:{}", base64(&rand::random::<[u8; 32]>()))
 }
 
 fn random() -> String {
@@ -51,6 +60,7 @@ pub fn secrets(data_dir: &Path) -> io::Result<Secrets> {
         webhook: format!("whsec_{}", base64(&rand::random::<[u8; 32]>())),
         tokens: random(),
         links: random(),
+        data_keys: wrapping_key(),
     };
     write(&data_dir.join(SECRETS), &secrets)?;
     Ok(secrets)

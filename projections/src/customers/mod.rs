@@ -65,12 +65,15 @@ impl Projection for Customers {
                 row = Some(learn(row, customer, at));
             }
             // The row of whose it was is another one than that of whose it is.
-            BookingChange::CustomerChanged { customer, .. } => {
+            BookingChange::CustomerChanged { customer, from_customer_id } => {
                 let was =
                     row.as_ref().is_some_and(|row| row.bookings.contains(&booking.booking_id));
-                let same = row.as_ref().is_some_and(|row| {
-                    row.details.email.eq_ignore_ascii_case(&customer.details.0.email)
-                });
+                let readable = !event.recorded.is_erased();
+                let same = *from_customer_id == booking.customer_id
+                    || row.as_ref().is_some_and(|row| {
+                        readable
+                            && row.details.email.eq_ignore_ascii_case(&customer.details.0.email)
+                    });
                 match row {
                     Some(mut left) if was && !same => {
                         left.bookings.remove(&booking.booking_id);

@@ -6,7 +6,9 @@ pub mod read;
 
 use crate::{Projection, Sources};
 use chrono::{DateTime, Utc};
-use exodrive_domain::{Event, Payload, Subject, WEBHOOK_RECEIVED, time::serde_micros};
+use exodrive_domain::{
+    Event, Payload, Subject, WEBHOOK_RECEIVED, personal::ERASED, time::serde_micros,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -31,8 +33,11 @@ pub struct DeliveryRow {
     pub received_at: DateTime<Utc>,
     /// Size of the body in bytes.
     pub size: u64,
-    /// SHA-256 of the body, in hexadecimal.
+    /// SHA-256 of the body, in hexadecimal; `erased` once the body is.
     pub sha256: String,
+    /// The keyed MAC of an erased body, by which repeats are compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
     /// The email it is about.
     pub email_id: Option<String>,
     /// Further times the same message was stored.
@@ -70,12 +75,17 @@ impl Projection for Deliveries {
     fn evolve(row: Option<DeliveryRow>, event: &Event<'_>) -> Option<DeliveryRow> {
         let Payload::Delivery(delivery) = event.payload else { return row };
         let recorded = event.recorded;
-        let sha256 = hex::encode(Sha256::digest(&recorded.body));
+        let erased = recorded.protection.as_ref().filter(|protection| protection.erased);
+        let mac = erased.map(|protection| protection.mac.clone());
+        let sha256 = match erased {
+            Some(_) => ERASED.to_owned(),
+            None => hex::encode(Sha256::digest(&recorded.body)),
+        };
         if let Some(mut row) = row {
             row.repeats.push(Repeat {
                 position: recorded.position,
                 received_at: recorded.envelope.time,
-                same_bytes: row.sha256 == sha256,
+                same_bytes: row.sha256 == sha256 && row.mac == mac,
             });
             return Some(row);
         }
@@ -87,6 +97,7 @@ impl Projection for Deliveries {
             received_at: recorded.envelope.time,
             size: recorded.body.len() as u64,
             sha256,
+            mac,
             email_id: delivery.email_id().map(ToString::to_string),
             repeats: Vec::new(),
         })

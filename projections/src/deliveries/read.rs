@@ -28,7 +28,7 @@ pub struct Delivery {
     pub received_at: DateTime<Utc>,
     /// Size of the body in bytes.
     pub size: u64,
-    /// SHA-256 of the body, in hexadecimal.
+    /// SHA-256 of the body, in hexadecimal; `erased` once the body is.
     pub sha256: String,
     /// The email it is about.
     pub email_id: Option<String>,

@@ -97,6 +97,9 @@ pub struct EmailDetail {
     pub events: u64,
     /// How many stored events repeat one that counts.
     pub repeats: u32,
+    /// Its personal data was erased: what stands in its place says `erased`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub erased: bool,
     /// When the mail was made.
     #[serde(with = "serde_micros")]
     pub created_at: DateTime<Utc>,
@@ -296,6 +299,7 @@ impl EmailDetail {
             }),
             events: email.event_ids.len() as u64,
             repeats: email.repeats,
+            erased: email.erased,
             created_at: email.created_at,
             last_event_at: email.last_event_at,
             position,

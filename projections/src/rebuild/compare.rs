@@ -10,7 +10,7 @@ use crate::{
     feed::{Decoded, Events},
     fold::{self, Barred},
     sandbox::Sandbox,
-    store::{Part, to_i64, to_u64},
+    store::{Part, refolds, to_i64, to_u64},
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
@@ -105,7 +105,8 @@ pub(crate) async fn compare(
         .begin_with("begin isolation level repeatable read read only; set local idle_in_transaction_session_timeout = '5min'")
         .await?;
     let (lowest, highest) = span(engine, &mut snapshot, from, to).await?;
-    let moving = touched(engine, lowest, highest).await?;
+    let mut moving = touched(engine, lowest, highest).await?;
+    moving.extend(refolds::unfolded(engine.definition, &mut snapshot, from, to).await?);
     let versions = sqlx::query!(
         r#"select max(version) filter (where generation = $2) as "old!",
                max(version) filter (where generation = $3) as "new!"
@@ -236,6 +237,7 @@ pub(crate) async fn copy_untouched(
     )
     .execute(&mut *snapshot)
     .await?;
+    refolds::inherit(engine.definition, &mut snapshot, from, to).await?;
     snapshot.commit().await?;
     Ok((touched, highest))
 }

@@ -9,8 +9,8 @@
 mod compare;
 mod copy;
 mod governor;
+pub(crate) mod histories;
 pub(crate) mod jobs;
-pub(crate) mod key;
 pub(crate) mod load;
 mod progress;
 mod swap;
@@ -20,7 +20,7 @@ pub use compare::{Comparison, Difference};
 use crate::{
     Error,
     engine::Engine,
-    store::{self, generations, to_i64},
+    store::{self, generations, refolds, to_i64},
 };
 use governor::Governor;
 use jobs::Job;
@@ -341,13 +341,20 @@ async fn stage(engine: &Engine, job: &Job, state: &str) -> Result<(), Error> {
 }
 
 /// Waits until a generation is level with the one that readers see, or nearly
-/// so.
+/// so, and no row of either is to be folded afresh.
 async fn caught_up(engine: &Engine, progress: &Progress, from: i32, to: i32) -> Result<(), Error> {
     let began = tokio::time::Instant::now();
     loop {
         progress.total(engine.log.last_position().await?);
         let (near, reached) = swap::is_near(engine, from, to, NEAR).await?;
         progress.follows(reached);
+        let mut connection = engine.database.pool().acquire().await?;
+        if refolds::bars_swap(engine.definition, &mut connection, from, to).await? {
+            drop(connection);
+            tokio::time::sleep(POLL).await;
+            continue;
+        }
+        drop(connection);
         if near {
             return Ok(());
         }

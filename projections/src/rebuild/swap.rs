@@ -7,7 +7,7 @@ use super::{
 use crate::{
     Error,
     engine::Engine,
-    store::{generations, to_i64, to_u64},
+    store::{generations, refolds, to_i64, to_u64},
 };
 use sqlx::{Connection, Postgres, Transaction};
 use std::{
@@ -49,7 +49,8 @@ pub(crate) async fn swap(
     )
     .fetch_one(&mut *transaction)
     .await?;
-    if before.active_generation != from {
+    let barred = refolds::bars_swap(engine.definition, &mut transaction, from, to).await?;
+    if before.active_generation != from || barred {
         return Ok(Swapped::NotLevel);
     }
     // Whoever writes the old one waits until we are done, and is then fenced.

@@ -230,8 +230,9 @@ pub(crate) async fn refresh_views(pool: &PgPool, projection: &str) -> Result<(),
 
 /// The parts without a writer, of the generations that workers of this version
 /// of the fold keep level: of what readers see, of what is being built, and of
-/// what the readers of this release still see after another was swapped in.
-/// With each, whether nobody has taken it for a while.
+/// what the readers of this release still see after another was swapped in; and
+/// those of any other previous one that have rows to be folded afresh. With
+/// each, whether nobody has taken it for a while.
 pub(crate) async fn without_writer(
     definition: Definition,
     pool: &PgPool,
@@ -247,7 +248,11 @@ pub(crate) async fn without_writer(
          join checkpoints on checkpoints.projection = name
              and checkpoints.generation = own.generation
          where name = $1 and own.version = $2 and (own.state in ('active', 'catching_up')
-             or own.state = 'previous' and not own.withdrawn and active.version <> $2)
+             or own.state = 'previous' and (not own.withdrawn and active.version <> $2
+                 or exists (select from refolds_due as due
+                     where due.projection = $1 and due.generation = own.generation
+                       and due.partition = checkpoints.partition
+                       and next_attempt_at <= clock_timestamp())))
            and coalesce(lease_until < clock_timestamp(), true)
          order by own.generation, partition"#,
         definition.name,

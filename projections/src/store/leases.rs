@@ -54,6 +54,9 @@ pub(crate) struct Wishes {
     pub(crate) state: String,
     /// Whether nothing is to be folded.
     pub(crate) paused: bool,
+    /// Whether nobody reads the generation: only its rows that are to be folded
+    /// afresh keep it from rest.
+    pub(crate) unread: bool,
     /// How often readers were given another generation.
     pub(crate) swaps: i64,
 }
@@ -67,14 +70,18 @@ pub(crate) async fn heartbeat(
 ) -> Result<Wishes, Error> {
     let kept = sqlx::query_as!(
         Wishes,
-        "update checkpoints set heartbeat_at = clock_timestamp(), published = $5,
+        r#"update checkpoints set heartbeat_at = clock_timestamp(), published = $5,
              events_per_second = $6,
              lease_until = clock_timestamp() + make_interval(secs => $7)
          from generations, projections
          where checkpoints.projection = $1 and checkpoints.generation = $2 and partition = $3
            and epoch = $4 and generations.projection = $1 and generations.generation = $2
            and projections.name = $1
-         returning generations.state, projections.paused, projections.swaps",
+         returning generations.state, projections.paused, projections.swaps,
+             generations.state = 'previous' and (generations.withdrawn
+                 or generations.version = (select version from generations as active
+                     where active.projection = $1 and active.generation = active_generation))
+                 as "unread!""#,
         definition.name,
         lease.part.generation,
         lease.part.partition,

@@ -1,12 +1,14 @@
 //! What the engine keeps in Postgres: rows, checkpoints and leases,
-//! generations, parked events.
+//! generations, parked events, rows to be folded afresh.
 
 pub(crate) mod generations;
 pub(crate) mod leases;
 pub(crate) mod parked;
+pub(crate) mod refolds;
 mod status;
 
 pub use leases::LEASE;
+pub use refolds::RefoldsLeft;
 pub use status::Status;
 
 use crate::{

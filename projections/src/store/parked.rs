@@ -79,6 +79,23 @@ pub(crate) async fn barred(
     Ok(Barred { blocked, skipped, ..Barred::default() })
 }
 
+/// The first parked event of every key and subject that has one.
+pub(crate) async fn firsts(
+    definition: Definition,
+    pool: &PgPool,
+    part: Part,
+) -> Result<HashMap<String, u64>, Error> {
+    let found = sqlx::query!(
+        r#"select key, min(position) as "position!" from parked_events
+           where projection = $1 and generation = $2 and partition = $3 group by key"#,
+        definition.name,
+        part.generation,
+        part.partition
+    );
+    let found = found.fetch_all(pool).await?.into_iter();
+    Ok(found.map(|it| (it.key, to_u64(it.position))).collect())
+}
+
 /// The parked events of a key that are to be tried again.
 pub(crate) struct Due {
     pub(crate) key: String,

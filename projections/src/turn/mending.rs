@@ -1,5 +1,4 @@
-//! What of a turn mends rows: events tried again, refused rows found, one row
-//! folded afresh.
+//! What of a turn mends rows: events tried again, refused rows found.
 
 use super::{Failed, Outcome, Turn};
 use crate::{
@@ -7,20 +6,10 @@ use crate::{
     feed::{Decoded, Events},
     fold::{self, Parked, Rows},
     projection::Projection,
-    rebuild::{jobs, key::KeyHistory},
     store::{self, parked},
 };
 use sqlx::{Connection, PgConnection};
 use std::time::Duration;
-use tokio_util::task::AbortOnDropHandle;
-use uuid::Uuid;
-
-/// One row being folded afresh.
-pub(super) struct Refold<P: Projection> {
-    id: Uuid,
-    key: String,
-    task: AbortOnDropHandle<Result<KeyHistory<P>, Error>>,
-}
 
 impl<P: Projection> Turn<'_, P> {
     /// Finds the rows of a batch that Postgres refuses, by writing each alone
@@ -120,73 +109,10 @@ impl<P: Projection> Turn<'_, P> {
         }
         Ok(())
     }
-
-    /// If an operator wants one row folded afresh: begins to, beside the
-    /// folding of events; or puts it in the place of what is there.
-    pub(super) async fn refold(&mut self) -> Result<(), Error> {
-        let (pool, part) = (self.engine.database.pool().clone(), self.lease.part);
-        let Some(refold) = self.refolding.take_if(|refold| refold.task.is_finished()) else {
-            if self.refolding.is_none()
-                && let Some((id, key)) =
-                    jobs::key_wanted(self.engine.definition, &pool, part).await?
-            {
-                let history =
-                    KeyHistory::<P>::new(&self.engine.log, part, self.barred.clone(), key.clone());
-                let task = tokio::spawn(history.fold_until(self.lease.position));
-                self.refolding = Some(Refold { id, key, task: AbortOnDropHandle::new(task) });
-            }
-            return Ok(());
-        };
-        let Refold { id, key, task } = refold;
-        // What was folded meanwhile is little.
-        let position = self.lease.position;
-        let fresh = match task.await.unwrap_or(Err(Error::Engine)) {
-            Ok(history) => history.fold_until(position).await,
-            Err(error) => Err(error),
-        };
-        let fresh = match fresh {
-            Ok(history) => history.into_row(),
-            Err(Error::Engine) => {
-                let mut connection = pool.acquire().await?;
-                let error = "the fold of this row does not end";
-                return jobs::fail(&mut connection, id, 0, error).await;
-            }
-            Err(error) => return Err(error),
-        };
-        let mut transaction = store::begin(&pool).await?;
-        let before =
-            store::load::<P>(&mut transaction, part.generation, std::slice::from_ref(&key)).await?;
-        let differs = before.get(&key) != fresh.as_ref();
-        let rows = Rows::from([(key.clone(), fresh)]);
-        if try_write::<P>(&mut transaction, part.generation, &rows).await? {
-            jobs::key_done(
-                self.engine.definition,
-                &mut transaction,
-                id,
-                part,
-                position,
-                &key,
-                differs,
-            )
-            .await?;
-        } else {
-            jobs::fail(&mut transaction, id, 0, "Postgres refused the row's value").await?;
-        }
-        store::leases::advance(self.engine.definition, &mut transaction, &self.lease, position, 1)
-            .await?;
-        transaction.commit().await?;
-        if P::CACHED {
-            // Redis keeps the higher position of two; that of a row that was
-            // wrong may be too high.
-            let _ = self.engine.cache.forget(P::NAME, part.generation, &key).await;
-            self.publish(&rows, position).await;
-        }
-        Ok(())
-    }
 }
 
 /// Writes rows, or leaves all as it was and says so if Postgres refuses one.
-async fn try_write<P: Projection>(
+pub(super) async fn try_write<P: Projection>(
     connection: &mut PgConnection,
     generation: i32,
     rows: &Rows<P::Row>,

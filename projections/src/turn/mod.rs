@@ -2,6 +2,7 @@
 
 mod mending;
 mod publishing;
+mod refolding;
 
 use crate::{
     Error,
@@ -10,16 +11,18 @@ use crate::{
     fold::{self, Barred, Keyed, Loaded, Parked, Rows},
     projection::Projection,
     sandbox::{Sandbox, Stuck},
-    store::{self, leases::Lease, parked},
+    store::{self, leases::Lease, parked, refolds},
 };
-use mending::Refold;
 use publishing::{Backlog, Page, Place};
+use refolding::Refold;
 use sqlx::PgConnection;
 use std::time::{Duration, Instant};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// How often a turn shows a sign of life and looks for operators' wishes.
 const TICK: Duration = Duration::from_secs(1);
+/// How often it looks whether rows have been folded afresh beside it.
+const REFOLDING: Duration = Duration::from_millis(100);
 /// How long the checkpoint may wait to be moved past events that are none of
 /// the part's. Most events are none of most projections': one statement for many
 /// of them leaves the database to those that are.
@@ -37,6 +40,10 @@ struct Turn<'a, P: Projection> {
     /// Whether readers see the generation; known after the first tick.
     seen: bool,
     paused: bool,
+    /// Whether nobody reads it: the turn is for rows to be folded afresh only.
+    unread: bool,
+    /// Of such a turn: none are left.
+    at_rest: bool,
     /// Up to here nothing was the part's since its checkpoint, and since when.
     passed: Option<(u64, Instant)>,
     /// Rows changed after `lease.published` may not be in Redis.
@@ -67,8 +74,10 @@ pub(crate) async fn take<P: Projection>(
 
 impl<'a, P: Projection> Turn<'a, P> {
     async fn begin(engine: &'a Engine, lease: Lease) -> Result<Self, Error> {
-        let events = engine.feed.subscribe(lease.position + 1);
-        let barred = parked::barred(engine.definition, engine.database.pool(), lease.part).await?;
+        let (definition, pool) = (engine.definition, engine.database.pool());
+        let mut events = engine.feed.subscribe(lease.position + 1);
+        events.read_afresh(refolds::erased_until(definition, pool).await?);
+        let barred = parked::barred(definition, pool, lease.part).await?;
         let mut turn = Self {
             engine,
             events,
@@ -77,6 +86,8 @@ impl<'a, P: Projection> Turn<'a, P> {
             beyond_share: false,
             seen: false,
             paused: false,
+            unread: false,
+            at_rest: false,
             passed: None,
             backlog: None,
             ahead: None,
@@ -91,11 +102,14 @@ impl<'a, P: Projection> Turn<'a, P> {
     }
 
     /// Folds until `stop`, or until the worker has more than its share of the
-    /// work. A batch in flight is finished.
+    /// work, or there is none. A batch in flight is finished.
     async fn fold_until(&mut self, stop: &CancellationToken) -> Result<(), Error> {
         self.tick().await?;
-        while !stop.is_cancelled() && (self.beyond_share || !self.engine.share.surplus()) {
-            let mut wait = TICK;
+        while !stop.is_cancelled()
+            && !self.at_rest
+            && (self.beyond_share || !self.engine.share.surplus())
+        {
+            let mut wait = if self.refolding.is_some() { REFOLDING } else { TICK };
             let due = self.backlog.as_ref().map(|backlog| backlog.due);
             for due in [due, self.passed.map(|(_, since)| since + PASSING)].into_iter().flatten() {
                 wait = wait.min(due.saturating_duration_since(Instant::now()));
@@ -126,6 +140,9 @@ impl<'a, P: Projection> Turn<'a, P> {
             }
             if self.ticked.is_none_or(|(at, _)| at.elapsed() >= TICK) {
                 self.tick().await?;
+            }
+            if self.refolding.as_ref().is_some_and(Refold::is_finished) {
+                self.refold().await?;
             }
             self.publish_backlog().await?;
         }
@@ -302,18 +319,22 @@ impl<'a, P: Projection> Turn<'a, P> {
         self.ticked = Some((Instant::now(), self.lease.position));
         let wishes =
             store::leases::heartbeat(self.engine.definition, pool, &self.lease, rate).await?;
-        self.paused = wishes.paused && wishes.state != "catching_up";
-        self.seen = wishes.state != "catching_up";
+        self.unread = wishes.unread;
+        self.paused = wishes.unread || wishes.paused && wishes.state != "catching_up";
+        self.seen = !wishes.unread && wishes.state != "catching_up";
         let poison = std::mem::take(&mut self.barred.poison);
         self.barred = Barred {
             poison,
             ..parked::barred(self.engine.definition, pool, self.lease.part).await?
         };
-        if !self.barred.blocked.is_empty() {
+        if !self.barred.blocked.is_empty() && !self.unread {
             self.retry_parked().await?;
         }
         self.refold().await?;
-        if !P::CACHED {
+        if self.unread {
+            self.backlog = None;
+        }
+        if !P::CACHED || self.unread {
             return Ok(());
         }
         let (version, generation) = (P::VERSION, self.lease.part.generation);

@@ -46,7 +46,7 @@ async fn fetch<P: Projection>(pool: PgPool, part: Part, place: Place) -> Result<
 }
 
 /// What Redis gets of a row, under its key and its aliases.
-fn entries<P: Projection>(key: &str, stored: &Stored<P::Row>) -> Vec<Entry> {
+pub(super) fn entries<P: Projection>(key: &str, stored: &Stored<P::Row>) -> Vec<Entry> {
     let Some(json) = P::cached(&stored.row, stored.position) else { return Vec::new() };
     let entry = |key| Entry { key, position: stored.position, json: json.clone() };
     std::iter::once(key.to_owned()).chain(P::aliases(&stored.row)).map(entry).collect()

@@ -3,6 +3,7 @@
 use exodrive_domain::{Envelope, Subject};
 use exodrive_log::{AppendError, Appended, Log, LogConfig, NewEvent};
 use exodrive_runtime::services::{Options, PrivateServices};
+use exodrive_tests::wrapping_keys;
 use std::time::Duration;
 
 async fn log() -> (PrivateServices, Log, tempfile::TempDir) {
@@ -28,6 +29,7 @@ pub(crate) async fn start(redis: Option<String>) -> (PrivateServices, Log, tempf
         replicas: 1,
         ack_timeout: Duration::from_secs(2),
         patience: Duration::from_secs(10),
+        keys: wrapping_keys(),
     };
     let log = Log::connect(&config).await.unwrap();
     (services, log, folder)

@@ -82,6 +82,7 @@ fn event_of(n: u64, name: &str, body: bytes::Bytes) -> Recorded {
             ("svix-id".to_owned(), id),
         ],
         body,
+        protection: None,
     }
 }
 
@@ -123,6 +124,7 @@ fn from_json(event: &Value) -> Recorded {
         },
         provider_headers: serde_json::from_value(event["provider_headers"].clone()).unwrap(),
         body: text("body").into_bytes().into(),
+        protection: None,
     }
 }
 

@@ -150,6 +150,7 @@ impl Story {
             },
             provider_headers: Vec::new(),
             body: body.into(),
+            protection: None,
         };
         let payload = decode(&recorded).unwrap();
         let event = Event { recorded: &recorded, payload: &payload };

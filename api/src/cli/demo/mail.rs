@@ -4,7 +4,6 @@ use super::{Demo, Failure};
 use crate::{
     access::{self, Role},
     cli::{replay::print_history, table},
-    settings::reading_config,
     signature::Secrets,
 };
 use chrono::Utc;
@@ -113,7 +112,7 @@ impl Demo {
             return Ok(());
         };
         let (log_url, _) = self.connections.resolve_log()?;
-        let log = Log::open(&reading_config(log_url)).await?;
+        let log = Log::open(&self.connections.reading_config(log_url)?).await?;
         say!("\nThe history of one of them (exodrive replay email {id}):\n");
         let frames = replays::email(&log, &id, Until::Now, Order::Received).await?;
         print_history(&frames, Order::Received);

@@ -8,7 +8,7 @@ mod show;
 use super::{Failure, table};
 use crate::{
     operator::{Operator, Origin, Plan, Recorded},
-    settings::{Connections, reading_config},
+    settings::Connections,
 };
 use clap::Subcommand;
 use exodrive_log::Log;
@@ -87,7 +87,7 @@ async fn operator(connections: &Connections) -> Result<Operator, Failure> {
         Some(url) => url.clone(),
         None => connections.resolve()?.database,
     };
-    let log = Log::open(&reading_config(nats)).await?;
+    let log = Log::open(&connections.reading_config(nats)?).await?;
     Ok(Operator::new(log, Database::for_workers(&database)?))
 }
 

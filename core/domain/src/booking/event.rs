@@ -2,7 +2,7 @@ use super::{AccessLink, Booking, Status};
 use crate::{
     days::Days,
     id::{BlockId, BookingId, CarId, CustomerId},
-    personal::{Personal, marked},
+    personal::{Erasable, Personal, marked},
     price::{Choices, Quote},
     time::serde_micros,
 };
@@ -213,6 +213,13 @@ pub struct CustomerDetails {
     /// Telephone number, as given.
     #[serde(default)]
     pub phone: Option<String>,
+}
+
+impl Erasable for CustomerDetails {
+    fn erased() -> Self {
+        let erased = String::erased;
+        Self { email: erased(), first_name: erased(), last_name: erased(), phone: Some(erased()) }
+    }
 }
 
 /// Days on which a car is not to be had, on `exo.booking.<car id>`.

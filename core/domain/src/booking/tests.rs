@@ -408,6 +408,7 @@ impl World {
             },
             provider_headers: Vec::new(),
             body: json.into(),
+            protection: None,
         };
         let read = decode(&recorded).unwrap();
         assert_eq!(read, *payload, "{kind} does not survive JSON");

@@ -1,5 +1,5 @@
 use super::EmailId;
-use crate::json;
+use crate::{json, personal::ERASED};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,6 +15,8 @@ pub struct Report {
     pub kind: ReportKind,
     /// What it repeats about the mail itself.
     pub mail: Mail,
+    /// Its personal data was erased.
+    pub erased: bool,
 }
 
 /// What happened to an email, with the detail of that kind.
@@ -132,8 +134,44 @@ impl Report {
     pub(crate) fn read(provider_type: &str, data: &Value) -> Option<Self> {
         let kind = provider_type.strip_prefix("email.")?;
         let email_id = data.get("email_id")?.as_str()?.parse().ok()?;
-        let detail = |field| data.get(field).unwrap_or(&Value::Null);
+        Some(Self {
+            email_id,
+            kind: ReportKind::read(kind, data),
+            mail: Mail::read(data),
+            erased: false,
+        })
+    }
+
+    /// What is left of a report whose personal data was erased.
+    pub(crate) fn erased(provider_type: &str, email_id: EmailId) -> Option<Self> {
+        let kind = ReportKind::read(provider_type.strip_prefix("email.")?, &Value::Null);
+        let erased = || ERASED.to_owned();
         let kind = match kind {
+            ReportKind::Bounced(bounce) => {
+                ReportKind::Bounced(Bounce { message: Some(erased()), ..bounce })
+            }
+            ReportKind::Suppressed(suppression) => {
+                ReportKind::Suppressed(Suppression { message: Some(erased()), ..suppression })
+            }
+            ReportKind::Clicked(click) => {
+                ReportKind::Clicked(Click { link: Some(erased()), ..click })
+            }
+            other => other,
+        };
+        let mail = Mail {
+            from: Some(erased()),
+            to: vec![erased()],
+            subject: Some(erased()),
+            ..Mail::default()
+        };
+        Some(Self { email_id, kind, mail, erased: true })
+    }
+}
+
+impl ReportKind {
+    fn read(kind: &str, data: &Value) -> Self {
+        let detail = |field| data.get(field).unwrap_or(&Value::Null);
+        match kind {
             "scheduled" => ReportKind::Scheduled,
             "sent" => ReportKind::Sent,
             "delivery_delayed" => ReportKind::DeliveryDelayed,
@@ -148,8 +186,7 @@ impl Report {
             "complained" => ReportKind::Complained,
             "received" => ReportKind::Received,
             _ => ReportKind::Unknown,
-        };
-        Some(Self { email_id, kind, mail: Mail::read(data) })
+        }
     }
 }
 

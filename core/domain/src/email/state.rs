@@ -65,6 +65,9 @@ pub struct Email {
     pub event_ids: BTreeSet<String>,
     /// How many stored events repeated one already counted.
     pub repeats: u32,
+    /// Personal data of it was erased: what is left is no personal datum.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub erased: bool,
 }
 
 /// Which way a mail went.
@@ -122,6 +125,7 @@ pub struct Dated<'a> {
 pub fn evolve(email: Option<Email>, event: Dated<'_>) -> Option<Email> {
     let Some(status) = Status::reported(&event.report.kind) else { return email };
     let mut email = email.unwrap_or_else(|| Email::first_met(status, event));
+    email.erased |= event.report.erased;
     if !email.event_ids.insert(event.id.to_owned()) {
         email.repeats += 1;
         return Some(email);
@@ -160,6 +164,7 @@ impl Email {
             click: None,
             event_ids: BTreeSet::new(),
             repeats: 0,
+            erased: false,
         }
     }
 

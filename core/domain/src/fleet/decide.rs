@@ -247,6 +247,7 @@ mod tests {
                 },
                 provider_headers: Vec::new(),
                 body: serde_json::to_vec(&event).unwrap().into(),
+                protection: None,
             };
             let read: FleetEvent = serde_json::from_slice(&recorded.body).unwrap();
             assert_eq!(read, event);

@@ -8,7 +8,7 @@ use crate::{
 use async_nats::{ConnectOptions, ServerAddr};
 use exodrive_log::{Log, LogConfig, NewEvent};
 use exodrive_runtime::services::{Options, PrivateServices, Service, ServiceUrls, SyncMode};
-use exodrive_tests::{Process, free_address, program, token};
+use exodrive_tests::{DATA_KEYS, Process, free_address, program, token, wrapping_keys};
 use futures::StreamExt;
 use nix::sys::{
     signal::Signal,
@@ -70,6 +70,7 @@ impl System {
             replicas: 1,
             ack_timeout: PATIENCE,
             patience: PATIENCE,
+            keys: wrapping_keys(),
         };
         Ok(Log::connect(&config).await?)
     }
@@ -83,6 +84,7 @@ impl System {
             ("EXODRIVE_NATS_MONITOR_URL", urls.nats_monitor.clone().unwrap_or_default()),
             ("EXODRIVE_DATABASE_URL", database.to_owned()),
             ("EXODRIVE_REDIS_URL", urls.redis.clone()),
+            ("EXODRIVE_DATA_KEYS", DATA_KEYS.to_owned()),
             ("EXODRIVE_HTTP_ADDR", self.address.to_string()),
             ("EXODRIVE_RESEND_WEBHOOK_SECRETS", WEBHOOK_SECRET.to_owned()),
             ("EXODRIVE_JWT_SECRET", TOKEN_SECRET.to_owned()),

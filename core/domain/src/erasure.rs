@@ -1,0 +1,319 @@
+//! Erasing a person's data: wished for, approved by somebody, carried out by
+//! destroying the data keys, told when done. On `exo.erasure.<erasure id>`. And
+//! holds, while which nothing of a person may be erased, on
+//! `exo.hold.<hold id>`.
+
+use crate::{
+    id::{ErasureId, HoldId},
+    personal::{Personal, marked},
+};
+use serde::{Deserialize, Serialize};
+
+/// Every subject of erasures.
+pub const ERASURE_SUBJECTS: &str = "exo.erasure.>";
+
+/// Something that became of an erasure.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ErasureEvent {
+    /// Which erasure.
+    pub erasure_id: ErasureId,
+    /// What.
+    #[serde(flatten)]
+    pub change: ErasureChange,
+}
+
+/// See [`ErasureEvent`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ErasureChange {
+    /// Somebody wants a person's data erased.
+    Requested {
+        /// The person's email address, lower case. Encrypted with a key of the
+        /// erasure's own, which is destroyed with the others.
+        #[serde(with = "marked")]
+        address: Personal<String>,
+        /// The hold that would forbid it; follows from the address.
+        hold_id: HoldId,
+        /// Also what only mentions the address: mail to others, other
+        /// customers' bookings.
+        #[serde(default)]
+        include_mentions: bool,
+        /// Why.
+        reason: String,
+    },
+    /// Somebody agreed: it is carried out from now on.
+    Approved {},
+    /// It will not be carried out.
+    Cancelled {
+        /// Why.
+        reason: String,
+    },
+    /// These data keys are destroyed from now on. Told before it is done, so
+    /// that it can be taken up after a crash, and so that a backup that has the
+    /// keys can be cleaned of them again.
+    Started {
+        /// Their names: ids, no personal data.
+        keys: Vec<String>,
+        /// How many events they encrypted.
+        events: u64,
+    },
+    /// No view, cache or parked copy holds the data any more.
+    Completed {
+        /// Data keys destroyed.
+        keys: u64,
+        /// Events that nobody can read any more.
+        events: u64,
+        /// Rows folded afresh, over all projections.
+        rows: u64,
+    },
+}
+
+/// A hold was placed or lifted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HoldEvent {
+    /// Which hold; follows from the address.
+    pub hold_id: HoldId,
+    /// What.
+    #[serde(flatten)]
+    pub change: HoldChange,
+}
+
+/// See [`HoldEvent`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum HoldChange {
+    /// Nothing of this person may be erased.
+    Placed {
+        /// Why.
+        reason: String,
+    },
+    /// It may again.
+    Lifted {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl ErasureChange {
+    /// The event's type (`ce-type`).
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Requested { .. } => "exodrive.erasure.requested",
+            Self::Approved {} => "exodrive.erasure.approved",
+            Self::Cancelled { .. } => "exodrive.erasure.cancelled",
+            Self::Started { .. } => "exodrive.erasure.started",
+            Self::Completed { .. } => "exodrive.erasure.completed",
+        }
+    }
+
+    /// Every type.
+    pub const KINDS: [&'static str; 5] = [
+        "exodrive.erasure.requested",
+        "exodrive.erasure.approved",
+        "exodrive.erasure.cancelled",
+        "exodrive.erasure.started",
+        "exodrive.erasure.completed",
+    ];
+}
+
+impl HoldChange {
+    /// The event's type (`ce-type`).
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Placed { .. } => "exodrive.hold.placed",
+            Self::Lifted { .. } => "exodrive.hold.lifted",
+        }
+    }
+
+    /// Every type.
+    pub const KINDS: [&'static str; 2] = ["exodrive.hold.placed", "exodrive.hold.lifted"];
+}
+
+/// How far an erasure is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErasureStatus {
+    /// Waits for an approval.
+    Requested,
+    /// Being carried out.
+    Approved,
+    /// Will not be carried out.
+    Cancelled,
+    /// Data keys are being destroyed, then views and caches cleaned.
+    Started,
+    /// Done.
+    Completed,
+}
+
+/// An erasure, folded from its events. Holds no personal data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Erasure {
+    /// How far it is.
+    pub status: ErasureStatus,
+    /// Who wanted it.
+    pub requested_by: String,
+    /// Who agreed.
+    pub approved_by: Option<String>,
+    /// The hold that would forbid it.
+    pub hold_id: HoldId,
+    /// Also what only mentions the address.
+    pub include_mentions: bool,
+    /// Why.
+    pub reason: String,
+    /// Data keys destroyed, by name.
+    pub keys: Vec<String>,
+    /// How many events they encrypted.
+    pub events: u64,
+    /// Rows folded afresh.
+    pub rows: u64,
+}
+
+/// Why an erasure does not go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ErasureRefusal {
+    /// No such erasure.
+    #[error("there is no erasure of this id")]
+    NotFound,
+    /// It is beyond that.
+    #[error("the erasure is {0:?} already")]
+    Already(ErasureStatus),
+    /// Whoever wanted it cannot approve it.
+    #[error("an erasure is approved by somebody else than {0}, who asked for it")]
+    SamePerson(String),
+    /// A hold forbids it.
+    #[error("a legal hold forbids it: {0}")]
+    Held(String),
+}
+
+impl Erasure {
+    /// The erasure after one more event, by `actor`.
+    pub fn evolve(state: Option<Self>, change: &ErasureChange, actor: &str) -> Option<Self> {
+        if let ErasureChange::Requested { hold_id, include_mentions, reason, .. } = change {
+            return state.or(Some(Self {
+                status: ErasureStatus::Requested,
+                requested_by: actor.to_owned(),
+                approved_by: None,
+                hold_id: *hold_id,
+                include_mentions: *include_mentions,
+                reason: reason.clone(),
+                keys: Vec::new(),
+                events: 0,
+                rows: 0,
+            }));
+        }
+        let mut state = state?;
+        match change {
+            ErasureChange::Requested { .. } => {}
+            ErasureChange::Approved {} => {
+                state.status = ErasureStatus::Approved;
+                state.approved_by = Some(actor.to_owned());
+            }
+            ErasureChange::Cancelled { .. } => state.status = ErasureStatus::Cancelled,
+            ErasureChange::Started { keys, events } => {
+                state.status = ErasureStatus::Started;
+                for key in keys {
+                    if !state.keys.contains(key) {
+                        state.keys.push(key.clone());
+                    }
+                }
+                state.events += events;
+            }
+            ErasureChange::Completed { rows, .. } => {
+                state.status = ErasureStatus::Completed;
+                state.rows = *rows;
+            }
+        }
+        Some(state)
+    }
+
+    /// Whether `actor` may have it carried out now. `hold` is the reason of a
+    /// hold on the person, if there is one; `apart`: only somebody else than
+    /// who asked for it may.
+    ///
+    /// # Errors
+    /// [`ErasureRefusal`].
+    pub fn approve(
+        state: Option<&Self>,
+        actor: &str,
+        hold: Option<&str>,
+        apart: bool,
+    ) -> Result<ErasureChange, ErasureRefusal> {
+        let state = state.ok_or(ErasureRefusal::NotFound)?;
+        if state.status != ErasureStatus::Requested {
+            return Err(ErasureRefusal::Already(state.status));
+        }
+        if apart && state.requested_by == actor {
+            return Err(ErasureRefusal::SamePerson(state.requested_by.clone()));
+        }
+        match hold {
+            Some(reason) => Err(ErasureRefusal::Held(reason.to_owned())),
+            None => Ok(ErasureChange::Approved {}),
+        }
+    }
+
+    /// Whether it can still be called off.
+    ///
+    /// # Errors
+    /// [`ErasureRefusal`].
+    pub fn cancel(state: Option<&Self>, reason: &str) -> Result<ErasureChange, ErasureRefusal> {
+        let state = state.ok_or(ErasureRefusal::NotFound)?;
+        match state.status {
+            ErasureStatus::Requested => Ok(ErasureChange::Cancelled { reason: reason.to_owned() }),
+            status => Err(ErasureRefusal::Already(status)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn requested() -> ErasureChange {
+        ErasureChange::Requested {
+            address: Personal("dana@example.com".into()),
+            hold_id: uuid::Uuid::nil().into(),
+            include_mentions: false,
+            reason: "asked for".into(),
+        }
+    }
+
+    fn given(changes: &[(ErasureChange, &str)]) -> Option<Erasure> {
+        changes.iter().fold(None, |state, (change, actor)| Erasure::evolve(state, change, actor))
+    }
+
+    #[test]
+    fn given_a_request_then_somebody_else_approves_it_once() {
+        let state = given(&[(requested(), "ann")]);
+        let same = Erasure::approve(state.as_ref(), "ann", None, true);
+        assert_eq!(same, Err(ErasureRefusal::SamePerson("ann".into())));
+        let approved = Erasure::approve(state.as_ref(), "ben", None, true).unwrap();
+        let state = given(&[(requested(), "ann"), (approved, "ben")]);
+        assert_eq!(state.as_ref().unwrap().approved_by.as_deref(), Some("ben"));
+        let again = Erasure::approve(state.as_ref(), "cai", None, true);
+        assert_eq!(again, Err(ErasureRefusal::Already(ErasureStatus::Approved)));
+        assert!(Erasure::cancel(state.as_ref(), "no").is_err());
+    }
+
+    #[test]
+    fn given_a_hold_then_nothing_is_erased() {
+        let state = given(&[(requested(), "ann")]);
+        let held = Erasure::approve(state.as_ref(), "ben", Some("a lawsuit"), true);
+        assert_eq!(held, Err(ErasureRefusal::Held("a lawsuit".into())));
+        assert_eq!(Erasure::approve(None, "ben", None, true), Err(ErasureRefusal::NotFound));
+    }
+
+    #[test]
+    fn given_keys_named_twice_then_each_counts_once() {
+        let destroyed = |keys: &[&str]| ErasureChange::Started {
+            keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+            events: 1,
+        };
+        let state = given(&[
+            (requested(), "ann"),
+            (ErasureChange::Approved {}, "ben"),
+            (destroyed(&["a", "b"]), "system"),
+            (destroyed(&["b", "c"]), "system"),
+        ]);
+        assert_eq!(state.unwrap().keys, ["a", "b", "c"]);
+    }
+}

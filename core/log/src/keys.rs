@@ -1,0 +1,418 @@
+//! The keys that personal data in the log is encrypted with: in a stream of
+//! their own beside it (`exo-keys.<name>`), so that one can be destroyed while
+//! the log stays as it is.
+//!
+//! Each is wrapped (encrypted) by a key from configuration. Three things are
+//! never confused: a key that was destroyed leaves a tombstone; one that is
+//! missing without a tombstone is an error that nothing is folded past; and a
+//! stream that does not answer is tried again.
+
+use crate::topology::{self, KEYS_STREAM};
+use async_nats::{
+    HeaderMap,
+    jetstream::{
+        Context,
+        context::PublishErrorKind,
+        message::PublishMessage,
+        stream::{DirectGetErrorKind, LastRawMessageErrorKind, Stream},
+    },
+};
+use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
+use chacha20poly1305::{
+    XChaCha20Poly1305, XNonce,
+    aead::{Aead, KeyInit, Payload},
+};
+use chrono::{DateTime, Utc};
+use exodrive_domain::{id::ErasureId, personal::KeyScope, time};
+use futures::{StreamExt, stream};
+use moka::sync::Cache;
+use ring::{digest, hmac};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    error::Error,
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
+
+/// How long a process may go on using a key that was destroyed meanwhile.
+pub const KEY_CACHE: Duration = Duration::from_secs(10);
+const CACHED_KEYS: u64 = 100_000;
+/// Keys asked for at a time.
+const AT_ONCE: usize = 64;
+/// Makes the MACs of what was received. Never destroyed: it opens nothing.
+const MAC_KEY: &str = "mac";
+const NONCE: usize = 24;
+
+/// The keys from configuration that wrap the data keys, by version. The newest
+/// wraps new ones, the others open what they wrapped.
+#[derive(Clone)]
+pub struct WrappingKeys(Arc<BTreeMap<u32, XChaCha20Poly1305>>);
+
+impl fmt::Debug for WrappingKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WrappingKeys({:?})", self.0.keys())
+    }
+}
+
+/// Text that is no set of wrapping keys.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "wrapping keys are written as <version>:<base64 of 32 bytes>, several with commas or line ends between; the highest version is used for new keys"
+)]
+pub struct WrappingKeysError;
+
+impl WrappingKeys {
+    /// Reads `1:<base64 of 32 bytes>,2:…`; line ends do as well as commas.
+    ///
+    /// # Errors
+    /// When it is none, or there is no key.
+    pub fn parse(text: &str) -> Result<Self, WrappingKeysError> {
+        let mut keys = BTreeMap::new();
+        for part in text.split([',', '\n']).map(str::trim).filter(|part| !part.is_empty()) {
+            let (version, key) = part.split_once(':').ok_or(WrappingKeysError)?;
+            let version = version.parse().map_err(|_| WrappingKeysError)?;
+            let key = BASE64.decode(key).map_err(|_| WrappingKeysError)?;
+            let cipher = XChaCha20Poly1305::new_from_slice(&key).map_err(|_| WrappingKeysError)?;
+            if keys.insert(version, cipher).is_some() {
+                return Err(WrappingKeysError);
+            }
+        }
+        if keys.is_empty() { Err(WrappingKeysError) } else { Ok(Self(Arc::new(keys))) }
+    }
+
+    fn wrap(&self, name: &str, key: &[u8; 32]) -> Option<(u32, Vec<u8>)> {
+        let (version, cipher) = self.0.last_key_value()?;
+        Some((*version, encrypt(cipher, &wrapped_as(name, *version), key)?))
+    }
+
+    fn unwrap(&self, name: &str, version: u32, wrapped: &[u8]) -> Result<[u8; 32], KeyError> {
+        let unknown = || KeyError::Wrapping { name: name.to_owned(), version };
+        let cipher = self.0.get(&version).ok_or_else(unknown)?;
+        let key = decrypt(cipher, &wrapped_as(name, version), wrapped).ok_or_else(unknown)?;
+        key.try_into().map_err(|_| unknown())
+    }
+}
+
+/// What a wrapped key is bound to.
+fn wrapped_as(name: &str, version: u32) -> Vec<u8> {
+    format!("exodrive data key\0{name}\0{version}").into_bytes()
+}
+
+/// Nonce and ciphertext.
+pub(crate) fn encrypt(cipher: &XChaCha20Poly1305, about: &[u8], plain: &[u8]) -> Option<Vec<u8>> {
+    let nonce = rand::random::<[u8; NONCE]>();
+    let payload = Payload { msg: plain, aad: about };
+    let sealed = cipher.encrypt(&XNonce::from(nonce), payload).ok()?;
+    let mut out = Vec::with_capacity(NONCE + sealed.len());
+    out.extend_from_slice(&nonce);
+    out.extend_from_slice(&sealed);
+    Some(out)
+}
+
+/// What [`encrypt`] encrypted; none if it was changed, or is about something
+/// else.
+pub(crate) fn decrypt(cipher: &XChaCha20Poly1305, about: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+    let (nonce, sealed) = sealed.split_first_chunk::<NONCE>()?;
+    cipher.decrypt(&XNonce::from(*nonce), Payload { msg: sealed, aad: about }).ok()
+}
+
+/// Why a data key is not to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The key store does not answer; try again.
+    #[error("the key store does not answer")]
+    Unavailable(#[source] Option<Box<dyn Error + Send + Sync>>),
+    /// It is wrapped by a key that is not configured, or by another one of the
+    /// same version.
+    #[error(
+        "data key {name} cannot be opened with wrapping key {version}: give the right EXODRIVE_DATA_KEYS (older versions beside the newest)"
+    )]
+    Wrapping {
+        /// The data key.
+        name: String,
+        /// The wrapping key's version.
+        version: u32,
+    },
+    /// A record in the key store that is none.
+    #[error("data key {0} cannot be read from the key store")]
+    Malformed(String),
+}
+
+/// A data key, or what is left of it.
+#[derive(Clone)]
+pub(crate) enum Held {
+    Key(XChaCha20Poly1305),
+    Erased,
+}
+
+/// What the key store holds under a name.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Stored {
+    Key { wrapped_by: u32, wrapped: String },
+    Erased { erasure: ErasureId, at: String },
+}
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct KeyStore {
+    context: Context,
+    stream: Stream,
+    wrapping: WrappingKeys,
+    cache: Cache<String, Held>,
+    mac: hmac::Key,
+}
+
+fn subject(name: &str) -> String {
+    format!("{}.{name}", topology::KEYS_PREFIX)
+}
+
+/// The first name of a scope's keys.
+fn name_of(scope: &KeyScope) -> String {
+    match scope {
+        KeyScope::Email(id) => format!("email.{id}"),
+        // A provider's id may hold anything; its digest can stand in a subject.
+        KeyScope::Delivery(id) => {
+            let digest = digest::digest(&digest::SHA256, id.as_bytes());
+            format!("delivery.{}", hex::encode(&digest.as_ref()[..16]))
+        }
+        KeyScope::Customer(id) => format!("customer.{id}"),
+        KeyScope::Erasure(id) => format!("erasure.{id}"),
+    }
+}
+
+impl KeyStore {
+    /// Opens the key store and the key that makes MACs, which proves that the
+    /// wrapping keys are the right ones.
+    pub(crate) async fn open(
+        context: Context,
+        stream: Stream,
+        wrapping: WrappingKeys,
+    ) -> Result<Self, KeyError> {
+        let cache = Cache::builder().max_capacity(CACHED_KEYS).time_to_live(KEY_CACHE).build();
+        let mac = hmac::Key::new(hmac::HMAC_SHA256, &[0; 32]);
+        let mut store = Self { context, stream, wrapping, cache, mac };
+        let key = match store.read_stored(MAC_KEY).await? {
+            Some(stored) => store.unwrap(MAC_KEY, &stored)?,
+            None => {
+                let key = rand::random();
+                match store.put(MAC_KEY, &key).await? {
+                    true => Some(key),
+                    false => match store.read_stored(MAC_KEY).await? {
+                        Some(stored) => store.unwrap(MAC_KEY, &stored)?,
+                        None => None,
+                    },
+                }
+            }
+        };
+        let key = key.ok_or_else(|| KeyError::Malformed(MAC_KEY.to_owned()))?;
+        store.mac = hmac::Key::new(hmac::HMAC_SHA256, &key);
+        Ok(store)
+    }
+
+    /// A keyed MAC, 32 hexadecimal digits.
+    pub(crate) fn mac(&self, about: &str, body: &[u8]) -> String {
+        let mut context = hmac::Context::with_key(&self.mac);
+        context.update(about.as_bytes());
+        context.update(&[0]);
+        context.update(body);
+        hex::encode(&context.sign().as_ref()[..16])
+    }
+
+    /// The key to encrypt with, and its name: made if there is none. A scope
+    /// that was erased gets a new key if its person may give data again; else
+    /// a key that nobody keeps, so that what comes late is erased at once.
+    pub(crate) async fn for_append(
+        &self,
+        scope: &KeyScope,
+    ) -> Result<(String, XChaCha20Poly1305), KeyError> {
+        let first = name_of(scope);
+        let mut name = first.clone();
+        for again in 2.. {
+            match self.find_or_make(&name).await? {
+                Held::Key(cipher) => return Ok((name, cipher)),
+                Held::Erased if matches!(scope, KeyScope::Customer(_)) => {
+                    name = format!("{first}.{again}");
+                }
+                Held::Erased => break,
+            }
+        }
+        let key = rand::random::<[u8; 32]>();
+        Ok((name, XChaCha20Poly1305::new(&key.into())))
+    }
+
+    async fn find_or_make(&self, name: &str) -> Result<Held, KeyError> {
+        if let Some(held) = self.cache.get(name) {
+            return Ok(held);
+        }
+        // Most keys that are not cached do not exist yet.
+        let key = rand::random();
+        if self.put(name, &key).await? {
+            let held = Held::Key(XChaCha20Poly1305::new(&key.into()));
+            self.cache.insert(name.to_owned(), held.clone());
+            return Ok(held);
+        }
+        self.find(name).await?.ok_or_else(|| KeyError::Malformed(name.to_owned()))
+    }
+
+    /// Keys by name; a name that is not in the answer is missing.
+    pub(crate) async fn find_all(
+        &self,
+        names: HashSet<&str>,
+    ) -> Result<HashMap<String, Held>, KeyError> {
+        let mut all = HashMap::with_capacity(names.len());
+        let mut lookups = Vec::new();
+        for name in names {
+            let name = name.to_owned();
+            match self.cache.get(&name) {
+                Some(held) => drop(all.insert(name, held)),
+                None => {
+                    let store = self.clone();
+                    lookups.push(async move { (store.find(&name).await, name) });
+                }
+            }
+        }
+        let mut found = stream::iter(lookups).buffer_unordered(AT_ONCE);
+        while let Some((held, name)) = found.next().await {
+            all.extend(held?.map(|held| (name, held)));
+        }
+        Ok(all)
+    }
+
+    pub(crate) async fn find(&self, name: &str) -> Result<Option<Held>, KeyError> {
+        if let Some(held) = self.cache.get(name) {
+            return Ok(Some(held));
+        }
+        let Some(stored) = self.read_stored(name).await? else { return Ok(None) };
+        let held = match self.unwrap(name, &stored)? {
+            Some(key) => Held::Key(XChaCha20Poly1305::new(&key.into())),
+            None => Held::Erased,
+        };
+        self.cache.insert(name.to_owned(), held.clone());
+        Ok(Some(held))
+    }
+
+    /// The key; none if it was erased.
+    fn unwrap(&self, name: &str, stored: &Stored) -> Result<Option<[u8; 32]>, KeyError> {
+        match stored {
+            Stored::Erased { .. } => Ok(None),
+            Stored::Key { wrapped_by, wrapped } => {
+                let wrapped = BASE64.decode(wrapped);
+                let wrapped = wrapped.map_err(|_| KeyError::Malformed(name.to_owned()))?;
+                self.wrapping.unwrap(name, *wrapped_by, &wrapped).map(Some)
+            }
+        }
+    }
+
+    async fn read_stored(&self, name: &str) -> Result<Option<Stored>, KeyError> {
+        let body = match self.stream.direct_get_last_for_subject(subject(name)).await {
+            Ok(message) => message.payload,
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => {
+                // A replica that is behind would say so too; the leader knows.
+                match self.stream.get_last_raw_message_by_subject(&subject(name)).await {
+                    Ok(message) => message.payload,
+                    Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
+                        return Ok(None);
+                    }
+                    Err(error) => return Err(unavailable(error)),
+                }
+            }
+            Err(error) => return Err(unavailable(error)),
+        };
+        let stored = serde_json::from_slice(&body);
+        stored.map(Some).map_err(|_| KeyError::Malformed(name.to_owned()))
+    }
+
+    /// Stores a new key; `false` if there is one, or a tombstone.
+    async fn put(&self, name: &str, key: &[u8; 32]) -> Result<bool, KeyError> {
+        let (wrapped_by, wrapped) =
+            self.wrapping.wrap(name, key).ok_or_else(|| KeyError::Malformed(name.to_owned()))?;
+        let stored = Stored::Key { wrapped_by, wrapped: BASE64.encode(wrapped) };
+        self.publish(name, &stored, 0).await
+    }
+
+    /// Stores a record if the name's last one stands at `last`.
+    async fn publish(&self, name: &str, stored: &Stored, last: u64) -> Result<bool, KeyError> {
+        let body = serde_json::to_vec(stored).map_err(unavailable)?;
+        let message = PublishMessage::build()
+            .headers(HeaderMap::new())
+            .payload(body.into())
+            .expected_stream(KEYS_STREAM)
+            .expected_last_subject_sequence(last);
+        let sent = self.context.send_publish(subject(name), message).await;
+        match async { sent?.await }.await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(false),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    /// Destroys a key: leaves a tombstone, then has the server overwrite the
+    /// key on disk. May be repeated; a key that is gone stays gone.
+    pub(crate) async fn destroy(
+        &self,
+        name: &str,
+        erasure: ErasureId,
+        at: DateTime<Utc>,
+    ) -> Result<(), KeyError> {
+        let tombstone = loop {
+            let last = match self.stream.get_last_raw_message_by_subject(&subject(name)).await {
+                Ok(message) => Some(message),
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => None,
+                Err(error) => return Err(unavailable(error)),
+            };
+            if let Some(last) = &last
+                && let Ok(Stored::Erased { .. }) = serde_json::from_slice(&last.payload)
+            {
+                break last.sequence;
+            }
+            let stored = Stored::Erased { erasure, at: time::format(&at) };
+            let position = last.map_or(0, |last| last.sequence);
+            self.publish(name, &stored, position).await?;
+        };
+        self.cache.insert(name.to_owned(), Held::Erased);
+        loop {
+            let first = self.stream.direct_get_next_for_subject(subject(name), Some(1)).await;
+            match first {
+                Ok(message) if message.sequence < tombstone => {
+                    // Overwrites it, unlike a purge.
+                    self.stream.delete_message(message.sequence).await.map_err(unavailable)?;
+                }
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(unavailable(error)),
+            }
+        }
+    }
+
+    /// Whether a key is destroyed.
+    pub(crate) async fn is_destroyed(&self, name: &str) -> Result<bool, KeyError> {
+        Ok(matches!(self.read_stored(name).await?, Some(Stored::Erased { .. })))
+    }
+}
+
+fn unavailable(error: impl Into<Box<dyn Error + Send + Sync>>) -> KeyError {
+    KeyError::Unavailable(Some(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrapping_keys_are_read_and_the_newest_wraps() {
+        let one = format!("1:{}", BASE64.encode([1; 32]));
+        let both = format!("{one}\n2:{}\n", BASE64.encode([2; 32]));
+        let (old, new) = (WrappingKeys::parse(&one).unwrap(), WrappingKeys::parse(&both).unwrap());
+        let (version, wrapped) = old.wrap("email.a", &[7; 32]).unwrap();
+        assert_eq!(new.unwrap("email.a", version, &wrapped).unwrap(), [7; 32]);
+        assert_eq!(new.wrap("email.a", &[7; 32]).unwrap().0, 2);
+        assert!(new.unwrap("email.b", version, &wrapped).is_err(), "under another name");
+        assert!(new.unwrap("email.a", 2, &wrapped).is_err(), "by another key");
+        assert!(!format!("{new:?}").contains(&BASE64.encode([2; 32])));
+        for wrong in ["", "1:", "x:AAAA", "1:AAAA", &format!("{one},{one}")] {
+            assert!(WrappingKeys::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What of the log is about a person: found by reading all of it, since only
+//! the log is the truth.
+
+use exodrive_domain::{
+    EMAIL_IMPORTED, Payload, Recorded, WEBHOOK_RECEIVED,
+    booking::{BookingChange, Customer},
+    decode,
+    personal::{Trace, trace},
+};
+use exodrive_log::{Log, ReadError};
+use exodrive_projections::inspect::rows_of;
+use serde::Serialize;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    time::Duration,
+};
+
+const BATCH: usize = 4_000;
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the log holds about a person.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Found {
+    /// Data keys of what is about the person, with the number of events that
+    /// each encrypts.
+    pub keys: BTreeMap<String, u64>,
+    /// Customers that the person is, by id.
+    pub customers: BTreeSet<String>,
+    /// Where the address stands in events that are about others.
+    pub mentions: Vec<Mention>,
+    /// Up to here the log was read.
+    pub position: u64,
+}
+
+/// An event about others that mentions the person.
+#[derive(Clone, Debug, Serialize)]
+pub struct Mention {
+    /// Where it stands.
+    pub position: u64,
+    /// The event's type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The data key that encrypts it; none if nothing does.
+    pub key: Option<String>,
+}
+
+impl Found {
+    /// Every event that is about the person.
+    pub fn events(&self) -> u64 {
+        self.keys.values().sum()
+    }
+}
+
+/// Reads all of the log for a person, by email address in lower case. With
+/// `include_mentions`, what only mentions the address counts as about the
+/// person. Calls `progress` with how far it is and how far it goes.
+///
+/// # Errors
+/// When the log cannot be read.
+pub async fn find(
+    log: &Log,
+    address: &str,
+    include_mentions: bool,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Found, ReadError> {
+    let mut found = Found { position: log.last_position().await?, ..Found::default() };
+    let mut events: HashMap<String, u64> = HashMap::new();
+    let mut own: BTreeSet<String> = BTreeSet::new();
+    each(log, found.position, &mut progress, |recorded| {
+        let key = recorded.protection.as_ref().map(|protection| protection.key.clone());
+        if recorded.is_erased() {
+            return;
+        }
+        if let Some(key) = &key {
+            *events.entry(key.clone()).or_default() += 1;
+        }
+        let Some(trace) = trace(&recorded.body, address) else { return };
+        match key {
+            Some(key) if is_about(recorded, trace, address, &mut found.customers) => {
+                own.insert(key);
+            }
+            key => found.mentions.push(Mention {
+                position: recorded.position,
+                kind: recorded.envelope.kind.clone(),
+                key,
+            }),
+        }
+    })
+    .await?;
+    if include_mentions {
+        own.extend(found.mentions.iter().filter_map(|mention| mention.key.clone()));
+    }
+    // An event about the customer may come before the one that gives the
+    // address, and under another key of his.
+    let is_own = |key: &str| {
+        let customer = key.strip_prefix("customer.").and_then(|rest| rest.split('.').next());
+        own.contains(key) || customer.is_some_and(|id| found.customers.contains(id))
+    };
+    found.keys = events.into_iter().filter(|(key, _)| is_own(key)).collect();
+    found.mentions.retain(|mention| !mention.key.as_deref().is_some_and(is_own));
+    Ok(found)
+}
+
+/// Whether an event is about the person, and not only mentions the address.
+fn is_about(
+    recorded: &Recorded,
+    trace: Trace,
+    address: &str,
+    customers: &mut BTreeSet<String>,
+) -> bool {
+    let kind = recorded.envelope.kind.as_str();
+    if kind == WEBHOOK_RECEIVED || kind == EMAIL_IMPORTED {
+        return trace == Trace::Own;
+    }
+    let Ok(Payload::Booking(event)) = decode(recorded) else { return false };
+    let own = match &event.change {
+        BookingChange::Held { customer, .. }
+        | BookingChange::CustomerChanged { customer, .. }
+        | BookingChange::Imported { customer, .. } => is_customer(customer, address),
+        _ => false,
+    };
+    if own {
+        customers.insert(event.customer_id.to_string());
+    }
+    own
+}
+
+fn is_customer(customer: &Customer, address: &str) -> bool {
+    customer.details.0.email.trim().to_lowercase() == address
+}
+
+/// The rows that events encrypted by some keys touch.
+#[derive(Clone, Debug, Default)]
+pub struct Touched {
+    /// Keys of rows, by projection.
+    pub rows: BTreeMap<&'static str, BTreeSet<String>>,
+    /// Where the events stand.
+    pub positions: Vec<u64>,
+    /// Up to here the log was read.
+    pub position: u64,
+}
+
+/// Reads all of the log for events that some data keys encrypt.
+///
+/// # Errors
+/// When the log cannot be read.
+pub async fn touched(log: &Log, keys: &HashSet<String>) -> Result<Touched, ReadError> {
+    let mut touched = Touched { position: log.last_position().await?, ..Touched::default() };
+    each(log, touched.position, |_, _| {}, |recorded| {
+        let key = recorded.protection.as_ref().map(|protection| &protection.key);
+        if key.is_some_and(|key| keys.contains(key)) {
+            touched.positions.push(recorded.position);
+            for (projection, rows) in rows_of(recorded) {
+                touched.rows.entry(projection).or_default().extend(rows);
+            }
+        }
+    })
+    .await?;
+    Ok(touched)
+}
+
+async fn each(
+    log: &Log,
+    end: u64,
+    mut progress: impl FnMut(u64, u64),
+    mut look: impl FnMut(&Recorded),
+) -> Result<(), ReadError> {
+    let mut reader = log.reader(1);
+    let mut position = 0;
+    while position < end {
+        let batch = reader.next_batch(BATCH, PATIENCE).await?;
+        for recorded in batch.events.iter().filter(|event| event.position <= end) {
+            look(recorded);
+        }
+        position = batch.events.last().map_or(position, |event| event.position);
+        progress(position.min(end), end);
+    }
+    Ok(())
+}

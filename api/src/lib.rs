@@ -5,7 +5,8 @@
 //!
 //! **Flow.** A webhook is verified ([`signature`]) and appended to the log. A
 //! command is decided and appended at the [`desk`]; what operators do with
-//! projections goes by [`operator`], and workers heed it ([`operations`]). A
+//! projections goes by [`operator`], and workers heed it ([`operations`]); they
+//! also seal the log ([`sealing`]). A
 //! read is admitted ([`access`], [`limits`]) and answered from this process or
 //! Redis ([`view_cache`]), else from Postgres. Whatever fails becomes one shape ([`problem`]). Settings are in
 //! [`settings`], the programs in [`cli`].
@@ -25,6 +26,7 @@ pub mod limits;
 pub mod operations;
 pub mod operator;
 pub mod problem;
+pub mod sealing;
 pub mod settings;
 pub mod signature;
 mod token_crypto;

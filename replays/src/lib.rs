@@ -16,6 +16,8 @@
 //! [`export`] hands it to whoever does not trust us.
 
 mod diff;
+pub mod events;
+pub mod export;
 mod history;
 pub mod person;
 mod reading;

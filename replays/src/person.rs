@@ -146,15 +146,20 @@ pub struct Touched {
 /// When the log cannot be read.
 pub async fn touched(log: &Log, keys: &HashSet<String>) -> Result<Touched, ReadError> {
     let mut touched = Touched { position: log.last_position().await?, ..Touched::default() };
-    each(log, touched.position, |_, _| {}, |recorded| {
-        let key = recorded.protection.as_ref().map(|protection| &protection.key);
-        if key.is_some_and(|key| keys.contains(key)) {
-            touched.positions.push(recorded.position);
-            for (projection, rows) in rows_of(recorded) {
-                touched.rows.entry(projection).or_default().extend(rows);
+    each(
+        log,
+        touched.position,
+        |_, _| {},
+        |recorded| {
+            let key = recorded.protection.as_ref().map(|protection| &protection.key);
+            if key.is_some_and(|key| keys.contains(key)) {
+                touched.positions.push(recorded.position);
+                for (projection, rows) in rows_of(recorded) {
+                    touched.rows.entry(projection).or_default().extend(rows);
+                }
             }
-        }
-    })
+        },
+    )
     .await?;
     Ok(touched)
 }

@@ -28,7 +28,9 @@ pub use model::{Holders, bookings_in};
 pub use process::{Process, free_address, program};
 pub use rental::{Door, booking_body, car_body, day, key, rounds};
 pub use views::{Rows, fold, fold_by_name};
-pub use world::{API, DATA_KEYS, TOKEN_SECRET, WORKER, World, open_log, run, wrapping_keys};
+pub use world::{
+    API, DATA_KEYS, SEAL_KEY, TOKEN_SECRET, WORKER, World, open_log, run, wrapping_keys,
+};
 
 use std::time::{Duration, Instant};
 

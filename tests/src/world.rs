@@ -32,6 +32,9 @@ pub const TOKEN_SECRET: &str = "e2e-token-secret-4b1d9c";
 /// What wraps the data keys of every world.
 pub const DATA_KEYS: &str = "1:ZTJlIHdyYXBwaW5nIGtleSwgb2YgMzIgYnl0ZXMhISE=";
 
+/// What signs the checkpoints of every world.
+pub const SEAL_KEY: &str = "ZTJlIHNlYWwga2V5LCBvZiAzMiBieXRlcyEhISEhISE=";
+
 /// A whole system of its own: servers, API and worker. Dropping it kills all
 /// of it and removes its folder.
 pub struct World {
@@ -91,6 +94,8 @@ impl World {
             ("EXODRIVE_RATE_LIMIT_BOOKING", "100000/1m"),
             ("EXODRIVE_LINK_SECRET", "e2e-link-secret-9f20c1"),
             ("EXODRIVE_DATA_KEYS", DATA_KEYS),
+            ("EXODRIVE_SEAL_KEYS", SEAL_KEY),
+            ("EXODRIVE_SEAL_INTERVAL", "200ms"),
         ]
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))

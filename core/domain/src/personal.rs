@@ -74,10 +74,9 @@ pub enum Trace {
 pub fn trace(body: &[u8], address: &str) -> Option<Trace> {
     match json::parse(body) {
         Some(body) => trace_in(&body, address),
-        None => String::from_utf8_lossy(body)
-            .to_lowercase()
-            .contains(address)
-            .then_some(Trace::Mention),
+        None => {
+            String::from_utf8_lossy(body).to_lowercase().contains(address).then_some(Trace::Mention)
+        }
     }
 }
 

@@ -121,25 +121,33 @@ pub enum SealError {
 
 /// Reads stored messages one batch after another; what the log lacks is a
 /// fault.
-pub(super) struct Messages<'a> {
-    log: &'a Log,
+pub(crate) struct Messages {
+    log: Log,
+    filters: Vec<String>,
     reader: StoredReader,
     next: u64,
 }
 
-impl<'a> Messages<'a> {
-    pub(super) fn new(log: &'a Log, position: u64) -> Self {
-        Self { log, reader: log.stored_reader(position), next: position }
+impl Messages {
+    /// All messages from a position on.
+    pub(crate) fn new(log: &Log, position: u64) -> Self {
+        Self::of(log, &[], position)
+    }
+
+    /// Those of some subjects; of these nobody can tell whether one is missing.
+    pub(crate) fn of(log: &Log, filters: &[String], position: u64) -> Self {
+        let reader = log.stored_reader_of(filters, position);
+        Self { log: log.clone(), filters: filters.to_vec(), reader, next: position }
     }
 
     /// Up to `limit` messages, of which the log must hold one.
-    pub(super) async fn next(&mut self, limit: u64) -> Result<StoredBatch, SealError> {
+    pub(crate) async fn next(&mut self, limit: u64) -> Result<StoredBatch, SealError> {
         let mut failures = 0;
         loop {
             let outcome = self.reader.next_batch(limit.min(BATCH) as usize, SILENCE).await;
             let error = match outcome {
                 Ok(batch) if !batch.messages.is_empty() => {
-                    self.next += batch.messages.len() as u64;
+                    self.next = batch.messages.last().map_or(self.next, |it| it.position + 1);
                     return Ok(batch);
                 }
                 Ok(_) => ReadError::Unavailable(
@@ -155,11 +163,11 @@ impl<'a> Messages<'a> {
                 return Err(error.into());
             }
             // A log without its end is silent too.
-            if is_missing(self.log, self.next).await? {
+            if self.filters.is_empty() && is_missing(&self.log, self.next).await? {
                 return Err(Fault::Missing { position: self.next }.into());
             }
             tokio::time::sleep(PAUSE).await;
-            self.reader = self.log.stored_reader(self.next);
+            self.reader = self.log.stored_reader_of(&self.filters, self.next);
         }
     }
 }

@@ -22,6 +22,7 @@ mod growing;
 
 pub use compare::{Fault, SealError, check_seal, check_seals, compare, signed};
 
+pub(crate) use compare::Messages;
 use exodrive_log::{Log, ReadError, StoredMessage, StoredReader};
 use exodrive_projections::{
     Database,

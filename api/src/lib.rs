@@ -5,8 +5,9 @@
 //!
 //! **Flow.** A webhook is verified ([`signature`]) and appended to the log. A
 //! command is decided and appended at the [`desk`]; what operators do with
-//! projections goes by [`operator`], and workers heed it ([`operations`]); they
-//! also seal the log ([`sealing`]). A
+//! projections goes by [`operator`], and workers heed it ([`operations`]); so
+//! does the [`erasure`] of a person's data. They also seal the log
+//! ([`sealing`]). A
 //! read is admitted ([`access`], [`limits`]) and answered from this process or
 //! Redis ([`view_cache`]), else from Postgres. Whatever fails becomes one shape ([`problem`]). Settings are in
 //! [`settings`], the programs in [`cli`].
@@ -19,6 +20,7 @@ pub mod blocked_keys;
 pub mod checker;
 pub mod cli;
 pub mod desk;
+pub mod erasure;
 pub mod hold_expiry;
 pub mod http;
 pub mod import;

@@ -133,11 +133,13 @@ pub enum Code {
     Busy,
     RebuildUnderWay,
     OperationRefused,
+    /// Personal data that was erased: nobody can read it any more.
+    Erased,
 }
 
 impl Code {
     /// Every code there is.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::InvalidRequest,
         Self::SignatureInvalid,
         Self::Unauthenticated,
@@ -166,6 +168,7 @@ impl Code {
         Self::Busy,
         Self::RebuildUnderWay,
         Self::OperationRefused,
+        Self::Erased,
     ];
 
     /// The code as it stands in a problem.
@@ -199,6 +202,7 @@ impl Code {
             Self::Busy => "busy",
             Self::RebuildUnderWay => "rebuild_under_way",
             Self::OperationRefused => "operation_refused",
+            Self::Erased => "erased",
         }
     }
 
@@ -226,6 +230,7 @@ impl Code {
             | Self::RequestInFlight
             | Self::RebuildUnderWay
             | Self::OperationRefused => StatusCode::CONFLICT,
+            Self::Erased => StatusCode::GONE,
             Self::Stale => StatusCode::PRECONDITION_FAILED,
             Self::LogUnavailable | Self::ViewUnavailable | Self::ViewBehind | Self::Busy => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -263,7 +268,8 @@ impl Code {
             Self::RequestInFlight => "The same request is being carried out",
             Self::Busy => "Too many decide about the same thing at once",
             Self::RebuildUnderWay => "A rebuild of the projection is under way",
-            Self::OperationRefused => "The projection is not where this can be done",
+            Self::OperationRefused => "It cannot be done as things are",
+            Self::Erased => "It was erased",
         }
     }
 
@@ -316,9 +322,8 @@ impl Code {
                 "Send the same request again after `Retry-After` seconds; nothing is stored twice."
             }
             Self::RebuildUnderWay => "Wait for the rebuild that `rebuild` names, or cancel it.",
-            Self::OperationRefused => {
-                "Read the projection again; `detail` says what is in the way."
-            }
+            Self::OperationRefused => "Read the thing again; `detail` says what is in the way.",
+            Self::Erased => "Nothing brings it back; what is left is in the views.",
         }
     }
 }

@@ -27,6 +27,7 @@ mod database;
 pub mod deliveries;
 pub mod email_timeline;
 pub mod engine;
+pub mod erasures;
 mod feed;
 mod fold;
 pub mod inbox;

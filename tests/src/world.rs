@@ -3,6 +3,7 @@ use crate::{
     process::{bare, program},
     sign, token,
 };
+use async_nats::{ConnectOptions, ServerAddr, jetstream};
 use exodrive_domain::Recorded;
 use exodrive_log::{Log, LogConfig, WrappingKeys};
 use exodrive_runtime::services::{Options, PrivateServices, Service, ServiceUrls};
@@ -117,6 +118,19 @@ impl World {
             database,
             folder,
         }
+    }
+
+    /// The folder of the servers' data.
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("services")
+    }
+
+    /// The log's server, for whoever goes behind the system's back.
+    pub async fn jetstream(&self) -> jetstream::Context {
+        let server: ServerAddr = self.urls().nats.parse().unwrap();
+        let (user, password) = (server.username().unwrap(), server.password().unwrap());
+        let options = ConnectOptions::with_user_and_password(user.into(), password.into());
+        jetstream::new(options.connect(server).await.unwrap())
     }
 
     /// Where the servers are.

@@ -13,6 +13,7 @@ macro_rules! say {
     };
 }
 
+mod audit;
 mod demo;
 mod doctor;
 mod import;
@@ -74,6 +75,8 @@ enum Command {
     Import(import::Import),
     /// Travel in time: a row of any view as it was, and what made it so, from the log
     Replay(replay::Replay),
+    /// Evidence for auditors, and the erasure of personal data
+    Audit(audit::Audit),
     /// Look at the projections and mend them
     Projections(projections::Projections),
     /// Print a token for a system whose secret is at hand (for development)
@@ -117,6 +120,17 @@ struct Token {
 struct Env {
     #[command(flatten)]
     connections: Connections,
+}
+
+/// Who sits at this terminal.
+fn actor() -> String {
+    use std::os::unix::fs::MetadataExt;
+    let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
+    let user = user.or_else(|| {
+        let own = std::fs::metadata("/proc/self").ok()?;
+        Some(own.uid().to_string())
+    });
+    format!("operator:{}@cli", user.unwrap_or_else(|| "unknown".to_owned()))
 }
 
 fn print_line(text: std::fmt::Arguments<'_>) {
@@ -169,6 +183,7 @@ impl Command {
             Self::Demo(command) => command.run(logging).await?,
             Self::Import(command) => return command.run().await,
             Self::Replay(command) => return command.run().await,
+            Self::Audit(command) => return command.run().await,
             Self::Projections(command) => return command.run().await,
             Self::Token(command) => command.run()?,
             Self::Env(command) => command.run()?,

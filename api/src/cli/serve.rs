@@ -6,6 +6,11 @@ use crate::{
     blocked_keys::BlockedKeys,
     checker::Checker,
     desk::Desk,
+    erasure::{
+        Erasures,
+        carry_out::{self, Eraser},
+        gate::Gate,
+    },
     hold_expiry,
     http::{self, Api, health},
     limits::Limiter,
@@ -91,6 +96,13 @@ impl Serve {
         let hold_period = self.bookings.hold_period;
         let desk = Desk::new(commands, database.clone(), redis.clone(), &secret, hold_period);
         let operator = Operator::new(log.clone(), database.clone());
+        // What a restored key store has brought back goes before anything is
+        // served.
+        carry_out::reapply_keys(&log).await?;
+        let gate = Gate::shut();
+        let open = gate.clone().open_when_clean(log.clone(), database.clone(), stop.clone());
+        tokio::spawn(open);
+        let erasures = Erasures::new(log.clone());
         let api = Api {
             log,
             database,
@@ -102,6 +114,8 @@ impl Serve {
             blocked,
             desk,
             operator,
+            erasures,
+            gate,
             webhook_secrets,
             tokens,
             trusted_proxies: self.http.trusted_proxies,
@@ -162,6 +176,9 @@ impl Work {
             Checker { log: log.clone(), database: database.clone(), cache: cache.clone() };
         tokio::spawn(checker.run(self.checks.check_interval, stop.clone()));
         tokio::spawn(operations::run(log.clone(), database.clone(), stop.clone()));
+        let eraser = Eraser::new(log.clone(), database.clone(), cache.clone());
+        eraser.reapply().await?;
+        tokio::spawn(eraser.run(stop.clone()));
         let worker = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
         tracing::info!(worker, "Working");
         let looked = CancellationToken::new();

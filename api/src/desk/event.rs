@@ -73,7 +73,7 @@ pub fn request_hash(log: &Log, request: &impl Serialize) -> String {
 }
 
 /// A UUID (version 8, RFC 9562) of the first 16 bytes of a digest.
-pub(super) fn uuid_of(digest: &[u8]) -> uuid::Uuid {
+pub(crate) fn uuid_of(digest: &[u8]) -> uuid::Uuid {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest[..16]);
     uuid::Builder::from_custom_bytes(bytes).into_uuid()

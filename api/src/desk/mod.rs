@@ -7,12 +7,14 @@ mod event;
 mod party;
 
 pub use error::DeskError;
+
 pub use event::{derived_uuid, request_hash, sha256};
 pub use party::{Circumstances, Party};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use error::{Refused, failure, load_failure};
-use event::{booking_event, fleet_event, new_event, uuid_of};
+pub(crate) use event::uuid_of;
+use event::{booking_event, fleet_event, new_event};
 use exodrive_domain::{
     Event, Meta, Recorded, Repeat, Subject,
     booking::{

@@ -3,6 +3,7 @@
 
 pub mod carry_out;
 mod error;
+pub mod gate;
 
 pub use error::ErasureError;
 
@@ -229,7 +230,9 @@ impl Erasures {
         let (address, reason) = (normal(address)?, sound(reason)?);
         let (hold_id, hold, _) = self.hold_state(&address).await?;
         if let Some(hold) = hold {
-            return Err(ErasureError::Refused(exodrive_domain::erasure::ErasureRefusal::Held(hold)));
+            return Err(ErasureError::Refused(exodrive_domain::erasure::ErasureRefusal::Held(
+                hold,
+            )));
         }
         let id = ErasureId::from(with.id);
         let change = ErasureChange::Requested {

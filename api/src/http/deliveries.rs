@@ -40,6 +40,9 @@ pub(crate) async fn get_raw(
     })?;
     let recorded =
         recorded.filter(|event| event.envelope.kind == WEBHOOK_RECEIVED).ok_or_else(missing)?;
+    if recorded.is_erased() {
+        return Err(ApiError::new(Code::Erased, "The bytes of this delivery were erased."));
+    }
     let mut headers = HeaderMap::new();
     // Never shown as a page, whatever a sender has put into it.
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));

@@ -61,6 +61,9 @@ struct Checks {
     redis: Check,
     /// The log is sealed, and is what was sealed. Reads and writes go on if not.
     seals: SealCheck,
+    /// The database holds nothing that was erased; a restored one may, until a
+    /// worker has cleaned it.
+    erasures: Check,
     /// Every projection has a worker and rows of this release's version, and
     /// how far it is.
     projections: Vec<ProjectionCheck>,
@@ -160,7 +163,10 @@ async fn examine(api: &Arc<Api>) -> Readiness {
     }
     let (postgres, projections) = postgres;
     let projections = check_projections(projections.unwrap_or_default(), end.1);
-    let whole = [&log.0, &postgres, &migrations].into_iter().all(|check| check.ok)
+    let unclean = "erased data is being removed from a restored database: is a worker running?";
+    let shut = api.gate.is_shut();
+    let erasures = Check { ok: !shut, ms: 0.0, problem: shut.then_some(unclean) };
+    let whole = [&log.0, &postgres, &migrations, &erasures].into_iter().all(|check| check.ok)
         && !projections.is_empty()
         && projections.iter().all(|projection| projection.ok);
     let status = match (whole, redis.0.ok && seals.ok) {
@@ -168,7 +174,9 @@ async fn examine(api: &Arc<Api>) -> Readiness {
         (true, false) => Overall::Degraded,
         (true, true) => Overall::Ready,
     };
-    let checks = Checks { log: log.0, postgres, migrations, redis: redis.0, seals, projections };
+    let redis = redis.0;
+    let checks =
+        Checks { log: log.0, postgres, migrations, redis, seals, erasures, projections };
     Readiness { status, checks }
 }
 

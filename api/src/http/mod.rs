@@ -10,6 +10,7 @@ mod cars;
 mod command;
 mod deliveries;
 mod edge;
+mod erasures;
 mod events;
 mod fleet;
 mod guard;
@@ -26,6 +27,7 @@ use crate::{
     access::Tokens,
     blocked_keys::BlockedKeys,
     desk::Desk,
+    erasure::{Erasures, gate::Gate},
     limits::Limiter,
     operator::Operator,
     problem::{ApiError, Code, Problem},
@@ -70,6 +72,10 @@ pub struct Api {
     pub desk: Desk,
     /// Where operators' acts are carried out.
     pub operator: Operator,
+    /// Where erasures are asked for.
+    pub erasures: Erasures,
+    /// Shut while the database may hold what was erased.
+    pub gate: Gate,
     /// Signing secrets of the webhook.
     pub webhook_secrets: Secrets,
     /// Who may call.
@@ -188,6 +194,11 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(operator::accept_rebuild))
         .routes(routes!(operator::cancel_rebuild))
         .routes(routes!(operator::follow_rebuild))
+        .routes(routes!(erasures::list_erasures, erasures::request_erasure))
+        .routes(routes!(erasures::get_erasure))
+        .routes(routes!(erasures::approve_erasure))
+        .routes(routes!(erasures::cancel_erasure))
+        .routes(routes!(erasures::set_hold))
         .routes(routes!(webhooks::receive_resend))
         .routes(routes!(inbox::list_emails))
         .routes(routes!(inbox::get_email))
@@ -222,6 +233,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// Every route, and what surrounds them.
 pub fn router(api: Arc<Api>) -> Router {
+    let gate = api.gate.clone();
     documented()
         .split_for_parts()
         .0
@@ -230,6 +242,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .merge(SwaggerUi::new("/docs").config(
             utoipa_swagger_ui::Config::from("/v1/openapi.json").persist_authorization(true),
         ))
+        .layer(axum::middleware::from_fn_with_state(gate, Gate::pass))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(axum::middleware::from_fn(edge::surround))

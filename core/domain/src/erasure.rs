@@ -201,7 +201,23 @@ impl Erasure {
                 rows: 0,
             }));
         }
-        let mut state = state?;
+        let mut state = match (state, change) {
+            (Some(state), _) => state,
+            // A log that was restored from a backup may have lost what came
+            // before.
+            (None, ErasureChange::Started { .. }) => Self {
+                status: ErasureStatus::Started,
+                requested_by: actor.to_owned(),
+                approved_by: None,
+                hold_id: HoldId::from(uuid::Uuid::nil()),
+                include_mentions: false,
+                reason: "begun before the log was restored from a backup".to_owned(),
+                keys: Vec::new(),
+                events: 0,
+                rows: 0,
+            },
+            (None, _) => return None,
+        };
         match change {
             ErasureChange::Requested { .. } => {}
             ErasureChange::Approved {} => {

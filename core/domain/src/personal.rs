@@ -14,7 +14,7 @@ pub const ERASED_MARK: &str = "$erased";
 
 /// Fields of bookings' events that hold what people wrote freely, and so may
 /// hold personal data, though no [`Personal`] marks them.
-pub const FREE_TEXT: [&str; 1] = ["reason"];
+pub const FREE_TEXT: [&str; 3] = ["reason", "reference", "document"];
 
 /// What stands in the place of erased data of a type.
 pub trait Erasable {

@@ -19,6 +19,7 @@ mod command_path;
 mod defects;
 mod double_booking;
 mod duplicates;
+mod erasure;
 mod every_door;
 mod faults;
 mod fleet;

@@ -18,6 +18,7 @@ use exodrive_domain::{
     DECISION_VERSION, Delivery, EMAIL_IMPORTED, Envelope, Recorded, Subject, WEBHOOK_RECEIVED,
     WEBHOOK_RECEIVED_VERSION,
     booking::{BlockChange, BookingChange},
+    erasure::{ErasureChange, HoldChange},
     fleet::FleetChange,
     operation::Operation,
     time,
@@ -35,6 +36,7 @@ use std::{
 fn released() -> Vec<(&'static str, u32)> {
     let decided = FleetChange::KINDS.iter().chain(BookingChange::KINDS);
     let decided = decided.chain(&BlockChange::KINDS).chain(&Operation::KINDS);
+    let decided = decided.chain(&ErasureChange::KINDS).chain(&HoldChange::KINDS);
     std::iter::once((WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION))
         .chain([(EMAIL_IMPORTED, DECISION_VERSION)])
         .chain(decided.map(|kind| (*kind, DECISION_VERSION)))

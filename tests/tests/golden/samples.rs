@@ -10,6 +10,7 @@ use exodrive_domain::{
     },
     days::Days,
     decode,
+    erasure::{ErasureChange, ErasureEvent, HoldChange, HoldEvent},
     fleet::{self, Car, FleetChange, FleetCommand, FleetEvent, Image, NamedText, Profile},
     id::{BlockId, BookingId, CarId, CustomerId},
     operation::{Operation, OperationEvent},
@@ -328,6 +329,22 @@ pub(crate) fn of(kind: &str) -> Vec<(String, Recorded)> {
             let subject = Subject::Projection(event.projection.clone());
             story.record(subject, event.operation.kind(), body);
         }
+        ("erasure", name) => {
+            let erasure_id = BOOKING.parse().unwrap();
+            let event = ErasureEvent { erasure_id, change: erasure(name) };
+            let body = serde_json::to_vec(&event).unwrap();
+            story.record(Subject::Erasure(erasure_id), event.change.kind(), body);
+        }
+        ("hold", name) => {
+            let (hold_id, reason) = (BLOCK.parse().unwrap(), "case 12/2026".to_owned());
+            let change = match name {
+                "placed" => HoldChange::Placed { reason },
+                _ => HoldChange::Lifted { reason },
+            };
+            let event = HoldEvent { hold_id, change };
+            let body = serde_json::to_vec(&event).unwrap();
+            story.record(Subject::Hold(hold_id), event.change.kind(), body);
+        }
         ("email", _) => {
             let email = "2bc82288-3816-4f83-911e-0c7610ce1bed";
             let body = json!({
@@ -366,6 +383,23 @@ pub(crate) fn of(kind: &str) -> Vec<(String, Recorded)> {
     let made = story.events.iter().any(|(_, event)| event.envelope.kind == kind);
     assert!(made, "no story tells of {kind}");
     story.events
+}
+
+fn erasure(name: &str) -> ErasureChange {
+    let keys = || vec![format!("email.{BOOKING}"), format!("customer.{BLOCK}")];
+    match name {
+        "requested" => ErasureChange::Requested {
+            address: Personal("ada@example.com".to_owned()),
+            hold_id: BLOCK.parse().unwrap(),
+            include_mentions: true,
+            reason: "as was asked".to_owned(),
+        },
+        "approved" => ErasureChange::Approved {},
+        "cancelled" => ErasureChange::Cancelled { reason: "taken back".to_owned() },
+        "started" => ErasureChange::Started { keys: keys(), events: 7 },
+        "completed" => ErasureChange::Completed { keys: 2, events: 7, rows: 9 },
+        other => panic!("say what an erasure {other} looks like"),
+    }
 }
 
 fn operation(name: &str) -> OperationEvent {

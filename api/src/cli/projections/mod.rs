@@ -5,7 +5,7 @@ mod list;
 mod rebuild;
 mod show;
 
-use super::{Failure, table};
+use super::{Failure, actor, table};
 use crate::{
     operator::{Operator, Origin, Plan, Recorded},
     settings::Connections,
@@ -89,17 +89,6 @@ async fn operator(connections: &Connections) -> Result<Operator, Failure> {
     };
     let log = Log::open(&connections.reading_config(nats)?).await?;
     Ok(Operator::new(log, Database::for_workers(&database)?))
-}
-
-/// Who sits at this terminal.
-fn actor() -> String {
-    use std::os::unix::fs::MetadataExt;
-    let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
-    let user = user.or_else(|| {
-        let own = std::fs::metadata("/proc/self").ok()?;
-        Some(own.uid().to_string())
-    });
-    format!("operator:{}@cli", user.unwrap_or_else(|| "unknown".to_owned()))
 }
 
 fn origin() -> Origin {

@@ -1,0 +1,316 @@
+//! Erasure, from the command line.
+
+use super::{Failure, table};
+use crate::{
+    cli::{actor, replay::reading_bar},
+    erasure::{ErasureDetail, ErasurePlan, Erasures, carry_out},
+    operator::Origin,
+    settings::Connections,
+};
+use exodrive_domain::id::ErasureId;
+use exodrive_log::Log;
+use serde::Deserialize;
+use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+use uuid::Uuid;
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  exodrive audit erase --email-address dana@example.com --reason 'request of 3 May' --dry-run
+  exodrive audit erase --email-address dana@example.com --reason 'request of 3 May'
+
+The whole log is read for the address: mail from and to it, bookings of the customer with it, contacts. Erasing
+destroys the data keys that encrypt those events. The events stay, unreadable, so every seal and proof holds; every
+view, cache and parked copy is made anew without the data and says `erased`. It cannot be undone.
+
+It begins when somebody has approved it: `exodrive audit approve ID`.")]
+pub(super) struct Erase {
+    /// The person's email address
+    #[arg(long, value_name = "ADDRESS")]
+    email_address: String,
+    /// Why: it stays in the log, so write nothing personal
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Also what only mentions the address: mail to others, other customers' bookings
+    #[arg(long)]
+    include_mentions: bool,
+    /// Only say what would be erased
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  exodrive audit approve 0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4
+
+Somebody else than who asked for it should: over HTTP that is enforced; here whoever has the system's secrets acts, the
+log says as whom, and a warning says if both are the same.")]
+pub(super) struct Approve {
+    /// The erasure
+    #[arg(value_name = "ID")]
+    id: ErasureId,
+    /// Refuse if it is the same person who asked for it
+    #[arg(long)]
+    apart: bool,
+    /// Do not wait until it is done
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args)]
+pub(super) struct Cancel {
+    /// The erasure
+    #[arg(value_name = "ID")]
+    id: ErasureId,
+    /// Why: it stays in the log
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  exodrive audit erasures
+  exodrive audit erasures --out erasures.json     (keep it apart from the backups)")]
+pub(super) struct List {
+    /// Write the list to a file, for `exodrive audit reapply`
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  exodrive audit reapply --erasures erasures.json
+
+A log restored from a backup, into an empty database, knows nothing of erasures after the backup. This tells it of
+them; workers carry them out as they start. Erasures that log or database know of are carried out without this.")]
+pub(super) struct Reapply {
+    /// The list that `exodrive audit erasures --out` wrote
+    #[arg(long, value_name = "FILE")]
+    erasures: PathBuf,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  exodrive audit hold --email-address dana@example.com --reason 'case 12/2026'
+  exodrive audit hold --email-address dana@example.com --reason 'case 12/2026 is closed' --lift")]
+pub(super) struct Hold {
+    /// The person's email address; the log holds a keyed digest of it only
+    #[arg(long, value_name = "ADDRESS")]
+    email_address: String,
+    /// Why: it stays in the log, so write nothing personal
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Allow it again
+    #[arg(long)]
+    lift: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args)]
+struct Common {
+    /// For programs
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connections: Connections,
+}
+
+impl Common {
+    async fn log(&self) -> Result<Log, Failure> {
+        let (nats, _) = self.connections.resolve_log()?;
+        Ok(Log::open(&self.connections.reading_config(nats)?).await?)
+    }
+
+    fn print(&self, erasure: &ErasureDetail) -> Result<(), Failure> {
+        if self.json {
+            say!("{}", serde_json::to_string_pretty(erasure)?);
+        } else {
+            say!("{}", described(erasure));
+        }
+        Ok(())
+    }
+}
+
+fn origin() -> Origin {
+    Origin { id: Uuid::now_v7(), actor: actor(), traceparent: None, correlation: None }
+}
+
+impl Erase {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        let log = self.common.log().await?;
+        let erasures = Erasures::new(log);
+        let bar = reading_bar()?;
+        let progress = |done, end| {
+            bar.set_length(end);
+            bar.set_position(done);
+        };
+        let plan = erasures.plan(&self.email_address, self.include_mentions, progress).await?;
+        bar.finish_and_clear();
+        if !self.common.json || self.dry_run {
+            self.show(&plan)?;
+        }
+        if self.dry_run {
+            return Ok(ExitCode::SUCCESS);
+        }
+        let erasure = erasures
+            .request(&self.email_address, self.include_mentions, &self.reason, &origin())
+            .await?;
+        if self.common.json {
+            say!("{}", serde_json::to_string_pretty(&erasure)?);
+        } else {
+            say!("\nErasure {} waits for an approval:\n  exodrive audit approve {0}", erasure.id);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn show(&self, plan: &ErasurePlan) -> Result<(), Failure> {
+        if self.common.json {
+            say!("{}", serde_json::to_string_pretty(plan)?);
+            return Ok(());
+        }
+        let mut rows = table::table(&["", "found in the log"]);
+        rows.add_row(["emails", &plan.emails.to_string()]);
+        rows.add_row(["customers", &plan.customers.len().to_string()]);
+        rows.add_row(["data keys to destroy", &plan.keys.len().to_string()]);
+        rows.add_row(["events nobody could read any more", &plan.events.to_string()]);
+        let stay = if self.include_mentions { "" } else { " (they stay)" };
+        rows.add_row(["events that only mention it", &format!("{}{stay}", plan.mentions.len())]);
+        rows.add_row(["log read up to", &plan.position.to_string()]);
+        say!("{rows}");
+        for mention in plan.mentions.iter().take(20) {
+            say!("  mentioned at {} ({})", mention.position, mention.kind);
+        }
+        if let Some(hold) = &plan.hold {
+            say!("A legal hold forbids it: {hold}");
+        }
+        Ok(())
+    }
+}
+
+impl Approve {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        let erasures = Erasures::new(self.common.log().await?);
+        let mut erasure = erasures.approve(self.id, self.apart, &origin()).await?;
+        if erasure.approved_by.as_ref() == Some(&erasure.requested_by) {
+            eprintln!("warning: {} has asked for it and approved it", erasure.requested_by);
+        }
+        if self.no_wait {
+            self.common.print(&erasure)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let bar = indicatif::ProgressBar::new_spinner();
+        bar.enable_steady_tick(Duration::from_millis(100));
+        bar.set_message("waits for a worker (Ctrl-C leaves it to the worker)");
+        while erasure.status != "completed" {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            erasure = erasures.get(self.id).await?;
+            if erasure.status == "started" {
+                bar.set_message("keys are destroyed, views are being cleaned");
+            }
+        }
+        bar.finish_and_clear();
+        self.common.print(&erasure)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Cancel {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        let erasures = Erasures::new(self.common.log().await?);
+        self.common.print(&erasures.cancel(self.id, &self.reason, &origin()).await?)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl List {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        let list = Erasures::new(self.common.log().await?).list().await?;
+        if let Some(out) = &self.out {
+            fs::write(out, serde_json::to_vec_pretty(&list)?)?;
+        }
+        if self.common.json {
+            say!("{}", serde_json::to_string_pretty(&list)?);
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut rows =
+            table::table(&["erasure", "status", "asked for", "by", "approved by", "events", "why"]);
+        for erasure in &list {
+            rows.add_row([
+                &erasure.id,
+                erasure.status,
+                &erasure.requested_at.format("%Y-%m-%d %H:%M").to_string(),
+                &erasure.requested_by,
+                erasure.approved_by.as_deref().unwrap_or(""),
+                &erasure.events.to_string(),
+                &erasure.reason,
+            ]);
+        }
+        say!("{rows}");
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What of a kept list is needed.
+#[derive(Deserialize)]
+struct Kept {
+    id: ErasureId,
+    status: String,
+    keys: Vec<String>,
+}
+
+impl Reapply {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        let kept: Vec<Kept> = serde_json::from_slice(&fs::read(&self.erasures)?)?;
+        let log = self.common.log().await?;
+        let known = Erasures::new(log.clone()).list().await?;
+        let mut told = 0;
+        for erasure in kept.iter().filter(|it| matches!(&*it.status, "started" | "completed")) {
+            if known.iter().all(|known| known.id != erasure.id.to_string()) {
+                carry_out::tell_again(&log, erasure.id, &erasure.keys).await?;
+                told += 1;
+            }
+        }
+        say!("{told} erasures are to be carried out again; a worker does so.");
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Hold {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        let erasures = Erasures::new(self.common.log().await?);
+        let held = !self.lift;
+        let id = erasures.hold(&self.email_address, held, &self.reason, &origin()).await?;
+        if self.common.json {
+            say!("{}", serde_json::json!({ "object": "hold", "id": id.to_string(), "held": held }));
+        } else if held {
+            say!("Hold {id}: nothing of this person is erased until it is lifted.");
+        } else {
+            say!("Hold {id} is lifted.");
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn described(erasure: &ErasureDetail) -> String {
+    match erasure.status {
+        "completed" => format!(
+            "Erased: {} data keys destroyed, {} events cannot be read any more, {} rows folded afresh.\n\
+             Every seal and proof holds: they are of the ciphertext. Backups made before hold the keys:\n\
+             `exodrive audit erasures --out FILE` keeps what has to be erased again after a restore.",
+            erasure.keys.len(),
+            erasure.events,
+            erasure.rows
+        ),
+        status => format!("Erasure {} is {status}.", erasure.id),
+    }
+}

@@ -1,0 +1,86 @@
+//! Keeps what a restored database may still hold from readers, until a worker
+//! has cleaned it.
+
+use super::carry_out::unclean;
+use crate::problem::{ApiError, Code};
+use axum::{
+    extract::{Request, State},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use exodrive_log::Log;
+use exodrive_projections::Database;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio_util::sync::CancellationToken;
+
+const LOOK: Duration = Duration::from_millis(500);
+/// What is served while the gate is shut: it holds no rows.
+const OPEN: [&str; 6] =
+    ["/v1/webhooks/", "/livez", "/readyz", "/docs", "/v1/openapi.json", "/v1/operator/"];
+
+/// See the module. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    /// Shut, until [`Gate::open_when_clean`] has looked.
+    pub fn shut() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+
+    /// Whether reads are refused.
+    pub fn is_shut(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Opens once the database is known to hold nothing that was erased. A log
+    /// without erasures suffices for that.
+    pub async fn open_when_clean(self, log: Log, database: Database, stop: CancellationToken) {
+        let mut told = false;
+        loop {
+            match unclean(&log, &database).await {
+                Ok(unclean) if unclean.is_empty() => {
+                    self.0.store(false, Ordering::Release);
+                    return;
+                }
+                Ok(unclean) if !told => {
+                    told = true;
+                    tracing::warn!(
+                        erasures = unclean.len(),
+                        "The database may hold what was erased (was it restored from a backup?): \
+                         reads are refused until a worker has cleaned it"
+                    );
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let error = exodrive_runtime::error_chain(&error);
+                    tracing::warn!(error, "Cannot find out whether the database holds erased data");
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Refuses reads while it is shut.
+    pub async fn pass(State(gate): State<Self>, request: Request, next: Next) -> Response {
+        let path = request.uri().path();
+        if gate.is_shut() && !OPEN.iter().any(|open| path.starts_with(open)) {
+            let mut error = ApiError::new(
+                Code::ViewUnavailable,
+                "Erased data is being removed from a restored database.",
+            );
+            error.retry_after = Some(2);
+            return error.into_response();
+        }
+        next.run(request).await
+    }
+}

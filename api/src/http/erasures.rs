@@ -1,0 +1,269 @@
+//! Erasing a person's data, for operators: planned, asked for, approved by
+//! somebody else, followed.
+
+use super::{
+    Api, App,
+    command::{Answer, Command, Nothing},
+    guard::Operates,
+};
+use crate::{
+    desk::derived_uuid,
+    erasure::{ErasureDetail, ErasureError, ErasurePlan},
+    operator::Origin,
+    problem::{ApiError, Code, FieldError, Problem},
+};
+use axum::{
+    Json,
+    extract::{Path, State},
+    response::{IntoResponse, Response},
+};
+use exodrive_domain::{erasure::ErasureRefusal, id::ErasureId};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Whose data is to be erased.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ErasureRequest {
+    /// The person's email address.
+    email_address: String,
+    /// Why: it stays in the log, so it says nothing personal.
+    reason: String,
+    /// Also what only mentions the address: mail to others, other customers'
+    /// bookings.
+    #[serde(default)]
+    include_mentions: bool,
+    /// Only say what would be erased.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Whose data must be kept, or need not be any longer.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HoldRequest {
+    /// The person's email address.
+    email_address: String,
+    /// Why: it stays in the log, so it says nothing personal.
+    reason: String,
+    /// `false` lifts the hold.
+    #[serde(default = "held")]
+    held: bool,
+}
+
+fn held() -> bool {
+    true
+}
+
+/// Why an erasure is called off.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CancelErasure {
+    /// Why: it stays in the log.
+    reason: String,
+}
+
+/// A hold on a person's data.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct HoldAnswer {
+    /// Always `hold`.
+    object: &'static str,
+    /// Its id; follows from the address.
+    id: String,
+    /// Whether it is placed.
+    held: bool,
+}
+
+/// Every erasure.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ErasureList {
+    /// Always `list`.
+    object: &'static str,
+    /// Newest first.
+    data: Vec<ErasureDetail>,
+}
+
+fn refused(error: ErasureError) -> ApiError {
+    let detail = error.to_string();
+    let field = |pointer: &str| {
+        let mut problem = ApiError::new(Code::ValidationFailed, detail.clone());
+        problem.errors.push(FieldError { pointer: pointer.to_owned(), detail: detail.clone() });
+        problem
+    };
+    match error {
+        ErasureError::Address => field("/email_address"),
+        ErasureError::NoReason | ErasureError::LongReason(_) => field("/reason"),
+        ErasureError::Refused(ErasureRefusal::NotFound) => no_such_erasure(),
+        ErasureError::Refused(_) => ApiError::new(Code::OperationRefused, detail),
+        ErasureError::Append(exodrive_log::AppendError::Conflict) => {
+            ApiError::new(Code::Busy, "Somebody else was first.")
+        }
+        error => {
+            ApiError::new(Code::LogUnavailable, "The event log does not answer.").caused_by(&error)
+        }
+    }
+}
+
+fn no_such_erasure() -> ApiError {
+    ApiError::new(Code::NotFound, "There is no such erasure.")
+}
+
+fn id_of(text: &str) -> Result<ErasureId, ApiError> {
+    text.parse().map_err(|_| no_such_erasure())
+}
+
+fn origin<T>(command: &Command<T>, what: &str) -> Result<Origin, ApiError> {
+    let actor = format!("operator:{}", command.who.operator()?);
+    let with = command.circumstances();
+    Ok(Origin {
+        id: derived_uuid(&[what, &with.command_id, &with.request_hash]),
+        actor,
+        traceparent: with.traceparent,
+        correlation: with.correlation,
+    })
+}
+
+/// Wants a person's data erased. For operators; another operator approves it.
+///
+/// A dry run is answered 200 with an `erasure_plan`: it reads all of the log.
+#[utoipa::path(
+    post, path = "/v1/operator/erasures", tag = "operator", security(("token" = [])),
+    request_body = ErasureRequest,
+    responses(
+        (status = 202, description = "Recorded; waits for an approval", body = ErasureDetail),
+        (status = 200, description = "Of a dry run", body = ErasurePlan),
+        (status = 409, description = "`operation_refused`: a hold forbids it", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn request_erasure(
+    State(api): App,
+    command: Command<ErasureRequest>,
+) -> Result<Response, ApiError> {
+    let origin = origin(&command, "erasure")?;
+    let ErasureRequest { email_address, reason, include_mentions, dry_run } = &command.body;
+    if *dry_run {
+        let _turn = api.full_readings.try_acquire().map_err(|_| {
+            ApiError::new(Code::Busy, "Others are reading all of the log just now.")
+        })?;
+        let plan = api.erasures.plan(email_address, *include_mentions, |_, _| {}).await;
+        return Ok(Json(plan.map_err(refused)?).into_response());
+    }
+    let with = command.circumstances();
+    let run = async {
+        let erasure = api
+            .erasures
+            .request(email_address, *include_mentions, reason, &origin)
+            .await
+            .map_err(refused)?;
+        let location = format!("/v1/operator/erasures/{}", erasure.id);
+        Ok(Answer::of(&erasure, erasure.position)?.begun(location))
+    };
+    Ok(command.once(&api, &with, run).await?.into_response())
+}
+
+/// Approves an erasure, which a worker then carries out. For operators: another
+/// one than asked for it.
+#[utoipa::path(
+    post, path = "/v1/operator/erasures/{id}/approve", tag = "operator", security(("token" = [])),
+    params(("id" = String, Path, description = "The erasure's id")),
+    responses(
+        (status = 200, description = "Recorded", body = ErasureDetail),
+        (status = 409, description = "`operation_refused`", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn approve_erasure(
+    State(api): App,
+    Path(id): Path<String>,
+    command: Command<Nothing>,
+) -> Result<Response, ApiError> {
+    let origin = origin(&command, "approval")?;
+    answer(&api, &command, api.erasures.approve(id_of(&id)?, true, &origin)).await
+}
+
+/// Calls an erasure off that is not approved yet. For operators.
+#[utoipa::path(
+    post, path = "/v1/operator/erasures/{id}/cancel", tag = "operator", security(("token" = [])),
+    params(("id" = String, Path, description = "The erasure's id")),
+    request_body = CancelErasure,
+    responses(
+        (status = 200, description = "Recorded", body = ErasureDetail),
+        (status = 409, description = "`operation_refused`", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn cancel_erasure(
+    State(api): App,
+    Path(id): Path<String>,
+    command: Command<CancelErasure>,
+) -> Result<Response, ApiError> {
+    let origin = origin(&command, "erasure cancelled")?;
+    answer(&api, &command, api.erasures.cancel(id_of(&id)?, &command.body.reason, &origin)).await
+}
+
+async fn answer<T>(
+    api: &Api,
+    command: &Command<T>,
+    act: impl Future<Output = Result<ErasureDetail, ErasureError>>,
+) -> Result<Response, ApiError> {
+    let with = command.circumstances();
+    let run = async {
+        let erasure = act.await.map_err(refused)?;
+        Answer::of(&erasure, erasure.position)
+    };
+    Ok(command.once(api, &with, run).await?.into_response())
+}
+
+/// Forbids that a person's data is erased, or allows it again. For operators.
+#[utoipa::path(
+    post, path = "/v1/operator/holds", tag = "operator", security(("token" = [])),
+    request_body = HoldRequest,
+    responses(
+        (status = 200, description = "Recorded", body = HoldAnswer),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn set_hold(
+    State(api): App,
+    command: Command<HoldRequest>,
+) -> Result<Json<HoldAnswer>, ApiError> {
+    let origin = origin(&command, "hold")?;
+    let HoldRequest { email_address, reason, held } = &command.body;
+    let id = api.erasures.hold(email_address, *held, reason, &origin).await.map_err(refused)?;
+    Ok(Json(HoldAnswer { object: "hold", id: id.to_string(), held: *held }))
+}
+
+/// Lists every erasure, without whose data it is about. For operators.
+#[utoipa::path(
+    get, path = "/v1/operator/erasures", tag = "operator", security(("token" = [])),
+    responses(
+        (status = 200, description = "Newest first", body = ErasureList),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn list_erasures(
+    State(api): App,
+    _: Operates,
+) -> Result<Json<ErasureList>, ApiError> {
+    let data = api.erasures.list().await.map_err(refused)?;
+    Ok(Json(ErasureList { object: "list", data }))
+}
+
+/// Gives an erasure: how far it is, and which data keys it has destroyed. For
+/// operators.
+#[utoipa::path(
+    get, path = "/v1/operator/erasures/{id}", tag = "operator", security(("token" = [])),
+    params(("id" = String, Path, description = "The erasure's id")),
+    responses(
+        (status = 200, description = "The erasure", body = ErasureDetail),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn get_erasure(
+    State(api): App,
+    _: Operates,
+    Path(id): Path<String>,
+) -> Result<Json<ErasureDetail>, ApiError> {
+    api.erasures.get(id_of(&id)?).await.map(Json).map_err(refused)
+}

@@ -1,0 +1,88 @@
+//! What this database knows of erasures of personal data, so that one that is
+//! restored from a backup is cleaned again, and tells a restored log what it
+//! has forgotten.
+
+use crate::{Database, Error};
+use sqlx::{PgConnection, pool::PoolConnection};
+use uuid::Uuid;
+
+/// Any two numbers that no other lock uses.
+const LOCK: i64 = 0x65_78_6f_5f_65_72_61_73;
+
+/// An erasure that this database knows of.
+#[derive(Clone, Debug)]
+pub struct KnownErasure {
+    /// Which.
+    pub id: Uuid,
+    /// Data keys that are destroyed, by name.
+    pub keys: Vec<String>,
+    /// No row of this database holds the data any more.
+    pub applied: bool,
+}
+
+/// Held while one worker carries erasures out, so that no other does.
+pub struct ErasureLock(PoolConnection<sqlx::Postgres>);
+
+impl ErasureLock {
+    /// Lets others.
+    ///
+    /// # Errors
+    /// When the database does not answer; the lock is gone then too.
+    pub async fn release(mut self) -> Result<(), Error> {
+        let connection: &mut PgConnection = &mut self.0;
+        sqlx::query_scalar!("select pg_advisory_unlock($1)", LOCK).fetch_one(connection).await?;
+        Ok(())
+    }
+}
+
+impl Database {
+    /// The right to carry erasures out; none while another worker has it.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn lock_erasures(&self) -> Result<Option<ErasureLock>, Error> {
+        let mut connection = self.pool().acquire().await?;
+        let locked = sqlx::query_scalar!(r#"select pg_try_advisory_lock($1) as "locked!""#, LOCK);
+        let locked = locked.fetch_one(&mut *connection).await?;
+        Ok(locked.then_some(ErasureLock(connection)))
+    }
+
+    /// Every erasure that this database knows of.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn known_erasures(&self) -> Result<Vec<KnownErasure>, Error> {
+        let known = sqlx::query_as!(
+            KnownErasure,
+            r#"select id, keys, applied_at is not null as "applied!" from erasures"#
+        );
+        Ok(known.fetch_all(self.pool()).await?)
+    }
+
+    /// Makes an erasure known, before any key is destroyed.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn learn_erasure(&self, id: Uuid, keys: &[String]) -> Result<(), Error> {
+        sqlx::query!(
+            "insert into erasures (id, keys) values ($1, $2)
+             on conflict (id) do update set keys = excluded.keys",
+            id,
+            keys
+        )
+        .execute(self.pool())
+        .await?;
+        Ok(())
+    }
+
+    /// Notes that no row holds the data of an erasure any more.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn mark_erased(&self, id: Uuid) -> Result<(), Error> {
+        sqlx::query!("update erasures set applied_at = now() where id = $1", id)
+            .execute(self.pool())
+            .await?;
+        Ok(())
+    }
+}

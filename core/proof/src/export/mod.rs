@@ -25,7 +25,7 @@ mod row;
 mod text;
 
 pub(crate) use self::{
-    csv::{HEADING as CSV_HEADING, read_row as read_csv_row},
+    csv::{HEADING as CSV_HEADING, read as read_cells},
     ndjson::parse as parse_line,
     parquet::Rows as ParquetRows,
     row::Row,
@@ -52,6 +52,26 @@ pub const COLUMNS: [&str; 10] = [
     "content",
     "note",
 ];
+
+/// Why something is no record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Flaw {
+    /// What is wrong with it.
+    Malformed(String),
+    /// It is the header of another version of the form.
+    OtherFormat(String),
+}
+
+impl<T: Into<String>> From<T> for Flaw {
+    fn from(what: T) -> Self {
+        Self::Malformed(what.into())
+    }
+}
+
+/// That this is our form.
+fn check_format(format: &str) -> Result<(), Flaw> {
+    if format == FORMAT { Ok(()) } else { Err(Flaw::OtherFormat(format.to_owned())) }
+}
 
 /// Names with values.
 pub type Pairs<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;

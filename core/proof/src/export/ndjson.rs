@@ -1,6 +1,6 @@
 //! NDJSON: an object a line.
 
-use super::{End, Event, FORMAT, Header, Omitted, Pairs, Record, text};
+use super::{End, Event, FORMAT, Flaw, Header, Omitted, Pairs, Record, check_format, text};
 use chrono::DateTime;
 use memchr::{memchr, memchr2};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
@@ -162,7 +162,7 @@ struct Kind<'a> {
 
 /// The record of a line; else what is wrong with it. An event's content is
 /// not kept.
-pub(crate) fn parse(line: &str) -> Result<Record<'_>, String> {
+pub(crate) fn parse(line: &str) -> Result<Record<'_>, Flaw> {
     match quick_event(line) {
         Some(event) => Ok(Record::Event(event)),
         None => slow(line),
@@ -230,14 +230,12 @@ fn plain(text: &str) -> Option<(&str, &str)> {
     string(text).filter(|(string, _)| !controls(string))
 }
 
-fn slow(line: &str) -> Result<Record<'_>, String> {
+fn slow(line: &str) -> Result<Record<'_>, Flaw> {
     let kind: Kind<'_> = json(line)?;
     Ok(match kind.object.as_ref() {
         "header" => {
             let header: HeaderLine<'_> = json(line)?;
-            if header.format != FORMAT {
-                return Err(format!("the format is {:?}, not {FORMAT:?}", header.format));
-            }
+            check_format(&header.format)?;
             let created_at = time(&header.created_at, "created_at")?;
             Record::Header(Header {
                 origin: header.origin,
@@ -275,7 +273,7 @@ fn slow(line: &str) -> Result<Record<'_>, String> {
             let end: EndLine<'_> = json(line)?;
             Record::End(End { events: end.events, root: hash(&end.root, "root")? })
         }
-        other => return Err(format!("object: {other:?} is no kind of record")),
+        other => return Err(format!("object: {other:?} is no kind of record").into()),
     })
 }
 

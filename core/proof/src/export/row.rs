@@ -8,7 +8,7 @@
 //! | checkpoint | | | | | | | | | checkpoint |
 //! | end | | events | | | | | root | | |
 
-use super::{End, Event, FORMAT, Header, Omitted, Pairs, Record, text};
+use super::{End, Event, FORMAT, Flaw, Header, Omitted, Pairs, Record, check_format, text};
 use chrono::DateTime;
 use std::borrow::Cow;
 
@@ -95,14 +95,12 @@ impl<'a> Row<'a> {
 
     /// The record; else what is wrong with the row. An event's content is not
     /// read.
-    pub(crate) fn into_record(mut self) -> Result<Record<'a>, String> {
+    pub(crate) fn into_record(mut self) -> Result<Record<'a>, Flaw> {
         let object = std::mem::take(&mut self.object);
         let record = match object.as_ref() {
             "header" => {
                 let format = take(&mut self.content, "content")?;
-                if format != FORMAT {
-                    return Err(format!("the format is {format:?}, not {FORMAT:?}"));
-                }
+                check_format(&format)?;
                 Record::Header(Header {
                     origin: take(&mut self.subject, "subject")?,
                     checkpoint: take(&mut self.note, "note")?,
@@ -140,12 +138,12 @@ impl<'a> Row<'a> {
             "end" => {
                 Record::End(End { events: take(&mut self.until, "until")?, root: self.hash()? })
             }
-            other => return Err(format!("object: {other:?} is no kind of record")),
+            other => return Err(format!("object: {other:?} is no kind of record").into()),
         };
         if self == Row::default() {
             Ok(record)
         } else {
-            Err(format!("a column that does not belong to this {object} is filled"))
+            Err(format!("a column that does not belong to this {object} is filled").into())
         }
     }
 

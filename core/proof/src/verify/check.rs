@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Hash,
-    export::{End, Header, Omitted},
+    export::{End, FORMAT, Flaw, Header, Omitted},
     note::{self, Checkpoint, NoteError, SignedNote},
     tree::{Node, Tree},
 };
@@ -94,6 +94,12 @@ impl<'a> Checker<'a> {
                 }
                 Err(error) => return Err(VerifyError::of_note(Place::Whole, which, &error)),
             };
+            if !checker.origin.is_empty() && checker.origin != checkpoint.origin {
+                return Err(VerifyError::Unusable(format!(
+                    "you kept checkpoints of two logs, {:?} and {:?}; give those of one",
+                    checker.origin, checkpoint.origin
+                )));
+            }
             checker.cosignatures(kept, checkpoint.size)?;
             checker.origin.clone_from(&checkpoint.origin);
             checker.kept_sizes.push(checkpoint.size);
@@ -150,13 +156,18 @@ impl<'a> Checker<'a> {
     fn item(&mut self, item: Item) -> Checked {
         match (&self.state, item) {
             (State::Start, Item::Header(header)) => self.header(header),
-            (State::Start, Item::Malformed(why)) => Err(VerifyError::Unusable(format!(
-                "the first record is no header of an export that this version reads: {why}"
-            ))),
+            (State::Start, Item::Flawed(Flaw::OtherFormat(format))) => {
+                Err(VerifyError::Unusable(format!(
+                    "the export's form is {format:?}, but this program reads {FORMAT:?}; use the program of the version that made it"
+                )))
+            }
+            (State::Start, Item::Flawed(Flaw::Malformed(why))) => {
+                Err(self.bad(format!("the header cannot be read: {why}")))
+            }
             (State::Start, _) => Err(self.bad("the export does not begin with its header")),
             (State::Ended, _) => Err(self.bad("something follows the end of the export")),
             (State::Inside(_), Item::Header(_)) => Err(self.bad("a second header")),
-            (State::Inside(_), Item::Malformed(why)) => {
+            (State::Inside(_), Item::Flawed(Flaw::Malformed(why) | Flaw::OtherFormat(why))) => {
                 Err(self.bad(format!("what stands there is no record: {why}")))
             }
             (State::Inside(_), Item::Event { position, leaf, matches }) => {
@@ -331,12 +342,17 @@ impl<'a> Checker<'a> {
 
     fn forked(&self, after: u64, which: &str) -> VerifyError {
         let up_to = self.tree.size();
-        let place = if after + 1 == up_to {
-            Place::Position(up_to)
-        } else if after >= up_to {
-            Place::Whole
-        } else {
-            Place::Between { after, up_to }
+        if after >= up_to {
+            return VerifyError::tampered(
+                Place::Whole,
+                format!(
+                    "the log signed two different trees of size {up_to}: keep both checkpoints, together they prove it"
+                ),
+            );
+        }
+        let place = match after + 1 {
+            first if first == up_to => Place::Position(first),
+            _ => Place::Between { after, up_to },
         };
         VerifyError::tampered(
             place,

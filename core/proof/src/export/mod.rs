@@ -70,7 +70,13 @@ impl<T: Into<String>> From<T> for Flaw {
 
 /// That this is our form.
 fn check_format(format: &str) -> Result<(), Flaw> {
-    if format == FORMAT { Ok(()) } else { Err(Flaw::OtherFormat(format.to_owned())) }
+    if format == FORMAT {
+        return Ok(());
+    }
+    let version = format.strip_prefix("exodrive-export-v").unwrap_or_default();
+    let is_version = !version.is_empty() && version.bytes().all(|digit| digit.is_ascii_digit());
+    let flaw = if is_version { Flaw::OtherFormat } else { Flaw::Malformed };
+    Err(flaw(format!("its form is {format:?}")))
 }
 
 /// Names with values.
@@ -268,7 +274,7 @@ pub struct ExportWriter<W: io::Write + Send>(Inner<W>);
 
 enum Inner<W: io::Write + Send> {
     Ndjson(ndjson::Writer<W>),
-    Csv(csv::Writer<W>),
+    Csv(Box<csv::Writer<W>>),
     Parquet(Box<parquet::Writer<W>>),
 }
 
@@ -281,7 +287,7 @@ impl<W: io::Write + Send> ExportWriter<W> {
     pub fn new(format: Format, out: W) -> io::Result<Self> {
         Ok(Self(match format {
             Format::Ndjson => Inner::Ndjson(ndjson::Writer::new(out)),
-            Format::Csv => Inner::Csv(csv::Writer::new(out)?),
+            Format::Csv => Inner::Csv(Box::new(csv::Writer::new(out)?)),
             Format::Parquet => Inner::Parquet(Box::new(parquet::Writer::new(out)?)),
         }))
     }

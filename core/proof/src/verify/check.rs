@@ -156,9 +156,9 @@ impl<'a> Checker<'a> {
     fn item(&mut self, item: Item) -> Checked {
         match (&self.state, item) {
             (State::Start, Item::Header(header)) => self.header(header),
-            (State::Start, Item::Flawed(Flaw::OtherFormat(format))) => {
+            (State::Start, Item::Flawed(Flaw::OtherFormat(what))) => {
                 Err(VerifyError::Unusable(format!(
-                    "the export's form is {format:?}, but this program reads {FORMAT:?}; use the program of the version that made it"
+                    "this is an export of another version: {what}, but this program reads {FORMAT:?}; use the program that made it"
                 )))
             }
             (State::Start, Item::Flawed(Flaw::Malformed(why))) => {

@@ -13,6 +13,7 @@ macro_rules! say {
     };
 }
 
+mod audit;
 mod demo;
 mod doctor;
 mod import;
@@ -76,6 +77,8 @@ enum Command {
     Replay(replay::Replay),
     /// Look at the projections and mend them
     Projections(projections::Projections),
+    /// Check the log without trusting whoever runs it
+    Audit(audit::Audit),
     /// Print a token for a system whose secret is at hand (for development)
     Token(Token),
     /// Print the addresses of the running system as lines EXODRIVE_..._URL=...
@@ -170,6 +173,7 @@ impl Command {
             Self::Import(command) => return command.run().await,
             Self::Replay(command) => return command.run().await,
             Self::Projections(command) => return command.run().await,
+            Self::Audit(command) => return command.run().await,
             Self::Token(command) => command.run()?,
             Self::Env(command) => command.run()?,
             Self::Doctor(command) => return command.run().await,

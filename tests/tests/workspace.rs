@@ -113,8 +113,10 @@ const LICENCES: [&str; 11] = [
 ];
 
 /// Crates under another licence, and why that is no obstacle.
-const OTHER_LICENCES: [(&str, &str); 1] =
-    [("tiny-keccak", "CC0-1.0, public domain; parquet's hash map draws its seed with it in the build")];
+const OTHER_LICENCES: [(&str, &str); 1] = [(
+    "tiny-keccak",
+    "CC0-1.0, public domain; parquet's hash map draws its seed with it in the build",
+)];
 
 /// Crates of which the tree holds more than one version, and what it waits
 /// for.

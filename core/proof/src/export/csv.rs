@@ -72,6 +72,9 @@ pub(crate) fn read(line: &StringRecord) -> Result<Record<'_>, Flaw> {
 }
 
 fn row(line: &StringRecord) -> Result<Row<'_>, String> {
+    if line.len() != COLUMNS.len() {
+        return Err(format!("{} columns, not {}", line.len(), COLUMNS.len()));
+    }
     let cell = |column: usize| {
         let name = COLUMNS[column];
         let cell = line.get(column).ok_or_else(|| format!("{name}: missing"))?;

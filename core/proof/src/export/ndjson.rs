@@ -97,7 +97,7 @@ fn write_event(event: &Event<'_>, out: &mut Vec<u8>) -> io::Result<()> {
 const EVENT: &str = "{\"object\":\"event\",\"position\":";
 const STORED_AT: &str = ",\"stored_at\":\"";
 const SUBJECT: &str = "\",\"subject\":\"";
-const HEADERS: &str = "\",\"headers\":[";
+const HEADERS: &str = "\",\"headers\":";
 const BODY: &str = ",\"body\":\"";
 const LEAF_HASH: &str = "\",\"leaf_hash\":\"";
 const CONTENT: &str = ",\"content\":";
@@ -179,23 +179,7 @@ fn quick_event(line: &str) -> Option<Event<'_>> {
     }
     let (stored_at, rest) = string(rest.strip_prefix(STORED_AT)?)?;
     let (subject, rest) = plain(rest.strip_prefix(SUBJECT)?)?;
-    let mut rest = rest.strip_prefix(HEADERS)?;
-    let mut headers = Vec::with_capacity(16);
-    if let Some(after) = rest.strip_prefix(']') {
-        rest = after;
-    } else {
-        loop {
-            let (name, after) = plain(rest.strip_prefix("[\"")?)?;
-            let (value, after) = plain(after.strip_prefix("\",\"")?)?;
-            headers.push((Cow::Borrowed(name), Cow::Borrowed(value)));
-            rest = after.strip_prefix("\"]")?;
-            if let Some(after) = rest.strip_prefix(']') {
-                rest = after;
-                break;
-            }
-            rest = rest.strip_prefix(',')?;
-        }
-    }
+    let (headers, rest) = quick_pairs(rest.strip_prefix(HEADERS)?)?;
     let (body, rest) = string(rest.strip_prefix(BODY)?)?;
     let (leaf_hash, rest) = string(rest.strip_prefix(LEAF_HASH)?)?;
     let rest = rest.strip_prefix('"')?;
@@ -214,6 +198,34 @@ fn quick_event(line: &str) -> Option<Event<'_>> {
         leaf_hash: text::parse_hash(leaf_hash)?,
         content: None,
     })
+}
+
+/// What a field of pairs without escapes holds, and what follows.
+fn quick_pairs(json: &str) -> Option<(Pairs<'_>, &str)> {
+    let mut rest = json.strip_prefix('[')?;
+    if let Some(rest) = rest.strip_prefix(']') {
+        return Some((Vec::new(), rest));
+    }
+    let mut pairs = Vec::with_capacity(16);
+    loop {
+        let (name, after) = plain(rest.strip_prefix("[\"")?)?;
+        let (value, after) = plain(after.strip_prefix("\",\"")?)?;
+        pairs.push((Cow::Borrowed(name), Cow::Borrowed(value)));
+        rest = after.strip_prefix("\"]")?;
+        if let Some(rest) = rest.strip_prefix(']') {
+            return Some((pairs, rest));
+        }
+        rest = rest.strip_prefix(',')?;
+    }
+}
+
+/// Reads a JSON array of pairs of strings.
+pub(super) fn parse_pairs(json: Cow<'_, str>) -> Result<Pairs<'_>, serde_json::Error> {
+    let Cow::Borrowed(json) = json else { return serde_json::from_str(&json) };
+    match quick_pairs(json) {
+        Some((pairs, "")) => Ok(pairs),
+        _ => serde_json::from_str(json),
+    }
 }
 
 /// A string without escapes up to its closing quote, and what follows, with

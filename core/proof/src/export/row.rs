@@ -8,7 +8,10 @@
 //! | checkpoint | | | | | | | | | checkpoint |
 //! | end | | events | | | | | root | | |
 
-use super::{End, Event, FORMAT, Flaw, Header, Omitted, Pairs, Record, check_format, text};
+use super::{
+    End, Event, FORMAT, Flaw, Header, Omitted, Pairs, Record, check_format, ndjson::parse_pairs,
+    text,
+};
 use chrono::DateTime;
 use std::borrow::Cow;
 
@@ -106,7 +109,7 @@ impl<'a> Row<'a> {
                     checkpoint: take(&mut self.note, "note")?,
                     from: take(&mut self.position, "position")?,
                     to: take(&mut self.until, "until")?,
-                    filters: pairs(&take(&mut self.headers, "headers")?)?,
+                    filters: pairs(take(&mut self.headers, "headers")?)?,
                     created_at: DateTime::from_timestamp_nanos(take(
                         &mut self.stored_at,
                         "stored_at",
@@ -119,7 +122,7 @@ impl<'a> Row<'a> {
                     position: take(&mut self.position, "position")?,
                     stored_at_nanos: take(&mut self.stored_at, "stored_at")?,
                     subject: self.subject.take().unwrap_or_default(),
-                    headers: pairs(&take(&mut self.headers, "headers")?)?,
+                    headers: pairs(take(&mut self.headers, "headers")?)?,
                     body: self.body.take().unwrap_or_default(),
                     leaf_hash: self.hash()?,
                     content: None,
@@ -158,7 +161,6 @@ fn take<T>(column: &mut Option<T>, name: &str) -> Result<T, String> {
     column.take().ok_or_else(|| format!("{name}: missing"))
 }
 
-fn pairs(json: &str) -> Result<Pairs<'static>, String> {
-    serde_json::from_str(json)
-        .map_err(|_| "headers: not a JSON array of pairs [name, value]".to_owned())
+fn pairs(json: Cow<'_, str>) -> Result<Pairs<'_>, String> {
+    parse_pairs(json).map_err(|_| "headers: not a JSON array of pairs [name, value]".to_owned())
 }

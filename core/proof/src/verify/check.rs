@@ -142,15 +142,19 @@ impl<'a> Checker<'a> {
         self.tree.size() + 1
     }
 
-    /// Something is wrong at the position that comes next.
-    fn bad(&self, reason: impl Into<String>) -> VerifyError {
-        let place = match &self.state {
+    /// The position that comes next, if the checkpoint covers it.
+    fn place(&self) -> Place {
+        match &self.state {
             State::Inside(inside) if self.next() <= inside.checkpoint.size => {
                 Place::Position(self.next())
             }
             _ => Place::Whole,
-        };
-        VerifyError::tampered(place, reason)
+        }
+    }
+
+    /// Something is wrong there.
+    fn bad(&self, reason: impl Into<String>) -> VerifyError {
+        VerifyError::tampered(self.place(), reason)
     }
 
     fn item(&mut self, item: Item) -> Checked {
@@ -292,11 +296,8 @@ impl<'a> Checker<'a> {
 
     fn earlier(&mut self, checkpoint: Result<Checkpoint, NoteError>) -> Checked {
         let which = "a checkpoint in the export";
-        let place = match self.bad("") {
-            VerifyError::Tampered(tampered) => tampered.place,
-            VerifyError::Unusable(_) => Place::Whole,
-        };
-        let checkpoint = checkpoint.map_err(|error| VerifyError::of_note(place, which, &error))?;
+        let checkpoint =
+            checkpoint.map_err(|error| VerifyError::of_note(self.place(), which, &error))?;
         let (size, own) = (self.tree.size(), &checkpoint.origin);
         if *own != self.origin {
             return Err(self.bad(format!("{which} is of another log, {own:?}")));

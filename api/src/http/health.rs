@@ -175,8 +175,7 @@ async fn examine(api: &Arc<Api>) -> Readiness {
         (true, true) => Overall::Ready,
     };
     let redis = redis.0;
-    let checks =
-        Checks { log: log.0, postgres, migrations, redis, seals, erasures, projections };
+    let checks = Checks { log: log.0, postgres, migrations, redis, seals, erasures, projections };
     Readiness { status, checks }
 }
 

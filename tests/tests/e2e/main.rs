@@ -11,6 +11,7 @@
 )]
 
 mod append;
+mod audit_offline;
 mod booking;
 mod booking_access;
 mod calendar;

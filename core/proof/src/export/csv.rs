@@ -1,6 +1,6 @@
 //! CSV: a heading and rows, safe to open in a spreadsheet.
 
-use super::{COLUMNS, Record, row::Row, text};
+use super::{COLUMNS, Flaw, Record, row::Row, text};
 use csv::StringRecord;
 use std::{borrow::Cow, io};
 
@@ -66,8 +66,15 @@ fn unguarded(cell: &str) -> Option<&str> {
     }
 }
 
-/// The row of a line; else what is wrong with it.
-pub(crate) fn read_row(line: &StringRecord) -> Result<Row<'_>, String> {
+/// The record of a line.
+pub(crate) fn read(line: &StringRecord) -> Result<Record<'_>, Flaw> {
+    row(line)?.into_record()
+}
+
+fn row(line: &StringRecord) -> Result<Row<'_>, String> {
+    if line.len() != COLUMNS.len() {
+        return Err(format!("{} columns, not {}", line.len(), COLUMNS.len()));
+    }
     let cell = |column: usize| {
         let name = COLUMNS[column];
         let cell = line.get(column).ok_or_else(|| format!("{name}: missing"))?;

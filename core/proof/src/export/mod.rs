@@ -25,7 +25,7 @@ mod row;
 mod text;
 
 pub(crate) use self::{
-    csv::{HEADING as CSV_HEADING, read_row as read_csv_row},
+    csv::{HEADING as CSV_HEADING, read as read_cells},
     ndjson::parse as parse_line,
     parquet::Rows as ParquetRows,
     row::Row,
@@ -52,6 +52,32 @@ pub const COLUMNS: [&str; 10] = [
     "content",
     "note",
 ];
+
+/// Why something is no record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Flaw {
+    /// What is wrong with it.
+    Malformed(String),
+    /// It is the header of another version of the form.
+    OtherFormat(String),
+}
+
+impl<T: Into<String>> From<T> for Flaw {
+    fn from(what: T) -> Self {
+        Self::Malformed(what.into())
+    }
+}
+
+/// That this is our form.
+fn check_format(format: &str) -> Result<(), Flaw> {
+    if format == FORMAT {
+        return Ok(());
+    }
+    let version = format.strip_prefix("exodrive-export-v").unwrap_or_default();
+    let is_version = !version.is_empty() && version.bytes().all(|digit| digit.is_ascii_digit());
+    let flaw = if is_version { Flaw::OtherFormat } else { Flaw::Malformed };
+    Err(flaw(format!("its form is {format:?}")))
+}
 
 /// Names with values.
 pub type Pairs<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
@@ -248,7 +274,7 @@ pub struct ExportWriter<W: io::Write + Send>(Inner<W>);
 
 enum Inner<W: io::Write + Send> {
     Ndjson(ndjson::Writer<W>),
-    Csv(csv::Writer<W>),
+    Csv(Box<csv::Writer<W>>),
     Parquet(Box<parquet::Writer<W>>),
 }
 
@@ -261,7 +287,7 @@ impl<W: io::Write + Send> ExportWriter<W> {
     pub fn new(format: Format, out: W) -> io::Result<Self> {
         Ok(Self(match format {
             Format::Ndjson => Inner::Ndjson(ndjson::Writer::new(out)),
-            Format::Csv => Inner::Csv(csv::Writer::new(out)?),
+            Format::Csv => Inner::Csv(Box::new(csv::Writer::new(out)?)),
             Format::Parquet => Inner::Parquet(Box::new(parquet::Writer::new(out)?)),
         }))
     }

@@ -1,6 +1,6 @@
 //! NDJSON: an object a line.
 
-use super::{End, Event, FORMAT, Header, Omitted, Pairs, Record, text};
+use super::{End, Event, FORMAT, Flaw, Header, Omitted, Pairs, Record, check_format, text};
 use chrono::DateTime;
 use memchr::{memchr, memchr2};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
@@ -97,7 +97,7 @@ fn write_event(event: &Event<'_>, out: &mut Vec<u8>) -> io::Result<()> {
 const EVENT: &str = "{\"object\":\"event\",\"position\":";
 const STORED_AT: &str = ",\"stored_at\":\"";
 const SUBJECT: &str = "\",\"subject\":\"";
-const HEADERS: &str = "\",\"headers\":[";
+const HEADERS: &str = "\",\"headers\":";
 const BODY: &str = ",\"body\":\"";
 const LEAF_HASH: &str = "\",\"leaf_hash\":\"";
 const CONTENT: &str = ",\"content\":";
@@ -162,7 +162,7 @@ struct Kind<'a> {
 
 /// The record of a line; else what is wrong with it. An event's content is
 /// not kept.
-pub(crate) fn parse(line: &str) -> Result<Record<'_>, String> {
+pub(crate) fn parse(line: &str) -> Result<Record<'_>, Flaw> {
     match quick_event(line) {
         Some(event) => Ok(Record::Event(event)),
         None => slow(line),
@@ -179,23 +179,7 @@ fn quick_event(line: &str) -> Option<Event<'_>> {
     }
     let (stored_at, rest) = string(rest.strip_prefix(STORED_AT)?)?;
     let (subject, rest) = plain(rest.strip_prefix(SUBJECT)?)?;
-    let mut rest = rest.strip_prefix(HEADERS)?;
-    let mut headers = Vec::with_capacity(16);
-    if let Some(after) = rest.strip_prefix(']') {
-        rest = after;
-    } else {
-        loop {
-            let (name, after) = plain(rest.strip_prefix("[\"")?)?;
-            let (value, after) = plain(after.strip_prefix("\",\"")?)?;
-            headers.push((Cow::Borrowed(name), Cow::Borrowed(value)));
-            rest = after.strip_prefix("\"]")?;
-            if let Some(after) = rest.strip_prefix(']') {
-                rest = after;
-                break;
-            }
-            rest = rest.strip_prefix(',')?;
-        }
-    }
+    let (headers, rest) = quick_pairs(rest.strip_prefix(HEADERS)?)?;
     let (body, rest) = string(rest.strip_prefix(BODY)?)?;
     let (leaf_hash, rest) = string(rest.strip_prefix(LEAF_HASH)?)?;
     let rest = rest.strip_prefix('"')?;
@@ -216,6 +200,34 @@ fn quick_event(line: &str) -> Option<Event<'_>> {
     })
 }
 
+/// What a field of pairs without escapes holds, and what follows.
+fn quick_pairs(json: &str) -> Option<(Pairs<'_>, &str)> {
+    let mut rest = json.strip_prefix('[')?;
+    if let Some(rest) = rest.strip_prefix(']') {
+        return Some((Vec::new(), rest));
+    }
+    let mut pairs = Vec::with_capacity(16);
+    loop {
+        let (name, after) = plain(rest.strip_prefix("[\"")?)?;
+        let (value, after) = plain(after.strip_prefix("\",\"")?)?;
+        pairs.push((Cow::Borrowed(name), Cow::Borrowed(value)));
+        rest = after.strip_prefix("\"]")?;
+        if let Some(rest) = rest.strip_prefix(']') {
+            return Some((pairs, rest));
+        }
+        rest = rest.strip_prefix(',')?;
+    }
+}
+
+/// Reads a JSON array of pairs of strings.
+pub(super) fn parse_pairs(json: Cow<'_, str>) -> Result<Pairs<'_>, serde_json::Error> {
+    let Cow::Borrowed(json) = json else { return serde_json::from_str(&json) };
+    match quick_pairs(json) {
+        Some((pairs, "")) => Ok(pairs),
+        _ => serde_json::from_str(json),
+    }
+}
+
 /// A string without escapes up to its closing quote, and what follows, with
 /// the quote.
 fn string(text: &str) -> Option<(&str, &str)> {
@@ -230,14 +242,12 @@ fn plain(text: &str) -> Option<(&str, &str)> {
     string(text).filter(|(string, _)| !controls(string))
 }
 
-fn slow(line: &str) -> Result<Record<'_>, String> {
+fn slow(line: &str) -> Result<Record<'_>, Flaw> {
     let kind: Kind<'_> = json(line)?;
     Ok(match kind.object.as_ref() {
         "header" => {
             let header: HeaderLine<'_> = json(line)?;
-            if header.format != FORMAT {
-                return Err(format!("the format is {:?}, not {FORMAT:?}", header.format));
-            }
+            check_format(&header.format)?;
             let created_at = time(&header.created_at, "created_at")?;
             Record::Header(Header {
                 origin: header.origin,
@@ -275,7 +285,7 @@ fn slow(line: &str) -> Result<Record<'_>, String> {
             let end: EndLine<'_> = json(line)?;
             Record::End(End { events: end.events, root: hash(&end.root, "root")? })
         }
-        other => return Err(format!("object: {other:?} is no kind of record")),
+        other => return Err(format!("object: {other:?} is no kind of record").into()),
     })
 }
 

@@ -8,7 +8,10 @@
 //! | checkpoint | | | | | | | | | checkpoint |
 //! | end | | events | | | | | root | | |
 
-use super::{End, Event, FORMAT, Header, Omitted, Pairs, Record, text};
+use super::{
+    End, Event, FORMAT, Flaw, Header, Omitted, Pairs, Record, check_format, ndjson::parse_pairs,
+    text,
+};
 use chrono::DateTime;
 use std::borrow::Cow;
 
@@ -95,20 +98,18 @@ impl<'a> Row<'a> {
 
     /// The record; else what is wrong with the row. An event's content is not
     /// read.
-    pub(crate) fn into_record(mut self) -> Result<Record<'a>, String> {
+    pub(crate) fn into_record(mut self) -> Result<Record<'a>, Flaw> {
         let object = std::mem::take(&mut self.object);
         let record = match object.as_ref() {
             "header" => {
                 let format = take(&mut self.content, "content")?;
-                if format != FORMAT {
-                    return Err(format!("the format is {format:?}, not {FORMAT:?}"));
-                }
+                check_format(&format)?;
                 Record::Header(Header {
                     origin: take(&mut self.subject, "subject")?,
                     checkpoint: take(&mut self.note, "note")?,
                     from: take(&mut self.position, "position")?,
                     to: take(&mut self.until, "until")?,
-                    filters: pairs(&take(&mut self.headers, "headers")?)?,
+                    filters: pairs(take(&mut self.headers, "headers")?)?,
                     created_at: DateTime::from_timestamp_nanos(take(
                         &mut self.stored_at,
                         "stored_at",
@@ -121,7 +122,7 @@ impl<'a> Row<'a> {
                     position: take(&mut self.position, "position")?,
                     stored_at_nanos: take(&mut self.stored_at, "stored_at")?,
                     subject: self.subject.take().unwrap_or_default(),
-                    headers: pairs(&take(&mut self.headers, "headers")?)?,
+                    headers: pairs(take(&mut self.headers, "headers")?)?,
                     body: self.body.take().unwrap_or_default(),
                     leaf_hash: self.hash()?,
                     content: None,
@@ -140,12 +141,12 @@ impl<'a> Row<'a> {
             "end" => {
                 Record::End(End { events: take(&mut self.until, "until")?, root: self.hash()? })
             }
-            other => return Err(format!("object: {other:?} is no kind of record")),
+            other => return Err(format!("object: {other:?} is no kind of record").into()),
         };
         if self == Row::default() {
             Ok(record)
         } else {
-            Err(format!("a column that does not belong to this {object} is filled"))
+            Err(format!("a column that does not belong to this {object} is filled").into())
         }
     }
 
@@ -160,7 +161,6 @@ fn take<T>(column: &mut Option<T>, name: &str) -> Result<T, String> {
     column.take().ok_or_else(|| format!("{name}: missing"))
 }
 
-fn pairs(json: &str) -> Result<Pairs<'static>, String> {
-    serde_json::from_str(json)
-        .map_err(|_| "headers: not a JSON array of pairs [name, value]".to_owned())
+fn pairs(json: Cow<'_, str>) -> Result<Pairs<'_>, String> {
+    parse_pairs(json).map_err(|_| "headers: not a JSON array of pairs [name, value]".to_owned())
 }

@@ -31,11 +31,29 @@ pub(super) fn parse_time(text: &str) -> Option<i64> {
     date.and_hms_nano_opt(hour, minute, second, number(20, 29))?.and_utc().timestamp_nanos_opt()
 }
 
-/// Reads 64 lower-case hexadecimal digits.
+/// The value of each lower-case hexadecimal digit, 255 for all other bytes.
+const DIGITS: [u8; 256] = {
+    let mut digits = [u8::MAX; 256];
+    let mut value = 0;
+    while value < 16 {
+        digits[b"0123456789abcdef"[value] as usize] = value as u8;
+        value += 1;
+    }
+    digits
+};
+
+/// Reads 64 lower-case hexadecimal digits. Every event has a hash, so this is
+/// written without a branch for each digit.
 pub(super) fn parse_hash(text: &str) -> Option<Hash> {
+    let text: &[u8; 64] = text.as_bytes().try_into().ok()?;
     let mut hash = [0; 32];
-    hex::decode_to_slice(text, &mut hash).ok()?;
-    text.bytes().all(|digit| !digit.is_ascii_uppercase()).then_some(hash)
+    let mut seen = 0;
+    for (byte, [high, low]) in hash.iter_mut().zip(text.as_chunks().0) {
+        let (high, low) = (DIGITS[usize::from(*high)], DIGITS[usize::from(*low)]);
+        seen |= high | low;
+        *byte = (high << 4) | low;
+    }
+    (seen < 16).then_some(hash)
 }
 
 /// Reads canonical base64 with padding.

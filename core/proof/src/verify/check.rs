@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Hash,
-    export::{End, Header, Omitted},
+    export::{End, FORMAT, Flaw, Header, Omitted},
     note::{self, Checkpoint, NoteError, SignedNote},
     tree::{Node, Tree},
 };
@@ -94,6 +94,12 @@ impl<'a> Checker<'a> {
                 }
                 Err(error) => return Err(VerifyError::of_note(Place::Whole, which, &error)),
             };
+            if !checker.origin.is_empty() && checker.origin != checkpoint.origin {
+                return Err(VerifyError::Unusable(format!(
+                    "you kept checkpoints of two logs, {:?} and {:?}; give those of one",
+                    checker.origin, checkpoint.origin
+                )));
+            }
             checker.cosignatures(kept, checkpoint.size)?;
             checker.origin.clone_from(&checkpoint.origin);
             checker.kept_sizes.push(checkpoint.size);
@@ -136,27 +142,36 @@ impl<'a> Checker<'a> {
         self.tree.size() + 1
     }
 
-    /// Something is wrong at the position that comes next.
-    fn bad(&self, reason: impl Into<String>) -> VerifyError {
-        let place = match &self.state {
+    /// The position that comes next, if the checkpoint covers it.
+    fn place(&self) -> Place {
+        match &self.state {
             State::Inside(inside) if self.next() <= inside.checkpoint.size => {
                 Place::Position(self.next())
             }
             _ => Place::Whole,
-        };
-        VerifyError::tampered(place, reason)
+        }
+    }
+
+    /// Something is wrong there.
+    fn bad(&self, reason: impl Into<String>) -> VerifyError {
+        VerifyError::tampered(self.place(), reason)
     }
 
     fn item(&mut self, item: Item) -> Checked {
         match (&self.state, item) {
             (State::Start, Item::Header(header)) => self.header(header),
-            (State::Start, Item::Malformed(why)) => Err(VerifyError::Unusable(format!(
-                "the first record is no header of an export that this version reads: {why}"
-            ))),
+            (State::Start, Item::Flawed(Flaw::OtherFormat(what))) => {
+                Err(VerifyError::Unusable(format!(
+                    "this is an export of another version: {what}, but this program reads {FORMAT:?}; use the program that made it"
+                )))
+            }
+            (State::Start, Item::Flawed(Flaw::Malformed(why))) => {
+                Err(self.bad(format!("the header cannot be read: {why}")))
+            }
             (State::Start, _) => Err(self.bad("the export does not begin with its header")),
             (State::Ended, _) => Err(self.bad("something follows the end of the export")),
             (State::Inside(_), Item::Header(_)) => Err(self.bad("a second header")),
-            (State::Inside(_), Item::Malformed(why)) => {
+            (State::Inside(_), Item::Flawed(Flaw::Malformed(why) | Flaw::OtherFormat(why))) => {
                 Err(self.bad(format!("what stands there is no record: {why}")))
             }
             (State::Inside(_), Item::Event { position, leaf, matches }) => {
@@ -281,11 +296,8 @@ impl<'a> Checker<'a> {
 
     fn earlier(&mut self, checkpoint: Result<Checkpoint, NoteError>) -> Checked {
         let which = "a checkpoint in the export";
-        let place = match self.bad("") {
-            VerifyError::Tampered(tampered) => tampered.place,
-            VerifyError::Unusable(_) => Place::Whole,
-        };
-        let checkpoint = checkpoint.map_err(|error| VerifyError::of_note(place, which, &error))?;
+        let checkpoint =
+            checkpoint.map_err(|error| VerifyError::of_note(self.place(), which, &error))?;
         let (size, own) = (self.tree.size(), &checkpoint.origin);
         if *own != self.origin {
             return Err(self.bad(format!("{which} is of another log, {own:?}")));
@@ -331,12 +343,17 @@ impl<'a> Checker<'a> {
 
     fn forked(&self, after: u64, which: &str) -> VerifyError {
         let up_to = self.tree.size();
-        let place = if after + 1 == up_to {
-            Place::Position(up_to)
-        } else if after >= up_to {
-            Place::Whole
-        } else {
-            Place::Between { after, up_to }
+        if after >= up_to {
+            return VerifyError::tampered(
+                Place::Whole,
+                format!(
+                    "the log signed two different trees of size {up_to}: keep both checkpoints, together they prove it"
+                ),
+            );
+        }
+        let place = match after + 1 {
+            first if first == up_to => Place::Position(first),
+            _ => Place::Between { after, up_to },
         };
         VerifyError::tampered(
             place,

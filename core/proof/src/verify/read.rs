@@ -1,7 +1,7 @@
 //! Reads a file of any format in chunks of whole records.
 
-use super::VerifyError;
-use crate::export::{CSV_HEADING, ParquetRows, Row};
+use super::{Place, VerifyError};
+use crate::export::{CSV_HEADING, FORMAT, ParquetRows, Row};
 use csv::StringRecord;
 use std::{
     fs::File,
@@ -10,6 +10,8 @@ use std::{
     path::Path,
 };
 
+/// Bytes by which a file's format is known.
+const START: u64 = 4096;
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 20;
 /// A line longer than this is not ours: a webhook has at most 1 MiB.
@@ -53,20 +55,23 @@ impl Source {
         let mut file = File::open(path).map_err(unreadable)?;
         let bytes = file.metadata().map_err(unreadable)?.len();
         let mut start = Vec::new();
-        (&file).take(CSV_HEADING.len() as u64).read_to_end(&mut start).map_err(unreadable)?;
+        (&file).take(START).read_to_end(&mut start).map_err(unreadable)?;
         file.rewind().map_err(unreadable)?;
         let form = if start.starts_with(b"{\"object\"") {
             Form::Lines { file, rest: Vec::new() }
-        } else if start == CSV_HEADING.as_bytes() {
+        } else if start.starts_with(CSV_HEADING.as_bytes()) {
             let reader = csv::ReaderBuilder::new().buffer_capacity(CHUNK).from_reader(file);
             Form::Cells(Box::new(reader))
         } else if start.starts_with(b"PAR1") {
-            let opened = guarded(|| ParquetRows::open(file));
-            Form::Rows(Box::new(opened.map_err(|why| {
-                unusable(format!(
-                    "it begins as Parquet, but is cut off, damaged or no export ({why}); copy or make it again"
-                ))
+            Form::Rows(Box::new(guarded(|| ParquetRows::open(file)).map_err(|why| {
+                VerifyError::tampered(
+                    Place::Whole,
+                    format!("the file is cut off or damaged: {why}"),
+                )
             })?))
+        } else if memchr::memmem::find(&start, FORMAT.as_bytes()).is_some() {
+            let reason = "the beginning of the export was changed";
+            return Err(VerifyError::tampered(Place::Whole, reason));
         } else {
             return Err(unusable(
                 "this is no export; make one with `exodrive audit export`, and unpack it if it is compressed"

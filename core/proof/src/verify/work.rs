@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Hash,
-    export::{End, Header, Omitted, Record, parse_line, read_csv_row},
+    export::{End, Flaw, Header, Omitted, Record, parse_line, read_cells},
     note::{self, Checkpoint, NoteError, SignedNote, VerifierKey},
 };
 use std::{
@@ -35,7 +35,7 @@ pub(super) enum Item {
     Checkpoint(Result<Checkpoint, NoteError>),
     End(End),
     /// No record, and why.
-    Malformed(String),
+    Flawed(Flaw),
 }
 
 /// The records of one chunk.
@@ -129,11 +129,11 @@ impl Worker<'_> {
             Chunk::Lines(lines) => self.lines(&lines),
             Chunk::Cells(cells) => {
                 for line in &cells {
-                    self.record(read_csv_row(line).and_then(|row| row.into_record()));
+                    self.record(read_cells(line));
                 }
             }
             Chunk::Rows(rows) => rows.into_iter().for_each(|row| self.record(row.into_record())),
-            Chunk::Broken(why) => self.items.push(Item::Malformed(why)),
+            Chunk::Broken(why) => self.items.push(Item::Flawed(why.into())),
         }
     }
 
@@ -150,12 +150,12 @@ impl Worker<'_> {
                 if let Some(end) = good {
                     self.lines(&lines[..=end]);
                 }
-                self.items.push(Item::Malformed("the line is not UTF-8".to_owned()));
+                self.items.push(Item::Flawed("the line is not UTF-8".into()));
             }
         }
     }
 
-    fn record(&mut self, record: Result<Record<'_>, String>) {
+    fn record(&mut self, record: Result<Record<'_>, Flaw>) {
         let item = match record {
             Ok(Record::Event(event)) => {
                 let leaf = event.leaf().hash_with(&mut self.scratch);
@@ -169,7 +169,7 @@ impl Worker<'_> {
                 Item::Checkpoint(note.and_then(|note| note::verify(&note, self.keys)))
             }
             Ok(Record::End(end)) => Item::End(end),
-            Err(why) => Item::Malformed(why),
+            Err(flaw) => Item::Flawed(flaw),
         };
         self.items.push(item);
     }

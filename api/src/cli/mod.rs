@@ -79,8 +79,6 @@ enum Command {
     Audit(audit::Audit),
     /// Look at the projections and mend them
     Projections(projections::Projections),
-    /// Check the log without trusting whoever runs it
-    Audit(audit::Audit),
     /// Print a token for a system whose secret is at hand (for development)
     Token(Token),
     /// Print the addresses of the running system as lines EXODRIVE_..._URL=...
@@ -187,7 +185,6 @@ impl Command {
             Self::Replay(command) => return command.run().await,
             Self::Audit(command) => return command.run().await,
             Self::Projections(command) => return command.run().await,
-            Self::Audit(command) => return command.run().await,
             Self::Token(command) => command.run()?,
             Self::Env(command) => command.run()?,
             Self::Doctor(command) => return command.run().await,

@@ -6,7 +6,8 @@
 //! **Flow.** A webhook is verified ([`signature`]) and appended to the log. A
 //! command is decided and appended at the [`desk`]; what operators do with
 //! projections goes by [`operator`], and workers heed it ([`operations`]); so
-//! does the [`erasure`] of a person's data. A
+//! does the [`erasure`] of a person's data. They also seal the log
+//! ([`sealing`]). A
 //! read is admitted ([`access`], [`limits`]) and answered from this process or
 //! Redis ([`view_cache`]), else from Postgres; who of the staff reads personal
 //! data is noted ([`accesses`]). Whatever fails becomes one shape ([`problem`]). Settings are in
@@ -30,6 +31,7 @@ pub mod limits;
 pub mod operations;
 pub mod operator;
 pub mod problem;
+pub mod sealing;
 pub mod settings;
 pub mod signature;
 mod token_crypto;

@@ -9,6 +9,8 @@ use crate::{
 use clap::Args;
 use exodrive_log::{LogConfig, WrappingKeys, WrappingKeysError};
 use exodrive_projections::rebuild::RebuildSettings;
+use exodrive_proof::note::{KeyError, SigningKey, VerifierKey};
+use exodrive_replays::seal::SealKeys;
 use exodrive_runtime::{
     folder,
     services::{self, ServiceUrls, SyncMode},
@@ -180,6 +182,77 @@ impl RebuildArgs {
     }
 }
 
+/// How the log is sealed.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Sealing")]
+pub struct SealSettings {
+    /// The log's name in its checkpoints and keys. Witnesses and auditors know
+    /// it by this name: choose it once.
+    #[arg(
+        long,
+        env = "EXODRIVE_SEAL_ORIGIN",
+        default_value = "exodrive.local/log",
+        value_name = "NAME"
+    )]
+    pub seal_origin: String,
+    /// Keys that sign checkpoints, with commas between: each the base64 of 32
+    /// random bytes, or a file with it; every one of them signs. To replace a
+    /// key, put the new one before it, and take the old one away when auditors
+    /// know the new one. A verifier key in its place (name+id+key) lets what
+    /// it has signed stand. Not given: the data folder's own.
+    #[arg(
+        long,
+        env = "EXODRIVE_SEAL_KEYS",
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_name = "KEYS"
+    )]
+    pub seal_keys: Vec<String>,
+    /// An event waits no longer than this for its checkpoint.
+    #[arg(long, env = "EXODRIVE_SEAL_INTERVAL", default_value = "10s", value_name = "DURATION",
+          value_parser = humantime::parse_duration)]
+    pub seal_interval: Duration,
+}
+
+impl SealSettings {
+    /// The keys given, else that of the data folder.
+    ///
+    /// # Errors
+    /// When there are none, or one is unsound.
+    pub fn keys(&self, connections: &Connections) -> Result<SealKeys, SettingsError> {
+        let given = match self.seal_keys.is_empty() {
+            false => self.seal_keys.clone(),
+            true => {
+                let kept = connections.kept_secrets()?.ok_or(SettingsError::NoSecret {
+                    what: "key that signs checkpoints",
+                    variable: "EXODRIVE_SEAL_KEYS",
+                })?;
+                vec![kept.seal_key]
+            }
+        };
+        let origin = self.seal_origin.clone();
+        let (mut signing, mut former) = (Vec::new(), Vec::new());
+        for text in given.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
+            if let Ok(key) = VerifierKey::parse(text) {
+                former.push(key);
+                continue;
+            }
+            let seed = match std::fs::read_to_string(text) {
+                Ok(seed) => seed,
+                Err(_) => text.to_owned(),
+            };
+            signing.push(SigningKey::from_text(&origin, seed.trim())?);
+        }
+        if signing.is_empty() {
+            return Err(SettingsError::NoSecret {
+                what: "key that signs checkpoints",
+                variable: "EXODRIVE_SEAL_KEYS",
+            });
+        }
+        Ok(SealKeys { origin, signing, former })
+    }
+}
+
 /// How bookings are made.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Bookings")]
@@ -298,6 +371,11 @@ pub enum SettingsError {
     /// The file of data keys cannot be read.
     #[error("cannot read {0} (EXODRIVE_DATA_KEYS_FILE)")]
     DataKeysFile(String, #[source] std::io::Error),
+    /// A key for checkpoints that is none.
+    #[error(
+        "EXODRIVE_SEAL_KEYS: {0}; each must be the base64 of 32 bytes, a file with it, or a verifier key. EXODRIVE_SEAL_ORIGIN must have no space and no plus sign"
+    )]
+    SealKey(#[from] KeyError),
     /// The data folder cannot be used.
     #[error("cannot use the data folder {0}")]
     Folder(String, #[source] std::io::Error),

@@ -29,7 +29,7 @@ pub use process::{Process, free_address, program};
 pub use rental::{Door, booking_body, car_body, day, key, rounds};
 pub use views::{Rows, fold, fold_by_name};
 pub use world::{
-    API, DATA_KEYS, Refusals, TOKEN_SECRET, WORKER, World, jetstream_as, open_log, run,
+    API, DATA_KEYS, Refusals, SEAL_KEY, TOKEN_SECRET, WORKER, World, jetstream_as, open_log, run,
     wrapping_keys,
 };
 

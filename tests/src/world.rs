@@ -35,6 +35,9 @@ pub const DATA_KEYS: &str = "1:ZTJlIHdyYXBwaW5nIGtleSwgb2YgMzIgYnl0ZXMhISE=";
 /// What a NATS server has refused to a connection.
 pub type Refusals = Arc<Mutex<Vec<String>>>;
 
+/// What signs the checkpoints of every world.
+pub const SEAL_KEY: &str = "ZTJlIHNlYWwga2V5LCBvZiAzMiBieXRlcyEhISEhISE=";
+
 /// A whole system of its own: servers, API and worker. Dropping it kills all
 /// of it and removes its folder.
 pub struct World {
@@ -98,6 +101,8 @@ impl World {
             // Tests count events: what they read is told when they want it.
             ("EXODRIVE_ACCESS_INTERVAL", "1h"),
             ("EXODRIVE_DATA_KEYS", DATA_KEYS),
+            ("EXODRIVE_SEAL_KEYS", SEAL_KEY),
+            ("EXODRIVE_SEAL_INTERVAL", "200ms"),
         ]
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))

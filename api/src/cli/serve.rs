@@ -17,15 +17,17 @@ use crate::{
     limits::Limiter,
     operations,
     operator::Operator,
+    sealing,
     settings::{
         BookingSettings, CheckSettings, Connections, HttpSettings, LogSettings, MetricsSettings,
-        RebuildArgs, SettingsError,
+        RebuildArgs, SealSettings, SettingsError,
     },
     view_cache::ViewCache,
 };
 use axum::{Router, routing::get};
 use exodrive_log::{Commands, Log};
 use exodrive_projections::{Database, cache::Cache, engine};
+use exodrive_replays::seal::Sealer;
 use exodrive_runtime::shutdown;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -62,6 +64,8 @@ pub(super) struct Work {
     log: LogSettings,
     #[command(flatten)]
     rebuilds: RebuildArgs,
+    #[command(flatten)]
+    seals: SealSettings,
     #[command(flatten)]
     metrics: MetricsSettings,
     #[command(flatten)]
@@ -164,10 +168,14 @@ impl Serve {
 /// How long requests in flight are waited for at the end.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// How long a worker that cannot go on waits for what sealing finds.
+const LOOK_PATIENCE: Duration = Duration::from_secs(60);
+
 impl Work {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let stop = shutdown::requested()?;
         let urls = self.connections.resolve()?;
+        let seal_keys = self.seals.keys(&self.connections)?;
         serve_metrics(self.metrics.metrics_addr, &stop).await?;
         let keys = self.connections.wrapping_keys()?;
         let log = Log::connect(&self.log.config(urls.nats_worker, urls.nats_monitor, keys)).await?;
@@ -182,12 +190,37 @@ impl Work {
         tokio::spawn(checker.run(self.checks.check_interval, stop.clone()));
         tokio::spawn(operations::run(log.clone(), database.clone(), stop.clone()));
         let eraser = Eraser::new(log.clone(), database.clone(), cache.clone());
-        eraser.reapply().await?;
+        // Nothing is folded before; services start in any order.
+        while let Err(error) = eraser.reapply().await {
+            let error = exodrive_runtime::error_chain(&error);
+            tracing::warn!(error, "Cannot look whether erasures hold, will try again");
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
         tokio::spawn(eraser.run(stop.clone()));
         let worker = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
         tracing::info!(worker, "Working");
-        engine::run_all(&log, &database, &cache, &worker, self.rebuilds.settings(), &stop).await?;
-        Ok(())
+        let looked = CancellationToken::new();
+        let sealer = Sealer {
+            log: log.clone(),
+            database: database.clone(),
+            keys: seal_keys,
+            interval: self.seals.seal_interval,
+            worker: worker.clone(),
+        };
+        let sealing = tokio::spawn(sealing::run(sealer, looked.clone(), stop.clone()));
+        let worked =
+            engine::run_all(&log, &database, &cache, &worker, self.rebuilds.settings(), &stop);
+        let worked = worked.await;
+        if worked.is_err() {
+            // A log that projections refuse is one whose seals are to be looked at.
+            let _ = tokio::time::timeout(LOOK_PATIENCE, looked.cancelled()).await;
+        }
+        stop.cancel();
+        let _ = sealing.await;
+        Ok(worked?)
     }
 }
 

@@ -3,7 +3,10 @@
 use super::{Failure, serve::HTTP_ADDR};
 use crate::{
     access::{self, Role},
-    settings::{BookingSettings, Connections, HttpSettings, LogSettings, Logging, MetricsSettings},
+    settings::{
+        BookingSettings, Connections, HttpSettings, LogSettings, Logging, MetricsSettings,
+        SealSettings,
+    },
 };
 use exodrive_log::Log;
 use exodrive_projections::Database;
@@ -41,6 +44,8 @@ pub(super) struct Up {
     http: HttpSettings,
     #[command(flatten)]
     bookings: BookingSettings,
+    #[command(flatten)]
+    seals: SealSettings,
     #[command(flatten)]
     metrics: MetricsSettings,
 }
@@ -129,7 +134,13 @@ impl Up {
             .http_variables()
             .into_iter()
             .fold(serve, |serve, (name, value)| serve.env(name, value));
-        let work = part("work", &urls, &data_dir, work_metrics, logging)?;
+        let work = part("work", &urls, &data_dir, work_metrics, logging)?
+            .env("EXODRIVE_SEAL_ORIGIN", &self.seals.seal_origin)
+            .env("EXODRIVE_SEAL_KEYS", self.seals.seal_keys.join(","))
+            .env(
+                "EXODRIVE_SEAL_INTERVAL",
+                humantime::format_duration(self.seals.seal_interval).to_string(),
+            );
         let work = log_variables(&self.log)
             .into_iter()
             .fold(work, |work, (name, value)| work.env(name, value));

@@ -4,6 +4,7 @@
 use super::{
     Api, edge,
     guard::{Role, Who},
+    proofs::{LEAF_HASH, stored_leaf},
     read::POSITION,
 };
 use crate::{
@@ -149,6 +150,9 @@ pub(crate) struct Answer {
     pub(crate) body: serde_json::Value,
     pub(crate) position: u64,
     pub(crate) location: Option<String>,
+    /// The hash of the event at that position, in hex.
+    #[serde(default)]
+    pub(crate) leaf_hash: Option<String>,
     #[serde(skip)]
     pub(crate) replayed: bool,
 }
@@ -159,7 +163,7 @@ impl Answer {
         let body = serde_json::to_value(body).map_err(|error| {
             ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR).caused_by(&error)
         })?;
-        Ok(Self { status: 200, body, position, location: None, replayed: false })
+        Ok(Self { status: 200, body, position, location: None, leaf_hash: None, replayed: false })
     }
 
     /// The same answer, if it is the first one to a repeated command.
@@ -184,6 +188,9 @@ impl IntoResponse for Answer {
         let mut response = (status, axum::Json(&self.body)).into_response();
         let headers = response.headers_mut();
         headers.insert(POSITION, self.position.into());
+        if let Some(hash) = self.leaf_hash.and_then(|it| HeaderValue::from_str(&it).ok()) {
+            headers.insert(LEAF_HASH, hash);
+        }
         // The ETag is of the thing, which a later command may have changed.
         let etag = self.body.get("position").and_then(serde_json::Value::as_u64);
         if let Some(etag) = etag.and_then(|it| HeaderValue::from_str(&format!("\"{it}\"")).ok()) {
@@ -255,6 +262,12 @@ impl<T> Command<T> {
         with: &Circumstances,
         run: impl Future<Output = Result<Answer, ApiError>>,
     ) -> Result<Answer, ApiError> {
+        let run = async {
+            let answer = run.await?;
+            // A receipt, as far as it can be had: the event is stored.
+            let leaf = stored_leaf(api, answer.position).await.ok().flatten();
+            Ok(Answer { leaf_hash: leaf.map(hex::encode), ..answer })
+        };
         if self.key.is_none() {
             return run.await;
         }

@@ -8,7 +8,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use exodrive_projections::store;
+use exodrive_projections::{seals::Standing, store};
 use redis::Cmd;
 use serde::Serialize;
 use std::{
@@ -33,7 +33,8 @@ pub struct Latest(Mutex<Option<(Instant, Readiness)>>);
 /// Whether the system can do its work.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Readiness {
-    /// `ready`; `degraded`: it works, but slower (Redis is away); `not_ready`.
+    /// `ready`; `degraded`: it works, but slower (Redis is away), or sealing has
+    /// halted; `not_ready`.
     status: Overall,
     /// The parts.
     checks: Checks,
@@ -58,6 +59,8 @@ struct Checks {
     migrations: Check,
     /// Redis answers.
     redis: Check,
+    /// The log is sealed, and is what was sealed. Reads and writes go on if not.
+    seals: SealCheck,
     /// The database holds nothing that was erased; a restored one may, until a
     /// worker has cleaned it.
     erasures: Check,
@@ -71,6 +74,16 @@ struct Check {
     ok: bool,
     /// Milliseconds it took.
     ms: f64,
+    /// What is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<&'static str>,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+struct SealCheck {
+    ok: bool,
+    /// How many events the newest checkpoint covers.
+    sealed: u64,
     /// What is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<&'static str>,
@@ -104,7 +117,7 @@ pub(crate) async fn livez() -> Json<serde_json::Value> {
 #[utoipa::path(
     get, path = "/readyz", tag = "health",
     responses(
-        (status = 200, description = "Ready, or degraded: Redis is away", body = Readiness),
+        (status = 200, description = "Ready, or degraded: Redis is away, or sealing has halted", body = Readiness),
         (status = 503, description = "Not ready; `checks` says why", body = Readiness),
         (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
     ),
@@ -131,13 +144,15 @@ pub(crate) async fn readyz(State(api): App) -> Response {
 
 async fn examine(api: &Arc<Api>) -> Readiness {
     let ping = Cmd::ping();
-    let (log, end, postgres, migrated, redis) = tokio::join!(
+    let (log, end, postgres, migrated, seals, redis) = tokio::join!(
         check(api.log.probe(), "it did not acknowledge a write"),
         check(api.log.last_position(), "it did not answer"),
         check(api.database.projections(), "it did not answer"),
         check(api.database.is_migrated(), "it did not answer"),
+        check(api.database.sealing(), "it did not answer"),
         check(api.redis.query::<String>(&ping), "it did not answer"),
     );
+    let seals = check_seals(seals.1);
     let (mut migrations, migrated) = migrated;
     if migrated == Some(false) {
         migrations = Check {
@@ -154,14 +169,26 @@ async fn examine(api: &Arc<Api>) -> Readiness {
     let whole = [&log.0, &postgres, &migrations, &erasures].into_iter().all(|check| check.ok)
         && !projections.is_empty()
         && projections.iter().all(|projection| projection.ok);
-    let status = match (whole, redis.0.ok) {
+    let status = match (whole, redis.0.ok && seals.ok) {
         (false, _) => Overall::NotReady,
         (true, false) => Overall::Degraded,
         (true, true) => Overall::Ready,
     };
     let redis = redis.0;
-    let checks = Checks { log: log.0, postgres, migrations, redis, erasures, projections };
+    let checks = Checks { log: log.0, postgres, migrations, redis, seals, erasures, projections };
     Readiness { status, checks }
+}
+
+fn check_seals(standing: Option<Standing>) -> SealCheck {
+    let halted = standing.as_ref().is_some_and(|standing| standing.halt.is_some());
+    let problem = match &standing {
+        None => Some("it is not known how they stand"),
+        Some(_) if halted => Some(
+            "the log is not what was sealed, and sealing has halted: see `exodrive audit verify --live`",
+        ),
+        Some(_) => None,
+    };
+    SealCheck { ok: !halted, sealed: standing.map_or(0, |it| it.sealed), problem }
 }
 
 fn check_projections(found: Vec<store::Status>, end: Option<u64>) -> Vec<ProjectionCheck> {

@@ -12,6 +12,7 @@ mod command;
 mod deliveries;
 mod edge;
 mod erasures;
+mod events;
 mod fleet;
 mod guard;
 pub mod health;
@@ -19,6 +20,7 @@ mod history;
 mod inbox;
 mod office;
 mod operator;
+mod proofs;
 mod read;
 mod replay;
 mod webhooks;
@@ -118,7 +120,7 @@ pub const MAX_BODY: usize = 1 << 20;
         (name = "inbox", description = "Email, in and out. For admins and auditors."),
         (name = "deliveries", description = "The webhook deliveries that email is known by, byte for byte. For admins and auditors."),
         (name = "replay", description = "Time travel: any row of any view as it was. For admins and auditors."),
-        (name = "audit", description = "What an auditor asks: who read what, what was refused, and the history of email with all its evidence. For auditors."),
+        (name = "audit", description = "For those who trust nobody: checkpoints, proofs and tiles for everybody; events, exports, the history of email with all its evidence, who read what and what was refused for auditors."),
         (name = "operator", description = "The projections: how they stand, and rebuild, rollback, pause, retry, skip, prune. For operators."),
         (name = "webhooks", description = "Where providers report."),
         (name = "documentation", description = "What there is, and what errors mean."),
@@ -213,6 +215,15 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(accesses::get_refusals))
         .routes(routes!(history::get_history))
         .routes(routes!(history::get_history_diff))
+        .routes(routes!(proofs::get_checkpoint))
+        .routes(routes!(proofs::get_keys))
+        .routes(routes!(proofs::get_inclusion))
+        .routes(routes!(proofs::get_consistency))
+        .routes(routes!(proofs::get_tile))
+        .routes(routes!(proofs::get_receipt))
+        .routes(routes!(events::list_events))
+        .routes(routes!(events::get_event))
+        .routes(routes!(events::get_export))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(describe))
@@ -221,7 +232,12 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
 
 /// The OpenAPI 3.1 description of every route.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    documented().split_for_parts().1
+    let mut document = documented().split_for_parts().1;
+    // A path that may have slashes is the router's affair.
+    let paths = std::mem::take(&mut document.paths.paths);
+    document.paths.paths =
+        paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
+    document
 }
 
 /// Every route, and what surrounds them.

@@ -30,6 +30,7 @@ pub mod permissions;
 mod read;
 pub mod redis;
 mod refusals;
+mod seals;
 mod stored;
 pub mod topology;
 mod wire;

@@ -69,6 +69,12 @@ impl Log {
         StoredReader::new(self, &[], position)
     }
 
+    /// A reader of the stored messages from `position` on whose subject is one
+    /// of `filters`; as [`Log::reader_of`].
+    pub fn stored_reader_of(&self, filters: &[String], position: u64) -> StoredReader {
+        StoredReader::new(self, filters, position)
+    }
+
     /// The stored message at a position; `None` if there is none (yet).
     ///
     /// # Errors

@@ -27,6 +27,13 @@ pub struct Secrets {
     /// nobody can read it any more.
     #[serde(default = "wrapping_key")]
     pub data_keys: String,
+    /// Signs the log's checkpoints: base64 of 32 bytes.
+    #[serde(default = "seal_key")]
+    pub seal_key: String,
+}
+
+fn seal_key() -> String {
+    base64(&rand::random::<[u8; 32]>())
 }
 
 fn wrapping_key() -> String {
@@ -61,6 +68,7 @@ pub fn secrets(data_dir: &Path) -> io::Result<Secrets> {
         tokens: random(),
         links: random(),
         data_keys: wrapping_key(),
+        seal_key: seal_key(),
     };
     write(&data_dir.join(SECRETS), &secrets)?;
     Ok(secrets)

@@ -12,6 +12,7 @@
 
 mod accesses;
 mod append;
+mod audit_offline;
 mod booking;
 mod booking_access;
 mod calendar;

@@ -2,14 +2,41 @@
 //! erasure.
 
 mod erase;
+mod export;
+mod files;
 mod history;
+mod live;
+mod seals;
+mod verify;
+mod witness;
 
 use super::{Failure, table};
+use crate::settings::Connections;
 use clap::Subcommand;
+use exodrive_log::Log;
+use exodrive_projections::Database;
 use std::process::ExitCode;
 
+/// The log is not what was signed, or what was shown before.
+const TAMPERED: u8 = 1;
+/// Nothing can be said.
+const UNUSABLE: u8 = 2;
+
 #[derive(clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_help = "What an auditor does:
+  1. Get the log's public key once, from somebody other than whoever runs the log.
+  2. Keep a checkpoint now and then, or run a witness, on a machine of your own.
+  3. Ask for an export, and verify it against all that you kept. Everything that
+     the log said at a checkpoint is then proven to be said still, unchanged.
+
+Examples:
+  exodrive audit public-key --out log.pub
+  exodrive audit checkpoint --out kept.txt
+  exodrive audit export --out log.ndjson
+  exodrive audit verify --export log.ndjson --checkpoint kept/*.txt --public-key log.pub
+  exodrive audit verify --live
+  exodrive audit witness --new-key witness.key --name witness.example.org
+  exodrive audit witness --url https://rental.example --state seen.txt --key witness.key
   exodrive audit history --email 4ef9a417-02e9-4d39-ad75-9611e0fcc33c
   exodrive audit history --address guest@example.com --at 2026-11-20T09:15:00Z
   exodrive audit erase --email-address dana@example.com --reason 'request of 3 May' --dry-run
@@ -21,6 +48,20 @@ pub(super) struct Audit {
 
 #[derive(Subcommand)]
 enum Action {
+    /// Write part of the log, or all of it, into a file that can be verified offline
+    Export(export::Export),
+    /// Write the newest signed checkpoint: keep it
+    Checkpoint(seals::Checkpoint),
+    /// Print the public keys that checkpoints are signed with
+    PublicKey(seals::PublicKey),
+    /// Verify an export offline, or with --live the log, its seals and views where they run
+    Verify(verify::Verify),
+    /// Prove that one event is in the log
+    Proof(seals::Proof),
+    /// Watch a log from a machine of your own, and cosign what it shows
+    Witness(witness::Witness),
+    /// Let sealing go on after an alarm: first all of the log is compared again
+    Unhalt(seals::Unhalt),
     /// The history of an email, an address, a booking or a time, with all its evidence
     History(history::History),
     /// Have a person's data erased: say what that is, and ask for an approval
@@ -40,6 +81,13 @@ enum Action {
 impl Audit {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         match self.action {
+            Action::Export(export) => export.run().await,
+            Action::Checkpoint(checkpoint) => checkpoint.run().await,
+            Action::PublicKey(keys) => keys.run().await,
+            Action::Verify(verify) => verify.run().await,
+            Action::Proof(proof) => proof.run().await,
+            Action::Witness(witness) => witness.run().await,
+            Action::Unhalt(unhalt) => unhalt.run().await,
             Action::History(history) => history.run().await,
             Action::Erase(erase) => erase.run().await,
             Action::Approve(approve) => approve.run().await,
@@ -49,4 +97,19 @@ impl Audit {
             Action::Hold(hold) => hold.run().await,
         }
     }
+}
+
+/// Where the seals are.
+fn database(connections: &Connections) -> Result<Database, Failure> {
+    let url = match &connections.database_url {
+        Some(url) => url.clone(),
+        None => connections.resolve()?.database,
+    };
+    Ok(Database::for_workers(&url)?)
+}
+
+/// The log, to be read.
+async fn log(connections: &Connections) -> Result<Log, Failure> {
+    let (nats, _) = connections.resolve_log()?;
+    Ok(Log::open(&connections.reading_config(nats)?).await?)
 }

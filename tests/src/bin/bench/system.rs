@@ -8,7 +8,7 @@ use crate::{
 use async_nats::{ConnectOptions, ServerAddr};
 use exodrive_log::{Log, LogConfig, NewEvent};
 use exodrive_runtime::services::{Options, PrivateServices, Service, ServiceUrls, SyncMode};
-use exodrive_tests::{DATA_KEYS, Process, free_address, program, token, wrapping_keys};
+use exodrive_tests::{DATA_KEYS, Process, SEAL_KEY, free_address, program, token, wrapping_keys};
 use futures::StreamExt;
 use nix::sys::{
     signal::Signal,
@@ -87,6 +87,7 @@ impl System {
             ("EXODRIVE_DATABASE_URL", database.to_owned()),
             ("EXODRIVE_REDIS_URL", urls.redis.clone()),
             ("EXODRIVE_DATA_KEYS", DATA_KEYS.to_owned()),
+            ("EXODRIVE_SEAL_KEYS", SEAL_KEY.to_owned()),
             ("EXODRIVE_HTTP_ADDR", self.address.to_string()),
             ("EXODRIVE_RESEND_WEBHOOK_SECRETS", WEBHOOK_SECRET.to_owned()),
             ("EXODRIVE_JWT_SECRET", TOKEN_SECRET.to_owned()),

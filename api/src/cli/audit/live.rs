@@ -1,0 +1,190 @@
+//! `exodrive audit verify --live`: is the log what was sealed, and are the views
+//! of it what it says? Where the system runs, and while it does.
+
+use super::{Failure, TAMPERED, UNUSABLE, database, files, log, table};
+use crate::{cli::replay::reading_bar, settings::Connections};
+use exodrive_log::Log;
+use exodrive_projections::{
+    Database, Projection, cache::Cache, deliveries::Deliveries, inbox::Inbox,
+};
+use exodrive_proof::note::VerifierKey;
+use exodrive_replays::{
+    seal::{Fault, SealError, check_seals, compare, signed},
+    verify::{self, Extent, Options, RedisOutcome, Report},
+};
+use exodrive_runtime::error_chain;
+use serde_json::{Value, json};
+use std::{path::Path, process::ExitCode};
+
+/// Differences shown of one view.
+const SHOWN: usize = 10;
+
+/// What was found.
+#[derive(Default)]
+struct Findings {
+    sealed: u64,
+    end: u64,
+    checkpoints: u64,
+    fault: Option<Fault>,
+    views: Vec<Report>,
+    /// Who says which keys count.
+    own_keys: bool,
+}
+
+pub(super) async fn run(
+    connections: &Connections,
+    public_key: Option<&Path>,
+    json: bool,
+) -> Result<ExitCode, Failure> {
+    let found = match look(connections, public_key).await {
+        Ok(found) => found,
+        Err(error) => {
+            eprintln!("error: it could not be found out: {}", error_chain(error.as_ref()));
+            return Ok(ExitCode::from(UNUSABLE));
+        }
+    };
+    if json {
+        say!("{}", serde_json::to_string_pretty(&found.as_json())?);
+    } else {
+        found.print();
+    }
+    Ok(if found.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(TAMPERED) })
+}
+
+async fn look(connections: &Connections, public_key: Option<&Path>) -> Result<Findings, Failure> {
+    let (log, database) = (log(connections).await?, database(connections)?);
+    let keys = match public_key {
+        Some(path) => files::keys(path, VerifierKey::parse)?,
+        None => {
+            let known = database.seal_keys().await?.into_iter();
+            known.map(|key| VerifierKey::parse(&key.vkey)).collect::<Result<_, _>>()?
+        }
+    };
+    let mut found = Findings { own_keys: public_key.is_some(), ..Findings::default() };
+    let standing = database.sealing().await?;
+    found.end = log.last_position().await?;
+    found.sealed = standing.sealed;
+    let bar = reading_bar()?;
+    let told = |done, end| {
+        bar.set_length(end);
+        bar.set_position(done);
+    };
+    bar.set_message("the log");
+    let compared = compare(&log, &database, 1, standing.sealed, &told).await;
+    bar.set_message("its checkpoints");
+    let outcome = match compared {
+        Ok(()) => checkpoints(&log, &database, &keys, standing.sealed).await,
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(count) => found.checkpoints = count,
+        Err(SealError::Fault(fault)) => found.fault = Some(fault),
+        Err(error) => return Err(error.into()),
+    }
+    // What the log does not hold any more, no view can be compared with.
+    if found.fault.is_none() {
+        let redis = connections.redis_url.clone();
+        let redis = redis.or_else(|| connections.resolve().ok().map(|urls| urls.redis));
+        let cache = redis.map(|url| Cache::new(&url)).transpose()?;
+        for_view::<Deliveries>(&log, &database, cache.as_ref(), &mut found, &told).await?;
+        for_view::<Inbox>(&log, &database, cache.as_ref(), &mut found, &told).await?;
+    }
+    bar.finish_and_clear();
+    Ok(found)
+}
+
+/// Every checkpoint, and the one that is kept beside the log.
+async fn checkpoints(
+    log: &Log,
+    database: &Database,
+    keys: &[VerifierKey],
+    sealed: u64,
+) -> Result<u64, SealError> {
+    let count = check_seals(database, keys).await?;
+    if let Some(note) = log.newest_checkpoint().await? {
+        let kept = signed(&note, keys)?;
+        if kept.size > sealed {
+            // One that came since is known to the database by now.
+            let now = database.sealing().await?.sealed;
+            if kept.size > now {
+                return Err(Fault::Short { end: now, sealed: kept.size }.into());
+            }
+        }
+        if database.seals_between(kept.size, kept.size, 1).await?.first().map(|seal| seal.root)
+            != Some(kept.root)
+        {
+            return Err(Fault::Root { size: kept.size }.into());
+        }
+    }
+    Ok(count)
+}
+
+async fn for_view<P: Projection>(
+    log: &Log,
+    database: &Database,
+    cache: Option<&Cache>,
+    found: &mut Findings,
+    told: &(dyn Fn(u64, u64) + Send + Sync),
+) -> Result<(), Failure> {
+    let options = Options::new(Extent::All);
+    found.views.push(verify::verify::<P>(log, database, cache, &options, told).await?);
+    Ok(())
+}
+
+impl Findings {
+    fn is_sound(&self) -> bool {
+        self.fault.is_none() && self.views.iter().all(Report::is_equal)
+    }
+
+    fn as_json(&self) -> Value {
+        json!({
+            "object": "live_verification",
+            "verdict": if self.is_sound() { "sound" } else { "tampered" },
+            "sealed": self.sealed,
+            "events": self.end,
+            "checkpoints": self.checkpoints,
+            "reason": self.fault.as_ref().map(ToString::to_string),
+            "first_bad_position": self.fault.as_ref().and_then(Fault::position),
+            "views": self.views,
+        })
+    }
+
+    fn print(&self) {
+        let number = table::number;
+        if let Some(fault) = &self.fault {
+            say!("TAMPERED: {fault}.");
+            if let Some(position) = fault.position() {
+                say!("The first bad position is {position}.");
+            }
+            say!(
+                "Change nothing; an export and the checkpoints that auditors kept are the evidence."
+            );
+            return;
+        }
+        say!("The log is what was sealed.\n");
+        say!("  events        {}, {} sealed, each compared", number(self.end), number(self.sealed));
+        say!("  checkpoints   {}, every root and signature right", number(self.checkpoints));
+        for view in &self.views {
+            let redis = match &view.redis {
+                RedisOutcome::Compared(values) => format!(", {} in Redis", number(*values)),
+                RedisOutcome::Unavailable(_) => ", Redis could not be compared".to_owned(),
+                _ => String::new(),
+            };
+            let differences = number(view.differences);
+            say!(
+                "  {:<13} {} rows{redis}, {differences} differences",
+                view.name,
+                number(view.checked)
+            );
+            for finding in view.findings.iter().take(SHOWN) {
+                say!("      {}: {}", finding.place, table::short(&finding.key, 60));
+            }
+        }
+        if self.views.iter().any(|view| !view.is_equal()) {
+            say!("\nA view is not what the log says: `exodrive projections rebuild` mends it.");
+        }
+        if !self.own_keys {
+            say!("\nThe keys were those of the database; with --public-key they are yours.");
+        }
+    }
+}

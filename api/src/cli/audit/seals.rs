@@ -1,0 +1,187 @@
+//! Checkpoints, keys and proofs, and sealing again after an alarm.
+
+use super::{Failure, UNUSABLE, database, files};
+use crate::{cli::terminal::actor, settings::Connections};
+use exodrive_projections::seals::Seal;
+use exodrive_proof::tree::verify_inclusion;
+use serde_json::json;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+const NOTHING_SEALED: &str = "nothing is sealed yet: the first checkpoint comes some seconds after the first event, made by a worker (`exodrive work`)";
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "A checkpoint says how many events there are and what the root of their Merkle tree is,
+signed. Who keeps one can prove later that the log still says what it said then.
+
+Examples:
+  exodrive audit checkpoint --out kept.txt
+  exodrive audit checkpoint --out kept-$(date +%F).txt"
+)]
+pub(super) struct Checkpoint {
+    /// The file; - is standard output
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    out: PathBuf,
+    /// The checkpoint of this size; the newest if not given
+    #[arg(long, value_name = "EVENTS")]
+    size: Option<u64>,
+    #[command(flatten)]
+    connections: Connections,
+}
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Verifier keys of C2SP signed-note, the newest first. They check signatures; give them to
+auditors by a way of your own, not only by this system.
+
+Example:
+  exodrive audit public-key --out log.pub"
+)]
+pub(super) struct PublicKey {
+    /// The file; - is standard output
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    out: PathBuf,
+    #[command(flatten)]
+    connections: Connections,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  exodrive audit proof 1042")]
+pub(super) struct Proof {
+    /// The event's position
+    #[arg(value_name = "POSITION")]
+    position: u64,
+    /// In the tree of this size; that of the newest checkpoint if not given
+    #[arg(long, value_name = "EVENTS")]
+    size: Option<u64>,
+    #[command(flatten)]
+    connections: Connections,
+}
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Sealing halts when the log is not what was sealed. Find out what happened first
+(`exodrive audit verify --live`). After this a worker compares all of the log with
+its seals, and halts again if the cause still stands.
+
+Example:
+  exodrive audit unhalt --reason 'the stream was restored from the backup of 3 May'"
+)]
+pub(super) struct Unhalt {
+    /// Why: it is kept
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Do not wait for what a worker finds
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    connections: Connections,
+}
+
+impl Checkpoint {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        let database = database(&self.connections)?;
+        let seal: Option<Seal> = match self.size {
+            None => database.newest_seal().await?,
+            Some(size) => database.seals_between(size, size, 1).await?.pop(),
+        };
+        let missing = match self.size {
+            None => NOTHING_SEALED.to_owned(),
+            Some(size) => format!("there is no checkpoint of size {size}"),
+        };
+        write(&self.out, &seal.ok_or(missing)?.note)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl PublicKey {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        let keys = database(&self.connections)?.seal_keys().await?;
+        if keys.is_empty() {
+            return Err(NOTHING_SEALED.into());
+        }
+        let lines: String = keys.into_iter().map(|key| key.vkey + "\n").collect();
+        write(&self.out, &lines)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn write(out: &Path, text: &str) -> Result<(), Failure> {
+    if out == Path::new("-") {
+        say!("{}", text.trim_end_matches('\n'));
+        return Ok(());
+    }
+    files::replace(out, text)
+}
+
+impl Proof {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        let database = database(&self.connections)?;
+        let sealed = database.newest_seal().await?.ok_or(NOTHING_SEALED)?;
+        let size = self.size.unwrap_or(sealed.size);
+        if size > sealed.size || !(1..=size).contains(&self.position) {
+            let sealed = sealed.size;
+            return Err(format!("{sealed} events are sealed; ask for one of 1 to {sealed}").into());
+        }
+        let (leaf, proof) = database.prove_inclusion(self.position, size).await?;
+        let seal = database.seals_between(size, size, 1).await?.pop();
+        if let Some(seal) = &seal
+            && !verify_inclusion(&leaf, self.position - 1, size, &proof, &seal.root)
+        {
+            eprintln!("error: the proof does not hold: `exodrive audit verify --live` says why");
+            return Ok(ExitCode::FAILURE);
+        }
+        let answer = json!({
+            "object": "inclusion_proof",
+            "position": self.position,
+            "size": size,
+            "leaf_hash": hex::encode(leaf),
+            "proof": proof.iter().map(hex::encode).collect::<Vec<_>>(),
+            "checkpoint": seal.map(|seal| seal.note),
+        });
+        say!("{}", serde_json::to_string_pretty(&answer)?);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Unhalt {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        if self.reason.trim().is_empty() {
+            return Err("--reason must say why".into());
+        }
+        let database = database(&self.connections)?;
+        let Some(reason) = database.clear_seal_halt(&actor(), self.reason.trim()).await? else {
+            say!("Sealing had not halted.");
+            return Ok(ExitCode::SUCCESS);
+        };
+        say!("Cleared: {reason}.");
+        if self.no_wait {
+            return Ok(ExitCode::SUCCESS);
+        }
+        let bar = indicatif::ProgressBar::new_spinner();
+        bar.enable_steady_tick(Duration::from_millis(100));
+        bar.set_message("a worker compares all of the log (Ctrl-C leaves it to the worker)");
+        loop {
+            let standing = database.sealing().await?;
+            if let Some(halt) = standing.halt {
+                bar.finish_and_clear();
+                say!("It has halted again: {}.", halt.reason);
+                return Ok(ExitCode::FAILURE);
+            }
+            if standing.compared_log.is_some() {
+                bar.finish_and_clear();
+                say!("Sealing goes on: all of the log is what was sealed.");
+                return Ok(ExitCode::SUCCESS);
+            }
+            if database.projections().await?.is_empty() {
+                return Ok(ExitCode::from(UNUSABLE));
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+}

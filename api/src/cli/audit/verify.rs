@@ -1,0 +1,206 @@
+//! `exodrive audit verify`: is an export what the log signed?
+
+use super::{TAMPERED, UNUSABLE, files, live, table};
+use crate::{cli::Failure, settings::Connections};
+use exodrive_proof::{
+    note::{VerifierKey, WitnessVerifierKey},
+    verify::{self, Place, Sound, Tampered, VerifyError, Wanted},
+};
+use exodrive_runtime::error_chain;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Needs no network, no database and no data folder: copy this program, the export
+and what you kept to a machine that you trust.
+
+Every event's leaf is computed anew from its position, time, subject, headers and
+body; the root of all leaves is compared with the signed checkpoint in the export
+and with every checkpoint that you kept; every signature is checked. What is left
+out of the export (a range or a filter) stands in it as hashes. Formats (NDJSON,
+CSV, Parquet) are told apart by content.
+
+Proven is what was stored, in which order, and that nothing is missing up to the
+largest checkpoint that you kept. Without one of your own, only that the export is
+what somebody with the log's key signed: they could have signed another history.
+Not proven: `content` (bodies decrypted for people), and when the export was made.
+
+With --live it runs where the system does: every event of the log is compared with
+the hash that was sealed, every checkpoint with the hashes and its signature, then
+the deliveries and the inbox with the log.
+
+Exit codes: 0 sound, 1 tampered with (and the first bad position), 2 unusable: it
+could not be found out.
+
+Examples:
+  exodrive audit verify --export log.ndjson --checkpoint kept.txt --public-key log.pub
+  exodrive audit verify --export log.parquet --checkpoint kept/*.txt --public-key log.pub
+  exodrive audit verify --live
+  exodrive audit verify --export log.csv --checkpoint seen.txt --public-key log.pub \\
+    --witness-key witness.pub --json | jq .verdict"
+)]
+pub(super) struct Verify {
+    /// The export
+    #[arg(long, value_name = "FILE", required_unless_present = "live", requires = "public_key")]
+    export: Option<PathBuf>,
+    /// Verify the system that runs instead: its log, its seals, the deliveries and the inbox
+    #[arg(long, conflicts_with_all = ["export", "checkpoint", "witness_key"])]
+    live: bool,
+    /// Checkpoints that you kept; the export must be consistent with each
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    checkpoint: Vec<PathBuf>,
+    /// The log's public keys, one a line
+    #[arg(long, value_name = "FILE")]
+    public_key: Option<PathBuf>,
+    /// Public keys of witnesses, one a line; each must have cosigned one of the checkpoints
+    #[arg(long, value_name = "FILE")]
+    witness_key: Option<PathBuf>,
+    /// How many threads read the export; as many as there are processors if not given
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    threads: usize,
+    /// An object, for programs
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connections: Connections,
+}
+
+impl Verify {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        if self.live {
+            return live::run(&self.connections, self.public_key.as_deref(), self.json).await;
+        }
+        self.offline()
+    }
+
+    fn offline(&self) -> Result<ExitCode, Failure> {
+        let started = Instant::now();
+        let verdict = match self.wanted() {
+            Ok(wanted) => self.verify(&wanted)?,
+            Err(error) => Err(VerifyError::Unusable(error_chain(error.as_ref()))),
+        };
+        let took = started.elapsed();
+        if self.json {
+            say!("{}", serde_json::to_string_pretty(&as_json(&verdict, took))?);
+        } else {
+            self.print(&verdict, took);
+        }
+        Ok(match verdict {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(VerifyError::Tampered(_)) => ExitCode::from(TAMPERED),
+            Err(VerifyError::Unusable(_)) => ExitCode::from(UNUSABLE),
+        })
+    }
+
+    fn wanted(&self) -> Result<Wanted, Failure> {
+        let witnesses = self.witness_key.as_deref();
+        let witnesses = witnesses.map(|path| files::keys(path, WitnessVerifierKey::parse));
+        Ok(Wanted {
+            keys: match &self.public_key {
+                Some(path) => files::keys(path, VerifierKey::parse)?,
+                None => Vec::new(),
+            },
+            kept: self
+                .checkpoint
+                .iter()
+                .map(|path| files::checkpoint(path))
+                .collect::<Result<_, _>>()?,
+            witnesses: witnesses.transpose()?.unwrap_or_default(),
+            threads: self.threads,
+        })
+    }
+
+    fn verify(&self, wanted: &Wanted) -> Result<Result<Sound, VerifyError>, Failure> {
+        let style =
+            "{bar:40} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left";
+        let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(style)?);
+        let export = self.export.clone().unwrap_or_default();
+        let verdict = verify::verify(&export, wanted, |done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+        });
+        bar.finish_and_clear();
+        Ok(verdict)
+    }
+
+    fn print(&self, verdict: &Result<Sound, VerifyError>, took: Duration) {
+        let export = self.export.clone().unwrap_or_default();
+        let export = export.display();
+        match verdict {
+            Ok(sound) => print_sound(sound, took),
+            // What stands in a file that somebody changed may be meant for the
+            // terminal.
+            Err(VerifyError::Tampered(tampered)) => {
+                say!("TAMPERED: {export}\n{}", table::short(&tampered.to_string(), 4000));
+                say!("Keep this file and your checkpoints: together they are the evidence.");
+            }
+            Err(VerifyError::Unusable(why)) => {
+                eprintln!("error: nothing can be said about {export}: {}", table::short(why, 4000));
+            }
+        }
+    }
+}
+
+fn print_sound(sound: &Sound, took: Duration) {
+    let number = table::number;
+    say!("Sound: every event is what the log {:?} signed.\n", sound.origin);
+    say!("  events        {}, each computed anew", number(sound.events));
+    if sound.omitted > 0 {
+        say!("  left out      {}, proven by hashes", number(sound.omitted));
+    }
+    say!("  log           positions 1 to {}, root {}", number(sound.size), hex::encode(sound.root));
+    match sound.kept_checkpoints {
+        0 => say!("  kept          no checkpoint"),
+        kept => say!("  kept          {kept} checkpoints, all consistent"),
+    }
+    for (witness, size) in &sound.cosigned_by {
+        say!("  witness       {witness} saw the log up to position {}", number(*size));
+    }
+    let seconds = took.as_secs_f64();
+    let rate = sound.bytes as f64 / 1e6 / seconds.max(1e-9);
+    say!("  file          {} bytes in {seconds:.1} s, {rate:.0} MB/s", number(sound.bytes));
+    if sound.kept_checkpoints == 0 {
+        eprintln!(
+            "\nYou kept no checkpoint, so this does not say that the log always said so. Keep one now: exodrive audit checkpoint --out FILE"
+        );
+    }
+}
+
+fn as_json(verdict: &Result<Sound, VerifyError>, took: Duration) -> Value {
+    let mut object = match verdict {
+        Ok(sound) => json!({
+            "verdict": "sound",
+            "origin": sound.origin,
+            "events": sound.events,
+            "omitted": sound.omitted,
+            "size": sound.size,
+            "root": hex::encode(sound.root),
+            "bytes": sound.bytes,
+            "leaf_bytes": sound.leaf_bytes,
+            "kept_checkpoints": sound.kept_checkpoints,
+            "earlier_checkpoints": sound.earlier_checkpoints,
+            "cosigned_by": sound.cosigned_by.iter().map(|(name, size)| json!({"name": name, "size": size})).collect::<Vec<_>>(),
+        }),
+        Err(VerifyError::Tampered(Tampered { reason, place })) => {
+            let between = match place {
+                Place::Between { after, up_to } => json!({"after": after, "up_to": up_to}),
+                _ => Value::Null,
+            };
+            let first = match place {
+                Place::Position(position) => json!(position),
+                _ => Value::Null,
+            };
+            json!({"verdict": "tampered", "reason": reason, "first_bad_position": first, "between": between})
+        }
+        Err(VerifyError::Unusable(reason)) => json!({"verdict": "unusable", "reason": reason}),
+    };
+    object["object"] = json!("audit_verification");
+    object["seconds"] = json!(took.as_secs_f64());
+    object
+}

@@ -1,0 +1,262 @@
+//! `exodrive audit witness`: remembers what a log showed, and cosigns what
+//! extends it.
+
+use super::{TAMPERED, UNUSABLE, files, table};
+use crate::cli::Failure;
+use exodrive_proof::{
+    Hash,
+    note::{self, SignedNote, VerifierKey, WitnessKey},
+    witness::{self, WitnessError},
+};
+use exodrive_runtime::error_chain;
+use serde::Deserialize;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// Longest wait for one answer of the log.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// A checkpoint or a proof is far smaller.
+const MAX_ANSWER: usize = 1 << 20;
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "A witness runs on a machine that the log's operator does not control. It keeps one
+checkpoint, the last, and cosigns a new one only if the log proves that the new one
+extends it. Whoever holds a checkpoint that your witness cosigned knows that they
+and you were shown the same log: without a witness, an operator could show each
+reader a history of their own.
+
+The first checkpoint is taken on trust. Give --public-key with the key that you
+have from elsewhere; without it, the key is what the log itself says.
+
+Exit codes: 0 cosigned; 1 the log shows something else than before (cut back, another
+history, a split view): keep the state file and what is printed, they are the evidence;
+2 nothing can be said. With --interval, what cannot be reached is tried again.
+
+Examples:
+  exodrive audit witness --new-key witness.key --name witness.example.org > witness.pub
+  exodrive audit witness --url https://rental.example --state seen.txt --key witness.key --once
+  exodrive audit witness --url https://rental.example --state seen.txt --key witness.key \\
+    --public-key log.pub --interval 10m"
+)]
+pub(super) struct Witness {
+    /// Make a key: write it into this new file, print its public half
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "state", "key", "public_key", "once", "interval"])]
+    new_key: Option<PathBuf>,
+    /// The new key's name: by whom, as a host or address
+    #[arg(long, default_value = "exodrive.local/witness", requires = "new_key")]
+    name: String,
+    /// Where the log's API is
+    #[arg(long, required_unless_present = "new_key")]
+    url: Option<String>,
+    /// Where the last cosigned checkpoint is kept
+    #[arg(long, value_name = "FILE", required_unless_present = "new_key")]
+    state: Option<PathBuf>,
+    /// The witness's key
+    #[arg(long, value_name = "FILE", required_unless_present = "new_key")]
+    key: Option<PathBuf>,
+    /// The log's public keys, one a line
+    #[arg(long, value_name = "FILE")]
+    public_key: Option<PathBuf>,
+    /// Look once
+    #[arg(long, conflicts_with = "interval")]
+    once: bool,
+    /// Look so often
+    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+    interval: Duration,
+}
+
+impl Witness {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        let done = match &self.new_key {
+            Some(path) => new_key(path, &self.name),
+            None => self.watch().await,
+        };
+        Ok(done.unwrap_or_else(|error| {
+            eprintln!("error: {}", error_chain(error.as_ref()));
+            ExitCode::from(UNUSABLE)
+        }))
+    }
+
+    async fn watch(&self) -> Result<ExitCode, Failure> {
+        // clap asks for all three.
+        let (Some(url), Some(state), Some(key)) = (&self.url, &self.state, &self.key) else {
+            return Err("--url, --state and --key are needed".into());
+        };
+        let watch = Watch {
+            log: Log::new(url)?,
+            state,
+            key: WitnessKey::parse(&files::text(key)?)
+                .map_err(|error| format!("{}: {error}", key.display()))?,
+            log_keys: self
+                .public_key
+                .as_deref()
+                .map(|path| files::keys(path, VerifierKey::parse))
+                .transpose()?,
+        };
+        loop {
+            match watch.look().await {
+                Ok(()) if self.once => return Ok(ExitCode::SUCCESS),
+                Err(Refusal::Alarm(alarm)) => {
+                    eprintln!("ALARM: {}", table::short(&alarm, 4000));
+                    return Ok(ExitCode::from(TAMPERED));
+                }
+                Err(Refusal::Failed(failure)) if self.once => return Err(failure),
+                Err(Refusal::Failed(failure)) => {
+                    let why = error_chain(failure.as_ref());
+                    eprintln!("not cosigned: {}; trying again", table::short(&why, 4000));
+                }
+                Ok(()) => {}
+            }
+            tokio::time::sleep(self.interval).await;
+        }
+    }
+}
+
+fn new_key(path: &Path, name: &str) -> Result<ExitCode, Failure> {
+    let key = WitnessKey::generate(name)?;
+    files::write_secret(path, &format!("{}\n", key.to_text()))?;
+    say!("{}", key.verifier());
+    eprintln!("The secret half is in {}. Give the line above to whoever verifies.", path.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Why a checkpoint was not cosigned.
+enum Refusal {
+    /// It speaks against the log.
+    Alarm(String),
+    /// It may be better next time.
+    Failed(Failure),
+}
+
+impl<E: Into<Failure>> From<E> for Refusal {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+struct Watch<'a> {
+    log: Log,
+    state: &'a Path,
+    key: WitnessKey,
+    /// None if the log is to be asked.
+    log_keys: Option<Vec<VerifierKey>>,
+}
+
+impl Watch<'_> {
+    /// Looks at the log once; cosigns, keeps and prints its checkpoint.
+    async fn look(&self) -> Result<(), Refusal> {
+        let mut witness = witness::Witness { last: None };
+        if let Some(kept) = self.kept()? {
+            witness.last = Some(kept.checkpoint()?);
+        }
+        let keys = match &self.log_keys {
+            Some(keys) => keys.clone(),
+            None => self.log.keys().await?,
+        };
+        let note: SignedNote = self.log.text("v1/audit/checkpoint").await?.parse()?;
+        let (seen, shown) =
+            (witness.last.as_ref().map_or(0, |last| last.size), note.checkpoint()?.size);
+        let proof = match seen {
+            0 => Vec::new(),
+            seen if seen < shown => self.log.consistency(seen, shown).await?,
+            _ => Vec::new(),
+        };
+        let advanced = witness.advance(&note, &proof, &keys);
+        let accepted = advanced.map_err(|error| self.refuse(error, &note))?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let cosigned = accepted.cosign(&self.key, now).to_string();
+        files::replace(self.state, &cosigned)?;
+        if seen == 0 {
+            eprintln!("The first checkpoint, of size {shown}, is taken on trust.");
+        }
+        say!("{}", cosigned.trim_end());
+        Ok(())
+    }
+
+    /// The last checkpoint, which must be our own.
+    fn kept(&self) -> Result<Option<SignedNote>, Failure> {
+        if !self.state.try_exists()? {
+            return Ok(None);
+        }
+        let kept = files::checkpoint(self.state)?;
+        note::verify_cosignature(&kept, &self.key.verifier()).map_err(|error| {
+            format!(
+                "{} is not what this witness wrote: {error}. Put the right file or key back",
+                self.state.display()
+            )
+        })?;
+        Ok(Some(kept))
+    }
+
+    fn refuse(&self, error: WitnessError, note: &SignedNote) -> Refusal {
+        if !error.is_alarm() {
+            return error.into();
+        }
+        // The evidence must not be lost with the terminal.
+        let mut path = self.state.as_os_str().to_owned();
+        path.push(".refused");
+        let path = PathBuf::from(path);
+        let kept = match files::replace(&path, &note.to_string()) {
+            Ok(()) => format!("What it showed is in {}.", path.display()),
+            Err(error) => format!("What it showed could not be kept: {error}."),
+        };
+        Refusal::Alarm(format!(
+            "{error}. {kept} What it had shown before is in {}.",
+            self.state.display()
+        ))
+    }
+}
+
+#[derive(Deserialize)]
+struct Consistency {
+    proof: Vec<String>,
+}
+
+/// The log's API.
+struct Log {
+    client: reqwest::Client,
+    url: String,
+}
+
+impl Log {
+    fn new(url: &str) -> Result<Self, Failure> {
+        let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
+        Ok(Self { client, url: url.trim_end_matches('/').to_owned() })
+    }
+
+    /// The keys that the log itself names.
+    async fn keys(&self) -> Result<Vec<VerifierKey>, Failure> {
+        let text = self.text("v1/audit/keys").await?;
+        let keys = text.lines().filter(|line| !line.is_empty()).map(VerifierKey::parse);
+        Ok(keys.collect::<Result<_, _>>()?)
+    }
+
+    async fn consistency(&self, from: u64, to: u64) -> Result<Vec<Hash>, Failure> {
+        let text = self.text(&format!("v1/audit/consistency?from={from}&to={to}")).await?;
+        let answer: Consistency = serde_json::from_str(&text)?;
+        let hash = |text: &String| {
+            Ok(hex::decode(text)?.try_into().map_err(|_| "a hash has not 32 bytes")?)
+        };
+        answer.proof.iter().map(hash).collect()
+    }
+
+    async fn text(&self, path: &str) -> Result<String, Failure> {
+        let mut response = self.client.get(format!("{}/{path}", self.url)).send().await?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(format!("the log answers /{path} with {status}").into());
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            body.extend_from_slice(&chunk);
+            if body.len() > MAX_ANSWER {
+                return Err(format!("the log's answer to /{path} has no end").into());
+            }
+        }
+        Ok(String::from_utf8(body)?)
+    }
+}

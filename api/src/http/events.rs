@@ -1,0 +1,431 @@
+//! The log itself, for auditors: events as they are stored, with what they say,
+//! and exports that can be proven.
+
+use super::{
+    Api, App,
+    guard::EmailReader,
+    proofs::{no_event, nothing_sealed, number, path_position},
+    read::{limit, parse_query, text, view_unavailable},
+};
+use crate::problem::{ApiError, Code, Problem};
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, RawQuery, State},
+    http::{
+        HeaderMap,
+        header::{ACCEPT, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE},
+    },
+    response::{IntoResponse, Response},
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
+use exodrive_domain::time;
+use exodrive_log::StoredMessage;
+use exodrive_proof::export::{ExportWriter, Format};
+use exodrive_replays::{
+    events::{Scan, Selection, check_subject},
+    export::{Export, ExportError},
+    seal::{SealError, leaf_hash},
+};
+use futures::stream;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::sync::mpsc;
+use utoipa::{IntoParams, ToSchema};
+
+/// Events looked at for one page, at most: a page can have fewer than asked for
+/// and still not be the last.
+const EFFORT: u64 = 20_000;
+/// Pieces of an export that wait for a slow reader, at most.
+const PIECES: usize = 4;
+
+const KNOWN: [&str; 11] = [
+    "subject", "type", "actor", "since", "until", "from", "to", "after", "limit", "format",
+    "content",
+];
+
+/// Which events.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default)]
+pub(crate) struct EventQuery {
+    /// Only of this subject, which may hold NATS wildcards.
+    #[param(example = "exo.booking.>")]
+    subject: Option<String>,
+    /// Only of this type.
+    #[serde(rename = "type")]
+    #[param(example = "exodrive.booking.confirmed")]
+    kind: Option<String>,
+    /// Only by this actor.
+    actor: Option<String>,
+    /// Only those stored at this time (RFC 3339) or later.
+    since: Option<String>,
+    /// Only those stored before this time.
+    until: Option<String>,
+    /// Only those at this position or after it.
+    #[param(value_type = Option<u64>, minimum = 1)]
+    from: Option<String>,
+    /// Only those at this position or before it.
+    #[param(value_type = Option<u64>, minimum = 1)]
+    to: Option<String>,
+    /// Where a page begins: `next` of the page before.
+    #[param(value_type = Option<u64>)]
+    after: Option<String>,
+    /// How many on a page, 1 to 100. 20 if not said.
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
+    limit: Option<String>,
+    /// `json`: a page. `ndjson`, `csv` or `parquet`: an export of all of them,
+    /// to be proven.
+    format: Option<String>,
+    /// In an export, `true`: with the decrypted content of every event.
+    #[param(value_type = Option<bool>)]
+    content: Option<String>,
+}
+
+/// A page of events.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct EventList {
+    /// Always `list`.
+    object: &'static str,
+    /// In log order.
+    data: Vec<AuditEvent>,
+    /// Whether there may be more.
+    has_more: bool,
+    /// What to give as `after` for them.
+    next: Option<u64>,
+}
+
+/// A name with a value.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct EventHeader {
+    name: String,
+    value: String,
+}
+
+/// An event, as it is stored and what it says.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AuditEvent {
+    /// Always `audit_event`.
+    object: &'static str,
+    /// Where it stands in the log.
+    position: u64,
+    /// When the log's server stored it, to the nanosecond.
+    stored_at: String,
+    /// What it is about.
+    subject: String,
+    /// Its type.
+    #[serde(rename = "type")]
+    kind: String,
+    /// Its id.
+    event_id: String,
+    /// Who did it.
+    actor: Option<String>,
+    /// Every stored header, sorted by name.
+    headers: Vec<EventHeader>,
+    /// What it says, decrypted: JSON, or base64 of what is none. Null if it
+    /// was erased.
+    #[schema(value_type = Option<Object>)]
+    content: Option<Value>,
+    /// Whether personal data in it was erased.
+    erased: bool,
+    /// The hash of its leaf, in hex, computed from what is stored.
+    leaf_hash: String,
+    /// Whether a checkpoint covers it.
+    sealed: bool,
+}
+
+/// Lists events of the log in its order; as NDJSON, exports all of them.
+///
+/// With `Accept: application/x-ndjson` (or `format=ndjson`) the answer is not a
+/// page but an export of every event asked for, in log order, as
+/// `/v1/audit/export` gives it.
+#[utoipa::path(
+    get, path = "/v1/audit/events", tag = "audit", security(("token" = [])), params(EventQuery),
+    responses(
+        (status = 200, description = "A page, or an export", body = EventList),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn list_events(
+    State(api): App,
+    _: EmailReader,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let query: EventQuery = parse_query(query, &KNOWN)?;
+    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+    let ndjson = accept.is_some_and(|accept| accept.contains(Format::Ndjson.media_type()));
+    match query.format.as_deref() {
+        Some("json") => {}
+        None if !ndjson => {}
+        None => return export(api, query, Format::Ndjson).await,
+        Some(format) => {
+            let format = parse_format(format)?;
+            return export(api, query, format).await;
+        }
+    }
+    if query.content.is_some() {
+        return Err(ApiError::parameter("content", "it is for exports: a page always has it"));
+    }
+    let wanted = usize::try_from(limit(query.limit.clone())?).unwrap_or(20);
+    let after = number("after", query.after.clone())?.unwrap_or(0);
+    let mut selection = selection(&query)?;
+    selection.from = Some(selection.from.unwrap_or(1).max(after.saturating_add(1)));
+    let end = api.log.last_position().await.map_err(|error| unavailable(error.into()))?;
+    let mut scan = Scan::begin(&api.log, selection, end).await.map_err(unavailable)?;
+    let begin = scan.scanned();
+    let (mut found, mut ended) = (Vec::new(), false);
+    while found.len() < wanted && scan.scanned() - begin < EFFORT {
+        match scan.next().await.map_err(unavailable)? {
+            Some(messages) => found.extend(messages),
+            None => {
+                ended = true;
+                break;
+            }
+        }
+    }
+    let more = found.len() > wanted || !ended;
+    found.truncate(wanted);
+    let reached = if found.len() == wanted {
+        found.last().map_or(scan.scanned(), |message| message.position)
+    } else {
+        scan.scanned()
+    };
+    let data = describe(&api, found).await?;
+    let next = more.then_some(reached);
+    let list = EventList { object: "list", data, has_more: more, next };
+    Ok(([(CACHE_CONTROL, "no-store")], Json(list)).into_response())
+}
+
+/// Gives one event, as it is stored and what it says.
+#[utoipa::path(
+    get, path = "/v1/audit/events/{position}", tag = "audit", security(("token" = [])),
+    params(("position" = u64, Path, description = "The event's position")),
+    responses(
+        (status = 200, description = "The event", body = AuditEvent),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn get_event(
+    State(api): App,
+    _: EmailReader,
+    Path(position): Path<String>,
+) -> Result<Response, ApiError> {
+    let position = path_position(&position)?;
+    let stored = api.log.read_stored(position).await;
+    let stored = stored.map_err(|error| unavailable(error.into()))?.ok_or_else(no_event)?;
+    let event = describe(&api, vec![stored]).await?.pop().ok_or_else(no_event)?;
+    Ok(([(CACHE_CONTROL, "no-store")], Json(event)).into_response())
+}
+
+/// Exports events of the log in its order, to be proven offline by
+/// `exodrive audit verify`.
+///
+/// The export ends at the newest checkpoint, which is inside; events after it
+/// are left for the next one. Events that are not asked for are left out as
+/// hashes. One that breaks off has no `end` record.
+#[utoipa::path(
+    get, path = "/v1/audit/export", tag = "audit", security(("token" = [])), params(EventQuery),
+    responses(
+        (status = 200, description = "The export: NDJSON if `format` is not given", content_type = "application/x-ndjson", body = inline(String)),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn get_export(
+    State(api): App,
+    _: EmailReader,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let query: EventQuery = parse_query(query, &KNOWN)?;
+    let format = query.format.as_deref().map_or(Ok(Format::Ndjson), parse_format)?;
+    let mut response = export(api, query, format).await?;
+    let name = format!("attachment; filename=\"exodrive-export.{}\"", format.name());
+    if let Ok(name) = name.parse() {
+        response.headers_mut().insert(CONTENT_DISPOSITION, name);
+    }
+    Ok(response)
+}
+
+fn parse_format(format: &str) -> Result<Format, ApiError> {
+    format.parse().map_err(|_| ApiError::parameter("format", "it must be ndjson, csv or parquet"))
+}
+
+fn selection(query: &EventQuery) -> Result<Selection, ApiError> {
+    let subject = text(query.subject.clone());
+    if let Some(subject) = &subject {
+        check_subject(subject).map_err(|detail| ApiError::parameter("subject", detail))?;
+    }
+    let at = |name, value: &Option<String>| -> Result<Option<DateTime<Utc>>, ApiError> {
+        let Some(value) = value else { return Ok(None) };
+        let detail = "it must be a time as in RFC 3339, such as 2026-11-20T09:15:00Z";
+        time::parse(value).map(Some).ok_or_else(|| ApiError::parameter(name, detail))
+    };
+    Ok(Selection {
+        subject,
+        kind: text(query.kind.clone()),
+        actor: text(query.actor.clone()),
+        since: at("since", &query.since)?,
+        until: at("until", &query.until)?,
+        from: number("from", query.from.clone())?,
+        to: number("to", query.to.clone())?,
+    })
+}
+
+/// What is stored, and what it says.
+async fn describe(api: &Api, found: Vec<StoredMessage>) -> Result<Vec<AuditEvent>, ApiError> {
+    let sealed = api.database.newest_seal().await.map_err(view_unavailable)?;
+    let sealed = sealed.map_or(0, |seal| seal.size);
+    let recorded = api.log.decode_all(found.clone()).await;
+    let recorded = recorded.map_err(|error| unavailable(error.into()))?;
+    let event = |(stored, recorded): (StoredMessage, exodrive_domain::Recorded)| AuditEvent {
+        object: "audit_event",
+        position: stored.position,
+        stored_at: stored.stored_at.to_rfc3339_opts(SecondsFormat::Nanos, true),
+        kind: recorded.envelope.kind.clone(),
+        event_id: recorded.envelope.id.clone(),
+        actor: recorded.envelope.actor.clone(),
+        content: content(&recorded.body),
+        erased: recorded.is_erased(),
+        leaf_hash: hex::encode(leaf_hash(&stored)),
+        sealed: stored.position <= sealed,
+        subject: stored.subject,
+        headers: stored
+            .headers
+            .into_iter()
+            .map(|(name, value)| EventHeader { name, value })
+            .collect(),
+    };
+    Ok(found.into_iter().zip(recorded).map(event).collect())
+}
+
+fn content(body: &Bytes) -> Option<Value> {
+    if body.is_empty() {
+        return None;
+    }
+    let json = serde_json::from_slice(body).ok();
+    Some(json.unwrap_or_else(|| BASE64_STANDARD.encode(body).into()))
+}
+
+/// One of the few readings of all of the log, while it lives.
+struct Reading(Arc<Api>);
+
+impl Reading {
+    fn begin(api: &Arc<Api>) -> Result<Self, ApiError> {
+        let permit = api.full_readings.try_acquire().map_err(|_| {
+            let detail = "Others are reading all of the log; this export would have to.";
+            let mut error = ApiError::new(Code::Busy, detail);
+            error.retry_after = Some(5);
+            error
+        })?;
+        permit.forget();
+        Ok(Self(api.clone()))
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.full_readings.add_permits(1);
+    }
+}
+
+/// What is written and not sent yet.
+#[derive(Clone, Default)]
+struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+impl Buffer {
+    fn take(&self) -> Bytes {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).into()
+    }
+}
+
+impl io::Write for Buffer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// An answer that is written while it is read: a slow reader slows it down.
+async fn export(api: Arc<Api>, query: EventQuery, format: Format) -> Result<Response, ApiError> {
+    for (name, given) in [("after", &query.after), ("limit", &query.limit)] {
+        if given.is_some() {
+            return Err(ApiError::parameter(name, "it is for pages: an export has all of them"));
+        }
+    }
+    let content = match query.content.as_deref() {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err(ApiError::parameter("content", "it must be true or false")),
+    };
+    let selection = selection(&query)?;
+    let reading = Reading::begin(&api)?;
+    let begun = Export::begin(&api.log, &api.database, selection, content).await;
+    let mut export = begun.map_err(|error| match error {
+        ExportError::NothingSealed => nothing_sealed(),
+        ExportError::Seal(error) => unavailable(error),
+        ExportError::Write(error) => {
+            ApiError::new(Code::Internal, "The export cannot be written.").caused_by(&error)
+        }
+    })?;
+    let (pieces, received) = mpsc::channel::<io::Result<Bytes>>(PIECES);
+    tokio::spawn(async move {
+        let _reading = reading;
+        if let Err(error) = write(&mut export, format, &pieces).await {
+            let error_chain = exodrive_runtime::error_chain(&error);
+            tracing::warn!(error = error_chain, "An export broke off");
+            // The reader sees that it did, and the file has no end.
+            let _ = pieces.send(Err(io::Error::other("the export broke off"))).await;
+        }
+    });
+    let body = stream::unfold(received, |mut received| async move {
+        received.recv().await.map(|piece| (piece, received))
+    });
+    let headers = [(CONTENT_TYPE, format.media_type()), (CACHE_CONTROL, "no-store")];
+    Ok((headers, Body::from_stream(body)).into_response())
+}
+
+/// Writes and sends until the end, or until nobody listens.
+async fn write(
+    export: &mut Export,
+    format: Format,
+    pieces: &mpsc::Sender<io::Result<Bytes>>,
+) -> Result<(), ExportError> {
+    let buffer = Buffer::default();
+    let mut writer = ExportWriter::new(format, buffer.clone())?;
+    loop {
+        let more = export.write_some(&mut writer).await?;
+        let piece = buffer.take();
+        if !piece.is_empty() && pieces.send(Ok(piece)).await.is_err() {
+            return Ok(());
+        }
+        if !more {
+            writer.finish()?;
+            let _ = pieces.send(Ok(buffer.take())).await;
+            return Ok(());
+        }
+    }
+}
+
+fn unavailable(error: SealError) -> ApiError {
+    match error {
+        SealError::Database(error) => view_unavailable(error),
+        SealError::Fault(fault) => {
+            let detail =
+                "The log is not what was sealed: `exodrive audit verify --live` says where.";
+            ApiError::new(Code::Internal, detail).caused_by(&fault)
+        }
+        error => {
+            ApiError::new(Code::LogUnavailable, "The event log does not answer.").caused_by(&error)
+        }
+    }
+}

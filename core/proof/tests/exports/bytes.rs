@@ -1,0 +1,82 @@
+//! Files changed byte by byte.
+
+use crate::sample::{Log, SIZE, WHOLE, verified_bytes, written};
+use exodrive_proof::{export::Format, verify::VerifyError};
+
+/// Bytes of what is not proven: when the export was made.
+fn unproven(bytes: &[u8]) -> std::ops::Range<usize> {
+    let made: &[u8] = b"2026-09-21T14:13:20.000000001Z";
+    let from = bytes.windows(made.len()).position(|window| window == made).unwrap();
+    from..from + made.len()
+}
+
+#[test]
+fn every_flipped_byte_of_a_text_is_found() {
+    let log = Log::new();
+    for format in [Format::Ndjson, Format::Csv] {
+        let bytes = written(format, &log.export(&WHOLE));
+        let unproven = unproven(&bytes);
+        for at in (0..bytes.len()).filter(|at| !unproven.contains(at)) {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << (at % 8);
+            let verdict = verified_bytes(&flipped, &log.wanted(&[SIZE]));
+            match &verdict {
+                Err(VerifyError::Tampered(_)) => {}
+                Err(VerifyError::Unusable(why)) if why.contains("another version") => {}
+                _ => panic!(
+                    "{format:?}, byte {at} of {:?}: {verdict:?}",
+                    String::from_utf8_lossy(
+                        &bytes[at.saturating_sub(20)..(at + 20).min(bytes.len())]
+                    )
+                ),
+            }
+        }
+    }
+}
+
+#[test]
+fn every_cut_of_a_text_is_found() {
+    let log = Log::new();
+    for format in [Format::Ndjson, Format::Csv] {
+        let bytes = written(format, &log.export(&WHOLE));
+        // Without its last line feed a CSV says the same.
+        for length in 1..bytes.len() - 1 {
+            let verdict = verified_bytes(&bytes[..length], &log.wanted(&[SIZE]));
+            assert!(verdict.is_err(), "{format:?} of {length} bytes");
+            if length > 200 {
+                assert!(
+                    matches!(verdict, Err(VerifyError::Tampered(_))),
+                    "{format:?} of {length} bytes"
+                );
+            }
+        }
+    }
+}
+
+/// Parquet has bytes that say nothing about the records; whatever is changed,
+/// the file is either refused or still says what the log signed.
+#[test]
+fn a_flipped_byte_of_parquet_deceives_nobody() {
+    let log = Log::new();
+    let bytes = written(Format::Parquet, &log.export(&WHOLE));
+    let sound = verified_bytes(&bytes, &log.wanted(&[SIZE])).unwrap();
+    let mut passed = 0;
+    for at in 0..bytes.len() {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1 << (at % 8);
+        match verified_bytes(&flipped, &log.wanted(&[SIZE])) {
+            Ok(other) => {
+                assert_eq!(other, sound, "byte {at}");
+                passed += 1;
+            }
+            Err(VerifyError::Tampered(_)) => {}
+            Err(VerifyError::Unusable(why)) if why.contains("another version") => {}
+            Err(error) => panic!("byte {at}: {error}"),
+        }
+    }
+    assert!(passed < bytes.len() / 2, "{passed} of {}", bytes.len());
+    for length in (4..bytes.len()).step_by(7) {
+        let verdict = verified_bytes(&bytes[..length], &log.wanted(&[]));
+        assert!(matches!(verdict, Err(VerifyError::Tampered(_))), "{length} bytes: {verdict:?}");
+    }
+}

@@ -1,6 +1,6 @@
 //! Has the log sealed while a worker runs, and says why if that stops.
 
-use exodrive_replays::seal::{SealError, Sealer};
+use exodrive_replays::seal::{Fault, SealError, Sealer};
 use exodrive_runtime::error_chain;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -8,29 +8,20 @@ use tokio_util::sync::CancellationToken;
 /// How often is looked whether there is something to do.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Seals until `stop`. `looked` is cancelled once the log has been compared
-/// with its newest seals, whatever came of it.
-pub async fn run(sealer: Sealer, looked: CancellationToken, stop: CancellationToken) {
+/// How long a last look may take.
+const LAST_LOOK: Duration = Duration::from_secs(60);
+
+/// Seals until `stop`.
+pub async fn run(sealer: &Sealer, stop: &CancellationToken) {
     let mut told = false;
     loop {
         let outcome = tokio::select! {
-            outcome = sealer.work(&looked) => outcome,
+            outcome = sealer.work() => outcome,
             () = stop.cancelled() => break,
         };
         match outcome {
             Ok(()) => told = false,
-            Err(SealError::Fault(fault)) => {
-                if let Err(error) = sealer.halt(&fault).await {
-                    let error = error_chain(&error);
-                    tracing::warn!(error, "Cannot keep the reason for which sealing has halted");
-                }
-                tracing::error!(
-                    position = fault.position(),
-                    reason = fault.to_string(),
-                    "Sealing has halted. Find out what happened (`exodrive audit verify --live`), then `exodrive audit unhalt --reason ...`"
-                );
-                looked.cancel();
-            }
+            Err(SealError::Fault(fault)) => halt(sealer, &fault).await,
             Err(error) if !told => {
                 told = true;
                 let error = error_chain(&error);
@@ -45,4 +36,26 @@ pub async fn run(sealer: Sealer, looked: CancellationToken, stop: CancellationTo
     }
     // Another worker need not wait for the lease to end.
     let _ = sealer.database.leave_sealing(&sealer.worker).await;
+}
+
+/// Compares the log with its seals once more, for a worker that cannot go on:
+/// a log that projections refuse may be one that somebody has changed.
+pub async fn last_look(sealer: &Sealer) {
+    let looked = tokio::time::timeout(LAST_LOOK, sealer.look()).await;
+    if let Ok(Err(SealError::Fault(fault))) = looked {
+        halt(sealer, &fault).await;
+    }
+    let _ = sealer.database.leave_sealing(&sealer.worker).await;
+}
+
+async fn halt(sealer: &Sealer, fault: &Fault) {
+    if let Err(error) = sealer.halt(fault).await {
+        let error = error_chain(&error);
+        tracing::warn!(error, "Cannot keep the reason for which sealing has halted");
+    }
+    tracing::error!(
+        position = fault.position(),
+        reason = fault.to_string(),
+        "Sealing has halted. Find out what happened (`exodrive audit verify --live`), then `exodrive audit unhalt --reason ...`"
+    );
 }

@@ -141,6 +141,11 @@ impl World {
         self.services.urls()
     }
 
+    /// A folder of its own, which goes with it.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     /// The environment that its programs run in.
     pub fn env(&self) -> &[(String, String)] {
         &self.env

@@ -168,9 +168,6 @@ impl Serve {
 /// How long requests in flight are waited for at the end.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How long a worker that cannot go on waits for what sealing finds.
-const LOOK_PATIENCE: Duration = Duration::from_secs(60);
-
 impl Work {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let stop = shutdown::requested()?;
@@ -202,7 +199,6 @@ impl Work {
         tokio::spawn(eraser.run(stop.clone()));
         let worker = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
         tracing::info!(worker, "Working");
-        let looked = CancellationToken::new();
         let sealer = Sealer {
             log: log.clone(),
             database: database.clone(),
@@ -210,16 +206,18 @@ impl Work {
             interval: self.seals.seal_interval,
             worker: worker.clone(),
         };
-        let sealing = tokio::spawn(sealing::run(sealer, looked.clone(), stop.clone()));
-        let worked =
-            engine::run_all(&log, &database, &cache, &worker, self.rebuilds.settings(), &stop);
-        let worked = worked.await;
+        let rebuilds = self.rebuilds.settings();
+        let work = engine::run_all(&log, &database, &cache, &worker, rebuilds, &stop);
+        let sealed = CancellationToken::new();
+        let work = async {
+            let worked = work.await;
+            sealed.cancel();
+            worked
+        };
+        let (worked, ()) = tokio::join!(work, sealing::run(&sealer, &sealed));
         if worked.is_err() {
-            // A log that projections refuse is one whose seals are to be looked at.
-            let _ = tokio::time::timeout(LOOK_PATIENCE, looked.cancelled()).await;
+            sealing::last_look(&sealer).await;
         }
-        stop.cancel();
-        let _ = sealing.await;
         Ok(worked?)
     }
 }

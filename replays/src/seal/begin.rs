@@ -40,7 +40,17 @@ impl Sealer {
         }
         self.database.use_seal_keys(&self.keys.vkeys()).await?;
         let tiles = self.growing_tiles(size).await?;
-        Ok(Growing { tree, sealed, tiles, floor, due: None, behind: end - size })
+        let sealed_leaf = self.database.sealed_leaf(size).await?;
+        Ok(Growing {
+            tree,
+            sealed,
+            sealed_leaf,
+            newest_leaf: sealed_leaf,
+            tiles,
+            floor,
+            due: None,
+            behind: end - size,
+        })
     }
 
     /// Compares the checkpoint that is kept beside the log with the newest one.

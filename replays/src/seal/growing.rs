@@ -20,6 +20,9 @@ pub(super) struct Growing {
     pub(super) tree: Tree,
     /// The newest checkpoint.
     pub(super) sealed: Option<Seal>,
+    /// The hash of the last sealed event, and of the last one at all.
+    pub(super) sealed_leaf: Option<Hash>,
+    pub(super) newest_leaf: Option<Hash>,
     /// Tiles that were not full then, and have grown since.
     pub(super) tiles: BTreeMap<Place, Vec<Hash>>,
     /// A checkpoint that is kept beside the log and that the database has
@@ -37,6 +40,7 @@ impl Growing {
     }
 
     pub(super) fn push(&mut self, leaf: Hash) {
+        self.newest_leaf = Some(leaf);
         let tiles = &mut self.tiles;
         self.tree.push_leaf_with(leaf, |Node { level, index, hash }| {
             if level.is_multiple_of(HEIGHT) {

@@ -37,7 +37,6 @@ use exodrive_proof::{
 use growing::Growing;
 use std::time::Duration;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 /// How often a sealer that waits looks again, and shows that it lives.
 const LOOK: Duration = Duration::from_secs(1);
@@ -97,23 +96,20 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// Seals until another does, or somebody has halted it. `looked` is
-    /// cancelled once the log has been compared with the newest seals.
+    /// Seals until another does, or somebody has halted it.
     ///
     /// # Errors
     /// [`SealError::Fault`] is for [`Sealer::halt`]; after others it can be
     /// tried again.
-    pub async fn work(&self, looked: &CancellationToken) -> Result<(), SealError> {
+    pub async fn work(&self) -> Result<(), SealError> {
         let standing = self.tell().await?.0;
         if standing.halt.is_some() {
-            looked.cancel();
             return Ok(());
         }
         if !self.database.take_sealing(&self.worker).await? {
             return Ok(());
         }
         let mut growing = self.begin(&standing).await?;
-        looked.cancel();
         let mut reader = self.log.stored_reader(growing.tree.size() + 1);
         let mut checked = Instant::now();
         while self.database.take_sealing(&self.worker).await? {
@@ -132,6 +128,18 @@ impl Sealer {
             if end < growing.tree.size() {
                 return Err(Fault::Short { end, sealed: growing.tree.size() }.into());
             }
+        }
+        Ok(())
+    }
+
+    /// Compares the log with the newest seals, and signs nothing.
+    ///
+    /// # Errors
+    /// As [`Sealer::work`].
+    pub async fn look(&self) -> Result<(), SealError> {
+        let standing = self.database.sealing().await?;
+        if standing.halt.is_none() {
+            self.begin(&standing).await?;
         }
         Ok(())
     }
@@ -194,6 +202,7 @@ impl Sealer {
             Some(floor) => size < floor.size,
             None => false,
         };
+        self.is_still_there(growing).await?;
         self.extends(growing).await?;
         let checkpoint =
             Checkpoint { origin: self.keys.origin.clone(), size, root, extensions: Vec::new() };
@@ -218,8 +227,21 @@ impl Sealer {
         self.database.use_seal_keys(&self.keys.vkeys()).await?;
         self.keep_beside(&note).await;
         growing.floor = None;
+        growing.sealed_leaf = growing.newest_leaf;
         growing.sealed = Some(Seal { size, root, note, sealed_at: self.log.now() });
         Ok(true)
+    }
+
+    /// Reads the last sealed event again: a message that was put in or taken
+    /// out before it would have moved it.
+    async fn is_still_there(&self, growing: &Growing) -> Result<(), SealError> {
+        let position = growing.sealed_size();
+        let Some(sealed) = growing.sealed_leaf else { return Ok(()) };
+        match self.log.read_stored(position).await? {
+            Some(message) if leaf_hash(&message) == sealed => Ok(()),
+            Some(_) => Err(Fault::Changed { position }.into()),
+            None => Err(Fault::Missing { position }.into()),
+        }
     }
 
     /// Proves that the tree extends the newest checkpoint, with the tiles that

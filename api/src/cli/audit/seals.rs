@@ -1,16 +1,22 @@
 //! Checkpoints, keys and proofs, and sealing again after an alarm.
 
-use super::{Failure, UNUSABLE, database, files};
-use crate::{cli::terminal::actor, settings::Connections};
+use super::{Failure, database, files, log};
+use crate::{
+    cli::{replay::reading_bar, terminal::actor},
+    settings::Connections,
+};
 use exodrive_projections::seals::Seal;
 use exodrive_proof::tree::verify_inclusion;
+use exodrive_replays::seal::{SealError, compare};
 use serde_json::json;
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+/// How long a worker has to seal again before the command ends.
+const PATIENCE: Duration = Duration::from_secs(30);
 const NOTHING_SEALED: &str = "nothing is sealed yet: the first checkpoint comes some seconds after the first event, made by a worker (`exodrive work`)";
 
 #[derive(clap::Args)]
@@ -66,8 +72,8 @@ pub(super) struct Proof {
 #[derive(clap::Args)]
 #[command(
     after_help = "Sealing halts when the log is not what was sealed. Find out what happened first
-(`exodrive audit verify --live`). After this a worker compares all of the log with
-its seals, and halts again if the cause still stands.
+(`exodrive audit verify --live`). This compares all of the log with its seals and
+refuses while the cause still stands; a worker does the same again before it signs.
 
 Example:
   exodrive audit unhalt --reason 'the stream was restored from the backup of 3 May'"
@@ -76,9 +82,6 @@ pub(super) struct Unhalt {
     /// Why: it is kept
     #[arg(long, value_name = "TEXT")]
     reason: String,
-    /// Do not wait for what a worker finds
-    #[arg(long)]
-    no_wait: bool,
     #[command(flatten)]
     connections: Connections,
 }
@@ -154,34 +157,43 @@ impl Unhalt {
         if self.reason.trim().is_empty() {
             return Err("--reason must say why".into());
         }
-        let database = database(&self.connections)?;
-        let Some(reason) = database.clear_seal_halt(&actor(), self.reason.trim()).await? else {
-            say!("Sealing had not halted.");
+        let (log, database) = (log(&self.connections).await?, database(&self.connections)?);
+        let standing = database.sealing().await?;
+        let Some(halt) = standing.halt else {
+            say!("Sealing has not halted.");
             return Ok(ExitCode::SUCCESS);
         };
-        say!("Cleared: {reason}.");
-        if self.no_wait {
-            return Ok(ExitCode::SUCCESS);
+        let bar = reading_bar()?;
+        let told = |done, end| {
+            bar.set_length(end);
+            bar.set_position(done);
+        };
+        let compared = compare(&log, &database, 1, standing.sealed, &told).await;
+        bar.finish_and_clear();
+        match compared {
+            Ok(()) => {}
+            Err(SealError::Fault(fault)) => {
+                say!("Not cleared, the cause still stands: {fault}.");
+                return Ok(ExitCode::FAILURE);
+            }
+            Err(error) => return Err(error.into()),
         }
-        let bar = indicatif::ProgressBar::new_spinner();
-        bar.enable_steady_tick(Duration::from_millis(100));
-        bar.set_message("a worker compares all of the log (Ctrl-C leaves it to the worker)");
-        loop {
+        database.clear_seal_halt(&actor(), self.reason.trim()).await?;
+        say!("Cleared: {}.", halt.reason);
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
+            tokio::time::sleep(Duration::from_millis(300)).await;
             let standing = database.sealing().await?;
             if let Some(halt) = standing.halt {
-                bar.finish_and_clear();
-                say!("It has halted again: {}.", halt.reason);
+                say!("A worker has halted it again: {}.", halt.reason);
                 return Ok(ExitCode::FAILURE);
             }
             if standing.compared_log.is_some() {
-                bar.finish_and_clear();
-                say!("Sealing goes on: all of the log is what was sealed.");
+                say!("Sealing goes on.");
                 return Ok(ExitCode::SUCCESS);
             }
-            if database.projections().await?.is_empty() {
-                return Ok(ExitCode::from(UNUSABLE));
-            }
-            tokio::time::sleep(Duration::from_millis(300)).await;
         }
+        say!("A worker that starts (`exodrive work`) compares all of the log again, then seals.");
+        Ok(ExitCode::SUCCESS)
     }
 }

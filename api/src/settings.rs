@@ -220,7 +220,8 @@ impl SealSettings {
     /// # Errors
     /// When there are none, or one is unsound.
     pub fn keys(&self, connections: &Connections) -> Result<SealKeys, SettingsError> {
-        let given = match self.seal_keys.is_empty() {
+        // An empty variable is one that is not set.
+        let given = match self.seal_keys.iter().all(|key| key.trim().is_empty()) {
             false => self.seal_keys.clone(),
             true => {
                 let kept = connections.kept_secrets()?.ok_or(SettingsError::NoSecret {

@@ -35,8 +35,9 @@ pub(super) struct Export {
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// ndjson, csv or parquet; by the file's name if not given, else ndjson
-    #[arg(long, value_name = "FORMAT")]
-    format: Option<Format>,
+    // Not `format`: that is the id of an option of every command.
+    #[arg(long = "format", value_name = "FORMAT")]
+    file_format: Option<Format>,
     /// Only events at this position or after it
     #[arg(long, value_name = "POSITION")]
     from: Option<u64>,
@@ -126,6 +127,6 @@ impl Export {
 
     fn format(&self) -> Format {
         let by_name = || self.out.extension()?.to_str()?.parse().ok();
-        self.format.or_else(by_name).unwrap_or(Format::Ndjson)
+        self.file_format.or_else(by_name).unwrap_or(Format::Ndjson)
     }
 }

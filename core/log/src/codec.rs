@@ -19,7 +19,7 @@ use chacha20poly1305::XChaCha20Poly1305;
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
     Delivery, Protection, Recorded,
-    personal::{ERASED, ERASED_MARK, FREE_TEXT, MARK, Protected, protected},
+    personal::{ERASED, ERASED_MARK, FREE_TEXT, KeyScope, MARK, Protected, protected},
     time,
 };
 use serde_json::{Map, Value, json};
@@ -63,7 +63,12 @@ pub(crate) async fn encode(keys: &KeyStore, event: &NewEvent) -> Result<Encoded,
         (Protected::Whole(scope), _) => (scope, None),
         (Protected::Marked(scope), Some(mut body)) => {
             let mut taken = Vec::new();
-            take_out(&mut body, &mut taken);
+            // Of others, what is free text is the operator's own.
+            let free_text: &[&str] = match scope {
+                KeyScope::Customer(_) => &FREE_TEXT,
+                _ => &[],
+            };
+            take_out(&mut body, free_text, &mut taken);
             if taken.is_empty() {
                 return Ok(plain());
             }
@@ -126,7 +131,7 @@ fn about(key: &str, kind: &str, id: &str, version: u32, subject: &str) -> Vec<u8
 }
 
 /// Takes personal values out, leaving their numbers.
-fn take_out(value: &mut Value, taken: &mut Vec<Value>) {
+fn take_out(value: &mut Value, free_text: &[&str], taken: &mut Vec<Value>) {
     fn take(value: &mut Value, taken: &mut Vec<Value>) {
         let number = json!({ SEALED: taken.len() });
         taken.push(std::mem::replace(value, number));
@@ -137,14 +142,14 @@ fn take_out(value: &mut Value, taken: &mut Vec<Value>) {
         }
         Value::Object(fields) => {
             for (name, value) in fields {
-                if FREE_TEXT.contains(&name.as_str()) && value.is_string() {
+                if free_text.contains(&name.as_str()) && value.is_string() {
                     take(value, taken);
                 } else {
-                    take_out(value, taken);
+                    take_out(value, free_text, taken);
                 }
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| take_out(item, taken)),
+        Value::Array(items) => items.iter_mut().for_each(|item| take_out(item, free_text, taken)),
         _ => {}
     }
 }
@@ -320,7 +325,7 @@ mod tests {
         #[test]
         fn what_is_taken_out_is_put_back(body in any_json()) {
             let (mut changed, mut taken) = (body.clone(), Vec::new());
-            take_out(&mut changed, &mut taken);
+            take_out(&mut changed, &FREE_TEXT, &mut taken);
             put_back(&mut changed, Some(&taken));
             prop_assert_eq!(changed, body);
         }
@@ -331,7 +336,7 @@ mod tests {
             fields[at.index(3)] = json!({ MARK: { "name": [name.clone()] } });
             let mut body = json!({ "reason": name.clone(), "fields": fields });
             let mut taken = Vec::new();
-            take_out(&mut body, &mut taken);
+            take_out(&mut body, &FREE_TEXT, &mut taken);
             put_back(&mut body, None);
             let mut left = Vec::new();
             texts(&body, &mut left);

@@ -10,6 +10,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
+mod audit;
 mod booking;
 mod cached_read;
 mod catch_up;
@@ -36,8 +37,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Measures webhook ingest, projection catch-up, cached reads, bookings and
-/// lists of the fleet, and rebuilds, each against a ceiling of this machine, and says which
-/// targets are met.
+/// lists of the fleet, rebuilds, and the verification of exports, each against a
+/// ceiling of this machine, and says which targets are met.
 ///
 /// Takes about ten minutes. For figures worth comparing, let nothing
 /// else run.
@@ -90,6 +91,8 @@ enum Which {
     /// Rebuilds beside what readers see, what readers notice of them, and how
     /// soon a webhook is to be seen
     Rebuild,
+    /// Sealing, exporting and verifying a large log
+    Audit,
     /// The same events through the crate cqrs-es
     CqrsEs,
 }
@@ -198,6 +201,9 @@ impl Bench {
         }
         if wanted(Which::Rebuild) {
             rows.extend(rebuild::measure(scale).await?);
+        }
+        if wanted(Which::Audit) {
+            rows.push(audit::measure(scale).await?);
         }
         if wanted(Which::CqrsEs) {
             rows.extend(side_by_side::measure(scale).await?);

@@ -58,7 +58,7 @@ impl Noon {
 
     /// Appends until the log has so many events, and waits until the views have
     /// them.
-    async fn fill(&mut self, events: usize) -> Result<(), Failure> {
+    pub(crate) async fn fill(&mut self, events: usize) -> Result<(), Failure> {
         let log = self.system.log().await?;
         progress(&format!("rebuild: filling the log to {events} events"));
         while (self.events as usize) < events {
@@ -70,6 +70,11 @@ impl Noon {
         }
         let (system, worker) = (&self.system, &mut self.worker);
         until_at(&self.pool, self.events, "%", || system.still_runs(worker, "work")).await
+    }
+
+    /// Ends the worker.
+    pub(crate) async fn stop(self) {
+        stop(self.worker).await;
     }
 
     /// Asks for a rebuild as an operator's event would, and waits for its end.
@@ -312,6 +317,6 @@ pub(crate) async fn measure(scale: Scale) -> Result<Vec<Row>, Failure> {
     noon.fill(scale.rebuild_events).await?;
     table.extend(noon.rows(Target::Ratio(0.4)).await?);
     table.push(noon.reads().await?);
-    stop(noon.worker).await;
+    noon.stop().await;
     Ok(table)
 }

@@ -77,6 +77,22 @@ impl System {
 
     /// Runs `exodrive` on a database of these servers.
     pub(crate) fn exodrive(&self, command: &str, database: &str) -> Process {
+        self.start_with(&[command], database)
+    }
+
+    /// Runs `exodrive` to its end, which must be a good one.
+    pub(crate) async fn run(&self, args: &[&str]) -> Result<(), Failure> {
+        let mut process = self.start_with(args, &self.urls().database);
+        loop {
+            match process.ended() {
+                Some(status) if status.success() => return Ok(()),
+                Some(_) => return self.still_runs(&mut process, args[0]),
+                None => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    }
+
+    fn start_with(&self, args: &[&str], database: &str) -> Process {
         let urls = self.urls();
         let env = [
             ("EXODRIVE_DATA_DIR", self.folder.path().join("data").display().to_string()),
@@ -104,7 +120,7 @@ impl System {
             ),
         ];
         let env: Vec<_> = env.map(|(name, value)| (name.to_owned(), value)).into();
-        Process::start(&program("exodrive"), &[command], &env, &self.log_file(command))
+        Process::start(&program("exodrive"), args, &env, &self.log_file(args[0]))
     }
 
     fn log_file(&self, command: &str) -> PathBuf {

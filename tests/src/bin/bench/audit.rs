@@ -1,0 +1,88 @@
+//! Sealing, exporting and verifying a large log. What verification is compared
+//! with is one SHA-256 over the same bytes: less cannot be read at all.
+
+use crate::{
+    Failure, Scale,
+    rebuild::Noon,
+    report::{Detail, Row, Series, Target},
+    system::{Watch, progress},
+};
+use sha2::{Digest, Sha256};
+use std::{
+    fs::{self, File},
+    io::Read,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// How often each side is measured: the file is in the page cache for both.
+const ROUNDS: usize = 5;
+
+pub(crate) async fn measure(scale: Scale) -> Result<Row, Failure> {
+    let mut noon = Noon::start().await?;
+    noon.fill(scale.rebuild_events).await?;
+    let began = Instant::now();
+    let sealed = "select coalesce(max(size), 0) from seal_checkpoints";
+    let events = i64::try_from(noon.events)?;
+    let before: i64 = sqlx::query_scalar(sealed).fetch_one(&noon.pool).await?;
+    progress("audit: waiting until all of the log is sealed");
+    while sqlx::query_scalar::<_, i64>(sealed).fetch_one(&noon.pool).await? < events {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let sealing = began.elapsed();
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (export, kept, keys) = (path("log.ndjson"), path("kept.txt"), path("log.pub"));
+    let run = async |args: &[&str]| {
+        let began = Instant::now();
+        noon.system.run(args).await?;
+        Ok::<_, Failure>(began.elapsed())
+    };
+    run(&["audit", "checkpoint", "--out", &kept]).await?;
+    run(&["audit", "public-key", "--out", &keys]).await?;
+    progress("audit: exporting");
+    let exported = run(&["audit", "export", "--out", &export]).await?;
+    let bytes = fs::metadata(&export)?.len() as f64;
+    progress("audit: verifying");
+    let verify =
+        ["audit", "verify", "--export", &export, "--checkpoint", &kept, "--public-key", &keys];
+    let (mut figure, mut ceiling) = (Series::default(), Series::default());
+    let watch = Watch::begin();
+    for _ in 0..ROUNDS {
+        figure.add(events as f64 / run(&verify).await?.as_secs_f64());
+        let file = export.clone();
+        let hashed = tokio::task::spawn_blocking(move || hash(file.as_ref())).await??;
+        ceiling.add(events as f64 / hashed.as_secs_f64());
+    }
+    let others = watch.others();
+    let sealed_after = (events - before) as f64;
+    noon.stop().await;
+    Ok(Row {
+        name: format!("verify an export of {events} events, NDJSON"),
+        figure,
+        ceiling_name: "one SHA-256 over the file".to_owned(),
+        ceiling,
+        target: Target::Ratio(0.5),
+        others,
+        details: vec![
+            Detail::new("the file has", bytes / 1e6, "MB"),
+            Detail::new("exported", events as f64 / exported.as_secs_f64() / 1e3, "k events/s"),
+            Detail::new("sealed when the views were level", before as f64, "events"),
+            Detail::new("then", sealed_after / sealing.as_secs_f64().max(1e-3) / 1e3, "k events/s"),
+        ],
+    })
+}
+
+/// Reads a file and hashes it on one thread.
+fn hash(file: &Path) -> Result<Duration, Failure> {
+    let began = Instant::now();
+    let (mut file, mut hasher, mut buffer) = (File::open(file)?, Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            std::hint::black_box(hasher.finalize());
+            return Ok(began.elapsed());
+        }
+        hasher.update(&buffer[..read]);
+    }
+}

@@ -7,11 +7,7 @@ use crate::{
     blocked_keys::BlockedKeys,
     checker::Checker,
     desk::Desk,
-    erasure::{
-        Erasures,
-        carry_out::{self, Eraser},
-        gate::Gate,
-    },
+    erasure::{Erasures, carry_out::Eraser, gate::Gate},
     hold_expiry,
     http::{self, Api, health},
     limits::Limiter,
@@ -99,9 +95,6 @@ impl Serve {
         let hold_period = self.bookings.hold_period;
         let desk = Desk::new(commands, database.clone(), redis.clone(), &secret, hold_period);
         let operator = Operator::new(log.clone(), database.clone());
-        // What a restored key store has brought back goes before anything is
-        // served.
-        carry_out::reapply_keys(&log).await?;
         let gate = Gate::shut();
         let open = gate.clone().open_when_clean(log.clone(), database.clone(), stop.clone());
         tokio::spawn(open);

@@ -247,12 +247,25 @@ pub async fn tell_again(log: &Log, id: ErasureId, keys: &[String]) -> Result<(),
     }
 }
 
-/// Destroys keys again that the log tells to be destroyed and a restored key
-/// store holds. Needs the log alone. Gives whether there was one.
+/// Whether a key store that was restored from a backup holds keys that the log
+/// tells to be destroyed.
 ///
 /// # Errors
 /// When the log does not answer.
-pub async fn reapply_keys(log: &Log) -> Result<bool, ErasureError> {
+pub async fn has_revived_keys(log: &Log) -> Result<bool, ErasureError> {
+    for (_, keys) in started(log).await? {
+        for key in keys {
+            if !log.is_key_destroyed(&key).await? {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Destroys keys again that the log tells to be destroyed and a restored key
+/// store holds. Gives whether there was one.
+async fn reapply_keys(log: &Log) -> Result<bool, ErasureError> {
     let mut destroyed = false;
     for (id, keys) in started(log).await? {
         destroyed |= destroy_again(log, id, &keys).await?;

@@ -1,14 +1,17 @@
 //! Keeps what a restored database may still hold from readers, until a worker
 //! has cleaned it.
 
-use super::carry_out::unclean;
+use super::{
+    ErasureError,
+    carry_out::{has_revived_keys, unclean},
+};
 use crate::problem::{ApiError, Code};
 use axum::{
     extract::{Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use exodrive_log::Log;
+use exodrive_log::{KEY_CACHE, Log};
 use exodrive_projections::Database;
 use std::{
     sync::{
@@ -42,22 +45,25 @@ impl Gate {
     /// Opens once the database is known to hold nothing that was erased. A log
     /// without erasures suffices for that.
     pub async fn open_when_clean(self, log: Log, database: Database, stop: CancellationToken) {
-        let mut told = false;
+        let (mut told, mut revived) = (false, false);
         loop {
-            match unclean(&log, &database).await {
-                Ok(unclean) if unclean.is_empty() => {
+            match is_clean(&log, &database, &mut revived).await {
+                Ok(true) => {
+                    if revived {
+                        // This process may have used such a key.
+                        tokio::time::sleep(KEY_CACHE).await;
+                    }
                     self.0.store(false, Ordering::Release);
                     return;
                 }
-                Ok(unclean) if !told => {
+                Ok(false) if !told => {
                     told = true;
                     tracing::warn!(
-                        erasures = unclean.len(),
-                        "The database may hold what was erased (was it restored from a backup?): \
-                         reads are refused until a worker has cleaned it"
+                        "Database or key store may hold what was erased (was one restored from a \
+                         backup?): reads are refused until a worker has cleaned them"
                     );
                 }
-                Ok(_) => {}
+                Ok(false) => {}
                 Err(error) => {
                     let error = exodrive_runtime::error_chain(&error);
                     tracing::warn!(error, "Cannot find out whether the database holds erased data");
@@ -83,4 +89,16 @@ impl Gate {
         }
         next.run(request).await
     }
+}
+
+async fn is_clean(
+    log: &Log,
+    database: &Database,
+    revived: &mut bool,
+) -> Result<bool, ErasureError> {
+    if has_revived_keys(log).await? {
+        *revived = true;
+        return Ok(false);
+    }
+    Ok(unclean(log, database).await?.is_empty())
 }

@@ -299,7 +299,7 @@ async fn a_witness_cosigns_what_extends_and_nothing_else() {
     let mut own = desk.text("seen.txt");
     desk.put("seen.txt", &grown.note(30).to_string());
     assert_eq!(look().await.status.code(), Some(2));
-    own.insert_str(own.len() - 8, "A");
+    own.insert(own.len() - 8, 'A');
     desk.put("seen.txt", &own);
     assert_eq!(look().await.status.code(), Some(2));
     fs::remove_file(desk.path("seen.txt")).unwrap();

@@ -158,6 +158,8 @@ const EDITS: [(&str, u64, Edit); 9] = [
     ("a message inserted", 2, |all| {
         let forged = all[4].clone();
         all.insert(1, forged);
+        // The projections would fold one more.
+        all.pop();
         renumber(all);
     }),
     ("the end cut off", 10, |all| all.truncate(9)),

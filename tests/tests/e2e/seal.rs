@@ -271,17 +271,12 @@ async fn a_database_that_lost_its_seals_cannot_lead_to_another_history() {
 
 /// Takes all messages, and puts them into a new stream of the same name.
 async fn recreate(world: &World) {
-    use async_nats::jetstream;
     let log = world.log().await;
     let mut messages = Vec::new();
     for position in 1..=log.last_position().await.unwrap() {
         messages.push(log.read_stored(position).await.unwrap().unwrap());
     }
-    let server: async_nats::ServerAddr = world.urls().nats.parse().unwrap();
-    let (user, password) = (server.username().unwrap(), server.password().unwrap());
-    let options =
-        async_nats::ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned());
-    let jetstream = jetstream::new(options.connect(server).await.unwrap());
+    let jetstream = world.jetstream().await;
     let config = jetstream.get_stream("EXODRIVE").await.unwrap().cached_info().config.clone();
     jetstream.delete_stream("EXODRIVE").await.unwrap();
     jetstream.create_stream(config).await.unwrap();

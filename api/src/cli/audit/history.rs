@@ -185,7 +185,8 @@ fn print(page: &Page) {
         rows.add_row(match entry {
             Entry::Delivery(it) => {
                 let repeats = it.repeats.map(|first| format!(", repeats {}", table::number(first)));
-                let evidence = format!("{}{}", it.verdict.name(), repeats.unwrap_or_default());
+                let evidence = it.verdict.name().replace('_', " ");
+                let evidence = format!("{evidence}{}", repeats.unwrap_or_default());
                 let status = it.state.as_ref().map(|state| state.status.clone());
                 [
                     table::number(it.position),

@@ -63,7 +63,7 @@ enum Action {
     /// Let sealing go on after an alarm: first all of the log is compared again
     Unhalt(seals::Unhalt),
     /// The history of an email, an address, a booking or a time, with all its evidence
-    History(history::History),
+    History(Box<history::History>),
     /// Have a person's data erased: say what that is, and ask for an approval
     Erase(erase::Erase),
     /// Approve an erasure: a worker destroys the keys, then cleans every view

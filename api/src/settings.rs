@@ -47,7 +47,7 @@ pub struct Connections {
     #[arg(long, env = "EXODRIVE_REDIS_URL", hide_env_values = true, value_name = "URL")]
     pub redis_url: Option<String>,
     /// Wrap the keys that personal data in the log is encrypted with:
-    /// <version>:<base64 of 32 bytes>, several with commas between; the highest
+    /// version, colon, base64 of 32 bytes; several with commas between; the highest
     /// version is for new keys. Lost, they take the data with them. Not given:
     /// the data folder's own.
     #[arg(long, env = "EXODRIVE_DATA_KEYS", hide_env_values = true, value_name = "KEYS")]

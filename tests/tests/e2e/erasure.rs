@@ -169,7 +169,7 @@ async fn an_erased_person_is_nowhere_to_be_found() {
     world.settled().await;
     let own_booking = own["id"].as_str().unwrap();
     let before = others(&world, own_booking).await;
-    assert!(before.len() > 20, "{before:?}");
+    assert!(before.keys().any(|key| key.starts_with("inbox")), "{before:?}");
     let found = traces(&world).await;
     assert!(found.iter().any(|trace| trace.starts_with("event")), "it can be found");
     assert!(found.iter().any(|trace| trace.starts_with("dump")), "{found:?}");
@@ -383,7 +383,7 @@ async fn a_destroyed_key_is_overwritten_on_disk_and_restored_backups_are_erased_
     };
     eventually("the key is on disk", async || on_disk().then_some(())).await;
     let dump = std::process::Command::new("pg_dump")
-        .args(["--clean", "--if-exists", "--no-owner", "--no-privileges"])
+        .args(["--clean", "--if-exists", "--no-owner"])
         .arg(&world.urls().database)
         .output()
         .unwrap();
@@ -415,11 +415,17 @@ async fn a_destroyed_key_is_overwritten_on_disk_and_restored_backups_are_erased_
     let taken = world.post(&delivery("m9", "sent", &email(9), "bo@example.com", "")).await;
     assert_eq!(taken.status, 200, "webhooks go on");
     world.start_worker(WORKER);
-    let shown = eventually("it is cleaned and served", async || {
-        let answer = world.get(&path).await;
-        (answer.status == 200).then(|| answer.json())
-    })
-    .await;
+    // Keys are destroyed again, and every process forgets its copies first.
+    let mut shown = world.get(&path).await;
+    for _ in 0..600 {
+        if shown.status == 200 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        shown = world.get(&path).await;
+    }
+    assert_eq!(shown.status, 200, "{}\n{}", world.printed(WORKER), world.printed(API));
+    let shown = shown.json();
     assert_eq!(shown["subject"], ERASED);
     world.settled().await;
     assert_eq!(traces(&world).await, Vec::<String>::new());

@@ -15,7 +15,7 @@ use chrono::Utc;
 use exodrive_domain::{
     DECISION_VERSION, EMAIL_IMPORTED, Envelope, Subject,
     booking::{BookingCommand, BookingRefusal, Taken},
-    fleet::FleetRefusal,
+    fleet::{FleetCommand, FleetRefusal},
 };
 use exodrive_log::{Log, NewEvent};
 use futures::{StreamExt, stream};
@@ -146,6 +146,10 @@ pub async fn carry_out(
 ) -> Result<(), DeskError> {
     let known = &known(log).await?;
     for stage in &plan.stages {
+        // Of two cars with one slug the first gets it, as in the rehearsal.
+        let adds =
+            |step: &Step| matches!(&step.command, StepCommand::Car(_, FleetCommand::Add { .. }));
+        let at_once = if stage.values().flatten().any(adds) { 1 } else { CONCURRENT };
         // Steps about one car are taken one after the other.
         let mut outcomes = stream::iter(stage.values())
             .map(|steps| async move {
@@ -161,7 +165,7 @@ pub async fn carry_out(
                 }
                 Ok::<_, DeskError>(outcomes)
             })
-            .buffer_unordered(CONCURRENT);
+            .buffer_unordered(at_once);
         while let Some(outcomes) = outcomes.next().await {
             for (step, outcome) in outcomes? {
                 done(step, outcome);

@@ -91,7 +91,13 @@ impl Eraser {
         let (mut keys, mut events) = (told.erasure.keys, told.erasure.events);
         if told.erasure.status == ErasureStatus::Approved {
             // Only its own key says whom it is about, and that goes last.
-            let Some(address) = told.address else { return Ok(()) };
+            let Some(address) = told.address else {
+                tracing::error!(
+                    erasure = %id,
+                    "Nobody can read whom this erasure is about: ask for it again"
+                );
+                return Ok(());
+            };
             let mentions = told.erasure.include_mentions;
             let found = person::find(&self.log, &address, mentions, |_, _| {}).await?;
             events = found.events();

@@ -28,7 +28,7 @@ const OPEN: [&str; 6] =
     ["/v1/webhooks/", "/livez", "/readyz", "/docs", "/v1/openapi.json", "/v1/operator/"];
 
 /// See the module. Cheap to clone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Gate(Arc<AtomicBool>);
 
 impl Gate {

@@ -5,7 +5,7 @@ use crate::{
     Failure, Scale,
     rebuild::Noon,
     report::{Detail, Row, Series, Target},
-    system::{Watch, progress},
+    system::{System, Watch, auditor, progress},
 };
 use sha2::{Digest, Sha256};
 use std::{
@@ -21,7 +21,6 @@ const ROUNDS: usize = 5;
 pub(crate) async fn measure(scale: Scale) -> Result<Row, Failure> {
     let mut noon = Noon::start().await?;
     noon.fill(scale.rebuild_events).await?;
-    let began = Instant::now();
     let sealed = "select coalesce(max(size), 0) from seal_checkpoints";
     let events = i64::try_from(noon.events)?;
     let before: i64 = sqlx::query_scalar(sealed).fetch_one(&noon.pool).await?;
@@ -29,7 +28,6 @@ pub(crate) async fn measure(scale: Scale) -> Result<Row, Failure> {
     while sqlx::query_scalar::<_, i64>(sealed).fetch_one(&noon.pool).await? < events {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let sealing = began.elapsed();
     let folder = tempfile::tempdir()?;
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (export, kept, keys) = (path("log.ndjson"), path("kept.txt"), path("log.pub"));
@@ -43,6 +41,8 @@ pub(crate) async fn measure(scale: Scale) -> Result<Row, Failure> {
     progress("audit: exporting");
     let exported = run(&["audit", "export", "--out", &export]).await?;
     let bytes = fs::metadata(&export)?.len() as f64;
+    progress("audit: downloading the same from the API");
+    let downloaded = download(&noon.system).await?;
     progress("audit: verifying");
     let verify =
         ["audit", "verify", "--export", &export, "--checkpoint", &kept, "--public-key", &keys];
@@ -55,7 +55,6 @@ pub(crate) async fn measure(scale: Scale) -> Result<Row, Failure> {
         ceiling.add(events as f64 / hashed.as_secs_f64());
     }
     let others = watch.others();
-    let sealed_after = (events - before) as f64;
     noon.stop().await;
     Ok(Row {
         name: format!("verify an export of {events} events, NDJSON"),
@@ -67,10 +66,35 @@ pub(crate) async fn measure(scale: Scale) -> Result<Row, Failure> {
         details: vec![
             Detail::new("the file has", bytes / 1e6, "MB"),
             Detail::new("exported", events as f64 / exported.as_secs_f64() / 1e3, "k events/s"),
+            Detail::new(
+                "streamed by the API",
+                events as f64 / downloaded.took.as_secs_f64() / 1e3,
+                "k events/s",
+            ),
+            Detail::new("whose memory was", downloaded.before, "MiB"),
+            Detail::new("and at most", downloaded.most, "MiB"),
             Detail::new("sealed when the views were level", before as f64, "events"),
-            Detail::new("then", sealed_after / sealing.as_secs_f64().max(1e-3) / 1e3, "k events/s"),
         ],
     })
+}
+
+/// An export by HTTP, dropped as it comes, and the API's memory in MiB.
+struct Downloaded {
+    took: Duration,
+    before: f64,
+    most: f64,
+}
+
+async fn download(system: &System) -> Result<Downloaded, Failure> {
+    // Fails only if there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let url = format!("http://{}/v1/audit/export?format=ndjson", system.address);
+    let before = system.api_memory("VmRSS");
+    let began = Instant::now();
+    let request = reqwest::Client::new().get(url).bearer_auth(auditor());
+    let mut answer = request.send().await?.error_for_status()?;
+    while answer.chunk().await?.is_some() {}
+    Ok(Downloaded { took: began.elapsed(), before, most: system.api_memory("VmHWM") })
 }
 
 /// Reads a file and hashes it on one thread.

@@ -158,6 +158,15 @@ impl System {
         Ok(())
     }
 
+    /// A line of proc_pid_status(5) about the API's memory, in MiB.
+    pub(crate) fn api_memory(&self, line: &str) -> f64 {
+        let pid = self.api.as_ref().map_or(0, Process::id);
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|it| it.strip_prefix(line)?.strip_prefix(':'));
+        let kib = line.and_then(|it| it.split_whitespace().next()?.parse::<f64>().ok());
+        kib.unwrap_or(f64::NAN) / 1_024.0
+    }
+
     /// What the parts of the system have used of the processors so far.
     pub(crate) fn cpu(&self) -> Cpu {
         let seconds = |pid: Option<u32>| pid.map_or(0.0, cpu_seconds);

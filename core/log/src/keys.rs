@@ -7,9 +7,9 @@
 //! missing without a tombstone is an error that nothing is folded past; and a
 //! stream that does not answer is tried again.
 
-use crate::topology::{self, KEYS_STREAM};
+use crate::topology::{KEYS_PREFIX, KEYS_STREAM};
 use async_nats::{
-    HeaderMap,
+    HeaderMap, header,
     jetstream::{
         Context,
         context::PublishErrorKind,
@@ -24,7 +24,7 @@ use chacha20poly1305::{
 };
 use chrono::{DateTime, Utc};
 use exodrive_domain::{id::ErasureId, personal::KeyScope, time};
-use futures::{StreamExt, stream};
+use futures::StreamExt;
 use moka::sync::Cache;
 use ring::{digest, hmac};
 use serde::{Deserialize, Serialize};
@@ -35,12 +35,17 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+use tokio::time::timeout;
 
 /// How long a process may go on using a key that was destroyed meanwhile.
 pub const KEY_CACHE: Duration = Duration::from_secs(10);
 const CACHED_KEYS: u64 = 100_000;
-/// Keys asked for at a time.
-const AT_ONCE: usize = 64;
+/// Keys asked for at a time; the server takes 1,024.
+const AT_ONCE: usize = 512;
+/// Up to so many are asked for singly.
+const FEW: usize = 3;
+/// How long the server may be silent.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Makes the MACs of what was received. Never destroyed: it opens nothing.
 const MAC_KEY: &str = "mac";
 const NONCE: usize = 24;
@@ -166,7 +171,7 @@ pub(crate) struct KeyStore {
 }
 
 fn subject(name: &str) -> String {
-    format!("{}.{name}", topology::KEYS_PREFIX)
+    format!("{KEYS_PREFIX}.{name}")
 }
 
 /// The first name of a scope's keys.
@@ -263,20 +268,28 @@ impl KeyStore {
         names: HashSet<&str>,
     ) -> Result<HashMap<String, Held>, KeyError> {
         let mut all = HashMap::with_capacity(names.len());
-        let mut lookups = Vec::new();
+        let mut missing = Vec::new();
         for name in names {
-            let name = name.to_owned();
-            match self.cache.get(&name) {
-                Some(held) => drop(all.insert(name, held)),
-                None => {
-                    let store = self.clone();
-                    lookups.push(async move { (store.find(&name).await, name) });
-                }
+            match self.cache.get(name) {
+                Some(held) => drop(all.insert(name.to_owned(), held)),
+                None => missing.push(name),
             }
         }
-        let mut found = stream::iter(lookups).buffer_unordered(AT_ONCE);
-        while let Some((held, name)) = found.next().await {
-            all.extend(held?.map(|held| (name, held)));
+        for names in missing.chunks(AT_ONCE) {
+            // Singly there is less to be said.
+            if names.len() > FEW {
+                for (name, stored) in self.read_many(names).await? {
+                    let held = self.keep(&name, &stored)?;
+                    all.insert(name, held);
+                }
+            }
+            for name in names {
+                if !all.contains_key(*name)
+                    && let Some(held) = self.find(name).await?
+                {
+                    all.insert((*name).to_owned(), held);
+                }
+            }
         }
         Ok(all)
     }
@@ -285,13 +298,20 @@ impl KeyStore {
         if let Some(held) = self.cache.get(name) {
             return Ok(Some(held));
         }
-        let Some(stored) = self.read_stored(name).await? else { return Ok(None) };
-        let held = match self.unwrap(name, &stored)? {
+        match self.read_stored(name).await? {
+            Some(stored) => self.keep(name, &stored).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The key in a record, kept for a while.
+    fn keep(&self, name: &str, stored: &Stored) -> Result<Held, KeyError> {
+        let held = match self.unwrap(name, stored)? {
             Some(key) => Held::Key(XChaCha20Poly1305::new(&key.into())),
             None => Held::Erased,
         };
         self.cache.insert(name.to_owned(), held.clone());
-        Ok(Some(held))
+        Ok(held)
     }
 
     /// The key; none if it was erased.
@@ -302,6 +322,39 @@ impl KeyStore {
                 let wrapped = BASE64.decode(wrapped);
                 let wrapped = wrapped.map_err(|_| KeyError::Malformed(name.to_owned()))?;
                 self.wrapping.unwrap(name, *wrapped_by, &wrapped).map(Some)
+            }
+        }
+    }
+
+    /// The records of many names by one request, which the client has no call
+    /// for (`multi_last`,
+    /// <https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-31.md>).
+    /// Those that the server does not have are not in the answer.
+    async fn read_many(&self, names: &[&str]) -> Result<Vec<(String, Stored)>, KeyError> {
+        let client = self.context.client();
+        let inbox = client.new_inbox();
+        let mut answers = client.subscribe(inbox.clone()).await.map_err(unavailable)?;
+        let subjects: Vec<_> = names.iter().map(|name| subject(name)).collect();
+        let request = serde_json::json!({ "multi_last": subjects }).to_string();
+        let asked = format!("$JS.API.DIRECT.GET.{KEYS_STREAM}");
+        client.publish_with_reply(asked, inbox, request.into()).await.map_err(unavailable)?;
+        let mut found = Vec::with_capacity(names.len());
+        loop {
+            let answer = timeout(PATIENCE, answers.next()).await.map_err(unavailable)?;
+            let answer = answer.ok_or(KeyError::Unavailable(None))?;
+            match answer.status.map(|status| status.as_u16()) {
+                None => {}
+                // The end, or none of them.
+                Some(204 | 404) => return Ok(found),
+                Some(_) => return Err(KeyError::Unavailable(None)),
+            }
+            let headers = answer.headers.unwrap_or_default();
+            let subject = headers.get(header::NATS_SUBJECT).map(|subject| subject.as_str());
+            let name = subject.and_then(|it| it.strip_prefix(KEYS_PREFIX)?.strip_prefix('.'));
+            let name = name.unwrap_or_default().to_owned();
+            match serde_json::from_slice(&answer.payload) {
+                Ok(stored) => found.push((name, stored)),
+                Err(_) => return Err(KeyError::Malformed(name)),
             }
         }
     }

@@ -13,7 +13,6 @@
 //! and swaps it in. Operators' events are heeded in [`operations`]. The API
 //! reads by the `read` module of each projection, as a role that row-level
 //! security holds for ([`Database`]); [`inspect`] is for who verifies.
-//! [`seals`] is what the log is sealed with.
 //!
 //! **To add a projection**: see [`Projection`].
 
@@ -39,7 +38,6 @@ mod projection;
 mod query;
 pub mod rebuild;
 mod sandbox;
-pub mod seals;
 pub mod store;
 mod turn;
 
@@ -139,9 +137,6 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
-    /// The seals are not whole.
-    #[error(transparent)]
-    Seals(#[from] seals::NoNode),
     /// A defect of the engine itself: its task panicked.
     #[error("a projection's engine panicked, see the lines above; start the worker again")]
     Engine,

@@ -14,7 +14,7 @@ use std::{
 };
 
 /// Which rooms each room may import.
-const ROOMS: [(&str, &[&str]); 9] = [
+const ROOMS: [(&str, &[&str]); 12] = [
     ("exodrive-domain", &[]),
     ("exodrive-log", &["exodrive-domain", "exodrive-proof"]),
     ("exodrive-proof", &[]),
@@ -31,9 +31,38 @@ const ROOMS: [(&str, &[&str]); 9] = [
             "exodrive-migrations",
         ],
     ),
+    ("exodrive-replays", &["exodrive-domain", "exodrive-log", "exodrive-projections"]),
     (
-        "exodrive-replays",
-        &["exodrive-domain", "exodrive-log", "exodrive-proof", "exodrive-projections"],
+        "exodrive-audit",
+        &[
+            "exodrive-domain",
+            "exodrive-log",
+            "exodrive-proof",
+            "exodrive-projections",
+            "exodrive-replays",
+        ],
+    ),
+    (
+        "exodrive-commands",
+        &[
+            "exodrive-domain",
+            "exodrive-log",
+            "exodrive-runtime",
+            "exodrive-projections",
+            "exodrive-replays",
+        ],
+    ),
+    (
+        "exodrive-workers",
+        &[
+            "exodrive-domain",
+            "exodrive-log",
+            "exodrive-runtime",
+            "exodrive-projections",
+            "exodrive-replays",
+            "exodrive-audit",
+            "exodrive-commands",
+        ],
     ),
     (
         "exodrive-api",
@@ -44,6 +73,9 @@ const ROOMS: [(&str, &[&str]); 9] = [
             "exodrive-runtime",
             "exodrive-projections",
             "exodrive-replays",
+            "exodrive-audit",
+            "exodrive-commands",
+            "exodrive-workers",
         ],
     ),
     (
@@ -56,6 +88,9 @@ const ROOMS: [(&str, &[&str]); 9] = [
             "exodrive-migrations",
             "exodrive-projections",
             "exodrive-replays",
+            "exodrive-audit",
+            "exodrive-commands",
+            "exodrive-workers",
             "exodrive-api",
         ],
     ),
@@ -92,8 +127,17 @@ const CLOSED: [(&str, &[&str]); 3] = [
 /// Crates that only these rooms may import, the tests apart.
 const OWNED: [(&str, &[&str]); 5] = [
     ("async-nats", &["exodrive-log"]),
-    ("sqlx", &["exodrive-projections", "exodrive-migrations"]),
-    ("redis", &["exodrive-log", "exodrive-projections", "exodrive-api"]),
+    ("sqlx", &["exodrive-projections", "exodrive-migrations", "exodrive-audit"]),
+    (
+        "redis",
+        &[
+            "exodrive-log",
+            "exodrive-projections",
+            "exodrive-commands",
+            "exodrive-workers",
+            "exodrive-api",
+        ],
+    ),
     ("axum", &["exodrive-api"]),
     ("clap", &["exodrive-api"]),
 ];

@@ -1,7 +1,10 @@
 use crate::{
-    Log, codec, stored,
-    topology::{CANARY_SUBJECT, STREAM},
-    wire,
+    codec,
+    error::AppendError,
+    event::{Appended, NewEvent},
+    log::Log,
+    names::{CANARY_SUBJECT, STREAM},
+    stored, wire,
 };
 use async_nats::{
     HeaderMap, client, header,
@@ -15,7 +18,7 @@ use async_nats::{
     },
 };
 use bytes::Bytes;
-use exodrive_domain::{Envelope, Recorded, Subject};
+use exodrive_domain::Recorded;
 use std::{collections::HashSet, error::Error, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
@@ -26,43 +29,6 @@ const WRONG_LAST_SEQUENCE_IN_FLIGHT: u64 = 10164;
 
 /// The server keeps few batches open at a time, each for some milliseconds.
 const BATCH_PAUSE: Duration = Duration::from_millis(10);
-
-/// An event to be appended.
-#[derive(Clone, Debug)]
-pub struct NewEvent {
-    /// What it is about.
-    pub subject: Subject,
-    /// Its attributes.
-    pub envelope: Envelope,
-    /// A delivery's own headers, to be kept beside the envelope.
-    pub provider_headers: Vec<(String, String)>,
-    /// The body, stored as it is.
-    pub body: Bytes,
-}
-
-/// An event that is durably in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Appended {
-    /// Where it stands.
-    pub position: u64,
-    /// It stood there already: an event of this id was appended before.
-    pub duplicate: bool,
-}
-
-/// Why an event was not (or may not have been) appended.
-#[derive(Debug, thiserror::Error)]
-pub enum AppendError {
-    /// Somebody else appended to the subject first: load again, decide again.
-    #[error("the subject has changed since it was read")]
-    Conflict,
-    /// No acknowledgement in time. The event may be stored all the same: send
-    /// it again under the same id.
-    #[error("the event log did not acknowledge in time")]
-    Unavailable(#[source] Option<Box<dyn Error + Send + Sync>>),
-    /// The server will not have it; sending it again changes nothing.
-    #[error("the event log refused the event")]
-    Refused(#[source] Box<dyn Error + Send + Sync>),
-}
 
 impl Log {
     /// Appends a fact from outside: no condition, but counted once. An event
@@ -136,6 +102,15 @@ impl Log {
             Err(BatchError::Append(error)) => Err(error),
             Err(BatchError::TooManyOpen) => Err(AppendError::Unavailable(None)),
         }
+    }
+
+    /// Writes to a small stream beside the log, to prove that the server can
+    /// store; gives the time it took.
+    ///
+    /// # Errors
+    /// When the write is not acknowledged in the time an append has.
+    pub async fn probe(&self) -> Result<Duration, AppendError> {
+        probe(&self.context, self.ack_timeout).await
     }
 
     /// If the last event of any subject is ours the whole batch is stored: no
@@ -359,7 +334,7 @@ fn is_clash(code: ErrorCode) -> bool {
         || code.0 == WRONG_LAST_SEQUENCE_IN_FLIGHT
 }
 
-pub(crate) async fn probe(context: &Context, timeout: Duration) -> Result<Duration, AppendError> {
+async fn probe(context: &Context, timeout: Duration) -> Result<Duration, AppendError> {
     let started = Instant::now();
     let deadline = started + timeout;
     let sent = context.publish(CANARY_SUBJECT, Bytes::new());

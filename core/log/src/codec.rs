@@ -9,8 +9,9 @@
 //! Bound to the event's identity, so that no ciphertext can be moved to another.
 
 use crate::{
-    NewEvent, ReadError, StoredMessage,
-    keys::{Held, KeyError, KeyStore, decrypt, encrypt},
+    error::{KeyError, ReadError},
+    event::{NewEvent, StoredMessage},
+    keys::{Held, KeyStore, decrypt, encrypt},
     wire,
 };
 use base64::{Engine, prelude::BASE64_STANDARD as BASE64};

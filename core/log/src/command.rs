@@ -8,16 +8,25 @@
 //! wrong decision.
 
 mod decided;
+mod error;
 mod queue;
 mod snapshots;
+mod state;
 mod states;
 
-use crate::{AppendError, Log, NewEvent, ReadError, redis::Redis, wire};
+use crate::{
+    error::{AppendError, ReadError},
+    event::{Appended, NewEvent},
+    log::Log,
+    redis::Redis,
+    wire,
+};
 pub use decided::CarState;
+pub use error::{ClaimError, CommandError};
 use exodrive_domain::{DecodeError, Event, Recorded, Subject, decode};
 use queue::Queues;
-use serde::{Serialize, de::DeserializeOwned};
 use snapshots::Snapshots;
+pub use state::{DecisionState, Loaded};
 use states::{Key, States};
 use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -34,37 +43,6 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(30);
 /// The pause before an event is sent again that was not acknowledged.
 const RESEND_PAUSE: Duration = Duration::from_millis(250);
 
-/// What decisions about one subject are made on: a fold of its events. Holds
-/// no personal data, since snapshots of it are kept in Redis.
-pub trait DecisionState:
-    Default + Clone + Serialize + DeserializeOwned + Send + Sync + 'static
-{
-    /// Names its snapshots; no two states share it.
-    const NAME: &'static str;
-    /// Raised when the fold or the shape changes: older snapshots are then not
-    /// read.
-    const VERSION: u32;
-
-    /// Takes in the next event of the subject. Must not rest on `stored_at`,
-    /// which is a guess for an event that this process has just appended.
-    fn evolve(&mut self, event: &Event<'_>);
-}
-
-/// A subject's state.
-#[derive(Clone, Debug)]
-pub struct Loaded<S> {
-    /// The fold of its events.
-    pub state: Arc<S>,
-    /// The position of the last of them; 0 when there is none.
-    pub position: u64,
-}
-
-impl<S: Default> Default for Loaded<S> {
-    fn default() -> Self {
-        Self { state: Arc::default(), position: 0 }
-    }
-}
-
 /// A command that was accepted.
 #[derive(Clone, Debug)]
 pub struct Executed<S> {
@@ -74,51 +52,6 @@ pub struct Executed<S> {
     pub position: u64,
     /// The event was stored before, by an earlier call.
     pub repeated: bool,
-}
-
-/// Why a command was not executed.
-#[derive(Debug, thiserror::Error)]
-pub enum CommandError<R> {
-    /// The decision, made on the subject's current state.
-    #[error("the command was refused")]
-    Refused(R),
-    /// The state could not be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The event could not be appended, or may not have been:
-    /// [`AppendError::Unavailable`]. Never [`AppendError::Conflict`].
-    #[error(transparent)]
-    Append(AppendError),
-    /// The subject has an event that this release cannot read.
-    #[error(transparent)]
-    Decode(#[from] DecodeError),
-    /// Others were first, again and again, or for too long.
-    #[error("too many commands about the same thing; try again")]
-    Contended,
-}
-
-impl<R> CommandError<R> {
-    /// The same error with another refusal.
-    pub fn map<Q>(self, refusal: impl FnOnce(R) -> Q) -> CommandError<Q> {
-        match self {
-            Self::Refused(reason) => CommandError::Refused(refusal(reason)),
-            Self::Read(error) => CommandError::Read(error),
-            Self::Append(error) => CommandError::Append(error),
-            Self::Decode(error) => CommandError::Decode(error),
-            Self::Contended => CommandError::Contended,
-        }
-    }
-}
-
-/// Why a claiming command was not executed.
-#[derive(Debug, thiserror::Error)]
-pub enum ClaimError<R> {
-    /// The claim's subject has an event already, of somebody else.
-    #[error("it is claimed already")]
-    Taken,
-    /// Anything else.
-    #[error(transparent)]
-    Command(#[from] CommandError<R>),
 }
 
 /// Executes commands. Cheap to clone; clones share what they keep, so there
@@ -380,7 +313,7 @@ impl Commands {
         places: [Place<'_>; N],
         events: &[(NewEvent, u64)],
         deadline: Instant,
-    ) -> Result<(Vec<crate::Appended>, bool), AppendError> {
+    ) -> Result<(Vec<Appended>, bool), AppendError> {
         let append = || async {
             timeout_at(deadline, self.log.append_batch(events))
                 .await

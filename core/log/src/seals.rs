@@ -1,7 +1,11 @@
 //! The newest signed checkpoint, kept beside the log, so that a database that
 //! has lost its seals cannot lead to a checkpoint that contradicts it.
 
-use crate::{Log, append::AppendError, read::ReadError, topology::SEALS_STREAM};
+use crate::{
+    error::{AppendError, ReadError},
+    log::Log,
+    names::SEALS_STREAM,
+};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 
 const CHECKPOINT: &str = "exo-seals.checkpoint";

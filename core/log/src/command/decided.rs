@@ -1,6 +1,6 @@
 //! The states that the domain decides on.
 
-use crate::DecisionState;
+use super::state::DecisionState;
 use exodrive_domain::{
     Event, Payload,
     booking::Calendar,

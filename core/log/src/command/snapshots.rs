@@ -1,7 +1,7 @@
 //! Copies of states in Redis, for other processes and for the next start.
 
 use super::{
-    DecisionState, Loaded,
+    state::{DecisionState, Loaded},
     states::{Key, States},
 };
 use crate::redis::{Redis, RedisError};

@@ -1,6 +1,6 @@
 //! The states that this process keeps.
 
-use super::{DecisionState, Loaded};
+use super::state::{DecisionState, Loaded};
 use exodrive_domain::Subject;
 use std::{
     any::Any,

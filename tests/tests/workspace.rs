@@ -65,7 +65,17 @@ const ROOMS: [(&str, &[&str]); 9] = [
 const CLOSED: [(&str, &[&str]); 3] = [
     (
         "exodrive-domain",
-        &["bytes", "chrono", "chrono-tz", "proptest", "serde", "serde_json", "thiserror", "uuid"],
+        &[
+            "bytes",
+            "chrono",
+            "chrono-tz",
+            "proptest",
+            "serde",
+            "serde_json",
+            "strum",
+            "thiserror",
+            "uuid",
+        ],
     ),
     (
         "exodrive-proof",

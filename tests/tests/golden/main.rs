@@ -35,13 +35,7 @@ use std::{
 
 /// Every type with its newest version.
 fn released() -> Vec<(&'static str, u32)> {
-    let decided = FleetChange::KINDS.iter().chain(BookingChange::KINDS);
-    let decided = decided.chain(&BlockChange::KINDS).chain(&Operation::KINDS);
-    let decided = decided.chain(&ErasureChange::KINDS).chain(&HoldChange::KINDS);
-    std::iter::once((WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION))
-        .chain([(EMAIL_IMPORTED, DECISION_VERSION), (ACCESS_RECORDED, DECISION_VERSION)])
-        .chain(decided.map(|kind| (*kind, DECISION_VERSION)))
-        .collect()
+    event_types().collect()
 }
 
 fn folder() -> PathBuf {

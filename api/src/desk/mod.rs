@@ -16,13 +16,12 @@ use error::{Refused, failure, load_failure};
 pub(crate) use event::uuid_of;
 use event::{booking_event, fleet_event, new_event};
 use exodrive_domain::{
-    Event, Meta, Recorded, Repeat, Subject,
+    KnownEvent, Meta, Recorded, Repeat, Subject,
     booking::{
         self, Act, Action, Block, BlockEvent, Booking, BookingCommand, BookingRefusal, Calendar,
         Customer,
     },
     days::Days,
-    decode,
     fleet::{self, Car, FleetChange, FleetCommand, FleetEvent, FleetRefusal},
     id::{BlockId, BookingId, CarId, CustomerId},
 };
@@ -513,8 +512,7 @@ impl Desk {
             if recorded.position > position {
                 break;
             }
-            let payload = decode(&recorded)?;
-            state.evolve(&Event { recorded: &recorded, payload: &payload });
+            state.evolve(&KnownEvent::read(&recorded)?);
         }
         Ok((state, recorded))
     }

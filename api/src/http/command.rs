@@ -357,6 +357,10 @@ pub(crate) fn refused(error: DeskError, staff: bool) -> ApiError {
             let detail = "The event log did not answer in time.";
             ApiError::new(Code::LogUnavailable, detail).caused_by(&error)
         }
+        DeskError::NewerRelease(error) => {
+            let detail = "This server's release cannot read what a newer one has written about it.";
+            ApiError::new(Code::NewerRelease, detail).caused_by(&error)
+        }
         error @ (DeskError::Decode(_) | DeskError::Encode(_)) => {
             ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR).caused_by(&error)
         }

@@ -6,6 +6,11 @@
 //! the state that it was decided on, and a refusal is given only on a state
 //! that was compared with the log. A stale or lost copy costs a retry, never a
 //! wrong decision.
+//!
+//! A state never passes an event that this release cannot read: an unknown
+//! type or a newer version stops every command about its subject
+//! ([`CommandError::NewerRelease`]). The state stays before that event, so the
+//! log refuses an append that is guarded by the state's position.
 
 mod decided;
 mod error;
@@ -23,7 +28,7 @@ use crate::{
 };
 pub use decided::CarState;
 pub use error::{ClaimError, CommandError};
-use exodrive_domain::{DecodeError, Event, Recorded, Subject, decode};
+use exodrive_domain::{Envelope, Recorded, Subject, UnreadableEvent, is_known};
 use queue::Queues;
 use snapshots::Snapshots;
 pub use state::{DecisionState, Loaded};
@@ -99,7 +104,8 @@ impl Commands {
     /// The state of a subject as of now: compared with the log.
     ///
     /// # Errors
-    /// [`CommandError::Read`], [`CommandError::Decode`], or
+    /// [`CommandError::Read`], [`CommandError::NewerRelease`],
+    /// [`CommandError::Decode`], or
     /// [`CommandError::Contended`] when the subject is busy for too long.
     pub async fn load<S: DecisionState>(
         &self,
@@ -251,6 +257,10 @@ impl Commands {
             };
             if decision.events.iter().zip(subjects).any(|(event, about)| event.subject != *about) {
                 return Err(misused("an event about another subject than its decision").into());
+            }
+            // It would stop every later command about its subject.
+            if !decision.events.iter().all(|event| is_readable(&event.envelope)) {
+                return Err(misused("an event of a type that this release cannot read").into());
             }
             let Decision { events, claim } = decision;
             let claimed = claim.as_ref().map(|claim| claim.subject.clone());
@@ -406,23 +416,18 @@ impl Commands {
         place: Place<'_>,
         held: &mut Loaded<S>,
         events: &[Recorded],
-    ) -> Result<(), DecodeError> {
+    ) -> Result<(), UnreadableEvent> {
         // Taken out, so that it is changed in place; and lost, not half
         // changed, if a fold panics.
         self.states.remove(place.key);
         let mut kept = std::mem::take(held);
-        let state = Arc::make_mut(&mut kept.state);
-        for recorded in events {
-            let payload = decode(recorded)?;
-            state.evolve(&Event { recorded, payload: &payload });
-            kept.position = recorded.position;
-        }
+        let outcome = kept.take_in(events);
         self.states.keep(place.key, &kept);
         if let Some(snapshots) = &self.snapshots {
             snapshots.write_soon::<S>(place.key);
         }
         *held = kept;
-        Ok(())
+        outcome
     }
 
     /// The event as a reader of the log will get it.
@@ -437,7 +442,7 @@ impl Commands {
 /// Why a state could not be brought up to date.
 enum FoldError {
     Read(ReadError),
-    Decode(DecodeError),
+    Unreadable(UnreadableEvent),
 }
 
 impl From<ReadError> for FoldError {
@@ -446,9 +451,9 @@ impl From<ReadError> for FoldError {
     }
 }
 
-impl From<DecodeError> for FoldError {
-    fn from(error: DecodeError) -> Self {
-        Self::Decode(error)
+impl From<UnreadableEvent> for FoldError {
+    fn from(error: UnreadableEvent) -> Self {
+        Self::Unreadable(error)
     }
 }
 
@@ -456,7 +461,7 @@ impl<R> From<FoldError> for CommandError<R> {
     fn from(error: FoldError) -> Self {
         match error {
             FoldError::Read(error) => Self::Read(error),
-            FoldError::Decode(error) => Self::Decode(error),
+            FoldError::Unreadable(error) => error.into(),
         }
     }
 }
@@ -469,6 +474,10 @@ impl<R> From<FoldError> for ClaimError<R> {
 
 fn too_late(elapsed: tokio::time::error::Elapsed) -> FoldError {
     FoldError::Read(ReadError::unavailable(elapsed))
+}
+
+fn is_readable(envelope: &Envelope) -> bool {
+    is_known(&envelope.kind, envelope.version)
 }
 
 fn misused<R>(reason: &'static str) -> CommandError<R> {

@@ -1,7 +1,7 @@
 //! Why a command was not executed.
 
 use crate::error::{AppendError, ReadError};
-use exodrive_domain::DecodeError;
+use exodrive_domain::{DecodeError, NewerRelease, UnreadableEvent};
 
 /// Why a command was not executed.
 #[derive(Debug, thiserror::Error)]
@@ -16,9 +16,13 @@ pub enum CommandError<R> {
     /// [`AppendError::Unavailable`]. Never [`AppendError::Conflict`].
     #[error(transparent)]
     Append(AppendError),
-    /// The subject has an event that this release cannot read.
+    /// The subject has an event of a newer release, which this release cannot
+    /// read: an unknown type, or a newer version. Nothing was decided.
     #[error(transparent)]
-    Decode(#[from] DecodeError),
+    NewerRelease(NewerRelease),
+    /// The subject has a malformed event, which no release can read.
+    #[error(transparent)]
+    Decode(DecodeError),
     /// Others were first, again and again, or for too long.
     #[error("too many commands about the same thing; try again")]
     Contended,
@@ -31,6 +35,7 @@ impl<R> CommandError<R> {
             Self::Refused(reason) => CommandError::Refused(refusal(reason)),
             Self::Read(error) => CommandError::Read(error),
             Self::Append(error) => CommandError::Append(error),
+            Self::NewerRelease(error) => CommandError::NewerRelease(error),
             Self::Decode(error) => CommandError::Decode(error),
             Self::Contended => CommandError::Contended,
         }
@@ -46,4 +51,13 @@ pub enum ClaimError<R> {
     /// Anything else.
     #[error(transparent)]
     Command(#[from] CommandError<R>),
+}
+
+impl<R> From<UnreadableEvent> for CommandError<R> {
+    fn from(error: UnreadableEvent) -> Self {
+        match error {
+            UnreadableEvent::NewerRelease(error) => Self::NewerRelease(error),
+            UnreadableEvent::Decode(error) => Self::Decode(error),
+        }
+    }
 }

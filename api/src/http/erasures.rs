@@ -98,8 +98,15 @@ fn refused(error: ErasureError) -> ApiError {
         ErasureError::Append(exodrive_log::AppendError::Conflict) => {
             ApiError::new(Code::Busy, "Somebody else was first.")
         }
-        error => {
-            ApiError::new(Code::LogUnavailable, "The event log does not answer.").caused_by(&error)
+        ErasureError::Read(error) => super::read::log_failed(error.outage(), &error),
+        ErasureError::Append(error) => super::read::log_failed(error.outage(), &error),
+        ErasureError::Key(error) => super::read::log_failed(error.outage(), &error),
+        ErasureError::Database(error) => super::read::view_unavailable(error),
+        ErasureError::Cache(error) if error.is_outage() => {
+            ApiError::new(Code::ViewUnavailable, "Redis does not answer.").caused_by(&error)
+        }
+        error @ (ErasureError::Cache(_) | ErasureError::Encode(_)) => {
+            ApiError::new(Code::Internal, "The request could not be carried out.").caused_by(&error)
         }
     }
 }

@@ -49,7 +49,8 @@ pub enum Payload {
     /// `exodrive.hold.*`. By rule it changes no view.
     Hold(HoldEvent),
     /// A type that this release does not know. By rule it changes no view: it
-    /// was appended by a newer release, whose own projections fold it.
+    /// was appended by a newer release, whose own projections fold it. A
+    /// decision stops at it: see [`KnownEvent`](crate::KnownEvent).
     Unknown,
 }
 

@@ -35,7 +35,7 @@ pub struct NewerRelease {
 }
 
 /// Why no decision can rest on an event.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnreadableEvent {
     /// Its type is unknown to this release, or its version is newer. A newer
     /// release can read it.
@@ -88,7 +88,7 @@ mod tests {
         let id = uuid::Uuid::from_u128(7);
         let body = json!({
             "car_id": id, "block_id": id, "type": "blocked", "reason": "tyres",
-            "days": {"first": "2026-11-20", "last": "2026-11-21"},
+            "days": {"from": "2026-11-20", "until": "2026-11-22"},
         });
         let now = crate::time::parse("2026-11-20T09:00:00Z").unwrap();
         Recorded {

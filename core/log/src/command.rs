@@ -330,7 +330,7 @@ impl Commands {
                 .unwrap_or(Err(AppendError::Unavailable(None)))
         };
         match append().await {
-            Err(AppendError::Unavailable(_)) => {
+            Err(error) if error.outage().is_some() => {
                 for place in places {
                     self.states.remove(place.key);
                 }

@@ -362,14 +362,15 @@ impl KeyStore {
     /// Stores a new key; `false` if there is one, or a tombstone.
     async fn put(&self, name: &str, key: &[u8; 32]) -> Result<bool, KeyError> {
         let (wrapped_by, wrapped) =
-            self.wrapping.wrap(name, key).ok_or_else(|| KeyError::Malformed(name.to_owned()))?;
+            self.wrapping.wrap(name, key).ok_or_else(|| KeyError::Encode(name.to_owned()))?;
         let stored = Stored::Key { wrapped_by, wrapped: BASE64.encode(wrapped) };
         self.publish(name, &stored, 0).await
     }
 
     /// Stores a record if the name's last one stands at `last`.
     async fn publish(&self, name: &str, stored: &Stored, last: u64) -> Result<bool, KeyError> {
-        let body = serde_json::to_vec(stored).map_err(unavailable)?;
+        let body = serde_json::to_vec(stored);
+        let body = body.map_err(|_| KeyError::Encode(name.to_owned()))?;
         let message = PublishMessage::build()
             .headers(HeaderMap::new())
             .payload(body.into())

@@ -40,7 +40,7 @@ pub mod topology;
 mod wire;
 
 pub use command::{CarState, ClaimError, CommandError, Commands, DecisionState, Executed, Loaded};
-pub use error::{AppendError, KeyError, ReadError};
+pub use error::{AppendError, KeyError, Outage, ReadError};
 pub use event::{Appended, NewEvent, StoredMessage};
 pub use keys::{KEY_CACHE, WrappingKeys, WrappingKeysError};
 pub use log::Log;

@@ -54,7 +54,7 @@ impl Log {
 
     /// Destroys a data key by name: nobody can read any more what was encrypted
     /// with it. May be repeated. Other processes use a copy for at most
-    /// [`KEY_CACHE`].
+    /// [`KEY_CACHE`](crate::KEY_CACHE).
     ///
     /// # Errors
     /// When the key store does not answer.

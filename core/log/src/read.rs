@@ -1,8 +1,9 @@
 use crate::{
     codec,
     error::ReadError,
+    event::StoredMessage,
     log::Log,
-    stored::{self, PULL, StoredMessage, StoredReader},
+    stored::{self, PULL, StoredReader},
 };
 use async_nats::jetstream::{
     message::StreamMessage,
@@ -197,7 +198,7 @@ impl Reader {
     /// was.
     ///
     /// # Errors
-    /// [`ReadError`]; all but [`ReadError::Unavailable`] are final.
+    /// [`ReadError`]; one that is no [`ReadError::outage`] is final.
     pub async fn next_batch(&mut self, limit: usize, wait: Duration) -> Result<Batch, ReadError> {
         self.stored.seek(self.next);
         let batch = self.stored.next_batch(limit, wait).await?;

@@ -31,11 +31,7 @@ impl Log {
     /// When the server does not acknowledge it.
     pub async fn keep_checkpoint(&self, note: &str) -> Result<(), AppendError> {
         let sent = self.context.publish(CHECKPOINT, note.to_owned().into());
-        sent.await.map_err(unavailable)?.await.map_err(unavailable)?;
+        sent.await?.await?;
         Ok(())
     }
-}
-
-fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> AppendError {
-    AppendError::Unavailable(Some(Box::new(error)))
 }

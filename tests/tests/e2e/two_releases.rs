@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 fn of_a_newer_release(car: &str, kind: &str, version: u32) -> NewEvent {
     let body = json!({
         "car_id": car, "type": "lent_out",
-        "days": {"first": day(0), "last": day(4)},
+        "days": {"from": day(0), "until": day(5)},
     });
     NewEvent {
         subject: Subject::Booking(car.parse().unwrap()),

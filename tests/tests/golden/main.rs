@@ -14,16 +14,7 @@
 mod samples;
 
 use chrono::{DateTime, TimeDelta};
-use exodrive_domain::{
-    DECISION_VERSION, Delivery, EMAIL_IMPORTED, Envelope, Recorded, Subject, WEBHOOK_RECEIVED,
-    WEBHOOK_RECEIVED_VERSION,
-    access::ACCESS_RECORDED,
-    booking::{BlockChange, BookingChange},
-    erasure::{ErasureChange, HoldChange},
-    fleet::FleetChange,
-    operation::Operation,
-    time,
-};
+use exodrive_domain::{Delivery, Envelope, Recorded, Subject, WEBHOOK_RECEIVED, event_types, time};
 use exodrive_projections::{Projection, for_each_projection};
 use exodrive_tests::{fixtures, fold};
 use serde_json::{Map, Value, json};

@@ -13,7 +13,7 @@ pub enum CommandError<R> {
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The event could not be appended, or may not have been:
-    /// [`AppendError::Unavailable`]. Never [`AppendError::Conflict`].
+    /// [`AppendError::Unavailable`], [`AppendError::Unreadable`]. Never [`AppendError::Conflict`].
     #[error(transparent)]
     Append(AppendError),
     /// The subject has an event of a newer release, which this release cannot

@@ -17,7 +17,7 @@ use axum::{
     extract::{Path, State},
     response::{IntoResponse, Response},
 };
-use exodrive_domain::{erasure::ErasureRefusal, id::ErasureId};
+use exodrive_domain::{UnreadableEvent, erasure::ErasureRefusal, id::ErasureId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -105,7 +105,12 @@ fn refused(error: ErasureError) -> ApiError {
         ErasureError::Cache(error) if error.is_outage() => {
             ApiError::new(Code::ViewUnavailable, "Redis does not answer.").caused_by(&error)
         }
-        error @ (ErasureError::Cache(_) | ErasureError::Encode(_)) => {
+        ErasureError::Unreadable(UnreadableEvent::NewerRelease(error)) => {
+            let detail = "This server's release cannot read what a newer one has written about it.";
+            ApiError::new(Code::NewerRelease, detail).caused_by(&error)
+        }
+        error
+        @ (ErasureError::Unreadable(_) | ErasureError::Cache(_) | ErasureError::Encode(_)) => {
             ApiError::new(Code::Internal, "The request could not be carried out.").caused_by(&error)
         }
     }

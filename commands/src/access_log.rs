@@ -127,8 +127,8 @@ impl Accesses {
             let Some(event) = unsent.as_ref() else { return Ok(()) };
             match log.append_fact(event).await {
                 Ok(_) => {}
-                Err(AppendError::Refused(error)) => {
-                    let cause = exodrive_runtime::error_chain(error.as_ref());
+                Err(error) if error.outage().is_none() => {
+                    let cause = exodrive_runtime::error_chain(&error);
                     tracing::error!(cause, "The log refuses a record of who read what: it is lost");
                     metrics::counter!("exodrive_access_records_lost_total").increment(1);
                 }

@@ -48,7 +48,7 @@ pub(crate) async fn read(
         };
         let batch = match batch {
             Ok(batch) => batch,
-            Err(ReadError::Unavailable(_)) if failures < ATTEMPTS => {
+            Err(error) if error.outage().is_some() && failures < ATTEMPTS => {
                 failures += 1;
                 tokio::time::sleep(PAUSE).await;
                 continue;

@@ -100,7 +100,17 @@ const ROOMS: [(&str, &[&str]); 12] = [
 const CLOSED: [(&str, &[&str]); 3] = [
     (
         "exodrive-domain",
-        &["bytes", "chrono", "chrono-tz", "proptest", "serde", "serde_json", "thiserror", "uuid"],
+        &[
+            "bytes",
+            "chrono",
+            "chrono-tz",
+            "proptest",
+            "serde",
+            "serde_json",
+            "strum",
+            "thiserror",
+            "uuid",
+        ],
     ),
     (
         "exodrive-proof",

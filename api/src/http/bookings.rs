@@ -455,7 +455,7 @@ fn filter(query: BookingQuery) -> Result<Filter, ApiError> {
     let statuses = query.status.iter().flat_map(|statuses| statuses.split(','));
     let statuses: Vec<_> = statuses.map(str::trim).filter(|it| !it.is_empty()).collect();
     if let Some(unknown) = statuses.iter().find(|status| status.parse::<Status>().is_err()) {
-        let names = Status::ALL.map(Status::name).join(", ");
+        let names = Status::NAMES.join(", ");
         return Err(ApiError::parameter("status", format!("{unknown:?} is none of {names}")));
     }
     let first = query.from.unwrap_or(NaiveDate::MIN);

@@ -356,9 +356,14 @@ pub(crate) fn refused(error: DeskError, staff: bool) -> ApiError {
         DeskError::Append(AppendError::Conflict) => {
             ApiError::new(Code::Busy, "Many decide about this car at once.")
         }
-        error @ (DeskError::Read(_) | DeskError::Append(_)) => {
-            let detail = "The event log did not answer in time.";
-            ApiError::new(Code::LogUnavailable, detail).caused_by(&error)
+        DeskError::Append(error @ AppendError::TooLarge) => {
+            ApiError::new(Code::BodyTooLarge, "It is too large to be stored.").caused_by(&error)
+        }
+        DeskError::Read(error) => super::read_answer::log_failed(error.outage(), &error),
+        DeskError::Append(error) => super::read_answer::log_failed(error.outage(), &error),
+        DeskError::NewerRelease(error) => {
+            let detail = "This server's release cannot read what a newer one has written about it.";
+            ApiError::new(Code::NewerRelease, detail).caused_by(&error)
         }
         error @ (DeskError::Decode(_) | DeskError::Encode(_)) => {
             ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR).caused_by(&error)

@@ -17,7 +17,7 @@ use exodrive_commands::{
     event::derived_uuid,
     operations::Origin,
 };
-use exodrive_domain::{erasure::ErasureRefusal, id::ErasureId};
+use exodrive_domain::{UnreadableEvent, erasure::ErasureRefusal, id::ErasureId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -98,8 +98,20 @@ fn refused(error: ErasureError) -> ApiError {
         ErasureError::Append(exodrive_log::AppendError::Conflict) => {
             ApiError::new(Code::Busy, "Somebody else was first.")
         }
-        error => {
-            ApiError::new(Code::LogUnavailable, "The event log does not answer.").caused_by(&error)
+        ErasureError::Read(error) => super::read_answer::log_failed(error.outage(), &error),
+        ErasureError::Append(error) => super::read_answer::log_failed(error.outage(), &error),
+        ErasureError::Key(error) => super::read_answer::log_failed(error.outage(), &error),
+        ErasureError::Database(error) => super::read_answer::view_unavailable(error),
+        ErasureError::Cache(error) if error.is_outage() => {
+            ApiError::new(Code::ViewUnavailable, "Redis does not answer.").caused_by(&error)
+        }
+        ErasureError::Unreadable(UnreadableEvent::NewerRelease(error)) => {
+            let detail = "This server's release cannot read what a newer one has written about it.";
+            ApiError::new(Code::NewerRelease, detail).caused_by(&error)
+        }
+        error
+        @ (ErasureError::Unreadable(_) | ErasureError::Cache(_) | ErasureError::Encode(_)) => {
+            ApiError::new(Code::Internal, "The request could not be carried out.").caused_by(&error)
         }
     }
 }

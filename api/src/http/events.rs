@@ -425,8 +425,6 @@ fn unavailable(error: SealError) -> ApiError {
                 "The log is not what was sealed: `exodrive audit verify --live` says where.";
             ApiError::new(Code::Internal, detail).caused_by(&fault)
         }
-        error => {
-            ApiError::new(Code::LogUnavailable, "The event log does not answer.").caused_by(&error)
-        }
+        SealError::Log(error) => super::read_answer::log_unavailable(error),
     }
 }

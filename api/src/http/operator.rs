@@ -149,9 +149,8 @@ fn refused(error: OperatorError) -> ApiError {
         OperatorError::Refused(_) => ApiError::new(Code::OperationRefused, detail),
         OperatorError::NotBuilt(_) => ApiError::new(Code::ViewUnavailable, detail),
         OperatorError::Database(error) => view_unavailable(error),
-        OperatorError::Read(_) | OperatorError::Append(_) => {
-            ApiError::new(Code::LogUnavailable, "The event log does not answer.").caused_by(&error)
-        }
+        OperatorError::Read(error) => super::read_answer::log_failed(error.outage(), &error),
+        OperatorError::Append(error) => super::read_answer::log_failed(error.outage(), &error),
         OperatorError::Encode(_) => {
             ApiError::new(Code::Internal, "The request could not be carried out.").caused_by(&error)
         }

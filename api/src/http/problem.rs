@@ -131,6 +131,7 @@ pub enum Code {
     IdempotencyKeyReused,
     RequestInFlight,
     Busy,
+    NewerRelease,
     RebuildUnderWay,
     OperationRefused,
     /// Personal data that was erased: nobody can read it any more.
@@ -139,7 +140,7 @@ pub enum Code {
 
 impl Code {
     /// Every code there is.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::InvalidRequest,
         Self::SignatureInvalid,
         Self::Unauthenticated,
@@ -166,6 +167,7 @@ impl Code {
         Self::IdempotencyKeyReused,
         Self::RequestInFlight,
         Self::Busy,
+        Self::NewerRelease,
         Self::RebuildUnderWay,
         Self::OperationRefused,
         Self::Erased,
@@ -200,6 +202,7 @@ impl Code {
             Self::IdempotencyKeyReused => "idempotency_key_reused",
             Self::RequestInFlight => "request_in_flight",
             Self::Busy => "busy",
+            Self::NewerRelease => "newer_release",
             Self::RebuildUnderWay => "rebuild_under_way",
             Self::OperationRefused => "operation_refused",
             Self::Erased => "erased",
@@ -232,9 +235,11 @@ impl Code {
             | Self::OperationRefused => StatusCode::CONFLICT,
             Self::Erased => StatusCode::GONE,
             Self::Stale => StatusCode::PRECONDITION_FAILED,
-            Self::LogUnavailable | Self::ViewUnavailable | Self::ViewBehind | Self::Busy => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::LogUnavailable
+            | Self::ViewUnavailable
+            | Self::ViewBehind
+            | Self::Busy
+            | Self::NewerRelease => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -267,6 +272,7 @@ impl Code {
             Self::IdempotencyKeyReused => "The Idempotency-Key belongs to another request",
             Self::RequestInFlight => "The same request is being carried out",
             Self::Busy => "Too many decide about the same thing at once",
+            Self::NewerRelease => "A newer release is writing",
             Self::RebuildUnderWay => "A rebuild of the projection is under way",
             Self::OperationRefused => "It cannot be done as things are",
             Self::Erased => "It was erased",
@@ -320,6 +326,9 @@ impl Code {
             }
             Self::Busy => {
                 "Send the same request again after `Retry-After` seconds; nothing is stored twice."
+            }
+            Self::NewerRelease => {
+                "Send the same request again after `Retry-After` seconds: a server of the newer release answers it. Nothing was changed."
             }
             Self::RebuildUnderWay => "Wait for the rebuild that `rebuild` names, or cancel it.",
             Self::OperationRefused => "Read the thing again; `detail` says what is in the way.",

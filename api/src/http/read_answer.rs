@@ -11,7 +11,7 @@ use axum::{
 };
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use exodrive_log::ReadError;
+use exodrive_log::{Outage, ReadError};
 use exodrive_projections::{Error, Identity, ReadTransaction};
 use std::time::Duration;
 
@@ -130,7 +130,18 @@ pub(super) fn time(name: &str, text: Option<String>) -> Result<Option<DateTime<U
 }
 
 pub(super) fn log_unavailable(error: ReadError) -> ApiError {
-    ApiError::new(Code::LogUnavailable, "The event log does not answer.").caused_by(&error)
+    log_failed(error.outage(), &error)
+}
+
+/// Names the service that is out; without one, the fault is ours and stays.
+pub(super) fn log_failed(outage: Option<Outage>, error: &dyn std::error::Error) -> ApiError {
+    match outage {
+        Some(service) => {
+            ApiError::new(Code::LogUnavailable, format!("The {service} does not answer."))
+        }
+        None => ApiError::new(Code::Internal, "The request could not be carried out."),
+    }
+    .caused_by(error)
 }
 
 /// The free text of a list.

@@ -244,7 +244,23 @@ fn warn_of_other_bytes(position: u64) {
 }
 
 fn unavailable(error: AppendError) -> ApiError {
-    metrics::counter!("exodrive_webhook_unavailable_total").increment(1);
-    ApiError::new(Code::LogUnavailable, "The delivery was not acknowledged by the event log.")
-        .caused_by(&error)
+    match &error {
+        AppendError::TooLarge => {
+            ApiError::new(Code::BodyTooLarge, "The delivery is too large to be stored.")
+        }
+        // A delivery that no retry gets in: somebody has to look.
+        error if error.outage().is_none() => {
+            ApiError::new(Code::Internal, "The delivery could not be stored.")
+        }
+        AppendError::Unavailable(_) => {
+            metrics::counter!("exodrive_webhook_unavailable_total").increment(1);
+            let detail = "The delivery was not acknowledged by the event log.";
+            ApiError::new(Code::LogUnavailable, detail)
+        }
+        error => {
+            metrics::counter!("exodrive_webhook_unavailable_total").increment(1);
+            super::read_answer::log_failed(error.outage(), error)
+        }
+    }
+    .caused_by(&error)
 }

@@ -1,4 +1,4 @@
-use exodrive_domain::erasure::ErasureRefusal;
+use exodrive_domain::{UnreadableEvent, erasure::ErasureRefusal};
 use exodrive_log::{AppendError, KeyError, ReadError};
 
 /// Why nothing was erased.
@@ -19,6 +19,9 @@ pub enum ErasureError {
     /// The log cannot be read.
     #[error("the event log cannot be read")]
     Read(#[from] ReadError),
+    /// An event of it cannot be read, so nothing is decided about it.
+    #[error(transparent)]
+    Unreadable(#[from] UnreadableEvent),
     /// The log did not take the event.
     #[error("the event log did not take the event")]
     Append(#[from] AppendError),

@@ -9,7 +9,7 @@ pub use error::ErasureError;
 use super::{event::uuid_of, operations::Origin};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
-    DECISION_VERSION, Envelope, Payload, Recorded, Subject, decode,
+    DECISION_VERSION, Envelope, KnownEvent, Payload, Recorded, Subject, decode,
     erasure::{Erasure, ErasureChange, ErasureEvent, ErasureStatus, HoldChange, HoldEvent},
     id::{ErasureId, HoldId},
     personal::Personal,
@@ -339,10 +339,13 @@ impl Erasures {
     /// When the log cannot be read.
     pub async fn told(&self, id: ErasureId) -> Result<Option<Told>, ErasureError> {
         let history = self.log.history(&Subject::Erasure(id)).await?;
-        Ok(history.iter().fold(None, |told, recorded| match decode(recorded) {
-            Ok(Payload::Erasure(event)) => Told::evolve(told, &event, recorded),
-            _ => told,
-        }))
+        let mut told = None;
+        for recorded in &history {
+            if let Payload::Erasure(event) = KnownEvent::read(recorded)?.event().payload {
+                told = Told::evolve(told, event, recorded);
+            }
+        }
+        Ok(told)
     }
 
     /// Appends what became of an erasure, if nothing did since `last`.
@@ -381,13 +384,15 @@ impl Erasures {
     async fn reason_of(&self, id: HoldId) -> Result<(Option<String>, u64), ErasureError> {
         let history = self.log.history(&Subject::Hold(id)).await?;
         let last = history.last().map_or(0, |recorded| recorded.position);
-        let reason = history.iter().fold(None, |reason, recorded| match decode(recorded) {
-            Ok(Payload::Hold(HoldEvent { change: HoldChange::Placed { reason }, .. })) => {
-                Some(reason)
+        let mut reason = None;
+        for recorded in &history {
+            if let Payload::Hold(event) = KnownEvent::read(recorded)?.event().payload {
+                reason = match &event.change {
+                    HoldChange::Placed { reason } => Some(reason.clone()),
+                    HoldChange::Lifted { .. } => None,
+                };
             }
-            Ok(Payload::Hold(_)) => None,
-            _ => reason,
-        });
+        }
         Ok((reason, last))
     }
 }

@@ -1,4 +1,5 @@
 use exodrive_domain::{
+    DecodeError, NewerRelease, UnreadableEvent,
     booking::{Action, BookingRefusal},
     fleet::FleetRefusal,
 };
@@ -32,9 +33,12 @@ pub enum DeskError {
     /// Too many decided about the same thing at once.
     #[error("too many decide about the same thing at once")]
     Busy,
-    /// An event that this release cannot read.
+    /// An event of a newer release, which this release cannot read.
+    #[error(transparent)]
+    NewerRelease(#[from] NewerRelease),
+    /// A malformed event.
     #[error("an event cannot be read")]
-    Decode(#[from] exodrive_domain::DecodeError),
+    Decode(#[from] DecodeError),
     /// The view that says which car a booking is of.
     #[error("the view of bookings failed")]
     View(#[from] exodrive_projections::Error),
@@ -50,6 +54,15 @@ pub enum DeskError {
     /// An event that cannot be written down.
     #[error("an event cannot be written as JSON")]
     Encode(#[from] serde_json::Error),
+}
+
+impl From<UnreadableEvent> for DeskError {
+    fn from(error: UnreadableEvent) -> Self {
+        match error {
+            UnreadableEvent::NewerRelease(error) => Self::NewerRelease(error),
+            UnreadableEvent::Decode(error) => Self::Decode(error),
+        }
+    }
 }
 
 /// Why a decision came to no event.
@@ -90,6 +103,7 @@ pub(super) fn failure<R: Into<DeskError>>(error: CommandError<R>) -> DeskError {
         CommandError::Refused(refused) => refused.into(),
         CommandError::Read(error) => DeskError::Read(error),
         CommandError::Append(error) => DeskError::Append(error),
+        CommandError::NewerRelease(error) => DeskError::NewerRelease(error),
         CommandError::Decode(error) => DeskError::Decode(error),
         CommandError::Contended => DeskError::Busy,
     }

@@ -13,13 +13,12 @@ use crate::{
 use chrono::{DateTime, TimeDelta, Utc};
 use error::{Refused, failure, load_failure};
 use exodrive_domain::{
-    Event, Meta, Recorded, Repeat, Subject,
+    KnownEvent, Meta, Recorded, Repeat, Subject,
     booking::{
         self, Act, Action, Block, BlockEvent, Booking, BookingCommand, BookingRefusal, Calendar,
         Customer,
     },
     days::Days,
-    decode,
     fleet::{self, Car, FleetChange, FleetCommand, FleetEvent, FleetRefusal},
     id::{BlockId, BookingId, CarId, CustomerId},
 };
@@ -510,8 +509,7 @@ impl Desk {
             if recorded.position > position {
                 break;
             }
-            let payload = decode(&recorded)?;
-            state.evolve(&Event { recorded: &recorded, payload: &payload });
+            state.evolve(&KnownEvent::read(&recorded)?);
         }
         Ok((state, recorded))
     }

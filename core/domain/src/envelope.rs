@@ -26,7 +26,56 @@ pub struct Envelope {
     pub actor: Option<String>,
 }
 
+/// The newest version of every event that comes from a decision.
+pub const DECISION_VERSION: u32 = 1;
+/// `ce-source` of every event that a decision of ours made.
+pub const DECISION_SOURCE: &str = "exodrive";
+
 impl Envelope {
+    /// The attributes of an event that a decision made: type `kind` at
+    /// [`DECISION_VERSION`], unique by `id`, learnt of
+    /// at `now`, from [`DECISION_SOURCE`]. Nobody caused it and nobody did it
+    /// yet: set `actor`, `correlation`, `causation` and `traceparent` with
+    /// [`Envelope::by`], [`Envelope::within`], [`Envelope::because_of`] and
+    /// [`Envelope::traced`].
+    pub fn decision(kind: impl Into<String>, id: impl Into<String>, now: DateTime<Utc>) -> Self {
+        Self {
+            id: id.into(),
+            kind: kind.into(),
+            version: DECISION_VERSION,
+            source: DECISION_SOURCE.to_owned(),
+            time: now,
+            traceparent: None,
+            causation: None,
+            correlation: None,
+            actor: None,
+        }
+    }
+
+    /// The same, done by a user (by id) or a system (by name).
+    #[must_use]
+    pub fn by(self, actor: impl Into<String>) -> Self {
+        Self { actor: Some(actor.into()), ..self }
+    }
+
+    /// The same, as part of all that one request set off.
+    #[must_use]
+    pub fn within(self, correlation: Option<String>) -> Self {
+        Self { correlation, ..self }
+    }
+
+    /// The same, caused by the event or request of this id.
+    #[must_use]
+    pub fn because_of(self, causation: Option<String>) -> Self {
+        Self { causation, ..self }
+    }
+
+    /// The same, within a W3C trace context.
+    #[must_use]
+    pub fn traced(self, traceparent: Option<String>) -> Self {
+        Self { traceparent, ..self }
+    }
+
     /// The trace that the event belongs to, 32 hexadecimal digits.
     pub fn trace_id(&self) -> Option<&str> {
         self.traceparent.as_deref()?.split('-').nth(1)
@@ -74,4 +123,37 @@ pub struct Protection {
     pub provider_type: Option<String>,
     /// Of a delivery: when the provider made the event.
     pub happened_at: Option<DateTime<Utc>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decision_says_what_it_was_given_and_nothing_else() {
+        let now = crate::time::parse("2026-11-20T09:00:00Z").unwrap();
+        let plain = Envelope::decision("exodrive.booking.held", "a", now);
+        let expected = Envelope {
+            id: "a".to_owned(),
+            kind: "exodrive.booking.held".to_owned(),
+            version: DECISION_VERSION,
+            source: "exodrive".to_owned(),
+            time: now,
+            traceparent: None,
+            causation: None,
+            correlation: None,
+            actor: None,
+        };
+        assert_eq!(plain, expected);
+        let full = plain
+            .by("admin:1")
+            .within(Some("req_1".to_owned()))
+            .because_of(Some("b".to_owned()))
+            .traced(Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()));
+        assert_eq!(full.actor.as_deref(), Some("admin:1"));
+        assert_eq!(full.correlation.as_deref(), Some("req_1"));
+        assert_eq!(full.causation.as_deref(), Some("b"));
+        assert_eq!(full.trace_id(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+        assert_eq!(Envelope::decision("exodrive.booking.held", "a", now).within(None), expected);
+    }
 }

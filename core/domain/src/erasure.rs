@@ -8,6 +8,7 @@ use crate::{
     personal::{Personal, marked},
 };
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantNames};
 
 /// Every subject of erasures.
 pub const ERASURE_SUBJECTS: &str = "exo.erasure.>";
@@ -23,7 +24,8 @@ pub struct ErasureEvent {
 }
 
 /// See [`ErasureEvent`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "snake_case", prefix = "exodrive.erasure.")]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ErasureChange {
     /// Somebody wants a person's data erased.
@@ -79,7 +81,8 @@ pub struct HoldEvent {
 }
 
 /// See [`HoldEvent`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "snake_case", prefix = "exodrive.hold.")]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum HoldChange {
     /// Nothing of this person may be erased.
@@ -95,43 +98,29 @@ pub enum HoldChange {
 }
 
 impl ErasureChange {
+    /// Every type (`ce-type`).
+    pub const KINDS: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
+
     /// The event's type (`ce-type`).
     pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Requested { .. } => "exodrive.erasure.requested",
-            Self::Approved {} => "exodrive.erasure.approved",
-            Self::Cancelled { .. } => "exodrive.erasure.cancelled",
-            Self::Started { .. } => "exodrive.erasure.started",
-            Self::Completed { .. } => "exodrive.erasure.completed",
-        }
+        self.into()
     }
-
-    /// Every type.
-    pub const KINDS: [&'static str; 5] = [
-        "exodrive.erasure.requested",
-        "exodrive.erasure.approved",
-        "exodrive.erasure.cancelled",
-        "exodrive.erasure.started",
-        "exodrive.erasure.completed",
-    ];
 }
 
 impl HoldChange {
+    /// Every type (`ce-type`).
+    pub const KINDS: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
+
     /// The event's type (`ce-type`).
     pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Placed { .. } => "exodrive.hold.placed",
-            Self::Lifted { .. } => "exodrive.hold.lifted",
-        }
+        self.into()
     }
-
-    /// Every type.
-    pub const KINDS: [&'static str; 2] = ["exodrive.hold.placed", "exodrive.hold.lifted"];
 }
 
 /// How far an erasure is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum ErasureStatus {
     /// Waits for an approval.
     Requested,
@@ -143,6 +132,13 @@ pub enum ErasureStatus {
     Started,
     /// Done.
     Completed,
+}
+
+impl ErasureStatus {
+    /// The status as it stands in JSON.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
 }
 
 /// An erasure, folded from its events. Holds no personal data.

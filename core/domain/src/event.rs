@@ -1,5 +1,5 @@
 use crate::{
-    Envelope, Recorded, Subject,
+    DECISION_VERSION, Envelope, Recorded, Subject,
     access::{ACCESS_RECORDED, AccessEvent},
     booking::{BlockChange, BlockEvent, BookingChange, BookingEvent},
     email::{EmailId, Report},
@@ -10,6 +10,7 @@ use crate::{
     upcast,
 };
 use serde_json::Value;
+use strum::VariantArray;
 
 /// A webhook delivery of a provider, its body verbatim.
 pub const WEBHOOK_RECEIVED: &str = "exodrive.webhook.received";
@@ -48,7 +49,8 @@ pub enum Payload {
     /// `exodrive.hold.*`. By rule it changes no view.
     Hold(HoldEvent),
     /// A type that this release does not know. By rule it changes no view: it
-    /// was appended by a newer release, whose own projections fold it.
+    /// was appended by a newer release, whose own projections fold it. A
+    /// decision stops at it: see [`KnownEvent`](crate::KnownEvent).
     Unknown,
 }
 
@@ -146,9 +148,6 @@ pub enum DecodeError {
     },
 }
 
-/// The newest version of every event that comes from a decision.
-pub const DECISION_VERSION: u32 = 1;
-
 /// Reads the body of a recorded event: lifts it to the newest version on raw
 /// JSON, then types it.
 ///
@@ -156,31 +155,91 @@ pub const DECISION_VERSION: u32 = 1;
 /// When the event is of a known type but of a version that this release cannot
 /// read; never for what a provider put into a webhook's body.
 pub fn decode(recorded: &Recorded) -> Result<Payload, DecodeError> {
-    Ok(match recorded.envelope.kind.as_str() {
-        WEBHOOK_RECEIVED => {
-            check_version(recorded, WEBHOOK_RECEIVED_VERSION)?;
+    let Some(family) = Family::of(&recorded.envelope.kind) else { return Ok(Payload::Unknown) };
+    check_version(recorded, family.newest())?;
+    Ok(match family {
+        Family::Webhook => {
             let version = recorded.envelope.version;
             Payload::Delivery(Delivery::recorded(recorded, |body| {
                 Delivery::read_version(body, version)
             }))
         }
-        EMAIL_IMPORTED => {
-            check_version(recorded, DECISION_VERSION)?;
-            Payload::Delivery(Delivery::recorded(recorded, Delivery::read))
-        }
-        kind if BookingChange::KINDS.contains(&kind) => Payload::Booking(decision(recorded)?),
-        kind if BlockChange::KINDS.contains(&kind) => Payload::Block(decision(recorded)?),
-        kind if FleetChange::KINDS.contains(&kind) => Payload::Fleet(decision(recorded)?),
-        kind if Operation::KINDS.contains(&kind) => Payload::Operation(decision(recorded)?),
-        ACCESS_RECORDED => Payload::Access(decision(recorded)?),
-        kind if ErasureChange::KINDS.contains(&kind) => Payload::Erasure(decision(recorded)?),
-        kind if HoldChange::KINDS.contains(&kind) => Payload::Hold(decision(recorded)?),
-        _ => Payload::Unknown,
+        Family::ImportedEmail => Payload::Delivery(Delivery::recorded(recorded, Delivery::read)),
+        Family::Booking => Payload::Booking(decision(recorded)?),
+        Family::Block => Payload::Block(decision(recorded)?),
+        Family::Fleet => Payload::Fleet(decision(recorded)?),
+        Family::Operation => Payload::Operation(decision(recorded)?),
+        Family::Access => Payload::Access(decision(recorded)?),
+        Family::Erasure => Payload::Erasure(decision(recorded)?),
+        Family::Hold => Payload::Hold(decision(recorded)?),
     })
 }
 
+/// Types of events whose bodies are read the same way.
+#[derive(Clone, Copy, VariantArray)]
+enum Family {
+    Webhook,
+    ImportedEmail,
+    Booking,
+    Block,
+    Fleet,
+    Operation,
+    Access,
+    Erasure,
+    Hold,
+}
+
+impl Family {
+    fn of(kind: &str) -> Option<Self> {
+        Self::VARIANTS.iter().copied().find(|family| family.kinds().contains(&kind))
+    }
+
+    fn kinds(self) -> &'static [&'static str] {
+        match self {
+            Self::Webhook => &[WEBHOOK_RECEIVED],
+            Self::ImportedEmail => &[EMAIL_IMPORTED],
+            Self::Booking => BookingChange::KINDS,
+            Self::Block => BlockChange::KINDS,
+            Self::Fleet => FleetChange::KINDS,
+            Self::Operation => Operation::KINDS,
+            Self::Access => &[ACCESS_RECORDED],
+            Self::Erasure => ErasureChange::KINDS,
+            Self::Hold => HoldChange::KINDS,
+        }
+    }
+
+    /// The newest version that this release reads and appends.
+    fn newest(self) -> u32 {
+        match self {
+            Self::Webhook => WEBHOOK_RECEIVED_VERSION,
+            Self::ImportedEmail
+            | Self::Booking
+            | Self::Block
+            | Self::Fleet
+            | Self::Operation
+            | Self::Access
+            | Self::Erasure
+            | Self::Hold => DECISION_VERSION,
+        }
+    }
+}
+
+/// Every type of event that this release reads, and the newest version of each.
+pub fn event_types() -> impl Iterator<Item = (&'static str, u32)> {
+    let types = |family: &Family| {
+        let newest = family.newest();
+        family.kinds().iter().map(move |kind| (*kind, newest))
+    };
+    Family::VARIANTS.iter().flat_map(types)
+}
+
+/// The newest version of a type that this release reads; none if it does not
+/// know the type.
+pub(crate) fn newest_version(kind: &str) -> Option<u32> {
+    Family::of(kind).map(Family::newest)
+}
+
 fn decision<T: serde::de::DeserializeOwned>(recorded: &Recorded) -> Result<T, DecodeError> {
-    check_version(recorded, DECISION_VERSION)?;
     let Envelope { kind, version, .. } = &recorded.envelope;
     let unreadable = |error: serde_json::Error| DecodeError::Body {
         kind: kind.clone(),

@@ -1,13 +1,15 @@
 //! What ExoDrive knows, without how it is stored or served: the events, their
 //! envelope and subjects, and the folds that turn events into state.
 //!
-//! **May import** serde, chrono (and its time zones), uuid, bytes and thiserror. No IO, no clock and no
+//! **May import** serde, chrono (and its time zones), strum, uuid, bytes and
+//! thiserror. No IO, no clock and no
 //! randomness: the manifest holds no crate for them and `clippy.toml` refuses
 //! the standard library's.
 //!
 //! **Flow.** The log hands over a [`Recorded`] event (envelope and body bytes);
 //! [`decode`] lifts old versions on raw JSON and types the body; a fold such as [`email::evolve`] turns state and event into the
-//! next state. The same functions serve the live projections, replay, and
+//! next state. A decision takes in each as a [`KnownEvent`], so it
+//! never passes one that this release cannot read. The same functions serve the live projections, replay, and
 //! every later rebuild, so they cannot disagree. A command ([`fleet::decide`],
 //! [`booking::decide`]) turns state and wish into an event or a refusal; the log
 //! room appends the event if the state was the newest.
@@ -26,6 +28,7 @@ mod event;
 pub mod fleet;
 pub mod id;
 mod json;
+mod known;
 pub mod operation;
 pub mod personal;
 pub mod price;
@@ -34,9 +37,10 @@ pub mod time;
 mod upcast;
 
 pub use command::{CommandRecord, Meta, Repeat};
-pub use envelope::{Envelope, Protection, Recorded};
+pub use envelope::{DECISION_SOURCE, DECISION_VERSION, Envelope, Protection, Recorded};
 pub use event::{
-    DECISION_VERSION, DecodeError, Delivery, EMAIL_IMPORTED, Event, Payload, WEBHOOK_RECEIVED,
-    WEBHOOK_RECEIVED_VERSION, decode,
+    DecodeError, Delivery, EMAIL_IMPORTED, Event, Payload, WEBHOOK_RECEIVED,
+    WEBHOOK_RECEIVED_VERSION, decode, event_types,
 };
+pub use known::{KnownEvent, NewerRelease, UnreadableEvent, is_known};
 pub use subject::{LOG_SUBJECTS, Subject, SubjectError};

@@ -3,6 +3,7 @@
 //! from them; the workers heed them.
 
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantNames};
 use uuid::Uuid;
 
 /// Every subject of operators' events.
@@ -23,7 +24,8 @@ pub struct OperationEvent {
 }
 
 /// See [`OperationEvent`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "snake_case", prefix = "exodrive.projection.")]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Operation {
     /// Fold anew, beside the rows that readers see. The event's id is the
@@ -108,35 +110,13 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// Every type (`ce-type`).
+    pub const KINDS: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
+
     /// The event's type (`ce-type`).
     pub fn kind(&self) -> &'static str {
-        match self {
-            Self::RebuildRequested { .. } => "exodrive.projection.rebuild_requested",
-            Self::RebuildAccepted { .. } => "exodrive.projection.rebuild_accepted",
-            Self::RebuildCancelled { .. } => "exodrive.projection.rebuild_cancelled",
-            Self::RollbackRequested { .. } => "exodrive.projection.rollback_requested",
-            Self::Paused {} => "exodrive.projection.paused",
-            Self::Resumed {} => "exodrive.projection.resumed",
-            Self::RetryRequested { .. } => "exodrive.projection.retry_requested",
-            Self::EventSkipped { .. } => "exodrive.projection.event_skipped",
-            Self::PruneRequested { .. } => "exodrive.projection.prune_requested",
-            Self::Swapped { .. } => "exodrive.projection.swapped",
-        }
+        self.into()
     }
-
-    /// Every type.
-    pub const KINDS: [&'static str; 10] = [
-        "exodrive.projection.rebuild_requested",
-        "exodrive.projection.rebuild_accepted",
-        "exodrive.projection.rebuild_cancelled",
-        "exodrive.projection.rollback_requested",
-        "exodrive.projection.paused",
-        "exodrive.projection.resumed",
-        "exodrive.projection.retry_requested",
-        "exodrive.projection.event_skipped",
-        "exodrive.projection.prune_requested",
-        "exodrive.projection.swapped",
-    ];
 }
 
 /// Whether the text can name a projection: lower-case letters, digits and

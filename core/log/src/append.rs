@@ -1,68 +1,26 @@
 use crate::{
-    Log, codec, stored,
-    topology::{CANARY_SUBJECT, STREAM},
-    wire,
+    codec,
+    error::{AppendError, KeyError},
+    event::{Appended, NewEvent},
+    log::Log,
+    names::{CANARY_SUBJECT, STREAM},
+    stored, wire,
 };
 use async_nats::{
     HeaderMap, client, header,
     jetstream::{
-        self, Context, ErrorCode,
-        context::{PublishError, PublishErrorKind},
-        message::PublishMessage,
-        publish::PublishAck,
-        response::Response,
+        Context, ErrorCode, message::PublishMessage, publish::PublishAck, response::Response,
         stream::LastRawMessageErrorKind,
     },
 };
 use bytes::Bytes;
-use exodrive_domain::{Envelope, Recorded, Subject};
-use std::{collections::HashSet, error::Error, time::Duration};
+use exodrive_domain::Recorded;
+use std::{collections::HashSet, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
-/// Newer servers answer some clashes with this code instead of 10071; the
-/// client does not know it as "wrong last sequence".
-const WRONG_LAST_SEQUENCE_IN_FLIGHT: u64 = 10164;
-
 /// The server keeps few batches open at a time, each for some milliseconds.
 const BATCH_PAUSE: Duration = Duration::from_millis(10);
-
-/// An event to be appended.
-#[derive(Clone, Debug)]
-pub struct NewEvent {
-    /// What it is about.
-    pub subject: Subject,
-    /// Its attributes.
-    pub envelope: Envelope,
-    /// A delivery's own headers, to be kept beside the envelope.
-    pub provider_headers: Vec<(String, String)>,
-    /// The body, stored as it is.
-    pub body: Bytes,
-}
-
-/// An event that is durably in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Appended {
-    /// Where it stands.
-    pub position: u64,
-    /// It stood there already: an event of this id was appended before.
-    pub duplicate: bool,
-}
-
-/// Why an event was not (or may not have been) appended.
-#[derive(Debug, thiserror::Error)]
-pub enum AppendError {
-    /// Somebody else appended to the subject first: load again, decide again.
-    #[error("the subject has changed since it was read")]
-    Conflict,
-    /// No acknowledgement in time. The event may be stored all the same: send
-    /// it again under the same id.
-    #[error("the event log did not acknowledge in time")]
-    Unavailable(#[source] Option<Box<dyn Error + Send + Sync>>),
-    /// The server will not have it; sending it again changes nothing.
-    #[error("the event log refused the event")]
-    Refused(#[source] Box<dyn Error + Send + Sync>),
-}
 
 impl Log {
     /// Appends a fact from outside: no condition, but counted once. An event
@@ -71,7 +29,7 @@ impl Log {
     /// as the server's sync mode goes.
     ///
     /// # Errors
-    /// [`AppendError::Unavailable`] or [`AppendError::Refused`].
+    /// Any [`AppendError`] but [`AppendError::Conflict`].
     pub async fn append_fact(&self, event: &NewEvent) -> Result<Appended, AppendError> {
         self.publish(event, |message| message.message_id(&event.envelope.id)).await
     }
@@ -138,6 +96,15 @@ impl Log {
         }
     }
 
+    /// Writes to a small stream beside the log, to prove that the server can
+    /// store; gives the time it took.
+    ///
+    /// # Errors
+    /// When the write is not acknowledged in the time an append has.
+    pub async fn probe(&self) -> Result<Duration, AppendError> {
+        probe(&self.context, self.ack_timeout).await
+    }
+
     /// If the last event of any subject is ours the whole batch is stored: no
     /// part of it is without the others.
     async fn own_earlier_batch(
@@ -170,7 +137,7 @@ impl Log {
         events: &[(NewEvent, u64)],
     ) -> Result<Vec<Appended>, AppendError> {
         let Some((first, last)) = events.first() else { return Ok(Vec::new()) };
-        let after = self.events_after(&first.subject, *last).await.map_err(unavailable)?;
+        let after = self.events_after(&first.subject, *last).await?;
         let own = after.iter().find(|event| self.is_same(first, event));
         let position = own.ok_or(AppendError::Conflict)?.position;
         Ok(consecutive(events.len(), position, 0, true))
@@ -197,19 +164,30 @@ impl Log {
                 headers.insert(header::NATS_BATCH_COMMIT, header::NATS_BATCH_COMMIT_FINAL);
                 return match ask(&client, subject, headers, body).await? {
                     Some(ack) => Ok(ack.sequence),
-                    None => Err(unavailable("the end of a batch was not acknowledged").into()),
+                    None => {
+                        Err(AppendError::unavailable("the end of a batch was not acknowledged")
+                            .into())
+                    }
                 };
             } else if index == 0 {
                 // An empty answer opens the batch. A server that does not know
                 // batches would have stored the event.
                 if ask(&client, subject, headers, body).await?.is_some() {
-                    return Err(unavailable("the server took part of a batch for all").into());
+                    return Err(AppendError::unavailable(
+                        "the server took part of a batch for all",
+                    )
+                    .into());
                 }
             } else {
-                client.publish_with_headers(subject, headers, body).await.map_err(unavailable)?;
+                client.publish_with_headers(subject, headers, body).await.map_err(|error| {
+                    match error.kind() {
+                        client::PublishErrorKind::MaxPayloadExceeded => AppendError::TooLarge,
+                        _ => AppendError::unavailable(error),
+                    }
+                })?;
             }
         }
-        Err(unavailable("an empty batch").into())
+        Err(AppendError::unavailable("an empty batch").into())
     }
 
     /// Current servers answer the retry of a stored decision with "wrong last
@@ -221,7 +199,7 @@ impl Log {
         match self.stream.get_last_raw_message_by_subject(&subject).await {
             Ok(last) => {
                 let position = last.sequence;
-                let last = self.decode_stored(stored::direct(last)).await.map_err(unavailable)?;
+                let last = self.decode_stored(stored::direct(last)).await?;
                 match self.is_same(event, &last) {
                     true => Ok(Appended { position, duplicate: true }),
                     false => Err(AppendError::Conflict),
@@ -243,7 +221,7 @@ impl Log {
 
     /// Headers and body of the message to be stored.
     async fn encode(&self, event: &NewEvent) -> Result<(HeaderMap, Bytes), AppendError> {
-        let encoded = codec::encode(&self.keys, event).await.map_err(unavailable)?;
+        let encoded = codec::encode(&self.keys, event).await?;
         let mut headers = wire::headers(&event.envelope, &encoded.provider_headers);
         for (name, value) in encoded.headers {
             headers.insert(name, value);
@@ -259,7 +237,8 @@ impl Log {
         let started = Instant::now();
         let deadline = started + self.ack_timeout;
         let encoded = timeout_at(deadline, self.encode(event)).await;
-        let (headers, body) = encoded.map_err(|_| AppendError::Unavailable(None))??;
+        // Only the key store is asked for anything so far.
+        let (headers, body) = encoded.map_err(|_| KeyError::Unavailable(None))??;
         let message = guard(PublishMessage::build().headers(headers).payload(body));
         let subject = event.subject.to_string();
         let sent = self.context.send_publish(subject, message.expected_stream(STREAM));
@@ -268,7 +247,8 @@ impl Log {
             Ok(Err(error)) => Ok(Err(error)),
             Err(elapsed) => Err(elapsed),
         };
-        let ack = outcome.map_err(|_| AppendError::Unavailable(None))?.map_err(append_error)?;
+        let ack =
+            outcome.map_err(|_| AppendError::Unavailable(None))?.map_err(AppendError::from)?;
         metrics::histogram!("exodrive_log_append_seconds").record(started.elapsed());
         tracing::debug!(
             trace_id = event.envelope.trace_id(),
@@ -302,24 +282,21 @@ async fn ask(
 ) -> Result<Option<PublishAck>, BatchError> {
     let answer = client.request_with_headers(subject, headers, body).await.map_err(|error| {
         match error.kind() {
-            client::RequestErrorKind::MaxPayloadExceeded => AppendError::Refused(Box::new(error)),
-            _ => unavailable(error),
+            client::RequestErrorKind::MaxPayloadExceeded => AppendError::TooLarge,
+            _ => AppendError::unavailable(error),
         }
     })?;
     if answer.payload.is_empty() {
         return Ok(None);
     }
-    match serde_json::from_slice(&answer.payload).map_err(unavailable)? {
+    match serde_json::from_slice(&answer.payload).map_err(AppendError::unavailable)? {
         Response::Ok(ack) => Ok(Some(ack)),
-        Response::Err { error } if is_clash(error.error_code()) => {
-            Err(AppendError::Conflict.into())
-        }
         Response::Err { error }
             if error.error_code() == ErrorCode::ATOMIC_PUBLISH_TOO_MANY_INFLIGHT =>
         {
             Err(BatchError::TooManyOpen)
         }
-        Response::Err { error } => Err(unavailable(error).into()),
+        Response::Err { error } => Err(AppendError::of_server(error).into()),
     }
 }
 
@@ -332,38 +309,11 @@ fn consecutive(count: usize, position: u64, index: usize, duplicate: bool) -> Ve
     before.chain(after).map(|position| Appended { position, duplicate }).collect()
 }
 
-fn unavailable(error: impl Into<Box<dyn Error + Send + Sync>>) -> AppendError {
-    AppendError::Unavailable(Some(error.into()))
-}
-
-fn append_error(error: PublishError) -> AppendError {
-    let code = error
-        .source()
-        .and_then(|source| source.downcast_ref::<jetstream::Error>())
-        .map(jetstream::Error::error_code);
-    match error.kind() {
-        PublishErrorKind::WrongLastSequence => AppendError::Conflict,
-        _ if code.is_some_and(is_clash) => AppendError::Conflict,
-        PublishErrorKind::MaxPayloadExceeded | PublishErrorKind::WrongLastMessageId => {
-            AppendError::Refused(Box::new(error))
-        }
-        // Anything else (no stream yet after a restart, no space, no leader)
-        // may pass, and must be retried rather than lost.
-        _ => AppendError::Unavailable(Some(Box::new(error))),
-    }
-}
-
-fn is_clash(code: ErrorCode) -> bool {
-    code == ErrorCode::STREAM_WRONG_LAST_SEQUENCE
-        || code == ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT
-        || code.0 == WRONG_LAST_SEQUENCE_IN_FLIGHT
-}
-
-pub(crate) async fn probe(context: &Context, timeout: Duration) -> Result<Duration, AppendError> {
+async fn probe(context: &Context, timeout: Duration) -> Result<Duration, AppendError> {
     let started = Instant::now();
     let deadline = started + timeout;
     let sent = context.publish(CANARY_SUBJECT, Bytes::new());
     let ack = timeout_at(deadline, async { sent.await?.await }).await;
-    ack.map_err(|_| AppendError::Unavailable(None))?.map_err(append_error)?;
+    ack.map_err(|_| AppendError::Unavailable(None))?.map_err(AppendError::from)?;
     Ok(started.elapsed())
 }

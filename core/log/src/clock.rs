@@ -1,7 +1,7 @@
 //! The time by the log server's clock, so that machines whose own clocks are
 //! wrong agree on what is past.
 
-use crate::topology::STREAM;
+use crate::names::STREAM;
 use async_nats::jetstream::Context;
 use chrono::{DateTime, Utc};
 use exodrive_domain::time;

@@ -9,8 +9,9 @@
 //! Bound to the event's identity, so that no ciphertext can be moved to another.
 
 use crate::{
-    NewEvent, ReadError, StoredMessage,
-    keys::{Held, KeyError, KeyStore, decrypt, encrypt},
+    error::{AppendError, ReadError},
+    event::{NewEvent, StoredMessage},
+    keys::{Held, KeyStore, decrypt, encrypt},
     wire,
 };
 use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
@@ -51,7 +52,10 @@ pub(crate) struct Encoded {
 }
 
 /// Encrypts what is personal in an event.
-pub(crate) async fn encode(keys: &KeyStore, event: &NewEvent) -> Result<Encoded, KeyError> {
+///
+/// # Errors
+/// [`AppendError::Key`], [`AppendError::Encode`] or [`AppendError::TooLarge`].
+pub(crate) async fn encode(keys: &KeyStore, event: &NewEvent) -> Result<Encoded, AppendError> {
     let plain = || Encoded {
         headers: Vec::new(),
         provider_headers: event.provider_headers.clone(),
@@ -78,7 +82,7 @@ pub(crate) async fn encode(keys: &KeyStore, event: &NewEvent) -> Result<Encoded,
     };
     let (name, cipher) = keys.for_append(&scope).await?;
     let about = about(&name, kind, id, event.envelope.version, &event.subject.to_string());
-    let too_large = || KeyError::Malformed(name.clone());
+    let unencrypted = || AppendError::encode("it cannot be encrypted");
     let mac = keys.mac(id, &event.body);
     let mut encoded = Encoded {
         headers: vec![(KEY, name.clone()), (MAC, mac)],
@@ -86,25 +90,25 @@ pub(crate) async fn encode(keys: &KeyStore, event: &NewEvent) -> Result<Encoded,
         body: Bytes::new(),
     };
     if let Some((mut body, taken)) = marked {
-        let values = serde_json::to_vec(&taken).map_err(|_| too_large())?;
-        let sealed = encrypt(&cipher, &about, &values).ok_or_else(too_large)?;
+        let values = serde_json::to_vec(&taken).map_err(AppendError::encode)?;
+        let sealed = encrypt(&cipher, &about, &values).ok_or_else(unencrypted)?;
         if let Value::Object(fields) = &mut body {
             fields.insert(SEALED.to_owned(), BASE64.encode(sealed).into());
         }
-        encoded.body = serde_json::to_vec(&body).map_err(|_| too_large())?.into();
+        encoded.body = serde_json::to_vec(&body).map_err(AppendError::encode)?.into();
         encoded.provider_headers = event.provider_headers.clone();
         return Ok(encoded);
     }
     let is_hidden = |name: &str| HIDDEN.contains(&name);
     let (hidden, shown): (Vec<_>, Vec<_>) =
         event.provider_headers.iter().cloned().partition(|(name, _)| is_hidden(name));
-    let hidden = serde_json::to_vec(&hidden).map_err(|_| too_large())?;
+    let hidden = serde_json::to_vec(&hidden).map_err(AppendError::encode)?;
     let mut frame = Vec::with_capacity(4 + hidden.len() + event.body.len());
-    let length = u32::try_from(hidden.len()).map_err(|_| too_large())?;
+    let length = u32::try_from(hidden.len()).map_err(|_| AppendError::TooLarge)?;
     frame.extend_from_slice(&length.to_be_bytes());
     frame.extend_from_slice(&hidden);
     frame.extend_from_slice(&event.body);
-    let sealed = encrypt(&cipher, &about, &frame).ok_or_else(too_large)?;
+    let sealed = encrypt(&cipher, &about, &frame).ok_or_else(unencrypted)?;
     let mut body = Vec::with_capacity(1 + sealed.len());
     body.push(WHOLE);
     body.extend_from_slice(&sealed);

@@ -6,18 +6,32 @@
 //! the state that it was decided on, and a refusal is given only on a state
 //! that was compared with the log. A stale or lost copy costs a retry, never a
 //! wrong decision.
+//!
+//! A state never passes an event that this release cannot read: an unknown
+//! type or a newer version stops every command about its subject
+//! ([`CommandError::NewerRelease`]). The state stays before that event, so the
+//! log refuses an append that is guarded by the state's position.
 
 mod decided;
+mod error;
 mod queue;
 mod snapshots;
+mod state;
 mod states;
 
-use crate::{AppendError, Log, NewEvent, ReadError, redis::Redis, wire};
+use crate::{
+    error::{AppendError, ReadError},
+    event::{Appended, NewEvent},
+    log::Log,
+    redis::Redis,
+    wire,
+};
 pub use decided::CarState;
-use exodrive_domain::{DecodeError, Event, Recorded, Subject, decode};
+pub use error::{ClaimError, CommandError};
+use exodrive_domain::{Envelope, Recorded, Subject, UnreadableEvent, is_known};
 use queue::Queues;
-use serde::{Serialize, de::DeserializeOwned};
 use snapshots::Snapshots;
+pub use state::{DecisionState, Loaded};
 use states::{Key, States};
 use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -34,37 +48,6 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(30);
 /// The pause before an event is sent again that was not acknowledged.
 const RESEND_PAUSE: Duration = Duration::from_millis(250);
 
-/// What decisions about one subject are made on: a fold of its events. Holds
-/// no personal data, since snapshots of it are kept in Redis.
-pub trait DecisionState:
-    Default + Clone + Serialize + DeserializeOwned + Send + Sync + 'static
-{
-    /// Names its snapshots; no two states share it.
-    const NAME: &'static str;
-    /// Raised when the fold or the shape changes: older snapshots are then not
-    /// read.
-    const VERSION: u32;
-
-    /// Takes in the next event of the subject. Must not rest on `stored_at`,
-    /// which is a guess for an event that this process has just appended.
-    fn evolve(&mut self, event: &Event<'_>);
-}
-
-/// A subject's state.
-#[derive(Clone, Debug)]
-pub struct Loaded<S> {
-    /// The fold of its events.
-    pub state: Arc<S>,
-    /// The position of the last of them; 0 when there is none.
-    pub position: u64,
-}
-
-impl<S: Default> Default for Loaded<S> {
-    fn default() -> Self {
-        Self { state: Arc::default(), position: 0 }
-    }
-}
-
 /// A command that was accepted.
 #[derive(Clone, Debug)]
 pub struct Executed<S> {
@@ -74,51 +57,6 @@ pub struct Executed<S> {
     pub position: u64,
     /// The event was stored before, by an earlier call.
     pub repeated: bool,
-}
-
-/// Why a command was not executed.
-#[derive(Debug, thiserror::Error)]
-pub enum CommandError<R> {
-    /// The decision, made on the subject's current state.
-    #[error("the command was refused")]
-    Refused(R),
-    /// The state could not be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The event could not be appended, or may not have been:
-    /// [`AppendError::Unavailable`]. Never [`AppendError::Conflict`].
-    #[error(transparent)]
-    Append(AppendError),
-    /// The subject has an event that this release cannot read.
-    #[error(transparent)]
-    Decode(#[from] DecodeError),
-    /// Others were first, again and again, or for too long.
-    #[error("too many commands about the same thing; try again")]
-    Contended,
-}
-
-impl<R> CommandError<R> {
-    /// The same error with another refusal.
-    pub fn map<Q>(self, refusal: impl FnOnce(R) -> Q) -> CommandError<Q> {
-        match self {
-            Self::Refused(reason) => CommandError::Refused(refusal(reason)),
-            Self::Read(error) => CommandError::Read(error),
-            Self::Append(error) => CommandError::Append(error),
-            Self::Decode(error) => CommandError::Decode(error),
-            Self::Contended => CommandError::Contended,
-        }
-    }
-}
-
-/// Why a claiming command was not executed.
-#[derive(Debug, thiserror::Error)]
-pub enum ClaimError<R> {
-    /// The claim's subject has an event already, of somebody else.
-    #[error("it is claimed already")]
-    Taken,
-    /// Anything else.
-    #[error(transparent)]
-    Command(#[from] CommandError<R>),
 }
 
 /// Executes commands. Cheap to clone; clones share what they keep, so there
@@ -166,7 +104,8 @@ impl Commands {
     /// The state of a subject as of now: compared with the log.
     ///
     /// # Errors
-    /// [`CommandError::Read`], [`CommandError::Decode`], or
+    /// [`CommandError::Read`], [`CommandError::NewerRelease`],
+    /// [`CommandError::Decode`], or
     /// [`CommandError::Contended`] when the subject is busy for too long.
     pub async fn load<S: DecisionState>(
         &self,
@@ -319,6 +258,10 @@ impl Commands {
             if decision.events.iter().zip(subjects).any(|(event, about)| event.subject != *about) {
                 return Err(misused("an event about another subject than its decision").into());
             }
+            // It would stop every later command about its subject.
+            if !decision.events.iter().all(|event| is_readable(&event.envelope)) {
+                return Err(misused("an event of a type that this release cannot read").into());
+            }
             let Decision { events, claim } = decision;
             let claimed = claim.as_ref().map(|claim| claim.subject.clone());
             let guarded: Vec<_> = events
@@ -380,14 +323,14 @@ impl Commands {
         places: [Place<'_>; N],
         events: &[(NewEvent, u64)],
         deadline: Instant,
-    ) -> Result<(Vec<crate::Appended>, bool), AppendError> {
+    ) -> Result<(Vec<Appended>, bool), AppendError> {
         let append = || async {
             timeout_at(deadline, self.log.append_batch(events))
                 .await
                 .unwrap_or(Err(AppendError::Unavailable(None)))
         };
         match append().await {
-            Err(AppendError::Unavailable(_)) => {
+            Err(error) if error.outage().is_some() => {
                 for place in places {
                     self.states.remove(place.key);
                 }
@@ -473,23 +416,18 @@ impl Commands {
         place: Place<'_>,
         held: &mut Loaded<S>,
         events: &[Recorded],
-    ) -> Result<(), DecodeError> {
+    ) -> Result<(), UnreadableEvent> {
         // Taken out, so that it is changed in place; and lost, not half
         // changed, if a fold panics.
         self.states.remove(place.key);
         let mut kept = std::mem::take(held);
-        let state = Arc::make_mut(&mut kept.state);
-        for recorded in events {
-            let payload = decode(recorded)?;
-            state.evolve(&Event { recorded, payload: &payload });
-            kept.position = recorded.position;
-        }
+        let outcome = kept.take_in(events);
         self.states.keep(place.key, &kept);
         if let Some(snapshots) = &self.snapshots {
             snapshots.write_soon::<S>(place.key);
         }
         *held = kept;
-        Ok(())
+        outcome
     }
 
     /// The event as a reader of the log will get it.
@@ -504,7 +442,7 @@ impl Commands {
 /// Why a state could not be brought up to date.
 enum FoldError {
     Read(ReadError),
-    Decode(DecodeError),
+    Unreadable(UnreadableEvent),
 }
 
 impl From<ReadError> for FoldError {
@@ -513,9 +451,9 @@ impl From<ReadError> for FoldError {
     }
 }
 
-impl From<DecodeError> for FoldError {
-    fn from(error: DecodeError) -> Self {
-        Self::Decode(error)
+impl From<UnreadableEvent> for FoldError {
+    fn from(error: UnreadableEvent) -> Self {
+        Self::Unreadable(error)
     }
 }
 
@@ -523,7 +461,7 @@ impl<R> From<FoldError> for CommandError<R> {
     fn from(error: FoldError) -> Self {
         match error {
             FoldError::Read(error) => Self::Read(error),
-            FoldError::Decode(error) => Self::Decode(error),
+            FoldError::Unreadable(error) => error.into(),
         }
     }
 }
@@ -536,6 +474,10 @@ impl<R> From<FoldError> for ClaimError<R> {
 
 fn too_late(elapsed: tokio::time::error::Elapsed) -> FoldError {
     FoldError::Read(ReadError::unavailable(elapsed))
+}
+
+fn is_readable(envelope: &Envelope) -> bool {
+    is_known(&envelope.kind, envelope.version)
 }
 
 fn misused<R>(reason: &'static str) -> CommandError<R> {

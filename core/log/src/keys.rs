@@ -7,7 +7,10 @@
 //! missing without a tombstone is an error that nothing is folded past; and a
 //! stream that does not answer is tried again.
 
-use crate::topology::{KEYS_PREFIX, KEYS_STREAM};
+use crate::{
+    error::KeyError,
+    names::{KEYS_PREFIX, KEYS_STREAM},
+};
 use async_nats::{
     HeaderMap, header,
     jetstream::{
@@ -121,28 +124,6 @@ pub(crate) fn encrypt(cipher: &XChaCha20Poly1305, about: &[u8], plain: &[u8]) ->
 pub(crate) fn decrypt(cipher: &XChaCha20Poly1305, about: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
     let (nonce, sealed) = sealed.split_first_chunk::<NONCE>()?;
     cipher.decrypt(&XNonce::from(*nonce), Payload { msg: sealed, aad: about }).ok()
-}
-
-/// Why a data key is not to be had.
-#[derive(Debug, thiserror::Error)]
-pub enum KeyError {
-    /// The key store does not answer; try again.
-    #[error("the key store does not answer")]
-    Unavailable(#[source] Option<Box<dyn Error + Send + Sync>>),
-    /// It is wrapped by a key that is not configured, or by another one of the
-    /// same version.
-    #[error(
-        "data key {name} cannot be opened with wrapping key {version}: give the right EXODRIVE_DATA_KEYS (older versions beside the newest)"
-    )]
-    Wrapping {
-        /// The data key.
-        name: String,
-        /// The wrapping key's version.
-        version: u32,
-    },
-    /// A record in the key store that is none.
-    #[error("data key {0} cannot be read from the key store")]
-    Malformed(String),
 }
 
 /// A data key, or what is left of it.
@@ -381,14 +362,15 @@ impl KeyStore {
     /// Stores a new key; `false` if there is one, or a tombstone.
     async fn put(&self, name: &str, key: &[u8; 32]) -> Result<bool, KeyError> {
         let (wrapped_by, wrapped) =
-            self.wrapping.wrap(name, key).ok_or_else(|| KeyError::Malformed(name.to_owned()))?;
+            self.wrapping.wrap(name, key).ok_or_else(|| KeyError::Encode(name.to_owned()))?;
         let stored = Stored::Key { wrapped_by, wrapped: BASE64.encode(wrapped) };
         self.publish(name, &stored, 0).await
     }
 
     /// Stores a record if the name's last one stands at `last`.
     async fn publish(&self, name: &str, stored: &Stored, last: u64) -> Result<bool, KeyError> {
-        let body = serde_json::to_vec(stored).map_err(unavailable)?;
+        let body = serde_json::to_vec(stored);
+        let body = body.map_err(|_| KeyError::Encode(name.to_owned()))?;
         let message = PublishMessage::build()
             .headers(HeaderMap::new())
             .payload(body.into())

@@ -5,10 +5,7 @@
 //! not valid, name a stream that does not exist, or expect another stream than
 //! the one their subject leads to.
 
-use crate::{
-    LogConfig,
-    topology::{self, ConnectError},
-};
+use crate::topology::{self, ConnectError, LogConfig};
 use async_nats::{Client, Event, HeaderMap, client::RequestErrorKind, header};
 use std::time::Duration;
 use tokio::{

@@ -1,14 +1,16 @@
 use crate::{
-    Log, codec,
-    keys::KeyError,
-    stored::{self, PULL, StoredMessage, StoredReader},
+    codec,
+    error::ReadError,
+    event::StoredMessage,
+    log::Log,
+    stored::{self, PULL, StoredReader},
 };
 use async_nats::jetstream::{
     message::StreamMessage,
     stream::{DirectGetErrorKind, LastRawMessageErrorKind},
 };
 use exodrive_domain::{Recorded, Subject};
-use std::{error::Error, time::Duration};
+use std::time::Duration;
 
 /// A consumer of one subject, which is read once, goes away by itself after this.
 const INACTIVE_FOLD: Duration = Duration::from_secs(5);
@@ -16,63 +18,6 @@ const INACTIVE_FOLD: Duration = Duration::from_secs(5);
 /// Most subjects have no more; and a consumer for each of a thousand subjects
 /// that are asked for at once is more than the server makes in time.
 const ONE_BY_ONE: usize = 8;
-
-/// Why the log could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// The server does not answer; try again.
-    #[error("the event log does not answer")]
-    Unavailable(#[source] Box<dyn Error + Send + Sync>),
-    /// The log has a hole. Nothing may be folded past it.
-    #[error(
-        "the event log has a hole: position {expected} is missing, {found} follows. Somebody has deleted events; restore the stream from a backup"
-    )]
-    Hole {
-        /// The position that should come next.
-        expected: u64,
-        /// The one that came.
-        found: u64,
-    },
-    /// A data key is missing that was not erased. Nothing may be folded past
-    /// it: the event would look as if its person had been erased.
-    #[error(
-        "data key {key} of the event at position {position} is missing, and was not erased: restore stream EXODRIVE_KEYS from a backup"
-    )]
-    KeyMissing {
-        /// The event.
-        position: u64,
-        /// The key's name.
-        key: String,
-    },
-    /// An encrypted event is not what was appended.
-    #[error(
-        "the event at position {position} is not what was appended: key {key} does not open it. Somebody has changed the log; `exodrive audit verify --live` says more"
-    )]
-    Changed {
-        /// The event.
-        position: u64,
-        /// The key's name.
-        key: String,
-    },
-    /// The key store holds what these settings cannot open.
-    #[error(transparent)]
-    Key(KeyError),
-}
-
-impl From<KeyError> for ReadError {
-    fn from(error: KeyError) -> Self {
-        match error {
-            KeyError::Unavailable(_) => Self::unavailable(error),
-            error => Self::Key(error),
-        }
-    }
-}
-
-impl ReadError {
-    pub(crate) fn unavailable(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::Unavailable(error.into())
-    }
-}
 
 /// Consecutive events, and how many wait behind them.
 #[derive(Debug, Default)]
@@ -138,6 +83,15 @@ impl Log {
             Some(message) => Ok(Some(self.decode_stored(message).await?)),
             None => Ok(None),
         }
+    }
+
+    /// The position of the newest event; 0 when there is none.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn last_position(&self) -> Result<u64, ReadError> {
+        let info = self.stream.get_info().await.map_err(ReadError::unavailable)?;
+        Ok(info.state.last_sequence)
     }
 
     /// The position of the last event of a subject; `None` if it has none.
@@ -244,7 +198,7 @@ impl Reader {
     /// was.
     ///
     /// # Errors
-    /// [`ReadError`]; all but [`ReadError::Unavailable`] are final.
+    /// [`ReadError`]; one that is no [`ReadError::outage`] is final.
     pub async fn next_batch(&mut self, limit: usize, wait: Duration) -> Result<Batch, ReadError> {
         self.stored.seek(self.next);
         let batch = self.stored.next_batch(limit, wait).await?;

@@ -5,7 +5,8 @@
 //! for a while.
 
 use ::redis::{
-    Client, Cmd, FromRedisValue, RedisError as ClientError, ScriptInvocation,
+    Client, Cmd, ErrorKind, FromRedisValue, RedisError as ClientError, ScriptInvocation,
+    ServerErrorKind,
     aio::{ConnectionManager, ConnectionManagerConfig, PubSub},
 };
 use std::{
@@ -41,9 +42,39 @@ pub enum RedisError {
     /// It did not answer in time.
     #[error("Redis did not answer in {} ms", PATIENCE.as_millis())]
     TimedOut,
-    /// It answered with an error, or the connection broke.
+    /// The connection broke, or Redis is not ready to answer.
     #[error("Redis failed")]
-    Failed(#[from] ClientError),
+    Failed(#[source] ClientError),
+    /// It answered, and refused the command: the same command fails again.
+    #[error("Redis refused a command")]
+    Refused(#[source] ClientError),
+}
+
+impl RedisError {
+    /// Whether Redis is out: it may answer the same command later.
+    pub fn is_outage(&self) -> bool {
+        !matches!(self, Self::Refused(_))
+    }
+}
+
+impl From<ClientError> for RedisError {
+    fn from(error: ClientError) -> Self {
+        let permanent = match error.kind() {
+            ErrorKind::AuthenticationFailed
+            | ErrorKind::InvalidClientConfig
+            | ErrorKind::UnexpectedReturnType
+            | ErrorKind::Server(
+                ServerErrorKind::ResponseError
+                | ServerErrorKind::ExecAbort
+                | ServerErrorKind::NoScript
+                | ServerErrorKind::NoPerm,
+            ) => true,
+            ErrorKind::Extension => error.code() == Some("WRONGTYPE"),
+            // Loading, failing over, out of memory, read-only: it may pass.
+            _ => false,
+        };
+        if permanent { Self::Refused(error) } else { Self::Failed(error) }
+    }
 }
 
 impl Redis {
@@ -111,10 +142,30 @@ impl Redis {
             Ok(answer) => answer.map_err(RedisError::from),
             Err(_) => Err(RedisError::TimedOut),
         };
-        if outcome.is_err() {
+        // One that answers is not left alone for what it refused.
+        if outcome.as_ref().is_err_and(RedisError::is_outage) {
             let rest = u64::try_from(REST.as_millis()).unwrap_or(u64::MAX);
             self.rests_until_ms.store(now() + rest, Ordering::Relaxed);
         }
         outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_redis_refuses_is_no_outage() {
+        for (kind, outage) in [
+            (ErrorKind::Io, true),
+            (ErrorKind::Server(ServerErrorKind::BusyLoading), true),
+            (ErrorKind::Server(ServerErrorKind::ResponseError), false),
+            (ErrorKind::UnexpectedReturnType, false),
+        ] {
+            let error = RedisError::from(ClientError::from((kind, "a test")));
+            assert_eq!(error.is_outage(), outage, "{error:?}");
+        }
+        assert!(RedisError::TimedOut.is_outage() && RedisError::Resting.is_outage());
     }
 }

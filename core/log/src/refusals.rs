@@ -3,19 +3,18 @@
 //! delivery is missing.
 
 use crate::{
-    Log, ReadError,
-    topology::{REFUSALS_STREAM, REFUSALS_SUBJECT},
+    error::ReadError,
+    log::Log,
+    names::{REFUSALS_STREAM, REFUSALS_SUBJECT},
 };
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use chrono::{DateTime, Utc};
 use exodrive_domain::time::serde_micros;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
-use std::{sync::Arc, time::Duration};
-use tokio::{sync::Semaphore, time::timeout};
+use std::time::Duration;
+use tokio::time::timeout;
 
-/// Refusals on their way to the server at a time, at most.
-const IN_FLIGHT: usize = 64;
 /// Read at a time.
 const PULL: usize = 1_000;
 /// A consumer that nobody reads goes away by itself after this.
@@ -59,16 +58,6 @@ fn is_message_id(text: &str) -> bool {
     text.strip_prefix("msg_").is_some_and(|rest| {
         (1..=64).contains(&rest.len()) && rest.bytes().all(|b| b.is_ascii_alphanumeric())
     })
-}
-
-/// What may be on its way at once.
-#[derive(Clone)]
-pub(crate) struct Refusing(Arc<Semaphore>);
-
-impl Default for Refusing {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(IN_FLIGHT)))
-    }
 }
 
 impl Log {

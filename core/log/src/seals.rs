@@ -1,7 +1,11 @@
 //! The newest signed checkpoint, kept beside the log, so that a database that
 //! has lost its seals cannot lead to a checkpoint that contradicts it.
 
-use crate::{Log, append::AppendError, read::ReadError, topology::SEALS_STREAM};
+use crate::{
+    error::{AppendError, ReadError},
+    log::Log,
+    names::SEALS_STREAM,
+};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 
 const CHECKPOINT: &str = "exo-seals.checkpoint";
@@ -27,11 +31,7 @@ impl Log {
     /// When the server does not acknowledge it.
     pub async fn keep_checkpoint(&self, note: &str) -> Result<(), AppendError> {
         let sent = self.context.publish(CHECKPOINT, note.to_owned().into());
-        sent.await.map_err(unavailable)?.await.map_err(unavailable)?;
+        sent.await?.await?;
         Ok(())
     }
-}
-
-fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> AppendError {
-    AppendError::Unavailable(Some(Box::new(error)))
 }

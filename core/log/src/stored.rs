@@ -1,15 +1,13 @@
 //! The log as it is stored: what the server holds, byte for byte, before
 //! anything is decoded. Seals and proofs are made of this.
 
-use crate::{Log, read::ReadError, topology::STREAM, wire};
+use crate::{error::ReadError, event::StoredMessage, log::Log, names::STREAM, wire};
 use async_nats::jetstream::{
     Message,
     consumer::{AckPolicy, DeliverPolicy, pull},
     message::StreamMessage,
     stream::DirectGetErrorKind,
 };
-use bytes::Bytes;
-use chrono::{DateTime, Utc};
 use futures::{FutureExt, StreamExt};
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -27,21 +25,6 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// (<https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-31.md>).
 const ADDED_BY_DIRECT_GET: [&str; 4] =
     ["Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp"];
-
-/// A message of the log as the server holds it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct StoredMessage {
-    /// Its sequence in the stream.
-    pub position: u64,
-    /// When the server stored it; exact to the nanosecond.
-    pub stored_at: DateTime<Utc>,
-    /// Its subject.
-    pub subject: String,
-    /// Every header, sorted by name; the values of one name in stored order.
-    pub headers: Vec<(String, String)>,
-    /// The stored bytes.
-    pub body: Bytes,
-}
 
 /// Consecutive messages, and how many wait behind them.
 #[derive(Debug, Default)]

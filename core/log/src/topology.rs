@@ -2,10 +2,14 @@
 //! everybody at start.
 
 use crate::{
-    Log,
     clock::LogClock,
-    keys::{KeyError, KeyStore, WrappingKeys},
-    refusals::Refusing,
+    error::KeyError,
+    keys::{KeyStore, WrappingKeys},
+    log::{Log, Refusing},
+    names::{
+        CANARY_STREAM, CANARY_SUBJECT, KEYS_STREAM, KEYS_SUBJECTS, REFUSALS_STREAM,
+        REFUSALS_SUBJECTS, SEALS_STREAM, SEALS_SUBJECTS, STREAM,
+    },
 };
 use async_nats::{
     ConnectOptions, ServerAddr, ServerInfo,
@@ -18,31 +22,6 @@ use async_nats::{
 use exodrive_domain::LOG_SUBJECTS;
 use std::{error::Error, fmt, time::Duration};
 use tokio::time::Instant;
-
-/// The log's stream.
-pub const STREAM: &str = "EXODRIVE";
-/// The stream that readiness writes to, apart from the log.
-pub const CANARY_STREAM: &str = "EXODRIVE_CANARY";
-/// Its subject.
-pub(crate) const CANARY_SUBJECT: &str = "exo-canary";
-/// Wrapped data keys, and the tombstones of those that were destroyed. Its
-/// messages can be deleted: an erasure does.
-pub const KEYS_STREAM: &str = "EXODRIVE_KEYS";
-/// Its subjects.
-pub const KEYS_SUBJECTS: &str = "exo-keys.>";
-/// What they begin with.
-pub(crate) const KEYS_PREFIX: &str = "exo-keys";
-/// The last signed checkpoint; each subject keeps its last message only.
-pub const SEALS_STREAM: &str = "EXODRIVE_SEALS";
-/// Its subjects.
-pub const SEALS_SUBJECTS: &str = "exo-seals.>";
-/// Webhooks that were refused, without personal data; the oldest go after
-/// 90 days, or when there are a million.
-pub const REFUSALS_STREAM: &str = "EXODRIVE_REFUSALS";
-/// Its subjects.
-pub const REFUSALS_SUBJECTS: &str = "exo-refusals.>";
-/// The subject of those of Resend.
-pub(crate) const REFUSALS_SUBJECT: &str = "exo-refusals.resend";
 
 const REFUSALS_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 const MOST_REFUSALS: i64 = 1_000_000;
@@ -133,9 +112,40 @@ pub enum ConnectError {
     Keys(#[from] KeyError),
 }
 
+impl Log {
+    /// Connects as the operator, makes the streams that are missing, checks
+    /// what is there, and changes none of it.
+    ///
+    /// # Errors
+    /// As [`Log::connect`], and when this user may not make streams.
+    pub async fn prepare(config: &LogConfig) -> Result<Self, ConnectError> {
+        prepare(config).await
+    }
+
+    /// Connects and checks what is there. Waits up to [`LogConfig::patience`]
+    /// for the streams to be made ([`Log::prepare`]).
+    ///
+    /// # Errors
+    /// When the server cannot be reached within that time, is too old, has no
+    /// streams, or runs with a setting that could lose or change an event; the
+    /// error names the setting.
+    pub async fn connect(config: &LogConfig) -> Result<Self, ConnectError> {
+        connect(config).await
+    }
+
+    /// Connects to read: makes nothing and checks no setting but the server's
+    /// version. Waits up to [`LogConfig::patience`] for the stream to be made.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, is too old, or has no log.
+    pub async fn open(config: &LogConfig) -> Result<Self, ConnectError> {
+        open(config).await
+    }
+}
+
 /// Makes the streams that are missing, and checks all of them; for the user
 /// who may.
-pub(crate) async fn prepare(config: &LogConfig) -> Result<Log, ConnectError> {
+async fn prepare(config: &LogConfig) -> Result<Log, ConnectError> {
     let context = context(config).await?;
     check_sync(config).await?;
     for wanted in streams(config) {
@@ -150,7 +160,7 @@ pub(crate) async fn prepare(config: &LogConfig) -> Result<Log, ConnectError> {
 }
 
 /// As [`prepare`], for those who may not make what is missing.
-pub(crate) async fn connect(config: &LogConfig) -> Result<Log, ConnectError> {
+async fn connect(config: &LogConfig) -> Result<Log, ConnectError> {
     let context = context(config).await?;
     check_sync(config).await?;
     for wanted in streams(config) {
@@ -163,7 +173,7 @@ pub(crate) async fn connect(config: &LogConfig) -> Result<Log, ConnectError> {
 
 /// As [`connect`], for those who only read: leaves judging the settings to
 /// those who write.
-pub(crate) async fn open(config: &LogConfig) -> Result<Log, ConnectError> {
+async fn open(config: &LogConfig) -> Result<Log, ConnectError> {
     let context = context(config).await?;
     let stream = find(&context, STREAM, config.patience).await?;
     log(config, context, stream).await

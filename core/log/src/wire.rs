@@ -1,7 +1,7 @@
 //! The envelope as message headers: CloudEvents 1.0, binary mode
 //! (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/nats-protocol-binding.md>).
 
-use crate::StoredMessage;
+use crate::event::StoredMessage;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};

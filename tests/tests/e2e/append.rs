@@ -1,9 +1,12 @@
 //! The guarded append: of those who decide on the same state, one is stored.
 
-use exodrive_domain::{Envelope, Subject};
-use exodrive_log::{AppendError, Appended, Log, LogConfig, NewEvent};
+use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
+use exodrive_domain::{Envelope, Subject, WEBHOOK_RECEIVED};
+use exodrive_log::{
+    AppendError, Appended, KeyError, Log, LogConfig, NewEvent, ReadError, WrappingKeys,
+};
 use exodrive_runtime::services::{Options, PrivateServices};
-use exodrive_tests::wrapping_keys;
+use exodrive_tests::{DATA_KEYS, wrapping_keys};
 use std::time::Duration;
 
 async fn log() -> (PrivateServices, Log, tempfile::TempDir) {
@@ -21,20 +24,24 @@ pub(crate) async fn start(redis: Option<String>) -> (PrivateServices, Log, tempf
     })
     .await
     .unwrap();
-    let config = LogConfig {
-        url: services.urls().nats_operator.clone(),
+    let config = config(&services, wrapping_keys());
+    let operators = LogConfig { url: services.urls().nats_operator.clone(), ..config.clone() };
+    Log::prepare(&operators).await.unwrap();
+    let log = Log::connect(&config).await.unwrap();
+    (services, log, folder)
+}
+
+fn config(services: &PrivateServices, keys: WrappingKeys) -> LogConfig {
+    LogConfig {
+        url: services.urls().nats.clone(),
         monitor_url: None,
         require_sync: false,
         duplicate_window: Duration::from_secs(60),
         replicas: 1,
         ack_timeout: Duration::from_secs(2),
         patience: Duration::from_secs(10),
-        keys: wrapping_keys(),
-    };
-    Log::prepare(&config).await.unwrap();
-    let config = LogConfig { url: services.urls().nats.clone(), ..config };
-    let log = Log::connect(&config).await.unwrap();
-    (services, log, folder)
+        keys,
+    }
 }
 
 pub(crate) fn decision(email: &str, id: &str) -> NewEvent {
@@ -198,4 +205,51 @@ async fn the_logs_clock_advances_and_is_right() {
     assert!(away < chrono::TimeDelta::milliseconds(250), "{away}");
     tokio::time::sleep(Duration::from_millis(20)).await;
     assert!(log.now() - last >= chrono::TimeDelta::milliseconds(20));
+}
+
+/// A delivery, which is encrypted with a key of its email.
+fn received(email: &str, id: &str) -> NewEvent {
+    let event = decision(email, id);
+    let envelope = Envelope { kind: WEBHOOK_RECEIVED.to_owned(), ..event.envelope };
+    NewEvent { envelope, ..event }
+}
+
+#[tokio::test]
+async fn an_event_that_is_too_large_is_no_outage() {
+    let (_services, log, _folder) = log().await;
+    let large = |email: &str| NewEvent { body: vec![b' '; 3 << 20].into(), ..decision(email, "a") };
+    let small = |email: &str| (decision(email, "b"), 0);
+    let mut outcomes = vec![
+        log.append_fact(&large("em-1")).await.map(|_| ()),
+        log.append_decision(&large("em-1"), 0).await.map(|_| ()),
+    ];
+    for place in 0..3 {
+        let mut batch = vec![small("em-1"), small("em-2")];
+        batch.insert(place, (large("em-3"), 0));
+        outcomes.push(log.append_batch(&batch).await.map(|_| ()));
+    }
+    for outcome in outcomes {
+        assert!(matches!(outcome, Err(AppendError::TooLarge)), "{outcome:?}");
+    }
+    assert_eq!(log.last_position().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_wrapping_key_that_is_not_configured_is_no_outage() {
+    let (services, log, _folder) = log().await;
+    let newer = format!("{DATA_KEYS},9:{}", BASE64.encode([9; 32]));
+    let theirs = config(&services, WrappingKeys::parse(&newer).unwrap());
+    let theirs = Log::connect(&theirs).await.unwrap();
+    theirs.append_fact(&received("em-1", "first")).await.unwrap();
+    let outcome = log.append_fact(&received("em-1", "second")).await;
+    let Err(error @ AppendError::Key(KeyError::Wrapping { version: 9, .. })) = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(error.outage(), None);
+    let outcome = log.history(&received("em-1", "first").subject).await;
+    let Err(error @ ReadError::Key(KeyError::Wrapping { version: 9, .. })) = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(error.outage(), None);
+    theirs.append_fact(&received("em-1", "second")).await.unwrap();
 }

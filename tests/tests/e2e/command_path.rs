@@ -2,7 +2,7 @@
 //! the same time, a decision rests on the log.
 
 use crate::append::{decision, start};
-use exodrive_domain::{Event, Subject};
+use exodrive_domain::{Envelope, KnownEvent, Subject, WEBHOOK_RECEIVED};
 use exodrive_log::{
     AppendError, ClaimError, CommandError, Commands, DecisionState, Log, NewEvent, redis::Redis,
 };
@@ -29,8 +29,8 @@ impl DecisionState for Purse {
     const NAME: &'static str = "test-purse";
     const VERSION: u32 = 3;
 
-    fn evolve(&mut self, event: &Event<'_>) {
-        let amount: i64 = serde_json::from_slice(&event.recorded.body).unwrap();
+    fn evolve(&mut self, event: &KnownEvent<'_>) {
+        let amount: i64 = serde_json::from_slice(&event.event().recorded.body).unwrap();
         self.balance += amount;
         self.events += 1;
     }
@@ -43,8 +43,14 @@ fn purse(name: &str) -> Subject {
     Subject::Email(name.parse().unwrap())
 }
 
+/// A command appends only what its own release can read.
+fn known(body: String, event: NewEvent) -> NewEvent {
+    let envelope = Envelope { kind: WEBHOOK_RECEIVED.to_owned(), ..event.envelope };
+    NewEvent { body: body.into(), envelope, ..event }
+}
+
 fn change(name: &str, id: &str, amount: i64) -> NewEvent {
-    NewEvent { body: amount.to_string().into(), ..decision(name, id) }
+    known(amount.to_string(), decision(name, id))
 }
 
 /// Takes one out, if there is one.
@@ -379,8 +385,7 @@ async fn a_panic_in_a_decision_leaves_the_subject_usable() {
     // A body that the fold cannot read: it panics after the append.
     let panicking = commands.clone();
     let task = tokio::spawn(async move {
-        let decide =
-            |_: &Purse| Ok::<_, Infallible>(NewEvent { body: "?".into(), ..decision("q", "bad") });
+        let decide = |_: &Purse| Ok::<_, Infallible>(known("?".to_owned(), decision("q", "bad")));
         panicking.execute(&purse("q"), decide).await.map(|_| ())
     });
     assert!(task.await.unwrap_err().is_panic());

@@ -47,6 +47,7 @@ mod steps;
 mod telemetry;
 mod time_travel;
 mod topology;
+mod two_releases;
 mod varied;
 mod verify;
 mod webhook;

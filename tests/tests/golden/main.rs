@@ -14,16 +14,7 @@
 mod samples;
 
 use chrono::{DateTime, TimeDelta};
-use exodrive_domain::{
-    DECISION_VERSION, Delivery, EMAIL_IMPORTED, Envelope, Recorded, Subject, WEBHOOK_RECEIVED,
-    WEBHOOK_RECEIVED_VERSION,
-    access::ACCESS_RECORDED,
-    booking::{BlockChange, BookingChange},
-    erasure::{ErasureChange, HoldChange},
-    fleet::FleetChange,
-    operation::Operation,
-    time,
-};
+use exodrive_domain::{Delivery, Envelope, Recorded, Subject, WEBHOOK_RECEIVED, event_types, time};
 use exodrive_projections::{Projection, for_each_projection};
 use exodrive_tests::{fixtures, fold};
 use serde_json::{Map, Value, json};
@@ -35,13 +26,7 @@ use std::{
 
 /// Every type with its newest version.
 fn released() -> Vec<(&'static str, u32)> {
-    let decided = FleetChange::KINDS.iter().chain(BookingChange::KINDS);
-    let decided = decided.chain(&BlockChange::KINDS).chain(&Operation::KINDS);
-    let decided = decided.chain(&ErasureChange::KINDS).chain(&HoldChange::KINDS);
-    std::iter::once((WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION))
-        .chain([(EMAIL_IMPORTED, DECISION_VERSION), (ACCESS_RECORDED, DECISION_VERSION)])
-        .chain(decided.map(|kind| (*kind, DECISION_VERSION)))
-        .collect()
+    event_types().collect()
 }
 
 fn folder() -> PathBuf {

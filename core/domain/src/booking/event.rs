@@ -8,6 +8,7 @@ use crate::{
 };
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantNames};
 
 /// Something that became of a booking, on `exo.booking.<car id>`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,7 +32,8 @@ pub struct BookingEvent {
 }
 
 /// What became of a booking. Each carries the whole change.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "snake_case", prefix = "exodrive.booking.")]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it")]
 #[expect(clippy::large_enum_variant, reason = "one is held for a moment, never many")]
@@ -143,51 +145,14 @@ pub enum BookingChange {
     },
 }
 
-macro_rules! kinds {
-    ($($variant:ident $name:literal)*) => {
-        impl BookingChange {
-            /// The event's type (`ce-type`).
-            pub fn kind(&self) -> &'static str {
-                match self {
-                    $(Self::$variant { .. } => concat!("exodrive.booking.", $name),)*
-                }
-            }
+impl BookingChange {
+    /// Every type (`ce-type`).
+    pub const KINDS: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
 
-            /// Every type.
-            pub const KINDS: &'static [&'static str] =
-                &[$(concat!("exodrive.booking.", $name)),*];
-        }
-    };
-}
-
-kinds! {
-    Held "held"
-    Expired "expired"
-    Cancelled "cancelled"
-    NotShown "not_shown"
-    Rescheduled "rescheduled"
-    Extended "extended"
-    MovedOut "moved_out"
-    MovedIn "moved_in"
-    PaymentAuthorized "payment_authorized"
-    PaymentCaptured "payment_captured"
-    PaymentFailed "payment_failed"
-    PaymentVoided "payment_voided"
-    PaymentRefunded "payment_refunded"
-    ContractSent "contract_sent"
-    ContractViewed "contract_viewed"
-    ContractSigned "contract_signed"
-    ContractDeclined "contract_declined"
-    PickedUp "picked_up"
-    Returned "returned"
-    Completed "completed"
-    Disputed "disputed"
-    DisputeResolved "dispute_resolved"
-    NoteAdded "note_added"
-    CustomerChanged "customer_changed"
-    LinkIssued "link_issued"
-    Imported "imported"
-    HistoryImported "history_imported"
+    /// The event's type (`ce-type`).
+    pub fn kind(&self) -> &'static str {
+        self.into()
+    }
 }
 
 /// Who rents.
@@ -238,7 +203,8 @@ pub struct BlockEvent {
 }
 
 /// What became of a block.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "snake_case", prefix = "exodrive.calendar.")]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum BlockChange {
@@ -253,15 +219,11 @@ pub enum BlockChange {
 }
 
 impl BlockChange {
+    /// Every type (`ce-type`).
+    pub const KINDS: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
+
     /// The event's type (`ce-type`).
     pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Blocked { .. } => "exodrive.calendar.blocked",
-            Self::Unblocked {} => "exodrive.calendar.unblocked",
-        }
+        self.into()
     }
-
-    /// Every type.
-    pub const KINDS: [&'static str; 2] =
-        ["exodrive.calendar.blocked", "exodrive.calendar.unblocked"];
 }

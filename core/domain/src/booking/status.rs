@@ -4,11 +4,28 @@
 use super::Booking;
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
-use std::{fmt, str::FromStr};
+use strum::{Display, EnumString, IntoStaticStr, VariantArray, VariantNames};
 
 /// Where a booking stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    Display,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+    VariantNames,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case", parse_err_ty = StatusError, parse_err_fn = StatusError::of)]
 pub enum Status {
     /// The days are held for a while; nothing is paid.
     PendingPayment,
@@ -31,8 +48,9 @@ pub enum Status {
 }
 
 /// How the payment stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum PaymentStatus {
     Pending,
@@ -44,8 +62,9 @@ pub enum PaymentStatus {
 }
 
 /// How the contract stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum ContractStatus {
     #[default]
@@ -58,7 +77,8 @@ pub enum ContractStatus {
 
 /// What can be done with a booking. The name is the last part of its path:
 /// `POST /v1/bookings/{id}/pick-up`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "kebab-case")]
 #[expect(missing_docs, reason = "see Action::effect")]
 pub enum Action {
     AuthorizePayment,
@@ -81,8 +101,11 @@ pub enum Action {
     Extend,
     Move,
     Expire,
+    #[strum(to_string = "notes")]
     AddNote,
+    #[strum(to_string = "customer")]
     ChangeCustomer,
+    #[strum(to_string = "access-link")]
     IssueLink,
 }
 
@@ -91,31 +114,13 @@ use Status as S;
 
 impl Status {
     /// Every status, in the order of a booking's life.
-    pub const ALL: [Self; 9] = [
-        S::PendingPayment,
-        S::PendingContract,
-        S::Upcoming,
-        S::Active,
-        S::Returned,
-        S::Completed,
-        S::Cancelled,
-        S::Expired,
-        S::Disputed,
-    ];
+    pub const ALL: &'static [Self] = <Self as VariantArray>::VARIANTS;
+    /// The names of them, in the same order.
+    pub const NAMES: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
 
     /// The status as it stands in JSON.
     pub fn name(self) -> &'static str {
-        match self {
-            S::PendingPayment => "pending_payment",
-            S::PendingContract => "pending_contract",
-            S::Upcoming => "upcoming",
-            S::Active => "active",
-            S::Returned => "returned",
-            S::Completed => "completed",
-            S::Cancelled => "cancelled",
-            S::Expired => "expired",
-            S::Disputed => "disputed",
-        }
+        self.into()
     }
 
     /// What it means, for people.
@@ -142,85 +147,24 @@ impl Status {
 impl PaymentStatus {
     /// The status as it stands in JSON.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Authorized => "authorized",
-            Self::Captured => "captured",
-            Self::Refunded => "refunded",
-            Self::Voided => "voided",
-            Self::Failed => "failed",
-        }
+        self.into()
     }
 }
 
 impl ContractStatus {
     /// The status as it stands in JSON.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::NotSent => "not_sent",
-            Self::Sent => "sent",
-            Self::Viewed => "viewed",
-            Self::Signed => "signed",
-            Self::Declined => "declined",
-        }
+        self.into()
     }
 }
 
 impl Action {
     /// Every action.
-    pub const ALL: [Self; 23] = [
-        A::AuthorizePayment,
-        A::CapturePayment,
-        A::FailPayment,
-        A::VoidPayment,
-        A::RefundPayment,
-        A::SendContract,
-        A::ViewContract,
-        A::SignContract,
-        A::DeclineContract,
-        A::PickUp,
-        A::Return,
-        A::Complete,
-        A::Cancel,
-        A::NoShow,
-        A::Dispute,
-        A::ResolveDispute,
-        A::Reschedule,
-        A::Extend,
-        A::Move,
-        A::Expire,
-        A::AddNote,
-        A::ChangeCustomer,
-        A::IssueLink,
-    ];
+    pub const ALL: &'static [Self] = <Self as VariantArray>::VARIANTS;
 
     /// Its name in paths and in `allowed_actions`.
     pub fn name(self) -> &'static str {
-        match self {
-            A::AuthorizePayment => "authorize-payment",
-            A::CapturePayment => "capture-payment",
-            A::FailPayment => "fail-payment",
-            A::VoidPayment => "void-payment",
-            A::RefundPayment => "refund-payment",
-            A::SendContract => "send-contract",
-            A::ViewContract => "view-contract",
-            A::SignContract => "sign-contract",
-            A::DeclineContract => "decline-contract",
-            A::PickUp => "pick-up",
-            A::Return => "return",
-            A::Complete => "complete",
-            A::Cancel => "cancel",
-            A::NoShow => "no-show",
-            A::Dispute => "dispute",
-            A::ResolveDispute => "resolve-dispute",
-            A::Reschedule => "reschedule",
-            A::Extend => "extend",
-            A::Move => "move",
-            A::Expire => "expire",
-            A::AddNote => "notes",
-            A::ChangeCustomer => "customer",
-            A::IssueLink => "access-link",
-        }
+        self.into()
     }
 
     /// The statuses in which it can be done.
@@ -269,7 +213,7 @@ impl Action {
             A::Dispute => &[S::Active, S::Returned, S::Completed],
             A::ResolveDispute => &[S::Disputed],
             A::Extend => &[S::PendingPayment, S::PendingContract, S::Upcoming, S::Active],
-            A::AddNote | A::ChangeCustomer | A::IssueLink => &S::ALL,
+            A::AddNote | A::ChangeCustomer | A::IssueLink => S::ALL,
         }
     }
 
@@ -371,15 +315,15 @@ pub enum Refused {
 /// zone.
 pub fn allowed(booking: &Booking, today: NaiveDate) -> Vec<Action> {
     let possible = |action: &Action| action.check(booking, today).is_ok();
-    Action::ALL.into_iter().filter(|action| *action != A::Expire).filter(possible).collect()
+    Action::ALL.iter().copied().filter(|it| *it != A::Expire).filter(possible).collect()
 }
 
 /// The state machine as a page in Markdown.
 pub fn table() -> String {
     let mut page = String::from("| status | means | can be done |\n| --- | --- | --- |\n");
-    for status in Status::ALL {
+    for &status in Status::ALL {
         let actions: Vec<_> = Action::ALL
-            .into_iter()
+            .iter()
             .filter(|action| action.from().len() < Status::ALL.len())
             .filter(|action| action.from().contains(&status))
             .map(|action| format!("`{}`", action.name()))
@@ -388,7 +332,7 @@ pub fn table() -> String {
         page.push_str(&format!("| `{}` | {} | {actions} |\n", status.name(), status.meaning()));
     }
     page.push_str("\n| action | from | then | by |\n| --- | --- | --- | --- |\n");
-    for action in Action::ALL {
+    for &action in Action::ALL {
         let from: Vec<_> = action.from().iter().map(|status| status.name()).collect();
         let from = if from.len() == Status::ALL.len() { "any".to_owned() } else { from.join(", ") };
         let by = match action {
@@ -406,17 +350,8 @@ pub fn table() -> String {
 #[error("{0:?} is no status of a booking")]
 pub struct StatusError(String);
 
-impl FromStr for Status {
-    type Err = StatusError;
-
-    fn from_str(text: &str) -> Result<Self, StatusError> {
-        let known = Self::ALL.into_iter().find(|status| status.name() == text);
-        known.ok_or_else(|| StatusError(text.to_owned()))
-    }
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+impl StatusError {
+    fn of(text: &str) -> Self {
+        Self(text.to_owned())
     }
 }

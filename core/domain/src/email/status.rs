@@ -1,5 +1,6 @@
 use super::ReportKind;
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantArray};
 
 /// Where an email stands. The order of the variants is the order of rank: the
 /// status of an email is the greatest ever reported for it, and nothing lowers
@@ -7,8 +8,22 @@ use serde::{Deserialize, Serialize};
 ///
 /// The names are those of Resend's `last_event`
 /// (<https://resend.com/docs/dashboard/webhooks/event-types>).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    IntoStaticStr,
+    VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Status {
     /// Inbound mail. Ranks below all: an outbound mail is never "received".
     Received,
@@ -23,6 +38,7 @@ pub enum Status {
     /// The receiving server refused it for now; Resend still tries.
     DeliveryDelayed,
     /// A bounce that may pass: `Transient`, `Temporary` or `Undetermined`.
+    #[strum(to_string = "bounced")]
     SoftBounced,
     /// The receiving server took it.
     Delivered,
@@ -42,40 +58,11 @@ pub enum Status {
 
 impl Status {
     /// Every status, lowest rank first.
-    pub const ALL: [Self; 14] = [
-        Self::Received,
-        Self::Queued,
-        Self::Scheduled,
-        Self::Canceled,
-        Self::Sent,
-        Self::DeliveryDelayed,
-        Self::SoftBounced,
-        Self::Delivered,
-        Self::Opened,
-        Self::Clicked,
-        Self::Suppressed,
-        Self::Failed,
-        Self::Bounced,
-        Self::Complained,
-    ];
+    pub const ALL: &'static [Self] = <Self as VariantArray>::VARIANTS;
 
     /// The name that readers see. Both bounces are `bounced`.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Received => "received",
-            Self::Queued => "queued",
-            Self::Scheduled => "scheduled",
-            Self::Canceled => "canceled",
-            Self::Sent => "sent",
-            Self::DeliveryDelayed => "delivery_delayed",
-            Self::SoftBounced | Self::Bounced => "bounced",
-            Self::Delivered => "delivered",
-            Self::Opened => "opened",
-            Self::Clicked => "clicked",
-            Self::Suppressed => "suppressed",
-            Self::Failed => "failed",
-            Self::Complained => "complained",
-        }
+        self.into()
     }
 
     /// What a report says of the mail's status; `None` for one of a type that

@@ -1,5 +1,6 @@
 use crate::{id::CarId, price::PriceList};
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantNames};
 
 /// Something that became of a car, on `exo.fleet.<car id>`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -15,7 +16,8 @@ pub struct FleetEvent {
 }
 
 /// What became of a car. The whole of what changed, not a difference.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "snake_case", prefix = "exodrive.car.")]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum FleetChange {
@@ -47,37 +49,13 @@ pub enum FleetChange {
 }
 
 impl FleetChange {
+    /// Every type (`ce-type`).
+    pub const KINDS: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
+
     /// The event's type (`ce-type`).
     pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Added { .. } => "exodrive.car.added",
-            Self::Described { .. } => "exodrive.car.described",
-            Self::Priced { .. } => "exodrive.car.priced",
-            Self::ImagesSet { .. } => "exodrive.car.images_set",
-            Self::Listed {} => "exodrive.car.listed",
-            Self::Hidden {} => "exodrive.car.hidden",
-            Self::Featured {} => "exodrive.car.featured",
-            Self::Unfeatured {} => "exodrive.car.unfeatured",
-            Self::Archived { .. } => "exodrive.car.archived",
-            Self::Restored {} => "exodrive.car.restored",
-            Self::SlugClaimed { .. } => "exodrive.car.slug_claimed",
-        }
+        self.into()
     }
-
-    /// Every type.
-    pub const KINDS: [&'static str; 11] = [
-        "exodrive.car.added",
-        "exodrive.car.described",
-        "exodrive.car.priced",
-        "exodrive.car.images_set",
-        "exodrive.car.listed",
-        "exodrive.car.hidden",
-        "exodrive.car.featured",
-        "exodrive.car.unfeatured",
-        "exodrive.car.archived",
-        "exodrive.car.restored",
-        "exodrive.car.slug_claimed",
-    ];
 }
 
 /// What a car is.

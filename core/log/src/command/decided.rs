@@ -1,8 +1,8 @@
 //! The states that the domain decides on.
 
-use crate::DecisionState;
+use super::state::DecisionState;
 use exodrive_domain::{
-    Event, Payload,
+    KnownEvent, Payload,
     booking::Calendar,
     fleet::{self, Car},
 };
@@ -16,7 +16,8 @@ impl DecisionState for CarState {
     const NAME: &'static str = "car";
     const VERSION: u32 = 1;
 
-    fn evolve(&mut self, event: &Event<'_>) {
+    fn evolve(&mut self, event: &KnownEvent<'_>) {
+        let event = event.event();
         if let Payload::Fleet(change) = event.payload {
             self.0 = fleet::evolve(self.0.take(), change, event.recorded);
         }
@@ -27,7 +28,7 @@ impl DecisionState for Calendar {
     const NAME: &'static str = "calendar";
     const VERSION: u32 = 1;
 
-    fn evolve(&mut self, event: &Event<'_>) {
-        Calendar::evolve(self, event);
+    fn evolve(&mut self, event: &KnownEvent<'_>) {
+        Calendar::evolve(self, &event.event());
     }
 }

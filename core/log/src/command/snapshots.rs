@@ -1,12 +1,14 @@
 //! Copies of states in Redis, for other processes and for the next start.
 
 use super::{
-    DecisionState, Loaded,
+    state::{DecisionState, Loaded},
     states::{Key, States},
 };
 use crate::redis::{Redis, RedisError};
 use ::redis::{Cmd, Script};
 use chrono::{DateTime, Utc};
+use exodrive_domain::event_types;
+use ring::digest::{SHA256, digest};
 use std::{
     collections::HashMap,
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
@@ -40,6 +42,19 @@ static WRITE: LazyLock<Script> = LazyLock::new(|| {
         end",
     )
 });
+
+/// Names what this release reads: every type of event and its newest version.
+/// It stands in the key of a snapshot. A release that reads other events folds
+/// for itself, so no snapshot hides an event from it: neither one that the
+/// writer skipped, nor one that the writer understood and the reader does not.
+static READS: LazyLock<String> = LazyLock::new(|| reads(event_types()));
+
+fn reads<'a>(types: impl Iterator<Item = (&'a str, u32)>) -> String {
+    let mut types: Vec<_> = types.map(|(kind, version)| format!("{kind} {version}\n")).collect();
+    types.sort_unstable();
+    let digest = digest(&SHA256, types.concat().as_bytes());
+    hex::encode(&digest.as_ref()[..8])
+}
 
 /// The snapshots of the states that this process keeps.
 #[derive(Clone)]
@@ -121,7 +136,7 @@ impl Snapshots {
 
     fn name(&self, key: &Key) -> String {
         let Key { name, version, subject } = key;
-        format!("exo:state:{name}:v{version}:{}:{subject}", self.log)
+        format!("exo:state:{name}:v{version}:{}:{}:{subject}", *READS, self.log)
     }
 
     fn changed(&self) -> MutexGuard<'_, Changed> {
@@ -151,5 +166,24 @@ fn parse<S: DecisionState>(value: &[u8]) -> Option<Loaded<S>> {
 fn failed(error: &RedisError, action: &str) {
     if !matches!(error, RedisError::Resting) {
         tracing::warn!(%error, "Redis did not {action} a snapshot; the log has it all");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_that_reads_other_events_reads_no_snapshot_of_this_one() {
+        let reversed: Vec<_> = event_types().collect();
+        assert_eq!(reads(reversed.into_iter().rev()), *READS, "the order says nothing");
+        let with_a_new_type = event_types().chain([("exodrive.booking.swapped", 1)]);
+        assert_ne!(reads(with_a_new_type), *READS);
+        assert_ne!(reads(event_types().skip(1)), *READS, "an older release");
+        let with_a_newer_version = event_types().map(|(kind, version)| match kind {
+            "exodrive.booking.held" => (kind, version + 1),
+            _ => (kind, version),
+        });
+        assert_ne!(reads(with_a_newer_version), *READS);
     }
 }

@@ -1,6 +1,6 @@
 //! The states that this process keeps.
 
-use super::{DecisionState, Loaded};
+use super::state::{DecisionState, Loaded};
 use exodrive_domain::Subject;
 use std::{
     any::Any,
@@ -99,7 +99,7 @@ impl Generations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use exodrive_domain::Event;
+    use exodrive_domain::KnownEvent;
     use serde::{Deserialize, Serialize};
 
     #[derive(Clone, Default, Serialize, Deserialize)]
@@ -109,7 +109,7 @@ mod tests {
         const NAME: &'static str = "nothing";
         const VERSION: u32 = 1;
 
-        fn evolve(&mut self, _: &Event<'_>) {}
+        fn evolve(&mut self, _: &KnownEvent<'_>) {}
     }
 
     fn key(n: usize) -> Key {

@@ -3,7 +3,7 @@
 
 use super::{
     Place, Sound, VerifyError, Wanted,
-    work::{Item, Outcome},
+    outcome::{Item, Outcome},
 };
 use crate::{
     Hash,

@@ -7,6 +7,7 @@
 //! checkpoint. Memory does not grow with the file.
 
 mod check;
+mod outcome;
 mod read;
 mod work;
 

@@ -3,12 +3,12 @@
 use super::{
     Sound, VerifyError, Wanted,
     check::Checker,
+    outcome::{Item, Outcome},
     read::{Chunk, Part, Source},
 };
 use crate::{
-    Hash,
-    export::{End, Flaw, Header, Omitted, Record, parse_line, read_cells},
-    note::{self, Checkpoint, NoteError, SignedNote, VerifierKey},
+    export::{Flaw, Record, parse_line, read_cells},
+    note::{self, SignedNote, VerifierKey},
 };
 use std::{
     panic::resume_unwind,
@@ -19,33 +19,6 @@ use std::{
 /// Chunks that wait for a thread, and outcomes that wait for the caller, per
 /// thread.
 const WAITING: usize = 2;
-
-/// What the checker needs to know of a record.
-pub(super) enum Item {
-    Header(Header<'static>),
-    Event {
-        position: u64,
-        /// The hash of what the record says.
-        leaf: Hash,
-        /// Whether that is what the record says it is.
-        matches: bool,
-    },
-    Omitted(Omitted),
-    /// An earlier checkpoint, if it can be believed.
-    Checkpoint(Result<Checkpoint, NoteError>),
-    End(End),
-    /// No record, and why.
-    Flawed(Flaw),
-}
-
-/// The records of one chunk.
-pub(super) struct Outcome {
-    pub(super) items: Vec<Item>,
-    /// Bytes of the file.
-    pub(super) bytes: u64,
-    /// Bytes of the leaves.
-    pub(super) leaf_bytes: u64,
-}
 
 /// Verifies `source`. Chunks go to the threads in turn and their outcomes are
 /// taken in the same turn, so they stay in order.

@@ -10,7 +10,7 @@ use async_nats::jetstream::{
     self,
     consumer::{AckPolicy, pull},
 };
-use exodrive_log::topology::STREAM;
+use exodrive_log::names::STREAM;
 use exodrive_projections::{Database, cache::Cache, engine::Engine, names};
 use exodrive_runtime::services::SyncMode;
 use futures::StreamExt;

@@ -105,7 +105,7 @@ fn what_is_allowed_is_what_is_done() {
             assert!(!able.contains(&Action::Expire));
             let held = booking.status == Status::PendingPayment;
             let over = booking.hold_expires_at.is_some_and(|end| end <= at);
-            for action in Action::ALL {
+            for &action in Action::ALL {
                 let step = Step { at: Some(at), ..fitting(action) };
                 let outcome = world.clone().when(step);
                 let possible = match action {
@@ -132,8 +132,8 @@ fn what_is_allowed_is_what_is_done() {
             }
         }
     }
-    for status in Status::ALL {
-        for action in Action::ALL {
+    for &status in Status::ALL {
+        for &action in Action::ALL {
             let listed = action.from().contains(&status);
             let reached = tried.contains(&(status, action, true));
             // Only a booking taken over can have money left after its hold.
@@ -170,12 +170,12 @@ fn little_is_done_to_a_booking_that_is_over() {
 
 #[test]
 fn names_are_read_back() {
-    for status in Status::ALL {
+    for &status in Status::ALL {
         assert_eq!(status.name().parse(), Ok(status));
         assert_eq!(serde_json::to_value(status).unwrap(), status.name());
     }
     assert!("paid".parse::<Status>().is_err());
-    let mut names: Vec<_> = Action::ALL.map(Action::name).into();
+    let mut names: Vec<_> = Action::ALL.iter().map(|it| it.name()).collect();
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), Action::ALL.len());

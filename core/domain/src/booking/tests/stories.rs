@@ -460,7 +460,7 @@ fn every_change_is_told_and_survives() {
         import.id = booking_id("b6");
     }
     let world = world.and([import.on_car(2)]);
-    let known: Vec<_> = BookingChange::KINDS.iter().chain(&BlockChange::KINDS).collect();
+    let known: Vec<_> = BookingChange::KINDS.iter().chain(BlockChange::KINDS).collect();
     let untold: Vec<_> =
         known.iter().filter(|kind| !world.kinds.iter().any(|told| told == **kind)).collect();
     assert_eq!(untold, Vec::<&&&str>::new());

@@ -1,0 +1,270 @@
+//! Why the log could not be read, appended to, or its keys used.
+//!
+//! An error is an outage, which passes, or it is permanent: the same call fails
+//! again until somebody changes something. [`ReadError::outage`],
+//! [`AppendError::outage`] and [`KeyError::outage`] tell them apart, so that
+//! callers retry outages and nothing else, and name the service that is out.
+
+use async_nats::jetstream::{
+    self, ErrorCode,
+    context::{PublishError, PublishErrorKind},
+};
+use std::{error::Error, fmt};
+
+/// Newer servers answer some clashes with this code instead of 10071; the
+/// client does not know it as "wrong last sequence".
+const WRONG_LAST_SEQUENCE_IN_FLIGHT: u64 = 10164;
+
+/// A service that does not answer. Whoever tries again later may succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outage {
+    /// The stream of events.
+    EventLog,
+    /// The stream of data keys.
+    KeyStore,
+}
+
+impl fmt::Display for Outage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::EventLog => "event log",
+            Self::KeyStore => "key store",
+        })
+    }
+}
+
+/// Why the log could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The server does not answer; try again.
+    #[error("the event log does not answer")]
+    Unavailable(#[source] Box<dyn Error + Send + Sync>),
+    /// The log has a hole. Nothing may be folded past it.
+    #[error(
+        "the event log has a hole: position {expected} is missing, {found} follows. Somebody has deleted events; restore the stream from a backup"
+    )]
+    Hole {
+        /// The position that should come next.
+        expected: u64,
+        /// The one that came.
+        found: u64,
+    },
+    /// A data key is missing that was not erased. Nothing may be folded past
+    /// it: the event would look as if its person had been erased.
+    #[error(
+        "data key {key} of the event at position {position} is missing, and was not erased: restore stream EXODRIVE_KEYS from a backup"
+    )]
+    KeyMissing {
+        /// The event.
+        position: u64,
+        /// The key's name.
+        key: String,
+    },
+    /// An encrypted event is not what was appended.
+    #[error(
+        "the event at position {position} is not what was appended: key {key} does not open it. Somebody has changed the log; `exodrive audit verify --live` says more"
+    )]
+    Changed {
+        /// The event.
+        position: u64,
+        /// The key's name.
+        key: String,
+    },
+    /// The data key of an event is not to be had: the key store does not
+    /// answer, or holds what these settings cannot open.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+impl ReadError {
+    /// Which service is out; none if the error is permanent.
+    pub fn outage(&self) -> Option<Outage> {
+        match self {
+            Self::Unavailable(_) => Some(Outage::EventLog),
+            Self::Key(error) => error.outage(),
+            Self::Hole { .. } | Self::KeyMissing { .. } | Self::Changed { .. } => None,
+        }
+    }
+
+    pub(crate) fn unavailable(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Unavailable(error.into())
+    }
+}
+
+/// Why an event was not (or may not have been) appended.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// Somebody else appended to the subject first: load again, decide again.
+    #[error("the subject has changed since it was read")]
+    Conflict,
+    /// No acknowledgement in time. The event may be stored all the same: send
+    /// it again under the same id.
+    #[error("the event log did not acknowledge in time")]
+    Unavailable(#[source] Option<Box<dyn Error + Send + Sync>>),
+    /// The server will not have it; sending it again changes nothing.
+    #[error("the event log refused the event")]
+    Refused(#[source] Box<dyn Error + Send + Sync>),
+    /// The event is larger than the server takes. Nothing was stored.
+    #[error("the event is larger than the event log takes")]
+    TooLarge,
+    /// The event cannot be written down or encrypted. Nothing was sent.
+    #[error("the event cannot be encoded")]
+    Encode(#[source] Box<dyn Error + Send + Sync>),
+    /// The data key that the event is to be encrypted with is not to be had.
+    /// Nothing was sent.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The acknowledgement was lost, or somebody else was first, and what
+    /// stands on the subject cannot be read: whether the event is stored is not
+    /// known.
+    #[error("whether the event is stored cannot be read")]
+    Unreadable(#[source] ReadError),
+}
+
+impl AppendError {
+    /// Which service is out; none for [`AppendError::Conflict`] and if the
+    /// error is permanent.
+    pub fn outage(&self) -> Option<Outage> {
+        match self {
+            Self::Unavailable(_) => Some(Outage::EventLog),
+            Self::Key(error) => error.outage(),
+            Self::Unreadable(error) => error.outage(),
+            Self::Conflict | Self::Refused(_) | Self::TooLarge | Self::Encode(_) => None,
+        }
+    }
+
+    pub(crate) fn unavailable(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Unavailable(Some(error.into()))
+    }
+
+    pub(crate) fn encode(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Encode(error.into())
+    }
+
+    /// What the server's answer to an append means.
+    pub(crate) fn of_server(error: jetstream::Error) -> Self {
+        match error.error_code() {
+            code if is_clash(code) => Self::Conflict,
+            code if is_too_large(code) => Self::TooLarge,
+            // Anything else (no stream yet after a restart, no space, no
+            // leader) may pass, and must be retried rather than lost.
+            _ => Self::unavailable(error),
+        }
+    }
+}
+
+impl From<ReadError> for AppendError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Unavailable(source) => Self::Unavailable(Some(source)),
+            error => Self::Unreadable(error),
+        }
+    }
+}
+
+impl From<PublishError> for AppendError {
+    fn from(error: PublishError) -> Self {
+        let answer = error.source().and_then(|it| it.downcast_ref::<jetstream::Error>());
+        let code = answer.map(jetstream::Error::error_code);
+        match error.kind() {
+            PublishErrorKind::WrongLastSequence => Self::Conflict,
+            PublishErrorKind::MaxPayloadExceeded => Self::TooLarge,
+            PublishErrorKind::WrongLastMessageId => Self::Refused(Box::new(error)),
+            _ if code.is_some_and(is_clash) => Self::Conflict,
+            _ if code.is_some_and(is_too_large) => Self::TooLarge,
+            // As in `of_server`.
+            _ => Self::unavailable(error),
+        }
+    }
+}
+
+fn is_clash(code: ErrorCode) -> bool {
+    code == ErrorCode::STREAM_WRONG_LAST_SEQUENCE
+        || code == ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT
+        || code.0 == WRONG_LAST_SEQUENCE_IN_FLIGHT
+}
+
+fn is_too_large(code: ErrorCode) -> bool {
+    code == ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM
+        || code == ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM
+}
+
+/// Why a data key is not to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The key store does not answer; try again.
+    #[error("the key store does not answer")]
+    Unavailable(#[source] Option<Box<dyn Error + Send + Sync>>),
+    /// It is wrapped by a key that is not configured, or by another one of the
+    /// same version.
+    #[error(
+        "data key {name} cannot be opened with wrapping key {version}: give the right EXODRIVE_DATA_KEYS (older versions beside the newest)"
+    )]
+    Wrapping {
+        /// The data key.
+        name: String,
+        /// The wrapping key's version.
+        version: u32,
+    },
+    /// A record in the key store that is none.
+    #[error("data key {0} cannot be read from the key store")]
+    Malformed(String),
+    /// A new key that cannot be wrapped or written down.
+    #[error("data key {0} cannot be encoded")]
+    Encode(String),
+}
+
+impl KeyError {
+    /// Which service is out; none if the error is permanent.
+    pub fn outage(&self) -> Option<Outage> {
+        match self {
+            Self::Unavailable(_) => Some(Outage::KeyStore),
+            Self::Wrapping { .. } | Self::Malformed(_) | Self::Encode(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong_wrapping_key() -> KeyError {
+        KeyError::Wrapping { name: "email.a".to_owned(), version: 2 }
+    }
+
+    #[test]
+    fn a_permanent_fault_is_no_outage() {
+        let too_large = PublishError::new(PublishErrorKind::MaxPayloadExceeded);
+        assert!(matches!(AppendError::from(too_large), AppendError::TooLarge));
+        for error in [
+            AppendError::TooLarge,
+            AppendError::encode("no JSON"),
+            AppendError::from(wrong_wrapping_key()),
+            AppendError::from(ReadError::from(wrong_wrapping_key())),
+            AppendError::from(ReadError::Hole { expected: 1, found: 2 }),
+            AppendError::Refused("no".into()),
+        ] {
+            assert_eq!(error.outage(), None, "{error:?}");
+        }
+        for error in [
+            ReadError::from(wrong_wrapping_key()),
+            ReadError::from(KeyError::Malformed("mac".to_owned())),
+        ] {
+            assert_eq!(error.outage(), None, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn an_outage_is_named_by_the_service_that_is_out() {
+        let no_answer = PublishError::new(PublishErrorKind::TimedOut);
+        assert_eq!(AppendError::from(no_answer).outage(), Some(Outage::EventLog));
+        let lost = AppendError::from(ReadError::unavailable("no answer"));
+        assert_eq!(lost.outage(), Some(Outage::EventLog));
+        let keys = || KeyError::Unavailable(None);
+        assert_eq!(ReadError::from(keys()).outage(), Some(Outage::KeyStore));
+        assert_eq!(ReadError::from(keys()).to_string(), "the key store does not answer");
+        assert_eq!(AppendError::from(keys()).outage(), Some(Outage::KeyStore));
+        assert_eq!(AppendError::from(ReadError::from(keys())).outage(), Some(Outage::KeyStore));
+        assert_eq!(Outage::KeyStore.to_string(), "key store");
+    }
+}

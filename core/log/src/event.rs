@@ -1,0 +1,42 @@
+//! An event on its way into the log, and as the log's server holds it.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use exodrive_domain::{Envelope, Subject};
+
+/// An event to be appended.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// What it is about.
+    pub subject: Subject,
+    /// Its attributes.
+    pub envelope: Envelope,
+    /// A delivery's own headers, to be kept beside the envelope.
+    pub provider_headers: Vec<(String, String)>,
+    /// The body, stored as it is.
+    pub body: Bytes,
+}
+
+/// An event that is durably in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Where it stands.
+    pub position: u64,
+    /// It stood there already: an event of this id was appended before.
+    pub duplicate: bool,
+}
+
+/// A message of the log as the server holds it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StoredMessage {
+    /// Its sequence in the stream.
+    pub position: u64,
+    /// When the server stored it; exact to the nanosecond.
+    pub stored_at: DateTime<Utc>,
+    /// Its subject.
+    pub subject: String,
+    /// Every header, sorted by name; the values of one name in stored order.
+    pub headers: Vec<(String, String)>,
+    /// The stored bytes.
+    pub body: Bytes,
+}

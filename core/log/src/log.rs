@@ -1,0 +1,78 @@
+//! The connection that everything here is done with.
+
+use crate::{clock::LogClock, error::KeyError, keys::KeyStore};
+use async_nats::jetstream::{self, stream::Stream};
+use chrono::{DateTime, Utc};
+use exodrive_domain::id::ErasureId;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
+
+/// Refusals on their way to the server at a time, at most.
+const IN_FLIGHT: usize = 64;
+
+/// What may be on its way at once.
+#[derive(Clone)]
+pub(crate) struct Refusing(pub(crate) Arc<Semaphore>);
+
+impl Default for Refusing {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(IN_FLIGHT)))
+    }
+}
+
+/// A connection to the log. Cheap to clone.
+#[derive(Clone)]
+pub struct Log {
+    pub(crate) context: jetstream::Context,
+    pub(crate) stream: Stream,
+    pub(crate) keys: KeyStore,
+    pub(crate) ack_timeout: Duration,
+    pub(crate) duplicate_window: Duration,
+    pub(crate) created_at: DateTime<Utc>,
+    pub(crate) clock: LogClock,
+    pub(crate) refusing: Refusing,
+}
+
+impl Log {
+    /// How long the server remembers an event's id, and answers a repeat with
+    /// the first position.
+    pub fn duplicate_window(&self) -> Duration {
+        self.duplicate_window
+    }
+
+    /// When the stream was made: with its name, the identity of the log. What
+    /// was projected from another log must not be continued from this one.
+    pub fn created_at(&self) -> DateTime<Utc> {
+        self.created_at
+    }
+
+    /// The time by the log server's clock, on which all processes agree. Cheap;
+    /// never earlier than what this or a clone has given before.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    /// Destroys a data key by name: nobody can read any more what was encrypted
+    /// with it. May be repeated. Other processes use a copy for at most
+    /// [`KEY_CACHE`](crate::KEY_CACHE).
+    ///
+    /// # Errors
+    /// When the key store does not answer.
+    pub async fn destroy_key(&self, name: &str, erasure: ErasureId) -> Result<(), KeyError> {
+        self.keys.destroy(name, erasure, self.now()).await
+    }
+
+    /// Whether a data key is destroyed.
+    ///
+    /// # Errors
+    /// When the key store does not answer.
+    pub async fn is_key_destroyed(&self, name: &str) -> Result<bool, KeyError> {
+        self.keys.is_destroyed(name).await
+    }
+
+    /// A keyed MAC of something about a person, by which it is recognised
+    /// without being kept: 32 hexadecimal digits.
+    pub fn mac(&self, about: &str, text: &[u8]) -> String {
+        self.keys.mac(about, text)
+    }
+}

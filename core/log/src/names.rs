@@ -1,0 +1,26 @@
+//! The names of the streams and of the subjects in them.
+
+/// The log's stream.
+pub const STREAM: &str = "EXODRIVE";
+/// The stream that readiness writes to, apart from the log.
+pub const CANARY_STREAM: &str = "EXODRIVE_CANARY";
+/// Its subject.
+pub(crate) const CANARY_SUBJECT: &str = "exo-canary";
+/// Wrapped data keys, and the tombstones of those that were destroyed. Its
+/// messages can be deleted: an erasure does.
+pub const KEYS_STREAM: &str = "EXODRIVE_KEYS";
+/// Its subjects.
+pub const KEYS_SUBJECTS: &str = "exo-keys.>";
+/// What they begin with.
+pub(crate) const KEYS_PREFIX: &str = "exo-keys";
+/// The last signed checkpoint; each subject keeps its last message only.
+pub const SEALS_STREAM: &str = "EXODRIVE_SEALS";
+/// Its subjects.
+pub const SEALS_SUBJECTS: &str = "exo-seals.>";
+/// Webhooks that were refused, without personal data; the oldest go after
+/// 90 days, or when there are a million.
+pub const REFUSALS_STREAM: &str = "EXODRIVE_REFUSALS";
+/// Its subjects.
+pub const REFUSALS_SUBJECTS: &str = "exo-refusals.>";
+/// The subject of those of Resend.
+pub(crate) const REFUSALS_SUBJECT: &str = "exo-refusals.resend";

@@ -5,7 +5,7 @@
 use crate::desk::{Circumstances, Desk, DeskError, Party};
 use chrono::{DateTime, Utc};
 use exodrive_domain::booking::{Act, BookingRefusal};
-use exodrive_projections::{Database, Error, Identity, bookings::read::due_holds};
+use exodrive_projections::{Database, Error, Identity, views::bookings::read::due_holds};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 

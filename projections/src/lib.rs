@@ -7,44 +7,22 @@
 //! **Flow.** [`engine`] keeps the parts of a projection's generations; a turn as
 //! a part's writer reads the log in batches from its checkpoint, loads the rows
 //! that a batch touches, folds in memory ([`Projection::evolve`], in a sandbox),
-//! and writes rows and checkpoint in one transaction ([`store`]); then it
-//! publishes the rows that are served from Redis ([`cache`]). [`rebuild`] fills
+//! and writes rows and checkpoint in one transaction ([`engine::store`]); then it
+//! publishes the rows that are served from Redis ([`engine::cache`]). [`engine::rebuild`] fills
 //! another generation in bulk, has it caught up by the same turns, compares it
-//! and swaps it in. Operators' events are heeded in [`operations`]. The API
+//! and swaps it in. Operators' events are heeded in [`engine::operations`]. The API
 //! reads by the `read` module of each projection, as a role that row-level
-//! security holds for ([`Database`]); [`inspect`] is for who verifies.
+//! security holds for ([`Database`]); [`engine::inspect`] is for who verifies.
 //! [`seals`] is what the log is sealed with.
 //!
 //! **To add a projection**: see [`Projection`].
 
-pub mod accesses;
-pub mod booking_timeline;
-pub mod bookings;
-pub mod cache;
-pub mod calendar;
-pub mod cars;
-pub mod customers;
-mod database;
-pub mod deliveries;
-pub mod email_timeline;
 pub mod engine;
-pub mod erasures;
-mod feed;
-mod fold;
-pub mod inbox;
-pub mod inspect;
-pub mod operations;
-pub mod payments;
-mod projection;
-mod query;
-pub mod rebuild;
-mod sandbox;
 pub mod seals;
-pub mod store;
-mod turn;
+pub mod views;
 
-pub use database::{Database, Identity, ReadTransaction};
-pub use projection::{Projection, Sources, reads};
+pub use engine::database::{Database, Identity, ReadTransaction};
+pub use engine::projection::{Projection, Sources, reads};
 
 use serde::Serialize;
 
@@ -69,7 +47,7 @@ macro_rules! for_each_projection {
     };
     ($P:ident => $body:expr; $($module:ident::$name:ident)*) => {{
         $({
-            type $P = $crate::$module::$name;
+            type $P = $crate::views::$module::$name;
             $body
         })*
     }};
@@ -88,7 +66,7 @@ pub fn version(name: &str) -> i32 {
     let mut version = 0;
     for_each_projection!(P => {
         if P::NAME == name {
-            version = store::to_i32(P::VERSION);
+            version = engine::store::to_i32(P::VERSION);
         }
     });
     version

@@ -9,7 +9,7 @@ use crate::{
 };
 use chrono::Utc;
 use exodrive_log::{Commands, Log};
-use exodrive_projections::{Database, cache::Cache};
+use exodrive_projections::{Database, engine::cache::Cache};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     path::PathBuf,

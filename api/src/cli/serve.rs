@@ -22,7 +22,10 @@ use crate::{
 };
 use axum::{Router, routing::get};
 use exodrive_log::{Commands, Log};
-use exodrive_projections::{Database, cache::Cache, engine};
+use exodrive_projections::{
+    Database,
+    engine::{self, cache::Cache},
+};
 use exodrive_replays::seal::Sealer;
 use exodrive_runtime::shutdown;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};

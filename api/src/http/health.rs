@@ -8,7 +8,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use exodrive_projections::{seals::Standing, store};
+use exodrive_projections::{engine::store, seals::Standing};
 use redis::Cmd;
 use serde::Serialize;
 use std::{

@@ -44,7 +44,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use exodrive_log::Log;
-use exodrive_projections::{Database, cache::Cache};
+use exodrive_projections::{Database, engine::cache::Cache};
 use ipnet::IpNet;
 use std::sync::{Arc, LazyLock};
 use tower_http::catch_panic::CatchPanicLayer;

@@ -8,7 +8,7 @@ pub use write::{Halted, NewSeal, Refused};
 
 use crate::{
     Database, Error,
-    store::{to_i64, to_u64},
+    engine::store::{to_i64, to_u64},
 };
 use chrono::{DateTime, Utc};
 use exodrive_proof::{

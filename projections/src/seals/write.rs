@@ -1,7 +1,7 @@
 //! Who seals, what he writes, and what stops him.
 
 use super::Place;
-use crate::{Database, Error, store::to_i64};
+use crate::{Database, Error, engine::store::to_i64};
 use exodrive_proof::Hash;
 use std::{collections::BTreeMap, time::Duration};
 

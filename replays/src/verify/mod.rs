@@ -22,8 +22,10 @@ use exodrive_domain::{Event, decode};
 use exodrive_log::{Log, ReadError};
 use exodrive_projections::{
     Database, Error, Projection, Sources,
-    cache::Cache,
-    inspect::{Found, Snapshot, Standing},
+    engine::{
+        cache::Cache,
+        inspect::{Found, Snapshot, Standing},
+    },
 };
 use redis::Views;
 use refold::{Fresh, Plan, Refold};

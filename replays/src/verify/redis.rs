@@ -4,8 +4,10 @@ use super::{Field, Place, RedisOutcome, Report, VerifyError, position, refold::F
 use crate::diff;
 use exodrive_projections::{
     Database, Projection,
-    cache::{Cache, CacheError},
-    inspect::Found,
+    engine::{
+        cache::{Cache, CacheError},
+        inspect::Found,
+    },
 };
 use serde_json::Value;
 use std::{

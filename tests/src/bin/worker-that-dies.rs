@@ -4,7 +4,10 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "part of the tests")]
 
-use exodrive_projections::{Database, cache::Cache, engine::Engine};
+use exodrive_projections::{
+    Database,
+    engine::{Engine, cache::Cache},
+};
 use exodrive_runtime::telemetry;
 use exodrive_tests::open_log;
 use nix::sys::signal::{Signal, raise};

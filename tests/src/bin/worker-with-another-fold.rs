@@ -6,9 +6,8 @@
 use exodrive_domain::Event;
 use exodrive_projections::{
     Database, Projection,
-    cache::Cache,
-    engine::Engine,
-    inbox::{Inbox, InboxRow},
+    engine::{Engine, cache::Cache},
+    views::inbox::{Inbox, InboxRow},
 };
 use exodrive_runtime::telemetry;
 use exodrive_tests::open_log;
@@ -23,7 +22,7 @@ impl Projection for Newer {
     const SUBJECTS: &'static [&'static str] = Inbox::SUBJECTS;
     // Another column, so that the views differ too.
     const SCHEMA: &'static str = concat!(
-        include_str!("../../../projections/src/inbox/schema.sql"),
+        include_str!("../../../projections/src/views/inbox/schema.sql"),
         "alter table inbox add column release integer not null default 2;"
     );
     const CACHED: bool = true;

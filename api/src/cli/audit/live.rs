@@ -5,7 +5,9 @@ use super::{Failure, TAMPERED, UNUSABLE, database, files, log, table};
 use crate::{cli::replay::reading_bar, settings::Connections};
 use exodrive_log::Log;
 use exodrive_projections::{
-    Database, Projection, cache::Cache, deliveries::Deliveries, inbox::Inbox,
+    Database, Projection,
+    engine::cache::Cache,
+    views::{deliveries::Deliveries, inbox::Inbox},
 };
 use exodrive_proof::note::VerifierKey;
 use exodrive_replays::{

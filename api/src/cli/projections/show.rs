@@ -7,7 +7,7 @@ use crate::{
     settings::Connections,
 };
 use exodrive_domain::{Recorded, time};
-use exodrive_projections::operations::{Description, ParkedEvent};
+use exodrive_projections::engine::operations::{Description, ParkedEvent};
 use serde_json::{Value, json};
 use std::process::ExitCode;
 

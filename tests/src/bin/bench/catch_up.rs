@@ -11,7 +11,11 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, pull},
 };
 use exodrive_log::topology::STREAM;
-use exodrive_projections::{Database, cache::Cache, engine::Engine, names};
+use exodrive_projections::{
+    Database,
+    engine::{Engine, cache::Cache},
+    names,
+};
 use exodrive_runtime::services::SyncMode;
 use futures::StreamExt;
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};

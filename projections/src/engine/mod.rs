@@ -1,0 +1,24 @@
+//! Keeps a projection level with the log: read a batch, load its rows, fold,
+//! write rows and checkpoint in one transaction, publish.
+//!
+//! A projection has one or more generations, each of one or more parts; each
+//! part has a checkpoint and a writer of its own. Any number of workers may
+//! run an engine for the same projection and share the parts. A worker that
+//! stops, dies or hangs loses its leases within [`store::LEASE`], and the
+//! fencing epoch refuses whatever it still tries to write.
+
+pub mod cache;
+mod context;
+pub(crate) mod database;
+pub(crate) mod feed;
+pub(crate) mod fold;
+pub(crate) mod histories;
+pub mod inspect;
+pub mod operations;
+pub(crate) mod projection;
+pub mod rebuild;
+pub(crate) mod sandbox;
+pub mod store;
+pub(crate) mod writer;
+
+pub use context::{Engine, Step, run_all};

@@ -1,3 +1,5 @@
+//! What a view is to the engine.
+
 use exodrive_domain::{Event, Subject};
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
@@ -5,8 +7,9 @@ use std::fmt::Debug;
 /// A view as a fold over the log. Pure: no IO anywhere in it. The engine does
 /// the rest, the same for all of them.
 ///
-/// To add one: a folder with the fold (`mod.rs`), its table (`schema.sql`) and
-/// its queries (`read.rs`), and a line in [`crate::for_each_projection`].
+/// To add one: a folder in `views/` with the fold (`mod.rs`), its table
+/// (`schema.sql`) and its queries (`read.rs`), a line in `views/mod.rs`, and a
+/// line in [`crate::for_each_projection`] (`views/list.rs`).
 pub trait Projection: Send + Sync + 'static {
     /// Names the table, the view in `public` and, with a generation, the schema.
     const NAME: &'static str;

@@ -1,5 +1,5 @@
-//! The ten views: each a fold over the log (`mod.rs`), its table (`schema.sql`)
-//! and its queries (`read.rs`).
+//! The views: each a fold over the log (`mod.rs`), its table (`schema.sql`) and
+//! its queries (`read.rs`).
 
 pub mod accesses;
 pub mod booking_timeline;
@@ -10,5 +10,6 @@ pub mod customers;
 pub mod deliveries;
 pub mod email_timeline;
 pub mod inbox;
+pub(crate) mod list;
 pub mod payments;
 pub(crate) mod query;

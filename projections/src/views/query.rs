@@ -1,6 +1,16 @@
 //! What the reads of several projections share.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde::Serialize;
+
+/// A page of a list, newest first.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Page<T> {
+    /// The rows.
+    pub rows: Vec<T>,
+    /// Where the next page begins, if there is one.
+    pub next: Option<String>,
+}
 
 /// A place in a list, opaque to readers.
 pub(crate) fn encode_cursor(parts: &[&str]) -> String {

@@ -49,7 +49,7 @@ impl BookingRow {
             _ => {}
         }
         let CustomerDetails { email, first_name, last_name, phone } = &self.customer;
-        let reference = read::reference(&self.booking.id.to_string());
+        let reference = reference(&self.booking.id.to_string());
         let id = self.booking.id.to_string();
         let phone = phone.as_deref().unwrap_or_default();
         let texts = [&id, &reference, email, &format!("{first_name} {last_name}"), phone];
@@ -116,4 +116,9 @@ impl Projection for Bookings {
     fn sources(_key: &str, _row: Option<&BookingRow>) -> Sources {
         Sources::All
     }
+}
+
+/// What people call a booking by.
+pub fn reference(booking_id: &str) -> String {
+    format!("EXO-{}", booking_id[..booking_id.len().min(8)].to_uppercase())
 }

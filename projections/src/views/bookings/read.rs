@@ -1,5 +1,7 @@
 //! What readers get of bookings.
 
+pub use super::reference;
+
 use super::{BookingRow, Bookings, Note};
 use crate::{
     Error, Page, Projection, ReadTransaction,
@@ -165,11 +167,6 @@ impl From<&Line> for LineDetail {
             amount_cents: line.amount_cents,
         }
     }
-}
-
-/// What people call a booking by.
-pub fn reference(booking_id: &str) -> String {
-    format!("EXO-{}", booking_id[..booking_id.len().min(8)].to_uppercase())
 }
 
 /// For whom a booking is shown: staff are offered more actions.

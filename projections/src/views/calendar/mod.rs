@@ -2,7 +2,7 @@
 
 pub mod read;
 
-use crate::{Projection, Sources, views::cars::read::day_number};
+use crate::{Projection, Sources};
 use chrono::{NaiveDate, TimeDelta};
 use exodrive_domain::{
     Event, Payload, Subject,
@@ -107,4 +107,9 @@ impl Projection for CalendarView {
     fn cached(row: &CalendarRow, _position: u64) -> Option<String> {
         serde_json::to_string(&row.entries).ok()
     }
+}
+
+/// The day's number, as the calendar counts.
+pub(crate) fn day_number(day: NaiveDate) -> i32 {
+    day.to_epoch_days()
 }

@@ -1,5 +1,6 @@
 //! `cars`: one row for each car of the fleet, as the public and staff see it.
 
+mod answer;
 pub mod read;
 
 use crate::{Projection, Sources};
@@ -85,7 +86,7 @@ impl Projection for Cars {
 
     /// `null` for a car that the public does not see.
     fn cached(row: &CarRow, position: u64) -> Option<String> {
-        let shown = row.shown.then(|| read::CarDetail::of(&row.car, position));
+        let shown = row.shown.then(|| answer::CarDetail::of(&row.car, position));
         serde_json::to_string(&shown).ok()
     }
 

@@ -1,42 +1,20 @@
 //! `inbox`: one row for each email, in or out, with its status and all that
 //! was reported of it.
 
+mod answer;
 pub mod read;
+mod row;
+
+pub use row::InboxRow;
 
 use crate::{Projection, Sources};
 use exodrive_domain::{
     Event, Payload, Subject,
-    email::{self, Dated, Email},
+    email::{self, Dated},
 };
-use serde::{Deserialize, Serialize};
 
 /// See the module.
 pub struct Inbox;
-
-/// An email, and what the list searches and filters by.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct InboxRow {
-    /// The email as folded.
-    pub email: Email,
-    /// Its status by the name that readers filter by.
-    pub status: String,
-    /// What free text is looked for in, in lower case.
-    pub search: String,
-}
-
-impl InboxRow {
-    fn of(email: Email) -> Self {
-        let mut search = String::new();
-        let texts = [Some(email.id.as_str()), email.subject.as_deref(), email.from.as_deref()];
-        let addresses = email.recipients.keys().chain(&email.cc).chain(&email.received_for);
-        let tags = email.tags.values();
-        for text in texts.into_iter().flatten().chain(addresses.chain(tags).map(String::as_str)) {
-            search.push_str(&text.to_lowercase());
-            search.push('\n');
-        }
-        Self { status: email.status.name().to_owned(), search, email }
-    }
-}
 
 impl Projection for Inbox {
     const NAME: &'static str = "inbox";
@@ -69,6 +47,6 @@ impl Projection for Inbox {
     }
 
     fn cached(row: &InboxRow, position: u64) -> Option<String> {
-        serde_json::to_string(&read::EmailDetail::of(row, position)).ok()
+        serde_json::to_string(&answer::EmailDetail::of(row, position)).ok()
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     Error, ReadTransaction,
-    views::{bookings::read::Money, cars::read::day_number},
+    views::{bookings::read::Money, calendar::day_number},
 };
 use chrono::{DateTime, Datelike, Months, NaiveDate, NaiveTime, TimeDelta, Utc};
 use exodrive_domain::time::{self, serde_micros};

@@ -8,7 +8,7 @@ use crate::{
 };
 use clap::Args;
 use exodrive_log::{LogConfig, WrappingKeys, WrappingKeysError};
-use exodrive_projections::engine::rebuild::RebuildSettings;
+use exodrive_projections::engine::RebuildSettings;
 use exodrive_proof::note::{KeyError, SigningKey, VerifierKey};
 use exodrive_replays::seal::SealKeys;
 use exodrive_runtime::{

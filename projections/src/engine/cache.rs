@@ -8,7 +8,7 @@
 
 pub use exodrive_log::redis::{PATIENCE, RedisError as CacheError};
 
-use crate::engine::store::Part;
+use crate::engine::Part;
 use exodrive_log::redis::Redis;
 use futures::{Stream, StreamExt};
 use redis::{Cmd, FromRedisValue, ScriptInvocation};

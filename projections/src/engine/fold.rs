@@ -4,10 +4,10 @@
 //! a panic or an endless loop parks an event and harms nothing else.
 
 use crate::engine::{
+    Part,
     feed::Events,
     projection::{Projection, reads},
     sandbox::{Mark, Stuck},
-    store::Part,
 };
 use exodrive_domain::Event;
 use std::{

@@ -3,11 +3,11 @@
 use crate::{
     Error,
     engine::{
+        Part,
         feed::{Decoded, Events},
         fold::{self, Barred, Keyed, Loaded, Parked, Rows, Stored},
         projection::{Projection, Sources},
         sandbox::{Mark, Sandbox, Stuck},
-        store::Part,
     },
 };
 use exodrive_domain::{Recorded, Subject};

@@ -4,9 +4,10 @@
 use crate::{
     Database, Error, Projection,
     engine::{
+        Part,
         cache::{Cache, CacheError},
+        partition_of,
         projection::{Definition, reads},
-        store::{Part, partition_of},
     },
 };
 use exodrive_domain::{Event, Recorded, decode};

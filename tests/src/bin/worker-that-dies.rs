@@ -35,7 +35,7 @@ async fn main() {
         signal: setting("WORKER_SIGNAL").parse().unwrap(),
         trigger: setting("WORKER_TRIGGER").into(),
     };
-    Engine::named(&setting("WORKER_PROJECTION"), log, database, cache, "worker-that-dies")
+    Runner::named(&setting("WORKER_PROJECTION"), log, database, cache, "worker-that-dies")
         .unwrap()
         .on_step(move |step| {
             if format!("{step:?}") == fate.step && fate.trigger.exists() {

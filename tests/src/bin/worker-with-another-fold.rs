@@ -6,7 +6,7 @@
 use exodrive_domain::Event;
 use exodrive_projections::{
     Database, Projection,
-    engine::{Engine, cache::Cache},
+    engine::{Runner, cache::Cache},
     views::inbox::{Inbox, InboxRow},
 };
 use exodrive_runtime::telemetry;
@@ -84,10 +84,10 @@ async fn main() {
     let database = Database::for_workers(&setting("EXODRIVE_DATABASE_URL")).unwrap();
     let cache = Cache::new(&setting("EXODRIVE_REDIS_URL")).unwrap();
     let fold = setting("WORKER_FOLD");
-    let engine = match fold.as_str() {
-        "newer" => Engine::new::<Newer>(log, database, cache, &fold),
-        "defective" => Engine::new::<Defective>(log, database, cache, &fold),
+    let runner = match fold.as_str() {
+        "newer" => Runner::new::<Newer>(log, database, cache, &fold),
+        "defective" => Runner::new::<Defective>(log, database, cache, &fold),
         _ => panic!("no fold {fold:?}"),
     };
-    engine.run(&CancellationToken::new()).await.unwrap();
+    runner.run(&CancellationToken::new()).await.unwrap();
 }

@@ -4,8 +4,11 @@
 
 mod apply;
 
-pub use super::store::overview::{Generation, ParkedEvent, Rebuild};
-pub use apply::{Untold, Wish};
+pub use super::store::{
+    operations::Untold,
+    overview::{Generation, ParkedEvent, Rebuild},
+};
+pub use apply::Wish;
 
 use crate::{Projection, for_each_projection};
 

@@ -1,8 +1,7 @@
 //! Makes a rebuild wait while reads are slow.
 
-use super::run::RebuildSettings;
-use crate::engine::{cache::Cache, projection::Definition};
-use sqlx::{AssertSqlSafe, PgPool};
+use crate::engine::{RebuildSettings, cache::Cache, projection::Definition, store::generations};
+use sqlx::PgPool;
 use std::{
     collections::VecDeque,
     sync::{
@@ -45,15 +44,12 @@ impl Governor {
         let shared = Arc::new(Shared::default());
         let own = shared.clone();
         let probe = tokio::spawn(async move {
-            let table = definition.table(generation);
-            let sql = format!("select data from {table} where key > $1 order by key limit 1");
             let mut reads = VecDeque::with_capacity(READS);
             loop {
                 tokio::time::sleep(PROBE).await;
                 let began = Instant::now();
                 let somewhere = Uuid::now_v7().to_string().split_off(24);
-                let read = sqlx::query(AssertSqlSafe(sql.as_str())).bind(somewhere);
-                let _ = read.fetch_optional(&pool).await;
+                let _ = generations::probe(definition, &pool, generation, &somewhere).await;
                 let _ = cache.generation(definition.name, definition.version.unsigned_abs()).await;
                 reads.push_back(began.elapsed());
                 if reads.len() > READS {

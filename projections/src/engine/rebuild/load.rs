@@ -7,26 +7,26 @@
 //! first. The ids of such rows are remembered as hashes; when these take too
 //! much, every row that is not in memory is looked for in the table.
 
-use super::{
-    copy::{self, Copy, Line, one_by_one},
-    governor::Governor,
-    progress::Progress,
-};
+use super::{governor::Governor, progress::Progress};
 use crate::{
     Error,
     engine::{
-        Engine,
+        Engine, Part,
         feed::{Decoded, Events},
         fold::{self, Barred, Keyed, Parked, Stored, Table},
         projection::Projection,
         sandbox::{Mark, Sandbox, Stuck},
-        store::{self, Part, generations, parked},
+        store::{
+            self,
+            copy::{self, Copy, Line, one_by_one},
+            generations, parked,
+        },
     },
 };
 use exodrive_domain::Subject;
 use exodrive_log::Log;
 use futures::future::BoxFuture;
-use sqlx::{AssertSqlSafe, Executor, PgPool};
+use sqlx::PgPool;
 use std::{
     collections::{BTreeSet, HashMap, HashSet, hash_map::RandomState},
     hash::BuildHasher,
@@ -215,27 +215,13 @@ pub(crate) async fn load<P: Projection>(
                 let position = stuck.position;
                 tracing::error!(projection = P::NAME, position, "An event's fold does not end");
                 barred.blocked.clear();
-                empty(engine, generation).await?;
+                generations::empty(engine.definition, pool, generation).await?;
             }
             Err(Filled::Stuck(_)) => return Err(Error::Engine),
             Err(Filled::Error(error)) => return Err(error),
             Ok(refused) => return Ok(refused),
         }
     }
-}
-
-async fn empty(engine: &Engine, generation: i32) -> Result<(), Error> {
-    let pool = engine.database.pool();
-    let truncate = format!("truncate {}", engine.definition.table(generation));
-    pool.execute(AssertSqlSafe(truncate)).await?;
-    sqlx::query!(
-        "delete from parked_events where projection = $1 and generation = $2",
-        engine.definition.name,
-        generation
-    )
-    .execute(pool)
-    .await?;
-    Ok(())
 }
 
 enum Filled {
@@ -271,7 +257,12 @@ impl<P: Projection> Pipeline<P> {
         let (copies, copied) = mpsc::channel(copy::CHUNKS);
         let Plan { generation, until, .. } = *filling.plan;
         let reading = tokio::spawn(read(engine.log.clone(), until, send_events));
-        let copying = tokio::spawn(copy::copy(engine.clone(), generation, copied));
+        let copying = tokio::spawn(copy::copy(
+            engine.definition,
+            engine.database.pool().clone(),
+            generation,
+            copied,
+        ));
         let limit = engine.rebuilds.memory;
         filling.progress.limit(limit);
         Self {
@@ -395,11 +386,7 @@ impl<P: Projection> Pipeline<P> {
         let pool = self.engine.database.pool();
         make_key(pool, indexes).await?;
         let mut transaction = store::begin(pool).await?;
-        let table = self.engine.definition.table(generation);
-        let sql = format!("delete from {table} where key = any($1) returning key, position, data");
-        let found = sqlx::query(AssertSqlSafe(sql)).bind(keys).fetch_all(&mut *transaction).await?;
-        let rows: HashMap<String, Stored<P::Row>> =
-            found.into_iter().map(store::stored).collect::<Result<_, Error>>()?;
+        let rows = store::take::<P>(&mut transaction, generation, &keys).await?;
         transaction.commit().await?;
         let bytes = 1_000 * rows.len();
         self.loader.take_back(rows, bytes);
@@ -410,7 +397,7 @@ impl<P: Projection> Pipeline<P> {
 /// The first index is the key's.
 async fn make_key(pool: &PgPool, indexes: &mut Vec<String>) -> Result<(), Error> {
     if let Some(at) = indexes.iter().position(|index| index.contains("PRIMARY KEY")) {
-        pool.execute(AssertSqlSafe(indexes[at].clone())).await?;
+        generations::make_index(pool, &indexes[at]).await?;
         indexes.remove(at);
     }
     Ok(())
@@ -499,11 +486,10 @@ pub(crate) async fn finish(
 ) -> Result<(), Error> {
     let pool = engine.database.pool();
     for index in indexes.drain(..) {
-        pool.execute(AssertSqlSafe(index)).await?;
+        generations::make_index(pool, &index).await?;
     }
     let mut transaction = pool.begin().await?;
     generations::open_to_readers(engine.definition, &mut transaction, generation).await?;
     transaction.commit().await?;
-    pool.execute(AssertSqlSafe(format!("analyze {}", engine.definition.table(generation)))).await?;
-    Ok(())
+    generations::analyze(engine.definition, pool, generation).await
 }

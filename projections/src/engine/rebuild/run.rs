@@ -9,7 +9,7 @@
 use super::{
     compare,
     governor::Governor,
-    load,
+    load::{self, LoadFn},
     progress::Progress,
     swap::{self, Swapped},
 };
@@ -20,27 +20,12 @@ use crate::{
         store::{
             self, generations,
             rebuilds::{self, Job},
-            refolds, to_i64,
+            refolds,
         },
     },
 };
 use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
-
-/// How rebuilds are carried out.
-#[derive(Clone, Copy, Debug)]
-pub struct RebuildSettings {
-    /// Bytes of rows that a rebuild keeps in memory at most.
-    pub memory: u64,
-    /// How long a read may take before a rebuild gives way.
-    pub read_limit: Duration,
-}
-
-impl Default for RebuildSettings {
-    fn default() -> Self {
-        Self { memory: 256 << 20, read_limit: Duration::from_millis(25) }
-    }
-}
 
 /// How often the runner looks for work.
 const LOOK: Duration = Duration::from_millis(200);
@@ -52,10 +37,14 @@ const NEAR: u64 = 2_000;
 const REDIS_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Carries out the rebuilds of a projection until `stop`.
-pub(crate) async fn run(engine: &Engine, stop: &CancellationToken) -> Result<(), Error> {
+pub(crate) async fn run(
+    engine: &Engine,
+    load: LoadFn,
+    stop: &CancellationToken,
+) -> Result<(), Error> {
     while !stop.is_cancelled() {
         let looked = tokio::select! {
-            looked = look(engine) => looked,
+            looked = look(engine, load) => looked,
             () = stop.cancelled() => return Ok(()),
         };
         match looked {
@@ -75,14 +64,14 @@ pub(crate) async fn run(engine: &Engine, stop: &CancellationToken) -> Result<(),
     Ok(())
 }
 
-async fn look(engine: &Engine) -> Result<(), Error> {
+async fn look(engine: &Engine, load: LoadFn) -> Result<(), Error> {
     let pool = engine.database.pool();
     let Some(job) = rebuilds::acquire(engine.definition, pool, &engine.worker).await? else {
         return Ok(());
     };
     store::check_log(pool, &exodrive_domain::time::format(&engine.log.created_at())).await?;
     let progress = Progress::begin(engine.definition, pool.clone(), job.clone());
-    let mut rebuild = Rebuild { engine, job, progress };
+    let mut rebuild = Rebuild { engine, load, job, progress };
     let outcome = rebuild.carry_out_or_end().await;
     let job = rebuild.job;
     match outcome {
@@ -114,20 +103,12 @@ async fn discard(engine: &Engine, job: &Job) -> Result<(), Error> {
     let Some(generation) = job.generation else { return Ok(()) };
     // What is rolled back to is kept.
     let state = if job.kind == "rollback" { "previous" } else { "dropping" };
-    sqlx::query!(
-        "update generations set state = $3
-         where projection = $1 and generation = $2 and state in ('building', 'catching_up')",
-        engine.definition.name,
-        generation,
-        state
-    )
-    .execute(engine.database.pool())
-    .await?;
-    Ok(())
+    generations::let_go(engine.definition, engine.database.pool(), generation, state).await
 }
 
 struct Rebuild<'a> {
     engine: &'a Engine,
+    load: LoadFn,
     job: Job,
     progress: Progress,
 }
@@ -136,7 +117,7 @@ impl Rebuild<'_> {
     async fn carry_out_or_end(&mut self) -> Result<(), Error> {
         let (engine, job) = (self.engine, self.job.clone());
         let ended = tokio::select! {
-            outcome = carry_out(engine, &mut self.job, &self.progress) => return outcome,
+            outcome = carry_out(engine, self.load, &mut self.job, &self.progress) => return outcome,
             () = self.progress.ended() => self.progress.is_cancelled(),
         };
         if !ended {
@@ -152,14 +133,23 @@ impl Rebuild<'_> {
     }
 }
 
-async fn carry_out(engine: &Engine, job: &mut Job, progress: &Progress) -> Result<(), Error> {
+async fn carry_out(
+    engine: &Engine,
+    load: LoadFn,
+    job: &mut Job,
+    progress: &Progress,
+) -> Result<(), Error> {
     let pool = engine.database.pool();
-    let to = match state_of(engine, job.generation).await?.as_deref() {
+    let state = match job.generation {
+        Some(generation) => generations::state(engine.definition, pool, generation).await?,
+        None => None,
+    };
+    let to = match state.as_deref() {
         Some("catching_up") => job.generation.unwrap_or_default(),
         Some("previous") if job.kind == "rollback" => {
             let to = job.generation.unwrap_or_default();
             let mut transaction = pool.begin().await?;
-            set_state(engine, &mut transaction, to, "catching_up").await?;
+            generations::set_state(engine.definition, &mut transaction, to, "catching_up").await?;
             rebuilds::stage(engine.definition, &mut transaction, job, "catching_up").await?;
             transaction.commit().await?;
             to
@@ -169,75 +159,29 @@ async fn carry_out(engine: &Engine, job: &mut Job, progress: &Progress) -> Resul
             let error = "there is no such previous generation: it was dropped";
             return rebuilds::fail(&mut connection, job.id, job.epoch, error).await;
         }
-        _ => build(engine, job, progress).await?,
+        _ => build(engine, load, job, progress).await?,
     };
     swap_in(engine, job, progress, to).await
 }
 
-async fn state_of(engine: &Engine, generation: Option<i32>) -> Result<Option<String>, Error> {
-    let Some(generation) = generation else { return Ok(None) };
-    let state = sqlx::query_scalar!(
-        "select state from generations where projection = $1 and generation = $2
-           and version = $3",
-        engine.definition.name,
-        generation,
-        engine.definition.version
-    );
-    Ok(state.fetch_optional(engine.database.pool()).await?)
-}
-
-async fn set_state(
-    engine: &Engine,
-    connection: &mut sqlx::PgConnection,
-    generation: i32,
-    state: &str,
-) -> Result<(), Error> {
-    sqlx::query!(
-        "update generations set state = $3 where projection = $1 and generation = $2",
-        engine.definition.name,
-        generation,
-        state
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-struct Active {
-    generation: i32,
-    version: i32,
-    partitions: i32,
-}
-
-async fn active(engine: &Engine) -> Result<Active, Error> {
-    let active = sqlx::query_as!(
-        Active,
-        "select generation, version, partitions from projections
-         join generations on projection = name and generation = active_generation
-         where name = $1",
-        engine.definition.name
-    );
-    Ok(active.fetch_one(engine.database.pool()).await?)
-}
-
 /// Makes a generation and fills it with the log as it is now; gives it.
-async fn build(engine: &Engine, job: &mut Job, progress: &Progress) -> Result<i32, Error> {
+async fn build(
+    engine: &Engine,
+    load: LoadFn,
+    job: &mut Job,
+    progress: &Progress,
+) -> Result<i32, Error> {
     let pool = engine.database.pool();
     // What somebody else had begun to load.
     discard(engine, job).await?;
-    let active = active(engine).await?;
+    let active = generations::active(engine.definition, pool).await?;
     let from_position = job.from_position.filter(|_| active.version == engine.definition.version);
     let partitions = match from_position {
         Some(_) => active.partitions,
         None => job.partitions.unwrap_or(active.partitions),
     };
     let mut transaction = pool.begin().await?;
-    let generation = sqlx::query_scalar!(
-        r#"select max(generation) + 1 as "next!" from generations where projection = $1"#,
-        engine.definition.name
-    )
-    .fetch_one(&mut *transaction)
-    .await?;
+    let generation = generations::next_number(engine.definition, &mut transaction).await?;
     generations::insert(engine.definition, &mut transaction, generation, partitions, "building")
         .await?;
     generations::create_table(engine.definition, &mut transaction, generation).await?;
@@ -274,7 +218,7 @@ async fn build(engine: &Engine, job: &mut Job, progress: &Progress) -> Result<i3
     let plan = load::Plan { generation, partitions, until, only };
     let filling =
         load::Filling { plan: &plan, indexes: &mut indexes, governor: &governor, progress };
-    let refused = (engine.load)(engine, filling).await?;
+    let refused = load(engine, filling).await?;
     stage(engine, job, "indexing").await?;
     if !refused.is_empty() {
         load::park_refused(engine, &plan, &refused).await?;
@@ -282,15 +226,8 @@ async fn build(engine: &Engine, job: &mut Job, progress: &Progress) -> Result<i3
     load::finish(engine, generation, &mut indexes).await?;
     let mut transaction = pool.begin().await?;
     rebuilds::stage(engine.definition, &mut transaction, job, "catching_up").await?;
-    set_state(engine, &mut transaction, generation, "catching_up").await?;
-    sqlx::query!(
-        "update checkpoints set position = $3 where projection = $1 and generation = $2",
-        engine.definition.name,
-        generation,
-        to_i64(until)
-    )
-    .execute(&mut *transaction)
-    .await?;
+    generations::set_state(engine.definition, &mut transaction, generation, "catching_up").await?;
+    generations::set_position(engine.definition, &mut transaction, generation, until).await?;
     transaction.commit().await?;
     Ok(generation)
 }
@@ -299,7 +236,7 @@ async fn build(engine: &Engine, job: &mut Job, progress: &Progress) -> Result<i3
 async fn swap_in(engine: &Engine, job: &Job, progress: &Progress, to: i32) -> Result<(), Error> {
     let pool = engine.database.pool();
     loop {
-        let from = active(engine).await?;
+        let from = generations::active(engine.definition, pool).await?;
         caught_up(engine, progress, from.generation, to).await?;
         stage(engine, job, "comparing").await?;
         let (comparison, moving) = compare::compare(engine, from.generation, to).await?;

@@ -1,14 +1,14 @@
 //! Giving readers another generation, in one transaction.
 
-use super::compare::{self, Comparison};
+use super::compare;
 use crate::{
     Error,
     engine::{
         Engine,
         store::{
-            generations,
+            comparison::Comparison,
             rebuilds::{self, Job},
-            refolds, to_i64, to_u64,
+            refolds, swaps, to_i64, to_u64,
         },
     },
 };
@@ -41,31 +41,15 @@ pub(crate) async fn swap(
     may_differ: bool,
 ) -> Result<Swapped, Error> {
     let (from, to) = (comparison.from_generation, comparison.to_generation);
-    let mut transaction = engine
-        .database
-        .pool()
-        .begin_with("begin; set local lock_timeout = '500ms'; set local synchronous_commit = on")
-        .await?;
-    let before = sqlx::query!(
-        "select active_generation, swaps from projections where name = $1 for update",
-        engine.definition.name
-    )
-    .fetch_one(&mut *transaction)
-    .await?;
-    let barred = refolds::bars_swap(engine.definition, &mut transaction, from, to).await?;
+    let definition = engine.definition;
+    let mut transaction = swaps::begin(engine.database.pool()).await?;
+    let before = swaps::lock(definition, &mut transaction).await?;
+    let barred = refolds::bars_swap(definition, &mut transaction, from, to).await?;
     if before.active_generation != from || barred {
         return Ok(Swapped::NotLevel);
     }
     // Whoever writes the old one waits until we are done, and is then fenced.
-    let held = sqlx::query_scalar!(
-        "select position from checkpoints where projection = $1 and generation = $2
-         order by partition for update",
-        engine.definition.name,
-        from
-    )
-    .fetch_all(&mut *transaction)
-    .await?;
-    let position = held.into_iter().max().unwrap_or(0);
+    let position = swaps::hold_still(definition, &mut transaction, from).await?;
     let began = Instant::now();
     while !reached(engine, &mut transaction, to, position).await? {
         if began.elapsed() > HOLD {
@@ -85,19 +69,13 @@ pub(crate) async fn swap(
         transaction.rollback().await?;
         return Ok(Swapped::Differs(found));
     }
-    let swaps = before.swaps + 1;
+    let count = before.swaps + 1;
     if engine.definition.cached {
         // Until the new generation is announced, readers ask Postgres: no view
         // of the old one is served after one of the new one.
-        let versions = sqlx::query_scalar!(
-            "select version from releases where projection = $1 union select $2",
-            engine.definition.name,
-            comparison.to_version
-        )
-        .fetch_all(&mut *transaction)
-        .await?;
-        let versions: Vec<_> = versions.into_iter().flatten().map(i32::unsigned_abs).collect();
-        if let Err(error) = engine.cache.withdraw(engine.definition.name, &versions, swaps).await {
+        let versions =
+            swaps::versions_read(definition, &mut transaction, comparison.to_version).await?;
+        if let Err(error) = engine.cache.withdraw(engine.definition.name, &versions, count).await {
             tracing::warn!(
                 projection = engine.definition.name,
                 error = exodrive_runtime::error_chain(&error),
@@ -106,60 +84,14 @@ pub(crate) async fn swap(
         }
     }
     let withdrawn = job.kind == "rollback";
-    sqlx::query!(
-        "update generations set state = 'previous', replaced_at = $3, withdrawn = $4
-         where projection = $1 and generation = $2",
-        engine.definition.name,
-        from,
-        position,
-        withdrawn
-    )
-    .execute(&mut *transaction)
-    .await?;
-    sqlx::query!(
-        "update generations set state = 'active', withdrawn = false, replaced_at = null
-         where projection = $1 and generation = $2",
-        engine.definition.name,
-        to
-    )
-    .execute(&mut *transaction)
-    .await?;
-    sqlx::query!(
-        "update projections set active_generation = $2, swaps = $3 where name = $1",
-        engine.definition.name,
-        to,
-        swaps
-    )
-    .execute(&mut *transaction)
-    .await?;
-    sqlx::query!(
-        "update checkpoints set epoch = epoch + 1, lease_until = null, worker = null
-         where projection = $1 and generation = $2",
-        engine.definition.name,
-        from
-    )
-    .execute(&mut *transaction)
-    .await?;
-    // One to roll back to is enough; another release may need its own.
-    sqlx::query!(
-        "update generations set state = 'dropping'
-         where projection = $1 and state = 'previous' and generation <> $2
-           and (version = $3 or version = $4)",
-        engine.definition.name,
-        from,
-        comparison.from_version,
-        comparison.to_version
-    )
-    .execute(&mut *transaction)
-    .await?;
-    generations::point_views(&mut transaction, engine.definition.name).await?;
+    swaps::swap(definition, &mut transaction, comparison, position, count, withdrawn).await?;
     rebuilds::compared(&mut transaction, job, &found).await?;
-    rebuilds::end(engine.definition, &mut transaction, job, "done").await?;
+    rebuilds::end(definition, &mut transaction, job, "done").await?;
     transaction.commit().await?;
     if engine.definition.cached {
         // If not now, its writer does so within a second.
         let version = comparison.to_version.unsigned_abs();
-        let _ = engine.cache.announce(engine.definition.name, version, to, swaps).await;
+        let _ = engine.cache.announce(engine.definition.name, version, to, count).await;
     }
     tracing::info!(
         projection = engine.definition.name,
@@ -182,14 +114,7 @@ async fn reached(
     position: i64,
 ) -> Result<bool, Error> {
     let mut attempt = transaction.begin().await?;
-    let parts = sqlx::query!(
-        "select position, published from checkpoints where projection = $1 and generation = $2
-         order by partition for update",
-        engine.definition.name,
-        generation
-    )
-    .fetch_all(&mut *attempt)
-    .await?;
+    let parts = swaps::parts(engine.definition, &mut attempt, generation).await?;
     let level = parts.iter().all(|part| part.position >= position);
     let cached = !engine.definition.cached
         || parts.iter().all(|part| part.published >= part.position)
@@ -211,17 +136,7 @@ pub(crate) async fn is_near(
     to: i32,
     near: u64,
 ) -> Result<(bool, u64), Error> {
-    let found = sqlx::query!(
-        r#"select coalesce(max(position) filter (where generation = $2), 0) as "old!",
-               coalesce(min(position) filter (where generation = $3), 0) as "new!",
-               coalesce(min(published) filter (where generation = $3), 0) as "published!"
-           from checkpoints where projection = $1"#,
-        engine.definition.name,
-        from,
-        to
-    )
-    .fetch_one(engine.database.pool())
-    .await?;
+    let found = swaps::distance(engine.definition, engine.database.pool(), from, to).await?;
     let near = to_i64(near);
     let redis = !engine.definition.cached || found.published + near >= found.new;
     Ok((found.new + near >= found.old && redis, to_u64(found.new)))

@@ -1,26 +1,24 @@
 //! Rows on their way into the table of a generation that is being filled.
 
-use crate::{
-    Error,
-    engine::{Engine, store},
-};
+use super::{is_refused_value, to_i64};
+use crate::{Error, engine::projection::Definition};
 use bytes::{BufMut, BytesMut};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use tokio::sync::{mpsc, oneshot};
 
 /// Chunks of rows that wait to be copied: each may have half of what may be in
 /// memory, less as JSON.
-pub(super) const CHUNKS: usize = 1;
+pub(crate) const CHUNKS: usize = 1;
 
 /// A row on its way into the table.
-pub(super) struct Line {
-    pub(super) key: String,
-    pub(super) position: u64,
-    pub(super) json: String,
+pub(crate) struct Line {
+    pub(crate) key: String,
+    pub(crate) position: u64,
+    pub(crate) json: String,
 }
 
 /// What the copying task does.
-pub(super) enum Copy {
+pub(crate) enum Copy {
     /// Writes these rows.
     Lines(Vec<Line>),
     /// Tell when everything before this is in the table.
@@ -29,13 +27,14 @@ pub(super) enum Copy {
 
 /// Copies rows into the table as they come; gives the keys of those that
 /// Postgres refused.
-pub(super) async fn copy(
-    engine: Engine,
+pub(crate) async fn copy(
+    definition: Definition,
+    pool: PgPool,
     generation: i32,
     mut copies: mpsc::Receiver<Copy>,
 ) -> Result<Vec<String>, Error> {
-    let mut connection = engine.database.pool().acquire().await?;
-    let table = engine.definition.table(generation);
+    let mut connection = pool.acquire().await?;
+    let table = definition.table(generation);
     let statement = format!("copy {table} (key, position, data) from stdin (format binary)");
     let mut refused = Vec::new();
     while let Some(copy) = copies.recv().await {
@@ -48,7 +47,7 @@ pub(super) async fn copy(
         };
         match copy_lines(&mut connection, &statement, &lines).await {
             Ok(()) => {}
-            Err(error) if store::is_refused_value(&error) => {
+            Err(error) if is_refused_value(&error) => {
                 refused.extend(one_by_one(&mut connection, &table, lines).await?);
             }
             Err(error) => return Err(error),
@@ -78,7 +77,7 @@ async fn copy_lines(
         buffer.put_i32(length(key.len()));
         buffer.put_slice(key.as_bytes());
         buffer.put_i32(8);
-        buffer.put_i64(store::to_i64(*position));
+        buffer.put_i64(to_i64(*position));
         buffer.put_i32(length(json.len() + 1));
         buffer.put_u8(1);
         buffer.put_slice(json.as_bytes());
@@ -94,7 +93,7 @@ async fn copy_lines(
 }
 
 /// Writes each row alone; gives the keys of those that Postgres refuses.
-pub(super) async fn one_by_one(
+pub(crate) async fn one_by_one(
     connection: &mut PgConnection,
     table: &str,
     lines: Vec<Line>,
@@ -104,10 +103,10 @@ pub(super) async fn one_by_one(
     for Line { key, position, json } in lines {
         let mut attempt = connection.begin().await?;
         let insert = sqlx::query(AssertSqlSafe(sql.as_str()));
-        let insert = insert.bind(&key).bind(store::to_i64(position)).bind(json);
+        let insert = insert.bind(&key).bind(to_i64(position)).bind(json);
         match insert.execute(&mut *attempt).await.map_err(Error::from) {
             Ok(_) => attempt.commit().await?,
-            Err(error) if store::is_refused_value(&error) => {
+            Err(error) if is_refused_value(&error) => {
                 attempt.rollback().await?;
                 refused.push(key);
             }

@@ -1,10 +1,13 @@
 //! Builds of a projection beside each other, and the views by which readers
 //! see one of them.
 
-use super::{LEASE, Part};
+use super::{LEASE, to_i64};
 use crate::{
     Error,
-    engine::projection::{Definition, Projection},
+    engine::{
+        Part,
+        projection::{Definition, Projection},
+    },
     for_each_projection,
 };
 use sha2::{Digest, Sha256};
@@ -300,5 +303,156 @@ pub(crate) async fn drop_generation(
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await?;
+    Ok(())
+}
+
+/// Lets go of a generation that is being built, unless it was swapped in: it
+/// gets this state.
+pub(crate) async fn let_go(
+    definition: Definition,
+    pool: &PgPool,
+    generation: i32,
+    state: &str,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "update generations set state = $3
+         where projection = $1 and generation = $2 and state in ('building', 'catching_up')",
+        definition.name,
+        generation,
+        state
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// The state of a generation of this version of the fold; `None` if there is no
+/// such generation.
+pub(crate) async fn state(
+    definition: Definition,
+    pool: &PgPool,
+    generation: i32,
+) -> Result<Option<String>, Error> {
+    let state = sqlx::query_scalar!(
+        "select state from generations where projection = $1 and generation = $2
+           and version = $3",
+        definition.name,
+        generation,
+        definition.version
+    );
+    Ok(state.fetch_optional(pool).await?)
+}
+
+/// Gives a generation a state.
+pub(crate) async fn set_state(
+    definition: Definition,
+    connection: &mut PgConnection,
+    generation: i32,
+    state: &str,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "update generations set state = $3 where projection = $1 and generation = $2",
+        definition.name,
+        generation,
+        state
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The generation that readers see.
+pub(crate) struct Active {
+    pub(crate) generation: i32,
+    pub(crate) version: i32,
+    pub(crate) partitions: i32,
+}
+
+/// The generation that readers see.
+pub(crate) async fn active(definition: Definition, pool: &PgPool) -> Result<Active, Error> {
+    let active = sqlx::query_as!(
+        Active,
+        "select generation, version, partitions from projections
+         join generations on projection = name and generation = active_generation
+         where name = $1",
+        definition.name
+    );
+    Ok(active.fetch_one(pool).await?)
+}
+
+/// A number that no generation has.
+pub(crate) async fn next_number(
+    definition: Definition,
+    connection: &mut PgConnection,
+) -> Result<i32, Error> {
+    let next = sqlx::query_scalar!(
+        r#"select max(generation) + 1 as "next!" from generations where projection = $1"#,
+        definition.name
+    );
+    Ok(next.fetch_one(connection).await?)
+}
+
+/// Moves every checkpoint of a generation to a position.
+pub(crate) async fn set_position(
+    definition: Definition,
+    connection: &mut PgConnection,
+    generation: i32,
+    position: u64,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "update checkpoints set position = $3 where projection = $1 and generation = $2",
+        definition.name,
+        generation,
+        to_i64(position)
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Removes the rows of a generation that is being filled, and its parked events.
+pub(crate) async fn empty(
+    definition: Definition,
+    pool: &PgPool,
+    generation: i32,
+) -> Result<(), Error> {
+    let truncate = format!("truncate {}", definition.table(generation));
+    pool.execute(AssertSqlSafe(truncate)).await?;
+    sqlx::query!(
+        "delete from parked_events where projection = $1 and generation = $2",
+        definition.name,
+        generation
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Runs one of the statements that [`take_indexes`] gave.
+pub(crate) async fn make_index(pool: &PgPool, statement: &str) -> Result<(), Error> {
+    pool.execute(AssertSqlSafe(statement)).await?;
+    Ok(())
+}
+
+/// Has Postgres look at what a filled table holds, so that it plans reads well.
+pub(crate) async fn analyze(
+    definition: Definition,
+    pool: &PgPool,
+    generation: i32,
+) -> Result<(), Error> {
+    pool.execute(AssertSqlSafe(format!("analyze {}", definition.table(generation)))).await?;
+    Ok(())
+}
+
+/// Any row of a generation: what a reader waits for now.
+pub(crate) async fn probe(
+    definition: Definition,
+    pool: &PgPool,
+    generation: i32,
+    somewhere: &str,
+) -> Result<(), Error> {
+    let table = definition.table(generation);
+    let sql = format!("select data from {table} where key > $1 order by key limit 1");
+    sqlx::query(AssertSqlSafe(sql)).bind(somewhere).fetch_optional(pool).await?;
     Ok(())
 }

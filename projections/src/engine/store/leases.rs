@@ -1,7 +1,10 @@
 //! Checkpoints, and who may move them.
 
-use super::{Part, to_i64, to_u64};
-use crate::{Error, engine::projection::Definition};
+use super::{to_i64, to_u64};
+use crate::{
+    Error,
+    engine::{Part, projection::Definition},
+};
 use sqlx::{PgConnection, PgPool};
 use std::time::Duration;
 

@@ -1,9 +1,10 @@
 //! Events that cannot be folded yet.
 
-use super::{Part, to_i64, to_u64};
+use super::{to_i64, to_u64};
 use crate::{
     Error,
     engine::{
+        Part,
         fold::{Barred, Parked},
         projection::Definition,
     },

@@ -1,12 +1,9 @@
 //! The rebuilds that operators and releases want, from the wish to the end.
 
+use super::{LEASE, comparison::Comparison, to_i64, to_u64};
 use crate::{
     Error,
-    engine::{
-        projection::Definition,
-        rebuild::Comparison,
-        store::{LEASE, Part, to_i64, to_u64},
-    },
+    engine::{Part, projection::Definition},
 };
 use serde_json::json;
 use sqlx::{PgConnection, PgPool, types::Json};

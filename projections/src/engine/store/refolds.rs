@@ -1,8 +1,11 @@
 //! Rows that are to be folded afresh in every generation, because what the log
 //! says of them was erased.
 
-use super::{Part, partition_of, to_i64, to_u64};
-use crate::{Error, engine::projection::Definition};
+use super::{to_i64, to_u64};
+use crate::{
+    Error,
+    engine::{Part, partition_of, projection::Definition},
+};
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
 use std::collections::BTreeMap;

@@ -9,37 +9,10 @@ use crate::{
     },
 };
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
 use sqlx::{
     AssertSqlSafe, PgConnection, PgPool, Postgres, Row, Transaction, postgres::PgRow, types::Json,
 };
 use std::collections::HashMap;
-
-/// One part of a generation: the rows whose keys belong to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Part {
-    pub(crate) generation: i32,
-    pub(crate) partition: i32,
-    /// How many there are.
-    pub(crate) partitions: i32,
-}
-
-impl Part {
-    /// Whether a row of this key belongs to it.
-    pub(crate) fn holds(&self, key: &str) -> bool {
-        partition_of(key, self.partitions) == self.partition
-    }
-}
-
-/// Which of so many partitions a key belongs to. The same in every release.
-pub fn partition_of(key: &str, partitions: i32) -> i32 {
-    if partitions <= 1 {
-        return 0;
-    }
-    let digest: [u8; 32] = Sha256::digest(key).into();
-    let hash = i32::from_be_bytes([digest[0] & 0x7f, digest[1], digest[2], digest[3]]);
-    hash % partitions
-}
 
 /// Remembers which log the database belongs to, or refuses another.
 pub(crate) async fn check_log(pool: &PgPool, log: &str) -> Result<(), Error> {
@@ -74,6 +47,18 @@ pub(crate) async fn load<P: Projection>(
     found.into_iter().map(stored).collect()
 }
 
+/// Takes the rows of these keys out of the table.
+pub(crate) async fn take<P: Projection>(
+    connection: &mut PgConnection,
+    generation: i32,
+    keys: &[String],
+) -> Result<HashMap<String, Stored<P::Row>>, Error> {
+    let table = Definition::of::<P>().table(generation);
+    let sql = format!("delete from {table} where key = any($1) returning key, position, data");
+    let found = sqlx::query(AssertSqlSafe(sql)).bind(keys).fetch_all(connection).await?;
+    found.into_iter().map(stored).collect()
+}
+
 /// A page of the rows of a part changed since a position, in the order of
 /// keys; and the key to go on after, if there may be more.
 pub(crate) async fn changed_since<P: Projection>(
@@ -96,7 +81,7 @@ pub(crate) async fn changed_since<P: Projection>(
     Ok((rows, next.flatten()))
 }
 
-pub(crate) fn stored<R: DeserializeOwned>(found: PgRow) -> Result<(String, Stored<R>), Error> {
+fn stored<R: DeserializeOwned>(found: PgRow) -> Result<(String, Stored<R>), Error> {
     let position = to_u64(found.try_get("position")?);
     let Json(row) = found.try_get("data")?;
     Ok((found.try_get("key")?, Stored { row, position }))
@@ -152,16 +137,4 @@ pub(crate) fn is_refused_value(error: &Error) -> bool {
     let Error::Database(sqlx::Error::Database(error)) = error else { return false };
     // Data exception, integrity constraint violation, program limit exceeded.
     error.code().is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
-}
-
-pub(crate) fn to_i64(position: u64) -> i64 {
-    i64::try_from(position).unwrap_or(i64::MAX)
-}
-
-pub(crate) fn to_u64(position: i64) -> u64 {
-    u64::try_from(position).unwrap_or(0)
-}
-
-pub(crate) fn to_i32(version: u32) -> i32 {
-    i32::try_from(version).unwrap_or(i32::MAX)
 }

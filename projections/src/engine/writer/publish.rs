@@ -1,58 +1,18 @@
 //! What of a turn goes to Redis.
 
-use super::run::{TICK, Turn};
+use super::{
+    backlog::{Backlog, Place, entries, fetch},
+    turn::{TICK, Turn},
+};
 use crate::{
     Error,
-    engine::{
-        cache::Entry,
-        fold::{Rows, Stored},
-        projection::Projection,
-        store::{self, Part},
-    },
+    engine::{fold::Rows, projection::Projection, store},
 };
-use sqlx::PgPool;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Rows published at a time when Redis has to be filled again.
-const REPUBLISH: i64 = 1_000;
+/// Pages published at a time; folding goes on between.
 const REPUBLISH_PAGES: usize = 5;
-
-/// Publishing rows that Redis has missed, page by page in the order of keys.
-#[derive(Clone)]
-pub(super) struct Backlog {
-    /// When to go on.
-    pub(super) due: Instant,
-    /// The last key published.
-    after: String,
-    /// What Redis has once every page is published. Rows changed later are
-    /// published as they change.
-    end: u64,
-}
-
-/// Which page of the rows that Redis has missed.
-#[derive(PartialEq, Eq)]
-pub(super) struct Place {
-    since: u64,
-    after: String,
-}
-
-/// Entries, and the key to go on after if there may be more.
-pub(super) type Page = (Vec<Entry>, Option<String>);
-
-async fn fetch<P: Projection>(pool: PgPool, part: Part, place: Place) -> Result<Page, Error> {
-    let page = store::changed_since::<P>(&pool, part, place.since, &place.after, REPUBLISH);
-    let (rows, next) = page.await?;
-    let entries = rows.iter().flat_map(|(key, stored)| entries::<P>(key, stored)).collect();
-    Ok((entries, next))
-}
-
-/// What Redis gets of a row, under its key and its aliases.
-pub(super) fn entries<P: Projection>(key: &str, stored: &Stored<P::Row>) -> Vec<Entry> {
-    let Some(json) = P::cached(&stored.row, stored.position) else { return Vec::new() };
-    let entry = |key| Entry { key, position: stored.position, json: json.clone() };
-    std::iter::once(key.to_owned()).chain(P::aliases(&stored.row)).map(entry).collect()
-}
 
 impl<P: Projection> Turn<'_, P> {
     /// Whoever waits to swap a generation in wants to know at once that Redis
@@ -93,13 +53,6 @@ impl<P: Projection> Turn<'_, P> {
                 self.miss(TICK);
             }
         }
-    }
-
-    /// Redis has missed rows: all that changed after `lease.published` are
-    /// published again, beginning after `pause`.
-    pub(super) fn miss(&mut self, pause: Duration) {
-        let (due, end) = (Instant::now() + pause, self.lease.position);
-        self.backlog = P::CACHED.then(|| Backlog { due, after: String::new(), end });
     }
 
     /// Publishes some pages of the backlog, if one is due; folding goes on

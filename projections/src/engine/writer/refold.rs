@@ -2,9 +2,10 @@
 //! operator wants, or those of which the log says less since an erasure.
 
 use super::{
-    publish::entries,
+    backlog::entries,
+    refolding::{Refold, Wanted},
     retry::try_write,
-    run::{TICK, Turn},
+    turn::{TICK, Turn},
 };
 use crate::{
     Error,
@@ -21,36 +22,9 @@ use crate::{
 };
 use sqlx::PgConnection;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use tokio_util::task::AbortOnDropHandle;
-use uuid::Uuid;
 
 /// Events that a turn may read by the way; more are read beside it.
 const FEW: u64 = 4_000;
-
-/// Rows being folded afresh.
-pub(super) struct Refold<P: Projection> {
-    wanted: Wanted,
-    task: AbortOnDropHandle<Result<KeyHistories<P>, Error>>,
-}
-
-/// Who wants it.
-enum Wanted {
-    /// An operator, by this rebuild.
-    Key(Uuid, String),
-    /// An erasure, or several.
-    Erased(Due),
-}
-
-impl<P: Projection> Refold<P> {
-    fn begin(wanted: Wanted, histories: KeyHistories<P>, until: u64) -> Self {
-        let task = AbortOnDropHandle::new(tokio::spawn(histories.fold_until(until)));
-        Self { wanted, task }
-    }
-
-    pub(super) fn is_finished(&self) -> bool {
-        self.task.is_finished()
-    }
-}
 
 impl<P: Projection> Turn<'_, P> {
     /// If rows are wanted folded afresh: begins to; or puts them in the place of

@@ -1,6 +1,6 @@
 //! What of a turn mends rows: events tried again, refused rows found.
 
-use super::run::{Failed, Outcome, Turn};
+use super::turn::{Failed, Outcome, Turn};
 use crate::{
     Error,
     engine::{

@@ -1,58 +1,30 @@
-//! One worker's time as the writer of one part of a generation.
+//! The writer's loop: a batch of events from the log to readers, and once a
+//! second whatever else is due.
 
 use super::{
-    publish::{Backlog, Page, Place},
-    refold::Refold,
+    refolding::Refold,
+    turn::{Failed, Outcome, TICK, Turn},
 };
 use crate::{
     Error,
     engine::{
         Engine, Step,
-        feed::{Decoded, Events, Subscription},
-        fold::{self, Barred, Keyed, Loaded, Parked, Rows},
+        feed::{Decoded, Events},
+        fold::{Barred, Parked, Rows},
         projection::Projection,
-        sandbox::{Sandbox, Stuck},
-        store::{self, leases::Lease, parked, refolds},
+        sandbox::Stuck,
+        store::{self, leases::Lease, parked},
     },
 };
-use sqlx::PgConnection;
 use std::time::{Duration, Instant};
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::sync::CancellationToken;
 
-/// How often a turn shows a sign of life and looks for operators' wishes.
-pub(super) const TICK: Duration = Duration::from_secs(1);
-/// How often it looks whether rows have been folded afresh beside it.
+/// How often a turn looks whether rows have been folded afresh beside it.
 const REFOLDING: Duration = Duration::from_millis(100);
 /// How long the checkpoint may wait to be moved past events that are none of
 /// the part's. Most events are none of most projections': one statement for many
 /// of them leaves the database to those that are.
 const PASSING: Duration = Duration::from_millis(20);
-
-/// See the module.
-pub(super) struct Turn<'a, P: Projection> {
-    pub(super) engine: &'a Engine,
-    pub(super) lease: Lease,
-    pub(super) events: Subscription,
-    pub(super) barred: Barred,
-    pub(super) sandbox: Sandbox,
-    /// Whether the worker keeps it however many parts it has.
-    pub(super) beyond_share: bool,
-    /// Whether readers see the generation; known after the first tick.
-    pub(super) seen: bool,
-    pub(super) paused: bool,
-    /// Whether nobody reads it: the turn is for rows to be folded afresh only.
-    pub(super) unread: bool,
-    /// Of such a turn: none are left.
-    pub(super) at_rest: bool,
-    /// Up to here nothing was the part's since its checkpoint, and since when.
-    pub(super) passed: Option<(u64, Instant)>,
-    /// Rows changed after `lease.published` may not be in Redis.
-    pub(super) backlog: Option<Backlog>,
-    /// The page of the backlog that comes next, on its way.
-    pub(super) ahead: Option<(Place, AbortOnDropHandle<Result<Page, Error>>)>,
-    pub(super) ticked: Option<(Instant, u64)>,
-    pub(super) refolding: Option<Refold<P>>,
-}
 
 /// Folds until `stop`, until the lease is lost, or until something fails; gives
 /// the lease back as it is then.
@@ -72,35 +44,7 @@ pub(crate) async fn take<P: Projection>(
     }
 }
 
-impl<'a, P: Projection> Turn<'a, P> {
-    async fn begin(engine: &'a Engine, lease: Lease) -> Result<Self, Error> {
-        let (definition, pool) = (engine.definition, engine.database.pool());
-        let mut events = engine.feed.subscribe(lease.position + 1);
-        events.read_afresh(refolds::erased_until(definition, pool).await?);
-        let barred = parked::barred(definition, pool, lease.part).await?;
-        let mut turn = Self {
-            engine,
-            events,
-            barred,
-            sandbox: Sandbox::default(),
-            beyond_share: false,
-            seen: false,
-            paused: false,
-            unread: false,
-            at_rest: false,
-            passed: None,
-            backlog: None,
-            ahead: None,
-            ticked: None,
-            refolding: None,
-            lease,
-        };
-        if turn.lease.published < turn.lease.position {
-            turn.miss(Duration::ZERO);
-        }
-        Ok(turn)
-    }
-
+impl<P: Projection> Turn<'_, P> {
     /// Folds until `stop`, or until the worker has more than its share of the
     /// work, or there is none. A batch in flight is finished.
     async fn fold_until(&mut self, stop: &CancellationToken) -> Result<(), Error> {
@@ -202,38 +146,6 @@ impl<'a, P: Projection> Turn<'a, P> {
         }
         tracing::error!(projection = P::NAME, position, "An event's fold does not end");
         Ok(())
-    }
-
-    pub(super) async fn keyed(
-        &mut self,
-        events: &Events,
-        only: Option<&str>,
-    ) -> Result<Vec<Keyed>, Stuck> {
-        let (events, part, barred) = (events.clone(), self.lease.part, self.barred.clone());
-        let only = only.map(str::to_owned);
-        self.sandbox
-            .run(move |mark| fold::keyed::<P>(&events, part, &barred, only.as_deref(), mark))
-            .await
-    }
-
-    /// Folds over rows that are loaded by `connection`.
-    pub(super) async fn fold(
-        &mut self,
-        connection: &mut PgConnection,
-        events: &Events,
-        keyed: Vec<Keyed>,
-        mut barred: Barred,
-    ) -> Result<Outcome<P::Row>, Failed> {
-        let keys = fold::keys(&keyed);
-        let rows = store::load::<P>(connection, self.lease.part.generation, &keys).await?;
-        self.engine.step(Step::Loaded);
-        let events = events.clone();
-        let outcome = self.sandbox.run(move |mark| {
-            let mut table = Loaded { rows, changed: Rows::new() };
-            let parked = fold::fold::<P>(&events, &keyed, &mut table, &mut barred, mark);
-            Outcome { changed: table.changed, parked, barred, keyed }
-        });
-        Ok(outcome.await?)
     }
 
     /// Folds and writes a batch and moves the checkpoint, in one transaction.
@@ -358,41 +270,6 @@ impl<'a, P: Projection> Turn<'a, P> {
             }
         }
         Ok(())
-    }
-}
-
-/// What folding a batch came to.
-pub(super) struct Outcome<R> {
-    pub(super) changed: Rows<R>,
-    pub(super) parked: Vec<Parked>,
-    pub(super) barred: Barred,
-    pub(super) keyed: Vec<Keyed>,
-}
-
-/// Why a batch was not folded.
-pub(super) enum Failed {
-    Error(Error),
-    Stuck(Stuck),
-}
-
-impl Failed {
-    pub(super) fn into_error(self) -> Error {
-        match self {
-            Self::Error(error) => error,
-            Self::Stuck(_) => Error::Engine,
-        }
-    }
-}
-
-impl From<Stuck> for Failed {
-    fn from(stuck: Stuck) -> Self {
-        Self::Stuck(stuck)
-    }
-}
-
-impl From<Error> for Failed {
-    fn from(error: Error) -> Self {
-        Self::Error(error)
     }
 }
 

@@ -307,6 +307,18 @@ fn no_file_imports_in_a_circle() {
 }
 
 #[test]
+fn whoever_writes_a_view_opens_no_file_of_the_engine() {
+    let views = root().join("projections/src/views");
+    let mut files = BTreeMap::new();
+    read_sources(&views, &views, &mut files);
+    files.remove("list.rs").expect("the list of views, which the engine runs through");
+    assert!(files.contains_key("inbox/mod.rs"), "{:?}", files.keys());
+    let opens = |text: &String| text.contains("engine::") || text.contains("seals::");
+    let opening: Vec<_> = files.iter().filter(|(_, text)| opens(text)).map(|it| it.0).collect();
+    assert!(opening.is_empty(), "{opening:?}");
+}
+
+#[test]
 fn every_crate_inherits_the_lints_and_unsafe_code_is_forbidden() {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
     for lint in ["unsafe_code = \"forbid\"", "unwrap_used = \"deny\"", "print_stdout = \"deny\""] {

@@ -1,9 +1,10 @@
-//! What the engine keeps in Postgres: rows, checkpoints and leases,
-//! generations, parked events, rows to be folded afresh.
+//! The rows of a generation, and which log they are made of.
 
+use super::{to_i64, to_u64};
 use crate::{
     Error,
     engine::{
+        Part,
         fold::{Rows, Stored},
         projection::{Definition, Projection},
     },

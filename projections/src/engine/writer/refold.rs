@@ -14,10 +14,7 @@ use crate::{
         fold::{Rows, Stored},
         histories::{Fresh, KeyHistories},
         projection::Projection,
-        store::{
-            self, parked, rebuilds,
-            refolds::{self, Due},
-        },
+        store::{self, parked, rebuilds, refolds},
     },
 };
 use sqlx::PgConnection;

@@ -13,7 +13,7 @@ use crate::{
         query::{decode_cursor, encode_cursor, like},
     },
 };
-use exodrive_domain::{days::Days, fleet::Car};
+use exodrive_domain::days::Days;
 
 /// How a list of cars is sorted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use crate::{
 };
 use chrono::{DateTime, Utc};
 use exodrive_domain::{email::EmailId, time};
+use std::collections::BTreeMap;
 
 /// Which emails a list shows.
 #[derive(Clone, Debug, Default)]

@@ -44,7 +44,7 @@ check: ## Formatting, lints and documentation, warnings are errors
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
-sqlx: tools ## Check the SQL again and rewrite projections/.sqlx
+sqlx: tools ## Check the SQL again and rewrite .sqlx
 	@scripts/sqlx-prepare
 
 openapi: ## Rewrite api/openapi.json from the code

@@ -16,23 +16,6 @@
 //! **To add an endpoint**: a handler under `http/` with its `utoipa::path`, a
 //! line in `http/mod.rs`, then `make openapi`.
 
-pub mod access;
-pub mod accesses;
-pub mod blocked_keys;
-pub mod checker;
 pub mod cli;
-pub mod desk;
-pub mod erasure;
-pub mod history;
-pub mod hold_expiry;
 pub mod http;
-pub mod import;
-pub mod limits;
-pub mod operations;
-pub mod operator;
-pub mod problem;
-pub mod sealing;
 pub mod settings;
-pub mod signature;
-mod token_crypto;
-pub mod view_cache;

@@ -1,16 +1,16 @@
 //! Every setting, in one place: an option on the command line and a variable
 //! in the environment.
 
-use crate::{
-    access::Algorithm,
-    limits::{Limit, Rate, Rates},
-    signature::Secrets,
+use super::http::{
+    auth::tokens::Algorithm,
+    state::limits::{Limit, Rate, Rates},
 };
 use clap::Args;
+use exodrive_audit::seal::SealKeys;
+use exodrive_audit::webhook_signature::Secrets;
 use exodrive_log::{LogConfig, WrappingKeys, WrappingKeysError};
 use exodrive_projections::engine::RebuildSettings;
 use exodrive_proof::note::{KeyError, SigningKey, VerifierKey};
-use exodrive_replays::seal::SealKeys;
 use exodrive_runtime::{
     folder,
     services::{self, ServiceUrls, SyncMode},
@@ -365,7 +365,7 @@ pub enum SettingsError {
     },
     /// A secret that is none.
     #[error("EXODRIVE_RESEND_WEBHOOK_SECRETS: {0}")]
-    Webhook(#[from] crate::signature::SecretError),
+    Webhook(#[from] exodrive_audit::webhook_signature::SecretError),
     /// Data keys that are none.
     #[error("EXODRIVE_DATA_KEYS: {0}")]
     DataKeys(#[from] WrappingKeysError),

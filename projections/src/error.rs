@@ -1,7 +1,5 @@
 //! Why the read side fails.
 
-use crate::seals;
-
 /// Why a view could not be read or kept.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -47,9 +45,6 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
-    /// The seals are not whole.
-    #[error(transparent)]
-    Seals(#[from] seals::NoNode),
     /// A defect of the engine itself: its task panicked.
     #[error("a projection's engine panicked, see the lines above; start the worker again")]
     Engine,

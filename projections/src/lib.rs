@@ -15,8 +15,7 @@
 //! compares it with the one that readers see, and swaps it in.
 //! [`engine::operations`] applies operators' events. The API reads by the `read`
 //! module of each view, as a role that row-level security holds for
-//! ([`Database`]); [`engine::inspect`] is for whoever verifies. [`seals`] keeps
-//! what the log is sealed with.
+//! ([`Database`]); [`engine::inspect`] is for whoever verifies.
 //!
 //! **The answers stand with the views**, with their JSON and its description for
 //! the API's documentation: Redis holds an answer as it is sent, rendered by the
@@ -26,7 +25,6 @@
 
 pub mod engine;
 mod error;
-pub mod seals;
 pub mod views;
 
 pub use engine::{

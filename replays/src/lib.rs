@@ -12,17 +12,13 @@
 //! live view is made with, keeping the state after every event. [`tell`] and
 //! [`compare`] do so for a view by its name. [`verify`] folds many rows afresh
 //! and compares them with what Postgres and Redis hold. [`person`] finds what
-//! is about somebody, to be erased. [`seal`] makes the log tamper-evident, and
-//! [`export`] hands it to whoever does not trust us.
+//! is about somebody, to be erased.
 
 mod diff;
-pub mod events;
-pub mod export;
 mod history;
 pub mod person;
 mod reading;
 mod received;
-pub mod seal;
 pub mod verify;
 
 pub use diff::{Change, diff};

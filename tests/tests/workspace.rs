@@ -18,7 +18,7 @@ use std::{
 };
 
 /// Which rooms each room may import.
-const ROOMS: [(&str, &[&str]); 9] = [
+const ROOMS: [(&str, &[&str]); 12] = [
     ("exodrive-domain", &[]),
     ("exodrive-log", &["exodrive-domain", "exodrive-proof"]),
     ("exodrive-proof", &[]),
@@ -35,9 +35,38 @@ const ROOMS: [(&str, &[&str]); 9] = [
             "exodrive-migrations",
         ],
     ),
+    ("exodrive-replays", &["exodrive-domain", "exodrive-log", "exodrive-projections"]),
     (
-        "exodrive-replays",
-        &["exodrive-domain", "exodrive-log", "exodrive-proof", "exodrive-projections"],
+        "exodrive-audit",
+        &[
+            "exodrive-domain",
+            "exodrive-log",
+            "exodrive-proof",
+            "exodrive-projections",
+            "exodrive-replays",
+        ],
+    ),
+    (
+        "exodrive-commands",
+        &[
+            "exodrive-domain",
+            "exodrive-log",
+            "exodrive-runtime",
+            "exodrive-projections",
+            "exodrive-replays",
+        ],
+    ),
+    (
+        "exodrive-workers",
+        &[
+            "exodrive-domain",
+            "exodrive-log",
+            "exodrive-runtime",
+            "exodrive-projections",
+            "exodrive-replays",
+            "exodrive-audit",
+            "exodrive-commands",
+        ],
     ),
     (
         "exodrive-api",
@@ -48,6 +77,9 @@ const ROOMS: [(&str, &[&str]); 9] = [
             "exodrive-runtime",
             "exodrive-projections",
             "exodrive-replays",
+            "exodrive-audit",
+            "exodrive-commands",
+            "exodrive-workers",
         ],
     ),
     (
@@ -60,6 +92,9 @@ const ROOMS: [(&str, &[&str]); 9] = [
             "exodrive-migrations",
             "exodrive-projections",
             "exodrive-replays",
+            "exodrive-audit",
+            "exodrive-commands",
+            "exodrive-workers",
             "exodrive-api",
         ],
     ),
@@ -96,19 +131,29 @@ const CLOSED: [(&str, &[&str]); 3] = [
 /// Crates that only these rooms may import, the tests apart.
 const OWNED: [(&str, &[&str]); 5] = [
     ("async-nats", &["exodrive-log"]),
-    ("sqlx", &["exodrive-projections", "exodrive-migrations"]),
-    ("redis", &["exodrive-log", "exodrive-projections", "exodrive-api"]),
+    ("sqlx", &["exodrive-projections", "exodrive-migrations", "exodrive-audit"]),
+    (
+        "redis",
+        &[
+            "exodrive-log",
+            "exodrive-projections",
+            "exodrive-commands",
+            "exodrive-workers",
+            "exodrive-api",
+        ],
+    ),
     ("axum", &["exodrive-api"]),
     ("clap", &["exodrive-api"]),
 ];
 
 /// Rooms in which a file may take from its own children what they build on it: a
 /// crate's root and a folder's `mod.rs` hold what the folder shares.
-const PUT_TOGETHER: [&str; 6] = [
+const PUT_TOGETHER: [&str; 7] = [
     "exodrive-domain",
     "exodrive-log",
     "exodrive-proof",
     "exodrive-runtime",
+    "exodrive-commands",
     "exodrive-api",
     "exodrive-tests",
 ];

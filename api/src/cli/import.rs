@@ -2,12 +2,14 @@
 
 use super::{Failure, table};
 use crate::{
-    desk::Desk,
     http::TIME_ZONE,
-    import::{self, Rehearsal, Report, Tables},
     settings::{BookingSettings, Connections},
 };
 use chrono::Utc;
+use exodrive_commands::{
+    import::{self, Rehearsal, Report, Tables},
+    rental::Desk,
+};
 use exodrive_log::{Commands, Log};
 use exodrive_projections::{Database, engine::cache::Cache};
 use indicatif::{ProgressBar, ProgressStyle};

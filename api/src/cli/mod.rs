@@ -23,10 +23,9 @@ mod serve;
 mod table;
 mod terminal;
 mod up;
-mod verify;
 
+use crate::http::auth::{tokens, tokens::Role};
 use crate::{
-    access::{self, Role},
     http,
     settings::{Connections, DEFAULT_FILTER, HttpSettings, LogSettings, Logging},
 };
@@ -210,7 +209,7 @@ impl Token {
     fn run(self) -> Result<(), Failure> {
         let secret = self.http.token_secret(&self.connections)?;
         let claim = &self.http.jwt_role_claim;
-        say!("{}", access::issue(&secret, &self.subject, self.role, self.ttl, claim)?);
+        say!("{}", tokens::issue(&secret, &self.subject, self.role, self.ttl, claim)?);
         Ok(())
     }
 }

@@ -1,8 +1,9 @@
 //! `exodrive replay`: history, told from the log.
 
 use super::{Failure, table, terminal};
-use crate::{accesses, settings::Connections};
+use crate::settings::Connections;
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
+use exodrive_commands::access_log;
 use exodrive_domain::{email::EmailId, time};
 use exodrive_log::Log;
 use exodrive_projections::{
@@ -177,7 +178,7 @@ impl View {
             bar.set_length(end);
             bar.set_position(done);
         };
-        let shown = accesses::of_view(view, &self.key);
+        let shown = access_log::of_view(view, &self.key);
         let found = match self.diff.as_deref() {
             Some(&[from, to]) => {
                 let points = (from, to);

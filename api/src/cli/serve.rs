@@ -2,32 +2,30 @@
 
 use super::Failure;
 use crate::{
-    access::{TokenRules, Tokens},
-    accesses::Accesses,
-    blocked_keys::BlockedKeys,
-    checker::Checker,
-    desk::Desk,
-    erasure::{Erasures, carry_out::Eraser, gate::Gate},
-    hold_expiry,
-    http::{self, Api, health},
-    limits::Limiter,
-    operations,
-    operator::Operator,
-    sealing,
+    http::{
+        self, Api,
+        auth::tokens::{TokenRules, Tokens},
+        health,
+        layers::erasure_gate::Gate,
+        state::{blocked_keys::BlockedKeys, limits::Limiter, view_cache::ViewCache},
+    },
     settings::{
         BookingSettings, CheckSettings, Connections, HttpSettings, LogSettings, MetricsSettings,
         RebuildArgs, SealSettings, SettingsError,
     },
-    view_cache::ViewCache,
 };
 use axum::{Router, routing::get};
+use exodrive_audit::{seal::Sealer, store::SealStore};
+use exodrive_commands::{
+    access_log::Accesses, erasure::Erasures, operations::Operator, rental::Desk,
+};
 use exodrive_log::{Commands, Log};
 use exodrive_projections::{
     Database,
     engine::{self, cache::Cache},
 };
-use exodrive_replays::seal::Sealer;
 use exodrive_runtime::shutdown;
+use exodrive_workers::{drift_check::Checker, erasure::Eraser, hold_expiry, operations, sealing};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
@@ -110,6 +108,7 @@ impl Serve {
             tokio::spawn(accesses.clone().run(log.clone(), interval, served_all.clone()));
         let api = Api {
             log,
+            seals: SealStore::of(&database),
             database,
             limiter: Limiter::new(redis.clone(), self.http.rates()),
             redis,
@@ -197,7 +196,7 @@ impl Work {
         tracing::info!(worker, "Working");
         let sealer = Sealer {
             log: log.clone(),
-            database: database.clone(),
+            seals: SealStore::of(&database),
             keys: seal_keys,
             interval: self.seals.seal_interval,
             worker: worker.clone(),

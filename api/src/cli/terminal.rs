@@ -1,7 +1,7 @@
 //! Who sits at the terminal, and the record of what personal data is shown
 //! there.
 
-use crate::accesses::{Access, Accesses};
+use exodrive_commands::access_log::{Access, Accesses};
 use exodrive_log::Log;
 use exodrive_runtime::error_chain;
 

@@ -1,11 +1,11 @@
 //! Who of the staff read what, and what was refused, for auditors.
 
+use super::problem::{ApiError, Problem};
 use super::{
     App,
-    guard::Auditor,
-    read::{limit, log_unavailable, parse_query, read, time, view_unavailable},
+    auth::extract::Auditor,
+    read_answer::{limit, log_unavailable, parse_query, read, time, view_unavailable},
 };
-use crate::problem::{ApiError, Problem};
 use axum::{
     Json,
     extract::{RawQuery, State},

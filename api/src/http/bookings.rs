@@ -1,16 +1,13 @@
 //! Bookings: made by anybody, seen by whoever they belong to, run by staff.
 
+use super::problem::{ApiError, Code, Problem};
 use super::{
     Api, App,
+    auth::extract::{Role, Who},
     command::{Answer, Command, days, no_such_booking, refused, validation},
-    guard::{Role, Who},
-    read::{
+    read_answer::{
         limit, parse_query, reach_the_end, read, tell_blocked, text, view_answer, view_unavailable,
     },
-};
-use crate::{
-    desk::{Circumstances, Done, Party, derived_uuid, sha256},
-    problem::{ApiError, Code, Problem},
 };
 use axum::{
     Json,
@@ -19,6 +16,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use exodrive_commands::{
+    context::{Circumstances, Party},
+    event::{derived_uuid, sha256},
+    rental::Done,
+};
 use exodrive_domain::{
     Subject,
     booking::{AccessLink, Booking, BookingCommand, Customer, CustomerDetails, NewBooking, Status},
@@ -476,8 +478,8 @@ fn filter(query: BookingQuery) -> Result<Filter, ApiError> {
         car_id: query.car_id,
         customer_id: query.customer_id,
         days: range,
-        created_from: super::read::time("created_gte", query.created_gte)?,
-        created_until: super::read::time("created_lt", query.created_lt)?,
+        created_from: super::read_answer::time("created_gte", query.created_gte)?,
+        created_until: super::read_answer::time("created_lt", query.created_lt)?,
         text: text(query.q),
         after: after.transpose()?,
         limit: limit(query.limit)?,
@@ -508,7 +510,7 @@ pub(crate) struct BookingTimeline {
 )]
 pub(crate) async fn get_booking_timeline(
     State(api): App,
-    reader: super::guard::EmailReader,
+    reader: super::auth::extract::EmailReader,
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Result<Json<BookingTimeline>, ApiError> {

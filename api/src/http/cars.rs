@@ -1,17 +1,14 @@
 //! The fleet as the public sees it: cars, calendars, quotes.
 
+use super::problem::{ApiError, Problem};
 use super::{
     Api, App,
+    auth::extract::{Role, Who},
     bookings::car_id,
     command::{Command, days, no_such_car, refused},
-    guard::{Role, Who},
-    read::{
+    read_answer::{
         MIN_POSITION, limit, parse_query, read, tell_blocked, text, view_answer, view_unavailable,
     },
-};
-use crate::{
-    desk::DeskError,
-    problem::{ApiError, Problem},
 };
 use axum::{
     Json,
@@ -21,6 +18,7 @@ use axum::{
 };
 use bytes::Bytes;
 use chrono::{NaiveDate, TimeDelta};
+use exodrive_commands::rental::DeskError;
 use exodrive_domain::{
     booking::BookingRefusal,
     days::Days,

@@ -1,15 +1,13 @@
 //! What all commands share: the body, the `Idempotency-Key`, `If-Match`, and
 //! how a refusal is told.
 
+use super::problem::{ApiError, Code, Conflict, DateRange, FieldError};
 use super::{
-    Api, edge,
-    guard::{Role, Who},
+    Api,
+    auth::extract::{Role, Who},
+    layers::request,
     proofs::{LEAF_HASH, stored_leaf},
-    read::POSITION,
-};
-use crate::{
-    desk::{Circumstances, DeskError, Party, request_hash, sha256},
-    problem::{ApiError, Code, Conflict, DateRange, FieldError},
+    read_answer::POSITION,
 };
 use axum::{
     body::Bytes,
@@ -19,6 +17,11 @@ use axum::{
         header::{CONTENT_TYPE, ETAG, IF_MATCH, LOCATION},
     },
     response::{IntoResponse, Response},
+};
+use exodrive_commands::{
+    context::{Circumstances, Party},
+    event::{request_hash, sha256},
+    rental::DeskError,
 };
 use exodrive_domain::{
     booking::{BookingRefusal, Taken},
@@ -46,7 +49,7 @@ pub(crate) struct Command<T> {
     key: Option<String>,
     hash: String,
     if_position: Option<u64>,
-    identity: edge::Identity,
+    identity: request::Identity,
 }
 
 /// No body, or an empty object.
@@ -63,7 +66,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Command<T> {
         let who = Who::admit(&mut parts, api, books).await?;
         let identity = parts
             .extensions
-            .get::<edge::Identity>()
+            .get::<request::Identity>()
             .cloned()
             .ok_or_else(|| ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR))?;
         let body = super::webhooks::read(body).await?;
@@ -343,7 +346,7 @@ pub(crate) fn refused(error: DeskError, staff: bool) -> ApiError {
             ApiError::new(Code::Forbidden, detail)
         }
         DeskError::Busy => ApiError::new(Code::Busy, "Many decide about this car at once."),
-        DeskError::View(error) => super::read::view_unavailable(error),
+        DeskError::View(error) => super::read_answer::view_unavailable(error),
         DeskError::ViewBehind { reached, end } => {
             let detail = format!("The view is at position {reached}, the log at {end}.");
             let mut error = ApiError::new(Code::ViewBehind, detail);

@@ -1,7 +1,7 @@
 //! Deliveries as they came, for auditors.
 
-use super::{App, edge, guard::EmailReader, read::log_unavailable};
-use crate::problem::{ApiError, Code, Problem};
+use super::problem::{ApiError, Code, Problem};
+use super::{App, auth::extract::EmailReader, layers::request, read_answer::log_unavailable};
 use axum::{
     Extension,
     extract::{Path, State},
@@ -32,7 +32,7 @@ use exodrive_domain::{Subject, WEBHOOK_RECEIVED, time};
 pub(crate) async fn get_raw(
     State(api): App,
     _: EmailReader,
-    Extension(identity): Extension<edge::Identity>,
+    Extension(identity): Extension<request::Identity>,
     Path(position): Path<String>,
 ) -> Result<Response, ApiError> {
     let missing = || ApiError::new(Code::NotFound, "There is no delivery at this position.");

@@ -1,21 +1,21 @@
 //! Erasing a person's data, for operators: planned, asked for, approved by
 //! somebody else, followed.
 
+use super::problem::{ApiError, Code, FieldError, Problem};
 use super::{
     Api, App,
+    auth::extract::Operates,
     command::{Answer, Command, Nothing},
-    guard::Operates,
-};
-use crate::{
-    desk::derived_uuid,
-    erasure::{ErasureDetail, ErasureError, ErasurePlan},
-    operator::Origin,
-    problem::{ApiError, Code, FieldError, Problem},
 };
 use axum::{
     Json,
     extract::{Path, State},
     response::{IntoResponse, Response},
+};
+use exodrive_commands::{
+    erasure::{ErasureDetail, ErasureError, ErasurePlan},
+    event::derived_uuid,
+    operations::Origin,
 };
 use exodrive_domain::{erasure::ErasureRefusal, id::ErasureId};
 use serde::{Deserialize, Serialize};

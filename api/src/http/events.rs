@@ -1,13 +1,14 @@
 //! The log itself, for auditors: events as they are stored, with what they say,
 //! and exports that can be proven.
 
+use super::problem::{ApiError, Code, Problem};
 use super::{
     Api, App,
-    guard::EmailReader,
+    auth::extract::EmailReader,
+    proofs::seals_unavailable,
     proofs::{no_event, nothing_sealed, number, path_position},
-    read::{limit, parse_query, text, view_unavailable},
+    read_answer::{limit, parse_query, text},
 };
-use crate::problem::{ApiError, Code, Problem};
 use axum::{
     Json,
     body::Body,
@@ -21,14 +22,14 @@ use axum::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
-use exodrive_domain::time;
-use exodrive_log::StoredMessage;
-use exodrive_proof::export::{ExportWriter, Format};
-use exodrive_replays::{
+use exodrive_audit::{
     events::{Scan, Selection, check_subject},
     export::{Export, ExportError},
     seal::{SealError, leaf_hash},
 };
+use exodrive_domain::time;
+use exodrive_log::StoredMessage;
+use exodrive_proof::export::{ExportWriter, Format};
 use futures::stream;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -279,7 +280,7 @@ fn selection(query: &EventQuery) -> Result<Selection, ApiError> {
 
 /// What is stored, and what it says.
 async fn describe(api: &Api, found: Vec<StoredMessage>) -> Result<Vec<AuditEvent>, ApiError> {
-    let sealed = api.database.newest_seal().await.map_err(view_unavailable)?;
+    let sealed = api.seals.newest_seal().await.map_err(seals_unavailable)?;
     let sealed = sealed.map_or(0, |seal| seal.size);
     let recorded = api.log.decode_all(found.clone()).await;
     let recorded = recorded.map_err(|error| unavailable(error.into()))?;
@@ -369,7 +370,7 @@ async fn export(api: Arc<Api>, query: EventQuery, format: Format) -> Result<Resp
     };
     let selection = selection(&query)?;
     let reading = Reading::begin(&api)?;
-    let begun = Export::begin(&api.log, &api.database, selection, content).await;
+    let begun = Export::begin(&api.log, &api.seals, selection, content).await;
     let mut export = begun.map_err(|error| match error {
         ExportError::NothingSealed => nothing_sealed(),
         ExportError::Seal(error) => unavailable(error),
@@ -418,7 +419,7 @@ async fn write(
 
 fn unavailable(error: SealError) -> ApiError {
     match error {
-        SealError::Database(error) => view_unavailable(error),
+        SealError::Database(error) => seals_unavailable(error),
         SealError::Fault(fault) => {
             let detail =
                 "The log is not what was sealed: `exodrive audit verify --live` says where.";

@@ -1,19 +1,21 @@
 //! The fleet as staff change it: cars, prices, pictures, blocked days.
 
+use super::problem::{ApiError, DateRange, Problem};
 use super::{
     Api, App,
     bookings::car_id,
     command::{Answer, Command, Nothing, days, range, refused, validation},
-};
-use crate::{
-    desk::{Circumstances, DeskError, Done, derived_uuid},
-    problem::{ApiError, DateRange, Problem},
 };
 use axum::{
     extract::{Path, State},
     response::{IntoResponse, Response},
 };
 use chrono::NaiveDate;
+use exodrive_commands::{
+    context::Circumstances,
+    event::derived_uuid,
+    rental::{DeskError, Done},
+};
 use exodrive_domain::{
     booking::{Block, BookingRefusal},
     days::Days,

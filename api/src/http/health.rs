@@ -1,14 +1,15 @@
 //! Whether the process lives, and whether the system can do its work.
 
+use super::problem::Problem;
 use super::{Api, App};
-use crate::problem::Problem;
 use axum::{
     Json,
     extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use exodrive_projections::{engine::store, seals::Standing};
+use exodrive_audit::store::Standing;
+use exodrive_projections::engine::store;
 use redis::Cmd;
 use serde::Serialize;
 use std::{
@@ -138,7 +139,7 @@ pub(crate) async fn readyz(State(api): App) -> Response {
         Overall::Ready | Overall::Degraded => StatusCode::OK,
     };
     let mut response = (status, Json(readiness)).into_response();
-    response.extensions_mut().insert(super::edge::NotAProblem);
+    response.extensions_mut().insert(super::layers::request::NotAProblem);
     response
 }
 
@@ -149,7 +150,7 @@ async fn examine(api: &Arc<Api>) -> Readiness {
         check(api.log.last_position(), "it did not answer"),
         check(api.database.projections(), "it did not answer"),
         check(api.database.is_migrated(), "it did not answer"),
-        check(api.database.sealing(), "it did not answer"),
+        check(api.seals.sealing(), "it did not answer"),
         check(api.redis.query::<String>(&ping), "it did not answer"),
     );
     let seals = check_seals(seals.1);

@@ -1,14 +1,12 @@
 //! The history of email, for auditors.
 
+use super::problem::{ApiError, Code, Problem};
 use super::{
-    Api, App, edge,
-    guard::Auditor,
-    read::{limit, log_unavailable, parse_query, time, view_unavailable},
+    Api, App,
+    auth::extract::Auditor,
+    layers::request,
+    read_answer::{limit, log_unavailable, parse_query, time, view_unavailable},
     replay::{self, ReplayDiff},
-};
-use crate::{
-    history::{EmailEvidence, Entry, Historian, HistoryError, Page, Scope, Wanted},
-    problem::{ApiError, Code, Problem},
 };
 use axum::{
     Extension, Json,
@@ -21,6 +19,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use exodrive_audit::evidence::{
+    EmailEvidence, Entry, Historian, HistoryError, Page, Scope, Wanted,
+};
 use exodrive_domain::email::EmailId;
 use futures::stream;
 use serde::{Deserialize, Serialize};
@@ -104,7 +105,7 @@ pub(crate) struct History {
 pub(crate) async fn get_history(
     State(api): App,
     _: Auditor,
-    Extension(identity): Extension<edge::Identity>,
+    Extension(identity): Extension<request::Identity>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
@@ -140,7 +141,7 @@ pub(crate) async fn get_history(
 }
 
 /// Notes what a page shows.
-fn told(api: &Api, identity: &edge::Identity, scope: &Scope, page: &Page) {
+fn told(api: &Api, identity: &request::Identity, scope: &Scope, page: &Page) {
     if let Scope::Booking(id) = scope {
         identity.shows(&api.accesses, "booking", Some(&id.to_string()));
     }
@@ -160,7 +161,7 @@ fn told(api: &Api, identity: &edge::Identity, scope: &Scope, page: &Page) {
 /// cuts the connection, so that nobody takes the part for the whole.
 fn stream_of(
     api: Arc<Api>,
-    identity: edge::Identity,
+    identity: request::Identity,
     historian: Historian,
     wanted: Wanted,
     first: Page,
@@ -268,7 +269,7 @@ pub(crate) struct DiffQuery {
 pub(crate) async fn get_history_diff(
     State(api): App,
     _: Auditor,
-    Extension(identity): Extension<edge::Identity>,
+    Extension(identity): Extension<request::Identity>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let query: DiffQuery = parse_query(query, &["email", "from", "to"])?;

@@ -1,13 +1,13 @@
 //! Email, for admins and auditors.
 
+use super::problem::{ApiError, Code, Problem};
 use super::{
     Api, App,
-    guard::EmailReader,
-    read::{
+    auth::extract::EmailReader,
+    read_answer::{
         MIN_POSITION, limit, parse_query, read, tell_blocked, text, view_answer, view_unavailable,
     },
 };
-use crate::problem::{ApiError, Code, Problem};
 use axum::{
     Json,
     extract::{Path, RawQuery, State},

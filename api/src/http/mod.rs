@@ -5,43 +5,44 @@
 //! logs.
 
 mod accesses;
-mod acts;
+pub mod auth;
+mod booking_actions;
 mod bookings;
 mod cars;
 mod command;
+mod customers;
 mod deliveries;
-mod edge;
 mod erasures;
 mod events;
 mod fleet;
-mod guard;
 pub mod health;
 mod history;
 mod inbox;
-mod office;
+pub mod layers;
 mod operator;
+pub mod problem;
 mod proofs;
-mod read;
+mod read_answer;
 mod replay;
+pub mod state;
 mod webhooks;
 
-use crate::{
-    access::Tokens,
-    accesses::Accesses,
-    blocked_keys::BlockedKeys,
-    desk::Desk,
-    erasure::{Erasures, gate::Gate},
-    limits::Limiter,
-    operator::Operator,
+use super::http::{
+    auth::tokens::Tokens,
+    layers::erasure_gate::Gate,
     problem::{ApiError, Code, Problem},
-    signature::Secrets,
-    view_cache::ViewCache,
+    state::{blocked_keys::BlockedKeys, limits::Limiter, view_cache::ViewCache},
 };
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Path, Request, State},
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
+};
+use exodrive_audit::store::SealStore;
+use exodrive_audit::webhook_signature::Secrets;
+use exodrive_commands::{
+    access_log::Accesses, erasure::Erasures, operations::Operator, rental::Desk,
 };
 use exodrive_log::Log;
 use exodrive_projections::{Database, engine::cache::Cache};
@@ -61,6 +62,8 @@ pub struct Api {
     pub log: Log,
     /// The views, as a role that reads.
     pub database: Database,
+    /// What the log is sealed with.
+    pub seals: SealStore,
     /// Redis.
     pub redis: Cache,
     /// Email details, in this process and in Redis.
@@ -160,31 +163,31 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(bookings::list_bookings, bookings::create_booking))
         .routes(routes!(bookings::get_booking))
         .routes(routes!(bookings::get_booking_timeline))
-        .routes(routes!(acts::authorize_payment))
-        .routes(routes!(acts::capture_payment))
-        .routes(routes!(acts::fail_payment))
-        .routes(routes!(acts::void_payment))
-        .routes(routes!(acts::refund_payment))
-        .routes(routes!(acts::send_contract))
-        .routes(routes!(acts::view_contract))
-        .routes(routes!(acts::sign_contract))
-        .routes(routes!(acts::decline_contract))
-        .routes(routes!(acts::pick_up))
-        .routes(routes!(acts::return_car))
-        .routes(routes!(acts::complete))
-        .routes(routes!(acts::cancel))
-        .routes(routes!(acts::no_show))
-        .routes(routes!(acts::dispute))
-        .routes(routes!(acts::resolve_dispute))
-        .routes(routes!(acts::reschedule))
-        .routes(routes!(acts::extend))
-        .routes(routes!(acts::move_booking))
-        .routes(routes!(acts::add_note))
-        .routes(routes!(acts::change_customer))
-        .routes(routes!(acts::issue_link))
-        .routes(routes!(office::get_dashboard))
-        .routes(routes!(office::list_customers))
-        .routes(routes!(office::get_customer))
+        .routes(routes!(booking_actions::authorize_payment))
+        .routes(routes!(booking_actions::capture_payment))
+        .routes(routes!(booking_actions::fail_payment))
+        .routes(routes!(booking_actions::void_payment))
+        .routes(routes!(booking_actions::refund_payment))
+        .routes(routes!(booking_actions::send_contract))
+        .routes(routes!(booking_actions::view_contract))
+        .routes(routes!(booking_actions::sign_contract))
+        .routes(routes!(booking_actions::decline_contract))
+        .routes(routes!(booking_actions::pick_up))
+        .routes(routes!(booking_actions::return_car))
+        .routes(routes!(booking_actions::complete))
+        .routes(routes!(booking_actions::cancel))
+        .routes(routes!(booking_actions::no_show))
+        .routes(routes!(booking_actions::dispute))
+        .routes(routes!(booking_actions::resolve_dispute))
+        .routes(routes!(booking_actions::reschedule))
+        .routes(routes!(booking_actions::extend))
+        .routes(routes!(booking_actions::move_booking))
+        .routes(routes!(booking_actions::add_note))
+        .routes(routes!(booking_actions::change_customer))
+        .routes(routes!(booking_actions::issue_link))
+        .routes(routes!(customers::get_dashboard))
+        .routes(routes!(customers::list_customers))
+        .routes(routes!(customers::get_customer))
         .routes(routes!(operator::list_projections))
         .routes(routes!(operator::get_projection))
         .routes(routes!(operator::rebuild_projection))
@@ -255,10 +258,10 @@ pub fn router(api: Arc<Api>) -> Router {
         .layer(axum::middleware::from_fn_with_state(gate, Gate::pass))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(axum::middleware::from_fn_with_state(accesses, edge::surround))
+        .layer(axum::middleware::from_fn_with_state(accesses, layers::request::surround))
 }
 
-async fn not_found(_: guard::Anyone, _: Request) -> ApiError {
+async fn not_found(_: auth::extract::Anyone, _: Request) -> ApiError {
     ApiError::of_status(StatusCode::NOT_FOUND)
 }
 
@@ -267,7 +270,7 @@ async fn not_found(_: guard::Anyone, _: Request) -> ApiError {
     get, path = "/v1/openapi.json", tag = "documentation",
     responses((status = 200, description = "OpenAPI 3.1", body = inline(serde_json::Value))),
 )]
-async fn describe(_: guard::Anyone) -> impl IntoResponse {
+async fn describe(_: auth::extract::Anyone) -> impl IntoResponse {
     static DOCUMENT: LazyLock<String> = LazyLock::new(|| openapi().to_json().unwrap_or_default());
     ([(CONTENT_TYPE, "application/json")], DOCUMENT.as_str())
 }
@@ -281,7 +284,7 @@ async fn describe(_: guard::Anyone) -> impl IntoResponse {
         (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-async fn explain(_: guard::Anyone, Path(code): Path<String>) -> Result<Response, ApiError> {
+async fn explain(_: auth::extract::Anyone, Path(code): Path<String>) -> Result<Response, ApiError> {
     let code = Code::ALL.into_iter().find(|known| known.name() == code);
     let code = code.ok_or_else(|| ApiError::new(Code::NotFound, "There is no such problem."))?;
     let page = format!(
@@ -321,13 +324,16 @@ mod tests {
             .route("/plain", get(|| async { (StatusCode::BAD_GATEWAY, "secret internals") }))
             .layer(CatchPanicLayer::custom(panicked))
             .layer(DefaultBodyLimit::max(16))
-            .layer(axum::middleware::from_fn_with_state(Accesses::default(), edge::surround))
+            .layer(axum::middleware::from_fn_with_state(
+                Accesses::default(),
+                layers::request::surround,
+            ))
     }
 
     async fn problem(request: Request) -> (StatusCode, serde_json::Value) {
         let response = failing().oneshot(request).await.unwrap();
         let status = response.status();
-        assert_eq!(response.headers()[CONTENT_TYPE], crate::problem::PROBLEM_JSON);
+        assert_eq!(response.headers()[CONTENT_TYPE], super::problem::PROBLEM_JSON);
         let id = response.headers()["request-id"].to_str().unwrap().to_owned();
         let body = to_bytes(response.into_body(), 4096).await.unwrap();
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();

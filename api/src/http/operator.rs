@@ -1,16 +1,12 @@
 //! What operators look at and do: the projections and their rebuilds. Every act
 //! is appended as an event; the workers carry it out.
 
+use super::problem::{ApiError, Code, FieldError, Problem};
 use super::{
     Api, App,
+    auth::extract::Operates,
     command::{Answer, Command, Nothing},
-    guard::Operates,
-    read::{limit, parse_query, view_unavailable},
-};
-use crate::{
-    desk::derived_uuid,
-    operator::{Act, Job, OperatorError, Origin, ProjectionStatus, Receipt, Shown},
-    problem::{ApiError, Code, FieldError, Problem},
+    read_answer::{limit, parse_query, view_unavailable},
 };
 use axum::{
     Json,
@@ -19,6 +15,10 @@ use axum::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
     },
+};
+use exodrive_commands::{
+    event::derived_uuid,
+    operations::{Act, Job, OperatorError, Origin, ProjectionStatus, Receipt, Shown},
 };
 use futures::{Stream, stream};
 use serde::{Deserialize, Serialize};

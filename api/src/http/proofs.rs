@@ -4,12 +4,8 @@
 //! `/v1/audit` is the prefix of C2SP tlog-tiles, entries apart, which may be
 //! personal.
 
-use super::{
-    Api, App,
-    guard::Anyone,
-    read::{parse_query, view_unavailable},
-};
-use crate::problem::{ApiError, Code, Problem};
+use super::problem::{ApiError, Code, Problem};
+use super::{Api, App, auth::extract::Anyone, read_answer::parse_query};
 use axum::{
     Json,
     extract::{Path, RawQuery, State},
@@ -19,9 +15,9 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
-use exodrive_projections::{Error, seals::Seal};
+use exodrive_audit::seal::leaf_hash;
+use exodrive_audit::store::{Seal, StoreError};
 use exodrive_proof::{Hash, tile::Tile};
-use exodrive_replays::seal::leaf_hash;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -80,7 +76,7 @@ pub(crate) async fn get_checkpoint(
     ),
 )]
 pub(crate) async fn get_keys(State(api): App, _: Anyone) -> Result<Response, ApiError> {
-    let keys = api.database.seal_keys().await.map_err(view_unavailable)?;
+    let keys = api.seals.seal_keys().await.map_err(seals_unavailable)?;
     let lines: String = keys.into_iter().map(|key| key.vkey + "\n").collect();
     Ok(([(CONTENT_TYPE, TEXT), (CACHE_CONTROL, NOW)], lines).into_response())
 }
@@ -136,7 +132,7 @@ pub(crate) async fn get_inclusion(
     within("size", size, 1, sealed.size)?;
     within("position", position, 1, size)?;
     let (leaf, proof) =
-        api.database.prove_inclusion(position, size).await.map_err(view_unavailable)?;
+        api.seals.prove_inclusion(position, size).await.map_err(seals_unavailable)?;
     let checkpoint = match size == sealed.size {
         true => Some(sealed),
         false => exactly(&api, size).await?,
@@ -197,7 +193,7 @@ pub(crate) async fn get_consistency(
     let to = number("to", query.to)?.unwrap_or(sealed.size);
     within("to", to, 1, sealed.size)?;
     within("from", from, 1, to)?;
-    let proof = api.database.prove_consistency(from, to).await.map_err(view_unavailable)?;
+    let proof = api.seals.prove_consistency(from, to).await.map_err(seals_unavailable)?;
     Ok(Json(ConsistencyProof { object: "consistency_proof", from, to, proof: all_hex(&proof) }))
 }
 
@@ -230,7 +226,7 @@ pub(crate) async fn get_tile(
         return Err(no_tile());
     }
     let place = (tile.level, tile.index);
-    let mut tiles = api.database.seal_tiles([place]).await.map_err(view_unavailable)?;
+    let mut tiles = api.seals.seal_tiles([place]).await.map_err(seals_unavailable)?;
     let mut hashes = tiles.remove(&place).ok_or_else(no_tile)?;
     hashes.truncate(tile.width.into());
     let kind = "application/octet-stream";
@@ -270,11 +266,11 @@ pub(crate) async fn get_receipt(
     Path(position): Path<String>,
 ) -> Result<Json<EventReceipt>, ApiError> {
     let position = path_position(&position)?;
-    let sealed = api.database.sealed_leaf(position).await.map_err(view_unavailable)?;
+    let sealed = api.seals.sealed_leaf(position).await.map_err(seals_unavailable)?;
     let (leaf, sealed_in) = match sealed {
         Some(leaf) => {
-            let seals = api.database.seals_between(position, u64::MAX, 1).await;
-            (leaf, seals.map_err(view_unavailable)?.first().map(|seal| seal.size))
+            let seals = api.seals.seals_between(position, u64::MAX, 1).await;
+            (leaf, seals.map_err(seals_unavailable)?.first().map(|seal| seal.size))
         }
         None => (stored_leaf(&api, position).await?.ok_or_else(no_event)?, None),
     };
@@ -324,13 +320,22 @@ pub(super) fn nothing_sealed() -> ApiError {
     )
 }
 
+/// Postgres does not answer, or the seals in it are not whole.
+pub(super) fn seals_unavailable(error: StoreError) -> ApiError {
+    let code = match error {
+        StoreError::NoNode(_) => Code::Internal,
+        StoreError::Database(_) => Code::ViewUnavailable,
+    };
+    ApiError::new(code, "The seals cannot be read at the moment.").caused_by(&error)
+}
+
 async fn newest(api: &Api) -> Result<Seal, ApiError> {
-    api.database.newest_seal().await.map_err(view_unavailable)?.ok_or_else(nothing_sealed)
+    api.seals.newest_seal().await.map_err(seals_unavailable)?.ok_or_else(nothing_sealed)
 }
 
 async fn exactly(api: &Api, size: u64) -> Result<Option<Seal>, ApiError> {
-    let seals: Result<_, Error> = api.database.seals_between(size, size, 1).await;
-    Ok(seals.map_err(view_unavailable)?.pop())
+    let seals: Result<_, StoreError> = api.seals.seals_between(size, size, 1).await;
+    Ok(seals.map_err(seals_unavailable)?.pop())
 }
 
 async fn of_size(api: &Api, size: u64) -> Result<Seal, ApiError> {

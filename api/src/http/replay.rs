@@ -1,14 +1,12 @@
 //! Time travel, for admins and auditors: a row of any view as it was, folded
 //! from the log. Rows hold personal data, so operators get none.
 
+use super::problem::{ApiError, Code, Problem};
 use super::{
-    Api, App, edge,
-    guard::EmailReader,
-    read::{log_unavailable, parse_query},
-};
-use crate::{
-    accesses,
-    problem::{ApiError, Code, Problem},
+    Api, App,
+    auth::extract::EmailReader,
+    layers::request,
+    read_answer::{log_unavailable, parse_query},
 };
 use axum::{
     Extension, Json,
@@ -16,6 +14,7 @@ use axum::{
     http::header::CACHE_CONTROL,
     response::{IntoResponse, Response},
 };
+use exodrive_commands::access_log;
 use exodrive_domain::time::serde_micros;
 use exodrive_projections::{Identity, Projection, views::accesses::Accesses};
 use exodrive_replays::{self as replays, Told, Until};
@@ -161,7 +160,7 @@ pub(crate) struct ReplayField {
 pub(crate) async fn get_replay(
     State(api): App,
     reader: EmailReader,
-    Extension(identity): Extension<edge::Identity>,
+    Extension(identity): Extension<request::Identity>,
     Path((view, key)): Path<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
@@ -185,7 +184,7 @@ pub(crate) async fn get_replay(
         (Some(_), None) => return Err(ApiError::parameter("to", "it is missing beside `from`")),
         (None, Some(_)) => return Err(ApiError::parameter("from", "it is missing beside `to`")),
     };
-    let about = accesses::of_view(&view, &key)
+    let about = access_log::of_view(&view, &key)
         .map(|(resource, key)| (resource.to_owned(), key.map(str::to_owned)));
     let _permit = if reads_all { Some(permit(&api)?) } else { None };
     let quiet = |_, _| {};

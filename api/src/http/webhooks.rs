@@ -2,10 +2,10 @@
 //! is asked only about events older than the log's duplicate window, and a
 //! delivery is stored when it does not answer.
 
-use super::{Api, App, MAX_BODY, edge, guard};
-use crate::{
-    limits::Limit,
+use super::{Api, App, MAX_BODY, auth::extract, layers::request};
+use super::{
     problem::{ApiError, Code},
+    state::limits::Limit,
 };
 use axum::{
     Extension, Json,
@@ -69,15 +69,15 @@ pub(crate) struct Receipt {
     responses(
         (status = 200, description = "Durably stored, now or before", body = Receipt,
             headers(("ExoDrive-Position" = u64, description = "Where it stands in the log"))),
-        (status = 401, description = "Not signed by a known secret", body = crate::problem::Problem, content_type = "application/problem+json"),
-        (status = 413, description = "More than 1 MiB", body = crate::problem::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The log did not acknowledge; send it again", body = crate::problem::Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = crate::problem::Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Not signed by a known secret", body = super::problem::Problem, content_type = "application/problem+json"),
+        (status = 413, description = "More than 1 MiB", body = super::problem::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The log did not acknowledge; send it again", body = super::problem::Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Any other failure", body = super::problem::Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(crate) async fn receive_resend(
     State(api): App,
-    Extension(identity): Extension<edge::Identity>,
+    Extension(identity): Extension<request::Identity>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
@@ -94,12 +94,13 @@ pub(crate) async fn receive_resend(
         }
     };
     let now = Utc::now();
-    let id = match api.webhook_secrets.verify(&parts.headers, &body, now.timestamp()) {
+    let header = |name: &str| parts.headers.get(name).map(HeaderValue::as_bytes);
+    let id = match api.webhook_secrets.verify(header, &body, now.timestamp()) {
         Ok(id) => id.to_owned(),
         Err(refusal) => {
             metrics::counter!("exodrive_webhook_refused_total", "reason" => refusal.name())
                 .increment(1);
-            let peer = guard::network_of(guard::peer(&parts, &api.trusted_proxies));
+            let peer = extract::network_of(extract::peer(&parts, &api.trusted_proxies));
             let verdict = api.limiter.check(Limit::FailedWebhook, &peer).await;
             let _ = identity.verdict.set(verdict);
             if !verdict.allowed {
@@ -151,7 +152,7 @@ pub(super) async fn read(body: Body) -> Result<Bytes, ApiError> {
 }
 
 fn event(
-    identity: &edge::Identity,
+    identity: &request::Identity,
     headers: &HeaderMap,
     id: String,
     now: DateTime<Utc>,

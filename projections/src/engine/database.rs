@@ -142,7 +142,9 @@ impl Database {
         Ok(applied >= exodrive_migrations::MIGRATOR.iter().map(|migration| migration.version).max())
     }
 
-    pub(crate) fn pool(&self) -> &PgPool {
+    /// The connections, for those who keep tables of their own in the same
+    /// database.
+    pub fn pool(&self) -> &PgPool {
         &self.pool
     }
 }

@@ -1,12 +1,12 @@
 //! Sealing: what a stranger can check of the log.
 
+use exodrive_audit::seal::leaf_hash;
 use exodrive_proof::{
     Hash,
     note::{self, Checkpoint, SignedNote, VerifierKey},
     tile::{Tile, WIDTH},
     tree::{Tree, verify_consistency, verify_inclusion},
 };
-use exodrive_replays::seal::leaf_hash;
 use exodrive_tests::{Delivery, WORKER, World, email_body, eventually, key};
 use reqwest::Method;
 use serde_json::{Value, json};

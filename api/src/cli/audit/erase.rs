@@ -3,9 +3,11 @@
 use super::{Failure, table};
 use crate::{
     cli::{replay::reading_bar, terminal::actor},
-    erasure::{ErasureDetail, ErasurePlan, Erasures, carry_out},
-    operator::Origin,
     settings::Connections,
+};
+use exodrive_commands::{
+    erasure::{ErasureDetail, ErasurePlan, Erasures, restored},
+    operations::Origin,
 };
 use exodrive_domain::id::ErasureId;
 use exodrive_log::Log;
@@ -276,7 +278,7 @@ impl Reapply {
         let mut told = 0;
         for erasure in kept.iter().filter(|it| matches!(&*it.status, "started" | "completed")) {
             if known.iter().all(|known| known.id != erasure.id.to_string()) {
-                carry_out::tell_again(&log, erasure.id, &erasure.keys).await?;
+                restored::tell_again(&log, erasure.id, &erasure.keys).await?;
                 told += 1;
             }
         }

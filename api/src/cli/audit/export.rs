@@ -1,14 +1,14 @@
 //! `exodrive audit export`: part of the log, to be proven by whoever reads it.
 
-use super::{Failure, database, log, table};
+use super::{Failure, log, seal_store, table};
 use crate::{cli::replay::reading_bar, settings::Connections};
 use chrono::{DateTime, Utc};
-use exodrive_domain::time;
-use exodrive_proof::export::{ExportWriter, Format};
-use exodrive_replays::{
+use exodrive_audit::{
     events::{Selection, check_subject},
     export,
 };
+use exodrive_domain::time;
+use exodrive_proof::export::{ExportWriter, Format};
 use std::{
     fs::{self, File},
     io::{self, BufWriter, Write},
@@ -76,7 +76,7 @@ fn parse_subject(text: &str) -> Result<String, &'static str> {
 
 impl Export {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
-        let (log, database) = (log(&self.connections).await?, database(&self.connections)?);
+        let (log, seals) = (log(&self.connections).await?, seal_store(&self.connections)?);
         let selection = Selection {
             subject: self.subject.clone(),
             kind: self.kind.clone(),
@@ -86,7 +86,7 @@ impl Export {
             from: self.from,
             to: self.to,
         };
-        let export = export::Export::begin(&log, &database, selection, self.content).await?;
+        let export = export::Export::begin(&log, &seals, selection, self.content).await?;
         if self.out == Path::new("-") {
             self.write(export, io::stdout()).await?;
             return Ok(ExitCode::SUCCESS);

@@ -1,11 +1,9 @@
 //! `exodrive audit history`: the history of email with all its evidence.
 
 use super::super::{Failure, replay, table, terminal};
-use crate::{
-    history::{EmailEvidence, Entry, Historian, Page, Scope, Wanted},
-    settings::{Connections, HttpSettings},
-};
+use crate::settings::{Connections, HttpSettings};
 use chrono::{DateTime, Utc};
+use exodrive_audit::evidence::{EmailEvidence, Entry, Historian, Page, Scope, Wanted};
 use exodrive_domain::{email::EmailId, id::BookingId, time};
 use exodrive_log::Log;
 use exodrive_projections::{Database, views::booking_timeline::read::BookingEntry};

@@ -3,6 +3,8 @@
 
 use super::{Failure, TAMPERED, UNUSABLE, database, files, log, table};
 use crate::{cli::replay::reading_bar, settings::Connections};
+use exodrive_audit::seal::{Fault, SealError, check_seals, compare, signed};
+use exodrive_audit::store::SealStore;
 use exodrive_log::Log;
 use exodrive_projections::{
     Database, Projection,
@@ -10,10 +12,7 @@ use exodrive_projections::{
     views::{deliveries::Deliveries, inbox::Inbox},
 };
 use exodrive_proof::note::VerifierKey;
-use exodrive_replays::{
-    seal::{Fault, SealError, check_seals, compare, signed},
-    verify::{self, Extent, Options, RedisOutcome, Report},
-};
+use exodrive_replays::verify::{self, Extent, Options, RedisOutcome, Report};
 use exodrive_runtime::error_chain;
 use serde_json::{Value, json};
 use std::{path::Path, process::ExitCode};
@@ -55,15 +54,16 @@ pub(super) async fn run(
 
 async fn look(connections: &Connections, public_key: Option<&Path>) -> Result<Findings, Failure> {
     let (log, database) = (log(connections).await?, database(connections)?);
+    let seals = SealStore::of(&database);
     let keys = match public_key {
         Some(path) => files::keys(path, VerifierKey::parse)?,
         None => {
-            let known = database.seal_keys().await?.into_iter();
+            let known = seals.seal_keys().await?.into_iter();
             known.map(|key| VerifierKey::parse(&key.vkey)).collect::<Result<_, _>>()?
         }
     };
     let mut found = Findings { own_keys: public_key.is_some(), ..Findings::default() };
-    let standing = database.sealing().await?;
+    let standing = seals.sealing().await?;
     found.end = log.last_position().await?;
     found.sealed = standing.sealed;
     let bar = reading_bar()?;
@@ -72,10 +72,10 @@ async fn look(connections: &Connections, public_key: Option<&Path>) -> Result<Fi
         bar.set_position(done);
     };
     bar.set_message("the log");
-    let compared = compare(&log, &database, 1, standing.sealed, &told).await;
+    let compared = compare(&log, &seals, 1, standing.sealed, &told).await;
     bar.set_message("its checkpoints");
     let outcome = match compared {
-        Ok(()) => checkpoints(&log, &database, &keys, standing.sealed).await,
+        Ok(()) => checkpoints(&log, &seals, &keys, standing.sealed).await,
         Err(error) => Err(error),
     };
     match outcome {
@@ -98,21 +98,21 @@ async fn look(connections: &Connections, public_key: Option<&Path>) -> Result<Fi
 /// Every checkpoint, and the one that is kept beside the log.
 async fn checkpoints(
     log: &Log,
-    database: &Database,
+    seals: &SealStore,
     keys: &[VerifierKey],
     sealed: u64,
 ) -> Result<u64, SealError> {
-    let count = check_seals(database, keys).await?;
+    let count = check_seals(seals, keys).await?;
     if let Some(note) = log.newest_checkpoint().await? {
         let kept = signed(&note, keys)?;
         if kept.size > sealed {
             // One that came since is known to the database by now.
-            let now = database.sealing().await?.sealed;
+            let now = seals.sealing().await?.sealed;
             if kept.size > now {
                 return Err(Fault::Short { end: now, sealed: kept.size }.into());
             }
         }
-        if database.seals_between(kept.size, kept.size, 1).await?.first().map(|seal| seal.root)
+        if seals.seals_between(kept.size, kept.size, 1).await?.first().map(|seal| seal.root)
             != Some(kept.root)
         {
             return Err(Fault::Root { size: kept.size }.into());

@@ -13,6 +13,7 @@ mod witness;
 use super::{Failure, table};
 use crate::settings::Connections;
 use clap::Subcommand;
+use exodrive_audit::store::SealStore;
 use exodrive_log::Log;
 use exodrive_projections::Database;
 use std::process::ExitCode;
@@ -99,13 +100,17 @@ impl Audit {
     }
 }
 
-/// Where the seals are.
+/// The database, as its owner.
 fn database(connections: &Connections) -> Result<Database, Failure> {
     let url = match &connections.database_url {
         Some(url) => url.clone(),
         None => connections.resolve()?.database,
     };
     Ok(Database::for_workers(&url)?)
+}
+
+fn seal_store(connections: &Connections) -> Result<SealStore, Failure> {
+    Ok(SealStore::of(&database(connections)?))
 }
 
 /// The log, to be read.

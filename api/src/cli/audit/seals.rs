@@ -1,13 +1,13 @@
 //! Checkpoints, keys and proofs, and sealing again after an alarm.
 
-use super::{Failure, database, files, log};
+use super::{Failure, files, log, seal_store};
 use crate::{
     cli::{replay::reading_bar, terminal::actor},
     settings::Connections,
 };
-use exodrive_projections::seals::Seal;
+use exodrive_audit::seal::{SealError, compare};
+use exodrive_audit::store::Seal;
 use exodrive_proof::tree::verify_inclusion;
-use exodrive_replays::seal::{SealError, compare};
 use serde_json::json;
 use std::{
     path::{Path, PathBuf},
@@ -88,10 +88,10 @@ pub(super) struct Unhalt {
 
 impl Checkpoint {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
-        let database = database(&self.connections)?;
+        let seals = seal_store(&self.connections)?;
         let seal: Option<Seal> = match self.size {
-            None => database.newest_seal().await?,
-            Some(size) => database.seals_between(size, size, 1).await?.pop(),
+            None => seals.newest_seal().await?,
+            Some(size) => seals.seals_between(size, size, 1).await?.pop(),
         };
         let missing = match self.size {
             None => NOTHING_SEALED.to_owned(),
@@ -104,7 +104,7 @@ impl Checkpoint {
 
 impl PublicKey {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
-        let keys = database(&self.connections)?.seal_keys().await?;
+        let keys = seal_store(&self.connections)?.seal_keys().await?;
         if keys.is_empty() {
             return Err(NOTHING_SEALED.into());
         }
@@ -124,15 +124,15 @@ fn write(out: &Path, text: &str) -> Result<(), Failure> {
 
 impl Proof {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
-        let database = database(&self.connections)?;
-        let sealed = database.newest_seal().await?.ok_or(NOTHING_SEALED)?;
+        let seals = seal_store(&self.connections)?;
+        let sealed = seals.newest_seal().await?.ok_or(NOTHING_SEALED)?;
         let size = self.size.unwrap_or(sealed.size);
         if size > sealed.size || !(1..=size).contains(&self.position) {
             let sealed = sealed.size;
             return Err(format!("{sealed} events are sealed; ask for one of 1 to {sealed}").into());
         }
-        let (leaf, proof) = database.prove_inclusion(self.position, size).await?;
-        let seal = database.seals_between(size, size, 1).await?.pop();
+        let (leaf, proof) = seals.prove_inclusion(self.position, size).await?;
+        let seal = seals.seals_between(size, size, 1).await?.pop();
         if let Some(seal) = &seal
             && !verify_inclusion(&leaf, self.position - 1, size, &proof, &seal.root)
         {
@@ -157,8 +157,8 @@ impl Unhalt {
         if self.reason.trim().is_empty() {
             return Err("--reason must say why".into());
         }
-        let (log, database) = (log(&self.connections).await?, database(&self.connections)?);
-        let standing = database.sealing().await?;
+        let (log, seals) = (log(&self.connections).await?, seal_store(&self.connections)?);
+        let standing = seals.sealing().await?;
         let Some(halt) = standing.halt else {
             say!("Sealing has not halted.");
             return Ok(ExitCode::SUCCESS);
@@ -168,7 +168,7 @@ impl Unhalt {
             bar.set_length(end);
             bar.set_position(done);
         };
-        let compared = compare(&log, &database, 1, standing.sealed, &told).await;
+        let compared = compare(&log, &seals, 1, standing.sealed, &told).await;
         bar.finish_and_clear();
         match compared {
             Ok(()) => {}
@@ -178,12 +178,12 @@ impl Unhalt {
             }
             Err(error) => return Err(error.into()),
         }
-        database.clear_seal_halt(&actor(), self.reason.trim()).await?;
+        seals.clear_seal_halt(&actor(), self.reason.trim()).await?;
         say!("Cleared: {}.", halt.reason);
         let began = Instant::now();
         while began.elapsed() < PATIENCE {
             tokio::time::sleep(Duration::from_millis(300)).await;
-            let standing = database.sealing().await?;
+            let standing = seals.sealing().await?;
             if let Some(halt) = standing.halt {
                 say!("A worker has halted it again: {}.", halt.reason);
                 return Ok(ExitCode::FAILURE);

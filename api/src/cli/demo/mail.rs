@@ -2,11 +2,11 @@
 
 use super::{Demo, Failure};
 use crate::{
-    access::{self, Role},
     cli::{replay::print_history, table},
-    signature::Secrets,
+    http::auth::{tokens, tokens::Role},
 };
 use chrono::Utc;
+use exodrive_audit::webhook_signature::Secrets;
 use exodrive_domain::Delivery;
 use exodrive_log::Log;
 use exodrive_projections::views::inbox::read::EmailSummary;
@@ -87,7 +87,7 @@ impl Demo {
         let secret = self.http.token_secret(&self.connections)?;
         let lifetime = Duration::from_secs(300);
         let claim = &self.http.jwt_role_claim;
-        let token = access::issue(&secret, "demo", Role::Auditor, lifetime, claim)?;
+        let token = tokens::issue(&secret, "demo", Role::Auditor, lifetime, claim)?;
         let answer = client
             .get(format!("{url}/v1/inbox?limit=100"))
             .bearer_auth(token)

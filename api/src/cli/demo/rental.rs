@@ -3,12 +3,14 @@
 
 use super::{Demo, Failure};
 use crate::{
-    access::{self, Role},
     cli::{import, table},
-    http::TIME_ZONE,
-    import::Tables,
+    http::{
+        TIME_ZONE,
+        auth::{tokens, tokens::Role},
+    },
 };
 use chrono::{Datelike, NaiveDate};
+use exodrive_commands::import::Tables;
 use exodrive_projections::views::{bookings::read::BookingDetail, cars::read::CarSummary};
 use reqwest::{Client, Response};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -130,7 +132,7 @@ impl Demo {
         let secret = self.http.token_secret(&self.connections)?;
         let subject = format!("demo-{:08x}", rand::random::<u32>());
         let (lifetime, claim) = (Duration::from_secs(300), &self.http.jwt_role_claim);
-        Ok(access::issue(&secret, &subject, Role::Customer, lifetime, claim)?)
+        Ok(tokens::issue(&secret, &subject, Role::Customer, lifetime, claim)?)
     }
 }
 

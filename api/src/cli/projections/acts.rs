@@ -1,10 +1,8 @@
 //! The acts that are done when a worker has heeded them.
 
 use super::{super::Failure, carry_out, operator, parse_name};
-use crate::{
-    operator::{Act, NO_WORKER, Operator, OperatorError, Receipt},
-    settings::Connections,
-};
+use crate::settings::Connections;
+use exodrive_commands::operations::{Act, NO_WORKER, Operator, OperatorError, Receipt};
 use exodrive_projections::names;
 use std::process::ExitCode;
 

@@ -1,7 +1,8 @@
 //! `exodrive projections list`.
 
 use super::{super::Failure, operator, table};
-use crate::{operator::ProjectionStatus, settings::Connections};
+use crate::settings::Connections;
+use exodrive_commands::operations::ProjectionStatus;
 use std::process::ExitCode;
 
 #[derive(clap::Args)]

@@ -4,13 +4,12 @@ mod acts;
 mod list;
 mod rebuild;
 mod show;
+pub(super) mod verify;
 
 use super::{Failure, table, terminal};
-use crate::{
-    operator::{Operator, Origin, Plan, Recorded},
-    settings::Connections,
-};
+use crate::settings::Connections;
 use clap::Subcommand;
+use exodrive_commands::operations::{Operator, Origin, Plan, Recorded};
 use exodrive_log::Log;
 use exodrive_projections::{Database, names};
 use std::process::ExitCode;
@@ -53,7 +52,7 @@ enum Action {
     /// Drop generations that readers no longer see
     Prune(acts::Prune),
     /// Fold the log afresh and compare it with the rows and with Redis
-    Verify(super::verify::Verify),
+    Verify(super::projections::verify::Verify),
 }
 
 pub(super) fn parse_name(name: &str) -> Result<String, String> {

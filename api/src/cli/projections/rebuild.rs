@@ -5,7 +5,7 @@ use super::{
     acts::{Common, tell},
     carry_out, operator, origin, parse_name, table,
 };
-use crate::operator::{Act, Job, NO_WORKER, Operator, OperatorError, Receipt};
+use exodrive_commands::operations::{Act, Job, NO_WORKER, Operator, OperatorError, Receipt};
 use exodrive_projections::names;
 use exodrive_runtime::shutdown;
 use indicatif::{ProgressBar, ProgressStyle};

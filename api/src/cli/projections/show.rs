@@ -2,10 +2,8 @@
 //! none of it goes to a log.
 
 use super::{super::Failure, operator, parse_name, table};
-use crate::{
-    operator::{Job, Operator, OperatorError, Shown},
-    settings::Connections,
-};
+use crate::settings::Connections;
+use exodrive_commands::operations::{Job, Operator, OperatorError, Shown};
 use exodrive_domain::{Recorded, time};
 use exodrive_projections::engine::operations::{Description, ParkedEvent};
 use serde_json::{Value, json};

@@ -1,10 +1,12 @@
 //! Positions and versions as Postgres has them, and back.
 
-pub(crate) fn to_i64(position: u64) -> i64 {
+/// A position as Postgres keeps it.
+pub fn to_i64(position: u64) -> i64 {
     i64::try_from(position).unwrap_or(i64::MAX)
 }
 
-pub(crate) fn to_u64(position: i64) -> u64 {
+/// A position as it is counted, from what Postgres keeps.
+pub fn to_u64(position: i64) -> u64 {
     u64::try_from(position).unwrap_or(0)
 }
 

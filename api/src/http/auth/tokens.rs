@@ -1,0 +1,364 @@
+//! Who calls: tokens (JWT), the roles in them, and what each may read.
+
+use super::token_crypto;
+use exodrive_projections::Identity;
+use jsonwebtoken::{
+    DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode, jwk::JwkSet,
+};
+use moka::sync::Cache;
+use serde_json::{Value, json};
+use std::{
+    collections::HashMap,
+    fmt,
+    str::FromStr,
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// What a person is to ExoDrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Rents.
+    Customer,
+    /// Runs the business.
+    Admin,
+    /// Reads everything and changes nothing.
+    Auditor,
+    /// Runs the system, and reads no mail.
+    Operator,
+}
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Customer, Self::Admin, Self::Auditor, Self::Operator];
+
+    /// The role's name in a token.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Customer => "customer",
+            Self::Admin => "admin",
+            Self::Auditor => "auditor",
+            Self::Operator => "operator",
+        }
+    }
+
+    /// As whom the role reads email; `None` if it may not.
+    pub fn reads_email_as(self) -> Option<Identity> {
+        match self {
+            Self::Admin => Some(Identity::Admin),
+            Self::Auditor => Some(Identity::Auditor),
+            Self::Customer | Self::Operator => None,
+        }
+    }
+}
+
+impl FromStr for Role {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|role| role.name() == text)
+            .ok_or_else(|| format!("{text:?} is no role: customer, admin, auditor or operator"))
+    }
+}
+
+/// An algorithm of public keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Algorithm(jsonwebtoken::Algorithm);
+
+impl FromStr for Algorithm {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "ES256" => Ok(Self(jsonwebtoken::Algorithm::ES256)),
+            "RS256" => Ok(Self(jsonwebtoken::Algorithm::RS256)),
+            "EdDSA" => Ok(Self(jsonwebtoken::Algorithm::EdDSA)),
+            _ => Err(format!("{text:?} is none of ES256, RS256, EdDSA")),
+        }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+/// Who calls, by a token that was believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// `sub`: the user's id.
+    pub subject: String,
+    /// The role.
+    pub role: Role,
+}
+
+/// Why a token is not believed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// It has ended.
+    #[error("the token has expired")]
+    Expired,
+    /// Signature, issuer, audience, algorithm or form is not as it must be.
+    #[error("the token is not valid here")]
+    Invalid,
+    /// The issuer gave it no role that we know.
+    #[error("the token carries no role")]
+    NoRole,
+}
+
+/// Checks tokens.
+pub struct Tokens {
+    keys: Keys,
+    validation: Validation,
+    role_claim: Vec<String>,
+    /// Tokens that were believed a moment ago, and when they end.
+    believed: Cache<String, (Caller, u64)>,
+}
+
+/// How long a token is believed without looking at its signature again. A key
+/// that the issuer withdraws is honoured for so long.
+const BELIEVED: Duration = Duration::from_secs(30);
+/// How many tokens are remembered.
+const REMEMBERED: u64 = 10_000;
+/// By how many seconds clocks may differ.
+const LEEWAY: u64 = 30;
+
+/// What a token must be.
+pub struct TokenRules {
+    /// The issuer it must name.
+    pub issuer: Option<String>,
+    /// The audience it must name.
+    pub audience: Option<String>,
+    /// Where the role stands, with dots between.
+    pub role_claim: String,
+}
+
+enum Keys {
+    Secret(DecodingKey),
+    Published { source: String, cache: RwLock<Published> },
+}
+
+#[derive(Default)]
+struct Published {
+    by_id: Arc<HashMap<String, DecodingKey>>,
+    fetched: Option<Instant>,
+}
+
+/// How often an unknown key id may make us ask the issuer again.
+const REFETCH: Duration = Duration::from_secs(30);
+
+impl Tokens {
+    /// Tokens signed with a secret that the issuer shares with us (HS256).
+    pub fn by_secret(secret: &str, rules: TokenRules) -> Self {
+        token_crypto::install();
+        let keys = Keys::Secret(DecodingKey::from_secret(secret.as_bytes()));
+        Self::new(keys, jsonwebtoken::Algorithm::HS256, rules)
+    }
+
+    /// Tokens signed with keys that the issuer publishes at a URL, or that
+    /// stand in a file.
+    pub fn by_jwks(source: String, algorithm: Algorithm, rules: TokenRules) -> Self {
+        token_crypto::install();
+        Self::new(Keys::Published { source, cache: RwLock::default() }, algorithm.0, rules)
+    }
+
+    /// The algorithm is pinned here, never taken from a token.
+    fn new(keys: Keys, algorithm: jsonwebtoken::Algorithm, rules: TokenRules) -> Self {
+        let mut validation = Validation::new(algorithm);
+        validation.set_required_spec_claims(&["exp", "sub"]);
+        validation.validate_nbf = true;
+        validation.leeway = LEEWAY;
+        match rules.audience {
+            Some(audience) => validation.set_audience(&[audience]),
+            None => validation.validate_aud = false,
+        }
+        if let Some(issuer) = rules.issuer {
+            validation.set_issuer(&[issuer]);
+        }
+        let role_claim = rules.role_claim.split('.').map(str::to_owned).collect();
+        let believed = Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED).build();
+        Self { keys, validation, role_claim, believed }
+    }
+
+    /// Who the bearer of a token is.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub async fn check(&self, token: &str) -> Result<Caller, TokenError> {
+        if let Some((caller, ends)) = self.believed.get(token)
+            && ends + LEEWAY > jsonwebtoken::get_current_timestamp()
+        {
+            return Ok(caller);
+        }
+        let claims = match &self.keys {
+            Keys::Secret(key) => decode::<Value>(token, key, &self.validation),
+            Keys::Published { source, cache } => {
+                let header = decode_header(token).map_err(|_| TokenError::Invalid)?;
+                let id = header.kid.unwrap_or_default();
+                let key = published(source, cache, &id).await.ok_or(TokenError::Invalid)?;
+                decode::<Value>(token, &key, &self.validation)
+            }
+        };
+        let claims = claims.map_err(|error| match error.kind() {
+            jsonwebtoken::errors::ErrorKind::ExpiredSignature => TokenError::Expired,
+            _ => TokenError::Invalid,
+        })?;
+        let mut role = &claims.claims;
+        for step in &self.role_claim {
+            role = role.get(step).ok_or(TokenError::NoRole)?;
+        }
+        let role = role.as_str().and_then(|role| role.parse().ok()).ok_or(TokenError::NoRole)?;
+        let subject = claims.claims.get("sub").and_then(Value::as_str).unwrap_or_default();
+        let caller = Caller { subject: subject.to_owned(), role };
+        if let Some(ends) = claims.claims.get("exp").and_then(Value::as_u64) {
+            self.believed.insert(token.to_owned(), (caller.clone(), ends));
+        }
+        Ok(caller)
+    }
+}
+
+async fn published(source: &str, cache: &RwLock<Published>, id: &str) -> Option<DecodingKey> {
+    let known = |by_id: &HashMap<String, DecodingKey>| by_id.get(id).cloned();
+    {
+        let cache = cache.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(key) = known(&cache.by_id) {
+            return Some(key);
+        }
+        if cache.fetched.is_some_and(|fetched| fetched.elapsed() < REFETCH) {
+            return None;
+        }
+    }
+    let keys = match fetch(source).await {
+        Ok(keys) => keys,
+        Err(error) => {
+            tracing::warn!(error, "Cannot read the token issuer's keys (EXODRIVE_JWT_JWKS)");
+            HashMap::new()
+        }
+    };
+    let mut cache = cache.write().unwrap_or_else(PoisonError::into_inner);
+    cache.fetched = Some(Instant::now());
+    if !keys.is_empty() {
+        cache.by_id = Arc::new(keys);
+    }
+    known(&cache.by_id)
+}
+
+async fn fetch(source: &str) -> Result<HashMap<String, DecodingKey>, String> {
+    let text = if source.starts_with("http://") || source.starts_with("https://") {
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build();
+        let get = async { client?.get(source).send().await?.error_for_status()?.text().await };
+        get.await.map_err(|error| exodrive_runtime::error_chain(&error))?
+    } else {
+        tokio::fs::read_to_string(source).await.map_err(|error| error.to_string())?
+    };
+    let set: JwkSet = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let by_id = |jwk: &jsonwebtoken::jwk::Jwk| {
+        let id = jwk.common.key_id.clone().unwrap_or_default();
+        Some((id, DecodingKey::from_jwk(jwk).ok()?))
+    };
+    Ok(set.keys.iter().filter_map(by_id).collect())
+}
+
+/// A token for a system that trusts `secret`, as its issuer would sign it.
+///
+/// # Errors
+/// When it cannot be signed.
+pub fn issue(
+    secret: &str,
+    subject: &str,
+    role: Role,
+    lifetime: Duration,
+    role_claim: &str,
+) -> Result<String, jsonwebtoken::errors::Error> {
+    token_crypto::install();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let role =
+        role_claim.rsplit('.').fold(json!(role.name()), |inner, step| json!({ step: inner }));
+    let mut claims = json!({
+        "sub": subject,
+        "iat": now.as_secs(),
+        "exp": (now + lifetime).as_secs(),
+    });
+    if let (Some(claims), Value::Object(role)) = (claims.as_object_mut(), role) {
+        claims.extend(role);
+    }
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    encode(&Header::new(jsonwebtoken::Algorithm::HS256), &claims, &key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const CLAIM: &str = "app_metadata.role";
+
+    fn tokens(secret: &str) -> Tokens {
+        let rules = TokenRules { issuer: None, audience: None, role_claim: CLAIM.into() };
+        Tokens::by_secret(secret, rules)
+    }
+
+    fn check(tokens: &Tokens, token: &str) -> Result<Caller, TokenError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(tokens.check(token))
+    }
+
+    #[test]
+    fn a_token_is_believed_by_its_signature_time_and_role() {
+        let tokens = tokens("secret");
+        let good = issue("secret", "u1", Role::Auditor, HOUR, CLAIM).unwrap();
+        let caller = Caller { subject: "u1".into(), role: Role::Auditor };
+        assert_eq!(check(&tokens, &good), Ok(caller));
+        let forged = issue("other", "u1", Role::Admin, HOUR, CLAIM).unwrap();
+        assert_eq!(check(&tokens, &forged), Err(TokenError::Invalid));
+        assert_eq!(check(&tokens, "garbage"), Err(TokenError::Invalid));
+        // A user may write anywhere but where the issuer puts the role.
+        let elsewhere = issue("secret", "u1", Role::Admin, HOUR, "user_metadata.role").unwrap();
+        assert_eq!(check(&tokens, &elsewhere), Err(TokenError::NoRole));
+        let unsigned = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ1IiwiZXhwIjo5OTk5OTk5OTk5fQ.";
+        assert_eq!(check(&tokens, unsigned), Err(TokenError::Invalid));
+    }
+
+    #[test]
+    fn an_expired_token_says_so() {
+        token_crypto::install();
+        let claims = json!({"sub": "u1", "exp": 1_000, "app_metadata": {"role": "admin"}});
+        let key = EncodingKey::from_secret(b"secret");
+        let token = encode(&Header::default(), &claims, &key).unwrap();
+        assert_eq!(check(&tokens("secret"), &token), Err(TokenError::Expired));
+    }
+
+    #[test]
+    fn published_keys_are_believed_for_their_algorithm_only() {
+        use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as B64};
+        use ring::signature::{Ed25519KeyPair, KeyPair};
+        let pair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
+        let public = B64.encode(pair.public_key());
+        let folder = std::env::temp_dir().join(format!("jwks-{}.json", rand::random::<u64>()));
+        let jwks = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "k1", "x": public}]});
+        std::fs::write(&folder, jwks.to_string()).unwrap();
+        let token = |kid: &str, algorithm: &str| {
+            let head = B64.encode(json!({"alg": algorithm, "kid": kid}).to_string());
+            let claims =
+                json!({"sub": "u1", "exp": 9_999_999_999_u64, "app_metadata": {"role": "admin"}});
+            let signed = format!("{head}.{}", B64.encode(claims.to_string()));
+            let signature = B64.encode(pair.sign(signed.as_bytes()));
+            format!("{signed}.{signature}")
+        };
+        let rules = || TokenRules { issuer: None, audience: None, role_claim: CLAIM.into() };
+        let source = folder.display().to_string();
+        let tokens = Tokens::by_jwks(source.clone(), "EdDSA".parse().unwrap(), rules());
+        assert_eq!(check(&tokens, &token("k1", "EdDSA")).unwrap().role, Role::Admin);
+        assert_eq!(check(&tokens, &token("k2", "EdDSA")), Err(TokenError::Invalid));
+        assert_eq!(check(&tokens, &token("k1", "HS256")), Err(TokenError::Invalid));
+        // The public key, used as if it were a shared secret.
+        let hmac = issue(&public, "u1", Role::Admin, HOUR, CLAIM).unwrap();
+        assert_eq!(check(&tokens, &hmac), Err(TokenError::Invalid));
+        let other = Tokens::by_jwks(source, "ES256".parse().unwrap(), rules());
+        assert_eq!(check(&other, &token("k1", "EdDSA")), Err(TokenError::Invalid));
+        std::fs::remove_file(folder).unwrap();
+    }
+}

@@ -1,0 +1,123 @@
+//! What staff look at: the dashboard and the customers.
+
+use super::problem::{ApiError, Code, Problem};
+use super::{
+    App,
+    auth::extract::EmailReader,
+    read_answer::{limit, parse_query, read, text, view_unavailable},
+};
+use axum::{
+    Json,
+    extract::{Path, RawQuery, State},
+    http::HeaderMap,
+};
+use exodrive_projections::views::{
+    customers::read::{self as customers, CustomerSummary},
+    payments::read::{Dashboard, dashboard},
+};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+/// Gives the figures of the business. For admins and auditors.
+#[utoipa::path(
+    get, path = "/v1/dashboard", tag = "office", security(("token" = [])),
+    responses(
+        (status = 200, description = "The figures", body = Dashboard),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn get_dashboard(
+    State(api): App,
+    reader: EmailReader,
+    headers: HeaderMap,
+) -> Result<Json<Dashboard>, ApiError> {
+    let mut transaction = read(&api, &reader.identity, "payments", &headers).await?;
+    let figures = dashboard(&mut transaction, api.desk.now()).await;
+    figures.map(Json).map_err(view_unavailable)
+}
+
+/// Which customers, and which page of them.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default)]
+pub(crate) struct CustomerQuery {
+    /// Only with this text in name, email or telephone number.
+    q: Option<String>,
+    /// How many, 1 to 100. 20 if not said.
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
+    limit: Option<String>,
+    /// `next_cursor` of the page before.
+    after: Option<String>,
+}
+
+/// A page of customers.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CustomerList {
+    /// Always `list`.
+    object: &'static str,
+    /// The page.
+    data: Vec<CustomerSummary>,
+    /// Whether another page follows.
+    has_more: bool,
+    /// What `after` must be for it.
+    next_cursor: Option<String>,
+}
+
+/// Lists customers, last active first. For admins and auditors.
+#[utoipa::path(
+    get, path = "/v1/customers", tag = "office", security(("token" = [])),
+    params(CustomerQuery),
+    responses(
+        (status = 200, description = "A page", body = CustomerList),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn list_customers(
+    State(api): App,
+    reader: EmailReader,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<Json<CustomerList>, ApiError> {
+    let query: CustomerQuery = parse_query(query, &["q", "limit", "after"])?;
+    let (text, limit) = (text(query.q), limit(query.limit)?);
+    let after = query.after.map(|after| {
+        customers::parse_cursor(&after).ok_or_else(|| {
+            ApiError::parameter("after", "it must be the next_cursor of a page before")
+        })
+    });
+    let mut transaction = read(&api, &reader.identity, "customers", &headers).await?;
+    let page = customers::list(&mut transaction, text.as_deref(), after.transpose()?, limit)
+        .await
+        .map_err(view_unavailable)?;
+    Ok(Json(CustomerList {
+        object: "list",
+        has_more: page.next.is_some(),
+        next_cursor: page.next,
+        data: page.rows,
+    }))
+}
+
+/// Gives a customer. For admins and auditors.
+#[utoipa::path(
+    get, path = "/v1/customers/{id}", tag = "office", security(("token" = [])),
+    params(("id" = String, Path, description = "The customer's id")),
+    responses(
+        (status = 200, description = "The customer", body = CustomerSummary),
+        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn get_customer(
+    State(api): App,
+    reader: EmailReader,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Json<CustomerSummary>, ApiError> {
+    let missing = || ApiError::new(Code::NotFound, "There is no such customer.");
+    // Postgres takes no NUL.
+    if id.contains('\0') {
+        return Err(missing());
+    }
+    let mut transaction = read(&api, &reader.identity, "customers", &headers).await?;
+    let found = customers::by_id(&mut transaction, &id).await.map_err(view_unavailable)?;
+    found.map(Json).ok_or_else(missing)
+}

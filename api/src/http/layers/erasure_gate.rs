@@ -1,0 +1,104 @@
+//! Keeps what a restored database may still hold from readers, until a worker
+//! has cleaned it.
+
+use crate::http::problem::{ApiError, Code};
+use axum::{
+    extract::{Request, State},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use exodrive_commands::erasure::{
+    ErasureError,
+    restored::{has_revived_keys, unclean},
+};
+use exodrive_log::{KEY_CACHE, Log};
+use exodrive_projections::Database;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio_util::sync::CancellationToken;
+
+const LOOK: Duration = Duration::from_millis(500);
+/// What is served while the gate is shut: it holds no rows.
+const OPEN: [&str; 6] =
+    ["/v1/webhooks/", "/livez", "/readyz", "/docs", "/v1/openapi.json", "/v1/operator/"];
+
+/// See the module. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    /// Shut, until [`Gate::open_when_clean`] has looked.
+    pub fn shut() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+
+    /// Whether reads are refused.
+    pub fn is_shut(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Opens once the database is known to hold nothing that was erased. A log
+    /// without erasures suffices for that.
+    pub async fn open_when_clean(self, log: Log, database: Database, stop: CancellationToken) {
+        let (mut told, mut revived) = (false, false);
+        loop {
+            match is_clean(&log, &database, &mut revived).await {
+                Ok(true) => {
+                    if revived {
+                        // This process may have used such a key.
+                        tokio::time::sleep(KEY_CACHE).await;
+                    }
+                    self.0.store(false, Ordering::Release);
+                    return;
+                }
+                Ok(false) if !told => {
+                    told = true;
+                    tracing::warn!(
+                        "Database or key store may hold what was erased (was one restored from a \
+                         backup?): reads are refused until a worker has cleaned them"
+                    );
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    let error = exodrive_runtime::error_chain(&error);
+                    tracing::warn!(error, "Cannot find out whether the database holds erased data");
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Refuses reads while it is shut.
+    pub async fn pass(State(gate): State<Self>, request: Request, next: Next) -> Response {
+        let path = request.uri().path();
+        if gate.is_shut() && !OPEN.iter().any(|open| path.starts_with(open)) {
+            let mut error = ApiError::new(
+                Code::ViewUnavailable,
+                "Erased data is being removed from a restored database.",
+            );
+            error.retry_after = Some(2);
+            return error.into_response();
+        }
+        next.run(request).await
+    }
+}
+
+async fn is_clean(
+    log: &Log,
+    database: &Database,
+    revived: &mut bool,
+) -> Result<bool, ErasureError> {
+    if has_revived_keys(log).await? {
+        *revived = true;
+        return Ok(false);
+    }
+    Ok(unclean(log, database).await?.is_empty())
+}

@@ -1,0 +1,4 @@
+//! What surrounds every request.
+
+pub mod erasure_gate;
+pub mod request;

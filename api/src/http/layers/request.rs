@@ -1,0 +1,174 @@
+//! What surrounds every request: its id and trace, its limits' headers, its
+//! problem if it failed, its line in the log and its place in the metrics.
+
+use crate::http::{auth::tokens::Caller, problem, state::limits::Verdict};
+use axum::{
+    extract::{MatchedPath, Request, State},
+    http::{HeaderName, HeaderValue, Method, StatusCode, Uri},
+    middleware::Next,
+    response::Response,
+};
+use chrono::Utc;
+use exodrive_commands::{
+    access_log,
+    access_log::{Access, Accesses},
+};
+use exodrive_runtime::telemetry::TraceContext;
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+use tracing::Instrument;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// A request's identity, for handlers.
+#[derive(Clone)]
+pub(crate) struct Identity {
+    pub(crate) request_id: Arc<str>,
+    pub(crate) trace: TraceContext,
+    /// Set by whatever counted the request.
+    pub(crate) verdict: Arc<OnceLock<Verdict>>,
+    /// Set by whatever admitted somebody of the staff.
+    pub(crate) staff: Arc<OnceLock<Caller>>,
+    method: Method,
+    route: Option<MatchedPath>,
+}
+
+/// A UUIDv7 from the thread's own generator: the system's costs a system call
+/// for each request.
+fn request_uuid() -> uuid::Uuid {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let millis = u64::try_from(since.as_millis()).unwrap_or(0);
+    uuid::Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid()
+}
+
+/// Marks an answer that says with an error status what was asked: readiness.
+#[derive(Clone, Copy)]
+pub(crate) struct NotAProblem;
+
+impl Identity {
+    fn of(request: &Request) -> Self {
+        let traceparent = request.headers().get(TRACEPARENT).and_then(|it| it.to_str().ok());
+        Self {
+            request_id: format!("req_{}", request_uuid().simple()).into(),
+            trace: TraceContext::continuing(traceparent),
+            verdict: Arc::default(),
+            staff: Arc::default(),
+            method: request.method().clone(),
+            route: request.extensions().get::<MatchedPath>().cloned(),
+        }
+    }
+
+    fn route(&self) -> &str {
+        self.route.as_ref().map_or("unmatched", MatchedPath::as_str)
+    }
+
+    /// Notes that the request shows something personal, if staff makes it.
+    pub(crate) fn shows(&self, accesses: &Accesses, resource: &str, key: Option<&str>) {
+        let Some(caller) = self.staff.get() else { return };
+        let access = Access {
+            actor: &format!("{}:{}", caller.role.name(), caller.subject),
+            resource,
+            key,
+            route: &format!("{} {}", self.method, self.route()),
+            request_id: Some(&self.request_id),
+        };
+        accesses.note(access, Utc::now());
+    }
+}
+
+/// What stands in a path for the first variable of its route.
+fn variable<'a>(route: &str, uri: &'a Uri) -> Option<&'a str> {
+    let both = route.split('/').zip(uri.path().split('/'));
+    both.into_iter().find(|(step, _)| step.starts_with('{')).map(|(_, value)| value)
+}
+
+/// The outermost layer.
+pub(crate) async fn surround(
+    State(accesses): State<Accesses>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let started = Instant::now();
+    let identity = Identity::of(&request);
+    let uri = request.uri().clone();
+    let span = tracing::debug_span!(
+        "request",
+        request_id = %identity.request_id,
+        trace_id = identity.trace.trace_id(),
+    );
+    request.extensions_mut().insert(identity.clone());
+    let response = next.run(request).instrument(span.clone()).await;
+    let (mut response, error) = match response.extensions().get::<NotAProblem>() {
+        Some(NotAProblem) => (response, None),
+        None => problem::render(response, &identity.request_id),
+    };
+    let (method, route) = (&identity.method, identity.route());
+    let shown = response.status().is_success() || response.status() == StatusCode::NOT_MODIFIED;
+    if shown
+        && matches!(*method, Method::GET | Method::HEAD)
+        && let Some(resource) = access_log::of_route(route)
+    {
+        identity.shows(&accesses, resource, variable(route, &uri));
+    }
+    let status = response.status().as_u16();
+    let elapsed = started.elapsed();
+    span.in_scope(|| {
+        let elapsed_ms = elapsed.as_secs_f64() * 1_000.0;
+        match error {
+            Some(error) if status >= 500 => tracing::error!(
+                request_id = %identity.request_id,
+                trace_id = identity.trace.trace_id(),
+                %method, route, status, elapsed_ms,
+                code = error.code.name(),
+                cause = error.cause,
+                "Request failed"
+            ),
+            Some(error) => tracing::info!(
+                request_id = %identity.request_id,
+                trace_id = identity.trace.trace_id(),
+                %method, route, status, elapsed_ms,
+                code = error.code.name(),
+                cause = error.cause,
+                "Request refused"
+            ),
+            None => tracing::debug!(%method, route, status, elapsed_ms, "Request answered"),
+        }
+    });
+    metrics::histogram!(
+        "exodrive_http_request_seconds",
+        "method" => label(method),
+        "route" => route.to_owned(),
+        "status" => status.to_string()
+    )
+    .record(elapsed);
+    let headers = response.headers_mut();
+    let mut insert = |name, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    };
+    insert(REQUEST_ID, &identity.request_id);
+    insert(TRACEPARENT, &identity.trace.traceparent());
+    if let Some(verdict) = identity.verdict.get() {
+        insert(HeaderName::from_static("ratelimit-policy"), &verdict.policy());
+        insert(HeaderName::from_static("ratelimit"), &verdict.state());
+    }
+    response
+}
+
+/// A caller may send any word as a method; a label may not be just any word.
+fn label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}

@@ -1,0 +1,456 @@
+//! The one shape of every error: `application/problem+json` (RFC 9457).
+
+use super::state::limits::Verdict;
+use axum::{
+    body::Body,
+    http::{
+        HeaderValue, StatusCode,
+        header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+    },
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// The media type of a problem.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+/// What went wrong, for programs (`code`) and for people.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Problem {
+    /// A page about this code.
+    #[serde(rename = "type")]
+    #[schema(example = "/problems/not_found")]
+    pub kind: String,
+    /// The code, for people.
+    #[schema(example = "Not found")]
+    pub title: String,
+    /// The HTTP status.
+    #[schema(example = 404)]
+    pub status: u16,
+    /// What a program decides by.
+    pub code: Code,
+    /// This occurrence, for people.
+    pub detail: String,
+    /// What to do next.
+    pub next: String,
+    /// Names this request in our logs.
+    #[schema(example = "req_0198f3a6c1f07d5ab0c4a2f3e1d2c3b4")]
+    pub request_id: String,
+    /// Which parts of the request are wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FieldError>,
+    /// What more this code tells.
+    #[serde(flatten)]
+    pub more: More,
+}
+
+/// What only some codes tell.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
+pub struct More {
+    /// `dates_unavailable`: the days that are taken, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<Conflict>,
+    /// `dates_unavailable`: as many days in a row that are free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_free: Option<DateRange>,
+    /// `action_not_allowed`: what could be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_actions: Option<Vec<String>>,
+    /// `stale`: the thing as it is now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current: Option<serde_json::Value>,
+    /// `price_changed`: the total now, in cents.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_cents: Option<i64>,
+    /// `rebuild_under_way`: the rebuild's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rebuild: Option<String>,
+}
+
+/// A day that is taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Conflict {
+    /// The day.
+    pub date: chrono::NaiveDate,
+    /// `held`, `booked` or `maintenance`.
+    #[schema(example = "booked")]
+    pub status: String,
+    /// By which booking; told to staff.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub booking_id: Option<String>,
+}
+
+/// Days in a row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct DateRange {
+    /// The first.
+    pub start_date: chrono::NaiveDate,
+    /// The last.
+    pub end_date: chrono::NaiveDate,
+}
+
+/// One wrong part of a request.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct FieldError {
+    /// A JSON pointer into the body, or `?name` for a query parameter.
+    #[schema(example = "?limit")]
+    pub pointer: String,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+/// Every code there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "each is described by title() and next()")]
+pub enum Code {
+    InvalidRequest,
+    SignatureInvalid,
+    Unauthenticated,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    RequestTimeout,
+    BodyTooLarge,
+    UnsupportedMediaType,
+    RateLimited,
+    Internal,
+    LogUnavailable,
+    ViewUnavailable,
+    ViewBehind,
+    ValidationFailed,
+    DatesUnavailable,
+    ActionNotAllowed,
+    TooEarly,
+    CarNotBookable,
+    PriceChanged,
+    CarConflict,
+    SlugTaken,
+    Stale,
+    IdempotencyKeyReused,
+    RequestInFlight,
+    Busy,
+    RebuildUnderWay,
+    OperationRefused,
+    /// Personal data that was erased: nobody can read it any more.
+    Erased,
+}
+
+impl Code {
+    /// Every code there is.
+    pub const ALL: [Self; 29] = [
+        Self::InvalidRequest,
+        Self::SignatureInvalid,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::BodyTooLarge,
+        Self::UnsupportedMediaType,
+        Self::RateLimited,
+        Self::Internal,
+        Self::LogUnavailable,
+        Self::ViewUnavailable,
+        Self::ViewBehind,
+        Self::ValidationFailed,
+        Self::DatesUnavailable,
+        Self::ActionNotAllowed,
+        Self::TooEarly,
+        Self::CarNotBookable,
+        Self::PriceChanged,
+        Self::CarConflict,
+        Self::SlugTaken,
+        Self::Stale,
+        Self::IdempotencyKeyReused,
+        Self::RequestInFlight,
+        Self::Busy,
+        Self::RebuildUnderWay,
+        Self::OperationRefused,
+        Self::Erased,
+    ];
+
+    /// The code as it stands in a problem.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid_request",
+            Self::SignatureInvalid => "signature_invalid",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Forbidden => "forbidden",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::RequestTimeout => "request_timeout",
+            Self::BodyTooLarge => "body_too_large",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::RateLimited => "rate_limited",
+            Self::Internal => "internal",
+            Self::LogUnavailable => "log_unavailable",
+            Self::ViewUnavailable => "view_unavailable",
+            Self::ViewBehind => "view_behind",
+            Self::ValidationFailed => "validation_failed",
+            Self::DatesUnavailable => "dates_unavailable",
+            Self::ActionNotAllowed => "action_not_allowed",
+            Self::TooEarly => "too_early",
+            Self::CarNotBookable => "car_not_bookable",
+            Self::PriceChanged => "price_changed",
+            Self::CarConflict => "car_conflict",
+            Self::SlugTaken => "slug_taken",
+            Self::Stale => "stale",
+            Self::IdempotencyKeyReused => "idempotency_key_reused",
+            Self::RequestInFlight => "request_in_flight",
+            Self::Busy => "busy",
+            Self::RebuildUnderWay => "rebuild_under_way",
+            Self::OperationRefused => "operation_refused",
+            Self::Erased => "erased",
+        }
+    }
+
+    /// The status it is answered with.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::InvalidRequest => StatusCode::BAD_REQUEST,
+            Self::SignatureInvalid | Self::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::ValidationFailed | Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::DatesUnavailable
+            | Self::ActionNotAllowed
+            | Self::TooEarly
+            | Self::CarNotBookable
+            | Self::PriceChanged
+            | Self::CarConflict
+            | Self::SlugTaken
+            | Self::RequestInFlight
+            | Self::RebuildUnderWay
+            | Self::OperationRefused => StatusCode::CONFLICT,
+            Self::Erased => StatusCode::GONE,
+            Self::Stale => StatusCode::PRECONDITION_FAILED,
+            Self::LogUnavailable | Self::ViewUnavailable | Self::ViewBehind | Self::Busy => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        }
+    }
+
+    /// The code, for people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "The request cannot be understood",
+            Self::SignatureInvalid => "The webhook's signature cannot be verified",
+            Self::Unauthenticated => "A token is needed",
+            Self::Forbidden => "This role may not do that",
+            Self::NotFound => "Not found",
+            Self::MethodNotAllowed => "Method not allowed",
+            Self::RequestTimeout => "The request came too slowly",
+            Self::BodyTooLarge => "The body is too large",
+            Self::UnsupportedMediaType => "The body's media type is not supported",
+            Self::RateLimited => "Too many requests",
+            Self::Internal => "Something went wrong on our side",
+            Self::LogUnavailable => "The event log is not available",
+            Self::ViewUnavailable => "The view is not available",
+            Self::ViewBehind => "The view has not reached that position",
+            Self::ValidationFailed => "The request asks for something that cannot be",
+            Self::DatesUnavailable => "The days are taken",
+            Self::ActionNotAllowed => "The booking is not where this can be done",
+            Self::TooEarly => "Not before the first day of the rental",
+            Self::CarNotBookable => "The car cannot be booked",
+            Self::PriceChanged => "The price has changed",
+            Self::CarConflict => "The car is not where this can be done",
+            Self::SlugTaken => "The slug belongs to another car",
+            Self::Stale => "It has changed since it was read",
+            Self::IdempotencyKeyReused => "The Idempotency-Key belongs to another request",
+            Self::RequestInFlight => "The same request is being carried out",
+            Self::Busy => "Too many decide about the same thing at once",
+            Self::RebuildUnderWay => "A rebuild of the projection is under way",
+            Self::OperationRefused => "It cannot be done as things are",
+            Self::Erased => "It was erased",
+        }
+    }
+
+    /// What to do next.
+    pub fn next(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "Mend what `errors` names; /docs shows what is accepted.",
+            Self::SignatureInvalid => {
+                "Check that EXODRIVE_RESEND_WEBHOOK_SECRETS holds the endpoint's signing secret, and that both clocks are right."
+            }
+            Self::Unauthenticated => {
+                "Send `Authorization: Bearer <token>`; in development `exodrive token --role auditor` prints one."
+            }
+            Self::Forbidden => "Use an account with another role.",
+            Self::NotFound => "Check the path and the id; /docs lists every path.",
+            Self::MethodNotAllowed => "Use a method that the `Allow` header names.",
+            Self::RequestTimeout => "Send the request again.",
+            Self::BodyTooLarge => "Send at most 1 MiB.",
+            Self::UnsupportedMediaType => "Send `Content-Type: application/json`.",
+            Self::RateLimited => "Wait for as many seconds as `Retry-After` says.",
+            Self::Internal => "Try again; if it stays, report the request_id.",
+            Self::LogUnavailable => {
+                "Send the same request again after `Retry-After` seconds; nothing is stored twice."
+            }
+            Self::ViewUnavailable | Self::ViewBehind => "Try again after `Retry-After` seconds.",
+            Self::ValidationFailed => "Mend what `errors` and `detail` name.",
+            Self::DatesUnavailable => {
+                "Choose other days: `conflicts` names those that are taken, `next_free` the next that are not."
+            }
+            Self::ActionNotAllowed => "Do one of `allowed_actions`, or read the booking again.",
+            Self::TooEarly => "Wait for the first day, or reschedule the booking to begin today.",
+            Self::CarNotBookable => "Choose another car.",
+            Self::PriceChanged => {
+                "Show the customer the new total (`total_cents`), then book with it."
+            }
+            Self::CarConflict => "Read the car again; `detail` says what is in the way.",
+            Self::SlugTaken => {
+                "Choose another slug: it is unique for ever, archived cars included."
+            }
+            Self::Stale => {
+                "Look at `current`, then send the command again with its `position` in `If-Match`."
+            }
+            Self::IdempotencyKeyReused => {
+                "Use a new key for a new request; the same key only to repeat the same one."
+            }
+            Self::RequestInFlight => {
+                "Send it again after `Retry-After` seconds: the answer will be the first one's."
+            }
+            Self::Busy => {
+                "Send the same request again after `Retry-After` seconds; nothing is stored twice."
+            }
+            Self::RebuildUnderWay => "Wait for the rebuild that `rebuild` names, or cancel it.",
+            Self::OperationRefused => "Read the thing again; `detail` says what is in the way.",
+            Self::Erased => "Nothing brings it back; what is left is in the views.",
+        }
+    }
+}
+
+/// An error on its way to becoming a [`Problem`]: the outermost layer adds the
+/// request's id. Causes go to the log, never to the caller.
+#[derive(Clone, Debug)]
+pub struct ApiError {
+    /// The code.
+    pub code: Code,
+    /// This occurrence, for people. Nothing internal.
+    pub detail: String,
+    /// Wrong parts of the request.
+    pub errors: Vec<FieldError>,
+    /// Seconds after which to try again.
+    pub retry_after: Option<u64>,
+    /// What more its code tells.
+    pub more: Box<More>,
+    /// What caused it, for the log.
+    pub cause: Option<String>,
+}
+
+impl ApiError {
+    /// An error with this code.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        let retry_after =
+            (code.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_UNAVAILABLE);
+        let (detail, more) = (detail.into(), Box::default());
+        Self { code, detail, errors: Vec::new(), retry_after, more, cause: None }
+    }
+
+    /// A query parameter that cannot be understood.
+    pub fn parameter(name: &str, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        let mut error =
+            Self::new(Code::InvalidRequest, format!("The parameter `{name}` is wrong: {detail}"));
+        error.errors.push(FieldError { pointer: format!("?{name}"), detail });
+        error
+    }
+
+    /// Over a rate limit.
+    pub fn rate_limited(verdict: &Verdict) -> Self {
+        let seconds = verdict.retry_after_secs();
+        let mut error =
+            Self::new(Code::RateLimited, format!("The next request is allowed in {seconds} s."));
+        error.retry_after = Some(seconds);
+        error
+    }
+
+    /// Remembers what caused it.
+    #[must_use]
+    pub fn caused_by(mut self, cause: &dyn std::error::Error) -> Self {
+        self.cause = Some(exodrive_runtime::error_chain(cause));
+        self
+    }
+
+    /// The problem, as the caller of `request_id` gets it.
+    pub fn into_problem(self, request_id: &str) -> Problem {
+        Problem {
+            kind: format!("/problems/{}", self.code.name()),
+            title: self.code.title().to_owned(),
+            status: self.code.status().as_u16(),
+            code: self.code,
+            detail: self.detail,
+            next: self.code.next().to_owned(),
+            request_id: request_id.to_owned(),
+            errors: self.errors,
+            more: *self.more,
+        }
+    }
+
+    /// The error that a bare status stands for: those that the framework
+    /// answers by itself.
+    pub fn of_status(status: StatusCode) -> Self {
+        let (code, detail) = match status {
+            StatusCode::NOT_FOUND => (Code::NotFound, "There is nothing at this path."),
+            StatusCode::METHOD_NOT_ALLOWED => {
+                (Code::MethodNotAllowed, "This path does not know this method.")
+            }
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                (Code::BodyTooLarge, "The body has more than 1,048,576 bytes.")
+            }
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                (Code::UnsupportedMediaType, "This path takes another media type.")
+            }
+            StatusCode::REQUEST_TIMEOUT => {
+                (Code::RequestTimeout, "The request did not arrive in time.")
+            }
+            status if status.is_client_error() => {
+                (Code::InvalidRequest, "The request cannot be understood.")
+            }
+            _ => (Code::Internal, "The request could not be carried out."),
+        };
+        Self::new(code, detail)
+    }
+}
+
+const RETRY_UNAVAILABLE: u64 = 5;
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = self.code.status().into_response();
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        if self.code == Code::Unauthenticated {
+            let scheme = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Gives an error response its body; leaves others as they are. The second
+/// value is the error, for the log.
+pub(crate) fn render(response: Response, request_id: &str) -> (Response, Option<ApiError>) {
+    let status = response.status();
+    if !(status.is_client_error() || status.is_server_error()) {
+        return (response, None);
+    }
+    let (mut parts, _) = response.into_parts();
+    let error = parts.extensions.remove().unwrap_or_else(|| ApiError::of_status(status));
+    let problem = error.clone().into_problem(request_id);
+    parts.status = error.code.status();
+    let body = serde_json::to_vec(&problem).unwrap_or_default();
+    parts.headers.remove(CONTENT_LENGTH);
+    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+    (Response::from_parts(parts, Body::from(body)), Some(error))
+}

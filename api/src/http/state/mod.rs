@@ -1,0 +1,5 @@
+//! What this process keeps between requests.
+
+pub mod blocked_keys;
+pub mod limits;
+pub mod view_cache;

@@ -1,0 +1,460 @@
+//! The history of email with all its evidence, for auditors: every delivery
+//! with its bytes, signed headers and verdict, what it did to the email, what
+//! was repeated or refused, and who of the staff read it.
+
+use crate::webhook_signature::Secrets;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use chrono::{DateTime, Utc};
+use exodrive_domain::{
+    EMAIL_IMPORTED, Payload, Recorded, Subject, decode, email::EmailId, id::BookingId,
+    time::serde_micros,
+};
+use exodrive_log::{DUPLICATE, Log, ReadError, Refusal};
+use exodrive_projections::{
+    Database, Error, Identity,
+    views::{
+        accesses::read::{self as accesses, Access},
+        booking_timeline::read::{self as booking_timeline, BookingEntry},
+        inbox::{
+            InboxRow,
+            read::{self as inbox, Cursor, EmailDetail},
+        },
+    },
+};
+use exodrive_replays::{self as replays, Frame, Order, Until};
+use serde::Serialize;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use utoipa::ToSchema;
+
+/// Rows of accesses told of an email, the newest.
+const ACCESSES: i64 = 100;
+
+/// What history tells of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// One email.
+    Email(EmailId),
+    /// Every email that names an address.
+    Address(String),
+    /// A booking, and every email that was tagged with it.
+    Booking(BookingId),
+    /// Every delivery that was stored from one time on and before another.
+    Between(Option<DateTime<Utc>>, Option<DateTime<Utc>>),
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Of what.
+    pub scope: Scope,
+    /// In which order. Of a time, pages are cut in the order of arrival, and
+    /// each is put in this order.
+    pub order: Order,
+    /// Only what was known then.
+    pub at: Until,
+    /// Emails of a page for [`Scope::Address`], deliveries for
+    /// [`Scope::Between`]; the others have one page.
+    pub limit: i64,
+    /// What [`Page::next`] of the page before said.
+    pub after: Option<String>,
+}
+
+/// A page of history.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// What happened.
+    pub entries: Vec<Entry>,
+    /// What is known of each email in it.
+    pub emails: Vec<EmailEvidence>,
+    /// Where the next page begins, if there is one.
+    pub next: Option<String>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Entry {
+    /// A delivery about an email.
+    Delivery(Box<DeliveryEntry>),
+    /// An event of a booking.
+    Booking(Box<BookingEntry>),
+}
+
+/// A delivery, as it is in the log.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct DeliveryEntry {
+    /// Always `email_delivery`.
+    pub object: &'static str,
+    /// Where it stands in the log.
+    pub position: u64,
+    /// The provider's message id.
+    pub id: String,
+    /// The provider's type, if the body has one.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The email that it is about, if it is about one.
+    pub email_id: Option<String>,
+    /// When the provider made the event, by its body.
+    #[serde(with = "serde_micros::option")]
+    pub happened_at: Option<DateTime<Utc>>,
+    /// When it reached us.
+    #[serde(with = "serde_micros")]
+    pub received_at: DateTime<Utc>,
+    /// The body as it was received, base64; empty if it was erased.
+    pub raw: String,
+    /// The headers that the provider signed, as they were received.
+    pub headers: Vec<Header>,
+    /// Whether its signature holds, looked at now.
+    pub verdict: Verdict,
+    /// Where the first of the same id stands, if this one repeats it.
+    pub repeats: Option<u64>,
+    /// How often its id was stored again.
+    pub stored_again: u64,
+    /// How often its id came again and was answered that the log has it.
+    pub duplicates: u64,
+    /// How often somebody claimed its id and was not believed.
+    pub refused: u64,
+    /// The email after it; null if it says nothing of one.
+    pub state: Option<EmailDetail>,
+    /// Why it could not be folded, if so; the state is then as before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// A header as it was received.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Header {
+    /// Its name, lower case.
+    #[schema(example = "svix-signature")]
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// What is to be thought of a delivery's signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// A secret that is in use now signed it.
+    Verified,
+    /// No secret that is in use now signed it. It was verified when it came, by
+    /// a secret that is no longer used; or somebody changed it since.
+    NotVerifiedByCurrentSecrets,
+    /// Its bytes were erased, and so cannot be verified.
+    Erased,
+    /// It was imported, and never signed.
+    Imported,
+}
+
+impl Verdict {
+    /// As in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Verified => "verified",
+            Self::NotVerifiedByCurrentSecrets => "not_verified_by_current_secrets",
+            Self::Erased => "erased",
+            Self::Imported => "imported",
+        }
+    }
+}
+
+/// What is known of an email besides its deliveries.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct EmailEvidence {
+    /// Always `email_evidence`.
+    pub object: &'static str,
+    /// The email.
+    pub email_id: String,
+    /// How many deliveries about it are stored, repeats not counted.
+    pub deliveries: u64,
+    /// How many were stored again.
+    pub stored_again: u64,
+    /// How many came again and were answered that the log has them.
+    pub duplicates: u64,
+    /// How many claimed an id of them and were not believed.
+    pub refused: u64,
+    /// Who of the staff read it, the latest first, 100 rows at most;
+    /// `/v1/audit/accesses` has all.
+    pub accesses: Vec<Access>,
+}
+
+/// Why history cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// The log does not answer.
+    #[error(transparent)]
+    Log(#[from] ReadError),
+    /// The views do not answer.
+    #[error(transparent)]
+    View(#[from] Error),
+    /// The cursor is none of ours.
+    #[error("it must be the next_cursor of a page before")]
+    Cursor,
+}
+
+/// Tells history. Cheap to clone.
+#[derive(Clone)]
+pub struct Historian {
+    /// The truth.
+    pub log: Log,
+    /// Who is named where, and who read what.
+    pub database: Database,
+    /// By which signatures are looked at again.
+    pub secrets: Secrets,
+}
+
+/// How often an id came again, and how often it was claimed in vain.
+type Claims = HashMap<String, (u64, u64)>;
+
+impl Historian {
+    /// A page.
+    ///
+    /// # Errors
+    /// [`HistoryError`].
+    pub async fn page(&self, wanted: &Wanted) -> Result<Page, HistoryError> {
+        let mut page = Page::default();
+        let mut emails = Vec::new();
+        match &wanted.scope {
+            Scope::Email(id) => emails.push(id.clone()),
+            Scope::Address(address) => {
+                let after = wanted.after.as_deref();
+                let after = after.map(|it| Cursor::parse(it).ok_or(HistoryError::Cursor));
+                let (after, limit) = (after.transpose()?, wanted.limit);
+                let mut reader = self.database.read_as(&Identity::Auditor).await?;
+                let found = inbox::of_address(&mut reader, address, limit, after.as_ref()).await?;
+                (emails, page.next) = (found.rows, found.next);
+            }
+            Scope::Booking(id) => {
+                let mut reader = self.database.read_as(&Identity::Auditor).await?;
+                let all = booking_timeline::of_booking(&mut reader, &id.to_string()).await?;
+                let (of_email, own): (Vec<_>, Vec<_>) =
+                    all.into_iter().partition(|entry| entry.kind == "email");
+                emails.extend(of_email.iter().filter_map(|entry| entry.id.parse::<EmailId>().ok()));
+                let known = own.into_iter().filter(|it| wanted.at.covers(it.position, it.at));
+                page.entries.extend(known.map(|entry| Entry::Booking(Box::new(entry))));
+            }
+            Scope::Between(since, until) => return self.between(wanted, *since, *until).await,
+        }
+        let mut told = Vec::new();
+        for id in &emails {
+            told.push(replays::email_as_known(&self.log, id, wanted.at, wanted.order).await?);
+        }
+        let claims =
+            self.claims(told.iter().flatten().map(|frame| &frame.recorded), wanted).await?;
+        for (id, frames) in emails.iter().zip(told) {
+            if frames.is_empty() {
+                continue;
+            }
+            page.emails.push(self.evidence(id, &frames, &claims, wanted).await?);
+            let mut seen = Ids::of(frames.iter().map(|frame| &frame.recorded));
+            page.entries.extend(
+                frames.into_iter().map(|frame| self.entry(frame, Some(id), &mut seen, &claims)),
+            );
+        }
+        sort(&mut page.entries, wanted.order);
+        Ok(page)
+    }
+
+    async fn between(
+        &self,
+        wanted: &Wanted,
+        since: Option<DateTime<Utc>>,
+        until: Option<DateTime<Utc>>,
+    ) -> Result<Page, HistoryError> {
+        let from = match (&wanted.after, since) {
+            (Some(after), _) => after.parse::<u64>().map_err(|_| HistoryError::Cursor)? + 1,
+            (None, Some(since)) => replays::first_stored_at(&self.log, since).await?,
+            (None, None) => 1,
+        };
+        let limit = usize::try_from(wanted.limit).unwrap_or(0);
+        let ends = |event: &Recorded| {
+            until.is_some_and(|until| event.stored_at >= until) || !wanted.at.includes(event)
+        };
+        let mut found = replays::deliveries(&self.log, from, limit + 1, ends).await?;
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let last = found.last().map(|event| event.position);
+        let mut page =
+            Page { next: last.filter(|_| more).map(|at| at.to_string()), ..Page::default() };
+        // Whole, whatever the page: a state comes of all that was before.
+        let mut histories: BTreeMap<EmailId, Vec<Frame<InboxRow>>> = BTreeMap::new();
+        for event in &found {
+            if let Some(id) = email_of(event)
+                && !histories.contains_key(&id)
+            {
+                let order = Order::Received;
+                let frames = replays::email_as_known(&self.log, &id, wanted.at, order).await?;
+                histories.insert(id, frames);
+            }
+        }
+        let all = histories.values().flatten().map(|frame| &frame.recorded).chain(&found);
+        let claims = self.claims(all, wanted).await?;
+        for (id, frames) in &histories {
+            page.emails.push(self.evidence(id, frames, &claims, wanted).await?);
+        }
+        let mut seen =
+            Ids::of(histories.values().flatten().map(|frame| &frame.recorded).chain(&found));
+        for event in found {
+            let id = email_of(&event);
+            let frames = id.as_ref().and_then(|id| histories.get(id));
+            let own = |frame: &&Frame<InboxRow>| frame.recorded.position == event.position;
+            let frame = frames.and_then(|frames| frames.iter().find(own)).cloned();
+            let frame = frame.unwrap_or_else(|| of_no_email(event));
+            page.entries.push(self.entry(frame, id.as_ref(), &mut seen, &claims));
+        }
+        sort(&mut page.entries, wanted.order);
+        Ok(page)
+    }
+
+    /// How often the ids of deliveries were claimed otherwise, as far as was
+    /// known then.
+    async fn claims<'a>(
+        &self,
+        deliveries: impl Iterator<Item = &'a Recorded> + Clone,
+        wanted: &Wanted,
+    ) -> Result<Claims, HistoryError> {
+        let Some(first) = deliveries.clone().map(|event| event.stored_at).min() else {
+            return Ok(Claims::new());
+        };
+        let ids: HashSet<_> = deliveries.map(|event| event.envelope.id.as_str()).collect();
+        let mut claims = Claims::new();
+        let count = |refusal: Refusal| {
+            let Some(id) = refusal.claimed_id.filter(|id| ids.contains(id.as_str())) else {
+                return;
+            };
+            let counts = claims.entry(id).or_default();
+            match refusal.reason.as_str() {
+                DUPLICATE => counts.0 += 1,
+                _ => counts.1 += 1,
+            }
+        };
+        // Somebody may have tried before the first was believed.
+        let since = first - chrono::TimeDelta::days(1);
+        self.log.refusals(Some(since), self.moment(wanted.at).await?, count).await?;
+        Ok(claims)
+    }
+
+    /// The time of a point.
+    async fn moment(&self, at: Until) -> Result<Option<DateTime<Utc>>, HistoryError> {
+        Ok(match at {
+            Until::Now => None,
+            Until::Time(time) => Some(time),
+            Until::Position(position) => {
+                self.log.read_stored(position).await?.map(|message| message.stored_at)
+            }
+        })
+    }
+
+    async fn evidence(
+        &self,
+        id: &EmailId,
+        frames: &[Frame<InboxRow>],
+        claims: &Claims,
+        wanted: &Wanted,
+    ) -> Result<EmailEvidence, HistoryError> {
+        let filter = accesses::Filter {
+            resource: Some("email".to_owned()),
+            key: Some(id.to_string()),
+            until: self.moment(wanted.at).await?,
+            limit: ACCESSES,
+            ..accesses::Filter::default()
+        };
+        let mut reader = self.database.read_as(&Identity::Auditor).await?;
+        let accesses = accesses::list(&mut reader, &filter).await?.rows;
+        let ids: HashSet<_> = frames.iter().map(|it| it.recorded.envelope.id.as_str()).collect();
+        let of_ids = || ids.iter().filter_map(|id| claims.get(*id));
+        Ok(EmailEvidence {
+            object: "email_evidence",
+            email_id: id.to_string(),
+            deliveries: ids.len() as u64,
+            stored_again: (frames.len() - ids.len()) as u64,
+            duplicates: of_ids().map(|(duplicates, _)| duplicates).sum(),
+            refused: of_ids().map(|(_, refused)| refused).sum(),
+            accesses,
+        })
+    }
+
+    fn entry(
+        &self,
+        frame: Frame<InboxRow>,
+        email_id: Option<&EmailId>,
+        ids: &mut Ids,
+        claims: &Claims,
+    ) -> Entry {
+        let Frame { recorded, kind, happened_at, state, error } = frame;
+        let (first, times) = ids.0.get(&recorded.envelope.id).copied().unwrap_or_default();
+        let (duplicates, refused) = claims.get(&recorded.envelope.id).copied().unwrap_or_default();
+        let verdict = self.verdict(&recorded);
+        let header = |(name, value)| Header { name, value };
+        Entry::Delivery(Box::new(DeliveryEntry {
+            object: "email_delivery",
+            position: recorded.position,
+            kind: Some(kind).filter(|kind| !kind.is_empty()),
+            email_id: email_id.map(ToString::to_string),
+            happened_at,
+            received_at: recorded.envelope.time,
+            raw: BASE64_STANDARD.encode(&recorded.body),
+            verdict,
+            repeats: Some(first).filter(|first| *first != recorded.position),
+            stored_again: times.saturating_sub(1),
+            duplicates,
+            refused,
+            state: state.map(|row| EmailDetail::of(&row, recorded.position)),
+            error,
+            id: recorded.envelope.id,
+            headers: recorded.provider_headers.into_iter().map(header).collect(),
+        }))
+    }
+
+    fn verdict(&self, recorded: &Recorded) -> Verdict {
+        if recorded.is_erased() {
+            Verdict::Erased
+        } else if recorded.envelope.kind == EMAIL_IMPORTED {
+            Verdict::Imported
+        } else if self.secrets.verify_stored(&recorded.provider_headers, &recorded.body) {
+            Verdict::Verified
+        } else {
+            Verdict::NotVerifiedByCurrentSecrets
+        }
+    }
+}
+
+/// Of each id the first position, and how often it is stored.
+struct Ids(HashMap<String, (u64, u64)>);
+
+impl Ids {
+    fn of<'a>(events: impl Iterator<Item = &'a Recorded>) -> Self {
+        let (mut ids, mut positions) = (HashMap::<String, (u64, u64)>::new(), HashSet::new());
+        for event in events.filter(|event| positions.insert(event.position)) {
+            let known = ids.entry(event.envelope.id.clone()).or_insert((event.position, 0));
+            known.0 = known.0.min(event.position);
+            known.1 += 1;
+        }
+        Self(ids)
+    }
+}
+
+fn email_of(event: &Recorded) -> Option<EmailId> {
+    match event.subject.parse() {
+        Ok(Subject::Email(id)) => Some(id),
+        _ => None,
+    }
+}
+
+fn of_no_email(recorded: Recorded) -> Frame<InboxRow> {
+    let (kind, happened_at) = match decode(&recorded) {
+        Ok(Payload::Delivery(delivery)) => (delivery.provider_type, delivery.happened_at),
+        _ => (None, None),
+    };
+    Frame { kind: kind.unwrap_or_default(), happened_at, recorded, state: None, error: None }
+}
+
+fn sort(entries: &mut [Entry], order: Order) {
+    entries.sort_by_key(|entry| {
+        let (at, position) = match entry {
+            Entry::Delivery(it) => (it.happened_at.unwrap_or(it.received_at), it.position),
+            Entry::Booking(it) => (it.at, it.position),
+        };
+        (Some(at).filter(|_| order == Order::Happened), position)
+    });
+}

@@ -1,0 +1,270 @@
+//! Sealing: the events of the log as leaves of a Merkle tree (RFC 6962), its
+//! tiles in Postgres, and its root signed now and then (C2SP tlog-checkpoint).
+//!
+//! **Never a checkpoint that contradicts the one before.** A sealer begins with
+//! the newest checkpoint: it is signed by a key of ours, the tiles give its
+//! root, the log holds what the last tile says, and the checkpoint that is kept
+//! beside the log agrees. Before it signs, it proves to itself that the new
+//! tree extends the old one. Tiles and checkpoint are on disk before anybody is
+//! shown them. Sealed events are read again all the time, a few in each round,
+//! and compared with the tiles.
+//!
+//! **What it cannot explain halts it**: a hole, a changed event, a log shorter
+//! than what is sealed. The reason is kept; no sealer signs until an operator
+//! has cleared it, and then only after all of the log has been compared.
+//!
+//! One sealer at a time, by a lease; whoever writes proves in the transaction
+//! that he still has it.
+
+mod begin;
+mod compare;
+mod growing;
+mod leaf;
+
+pub use compare::{Fault, SealError, check_seal, check_seals, compare, signed};
+pub use leaf::leaf_hash;
+
+use crate::store::{NewSeal, Refused, Seal, SealStore, Standing, Tiles, places};
+pub(crate) use compare::Messages;
+use exodrive_log::{Log, ReadError, StoredReader};
+use exodrive_proof::{
+    Hash,
+    note::{self, Checkpoint, SigningKey, VerifierKey},
+    tile::WIDTH,
+    tree::{consistency_nodes, consistency_proof, verify_consistency},
+};
+use growing::Growing;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How often a sealer that waits looks again, and shows that it lives.
+const LOOK: Duration = Duration::from_secs(1);
+/// Sealed events that are read again in a round: so many, and more if a whole
+/// turn would take longer than this many rounds.
+const CHECKED: u64 = 512;
+const CHECKED_AT_MOST: u64 = 8_192;
+const ROUNDS: u64 = 360;
+
+/// By whom checkpoints are signed.
+pub struct SealKeys {
+    /// The log's name in its checkpoints.
+    pub origin: String,
+    /// Every one of these signs.
+    pub signing: Vec<SigningKey>,
+    /// What these have signed stands, though they sign no more.
+    pub former: Vec<VerifierKey>,
+}
+
+impl SealKeys {
+    /// Every key whose signature counts.
+    pub fn verifiers(&self) -> Vec<VerifierKey> {
+        let signing = self.signing.iter().map(SigningKey::verifier);
+        signing.chain(self.former.iter().cloned()).collect()
+    }
+
+    fn vkeys(&self) -> Vec<String> {
+        self.signing.iter().map(|key| key.verifier().to_string()).collect()
+    }
+}
+
+/// Seals the log. Any number may run; one of them works.
+pub struct Sealer {
+    /// What is sealed.
+    pub log: Log,
+    /// Where tiles and checkpoints are kept, as its owner.
+    pub seals: SealStore,
+    /// Who signs.
+    pub keys: SealKeys,
+    /// An event waits no longer than this for its checkpoint.
+    pub interval: Duration,
+    /// This worker's name.
+    pub worker: String,
+}
+
+impl Sealer {
+    /// Seals until another does, or somebody has halted it.
+    ///
+    /// # Errors
+    /// [`SealError::Fault`] is for [`Sealer::halt`]; after others it can be
+    /// tried again.
+    pub async fn work(&self) -> Result<(), SealError> {
+        let standing = self.tell().await?.0;
+        if standing.halt.is_some() {
+            return Ok(());
+        }
+        if !self.seals.take_sealing(&self.worker).await? {
+            return Ok(());
+        }
+        let mut growing = self.begin(&standing).await?;
+        let mut reader = self.log.stored_reader(growing.tree.size() + 1);
+        let mut checked = Instant::now();
+        while self.seals.take_sealing(&self.worker).await? {
+            self.gather(&mut growing, &mut reader).await?;
+            if growing.is_due() && !self.seal(&mut growing).await? {
+                break;
+            }
+            if checked.elapsed() >= self.interval {
+                checked = Instant::now();
+                self.check_again(growing.sealed_size()).await?;
+            }
+            let (standing, end) = self.tell().await?;
+            if standing.halt.is_some() {
+                break;
+            }
+            if end < growing.tree.size() {
+                return Err(Fault::Short { end, sealed: growing.tree.size() }.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the log with the newest seals, and signs nothing.
+    ///
+    /// # Errors
+    /// As [`Sealer::work`].
+    pub async fn look(&self) -> Result<(), SealError> {
+        let standing = self.seals.sealing().await?;
+        if standing.halt.is_none() {
+            self.begin(&standing).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets nobody seal, for this reason, until an operator clears it. Gives
+    /// whether somebody sealed until now.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn halt(&self, fault: &Fault) -> Result<bool, SealError> {
+        metrics::gauge!("exodrive_seal_halted").set(1.0);
+        Ok(self.seals.halt_sealing(fault.position(), &fault.to_string()).await?)
+    }
+
+    /// Sets the metrics, and gives how it stands and where the log ends.
+    async fn tell(&self) -> Result<(Standing, u64), SealError> {
+        let standing = self.seals.sealing().await?;
+        let end = self.log.last_position().await?;
+        metrics::gauge!("exodrive_seal_halted").set(f64::from(u8::from(standing.halt.is_some())));
+        metrics::gauge!("exodrive_seal_position").set(standing.sealed as f64);
+        metrics::gauge!("exodrive_seal_checked_position").set(standing.checked as f64);
+        metrics::gauge!("exodrive_seal_lag_events").set(end.saturating_sub(standing.sealed) as f64);
+        Ok((standing, end))
+    }
+
+    /// Reads what comes next, for a moment.
+    async fn gather(
+        &self,
+        growing: &mut Growing,
+        reader: &mut StoredReader,
+    ) -> Result<(), SealError> {
+        let now = Instant::now();
+        let wait = growing.due.map_or(LOOK, |due| due.saturating_duration_since(now).min(LOOK));
+        let batch = match reader.next_batch(growing.room(), wait).await {
+            Err(ReadError::Hole { expected, .. }) => {
+                return Err(Fault::Missing { position: expected }.into());
+            }
+            batch => batch?,
+        };
+        if batch.messages.is_empty() {
+            growing.behind = 0;
+            return Ok(());
+        }
+        growing.behind = batch.pending;
+        growing.due.get_or_insert(now + self.interval);
+        for message in &batch.messages {
+            growing.push(leaf_hash(message));
+        }
+        Ok(())
+    }
+
+    /// Signs the tree as it is and keeps it. Gives false if somebody else has
+    /// taken over.
+    async fn seal(&self, growing: &mut Growing) -> Result<bool, SealError> {
+        let (size, root) = (growing.tree.size(), growing.tree.root());
+        let early = match &growing.floor {
+            Some(floor) if size == floor.size && root != floor.root => {
+                return Err(Fault::Fork { from: growing.sealed_size() + 1, to: size }.into());
+            }
+            Some(floor) => size < floor.size,
+            None => false,
+        };
+        self.is_still_there(growing).await?;
+        self.extends(growing).await?;
+        let checkpoint =
+            Checkpoint { origin: self.keys.origin.clone(), size, root, extensions: Vec::new() };
+        let signing: Vec<_> = self.keys.signing.iter().collect();
+        let note = note::sign(&checkpoint, &signing).to_string();
+        let seal = (!early).then_some(NewSeal { size, root, note: &note });
+        let before = growing.sealed.as_ref().map(|seal| seal.note.as_str());
+        let kept = self.seals.append_seal(&self.worker, before, &growing.tiles, seal.as_ref());
+        match kept.await {
+            Ok(()) => {}
+            Err(Refused::TakenOver) => return Ok(false),
+            Err(Refused::TileChanged((level, index))) => {
+                return Err(Fault::Tile { level, index }.into());
+            }
+            Err(Refused::Database(error)) => return Err(error.into()),
+        }
+        growing.due = None;
+        growing.tiles.retain(|_, hashes| (hashes.len() as u64) < WIDTH);
+        if early {
+            return Ok(true);
+        }
+        self.seals.use_seal_keys(&self.keys.vkeys()).await?;
+        self.keep_beside(&note).await;
+        growing.floor = None;
+        growing.sealed_leaf = growing.newest_leaf;
+        growing.sealed = Some(Seal { size, root, note, sealed_at: self.log.now() });
+        Ok(true)
+    }
+
+    /// Reads the last sealed event again: a message that was put in or taken
+    /// out before it would have moved it.
+    async fn is_still_there(&self, growing: &Growing) -> Result<(), SealError> {
+        let position = growing.sealed_size();
+        let Some(sealed) = growing.sealed_leaf else { return Ok(()) };
+        match self.log.read_stored(position).await? {
+            Some(message) if leaf_hash(&message) == sealed => Ok(()),
+            Some(_) => Err(Fault::Changed { position }.into()),
+            None => Err(Fault::Missing { position }.into()),
+        }
+    }
+
+    /// Proves that the tree extends the newest checkpoint, with the tiles that
+    /// the database holds.
+    async fn extends(&self, growing: &Growing) -> Result<(), SealError> {
+        let Some(sealed) = &growing.sealed else { return Ok(()) };
+        let (size, root) = (growing.tree.size(), growing.tree.root());
+        let fault = Fault::Root { size: sealed.size };
+        let nodes = consistency_nodes(sealed.size, size);
+        let stored = places(&nodes, size).into_iter().filter(|it| !growing.tiles.contains_key(it));
+        let mut tiles = Tiles::new(size, self.seals.seal_tiles(stored).await?);
+        tiles.extend(growing.tiles.clone());
+        let proof = consistency_proof(sealed.size, size, &tiles).map_err(|_| fault.clone())?;
+        if verify_consistency(sealed.size, size, &sealed.root, &root, &proof) {
+            return Ok(());
+        }
+        Err(fault.into())
+    }
+
+    /// Reads some sealed events again.
+    async fn check_again(&self, sealed: u64) -> Result<(), SealError> {
+        if sealed == 0 {
+            return Ok(());
+        }
+        let checked = self.seals.sealing().await?.checked;
+        let from = if checked >= sealed { 1 } else { checked + 1 };
+        let count = (sealed / ROUNDS).clamp(CHECKED, CHECKED_AT_MOST);
+        let to = (from + count - 1).min(sealed);
+        compare(&self.log, &self.seals, from, to, &|_, _| {}).await?;
+        Ok(self.seals.seals_checked(to).await?)
+    }
+
+    /// Keeps the newest checkpoint beside the log. One that is not kept now is
+    /// by the next.
+    async fn keep_beside(&self, note: &str) {
+        if let Err(error) = self.log.keep_checkpoint(note).await {
+            tracing::warn!(%error, "Cannot keep the newest checkpoint beside the log, the next one will be");
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Who seals, what he writes, and what stops him.
+
+use super::{Place, SealStore, StoreError};
+use exodrive_projections::engine::store::to_i64;
+use exodrive_proof::Hash;
+use std::{collections::BTreeMap, time::Duration};
+
+/// For so long a sealer may be silent before another takes over.
+const LEASE: Duration = Duration::from_secs(5);
+/// Taken by whoever writes a checkpoint, for one transaction.
+const LOCK: i64 = 0x0065_786f_7365_616c;
+
+/// A checkpoint that is to be kept.
+#[derive(Clone, Debug)]
+pub struct NewSeal<'a> {
+    /// How many events it covers.
+    pub size: u64,
+    /// The root of their tree.
+    pub root: Hash,
+    /// The signed note.
+    pub note: &'a str,
+}
+
+/// Why tiles and a checkpoint were not written.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// Another sealer has taken over, or somebody has halted the sealing: look
+    /// again.
+    #[error("somebody else seals")]
+    TakenOver,
+    /// A tile holds other hashes than those that it should begin with.
+    #[error("the tile at level {}, index {} holds other hashes than were sealed", .0.0, .0.1)]
+    TileChanged(Place),
+    /// Postgres failed.
+    #[error(transparent)]
+    Database(#[from] StoreError),
+}
+
+impl From<sqlx::Error> for Refused {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+/// Sealing stands still by this; false: it did already.
+pub type Halted = bool;
+
+impl SealStore {
+    /// Takes the sealing over if nobody has it, or keeps it.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn take_sealing(&self, worker: &str) -> Result<bool, StoreError> {
+        let taken = sqlx::query!(
+            "update seal_state set worker = $1,
+                 lease_until = clock_timestamp() + make_interval(secs => $2)
+             where worker = $1 or lease_until is null or lease_until < clock_timestamp()",
+            worker,
+            LEASE.as_secs_f64()
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(taken.rows_affected() == 1)
+    }
+
+    /// Lets another take it over at once.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn leave_sealing(&self, worker: &str) -> Result<(), StoreError> {
+        sqlx::query!(
+            "update seal_state set worker = null, lease_until = null where worker = $1",
+            worker
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Keeps wider tiles, and a checkpoint that stands on them, at once: both
+    /// are on disk when this returns. `before` is the note that was the newest,
+    /// which must still be.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing is written then.
+    pub async fn append_seal(
+        &self,
+        worker: &str,
+        before: Option<&str>,
+        tiles: &BTreeMap<Place, Vec<Hash>>,
+        seal: Option<&NewSeal<'_>>,
+    ) -> Result<(), Refused> {
+        let mut transaction = self.pool.begin().await?;
+        // Workers do not wait for the disk otherwise; whoever is shown a
+        // signature must be able to rely on it.
+        sqlx::query!("set local synchronous_commit = on").execute(&mut *transaction).await?;
+        sqlx::query!("select pg_advisory_xact_lock($1)", LOCK).fetch_one(&mut *transaction).await?;
+        let stands = sqlx::query_scalar!(
+            r#"select worker = $1 and not exists (select from seal_halts where cleared_at is null)
+                 and (select note from seal_checkpoints order by size desc limit 1)
+                     is not distinct from $2 as "stands!"
+               from seal_state"#,
+            worker,
+            before
+        )
+        .fetch_one(&mut *transaction)
+        .await?;
+        if !stands {
+            return Err(Refused::TakenOver);
+        }
+        for (place, hashes) in tiles {
+            let (level, index) = *place;
+            let grown = sqlx::query!(
+                "insert into seal_tiles (level, index, hashes) values ($1, $2, $3)
+                 on conflict (level, index) do update set hashes =
+                     case when length(excluded.hashes) > length(seal_tiles.hashes)
+                         then excluded.hashes else seal_tiles.hashes end
+                 where substring(excluded.hashes for length(seal_tiles.hashes))
+                     = substring(seal_tiles.hashes for length(excluded.hashes))",
+                i16::from(level),
+                to_i64(index),
+                hashes.as_flattened()
+            )
+            .execute(&mut *transaction)
+            .await?;
+            if grown.rows_affected() == 0 {
+                return Err(Refused::TileChanged(*place));
+            }
+        }
+        if let Some(seal) = seal {
+            sqlx::query!(
+                "insert into seal_checkpoints (size, root, note) values ($1, $2, $3)",
+                to_i64(seal.size),
+                &seal.root[..],
+                seal.note
+            )
+            .execute(&mut *transaction)
+            .await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Remembers that these keys sign.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn use_seal_keys(&self, vkeys: &[String]) -> Result<(), StoreError> {
+        sqlx::query!(
+            "insert into seal_keys (vkey) select * from unnest($1::text[])
+             on conflict (vkey) do update set last_used_at = clock_timestamp()",
+            vkeys
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Lets nobody seal, for this reason, until somebody clears it.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn halt_sealing(
+        &self,
+        position: Option<u64>,
+        reason: &str,
+    ) -> Result<Halted, StoreError> {
+        let halted = sqlx::query!(
+            "insert into seal_halts (position, reason) values ($1, $2) on conflict do nothing",
+            position.map(to_i64),
+            reason
+        );
+        Ok(halted.execute(&self.pool).await?.rows_affected() == 1)
+    }
+
+    /// Lets sealing go on, after the whole log has been compared again. Gives
+    /// the reason for which it stood still; none if it did not.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn clear_seal_halt(
+        &self,
+        by: &str,
+        because: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        sqlx::query!("set local synchronous_commit = on").execute(&mut *transaction).await?;
+        sqlx::query!("update seal_state set compared_log = null")
+            .execute(&mut *transaction)
+            .await?;
+        let reason = sqlx::query_scalar!(
+            "update seal_halts set cleared_at = clock_timestamp(), cleared_by = $1,
+                 cleared_because = $2
+             where cleared_at is null returning reason",
+            by,
+            because
+        )
+        .fetch_optional(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(reason)
+    }
+
+    /// Remembers how far the rolling comparison has come.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn seals_checked(&self, position: u64) -> Result<(), StoreError> {
+        sqlx::query!("update seal_state set checked_position = $1", to_i64(position))
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Remembers which log was compared with all tiles.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn seals_compared(&self, log: &str) -> Result<(), StoreError> {
+        sqlx::query!("update seal_state set compared_log = $1", log).execute(&self.pool).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,436 @@
+//! Erasing a person's data: found in the log, wanted, approved, and carried out
+//! by a worker ([`carry_out`]). Used by the command line and by HTTP.
+
+mod error;
+pub mod restored;
+
+pub use error::ErasureError;
+
+use super::{event::uuid_of, operations::Origin};
+use chrono::{DateTime, Utc};
+use exodrive_domain::{
+    DECISION_VERSION, Envelope, Payload, Recorded, Subject, decode,
+    erasure::{Erasure, ErasureChange, ErasureEvent, ErasureStatus, HoldChange, HoldEvent},
+    id::{ErasureId, HoldId},
+    personal::Personal,
+    time::serde_micros,
+};
+use exodrive_log::{Log, NewEvent};
+use exodrive_replays::person::{self, Found};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// Every subject of erasures, for a reader.
+pub const SUBJECTS: &str = exodrive_domain::erasure::ERASURE_SUBJECTS;
+/// A reason may have this many characters.
+const LONGEST_REASON: usize = 500;
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub struct Erasures {
+    log: Log,
+}
+
+/// What erasing a person would do.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ErasurePlan {
+    /// Always `erasure_plan`.
+    pub object: &'static str,
+    /// Data keys that would be destroyed: `email.<id>` for each email,
+    /// `customer.<id>` for each customer that the person is, `delivery.<digest>`
+    /// for a delivery about no email.
+    pub keys: Vec<String>,
+    /// How many events nobody could read any more.
+    pub events: u64,
+    /// How many emails that is.
+    pub emails: usize,
+    /// Customers that the person is, by id.
+    pub customers: Vec<String>,
+    /// Events about others that mention the address; they stay, unless
+    /// `include_mentions` is asked for.
+    pub mentions: Vec<ErasureMention>,
+    /// Why nothing may be erased, if a hold is placed.
+    pub hold: Option<String>,
+    /// Up to here the log was read.
+    pub position: u64,
+}
+
+/// An event about others that mentions the person.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ErasureMention {
+    /// Where it stands.
+    pub position: u64,
+    /// The event's type.
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+impl ErasurePlan {
+    fn of(found: Found, hold: Option<String>) -> Self {
+        let emails = found.keys.keys().filter(|key| key.starts_with("email.")).count();
+        Self {
+            object: "erasure_plan",
+            events: found.events(),
+            emails,
+            keys: found.keys.into_keys().collect(),
+            customers: found.customers.into_iter().collect(),
+            mentions: found
+                .mentions
+                .into_iter()
+                .map(|mention| ErasureMention { position: mention.position, kind: mention.kind })
+                .collect(),
+            hold,
+            position: found.position,
+        }
+    }
+}
+
+/// An erasure as it stands. Holds no personal data.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ErasureDetail {
+    /// Always `erasure`.
+    pub object: &'static str,
+    /// Its id.
+    pub id: String,
+    /// `requested`, `approved`, `started`, `completed` or `cancelled`.
+    pub status: &'static str,
+    /// Who wanted it.
+    pub requested_by: String,
+    /// When.
+    #[serde(with = "serde_micros")]
+    pub requested_at: DateTime<Utc>,
+    /// Who approved it.
+    pub approved_by: Option<String>,
+    /// Why.
+    pub reason: String,
+    /// Also what only mentions the address.
+    pub include_mentions: bool,
+    /// Data keys destroyed, by name.
+    pub keys: Vec<String>,
+    /// Events that nobody can read any more.
+    pub events: u64,
+    /// Rows folded afresh, over all projections.
+    pub rows: u64,
+    /// Where its last event stands.
+    pub position: u64,
+}
+
+/// An erasure, folded from its events.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// Its id.
+    pub id: ErasureId,
+    /// How it stands.
+    pub erasure: Erasure,
+    /// The person's address, as long as the erasure's own key is there.
+    pub address: Option<String>,
+    requested_at: DateTime<Utc>,
+    /// Where its last event stands.
+    pub position: u64,
+}
+
+impl Told {
+    /// Takes one more event in.
+    fn evolve(known: Option<Self>, event: &ErasureEvent, recorded: &Recorded) -> Option<Self> {
+        let actor = recorded.envelope.actor.as_deref().unwrap_or("unknown");
+        let (erasure, address, requested_at) = match known {
+            Some(known) => (Some(known.erasure), known.address, known.requested_at),
+            None => (None, None, recorded.stored_at),
+        };
+        let address = match &event.change {
+            ErasureChange::Requested { address, .. } if !recorded.is_erased() => {
+                Some(address.0.clone())
+            }
+            _ => address,
+        };
+        let erasure = Erasure::evolve(erasure, &event.change, actor)?;
+        let (id, position) = (event.erasure_id, recorded.position);
+        Some(Self { id, erasure, address, requested_at, position })
+    }
+
+    /// As it is shown.
+    pub fn detail(&self) -> ErasureDetail {
+        let Erasure { status, requested_by, approved_by, include_mentions, .. } = &self.erasure;
+        ErasureDetail {
+            object: "erasure",
+            id: self.id.to_string(),
+            status: match status {
+                ErasureStatus::Requested => "requested",
+                ErasureStatus::Approved => "approved",
+                ErasureStatus::Started => "started",
+                ErasureStatus::Completed => "completed",
+                ErasureStatus::Cancelled => "cancelled",
+            },
+            requested_by: requested_by.clone(),
+            requested_at: self.requested_at,
+            approved_by: approved_by.clone(),
+            reason: self.erasure.reason.clone(),
+            include_mentions: *include_mentions,
+            keys: self.erasure.keys.clone(),
+            events: self.erasure.events,
+            rows: self.erasure.rows,
+            position: self.position,
+        }
+    }
+}
+
+/// Every erasure that the log tells of, by id.
+///
+/// # Errors
+/// When the log cannot be read.
+pub async fn all(log: &Log) -> Result<BTreeMap<String, Told>, ErasureError> {
+    let mut all: BTreeMap<String, Told> = BTreeMap::new();
+    let Some(last) = log.last_position_under(SUBJECTS).await? else { return Ok(all) };
+    let mut reader = log.reader_of(&[SUBJECTS.to_owned()], 1);
+    let mut position = 0;
+    while position < last {
+        let batch = reader.next_batch(1_000, std::time::Duration::from_secs(5)).await?;
+        for recorded in &batch.events {
+            position = recorded.position;
+            let Ok(Payload::Erasure(event)) = decode(recorded) else { continue };
+            let id = event.erasure_id.to_string();
+            let known = all.remove(&id);
+            all.extend(Told::evolve(known, &event, recorded).map(|told| (id, told)));
+        }
+    }
+    Ok(all)
+}
+
+impl Erasures {
+    /// On a log.
+    pub fn new(log: Log) -> Self {
+        Self { log }
+    }
+
+    /// What erasing a person would do; changes nothing. Reads all of the log.
+    ///
+    /// # Errors
+    /// When the address is none, or the log does not answer.
+    pub async fn plan(
+        &self,
+        address: &str,
+        include_mentions: bool,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<ErasurePlan, ErasureError> {
+        let address = normal(address)?;
+        let hold = self.hold_of(&address).await?.1;
+        let found = person::find(&self.log, &address, include_mentions, progress).await?;
+        Ok(ErasurePlan::of(found, hold))
+    }
+
+    /// Wants a person erased. Waits for an approval then.
+    ///
+    /// # Errors
+    /// When address or reason are none, a hold forbids it, or the log does not
+    /// take it.
+    pub async fn request(
+        &self,
+        address: &str,
+        include_mentions: bool,
+        reason: &str,
+        with: &Origin,
+    ) -> Result<ErasureDetail, ErasureError> {
+        let (address, reason) = (normal(address)?, sound(reason)?);
+        let (hold_id, hold, _) = self.hold_state(&address).await?;
+        if let Some(hold) = hold {
+            return Err(ErasureError::Refused(exodrive_domain::erasure::ErasureRefusal::Held(
+                hold,
+            )));
+        }
+        let id = ErasureId::from(with.id);
+        let change = ErasureChange::Requested {
+            address: Personal(address),
+            hold_id,
+            include_mentions,
+            reason,
+        };
+        self.append(id, change, 0, with).await?;
+        self.get(id).await
+    }
+
+    /// Has an erasure carried out by a worker. `apart`: only by somebody else
+    /// than who asked for it.
+    ///
+    /// # Errors
+    /// When that is refused, or the log does not take it.
+    pub async fn approve(
+        &self,
+        id: ErasureId,
+        apart: bool,
+        with: &Origin,
+    ) -> Result<ErasureDetail, ErasureError> {
+        let told = self.told(id).await?;
+        let state = told.as_ref().map(|told| &told.erasure);
+        let hold = match state {
+            Some(state) => self.reason_of(state.hold_id).await?.0,
+            None => None,
+        };
+        let change = Erasure::approve(state, &with.actor, hold.as_deref(), apart)?;
+        self.append(id, change, told.map_or(0, |told| told.position), with).await?;
+        self.get(id).await
+    }
+
+    /// Calls an erasure off that was not approved yet.
+    ///
+    /// # Errors
+    /// When that is refused, or the log does not take it.
+    pub async fn cancel(
+        &self,
+        id: ErasureId,
+        reason: &str,
+        with: &Origin,
+    ) -> Result<ErasureDetail, ErasureError> {
+        let told = self.told(id).await?;
+        let change = Erasure::cancel(told.as_ref().map(|told| &told.erasure), &sound(reason)?)?;
+        self.append(id, change, told.map_or(0, |told| told.position), with).await?;
+        self.get(id).await
+    }
+
+    /// Forbids or allows again that a person is erased.
+    ///
+    /// # Errors
+    /// When address or reason are none, or the log does not take it.
+    pub async fn hold(
+        &self,
+        address: &str,
+        held: bool,
+        reason: &str,
+        with: &Origin,
+    ) -> Result<HoldId, ErasureError> {
+        let (address, reason) = (normal(address)?, sound(reason)?);
+        let (hold_id, current, last) = self.hold_state(&address).await?;
+        if current.is_some() == held {
+            return Ok(hold_id);
+        }
+        let change = match held {
+            true => HoldChange::Placed { reason },
+            false => HoldChange::Lifted { reason },
+        };
+        let (kind, event) = (change.kind(), HoldEvent { hold_id, change });
+        let event = new_event(Subject::Hold(hold_id), kind, &event, with, self.log.now())?;
+        self.log.append_decision(&event, last).await?;
+        Ok(hold_id)
+    }
+
+    /// One erasure.
+    ///
+    /// # Errors
+    /// When there is none of this id, or the log does not answer.
+    pub async fn get(&self, id: ErasureId) -> Result<ErasureDetail, ErasureError> {
+        let told = self.told(id).await?;
+        Ok(told.ok_or(exodrive_domain::erasure::ErasureRefusal::NotFound)?.detail())
+    }
+
+    /// Every erasure, newest first.
+    ///
+    /// # Errors
+    /// When the log does not answer.
+    pub async fn list(&self) -> Result<Vec<ErasureDetail>, ErasureError> {
+        let mut all: Vec<_> = all(&self.log).await?.values().map(Told::detail).collect();
+        all.sort_by_key(|erasure| std::cmp::Reverse(erasure.requested_at));
+        Ok(all)
+    }
+
+    /// One erasure, folded from its events; none if there is none of this id.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn told(&self, id: ErasureId) -> Result<Option<Told>, ErasureError> {
+        let history = self.log.history(&Subject::Erasure(id)).await?;
+        Ok(history.iter().fold(None, |told, recorded| match decode(recorded) {
+            Ok(Payload::Erasure(event)) => Told::evolve(told, &event, recorded),
+            _ => told,
+        }))
+    }
+
+    /// Appends what became of an erasure, if nothing did since `last`.
+    ///
+    /// # Errors
+    /// When the log does not take it.
+    pub async fn append(
+        &self,
+        id: ErasureId,
+        change: ErasureChange,
+        last: u64,
+        with: &Origin,
+    ) -> Result<u64, ErasureError> {
+        let (kind, event) = (change.kind(), ErasureEvent { erasure_id: id, change });
+        let event = new_event(Subject::Erasure(id), kind, &event, with, self.log.now())?;
+        Ok(self.log.append_decision(&event, last).await?.position)
+    }
+
+    /// The hold that a person would have, and the reason of one that is placed.
+    async fn hold_of(&self, address: &str) -> Result<(HoldId, Option<String>), ErasureError> {
+        let (id, reason, _) = self.hold_state(address).await?;
+        Ok((id, reason))
+    }
+
+    async fn hold_state(
+        &self,
+        address: &str,
+    ) -> Result<(HoldId, Option<String>, u64), ErasureError> {
+        let mac = hex::decode(self.log.mac("hold", address.as_bytes())).unwrap_or_default();
+        let id = HoldId::from(if mac.len() == 16 { uuid_of(&mac) } else { Uuid::nil() });
+        let (reason, last) = self.reason_of(id).await?;
+        Ok((id, reason, last))
+    }
+
+    /// Why a hold is placed, if it is, and where its last event stands.
+    async fn reason_of(&self, id: HoldId) -> Result<(Option<String>, u64), ErasureError> {
+        let history = self.log.history(&Subject::Hold(id)).await?;
+        let last = history.last().map_or(0, |recorded| recorded.position);
+        let reason = history.iter().fold(None, |reason, recorded| match decode(recorded) {
+            Ok(Payload::Hold(HoldEvent { change: HoldChange::Placed { reason }, .. })) => {
+                Some(reason)
+            }
+            Ok(Payload::Hold(_)) => None,
+            _ => reason,
+        });
+        Ok((reason, last))
+    }
+}
+
+/// An address as it is compared.
+fn normal(address: &str) -> Result<String, ErasureError> {
+    let address = address.trim().to_lowercase();
+    let parts = address.split_once('@').filter(|(local, domain)| {
+        !local.is_empty() && !domain.is_empty() && !address.contains(char::is_whitespace)
+    });
+    if parts.is_none() { Err(ErasureError::Address) } else { Ok(address) }
+}
+
+fn sound(reason: &str) -> Result<String, ErasureError> {
+    let reason = reason.trim();
+    match reason.chars().count() {
+        0 => Err(ErasureError::NoReason),
+        1..=LONGEST_REASON => Ok(reason.to_owned()),
+        _ => Err(ErasureError::LongReason(LONGEST_REASON)),
+    }
+}
+
+fn new_event(
+    subject: Subject,
+    kind: &str,
+    event: &impl Serialize,
+    with: &Origin,
+    now: DateTime<Utc>,
+) -> Result<NewEvent, ErasureError> {
+    Ok(NewEvent {
+        subject,
+        envelope: Envelope {
+            id: with.id.to_string(),
+            kind: kind.to_owned(),
+            version: DECISION_VERSION,
+            source: "exodrive".to_owned(),
+            time: now,
+            traceparent: with.traceparent.clone(),
+            causation: None,
+            correlation: with.correlation.clone(),
+            actor: Some(with.actor.clone()),
+        },
+        provider_headers: Vec::new(),
+        body: serde_json::to_vec(event)?.into(),
+    })
+}

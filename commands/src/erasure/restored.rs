@@ -1,0 +1,108 @@
+//! Whether what was erased is still gone: a database or a key store that was
+//! restored from a backup may hold it again.
+
+use super::{ErasureError, Erasures, all};
+use crate::operations::Origin;
+use exodrive_domain::{
+    erasure::{ErasureChange, ErasureStatus},
+    id::ErasureId,
+};
+use exodrive_log::{AppendError, Log};
+use exodrive_projections::Database;
+use std::collections::HashSet;
+use uuid::Uuid;
+
+const ACTOR: &str = "system:erasure";
+
+/// Completed erasures whose data this database may still hold, with their keys.
+///
+/// # Errors
+/// When log or database do not answer.
+pub async fn unclean(
+    log: &Log,
+    database: &Database,
+) -> Result<Vec<(Uuid, Vec<String>)>, ErasureError> {
+    let completed = all(log).await?.into_values();
+    let mut completed: Vec<_> = completed
+        .filter(|told| told.erasure.status == ErasureStatus::Completed)
+        .map(|told| (uuid(told.id), told.erasure.keys))
+        .collect();
+    if !completed.is_empty() {
+        let known = database.known_erasures().await?;
+        let applied: HashSet<_> =
+            known.iter().filter(|known| known.applied).map(|known| known.id).collect();
+        completed.retain(|(id, _)| !applied.contains(id));
+    }
+    Ok(completed)
+}
+
+/// Tells a log of an erasure that it does not tell of any more, so that it is
+/// carried out again.
+///
+/// # Errors
+/// When the log does not take it.
+pub async fn tell_again(log: &Log, id: ErasureId, keys: &[String]) -> Result<(), ErasureError> {
+    let erasures = Erasures::new(log.clone());
+    let change = ErasureChange::Started { keys: keys.to_vec(), events: 0 };
+    match erasures.append(id, change, 0, &origin(id, "again")).await {
+        // Another process was first.
+        Err(ErasureError::Append(AppendError::Conflict)) => Ok(()),
+        told => told.map(drop),
+    }
+}
+
+/// Whether a key store that was restored from a backup holds keys that the log
+/// tells to be destroyed.
+///
+/// # Errors
+/// When the log does not answer.
+pub async fn has_revived_keys(log: &Log) -> Result<bool, ErasureError> {
+    for (_, keys) in started(log).await? {
+        for key in keys {
+            if !log.is_key_destroyed(&key).await? {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Keys of the erasures that the log says are begun; of one that is not
+/// completed all but its own.
+///
+/// # Errors
+/// When the log cannot be read.
+pub async fn started(log: &Log) -> Result<Vec<(ErasureId, Vec<String>)>, ErasureError> {
+    let mut started = Vec::new();
+    for told in all(log).await?.into_values() {
+        let own = own_key(told.id);
+        let mut keys = told.erasure.keys;
+        match told.erasure.status {
+            ErasureStatus::Completed => {}
+            ErasureStatus::Started => keys.retain(|key| *key != own),
+            _ => continue,
+        }
+        started.push((told.id, keys));
+    }
+    Ok(started)
+}
+
+/// The key of the erasure's own event, which says whom it is about.
+pub fn own_key(id: ErasureId) -> String {
+    format!("erasure.{id}")
+}
+
+/// As the database keeps its id.
+pub fn uuid(id: ErasureId) -> Uuid {
+    id.into()
+}
+
+/// The same in every attempt, so that nothing is told twice.
+pub fn origin(id: ErasureId, step: &str) -> Origin {
+    Origin {
+        id: crate::event::derived_uuid(&["erasure", &id.to_string(), step]),
+        actor: ACTOR.to_owned(),
+        traceparent: None,
+        correlation: None,
+    }
+}

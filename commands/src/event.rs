@@ -1,0 +1,110 @@
+//! Events of decisions, and the ids and hashes that make retries the same.
+
+use crate::context::Circumstances;
+use chrono::{DateTime, Utc};
+use exodrive_domain::{
+    DECISION_VERSION, Envelope, Meta, Subject, booking::BookingEvent, fleet::FleetEvent,
+    operation::OperationEvent,
+};
+use exodrive_log::{Log, NewEvent};
+use ring::digest;
+use serde::Serialize;
+
+pub(crate) fn fleet_event(
+    event: &FleetEvent,
+    subject: Subject,
+    meta: &Meta,
+    with: &Circumstances,
+    suffix: &str,
+) -> Result<NewEvent, serde_json::Error> {
+    let (body, kind) = (serde_json::to_vec(event)?, event.change.kind());
+    Ok(new_event(subject, kind, body, meta, with, suffix))
+}
+
+pub(crate) fn booking_event(
+    event: &BookingEvent,
+    meta: &Meta,
+    with: &Circumstances,
+    suffix: &str,
+) -> Result<NewEvent, serde_json::Error> {
+    let (body, kind) = (serde_json::to_vec(event)?, event.change.kind());
+    Ok(new_event(Subject::Booking(event.car_id), kind, body, meta, with, suffix))
+}
+
+/// `suffix` tells the second event of a command from the first.
+pub(crate) fn new_event(
+    subject: Subject,
+    kind: &str,
+    body: Vec<u8>,
+    meta: &Meta,
+    with: &Circumstances,
+    suffix: &str,
+) -> NewEvent {
+    NewEvent {
+        subject,
+        envelope: Envelope {
+            id: format!("{}{suffix}", meta.command_id),
+            kind: kind.to_owned(),
+            version: DECISION_VERSION,
+            source: "exodrive".to_owned(),
+            time: meta.now,
+            traceparent: with.traceparent.clone(),
+            causation: None,
+            correlation: with.correlation.clone(),
+            actor: with.actor.clone().or_else(|| Some(with.party.actor())),
+        },
+        provider_headers: Vec::new(),
+        body: body.into(),
+    }
+}
+
+/// An id made from whatever decides it, the same each time.
+pub fn derived_uuid(parts: &[&str]) -> uuid::Uuid {
+    uuid_of(digest::digest(&digest::SHA256, parts.join("\n").as_bytes()).as_ref())
+}
+
+/// SHA-256 in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex::encode(digest::digest(&digest::SHA256, bytes))
+}
+
+/// What a command asks for, in short: the same for the same request. Keyed,
+/// since it goes into the log, and what is asked for may be personal.
+pub fn request_hash(log: &Log, request: &impl Serialize) -> String {
+    log.mac("request", &serde_json::to_vec(request).unwrap_or_default())
+}
+
+/// A UUID (version 8, RFC 9562) of the first 16 bytes of a digest.
+pub fn uuid_of(digest: &[u8]) -> uuid::Uuid {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+/// An operator's event, ready to be appended.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub fn operation_event(
+    event: &OperationEvent,
+    id: String,
+    actor: &str,
+    now: DateTime<Utc>,
+) -> Result<NewEvent, serde_json::Error> {
+    Ok(NewEvent {
+        subject: Subject::Projection(event.projection.clone()),
+        envelope: Envelope {
+            id,
+            kind: event.operation.kind().to_owned(),
+            version: DECISION_VERSION,
+            source: "exodrive".to_owned(),
+            time: now,
+            traceparent: None,
+            causation: None,
+            correlation: None,
+            actor: Some(actor.to_owned()),
+        },
+        provider_headers: Vec::new(),
+        body: serde_json::to_vec(event)?.into(),
+    })
+}

@@ -1,0 +1,158 @@
+//! A dry run: the same decisions on copies of the states, and nothing is
+//! appended.
+
+use super::{Outcome, Plan, Step, StepCommand, circumstances, known, refusal, with_customer_id};
+use crate::rental::{Desk, DeskError};
+use chrono::{DateTime, Utc};
+use exodrive_domain::{
+    DECISION_VERSION, Envelope, Event, Meta, Payload, Recorded,
+    booking::{self, BookingEvent, BookingRefusal, Calendar},
+    fleet::{self, Car, FleetCommand},
+    id::CarId,
+};
+use exodrive_log::Log;
+use std::collections::{HashMap, HashSet};
+
+/// See the module.
+pub struct Rehearsal<'a> {
+    desk: &'a Desk,
+    now: DateTime<Utc>,
+    position: u64,
+    cars: HashMap<CarId, Option<Car>>,
+    calendars: HashMap<CarId, Calendar>,
+    slugs: HashSet<String>,
+}
+
+impl<'a> Rehearsal<'a> {
+    /// A rehearsal on the system as it is now.
+    pub fn new(desk: &'a Desk) -> Self {
+        Self {
+            desk,
+            now: desk.now(),
+            position: u64::MAX / 2,
+            cars: HashMap::new(),
+            calendars: HashMap::new(),
+            slugs: HashSet::new(),
+        }
+    }
+
+    /// Goes through a plan; `done` is told of each step.
+    ///
+    /// # Errors
+    /// When the log does not answer.
+    pub async fn run(
+        mut self,
+        log: &Log,
+        plan: &Plan,
+        mut done: impl FnMut(&Step, Outcome),
+    ) -> Result<(), DeskError> {
+        let known = known(log).await?;
+        for step in plan.stages.iter().flat_map(|stage| stage.values()).flatten() {
+            let outcome = if known.contains(&format!("import-{}", step.id)) {
+                Outcome::Known
+            } else {
+                match self.take(step).await {
+                    Ok(()) => Outcome::Taken,
+                    Err(error) => Outcome::Refused(refusal(error)?),
+                }
+            };
+            done(step, outcome);
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, step: &Step) -> Result<(), DeskError> {
+        let with = circumstances(self.desk.log(), step);
+        let meta = Meta {
+            command_id: with.command_id,
+            request_hash: with.request_hash,
+            now: step.happened_at.unwrap_or(self.now),
+            if_position: None,
+            by_staff: true,
+        };
+        match &step.command {
+            StepCommand::Car(car_id, command) => {
+                let car = self.car(*car_id).await?;
+                if let FleetCommand::Add { slug, .. } = command
+                    && car.is_none()
+                    && !self.slugs.insert(slug.clone())
+                {
+                    return Err(DeskError::SlugTaken);
+                }
+                let event =
+                    fleet::decide(car.as_ref(), command, &meta).map_err(DeskError::Fleet)?;
+                let recorded = self.recorded(&meta, event.change.kind());
+                self.cars.insert(*car_id, fleet::evolve(car, &event, &recorded));
+            }
+            StepCommand::Booking(car_id, command) => {
+                let command = with_customer_id(self.desk, command);
+                let mut car_id = *car_id;
+                let event: BookingEvent = loop {
+                    let car = self.car(car_id).await?;
+                    let calendar = self.calendar(car_id).await?;
+                    match booking::decide(calendar, car.as_ref(), car_id, &command, &meta) {
+                        Err(BookingRefusal::MovedTo(other)) => car_id = other,
+                        decided => break decided.map_err(DeskError::Booking)?,
+                    }
+                };
+                let recorded = self.recorded(&meta, event.change.kind());
+                self.learn(car_id, &recorded, &Payload::Booking(event));
+            }
+            StepCommand::Block(car_id, block_id, days, reason) => {
+                let ids = (*car_id, *block_id);
+                let calendar = self.calendar(*car_id).await?;
+                let event = booking::decide_block(calendar, ids, *days, reason, false, &meta);
+                let event = event.map_err(DeskError::Booking)?;
+                let recorded = self.recorded(&meta, event.change.kind());
+                self.learn(*car_id, &recorded, &Payload::Block(event));
+            }
+            StepCommand::Email(..) => {}
+        }
+        Ok(())
+    }
+
+    async fn car(&mut self, car_id: CarId) -> Result<Option<Car>, DeskError> {
+        if let Some(car) = self.cars.get(&car_id) {
+            return Ok(car.clone());
+        }
+        let car = self.desk.car(car_id).await?;
+        self.cars.insert(car_id, car.clone());
+        Ok(car)
+    }
+
+    async fn calendar(&mut self, car_id: CarId) -> Result<&mut Calendar, DeskError> {
+        if !self.calendars.contains_key(&car_id) {
+            let calendar = self.desk.calendar(car_id).await?;
+            self.calendars.insert(car_id, Calendar::clone(&calendar));
+        }
+        Ok(self.calendars.entry(car_id).or_default())
+    }
+
+    fn learn(&mut self, car_id: CarId, recorded: &Recorded, payload: &Payload) {
+        self.calendars.entry(car_id).or_default().evolve(&Event { recorded, payload });
+    }
+
+    /// The event as the log would hold it.
+    fn recorded(&mut self, meta: &Meta, kind: &str) -> Recorded {
+        self.position += 1;
+        Recorded {
+            position: self.position,
+            subject: String::new(),
+            stored_at: self.now,
+            envelope: Envelope {
+                id: meta.command_id.clone(),
+                kind: kind.to_owned(),
+                version: DECISION_VERSION,
+                source: String::new(),
+                time: meta.now,
+                traceparent: None,
+                causation: None,
+                correlation: None,
+                actor: None,
+            },
+            provider_headers: Vec::new(),
+            body: Default::default(),
+            protection: None,
+        }
+    }
+}

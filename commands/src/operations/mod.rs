@@ -1,0 +1,173 @@
+//! What operators may do with projections: checked against what is, appended as
+//! an event, and followed until a worker has heeded it. Used by the command
+//! line and by HTTP.
+
+mod act;
+mod error;
+mod job;
+mod status;
+
+pub use act::{Act, Plan};
+pub use error::OperatorError;
+pub use job::{Job, Progress, Receipt};
+pub use status::ProjectionStatus;
+
+use crate::event::operation_event;
+use exodrive_log::Log;
+use exodrive_projections::{
+    Database,
+    engine::operations::{Description, Generation, ParkedEvent},
+};
+use serde::Serialize;
+use std::time::Duration;
+use tokio::time::Instant;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// How long a worker has to heed an act before the operator is told that none
+/// did.
+const PATIENCE: Duration = Duration::from_secs(3);
+const GLANCE: Duration = Duration::from_millis(20);
+/// Parked events that are shown at once.
+const SHOWN: i64 = 1_000;
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub struct Operator {
+    log: Log,
+    database: Database,
+}
+
+/// Who acts, and how the act is told from others.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// Becomes the event's id, and the rebuild's: the same in every retry.
+    pub id: Uuid,
+    /// Who.
+    pub actor: String,
+    /// The trace that it belongs to.
+    pub traceparent: Option<String>,
+    /// The request that it came of.
+    pub correlation: Option<String>,
+}
+
+/// An act that stands in the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Recorded {
+    /// Its event's id; of a rebuild or rollback also the rebuild's.
+    pub id: Uuid,
+    /// Where its event stands.
+    pub position: u64,
+    /// A worker has heeded it; else none runs, and it takes effect later.
+    pub heeded: bool,
+}
+
+/// Said of an act that no worker has heeded.
+pub const NO_WORKER: &str =
+    "Recorded; no worker is running, it takes effect when one starts (`exodrive work`).";
+
+impl Operator {
+    /// Reads from `database`, appends to `log`.
+    pub fn new(log: Log, database: Database) -> Self {
+        Self { log, database }
+    }
+
+    /// The log that acts are appended to.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The database that shows what they come to.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Appends what was planned, and waits a moment for a worker to heed it.
+    ///
+    /// # Errors
+    /// When the log does not take it.
+    pub async fn carry_out(&self, plan: &Plan, with: &Origin) -> Result<Recorded, OperatorError> {
+        let mut event =
+            operation_event(&plan.event, with.id.to_string(), &with.actor, self.log.now())?;
+        event.envelope.traceparent.clone_from(&with.traceparent);
+        event.envelope.correlation.clone_from(&with.correlation);
+        let position = self.log.append_fact(&event).await?.position;
+        let deadline = Instant::now() + PATIENCE;
+        // It is recorded: that the database does not answer changes nothing.
+        let mut heeded = false;
+        while !heeded && Instant::now() < deadline {
+            tokio::time::sleep(GLANCE).await;
+            heeded = self.database.heeded().await.is_ok_and(|heeded| heeded >= position);
+        }
+        Ok(Recorded { id: with.id, position, heeded })
+    }
+
+    /// One projection, whole.
+    ///
+    /// # Errors
+    /// When there is no such projection, or log or database do not answer.
+    pub async fn show(&self, name: &str) -> Result<Shown, OperatorError> {
+        let what = known(name)?;
+        let status = self.status().await?.into_iter().find(|it| it.name == name);
+        let status = status.ok_or_else(|| OperatorError::NotBuilt(name.to_owned()))?;
+        let generations = self.database.generations(name).await?;
+        let rebuilds = self.database.rebuilds(Some(name), 10).await?;
+        let parked = self.database.parked(name, status.generation, None, SHOWN).await?;
+        Ok(Shown {
+            object: "projection",
+            status,
+            release_version: what.version,
+            subjects: what.subjects,
+            unknown_events: UNKNOWN_EVENTS,
+            generations,
+            rebuilds: rebuilds.into_iter().map(Job::from).collect(),
+            parked_events: parked,
+        })
+    }
+
+    /// A rebuild or rollback as it stands now, that was just recorded.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn job(
+        &self,
+        plan: &Plan,
+        actor: &str,
+        recorded: &Recorded,
+    ) -> Result<Job, OperatorError> {
+        let row = self.database.rebuild(recorded.id).await?;
+        Ok(row.map_or_else(|| Job::recorded(plan, actor, recorded), Job::from))
+    }
+}
+
+/// A projection, whole.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Shown {
+    /// Always `projection`.
+    pub object: &'static str,
+    /// How it stands.
+    #[serde(flatten)]
+    pub status: ProjectionStatus,
+    /// The version of the fold in this release.
+    pub release_version: u32,
+    /// Prefixes of the subjects whose events it may fold.
+    pub subjects: &'static [&'static str],
+    /// What becomes of an event that this release cannot read.
+    pub unknown_events: &'static str,
+    /// Its generations, newest first.
+    pub generations: Vec<Generation>,
+    /// Its last rebuilds, newest first.
+    pub rebuilds: Vec<Job>,
+    /// What is parked, in log order, 1,000 at most.
+    pub parked_events: Vec<ParkedEvent>,
+}
+
+/// What becomes of an event that this release cannot read: the rule, for
+/// people.
+pub const UNKNOWN_EVENTS: &str = "An event of a type that this release does not know changes no \
+    row: a newer release appended it, and its own projections fold it. One of a known type in a \
+    newer version parks its subject until a release that reads it runs, and `retry`.";
+
+pub(crate) fn known(name: &str) -> Result<Description, OperatorError> {
+    Description::of(name).ok_or_else(|| OperatorError::NoSuchProjection(name.to_owned()))
+}

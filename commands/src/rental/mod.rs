@@ -1,0 +1,547 @@
+//! Where commands about cars and bookings are carried out: load, decide,
+//! append, answer with the state after it. Used by HTTP, the import and the
+//! worker that ends holds.
+
+mod error;
+
+pub use error::DeskError;
+
+use crate::{
+    context::Circumstances,
+    event::{booking_event, fleet_event, new_event, uuid_of},
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use error::{Refused, failure, load_failure};
+use exodrive_domain::{
+    Event, Meta, Recorded, Repeat, Subject,
+    booking::{
+        self, Act, Action, Block, BlockEvent, Booking, BookingCommand, BookingRefusal, Calendar,
+        Customer,
+    },
+    days::Days,
+    decode,
+    fleet::{self, Car, FleetChange, FleetCommand, FleetEvent, FleetRefusal},
+    id::{BlockId, BookingId, CarId, CustomerId},
+};
+use exodrive_log::{CarState, ClaimError, Commands, DecisionState, Loaded, Log, ReadError};
+use exodrive_projections::{
+    Database, Identity, engine::cache as views, views::bookings::read as bookings,
+};
+use moka::sync::Cache;
+use redis::Cmd;
+use ring::hmac;
+use std::{sync::Arc, time::Duration};
+
+/// How long other processes are told the car of a booking.
+const SHARED_SECONDS: u64 = 24 * 3_600;
+/// Bookings whose car is remembered.
+const REMEMBERED: u64 = 100_000;
+/// How long a booking that no view knows is waited for.
+const VIEW_PATIENCE: Duration = Duration::from_secs(2);
+/// A booking that moves from car to car while it is looked for.
+const MOVES: usize = 5;
+
+/// A command that was carried out.
+#[derive(Clone, Debug)]
+pub struct Done<T> {
+    /// The thing after it.
+    pub thing: T,
+    /// Where its event stands.
+    pub position: u64,
+    /// When it was carried out.
+    pub at: DateTime<Utc>,
+    /// It was carried out before, and this is how it was then.
+    pub replayed: bool,
+}
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub struct Desk {
+    commands: Commands,
+    database: Database,
+    redis: views::Cache,
+    secret: hmac::Key,
+    hold_period: TimeDelta,
+    cars: Cache<BookingId, CarId>,
+}
+
+impl Desk {
+    /// A desk that holds unpaid bookings for `hold_period`.
+    pub fn new(
+        commands: Commands,
+        database: Database,
+        redis: views::Cache,
+        secret: &str,
+        hold_period: Duration,
+    ) -> Self {
+        let hold_period = TimeDelta::from_std(hold_period).unwrap_or(TimeDelta::MAX);
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+        let cars = Cache::builder().max_capacity(REMEMBERED).build();
+        Self { commands, database, redis, secret, hold_period, cars }
+    }
+
+    /// The log that it decides on.
+    pub fn log(&self) -> &Log {
+        self.commands.log()
+    }
+
+    /// Now, by the log's clock.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.log().now()
+    }
+
+    /// How long an unpaid booking holds its days.
+    pub fn hold_period(&self) -> TimeDelta {
+        self.hold_period
+    }
+
+    /// The id of the customer with this email address. Says nothing of the
+    /// address to who does not know the secret.
+    pub fn customer_id(&self, customer: &Customer) -> CustomerId {
+        let email = customer.details.0.email.trim().to_lowercase();
+        let tag = hmac::sign(&self.secret, format!("customer\n{email}").as_bytes());
+        uuid_of(tag.as_ref()).into()
+    }
+
+    /// The token of a booking's n-th link: always the same, so that it need
+    /// not be kept.
+    pub fn link_token(&self, booking_id: BookingId, n: usize) -> String {
+        let tag = hmac::sign(&self.secret, format!("link\n{booking_id}\n{n}").as_bytes());
+        hex::encode(tag)
+    }
+
+    fn meta(&self, with: &Circumstances) -> Meta {
+        Meta {
+            command_id: with.command_id.clone(),
+            request_hash: with.request_hash.clone(),
+            now: with.happened_at.unwrap_or_else(|| self.now()),
+            if_position: with.if_position,
+            by_staff: with.party.is_staff(),
+        }
+    }
+
+    /// The car as it is now.
+    ///
+    /// # Errors
+    /// When the log does not answer.
+    pub async fn car(&self, car_id: CarId) -> Result<Option<Car>, DeskError> {
+        let loaded: Loaded<CarState> =
+            self.commands.load(&Subject::Fleet(car_id)).await.map_err(load_failure)?;
+        Ok(loaded.state.0.clone())
+    }
+
+    /// The calendar of a car as it is now.
+    ///
+    /// # Errors
+    /// When the log does not answer.
+    pub async fn calendar(&self, car_id: CarId) -> Result<Arc<Calendar>, DeskError> {
+        let loaded = self.commands.load(&Subject::Booking(car_id)).await.map_err(load_failure)?;
+        Ok(loaded.state)
+    }
+
+    /// Adds a car or changes it.
+    ///
+    /// # Errors
+    /// [`DeskError`].
+    pub async fn change_car(
+        &self,
+        car_id: CarId,
+        command: &FleetCommand,
+        with: &Circumstances,
+    ) -> Result<Done<Car>, DeskError> {
+        let subject = Subject::Fleet(car_id);
+        let mut at = Utc::now();
+        let mut decide = |state: &CarState| {
+            let meta = self.meta(with);
+            at = meta.now;
+            let event = fleet::decide(state.0.as_ref(), command, &meta).map_err(Refused::Fleet)?;
+            Ok::<_, Refused>((fleet_event(&event, subject.clone(), &meta, with, "")?, event, meta))
+        };
+        let outcome = if let FleetCommand::Add { slug, .. } = command {
+            let claiming = |state: &CarState| {
+                let (added, event, meta) = decide(state)?;
+                let change = FleetChange::SlugClaimed { slug: slug.clone() };
+                let claim = FleetEvent { change, ..event };
+                let claim = fleet_event(&claim, Subject::Slug(slug.clone()), &meta, with, "-slug")?;
+                Ok::<_, Refused>((added, claim))
+            };
+            let claimed = self.commands.execute_claiming(&subject, claiming).await;
+            claimed.map_err(|error| match error {
+                ClaimError::Taken => DeskError::SlugTaken,
+                ClaimError::Command(error) => failure(error),
+            })
+        } else {
+            let done = self.commands.execute(&subject, |state| decide(state).map(|it| it.0)).await;
+            done.map_err(failure)
+        };
+        let mut replayed = false;
+        let (state, position): (Option<Car>, u64) = match outcome {
+            Ok(done) => {
+                replayed = done.repeated;
+                (done.state.0.clone(), done.position)
+            }
+            Err(DeskError::Fleet(FleetRefusal::Unchanged)) => {
+                let car = self.car(car_id).await?;
+                let position = car.as_ref().map_or(0, |car| car.position);
+                (car, position)
+            }
+            Err(DeskError::Fleet(FleetRefusal::AlreadyDone(position))) => {
+                let (state, recorded): (CarState, _) = self.recall(position).await?;
+                (at, replayed) = (recorded.envelope.time, true);
+                (state.0, position)
+            }
+            Err(error) => return Err(error),
+        };
+        let thing = state.ok_or(DeskError::Fleet(FleetRefusal::NoSuchCar))?;
+        Ok(Done { thing, position, at, replayed })
+    }
+
+    /// Makes a booking of a car, or takes one over.
+    ///
+    /// # Errors
+    /// [`DeskError`].
+    pub async fn book(
+        &self,
+        car_id: CarId,
+        command: &BookingCommand,
+        with: &Circumstances,
+    ) -> Result<Done<Arc<Booking>>, DeskError> {
+        let car = self.car(car_id).await?;
+        let booking_id = match command {
+            BookingCommand::Hold(new) => new.id,
+            BookingCommand::Import(import) => import.id,
+            BookingCommand::Act(id, _) => *id,
+        };
+        match self.decide(car_id, car.as_ref(), booking_id, command, with).await {
+            // It was made here and is elsewhere now.
+            Err(DeskError::Booking(BookingRefusal::MovedTo(other))) => {
+                self.made_before(booking_id, other, with).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Does something with a booking.
+    ///
+    /// # Errors
+    /// [`DeskError`].
+    pub async fn act(
+        &self,
+        booking_id: BookingId,
+        act: Act,
+        with: &Circumstances,
+    ) -> Result<Done<Arc<Booking>>, DeskError> {
+        let needs_car = matches!(act, Act::Reschedule { .. } | Act::Extend { .. });
+        let command = BookingCommand::Act(booking_id, act);
+        let mut car_id = self.car_of(booking_id).await?;
+        for _ in 0..MOVES {
+            let car = if needs_car { self.car(car_id).await? } else { None };
+            match self.decide(car_id, car.as_ref(), booking_id, &command, with).await {
+                Err(DeskError::Booking(BookingRefusal::MovedTo(other))) => car_id = other,
+                outcome => return outcome,
+            }
+        }
+        Err(DeskError::Busy)
+    }
+
+    async fn decide(
+        &self,
+        car_id: CarId,
+        car: Option<&Car>,
+        booking_id: BookingId,
+        command: &BookingCommand,
+        with: &Circumstances,
+    ) -> Result<Done<Arc<Booking>>, DeskError> {
+        let subject = Subject::Booking(car_id);
+        let mut at = Utc::now();
+        let decided = self.commands.execute(&subject, |calendar: &Calendar| {
+            let meta = self.meta(with);
+            at = meta.now;
+            if let BookingCommand::Act(id, act) = command {
+                admit(calendar, *id, act.action(), with, at)?;
+            }
+            let event = booking::decide(calendar, car, car_id, command, &meta)?;
+            Ok::<_, Refused>(booking_event(&event, &meta, with, "")?)
+        });
+        match decided.await.map_err(failure) {
+            Ok(done) => {
+                self.remember(booking_id, car_id);
+                let thing = find(&done.state, booking_id)?;
+                Ok(Done { thing, position: done.position, at, replayed: done.repeated })
+            }
+            Err(DeskError::Booking(BookingRefusal::Unchanged)) => {
+                let thing = find(&*self.calendar(car_id).await?, booking_id)?;
+                let position = thing.position;
+                Ok(Done { thing, position, at, replayed: false })
+            }
+            Err(DeskError::Booking(BookingRefusal::AlreadyDone(position))) => {
+                self.recall_booking(booking_id, position).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Moves a booking to another car: both calendars change, or neither.
+    ///
+    /// # Errors
+    /// [`DeskError`].
+    pub async fn move_booking(
+        &self,
+        booking_id: BookingId,
+        to: CarId,
+        keep_price: bool,
+        reason: Option<&str>,
+        expected_total_cents: Option<i64>,
+        with: &Circumstances,
+    ) -> Result<Done<Arc<Booking>>, DeskError> {
+        let target_car =
+            self.car(to).await?.ok_or(DeskError::Booking(BookingRefusal::NoSuchCar))?;
+        let target = Subject::Booking(to);
+        let mut from = self.car_of(booking_id).await?;
+        for _ in 0..MOVES {
+            if from == to {
+                return self.made_before(booking_id, to, with).await;
+            }
+            let source = Subject::Booking(from);
+            let mut at = Utc::now();
+            let decide = |here: &Calendar, there: &Calendar| {
+                let meta = self.meta(with);
+                at = meta.now;
+                admit(here, booking_id, Action::Move, with, at)?;
+                let [out, into] = booking::decide_move(
+                    [here, there],
+                    booking_id,
+                    &target_car,
+                    keep_price,
+                    reason,
+                    expected_total_cents,
+                    &meta,
+                )?;
+                let out = booking_event(&out, &meta, with, "-out")?;
+                Ok::<_, Refused>([out, booking_event(&into, &meta, with, "")?])
+            };
+            let moved = self.commands.execute_both([&source, &target], decide).await;
+            match moved.map_err(failure) {
+                Ok([_, there]) => {
+                    self.remember(booking_id, to);
+                    let thing = find(&there.state, booking_id)?;
+                    let (position, replayed) = (there.position, there.repeated);
+                    return Ok(Done { thing, position, at, replayed });
+                }
+                Err(DeskError::Booking(BookingRefusal::MovedTo(other))) => from = other,
+                Err(DeskError::Booking(BookingRefusal::AlreadyDone(position))) => {
+                    return self.recall_booking(booking_id, position).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(DeskError::Busy)
+    }
+
+    /// A booking that has moved, to this car when it was last seen: this very
+    /// command may have been carried out before it did, or have moved it.
+    async fn made_before(
+        &self,
+        booking_id: BookingId,
+        mut car_id: CarId,
+        with: &Circumstances,
+    ) -> Result<Done<Arc<Booking>>, DeskError> {
+        let meta = self.meta(with);
+        for _ in 0..MOVES {
+            let calendar = self.calendar(car_id).await?;
+            if let Some(other) = calendar.moved.get(&booking_id) {
+                car_id = *other;
+                continue;
+            }
+            let booking = find(&calendar, booking_id)?;
+            match meta.repeats(&booking.commands) {
+                Some(Repeat::Same(position)) => {
+                    return self.recall_booking(booking_id, position).await;
+                }
+                Some(Repeat::Other) => return Err(DeskError::Booking(BookingRefusal::KeyReused)),
+                None => {}
+            }
+            admit(&calendar, booking_id, Action::Move, with, meta.now)?;
+            let position = booking.position;
+            if meta.if_position.is_some_and(|known| known != position) {
+                return Err(DeskError::Booking(BookingRefusal::Stale(position)));
+            }
+            return Ok(Done { thing: booking, position, at: meta.now, replayed: false });
+        }
+        Err(DeskError::Busy)
+    }
+
+    /// Blocks days of a car.
+    ///
+    /// # Errors
+    /// [`DeskError`].
+    pub async fn block(
+        &self,
+        (car_id, block_id): (CarId, BlockId),
+        days: Days,
+        reason: &str,
+        force: bool,
+        with: &Circumstances,
+    ) -> Result<Done<Option<Block>>, DeskError> {
+        if self.car(car_id).await?.is_none() {
+            return Err(DeskError::Booking(BookingRefusal::NoSuchCar));
+        }
+        self.change_block((car_id, block_id), with, |calendar, meta| {
+            booking::decide_block(calendar, (car_id, block_id), days, reason, force, meta)
+        })
+        .await
+    }
+
+    /// Gives blocked days free.
+    ///
+    /// # Errors
+    /// [`DeskError`].
+    pub async fn unblock(
+        &self,
+        ids: (CarId, BlockId),
+        with: &Circumstances,
+    ) -> Result<Done<Option<Block>>, DeskError> {
+        self.change_block(ids, with, |calendar, meta| booking::decide_unblock(calendar, ids, meta))
+            .await
+    }
+
+    async fn change_block(
+        &self,
+        (car_id, block_id): (CarId, BlockId),
+        with: &Circumstances,
+        mut decide: impl FnMut(&Calendar, &Meta) -> Result<BlockEvent, BookingRefusal>,
+    ) -> Result<Done<Option<Block>>, DeskError> {
+        let subject = Subject::Booking(car_id);
+        let mut at = Utc::now();
+        let decided = self.commands.execute(&subject, |calendar: &Calendar| {
+            let meta = self.meta(with);
+            at = meta.now;
+            let event = decide(calendar, &meta)?;
+            let body = serde_json::to_vec(&event)?;
+            let kind = event.change.kind();
+            Ok::<_, Refused>(new_event(subject.clone(), kind, body, &meta, with, ""))
+        });
+        match decided.await.map_err(failure) {
+            Ok(done) => {
+                let thing = done.state.blocks.get(&block_id).cloned();
+                Ok(Done { thing, position: done.position, at, replayed: done.repeated })
+            }
+            Err(DeskError::Booking(BookingRefusal::AlreadyDone(position))) => {
+                let (calendar, recorded): (Calendar, _) = self.recall(position).await?;
+                let thing = calendar.blocks.get(&block_id).cloned();
+                Ok(Done { thing, position, at: recorded.envelope.time, replayed: true })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The car that a booking is of: as remembered here or in Redis, else by
+    /// the view, which is waited for if it does not know the booking yet. May
+    /// be one that the booking has left: the calendar says so.
+    ///
+    /// # Errors
+    /// When there is no such booking, or neither view nor log answers.
+    pub async fn car_of(&self, booking_id: BookingId) -> Result<CarId, DeskError> {
+        if let Some(car_id) = self.cars.get(&booking_id) {
+            return Ok(car_id);
+        }
+        let id = booking_id.to_string();
+        let held: Option<String> =
+            self.redis.query(&Cmd::get(car_key(booking_id))).await.unwrap_or_default();
+        let found = match held {
+            Some(car_id) => Some(car_id),
+            None => self.car_in_view(&id).await?,
+        };
+        let found = match found {
+            Some(car_id) => Some(car_id),
+            None => {
+                let end = self.commands.log().last_position().await?;
+                let reached = self.database.wait_for("bookings", end, VIEW_PATIENCE).await?;
+                let found = self.car_in_view(&id).await?;
+                if found.is_none() && reached < end {
+                    return Err(DeskError::ViewBehind { reached, end });
+                }
+                found
+            }
+        };
+        let car_id = found
+            .and_then(|car_id| car_id.parse().ok())
+            .ok_or(DeskError::Booking(BookingRefusal::NoSuchBooking))?;
+        self.cars.insert(booking_id, car_id);
+        Ok(car_id)
+    }
+
+    /// Remembers the car of a booking that was made or moved, for other
+    /// processes too, until the view knows.
+    fn remember(&self, booking_id: BookingId, car_id: CarId) {
+        if self.cars.get(&booking_id) == Some(car_id) {
+            return;
+        }
+        self.cars.insert(booking_id, car_id);
+        let redis = self.redis.clone();
+        tokio::spawn(async move {
+            let (key, car_id) = (car_key(booking_id), car_id.to_string());
+            let _: Result<(), _> = redis.query(&Cmd::set_ex(key, car_id, SHARED_SECONDS)).await;
+        });
+    }
+
+    async fn car_in_view(&self, booking_id: &str) -> Result<Option<String>, DeskError> {
+        let mut reader = self.database.read_as(&Identity::System).await?;
+        Ok(bookings::car_of(&mut reader, booking_id).await?)
+    }
+
+    /// A booking as it was after the event at a position.
+    async fn recall_booking(
+        &self,
+        booking_id: BookingId,
+        position: u64,
+    ) -> Result<Done<Arc<Booking>>, DeskError> {
+        let (calendar, recorded): (Calendar, _) = self.recall(position).await?;
+        let thing = find(&calendar, booking_id)?;
+        Ok(Done { thing, position, at: recorded.envelope.time, replayed: true })
+    }
+
+    /// The state of a subject as it was after the event at a position.
+    async fn recall<S: DecisionState>(&self, position: u64) -> Result<(S, Recorded), DeskError> {
+        let log = self.commands.log();
+        let gone = || DeskError::Read(ReadError::Hole { expected: position, found: position + 1 });
+        let recorded = log.read(position).await?.ok_or_else(gone)?;
+        let subject: Subject = recorded.subject.parse().map_err(|_| gone())?;
+        let mut state = S::default();
+        for recorded in log.history(&subject).await? {
+            if recorded.position > position {
+                break;
+            }
+            let payload = decode(&recorded)?;
+            state.evolve(&Event { recorded: &recorded, payload: &payload });
+        }
+        Ok((state, recorded))
+    }
+}
+
+fn car_key(booking_id: BookingId) -> String {
+    format!("exo:car-of:{booking_id}")
+}
+
+/// Refuses who may not do that with the booking, if it is on this calendar.
+fn admit(
+    calendar: &Calendar,
+    booking_id: BookingId,
+    action: Action,
+    with: &Circumstances,
+    now: DateTime<Utc>,
+) -> Result<(), Refused> {
+    let Some(booking) = calendar.bookings.get(&booking_id) else { return Ok(()) };
+    if !with.party.owns(booking, now) {
+        return Err(Refused::NotTheirs);
+    }
+    if !with.party.is_staff() && !action.is_customers() {
+        return Err(Refused::OnlyStaff(action));
+    }
+    Ok(())
+}
+
+fn find(calendar: &Calendar, id: BookingId) -> Result<Arc<Booking>, DeskError> {
+    let booking = calendar.bookings.get(&id).cloned();
+    booking.ok_or(DeskError::Booking(BookingRefusal::NoSuchBooking))
+}

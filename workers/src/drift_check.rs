@@ -1,0 +1,127 @@
+//! Checks, while the system runs, that the views are what the log says: folds
+//! the rows of a few keys afresh, taken by chance, and compares. What differs
+//! is told by a line and by the metric `exodrive_projection_drift_keys`, whose
+//! target is 0. Any number of workers may do so.
+//!
+//! A few keys at a time, of which a subject holds all events. Keys whose events
+//! are scattered need a reading of all that the view is made of: rarely while
+//! the log is small, once an hour when it is not.
+
+use exodrive_commands::event::sha256;
+use exodrive_log::Log;
+use exodrive_projections::{Database, Projection, engine::cache::Cache, for_each_projection};
+use exodrive_replays::verify::{self, Extent, Options, Place, VerifyError};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Rows looked at in a round, of each projection; and half as many keys of
+/// events.
+const KEYS: usize = 2;
+/// A log of fewer events is read whole for keys that need it, every so many
+/// rounds.
+const SMALL: u64 = 200_000;
+const ROUNDS: u64 = 30;
+/// The same when such a key is known to differ.
+const ROUNDS_IN_DOUBT: u64 = 3;
+/// How often a larger log is read whole.
+const RARELY: Duration = Duration::from_secs(3_600);
+
+/// The parts that are compared.
+pub struct Checker {
+    /// The truth.
+    pub log: Log,
+    /// The rows, read as their owner.
+    pub database: Database,
+    /// The views.
+    pub cache: Cache,
+}
+
+/// Keys that differed when they were last looked at, by projection.
+type Drifting = HashMap<&'static str, BTreeSet<String>>;
+
+impl Checker {
+    /// Checks every `interval` until `stop`; never if that is zero.
+    pub async fn run(self, interval: Duration, stop: CancellationToken) {
+        if interval.is_zero() {
+            return;
+        }
+        let mut drifting = Drifting::new();
+        let mut read_all = Instant::now();
+        for round in 1_u64.. {
+            tokio::select! {
+                () = tokio::time::sleep(interval) => {}
+                () = stop.cancelled() => return,
+            }
+            let rounds =
+                if drifting.values().all(BTreeSet::is_empty) { ROUNDS } else { ROUNDS_IN_DOUBT };
+            let small = self.log.last_position().await.is_ok_and(|end| end < SMALL);
+            let all =
+                if small { round.is_multiple_of(rounds) } else { read_all.elapsed() >= RARELY };
+            if all {
+                read_all = Instant::now();
+            }
+            for_each_projection!(P => {
+                let known = drifting.entry(P::NAME).or_default();
+                tokio::select! {
+                    outcome = self.check::<P>(all, known) => if let Err(error) = outcome {
+                        // Whoever folds tells of a fault of the log or Postgres.
+                        let error = exodrive_runtime::error_chain(&error);
+                        tracing::debug!(projection = P::NAME, error, "Cannot check rows");
+                    },
+                    () = stop.cancelled() => return,
+                }
+            });
+        }
+    }
+
+    async fn check<P: Projection>(
+        &self,
+        all: bool,
+        drifting: &mut BTreeSet<String>,
+    ) -> Result<(), VerifyError> {
+        let mut keys = verify::by_chance::<P>(&self.log, &self.database, KEYS).await?;
+        keys.extend(drifting.iter().cloned());
+        if !all {
+            keys = verify::exact::<P>(&self.database, keys).await?;
+        }
+        let options = Options::new(Extent::Keys(keys.clone()));
+        let cache = Some(&self.cache);
+        let report =
+            verify::verify::<P>(&self.log, &self.database, cache, &options, &|_, _| {}).await?;
+        let mut different = BTreeSet::new();
+        for finding in &report.findings {
+            let place = finding.place;
+            if drifting.contains(&finding.key) || !different.insert(&finding.key) {
+                continue;
+            }
+            let key = sha256(finding.key.as_bytes());
+            tracing::error!(
+                projection = P::NAME,
+                key_sha256 = key,
+                place = place.to_string(),
+                position = report.position,
+                "A view is not what the log says: `exodrive projections verify {} --all` tells which rows, a rebuild mends them",
+                P::NAME
+            );
+        }
+        let is_row = |key: &String| {
+            let of = |place| place != Place::NotFolded;
+            report.findings.iter().any(|finding| finding.key == *key && of(finding.place))
+        };
+        for key in keys {
+            if is_row(&key) {
+                drifting.insert(key);
+            } else {
+                drifting.remove(&key);
+            }
+        }
+        metrics::counter!("exodrive_projection_checked_keys_total", "projection" => P::NAME)
+            .increment(report.checked);
+        metrics::gauge!("exodrive_projection_drift_keys", "projection" => P::NAME)
+            .set(drifting.len() as f64);
+        Ok(())
+    }
+}

@@ -1,0 +1,255 @@
+//! Carries approved erasures out: names the data keys, destroys them, has every
+//! row folded afresh from what is left, and tells the log. Each step may be
+//! repeated; after a crash another worker goes on.
+
+use exodrive_commands::erasure::{
+    ErasureError, Erasures, SUBJECTS, Told, all,
+    restored::{origin, own_key, started, tell_again, unclean, uuid},
+};
+use exodrive_domain::{
+    erasure::{ErasureChange, ErasureStatus},
+    id::ErasureId,
+};
+use exodrive_log::{KEY_CACHE, Log};
+use exodrive_projections::{Database, engine::cache::Cache};
+use exodrive_replays::person::{self, Touched};
+use redis::Cmd;
+use std::{collections::HashSet, time::Duration};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// How often is looked for something to carry out.
+const TICK: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_secs(2);
+/// Answers to commands that Redis keeps for repeats: they hold what customers
+/// gave. The log has them all.
+const ANSWERS: &str = "exo:command:*";
+
+/// Where erasures are carried out.
+#[derive(Clone)]
+pub struct Eraser {
+    log: Log,
+    database: Database,
+    cache: Cache,
+}
+
+impl Eraser {
+    /// On a system's parts.
+    pub fn new(log: Log, database: Database, cache: Cache) -> Self {
+        Self { log, database, cache }
+    }
+
+    /// Carries out what is approved, until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let (mut cleaned, mut seen) = (false, None);
+        while !stop.is_cancelled() {
+            let pause = match self.step(&mut cleaned, &mut seen).await {
+                Ok(()) => TICK,
+                Err(error) => {
+                    seen = None;
+                    let error = exodrive_runtime::error_chain(&error);
+                    tracing::warn!(error, "An erasure cannot go on, will try again");
+                    PAUSE
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    async fn step(&self, cleaned: &mut bool, seen: &mut Option<u64>) -> Result<(), ErasureError> {
+        if !*cleaned {
+            self.clean_restored().await?;
+            *cleaned = true;
+        }
+        self.look(seen).await
+    }
+
+    /// Looks for something to do, if an erasure has a new event since `seen`.
+    async fn look(&self, seen: &mut Option<u64>) -> Result<(), ErasureError> {
+        let last = self.log.last_position_under(SUBJECTS).await?;
+        if *seen == Some(last.unwrap_or(0)) {
+            return Ok(());
+        }
+        let Some(lock) = self.database.lock_erasures().await? else { return Ok(()) };
+        let mut outcome = Ok(());
+        for told in all(&self.log).await?.into_values() {
+            if matches!(told.erasure.status, ErasureStatus::Approved | ErasureStatus::Started) {
+                outcome = outcome.and(self.carry_out(told).await);
+            }
+        }
+        lock.release().await?;
+        outcome?;
+        *seen = Some(self.log.last_position_under(SUBJECTS).await?.unwrap_or(0));
+        Ok(())
+    }
+
+    async fn carry_out(&self, told: Told) -> Result<(), ErasureError> {
+        let erasures = Erasures::new(self.log.clone());
+        let (id, mut position) = (told.id, told.position);
+        let (mut keys, mut events) = (told.erasure.keys, told.erasure.events);
+        if told.erasure.status == ErasureStatus::Approved {
+            // Only its own key says whom it is about, and that goes last.
+            let Some(address) = told.address else {
+                tracing::error!(
+                    erasure = %id,
+                    "Nobody can read whom this erasure is about: ask for it again"
+                );
+                return Ok(());
+            };
+            let mentions = told.erasure.include_mentions;
+            let found = person::find(&self.log, &address, mentions, |_, _| {}).await?;
+            events = found.events();
+            keys = found.keys.into_keys().chain([own_key(id)]).collect();
+            keys.dedup();
+            let change = ErasureChange::Started { keys: keys.clone(), events };
+            position = erasures.append(id, change, position, &origin(id, "started")).await?;
+            tracing::info!(erasure = %id, keys = keys.len(), events, "Erasing a person's data");
+        }
+        self.database.learn_erasure(uuid(id), &keys).await?;
+        let own = own_key(id);
+        destroy(&self.log, id, keys.iter().filter(|key| **key != own)).await?;
+        // Until then a process may use a copy of a key.
+        tokio::time::sleep(KEY_CACHE + Duration::from_secs(1)).await;
+        let rows = self.clean(&[(uuid(id), keys.clone())]).await?;
+        destroy(&self.log, id, [&own].into_iter()).await?;
+        let keys = keys.len() as u64;
+        let change = ErasureChange::Completed { keys, events, rows };
+        erasures.append(id, change, position, &origin(id, "completed")).await?;
+        tracing::info!(erasure = %id, keys, events, rows, "Erased a person's data");
+        Ok(())
+    }
+
+    /// Has every row that events under these keys touch folded afresh, and
+    /// copies elsewhere forgotten. Gives how many rows.
+    async fn clean(&self, erasures: &[(Uuid, Vec<String>)]) -> Result<u64, ErasureError> {
+        let keys: HashSet<String> =
+            erasures.iter().flat_map(|(_, keys)| keys.iter().cloned()).collect();
+        let Touched { rows, positions, position } = person::touched(&self.log, &keys).await?;
+        let mut rows = rows;
+        let emails: Vec<_> =
+            keys.iter().filter_map(|key| Some(key.strip_prefix("email.")?.to_owned())).collect();
+        for (name, keys) in self.database.rows_naming(&emails).await? {
+            rows.entry(name).or_default().extend(keys);
+        }
+        let rows: Vec<(&str, Vec<String>)> =
+            rows.into_iter().map(|(name, keys)| (name, keys.into_iter().collect())).collect();
+        let Some((wish, _)) = erasures.first() else { return Ok(0) };
+        self.database.want_refolds(*wish, position, &rows, &positions).await?;
+        self.forget_answers().await?;
+        loop {
+            let left = self.database.refolds_left(*wish).await?;
+            if left.is_empty() {
+                break;
+            }
+            for left in left.iter().filter(|left| left.error.is_some()) {
+                let (projection, rows) = (&left.projection, left.rows);
+                tracing::warn!(projection, rows, "Rows cannot be folded afresh, trying again");
+            }
+            tokio::time::sleep(TICK).await;
+        }
+        self.database.forget_samples().await?;
+        for (id, _) in erasures {
+            self.database.mark_erased(*id).await?;
+        }
+        Ok(rows.iter().map(|(_, keys)| keys.len() as u64).sum())
+    }
+
+    async fn forget_answers(&self) -> Result<(), ErasureError> {
+        let mut cursor = 0_u64;
+        loop {
+            let mut scan = Cmd::new();
+            scan.arg("SCAN").arg(cursor).arg("MATCH").arg(ANSWERS).arg("COUNT").arg(1_000);
+            let (next, keys): (u64, Vec<String>) = self.cache.query(&scan).await?;
+            if !keys.is_empty() {
+                let mut unlink = Cmd::new();
+                unlink.arg("UNLINK").arg(keys);
+                self.cache.query::<u64>(&unlink).await?;
+            }
+            if next == 0 {
+                return Ok(());
+            }
+            cursor = next;
+        }
+    }
+
+    /// Sets right what a restored backup has brought back, as far as workers
+    /// must not begin before it is: destroys keys again, and folds rows afresh
+    /// that this database does not know to be erased.
+    ///
+    /// # Errors
+    /// When log, database or Redis do not answer.
+    pub async fn reapply(&self) -> Result<(), ErasureError> {
+        let known = self.database.known_erasures().await?;
+        let told = all(&self.log).await?;
+        for known in known.iter().filter(|known| !told.contains_key(&known.id.to_string())) {
+            tracing::warn!(
+                erasure = %known.id,
+                "The log does not tell of an erasure that the database knows: it was restored from \
+                 a backup. It is carried out again"
+            );
+            tell_again(&self.log, known.id.into(), &known.keys).await?;
+        }
+        if reapply_keys(&self.log).await? {
+            tokio::time::sleep(KEY_CACHE + Duration::from_secs(1)).await;
+        }
+        Ok(())
+    }
+
+    /// Has rows folded afresh that this database does not know to be erased.
+    async fn clean_restored(&self) -> Result<(), ErasureError> {
+        let unclean = unclean(&self.log, &self.database).await?;
+        if unclean.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(
+            erasures = unclean.len(),
+            "The database does not know of all erasures: it was restored from a backup, or is new. \
+             Rows are folded afresh"
+        );
+        for (id, keys) in &unclean {
+            self.database.learn_erasure(*id, keys).await?;
+        }
+        self.clean(&unclean).await?;
+        Ok(())
+    }
+}
+
+/// Destroys keys again that the log tells to be destroyed and a restored key
+/// store holds. Gives whether there was one.
+async fn reapply_keys(log: &Log) -> Result<bool, ErasureError> {
+    let mut destroyed = false;
+    for (id, keys) in started(log).await? {
+        destroyed |= destroy_again(log, id, &keys).await?;
+    }
+    Ok(destroyed)
+}
+
+async fn destroy_again(log: &Log, id: ErasureId, keys: &[String]) -> Result<bool, ErasureError> {
+    let mut back = Vec::new();
+    for key in keys {
+        if !log.is_key_destroyed(key).await? {
+            back.push(key);
+        }
+    }
+    if !back.is_empty() {
+        let keys = back.len();
+        tracing::warn!(erasure = %id, keys, "Data keys that were destroyed are back, from a backup: destroying them again");
+    }
+    let any = !back.is_empty();
+    destroy(log, id, back.into_iter()).await?;
+    Ok(any)
+}
+
+async fn destroy(
+    log: &Log,
+    id: ErasureId,
+    keys: impl Iterator<Item = &String>,
+) -> Result<(), ErasureError> {
+    for key in keys {
+        log.destroy_key(key, id).await?;
+    }
+    Ok(())
+}

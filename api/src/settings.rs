@@ -9,7 +9,7 @@ use clap::Args;
 use exodrive_audit::seal::SealKeys;
 use exodrive_audit::webhook_signature::Secrets;
 use exodrive_log::{LogConfig, WrappingKeys, WrappingKeysError};
-use exodrive_projections::rebuild::RebuildSettings;
+use exodrive_projections::engine::RebuildSettings;
 use exodrive_proof::note::{KeyError, SigningKey, VerifierKey};
 use exodrive_runtime::{
     folder,

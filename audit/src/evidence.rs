@@ -12,11 +12,13 @@ use exodrive_domain::{
 use exodrive_log::{DUPLICATE, Log, ReadError, Refusal};
 use exodrive_projections::{
     Database, Error, Identity,
-    accesses::read::{self as accesses, Access},
-    booking_timeline::read::{self as booking_timeline, BookingEntry},
-    inbox::{
-        InboxRow,
-        read::{self as inbox, Cursor, EmailDetail},
+    views::{
+        accesses::read::{self as accesses, Access},
+        booking_timeline::read::{self as booking_timeline, BookingEntry},
+        inbox::{
+            InboxRow,
+            read::{self as inbox, Cursor, EmailDetail},
+        },
     },
 };
 use exodrive_replays::{self as replays, Frame, Order, Until};

@@ -30,7 +30,7 @@ pub use received::{deliveries, first_stored_at};
 
 use exodrive_domain::{Subject, email::EmailId};
 use exodrive_log::{Log, ReadError};
-use exodrive_projections::inbox::{Inbox, InboxRow};
+use exodrive_projections::views::inbox::{Inbox, InboxRow};
 
 /// The history of one email, in either order.
 ///

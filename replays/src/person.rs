@@ -8,7 +8,7 @@ use exodrive_domain::{
     personal::{Trace, trace},
 };
 use exodrive_log::{Log, ReadError};
-use exodrive_projections::inspect::rows_of;
+use exodrive_projections::engine::inspect::rows_of;
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},

@@ -9,7 +9,8 @@ use exodrive_domain::{
     decode,
 };
 use exodrive_projections::{
-    Projection, deliveries::Deliveries, email_timeline::EmailTimeline, inbox::Inbox,
+    Projection,
+    views::{deliveries::Deliveries, email_timeline::EmailTimeline, inbox::Inbox},
 };
 use exodrive_tests::reported_status;
 use proptest::{collection::vec, option, prelude::*, sample::Index};

@@ -4,11 +4,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
+#[path = "workspace/circles.rs"]
+mod circles;
+
+use circles::Parents;
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::LazyLock,
 };
@@ -152,6 +156,18 @@ const OWNED: [(&str, &[&str]); 5] = [
     ("clap", &["exodrive-api"]),
 ];
 
+/// Rooms in which a file may take from its own children what they build on it: a
+/// crate's root and a folder's `mod.rs` hold what the folder shares.
+const PUT_TOGETHER: [&str; 7] = [
+    "exodrive-domain",
+    "exodrive-log",
+    "exodrive-proof",
+    "exodrive-runtime",
+    "exodrive-commands",
+    "exodrive-api",
+    "exodrive-tests",
+];
+
 const LICENCES: [&str; 11] = [
     "0BSD",
     "Apache-2.0",
@@ -286,6 +302,75 @@ fn a_forbidden_edge_is_seen() {
     assert!(
         forbidden_edges("exodrive-log", &BTreeSet::from(["exodrive-domain", "tokio"])).is_empty()
     );
+}
+
+/// The files of each crate that a package has, by their paths below its root
+/// file: of its library, and of each program that is no library.
+fn sources(package: &Value) -> Vec<(PathBuf, BTreeMap<String, String>)> {
+    let folder = Path::new(text(package, "manifest_path")).with_file_name("src");
+    let mut roots = vec![folder.clone()];
+    if let Ok(programs) = fs::read_dir(folder.join("bin")) {
+        roots.extend(programs.map(|it| it.unwrap().path()).filter(|it| it.is_dir()));
+    }
+    let mut sources = Vec::new();
+    for root in roots {
+        let mut files = BTreeMap::new();
+        read_sources(&root, &root, &mut files);
+        if files.contains_key("lib.rs") {
+            files.remove("main.rs");
+        }
+        sources.push((root, files));
+    }
+    sources
+}
+
+fn read_sources(folder: &Path, root: &Path, files: &mut BTreeMap<String, String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && path != root.join("bin") {
+            read_sources(&path, root, files);
+        } else if path.extension().is_some_and(|it| it == "rs") {
+            let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+            files.insert(name, fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn no_file_imports_in_a_circle() {
+    let mut found = Vec::new();
+    let mut stale: BTreeSet<_> = PUT_TOGETHER.into();
+    for package in members() {
+        let name = text(package, "name");
+        for (root, files) in sources(package) {
+            assert!(!files.is_empty(), "{} has no files", root.display());
+            let strict = circles::circles(&files, Parents::Count);
+            let circles = if PUT_TOGETHER.contains(&name) {
+                if !strict.is_empty() {
+                    stale.remove(name);
+                }
+                circles::circles(&files, Parents::PutTogether)
+            } else {
+                strict
+            };
+            let root = root.strip_prefix(self::root()).unwrap().display();
+            found.extend(circles.iter().map(|circle| format!("{root}: {circle}")));
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+    assert!(stale.is_empty(), "no longer needed: {stale:?}");
+}
+
+#[test]
+fn whoever_writes_a_view_opens_no_file_of_the_engine() {
+    let views = root().join("projections/src/views");
+    let mut files = BTreeMap::new();
+    read_sources(&views, &views, &mut files);
+    files.remove("list.rs").expect("the list of views, which the engine runs through");
+    assert!(files.contains_key("inbox/mod.rs"), "{:?}", files.keys());
+    let opens = |text: &String| text.contains("engine::") || text.contains("seals::");
+    let opening: Vec<_> = files.iter().filter(|(_, text)| opens(text)).map(|it| it.0).collect();
+    assert!(opening.is_empty(), "{opening:?}");
 }
 
 #[test]

@@ -9,7 +9,7 @@
 
 use exodrive_commands::event::sha256;
 use exodrive_log::Log;
-use exodrive_projections::{Database, Projection, cache::Cache, for_each_projection};
+use exodrive_projections::{Database, Projection, engine::cache::Cache, for_each_projection};
 use exodrive_replays::verify::{self, Extent, Options, Place, VerifyError};
 use std::{
     collections::{BTreeSet, HashMap},

@@ -11,7 +11,7 @@ use exodrive_domain::{
     id::ErasureId,
 };
 use exodrive_log::{KEY_CACHE, Log};
-use exodrive_projections::{Database, cache::Cache};
+use exodrive_projections::{Database, engine::cache::Cache};
 use exodrive_replays::person::{self, Touched};
 use redis::Cmd;
 use std::{collections::HashSet, time::Duration};

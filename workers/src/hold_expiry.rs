@@ -8,7 +8,7 @@ use exodrive_commands::{
     rental::{Desk, DeskError},
 };
 use exodrive_domain::booking::{Act, BookingRefusal};
-use exodrive_projections::{Database, Error, Identity, bookings::read::due_holds};
+use exodrive_projections::{Database, Error, Identity, views::bookings::read::due_holds};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 

@@ -11,7 +11,7 @@ use exodrive_domain::{
 use exodrive_log::{AppendError, Log, NewEvent, ReadError, Reader};
 use exodrive_projections::{
     Database, Error,
-    operations::{Untold, Wish},
+    engine::operations::{Untold, Wish},
 };
 use serde::Deserialize;
 use std::time::Duration;

@@ -6,7 +6,7 @@ use exodrive_log::{
     Log, LogConfig,
     permissions::{self, Deviations, User},
 };
-use exodrive_projections::{Database, cache::Cache};
+use exodrive_projections::{Database, engine::cache::Cache};
 use exodrive_runtime::{error_chain, services::ServiceUrls};
 use redis::Cmd;
 use std::{process::ExitCode, time::Duration};

@@ -11,7 +11,7 @@ use exodrive_commands::{
     rental::Desk,
 };
 use exodrive_log::{Commands, Log};
-use exodrive_projections::{Database, cache::Cache};
+use exodrive_projections::{Database, engine::cache::Cache};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     path::PathBuf,

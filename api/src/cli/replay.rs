@@ -7,8 +7,8 @@ use exodrive_commands::access_log;
 use exodrive_domain::{email::EmailId, time};
 use exodrive_log::Log;
 use exodrive_projections::{
-    inbox::{InboxRow, read::EmailDetail},
     names,
+    views::inbox::{InboxRow, read::EmailDetail},
 };
 use exodrive_replays::{self as replays, Compared, Frame, Order, Told, ToldEvent, Until};
 use indicatif::{ProgressBar, ProgressStyle};

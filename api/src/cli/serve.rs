@@ -20,7 +20,10 @@ use exodrive_commands::{
     access_log::Accesses, erasure::Erasures, operations::Operator, rental::Desk,
 };
 use exodrive_log::{Commands, Log};
-use exodrive_projections::{Database, cache::Cache, engine};
+use exodrive_projections::{
+    Database,
+    engine::{self, cache::Cache},
+};
 use exodrive_runtime::shutdown;
 use exodrive_workers::{drift_check::Checker, erasure::Eraser, hold_expiry, operations, sealing};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};

@@ -16,7 +16,7 @@ use exodrive_domain::time::serde_micros;
 use exodrive_log::Refusal;
 use exodrive_projections::{
     Identity,
-    accesses::read::{self as accesses, Access, Filter},
+    views::accesses::read::{self as accesses, Access, Filter},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};

@@ -17,7 +17,7 @@ use exodrive_domain::{
     id::BookingId,
     price::{Choices, Fault},
 };
-use exodrive_projections::bookings::read::BookingDetail;
+use exodrive_projections::views::bookings::read::BookingDetail;
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use utoipa::ToSchema;

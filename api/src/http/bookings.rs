@@ -29,7 +29,7 @@ use exodrive_domain::{
     price::{Choices, Fault},
     time::{self, serde_micros},
 };
-use exodrive_projections::{
+use exodrive_projections::views::{
     booking_timeline::read::{self as booking_timeline, BookingEntry},
     bookings::read::{self as bookings, BookingDetail, CustomerDetail, Filter, NoteDetail, Viewer},
 };
@@ -238,7 +238,7 @@ pub(crate) async fn car_id(api: &Api, id_or_slug: &str) -> Result<CarId, ApiErro
     }
     let identity = exodrive_projections::Identity::System;
     let mut reader = api.database.read_as(&identity).await.map_err(view_unavailable)?;
-    let car = exodrive_projections::cars::read::detail(&mut reader, id_or_slug)
+    let car = exodrive_projections::views::cars::read::detail(&mut reader, id_or_slug)
         .await
         .map_err(view_unavailable)?;
     car.and_then(|(car, _)| car.id.parse().ok()).ok_or_else(super::command::no_such_car)
@@ -271,7 +271,7 @@ pub(crate) struct FullBooking {
 }
 
 fn full(
-    row: exodrive_projections::bookings::BookingRow,
+    row: exodrive_projections::views::bookings::BookingRow,
     who: &Who,
     now: DateTime<Utc>,
 ) -> FullBooking {
@@ -333,7 +333,7 @@ async fn visible(
     view: &str,
     headers: &HeaderMap,
     id: BookingId,
-) -> Result<exodrive_projections::bookings::BookingRow, ApiError> {
+) -> Result<exodrive_projections::views::bookings::BookingRow, ApiError> {
     let find = async || {
         let mut reader = read(api, &who.reads_bookings_as(), view, headers).await?;
         bookings::by_id(&mut reader, &id.to_string()).await.map_err(view_unavailable)

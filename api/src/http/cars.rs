@@ -27,11 +27,13 @@ use exodrive_domain::{
 };
 use exodrive_projections::{
     Identity, Projection,
-    bookings::read::{LineDetail, Money},
-    calendar::{CalendarView, Entry, read as calendar},
-    cars::{
-        Cars,
-        read::{self as cars, CarDetail, CarSummary, Filter, Sort},
+    views::{
+        bookings::read::{LineDetail, Money},
+        calendar::{CalendarView, Entry, read as calendar},
+        cars::{
+            Cars,
+            read::{self as cars, CarDetail, CarSummary, Filter, Sort},
+        },
     },
 };
 use serde::{Deserialize, Serialize};

@@ -11,7 +11,7 @@ use axum::{
     extract::{Path, RawQuery, State},
     http::HeaderMap,
 };
-use exodrive_projections::{
+use exodrive_projections::views::{
     customers::read::{self as customers, CustomerSummary},
     payments::read::{Dashboard, dashboard},
 };

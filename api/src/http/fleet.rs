@@ -23,7 +23,7 @@ use exodrive_domain::{
     id::{BlockId, CarId},
     price::{Fault, Fee, Location, LocationFee, Peak, PriceList},
 };
-use exodrive_projections::cars::read::{
+use exodrive_projections::views::cars::read::{
     CarDetail, FeeDetail, ImageDetail, LocationDetail, NamedTextDetail,
 };
 use serde::{Deserialize, Serialize};

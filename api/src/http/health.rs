@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use exodrive_audit::store::Standing;
-use exodrive_projections::store;
+use exodrive_projections::engine::store;
 use redis::Cmd;
 use serde::Serialize;
 use std::{

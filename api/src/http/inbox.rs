@@ -20,11 +20,13 @@ use exodrive_domain::{
 };
 use exodrive_projections::{
     Projection,
-    deliveries::read as deliveries,
-    email_timeline::read as email_timeline,
-    inbox::{
-        Inbox,
-        read::{self as inbox, Cursor, EmailDetail, EmailSummary, Filter},
+    views::{
+        deliveries::read as deliveries,
+        email_timeline::read as email_timeline,
+        inbox::{
+            Inbox,
+            read::{self as inbox, Cursor, EmailDetail, EmailSummary, Filter},
+        },
     },
 };
 use ring::digest::{SHA256, digest};

@@ -45,7 +45,7 @@ use exodrive_commands::{
     access_log::Accesses, erasure::Erasures, operations::Operator, rental::Desk,
 };
 use exodrive_log::Log;
-use exodrive_projections::{Database, cache::Cache};
+use exodrive_projections::{Database, engine::cache::Cache};
 use ipnet::IpNet;
 use std::sync::{Arc, LazyLock};
 use tower_http::catch_panic::CatchPanicLayer;

@@ -280,7 +280,8 @@ pub(crate) async fn get_receipt(
 
 /// The hash of an event as the log holds it.
 pub(super) async fn stored_leaf(api: &Api, position: u64) -> Result<Option<Hash>, ApiError> {
-    let stored = api.log.read_stored(position).await.map_err(super::read_answer::log_unavailable)?;
+    let stored =
+        api.log.read_stored(position).await.map_err(super::read_answer::log_unavailable)?;
     Ok(stored.as_ref().map(leaf_hash))
 }
 

@@ -16,7 +16,7 @@ use axum::{
 };
 use exodrive_commands::access_log;
 use exodrive_domain::time::serde_micros;
-use exodrive_projections::{Identity, Projection, accesses::Accesses};
+use exodrive_projections::{Identity, Projection, views::accesses::Accesses};
 use exodrive_replays::{self as replays, Told, Until};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

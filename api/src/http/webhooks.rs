@@ -18,7 +18,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use exodrive_domain::{Delivery, Envelope, Subject, WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION};
 use exodrive_log::{AppendError, Appended, DUPLICATE, NewEvent, Refusal};
-use exodrive_projections::{Identity, deliveries};
+use exodrive_projections::{Identity, views::deliveries};
 use serde::Serialize;
 use std::{error::Error as _, time::Duration};
 use utoipa::ToSchema;

@@ -1,6 +1,6 @@
 //! The log against what was sealed of it.
 
-use super::leaf_hash;
+use super::leaf::leaf_hash;
 use crate::store::{Place, Seal, SealStore, StoreError};
 use exodrive_log::{Log, ReadError, StoredBatch, StoredReader};
 use exodrive_proof::{

@@ -19,14 +19,15 @@
 mod begin;
 mod compare;
 mod growing;
+mod leaf;
 
 pub use compare::{Fault, SealError, check_seal, check_seals, compare, signed};
+pub use leaf::leaf_hash;
 
 use crate::store::{NewSeal, Refused, Seal, SealStore, Standing, Tiles, places};
 pub(crate) use compare::Messages;
-use exodrive_log::{Log, ReadError, StoredMessage, StoredReader};
+use exodrive_log::{Log, ReadError, StoredReader};
 use exodrive_proof::{
-    Hash, Leaf,
     note::{self, Checkpoint, SigningKey, VerifierKey},
     tile::WIDTH,
     tree::{consistency_nodes, consistency_proof, verify_consistency},
@@ -42,19 +43,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const CHECKED: u64 = 512;
 const CHECKED_AT_MOST: u64 = 8_192;
 const ROUNDS: u64 = 360;
-
-/// The hash of a stored message, as the tree has it.
-pub fn leaf_hash(message: &StoredMessage) -> Hash {
-    let nanos = message.stored_at.timestamp_nanos_opt().unwrap_or_default();
-    Leaf {
-        position: message.position,
-        stored_at_nanos: nanos,
-        subject: &message.subject,
-        headers: &message.headers,
-        body: &message.body,
-    }
-    .hash()
-}
 
 /// By whom checkpoints are signed.
 pub struct SealKeys {

@@ -2,14 +2,16 @@
 //! signed checkpoints, and why sealing stands still. Not a projection: a
 //! projection can be folded again, a signature that was shown stands.
 
+mod error;
 mod write;
 
+pub use error::NoNode;
 pub use write::{Halted, NewSeal, Refused};
 
 use chrono::{DateTime, Utc};
 use exodrive_projections::{
     Database,
-    store::{to_i64, to_u64},
+    engine::store::{to_i64, to_u64},
 };
 use exodrive_proof::{
     Hash,
@@ -77,16 +79,6 @@ pub type Place = (u8, u64);
 pub struct Tiles {
     size: u64,
     held: HashMap<Place, Vec<Hash>>,
-}
-
-/// A tile that the database should hold and does not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the seals lack the node at level {level}, index {index}")]
-pub struct NoNode {
-    /// Levels above the leaves.
-    pub level: u8,
-    /// Which of its level.
-    pub index: u64,
 }
 
 impl Tiles {

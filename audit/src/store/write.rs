@@ -1,7 +1,7 @@
 //! Who seals, what he writes, and what stops him.
 
 use super::{Place, SealStore, StoreError};
-use exodrive_projections::store::to_i64;
+use exodrive_projections::engine::store::to_i64;
 use exodrive_proof::Hash;
 use std::{collections::BTreeMap, time::Duration};
 

@@ -33,7 +33,7 @@ pub enum ErasureError {
     Database(#[from] exodrive_projections::Error),
     /// Redis failed.
     #[error("Redis does not answer")]
-    Cache(#[from] exodrive_projections::cache::CacheError),
+    Cache(#[from] exodrive_projections::engine::cache::CacheError),
     /// An event that cannot be written down.
     #[error("an event cannot be written as JSON")]
     Encode(#[from] serde_json::Error),

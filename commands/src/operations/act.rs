@@ -2,7 +2,7 @@
 
 use super::{Operator, OperatorError, known};
 use exodrive_domain::operation::{Operation, OperationEvent};
-use exodrive_projections::operations::Rebuild;
+use exodrive_projections::engine::operations::Rebuild;
 use uuid::Uuid;
 
 /// What an operator wants of a projection.

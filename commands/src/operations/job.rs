@@ -1,7 +1,7 @@
 use super::{Plan, Recorded};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{operation::Operation, time::serde_micros};
-use exodrive_projections::operations::Rebuild;
+use exodrive_projections::engine::operations::Rebuild;
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;

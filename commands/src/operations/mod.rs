@@ -16,7 +16,7 @@ use crate::event::operation_event;
 use exodrive_log::Log;
 use exodrive_projections::{
     Database,
-    operations::{Description, Generation, ParkedEvent},
+    engine::operations::{Description, Generation, ParkedEvent},
 };
 use serde::Serialize;
 use std::time::Duration;

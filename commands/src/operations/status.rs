@@ -1,6 +1,6 @@
 use super::{Operator, OperatorError};
 use exodrive_log::ReadError;
-use exodrive_projections::store::Status;
+use exodrive_projections::engine::store::Status;
 use serde::Serialize;
 use std::collections::HashMap;
 use utoipa::ToSchema;

@@ -23,7 +23,9 @@ use exodrive_domain::{
     id::{BlockId, BookingId, CarId, CustomerId},
 };
 use exodrive_log::{CarState, ClaimError, Commands, DecisionState, Loaded, Log, ReadError};
-use exodrive_projections::{Database, Identity, bookings::read as bookings, cache as views};
+use exodrive_projections::{
+    Database, Identity, engine::cache as views, views::bookings::read as bookings,
+};
 use moka::sync::Cache;
 use redis::Cmd;
 use ring::hmac;

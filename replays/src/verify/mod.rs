@@ -11,22 +11,27 @@
 //! at a time, as wide as [`Options::memory`] allows; rows of Postgres are read
 //! page by page.
 
+mod error;
 mod redis;
 mod refold;
 mod report;
 
+pub use error::VerifyError;
 pub use report::{Field, Finding, Place, RedisOutcome, Report};
 
 use crate::{Progress, diff, reading};
 use exodrive_domain::{Event, decode};
-use exodrive_log::{Log, ReadError};
+use exodrive_log::Log;
 use exodrive_projections::{
-    Database, Error, Projection, Sources,
-    cache::Cache,
-    inspect::{Found, Snapshot, Standing},
+    Database, Projection, Sources,
+    engine::{
+        cache::Cache,
+        inspect::{Found, Snapshot, Standing},
+    },
 };
 use redis::Views;
 use refold::{Fresh, Plan, Refold};
+use report::position;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -61,34 +66,6 @@ impl Options {
     pub fn new(extent: Extent) -> Self {
         Self { extent, memory: Self::MEMORY }
     }
-}
-
-/// Why a projection could not be verified.
-#[derive(Debug, thiserror::Error)]
-pub enum VerifyError {
-    /// The log could not be read.
-    #[error("the log cannot be read")]
-    Log(#[from] ReadError),
-    /// Postgres could not be read.
-    #[error("the views cannot be read")]
-    Database(#[from] Error),
-    /// Only the release that folds the rows can fold them again.
-    #[error(
-        "the rows of {projection} were folded by version {found} of its fold, this release has version {own}: verify with the release that is running"
-    )]
-    OtherVersion {
-        /// Which projection.
-        projection: &'static str,
-        /// The version of the rows.
-        found: u32,
-        /// The version of this release.
-        own: u32,
-    },
-    /// Somebody retried, skipped or rolled back, again and again.
-    #[error(
-        "projection {0} was operated on all the while (events retried or skipped, or an older generation taken): verify again when that is done"
-    )]
-    Restless(&'static str),
 }
 
 /// Rows read at a time.
@@ -263,13 +240,6 @@ fn compare_row<R: serde::Serialize>(found: &Found, fresh: &Fresh<R>, report: &mu
     let changes = diff(expected.as_ref(), Some(&found.data));
     fields.extend(changes.into_iter().map(Field::from));
     report.find_fields(&found.key, Place::RowChanged, fields);
-}
-
-/// The field `position`, if it differs.
-fn position(expected: Option<u64>, found: Option<u64>) -> Vec<Field> {
-    let (expected, found) = (expected.map(Into::into), found.map(Into::into));
-    let field = Field { field: "position".to_owned(), expected, found };
-    (field.expected != field.found).then_some(field).into_iter().collect()
 }
 
 /// Keys of rows by chance, and of events by chance.

@@ -1,11 +1,17 @@
 //! The views that Redis holds, compared with the rows.
 
-use super::{Field, Place, RedisOutcome, Report, VerifyError, position, refold::Fresh};
+use super::{
+    error::VerifyError,
+    refold::Fresh,
+    report::{Field, Finding, Place, RedisOutcome, Report, position},
+};
 use crate::diff;
 use exodrive_projections::{
     Database, Projection,
-    cache::{Cache, CacheError},
-    inspect::Found,
+    engine::{
+        cache::{Cache, CacheError},
+        inspect::Found,
+    },
 };
 use serde_json::Value;
 use std::{
@@ -13,6 +19,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Rows read at a time.
+const PAGE: i64 = 1_000;
 /// How often a value that differs is looked at again, and how long after.
 const LOOKS: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(400);
@@ -212,7 +220,7 @@ impl<'a, P: Projection> Views<'a, P> {
         }
         let mut after: Option<String> = None;
         loop {
-            let page = snapshot.page(after.as_deref(), super::PAGE).await?;
+            let page = snapshot.page(after.as_deref(), PAGE).await?;
             let Some(last) = page.last() else { break };
             after = Some(last.key.clone());
             for row in page {
@@ -291,7 +299,7 @@ fn tell(expected: &Expected, found: Option<(u64, String)>, report: &mut Report) 
     let fields = fields(Some(expected.value.clone()), found);
     let of_alias = expected.name != expected.row.key;
     let detail = of_alias.then(|| format!("under its further key {:?}", expected.name));
-    report.find(super::Finding { key: expected.row.key.clone(), place, fields, detail });
+    report.find(Finding { key: expected.row.key.clone(), place, fields, detail });
 }
 
 fn fields(expected: Option<(u64, String)>, found: Option<(u64, String)>) -> Vec<Field> {

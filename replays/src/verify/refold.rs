@@ -6,7 +6,7 @@ use crate::{
 };
 use exodrive_domain::{Event, Recorded, Subject, decode};
 use exodrive_log::{Log, ReadError};
-use exodrive_projections::{Projection, Sources, inspect::Standing, reads};
+use exodrive_projections::{Projection, Sources, engine::inspect::Standing, reads};
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},

@@ -143,3 +143,10 @@ impl Report {
         self.differences == 0
     }
 }
+
+/// The field `position`, if it differs.
+pub(super) fn position(expected: Option<u64>, found: Option<u64>) -> Vec<Field> {
+    let (expected, found) = (expected.map(Into::into), found.map(Into::into));
+    let field = Field { field: "position".to_owned(), expected, found };
+    (field.expected != field.found).then_some(field).into_iter().collect()
+}

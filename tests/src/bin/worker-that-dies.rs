@@ -4,7 +4,10 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "part of the tests")]
 
-use exodrive_projections::{Database, cache::Cache, engine::Engine};
+use exodrive_projections::{
+    Database,
+    engine::{Runner, cache::Cache},
+};
 use exodrive_runtime::telemetry;
 use exodrive_tests::open_log;
 use nix::sys::signal::{Signal, raise};
@@ -32,7 +35,7 @@ async fn main() {
         signal: setting("WORKER_SIGNAL").parse().unwrap(),
         trigger: setting("WORKER_TRIGGER").into(),
     };
-    Engine::named(&setting("WORKER_PROJECTION"), log, database, cache, "worker-that-dies")
+    Runner::named(&setting("WORKER_PROJECTION"), log, database, cache, "worker-that-dies")
         .unwrap()
         .on_step(move |step| {
             if format!("{step:?}") == fate.step && fate.trigger.exists() {

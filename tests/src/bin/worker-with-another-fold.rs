@@ -6,9 +6,8 @@
 use exodrive_domain::Event;
 use exodrive_projections::{
     Database, Projection,
-    cache::Cache,
-    engine::Engine,
-    inbox::{Inbox, InboxRow},
+    engine::{Runner, cache::Cache},
+    views::inbox::{Inbox, InboxRow},
 };
 use exodrive_runtime::telemetry;
 use exodrive_tests::open_log;
@@ -23,7 +22,7 @@ impl Projection for Newer {
     const SUBJECTS: &'static [&'static str] = Inbox::SUBJECTS;
     // Another column, so that the views differ too.
     const SCHEMA: &'static str = concat!(
-        include_str!("../../../projections/src/inbox/schema.sql"),
+        include_str!("../../../projections/src/views/inbox/schema.sql"),
         "alter table inbox add column release integer not null default 2;"
     );
     const CACHED: bool = true;
@@ -85,10 +84,10 @@ async fn main() {
     let database = Database::for_workers(&setting("EXODRIVE_DATABASE_URL")).unwrap();
     let cache = Cache::new(&setting("EXODRIVE_REDIS_URL")).unwrap();
     let fold = setting("WORKER_FOLD");
-    let engine = match fold.as_str() {
-        "newer" => Engine::new::<Newer>(log, database, cache, &fold),
-        "defective" => Engine::new::<Defective>(log, database, cache, &fold),
+    let runner = match fold.as_str() {
+        "newer" => Runner::new::<Newer>(log, database, cache, &fold),
+        "defective" => Runner::new::<Defective>(log, database, cache, &fold),
         _ => panic!("no fold {fold:?}"),
     };
-    engine.run(&CancellationToken::new()).await.unwrap();
+    runner.run(&CancellationToken::new()).await.unwrap();
 }

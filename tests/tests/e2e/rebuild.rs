@@ -2,7 +2,7 @@
 //! nobody who reads or writes notices.
 
 use crate::defects::worker_with;
-use exodrive_projections::{names, store::partition_of};
+use exodrive_projections::{engine::partition_of, names};
 use exodrive_tests::{API, Delivery, WORKER, World, day, email_body, eventually, rounds, within};
 use futures::future::join_all;
 use rand::RngExt;

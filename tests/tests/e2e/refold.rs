@@ -3,7 +3,7 @@
 //! everything runs.
 
 use crate::rebuild::{at_rest, is_verified, post_many, rebuild};
-use exodrive_projections::{Database, store::RefoldsLeft};
+use exodrive_projections::{Database, engine::store::RefoldsLeft};
 use exodrive_runtime::services::Service;
 use exodrive_tests::{
     Answer, Delivery, WORKER, World, day, email_body, eventually, fold_by_name, rounds, within,

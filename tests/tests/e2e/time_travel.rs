@@ -79,7 +79,7 @@ async fn the_sources_of_a_row_hold_every_event_of_it() {
     // A message that came again about another email is looked for everywhere.
     let rows = world.rows("deliveries").await;
     let row = serde_json::from_value(rows["msg_1"].1.clone()).unwrap();
-    let sources = exodrive_projections::deliveries::Deliveries::sources("msg_1", Some(&row));
+    let sources = exodrive_projections::views::deliveries::Deliveries::sources("msg_1", Some(&row));
     assert_eq!(sources, Sources::All);
 }
 

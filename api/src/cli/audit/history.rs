@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use exodrive_audit::evidence::{EmailEvidence, Entry, Historian, Page, Scope, Wanted};
 use exodrive_domain::{email::EmailId, id::BookingId, time};
 use exodrive_log::Log;
-use exodrive_projections::{Database, booking_timeline::read::BookingEntry};
+use exodrive_projections::{Database, views::booking_timeline::read::BookingEntry};
 use exodrive_replays::{self as replays, Order, Until};
 use serde_json::json;
 use std::process::ExitCode;

@@ -7,7 +7,9 @@ use exodrive_audit::seal::{Fault, SealError, check_seals, compare, signed};
 use exodrive_audit::store::SealStore;
 use exodrive_log::Log;
 use exodrive_projections::{
-    Database, Projection, cache::Cache, deliveries::Deliveries, inbox::Inbox,
+    Database, Projection,
+    engine::cache::Cache,
+    views::{deliveries::Deliveries, inbox::Inbox},
 };
 use exodrive_proof::note::VerifierKey;
 use exodrive_replays::verify::{self, Extent, Options, RedisOutcome, Report};

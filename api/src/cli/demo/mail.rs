@@ -9,7 +9,7 @@ use chrono::Utc;
 use exodrive_audit::webhook_signature::Secrets;
 use exodrive_domain::Delivery;
 use exodrive_log::Log;
-use exodrive_projections::inbox::read::EmailSummary;
+use exodrive_projections::views::inbox::read::EmailSummary;
 use exodrive_replays::{self as replays, Order, Until};
 use futures::{StreamExt, TryStreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};

@@ -11,7 +11,7 @@ use crate::{
 };
 use chrono::{Datelike, NaiveDate};
 use exodrive_commands::import::Tables;
-use exodrive_projections::{bookings::read::BookingDetail, cars::read::CarSummary};
+use exodrive_projections::views::{bookings::read::BookingDetail, cars::read::CarSummary};
 use reqwest::{Client, Response};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};

@@ -5,7 +5,7 @@ use super::{super::Failure, operator, parse_name, table};
 use crate::settings::Connections;
 use exodrive_commands::operations::{Job, Operator, OperatorError, Shown};
 use exodrive_domain::{Recorded, time};
-use exodrive_projections::operations::{Description, ParkedEvent};
+use exodrive_projections::engine::operations::{Description, ParkedEvent};
 use serde_json::{Value, json};
 use std::process::ExitCode;
 

@@ -3,7 +3,7 @@
 use crate::cli::{Failure, replay::reading_bar, table};
 use crate::settings::Connections;
 use exodrive_log::Log;
-use exodrive_projections::{Database, Projection, cache::Cache, for_each_projection};
+use exodrive_projections::{Database, Projection, engine::cache::Cache, for_each_projection};
 use exodrive_replays::verify::{self, Extent, Options, RedisOutcome, Report};
 use exodrive_runtime::error_chain;
 use indicatif::ProgressBar;

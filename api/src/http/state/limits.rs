@@ -2,7 +2,7 @@
 //! (GCRA, the generic cell rate algorithm), in Redis or, while Redis is away,
 //! in this process.
 
-use exodrive_projections::cache::Cache;
+use exodrive_projections::engine::cache::Cache;
 use governor::{Quota, RateLimiter, clock::Clock, middleware::StateInformationMiddleware};
 use std::{
     collections::HashMap,

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use exodrive_projections::{
-    cache::{Cache, Notice, PATIENCE, View},
+    engine::cache::{Cache, Notice, PATIENCE, View},
     version,
 };
 use futures::{Stream, StreamExt};

@@ -11,7 +11,11 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, pull},
 };
 use exodrive_log::names::STREAM;
-use exodrive_projections::{Database, cache::Cache, engine::Engine, names};
+use exodrive_projections::{
+    Database,
+    engine::{Runner, cache::Cache},
+    names,
+};
 use exodrive_runtime::services::SyncMode;
 use futures::StreamExt;
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
@@ -96,13 +100,13 @@ impl Filled {
         let (database, pool) = self.database().await?;
         let log = self.system.log().await?;
         let cache = Cache::new(&self.system.urls().redis)?;
-        let engine = Engine::named(name, log, Database::for_workers(&database)?, cache, "bench")
+        let runner = Runner::named(name, log, Database::for_workers(&database)?, cache, "bench")
             .ok_or("no such projection")?;
         let stop = CancellationToken::new();
         let began = Instant::now();
         let worker = tokio::spawn({
             let stop = stop.clone();
-            async move { engine.run(&stop).await }
+            async move { runner.run(&stop).await }
         });
         until_at(&pool, self.events, name, || Ok(())).await?;
         let took = began.elapsed();

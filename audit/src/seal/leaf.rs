@@ -1,0 +1,17 @@
+//! What the tree holds of an event.
+
+use exodrive_log::StoredMessage;
+use exodrive_proof::{Hash, Leaf};
+
+/// The hash of a stored message, as the tree has it.
+pub fn leaf_hash(message: &StoredMessage) -> Hash {
+    let nanos = message.stored_at.timestamp_nanos_opt().unwrap_or_default();
+    Leaf {
+        position: message.position,
+        stored_at_nanos: nanos,
+        subject: &message.subject,
+        headers: &message.headers,
+        body: &message.body,
+    }
+    .hash()
+}

@@ -1,0 +1,92 @@
+//! What all of the engine works with, for one projection.
+
+use super::{
+    cache::Cache,
+    database::Database,
+    feed::Feed,
+    fold::{self, KeyedFn},
+    projection::{Definition, Projection},
+    share::Share,
+};
+use exodrive_log::Log;
+use std::{sync::Arc, time::Duration};
+
+/// Where in a batch the engine is. Given to the hook of `Runner::on_step`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Events were read.
+    Read,
+    /// Their rows were loaded.
+    Loaded,
+    /// Changed rows were written, not committed.
+    Written,
+    /// The checkpoint was moved, not committed.
+    Advanced,
+    /// Rows and checkpoint are committed.
+    Committed,
+    /// Redis has the rows.
+    Published,
+}
+
+pub(crate) type OnStep = Arc<dyn Fn(Step) + Send + Sync>;
+
+/// How rebuilds are carried out.
+#[derive(Clone, Copy, Debug)]
+pub struct RebuildSettings {
+    /// Bytes of rows that a rebuild keeps in memory at most.
+    pub memory: u64,
+    /// How long a read may take before a rebuild gives way.
+    pub read_limit: Duration,
+}
+
+impl Default for RebuildSettings {
+    fn default() -> Self {
+        Self { memory: 256 << 20, read_limit: Duration::from_millis(25) }
+    }
+}
+
+/// One projection, and where its events, rows and answers are. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Engine {
+    pub(crate) definition: Definition,
+    /// A projection's own code, behind a pointer: what reads it is compiled once
+    /// for all of them.
+    pub(crate) keyed: KeyedFn,
+    pub(crate) log: Log,
+    pub(crate) feed: Feed,
+    pub(crate) database: Database,
+    pub(crate) cache: Cache,
+    pub(crate) worker: String,
+    pub(crate) share: Share,
+    pub(crate) rebuilds: RebuildSettings,
+    pub(crate) on_step: Option<OnStep>,
+}
+
+impl Engine {
+    /// An engine that shares nothing with others.
+    pub(crate) fn new<P: Projection>(
+        log: Log,
+        database: Database,
+        cache: Cache,
+        worker: &str,
+    ) -> Self {
+        Self {
+            definition: Definition::of::<P>(),
+            keyed: fold::keyed::<P>,
+            feed: Feed::new(log.clone()),
+            log,
+            database,
+            cache,
+            worker: worker.to_owned(),
+            share: Share::default(),
+            rebuilds: RebuildSettings::default(),
+            on_step: None,
+        }
+    }
+
+    pub(crate) fn step(&self, step: Step) {
+        if let Some(hook) = &self.on_step {
+            hook(step);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+use crate::{
+    Error,
+    engine::{projection::Definition, store},
+    for_each_projection,
+};
+use sqlx::{
+    AssertSqlSafe, Executor, PgPool, Postgres, Transaction,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use std::{str::FromStr, time::Duration};
+
+/// As whom a read is made: row-level security shows rows by it, so that a
+/// check forgotten in a handler leaks nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// Staff that may read email.
+    Admin,
+    /// Reads everything, changes nothing.
+    Auditor,
+    /// The system itself, for example to recognise a repeated delivery.
+    System,
+    /// Anybody: sees what is public.
+    Public,
+    /// A customer, by his account's id: sees what is his.
+    Customer(String),
+    /// Whoever holds the link with this hash: sees the booking it is for.
+    Guest(String),
+}
+
+impl Identity {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Auditor => "auditor",
+            Self::System => "system",
+            Self::Public => "public",
+            Self::Customer(_) => "customer",
+            Self::Guest(_) => "guest",
+        }
+    }
+
+    /// Which account or link.
+    fn subject(&self) -> &str {
+        match self {
+            Self::Customer(subject) | Self::Guest(subject) => subject,
+            _ => "",
+        }
+    }
+}
+
+/// The read models' database, as one of two roles. Cheap to clone.
+#[derive(Clone)]
+pub struct Database {
+    pool: PgPool,
+}
+
+/// A transaction that reads as one [`Identity`].
+pub type ReadTransaction = Transaction<'static, Postgres>;
+
+impl Database {
+    /// A database for readers. Connects when first used, so that what does not
+    /// need it works without it. Sessions run as `exodrive_reader`, which owns
+    /// nothing.
+    ///
+    /// # Errors
+    /// When the URL is none.
+    pub fn for_readers(url: &str) -> Result<Self, Error> {
+        let pool = PgPoolOptions::new()
+            .max_connections(16)
+            .acquire_timeout(Duration::from_secs(2))
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    let sql = format!(
+                        "set role exodrive_reader; set search_path to {}, public",
+                        *store::generations::RELEASE
+                    );
+                    connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
+                    Ok(())
+                })
+            })
+            .connect_lazy_with(PgConnectOptions::from_str(url)?.application_name("exodrive serve"));
+        Ok(Self { pool })
+    }
+
+    /// A database for workers, as its owner. The server undoes the transaction
+    /// of a worker that hangs once its lease has ended: its locks would keep
+    /// whoever takes over waiting. No commit waits for the disk: what a crash of
+    /// the server loses is folded again from the log.
+    ///
+    /// # Errors
+    /// When the URL is none.
+    pub fn for_workers(url: &str) -> Result<Self, Error> {
+        let hung = format!("{}ms", store::LEASE.as_millis());
+        let options = PgConnectOptions::from_str(url)?.application_name("exodrive work").options([
+            ("idle_in_transaction_session_timeout", hung.as_str()),
+            ("synchronous_commit", "off"),
+        ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(16)
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_lazy_with(options);
+        Ok(Self { pool })
+    }
+
+    /// Applies the migrations and makes the first generation of every
+    /// projection that has none. Does nothing to a database that is ready.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn migrate(&self) -> Result<(), Error> {
+        exodrive_migrations::MIGRATOR.run(&self.pool).await?;
+        for_each_projection!(P => store::generations::ensure(Definition::of::<P>(), &self.pool).await?);
+        Ok(())
+    }
+
+    /// Begins to read as `identity`.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn read_as(&self, identity: &Identity) -> Result<ReadTransaction, Error> {
+        let mut transaction = self.pool.begin().await?;
+        sqlx::query!(
+            "select set_config('exodrive.identity', $1, true) as identity,
+                    set_config('exodrive.subject', $2, true) as subject",
+            identity.name(),
+            identity.subject()
+        )
+        .fetch_one(&mut *transaction)
+        .await?;
+        Ok(transaction)
+    }
+
+    /// Whether every migration of this release has been applied.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn is_migrated(&self) -> Result<bool, Error> {
+        let applied: Option<i64> =
+            sqlx::query_scalar("select max(version) from _sqlx_migrations where success")
+                .fetch_one(&self.pool)
+                .await?;
+        Ok(applied >= exodrive_migrations::MIGRATOR.iter().map(|migration| migration.version).max())
+    }
+
+    /// The connections, for those who keep tables of their own in the same
+    /// database.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+}

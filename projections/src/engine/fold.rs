@@ -1,0 +1,261 @@
+//! Folding a batch in memory: five events of one email are one write.
+//!
+//! All of it is a projection's own code, run in a [`Sandbox`](crate::engine::sandbox):
+//! a panic or an endless loop parks an event and harms nothing else.
+
+use crate::engine::{
+    Part,
+    feed::Events,
+    projection::{Projection, reads},
+    sandbox::{Mark, Stuck},
+};
+use exodrive_domain::Event;
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+/// A row as stored, and the position that last changed it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Stored<R> {
+    pub(crate) row: R,
+    pub(crate) position: u64,
+}
+
+/// An event that cannot be folded, or waits behind one that cannot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Parked {
+    /// A row's key; or a subject, when the event could not be read and so
+    /// could not say which rows it touches.
+    pub(crate) key: String,
+    pub(crate) position: u64,
+    /// Empty for one that only waits.
+    pub(crate) error: String,
+}
+
+/// Rows by key, `None` for a row that is gone.
+pub(crate) type Rows<R> = BTreeMap<String, Option<Stored<R>>>;
+
+/// What the fold of some events must not do.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Barred {
+    /// Keys and subjects that have parked events.
+    pub(crate) blocked: HashSet<String>,
+    /// Events that operators want left out, and out of which rows (or, by a
+    /// subject, out of all).
+    pub(crate) skipped: HashMap<u64, Vec<String>>,
+    /// Where folding must not be tried again: found out in the middle of a
+    /// batch.
+    pub(crate) poison: HashSet<Stuck>,
+}
+
+impl Barred {
+    /// Whether an event is parked because its fold does not end.
+    pub(crate) fn is_poisonous(&self, position: u64) -> bool {
+        self.poison.iter().any(|stuck| stuck.position == position)
+    }
+
+    fn skips(&self, position: u64, key: &str) -> bool {
+        self.skipped.get(&position).is_some_and(|keys| keys.iter().any(|own| own == key))
+    }
+}
+
+/// An event of a batch that a part of a projection has to do with.
+#[derive(Debug)]
+pub(crate) struct Keyed {
+    /// Which event of the batch.
+    at: usize,
+    /// The rows it touches, or why that cannot be known.
+    keys: Result<Vec<String>, String>,
+}
+
+/// [`keyed`] of one projection.
+pub(crate) type KeyedFn = fn(&Events, Part, &Barred, Option<&str>, &Mark) -> Vec<Keyed>;
+
+/// The events of a batch that a part has to do with. All of an event's keys if
+/// `only` is its subject, else only that key.
+pub(crate) fn keyed<P: Projection>(
+    events: &Events,
+    part: Part,
+    barred: &Barred,
+    only: Option<&str>,
+    mark: &Mark,
+) -> Vec<Keyed> {
+    let mut found = Vec::new();
+    for (at, decoded) in events.all().iter().enumerate() {
+        let recorded = &decoded.recorded;
+        if !reads::<P>(&recorded.subject) {
+            continue;
+        }
+        mark.at(recorded.position);
+        let stuck = Stuck { position: recorded.position, row: None };
+        let keys = match &decoded.payload {
+            _ if barred.poison.contains(&stuck) => Err(stuck.to_string()),
+            Err(error) => Err(error.to_string()),
+            Ok(payload) => {
+                let event = Event { recorded, payload };
+                catch_unwind(AssertUnwindSafe(|| P::keys(&event))).map_err(|_| PANICKED.to_owned())
+            }
+        };
+        let keys = keys.map(|mut keys| {
+            let wanted =
+                |key: &str| only.is_none_or(|only| only == key || only == recorded.subject);
+            keys.retain(|key| part.holds(key) && wanted(key));
+            keys
+        });
+        if keys.as_ref().map_or(true, |keys| !keys.is_empty()) {
+            found.push(Keyed { at, keys });
+        }
+    }
+    found
+}
+
+const PANICKED: &str = "the fold panicked; see the worker's log";
+
+/// The keys of the rows that a batch touches, each once, in order.
+pub(crate) fn keys(events: &[Keyed]) -> Vec<String> {
+    let keys = events.iter().filter_map(|event| event.keys.as_ref().ok()).flatten();
+    let mut keys: Vec<_> = keys.cloned().collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+/// Keeps only keys that are wanted, and events that have one or could not be
+/// read.
+pub(crate) fn retain(events: &mut Vec<Keyed>, wanted: impl Fn(&str) -> bool) {
+    events.retain_mut(|event| match &mut event.keys {
+        Ok(keys) => {
+            keys.retain(|key| wanted(key));
+            !keys.is_empty()
+        }
+        Err(_) => true,
+    });
+}
+
+/// Leaves out what waits behind a parked event of its key or subject, and that
+/// event: `parked` has the first of each.
+pub(crate) fn leave_out(events: &Events, keyed: &mut Vec<Keyed>, parked: &HashMap<String, u64>) {
+    if parked.is_empty() {
+        return;
+    }
+    keyed.retain_mut(|Keyed { at, keys }| {
+        let Some(event) = events.all().get(*at) else { return false };
+        let waits =
+            |key: &str| parked.get(key).is_some_and(|first| *first <= event.recorded.position);
+        if let Ok(keys) = keys {
+            keys.retain(|key| !waits(key));
+        }
+        !waits(&event.recorded.subject) && keys.as_ref().map_or(true, |keys| !keys.is_empty())
+    });
+}
+
+/// Every key that is touched, with the position of the event that does, in
+/// log order.
+pub(crate) fn touches(events: &Events, keyed: &[Keyed]) -> Vec<(String, u64)> {
+    let mut touches = Vec::new();
+    for Keyed { at, keys } in keyed {
+        let Some(event) = events.all().get(*at) else { continue };
+        let position = event.recorded.position;
+        touches.extend(keys.iter().flatten().map(|key| (key.clone(), position)));
+    }
+    touches
+}
+
+/// The position of the first event that touches a key.
+pub(crate) fn first_of(events: &Events, keyed: &[Keyed], key: &str) -> Option<u64> {
+    let mut touches = touches(events, keyed).into_iter();
+    touches.find(|(own, _)| own == key).map(|(_, position)| position)
+}
+
+/// Rows as a fold sees them: where it finds them and puts them.
+pub(crate) trait Table<R> {
+    fn get(&self, key: &str) -> Option<&R>;
+    /// Puts a row, made larger by at most so many bytes.
+    fn put(&mut self, key: &str, row: Option<Stored<R>>, bytes: usize);
+}
+
+/// Rows that were loaded, and how a batch changes them.
+pub(crate) struct Loaded<R> {
+    pub(crate) rows: HashMap<String, Stored<R>>,
+    pub(crate) changed: Rows<R>,
+}
+
+impl<R> Table<R> for Loaded<R> {
+    fn get(&self, key: &str) -> Option<&R> {
+        match self.changed.get(key) {
+            Some(stored) => stored.as_ref(),
+            None => self.rows.get(key),
+        }
+        .map(|stored| &stored.row)
+    }
+
+    fn put(&mut self, key: &str, row: Option<Stored<R>>, _bytes: usize) {
+        self.changed.insert(key.to_owned(), row);
+    }
+}
+
+/// Folds a batch over the rows it touches; gives what had to be parked.
+/// `barred.blocked` learns of it.
+pub(crate) fn fold<P: Projection>(
+    events: &Events,
+    keyed: &[Keyed],
+    table: &mut impl Table<P::Row>,
+    barred: &mut Barred,
+    mark: &Mark,
+) -> Vec<Parked> {
+    let mut parked = Vec::new();
+    for Keyed { at, keys } in keyed {
+        let Some(decoded) = events.all().get(*at) else { continue };
+        let recorded = &decoded.recorded;
+        let position = recorded.position;
+        let mut park = |barred: &mut Barred, key: &str, error: &str| {
+            barred.blocked.insert(key.to_owned());
+            parked.push(Parked { key: key.to_owned(), position, error: error.to_owned() });
+        };
+        if barred.skips(position, &recorded.subject) {
+            continue;
+        }
+        let (keys, payload) = match (keys, &decoded.payload) {
+            _ if barred.blocked.contains(&recorded.subject) => {
+                park(barred, &recorded.subject, "");
+                continue;
+            }
+            (Err(error), _) => {
+                park(barred, &recorded.subject, error);
+                continue;
+            }
+            (Ok(_), Err(error)) => {
+                park(barred, &recorded.subject, &error.to_string());
+                continue;
+            }
+            (Ok(keys), Ok(payload)) => (keys, payload),
+        };
+        let event = Event { recorded, payload };
+        for (row, key) in keys.iter().enumerate() {
+            let stuck = Stuck { position, row: Some(row) };
+            if barred.skips(position, key) {
+                continue;
+            }
+            if barred.blocked.contains(key) {
+                park(barred, key, "");
+                continue;
+            }
+            if barred.poison.contains(&stuck) {
+                park(barred, key, &stuck.to_string());
+                continue;
+            }
+            mark.at_row(position, row);
+            let row = table.get(key);
+            match catch_unwind(AssertUnwindSafe(|| P::evolve(key, row.cloned(), &event))) {
+                Ok(after) if after.as_ref() == row => {}
+                Ok(after) => {
+                    let row = after.map(|row| Stored { row, position });
+                    table.put(key, row, recorded.body.len());
+                }
+                Err(_) => park(barred, key, PANICKED),
+            }
+        }
+    }
+    parked
+}

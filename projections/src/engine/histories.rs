@@ -1,0 +1,310 @@
+//! Some rows, folded afresh: no more of the log is read than they need.
+
+use crate::{
+    Error,
+    engine::{
+        Part,
+        feed::{Decoded, Events},
+        fold::{self, Barred, Keyed, Loaded, Parked, Rows, Stored},
+        projection::{Projection, Sources},
+        sandbox::{Mark, Sandbox, Stuck},
+    },
+};
+use exodrive_domain::{Recorded, Subject};
+use exodrive_log::{Log, ReadError};
+use futures::{StreamExt, stream};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+/// Events read at a time.
+const BATCH: usize = 4_000;
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Subjects read at once.
+const AT_ONCE: usize = 8;
+
+/// The folds of everything that some rows were made of.
+pub(crate) struct KeyHistories<P: Projection> {
+    log: Log,
+    part: Part,
+    /// What operators want left out, and where folding does not end.
+    barred: Barred,
+    /// The first parked event of keys and subjects: it and what follows are in
+    /// no row.
+    parked: HashMap<String, u64>,
+    sandbox: Sandbox,
+    /// Which keys have their events where.
+    groups: BTreeMap<Sources, Arc<HashSet<String>>>,
+    /// Keys whose rows say where their events are.
+    by_row: HashSet<String>,
+    rows: HashMap<String, Stored<P::Row>>,
+    /// Why a row could not be folded.
+    errors: BTreeMap<String, String>,
+    /// How far the log has been folded.
+    position: u64,
+}
+
+/// What folding rows afresh came to.
+pub(crate) struct Fresh<R> {
+    /// The rows as they are to be.
+    pub(crate) rows: Rows<R>,
+    /// Why others could not be folded.
+    pub(crate) errors: BTreeMap<String, String>,
+}
+
+impl<P: Projection> KeyHistories<P> {
+    /// Nothing folded yet. `keys` come with their rows as they stand, where
+    /// these are to be believed.
+    pub(crate) fn new(
+        log: &Log,
+        part: Part,
+        barred: &Barred,
+        parked: HashMap<String, u64>,
+        keys: impl IntoIterator<Item = (String, Option<P::Row>)>,
+    ) -> Self {
+        let mut groups: BTreeMap<Sources, HashSet<String>> = BTreeMap::new();
+        let mut by_row = HashSet::new();
+        for (key, row) in keys {
+            let sources = P::sources(&key, row.as_ref());
+            if sources != Sources::All && P::sources(&key, None) == Sources::All {
+                by_row.insert(key.clone());
+            }
+            groups.entry(sources).or_default().insert(key);
+        }
+        Self {
+            log: log.clone(),
+            part,
+            barred: Barred { skipped: barred.skipped.clone(), ..Barred::default() },
+            parked,
+            sandbox: Sandbox::default(),
+            groups: groups.into_iter().map(|(sources, keys)| (sources, Arc::new(keys))).collect(),
+            by_row,
+            rows: HashMap::new(),
+            errors: BTreeMap::new(),
+            position: 0,
+        }
+    }
+
+    /// How far the log has been folded.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Whether it was begun with the same events left out.
+    pub(crate) fn leaves_out(&self, barred: &Barred, parked: &HashMap<String, u64>) -> bool {
+        self.barred.skipped == barred.skipped && self.parked == *parked
+    }
+
+    /// Folds on, up to and with a position.
+    pub(crate) async fn fold_until(mut self, until: u64) -> Result<Self, Error> {
+        let from = self.position;
+        if until <= from {
+            return Ok(self);
+        }
+        let log = self.log.clone();
+        let (long, short): (Vec<_>, Vec<_>) =
+            self.groups.clone().into_iter().partition(|(sources, _)| is_long(sources));
+        let mut histories = stream::iter(short)
+            .map(|(sources, keys)| {
+                let log = log.clone();
+                async move { (history(&log, &sources, from, until).await, keys) }
+            })
+            .buffered(AT_ONCE);
+        while let Some((events, keys)) = histories.next().await {
+            self.fold(events?, &keys, false).await?;
+        }
+        for (sources, keys) in long {
+            match sources {
+                Sources::Subjects(subjects) => {
+                    let filters: Vec<_> = subjects.iter().map(Subject::to_string).collect();
+                    self.read(&filters, &keys, until, false).await?;
+                }
+                _ => self.read(&everything::<P>(), &keys, until, true).await?,
+            }
+        }
+        // A row that misled us as to where its events are.
+        let lost = |key: &String| !self.rows.contains_key(key) && !self.errors.contains_key(key);
+        let lost: HashSet<_> = self.by_row.iter().filter(|key| lost(key)).cloned().collect();
+        if from == 0 && !lost.is_empty() {
+            for keys in self.groups.values_mut() {
+                Arc::make_mut(keys).retain(|key| !lost.contains(key));
+            }
+            let all = self.groups.entry(Sources::All).or_default();
+            Arc::make_mut(all).extend(lost.iter().cloned());
+            self.read(&everything::<P>(), &Arc::new(lost), until, true).await?;
+        }
+        self.position = until;
+        Ok(self)
+    }
+
+    /// Folds what filters let through, as it is read.
+    async fn read(
+        &mut self,
+        filters: &[String],
+        keys: &Arc<HashSet<String>>,
+        until: u64,
+        others: bool,
+    ) -> Result<(), Error> {
+        let mut last = 0;
+        for filter in filters {
+            last = last.max(self.log.last_position_under(filter).await?.unwrap_or(0));
+        }
+        let mut position = self.position;
+        let mut reader = self.log.reader_of(filters, position + 1);
+        while position < until.min(last) {
+            let mut events = reader.next_batch(BATCH, PATIENCE).await?.events;
+            let Some(read) = events.last().map(|event| event.position) else { continue };
+            events.retain(|event| event.position <= until);
+            self.fold(events, keys, others).await?;
+            position = read;
+        }
+        Ok(())
+    }
+
+    /// Folds events over the rows of `keys`. `others`: there may be events
+    /// among them that have to do with none of these.
+    async fn fold(
+        &mut self,
+        events: Vec<Recorded>,
+        keys: &Arc<HashSet<String>>,
+        others: bool,
+    ) -> Result<(), Error> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let events = Events::of(events.into_iter().map(Decoded::from).collect());
+        loop {
+            match self.try_fold(&events, keys, others).await {
+                Ok(()) => {
+                    self.barred.poison.clear();
+                    return Ok(());
+                }
+                // It is parked, in this fold only, and the others go on.
+                Err(stuck) if stuck.position > 0 && self.barred.poison.insert(stuck) => {}
+                Err(_) => return Err(Error::Engine),
+            }
+        }
+    }
+
+    async fn try_fold(
+        &mut self,
+        events: &Events,
+        keys: &Arc<HashSet<String>>,
+        others: bool,
+    ) -> Result<(), Stuck> {
+        let (own, part, barred) = (events.clone(), self.part, self.barred.clone());
+        let (wanted, parked) = (keys.clone(), self.parked.clone());
+        let keyed = self.sandbox.run(move |mark| {
+            let mut keyed = fold::keyed::<P>(&own, part, &barred, None, mark);
+            fold::retain(&mut keyed, |key| wanted.contains(key));
+            fold::leave_out(&own, &mut keyed, &parked);
+            keyed
+        });
+        let keyed = keyed.await?;
+        if keyed.is_empty() {
+            return Ok(());
+        }
+        let touched = fold::keys(&keyed).into_iter();
+        let rows = touched.filter_map(|key| self.rows.get_key_value(&key));
+        let rows = rows.map(|(key, row)| (key.clone(), row.clone())).collect();
+        let mut barred = self.barred.clone();
+        barred.blocked.extend(self.errors.keys().cloned());
+        let own = events.clone();
+        let folded = self.sandbox.run(move |mark| fold_rows::<P>(&own, &keyed, rows, barred, mark));
+        let (changed, parked, touches) = folded.await?;
+        for (key, row) in changed {
+            match row {
+                Some(row) => self.rows.insert(key, row),
+                None => self.rows.remove(&key),
+            };
+        }
+        for Parked { key, position, .. } in parked {
+            if keys.contains(&key) {
+                self.fail(key, position);
+                continue;
+            }
+            // It names a subject: what is known to touch ours waits for it, and
+            // where all that is read is ours, it is ours too.
+            let waits = touches.iter().filter(|(_, at)| *at == position).map(|(key, _)| key);
+            let waits: Vec<_> = if others { waits.collect() } else { keys.iter().collect() };
+            for key in waits {
+                self.fail(key.clone(), position);
+            }
+        }
+        Ok(())
+    }
+
+    /// The first reason stands. It quotes nothing.
+    fn fail(&mut self, key: String, position: u64) {
+        let error = || format!("the event at position {position} cannot be folded into it");
+        self.errors.entry(key).or_insert_with(error);
+    }
+
+    /// What it came to.
+    pub(crate) fn end(mut self) -> Fresh<P::Row> {
+        let mut rows = Rows::new();
+        for key in self.groups.values().flat_map(|keys| keys.iter()) {
+            if !self.errors.contains_key(key) {
+                rows.insert(key.clone(), self.rows.remove(key));
+            }
+        }
+        Fresh { rows, errors: self.errors }
+    }
+}
+
+/// Whether there may be more events than are held at once.
+fn is_long(sources: &Sources) -> bool {
+    match sources {
+        Sources::Subjects(subjects) => subjects.contains(&Subject::Provider),
+        Sources::Position(_) => false,
+        Sources::All => true,
+    }
+}
+
+/// Filters for whatever a projection may fold.
+fn everything<P: Projection>() -> Vec<String> {
+    P::SUBJECTS.iter().map(|prefix| format!("{prefix}>")).collect()
+}
+
+/// A fold of rows: what changed, what could not be folded, and which event
+/// touches which key.
+type Folded<R> = (Rows<R>, Vec<Parked>, Vec<(String, u64)>);
+
+fn fold_rows<P: Projection>(
+    events: &Events,
+    keyed: &[Keyed],
+    rows: HashMap<String, Stored<P::Row>>,
+    mut barred: Barred,
+    mark: &Mark,
+) -> Folded<P::Row> {
+    let mut table = Loaded { rows, changed: Rows::new() };
+    let parked = fold::fold::<P>(events, keyed, &mut table, &mut barred, mark);
+    (table.changed, parked, fold::touches(events, keyed))
+}
+
+/// The events of one source between two positions, the first not included, in
+/// log order.
+async fn history(
+    log: &Log,
+    sources: &Sources,
+    after: u64,
+    until: u64,
+) -> Result<Vec<Recorded>, ReadError> {
+    let mut events = Vec::new();
+    match sources {
+        Sources::Subjects(subjects) => {
+            for subject in subjects {
+                events.extend(log.events_after(subject, after).await?);
+            }
+        }
+        Sources::Position(position) if (after + 1..=until).contains(position) => {
+            events.extend(log.read(*position).await?);
+        }
+        Sources::Position(_) | Sources::All => {}
+    }
+    events.retain(|event| event.position <= until);
+    events.sort_by_key(|event| event.position);
+    Ok(events)
+}

@@ -1,0 +1,31 @@
+//! Keeps a projection level with the log: read a batch, load its rows, fold,
+//! write rows and checkpoint in one transaction, publish.
+//!
+//! A projection has one or more generations, each of one or more parts; each
+//! part has a checkpoint and a writer of its own. Any number of workers may
+//! run an engine for the same projection and share the parts. A worker that
+//! stops, dies or hangs loses its leases within [`store::LEASE`], and the
+//! fencing epoch refuses whatever it still tries to write.
+
+pub mod cache;
+mod context;
+pub(crate) mod database;
+pub(crate) mod feed;
+pub(crate) mod fold;
+pub(crate) mod histories;
+pub mod inspect;
+pub mod operations;
+mod partition;
+pub(crate) mod projection;
+pub(crate) mod rebuild;
+mod runner;
+pub(crate) mod sandbox;
+mod share;
+pub mod store;
+pub(crate) mod writer;
+
+pub(crate) use context::Engine;
+pub use context::{RebuildSettings, Step};
+pub(crate) use partition::Part;
+pub use partition::partition_of;
+pub use runner::{Runner, run_all};

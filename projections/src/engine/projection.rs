@@ -1,0 +1,116 @@
+//! What a view is to the engine.
+
+use exodrive_domain::{Event, Subject};
+use serde::{Serialize, de::DeserializeOwned};
+use std::fmt::Debug;
+
+/// A view as a fold over the log. Pure: no IO anywhere in it. The engine does
+/// the rest, the same for all of them.
+///
+/// To add one: a folder in `views/` with the fold (`mod.rs`), its table
+/// (`schema.sql`) and its queries (`read.rs`), a line in `views/mod.rs`, and a
+/// line in [`crate::for_each_projection`] (`views/list.rs`).
+pub trait Projection: Send + Sync + 'static {
+    /// Names the table, the view in `public` and, with a generation, the schema.
+    const NAME: &'static str;
+    /// Raised whenever [`Projection::evolve`] or the table gives other rows
+    /// for the same log.
+    const VERSION: u32;
+    /// Prefixes of the subjects whose events it may fold.
+    const SUBJECTS: &'static [&'static str];
+    /// Makes the table and its indexes, names unqualified. Columns `key`,
+    /// `position` and `data` are the engine's; others are generated from
+    /// `data`.
+    const SCHEMA: &'static str;
+
+    /// One row: a document.
+    type Row: Serialize + DeserializeOwned + Clone + PartialEq + Debug + Send + Sync;
+
+    /// The keys of the rows that the event touches.
+    fn keys(event: &Event<'_>) -> Vec<String>;
+
+    /// The row of this key after the event; `None` is no row.
+    fn evolve(key: &str, row: Option<Self::Row>, event: &Event<'_>) -> Option<Self::Row>;
+
+    /// Where every event is that touches the key: all that a fold of this one
+    /// row has to read. `row` is the row as it stands, if known.
+    /// [`Sources::All`] is always right; anything else must be certain.
+    fn sources(_key: &str, _row: Option<&Self::Row>) -> Sources {
+        Sources::All
+    }
+
+    /// Whether rows are served from Redis.
+    const CACHED: bool = false;
+
+    /// The answer that readers get for this row, if rows are served from
+    /// Redis: JSON, with the position that last changed the row.
+    fn cached(_row: &Self::Row, _position: u64) -> Option<String> {
+        None
+    }
+
+    /// Under which further keys the row is served from Redis. They must stay
+    /// the same for as long as there is the row.
+    fn aliases(_row: &Self::Row) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Whom row-level security shows a row: a condition in SQL on
+    /// `current_setting('exodrive.identity', true)`, `exodrive.subject` and the
+    /// row's columns.
+    const READERS: &'static str = STAFF;
+}
+
+/// Where the events of one key are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Sources {
+    /// All of them are of these subjects.
+    Subjects(Vec<Subject>),
+    /// No other event than the one at this position.
+    Position(u64),
+    /// Only a reading of everything under [`Projection::SUBJECTS`] finds them.
+    All,
+}
+
+impl Sources {
+    /// One subject; nothing if the key names none, since then no event has it.
+    pub(crate) fn subject(subject: Option<Subject>) -> Self {
+        Self::Subjects(subject.into_iter().collect())
+    }
+}
+
+/// What of a projection is no code: most of the engine needs no more, and is
+/// compiled once for all of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Definition {
+    pub(crate) name: &'static str,
+    pub(crate) version: i32,
+    pub(crate) schema: &'static str,
+    pub(crate) readers: &'static str,
+    pub(crate) cached: bool,
+}
+
+impl Definition {
+    pub(crate) fn of<P: Projection>() -> Self {
+        Self {
+            name: P::NAME,
+            version: i32::try_from(P::VERSION).unwrap_or(i32::MAX),
+            schema: P::SCHEMA,
+            readers: P::READERS,
+            cached: P::CACHED,
+        }
+    }
+
+    /// The table of a generation.
+    pub(crate) fn table(&self, generation: i32) -> String {
+        format!("{0}_g{generation}.{0}", self.name)
+    }
+}
+
+/// See [`Projection::READERS`].
+pub(crate) const STAFF: &str =
+    "current_setting('exodrive.identity', true) in ('admin', 'auditor', 'system')";
+
+/// Whether a projection reads a subject at all.
+pub fn reads<P: Projection>(subject: &str) -> bool {
+    P::SUBJECTS.iter().any(|prefix| subject.starts_with(prefix))
+}

@@ -1,0 +1,115 @@
+//! Makes a rebuild wait while reads are slow.
+
+use crate::engine::{RebuildSettings, cache::Cache, projection::Definition, store::generations};
+use sqlx::PgPool;
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+/// How often a read is made to see how long it takes.
+const PROBE: Duration = Duration::from_millis(100);
+/// How many reads are looked at.
+const READS: usize = 10;
+/// Pauses grow from the first to the second while reads are slow.
+const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(500)];
+
+/// See the module.
+pub(crate) struct Governor {
+    shared: Arc<Shared>,
+    _probe: AbortOnDropHandle<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    pause_us: AtomicU64,
+    yielded_us: AtomicU64,
+}
+
+impl Governor {
+    /// Begins to look how long readers of a generation wait.
+    pub(crate) fn watch(
+        definition: Definition,
+        pool: PgPool,
+        cache: Cache,
+        generation: i32,
+        settings: RebuildSettings,
+    ) -> Self {
+        let shared = Arc::new(Shared::default());
+        let own = shared.clone();
+        let probe = tokio::spawn(async move {
+            let mut reads = VecDeque::with_capacity(READS);
+            loop {
+                tokio::time::sleep(PROBE).await;
+                let began = Instant::now();
+                let somewhere = Uuid::now_v7().to_string().split_off(24);
+                let _ = generations::probe(definition, &pool, generation, &somewhere).await;
+                let _ = cache.generation(definition.name, definition.version.unsigned_abs()).await;
+                reads.push_back(began.elapsed());
+                if reads.len() > READS {
+                    reads.pop_front();
+                }
+                let mut sorted: Vec<_> = reads.iter().copied().collect();
+                sorted.sort_unstable();
+                let slow = sorted.get(sorted.len() * 8 / 10).copied().unwrap_or_default();
+                let pause = Duration::from_micros(own.pause_us.load(Ordering::Relaxed));
+                let pause = next(pause, slow > settings.read_limit);
+                own.pause_us.store(micros(pause), Ordering::Relaxed);
+            }
+        });
+        Self { shared, _probe: AbortOnDropHandle::new(probe) }
+    }
+
+    /// Waits for as long as reads ask for.
+    pub(crate) async fn give_way(&self) {
+        let pause = self.shared.pause_us.load(Ordering::Relaxed);
+        if pause > 0 {
+            tokio::time::sleep(Duration::from_micros(pause)).await;
+            self.shared.yielded_us.fetch_add(pause, Ordering::Relaxed);
+        }
+    }
+
+    /// How long that was, all in all.
+    pub(crate) fn yielded(&self) -> Duration {
+        Duration::from_micros(self.shared.yielded_us.load(Ordering::Relaxed))
+    }
+}
+
+/// The pause after this one.
+fn next(pause: Duration, slow: bool) -> Duration {
+    match (slow, pause > PAUSES[0]) {
+        (true, _) => (pause * 2).clamp(PAUSES[0], PAUSES[1]),
+        (false, true) => pause / 2,
+        (false, false) => Duration::ZERO,
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_while_reads_are_slow_and_go_when_they_are_not() {
+        let mut pause = Duration::ZERO;
+        for _ in 0..20 {
+            let longer = next(pause, true);
+            assert!(longer > pause || longer == PAUSES[1]);
+            pause = longer;
+        }
+        assert_eq!(pause, PAUSES[1]);
+        for _ in 0..20 {
+            pause = next(pause, false);
+        }
+        assert_eq!(pause, Duration::ZERO);
+    }
+}

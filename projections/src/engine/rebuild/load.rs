@@ -1,0 +1,495 @@
+//! Filling a generation in bulk: the log is read once, rows are folded in
+//! memory and copied into a table that has no index yet.
+//!
+//! Memory is bounded. When the rows in memory take half of the limit, those
+//! that no event has touched for longest are copied out. An event that touches
+//! a row which was copied out takes it back; for that the table gets its key
+//! first. The ids of such rows are remembered as hashes; when these take too
+//! much, every row that is not in memory is looked for in the table.
+
+use super::{governor::Governor, progress::Progress};
+use crate::{
+    Error,
+    engine::{
+        Engine, Part,
+        feed::{Decoded, Events},
+        fold::{self, Barred, Keyed, Parked, Stored, Table},
+        projection::Projection,
+        sandbox::{Mark, Sandbox, Stuck},
+        store::{
+            self,
+            copy::{self, Copy, Line, one_by_one},
+            generations, parked,
+        },
+    },
+};
+use exodrive_domain::Subject;
+use exodrive_log::Log;
+use futures::future::BoxFuture;
+use sqlx::PgPool;
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, hash_map::RandomState},
+    hash::BuildHasher,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
+
+/// Events read at a time.
+const BATCH: usize = 4_000;
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Batches that are read ahead.
+const AHEAD: usize = 3;
+/// Rows with longer keys are written once there is an index, which may refuse
+/// them.
+const LONGEST_KEY: usize = 2_000;
+/// What a remembered hash takes.
+const HASH_BYTES: usize = 16;
+
+/// What is to be loaded.
+pub(crate) struct Plan {
+    pub(crate) generation: i32,
+    pub(crate) partitions: i32,
+    /// Up to and with this position.
+    pub(crate) until: u64,
+    /// Only these rows, if not all.
+    pub(crate) only: Option<Arc<HashSet<String>>>,
+}
+
+/// Rows in memory, in two halves: those touched lately and those before.
+struct Loader<R> {
+    young: HashMap<String, Resident<R>>,
+    old: HashMap<String, Resident<R>>,
+    young_bytes: usize,
+    old_bytes: usize,
+    limit: usize,
+    /// Hashes of the keys of rows that are in the table. None: there are too
+    /// many of them.
+    copied: Option<HashSet<u64>>,
+    hasher: RandomState,
+    /// Rows whose keys an index may refuse.
+    late: Vec<Line>,
+}
+
+struct Resident<R> {
+    row: Option<Stored<R>>,
+    /// The bodies of the events that made it: it holds nothing else.
+    bytes: usize,
+}
+
+impl<R> Table<R> for Loader<R> {
+    fn get(&self, key: &str) -> Option<&R> {
+        let resident = self.young.get(key).or_else(|| self.old.get(key))?;
+        resident.row.as_ref().map(|stored| &stored.row)
+    }
+
+    fn put(&mut self, key: &str, row: Option<Stored<R>>, bytes: usize) {
+        if let Some(resident) = self.young.get_mut(key) {
+            resident.row = row;
+            resident.bytes += bytes;
+            self.young_bytes += bytes;
+            return;
+        }
+        let (key, before) = match self.old.remove_entry(key) {
+            Some((key, before)) => (key, before.bytes),
+            None => (key.to_owned(), key.len() + size_of::<R>()),
+        };
+        self.old_bytes = self.old_bytes.saturating_sub(before);
+        self.young_bytes += before + bytes;
+        self.young.insert(key, Resident { row, bytes: before + bytes });
+    }
+}
+
+impl<R> Loader<R> {
+    fn new(limit: usize) -> Self {
+        Self {
+            young: HashMap::new(),
+            old: HashMap::new(),
+            young_bytes: 0,
+            old_bytes: 0,
+            limit,
+            copied: Some(HashSet::new()),
+            hasher: RandomState::new(),
+            late: Vec::new(),
+        }
+    }
+
+    fn resident_bytes(&self) -> usize {
+        self.young_bytes
+            + self.old_bytes
+            + self.copied.as_ref().map_or(0, HashSet::len) * HASH_BYTES
+    }
+
+    /// Which of these keys may be in the table and are not in memory.
+    fn missing(&self, keys: Vec<String>) -> Vec<String> {
+        let absent = |key: &String| !self.young.contains_key(key) && !self.old.contains_key(key);
+        let may_be_copied = |key: &String| match &self.copied {
+            Some(copied) => copied.contains(&self.hasher.hash_one(key)),
+            None => true,
+        };
+        keys.into_iter().filter(|key| absent(key) && may_be_copied(key)).collect()
+    }
+
+    fn take_back(&mut self, rows: HashMap<String, Stored<R>>, bytes: usize) {
+        let each = bytes / rows.len().max(1);
+        for (key, row) in rows {
+            self.put(&key, Some(row), each);
+        }
+    }
+
+    /// Rows to be copied out, if there are too many in memory.
+    fn spill<P: Projection<Row = R>>(&mut self, mark: &Mark) -> Result<Vec<Line>, Error> {
+        if self.young_bytes < self.limit / 2 {
+            return Ok(Vec::new());
+        }
+        let old = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
+        self.old_bytes = std::mem::take(&mut self.young_bytes);
+        self.lines::<P>(old, mark)
+    }
+
+    /// Every row that is left.
+    fn rest<P: Projection<Row = R>>(&mut self, mark: &Mark) -> Result<Vec<Line>, Error> {
+        let (young, old) = (std::mem::take(&mut self.young), std::mem::take(&mut self.old));
+        (self.young_bytes, self.old_bytes) = (0, 0);
+        let mut lines = self.lines::<P>(old, mark)?;
+        lines.extend(self.lines::<P>(young, mark)?);
+        Ok(lines)
+    }
+
+    fn lines<P: Projection<Row = R>>(
+        &mut self,
+        rows: HashMap<String, Resident<R>>,
+        mark: &Mark,
+    ) -> Result<Vec<Line>, Error> {
+        let mut lines = Vec::with_capacity(rows.len());
+        for (number, (key, Resident { row, .. })) in rows.into_iter().enumerate() {
+            mark.at_row(0, number);
+            let Some(Stored { row, position }) = row else { continue };
+            let json = store::json::<P>(&key, &row)?;
+            let line = Line { key, position, json };
+            if line.key.len() > LONGEST_KEY {
+                self.late.push(line);
+                continue;
+            }
+            if let Some(copied) = &mut self.copied {
+                copied.insert(self.hasher.hash_one(&line.key));
+            }
+            lines.push(line);
+        }
+        if self.copied.as_ref().is_some_and(|copied| copied.len() * HASH_BYTES > self.limit / 4) {
+            self.copied = None;
+        }
+        Ok(lines)
+    }
+}
+
+/// What loading works with.
+pub(crate) struct Filling<'a> {
+    pub(crate) plan: &'a Plan,
+    /// The statements that make the table's indexes.
+    pub(crate) indexes: &'a mut Vec<String>,
+    pub(crate) governor: &'a Governor,
+    pub(crate) progress: &'a Progress,
+}
+
+/// [`load`] of one projection.
+pub(crate) type LoadFn =
+    for<'a> fn(&'a Engine, Filling<'a>) -> BoxFuture<'a, Result<Vec<String>, Error>>;
+
+/// Fills the table of a generation, which has been made and has no rows, with
+/// the fold of the log up to a position; parks what cannot be folded. Gives the
+/// keys of the rows that Postgres refused.
+pub(crate) async fn load<P: Projection>(
+    engine: &Engine,
+    mut filling: Filling<'_>,
+) -> Result<Vec<String>, Error> {
+    let (pool, generation) = (engine.database.pool(), filling.plan.generation);
+    let whole = Part { generation, partition: 0, partitions: 1 };
+    let mut barred = parked::barred(engine.definition, pool, whole).await?;
+    loop {
+        let pipeline = Pipeline::<P>::begin(engine, &filling);
+        match pipeline.run(&mut filling, &mut barred).await {
+            Err(Filled::Stuck(stuck)) if stuck.position > 0 && barred.poison.insert(stuck) => {
+                // What was in memory went with the thread: all begins anew.
+                let position = stuck.position;
+                tracing::error!(projection = P::NAME, position, "An event's fold does not end");
+                barred.blocked.clear();
+                generations::empty(engine.definition, pool, generation).await?;
+            }
+            Err(Filled::Stuck(_)) => return Err(Error::Engine),
+            Err(Filled::Error(error)) => return Err(error),
+            Ok(refused) => return Ok(refused),
+        }
+    }
+}
+
+enum Filled {
+    Stuck(Stuck),
+    Error(Error),
+}
+
+impl From<Error> for Filled {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<sqlx::Error> for Filled {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+struct Pipeline<P: Projection> {
+    engine: Engine,
+    events: mpsc::Receiver<Result<Events, Error>>,
+    copies: mpsc::Sender<Copy>,
+    copying: AbortOnDropHandle<Result<Vec<String>, Error>>,
+    _reading: AbortOnDropHandle<()>,
+    sandbox: Sandbox,
+    loader: Loader<P::Row>,
+}
+
+impl<P: Projection> Pipeline<P> {
+    fn begin(engine: &Engine, filling: &Filling<'_>) -> Self {
+        let (send_events, events) = mpsc::channel(AHEAD);
+        let (copies, copied) = mpsc::channel(copy::CHUNKS);
+        let Plan { generation, until, .. } = *filling.plan;
+        let reading = tokio::spawn(read(engine.log.clone(), until, send_events));
+        let copying = tokio::spawn(copy::copy(
+            engine.definition,
+            engine.database.pool().clone(),
+            generation,
+            copied,
+        ));
+        let limit = engine.rebuilds.memory;
+        filling.progress.limit(limit);
+        Self {
+            engine: engine.clone(),
+            events,
+            copies,
+            copying: AbortOnDropHandle::new(copying),
+            _reading: AbortOnDropHandle::new(reading),
+            sandbox: Sandbox::default(),
+            loader: Loader::new(usize::try_from(limit).unwrap_or(usize::MAX)),
+        }
+    }
+
+    async fn run(
+        mut self,
+        filling: &mut Filling<'_>,
+        barred: &mut Barred,
+    ) -> Result<Vec<String>, Filled> {
+        let plan = filling.plan;
+        let whole = Part { generation: plan.generation, partition: 0, partitions: 1 };
+        while let Some(events) = self.events.recv().await {
+            let events = events?;
+            let Some(last) = events.all().last().map(|event| event.recorded.position) else {
+                continue;
+            };
+            let (keyed, missing) = self.keyed(&events, whole, plan, barred).await?;
+            if !missing.is_empty() {
+                self.take_back(missing, plan.generation, filling.indexes).await?;
+            }
+            let parked = self.fold(&events, keyed, barred).await?;
+            if !parked.is_empty() {
+                park(&self.engine, plan, &parked, barred).await?;
+            }
+            let yielded = filling.governor.yielded();
+            filling.progress.reached(last, self.loader.resident_bytes(), yielded);
+            filling.governor.give_way().await;
+        }
+        let mut loader = std::mem::replace(&mut self.loader, Loader::new(0));
+        let job = self.sandbox.run(move |mark| (loader.rest::<P>(mark), loader.late));
+        let (rest, late) = job.await.map_err(Filled::Stuck)?;
+        self.copy(Copy::Lines(rest?)).await?;
+        drop(self.copies);
+        let mut refused = self.copying.await.map_err(|_| Error::Engine)??;
+        if !late.is_empty() {
+            let pool = self.engine.database.pool();
+            make_key(pool, filling.indexes).await?;
+            let mut connection = pool.acquire().await?;
+            let table = self.engine.definition.table(plan.generation);
+            refused.extend(one_by_one(&mut connection, &table, late).await?);
+        }
+        Ok(refused)
+    }
+
+    /// What the events touch, and which of it may be in the table.
+    async fn keyed(
+        &mut self,
+        events: &Events,
+        whole: Part,
+        plan: &Plan,
+        barred: &Barred,
+    ) -> Result<(Vec<Keyed>, Vec<String>), Filled> {
+        let (events, barred, only) = (events.clone(), barred.clone(), plan.only.clone());
+        let loader = std::mem::replace(&mut self.loader, Loader::new(0));
+        let job = self.sandbox.run(move |mark| {
+            let mut keyed = fold::keyed::<P>(&events, whole, &barred, None, mark);
+            if let Some(only) = only {
+                fold::retain(&mut keyed, |key| only.contains(key));
+            }
+            let missing = loader.missing(fold::keys(&keyed));
+            (keyed, missing, loader)
+        });
+        let (keyed, missing, loader) = job.await.map_err(Filled::Stuck)?;
+        self.loader = loader;
+        Ok((keyed, missing))
+    }
+
+    /// Folds, and copies out what is too much.
+    async fn fold(
+        &mut self,
+        events: &Events,
+        keyed: Vec<Keyed>,
+        barred: &mut Barred,
+    ) -> Result<Vec<Parked>, Filled> {
+        let (events, mut own) = (events.clone(), barred.clone());
+        let mut loader = std::mem::replace(&mut self.loader, Loader::new(0));
+        let job = self.sandbox.run(move |mark| {
+            let parked = fold::fold::<P>(&events, &keyed, &mut loader, &mut own, mark);
+            let lines = loader.spill::<P>(mark);
+            (parked, lines, loader, own)
+        });
+        let (parked, lines, loader, own) = job.await.map_err(Filled::Stuck)?;
+        (self.loader, *barred) = (loader, own);
+        let lines = lines?;
+        if !lines.is_empty() {
+            self.copy(Copy::Lines(lines)).await?;
+        }
+        Ok(parked)
+    }
+
+    async fn copy(&mut self, copy: Copy) -> Result<(), Filled> {
+        if self.copies.send(copy).await.is_ok() {
+            return Ok(());
+        }
+        // It ended, so it knows why.
+        let ended = (&mut self.copying).await.unwrap_or(Err(Error::Engine));
+        Err(ended.err().unwrap_or(Error::Engine).into())
+    }
+
+    /// Takes rows out of the table and into memory.
+    async fn take_back(
+        &mut self,
+        keys: Vec<String>,
+        generation: i32,
+        indexes: &mut Vec<String>,
+    ) -> Result<(), Filled> {
+        let (done, copied) = oneshot::channel();
+        self.copy(Copy::Flush(done)).await?;
+        if copied.await.is_err() {
+            self.copy(Copy::Lines(Vec::new())).await?;
+        }
+        let pool = self.engine.database.pool();
+        make_key(pool, indexes).await?;
+        let mut transaction = store::begin(pool).await?;
+        let rows = store::take::<P>(&mut transaction, generation, &keys).await?;
+        transaction.commit().await?;
+        let bytes = 1_000 * rows.len();
+        self.loader.take_back(rows, bytes);
+        Ok(())
+    }
+}
+
+/// The first index is the key's.
+async fn make_key(pool: &PgPool, indexes: &mut Vec<String>) -> Result<(), Error> {
+    if let Some(at) = indexes.iter().position(|index| index.contains("PRIMARY KEY")) {
+        generations::make_index(pool, &indexes[at]).await?;
+        indexes.remove(at);
+    }
+    Ok(())
+}
+
+async fn read(log: Log, until: u64, events: mpsc::Sender<Result<Events, Error>>) {
+    let mut reader = log.reader(1);
+    let mut position = 0;
+    while position < until {
+        let batch = match reader.next_batch(BATCH, PATIENCE).await {
+            Ok(batch) => batch,
+            Err(error) => {
+                let _ = events.send(Err(error.into())).await;
+                return;
+            }
+        };
+        let mut read = batch.events;
+        read.retain(|event| event.position <= until);
+        position = read.last().map_or(position, |event| event.position);
+        let decoded = Events::of(read.into_iter().map(Decoded::from).collect());
+        if events.send(Ok(decoded)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Parks events in the parts that their keys belong to; a subject that cannot
+/// be read, in all of them.
+async fn park(
+    engine: &Engine,
+    plan: &Plan,
+    parked: &[Parked],
+    barred: &Barred,
+) -> Result<(), Error> {
+    let mut connection = engine.database.pool().acquire().await?;
+    let (generation, partitions) = (plan.generation, plan.partitions);
+    for partition in 0..partitions {
+        let part = Part { generation, partition, partitions };
+        let is_subject = |key: &str| key.parse::<Subject>().is_ok();
+        let own = parked.iter().filter(|it| part.holds(&it.key) || is_subject(&it.key));
+        let (stuck, others): (Vec<_>, Vec<_>) =
+            own.cloned().partition(|it| barred.is_poisonous(it.position));
+        parked::park(engine.definition, &mut connection, part, &stuck, parked::ATTEMPTS).await?;
+        parked::park(engine.definition, &mut connection, part, &others, 0).await?;
+    }
+    Ok(())
+}
+
+/// Parks every event of rows that Postgres refused: another reading of the log
+/// finds them.
+pub(crate) async fn park_refused(
+    engine: &Engine,
+    plan: &Plan,
+    refused: &[String],
+) -> Result<(), Error> {
+    let refused: BTreeSet<_> = refused.iter().cloned().collect();
+    let (send, mut events) = mpsc::channel(AHEAD);
+    let _reading = AbortOnDropHandle::new(tokio::spawn(read(engine.log.clone(), plan.until, send)));
+    let mut known = HashSet::new();
+    let whole = Part { generation: plan.generation, partition: 0, partitions: 1 };
+    let mut sandbox = Sandbox::default();
+    let barred = Barred::default();
+    while let Some(events) = events.recv().await {
+        let (events, own, keyed) = (events?, refused.clone(), engine.keyed);
+        let job = sandbox.run(move |mark| {
+            let mut keyed = keyed(&events, whole, &Barred::default(), None, mark);
+            fold::retain(&mut keyed, |key| own.contains(key));
+            fold::touches(&events, &keyed)
+        });
+        let mut parked = Vec::new();
+        for (key, position) in job.await.map_err(|_| Error::Engine)? {
+            let first = known.insert(key.clone());
+            let error = if first { "Postgres refused the row's value" } else { "" };
+            parked.push(Parked { key, position, error: error.to_owned() });
+        }
+        park(engine, plan, &parked, &barred).await?;
+    }
+    Ok(())
+}
+
+/// Makes what a filled table still lacks.
+pub(crate) async fn finish(
+    engine: &Engine,
+    generation: i32,
+    indexes: &mut Vec<String>,
+) -> Result<(), Error> {
+    let pool = engine.database.pool();
+    for index in indexes.drain(..) {
+        generations::make_index(pool, &index).await?;
+    }
+    let mut transaction = pool.begin().await?;
+    generations::open_to_readers(engine.definition, &mut transaction, generation).await?;
+    transaction.commit().await?;
+    generations::analyze(engine.definition, pool, generation).await
+}

@@ -1,0 +1,122 @@
+//! How far a rebuild is, told to operators twice a second.
+
+use crate::{
+    Error,
+    engine::{
+        projection::Definition,
+        store::rebuilds::{self, Job, Reached, Say},
+    },
+};
+use sqlx::PgPool;
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+const BEAT: Duration = Duration::from_millis(250);
+
+/// Keeps the lease of a rebuild for as long as it is there.
+pub(crate) struct Progress {
+    shared: Arc<Shared>,
+    _beating: AbortOnDropHandle<()>,
+}
+
+struct Shared {
+    reached: Mutex<Reached>,
+    accepted: AtomicBool,
+    /// The rebuild is to end.
+    ended: CancellationToken,
+    /// Because an operator wants it to; else, because the lease is lost.
+    cancelled: AtomicBool,
+}
+
+impl Progress {
+    pub(crate) fn begin(definition: Definition, pool: PgPool, job: Job) -> Self {
+        let shared = Arc::new(Shared {
+            reached: Mutex::default(),
+            accepted: AtomicBool::new(false),
+            ended: CancellationToken::new(),
+            cancelled: AtomicBool::new(false),
+        });
+        let own = shared.clone();
+        let beating = tokio::spawn(async move {
+            let mut before = (Instant::now(), 0);
+            let mut rate: Option<f64> = None;
+            loop {
+                let mut reached = *own.reached();
+                let now = (Instant::now(), reached.done);
+                let seconds = now.0.duration_since(before.0).as_secs_f64();
+                if seconds > 0.1 {
+                    let lately = now.1.saturating_sub(before.1) as f64 / seconds;
+                    rate = Some(rate.map_or(lately, |rate| 0.7 * rate + 0.3 * lately));
+                    before = now;
+                }
+                reached.events_per_second = rate.unwrap_or(0.0);
+                match rebuilds::heartbeat(definition, &pool, &job, reached).await {
+                    Ok(Say { accepted, cancel_wanted }) => {
+                        own.accepted.store(accepted, Ordering::Relaxed);
+                        if cancel_wanted {
+                            own.cancelled.store(true, Ordering::Relaxed);
+                            own.ended.cancel();
+                        }
+                    }
+                    Err(Error::Fenced(_)) => own.ended.cancel(),
+                    // The lease lasts a while; when it is lost we learn of it.
+                    Err(_) => {}
+                }
+                tokio::time::sleep(BEAT).await;
+            }
+        });
+        Self { shared, _beating: AbortOnDropHandle::new(beating) }
+    }
+
+    /// There are so many events to fold.
+    pub(crate) fn total(&self, events: u64) {
+        self.shared.reached().total = events;
+    }
+
+    /// So many bytes of rows may be in memory.
+    pub(crate) fn limit(&self, bytes: u64) {
+        self.shared.reached().resident_limit = bytes;
+    }
+
+    /// Events have been folded up to a position.
+    pub(crate) fn reached(&self, position: u64, resident: usize, yielded: Duration) {
+        let mut reached = self.shared.reached();
+        reached.done = position;
+        reached.resident = resident as u64;
+        reached.yielded_seconds = yielded.as_secs_f64();
+    }
+
+    /// The rows are loaded; the generation is at a position.
+    pub(crate) fn follows(&self, position: u64) {
+        let mut reached = self.shared.reached();
+        reached.done = position;
+        reached.resident = 0;
+    }
+
+    /// Whether an operator has accepted the differences.
+    pub(crate) fn accepted(&self) -> bool {
+        self.shared.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the rebuild is to end before it is done.
+    pub(crate) async fn ended(&self) {
+        self.shared.ended.cancelled().await;
+    }
+
+    /// Whether an operator has cancelled it.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.shared.cancelled.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    fn reached(&self) -> MutexGuard<'_, Reached> {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

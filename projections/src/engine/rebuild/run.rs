@@ -1,0 +1,320 @@
+//! Rebuilds: another generation is filled beside the one that readers see,
+//! caught up, compared with it, and swapped in.
+//!
+//! Any worker of the right version carries a rebuild out. It holds the
+//! rebuild's lease; if it dies, another takes over: rows that were being loaded
+//! are thrown away and loaded anew, anything later goes on where it was. A swap
+//! is one transaction, so that it is never half done.
+
+use super::{
+    compare,
+    governor::Governor,
+    load::{self, LoadFn},
+    progress::Progress,
+    swap::{self, Swapped},
+};
+use crate::{
+    Error,
+    engine::{
+        Engine,
+        store::{
+            self, generations,
+            rebuilds::{self, Job},
+            refolds,
+        },
+    },
+};
+use std::{collections::HashSet, sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+/// How often the runner looks for work.
+const LOOK: Duration = Duration::from_millis(200);
+/// How often it looks whether a generation has caught up.
+const POLL: Duration = Duration::from_millis(20);
+/// Events between two generations that are taken for level.
+const NEAR: u64 = 2_000;
+/// How long a swap waits for Redis to have the new views.
+const REDIS_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Carries out the rebuilds of a projection until `stop`.
+pub(crate) async fn run(
+    engine: &Engine,
+    load: LoadFn,
+    stop: &CancellationToken,
+) -> Result<(), Error> {
+    while !stop.is_cancelled() {
+        let looked = tokio::select! {
+            looked = look(engine, load) => looked,
+            () = stop.cancelled() => return Ok(()),
+        };
+        match looked {
+            Ok(()) => {}
+            Err(error) if error.is_final() => return Err(error),
+            Err(error) => tracing::warn!(
+                projection = engine.definition.name,
+                error = exodrive_runtime::error_chain(&error),
+                "Rebuild interrupted, will go on"
+            ),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    Ok(())
+}
+
+async fn look(engine: &Engine, load: LoadFn) -> Result<(), Error> {
+    let pool = engine.database.pool();
+    let Some(job) = rebuilds::acquire(engine.definition, pool, &engine.worker).await? else {
+        return Ok(());
+    };
+    store::check_log(pool, &exodrive_domain::time::format(&engine.log.created_at())).await?;
+    let progress = Progress::begin(engine.definition, pool.clone(), job.clone());
+    let mut rebuild = Rebuild { engine, load, job, progress };
+    let outcome = rebuild.carry_out_or_end().await;
+    let job = rebuild.job;
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(error) if may_pass(&error) => {
+            let _ = rebuilds::release(pool, &job).await;
+            Err(error)
+        }
+        Err(error) => {
+            let mut connection = pool.acquire().await?;
+            discard(engine, &job).await?;
+            let error = exodrive_runtime::error_chain(&error);
+            rebuilds::fail(&mut connection, job.id, job.epoch, &error).await
+        }
+    }
+}
+
+/// Whether it is worth while to try again.
+fn may_pass(error: &Error) -> bool {
+    match error {
+        Error::Fenced(_) | Error::Log(_) => true,
+        Error::Database(_) => !store::is_refused_value(error),
+        _ => false,
+    }
+}
+
+/// Lets go of a generation that will not be swapped in.
+async fn discard(engine: &Engine, job: &Job) -> Result<(), Error> {
+    let Some(generation) = job.generation else { return Ok(()) };
+    // What is rolled back to is kept.
+    let state = if job.kind == "rollback" { "previous" } else { "dropping" };
+    generations::let_go(engine.definition, engine.database.pool(), generation, state).await
+}
+
+struct Rebuild<'a> {
+    engine: &'a Engine,
+    load: LoadFn,
+    job: Job,
+    progress: Progress,
+}
+
+impl Rebuild<'_> {
+    async fn carry_out_or_end(&mut self) -> Result<(), Error> {
+        let (engine, job) = (self.engine, self.job.clone());
+        let ended = tokio::select! {
+            outcome = carry_out(engine, self.load, &mut self.job, &self.progress) => return outcome,
+            () = self.progress.ended() => self.progress.is_cancelled(),
+        };
+        if !ended {
+            return Err(Error::Fenced(engine.definition.name));
+        }
+        let mut connection = engine.database.pool().acquire().await?;
+        // The job may have got its generation since.
+        discard(engine, &Job { generation: self.job.generation.or(job.generation), ..job.clone() })
+            .await?;
+        rebuilds::end(engine.definition, &mut connection, &job, "cancelled").await?;
+        tracing::info!(projection = engine.definition.name, "Cancelled a rebuild");
+        Ok(())
+    }
+}
+
+async fn carry_out(
+    engine: &Engine,
+    load: LoadFn,
+    job: &mut Job,
+    progress: &Progress,
+) -> Result<(), Error> {
+    let pool = engine.database.pool();
+    let state = match job.generation {
+        Some(generation) => generations::state(engine.definition, pool, generation).await?,
+        None => None,
+    };
+    let to = match state.as_deref() {
+        Some("catching_up") => job.generation.unwrap_or_default(),
+        Some("previous") if job.kind == "rollback" => {
+            let to = job.generation.unwrap_or_default();
+            let mut transaction = pool.begin().await?;
+            generations::set_state(engine.definition, &mut transaction, to, "catching_up").await?;
+            rebuilds::stage(engine.definition, &mut transaction, job, "catching_up").await?;
+            transaction.commit().await?;
+            to
+        }
+        _ if job.kind == "rollback" => {
+            let mut connection = pool.acquire().await?;
+            let error = "there is no such previous generation: it was dropped";
+            return rebuilds::fail(&mut connection, job.id, job.epoch, error).await;
+        }
+        _ => build(engine, load, job, progress).await?,
+    };
+    swap_in(engine, job, progress, to).await
+}
+
+/// Makes a generation and fills it with the log as it is now; gives it.
+async fn build(
+    engine: &Engine,
+    load: LoadFn,
+    job: &mut Job,
+    progress: &Progress,
+) -> Result<i32, Error> {
+    let pool = engine.database.pool();
+    // What somebody else had begun to load.
+    discard(engine, job).await?;
+    let active = generations::active(engine.definition, pool).await?;
+    let from_position = job.from_position.filter(|_| active.version == engine.definition.version);
+    let partitions = match from_position {
+        Some(_) => active.partitions,
+        None => job.partitions.unwrap_or(active.partitions),
+    };
+    let mut transaction = pool.begin().await?;
+    let generation = generations::next_number(engine.definition, &mut transaction).await?;
+    generations::insert(engine.definition, &mut transaction, generation, partitions, "building")
+        .await?;
+    generations::create_table(engine.definition, &mut transaction, generation).await?;
+    let mut indexes =
+        generations::take_indexes(engine.definition, &mut transaction, generation).await?;
+    job.generation = Some(generation);
+    rebuilds::stage(engine.definition, &mut transaction, job, "building").await?;
+    transaction.commit().await?;
+    let end = engine.log.last_position().await?;
+    progress.total(end);
+    tracing::info!(
+        projection = engine.definition.name,
+        generation,
+        end,
+        "Rebuilding `{}`",
+        engine.definition.name
+    );
+    let (only, until) = match from_position {
+        None => (None, end),
+        Some(since) => {
+            let (touched, until) =
+                compare::copy_untouched(engine, active.generation, generation, since).await?;
+            (Some(Arc::new(touched.into_iter().collect::<HashSet<_>>())), until)
+        }
+    };
+    progress.total(until);
+    let governor = Governor::watch(
+        engine.definition,
+        pool.clone(),
+        engine.cache.clone(),
+        active.generation,
+        engine.rebuilds,
+    );
+    let plan = load::Plan { generation, partitions, until, only };
+    let filling =
+        load::Filling { plan: &plan, indexes: &mut indexes, governor: &governor, progress };
+    let refused = load(engine, filling).await?;
+    stage(engine, job, "indexing").await?;
+    if !refused.is_empty() {
+        load::park_refused(engine, &plan, &refused).await?;
+    }
+    load::finish(engine, generation, &mut indexes).await?;
+    let mut transaction = pool.begin().await?;
+    rebuilds::stage(engine.definition, &mut transaction, job, "catching_up").await?;
+    generations::set_state(engine.definition, &mut transaction, generation, "catching_up").await?;
+    generations::set_position(engine.definition, &mut transaction, generation, until).await?;
+    transaction.commit().await?;
+    Ok(generation)
+}
+
+/// Waits until the generation is level, compares it, and swaps it in.
+async fn swap_in(engine: &Engine, job: &Job, progress: &Progress, to: i32) -> Result<(), Error> {
+    let pool = engine.database.pool();
+    loop {
+        let from = generations::active(engine.definition, pool).await?;
+        caught_up(engine, progress, from.generation, to).await?;
+        stage(engine, job, "comparing").await?;
+        let (comparison, moving) = compare::compare(engine, from.generation, to).await?;
+        let mut connection = pool.acquire().await?;
+        rebuilds::compared(&mut connection, job, &comparison).await?;
+        drop(connection);
+        // A new version, or one that an operator goes back to, may differ.
+        let same = job.kind == "rebuild" && comparison.from_version == comparison.to_version;
+        if same && comparison.difference_count > 0 {
+            accepted(engine, job, progress).await?;
+        }
+        stage(engine, job, "swapping").await?;
+        for _ in 0..50 {
+            let may_differ = !same || progress.accepted();
+            match swap::swap(engine, job, &comparison, &moving, may_differ).await {
+                Ok(Swapped::Yes) => return Ok(()),
+                Ok(Swapped::NotLevel) => {}
+                Ok(Swapped::Differs(found)) => {
+                    let mut connection = pool.acquire().await?;
+                    rebuilds::compared(&mut connection, job, &found).await?;
+                    drop(connection);
+                    accepted(engine, job, progress).await?;
+                    stage(engine, job, "swapping").await?;
+                }
+                // A lock that did not come in time.
+                Err(Error::Database(error)) if is_lock_timeout(&error) => {}
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+async fn stage(engine: &Engine, job: &Job, state: &str) -> Result<(), Error> {
+    let mut connection = engine.database.pool().acquire().await?;
+    rebuilds::stage(engine.definition, &mut connection, job, state).await
+}
+
+/// Waits until a generation is level with the one that readers see, or nearly
+/// so, and no row of either is to be folded afresh.
+async fn caught_up(engine: &Engine, progress: &Progress, from: i32, to: i32) -> Result<(), Error> {
+    let began = tokio::time::Instant::now();
+    loop {
+        progress.total(engine.log.last_position().await?);
+        let (near, reached) = swap::is_near(engine, from, to, NEAR).await?;
+        progress.follows(reached);
+        let mut connection = engine.database.pool().acquire().await?;
+        if refolds::bars_swap(engine.definition, &mut connection, from, to).await? {
+            drop(connection);
+            tokio::time::sleep(POLL).await;
+            continue;
+        }
+        drop(connection);
+        if near {
+            return Ok(());
+        }
+        // Without Redis readers ask Postgres.
+        if began.elapsed() > REDIS_PATIENCE && !engine.cache.answers().await {
+            return Ok(());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Waits until an operator accepts that rows differ. If he cancels instead,
+/// this is dropped.
+async fn accepted(engine: &Engine, job: &Job, progress: &Progress) -> Result<(), Error> {
+    if !progress.accepted() {
+        stage(engine, job, "waiting").await?;
+    }
+    while !progress.accepted() {
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
+}
+
+fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else { return false };
+    // lock_not_available, deadlock_detected
+    error.code().is_some_and(|code| ["55P03", "40P01"].contains(&code.as_ref()))
+}

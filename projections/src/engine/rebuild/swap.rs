@@ -1,0 +1,143 @@
+//! Giving readers another generation, in one transaction.
+
+use super::compare;
+use crate::{
+    Error,
+    engine::{
+        Engine,
+        store::{
+            comparison::Comparison,
+            rebuilds::{self, Job},
+            refolds, swaps, to_i64, to_u64,
+        },
+    },
+};
+use sqlx::{Connection, Postgres, Transaction};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+/// How long the old generation is held still at most.
+const HOLD: Duration = Duration::from_millis(500);
+
+/// What came of an attempt.
+pub(crate) enum Swapped {
+    /// Readers see the new generation.
+    Yes,
+    /// The new generation did not reach the old one in time. Try again.
+    NotLevel,
+    /// Rows that moved during the comparison differ.
+    Differs(Comparison),
+}
+
+/// Swaps, once the new generation has folded all that the old one has; the old
+/// one is held still meanwhile.
+pub(crate) async fn swap(
+    engine: &Engine,
+    job: &Job,
+    comparison: &Comparison,
+    moving: &BTreeSet<String>,
+    may_differ: bool,
+) -> Result<Swapped, Error> {
+    let (from, to) = (comparison.from_generation, comparison.to_generation);
+    let definition = engine.definition;
+    let mut transaction = swaps::begin(engine.database.pool()).await?;
+    let before = swaps::lock(definition, &mut transaction).await?;
+    let barred = refolds::bars_swap(definition, &mut transaction, from, to).await?;
+    if before.active_generation != from || barred {
+        return Ok(Swapped::NotLevel);
+    }
+    // Whoever writes the old one waits until we are done, and is then fenced.
+    let position = swaps::hold_still(definition, &mut transaction, from).await?;
+    let began = Instant::now();
+    while !reached(engine, &mut transaction, to, position).await? {
+        if began.elapsed() > HOLD {
+            transaction.rollback().await?;
+            return Ok(Swapped::NotLevel);
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let mut found = comparison.clone();
+    let late = compare::still_different(engine, &mut transaction, from, to, moving);
+    let late = late.await?;
+    found.rows += i64::try_from(moving.len()).unwrap_or(0);
+    found.position = to_u64(position);
+    found.difference_count += i64::try_from(late.len()).unwrap_or(0);
+    found.differences.extend(late);
+    if found.difference_count > 0 && !may_differ {
+        transaction.rollback().await?;
+        return Ok(Swapped::Differs(found));
+    }
+    let count = before.swaps + 1;
+    if engine.definition.cached {
+        // Until the new generation is announced, readers ask Postgres: no view
+        // of the old one is served after one of the new one.
+        let versions =
+            swaps::versions_read(definition, &mut transaction, comparison.to_version).await?;
+        if let Err(error) = engine.cache.withdraw(engine.definition.name, &versions, count).await {
+            tracing::warn!(
+                projection = engine.definition.name,
+                error = exodrive_runtime::error_chain(&error),
+                "Redis could not be told of a swap; it takes effect there when it is back"
+            );
+        }
+    }
+    let withdrawn = job.kind == "rollback";
+    swaps::swap(definition, &mut transaction, comparison, position, count, withdrawn).await?;
+    rebuilds::compared(&mut transaction, job, &found).await?;
+    rebuilds::end(definition, &mut transaction, job, "done").await?;
+    transaction.commit().await?;
+    if engine.definition.cached {
+        // If not now, its writer does so within a second.
+        let version = comparison.to_version.unsigned_abs();
+        let _ = engine.cache.announce(engine.definition.name, version, to, count).await;
+    }
+    tracing::info!(
+        projection = engine.definition.name,
+        from,
+        to,
+        position,
+        differences = found.difference_count,
+        "Swapped generation {from} of `{}` for {to}",
+        engine.definition.name
+    );
+    Ok(Swapped::Yes)
+}
+
+/// Whether a generation has folded everything up to a position, and Redis has
+/// all of it. If so, it is held still too.
+async fn reached(
+    engine: &Engine,
+    transaction: &mut Transaction<'static, Postgres>,
+    generation: i32,
+    position: i64,
+) -> Result<bool, Error> {
+    let mut attempt = transaction.begin().await?;
+    let parts = swaps::parts(engine.definition, &mut attempt, generation).await?;
+    let level = parts.iter().all(|part| part.position >= position);
+    let cached = !engine.definition.cached
+        || parts.iter().all(|part| part.published >= part.position)
+        || !engine.cache.answers().await;
+    if level && cached {
+        attempt.commit().await?;
+        return Ok(true);
+    }
+    // Its writers must be able to go on.
+    attempt.rollback().await?;
+    Ok(false)
+}
+
+/// Whether a generation is almost level with the one that readers see, and
+/// Redis has its views.
+pub(crate) async fn is_near(
+    engine: &Engine,
+    from: i32,
+    to: i32,
+    near: u64,
+) -> Result<(bool, u64), Error> {
+    let found = swaps::distance(engine.definition, engine.database.pool(), from, to).await?;
+    let near = to_i64(near);
+    let redis = !engine.definition.cached || found.published + near >= found.new;
+    Ok((found.new + near >= found.old && redis, to_u64(found.new)))
+}

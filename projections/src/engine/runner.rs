@@ -1,0 +1,313 @@
+//! Runs projections: finds parts that nobody writes and has them written, and
+//! has rebuilds carried out.
+
+use super::{
+    Part,
+    cache::Cache,
+    context::{Engine, RebuildSettings, Step},
+    database::Database,
+    feed::Feed,
+    projection::Projection,
+    rebuild::{
+        self,
+        load::{self, LoadFn},
+    },
+    share::Share,
+    store::{
+        self, generations,
+        leases::{self, Lease},
+        refolds,
+    },
+    writer,
+};
+use crate::Error;
+use exodrive_log::Log;
+use futures::future::BoxFuture;
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How often an engine looks for parts that nobody writes.
+const LOOK: Duration = Duration::from_millis(300);
+/// How often it looks after what changes rarely.
+const HOUSEKEEPING: Duration = Duration::from_secs(2);
+
+/// Runs one projection. Cheap to clone.
+#[derive(Clone)]
+pub struct Runner {
+    engine: Engine,
+    /// Code that is compiled for each projection, behind pointers: the rest is
+    /// compiled once for all of them.
+    turn: TurnFn,
+    load: LoadFn,
+}
+
+type TurnFn = for<'a> fn(
+    &'a Engine,
+    Lease,
+    /* it is kept beyond the worker's share */ bool,
+    &'a CancellationToken,
+) -> BoxFuture<'a, (Lease, Result<(), Error>)>;
+
+/// Runs every projection until `stop`, as the worker named `worker`, which
+/// shares the work with others.
+///
+/// # Errors
+/// When the database belongs to another log, or an engine panics: the worker
+/// must then be started again.
+pub async fn run_all(
+    log: &Log,
+    database: &Database,
+    cache: &Cache,
+    worker: &str,
+    rebuilds: RebuildSettings,
+    stop: &CancellationToken,
+) -> Result<(), Error> {
+    let (feed, share) = (Feed::new(log.clone()), Share::among_workers());
+    let mut runners = JoinSet::new();
+    crate::for_each_projection!(P => {
+        let mut runner = Runner::new::<P>(log.clone(), database.clone(), cache.clone(), worker)
+            .with_rebuilds(rebuilds);
+        runner.engine.feed = feed.clone();
+        runner.engine.share = share.clone();
+        let stop = stop.clone();
+        runners.spawn(async move { runner.run(&stop).await });
+    });
+    let balance = balance(database, worker, &share, stop);
+    let run = async {
+        while let Some(outcome) = runners.join_next().await {
+            outcome.unwrap_or(Err(Error::Engine))?;
+        }
+        Ok(())
+    };
+    let outcome = tokio::select! {
+        outcome = run => outcome,
+        never = balance => match never {},
+    };
+    let _ = leases::leave(database.pool(), worker).await;
+    outcome
+}
+
+/// Twice a second: says that the worker is there, and learns its share.
+async fn balance(
+    database: &Database,
+    worker: &str,
+    share: &Share,
+    stop: &CancellationToken,
+) -> std::convert::Infallible {
+    loop {
+        if !stop.is_cancelled()
+            && let Ok(fair) = leases::share(database.pool(), worker).await
+        {
+            share.set_fair(fair);
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+impl Runner {
+    /// A runner that has not begun.
+    pub fn new<P: Projection>(log: Log, database: Database, cache: Cache, worker: &str) -> Self {
+        Self {
+            engine: Engine::new::<P>(log, database, cache, worker),
+            load: |engine, filling| Box::pin(load::load::<P>(engine, filling)),
+            turn: |engine, lease, beyond, stop| {
+                Box::pin(writer::take::<P>(engine, lease, beyond, stop))
+            },
+        }
+    }
+
+    /// A runner for the projection of this name; `None` if there is none.
+    pub fn named(
+        name: &str,
+        log: Log,
+        database: Database,
+        cache: Cache,
+        worker: &str,
+    ) -> Option<Self> {
+        crate::for_each_projection!(P => {
+            if P::NAME == name {
+                return Some(Self::new::<P>(log, database, cache, worker));
+            }
+        });
+        None
+    }
+
+    /// Calls `hook` after each step of each batch: for tests that stop the
+    /// process there.
+    #[must_use]
+    pub fn on_step(mut self, hook: impl Fn(Step) + Send + Sync + 'static) -> Self {
+        self.engine.on_step = Some(Arc::new(hook));
+        self
+    }
+
+    /// With these settings for rebuilds.
+    #[must_use]
+    pub fn with_rebuilds(mut self, settings: RebuildSettings) -> Self {
+        self.engine.rebuilds = settings;
+        self
+    }
+
+    /// Runs until `stop`, through outages of the log, Postgres and Redis.
+    ///
+    /// # Errors
+    /// Only what no retry can mend: another log, a log that lost events.
+    pub async fn run(&self, stop: &CancellationToken) -> Result<(), Error> {
+        // Ends everything that was begun when this ends.
+        let stop = stop.child_token();
+        let _end = stop.clone().drop_guard();
+        let mut tasks = JoinSet::new();
+        let mut running: HashMap<tokio::task::Id, Part> = HashMap::new();
+        let rebuilding = {
+            let (engine, load, stop) = (self.engine.clone(), self.load, stop.clone());
+            tasks.spawn(async move { rebuild::run(&engine, load, &stop).await }).id()
+        };
+        let mut kept_house: Option<Instant> = None;
+        while !stop.is_cancelled() {
+            let mut looked = self.look(&stop, &mut tasks, &mut running).await;
+            if looked.is_ok() && kept_house.is_none_or(|at| at.elapsed() > HOUSEKEEPING) {
+                kept_house = Some(Instant::now());
+                looked = self.keep_house().await;
+            }
+            let pause = match looked {
+                Ok(()) => LOOK,
+                Err(error) if error.is_final() => return Err(error),
+                Err(error) => {
+                    self.interrupted(&error);
+                    LOOK
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => {}
+                Some(ended) = tasks.join_next_with_id() => {
+                    let (id, outcome) = match ended {
+                        Ok(ended) => ended,
+                        Err(error) => (error.id(), Err(Error::Engine)),
+                    };
+                    running.remove(&id);
+                    outcome?;
+                    if id == rebuilding && !stop.is_cancelled() {
+                        return Err(Error::Engine);
+                    }
+                }
+            }
+        }
+        // Leases are given back.
+        while let Some(ended) = tasks.join_next().await {
+            ended.unwrap_or(Err(Error::Engine))?;
+        }
+        Ok(())
+    }
+
+    /// Starts to keep the parts that nobody keeps.
+    async fn look(
+        &self,
+        stop: &CancellationToken,
+        tasks: &mut JoinSet<Result<(), Error>>,
+        running: &mut HashMap<tokio::task::Id, Part>,
+    ) -> Result<(), Error> {
+        let pool = self.engine.database.pool();
+        for (part, orphaned) in generations::without_writer(self.engine.definition, pool).await? {
+            if running.values().any(|running| *running == part) {
+                continue;
+            }
+            let (runner, stop) = (self.clone(), stop.clone());
+            let task = tasks.spawn(async move {
+                match runner.take_turn(part, orphaned, &stop).await {
+                    Err(Error::Fenced(projection)) => {
+                        tracing::info!(projection, "Another worker has taken over");
+                    }
+                    Err(error) if error.is_final() => return Err(error),
+                    Err(error) => runner.interrupted(&error),
+                    Ok(()) => {}
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(LOOK) => {}
+                    () = stop.cancelled() => {}
+                }
+                Ok(())
+            });
+            running.insert(task.id(), part);
+        }
+        Ok(())
+    }
+
+    fn interrupted(&self, error: &Error) {
+        tracing::warn!(
+            projection = self.engine.definition.name,
+            error = exodrive_runtime::error_chain(error),
+            "Projection interrupted, will go on from its checkpoint"
+        );
+    }
+
+    /// Takes a part's lease if nobody has it, then folds until the lease is
+    /// lost or something fails.
+    async fn take_turn(
+        &self,
+        part: Part,
+        orphaned: bool,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        // What nobody takes, others cannot: it is of a version that they do not
+        // know.
+        let Some((_held, beyond)) = self.engine.share.take(orphaned) else { return Ok(()) };
+        let pool = self.engine.database.pool();
+        store::check_log(pool, &exodrive_domain::time::format(&self.engine.log.created_at()))
+            .await?;
+        let Some(lease) =
+            leases::acquire(self.engine.definition, pool, part, &self.engine.worker).await?
+        else {
+            return Ok(());
+        };
+        let end = self.engine.log.last_position().await?;
+        if lease.position > end {
+            let position = lease.position;
+            return Err(Error::AheadOfLog {
+                projection: self.engine.definition.name,
+                position,
+                end,
+            });
+        }
+        tracing::info!(
+            projection = self.engine.definition.name,
+            generation = part.generation,
+            partition = part.partition,
+            position = lease.position,
+            end,
+            "Projection `{}` begins at {}, {} behind",
+            self.engine.definition.name,
+            lease.position,
+            end - lease.position
+        );
+        let (lease, outcome) = (self.turn)(&self.engine, lease, beyond, stop).await;
+        if !matches!(outcome, Err(Error::Fenced(_))) {
+            let _ = leases::release(self.engine.definition, pool, &lease).await;
+        }
+        outcome
+    }
+
+    /// What changes rarely: a version that is not built yet, generations on
+    /// their way out, readers of a release whose workers have gone.
+    async fn keep_house(&self) -> Result<(), Error> {
+        let pool = self.engine.database.pool();
+        generations::ensure_version(self.engine.definition, pool).await?;
+        refolds::drop_forsaken(self.engine.definition, pool).await?;
+        for generation in generations::dropping(pool, self.engine.definition.name).await? {
+            generations::drop_generation(pool, self.engine.definition.name, generation).await?;
+            if self.engine.definition.cached {
+                let _ = self.engine.cache.sweep(self.engine.definition.name, generation).await;
+            }
+            tracing::info!(
+                projection = self.engine.definition.name,
+                generation,
+                "Dropped a generation"
+            );
+        }
+        generations::refresh_views(pool, self.engine.definition.name).await
+    }
+}

@@ -1,0 +1,197 @@
+//! Two generations of a projection beside each other.
+
+use super::{to_i64, to_u64};
+use crate::{Error, engine::projection::Definition};
+use serde::{Deserialize, Serialize};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Row, Transaction};
+
+/// Differences that are named.
+const NAMED: i64 = 100;
+
+/// What a comparison found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// The generation that readers see.
+    pub from_generation: i32,
+    /// The one that is to take its place.
+    pub to_generation: i32,
+    /// The fold's version of the first.
+    pub from_version: i32,
+    /// And of the second.
+    pub to_version: i32,
+    /// Up to which event they were compared.
+    pub position: u64,
+    /// Rows of the second.
+    pub rows: i64,
+    /// A digest of the second's keys, positions and data, in hexadecimal: the
+    /// same for the same rows, whatever their order.
+    pub digest: String,
+    /// Rows that differ.
+    pub difference_count: i64,
+    /// The first of them, in the order of keys.
+    pub differences: Vec<Difference>,
+}
+
+/// A row that differs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Difference {
+    /// Its key.
+    pub key: String,
+    /// `changed`, `missing` (from the second generation) or `added`.
+    pub change: String,
+}
+
+/// A transaction that sees both generations as they are at one moment.
+pub(crate) async fn snapshot(pool: &PgPool) -> Result<Transaction<'static, Postgres>, Error> {
+    let begin = "begin isolation level repeatable read read only; set local idle_in_transaction_session_timeout = '5min'";
+    Ok(pool.begin_with(begin).await?)
+}
+
+/// The same, to copy rows from one into the other.
+pub(crate) async fn copying(pool: &PgPool) -> Result<Transaction<'static, Postgres>, Error> {
+    let begin = "begin isolation level repeatable read; set local idle_in_transaction_session_timeout = '5min'";
+    Ok(pool.begin_with(begin).await?)
+}
+
+/// The lowest and the highest checkpoint of two generations.
+pub(crate) async fn span(
+    definition: Definition,
+    connection: &mut PgConnection,
+    from: i32,
+    to: i32,
+) -> Result<(u64, u64), Error> {
+    let span = sqlx::query!(
+        r#"select min(position) as "lowest!", max(position) as "highest!" from checkpoints
+           where projection = $1 and generation in ($2, $3)"#,
+        definition.name,
+        from,
+        to
+    );
+    let span = span.fetch_one(connection).await?;
+    Ok((to_u64(span.lowest), to_u64(span.highest)))
+}
+
+/// The versions of the fold that wrote two generations.
+pub(crate) async fn versions(
+    definition: Definition,
+    connection: &mut PgConnection,
+    from: i32,
+    to: i32,
+) -> Result<(i32, i32), Error> {
+    let versions = sqlx::query!(
+        r#"select max(version) filter (where generation = $2) as "old!",
+               max(version) filter (where generation = $3) as "new!"
+           from generations where projection = $1"#,
+        definition.name,
+        from,
+        to
+    );
+    let versions = versions.fetch_one(connection).await?;
+    Ok((versions.old, versions.new))
+}
+
+/// How many rows a generation has, and a digest of them; those of some keys
+/// left out.
+pub(crate) async fn digest(
+    definition: Definition,
+    connection: &mut PgConnection,
+    generation: i32,
+    without: &[String],
+) -> Result<(i64, String), Error> {
+    let table = definition.table(generation);
+    let sql = format!(
+        "select count(*) as rows, to_hex(coalesce(bit_xor(
+             jsonb_hash_extended(data, hashtextextended(key, position))), 0)) as digest
+         from {table} where key <> all($1)"
+    );
+    let row = sqlx::query(AssertSqlSafe(sql)).bind(without).fetch_one(connection).await?;
+    Ok((row.try_get("rows")?, row.try_get("digest")?))
+}
+
+/// How many rows of two generations differ, and the first of them; those of
+/// some keys left out.
+pub(crate) async fn differences(
+    definition: Definition,
+    connection: &mut PgConnection,
+    from: i32,
+    to: i32,
+    without: &[String],
+) -> Result<(i64, Vec<Difference>), Error> {
+    let (old, new) = (definition.table(from), definition.table(to));
+    let sql = format!(
+        "select coalesce(old.key, new.key) as key,
+             case when new.key is null then 'missing' when old.key is null then 'added'
+                 else 'changed' end as change,
+             count(*) over () as count
+         from {old} as old full join {new} as new on old.key = new.key
+         where (old.position, old.data) is distinct from (new.position, new.data)
+           and coalesce(old.key, new.key) <> all($1)
+         order by coalesce(old.key, new.key) limit $2"
+    );
+    let found = sqlx::query(AssertSqlSafe(sql)).bind(without).bind(NAMED);
+    let (mut count, mut differences) = (0, Vec::new());
+    for row in found.fetch_all(connection).await? {
+        count = row.try_get("count")?;
+        differences.push(Difference { key: row.try_get("key")?, change: row.try_get("change")? });
+    }
+    Ok((count, differences))
+}
+
+/// Which rows of these keys differ.
+pub(crate) async fn differences_of(
+    definition: Definition,
+    connection: &mut PgConnection,
+    from: i32,
+    to: i32,
+    keys: &[String],
+) -> Result<Vec<Difference>, Error> {
+    let (old, new) = (definition.table(from), definition.table(to));
+    let sql = format!(
+        "select key, case when new.key is null then 'missing' when old.key is null then 'added'
+             else 'changed' end as change
+         from (select * from {old} where key = any($1)) as old
+         full join (select * from {new} where key = any($1)) as new using (key)
+         where (old.position, old.data) is distinct from (new.position, new.data)
+         order by key"
+    );
+    let found = sqlx::query(AssertSqlSafe(sql)).bind(keys).fetch_all(connection).await?;
+    let difference = |row: sqlx::postgres::PgRow| {
+        Ok(Difference { key: row.try_get("key")?, change: row.try_get("change")? })
+    };
+    found.into_iter().map(difference).collect()
+}
+
+/// Copies rows from one generation into another, those of some keys left out;
+/// and, of events before a position, what is parked of them.
+pub(crate) async fn copy(
+    definition: Definition,
+    connection: &mut PgConnection,
+    from: i32,
+    to: i32,
+    since: u64,
+    without: &[String],
+) -> Result<(), Error> {
+    let (old, new) = (definition.table(from), definition.table(to));
+    let sql = format!(
+        "insert into {new} (key, position, data)
+         select key, position, data from {old} as old
+         where not exists (select from unnest($1::text[]) as touched where touched = old.key)"
+    );
+    sqlx::query(AssertSqlSafe(sql)).bind(without).execute(&mut *connection).await?;
+    sqlx::query!(
+        "insert into parked_events (projection, generation, partition, key, position, error,
+             parked_at, attempts, next_attempt_at)
+         select projection, $3, partition, key, position, error, parked_at, attempts,
+             next_attempt_at
+         from parked_events
+         where projection = $1 and generation = $2 and position < $4 and key <> all($5)",
+        definition.name,
+        from,
+        to,
+        to_i64(since),
+        without
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

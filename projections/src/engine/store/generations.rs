@@ -1,0 +1,458 @@
+//! Builds of a projection beside each other, and the views by which readers
+//! see one of them.
+
+use super::{LEASE, to_i64};
+use crate::{
+    Error,
+    engine::{
+        Part,
+        projection::{Definition, Projection},
+    },
+    for_each_projection,
+};
+use sha2::{Digest, Sha256};
+use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Row};
+use std::sync::LazyLock;
+use uuid::Uuid;
+
+/// The schema whose views this release reads by: named after the versions of
+/// all its folds.
+pub(crate) static RELEASE: LazyLock<String> = LazyLock::new(|| {
+    let mut digest = Sha256::new();
+    for_each_projection!(P => digest.update(format!("{}={}\n", P::NAME, P::VERSION)));
+    format!("release_{}", hex::encode(&digest.finalize()[..5]))
+});
+
+/// Two programs that change a projection's generations do it one after the
+/// other.
+async fn lock(connection: &mut PgConnection, projection: &str) -> Result<(), Error> {
+    sqlx::query!("select pg_advisory_xact_lock(hashtext($1))", projection)
+        .fetch_one(connection)
+        .await?;
+    Ok(())
+}
+
+/// Makes the first generation of a projection if it has none, and the views
+/// that this release reads it by.
+pub(crate) async fn ensure(definition: Definition, pool: &PgPool) -> Result<(), Error> {
+    let mut transaction = pool.begin().await?;
+    lock(&mut transaction, definition.name).await?;
+    let known = sqlx::query!("select from projections where name = $1", definition.name)
+        .fetch_optional(&mut *transaction)
+        .await?;
+    if known.is_none() {
+        sqlx::query!(
+            "insert into projections (name, active_generation) values ($1, 1)",
+            definition.name
+        )
+        .execute(&mut *transaction)
+        .await?;
+        insert(definition, &mut transaction, 1, 1, "active").await?;
+        create_table(definition, &mut transaction, 1).await?;
+        open_to_readers(definition, &mut transaction, 1).await?;
+    }
+    sqlx::query!(
+        "insert into releases (name, projection, version) values ($1, $2, $3)
+         on conflict do nothing",
+        &*RELEASE,
+        definition.name,
+        definition.version
+    )
+    .execute(&mut *transaction)
+    .await?;
+    point_views(&mut transaction, definition.name).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Asks for a generation of this version of the fold if readers see one of an
+/// older version. Once: what operators made of it stands.
+pub(crate) async fn ensure_version(definition: Definition, pool: &PgPool) -> Result<(), Error> {
+    sqlx::query!(
+        "insert into rebuilds (id, projection, kind, version, actor, reason)
+         select $1, $2, 'version', $3, 'system:release', 'this release has a newer version of the fold'
+         from generations join projections on name = projection and generation = active_generation
+         where projection = $2 and version < $3
+           and not exists (select from rebuilds where projection = $2 and kind = 'version'
+                           and version = $3)
+         on conflict do nothing",
+        Uuid::now_v7(),
+        definition.name,
+        definition.version
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Records a generation that has no rows yet.
+pub(crate) async fn insert(
+    definition: Definition,
+    connection: &mut PgConnection,
+    generation: i32,
+    partitions: i32,
+    state: &str,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "insert into generations (projection, generation, version, partitions, state)
+         values ($1, $2, $3, $4, $5)",
+        definition.name,
+        generation,
+        definition.version,
+        partitions,
+        state
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "insert into checkpoints (projection, generation, partition)
+         select $1, $2, generate_series(0, $3 - 1)",
+        definition.name,
+        generation,
+        partitions
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The schema of a generation and its table, which only its owner can use.
+pub(crate) async fn create_table(
+    definition: Definition,
+    connection: &mut PgConnection,
+    generation: i32,
+) -> Result<(), Error> {
+    let schema = format!("{}_g{generation}", definition.name);
+    let sql = format!(
+        "create schema {schema}; set local search_path to {schema}; {}; \
+         set local search_path to default;",
+        definition.schema
+    );
+    connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
+    Ok(())
+}
+
+/// Lets readers see the rows that are theirs.
+pub(crate) async fn open_to_readers(
+    definition: Definition,
+    connection: &mut PgConnection,
+    generation: i32,
+) -> Result<(), Error> {
+    let Definition { name, readers, .. } = definition;
+    let (schema, table) = (format!("{name}_g{generation}"), definition.table(generation));
+    let sql = format!(
+        "alter table {table} enable row level security, force row level security;
+         create policy owner on {table} to current_user using (true) with check (true);
+         create policy readers on {table} for select to exodrive_reader using ({readers});
+         grant usage on schema {schema} to exodrive_reader;
+         grant select on {table} to exodrive_reader;"
+    );
+    connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
+    Ok(())
+}
+
+/// Takes the indexes off a table that is to be filled, and gives the
+/// statements that make them again.
+pub(crate) async fn take_indexes(
+    definition: Definition,
+    connection: &mut PgConnection,
+    generation: i32,
+) -> Result<Vec<String>, Error> {
+    let table = definition.table(generation);
+    let sql = "select conname::text as name, pg_get_constraintdef(oid) as definition, true as key
+         from pg_constraint where conrelid = $1::text::regclass and contype in ('p', 'u')
+         union all
+         select indexrelid::regclass::text, pg_get_indexdef(indexrelid), false
+         from pg_index where indrelid = $1::text::regclass
+           and not exists (select from pg_constraint where conindid = indexrelid)";
+    let found = sqlx::query(sql).bind(&table).fetch_all(&mut *connection).await?;
+    let mut again = Vec::new();
+    for index in found {
+        let name: String = index.try_get("name")?;
+        let definition: String = index.try_get("definition")?;
+        let take = if index.try_get("key")? {
+            again.push(format!("alter table {table} add constraint {name} {definition}"));
+            format!("alter table {table} drop constraint {name}")
+        } else {
+            again.push(definition);
+            format!("drop index {name}")
+        };
+        connection.execute(AssertSqlSafe(take)).await?;
+    }
+    Ok(again)
+}
+
+/// Makes every view of a projection show the generation that its readers are
+/// to see. A view that shows it already is left alone.
+pub(crate) async fn point_views(
+    connection: &mut PgConnection,
+    projection: &str,
+) -> Result<(), Error> {
+    let wanted = sqlx::query!(
+        r#"select 'public' as "schema!", active_generation as "generation!"
+           from projections where name = $1
+           union all
+           select name, generation_read(projection, version) from releases where projection = $1"#,
+        projection
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    for view in wanted {
+        let (name, target) = (format!("{}.{projection}", view.schema), view.generation);
+        let shown: Option<String> =
+            sqlx::query_scalar("select obj_description(to_regclass($1), 'pg_class')")
+                .bind(&name)
+                .fetch_one(&mut *connection)
+                .await?;
+        if shown.as_deref() == Some(target.to_string().as_str()) {
+            continue;
+        }
+        // Dropped first: the columns of two versions may differ.
+        let sql = format!(
+            "create schema if not exists {schema};
+             grant usage on schema {schema} to exodrive_reader;
+             drop view if exists {name};
+             create view {name} with (security_invoker = true)
+                as select * from {projection}_g{target}.{projection};
+             comment on view {name} is '{target}';
+             grant select on {name} to exodrive_reader;",
+            schema = view.schema
+        );
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
+    }
+    Ok(())
+}
+
+/// Brings the views up to date with what releases are to read.
+pub(crate) async fn refresh_views(pool: &PgPool, projection: &str) -> Result<(), Error> {
+    let mut transaction = pool.begin_with("begin; set local lock_timeout = '200ms'").await?;
+    lock(&mut transaction, projection).await?;
+    point_views(&mut transaction, projection).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// The parts without a writer, of the generations that workers of this version
+/// of the fold keep level: of what readers see, of what is being built, and of
+/// what the readers of this release still see after another was swapped in; and
+/// those of any other previous one that have rows to be folded afresh. With
+/// each, whether nobody has taken it for a while.
+pub(crate) async fn without_writer(
+    definition: Definition,
+    pool: &PgPool,
+) -> Result<Vec<(Part, bool)>, Error> {
+    let parts = sqlx::query!(
+        r#"select own.generation, partition, own.partitions,
+             greatest(heartbeat_at, own.created_at)
+                 < clock_timestamp() - make_interval(secs => $3) as "orphaned!"
+         from projections
+         join generations as active on active.projection = name
+             and active.generation = active_generation
+         join generations as own on own.projection = name
+         join checkpoints on checkpoints.projection = name
+             and checkpoints.generation = own.generation
+         where name = $1 and own.version = $2 and (own.state in ('active', 'catching_up')
+             or own.state = 'previous' and (not own.withdrawn and active.version <> $2
+                 or exists (select from refolds_due as due
+                     where due.projection = $1 and due.generation = own.generation
+                       and due.partition = checkpoints.partition
+                       and next_attempt_at <= clock_timestamp())))
+           and coalesce(lease_until < clock_timestamp(), true)
+         order by own.generation, partition"#,
+        definition.name,
+        definition.version,
+        2.0 * LEASE.as_secs_f64()
+    );
+    let part = |generation, partition, partitions| Part { generation, partition, partitions };
+    let parts = parts.fetch_all(pool).await?.into_iter();
+    Ok(parts.map(|it| (part(it.generation, it.partition, it.partitions), it.orphaned)).collect())
+}
+
+/// Generations on their way out.
+pub(crate) async fn dropping(pool: &PgPool, projection: &str) -> Result<Vec<i32>, Error> {
+    let found = sqlx::query_scalar!(
+        "select generation from generations where projection = $1 and state = 'dropping'",
+        projection
+    );
+    Ok(found.fetch_all(pool).await?)
+}
+
+/// Removes a generation and its rows.
+pub(crate) async fn drop_generation(
+    pool: &PgPool,
+    projection: &str,
+    generation: i32,
+) -> Result<(), Error> {
+    let mut transaction = pool.begin_with("begin; set local lock_timeout = '500ms'").await?;
+    lock(&mut transaction, projection).await?;
+    point_views(&mut transaction, projection).await?;
+    let drop = format!("drop schema if exists {projection}_g{generation} cascade");
+    transaction.execute(AssertSqlSafe(drop)).await?;
+    sqlx::query!(
+        "delete from parked_events where projection = $1 and generation = $2",
+        projection,
+        generation
+    )
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query!(
+        "delete from generations where projection = $1 and generation = $2",
+        projection,
+        generation
+    )
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Lets go of a generation that is being built, unless it was swapped in: it
+/// gets this state.
+pub(crate) async fn let_go(
+    definition: Definition,
+    pool: &PgPool,
+    generation: i32,
+    state: &str,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "update generations set state = $3
+         where projection = $1 and generation = $2 and state in ('building', 'catching_up')",
+        definition.name,
+        generation,
+        state
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// The state of a generation of this version of the fold; `None` if there is no
+/// such generation.
+pub(crate) async fn state(
+    definition: Definition,
+    pool: &PgPool,
+    generation: i32,
+) -> Result<Option<String>, Error> {
+    let state = sqlx::query_scalar!(
+        "select state from generations where projection = $1 and generation = $2
+           and version = $3",
+        definition.name,
+        generation,
+        definition.version
+    );
+    Ok(state.fetch_optional(pool).await?)
+}
+
+/// Gives a generation a state.
+pub(crate) async fn set_state(
+    definition: Definition,
+    connection: &mut PgConnection,
+    generation: i32,
+    state: &str,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "update generations set state = $3 where projection = $1 and generation = $2",
+        definition.name,
+        generation,
+        state
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The generation that readers see.
+pub(crate) struct Active {
+    pub(crate) generation: i32,
+    pub(crate) version: i32,
+    pub(crate) partitions: i32,
+}
+
+/// The generation that readers see.
+pub(crate) async fn active(definition: Definition, pool: &PgPool) -> Result<Active, Error> {
+    let active = sqlx::query_as!(
+        Active,
+        "select generation, version, partitions from projections
+         join generations on projection = name and generation = active_generation
+         where name = $1",
+        definition.name
+    );
+    Ok(active.fetch_one(pool).await?)
+}
+
+/// A number that no generation has.
+pub(crate) async fn next_number(
+    definition: Definition,
+    connection: &mut PgConnection,
+) -> Result<i32, Error> {
+    let next = sqlx::query_scalar!(
+        r#"select max(generation) + 1 as "next!" from generations where projection = $1"#,
+        definition.name
+    );
+    Ok(next.fetch_one(connection).await?)
+}
+
+/// Moves every checkpoint of a generation to a position.
+pub(crate) async fn set_position(
+    definition: Definition,
+    connection: &mut PgConnection,
+    generation: i32,
+    position: u64,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "update checkpoints set position = $3 where projection = $1 and generation = $2",
+        definition.name,
+        generation,
+        to_i64(position)
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Removes the rows of a generation that is being filled, and its parked events.
+pub(crate) async fn empty(
+    definition: Definition,
+    pool: &PgPool,
+    generation: i32,
+) -> Result<(), Error> {
+    let truncate = format!("truncate {}", definition.table(generation));
+    pool.execute(AssertSqlSafe(truncate)).await?;
+    sqlx::query!(
+        "delete from parked_events where projection = $1 and generation = $2",
+        definition.name,
+        generation
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Runs one of the statements that [`take_indexes`] gave.
+pub(crate) async fn make_index(pool: &PgPool, statement: &str) -> Result<(), Error> {
+    pool.execute(AssertSqlSafe(statement)).await?;
+    Ok(())
+}
+
+/// Has Postgres look at what a filled table holds, so that it plans reads well.
+pub(crate) async fn analyze(
+    definition: Definition,
+    pool: &PgPool,
+    generation: i32,
+) -> Result<(), Error> {
+    pool.execute(AssertSqlSafe(format!("analyze {}", definition.table(generation)))).await?;
+    Ok(())
+}
+
+/// Any row of a generation: what a reader waits for now.
+pub(crate) async fn probe(
+    definition: Definition,
+    pool: &PgPool,
+    generation: i32,
+    somewhere: &str,
+) -> Result<(), Error> {
+    let table = definition.table(generation);
+    let sql = format!("select data from {table} where key > $1 order by key limit 1");
+    sqlx::query(AssertSqlSafe(sql)).bind(somewhere).fetch_optional(pool).await?;
+    Ok(())
+}

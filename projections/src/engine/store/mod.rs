@@ -1,0 +1,26 @@
+//! What the engine keeps in Postgres: rows, checkpoints and leases,
+//! generations, parked events, rows to be folded afresh.
+
+pub(crate) mod comparison;
+pub(crate) mod copy;
+pub(crate) mod erasures;
+pub(crate) mod generations;
+pub(crate) mod leases;
+mod numbers;
+pub(crate) mod operations;
+pub(crate) mod overview;
+pub(crate) mod parked;
+pub(crate) mod rebuilds;
+pub(crate) mod refolds;
+mod rows;
+mod status;
+pub(crate) mod swaps;
+
+pub use comparison::{Comparison, Difference};
+pub use erasures::{ErasureLock, KnownErasure};
+pub use leases::LEASE;
+pub(crate) use numbers::to_i32;
+pub use numbers::{to_i64, to_u64};
+pub use refolds::RefoldsLeft;
+pub(crate) use rows::{begin, changed_since, check_log, is_refused_value, json, load, take, write};
+pub use status::Status;

@@ -1,0 +1,263 @@
+//! How far operators' events have been applied, and what they change.
+
+use super::{to_i64, to_u64};
+use crate::Error;
+use serde_json::Value;
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+/// A swap that the log has not been told of.
+#[derive(Clone, Debug)]
+pub struct Untold {
+    /// The rebuild that it ended.
+    pub id: String,
+    /// Of which projection.
+    pub projection: String,
+    /// Why, and who wanted it.
+    pub reason: String,
+    /// Who wanted it.
+    pub actor: String,
+    /// The old and the new generation, compared.
+    pub comparison: Option<Value>,
+}
+
+/// How far the operators' events have been applied.
+pub(crate) async fn position(pool: &PgPool) -> Result<u64, Error> {
+    let position = sqlx::query_scalar!("select position from operations");
+    Ok(to_u64(position.fetch_one(pool).await?))
+}
+
+/// When the database was made, in seconds since 1970.
+pub(crate) async fn database_made(pool: &PgPool) -> Result<Option<f64>, Error> {
+    let made = sqlx::query_scalar(
+        "select extract(epoch from min(installed_on))::float8 from _sqlx_migrations",
+    );
+    Ok(made.fetch_one(pool).await?)
+}
+
+/// Takes an event's turn: locks the place, and moves it. Gives whether nobody
+/// has been there.
+pub(crate) async fn take(connection: &mut PgConnection, position: u64) -> Result<bool, Error> {
+    // For whoever waits for the lock the condition is looked at again.
+    let moved =
+        sqlx::query!("update operations set position = $1 where position < $1", to_i64(position));
+    Ok(moved.execute(connection).await?.rows_affected() == 1)
+}
+
+/// Whether there is a projection of this name.
+pub(crate) async fn knows(connection: &mut PgConnection, projection: &str) -> Result<bool, Error> {
+    let known = sqlx::query_scalar!(
+        r#"select exists (select from projections where name = $1) as "known!""#,
+        projection
+    );
+    Ok(known.fetch_one(connection).await?)
+}
+
+/// Swaps that the log has not been told of.
+pub(crate) async fn untold_swaps(pool: &PgPool) -> Result<Vec<Untold>, Error> {
+    let rows = sqlx::query_as!(
+        Untold,
+        r#"select id::text as "id!", projection, reason, actor, comparison from rebuilds
+             where state = 'done' and not told and kind in ('rebuild', 'version', 'rollback')
+             order by finished_at limit 100"#
+    );
+    Ok(rows.fetch_all(pool).await?)
+}
+
+/// Remembers that the log has been told of a swap.
+pub(crate) async fn mark_told(pool: &PgPool, rebuild: &str) -> Result<(), Error> {
+    sqlx::query!("update rebuilds set told = true where id = $1::text::uuid", rebuild)
+        .execute(pool)
+        .await?;
+    Ok(())
+}
+
+/// The rebuild of a projection that has not ended.
+pub(crate) async fn under_way(
+    connection: &mut PgConnection,
+    projection: &str,
+) -> Result<Option<String>, Error> {
+    let under_way = sqlx::query_scalar!(
+        r#"select id::text as "id!" from rebuilds
+         where projection = $1 and state not in ('done', 'cancelled', 'failed')"#,
+        projection
+    );
+    Ok(under_way.fetch_optional(connection).await?)
+}
+
+/// A rebuild or a rollback that an operator asks for.
+pub(crate) struct NewRebuild<'a> {
+    pub(crate) id: Uuid,
+    pub(crate) projection: &'a str,
+    pub(crate) kind: &'static str,
+    pub(crate) version: i32,
+    pub(crate) key: Option<&'a str>,
+    pub(crate) from_position: Option<i64>,
+    pub(crate) partitions: Option<i32>,
+    pub(crate) actor: &'a str,
+    pub(crate) reason: &'a str,
+    pub(crate) accepted: bool,
+    pub(crate) generation: Option<i32>,
+    /// In seconds since 1970.
+    pub(crate) requested_at: f64,
+    /// Why it fails at once, if it does.
+    pub(crate) error: Option<String>,
+}
+
+/// Asks for a rebuild, unless it was asked for before.
+pub(crate) async fn request(
+    connection: &mut PgConnection,
+    new: &NewRebuild<'_>,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "insert into rebuilds (id, projection, kind, version, key, from_position, partitions,
+             actor, reason, accepted, generation, requested_at, error, state, finished_at)
+         values ($1::text::uuid, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
+             to_timestamp($12::float8), $13,
+             case when $13::text is null then 'queued' else 'failed' end,
+             case when $13::text is null then null else now() end)
+         on conflict (id) do nothing",
+        new.id.to_string(),
+        new.projection,
+        new.kind,
+        new.version,
+        new.key,
+        new.from_position,
+        new.partitions,
+        new.actor,
+        new.reason,
+        new.accepted,
+        new.generation,
+        new.requested_at,
+        new.error.as_deref()
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Accepts that rows of a rebuild differ.
+pub(crate) async fn accept(
+    connection: &mut PgConnection,
+    projection: &str,
+    rebuild: Uuid,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "update rebuilds set accepted = true where id = $1::text::uuid and projection = $2
+                   and state not in ('done', 'cancelled', 'failed')",
+        rebuild.to_string(),
+        projection
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Wants a rebuild to end.
+pub(crate) async fn cancel(
+    connection: &mut PgConnection,
+    projection: &str,
+    rebuild: Uuid,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "update rebuilds set cancel_wanted = true where id = $1::text::uuid and projection = $2
+                   and state not in ('done', 'cancelled', 'failed')",
+        rebuild.to_string(),
+        projection
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Has nothing more folded.
+pub(crate) async fn pause(
+    connection: &mut PgConnection,
+    projection: &str,
+    reason: &str,
+    actor: &str,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "update projections set paused = true, pause_reason = $2, paused_by = $3
+                 where name = $1",
+        projection,
+        reason,
+        actor
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Has events folded again.
+pub(crate) async fn resume(connection: &mut PgConnection, projection: &str) -> Result<(), Error> {
+    sqlx::query!(
+        "update projections set paused = false, pause_reason = null, paused_by = null
+                 where name = $1",
+        projection
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Leaves an event out of a row.
+pub(crate) async fn skip(
+    connection: &mut PgConnection,
+    projection: &str,
+    key: &str,
+    position: i64,
+    actor: &str,
+    reason: &str,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "insert into skipped_events (projection, key, position, actor, reason)
+                 values ($1, $2, $3, $4, $5) on conflict do nothing",
+        projection,
+        key,
+        position,
+        actor,
+        reason
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Has previous generations dropped.
+pub(crate) async fn prune(
+    connection: &mut PgConnection,
+    projection: &str,
+    generations: &[i32],
+) -> Result<(), Error> {
+    sqlx::query!(
+        "update generations set state = 'dropping'
+                 where projection = $1 and generation = any($2) and state = 'previous'",
+        projection,
+        generations
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Wants parked events retried, in the generation that readers see and in one
+/// that is on its way to them.
+pub(crate) async fn retry(
+    connection: &mut PgConnection,
+    projection: &str,
+    key: Option<&str>,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "update parked_events as parked set retry_wanted = true, next_attempt_at = now()
+         from generations as of
+         where parked.projection = $1 and ($2::text is null or parked.key = $2)
+           and of.projection = parked.projection and of.generation = parked.generation
+           and of.state in ('active', 'catching_up')",
+        projection,
+        key
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! Events that cannot be folded yet.
+
+use super::{to_i64, to_u64};
+use crate::{
+    Error,
+    engine::{
+        Part,
+        fold::{Barred, Parked},
+        projection::Definition,
+    },
+};
+use sqlx::{PgConnection, PgPool};
+use std::collections::{HashMap, HashSet};
+
+/// How often an event is tried again by itself: after 2 s, 4 s, 8 s, …, the
+/// last time after 17 minutes. Then it waits for an operator.
+pub(crate) const ATTEMPTS: i32 = 10;
+
+/// Parks events. An event parked before stays as it was. `attempts` is how
+/// often those with an error have been tried again.
+pub(crate) async fn park(
+    definition: Definition,
+    connection: &mut PgConnection,
+    part: Part,
+    parked: &[Parked],
+    attempts: i32,
+) -> Result<(), Error> {
+    if parked.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<String> = parked.iter().map(|event| event.key.clone()).collect();
+    let positions: Vec<i64> = parked.iter().map(|event| to_i64(event.position)).collect();
+    let errors: Vec<String> = parked.iter().map(|event| event.error.clone()).collect();
+    sqlx::query!(
+        "insert into parked_events
+             (projection, generation, partition, key, position, error, attempts, next_attempt_at)
+         select $1, $2, $3, key, position, error, case error when '' then 0 else $7::int end,
+             case when error <> '' and $7 < $8
+                 then clock_timestamp() + make_interval(secs => 2 ^ ($7 + 1)) end
+         from unnest($4::text[], $5::bigint[], $6::text[]) as new (key, position, error)
+         on conflict do nothing",
+        definition.name,
+        part.generation,
+        part.partition,
+        &keys,
+        &positions,
+        &errors,
+        attempts,
+        ATTEMPTS
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What a part must not fold: keys with parked events, and events that
+/// operators want left out.
+pub(crate) async fn barred(
+    definition: Definition,
+    pool: &PgPool,
+    part: Part,
+) -> Result<Barred, Error> {
+    let found = sqlx::query!(
+        r#"select key as "key!", position from (
+               select distinct key, null::bigint as position from parked_events
+               where projection = $1 and generation = $2 and partition = $3
+               union all select key, position from skipped_events where projection = $1) as found"#,
+        definition.name,
+        part.generation,
+        part.partition
+    )
+    .fetch_all(pool)
+    .await?;
+    let mut blocked = HashSet::new();
+    let mut skipped: HashMap<u64, Vec<String>> = HashMap::new();
+    for row in found {
+        match row.position {
+            Some(position) => skipped.entry(to_u64(position)).or_default().push(row.key),
+            None => drop(blocked.insert(row.key)),
+        }
+    }
+    Ok(Barred { blocked, skipped, ..Barred::default() })
+}
+
+/// The first parked event of every key and subject that has one.
+pub(crate) async fn firsts(
+    definition: Definition,
+    pool: &PgPool,
+    part: Part,
+) -> Result<HashMap<String, u64>, Error> {
+    let found = sqlx::query!(
+        r#"select key, min(position) as "position!" from parked_events
+           where projection = $1 and generation = $2 and partition = $3 group by key"#,
+        definition.name,
+        part.generation,
+        part.partition
+    );
+    let found = found.fetch_all(pool).await?.into_iter();
+    Ok(found.map(|it| (it.key, to_u64(it.position))).collect())
+}
+
+/// The parked events of a key that are to be tried again.
+pub(crate) struct Due {
+    pub(crate) key: String,
+    /// In log order.
+    pub(crate) positions: Vec<u64>,
+    /// How often that has been tried.
+    pub(crate) attempts: i32,
+}
+
+/// One key that an operator wants retried, or whose time has come.
+pub(crate) async fn due(
+    definition: Definition,
+    pool: &PgPool,
+    part: Part,
+) -> Result<Option<Due>, Error> {
+    let events = sqlx::query!(
+        "select key, position, attempts from parked_events
+         where projection = $1 and generation = $2 and partition = $3 and key = (
+             select key from parked_events
+             where projection = $1 and generation = $2 and partition = $3
+               and (retry_wanted or next_attempt_at < clock_timestamp())
+             order by retry_wanted desc, next_attempt_at limit 1)
+         order by position",
+        definition.name,
+        part.generation,
+        part.partition
+    )
+    .fetch_all(pool)
+    .await?;
+    let attempts = events.iter().map(|event| event.attempts).max().unwrap_or(0);
+    let key = events.first().map(|event| event.key.clone());
+    let positions = events.iter().map(|event| to_u64(event.position)).collect();
+    Ok(key.map(|key| Due { key, positions, attempts }))
+}
+
+/// Leaves the parked events of a key parked, until their time comes or an
+/// operator asks again.
+pub(crate) async fn keep(
+    definition: Definition,
+    connection: &mut PgConnection,
+    part: Part,
+    due: &Due,
+    final_attempt: bool,
+) -> Result<(), Error> {
+    let attempts = if final_attempt { ATTEMPTS } else { (due.attempts + 1).min(ATTEMPTS) };
+    sqlx::query!(
+        "update parked_events set retry_wanted = false,
+             attempts = case error when '' then 0 else $5::int end,
+             next_attempt_at = case when error <> '' and $5 < $6
+                 then clock_timestamp() + make_interval(secs => 2 ^ ($5 + 1)) end
+         where projection = $1 and generation = $2 and partition = $3 and key = $4",
+        definition.name,
+        part.generation,
+        part.partition,
+        due.key,
+        attempts,
+        ATTEMPTS
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Forgets the parked events of a key, which have been folded or will be
+/// parked anew.
+pub(crate) async fn unpark(
+    definition: Definition,
+    connection: &mut PgConnection,
+    part: Part,
+    key: &str,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "delete from parked_events
+         where projection = $1 and generation = $2 and partition = $3 and key = $4",
+        definition.name,
+        part.generation,
+        part.partition,
+        key
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+impl crate::Database {
+    /// View, key (or subject) and first parked position of everything that is
+    /// blocked in what readers see.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn blocked_keys(&self) -> Result<Vec<(String, String, u64)>, Error> {
+        let found = sqlx::query!(
+            r#"select projection, key, min(position) as "position!" from parked_events
+               join projections on name = projection and generation = active_generation
+               group by projection, key"#
+        );
+        let found = found.fetch_all(self.pool()).await?;
+        Ok(found.into_iter().map(|it| (it.projection, it.key, to_u64(it.position))).collect())
+    }
+}

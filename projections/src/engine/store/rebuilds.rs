@@ -1,0 +1,243 @@
+//! The rebuilds that operators and releases want, from the wish to the end.
+
+use super::{LEASE, comparison::Comparison, to_i64, to_u64};
+use crate::{
+    Error,
+    engine::{Part, projection::Definition},
+};
+use serde_json::json;
+use sqlx::{PgConnection, PgPool, types::Json};
+use uuid::Uuid;
+
+/// A rebuild that this worker carries out.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    pub(crate) id: Uuid,
+    pub(crate) kind: String,
+    pub(crate) epoch: i64,
+    pub(crate) generation: Option<i32>,
+    pub(crate) partitions: Option<i32>,
+    pub(crate) from_position: Option<u64>,
+}
+
+/// Takes a rebuild of this projection and version over, if there is one that
+/// nobody carries out.
+pub(crate) async fn acquire(
+    definition: Definition,
+    pool: &PgPool,
+    worker: &str,
+) -> Result<Option<Job>, Error> {
+    let taken = sqlx::query!(
+        "update rebuilds set worker = $3, epoch = epoch + 1,
+             started_at = coalesce(started_at, clock_timestamp()),
+             lease_until = clock_timestamp() + make_interval(secs => $4)
+         where id = (select id from rebuilds
+             where projection = $1 and version = $2 and kind <> 'key'
+               and state not in ('done', 'cancelled', 'failed')
+               and (lease_until is null or lease_until < clock_timestamp())
+             limit 1 for update skip locked)
+         returning id, kind, epoch, generation, partitions, from_position",
+        definition.name,
+        definition.version,
+        worker,
+        LEASE.as_secs_f64()
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(taken.map(|taken| Job {
+        id: taken.id,
+        kind: taken.kind,
+        epoch: taken.epoch,
+        generation: taken.generation,
+        partitions: taken.partitions,
+        from_position: taken.from_position.map(to_u64),
+    }))
+}
+
+/// How far a rebuild is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Reached {
+    pub(crate) done: u64,
+    pub(crate) total: u64,
+    pub(crate) events_per_second: f64,
+    pub(crate) resident: u64,
+    pub(crate) resident_limit: u64,
+    pub(crate) yielded_seconds: f64,
+}
+
+/// What operators say of a rebuild meanwhile.
+pub(crate) struct Say {
+    pub(crate) accepted: bool,
+    pub(crate) cancel_wanted: bool,
+}
+
+/// Keeps the lease of a rebuild and tells how far it is.
+pub(crate) async fn heartbeat(
+    definition: Definition,
+    pool: &PgPool,
+    job: &Job,
+    reached: Reached,
+) -> Result<Say, Error> {
+    let said = sqlx::query_as!(
+        Say,
+        "update rebuilds set lease_until = clock_timestamp() + make_interval(secs => $3),
+             done = $4, total = $5, events_per_second = $6, resident = $7, resident_limit = $8,
+             yielded_seconds = $9
+         where id = $1 and epoch = $2 and state not in ('done', 'cancelled', 'failed')
+         returning accepted, cancel_wanted",
+        job.id,
+        job.epoch,
+        LEASE.as_secs_f64(),
+        to_i64(reached.done),
+        to_i64(reached.total),
+        reached.events_per_second as f32,
+        to_i64(reached.resident),
+        to_i64(reached.resident_limit),
+        reached.yielded_seconds as f32
+    );
+    said.fetch_optional(pool).await?.ok_or(Error::Fenced(definition.name))
+}
+
+/// Moves a rebuild to its next stage.
+pub(crate) async fn stage(
+    definition: Definition,
+    connection: &mut PgConnection,
+    job: &Job,
+    state: &str,
+) -> Result<(), Error> {
+    let moved = sqlx::query!(
+        "update rebuilds set state = $3, generation = $4 where id = $1 and epoch = $2",
+        job.id,
+        job.epoch,
+        state,
+        job.generation
+    )
+    .execute(connection)
+    .await?;
+    if moved.rows_affected() == 1 { Ok(()) } else { Err(Error::Fenced(definition.name)) }
+}
+
+/// Shows the comparison of the two generations.
+pub(crate) async fn compared(
+    connection: &mut PgConnection,
+    job: &Job,
+    comparison: &Comparison,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "update rebuilds set comparison = $3, done = $4, total = greatest(total, $4)
+         where id = $1 and epoch = $2",
+        job.id,
+        job.epoch,
+        Json(comparison) as _,
+        to_i64(comparison.position)
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Ends a rebuild: `done` or `cancelled`.
+pub(crate) async fn end(
+    definition: Definition,
+    connection: &mut PgConnection,
+    job: &Job,
+    state: &str,
+) -> Result<(), Error> {
+    let ended = sqlx::query!(
+        "update rebuilds set state = $3, finished_at = clock_timestamp(), worker = null,
+             lease_until = null
+         where id = $1 and epoch = $2",
+        job.id,
+        job.epoch,
+        state
+    )
+    .execute(connection)
+    .await?;
+    if ended.rows_affected() == 1 { Ok(()) } else { Err(Error::Fenced(definition.name)) }
+}
+
+/// Gives a rebuild up, for a reason that no retry mends; unless another worker
+/// has taken it over. One of a single row has no lease and epoch 0.
+pub(crate) async fn fail(
+    connection: &mut PgConnection,
+    id: Uuid,
+    epoch: i64,
+    error: &str,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "update rebuilds set state = 'failed', error = $3, finished_at = clock_timestamp(),
+             worker = null, lease_until = null
+         where id = $1 and epoch = $2",
+        id,
+        epoch,
+        error
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Leaves a rebuild to whoever takes it over.
+pub(crate) async fn release(pool: &PgPool, job: &Job) -> Result<(), Error> {
+    sqlx::query!(
+        "update rebuilds set lease_until = null, worker = null where id = $1 and epoch = $2",
+        job.id,
+        job.epoch
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// One row that an operator wants folded afresh, of this part of what readers
+/// see.
+pub(crate) async fn key_wanted(
+    definition: Definition,
+    pool: &PgPool,
+    part: Part,
+) -> Result<Option<(Uuid, String)>, Error> {
+    let wanted = sqlx::query!(
+        r#"select id, key as "key!" from rebuilds
+           join projections on name = projection and active_generation = $2
+           where projection = $1 and kind = 'key' and state = 'queued'"#,
+        definition.name,
+        part.generation
+    )
+    .fetch_all(pool)
+    .await?;
+    let own = wanted.into_iter().find(|wanted| part.holds(&wanted.key));
+    Ok(own.map(|wanted| (wanted.id, wanted.key)))
+}
+
+/// Tells that a row was folded afresh.
+pub(crate) async fn key_done(
+    definition: Definition,
+    connection: &mut PgConnection,
+    id: Uuid,
+    part: Part,
+    position: u64,
+    key: &str,
+    differs: bool,
+) -> Result<(), Error> {
+    let differences: Vec<_> =
+        differs.then(|| json!({ "key": key, "change": "changed" })).into_iter().collect();
+    let comparison = json!({
+        "from_generation": part.generation, "to_generation": part.generation,
+        "from_version": definition.version, "to_version": definition.version,
+        "position": position, "rows": 1, "digest": "",
+        "difference_count": differences.len(), "differences": differences,
+    });
+    sqlx::query!(
+        "update rebuilds set state = 'done', comparison = $2, generation = $3,
+             started_at = coalesce(started_at, requested_at), finished_at = clock_timestamp(),
+             done = $4, total = $4
+         where id = $1",
+        id,
+        comparison,
+        part.generation,
+        to_i64(position)
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

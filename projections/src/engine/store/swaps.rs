@@ -1,0 +1,174 @@
+//! Whose readers see which generation, and how that changes.
+
+use super::{comparison::Comparison, generations};
+use crate::{Error, engine::projection::Definition};
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+
+/// A transaction that swaps generations. It gives up soon where it would have to
+/// wait; its commit waits for the disk.
+pub(crate) async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, Error> {
+    let begin = "begin; set local lock_timeout = '500ms'; set local synchronous_commit = on";
+    Ok(pool.begin_with(begin).await?)
+}
+
+/// What readers see before a swap.
+pub(crate) struct Before {
+    pub(crate) active_generation: i32,
+    /// How many swaps there were.
+    pub(crate) swaps: i64,
+}
+
+/// Lets nobody else swap until the transaction ends.
+pub(crate) async fn lock(
+    definition: Definition,
+    connection: &mut PgConnection,
+) -> Result<Before, Error> {
+    let before = sqlx::query_as!(
+        Before,
+        "select active_generation, swaps from projections where name = $1 for update",
+        definition.name
+    );
+    Ok(before.fetch_one(connection).await?)
+}
+
+/// Lets nobody write a generation until the transaction ends; gives the position
+/// that it has reached.
+pub(crate) async fn hold_still(
+    definition: Definition,
+    connection: &mut PgConnection,
+    generation: i32,
+) -> Result<i64, Error> {
+    let held = sqlx::query_scalar!(
+        "select position from checkpoints where projection = $1 and generation = $2
+         order by partition for update",
+        definition.name,
+        generation
+    );
+    Ok(held.fetch_all(connection).await?.into_iter().max().unwrap_or(0))
+}
+
+/// How far a part has been written, and published.
+pub(crate) struct Progress {
+    pub(crate) position: i64,
+    pub(crate) published: i64,
+}
+
+/// How far the parts of a generation are; nobody writes them until the
+/// transaction ends.
+pub(crate) async fn parts(
+    definition: Definition,
+    connection: &mut PgConnection,
+    generation: i32,
+) -> Result<Vec<Progress>, Error> {
+    let parts = sqlx::query_as!(
+        Progress,
+        "select position, published from checkpoints where projection = $1 and generation = $2
+         order by partition for update",
+        definition.name,
+        generation
+    );
+    Ok(parts.fetch_all(connection).await?)
+}
+
+/// How far two generations are.
+pub(crate) struct Distance {
+    pub(crate) old: i64,
+    pub(crate) new: i64,
+    /// Of the new one.
+    pub(crate) published: i64,
+}
+
+/// How far two generations are.
+pub(crate) async fn distance(
+    definition: Definition,
+    pool: &PgPool,
+    from: i32,
+    to: i32,
+) -> Result<Distance, Error> {
+    let found = sqlx::query_as!(
+        Distance,
+        r#"select coalesce(max(position) filter (where generation = $2), 0) as "old!",
+               coalesce(min(position) filter (where generation = $3), 0) as "new!",
+               coalesce(min(published) filter (where generation = $3), 0) as "published!"
+           from checkpoints where projection = $1"#,
+        definition.name,
+        from,
+        to
+    );
+    Ok(found.fetch_one(pool).await?)
+}
+
+/// The versions of the fold that readers read, and one more.
+pub(crate) async fn versions_read(
+    definition: Definition,
+    connection: &mut PgConnection,
+    more: i32,
+) -> Result<Vec<u32>, Error> {
+    let versions = sqlx::query_scalar!(
+        "select version from releases where projection = $1 union select $2",
+        definition.name,
+        more
+    );
+    let versions = versions.fetch_all(connection).await?;
+    Ok(versions.into_iter().flatten().map(i32::unsigned_abs).collect())
+}
+
+/// Gives readers the second generation instead of the first, which was held
+/// still at a position: whoever writes the first is fenced.
+pub(crate) async fn swap(
+    definition: Definition,
+    connection: &mut PgConnection,
+    comparison: &Comparison,
+    position: i64,
+    swaps: i64,
+    withdrawn: bool,
+) -> Result<(), Error> {
+    let (from, to) = (comparison.from_generation, comparison.to_generation);
+    sqlx::query!(
+        "update generations set state = 'previous', replaced_at = $3, withdrawn = $4
+         where projection = $1 and generation = $2",
+        definition.name,
+        from,
+        position,
+        withdrawn
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "update generations set state = 'active', withdrawn = false, replaced_at = null
+         where projection = $1 and generation = $2",
+        definition.name,
+        to
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "update projections set active_generation = $2, swaps = $3 where name = $1",
+        definition.name,
+        to,
+        swaps
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "update checkpoints set epoch = epoch + 1, lease_until = null, worker = null
+         where projection = $1 and generation = $2",
+        definition.name,
+        from
+    )
+    .execute(&mut *connection)
+    .await?;
+    // One to roll back to is enough; another release may need its own.
+    sqlx::query!(
+        "update generations set state = 'dropping'
+         where projection = $1 and state = 'previous' and generation <> $2
+           and (version = $3 or version = $4)",
+        definition.name,
+        from,
+        comparison.from_version,
+        comparison.to_version
+    )
+    .execute(&mut *connection)
+    .await?;
+    generations::point_views(connection, definition.name).await
+}

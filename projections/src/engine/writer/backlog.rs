@@ -1,0 +1,52 @@
+//! Rows that Redis has missed, and what it gets of a row.
+
+use crate::{
+    Error,
+    engine::{Part, cache::Entry, fold::Stored, projection::Projection, store},
+};
+use sqlx::PgPool;
+use std::time::Instant;
+
+/// Rows published at a time when Redis has to be filled again.
+const REPUBLISH: i64 = 1_000;
+
+/// Publishing rows that Redis has missed, page by page in the order of keys.
+#[derive(Clone)]
+pub(super) struct Backlog {
+    /// When to go on.
+    pub(super) due: Instant,
+    /// The last key published.
+    pub(super) after: String,
+    /// What Redis has once every page is published. Rows changed later are
+    /// published as they change.
+    pub(super) end: u64,
+}
+
+/// Which page of the rows that Redis has missed.
+#[derive(PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) since: u64,
+    pub(super) after: String,
+}
+
+/// Entries, and the key to go on after if there may be more.
+pub(super) type Page = (Vec<Entry>, Option<String>);
+
+/// A page of the rows that Redis has missed.
+pub(super) async fn fetch<P: Projection>(
+    pool: PgPool,
+    part: Part,
+    place: Place,
+) -> Result<Page, Error> {
+    let page = store::changed_since::<P>(&pool, part, place.since, &place.after, REPUBLISH);
+    let (rows, next) = page.await?;
+    let entries = rows.iter().flat_map(|(key, stored)| entries::<P>(key, stored)).collect();
+    Ok((entries, next))
+}
+
+/// What Redis gets of a row, under its key and its aliases.
+pub(super) fn entries<P: Projection>(key: &str, stored: &Stored<P::Row>) -> Vec<Entry> {
+    let Some(json) = P::cached(&stored.row, stored.position) else { return Vec::new() };
+    let entry = |key| Entry { key, position: stored.position, json: json.clone() };
+    std::iter::once(key.to_owned()).chain(P::aliases(&stored.row)).map(entry).collect()
+}

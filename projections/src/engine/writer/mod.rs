@@ -1,0 +1,12 @@
+//! Writes one part of one generation for as long as this worker holds its
+//! lease.
+
+mod backlog;
+mod publish;
+mod refold;
+mod refolding;
+mod retry;
+mod run;
+mod turn;
+
+pub(crate) use run::take;

@@ -1,0 +1,108 @@
+//! What of a turn goes to Redis.
+
+use super::{
+    backlog::{Backlog, Place, entries, fetch},
+    turn::{TICK, Turn},
+};
+use crate::{
+    Error,
+    engine::{fold::Rows, projection::Projection, store},
+};
+use std::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Pages published at a time; folding goes on between.
+const REPUBLISH_PAGES: usize = 5;
+
+impl<P: Projection> Turn<'_, P> {
+    /// Whoever waits to swap a generation in wants to know at once that Redis
+    /// has its views.
+    pub(super) async fn tell_published(&self) -> Result<(), Error> {
+        if self.seen || !P::CACHED {
+            return Ok(());
+        }
+        let (definition, pool) = (self.engine.definition, self.engine.database.pool());
+        store::leases::heartbeat(definition, pool, &self.lease, 0.0).await?;
+        Ok(())
+    }
+
+    /// Publishes the rows of a batch. What Redis does not take is published
+    /// later, from the rows.
+    pub(super) async fn publish(&mut self, changed: &Rows<P::Row>, last: u64) {
+        if !P::CACHED {
+            self.lease.published = last;
+            return;
+        }
+        let entries: Vec<_> = changed
+            .iter()
+            .filter_map(|(key, stored)| Some((key, stored.as_ref()?)))
+            .flat_map(|(key, stored)| entries::<P>(key, stored))
+            .collect();
+        let generation = self.lease.part.generation;
+        match self.engine.cache.publish(P::NAME, generation, &entries).await {
+            Ok(()) if self.backlog.is_none() => self.lease.published = last,
+            Ok(()) => {}
+            Err(error) => {
+                if self.backlog.is_none() {
+                    tracing::warn!(
+                        projection = P::NAME,
+                        error = exodrive_runtime::error_chain(&error),
+                        "Redis did not take the views, will publish them again"
+                    );
+                }
+                self.miss(TICK);
+            }
+        }
+    }
+
+    /// Publishes some pages of the backlog, if one is due; folding goes on
+    /// between.
+    pub(super) async fn publish_backlog(&mut self) -> Result<(), Error> {
+        let (pool, part) = (self.engine.database.pool(), self.lease.part);
+        for _ in 0..REPUBLISH_PAGES {
+            let Some(backlog) = self.backlog.clone().filter(|it| it.due <= Instant::now()) else {
+                return Ok(());
+            };
+            let since = self.lease.published;
+            let fetch = |after: String| {
+                let (pool, page) = (pool.clone(), Place { since, after });
+                AbortOnDropHandle::new(tokio::spawn(fetch::<P>(pool, part, page)))
+            };
+            let place = Place { since, after: backlog.after.clone() };
+            let page = match self.ahead.take() {
+                Some((ahead, page)) if ahead == place => page,
+                _ => fetch(backlog.after.clone()),
+            };
+            let (entries, next) = page.await.unwrap_or(Err(Error::Engine))?;
+            if let Some(after) = &next {
+                // While Redis takes this page, Postgres gives the next.
+                let place = Place { since, after: after.clone() };
+                self.ahead = Some((place, fetch(after.clone())));
+            }
+            let cache = &self.engine.cache;
+            let whole = since == 0;
+            if whole && backlog.after.is_empty() {
+                // Should Redis forget it all half way, it forgets this too.
+                let _ = cache.begin_filling(P::NAME, part).await;
+            }
+            let published = match cache.publish(P::NAME, part.generation, &entries).await {
+                // Of a part only, Redis may have forgotten the rest meanwhile.
+                Ok(()) if next.is_none() && whole => cache.mark_complete(P::NAME, part).await,
+                outcome => outcome,
+            };
+            match (published, next) {
+                (Err(_), _) => {
+                    self.backlog = Some(Backlog { due: Instant::now() + TICK, ..backlog });
+                }
+                (Ok(()), Some(after)) => self.backlog = Some(Backlog { after, ..backlog }),
+                (Ok(()), None) => {
+                    self.lease.published = backlog.end;
+                    self.backlog = None;
+                    self.tell_published().await?;
+                    tracing::debug!(projection = P::NAME, "Redis has all views of `{}`", P::NAME);
+                }
+            }
+        }
+        Ok(())
+    }
+}

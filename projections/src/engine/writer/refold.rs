@@ -1,0 +1,219 @@
+//! What of a turn folds rows afresh, beside the folding of events: one that an
+//! operator wants, or those of which the log says less since an erasure.
+
+use super::{
+    backlog::entries,
+    refolding::{Refold, Wanted},
+    retry::try_write,
+    turn::{TICK, Turn},
+};
+use crate::{
+    Error,
+    engine::{
+        cache::CacheError,
+        fold::{Rows, Stored},
+        histories::{Fresh, KeyHistories},
+        projection::Projection,
+        store::{self, parked, rebuilds, refolds},
+    },
+};
+use sqlx::PgConnection;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// Events that a turn may read by the way; more are read beside it.
+const FEW: u64 = 4_000;
+
+impl<P: Projection> Turn<'_, P> {
+    /// If rows are wanted folded afresh: begins to; or puts them in the place of
+    /// what is there.
+    pub(super) async fn refold(&mut self) -> Result<(), Error> {
+        if let Some(refold) = self.refolding.take_if(|refold| refold.is_finished()) {
+            self.end_refold(refold).await?;
+        }
+        if self.refolding.is_none() {
+            self.begin_refold().await?;
+            self.at_rest = self.unread && self.refolding.is_none();
+        }
+        Ok(())
+    }
+
+    async fn begin_refold(&mut self) -> Result<(), Error> {
+        let (definition, pool) = (self.engine.definition, self.engine.database.pool());
+        let part = self.lease.part;
+        let (wanted, keys) = match rebuilds::key_wanted(definition, pool, part).await? {
+            // Its row may be wrong: it is not asked where its events are.
+            Some((id, key)) => (Wanted::Key(id, key.clone()), vec![(key, None)]),
+            None => {
+                let due = refolds::due(definition, pool, part).await?;
+                if due.rows.is_empty() {
+                    return Ok(());
+                }
+                self.events.read_afresh(due.position);
+                let keys: Vec<_> = due.rows.keys().cloned().collect();
+                let mut connection = pool.acquire().await?;
+                let mut rows = store::load::<P>(&mut connection, part.generation, &keys).await?;
+                let row = |key: String| {
+                    let row = rows.remove(&key).map(|stored| stored.row);
+                    (key, row)
+                };
+                (Wanted::Erased(due), keys.into_iter().map(row).collect())
+            }
+        };
+        let parked = parked::firsts(definition, pool, part).await?;
+        let histories = KeyHistories::new(&self.engine.log, part, &self.barred, parked, keys);
+        self.refolding = Some(Refold::begin(wanted, histories, self.lease.position));
+        Ok(())
+    }
+
+    async fn end_refold(&mut self, refold: Refold<P>) -> Result<(), Error> {
+        let Refold { wanted, task } = refold;
+        let position = self.lease.position;
+        let parked =
+            parked::firsts(self.engine.definition, self.engine.database.pool(), self.lease.part)
+                .await?;
+        let folded = match task.await.unwrap_or(Err(Error::Engine)) {
+            // Other events are left out of rows now: it begins anew.
+            Ok(histories) if !histories.leaves_out(&self.barred, &parked) => return Ok(()),
+            Ok(histories) if position.saturating_sub(histories.position()) > FEW => {
+                self.refolding = Some(Refold::begin(wanted, histories, position));
+                return Ok(());
+            }
+            Ok(histories) => histories.fold_until(position).await,
+            Err(error) => Err(error),
+        };
+        let fresh = match (folded, &wanted) {
+            (Ok(histories), _) => histories.end(),
+            (Err(Error::Engine), Wanted::Key(_, key)) => {
+                Fresh::failed([key], "the fold of this row does not end")
+            }
+            (Err(Error::Engine), Wanted::Erased(due)) => {
+                Fresh::failed(due.rows.keys(), "the fold does not end")
+            }
+            // Events are folded on meanwhile.
+            (Err(error), Wanted::Erased(due)) if !error.is_final() => {
+                tracing::warn!(
+                    projection = P::NAME,
+                    error = exodrive_runtime::error_chain(&error),
+                    "Rows could not be folded afresh, will be tried again"
+                );
+                Fresh::failed(due.rows.keys(), "the log could not be read; see the worker's log")
+            }
+            (Err(error), _) => return Err(error),
+        };
+        self.put(&wanted, fresh).await
+    }
+
+    /// Puts fresh rows in the place of what is there.
+    async fn put(&mut self, wanted: &Wanted, fresh: Fresh<P::Row>) -> Result<(), Error> {
+        let Fresh { mut rows, mut errors } = fresh;
+        let (definition, pool) = (self.engine.definition, self.engine.database.pool().clone());
+        let (part, position) = (self.lease.part, self.lease.position);
+        let mut transaction = store::begin(&pool).await?;
+        let keys: Vec<_> = rows.keys().cloned().collect();
+        let before = store::load::<P>(&mut transaction, part.generation, &keys).await?;
+        let mut changed = rows.clone();
+        changed.retain(|key, row| before.get(key) != row.as_ref());
+        for key in write_each::<P>(&mut transaction, part.generation, &changed).await? {
+            rows.remove(&key);
+            errors.insert(key, "Postgres refused the row's value".to_owned());
+        }
+        match wanted {
+            Wanted::Key(id, key) => match errors.get(key) {
+                Some(error) => rebuilds::fail(&mut transaction, *id, 0, error).await?,
+                None => {
+                    let differs = changed.contains_key(key);
+                    let tx = &mut transaction;
+                    rebuilds::key_done(definition, tx, *id, part, position, key, differs).await?;
+                }
+            },
+            Wanted::Erased(due) => {
+                refolds::folded(definition, &mut transaction, part, due, rows.keys()).await?;
+                refolds::failed(definition, &mut transaction, part, due, &errors).await?;
+                if !P::CACHED {
+                    refolds::done(definition, &mut transaction, part, due, rows.keys()).await?;
+                }
+            }
+        }
+        let count = changed.len();
+        store::leases::advance(definition, &mut transaction, &self.lease, position, count).await?;
+        transaction.commit().await?;
+        tracing::info!(
+            projection = P::NAME,
+            generation = part.generation,
+            rows = rows.len(),
+            failed = errors.len(),
+            "Folded rows afresh"
+        );
+        if !P::CACHED {
+            return Ok(());
+        }
+        // It may hold rows of before.
+        self.ahead = None;
+        match (self.republish(&before, &rows).await, wanted) {
+            (Ok(()), Wanted::Key(..)) => {}
+            (Err(_), Wanted::Key(..)) => self.miss(TICK),
+            (Ok(()), Wanted::Erased(due)) => {
+                // Unless another worker has taken over: what we told Redis may
+                // have come too late, and is due still.
+                let mut transaction = store::begin(&pool).await?;
+                let tx = &mut transaction;
+                store::leases::advance(definition, tx, &self.lease, position, 0).await?;
+                refolds::done(definition, tx, part, due, rows.keys()).await?;
+                transaction.commit().await?;
+            }
+            (Err(_), Wanted::Erased(due)) => {
+                let error = || "Redis does not answer; it may hold the row of before".to_owned();
+                let errors = rows.into_keys().map(|key| (key, error())).collect();
+                let mut connection = pool.acquire().await?;
+                refolds::failed(definition, &mut connection, part, due, &errors).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has Redis, and whoever keeps a copy, forget rows, and gives them the
+    /// fresh ones. Redis keeps the higher position of two: that of a row that
+    /// was wrong may be too high, and that of an erased one is the same.
+    async fn republish(
+        &self,
+        before: &HashMap<String, Stored<P::Row>>,
+        rows: &Rows<P::Row>,
+    ) -> Result<(), CacheError> {
+        let (cache, generation) = (&self.engine.cache, self.lease.part.generation);
+        let mut names: BTreeSet<_> = rows.keys().cloned().collect();
+        for stored in before.values().chain(rows.values().flatten()) {
+            names.extend(P::aliases(&stored.row));
+        }
+        let names: Vec<_> = names.into_iter().collect();
+        cache.forget(P::NAME, generation, &names).await?;
+        let fresh = rows.iter().filter_map(|(key, row)| Some((key, row.as_ref()?)));
+        let entries: Vec<_> = fresh.flat_map(|(key, row)| entries::<P>(key, row)).collect();
+        cache.publish(P::NAME, generation, &entries).await
+    }
+}
+
+impl<R> Fresh<R> {
+    fn failed<'a>(keys: impl IntoIterator<Item = &'a String>, error: &str) -> Self {
+        let errors = keys.into_iter().map(|key| (key.clone(), error.to_owned()));
+        Self { rows: Rows::new(), errors: errors.collect::<BTreeMap<_, _>>() }
+    }
+}
+
+/// Writes rows; gives the keys of those that Postgres refuses.
+async fn write_each<P: Projection>(
+    connection: &mut PgConnection,
+    generation: i32,
+    rows: &Rows<P::Row>,
+) -> Result<Vec<String>, Error> {
+    let mut refused = Vec::new();
+    if try_write::<P>(connection, generation, rows).await? {
+        return Ok(refused);
+    }
+    for (key, row) in rows {
+        let alone = Rows::from([(key.clone(), row.clone())]);
+        if !try_write::<P>(connection, generation, &alone).await? {
+            refused.push(key.clone());
+        }
+    }
+    Ok(refused)
+}

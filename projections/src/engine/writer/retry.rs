@@ -1,0 +1,132 @@
+//! What of a turn mends rows: events tried again, refused rows found.
+
+use super::turn::{Failed, Outcome, Turn};
+use crate::{
+    Error,
+    engine::{
+        feed::{Decoded, Events},
+        fold::{self, Parked, Rows},
+        projection::Projection,
+        store::{self, parked},
+    },
+};
+use sqlx::{Connection, PgConnection};
+use std::time::Duration;
+
+impl<P: Projection> Turn<'_, P> {
+    /// Finds the rows of a batch that Postgres refuses, by writing each alone
+    /// in a transaction that is then undone.
+    pub(super) async fn refused(&mut self, events: &Events) -> Result<Vec<Parked>, Error> {
+        let generation = self.lease.part.generation;
+        let keyed = self.keyed(events, None).await.map_err(|_| Error::Engine)?;
+        let mut transaction = store::begin(self.engine.database.pool()).await?;
+        let folded = self.fold(&mut transaction, events, keyed, self.barred.clone());
+        let Outcome { changed, keyed, .. } = folded.await.map_err(Failed::into_error)?;
+        let mut refused = Vec::new();
+        for (key, row) in changed {
+            let alone = Rows::from([(key.clone(), row)]);
+            if try_write::<P>(&mut transaction, generation, &alone).await? {
+                continue;
+            }
+            if let Some(position) = fold::first_of(events, &keyed, &key) {
+                let error = "Postgres refused the row's value".to_owned();
+                refused.push(Parked { key, position, error });
+            }
+        }
+        transaction.rollback().await?;
+        Ok(refused)
+    }
+
+    /// Folds the parked events of one key that an operator wants retried, or
+    /// whose time has come.
+    pub(super) async fn retry_parked(&mut self) -> Result<(), Error> {
+        let (pool, part) = (self.engine.database.pool().clone(), self.lease.part);
+        let Some(due) = parked::due(self.engine.definition, &pool, part).await? else {
+            return Ok(());
+        };
+        let mut decoded = Vec::new();
+        for position in &due.positions {
+            decoded.extend(self.engine.log.read(*position).await?.map(Decoded::from));
+        }
+        let events = Events::of(decoded);
+        let mut barred = self.barred.clone();
+        barred.blocked.remove(&due.key);
+        let mut transaction = store::begin(&pool).await?;
+        let outcome = match self.keyed(&events, Some(&due.key)).await {
+            Ok(keyed) => self.fold(&mut transaction, &events, keyed, barred).await,
+            Err(stuck) => Err(stuck.into()),
+        };
+        let Outcome { changed, parked, mut barred, .. } = match outcome {
+            Ok(outcome) => outcome,
+            Err(Failed::Stuck(_)) => {
+                // The transaction may have been given up for hung meanwhile.
+                drop(transaction);
+                let mut connection = pool.acquire().await?;
+                parked::keep(self.engine.definition, &mut connection, part, &due, true).await?;
+                tracing::error!(
+                    projection = P::NAME,
+                    "The fold does not end still, it stays parked"
+                );
+                return Ok(());
+            }
+            Err(Failed::Error(error)) => return Err(error),
+        };
+        parked::unpark(self.engine.definition, &mut transaction, part, &due.key).await?;
+        if let Err(error) = store::write::<P>(&mut transaction, part.generation, &changed).await {
+            if !store::is_refused_value(&error) {
+                return Err(error);
+            }
+            transaction.rollback().await?;
+            tracing::error!(
+                projection = P::NAME,
+                "Postgres refuses the row still, it stays parked"
+            );
+            let mut connection = pool.acquire().await?;
+            return parked::keep(self.engine.definition, &mut connection, part, &due, false).await;
+        }
+        parked::park(self.engine.definition, &mut transaction, part, &parked, due.attempts + 1)
+            .await?;
+        let position = self.lease.position;
+        store::leases::advance(
+            self.engine.definition,
+            &mut transaction,
+            &self.lease,
+            position,
+            changed.len(),
+        )
+        .await?;
+        transaction.commit().await?;
+        barred.poison.clear();
+        self.barred = barred;
+        tracing::info!(
+            projection = P::NAME,
+            events = due.positions.len(),
+            still_parked = parked.len(),
+            "Retried parked events"
+        );
+        // Their positions lie behind what Redis is known to have.
+        if let Some(first) = due.positions.first() {
+            self.lease.published = self.lease.published.min(first.saturating_sub(1));
+            self.miss(Duration::ZERO);
+        }
+        Ok(())
+    }
+}
+
+/// Writes rows, or leaves all as it was and says so if Postgres refuses one.
+pub(super) async fn try_write<P: Projection>(
+    connection: &mut PgConnection,
+    generation: i32,
+    rows: &Rows<P::Row>,
+) -> Result<bool, Error> {
+    let mut attempt = connection.begin().await?;
+    match store::write::<P>(&mut attempt, generation, rows).await {
+        Ok(()) => attempt.commit().await?,
+        Err(error) if store::is_refused_value(&error) => {
+            attempt.rollback().await?;
+            return Ok(false);
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(true)
+}

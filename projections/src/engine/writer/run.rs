@@ -1,0 +1,291 @@
+//! The writer's loop: a batch of events from the log to readers, and once a
+//! second whatever else is due.
+
+use super::{
+    refolding::Refold,
+    turn::{Failed, Outcome, TICK, Turn},
+};
+use crate::{
+    Error,
+    engine::{
+        Engine, Step,
+        feed::{Decoded, Events},
+        fold::{Barred, Parked, Rows},
+        projection::Projection,
+        sandbox::Stuck,
+        store::{self, leases::Lease, parked},
+    },
+};
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// How often a turn looks whether rows have been folded afresh beside it.
+const REFOLDING: Duration = Duration::from_millis(100);
+/// How long the checkpoint may wait to be moved past events that are none of
+/// the part's. Most events are none of most projections': one statement for many
+/// of them leaves the database to those that are.
+const PASSING: Duration = Duration::from_millis(20);
+
+/// Folds until `stop`, until the lease is lost, or until something fails; gives
+/// the lease back as it is then.
+pub(crate) async fn take<P: Projection>(
+    engine: &Engine,
+    lease: Lease,
+    beyond_share: bool,
+    stop: &CancellationToken,
+) -> (Lease, Result<(), Error>) {
+    match Turn::<P>::begin(engine, lease.clone()).await {
+        Ok(mut turn) => {
+            turn.beyond_share = beyond_share;
+            let outcome = turn.fold_until(stop).await;
+            (turn.lease, outcome)
+        }
+        Err(error) => (lease, Err(error)),
+    }
+}
+
+impl<P: Projection> Turn<'_, P> {
+    /// Folds until `stop`, or until the worker has more than its share of the
+    /// work, or there is none. A batch in flight is finished.
+    async fn fold_until(&mut self, stop: &CancellationToken) -> Result<(), Error> {
+        self.tick().await?;
+        while !stop.is_cancelled()
+            && !self.at_rest
+            && (self.beyond_share || !self.engine.share.surplus())
+        {
+            let mut wait = if self.refolding.is_some() { REFOLDING } else { TICK };
+            let due = self.backlog.as_ref().map(|backlog| backlog.due);
+            for due in [due, self.passed.map(|(_, since)| since + PASSING)].into_iter().flatten() {
+                wait = wait.min(due.saturating_duration_since(Instant::now()));
+            }
+            if self.paused {
+                tokio::select! {
+                    () = tokio::time::sleep(wait.max(Duration::from_millis(100))) => {}
+                    () = stop.cancelled() => return Ok(()),
+                }
+            } else {
+                let events = tokio::select! {
+                    events = self.events.next(wait) => events?,
+                    () = stop.cancelled() => return Ok(()),
+                };
+                let lag = events.as_ref().map_or(0, Events::pending);
+                if let Some(events) = events {
+                    self.apply(&events).await?;
+                }
+                if self.seen {
+                    metrics::gauge!("exodrive_projection_lag_events", "projection" => P::NAME)
+                        .set(lag as f64);
+                }
+            }
+            if let Some((position, since)) = self.passed
+                && since.elapsed() >= PASSING
+            {
+                self.pass(position).await?;
+            }
+            if self.ticked.is_none_or(|(at, _)| at.elapsed() >= TICK) {
+                self.tick().await?;
+            }
+            if self.refolding.as_ref().is_some_and(Refold::is_finished) {
+                self.refold().await?;
+            }
+            self.publish_backlog().await?;
+        }
+        Ok(())
+    }
+
+    /// One batch, from log to readers.
+    async fn apply(&mut self, events: &Events) -> Result<(), Error> {
+        let started = Instant::now();
+        self.engine.step(Step::Read);
+        let Some(last) = events.all().last().map(|event| event.recorded.position) else {
+            return Ok(());
+        };
+        metrics::counter!("exodrive_projection_events_total", "projection" => P::NAME)
+            .increment(events.all().len() as u64);
+        let changed = loop {
+            match self.write(events, last, &[]).await {
+                Ok(Some(changed)) => break changed,
+                Ok(None) => {
+                    trace::<P>(events.all());
+                    let since = self.passed.map_or_else(Instant::now, |(_, since)| since);
+                    self.passed = Some((last, since));
+                    return Ok(());
+                }
+                // The batch is folded again without the event.
+                Err(Failed::Stuck(stuck)) => self.poison(stuck)?,
+                Err(Failed::Error(error)) if store::is_refused_value(&error) => {
+                    let refused = self.refused(events).await?;
+                    let written = self.write(events, last, &refused).await;
+                    break written.map_err(Failed::into_error)?.unwrap_or_default();
+                }
+                Err(Failed::Error(error)) => return Err(error),
+            }
+        };
+        self.barred.poison.clear();
+        self.passed = None;
+        self.lease.position = last;
+        self.engine.step(Step::Committed);
+        trace::<P>(events.all());
+        metrics::counter!("exodrive_projection_rows_written_total", "projection" => P::NAME)
+            .increment(changed.len() as u64);
+        if self.seen {
+            metrics::gauge!("exodrive_projection_position", "projection" => P::NAME)
+                .set(last as f64);
+        }
+        metrics::histogram!("exodrive_projection_batch_seconds", "projection" => P::NAME)
+            .record(started.elapsed());
+        self.publish(&changed, last).await;
+        self.engine.step(Step::Published);
+        self.tell_published().await
+    }
+
+    fn poison(&mut self, stuck: Stuck) -> Result<(), Error> {
+        let position = stuck.position;
+        if position == 0 || !self.barred.poison.insert(stuck) {
+            return Err(Error::Engine);
+        }
+        tracing::error!(projection = P::NAME, position, "An event's fold does not end");
+        Ok(())
+    }
+
+    /// Folds and writes a batch and moves the checkpoint, in one transaction.
+    /// Keys in `refused` are parked instead of folded. Does nothing if no event
+    /// is the part's.
+    async fn write(
+        &mut self,
+        events: &Events,
+        last: u64,
+        refused: &[Parked],
+    ) -> Result<Option<Rows<P::Row>>, Failed> {
+        let part = self.lease.part;
+        let keyed = self.keyed(events, None).await?;
+        if keyed.is_empty() {
+            return Ok(None);
+        }
+        let mut transaction = store::begin(self.engine.database.pool()).await?;
+        let mut barred = self.barred.clone();
+        barred.blocked.extend(refused.iter().map(|parked| parked.key.clone()));
+        let Outcome { changed, parked, barred, .. } =
+            self.fold(&mut transaction, events, keyed, barred).await?;
+        store::write::<P>(&mut transaction, part.generation, &changed).await?;
+        // The reasons come first: what only waits does not overwrite them.
+        parked::park(self.engine.definition, &mut transaction, part, refused, 0).await?;
+        let (stuck, parked): (Vec<_>, Vec<_>) =
+            parked.into_iter().partition(|parked| barred.is_poisonous(parked.position));
+        parked::park(self.engine.definition, &mut transaction, part, &stuck, parked::ATTEMPTS)
+            .await?;
+        parked::park(self.engine.definition, &mut transaction, part, &parked, 0).await?;
+        self.engine.step(Step::Written);
+        store::leases::advance(
+            self.engine.definition,
+            &mut transaction,
+            &self.lease,
+            last,
+            changed.len(),
+        )
+        .await?;
+        self.engine.step(Step::Advanced);
+        transaction.commit().await.map_err(Error::from)?;
+        self.barred = barred;
+        let all = refused.iter().chain(&stuck).chain(&parked);
+        for parked in all.filter(|parked| !parked.error.is_empty()) {
+            tracing::error!(
+                projection = P::NAME,
+                position = parked.position,
+                error = parked.error,
+                "Parked an event: its key is blocked until `exodrive projections retry {}`",
+                P::NAME
+            );
+            metrics::counter!("exodrive_projection_parked_total", "projection" => P::NAME)
+                .increment(1);
+        }
+        Ok(Some(changed))
+    }
+
+    /// Moves the checkpoint past events that are none of the part's.
+    async fn pass(&mut self, last: u64) -> Result<(), Error> {
+        // The statement commits itself: nothing is between it and the commit.
+        for step in [Step::Loaded, Step::Written, Step::Advanced] {
+            self.engine.step(step);
+        }
+        let mut connection = self.engine.database.pool().acquire().await?;
+        let (definition, lease) = (self.engine.definition, &self.lease);
+        store::leases::advance(definition, &mut connection, lease, last, 0).await?;
+        self.passed = None;
+        self.lease.position = last;
+        self.engine.step(Step::Committed);
+        if self.seen {
+            metrics::gauge!("exodrive_projection_position", "projection" => P::NAME)
+                .set(last as f64);
+        }
+        self.publish(&Rows::new(), last).await;
+        self.engine.step(Step::Published);
+        self.tell_published().await
+    }
+
+    /// Once a second: a sign of life, operators' wishes, and Redis made whole.
+    async fn tick(&mut self) -> Result<(), Error> {
+        let pool = self.engine.database.pool();
+        let rate = match self.ticked {
+            Some((at, position)) => {
+                (self.lease.position - position) as f64 / at.elapsed().as_secs_f64()
+            }
+            None => 0.0,
+        };
+        self.ticked = Some((Instant::now(), self.lease.position));
+        let wishes =
+            store::leases::heartbeat(self.engine.definition, pool, &self.lease, rate).await?;
+        self.unread = wishes.unread;
+        self.paused = wishes.unread || wishes.paused && wishes.state != "catching_up";
+        self.seen = !wishes.unread && wishes.state != "catching_up";
+        let poison = std::mem::take(&mut self.barred.poison);
+        self.barred = Barred {
+            poison,
+            ..parked::barred(self.engine.definition, pool, self.lease.part).await?
+        };
+        if !self.barred.blocked.is_empty() && !self.unread {
+            self.retry_parked().await?;
+        }
+        self.refold().await?;
+        if self.unread {
+            self.backlog = None;
+        }
+        if !P::CACHED || self.unread {
+            return Ok(());
+        }
+        let (version, generation) = (P::VERSION, self.lease.part.generation);
+        if self.seen {
+            // Whoever misses it stops trusting what it keeps.
+            let cache = &self.engine.cache;
+            let _ = cache.announce(P::NAME, version, generation, wishes.swaps).await;
+        }
+        if self.backlog.is_none() {
+            match self.engine.cache.is_complete(P::NAME, self.lease.part).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.lease.published = 0;
+                    self.miss(Duration::ZERO);
+                }
+                Err(_) => self.miss(TICK),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Ties each event's trace to its projection, for whoever follows a request.
+fn trace<P: Projection>(events: &[Decoded]) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    for Decoded { recorded: event, .. } in events {
+        tracing::debug!(
+            trace_id = event.envelope.trace_id(),
+            projection = P::NAME,
+            position = event.position,
+            "Projected {} to `{}`",
+            event.position,
+            P::NAME
+        );
+    }
+}

@@ -1,0 +1,155 @@
+//! One worker's time as the writer of one part of a generation.
+
+use super::{
+    backlog::{Backlog, Page, Place},
+    refolding::Refold,
+};
+use crate::{
+    Error,
+    engine::{
+        Engine, Step,
+        feed::{Events, Subscription},
+        fold::{self, Barred, Keyed, Loaded, Parked, Rows},
+        projection::Projection,
+        sandbox::{Sandbox, Stuck},
+        store::{self, leases::Lease, parked, refolds},
+    },
+};
+use sqlx::PgConnection;
+use std::time::{Duration, Instant};
+use tokio_util::task::AbortOnDropHandle;
+
+/// How often a turn shows a sign of life and looks for operators' wishes.
+pub(super) const TICK: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(super) struct Turn<'a, P: Projection> {
+    pub(super) engine: &'a Engine,
+    pub(super) lease: Lease,
+    pub(super) events: Subscription,
+    pub(super) barred: Barred,
+    pub(super) sandbox: Sandbox,
+    /// Whether the worker keeps it however many parts it has.
+    pub(super) beyond_share: bool,
+    /// Whether readers see the generation; known after the first tick.
+    pub(super) seen: bool,
+    pub(super) paused: bool,
+    /// Whether nobody reads it: the turn is for rows to be folded afresh only.
+    pub(super) unread: bool,
+    /// Of such a turn: none are left.
+    pub(super) at_rest: bool,
+    /// Up to here nothing was the part's since its checkpoint, and since when.
+    pub(super) passed: Option<(u64, Instant)>,
+    /// Rows changed after `lease.published` may not be in Redis.
+    pub(super) backlog: Option<Backlog>,
+    /// The page of the backlog that comes next, on its way.
+    pub(super) ahead: Option<(Place, AbortOnDropHandle<Result<Page, Error>>)>,
+    pub(super) ticked: Option<(Instant, u64)>,
+    pub(super) refolding: Option<Refold<P>>,
+}
+
+impl<'a, P: Projection> Turn<'a, P> {
+    /// A turn that has not begun to fold.
+    pub(super) async fn begin(engine: &'a Engine, lease: Lease) -> Result<Self, Error> {
+        let (definition, pool) = (engine.definition, engine.database.pool());
+        let mut events = engine.feed.subscribe(lease.position + 1);
+        events.read_afresh(refolds::erased_until(definition, pool).await?);
+        let barred = parked::barred(definition, pool, lease.part).await?;
+        let mut turn = Self {
+            engine,
+            events,
+            barred,
+            sandbox: Sandbox::default(),
+            beyond_share: false,
+            seen: false,
+            paused: false,
+            unread: false,
+            at_rest: false,
+            passed: None,
+            backlog: None,
+            ahead: None,
+            ticked: None,
+            refolding: None,
+            lease,
+        };
+        if turn.lease.published < turn.lease.position {
+            turn.miss(Duration::ZERO);
+        }
+        Ok(turn)
+    }
+
+    /// What of a batch the part has to do with.
+    pub(super) async fn keyed(
+        &mut self,
+        events: &Events,
+        only: Option<&str>,
+    ) -> Result<Vec<Keyed>, Stuck> {
+        let (events, part, barred) = (events.clone(), self.lease.part, self.barred.clone());
+        let only = only.map(str::to_owned);
+        self.sandbox
+            .run(move |mark| fold::keyed::<P>(&events, part, &barred, only.as_deref(), mark))
+            .await
+    }
+
+    /// Folds over rows that are loaded by `connection`.
+    pub(super) async fn fold(
+        &mut self,
+        connection: &mut PgConnection,
+        events: &Events,
+        keyed: Vec<Keyed>,
+        mut barred: Barred,
+    ) -> Result<Outcome<P::Row>, Failed> {
+        let keys = fold::keys(&keyed);
+        let rows = store::load::<P>(connection, self.lease.part.generation, &keys).await?;
+        self.engine.step(Step::Loaded);
+        let events = events.clone();
+        let outcome = self.sandbox.run(move |mark| {
+            let mut table = Loaded { rows, changed: Rows::new() };
+            let parked = fold::fold::<P>(&events, &keyed, &mut table, &mut barred, mark);
+            Outcome { changed: table.changed, parked, barred, keyed }
+        });
+        Ok(outcome.await?)
+    }
+
+    /// Redis has missed rows: all that changed after `lease.published` are
+    /// published again, beginning after `pause`.
+    pub(super) fn miss(&mut self, pause: Duration) {
+        let (due, end) = (Instant::now() + pause, self.lease.position);
+        self.backlog = P::CACHED.then(|| Backlog { due, after: String::new(), end });
+    }
+}
+
+/// What folding a batch came to.
+pub(super) struct Outcome<R> {
+    pub(super) changed: Rows<R>,
+    pub(super) parked: Vec<Parked>,
+    pub(super) barred: Barred,
+    pub(super) keyed: Vec<Keyed>,
+}
+
+/// Why a batch was not folded.
+pub(super) enum Failed {
+    Error(Error),
+    Stuck(Stuck),
+}
+
+impl Failed {
+    pub(super) fn into_error(self) -> Error {
+        match self {
+            Self::Error(error) => error,
+            Self::Stuck(_) => Error::Engine,
+        }
+    }
+}
+
+impl From<Stuck> for Failed {
+    fn from(stuck: Stuck) -> Self {
+        Self::Stuck(stuck)
+    }
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}

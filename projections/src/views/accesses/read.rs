@@ -1,0 +1,124 @@
+//! What auditors get of the accesses.
+
+use super::{AccessRow, Accesses};
+use crate::{
+    Error, Page, Projection, ReadTransaction,
+    views::query::{decode_cursor, encode_cursor},
+};
+use chrono::{DateTime, Utc};
+use exodrive_domain::time::{self, serde_micros};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// One reader's reads of one thing in one day (UTC).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Access {
+    /// Always `access`.
+    pub object: String,
+    /// What kind of thing was read: an open set.
+    #[schema(example = "email")]
+    pub resource: String,
+    /// Its id; null for a list.
+    pub key: Option<String>,
+    /// Who read: a role and the user's id.
+    #[schema(example = "auditor:0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4")]
+    pub actor: String,
+    /// How often.
+    pub count: u64,
+    /// The first time of the day.
+    #[serde(with = "serde_micros")]
+    pub first_at: DateTime<Utc>,
+    /// The last time of the day.
+    #[serde(with = "serde_micros")]
+    pub last_at: DateTime<Utc>,
+    /// How often by each route or command.
+    pub routes: BTreeMap<String, u64>,
+    /// The request of the last time, as our logs name it.
+    pub request_id: Option<String>,
+    /// The position in the log that last changed this.
+    pub position: u64,
+}
+
+/// Which accesses a list shows.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Those of this kind of thing.
+    pub resource: Option<String>,
+    /// Those of the thing with this id.
+    pub key: Option<String>,
+    /// Those of this reader.
+    pub actor: Option<String>,
+    /// Those at this time or later.
+    pub since: Option<DateTime<Utc>>,
+    /// Those before this time.
+    pub until: Option<DateTime<Utc>>,
+    /// What [`Page::next`] of the page before said.
+    pub after: Option<[String; 2]>,
+    /// How many at most.
+    pub limit: i64,
+}
+
+/// The place that a cursor names.
+pub fn parse_cursor(text: &str) -> Option<[String; 2]> {
+    decode_cursor(text).filter(|[first_at, _]: &[String; 2]| time::parse(first_at).is_some())
+}
+
+/// A page of the accesses, those that began last first.
+///
+/// # Errors
+/// When the database fails.
+pub async fn list(reader: &mut ReadTransaction, filter: &Filter) -> Result<Page<Access>, Error> {
+    let [after_time, after_key] = filter.after.clone().map_or([None, None], |it| it.map(Some));
+    let mut found = sqlx::query!(
+        r#"select key as "key!", first_at as "first_at!", position as "position!",
+                  data as "data!"
+           from accesses
+           where ($1::text is null or resource = $1)
+             and ($2::text is null or thing = $2)
+             and ($3::text is null or actor = $3)
+             and ($4::text is null or last_at >= $4)
+             and ($5::text is null or first_at < $5)
+             and ($6::text is null or (first_at, key) < ($6, $7))
+           order by first_at desc, key desc limit $8"#,
+        filter.resource.as_deref(),
+        filter.key.as_deref(),
+        filter.actor.as_deref(),
+        filter.since.as_ref().map(time::format),
+        filter.until.as_ref().map(time::format),
+        after_time,
+        after_key,
+        filter.limit + 1
+    )
+    .fetch_all(&mut **reader)
+    .await?;
+    let limit = usize::try_from(filter.limit).unwrap_or(0);
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| more);
+    let next = next.map(|last| encode_cursor(&[&last.first_at, &last.key]));
+    let mut rows = Vec::with_capacity(found.len());
+    for found in found {
+        let position = u64::try_from(found.position).unwrap_or(0);
+        rows.push(access(found.key, found.data, position)?);
+    }
+    Ok(Page { rows, next })
+}
+
+fn access(key: String, data: serde_json::Value, position: u64) -> Result<Access, Error> {
+    let table = Accesses::NAME;
+    let row: AccessRow =
+        serde_json::from_value(data).map_err(|source| Error::Row { table, key, source })?;
+    Ok(Access {
+        object: "access".to_owned(),
+        resource: row.resource,
+        key: row.key,
+        actor: row.actor,
+        count: row.count,
+        first_at: row.first_at,
+        last_at: row.last_at,
+        routes: row.routes,
+        request_id: row.request_id,
+        position,
+    })
+}

@@ -1,0 +1,124 @@
+//! `bookings`: one row for each booking, with who rents.
+
+pub mod read;
+
+use crate::{Projection, Sources};
+use chrono::{DateTime, Utc};
+use exodrive_domain::{
+    Event, Payload,
+    booking::{self, Booking, BookingChange, BookingEvent, Customer, CustomerDetails},
+    time::serde_micros,
+};
+use serde::{Deserialize, Serialize};
+
+/// See the module.
+pub struct Bookings;
+
+/// A booking, who rents, and what lists search by.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BookingRow {
+    /// The booking as folded.
+    pub booking: Booking,
+    /// Who rents.
+    pub customer: CustomerDetails,
+    /// What staff wrote down, oldest first.
+    pub notes: Vec<Note>,
+    /// What free text is looked for in, in lower case.
+    pub search: String,
+}
+
+/// What staff wrote down.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Note {
+    /// The text.
+    pub text: String,
+    /// By whom.
+    pub actor: Option<String>,
+    /// When.
+    #[serde(with = "serde_micros")]
+    pub at: DateTime<Utc>,
+}
+
+impl BookingRow {
+    fn learn(&mut self, event: &BookingEvent, recorded: &exodrive_domain::Recorded) {
+        match &event.change {
+            BookingChange::CustomerChanged { customer, .. } => {
+                self.customer = customer.details.0.clone();
+            }
+            BookingChange::NoteAdded { text } => self.note(&text.0, recorded),
+            _ => {}
+        }
+        let CustomerDetails { email, first_name, last_name, phone } = &self.customer;
+        let reference = reference(&self.booking.id.to_string());
+        let id = self.booking.id.to_string();
+        let phone = phone.as_deref().unwrap_or_default();
+        let texts = [&id, &reference, email, &format!("{first_name} {last_name}"), phone];
+        self.search = texts.map(|text| text.to_lowercase()).join("\n");
+        // Of use to decisions only.
+        self.booking.commands.clear();
+    }
+
+    fn note(&mut self, text: &str, recorded: &exodrive_domain::Recorded) {
+        let (actor, at) = (recorded.envelope.actor.clone(), recorded.envelope.time);
+        self.notes.push(Note { text: text.to_owned(), actor, at });
+    }
+}
+
+impl Projection for Bookings {
+    const NAME: &'static str = "bookings";
+    const VERSION: u32 = 1;
+    const SUBJECTS: &'static [&'static str] = &["exo.booking."];
+    const SCHEMA: &'static str = include_str!("schema.sql");
+    const READERS: &'static str = "case current_setting('exodrive.identity', true)
+            when 'customer' then user_id = current_setting('exodrive.subject', true)
+            when 'guest' then data -> 'booking' -> 'links' @> jsonb_build_array(
+                jsonb_build_object('hash', current_setting('exodrive.subject', true)))
+            else current_setting('exodrive.identity', true) in ('admin', 'auditor', 'system')
+         end";
+    type Row = BookingRow;
+
+    fn keys(event: &Event<'_>) -> Vec<String> {
+        match event.payload {
+            Payload::Booking(event) => vec![event.booking_id.to_string()],
+            _ => Vec::new(),
+        }
+    }
+
+    fn evolve(_key: &str, row: Option<BookingRow>, event: &Event<'_>) -> Option<BookingRow> {
+        let Payload::Booking(change) = event.payload else { return row };
+        // The other half of a move says it all.
+        if matches!(change.change, BookingChange::MovedOut { .. }) {
+            return row;
+        }
+        let (before, known) = match row {
+            Some(row) => (Some(row.booking), Some((row.customer, row.notes))),
+            None => (None, None),
+        };
+        let booking = booking::evolve(before, change, event.recorded)?;
+        let (customer, notes) = match (&change.change, known) {
+            (
+                BookingChange::Held { customer, .. } | BookingChange::Imported { customer, .. },
+                None,
+            ) => (Customer::clone(customer).details.0, Vec::new()),
+            (_, known) => known?,
+        };
+        let mut row = BookingRow { booking, customer, notes, search: String::new() };
+        if let BookingChange::Held { note, .. } = &change.change
+            && let Some(text) = &note.0
+        {
+            row.note(text, event.recorded);
+        }
+        row.learn(change, event.recorded);
+        Some(row)
+    }
+
+    /// A booking moves between cars, and its events between their subjects.
+    fn sources(_key: &str, _row: Option<&BookingRow>) -> Sources {
+        Sources::All
+    }
+}
+
+/// What people call a booking by.
+pub fn reference(booking_id: &str) -> String {
+    format!("EXO-{}", booking_id[..booking_id.len().min(8)].to_uppercase())
+}

@@ -1,0 +1,387 @@
+//! What readers get of bookings.
+
+pub use super::reference;
+
+use super::{BookingRow, Bookings, Note};
+use crate::{
+    Error, Page, Projection, ReadTransaction,
+    views::query::{decode_cursor, encode_cursor, like},
+};
+use chrono::{DateTime, NaiveDate, Utc};
+use exodrive_domain::{
+    booking::{Booking, CustomerDetails, allowed},
+    days::Days,
+    price::{Line, LineKind},
+    time::{self, serde_micros},
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// A booking.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct BookingDetail {
+    /// Always `booking`.
+    pub object: String,
+    /// A UUID.
+    pub id: String,
+    /// What people call it by.
+    #[schema(example = "EXO-0198F3A6")]
+    pub reference: String,
+    /// The car.
+    pub car_id: String,
+    /// Whose it is.
+    pub customer_id: String,
+    /// Who rents; left out of answers to commands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub customer: Option<CustomerDetail>,
+    /// The first day of the rental.
+    pub start_date: NaiveDate,
+    /// The last day of the rental.
+    pub end_date: NaiveDate,
+    /// How many days that are.
+    pub days: u32,
+    /// When the car came back.
+    pub returned_on: Option<NaiveDate>,
+    /// Where it stands: `pending_payment`, `pending_contract`, `upcoming`,
+    /// `active`, `returned`, `completed`, `cancelled`, `expired`, `disputed`.
+    #[schema(example = "pending_payment")]
+    pub status: String,
+    /// What was paid.
+    pub payment: PaymentDetail,
+    /// How the contract stands.
+    pub contract: ContractDetail,
+    /// The price agreed.
+    pub total: Money,
+    /// What the total is made of.
+    pub lines: Vec<LineDetail>,
+    /// The version of the car's price list that it was made by.
+    pub price_list_version: u32,
+    /// Held apart from the total while the car is out.
+    pub deposit: Money,
+    /// Until when the days are held without payment.
+    #[serde(with = "serde_micros::option")]
+    pub hold_expires_at: Option<DateTime<Utc>>,
+    /// What the caller can do with it now: each is the last part of a path,
+    /// `POST /v1/bookings/{id}/{action}`.
+    pub allowed_actions: Vec<String>,
+    /// When it was made.
+    #[serde(with = "serde_micros")]
+    pub created_at: DateTime<Utc>,
+    /// When it last changed.
+    #[serde(with = "serde_micros")]
+    pub updated_at: DateTime<Utc>,
+    /// The position in the log that last changed it: its `ETag`.
+    pub position: u64,
+}
+
+/// Who rents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CustomerDetail {
+    /// Email address.
+    pub email: String,
+    /// First name.
+    pub first_name: String,
+    /// Last name.
+    pub last_name: String,
+    /// Telephone number.
+    pub phone: Option<String>,
+}
+
+impl From<CustomerDetails> for CustomerDetail {
+    fn from(details: CustomerDetails) -> Self {
+        let CustomerDetails { email, first_name, last_name, phone } = details;
+        Self { email, first_name, last_name, phone }
+    }
+}
+
+/// An amount of money.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Money {
+    /// In cents.
+    #[schema(example = 441_706)]
+    pub amount_cents: i64,
+    /// ISO 4217.
+    #[schema(example = "USD")]
+    pub currency: String,
+}
+
+/// What was paid, in cents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PaymentDetail {
+    /// `pending`, `authorized`, `captured`, `refunded`, `voided` or `failed`.
+    pub status: String,
+    /// Held at the provider and not taken.
+    pub authorized_cents: i64,
+    /// Taken.
+    pub captured_cents: i64,
+    /// Given back.
+    pub refunded_cents: i64,
+    /// Neither held nor taken of the price; negative if too much was.
+    pub open_cents: i64,
+}
+
+/// How the contract stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ContractDetail {
+    /// `not_sent`, `sent`, `viewed`, `signed` or `declined`.
+    pub status: String,
+    /// Its id at whoever has it signed.
+    pub document: Option<String>,
+}
+
+/// A part of a price: `amount_cents` is `quantity` times `unit_cents`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LineDetail {
+    /// `days`, `mandatory_fee`, `optional_fee`, `pick_up`, `drop_off`,
+    /// `one_way`, `discount`, `tax` or `imported`.
+    pub kind: String,
+    /// For people.
+    pub label: String,
+    /// How many.
+    pub quantity: u32,
+    /// Each, in cents.
+    pub unit_cents: i64,
+    /// All, in cents; negative for a discount.
+    pub amount_cents: i64,
+}
+
+impl From<&Line> for LineDetail {
+    fn from(line: &Line) -> Self {
+        let kind = match line.kind {
+            LineKind::Days => "days",
+            LineKind::MandatoryFee => "mandatory_fee",
+            LineKind::OptionalFee => "optional_fee",
+            LineKind::PickUp => "pick_up",
+            LineKind::DropOff => "drop_off",
+            LineKind::OneWay => "one_way",
+            LineKind::Discount => "discount",
+            LineKind::Tax => "tax",
+            LineKind::Imported => "imported",
+        };
+        Self {
+            kind: kind.to_owned(),
+            label: line.label.clone(),
+            quantity: line.quantity,
+            unit_cents: line.unit_cents,
+            amount_cents: line.amount_cents,
+        }
+    }
+}
+
+/// For whom a booking is shown: staff are offered more actions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Viewer {
+    /// Admins.
+    Staff,
+    /// The customer.
+    Customer,
+    /// Whoever may look and do nothing.
+    Onlooker,
+}
+
+impl BookingDetail {
+    /// What a reader gets of a booking at `now`.
+    pub fn of(booking: &Booking, viewer: Viewer, now: DateTime<Utc>) -> Self {
+        let quote = &booking.quote;
+        let money = |amount_cents| Money { amount_cents, currency: quote.currency.clone() };
+        let allowed =
+            allowed(booking, booking.today(now)).into_iter().filter(|action| match viewer {
+                Viewer::Staff => true,
+                Viewer::Customer => action.is_customers(),
+                Viewer::Onlooker => false,
+            });
+        Self {
+            object: "booking".to_owned(),
+            id: booking.id.to_string(),
+            reference: reference(&booking.id.to_string()),
+            car_id: booking.car_id.to_string(),
+            customer_id: booking.customer_id.to_string(),
+            customer: None,
+            start_date: booking.days.first(),
+            end_date: booking.days.last(),
+            days: booking.days.count(),
+            returned_on: booking.returned_on,
+            status: booking.status.name().to_owned(),
+            payment: PaymentDetail {
+                status: booking.payment.status.name().to_owned(),
+                authorized_cents: booking.payment.authorized_cents,
+                captured_cents: booking.payment.captured_cents,
+                refunded_cents: booking.payment.refunded_cents,
+                open_cents: booking.open_cents(),
+            },
+            contract: ContractDetail {
+                status: booking.contract.status.name().to_owned(),
+                document: booking.contract.document.clone(),
+            },
+            total: money(quote.total_cents),
+            lines: quote.lines.iter().map(LineDetail::from).collect(),
+            price_list_version: quote.price_list_version,
+            deposit: money(quote.deposit_cents),
+            hold_expires_at: booking.hold_expires_at,
+            allowed_actions: allowed.map(|action| action.name().to_owned()).collect(),
+            created_at: booking.created_at,
+            updated_at: booking.updated_at,
+            position: booking.position,
+        }
+    }
+}
+
+/// Which bookings, and which page of them.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only these statuses; any if empty.
+    pub statuses: Vec<String>,
+    /// Only of this car.
+    pub car_id: Option<String>,
+    /// Only of this customer.
+    pub customer_id: Option<String>,
+    /// Only those that have a day in this range.
+    pub days: Option<Days>,
+    /// Only made at this time or later.
+    pub created_from: Option<DateTime<Utc>>,
+    /// Only made before this time.
+    pub created_until: Option<DateTime<Utc>>,
+    /// With this text in id, reference, name, email or telephone number.
+    pub text: Option<String>,
+    /// Where the page before ended.
+    pub after: Option<[String; 2]>,
+    /// How many.
+    pub limit: i64,
+}
+
+/// The place that a cursor names.
+pub fn parse_cursor(text: &str) -> Option<[String; 2]> {
+    decode_cursor(text).filter(|[created_at, _]: &[String; 2]| time::parse(created_at).is_some())
+}
+
+/// A page of the bookings that the reader may see, newest first.
+///
+/// # Errors
+/// When the database fails.
+pub async fn list(
+    reader: &mut ReadTransaction,
+    filter: &Filter,
+) -> Result<Page<BookingRow>, Error> {
+    let text = filter.text.as_deref().map(like);
+    let [after_time, after_key] = filter.after.clone().map_or([None, None], |it| it.map(Some));
+    let mut found = sqlx::query!(
+        r#"select key as "key!", created_at as "created_at!", data as "data!" from bookings
+           where (cardinality($1::text[]) = 0 or status = any($1))
+             and ($2::text is null or car_id = $2)
+             and ($3::text is null or customer_id = $3)
+             and ($4::text is null or until_day > $4)
+             and ($5::text is null or first_day < $5)
+             and ($6::text is null or created_at >= $6)
+             and ($7::text is null or created_at < $7)
+             and ($8::text is null or data ->> 'search' like $8)
+             and ($9::text is null or (created_at, key) < ($9, $10))
+           order by created_at desc, key desc limit $11"#,
+        &filter.statuses,
+        filter.car_id,
+        filter.customer_id,
+        filter.days.map(|days| days.first().to_string()),
+        filter.days.map(|days| days.until().to_string()),
+        filter.created_from.as_ref().map(time::format),
+        filter.created_until.as_ref().map(time::format),
+        text,
+        after_time,
+        after_key,
+        filter.limit + 1
+    )
+    .fetch_all(&mut **reader)
+    .await?;
+    let limit = usize::try_from(filter.limit).unwrap_or(0);
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| more);
+    let next = next.map(|last| encode_cursor(&[&last.created_at, &last.key]));
+    let rows = found.into_iter().map(|found| row(&found.key, found.data));
+    Ok(Page { rows: rows.collect::<Result<_, _>>()?, next })
+}
+
+/// How many of the bookings that the reader may see there are of each status.
+///
+/// # Errors
+/// When the database fails.
+pub async fn counts(reader: &mut ReadTransaction) -> Result<BTreeMap<String, i64>, Error> {
+    let found = sqlx::query!(
+        r#"select status as "status!", count(*) as "count!" from bookings group by status"#
+    );
+    let found = found.fetch_all(&mut **reader).await?;
+    Ok(found.into_iter().map(|found| (found.status, found.count)).collect())
+}
+
+/// One booking, if the reader may see it.
+///
+/// # Errors
+/// When the database fails.
+pub async fn by_id(
+    reader: &mut ReadTransaction,
+    booking_id: &str,
+) -> Result<Option<BookingRow>, Error> {
+    let found =
+        sqlx::query_scalar!(r#"select data as "data!" from bookings where key = $1"#, booking_id)
+            .fetch_optional(&mut **reader)
+            .await?;
+    found.map(|data| row(booking_id, data)).transpose()
+}
+
+/// The car that a booking is of.
+///
+/// # Errors
+/// When the database fails.
+pub async fn car_of(
+    reader: &mut ReadTransaction,
+    booking_id: &str,
+) -> Result<Option<String>, Error> {
+    let found = sqlx::query_scalar!(
+        r#"select car_id as "car_id!" from bookings where key = $1"#,
+        booking_id
+    );
+    Ok(found.fetch_optional(&mut **reader).await?)
+}
+
+/// The ids of bookings whose hold has ended by `now`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn due_holds(
+    reader: &mut ReadTransaction,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<String>, Error> {
+    let found = sqlx::query_scalar!(
+        r#"select key as "key!" from bookings
+           where hold_expires_at <= $1 order by hold_expires_at limit $2"#,
+        time::format(&now),
+        limit
+    );
+    Ok(found.fetch_all(&mut **reader).await?)
+}
+
+fn row(key: &str, data: serde_json::Value) -> Result<BookingRow, Error> {
+    serde_json::from_value(data).map_err(|source| Error::Row {
+        table: Bookings::NAME,
+        key: key.to_owned(),
+        source,
+    })
+}
+
+/// What staff wrote down.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NoteDetail {
+    /// The text.
+    pub text: String,
+    /// By whom.
+    pub actor: Option<String>,
+    /// When.
+    #[serde(with = "serde_micros")]
+    pub at: DateTime<Utc>,
+}
+
+impl From<Note> for NoteDetail {
+    fn from(note: Note) -> Self {
+        Self { text: note.text, actor: note.actor, at: note.at }
+    }
+}

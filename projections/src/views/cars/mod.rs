@@ -1,0 +1,96 @@
+//! `cars`: one row for each car of the fleet, as the public and staff see it.
+
+mod answer;
+pub mod read;
+
+use crate::{Projection, Sources};
+use exodrive_domain::{
+    Event, Payload, Subject,
+    fleet::{self, Car},
+};
+use serde::{Deserialize, Serialize};
+
+/// See the module.
+pub struct Cars;
+
+/// A car, and what lists search, filter and sort by.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CarRow {
+    /// The car as folded.
+    pub car: Car,
+    /// Whether the public sees it.
+    pub shown: bool,
+    /// What free text is looked for in, in lower case.
+    pub search: String,
+    /// Names of features, in lower case.
+    pub features: Vec<String>,
+    /// Featured cars first, then by name.
+    pub by_featured: String,
+    /// By name.
+    pub by_name: String,
+    /// By the price of a day, cheapest first.
+    pub by_price: String,
+}
+
+impl CarRow {
+    fn of(mut car: Car) -> Self {
+        // Of use to decisions only.
+        car.commands.clear();
+        let profile = &car.profile;
+        let texts = [&profile.name, &car.slug, &profile.category, &profile.short_description];
+        let features = profile.features.iter().map(|feature| &feature.name);
+        let mut search = String::new();
+        for text in texts.into_iter().chain(features) {
+            search.push_str(&text.to_lowercase());
+            search.push('\n');
+        }
+        let name = profile.name.to_lowercase();
+        let price = car.prices.as_ref().map_or(0, |prices| prices.base_per_day_cents);
+        Self {
+            shown: car.listed && !car.archived && car.prices.is_some(),
+            search,
+            features: profile.features.iter().map(|it| it.name.to_lowercase()).collect(),
+            by_featured: format!("{} {name} {}", u8::from(!car.featured), car.id),
+            by_name: format!("{name} {}", car.id),
+            by_price: format!("{price:012} {}", car.id),
+            car,
+        }
+    }
+}
+
+impl Projection for Cars {
+    const NAME: &'static str = "cars";
+    const VERSION: u32 = 1;
+    const SUBJECTS: &'static [&'static str] = &["exo.fleet."];
+    const SCHEMA: &'static str = include_str!("schema.sql");
+    const CACHED: bool = true;
+    const READERS: &'static str =
+        "shown or current_setting('exodrive.identity', true) in ('admin', 'auditor', 'system')";
+    type Row = CarRow;
+
+    fn keys(event: &Event<'_>) -> Vec<String> {
+        match event.payload {
+            Payload::Fleet(event) => vec![event.car_id.to_string()],
+            _ => Vec::new(),
+        }
+    }
+
+    fn evolve(_key: &str, row: Option<CarRow>, event: &Event<'_>) -> Option<CarRow> {
+        let Payload::Fleet(change) = event.payload else { return row };
+        fleet::evolve(row.map(|row| row.car), change, event.recorded).map(CarRow::of)
+    }
+
+    fn sources(key: &str, _row: Option<&CarRow>) -> Sources {
+        Sources::subject(key.parse().ok().map(Subject::Fleet))
+    }
+
+    /// `null` for a car that the public does not see.
+    fn cached(row: &CarRow, position: u64) -> Option<String> {
+        let shown = row.shown.then(|| answer::CarDetail::of(&row.car, position));
+        serde_json::to_string(&shown).ok()
+    }
+
+    fn aliases(row: &CarRow) -> Vec<String> {
+        vec![row.car.slug.clone()]
+    }
+}

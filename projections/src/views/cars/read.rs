@@ -1,0 +1,173 @@
+//! What readers get of the fleet.
+
+pub use super::answer::{
+    CarDetail, CarSummary, FeeDetail, ImageDetail, LocationDetail, NamedTextDetail, PeakDetail,
+    PriceDetail, PriceSummary,
+};
+
+use super::{CarRow, Cars};
+use crate::{
+    Error, Page, Projection, ReadTransaction,
+    views::{
+        calendar::day_number,
+        query::{decode_cursor, encode_cursor, like},
+    },
+};
+use exodrive_domain::days::Days;
+
+/// How a list of cars is sorted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sort {
+    /// Featured cars first, then by name.
+    #[default]
+    Featured,
+    /// By name.
+    Name,
+    /// Cheapest first.
+    Price,
+    /// Dearest first.
+    PriceDescending,
+}
+
+impl Sort {
+    /// Every order.
+    pub const ALL: [Self; 4] = [Self::Featured, Self::Name, Self::Price, Self::PriceDescending];
+
+    /// As in a query.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Featured => "featured",
+            Self::Name => "name",
+            Self::Price => "price",
+            Self::PriceDescending => "-price",
+        }
+    }
+}
+
+/// Which cars, and which page of them.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only of these categories, in lower case; any if empty.
+    pub categories: Vec<String>,
+    /// Costing at least this a day, in cents.
+    pub price_min: Option<i64>,
+    /// Costing at most this a day, in cents.
+    pub price_max: Option<i64>,
+    /// With all of these features, in lower case.
+    pub features: Vec<String>,
+    /// With this text.
+    pub text: Option<String>,
+    /// Free on all of these days.
+    pub free: Option<Days>,
+    /// Also those that the public does not see, if the reader may see them.
+    pub all: bool,
+    /// In which order.
+    pub sort: Sort,
+    /// Where the page before ended.
+    pub after: Option<String>,
+    /// How many.
+    pub limit: i64,
+}
+
+/// The place that a cursor names, if it was given for this order.
+pub fn parse_cursor(text: &str, sort: Sort) -> Option<String> {
+    let [name, place] = decode_cursor(text)?;
+    (name == sort.name()).then_some(place)
+}
+
+/// A page of the fleet.
+///
+/// # Errors
+/// When the database fails.
+pub async fn list(
+    reader: &mut ReadTransaction,
+    filter: &Filter,
+) -> Result<Page<CarSummary>, Error> {
+    let text = filter.text.as_deref().map(like);
+    let free = filter.free.map(|days| (day_number(days.first()), day_number(days.until())));
+    let (from, until) = free.unzip();
+    struct Found {
+        key: String,
+        position: i64,
+        data: serde_json::Value,
+        place: String,
+    }
+    macro_rules! page {
+        ($place:literal, $compare:literal, $order:literal) => {
+            sqlx::query_as!(
+                Found,
+                r#"select key as "key!", position as "position!", data as "data!", "#
+                    + $place
+                    + r#" as "place!" from cars
+                    where ($1 or shown)
+                      and (cardinality($2::text[]) = 0 or category = any($2))
+                      and ($3::bigint is null or price >= $3)
+                      and ($4::bigint is null or price <= $4)
+                      and (cardinality($5::text[]) = 0 or data -> 'features' ?& $5)
+                      and ($6::text is null or search like $6)
+                      and ($7::int is null or not exists (
+                          select from calendar where calendar.key = cars.key
+                          and calendar.taken && int4range($7, $8)))
+                      and ($9::text is null or "#
+                    + $compare
+                    + r#") order by "#
+                    + $order
+                    + r#" limit $10"#,
+                filter.all,
+                &filter.categories,
+                filter.price_min,
+                filter.price_max,
+                &filter.features,
+                text,
+                from,
+                until,
+                filter.after,
+                filter.limit + 1
+            )
+            .fetch_all(&mut **reader)
+            .await?
+        };
+    }
+    let mut found = match filter.sort {
+        Sort::Featured => page!("by_featured", "by_featured > $9", "by_featured"),
+        Sort::Name => page!("by_name", "by_name > $9", "by_name"),
+        Sort::Price => page!("by_price", "by_price > $9", "by_price"),
+        Sort::PriceDescending => page!("by_price", "by_price < $9", "by_price desc"),
+    };
+    let limit = usize::try_from(filter.limit).unwrap_or(0);
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| more);
+    let next = next.map(|last| encode_cursor(&[filter.sort.name(), &last.place]));
+    let mut rows = Vec::with_capacity(found.len());
+    for found in found {
+        let row = row(found.key, found.data)?;
+        rows.push(CarSummary::of(&row.car, u64::try_from(found.position).unwrap_or(0)));
+    }
+    Ok(Page { rows, next })
+}
+
+/// One car, by its id or its slug, and whether the public sees it.
+///
+/// # Errors
+/// When the database fails.
+pub async fn detail(
+    reader: &mut ReadTransaction,
+    id_or_slug: &str,
+) -> Result<Option<(CarDetail, bool)>, Error> {
+    let found = sqlx::query!(
+        r#"select key as "key!", position as "position!", data as "data!" from cars
+           where key = $1 or slug = $1 order by key = $1 desc limit 1"#,
+        id_or_slug
+    )
+    .fetch_optional(&mut **reader)
+    .await?;
+    let Some(found) = found else { return Ok(None) };
+    let position = u64::try_from(found.position).unwrap_or(0);
+    let row = row(found.key, found.data)?;
+    Ok(Some((CarDetail::of(&row.car, position), row.shown)))
+}
+
+fn row(key: String, data: serde_json::Value) -> Result<CarRow, Error> {
+    serde_json::from_value(data).map_err(|source| Error::Row { table: Cars::NAME, key, source })
+}

@@ -1,0 +1,122 @@
+//! What readers get of customers.
+
+use super::{CustomerRow, Customers};
+use crate::{
+    Error, Page, Projection, ReadTransaction,
+    views::{
+        bookings::read::{CustomerDetail, Money},
+        query::{decode_cursor, encode_cursor, like},
+    },
+};
+use chrono::{DateTime, Utc};
+use exodrive_domain::time::{self, serde_micros};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A customer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CustomerSummary {
+    /// Always `customer`.
+    pub object: String,
+    /// A UUID, always the same for an email address.
+    pub id: String,
+    /// As last given.
+    #[serde(flatten)]
+    pub details: CustomerDetail,
+    /// The account, if there is one.
+    pub user_id: Option<String>,
+    /// How many bookings.
+    pub bookings: usize,
+    /// What was paid and not given back, by currency.
+    pub paid: Vec<Money>,
+    /// The first booking.
+    #[serde(with = "serde_micros")]
+    pub created_at: DateTime<Utc>,
+    /// When last something became of a booking.
+    #[serde(with = "serde_micros")]
+    pub last_at: DateTime<Utc>,
+    /// The position in the log that last changed this.
+    pub position: u64,
+}
+
+/// The place that a cursor names.
+pub fn parse_cursor(text: &str) -> Option<[String; 2]> {
+    decode_cursor(text).filter(|[last_at, _]: &[String; 2]| time::parse(last_at).is_some())
+}
+
+/// A page of the customers, last active first.
+///
+/// # Errors
+/// When the database fails.
+pub async fn list(
+    reader: &mut ReadTransaction,
+    text: Option<&str>,
+    after: Option<[String; 2]>,
+    limit: i64,
+) -> Result<Page<CustomerSummary>, Error> {
+    let [after_time, after_key] = after.map_or([None, None], |it| it.map(Some));
+    let mut found = sqlx::query!(
+        r#"select key as "key!", last_at as "last_at!", position as "position!", data as "data!"
+           from customers
+           where ($1::text is null or data ->> 'search' like $1)
+             and ($2::text is null or (last_at, key) < ($2, $3))
+           order by last_at desc, key desc limit $4"#,
+        text.map(like),
+        after_time,
+        after_key,
+        limit + 1
+    )
+    .fetch_all(&mut **reader)
+    .await?;
+    let limit = usize::try_from(limit).unwrap_or(0);
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| more);
+    let next = next.map(|last| encode_cursor(&[&last.last_at, &last.key]));
+    let mut rows = Vec::with_capacity(found.len());
+    for found in found {
+        let position = u64::try_from(found.position).unwrap_or(0);
+        rows.push(summary(found.key, found.data, position)?);
+    }
+    Ok(Page { rows, next })
+}
+
+/// One customer.
+///
+/// # Errors
+/// When the database fails.
+pub async fn by_id(
+    reader: &mut ReadTransaction,
+    customer_id: &str,
+) -> Result<Option<CustomerSummary>, Error> {
+    let found = sqlx::query!(
+        r#"select position as "position!", data as "data!" from customers where key = $1"#,
+        customer_id
+    )
+    .fetch_optional(&mut **reader)
+    .await?;
+    let Some(found) = found else { return Ok(None) };
+    let position = u64::try_from(found.position).unwrap_or(0);
+    summary(customer_id.to_owned(), found.data, position).map(Some)
+}
+
+fn summary(key: String, data: serde_json::Value, position: u64) -> Result<CustomerSummary, Error> {
+    let id = key.clone();
+    let row: CustomerRow = serde_json::from_value(data).map_err(|source| Error::Row {
+        table: Customers::NAME,
+        key,
+        source,
+    })?;
+    let paid = row.paid_cents.into_iter();
+    Ok(CustomerSummary {
+        object: "customer".to_owned(),
+        id,
+        details: row.details.into(),
+        user_id: row.user_id,
+        bookings: row.bookings.len(),
+        paid: paid.map(|(currency, amount_cents)| Money { amount_cents, currency }).collect(),
+        created_at: row.first_at,
+        last_at: row.last_at,
+        position,
+    })
+}

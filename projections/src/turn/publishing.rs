@@ -23,9 +23,6 @@ pub(super) struct Backlog {
     pub(super) due: Instant,
     /// The last key published.
     after: String,
-    /// What Redis has once every page is published. Rows changed later are
-    /// published as they change.
-    end: u64,
 }
 
 /// Which page of the rows that Redis has missed.
@@ -96,8 +93,8 @@ impl<P: Projection> Turn<'_, P> {
     /// Redis has missed rows: all that changed after `lease.published` are
     /// published again, beginning after `pause`.
     pub(super) fn miss(&mut self, pause: Duration) {
-        let (due, end) = (Instant::now() + pause, self.lease.position);
-        self.backlog = P::CACHED.then(|| Backlog { due, after: String::new(), end });
+        let due = Instant::now() + pause;
+        self.backlog = P::CACHED.then(|| Backlog { due, after: String::new() });
     }
 
     /// Publishes some pages of the backlog, if one is due; folding goes on
@@ -141,7 +138,11 @@ impl<P: Projection> Turn<'_, P> {
                 }
                 (Ok(()), Some(after)) => self.backlog = Some(Backlog { after, ..backlog }),
                 (Ok(()), None) => {
-                    self.lease.published = backlog.end;
+                    // Rows changed since the backlog began were published as
+                    // they changed: one that Redis did not take would have begun
+                    // it again. A swap waits until this reaches the checkpoint,
+                    // and no event may come that would move it.
+                    self.lease.published = self.lease.position;
                     self.backlog = None;
                     self.tell_published().await?;
                     tracing::debug!(projection = P::NAME, "Redis has all views of `{}`", P::NAME);

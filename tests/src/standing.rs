@@ -79,7 +79,9 @@ impl Standing {
                 tokio::process::Command::from(bare(&program("exodrive"), &args, &self.env));
             let done = command.kill_on_drop(true).output().await;
             let done = done.map_err(|error| error.to_string())?;
-            Ok([done.stdout, done.stderr].map(|it| String::from_utf8_lossy(&it).into()).concat())
+            Ok([done.stdout, done.stderr]
+                .map(|it| String::from_utf8_lossy(&it).into_owned())
+                .concat())
         });
         told += &format!("\nexodrive projections list --json: {}", list.await);
         for (name, sql) in TABLES {

@@ -24,9 +24,10 @@ run: tools ## Build and start everything, with private NATS, Postgres and Redis;
 	@cargo build --bin exodrive
 	@exec "$(TARGET)/debug/exodrive" up $(ARGS)
 
-test: tools ## Build and run every test, with real servers
+test: ## Build and run every test, with real servers; slow ones are named
 	@began=$$SECONDS; status=0; \
-	{ cargo build --workspace --bins && cargo test --workspace $(ARGS); } || status=$$?; \
+	{ scripts/bootstrap --tests && cargo build --workspace --bins && cargo nextest run --workspace $(ARGS); } \
+	  || status=$$?; \
 	echo "make test: $$((SECONDS - began)) s"; \
 	exit $$status
 

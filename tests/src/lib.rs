@@ -19,7 +19,9 @@ mod fixtures;
 mod model;
 mod process;
 mod rental;
+mod standing;
 mod views;
+mod wait;
 mod world;
 
 pub use client::{Answer, Delivery, sign, token};
@@ -33,28 +35,4 @@ pub use world::{
     wrapping_keys,
 };
 
-use std::time::{Duration, Instant};
-
-/// How long anything may take that a test waits for. Reached only by failures.
-pub const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Waits until `probe` gives a value, for at most [`PATIENCE`].
-pub async fn eventually<T>(what: &str, probe: impl AsyncFnMut() -> Option<T>) -> T {
-    within(PATIENCE, what, probe).await
-}
-
-/// Waits until `probe` gives a value, for at most `limit`.
-pub async fn within<T>(
-    limit: Duration,
-    what: &str,
-    mut probe: impl AsyncFnMut() -> Option<T>,
-) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(value) = probe().await {
-            return value;
-        }
-        assert!(began.elapsed() < limit, "did not happen within {limit:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
+pub use wait::{PATIENCE, Probe, eventually, within};

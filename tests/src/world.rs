@@ -1,7 +1,9 @@
 use crate::{
     Answer, Delivery, Process, Rows, client, eventually, fold_by_name, free_address,
     process::{bare, program},
-    sign, token,
+    sign,
+    standing::Standing,
+    token, wait,
 };
 use async_nats::{ConnectOptions, Event, jetstream};
 use exodrive_domain::Recorded;
@@ -16,11 +18,12 @@ use std::{
     fs,
     net::SocketAddr,
     path::PathBuf,
-    process::Output,
+    process::{Output, Stdio},
     sync::{Arc, Mutex, MutexGuard, Once},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
 
 /// The process that serves the API.
 pub const API: &str = "serve";
@@ -48,10 +51,12 @@ pub struct World {
     /// The webhook secret that the API accepts first.
     pub webhook_secret: String,
     pub(crate) http: reqwest::Client,
-    addresses: Mutex<HashMap<String, SocketAddr>>,
+    addresses: Arc<Mutex<HashMap<String, SocketAddr>>>,
     metrics: Mutex<HashMap<String, SocketAddr>>,
     env: Vec<(String, String)>,
     database: PgPool,
+    /// Told when a wait ends in vain.
+    _standing: Arc<Standing>,
     folder: TempDir,
 }
 
@@ -113,15 +118,27 @@ impl World {
             .acquire_timeout(Duration::from_secs(10))
             .connect_lazy(&urls.database)
             .unwrap();
+        let env: Vec<_> = env.into_iter().collect();
+        let (http, addresses) = (http_client(), HashMap::from([(API.to_owned(), address)]));
+        let addresses = Arc::new(Mutex::new(addresses));
+        let standing = Arc::new(Standing {
+            folder: folder.path().to_owned(),
+            http: http.clone(),
+            database: urls.database.clone(),
+            env: env.clone(),
+            addresses: addresses.clone(),
+        });
+        wait::remember(&standing);
         Self {
             running: Mutex::default(),
             services,
             webhook_secret,
-            http: http_client(),
-            addresses: Mutex::new(HashMap::from([(API.to_owned(), address)])),
+            http,
+            addresses,
             metrics: Mutex::default(),
-            env: env.into_iter().collect(),
+            env,
             database,
+            _standing: standing,
             folder,
         }
     }
@@ -259,24 +276,13 @@ impl World {
 
     /// Waits until `/readyz` of a process answers with this status.
     pub async fn wait_until_at(&self, name: &str, status: &str) -> Value {
-        let found = tokio::time::timeout(crate::PATIENCE, async {
-            loop {
-                if let Ok(answer) = Answer::of(self.request_to(name, Method::GET, "/readyz")).await
-                    && answer.json()["status"] == status
-                {
-                    return answer.json();
-                }
-                tokio::time::sleep(Duration::from_millis(30)).await;
-            }
+        eventually(&format!("/readyz of {name} says {status}"), async || {
+            let answer = Answer::of(self.request_to(name, Method::GET, "/readyz")).await;
+            let answer = answer.map_err(|error| error.to_string())?;
+            let ready = answer.json()["status"] == status;
+            ready.then(|| answer.json()).ok_or_else(|| answer.json().to_string())
         })
-        .await;
-        found.unwrap_or_else(|_| {
-            panic!(
-                "the system is not {status} in time\nAPI:\n{}\nworker:\n{}",
-                self.printed(name),
-                self.printed(WORKER)
-            )
-        })
+        .await
     }
 
     /// A request to the API.
@@ -348,12 +354,13 @@ impl World {
         eventually("a delivery is taken", async || {
             let request = self.delivery(delivery).timeout(Duration::from_secs(15));
             match Answer::of(request).await {
-                Ok(answer) if answer.status == 200 => Some(answer),
+                Ok(answer) if answer.status == 200 => Ok(answer),
                 Ok(answer) => {
-                    assert!(answer.status >= 500, "{}", String::from_utf8_lossy(&answer.body));
-                    None
+                    let body = String::from_utf8_lossy(&answer.body);
+                    assert!(answer.status >= 500, "{body}");
+                    Err(format!("{} {body}", answer.status))
                 }
-                Err(_) => None,
+                Err(error) => Err(error.to_string()),
             }
         })
         .await
@@ -389,8 +396,12 @@ impl World {
         let reached = "select min(position) from checkpoints
              join projections on name = projection and generation = active_generation";
         eventually("the projections reach the log's end", async || {
-            let reached: i64 = sqlx::query_scalar(reached).fetch_one(&self.database).await.ok()?;
-            (reached >= i64::try_from(end).unwrap()).then_some(())
+            let reached: i64 = sqlx::query_scalar(reached)
+                .fetch_one(&self.database)
+                .await
+                .map_err(|error| error.to_string())?;
+            let level = reached >= i64::try_from(end).unwrap();
+            level.then_some(()).ok_or_else(|| format!("{reached} of {end}"))
         })
         .await;
     }
@@ -488,12 +499,23 @@ pub async fn jetstream_as(url: &str, refusals: Refusals) -> jetstream::Context {
 /// Runs `exodrive` with these arguments and this environment to its end, which
 /// must come.
 pub async fn run(args: &[&str], env: &[(String, String)]) -> Output {
+    let began = Instant::now();
     let mut command = tokio::process::Command::from(bare(&program("exodrive"), args, env));
-    let output = command.kill_on_drop(true).output();
-    match tokio::time::timeout(crate::PATIENCE, output).await {
-        Ok(output) => output.unwrap(),
-        Err(_) => panic!("`exodrive {}` does not end", args.join(" ")),
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.kill_on_drop(true).spawn().unwrap();
+    let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let ended = tokio::time::timeout(crate::PATIENCE, async {
+        let read = tokio::try_join!(out.read_to_end(&mut stdout), err.read_to_end(&mut stderr));
+        read.unwrap();
+        child.wait().await.unwrap()
+    });
+    if let Ok(status) = ended.await {
+        return Output { status, stdout, stderr };
     }
+    let printed = [&stdout, &stderr].map(|it| String::from_utf8_lossy(it).into_owned()).concat();
+    let what = format!("`exodrive {}` ends", args.join(" "));
+    wait::in_vain(&what, began.elapsed(), Some(&format!("it printed:\n{printed}"))).await
 }
 
 /// A client for one test: no proxy, no redirect.

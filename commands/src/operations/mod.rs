@@ -97,7 +97,8 @@ impl Operator {
         let mut heeded = false;
         while !heeded && Instant::now() < deadline {
             tokio::time::sleep(GLANCE).await;
-            heeded = self.database.heeded().await.is_ok_and(|heeded| heeded >= position);
+            let looked = tokio::time::timeout_at(deadline, self.database.heeded()).await;
+            heeded = matches!(looked, Ok(Ok(heeded)) if heeded >= position);
         }
         Ok(Recorded { id: with.id, position, heeded })
     }

@@ -41,6 +41,7 @@ mod reads;
 mod rebuild;
 mod refold;
 mod replay;
+mod rollback;
 mod row_security;
 mod seal;
 mod steps;

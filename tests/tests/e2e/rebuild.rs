@@ -51,8 +51,9 @@ pub(crate) async fn at_rest(world: &World) {
                  where state not in ('done', 'cancelled', 'failed'))
              + (select count(*) from generations
                 where state in ('building', 'catching_up', 'dropping'))";
-        let left: i64 = sqlx::query_scalar(sql).fetch_one(world.database()).await.ok()?;
-        (left == 0).then_some(())
+        let left = sqlx::query_scalar(sql).fetch_one(world.database()).await;
+        let left: i64 = left.map_err(|error| error.to_string())?;
+        (left == 0).then_some(()).ok_or_else(|| format!("{left} left"))
     })
     .await;
 }

@@ -111,19 +111,11 @@ impl Wish {
     }
 
     async fn is_met(&self, world: &World) {
-        let mut left = Vec::new();
-        let waited = tokio::time::timeout(SOON, async {
-            loop {
-                left = self.left().await;
-                if left.is_empty() {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        });
-        if waited.await.is_err() {
-            panic!("{left:?}\n{}", world.printed(WORKER));
-        }
+        within(SOON, "every row is folded again", async || {
+            let left = self.left().await;
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+        })
+        .await;
         assert_eq!(canaries(world).await, Vec::<String>::new());
     }
 }

@@ -23,6 +23,8 @@ const GLANCE: Duration = Duration::from_millis(150);
 const LINE: Duration = Duration::from_secs(2);
 /// After how long without a sign of life the operator is told.
 const SILENCE: Duration = Duration::from_secs(5);
+/// How long one look may take.
+const LOOK: Duration = Duration::from_secs(5);
 /// Differing keys that are printed.
 const SHOWN: usize = 20;
 /// The exit code after Ctrl-C.
@@ -41,7 +43,8 @@ const INTERRUPTED: u8 = 130;
 A worker builds a new generation beside the one that readers see, compares both
 at the same position, and swaps in one transaction. Rows of the same version
 that differ are shown before the swap. Ctrl-C leaves the rebuild to the worker.
-Exit codes: 0 swapped, 1 failed, refused or waiting for you, 130 left by Ctrl-C.")]
+Exit codes: 0 swapped, 1 failed, refused, stalled or waiting for you, 130 left
+by Ctrl-C.")]
 pub(super) struct Rebuild {
     /// Which projection
     #[arg(value_parser = parse_name, required_unless_present = "all")]
@@ -77,7 +80,18 @@ pub(super) struct Rebuild {
     #[arg(long, group = "running")]
     accept: bool,
     #[command(flatten)]
+    bound: Bound,
+    #[command(flatten)]
     common: Common,
+}
+
+/// How long to watch.
+#[derive(clap::Args)]
+struct Bound {
+    /// Stop watching when nothing has moved for so long; the worker goes on
+    #[arg(long, default_value = "5m", value_name = "DURATION",
+          value_parser = humantime::parse_duration)]
+    stalled_after: Duration,
 }
 
 #[derive(clap::Args)]
@@ -97,6 +111,8 @@ pub(super) struct Rollback {
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
+    bound: Bound,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -104,7 +120,7 @@ impl Rebuild {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let operator = operator(&self.common.connections).await?;
         let reason = self.reason.clone().unwrap_or_default();
-        let waits = !self.no_wait;
+        let waits = (!self.no_wait).then_some(self.bound.stalled_after);
         if let Some(name) = &self.name
             && (self.watch || self.cancel || self.accept)
         {
@@ -146,7 +162,7 @@ impl Rebuild {
                 return Ok(ExitCode::SUCCESS);
             }
         }
-        let mut watch = Watch::begin(operator, self.accept)?;
+        let mut watch = Watch::begin(operator, self.accept, self.bound.stalled_after)?;
         let end = watch.until_over(job).await?;
         if self.common.json {
             say!("{}", serde_json::to_string_pretty(&end.job)?);
@@ -158,7 +174,8 @@ impl Rebuild {
 impl Rollback {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let operator = operator(&self.common.connections).await?;
-        let (names, waits) = ([self.name], !self.no_wait);
+        let waits = (!self.no_wait).then_some(self.bound.stalled_after);
+        let names = [self.name];
         carry_out_all(&operator, &names, &Act::Rollback, &self.reason, &self.common, waits).await
     }
 }
@@ -182,14 +199,15 @@ fn print_json<T: serde::Serialize>(values: &[T]) -> Result<(), Failure> {
 }
 
 /// Plans for every projection, so that none is begun if one is refused; then
-/// appends, and watches one after the other.
+/// appends, and watches one after the other: each for as long as something moves
+/// within `waits`; not at all if that is none.
 async fn carry_out_all(
     operator: &Operator,
     names: &[String],
     act: &Act,
     reason: &str,
     common: &Common,
-    waits: bool,
+    waits: Option<Duration>,
 ) -> Result<ExitCode, Failure> {
     let mut plans = Vec::new();
     for name in names {
@@ -218,15 +236,15 @@ async fn carry_out_all(
         }
         jobs.push(job);
     }
-    if !waits {
+    let Some(stalled_after) = waits else {
         if common.json {
             print_json(&jobs)?;
         } else if let [job] = &jobs[..] {
             say!("Watch it: exodrive projections rebuild {} --watch", job.projection);
         }
         return Ok(ExitCode::SUCCESS);
-    }
-    let mut watch = Watch::begin(operator, false)?;
+    };
+    let mut watch = Watch::begin(operator, false, stalled_after)?;
     let (mut code, mut ends) = (ExitCode::SUCCESS, Vec::new());
     for job in jobs {
         let end = watch.until_over(job).await?;
@@ -253,6 +271,37 @@ enum Left {
     Interrupted,
     /// It waits for somebody to accept what differs.
     Undecided,
+    /// Nothing has moved for too long.
+    Stalled,
+}
+
+/// How far a rebuild has come, whatever it goes back to in between: a generation
+/// that cannot be swapped in is compared again and again.
+struct Furthest {
+    stage: usize,
+    done: u64,
+    at: Instant,
+}
+
+impl Furthest {
+    const STAGES: [&str; 7] =
+        ["recorded", "queued", "building", "indexing", "catching_up", "comparing", "swapping"];
+
+    fn of(job: &Job) -> Self {
+        let stage = Self::STAGES.iter().position(|state| *state == job.state).unwrap_or_default();
+        Self { stage, done: job.progress.done, at: Instant::now() }
+    }
+
+    /// Takes note of how far it is now. Once both generations are level, more
+    /// events do not bring it nearer to its end.
+    fn note(&mut self, job: &Job) {
+        let now = Self::of(job);
+        let folds =
+            now.stage == self.stage && matches!(job.state.as_str(), "building" | "catching_up");
+        if now.stage > self.stage || folds && now.done > self.done {
+            *self = now;
+        }
+    }
 }
 
 struct End {
@@ -265,19 +314,25 @@ struct Watch<'a> {
     stop: CancellationToken,
     /// It has been accepted: a worker will go on with it.
     accepted: bool,
+    stalled_after: Duration,
 }
 
 impl<'a> Watch<'a> {
-    fn begin(operator: &'a Operator, accepted: bool) -> Result<Self, Failure> {
-        Ok(Self { operator, stop: shutdown::requested()?, accepted })
+    fn begin(
+        operator: &'a Operator,
+        accepted: bool,
+        stalled_after: Duration,
+    ) -> Result<Self, Failure> {
+        Ok(Self { operator, stop: shutdown::requested()?, accepted, stalled_after })
     }
 
-    /// Shows how far a rebuild is until it is over, waits for a decision, or
-    /// Ctrl-C is pressed.
+    /// Shows how far a rebuild is until it is over, waits for a decision, nothing
+    /// has moved for too long, or Ctrl-C is pressed.
     async fn until_over(&mut self, mut job: Job) -> Result<End, Failure> {
         let id = job.id.parse()?;
         let mut shown = Shown::begin(&job);
         let (mut quiet_since, mut told) = (Instant::now(), false);
+        let mut furthest = Furthest::of(&job);
         loop {
             shown.show(&job);
             if job.is_over() {
@@ -294,6 +349,13 @@ impl<'a> Watch<'a> {
                     return Ok(End { job, left: Some(left) });
                 }
                 shown = Shown::begin(&job);
+                furthest = Furthest::of(&job);
+            }
+            furthest.note(&job);
+            if furthest.at.elapsed() > self.stalled_after {
+                shown.end();
+                self.print_standing(&job).await;
+                return Ok(End { job, left: Some(Left::Stalled) });
             }
             if !told && quiet_since.elapsed() > SILENCE && !self.is_alive(&job).await {
                 told = true;
@@ -302,15 +364,20 @@ impl<'a> Watch<'a> {
                     job.projection
                 ));
             }
-            tokio::select! {
-                () = tokio::time::sleep(GLANCE) => {}
+            let look = async {
+                tokio::time::sleep(GLANCE).await;
+                tokio::time::timeout(LOOK, self.operator.rebuild(id)).await
+            };
+            let looked = tokio::select! {
+                looked = look => looked,
                 () = self.stop.cancelled() => {
                     shown.end();
                     return Ok(End { job, left: Some(Left::Interrupted) });
                 }
-            }
-            // An outage of the database: the rebuild is none of ours, wait on.
-            if let Ok(now) = self.operator.rebuild(id).await.map(Job::from) {
+            };
+            // The worker carries it out: an outage of the database here does not
+            // end it.
+            if let Ok(Ok(now)) = looked.map(|found| found.map(Job::from)) {
                 if now != job {
                     quiet_since = Instant::now();
                 }
@@ -319,8 +386,40 @@ impl<'a> Watch<'a> {
         }
     }
 
+    /// Says what has not moved, and how everything stands.
+    async fn print_standing(&self, job: &Job) {
+        let (name, progress) = (&job.projection, &job.progress);
+        eprintln!(
+            "Nothing has moved for {}: {} {} of {name} is {}, {} of {} events, worker {}.",
+            humantime::format_duration(self.stalled_after),
+            job.kind,
+            job.id,
+            job.state.replace('_', " "),
+            table::number(progress.done),
+            table::number(progress.total),
+            job.worker.as_deref().unwrap_or("none")
+        );
+        let database = self.operator.database();
+        let found = tokio::time::timeout(LOOK, database.generations(name)).await;
+        let Ok(Ok(generations)) = found else {
+            eprintln!("The database does not say how the generations stand.");
+            return;
+        };
+        for it in generations {
+            eprintln!(
+                "  generation {} (version {}): {}, at {}, worker {}",
+                it.generation,
+                it.version,
+                it.state.replace('_', " "),
+                it.position,
+                it.worker.as_deref().unwrap_or("none")
+            );
+        }
+    }
+
     async fn is_alive(&self, job: &Job) -> bool {
-        let standings = self.operator.database().projections().await.unwrap_or_default();
+        let found = tokio::time::timeout(LOOK, self.operator.database().projections()).await;
+        let standings = found.ok().and_then(Result::ok).unwrap_or_default();
         let worker = standings.into_iter().find(|it| it.name == job.projection);
         worker.and_then(|it| it.heartbeat_age_seconds).is_some_and(|age| age <= 5.0)
     }
@@ -433,6 +532,12 @@ fn print_differences(job: &Job) {
 fn conclude(end: &End, json: bool) -> ExitCode {
     let (job, name) = (&end.job, &end.job.projection);
     match end.left {
+        Some(Left::Stalled) => {
+            eprintln!(
+                "The worker goes on with it, and its log says what it waits for; readers see what they saw.\n  watch it:  exodrive projections rebuild {name} --watch\n  end it:    exodrive projections rebuild {name} --cancel"
+            );
+            return ExitCode::FAILURE;
+        }
         Some(Left::Interrupted) => {
             eprintln!(
                 "The rebuild goes on in the worker; readers see what they saw.\n  watch it:  exodrive projections rebuild {name} --watch\n  end it:    exodrive projections rebuild {name} --cancel"

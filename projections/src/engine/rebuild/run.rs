@@ -33,6 +33,8 @@ const LOOK: Duration = Duration::from_millis(200);
 const POLL: Duration = Duration::from_millis(20);
 /// Events between two generations that are taken for level.
 const NEAR: u64 = 2_000;
+/// How often it is said that a generation does not become level.
+const WARN: Duration = Duration::from_secs(30);
 /// How long a swap waits for Redis to have the new views.
 const REDIS_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -267,6 +269,19 @@ async fn swap_in(engine: &Engine, job: &Job, progress: &Progress, to: i32) -> Re
             }
             tokio::time::sleep(POLL).await;
         }
+        let at = swap::positions(engine, from.generation, to).await?;
+        tracing::warn!(
+            projection = engine.definition.name,
+            rebuild = %job.id,
+            from = from.generation,
+            from_position = at.from,
+            to,
+            to_position = at.to,
+            to_published = at.published,
+            "Generation {to} of `{}` cannot be swapped in yet: it is not level, or locks are \
+             held; both are compared again",
+            engine.definition.name
+        );
     }
 }
 
@@ -279,18 +294,34 @@ async fn stage(engine: &Engine, job: &Job, state: &str) -> Result<(), Error> {
 /// so, and no row of either is to be folded afresh.
 async fn caught_up(engine: &Engine, progress: &Progress, from: i32, to: i32) -> Result<(), Error> {
     let began = tokio::time::Instant::now();
+    let mut warned = began;
     loop {
         progress.total(engine.log.last_position().await?);
-        let (near, reached) = swap::is_near(engine, from, to, NEAR).await?;
-        progress.follows(reached);
+        let at = swap::positions(engine, from, to).await?;
+        progress.follows(at.to);
         let mut connection = engine.database.pool().acquire().await?;
-        if refolds::bars_swap(engine.definition, &mut connection, from, to).await? {
-            drop(connection);
+        let barred = refolds::bars_swap(engine.definition, &mut connection, from, to).await?;
+        drop(connection);
+        if warned.elapsed() > WARN {
+            warned = tokio::time::Instant::now();
+            tracing::warn!(
+                projection = engine.definition.name,
+                from,
+                from_position = at.from,
+                to,
+                to_position = at.to,
+                to_published = at.published,
+                barred,
+                "Generation {to} of `{}` is not level yet{}",
+                engine.definition.name,
+                if barred { ": rows are still to be folded again after an erasure" } else { "" }
+            );
+        }
+        if barred {
             tokio::time::sleep(POLL).await;
             continue;
         }
-        drop(connection);
-        if near {
+        if at.are_near(engine, NEAR) {
             return Ok(());
         }
         // Without Redis readers ask Postgres.

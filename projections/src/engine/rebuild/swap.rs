@@ -8,7 +8,7 @@ use crate::{
         store::{
             comparison::Comparison,
             rebuilds::{self, Job},
-            refolds, swaps, to_i64, to_u64,
+            refolds, swaps, to_u64,
         },
     },
 };
@@ -128,16 +128,29 @@ async fn reached(
     Ok(false)
 }
 
-/// Whether a generation is almost level with the one that readers see, and
-/// Redis has its views.
-pub(crate) async fn is_near(
-    engine: &Engine,
-    from: i32,
-    to: i32,
-    near: u64,
-) -> Result<(bool, u64), Error> {
+/// How far two generations are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Positions {
+    /// The checkpoint of the one that readers see.
+    pub(crate) from: u64,
+    /// The lowest checkpoint of the one that is to take its place.
+    pub(crate) to: u64,
+    /// Up to here Redis has the rows of the second.
+    pub(crate) published: u64,
+}
+
+impl Positions {
+    /// Whether the second is at most so many events behind the first, and Redis
+    /// so many behind the second.
+    pub(crate) fn are_near(&self, engine: &Engine, near: u64) -> bool {
+        let redis = !engine.definition.cached || self.published + near >= self.to;
+        self.to + near >= self.from && redis
+    }
+}
+
+/// Reads how far two generations are.
+pub(crate) async fn positions(engine: &Engine, from: i32, to: i32) -> Result<Positions, Error> {
     let found = swaps::distance(engine.definition, engine.database.pool(), from, to).await?;
-    let near = to_i64(near);
-    let redis = !engine.definition.cached || found.published + near >= found.new;
-    Ok((found.new + near >= found.old && redis, to_u64(found.new)))
+    let (from, to, published) = (to_u64(found.old), to_u64(found.new), to_u64(found.published));
+    Ok(Positions { from, to, published })
 }

@@ -17,9 +17,6 @@ pub(super) struct Backlog {
     pub(super) due: Instant,
     /// The last key published.
     pub(super) after: String,
-    /// What Redis has once every page is published. Rows changed later are
-    /// published as they change.
-    pub(super) end: u64,
 }
 
 /// Which page of the rows that Redis has missed.

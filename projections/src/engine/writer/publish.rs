@@ -96,7 +96,11 @@ impl<P: Projection> Turn<'_, P> {
                 }
                 (Ok(()), Some(after)) => self.backlog = Some(Backlog { after, ..backlog }),
                 (Ok(()), None) => {
-                    self.lease.published = backlog.end;
+                    // Rows changed since the backlog began were published as
+                    // they changed: one that Redis did not take would have begun
+                    // it again. A swap waits until this reaches the checkpoint,
+                    // and no event may come that would move it.
+                    self.lease.published = self.lease.position;
                     self.backlog = None;
                     self.tell_published().await?;
                     tracing::debug!(projection = P::NAME, "Redis has all views of `{}`", P::NAME);

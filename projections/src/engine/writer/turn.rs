@@ -114,8 +114,8 @@ impl<'a, P: Projection> Turn<'a, P> {
     /// Redis has missed rows: all that changed after `lease.published` are
     /// published again, beginning after `pause`.
     pub(super) fn miss(&mut self, pause: Duration) {
-        let (due, end) = (Instant::now() + pause, self.lease.position);
-        self.backlog = P::CACHED.then(|| Backlog { due, after: String::new(), end });
+        let due = Instant::now() + pause;
+        self.backlog = P::CACHED.then(|| Backlog { due, after: String::new() });
     }
 }
 

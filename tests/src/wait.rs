@@ -1,0 +1,105 @@
+//! Waiting: every wait of the tests passes through [`within`]. It has a bound,
+//! and one that ends in vain says what was waited for, what was seen last, and
+//! how the system stands.
+
+use crate::standing::Standing;
+use std::{
+    cell::RefCell,
+    fmt::Display,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+/// How long anything may take that a test waits for. Reached only by failures.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How much longer than the limit the last look may take.
+const LAST_LOOK: Duration = Duration::from_secs(5);
+/// How long telling how a system stands may take.
+const TELLING: Duration = Duration::from_secs(20);
+
+/// What one look came to.
+pub trait Probe {
+    /// What is waited for.
+    type Value;
+
+    /// The value, or what was seen instead if the probe says it.
+    fn outcome(self) -> Result<Self::Value, Option<String>>;
+}
+
+impl<T> Probe for Option<T> {
+    type Value = T;
+
+    fn outcome(self) -> Result<T, Option<String>> {
+        self.ok_or(None)
+    }
+}
+
+impl<T, S: Display> Probe for Result<T, S> {
+    type Value = T;
+
+    fn outcome(self) -> Result<T, Option<String>> {
+        self.map_err(|seen| Some(seen.to_string()))
+    }
+}
+
+/// Waits until `probe` gives a value, for at most [`PATIENCE`].
+pub async fn eventually<P: Probe>(what: &str, probe: impl AsyncFnMut() -> P) -> P::Value {
+    within(PATIENCE, what, probe).await
+}
+
+/// Waits until `probe` gives a value, for at most `limit`. A probe that gives
+/// `Err` says what it saw.
+///
+/// # Panics
+/// When the limit is over: with what was waited for, what was seen last, and
+/// how the systems of this test stand.
+pub async fn within<P: Probe>(
+    limit: Duration,
+    what: &str,
+    mut probe: impl AsyncFnMut() -> P,
+) -> P::Value {
+    let began = Instant::now();
+    let mut seen = None;
+    loop {
+        let left = (limit + LAST_LOOK).saturating_sub(began.elapsed());
+        let Ok(looked) = tokio::time::timeout(left, probe()).await else {
+            in_vain(what, began.elapsed(), Some("the last look did not end")).await
+        };
+        match looked.outcome() {
+            Ok(value) => return value,
+            Err(now) => seen = now.or(seen),
+        }
+        if began.elapsed() >= limit {
+            in_vain(what, began.elapsed(), seen.as_deref()).await
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Ends the test: something did not happen in time.
+pub(crate) async fn in_vain(what: &str, waited: Duration, seen: Option<&str>) -> ! {
+    let mut told = String::new();
+    for system in systems() {
+        let standing = tokio::time::timeout(TELLING, system.tell()).await;
+        told += &standing.unwrap_or_else(|_| "how the system stands could not be told".to_owned());
+    }
+    let seen = seen.unwrap_or("the probe does not say");
+    panic!("did not happen within {waited:.1?}: {what}\nseen last: {seen}\n{told}")
+}
+
+thread_local! {
+    // A test and its waits are on one thread; several tests run in one process.
+    static SYSTEMS: RefCell<Vec<Weak<Standing>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Remembers a system of this thread's test, to tell how it stands.
+pub(crate) fn remember(system: &Arc<Standing>) {
+    SYSTEMS.with_borrow_mut(|systems| {
+        systems.retain(|it| it.strong_count() > 0);
+        systems.push(Arc::downgrade(system));
+    });
+}
+
+fn systems() -> Vec<Arc<Standing>> {
+    SYSTEMS.with_borrow(|systems| systems.iter().filter_map(Weak::upgrade).collect())
+}

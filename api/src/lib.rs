@@ -4,7 +4,7 @@
 //! **May import** every other room but the tests.
 //!
 //! **Flow.** A webhook is verified ([`signature`]) and appended to the log. A
-//! command is decided and appended at the [`desk`]; what operators do with
+//! command is decided and appended at the [`rental`]; what operators do with
 //! projections goes by [`operator`], and workers heed it ([`operations`]); so
 //! does the [`erasure`] of a person's data. They also seal the log
 //! ([`sealing`]). A

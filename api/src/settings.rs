@@ -224,11 +224,11 @@ impl SealSettings {
         let given = match self.seal_keys.iter().all(|key| key.trim().is_empty()) {
             false => self.seal_keys.clone(),
             true => {
-                let kept = connections.kept_secrets()?.ok_or(SettingsError::NoSecret {
+                let saved = connections.kept_secrets()?.ok_or(SettingsError::NoSecret {
                     what: "key that signs checkpoints",
                     variable: "EXODRIVE_SEAL_KEYS",
                 })?;
-                vec![kept.seal_key]
+                vec![saved.seal_key]
             }
         };
         let origin = self.seal_origin.clone();
@@ -279,8 +279,8 @@ impl BookingSettings {
         if let Some(secret) = &self.link_secret {
             return Ok(secret.clone());
         }
-        if let Some(kept) = connections.kept_secrets()? {
-            return Ok(kept.links);
+        if let Some(saved) = connections.kept_secrets()? {
+            return Ok(saved.links);
         }
         std::env::var("EXODRIVE_JWT_SECRET").map(|secret| format!("links\n{secret}")).map_err(
             |_| SettingsError::NoSecret {
@@ -448,11 +448,11 @@ impl Connections {
             (None, Some(file)) => std::fs::read_to_string(file)
                 .map_err(|error| SettingsError::DataKeysFile(file.display().to_string(), error))?,
             (None, None) => {
-                let kept = self.kept_secrets()?.ok_or(SettingsError::NoSecret {
+                let saved = self.kept_secrets()?.ok_or(SettingsError::NoSecret {
                     what: "key that wraps the data keys of the log",
                     variable: "EXODRIVE_DATA_KEYS",
                 })?;
-                kept.data_keys
+                saved.data_keys
             }
         };
         Ok(WrappingKeys::parse(&text)?)
@@ -470,7 +470,7 @@ impl Connections {
             duplicate_window: Duration::ZERO,
             replicas: 1,
             ack_timeout: ACK_TIMEOUT,
-            patience: PATIENCE,
+            connect_timeout: CONNECT_TIMEOUT,
             keys: self.wrapping_keys()?,
         })
     }
@@ -500,7 +500,7 @@ impl LogSettings {
             duplicate_window: self.duplicate_window,
             replicas: self.log_replicas,
             ack_timeout: ACK_TIMEOUT,
-            patience: PATIENCE,
+            connect_timeout: CONNECT_TIMEOUT,
             keys,
         }
     }
@@ -510,7 +510,7 @@ impl LogSettings {
 /// sender tries again.
 const ACK_TIMEOUT: Duration = Duration::from_secs(4);
 /// Services start in any order.
-const PATIENCE: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl HttpSettings {
     /// The webhook secrets given, else those of the data folder.
@@ -521,11 +521,11 @@ impl HttpSettings {
         if !self.resend_webhook_secrets.is_empty() {
             return Ok(Secrets::parse(self.resend_webhook_secrets.iter().map(String::as_str))?);
         }
-        let kept = connections.kept_secrets()?.ok_or(SettingsError::NoSecret {
+        let saved = connections.kept_secrets()?.ok_or(SettingsError::NoSecret {
             what: "webhook signing secret",
             variable: "EXODRIVE_RESEND_WEBHOOK_SECRETS",
         })?;
-        Ok(Secrets::parse([kept.webhook.as_str()])?)
+        Ok(Secrets::parse([saved.webhook.as_str()])?)
     }
 
     /// The token secret given, else that of the data folder.
@@ -536,11 +536,11 @@ impl HttpSettings {
         if let Some(secret) = &self.jwt_secret {
             return Ok(secret.clone());
         }
-        let kept = connections.kept_secrets()?.ok_or(SettingsError::NoSecret {
+        let saved = connections.kept_secrets()?.ok_or(SettingsError::NoSecret {
             what: "token secret",
             variable: "EXODRIVE_JWT_SECRET",
         })?;
-        Ok(kept.tokens)
+        Ok(saved.tokens)
     }
 
     /// The rate of every limit.

@@ -48,8 +48,8 @@ impl Selection {
     }
 
     fn takes(&self, message: &StoredMessage) -> bool {
-        let has = |wanted: &Option<String>, name| {
-            wanted.as_ref().is_none_or(|wanted| header(message, name) == Some(wanted))
+        let has = |requested: &Option<String>, name| {
+            requested.as_ref().is_none_or(|requested| header(message, name) == Some(requested))
         };
         has(&self.kind, TYPE) && has(&self.actor, ACTOR)
     }
@@ -67,14 +67,14 @@ pub fn header<'a>(message: &'a StoredMessage, name: &str) -> Option<&'a str> {
 /// Says what is wrong.
 pub fn check_subject(subject: &str) -> Result<(), &'static str> {
     let tokens: Vec<_> = subject.split('.').collect();
-    let sound = |(place, token): (usize, &&str)| {
+    let valid = |(place, token): (usize, &&str)| {
         let wild = *token == "*" || (*token == ">" && place + 1 == tokens.len());
         let plain = !token.is_empty()
             && token.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '*' | '>'));
         wild || plain
     };
     match tokens.split_first() {
-        Some((&"exo", rest)) if !rest.is_empty() && tokens.iter().enumerate().all(sound) => Ok(()),
+        Some((&"exo", rest)) if !rest.is_empty() && tokens.iter().enumerate().all(valid) => Ok(()),
         _ => Err("it must be a subject of events, such as exo.booking.> or exo.email.*"),
     }
 }
@@ -164,8 +164,8 @@ mod tests {
 
     #[test]
     fn subjects_are_those_of_events() {
-        for sound in ["exo.>", "exo.email.*", "exo.booking.0190", "exo.*.x.>"] {
-            assert_eq!(check_subject(sound), Ok(()), "{sound}");
+        for valid in ["exo.>", "exo.email.*", "exo.booking.0190", "exo.*.x.>"] {
+            assert_eq!(check_subject(valid), Ok(()), "{valid}");
         }
         for wrong in ["exo", "exo.", ">", "exo-keys.>", "exo.>.x", "exo.a b", "exo.a*", ""] {
             assert!(check_subject(wrong).is_err(), "{wrong}");

@@ -9,7 +9,7 @@ use exodrive_domain::{
     EMAIL_IMPORTED, Payload, Recorded, Subject, decode, email::EmailId, id::BookingId,
     time::serde_micros,
 };
-use exodrive_log::{DUPLICATE, Log, ReadError, Refusal};
+use exodrive_log::{DUPLICATE, Log, ReadError, RejectedDelivery};
 use exodrive_projections::{
     Database, Error, Identity,
     views::{
@@ -44,7 +44,7 @@ pub enum Scope {
 
 /// What is asked for.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct EvidenceRequest {
     /// Of what.
     pub scope: Scope,
     /// In which order. Of a time, pages are cut in the order of arrival, and
@@ -194,7 +194,7 @@ pub enum HistoryError {
 
 /// Tells history. Cheap to clone.
 #[derive(Clone)]
-pub struct Historian {
+pub struct EvidenceQuery {
     /// The truth.
     pub log: Log,
     /// Who is named where, and who read what.
@@ -206,69 +206,72 @@ pub struct Historian {
 /// How often an id came again, and how often it was claimed in vain.
 type Claims = HashMap<String, (u64, u64)>;
 
-impl Historian {
+impl EvidenceQuery {
     /// A page.
     ///
     /// # Errors
     /// [`HistoryError`].
-    pub async fn page(&self, wanted: &Wanted) -> Result<Page, HistoryError> {
+    pub async fn page(&self, request: &EvidenceRequest) -> Result<Page, HistoryError> {
         let mut page = Page::default();
         let mut emails = Vec::new();
-        match &wanted.scope {
+        match &request.scope {
             Scope::Email(id) => emails.push(id.clone()),
             Scope::Address(address) => {
-                let after = wanted.after.as_deref();
+                let after = request.after.as_deref();
                 let after = after.map(|it| Cursor::parse(it).ok_or(HistoryError::Cursor));
-                let (after, limit) = (after.transpose()?, wanted.limit);
+                let (after, limit) = (after.transpose()?, request.limit);
                 let mut reader = self.database.read_as(&Identity::Auditor).await?;
-                let found = inbox::of_address(&mut reader, address, limit, after.as_ref()).await?;
+                let found =
+                    inbox::find_emails_of_address(&mut reader, address, limit, after.as_ref())
+                        .await?;
                 (emails, page.next) = (found.rows, found.next);
             }
             Scope::Booking(id) => {
                 let mut reader = self.database.read_as(&Identity::Auditor).await?;
-                let all = booking_timeline::of_booking(&mut reader, &id.to_string()).await?;
+                let all =
+                    booking_timeline::timeline_of_booking(&mut reader, &id.to_string()).await?;
                 let (of_email, own): (Vec<_>, Vec<_>) =
                     all.into_iter().partition(|entry| entry.kind == "email");
                 emails.extend(of_email.iter().filter_map(|entry| entry.id.parse::<EmailId>().ok()));
-                let known = own.into_iter().filter(|it| wanted.at.covers(it.position, it.at));
+                let known = own.into_iter().filter(|it| request.at.covers(it.position, it.at));
                 page.entries.extend(known.map(|entry| Entry::Booking(Box::new(entry))));
             }
-            Scope::Between(since, until) => return self.between(wanted, *since, *until).await,
+            Scope::Between(since, until) => return self.between(request, *since, *until).await,
         }
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for id in &emails {
-            told.push(replays::email_as_known(&self.log, id, wanted.at, wanted.order).await?);
+            reported.push(replays::email_as_known(&self.log, id, request.at, request.order).await?);
         }
         let claims =
-            self.claims(told.iter().flatten().map(|frame| &frame.recorded), wanted).await?;
-        for (id, frames) in emails.iter().zip(told) {
+            self.claims(reported.iter().flatten().map(|frame| &frame.recorded), request).await?;
+        for (id, frames) in emails.iter().zip(reported) {
             if frames.is_empty() {
                 continue;
             }
-            page.emails.push(self.evidence(id, &frames, &claims, wanted).await?);
+            page.emails.push(self.evidence(id, &frames, &claims, request).await?);
             let mut seen = Ids::of(frames.iter().map(|frame| &frame.recorded));
             page.entries.extend(
                 frames.into_iter().map(|frame| self.entry(frame, Some(id), &mut seen, &claims)),
             );
         }
-        sort(&mut page.entries, wanted.order);
+        sort(&mut page.entries, request.order);
         Ok(page)
     }
 
     async fn between(
         &self,
-        wanted: &Wanted,
+        request: &EvidenceRequest,
         since: Option<DateTime<Utc>>,
         until: Option<DateTime<Utc>>,
     ) -> Result<Page, HistoryError> {
-        let from = match (&wanted.after, since) {
+        let from = match (&request.after, since) {
             (Some(after), _) => after.parse::<u64>().map_err(|_| HistoryError::Cursor)? + 1,
             (None, Some(since)) => replays::first_stored_at(&self.log, since).await?,
             (None, None) => 1,
         };
-        let limit = usize::try_from(wanted.limit).unwrap_or(0);
+        let limit = usize::try_from(request.limit).unwrap_or(0);
         let ends = |event: &Recorded| {
-            until.is_some_and(|until| event.stored_at >= until) || !wanted.at.includes(event)
+            until.is_some_and(|until| event.stored_at >= until) || !request.at.includes(event)
         };
         let mut found = replays::deliveries(&self.log, from, limit + 1, ends).await?;
         let more = found.len() > limit;
@@ -283,14 +286,14 @@ impl Historian {
                 && !histories.contains_key(&id)
             {
                 let order = Order::Received;
-                let frames = replays::email_as_known(&self.log, &id, wanted.at, order).await?;
+                let frames = replays::email_as_known(&self.log, &id, request.at, order).await?;
                 histories.insert(id, frames);
             }
         }
         let all = histories.values().flatten().map(|frame| &frame.recorded).chain(&found);
-        let claims = self.claims(all, wanted).await?;
+        let claims = self.claims(all, request).await?;
         for (id, frames) in &histories {
-            page.emails.push(self.evidence(id, frames, &claims, wanted).await?);
+            page.emails.push(self.evidence(id, frames, &claims, request).await?);
         }
         let mut seen =
             Ids::of(histories.values().flatten().map(|frame| &frame.recorded).chain(&found));
@@ -302,7 +305,7 @@ impl Historian {
             let frame = frame.unwrap_or_else(|| of_no_email(event));
             page.entries.push(self.entry(frame, id.as_ref(), &mut seen, &claims));
         }
-        sort(&mut page.entries, wanted.order);
+        sort(&mut page.entries, request.order);
         Ok(page)
     }
 
@@ -311,14 +314,14 @@ impl Historian {
     async fn claims<'a>(
         &self,
         deliveries: impl Iterator<Item = &'a Recorded> + Clone,
-        wanted: &Wanted,
+        request: &EvidenceRequest,
     ) -> Result<Claims, HistoryError> {
         let Some(first) = deliveries.clone().map(|event| event.stored_at).min() else {
             return Ok(Claims::new());
         };
         let ids: HashSet<_> = deliveries.map(|event| event.envelope.id.as_str()).collect();
         let mut claims = Claims::new();
-        let count = |refusal: Refusal| {
+        let count = |refusal: RejectedDelivery| {
             let Some(id) = refusal.claimed_id.filter(|id| ids.contains(id.as_str())) else {
                 return;
             };
@@ -330,7 +333,7 @@ impl Historian {
         };
         // Somebody may have tried before the first was believed.
         let since = first - chrono::TimeDelta::days(1);
-        self.log.refusals(Some(since), self.moment(wanted.at).await?, count).await?;
+        self.log.refusals(Some(since), self.moment(request.at).await?, count).await?;
         Ok(claims)
     }
 
@@ -350,17 +353,17 @@ impl Historian {
         id: &EmailId,
         frames: &[Frame<InboxRow>],
         claims: &Claims,
-        wanted: &Wanted,
+        request: &EvidenceRequest,
     ) -> Result<EmailEvidence, HistoryError> {
         let filter = accesses::Filter {
             resource: Some("email".to_owned()),
             key: Some(id.to_string()),
-            until: self.moment(wanted.at).await?,
+            until: self.moment(request.at).await?,
             limit: ACCESSES,
             ..accesses::Filter::default()
         };
         let mut reader = self.database.read_as(&Identity::Auditor).await?;
-        let accesses = accesses::list(&mut reader, &filter).await?.rows;
+        let accesses = accesses::find_accesses(&mut reader, &filter).await?.rows;
         let ids: HashSet<_> = frames.iter().map(|it| it.recorded.envelope.id.as_str()).collect();
         let of_ids = || ids.iter().filter_map(|id| claims.get(*id));
         Ok(EmailEvidence {

@@ -4,7 +4,7 @@
 use crate::store::{Place, Seal, SealStore, StoreError};
 use crate::{
     events::{Scan, Selection},
-    seal::{Fault, SealError},
+    seal::{SealError, SealFault},
 };
 use chrono::Utc;
 use exodrive_log::{Log, StoredMessage};
@@ -206,7 +206,7 @@ impl Export {
         let index = message.position - 1;
         let place = (0, index / WIDTH);
         let sealed = self.tiles.get(&place).and_then(|tile| tile.get((index % WIDTH) as usize));
-        let lacking = Fault::Tile { level: place.0, index: place.1 };
+        let lacking = SealFault::Tile { level: place.0, index: place.1 };
         // The hash that was sealed: whoever verifies sees which event is not
         // what it was.
         let leaf_hash = *sealed.ok_or(SealError::Fault(lacking))?;

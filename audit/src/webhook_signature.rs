@@ -36,7 +36,7 @@ pub struct SecretError;
 
 /// Why a delivery is not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum InvalidDelivery {
     /// A header is missing, empty or no text.
     #[error("the headers svix-id, svix-timestamp and svix-signature must all be there")]
     Headers,
@@ -51,7 +51,7 @@ pub enum Refusal {
     Signature,
 }
 
-impl Refusal {
+impl InvalidDelivery {
     /// A name for metrics and logs.
     pub fn name(self) -> &'static str {
         match self {
@@ -86,23 +86,23 @@ impl Secrets {
     /// Gives the message's id.
     ///
     /// # Errors
-    /// [`Refusal`].
+    /// [`InvalidDelivery`].
     pub fn verify<'a>(
         &self,
         header: impl Fn(&str) -> Option<&'a [u8]>,
         body: &[u8],
         now: i64,
-    ) -> Result<&'a str, Refusal> {
+    ) -> Result<&'a str, InvalidDelivery> {
         let family = FAMILIES.iter().find(|names| names.iter().any(|name| header(name).is_some()));
         let [id, timestamp, signature] = family
-            .ok_or(Refusal::Headers)?
+            .ok_or(InvalidDelivery::Headers)?
             .map(|name| header(name).and_then(visible_ascii).filter(|text| !text.is_empty()));
         let (Some(id), Some(timestamp), Some(signatures)) = (id, timestamp, signature) else {
-            return Err(Refusal::Headers);
+            return Err(InvalidDelivery::Headers);
         };
-        let at: i64 = timestamp.parse().map_err(|_| Refusal::Timestamp)?;
+        let at: i64 = timestamp.parse().map_err(|_| InvalidDelivery::Timestamp)?;
         if now.abs_diff(at) > TOLERANCE {
-            return Err(Refusal::Stale);
+            return Err(InvalidDelivery::Stale);
         }
         let signed = signed_content(id, timestamp, body);
         let matches = signatures
@@ -112,7 +112,7 @@ impl Secrets {
             .filter_map(|(_, signature)| BASE64.decode(signature).ok())
             // Compares in constant time.
             .any(|tag| self.0.iter().any(|key| hmac::verify(key, &signed, &tag).is_ok()));
-        if matches { Ok(id) } else { Err(Refusal::Signature) }
+        if matches { Ok(id) } else { Err(InvalidDelivery::Signature) }
     }
 
     /// Whether a stored delivery is signed by one of the secrets, with the

@@ -23,9 +23,9 @@ const BOUND: usize = 20_000;
 /// A name or id is cut to this many characters.
 const LONGEST: usize = 200;
 /// How long the last notes may take at the end.
-const LAST_PATIENCE: Duration = Duration::from_secs(2);
+const FINAL_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// After a failure the log is left alone for this long.
-const PAUSE: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// A read of personal data.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +44,7 @@ pub struct Access<'a> {
 
 /// The notes. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Accesses(Arc<Shared>);
+pub struct AccessLog(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
@@ -67,7 +67,7 @@ struct Tally {
     request_id: Option<String>,
 }
 
-impl Accesses {
+impl AccessLog {
     /// Notes a read at a time.
     pub fn note(&self, access: Access<'_>, at: DateTime<Utc>) {
         let noted = Noted {
@@ -106,12 +106,12 @@ impl Accesses {
                 let cause = exodrive_runtime::error_chain(&error);
                 tracing::warn!(cause, "Cannot record who read what; it is kept and tried again");
                 tokio::select! {
-                    () = tokio::time::sleep(PAUSE) => {}
+                    () = tokio::time::sleep(RETRY_DELAY) => {}
                     () = stop.cancelled() => {}
                 }
             }
         }
-        let last = tokio::time::timeout(LAST_PATIENCE, self.append(&log, &mut unsent)).await;
+        let last = tokio::time::timeout(FINAL_FLUSH_TIMEOUT, self.append(&log, &mut unsent)).await;
         if !matches!(last, Ok(Ok(()))) {
             tracing::warn!("The log did not take the last records of who read what: they are lost");
         }
@@ -187,8 +187,8 @@ fn clean(text: &str) -> String {
 
 /// An id of ours or of a provider holds nothing else, and no address.
 fn is_id(text: &str) -> bool {
-    let sound = |b: u8| b.is_ascii_alphanumeric() || b"-_.:/".contains(&b);
-    (1..=LONGEST).contains(&text.len()) && text.bytes().all(sound)
+    let valid = |b: u8| b.is_ascii_alphanumeric() || b"-_.:/".contains(&b);
+    (1..=LONGEST).contains(&text.len()) && text.bytes().all(valid)
 }
 
 /// What a row of a view is about, for a record of who read it: a kind of thing
@@ -259,17 +259,17 @@ mod tests {
 
     #[test]
     fn reads_of_one_thing_by_one_reader_become_one_entry() {
-        let accesses = Accesses::default();
+        let accesses = AccessLog::default();
         let at = |seconds: i64| DateTime::from_timestamp(1_795_900_000 + seconds, 0).unwrap();
         accesses.note(access("auditor:ada", Some("em-1")), at(2));
         accesses.note(access("auditor:ada", Some("em-1")), at(1));
         accesses.note(access("admin:ben", Some("em-1")), at(3));
         accesses.note(access("admin:ben\0", Some("dana@example.com")), at(4));
         let entries = accesses.take().unwrap();
-        let told: Vec<_> =
+        let reported: Vec<_> =
             entries.iter().map(|it| (it.actor.as_str(), it.key.as_deref(), it.count)).collect();
         assert_eq!(
-            told,
+            reported,
             [
                 ("auditor:ada", Some("em-1"), 2),
                 ("admin:ben", Some("em-1"), 1),
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn notes_are_bounded_and_taken_in_parts() {
-        let accesses = Accesses::default();
+        let accesses = AccessLog::default();
         for n in 0..BOUND + 10 {
             accesses.note(access("auditor:ada", Some(&n.to_string())), Utc::now());
         }

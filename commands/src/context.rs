@@ -5,7 +5,7 @@ use exodrive_domain::booking::Booking;
 
 /// Who gives a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Party {
+pub enum Actor {
     /// An admin.
     Staff(String),
     /// A customer, by his account.
@@ -18,13 +18,13 @@ pub enum Party {
     System(&'static str),
 }
 
-impl Party {
+impl Actor {
     /// Whether it may do what customers may not.
     pub fn is_staff(&self) -> bool {
         matches!(self, Self::Staff(_) | Self::System(_))
     }
 
-    pub(crate) fn actor(&self) -> String {
+    pub(crate) fn audit_name(&self) -> String {
         match self {
             Self::Staff(subject) => format!("admin:{subject}"),
             Self::Customer(subject) => format!("customer:{subject}"),
@@ -46,19 +46,19 @@ impl Party {
 
 /// A command's identity and circumstances.
 #[derive(Clone, Debug)]
-pub struct Circumstances {
+pub struct CommandContext {
     /// The command's id, the same in every retry.
     pub command_id: String,
     /// What was asked.
     pub request_hash: String,
     /// Who asks.
-    pub party: Party,
+    pub actor: Actor,
     /// Only if the thing's last change stands at this position.
     pub if_position: Option<u64>,
     /// When it happened, if that was before now.
     pub happened_at: Option<DateTime<Utc>>,
     /// Who did it, if that was not who asks.
-    pub actor: Option<String>,
+    pub acted_by: Option<String>,
     /// The trace that it belongs to.
     pub traceparent: Option<String>,
     /// The request that it came of.

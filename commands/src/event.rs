@@ -1,6 +1,6 @@
 //! Events of decisions, and the ids and hashes that make retries the same.
 
-use crate::context::Circumstances;
+use crate::context::CommandContext;
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
     DECISION_VERSION, Envelope, Meta, Subject, booking::BookingEvent, fleet::FleetEvent,
@@ -14,21 +14,21 @@ pub(crate) fn fleet_event(
     event: &FleetEvent,
     subject: Subject,
     meta: &Meta,
-    with: &Circumstances,
+    context: &CommandContext,
     suffix: &str,
 ) -> Result<NewEvent, serde_json::Error> {
     let (body, kind) = (serde_json::to_vec(event)?, event.change.kind());
-    Ok(new_event(subject, kind, body, meta, with, suffix))
+    Ok(new_event(subject, kind, body, meta, context, suffix))
 }
 
 pub(crate) fn booking_event(
     event: &BookingEvent,
     meta: &Meta,
-    with: &Circumstances,
+    context: &CommandContext,
     suffix: &str,
 ) -> Result<NewEvent, serde_json::Error> {
     let (body, kind) = (serde_json::to_vec(event)?, event.change.kind());
-    Ok(new_event(Subject::Booking(event.car_id), kind, body, meta, with, suffix))
+    Ok(new_event(Subject::Booking(event.car_id), kind, body, meta, context, suffix))
 }
 
 /// `suffix` tells the second event of a command from the first.
@@ -37,7 +37,7 @@ pub(crate) fn new_event(
     kind: &str,
     body: Vec<u8>,
     meta: &Meta,
-    with: &Circumstances,
+    context: &CommandContext,
     suffix: &str,
 ) -> NewEvent {
     NewEvent {
@@ -48,10 +48,10 @@ pub(crate) fn new_event(
             version: DECISION_VERSION,
             source: "exodrive".to_owned(),
             time: meta.now,
-            traceparent: with.traceparent.clone(),
+            traceparent: context.traceparent.clone(),
             causation: None,
-            correlation: with.correlation.clone(),
-            actor: with.actor.clone().or_else(|| Some(with.party.actor())),
+            correlation: context.correlation.clone(),
+            actor: context.acted_by.clone().or_else(|| Some(context.actor.audit_name())),
         },
         provider_headers: Vec::new(),
         body: body.into(),

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn told(before: &Value, after: &Value) -> Vec<(String, Option<Value>, Option<Value>)> {
+    fn reported(before: &Value, after: &Value) -> Vec<(String, Option<Value>, Option<Value>)> {
         let change = |it: Change| (it.pointer, it.old, it.new);
         diff(Some(before), Some(after)).into_iter().map(change).collect()
     }
@@ -72,7 +72,7 @@ mod tests {
         let before = json!({"a": 1, "same": {"x": [1, 2]}, "b/c": {"~": 1}, "list": [1, {"n": 2}], "gone": 1});
         let after = json!({"a": 2, "same": {"x": [1, 2]}, "b/c": {"~": 2}, "list": [1, {"n": 3}, 4], "new": {"deep": 1}});
         assert_eq!(
-            told(&before, &after),
+            reported(&before, &after),
             [
                 ("/a".to_owned(), Some(json!(1)), Some(json!(2))),
                 ("/b~1c/~0".to_owned(), Some(json!(1)), Some(json!(2))),
@@ -86,7 +86,7 @@ mod tests {
             assert_eq!(before.pointer(&change.pointer), change.old.as_ref());
             assert_eq!(after.pointer(&change.pointer), change.new.as_ref());
         }
-        assert_eq!(told(&before, &before), []);
+        assert_eq!(reported(&before, &before), []);
         let appeared = diff(None, Some(&after));
         assert_eq!((appeared[0].pointer.as_str(), appeared.len()), ("", 1));
     }

@@ -138,7 +138,7 @@ async fn events<P: Projection>(
             events.sort_by_key(|event| event.position);
         }
         Sources::Position(position) => {
-            let event = log.read(position).await?;
+            let event = log.read_event(position).await?;
             events.extend(event.filter(|event| touches::<P>(event, key, false)));
         }
         Sources::All => {
@@ -149,7 +149,7 @@ async fn events<P: Projection>(
                     events.push(event);
                 }
             };
-            reading::read(log, &reading::filters::<P>(), 0, end, progress, take).await?;
+            reading::read_filtered(log, &reading::filters::<P>(), 0, end, progress, take).await?;
         }
     }
     Ok(events)
@@ -167,18 +167,18 @@ fn touches<P: Projection>(recorded: &Recorded, key: &str, otherwise: bool) -> bo
 
 /// A row of a view as it was, and what made it so.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Told {
+pub struct RowHistory {
     /// The position that had last changed it; 0 if it had never been there.
     pub position: u64,
     /// The row; none if there was none (any more).
     pub state: Option<Value>,
     /// Every event that touches the key, in log order.
-    pub events: Vec<ToldEvent>,
+    pub events: Vec<HistoryEvent>,
 }
 
 /// An event in a row's history.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ToldEvent {
+pub struct HistoryEvent {
     /// Where it stands in the log.
     pub position: u64,
     /// The provider's type, or ours.
@@ -203,9 +203,9 @@ pub struct ToldEvent {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Compared {
     /// As it was at the first.
-    pub before: Told,
+    pub before: RowHistory,
     /// As it was at the second.
-    pub after: Told,
+    pub after: RowHistory,
     /// The fields that differ.
     pub fields: Vec<FieldChange>,
 }
@@ -228,16 +228,16 @@ pub struct FieldChange {
 ///
 /// # Errors
 /// When the log cannot be read.
-pub async fn tell(
+pub async fn row_history(
     log: &Log,
     view: &str,
     key: &str,
     until: Until,
     progress: Progress<'_>,
-) -> Result<Option<Told>, ReadError> {
+) -> Result<Option<RowHistory>, ReadError> {
     for_each_projection!(P => if P::NAME == view {
         let frames = history::<P>(log, key, until, progress).await?;
-        return Ok((!frames.is_empty()).then(|| told(frames)));
+        return Ok((!frames.is_empty()).then(|| as_row_history(frames)));
     });
     Ok(None)
 }
@@ -260,7 +260,7 @@ pub async fn compare(
             _ => Until::Now,
         };
         let events = events::<P>(log, key, until, progress).await?;
-        let at = |until| told(frames::<P>(key, events.clone(), until, Order::Received));
+        let at = |until| as_row_history(frames::<P>(key, events.clone(), until, Order::Received));
         let (before, after) = (at(from), at(to));
         let known = !before.events.is_empty() || !after.events.is_empty();
         return Ok(known.then(|| compared(before, after)));
@@ -268,18 +268,18 @@ pub async fn compare(
     Ok(None)
 }
 
-fn compared(before: Told, after: Told) -> Compared {
+fn compared(before: RowHistory, after: RowHistory) -> Compared {
     // Of the point that is further on, the events that the other one lacks.
     let (all, fewer) = match before.events.len() <= after.events.len() {
         true => (&after.events, &before.events),
         false => (&before.events, &after.events),
     };
-    let lacks = |event: &&ToldEvent| !fewer.iter().any(|other| other.position == event.position);
+    let lacks = |event: &&HistoryEvent| !fewer.iter().any(|other| other.position == event.position);
     let between: Vec<_> = all.iter().filter(lacks).collect();
     let fields = diff(before.state.as_ref(), after.state.as_ref())
         .into_iter()
         .map(|change| {
-            let made = |event: &&&ToldEvent| {
+            let made = |event: &&&HistoryEvent| {
                 event.changed.iter().any(|pointer| overlap(pointer, &change.pointer))
             };
             let event = between.iter().rev().find(made);
@@ -290,7 +290,7 @@ fn compared(before: Told, after: Told) -> Compared {
     Compared { before, after, fields }
 }
 
-fn told<R: Serialize>(frames: Vec<Frame<R>>) -> Told {
+fn as_row_history<R: Serialize>(frames: Vec<Frame<R>>) -> RowHistory {
     let (mut state, mut position) = (None, 0);
     let mut events = Vec::with_capacity(frames.len());
     for frame in frames {
@@ -301,7 +301,7 @@ fn told<R: Serialize>(frames: Vec<Frame<R>>) -> Told {
             position = frame.recorded.position;
         }
         state = after;
-        events.push(ToldEvent {
+        events.push(HistoryEvent {
             position: frame.recorded.position,
             kind: frame.kind,
             event_id: frame.recorded.envelope.id,
@@ -311,7 +311,7 @@ fn told<R: Serialize>(frames: Vec<Frame<R>>) -> Told {
             error: frame.error,
         });
     }
-    Told { position, state, events }
+    RowHistory { position, state, events }
 }
 
 /// Folds a history of one key, keeping the state after every event.

@@ -9,7 +9,7 @@
 //! subject, or all the log that the view is made of), cuts them off at a point
 //! ([`Until`]), and folds them with the same
 //! [`Projection::evolve`](exodrive_projections::Projection::evolve) that the
-//! live view is made with, keeping the state after every event. [`tell`] and
+//! live view is made with, keeping the state after every event. [`row_history`] and
 //! [`compare`] do so for a view by its name. [`verify`] folds many rows afresh
 //! and compares them with what Postgres and Redis hold. [`person`] finds what
 //! is about somebody, to be erased.
@@ -23,7 +23,8 @@ pub mod verify;
 
 pub use diff::{Change, diff};
 pub use history::{
-    Compared, FieldChange, Frame, Order, Told, ToldEvent, Until, compare, history, reads_all, tell,
+    Compared, FieldChange, Frame, HistoryEvent, Order, RowHistory, Until, compare, history,
+    reads_all, row_history,
 };
 pub use reading::Progress;
 pub use received::{deliveries, first_stored_at};

@@ -16,7 +16,7 @@ use std::{
 };
 
 const BATCH: usize = 4_000;
-const PATIENCE: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the log holds about a person.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -57,7 +57,7 @@ impl Found {
 ///
 /// # Errors
 /// When the log cannot be read.
-pub async fn find(
+pub async fn find_mentions(
     log: &Log,
     address: &str,
     include_mentions: bool,
@@ -168,14 +168,14 @@ async fn each(
     log: &Log,
     end: u64,
     mut progress: impl FnMut(u64, u64),
-    mut look: impl FnMut(&Recorded),
+    mut on_event: impl FnMut(&Recorded),
 ) -> Result<(), ReadError> {
     let mut reader = log.reader(1);
     let mut position = 0;
     while position < end {
-        let batch = reader.next_batch(BATCH, PATIENCE).await?;
+        let batch = reader.next_batch(BATCH, READ_TIMEOUT).await?;
         for recorded in batch.events.iter().filter(|event| event.position <= end) {
-            look(recorded);
+            on_event(recorded);
         }
         position = batch.events.last().map_or(position, |event| event.position);
         progress(position.min(end), end);

@@ -12,10 +12,10 @@ pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 /// Events held at a time.
 pub(crate) const BATCH: usize = 2_000;
 /// How long the log may be silent about events that it holds.
-pub(crate) const SILENCE: Duration = Duration::from_secs(5);
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// A long reading goes on after so many failures, each a moment later.
 const ATTEMPTS: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(300);
+const RETRY_DELAY: Duration = Duration::from_millis(300);
 
 /// The filters of the subjects that a projection reads.
 pub(crate) fn filters<P: Projection>() -> Vec<String> {
@@ -24,7 +24,7 @@ pub(crate) fn filters<P: Projection>() -> Vec<String> {
 
 /// Gives `each` the events after `from`, up to and with `to`, whose subject is
 /// one of `filters`, in log order, holding few of them at a time.
-pub(crate) async fn read(
+pub(crate) async fn read_filtered(
     log: &Log,
     filters: &[String],
     from: u64,
@@ -40,9 +40,9 @@ pub(crate) async fn read(
     let mut reader = log.reader_of(filters, from + 1);
     let (mut position, mut failures) = (from, 0);
     while position < last {
-        let batch = match reader.next_batch(BATCH, SILENCE).await {
+        let batch = match reader.next_batch(BATCH, READ_TIMEOUT).await {
             Ok(batch) if batch.events.is_empty() => Err(ReadError::Unavailable(
-                format!("no event came within {} s", SILENCE.as_secs()).into(),
+                format!("no event came within {} s", READ_TIMEOUT.as_secs()).into(),
             )),
             outcome => outcome,
         };
@@ -50,7 +50,7 @@ pub(crate) async fn read(
             Ok(batch) => batch,
             Err(error) if error.outage().is_some() && failures < ATTEMPTS => {
                 failures += 1;
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(RETRY_DELAY).await;
                 continue;
             }
             Err(error) => return Err(error),

@@ -1,6 +1,6 @@
 //! Deliveries by the time at which they were received.
 
-use crate::reading::{BATCH, SILENCE};
+use crate::reading::{BATCH, READ_TIMEOUT};
 use chrono::{DateTime, Utc};
 use exodrive_domain::Recorded;
 use exodrive_log::{Log, ReadError};
@@ -46,7 +46,7 @@ pub async fn deliveries(
     let mut reader = log.reader_of(&DELIVERIES.map(str::to_owned), from);
     let (mut found, mut position) = (Vec::new(), from.saturating_sub(1));
     while position < last && found.len() < limit {
-        let batch = reader.next_batch(BATCH.min(limit - found.len()), SILENCE).await?;
+        let batch = reader.next_batch(BATCH.min(limit - found.len()), READ_TIMEOUT).await?;
         let Some(newest) = batch.events.last() else {
             return Err(ReadError::Unavailable("no event came in time".into()));
         };

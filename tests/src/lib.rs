@@ -28,11 +28,11 @@ pub use client::{Answer, Delivery, sign, token};
 pub use fixtures::{Fixture, email_body, fixtures, reported_status, status_by_rank};
 pub use model::{Holders, bookings_in};
 pub use process::{Process, free_address, program};
-pub use rental::{Door, booking_body, car_body, day, key, rounds};
+pub use rental::{Client, booking_body, car_body, day, key, rounds};
 pub use views::{Rows, fold, fold_by_name};
 pub use world::{
-    API, DATA_KEYS, Refusals, SEAL_KEY, TOKEN_SECRET, WORKER, World, jetstream_as, open_log, run,
-    wrapping_keys,
+    API, DATA_KEYS, PermissionErrors, SEAL_KEY, TOKEN_SECRET, WORKER, World, jetstream_as,
+    open_log, run, wrapping_keys,
 };
 
-pub use wait::{PATIENCE, Probe, eventually, within};
+pub use wait::{Probe, WAIT_TIMEOUT, eventually, within};

@@ -20,8 +20,8 @@ pub fn key() -> String {
 /// How many rounds a test has: `EXODRIVE_TEST_ROUNDS`, for a long run, else so
 /// many.
 pub fn rounds(otherwise: usize) -> usize {
-    let wanted = std::env::var("EXODRIVE_TEST_ROUNDS").ok();
-    wanted.map_or(otherwise, |wanted| wanted.parse().unwrap())
+    let requested = std::env::var("EXODRIVE_TEST_ROUNDS").ok();
+    requested.map_or(otherwise, |requested| requested.parse().unwrap())
 }
 
 /// A booking of these days, both included.
@@ -39,14 +39,14 @@ pub fn car_body(slug: &str) -> Value {
 
 /// Somebody at the door of a process that serves the API.
 #[derive(Clone, Debug)]
-pub struct Door {
+pub struct Client {
     http: reqwest::Client,
     address: SocketAddr,
     token: Option<String>,
     link: Option<String>,
 }
 
-impl Door {
+impl Client {
     /// The same somebody at the door of another process.
     pub fn at(&self, world: &World, process: &str) -> Self {
         Self { address: world.address(process), ..self.clone() }
@@ -87,7 +87,7 @@ impl Door {
     /// Posts a command under a key, again and again until the answer is one
     /// about the command and not about the state of the system.
     pub async fn insist(
-        doors: &[Self],
+        clients: &[Self],
         key: &str,
         method: Method,
         path: &str,
@@ -95,7 +95,7 @@ impl Door {
     ) -> Answer {
         let mut last = String::new();
         for attempt in 0..1_200_usize {
-            let request = doors[attempt % doors.len()]
+            let request = clients[attempt % clients.len()]
                 .request(method.clone(), path)
                 .json(body)
                 .header("idempotency-key", key)
@@ -167,17 +167,17 @@ impl Door {
 
 impl World {
     /// Somebody without a token at the first process.
-    pub fn visitor(&self) -> Door {
-        Door { http: self.http.clone(), address: self.address(API), token: None, link: None }
+    pub fn visitor(&self) -> Client {
+        Client { http: self.http.clone(), address: self.address(API), token: None, link: None }
     }
 
     /// A user of this role.
-    pub fn user(&self, subject: &str, role: &str) -> Door {
-        Door { token: Some(self.token_of(subject, role)), ..self.visitor() }
+    pub fn user(&self, subject: &str, role: &str) -> Client {
+        Client { token: Some(self.token_of(subject, role)), ..self.visitor() }
     }
 
     /// An admin.
-    pub fn admin(&self) -> Door {
+    pub fn admin(&self) -> Client {
         self.user("admin-user", "admin")
     }
 

@@ -52,7 +52,7 @@ const TABLES: [(&str, &str); 5] = [
 ];
 
 /// Where a system can be looked at from outside, whatever its own state is.
-pub(crate) struct Standing {
+pub(crate) struct SealState {
     pub(crate) folder: PathBuf,
     pub(crate) http: reqwest::Client,
     pub(crate) database: String,
@@ -60,10 +60,10 @@ pub(crate) struct Standing {
     pub(crate) addresses: Arc<Mutex<HashMap<String, SocketAddr>>>,
 }
 
-impl Standing {
+impl SealState {
     /// Readiness, projections, rebuilds, locks, and the ends of the logs.
     pub(crate) async fn tell(&self) -> String {
-        let mut told = String::new();
+        let mut reported = String::new();
         let addresses = self.addresses.lock().unwrap().clone();
         for (name, address) in addresses {
             let request = self.http.request(Method::GET, format!("http://{address}/readyz"));
@@ -71,7 +71,7 @@ impl Standing {
                 let answer = Answer::of(request).await.map_err(|error| error.to_string())?;
                 Ok(format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body)))
             });
-            told += &format!("\n/readyz of {name}: {}", answer.await);
+            reported += &format!("\n/readyz of {name}: {}", answer.await);
         }
         let list = bounded(async {
             let args = ["projections", "list", "--json"];
@@ -83,14 +83,14 @@ impl Standing {
                 .map(|it| String::from_utf8_lossy(&it).into_owned())
                 .concat())
         });
-        told += &format!("\nexodrive projections list --json: {}", list.await);
+        reported += &format!("\nexodrive projections list --json: {}", list.await);
         for (name, sql) in TABLES {
-            told += &format!("\n{name}:{}", bounded(self.rows(sql)).await);
+            reported += &format!("\n{name}:{}", bounded(self.rows(sql)).await);
         }
         for file in ["", "services/logs"] {
-            told += &ends_of_logs(&self.folder.join(file));
+            reported += &ends_of_logs(&self.folder.join(file));
         }
-        told
+        reported
     }
 
     /// The rows of a query, each as JSON on a line of its own. By a connection
@@ -108,14 +108,14 @@ impl Standing {
 
 async fn bounded(part: impl Future<Output = Result<String, String>>) -> String {
     match tokio::time::timeout(EACH, part).await {
-        Ok(Ok(told)) => told,
+        Ok(Ok(reported)) => reported,
         Ok(Err(error)) => format!(" cannot be told: {error}"),
         Err(_) => format!(" no answer within {EACH:?}"),
     }
 }
 
 fn ends_of_logs(folder: &Path) -> String {
-    let mut told = String::new();
+    let mut reported = String::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         if path.extension().is_some_and(|it| it == "log")
@@ -124,8 +124,8 @@ fn ends_of_logs(folder: &Path) -> String {
             let text = String::from_utf8_lossy(&text);
             let lines: Vec<_> = text.lines().collect();
             let end = lines[lines.len().saturating_sub(LINES)..].join("\n  ");
-            told += &format!("\nend of {}:\n  {end}", entry.file_name().display());
+            reported += &format!("\nend of {}:\n  {end}", entry.file_name().display());
         }
     }
-    told
+    reported
 }

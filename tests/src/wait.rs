@@ -2,7 +2,7 @@
 //! and one that ends in vain says what was waited for, what was seen last, and
 //! how the system stands.
 
-use crate::standing::Standing;
+use crate::standing::SealState;
 use std::{
     cell::RefCell,
     fmt::Display,
@@ -11,9 +11,9 @@ use std::{
 };
 
 /// How long anything may take that a test waits for. Reached only by failures.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much longer than the limit the last look may take.
-const LAST_LOOK: Duration = Duration::from_secs(5);
+const FINAL_SEAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long telling how a system stands may take.
 const TELLING: Duration = Duration::from_secs(20);
 
@@ -42,9 +42,9 @@ impl<T, S: Display> Probe for Result<T, S> {
     }
 }
 
-/// Waits until `probe` gives a value, for at most [`PATIENCE`].
+/// Waits until `probe` gives a value, for at most [`WAIT_TIMEOUT`].
 pub async fn eventually<P: Probe>(what: &str, probe: impl AsyncFnMut() -> P) -> P::Value {
-    within(PATIENCE, what, probe).await
+    within(WAIT_TIMEOUT, what, probe).await
 }
 
 /// Waits until `probe` gives a value, for at most `limit`. A probe that gives
@@ -61,7 +61,7 @@ pub async fn within<P: Probe>(
     let began = Instant::now();
     let mut seen = None;
     loop {
-        let left = (limit + LAST_LOOK).saturating_sub(began.elapsed());
+        let left = (limit + FINAL_SEAL_TIMEOUT).saturating_sub(began.elapsed());
         let Ok(looked) = tokio::time::timeout(left, probe()).await else {
             in_vain(what, began.elapsed(), Some("the last look did not end")).await
         };
@@ -78,28 +78,29 @@ pub async fn within<P: Probe>(
 
 /// Ends the test: something did not happen in time.
 pub(crate) async fn in_vain(what: &str, waited: Duration, seen: Option<&str>) -> ! {
-    let mut told = String::new();
+    let mut reported = String::new();
     for system in systems() {
         let standing = tokio::time::timeout(TELLING, system.tell()).await;
-        told += &standing.unwrap_or_else(|_| "how the system stands could not be told".to_owned());
+        reported +=
+            &standing.unwrap_or_else(|_| "how the system stands could not be told".to_owned());
     }
     let seen = seen.unwrap_or("the probe does not say");
-    panic!("did not happen within {waited:.1?}: {what}\nseen last: {seen}\n{told}")
+    panic!("did not happen within {waited:.1?}: {what}\nseen last: {seen}\n{reported}")
 }
 
 thread_local! {
     // A test and its waits are on one thread; several tests run in one process.
-    static SYSTEMS: RefCell<Vec<Weak<Standing>>> = const { RefCell::new(Vec::new()) };
+    static SYSTEMS: RefCell<Vec<Weak<SealState>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Remembers a system of this thread's test, to tell how it stands.
-pub(crate) fn remember(system: &Arc<Standing>) {
+pub(crate) fn remember(system: &Arc<SealState>) {
     SYSTEMS.with_borrow_mut(|systems| {
         systems.retain(|it| it.strong_count() > 0);
         systems.push(Arc::downgrade(system));
     });
 }
 
-fn systems() -> Vec<Arc<Standing>> {
+fn systems() -> Vec<Arc<SealState>> {
     SYSTEMS.with_borrow(|systems| systems.iter().filter_map(Weak::upgrade).collect())
 }

@@ -2,7 +2,7 @@ use crate::{
     Answer, Delivery, Process, Rows, client, eventually, fold_by_name, free_address,
     process::{bare, program},
     sign,
-    standing::Standing,
+    standing::SealState,
     token, wait,
 };
 use async_nats::{ConnectOptions, Event, jetstream};
@@ -36,7 +36,7 @@ pub const TOKEN_SECRET: &str = "e2e-token-secret-4b1d9c";
 /// What wraps the data keys of every world.
 pub const DATA_KEYS: &str = "1:ZTJlIHdyYXBwaW5nIGtleSwgb2YgMzIgYnl0ZXMhISE=";
 /// What a NATS server has refused to a connection.
-pub type Refusals = Arc<Mutex<Vec<String>>>;
+pub type PermissionErrors = Arc<Mutex<Vec<String>>>;
 
 /// What signs the checkpoints of every world.
 pub const SEAL_KEY: &str = "ZTJlIHNlYWwga2V5LCBvZiAzMiBieXRlcyEhISEhISE=";
@@ -56,7 +56,7 @@ pub struct World {
     env: Vec<(String, String)>,
     database: PgPool,
     /// Told when a wait ends in vain.
-    _standing: Arc<Standing>,
+    _standing: Arc<SealState>,
     folder: TempDir,
 }
 
@@ -121,7 +121,7 @@ impl World {
         let env: Vec<_> = env.into_iter().collect();
         let (http, addresses) = (http_client(), HashMap::from([(API.to_owned(), address)]));
         let addresses = Arc::new(Mutex::new(addresses));
-        let standing = Arc::new(Standing {
+        let standing = Arc::new(SealState {
             folder: folder.path().to_owned(),
             http: http.clone(),
             database: urls.database.clone(),
@@ -150,7 +150,7 @@ impl World {
 
     /// The log's server, for whoever goes behind the system's back.
     pub async fn jetstream(&self) -> jetstream::Context {
-        jetstream_as(&self.urls().nats_operator, Refusals::default()).await
+        jetstream_as(&self.urls().nats_operator, PermissionErrors::default()).await
     }
 
     /// Where the servers are.
@@ -471,7 +471,7 @@ pub async fn open_log(url: &str) -> Log {
         duplicate_window: Duration::ZERO,
         replicas: 1,
         ack_timeout: Duration::from_secs(4),
-        patience: Duration::from_secs(10),
+        connect_timeout: Duration::from_secs(10),
         keys: wrapping_keys(),
     };
     Log::open(&config).await.unwrap()
@@ -479,7 +479,7 @@ pub async fn open_log(url: &str) -> Log {
 
 /// JetStream on a NATS server, as the user of this address; what the server
 /// refuses is added to `refusals`.
-pub async fn jetstream_as(url: &str, refusals: Refusals) -> jetstream::Context {
+pub async fn jetstream_as(url: &str, refusals: PermissionErrors) -> jetstream::Context {
     let server: async_nats::ServerAddr = url.parse().unwrap();
     let user = server.username().unwrap().to_owned();
     let client =
@@ -505,7 +505,7 @@ pub async fn run(args: &[&str], env: &[(String, String)]) -> Output {
     let mut child = command.kill_on_drop(true).spawn().unwrap();
     let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let ended = tokio::time::timeout(crate::PATIENCE, async {
+    let ended = tokio::time::timeout(crate::WAIT_TIMEOUT, async {
         let read = tokio::try_join!(out.read_to_end(&mut stdout), err.read_to_end(&mut stderr));
         read.unwrap();
         child.wait().await.unwrap()

@@ -155,7 +155,7 @@ fn messages() -> impl Strategy<Value = Vec<Message>> {
 }
 
 fn recorded(position: u64, message: &Message) -> Recorded {
-    let delivery = Delivery::read(message.body.as_bytes());
+    let delivery = Delivery::parse(message.body.as_bytes());
     Recorded {
         position,
         subject: delivery.email_id().cloned().map_or(Subject::Provider, Subject::Email).to_string(),
@@ -271,7 +271,7 @@ proptest! {
         }
         let reports = |message: &Message| reported_status(message.body.as_bytes()).is_some();
         let about_email = |message: &Message| {
-            Delivery::read(message.body.as_bytes()).email_id().is_some()
+            Delivery::parse(message.body.as_bytes()).email_id().is_some()
         };
         folds_alike::<Inbox>(&once, &often, &batches, reports)?;
         folds_alike::<EmailTimeline>(&once, &often, &batches, about_email)?;

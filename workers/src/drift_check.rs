@@ -30,7 +30,7 @@ const ROUNDS_IN_DOUBT: u64 = 3;
 const RARELY: Duration = Duration::from_secs(3_600);
 
 /// The parts that are compared.
-pub struct Checker {
+pub struct DriftChecker {
     /// The truth.
     pub log: Log,
     /// The rows, read as their owner.
@@ -42,7 +42,7 @@ pub struct Checker {
 /// Keys that differed when they were last looked at, by projection.
 type Drifting = HashMap<&'static str, BTreeSet<String>>;
 
-impl Checker {
+impl DriftChecker {
     /// Checks every `interval` until `stop`; never if that is zero.
     pub async fn run(self, interval: Duration, stop: CancellationToken) {
         if interval.is_zero() {
@@ -82,7 +82,7 @@ impl Checker {
         all: bool,
         drifting: &mut BTreeSet<String>,
     ) -> Result<(), VerifyError> {
-        let mut keys = verify::by_chance::<P>(&self.log, &self.database, KEYS).await?;
+        let mut keys = verify::by_sample::<P>(&self.log, &self.database, KEYS).await?;
         keys.extend(drifting.iter().cloned());
         if !all {
             keys = verify::exact::<P>(&self.database, keys).await?;

@@ -3,8 +3,8 @@
 //! repeated; after a crash another worker goes on.
 
 use exodrive_commands::erasure::{
-    ErasureError, Erasures, SUBJECTS, Told, all,
-    restored::{origin, own_key, started, tell_again, unclean, uuid},
+    ErasureError, ErasureRecord, Erasures, SUBJECTS, all_records,
+    restored::{keys_not_cleaned, origin, own_key, record_keys_again, started, uuid},
 };
 use exodrive_domain::{
     erasure::{ErasureChange, ErasureStatus},
@@ -20,20 +20,20 @@ use uuid::Uuid;
 
 /// How often is looked for something to carry out.
 const TICK: Duration = Duration::from_millis(500);
-const PAUSE: Duration = Duration::from_secs(2);
+const RETRY_DELAY: Duration = Duration::from_secs(2);
 /// Answers to commands that Redis keeps for repeats: they hold what customers
 /// gave. The log has them all.
 const ANSWERS: &str = "exo:command:*";
 
 /// Where erasures are carried out.
 #[derive(Clone)]
-pub struct Eraser {
+pub struct ErasureExecutor {
     log: Log,
     database: Database,
     cache: Cache,
 }
 
-impl Eraser {
+impl ErasureExecutor {
     /// On a system's parts.
     pub fn new(log: Log, database: Database, cache: Cache) -> Self {
         Self { log, database, cache }
@@ -49,7 +49,7 @@ impl Eraser {
                     seen = None;
                     let error = exodrive_runtime::error_chain(&error);
                     tracing::warn!(error, "An erasure cannot go on, will try again");
-                    PAUSE
+                    RETRY_DELAY
                 }
             };
             tokio::select! {
@@ -64,20 +64,20 @@ impl Eraser {
             self.clean_restored().await?;
             *cleaned = true;
         }
-        self.look(seen).await
+        self.run_due_erasures(seen).await
     }
 
     /// Looks for something to do, if an erasure has a new event since `seen`.
-    async fn look(&self, seen: &mut Option<u64>) -> Result<(), ErasureError> {
+    async fn run_due_erasures(&self, seen: &mut Option<u64>) -> Result<(), ErasureError> {
         let last = self.log.last_position_under(SUBJECTS).await?;
         if *seen == Some(last.unwrap_or(0)) {
             return Ok(());
         }
         let Some(lock) = self.database.lock_erasures().await? else { return Ok(()) };
         let mut outcome = Ok(());
-        for told in all(&self.log).await?.into_values() {
-            if matches!(told.erasure.status, ErasureStatus::Approved | ErasureStatus::Started) {
-                outcome = outcome.and(self.carry_out(told).await);
+        for record in all_records(&self.log).await?.into_values() {
+            if matches!(record.erasure.status, ErasureStatus::Approved | ErasureStatus::Started) {
+                outcome = outcome.and(self.execute(record).await);
             }
         }
         lock.release().await?;
@@ -86,21 +86,21 @@ impl Eraser {
         Ok(())
     }
 
-    async fn carry_out(&self, told: Told) -> Result<(), ErasureError> {
+    async fn execute(&self, record: ErasureRecord) -> Result<(), ErasureError> {
         let erasures = Erasures::new(self.log.clone());
-        let (id, mut position) = (told.id, told.position);
-        let (mut keys, mut events) = (told.erasure.keys, told.erasure.events);
-        if told.erasure.status == ErasureStatus::Approved {
+        let (id, mut position) = (record.id, record.position);
+        let (mut keys, mut events) = (record.erasure.keys, record.erasure.events);
+        if record.erasure.status == ErasureStatus::Approved {
             // Only its own key says whom it is about, and that goes last.
-            let Some(address) = told.address else {
+            let Some(address) = record.address else {
                 tracing::error!(
                     erasure = %id,
                     "Nobody can read whom this erasure is about: ask for it again"
                 );
                 return Ok(());
             };
-            let mentions = told.erasure.include_mentions;
-            let found = person::find(&self.log, &address, mentions, |_, _| {}).await?;
+            let mentions = record.erasure.include_mentions;
+            let found = person::find_mentions(&self.log, &address, mentions, |_, _| {}).await?;
             events = found.events();
             keys = found.keys.into_keys().chain([own_key(id)]).collect();
             keys.dedup();
@@ -108,12 +108,12 @@ impl Eraser {
             position = erasures.append(id, change, position, &origin(id, "started")).await?;
             tracing::info!(erasure = %id, keys = keys.len(), events, "Erasing a person's data");
         }
-        self.database.learn_erasure(uuid(id), &keys).await?;
+        self.database.record_erasure(uuid(id), &keys).await?;
         let own = own_key(id);
         destroy(&self.log, id, keys.iter().filter(|key| **key != own)).await?;
         // Until then a process may use a copy of a key.
         tokio::time::sleep(KEY_CACHE + Duration::from_secs(1)).await;
-        let rows = self.clean(&[(uuid(id), keys.clone())]).await?;
+        let rows = self.clean_rows(&[(uuid(id), keys.clone())]).await?;
         destroy(&self.log, id, [&own].into_iter()).await?;
         let keys = keys.len() as u64;
         let change = ErasureChange::Completed { keys, events, rows };
@@ -124,7 +124,7 @@ impl Eraser {
 
     /// Has every row that events under these keys touch folded afresh, and
     /// copies elsewhere forgotten. Gives how many rows.
-    async fn clean(&self, erasures: &[(Uuid, Vec<String>)]) -> Result<u64, ErasureError> {
+    async fn clean_rows(&self, erasures: &[(Uuid, Vec<String>)]) -> Result<u64, ErasureError> {
         let keys: HashSet<String> =
             erasures.iter().flat_map(|(_, keys)| keys.iter().cloned()).collect();
         let Touched { rows, positions, position } = person::touched(&self.log, &keys).await?;
@@ -136,11 +136,11 @@ impl Eraser {
         }
         let rows: Vec<(&str, Vec<String>)> =
             rows.into_iter().map(|(name, keys)| (name, keys.into_iter().collect())).collect();
-        let Some((wish, _)) = erasures.first() else { return Ok(0) };
-        self.database.want_refolds(*wish, position, &rows, &positions).await?;
-        self.forget_answers().await?;
+        let Some((erasure, _)) = erasures.first() else { return Ok(0) };
+        self.database.request_refolds(*erasure, position, &rows, &positions).await?;
+        self.delete_stored_answers().await?;
         loop {
-            let left = self.database.refolds_left(*wish).await?;
+            let left = self.database.refolds_left(*erasure).await?;
             if left.is_empty() {
                 break;
             }
@@ -157,7 +157,7 @@ impl Eraser {
         Ok(rows.iter().map(|(_, keys)| keys.len() as u64).sum())
     }
 
-    async fn forget_answers(&self) -> Result<(), ErasureError> {
+    async fn delete_stored_answers(&self) -> Result<(), ErasureError> {
         let mut cursor = 0_u64;
         loop {
             let mut scan = Cmd::new();
@@ -183,14 +183,14 @@ impl Eraser {
     /// When log, database or Redis do not answer.
     pub async fn reapply(&self) -> Result<(), ErasureError> {
         let known = self.database.known_erasures().await?;
-        let told = all(&self.log).await?;
-        for known in known.iter().filter(|known| !told.contains_key(&known.id.to_string())) {
+        let record = all_records(&self.log).await?;
+        for known in known.iter().filter(|known| !record.contains_key(&known.id.to_string())) {
             tracing::warn!(
                 erasure = %known.id,
                 "The log does not tell of an erasure that the database knows: it was restored from \
                  a backup. It is carried out again"
             );
-            tell_again(&self.log, known.id.into(), &known.keys).await?;
+            record_keys_again(&self.log, known.id.into(), &known.keys).await?;
         }
         if reapply_keys(&self.log).await? {
             tokio::time::sleep(KEY_CACHE + Duration::from_secs(1)).await;
@@ -200,19 +200,19 @@ impl Eraser {
 
     /// Has rows folded afresh that this database does not know to be erased.
     async fn clean_restored(&self) -> Result<(), ErasureError> {
-        let unclean = unclean(&self.log, &self.database).await?;
-        if unclean.is_empty() {
+        let keys_not_cleaned = keys_not_cleaned(&self.log, &self.database).await?;
+        if keys_not_cleaned.is_empty() {
             return Ok(());
         }
         tracing::warn!(
-            erasures = unclean.len(),
+            erasures = keys_not_cleaned.len(),
             "The database does not know of all erasures: it was restored from a backup, or is new. \
              Rows are folded afresh"
         );
-        for (id, keys) in &unclean {
-            self.database.learn_erasure(*id, keys).await?;
+        for (id, keys) in &keys_not_cleaned {
+            self.database.record_erasure(*id, keys).await?;
         }
-        self.clean(&unclean).await?;
+        self.clean_rows(&keys_not_cleaned).await?;
         Ok(())
     }
 }

@@ -4,10 +4,10 @@
 
 use chrono::{DateTime, Utc};
 use exodrive_commands::{
-    context::{Circumstances, Party},
-    rental::{Desk, DeskError},
+    context::{Actor, CommandContext},
+    rental::{RentalCommands, RentalError},
 };
-use exodrive_domain::booking::{Act, BookingRefusal};
+use exodrive_domain::booking::{BookingAction, BookingRejection};
 use exodrive_projections::{Database, Error, Identity, views::bookings::read::due_holds};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -18,9 +18,9 @@ const TICK: Duration = Duration::from_millis(500);
 const BATCH: i64 = 200;
 
 /// Looks and ends holds until `stop`.
-pub async fn run(desk: Desk, database: Database, stop: CancellationToken) {
+pub async fn run(rental: RentalCommands, database: Database, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        if let Err(error) = end_due(&desk, &database).await {
+        if let Err(error) = end_due(&rental, &database).await {
             let error = exodrive_runtime::error_chain(&error);
             tracing::warn!(error, "Cannot look for holds that have ended, will look again");
         }
@@ -31,21 +31,23 @@ pub async fn run(desk: Desk, database: Database, stop: CancellationToken) {
     }
 }
 
-async fn end_due(desk: &Desk, database: &Database) -> Result<(), Error> {
-    let now = desk.now();
+async fn end_due(rental: &RentalCommands, database: &Database) -> Result<(), Error> {
+    let now = rental.now();
     let due = {
         let mut reader = database.read_as(&Identity::System).await?;
         due_holds(&mut reader, now, BATCH).await?
     };
     for booking_id in due {
         let Ok(id) = booking_id.parse() else { continue };
-        let done = desk.act(id, Act::Expire, &circumstances(&booking_id, now)).await;
+        let done = rental
+            .change_booking(id, BookingAction::Expire, &command_context(&booking_id, now))
+            .await;
         match done {
             Ok(_) => tracing::info!(booking_id, "Ended the hold of an unpaid booking"),
             // Paid, cancelled or ended by another worker meanwhile: the view
             // will know in a moment.
-            Err(DeskError::Booking(
-                BookingRefusal::WrongStatus { .. } | BookingRefusal::KeyReused,
+            Err(RentalError::Booking(
+                BookingRejection::WrongStatus { .. } | BookingRejection::KeyReused,
             )) => {}
             Err(error) => {
                 let error = exodrive_runtime::error_chain(&error);
@@ -56,15 +58,15 @@ async fn end_due(desk: &Desk, database: &Database) -> Result<(), Error> {
     Ok(())
 }
 
-fn circumstances(booking_id: &str, now: DateTime<Utc>) -> Circumstances {
-    Circumstances {
+fn command_context(booking_id: &str, now: DateTime<Utc>) -> CommandContext {
+    CommandContext {
         // A hold may begin again after a payment that failed.
         command_id: format!("expire-{booking_id}-{}", now.timestamp_micros()),
         request_hash: "expire".to_owned(),
-        party: Party::System("hold-expiry"),
+        actor: Actor::System("hold-expiry"),
         if_position: None,
         happened_at: None,
-        actor: None,
+        acted_by: None,
         traceparent: None,
         correlation: None,
     }

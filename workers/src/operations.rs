@@ -11,7 +11,7 @@ use exodrive_domain::{
 use exodrive_log::{AppendError, Log, NewEvent, ReadError, Reader};
 use exodrive_projections::{
     Database, Error,
-    engine::operations::{Untold, Wish},
+    engine::operations::{OperatorCommand, UnrecordedSwap},
 };
 use serde::Deserialize;
 use std::time::Duration;
@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// Events taken in one go.
 const BATCH: usize = 100;
 /// After an outage.
-const PAUSE: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Why the next step could not be made. Every one is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +42,7 @@ pub async fn run(log: Log, database: Database, stop: CancellationToken) {
     let mut reader = None;
     while !stop.is_cancelled() {
         let done = tokio::select! {
-            done = step(&log, &database, &mut reader) => done,
+            done = apply_new_commands(&log, &database, &mut reader) => done,
             () = stop.cancelled() => return,
         };
         if let Err(error) = done {
@@ -50,14 +50,14 @@ pub async fn run(log: Log, database: Database, stop: CancellationToken) {
             tracing::warn!(error, "Cannot heed operators' events, will try again");
             reader = None;
             tokio::select! {
-                () = tokio::time::sleep(PAUSE) => {}
+                () = tokio::time::sleep(RETRY_DELAY) => {}
                 () = stop.cancelled() => return,
             }
         }
     }
 }
 
-async fn step(
+async fn apply_new_commands(
     log: &Log,
     database: &Database,
     reader: &mut Option<Reader>,
@@ -65,23 +65,23 @@ async fn step(
     let current = match reader {
         Some(reader) => reader,
         None => {
-            let heeded = database.heeded_of(log).await?;
-            reader.insert(log.reader_of(&[OPERATION_SUBJECTS.to_owned()], heeded + 1))
+            let applied = database.applied_position_in(log).await?;
+            reader.insert(log.reader_of(&[OPERATION_SUBJECTS.to_owned()], applied + 1))
         }
     };
     for event in current.next_batch(BATCH, TICK).await?.events {
-        heed(database, &event).await?;
+        apply_event(database, &event).await?;
     }
-    for swap in database.untold_swaps().await? {
-        if let Some(event) = swapped(&swap, log.now())? {
+    for swap in database.unrecorded_swaps().await? {
+        if let Some(event) = swap_event(&swap, log.now())? {
             log.append_fact(&event).await?;
         }
-        database.mark_told(&swap.id).await?;
+        database.mark_recorded(&swap.id).await?;
     }
     Ok(())
 }
 
-async fn heed(database: &Database, recorded: &Recorded) -> Result<(), Error> {
+async fn apply_event(database: &Database, recorded: &Recorded) -> Result<(), Error> {
     let position = recorded.position;
     let unreadable = |reason: String| {
         tracing::error!(
@@ -95,11 +95,11 @@ async fn heed(database: &Database, recorded: &Recorded) -> Result<(), Error> {
         Ok(Payload::Operation(event)) => event,
         Ok(_) => {
             unreadable(format!("its type {} is not known here", recorded.envelope.kind));
-            return database.pass_over(position).await.map(drop);
+            return database.skip_command(position).await.map(drop);
         }
         Err(error) => {
             unreadable(error.to_string());
-            return database.pass_over(position).await.map(drop);
+            return database.skip_command(position).await.map(drop);
         }
     };
     let id = match (recorded.envelope.id.parse(), &event.operation) {
@@ -107,12 +107,12 @@ async fn heed(database: &Database, recorded: &Recorded) -> Result<(), Error> {
         (Err(_), Operation::Swapped { rebuild, .. }) => *rebuild,
         (Err(_), _) => {
             unreadable("its id is no UUID".to_owned());
-            return database.pass_over(position).await.map(drop);
+            return database.skip_command(position).await.map(drop);
         }
     };
     let actor = recorded.envelope.actor.as_deref().unwrap_or("unknown");
-    let wish = Wish { position, id, actor, at: recorded.stored_at, event: &event };
-    if database.heed(&wish).await? {
+    let command = OperatorCommand { position, id, actor, at: recorded.stored_at, event: &event };
+    if database.apply_command(&command).await? {
         let (projection, kind) = (&event.projection, event.operation.kind());
         tracing::info!(projection, position, actor, "Heeded {kind}");
     }
@@ -133,7 +133,10 @@ struct Comparison {
 }
 
 /// The event that tells the log of a swap; none if it says too little of it.
-fn swapped(swap: &Untold, now: DateTime<Utc>) -> Result<Option<NewEvent>, serde_json::Error> {
+fn swap_event(
+    swap: &UnrecordedSwap,
+    now: DateTime<Utc>,
+) -> Result<Option<NewEvent>, serde_json::Error> {
     let comparison = swap.comparison.clone().unwrap_or_default();
     let compared = serde_json::from_value::<Comparison>(comparison);
     let (Ok(compared), Ok(rebuild)) = (compared, swap.id.parse()) else {

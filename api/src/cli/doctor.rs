@@ -48,7 +48,7 @@ impl Doctor {
             urls.nats_monitor.clone(),
             self.connections.wrapping_keys()?,
         );
-        config.patience = Duration::ZERO;
+        config.connect_timeout = Duration::ZERO;
         let mut findings: Vec<Finding> = Vec::new();
         let log = Log::connect(&config).await;
         let described = |log: &Log| {
@@ -103,7 +103,7 @@ impl Doctor {
         let secrets = secrets.map(|_| "sound".to_owned()).map_err(|error| error.to_string());
         findings.push(("webhook secret", secrets.into()));
         let mut table = table::table(&["part", "", "finding"]);
-        let sound = !findings.iter().any(|(_, verdict)| matches!(verdict, Verdict::Fault(_)));
+        let valid = !findings.iter().any(|(_, verdict)| matches!(verdict, Verdict::Fault(_)));
         for (part, verdict) in findings {
             let (mark, text) = match verdict {
                 Verdict::Fine(text) => ("ok", text),
@@ -113,7 +113,7 @@ impl Doctor {
             table.add_row([part, mark, &text]);
         }
         say!("{table}");
-        Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
@@ -150,7 +150,7 @@ async fn only_user(config: &LogConfig, url: &str) -> Verdict {
 
 async fn check(config: &LogConfig, url: &str, must: User, may: User) -> Verdict {
     let config = LogConfig { url: url.to_owned(), ..config.clone() };
-    let told = |what: &str, subjects: &[&str]| match subjects {
+    let reported = |what: &str, subjects: &[&str]| match subjects {
         [] => String::new(),
         [first, rest @ ..] => format!("{what} {first} and {} other subjects; ", rest.len()),
     };
@@ -164,8 +164,8 @@ async fn check(config: &LogConfig, url: &str, must: User, may: User) -> Verdict 
         }
         Ok(Deviations { excess, missing }) => Verdict::Fault(format!(
             "{}{}correct its permissions after docs/nats-permissions.conf",
-            told("must not be able to publish to", &excess),
-            told("may not publish to", &missing),
+            reported("must not be able to publish to", &excess),
+            reported("may not publish to", &missing),
         )),
         Err(error) => Verdict::Fault(error_chain(&error)),
     }

@@ -8,7 +8,7 @@ use crate::{
 use chrono::Utc;
 use exodrive_commands::{
     import::{self, Rehearsal, Report, Tables},
-    rental::Desk,
+    rental::RentalCommands,
 };
 use exodrive_log::{Commands, Log};
 use exodrive_projections::{Database, engine::cache::Cache};
@@ -53,7 +53,7 @@ pub(super) struct Import {
 
 impl Import {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
-        let tables = Tables::read(&self.folder)
+        let tables = Tables::read_folder(&self.folder)
             .map_err(|error| format!("cannot read {}: {error}", self.folder.display()))?;
         if tables.missing.len() == tables.counts().len() {
             return Err(format!(
@@ -66,8 +66,8 @@ impl Import {
             eprintln!("Not there, so taken as empty: {}.", tables.missing.join(", "));
         }
         let started = Instant::now();
-        let (desk, log) = open(&self.connections, &self.bookings).await?;
-        let (report, _) = import(&desk, &log, &tables, &self.time_zone, self.dry_run).await?;
+        let (rental, log) = open(&self.connections, &self.bookings).await?;
+        let (report, _) = import(&rental, &log, &tables, &self.time_zone, self.dry_run).await?;
         if self.json {
             say!("{}", serde_json::to_string_pretty(&report)?);
         } else {
@@ -81,19 +81,19 @@ impl Import {
 pub(super) async fn open(
     connections: &Connections,
     bookings: &BookingSettings,
-) -> Result<(Desk, Log), Failure> {
+) -> Result<(RentalCommands, Log), Failure> {
     let urls = connections.resolve()?;
     let log = Log::open(&connections.reading_config(urls.nats)?).await?;
     let redis = Cache::new(&urls.redis)?;
     let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
     let database = Database::for_readers(&urls.database)?;
     let secret = bookings.secret(connections)?;
-    Ok((Desk::new(commands, database, redis, &secret, bookings.hold_period), log))
+    Ok((RentalCommands::new(commands, database, redis, &secret, bookings.hold_period), log))
 }
 
 /// Imports the tables, or rehearses it; gives how many steps that were.
 pub(super) async fn import(
-    desk: &Desk,
+    rental: &RentalCommands,
     log: &Log,
     tables: &Tables,
     time_zone: &str,
@@ -112,9 +112,9 @@ pub(super) async fn import(
         bar.inc(1);
     };
     let outcome = if dry_run {
-        Rehearsal::new(desk).run(log, &plan, done).await
+        Rehearsal::new(rental).run(log, &plan, done).await
     } else {
-        import::carry_out(desk, log, &plan, done).await
+        import::run_import(rental, log, &plan, done).await
     };
     bar.finish_and_clear();
     outcome.map_err(|error| {

@@ -10,7 +10,7 @@ use exodrive_projections::{
     names,
     views::inbox::{InboxRow, read::EmailDetail},
 };
-use exodrive_replays::{self as replays, Compared, Frame, Order, Told, ToldEvent, Until};
+use exodrive_replays::{self as replays, Compared, Frame, HistoryEvent, Order, RowHistory, Until};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::process::ExitCode;
@@ -35,16 +35,16 @@ Examples:
 )]
 pub(super) struct Replay {
     #[command(subcommand)]
-    what: What,
+    what: ReplayCommand,
 }
 
 /// The views are taken from the one list of them.
-enum What {
+enum ReplayCommand {
     Email(Email),
     View(&'static str, View),
 }
 
-impl Subcommand for What {
+impl Subcommand for ReplayCommand {
     fn augment_subcommands(command: Command) -> Command {
         // Arguments that are shared bring a description of their own: ours last.
         let about = "The history of one email, in words, in the order of arrival or as it happened";
@@ -67,7 +67,7 @@ impl Subcommand for What {
     }
 }
 
-impl FromArgMatches for What {
+impl FromArgMatches for ReplayCommand {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         match matches.subcommand() {
             Some(("email", matches)) => Email::from_arg_matches(matches).map(Self::Email),
@@ -163,8 +163,8 @@ struct Email {
 impl Replay {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         match self.what {
-            What::Email(email) => email.run().await,
-            What::View(name, view) => view.run(name).await,
+            ReplayCommand::Email(email) => email.run().await,
+            ReplayCommand::View(name, view) => view.run(name).await,
         }
     }
 }
@@ -190,11 +190,11 @@ impl View {
             }
             _ => {
                 let until = self.at.unwrap_or_default();
-                let told = replays::tell(&log, view, &self.key, until, &progress).await;
+                let history = replays::row_history(&log, view, &self.key, until, &progress).await;
                 bar.finish_and_clear();
-                let told = told?;
-                terminal::record(&log, COMMAND, shown.filter(|_| told.is_some())).await;
-                told.map(|told| self.print(view, &told)).transpose()?
+                let history = history?;
+                terminal::record(&log, COMMAND, shown.filter(|_| history.is_some())).await;
+                history.map(|history| self.print(view, &history)).transpose()?
             }
         };
         if found.is_some() {
@@ -210,22 +210,22 @@ impl View {
         Ok(ExitCode::FAILURE)
     }
 
-    fn print(&self, view: &str, told: &Told) -> Result<(), Failure> {
+    fn print(&self, view: &str, history: &RowHistory) -> Result<(), Failure> {
         if self.json {
             let mut answer = json!({"object": "replay", "view": view, "key": self.key});
-            merge(&mut answer, json!(told));
+            merge(&mut answer, json!(history));
             say!("{}", serde_json::to_string_pretty(&answer)?);
             return Ok(());
         }
-        print_events(&told.events);
-        let count = told.events.len();
+        print_events(&history.events);
+        let count = history.events.len();
         say!("{count} {}, read from the log.\n", if count == 1 { "event" } else { "events" });
-        match &told.state {
+        match &history.state {
             Some(state) => {
                 say!(
                     "{view} {} as of {}:",
                     table::short(&self.key, 80),
-                    table::number(told.position)
+                    table::number(history.position)
                 );
                 say!("{}", serde_json::to_string_pretty(state)?);
             }
@@ -289,7 +289,7 @@ fn whole(pointer: &str) -> String {
     if pointer.is_empty() { "(the row)".to_owned() } else { table::short(pointer, 60) }
 }
 
-fn print_events(events: &[ToldEvent]) {
+fn print_events(events: &[HistoryEvent]) {
     let mut rows = table::table(&["position", "at (UTC)", "event", "actor", "changed"]);
     for event in events {
         let changed: Vec<_> = event.changed.iter().map(|pointer| whole(pointer)).collect();
@@ -335,7 +335,7 @@ impl Email {
     }
 }
 
-fn detail(frame: &Frame<InboxRow>) -> Option<EmailDetail> {
+fn email_detail(frame: &Frame<InboxRow>) -> Option<EmailDetail> {
     frame.state.as_ref().map(|row| EmailDetail::of(row, frame.recorded.position))
 }
 
@@ -348,7 +348,7 @@ fn to_json(frame: &Frame<InboxRow>) -> serde_json::Value {
         "received_at": time::format(&frame.recorded.envelope.time),
         "status": frame.state.as_ref().map(|row| row.status.as_str()),
         "error": frame.error,
-        "state": detail(frame),
+        "state": email_detail(frame),
     })
 }
 

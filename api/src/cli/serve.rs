@@ -6,7 +6,7 @@ use crate::{
         self, Api,
         auth::tokens::{TokenRules, Tokens},
         health,
-        layers::erasure_gate::Gate,
+        layers::erasure_gate::ErasureGate,
         state::{blocked_keys::BlockedKeys, limits::Limiter, view_cache::ViewCache},
     },
     settings::{
@@ -17,7 +17,7 @@ use crate::{
 use axum::{Router, routing::get};
 use exodrive_audit::{seal::Sealer, store::SealStore};
 use exodrive_commands::{
-    access_log::Accesses, erasure::Erasures, operations::Operator, rental::Desk,
+    access_log::AccessLog, erasure::Erasures, operations::Operator, rental::RentalCommands,
 };
 use exodrive_log::{Commands, Log};
 use exodrive_projections::{
@@ -25,7 +25,9 @@ use exodrive_projections::{
     engine::{self, cache::Cache},
 };
 use exodrive_runtime::shutdown;
-use exodrive_workers::{drift_check::Checker, erasure::Eraser, hold_expiry, operations, sealing};
+use exodrive_workers::{
+    drift_check::DriftChecker, erasure::ErasureExecutor, hold_expiry, operations, sealing,
+};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
@@ -94,13 +96,14 @@ impl Serve {
         let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
         let secret = self.bookings.secret(&self.connections)?;
         let hold_period = self.bookings.hold_period;
-        let desk = Desk::new(commands, database.clone(), redis.clone(), &secret, hold_period);
+        let rental =
+            RentalCommands::new(commands, database.clone(), redis.clone(), &secret, hold_period);
         let operator = Operator::new(log.clone(), database.clone());
-        let gate = Gate::shut();
+        let gate = ErasureGate::closed();
         let open = gate.clone().open_when_clean(log.clone(), database.clone(), stop.clone());
         tokio::spawn(open);
         let erasures = Erasures::new(log.clone());
-        let accesses = Accesses::default();
+        let accesses = AccessLog::default();
         // Ends after the last request.
         let served_all = CancellationToken::new();
         let interval = self.http.access_interval;
@@ -116,7 +119,7 @@ impl Serve {
             cars,
             calendars,
             blocked,
-            desk,
+            rental,
             operator,
             erasures,
             gate,
@@ -175,15 +178,16 @@ impl Work {
         let cache = Cache::new(&urls.redis)?;
         let commands = Commands::new(log.clone(), Some(cache.redis().clone()));
         let readers = Database::for_readers(&urls.database)?;
-        let desk = Desk::new(commands, readers.clone(), cache.clone(), "", Duration::ZERO);
-        tokio::spawn(hold_expiry::run(desk, readers, stop.clone()));
+        let rental =
+            RentalCommands::new(commands, readers.clone(), cache.clone(), "", Duration::ZERO);
+        tokio::spawn(hold_expiry::run(rental, readers, stop.clone()));
         let checker =
-            Checker { log: log.clone(), database: database.clone(), cache: cache.clone() };
+            DriftChecker { log: log.clone(), database: database.clone(), cache: cache.clone() };
         tokio::spawn(checker.run(self.checks.check_interval, stop.clone()));
         tokio::spawn(operations::run(log.clone(), database.clone(), stop.clone()));
-        let eraser = Eraser::new(log.clone(), database.clone(), cache.clone());
+        let executor = ErasureExecutor::new(log.clone(), database.clone(), cache.clone());
         // Nothing is folded before; services start in any order.
-        while let Err(error) = eraser.reapply().await {
+        while let Err(error) = executor.reapply().await {
             let error = exodrive_runtime::error_chain(&error);
             tracing::warn!(error, "Cannot look whether erasures hold, will try again");
             tokio::select! {
@@ -191,7 +195,7 @@ impl Work {
                 () = stop.cancelled() => return Ok(()),
             }
         }
-        tokio::spawn(eraser.run(stop.clone()));
+        tokio::spawn(executor.run(stop.clone()));
         let worker = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
         tracing::info!(worker, "Working");
         let sealer = Sealer {
@@ -211,7 +215,7 @@ impl Work {
         };
         let (worked, ()) = tokio::join!(work, sealing::run(&sealer, &sealed));
         if worked.is_err() {
-            sealing::last_look(&sealer).await;
+            sealing::seal_before_stop(&sealer).await;
         }
         Ok(worked?)
     }

@@ -1,7 +1,7 @@
 //! Who sits at the terminal, and the record of what personal data is shown
 //! there.
 
-use exodrive_commands::access_log::{Access, Accesses};
+use exodrive_commands::access_log::{Access, AccessLog};
 use exodrive_log::Log;
 use exodrive_runtime::error_chain;
 
@@ -24,7 +24,7 @@ pub(super) async fn record<'a>(
     command: &str,
     shown: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
 ) {
-    let (accesses, actor) = (Accesses::default(), actor());
+    let (accesses, actor) = (AccessLog::default(), actor());
     for (resource, key) in shown {
         let access = Access { actor: &actor, resource, key, route: command, request_id: None };
         accesses.note(access, log.now());

@@ -61,7 +61,7 @@ pub(super) struct RunningSystem {
 }
 
 /// How long the API may take to be ready.
-const START_PATIENCE: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Up {
     pub(super) async fn run(self, logging: &Logging) -> Result<(), Failure> {
@@ -229,10 +229,10 @@ impl RunningSystem {
             if outcome.is_ok_and(|answer| answer.status().is_success()) {
                 return Ok(());
             }
-            if started.elapsed() > START_PATIENCE {
+            if started.elapsed() > START_TIMEOUT {
                 return Err(format!(
                     "the system was not ready after {} s; {url} says what is missing, and the lines above why",
-                    START_PATIENCE.as_secs()
+                    START_TIMEOUT.as_secs()
                 )
                 .into());
             }

@@ -4,7 +4,7 @@ use super::problem::{ApiError, Problem};
 use super::{
     App,
     auth::extract::Auditor,
-    read_answer::{limit, log_unavailable, parse_query, read, time, view_unavailable},
+    read_answer::{begin_read, limit, log_unavailable, parse_query, time, view_unavailable},
 };
 use axum::{
     Json,
@@ -13,7 +13,7 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use exodrive_domain::time::serde_micros;
-use exodrive_log::Refusal;
+use exodrive_log::RejectedDelivery;
 use exodrive_projections::{
     Identity,
     views::accesses::read::{self as accesses, Access, Filter},
@@ -94,8 +94,9 @@ pub(crate) async fn list_accesses(
         after: after.transpose()?,
         limit: limit(query.limit)?,
     };
-    let mut transaction = read(&api, &Identity::Auditor, "accesses", &headers).await?;
-    let page = accesses::list(&mut transaction, &filter).await.map_err(view_unavailable)?;
+    let mut transaction = begin_read(&api, &Identity::Auditor, "accesses", &headers).await?;
+    let page =
+        accesses::find_accesses(&mut transaction, &filter).await.map_err(view_unavailable)?;
     Ok(Json(AccessList {
         object: "list",
         has_more: page.next.is_some(),
@@ -108,7 +109,7 @@ pub(crate) async fn list_accesses(
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
-pub(crate) struct RefusalQuery {
+pub(crate) struct RejectedWebhookQuery {
     /// Only at this time or later (RFC 3339).
     since: Option<String>,
     /// Only before this time (RFC 3339).
@@ -117,19 +118,19 @@ pub(crate) struct RefusalQuery {
 
 /// Webhooks that were refused.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Refusals {
+pub(crate) struct RejectedWebhooks {
     /// Always `refusals`.
     object: &'static str,
     /// How many for each reason. `duplicate` was answered 2xx, since the log has
     /// the delivery; the others were not believed.
     counts: BTreeMap<String, u64>,
     /// The newest, 100 at most, newest first.
-    newest: Vec<RefusedWebhook>,
+    newest: Vec<RejectedWebhook>,
 }
 
 /// A webhook that was refused: nothing of its body is kept.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct RefusedWebhook {
+pub(crate) struct RejectedWebhook {
     /// When.
     #[serde(with = "serde_micros")]
     at: DateTime<Utc>,
@@ -142,9 +143,9 @@ pub(crate) struct RefusedWebhook {
     size: Option<u64>,
 }
 
-impl From<Refusal> for RefusedWebhook {
-    fn from(refusal: Refusal) -> Self {
-        let Refusal { at, reason, claimed_id, size } = refusal;
+impl From<RejectedDelivery> for RejectedWebhook {
+    fn from(refusal: RejectedDelivery) -> Self {
+        let RejectedDelivery { at, reason, claimed_id, size } = refusal;
         Self { at, reason, claimed_id, size }
     }
 }
@@ -157,9 +158,9 @@ const NEWEST: usize = 100;
 /// sender's rate is not kept, but counted by a metric.
 #[utoipa::path(
     get, path = "/v1/audit/refusals", tag = "audit", security(("token" = [])),
-    params(RefusalQuery),
+    params(RejectedWebhookQuery),
     responses(
-        (status = 200, description = "Counts and the newest", body = Refusals),
+        (status = 200, description = "Counts and the newest", body = RejectedWebhooks),
         (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -167,16 +168,16 @@ pub(crate) async fn get_refusals(
     State(api): App,
     _: Auditor,
     RawQuery(query): RawQuery,
-) -> Result<Json<Refusals>, ApiError> {
-    let query: RefusalQuery = parse_query(query, &["since", "until"])?;
+) -> Result<Json<RejectedWebhooks>, ApiError> {
+    let query: RejectedWebhookQuery = parse_query(query, &["since", "until"])?;
     let (since, until) = (time("since", query.since)?, time("until", query.until)?);
     let mut counts = BTreeMap::new();
     let mut newest = VecDeque::new();
-    let each = |refusal: Refusal| {
+    let each = |refusal: RejectedDelivery| {
         *counts.entry(refusal.reason.clone()).or_default() += 1;
-        newest.push_front(RefusedWebhook::from(refusal));
+        newest.push_front(RejectedWebhook::from(refusal));
         newest.truncate(NEWEST);
     };
     api.log.refusals(since, until, each).await.map_err(log_unavailable)?;
-    Ok(Json(Refusals { object: "refusals", counts, newest: newest.into() }))
+    Ok(Json(RejectedWebhooks { object: "refusals", counts, newest: newest.into() }))
 }

@@ -4,18 +4,18 @@ use super::problem::{ApiError, Problem};
 use super::{
     Api, App,
     bookings::{CustomerRequest, LinkDetail, STAFF_LINK_DAYS, car_id, known_form, shown, viewer},
-    command::{Answer, Command, Nothing, days, refused, validation},
+    command::{Answer, Command, EmptyBody, days, rental_problem, validation},
 };
 use axum::{
     extract::{Path, State},
     response::{IntoResponse, Response},
 };
 use chrono::{NaiveDate, TimeDelta};
-use exodrive_commands::{context::Circumstances, event::sha256, rental::DeskError};
+use exodrive_commands::{context::CommandContext, event::sha256, rental::RentalError};
 use exodrive_domain::{
-    booking::{AccessLink, Act, BookingRefusal, Status},
+    booking::{AccessLink, BookingAction, BookingRejection, Status},
     id::BookingId,
-    price::{Choices, Fault},
+    price::{Choices, InvalidField},
 };
 use exodrive_projections::views::bookings::read::BookingDetail;
 use serde::Deserialize;
@@ -27,44 +27,44 @@ async fn act<T>(
     api: &Api,
     id: &str,
     command: Command<T>,
-    make: impl FnOnce(&T, &Circumstances) -> Result<Act, ApiError>,
+    make: impl FnOnce(&T, &CommandContext) -> Result<BookingAction, ApiError>,
 ) -> Result<Response, ApiError> {
-    let with = command.circumstances();
+    let context = command.command_context();
     let booking_id = known_form(id)?;
-    let act = make(&command.body, &with)?;
+    let act = make(&command.body, &context)?;
     let run = async {
-        match api.desk.act(booking_id, act, &with).await {
-            Ok(done) => shown(&done, &with),
-            Err(error) => Err(told(api, booking_id, error, &with).await),
+        match api.rental.change_booking(booking_id, act, &context).await {
+            Ok(done) => shown(&done, &context),
+            Err(error) => Err(map_action_error(api, booking_id, error, &context).await),
         }
     };
-    Ok(command.once(api, &with, run).await?.into_response())
+    Ok(command.once(api, &context, run).await?.into_response())
 }
 
 /// A refusal; one for being stale with the booking as it is now.
-async fn told(
+async fn map_action_error(
     api: &Api,
     booking_id: BookingId,
-    error: DeskError,
-    with: &Circumstances,
+    error: RentalError,
+    context: &CommandContext,
 ) -> ApiError {
-    let stale = matches!(error, DeskError::Booking(BookingRefusal::Stale(_)));
-    let mut problem = refused(error, with.party.is_staff());
+    let stale = matches!(error, RentalError::Booking(BookingRejection::Stale(_)));
+    let mut problem = rental_problem(error, context.actor.is_staff());
     if stale
-        && let Ok(car_id) = api.desk.car_of(booking_id).await
-        && let Ok(calendar) = api.desk.calendar(car_id).await
+        && let Ok(car_id) = api.rental.car_of(booking_id).await
+        && let Ok(calendar) = api.rental.calendar(car_id).await
         && let Some(booking) = calendar.bookings.get(&booking_id)
     {
-        let now = BookingDetail::of(booking, viewer(&with.party), api.desk.now());
+        let now = BookingDetail::of(booking, viewer(&context.actor), api.rental.now());
         problem.more.current = serde_json::to_value(now).ok();
     }
     problem
 }
 
-macro_rules! acts {
+macro_rules! booking_action_routes {
     ($(
         $(#[doc = $doc:literal])+
-        $name:ident $path:literal $body:ty : |$input:ident, $api:ident, $with:ident| $act:expr;
+        $name:ident $path:literal $body:ty : |$input:ident, $api:ident, $context:ident| $act:expr;
     )*) => {$(
         $(#[doc = $doc])+
         #[utoipa::path(
@@ -88,8 +88,8 @@ macro_rules! acts {
             command: Command<$body>,
         ) -> Result<Response, ApiError> {
             let $api = &api;
-            act(&api, &id, command, |$input, $with| {
-                let _ = ($api, $with);
+            act(&api, &id, command, |$input, $context| {
+                let _ = ($api, $context);
                 Ok($act)
             })
             .await
@@ -188,74 +188,74 @@ pub(crate) struct NoteRequest {
     text: String,
 }
 
-acts! {
+booking_action_routes! {
     /// Records that the payment provider holds what is open. Staff.
-    authorize_payment "/v1/bookings/{id}/authorize-payment" AmountRequest: |body, _api, _with|
-        Act::AuthorizePayment { amount_cents: body.amount_cents, reference: body.reference.clone() };
+    authorize_payment "/v1/bookings/{id}/authorize-payment" AmountRequest: |body, _api, _context|
+        BookingAction::AuthorizePayment { amount_cents: body.amount_cents, reference: body.reference.clone() };
     /// Records that an amount was taken. Staff.
-    capture_payment "/v1/bookings/{id}/capture-payment" AmountRequest: |body, _api, _with|
-        Act::CapturePayment { amount_cents: body.amount_cents, reference: body.reference.clone() };
+    capture_payment "/v1/bookings/{id}/capture-payment" AmountRequest: |body, _api, _context|
+        BookingAction::CapturePayment { amount_cents: body.amount_cents, reference: body.reference.clone() };
     /// Records that a payment failed. Staff.
-    fail_payment "/v1/bookings/{id}/fail-payment" ReasonRequest: |body, _api, _with|
-        Act::FailPayment { reason: body.reason.clone() };
+    fail_payment "/v1/bookings/{id}/fail-payment" ReasonRequest: |body, _api, _context|
+        BookingAction::FailPayment { reason: body.reason.clone() };
     /// Records that a held payment was let go; before the rental that cancels the booking. Staff.
-    void_payment "/v1/bookings/{id}/void-payment" ReasonRequest: |body, _api, _with|
-        Act::VoidPayment { reason: body.reason.clone() };
+    void_payment "/v1/bookings/{id}/void-payment" ReasonRequest: |body, _api, _context|
+        BookingAction::VoidPayment { reason: body.reason.clone() };
     /// Records that an amount was given back. Staff.
-    refund_payment "/v1/bookings/{id}/refund-payment" RefundRequest: |body, _api, _with|
-        Act::RefundPayment { amount_cents: body.amount_cents, reason: body.reason.clone() };
+    refund_payment "/v1/bookings/{id}/refund-payment" RefundRequest: |body, _api, _context|
+        BookingAction::RefundPayment { amount_cents: body.amount_cents, reason: body.reason.clone() };
     /// Records that the contract was sent. Staff.
-    send_contract "/v1/bookings/{id}/send-contract" DocumentRequest: |body, _api, _with|
-        Act::SendContract { document: body.document.clone() };
+    send_contract "/v1/bookings/{id}/send-contract" DocumentRequest: |body, _api, _context|
+        BookingAction::SendContract { document: body.document.clone() };
     /// Records that the contract was looked at. Staff.
-    view_contract "/v1/bookings/{id}/view-contract" Nothing: |_body, _api, _with| Act::ViewContract;
+    view_contract "/v1/bookings/{id}/view-contract" EmptyBody: |_body, _api, _context| BookingAction::ViewContract;
     /// Records that the contract was signed. Staff.
-    sign_contract "/v1/bookings/{id}/sign-contract" Nothing: |_body, _api, _with| Act::SignContract;
+    sign_contract "/v1/bookings/{id}/sign-contract" EmptyBody: |_body, _api, _context| BookingAction::SignContract;
     /// Records that the contract was declined. Staff.
-    decline_contract "/v1/bookings/{id}/decline-contract" ReasonRequest: |body, _api, _with|
-        Act::DeclineContract { reason: body.reason.clone() };
+    decline_contract "/v1/bookings/{id}/decline-contract" ReasonRequest: |body, _api, _context|
+        BookingAction::DeclineContract { reason: body.reason.clone() };
     /// Hands the car out, from the first day on. Staff.
-    pick_up "/v1/bookings/{id}/pick-up" Nothing: |_body, _api, _with| Act::PickUp;
+    pick_up "/v1/bookings/{id}/pick-up" EmptyBody: |_body, _api, _context| BookingAction::PickUp;
     /// Takes the car back; the days after that are free. Staff.
-    return_car "/v1/bookings/{id}/return" ReturnRequest: |body, _api, _with|
-        Act::Return { on: body.returned_on };
+    return_car "/v1/bookings/{id}/return" ReturnRequest: |body, _api, _context|
+        BookingAction::Return { on: body.returned_on };
     /// Settles the rental. Staff.
-    complete "/v1/bookings/{id}/complete" Nothing: |_body, _api, _with| Act::Complete;
+    complete "/v1/bookings/{id}/complete" EmptyBody: |_body, _api, _context| BookingAction::Complete;
     /// Calls the rental off; the days are free. Staff, and the customer.
-    cancel "/v1/bookings/{id}/cancel" ReasonRequest: |body, _api, _with|
-        Act::Cancel { reason: body.reason.clone() };
+    cancel "/v1/bookings/{id}/cancel" ReasonRequest: |body, _api, _context|
+        BookingAction::Cancel { reason: body.reason.clone() };
     /// Nobody came for the car; the days are free. Staff, from the first day on.
-    no_show "/v1/bookings/{id}/no-show" ReasonRequest: |body, _api, _with|
-        Act::NoShow { reason: body.reason.clone() };
+    no_show "/v1/bookings/{id}/no-show" ReasonRequest: |body, _api, _context|
+        BookingAction::NoShow { reason: body.reason.clone() };
     /// Records a dispute. Staff.
-    dispute "/v1/bookings/{id}/dispute" ReasonRequest: |body, _api, _with|
-        Act::Dispute { reason: body.reason.clone() };
+    dispute "/v1/bookings/{id}/dispute" ReasonRequest: |body, _api, _context|
+        BookingAction::Dispute { reason: body.reason.clone() };
     /// Records how a dispute ended. Staff.
-    resolve_dispute "/v1/bookings/{id}/resolve-dispute" ResolveRequest: |body, _api, _with| {
+    resolve_dispute "/v1/bookings/{id}/resolve-dispute" ResolveRequest: |body, _api, _context| {
         let status: Status = body.status.parse().map_err(|_| {
-            validation(vec![Fault::new("/status", "must be completed or cancelled")])
+            validation(vec![InvalidField::new("/status", "must be completed or cancelled")])
         })?;
-        Act::ResolveDispute { status, reason: body.reason.clone() }
+        BookingAction::ResolveDispute { status, reason: body.reason.clone() }
     };
     /// Gives the booking other days, priced as a new booking of them, or leaves it as it is. Staff, and the customer.
-    reschedule "/v1/bookings/{id}/reschedule" RescheduleRequest: |body, _api, _with| {
+    reschedule "/v1/bookings/{id}/reschedule" RescheduleRequest: |body, _api, _context| {
         let days = days(body.start_date, body.end_date)?;
         let (pick_up, drop_off) = (body.pick_up.clone(), body.drop_off.clone());
         let choices = body.fees.clone().map(|fees| Choices { fees, pick_up, drop_off });
-        Act::Reschedule { days, choices, expected_total_cents: body.expected_total_cents }
+        BookingAction::Reschedule { days, choices, expected_total_cents: body.expected_total_cents }
     };
     /// Gives the booking a later last day, also while the customer has the car. Staff, and the customer.
-    extend "/v1/bookings/{id}/extend" ExtendRequest: |body, _api, _with| Act::Extend {
+    extend "/v1/bookings/{id}/extend" ExtendRequest: |body, _api, _context| BookingAction::Extend {
         last: body.end_date,
         expected_total_cents: body.expected_total_cents,
     };
     /// Writes something down. Staff.
-    add_note "/v1/bookings/{id}/notes" NoteRequest: |body, _api, _with|
-        Act::AddNote { text: body.text.clone() };
+    add_note "/v1/bookings/{id}/notes" NoteRequest: |body, _api, _context|
+        BookingAction::AddNote { text: body.text.clone() };
     /// Changes who rents. Staff.
-    change_customer "/v1/bookings/{id}/customer" CustomerRequest: |body, api, with| {
-        let customer = body.customer(&with.party);
-        Act::ChangeCustomer { customer_id: api.desk.customer_id(&customer), customer }
+    change_customer "/v1/bookings/{id}/customer" CustomerRequest: |body, api, context| {
+        let customer = body.customer(&context.actor);
+        BookingAction::ChangeCustomer { customer_id: api.rental.customer_id(&customer), customer }
     };
 }
 
@@ -295,20 +295,22 @@ pub(crate) async fn move_booking(
     Path(id): Path<String>,
     command: Command<MoveRequest>,
 ) -> Result<Response, ApiError> {
-    let with = command.circumstances();
+    let context = command.command_context();
     let booking_id = known_form(&id)?;
     let body = &command.body;
     let run = async {
         let to = car_id(&api, &body.car_id).await?;
         let (reason, expected) = (body.reason.as_deref(), body.expected_total_cents);
-        let moved =
-            api.desk.move_booking(booking_id, to, body.keep_price, reason, expected, &with).await;
+        let moved = api
+            .rental
+            .move_booking(booking_id, to, body.keep_price, reason, expected, &context)
+            .await;
         match moved {
-            Ok(done) => shown(&done, &with),
-            Err(error) => Err(told(&api, booking_id, error, &with).await),
+            Ok(done) => shown(&done, &context),
+            Err(error) => Err(map_action_error(&api, booking_id, error, &context).await),
         }
     };
-    Ok(command.once(&api, &with, run).await?.into_response())
+    Ok(command.once(&api, &context, run).await?.into_response())
 }
 
 /// Makes another link by which the customer sees the booking, good for 30
@@ -316,7 +318,7 @@ pub(crate) async fn move_booking(
 #[utoipa::path(
     post, path = "/v1/bookings/{id}/access-link", tag = "bookings", security(("token" = [])),
     params(("id" = String, Path, description = "The booking's id")),
-    request_body = Nothing,
+    request_body = EmptyBody,
     responses(
         (status = 200, description = "The link", body = LinkDetail),
         (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
@@ -325,23 +327,26 @@ pub(crate) async fn move_booking(
 pub(crate) async fn issue_link(
     State(api): App,
     Path(id): Path<String>,
-    command: Command<Nothing>,
+    command: Command<EmptyBody>,
 ) -> Result<Response, ApiError> {
     command.only_staff()?;
-    let with = command.circumstances();
+    let context = command.command_context();
     let booking_id = known_form(&id)?;
     // Each command has a link of its own, the same in every retry.
-    let n =
-        usize::try_from(u32::from_str_radix(&with.command_id[..7], 16).unwrap_or(1)).unwrap_or(1);
-    let token = api.desk.link_token(booking_id, n);
-    let expires_at = api.desk.now() + TimeDelta::days(STAFF_LINK_DAYS);
+    let n = usize::try_from(u32::from_str_radix(&context.command_id[..7], 16).unwrap_or(1))
+        .unwrap_or(1);
+    let token = api.rental.link_token(booking_id, n);
+    let expires_at = api.rental.now() + TimeDelta::days(STAFF_LINK_DAYS);
     let link = AccessLink { hash: sha256(token.as_bytes()), expires_at };
     let answer = command
-        .once(&api, &with, async {
-            let done = api.desk.act(booking_id, Act::IssueLink { link }, &with).await;
-            let done = done.map_err(|error| refused(error, true))?;
-            let hash = sha256(api.desk.link_token(booking_id, n).as_bytes());
-            let link = done.thing.links.iter().find(|link| link.hash == hash);
+        .once(&api, &context, async {
+            let done = api
+                .rental
+                .change_booking(booking_id, BookingAction::IssueLink { link }, &context)
+                .await;
+            let done = done.map_err(|error| rental_problem(error, true))?;
+            let hash = sha256(api.rental.link_token(booking_id, n).as_bytes());
+            let link = done.value.links.iter().find(|link| link.hash == hash);
             let expires_at = link.map_or(expires_at, |link| link.expires_at);
             let link = LinkDetail { token: String::new(), expires_at };
             Ok(Answer::of(&link, done.position)?.replayed(done.replayed))

@@ -3,10 +3,11 @@
 use super::problem::{ApiError, Code, Problem};
 use super::{
     Api, App,
-    auth::extract::{Role, Who},
-    command::{Answer, Command, days, no_such_booking, refused, validation},
+    auth::extract::{Requester, Role},
+    command::{Answer, Command, days, no_such_booking, rental_problem, validation},
     read_answer::{
-        limit, parse_query, reach_the_end, read, tell_blocked, text, view_answer, view_unavailable,
+        add_blocked_header, begin_read, limit, parse_query, reach_the_end, text, view_answer,
+        view_unavailable,
     },
 };
 use axum::{
@@ -17,7 +18,7 @@ use axum::{
 };
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use exodrive_commands::{
-    context::{Circumstances, Party},
+    context::{Actor, CommandContext},
     event::{derived_uuid, sha256},
     rental::Done,
 };
@@ -26,7 +27,7 @@ use exodrive_domain::{
     booking::{AccessLink, Booking, BookingCommand, Customer, CustomerDetails, NewBooking, Status},
     id::{BookingId, CarId},
     personal::Personal,
-    price::{Choices, Fault},
+    price::{Choices, InvalidField},
     time::{self, serde_micros},
 };
 use exodrive_projections::views::{
@@ -92,10 +93,10 @@ pub(crate) struct CustomerRequest {
 }
 
 impl CustomerRequest {
-    pub(super) fn customer(&self, party: &Party) -> Customer {
-        let user_id = match party {
-            Party::Customer(subject) => Some(subject.clone()),
-            party if party.is_staff() => self.user_id.clone(),
+    pub(super) fn customer(&self, actor: &Actor) -> Customer {
+        let user_id = match actor {
+            Actor::Customer(subject) => Some(subject.clone()),
+            actor if actor.is_staff() => self.user_id.clone(),
             _ => None,
         };
         let details = CustomerDetails {
@@ -155,17 +156,18 @@ pub(crate) async fn create_booking(
         let detail = format!("The role {} may not book.", role.name());
         return Err(ApiError::new(Code::Forbidden, detail));
     }
-    let with = command.circumstances();
-    let staff = with.party.is_staff();
+    let context = command.command_context();
+    let staff = context.actor.is_staff();
     let body = &command.body;
-    let id = BookingId::from(derived_uuid(&["booking", &with.command_id, &with.request_hash]));
+    let id =
+        BookingId::from(derived_uuid(&["booking", &context.command_id, &context.request_hash]));
     let answer = command
-        .once(&api, &with, async {
-            let new = new_booking(&api, body, id, &with)?;
+        .once(&api, &context, async {
+            let new = new_booking(&api, body, id, &context)?;
             let car_id = car_id(&api, &body.car_id).await?;
-            let done = api.desk.book(car_id, &BookingCommand::Hold(new), &with).await;
-            let done = done.map_err(|error| refused(error, staff))?;
-            Ok(shown(&done, &with)?.made(format!("/v1/bookings/{id}")))
+            let done = api.rental.book(car_id, &BookingCommand::Hold(new), &context).await;
+            let done = done.map_err(|error| rental_problem(error, staff))?;
+            Ok(shown(&done, &context)?.made(format!("/v1/bookings/{id}")))
         })
         .await?;
     // Not among what is kept of the answer: the token opens the booking.
@@ -173,7 +175,7 @@ pub(crate) async fn create_booking(
     let mut answer = answer;
     if let (Some(body), Some(created_at)) = (answer.body.as_object_mut(), created_at) {
         let link = LinkDetail {
-            token: api.desk.link_token(id, 0),
+            token: api.rental.link_token(id, 0),
             expires_at: created_at + TimeDelta::days(link_days(staff)),
         };
         body.insert("access_link".to_owned(), serde_json::to_value(link).unwrap_or_default());
@@ -189,27 +191,27 @@ fn new_booking(
     api: &Api,
     body: &BookingRequest,
     id: BookingId,
-    with: &Circumstances,
+    context: &CommandContext,
 ) -> Result<NewBooking, ApiError> {
-    let staff = with.party.is_staff();
-    let customer = body.customer.customer(&with.party);
+    let staff = context.actor.is_staff();
+    let customer = body.customer.customer(&context.actor);
     let hold_for = match body.hold_minutes {
-        None => api.desk.hold_period(),
+        None => api.rental.hold_period(),
         Some(minutes) if staff && (1..=LONGEST_HOLD_MINUTES).contains(&minutes) => {
             TimeDelta::minutes(minutes.into())
         }
         Some(_) => {
             let detail = format!("is for staff, and from 1 to {LONGEST_HOLD_MINUTES}");
-            return Err(validation(vec![Fault::new("/hold_minutes", detail)]));
+            return Err(validation(vec![InvalidField::new("/hold_minutes", detail)]));
         }
     };
     if body.notes.as_ref().is_some_and(|notes| notes.chars().count() > 5_000) {
         let detail = "must have at most 5000 characters";
-        return Err(validation(vec![Fault::new("/notes", detail)]));
+        return Err(validation(vec![InvalidField::new("/notes", detail)]));
     }
     Ok(NewBooking {
         id,
-        customer_id: api.desk.customer_id(&customer),
+        customer_id: api.rental.customer_id(&customer),
         customer,
         days: days(body.start_date, body.end_date)?,
         choices: Choices {
@@ -219,8 +221,8 @@ fn new_booking(
         },
         hold_for,
         link: Some(AccessLink {
-            hash: sha256(api.desk.link_token(id, 0).as_bytes()),
-            expires_at: api.desk.now() + TimeDelta::days(link_days(staff)),
+            hash: sha256(api.rental.link_token(id, 0).as_bytes()),
+            expires_at: api.rental.now() + TimeDelta::days(link_days(staff)),
         }),
         note: body.notes.clone().filter(|notes| !notes.trim().is_empty()),
         expected_total_cents: body.expected_total_cents,
@@ -238,21 +240,24 @@ pub(crate) async fn car_id(api: &Api, id_or_slug: &str) -> Result<CarId, ApiErro
     }
     let identity = exodrive_projections::Identity::System;
     let mut reader = api.database.read_as(&identity).await.map_err(view_unavailable)?;
-    let car = exodrive_projections::views::cars::read::detail(&mut reader, id_or_slug)
+    let car = exodrive_projections::views::cars::read::find_car(&mut reader, id_or_slug)
         .await
         .map_err(view_unavailable)?;
     car.and_then(|(car, _)| car.id.parse().ok()).ok_or_else(super::command::no_such_car)
 }
 
-pub(super) fn viewer(party: &Party) -> Viewer {
-    match party {
-        Party::Staff(_) | Party::System(_) => Viewer::Staff,
-        Party::Customer(_) | Party::Guest(_) | Party::Visitor => Viewer::Customer,
+pub(super) fn viewer(actor: &Actor) -> Viewer {
+    match actor {
+        Actor::Staff(_) | Actor::System(_) => Viewer::Staff,
+        Actor::Customer(_) | Actor::Guest(_) | Actor::Visitor => Viewer::Customer,
     }
 }
 
-pub(super) fn shown(done: &Done<Arc<Booking>>, with: &Circumstances) -> Result<Answer, ApiError> {
-    let booking = BookingDetail::of(&done.thing, viewer(&with.party), done.at);
+pub(super) fn shown(
+    done: &Done<Arc<Booking>>,
+    context: &CommandContext,
+) -> Result<Answer, ApiError> {
+    let booking = BookingDetail::of(&done.value, viewer(&context.actor), done.at);
     Ok(Answer::of(&booking, done.position)?.replayed(done.replayed))
 }
 
@@ -272,7 +277,7 @@ pub(crate) struct FullBooking {
 
 fn full(
     row: exodrive_projections::views::bookings::BookingRow,
-    who: &Who,
+    who: &Requester,
     now: DateTime<Utc>,
 ) -> FullBooking {
     let viewer = match who.role() {
@@ -305,7 +310,7 @@ fn full(
 )]
 pub(crate) async fn get_booking(
     State(api): App,
-    who: Who,
+    who: Requester,
     headers: HeaderMap,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
@@ -315,13 +320,13 @@ pub(crate) async fn get_booking(
     let row = visible(&api, &who, "bookings", &headers, id).await?;
     let position = row.booking.position;
     let subject = Subject::Booking(row.booking.car_id).to_string();
-    let full = full(row, &who, api.desk.now());
+    let full = full(row, &who, api.rental.now());
     let json = serde_json::to_vec(&full).unwrap_or_default();
     // What can be done changes with the day, of which the ETag says nothing: so
     // never 304.
     let etag = format!("\"{position}\"");
     let mut answer = view_answer(&HeaderMap::new(), &etag, position, json.into(), "MISS");
-    tell_blocked(&api, "bookings", &[&id.to_string(), &subject], &mut answer);
+    add_blocked_header(&api, "bookings", &[&id.to_string(), &subject], &mut answer);
     Ok(answer)
 }
 
@@ -329,14 +334,14 @@ pub(crate) async fn get_booking(
 /// has not ended.
 async fn visible(
     api: &Api,
-    who: &Who,
+    who: &Requester,
     view: &str,
     headers: &HeaderMap,
     id: BookingId,
 ) -> Result<exodrive_projections::views::bookings::BookingRow, ApiError> {
     let find = async || {
-        let mut reader = read(api, &who.reads_bookings_as(), view, headers).await?;
-        bookings::by_id(&mut reader, &id.to_string()).await.map_err(view_unavailable)
+        let mut reader = begin_read(api, &who.reads_bookings_as(), view, headers).await?;
+        bookings::find_booking(&mut reader, &id.to_string()).await.map_err(view_unavailable)
     };
     let row = match find().await? {
         Some(row) => row,
@@ -346,8 +351,8 @@ async fn visible(
             find().await?.ok_or_else(no_such_booking)?
         }
     };
-    match who.party() {
-        Party::Guest(hash) if row.booking.link(&hash, api.desk.now()).is_none() => {
+    match who.actor() {
+        Actor::Guest(hash) if row.booking.link(&hash, api.rental.now()).is_none() => {
             Err(no_such_booking())
         }
         _ => Ok(row),
@@ -423,7 +428,7 @@ const BOOKING_QUERY: [&str; 10] = [
 )]
 pub(crate) async fn list_bookings(
     State(api): App,
-    who: Who,
+    who: Requester,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Json<BookingList>, ApiError> {
@@ -438,10 +443,10 @@ pub(crate) async fn list_bookings(
         Some(_) => {}
     }
     let filter = filter(parse_query(query, &BOOKING_QUERY)?)?;
-    let mut reader = read(&api, &who.reads_bookings_as(), "bookings", &headers).await?;
-    let page = bookings::list(&mut reader, &filter).await.map_err(view_unavailable)?;
-    let counts = bookings::counts(&mut reader).await.map_err(view_unavailable)?;
-    let now = api.desk.now();
+    let mut reader = begin_read(&api, &who.reads_bookings_as(), "bookings", &headers).await?;
+    let page = bookings::find_bookings(&mut reader, &filter).await.map_err(view_unavailable)?;
+    let counts = bookings::count_bookings(&mut reader).await.map_err(view_unavailable)?;
+    let now = api.rental.now();
     Ok(Json(BookingList {
         object: "list",
         has_more: page.next.is_some(),
@@ -464,8 +469,8 @@ fn filter(query: BookingQuery) -> Result<Filter, ApiError> {
         (from, to) => {
             let first = from.or(NaiveDate::from_ymd_opt(2000, 1, 1)).unwrap_or(first);
             let last = to.or(NaiveDate::from_ymd_opt(2199, 12, 31)).unwrap_or(first);
-            let sound = exodrive_domain::days::Days::inclusive(first, last);
-            Some(sound.map_err(|error| ApiError::parameter("to", error.to_string()))?)
+            let valid = exodrive_domain::days::Days::inclusive(first, last);
+            Some(valid.map_err(|error| ApiError::parameter("to", error.to_string()))?)
         }
     };
     let after = query.after.map(|after| {
@@ -515,8 +520,8 @@ pub(crate) async fn get_booking_timeline(
     Path(id): Path<String>,
 ) -> Result<Json<BookingTimeline>, ApiError> {
     let id = known_form(&id)?;
-    let mut transaction = read(&api, &reader.identity, "booking_timeline", &headers).await?;
-    let data = booking_timeline::of_booking(&mut transaction, &id.to_string())
+    let mut transaction = begin_read(&api, &reader.identity, "booking_timeline", &headers).await?;
+    let data = booking_timeline::timeline_of_booking(&mut transaction, &id.to_string())
         .await
         .map_err(view_unavailable)?;
     if data.is_empty() {

@@ -3,11 +3,12 @@
 use super::problem::{ApiError, Problem};
 use super::{
     Api, App,
-    auth::extract::{Role, Who},
+    auth::extract::{Requester, Role},
     bookings::car_id,
-    command::{Command, days, no_such_car, refused},
+    command::{Command, days, no_such_car, rental_problem},
     read_answer::{
-        MIN_POSITION, limit, parse_query, read, tell_blocked, text, view_answer, view_unavailable,
+        MIN_POSITION, add_blocked_header, begin_read, limit, parse_query, text, view_answer,
+        view_unavailable,
     },
 };
 use axum::{
@@ -18,9 +19,9 @@ use axum::{
 };
 use bytes::Bytes;
 use chrono::{NaiveDate, TimeDelta};
-use exodrive_commands::rental::DeskError;
+use exodrive_commands::rental::RentalError;
 use exodrive_domain::{
-    booking::BookingRefusal,
+    booking::BookingRejection,
     days::Days,
     fleet::today,
     price::{Choices, Quote, quote},
@@ -118,14 +119,14 @@ pub(crate) struct CarList {
 )]
 pub(crate) async fn list_cars(
     State(api): App,
-    who: Who,
+    who: Requester,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Json<CarList>, ApiError> {
     let filter = filter(parse_query(query, &CAR_QUERY)?, &who)?;
     let view = if filter.free.is_some() { "calendar" } else { "cars" };
-    let mut reader = read(&api, &identity(&who), view, &headers).await?;
-    let page = cars::list(&mut reader, &filter).await.map_err(view_unavailable)?;
+    let mut reader = begin_read(&api, &identity(&who), view, &headers).await?;
+    let page = cars::find_cars(&mut reader, &filter).await.map_err(view_unavailable)?;
     Ok(Json(CarList {
         object: "list",
         has_more: page.next.is_some(),
@@ -134,11 +135,11 @@ pub(crate) async fn list_cars(
     }))
 }
 
-fn identity(who: &Who) -> Identity {
+fn identity(who: &Requester) -> Identity {
     who.role().and_then(Role::reads_email_as).unwrap_or(Identity::Public)
 }
 
-fn filter(query: CarQuery, who: &Who) -> Result<Filter, ApiError> {
+fn filter(query: CarQuery, who: &Requester) -> Result<Filter, ApiError> {
     let words = |words: Option<String>| -> Vec<String> {
         let words = words.unwrap_or_default().to_lowercase();
         let words = words.split(',').map(str::trim).filter(|word| !word.is_empty());
@@ -216,14 +217,14 @@ fn filter(query: CarQuery, who: &Who) -> Result<Filter, ApiError> {
 )]
 pub(crate) async fn get_car(
     State(api): App,
-    who: Who,
+    who: Requester,
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     let (position, json, cache) = car_json(&api, &who, &headers, &id).await?;
     let etag = format!("\"{}-{position}\"", Cars::VERSION);
     let mut answer = view_answer(&headers, &etag, position, json, cache);
-    tell_blocked(&api, "cars", &[&id, &format!("exo.fleet.{id}")], &mut answer);
+    add_blocked_header(&api, "cars", &[&id, &format!("exo.fleet.{id}")], &mut answer);
     Ok(answer)
 }
 
@@ -231,7 +232,7 @@ pub(crate) async fn get_car(
 /// public does not.
 async fn car_json(
     api: &Api,
-    who: &Who,
+    who: &Requester,
     headers: &HeaderMap,
     id: &str,
 ) -> Result<(u64, Bytes, &'static str), ApiError> {
@@ -245,8 +246,8 @@ async fn car_json(
     if id.contains('\0') {
         return Err(no_such_car());
     }
-    let mut reader = read(api, &identity(who), "cars", headers).await?;
-    let car = cars::detail(&mut reader, id).await.map_err(view_unavailable)?;
+    let mut reader = begin_read(api, &identity(who), "cars", headers).await?;
+    let car = cars::find_car(&mut reader, id).await.map_err(view_unavailable)?;
     let (car, _) = car.ok_or_else(no_such_car)?;
     let json = serde_json::to_vec(&car).unwrap_or_default();
     Ok((car.position, json.into(), "MISS"))
@@ -309,7 +310,7 @@ pub(crate) struct CalendarDay {
 )]
 pub(crate) async fn get_calendar(
     State(api): App,
-    who: Who,
+    who: Requester,
     headers: HeaderMap,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
@@ -324,7 +325,7 @@ pub(crate) async fn get_calendar(
     let car: Known = serde_json::from_slice(&json).map_err(|error| {
         ApiError::of_status(axum::http::StatusCode::INTERNAL_SERVER_ERROR).caused_by(&error)
     })?;
-    let from = query.from.unwrap_or_else(|| today(&car.time_zone, api.desk.now()));
+    let from = query.from.unwrap_or_else(|| today(&car.time_zone, api.rental.now()));
     let last = || from.checked_add_signed(TimeDelta::days(CALENDAR_DAYS - 1)).unwrap_or(from);
     let to = query.to.unwrap_or_else(last);
     let days =
@@ -360,7 +361,7 @@ pub(crate) async fn get_calendar(
     let etag = format!("\"{version}-{position}-{from}-{to}-{}\"", u8::from(staff));
     let mut answer = view_answer(&headers, &etag, position, json.into(), cache);
     let keys = [&calendar.car_id, &format!("exo.booking.{}", calendar.car_id)];
-    tell_blocked(&api, "calendar", &keys.map(String::as_str), &mut answer);
+    add_blocked_header(&api, "calendar", &keys.map(String::as_str), &mut answer);
     Ok(answer)
 }
 
@@ -375,7 +376,7 @@ async fn entries(
     {
         return Ok((entries, position, level.name()));
     }
-    let mut reader = read(api, &Identity::Public, "calendar", headers).await?;
+    let mut reader = begin_read(api, &Identity::Public, "calendar", headers).await?;
     let (entries, position) =
         calendar::entries(&mut reader, car_id).await.map_err(view_unavailable)?;
     Ok((entries, position, "MISS"))
@@ -442,24 +443,24 @@ pub(crate) async fn create_quote(
 ) -> Result<Json<QuoteDetail>, ApiError> {
     let staff = command.who.role() == Some(Role::Admin);
     let body = command.body;
-    let refuse = |refusal| refused(DeskError::Booking(refusal), staff);
+    let refuse = |refusal| rental_problem(RentalError::Booking(refusal), staff);
     let days = days(body.start_date, body.end_date)?;
     let car_id = car_id(&api, &body.car_id).await?;
-    let (car, calendar) = tokio::join!(api.desk.car(car_id), api.desk.calendar(car_id));
-    let car = car.map_err(|error| refused(error, staff))?;
-    let calendar = calendar.map_err(|error| refused(error, staff))?;
+    let (car, calendar) = tokio::join!(api.rental.car(car_id), api.rental.calendar(car_id));
+    let car = car.map_err(|error| rental_problem(error, staff))?;
+    let calendar = calendar.map_err(|error| rental_problem(error, staff))?;
     let car = car.filter(|car| staff || (car.listed && !car.archived)).ok_or_else(no_such_car)?;
-    let today = car.today(api.desk.now());
+    let today = car.today(api.rental.now());
     if days.first() < today && !staff {
-        return Err(refuse(BookingRefusal::InThePast(today)));
+        return Err(refuse(BookingRejection::InThePast(today)));
     }
     let prices = car
         .prices
         .as_ref()
-        .ok_or_else(|| refuse(BookingRefusal::NotBookable("it has no price yet")))?;
+        .ok_or_else(|| refuse(BookingRejection::NotBookable("it has no price yet")))?;
     let choices = Choices { fees: body.fees, pick_up: body.pick_up, drop_off: body.drop_off };
     let Quote { price_list_version, currency, lines, total_cents, deposit_cents } =
-        quote(prices, days, &choices).map_err(|error| refuse(BookingRefusal::NoQuote(error)))?;
+        quote(prices, days, &choices).map_err(|error| refuse(BookingRejection::NoQuote(error)))?;
     let money = |amount_cents| Money { amount_cents, currency: currency.clone() };
     Ok(Json(QuoteDetail {
         object: "quote",

@@ -4,7 +4,7 @@
 use super::problem::{ApiError, Code, Conflict, DateRange, FieldError};
 use super::{
     Api,
-    auth::extract::{Role, Who},
+    auth::extract::{Requester, Role},
     layers::request,
     proofs::{LEAF_HASH, stored_leaf},
     read_answer::POSITION,
@@ -19,15 +19,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use exodrive_commands::{
-    context::{Circumstances, Party},
+    context::{Actor, CommandContext},
     event::{request_hash, sha256},
-    rental::DeskError,
+    rental::RentalError,
 };
 use exodrive_domain::{
-    booking::{BookingRefusal, Taken},
+    booking::{BookingRejection, Taken},
     days::Days,
-    fleet::FleetRefusal,
-    price::{Fault, QuoteError},
+    fleet::FleetRejection,
+    price::{InvalidField, QuoteError},
 };
 use exodrive_log::AppendError;
 use redis::Cmd;
@@ -45,7 +45,7 @@ const IN_FLIGHT_MS: u64 = 10_000;
 /// A command as it came: the body as `T`, and what surrounds it.
 pub(crate) struct Command<T> {
     pub(crate) body: T,
-    pub(crate) who: Who,
+    pub(crate) who: Requester,
     key: Option<String>,
     hash: String,
     if_position: Option<u64>,
@@ -55,7 +55,7 @@ pub(crate) struct Command<T> {
 /// No body, or an empty object.
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Nothing {}
+pub(crate) struct EmptyBody {}
 
 impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Command<T> {
     type Rejection = ApiError;
@@ -63,13 +63,13 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Command<T> {
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
         let books = parts.uri.path() == "/v1/bookings";
-        let who = Who::admit(&mut parts, api, books).await?;
+        let who = Requester::check_access(&mut parts, api, books).await?;
         let identity = parts
             .extensions
             .get::<request::Identity>()
             .cloned()
             .ok_or_else(|| ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR))?;
-        let body = super::webhooks::read(body).await?;
+        let body = super::webhooks::read_body(body).await?;
         let key = key(&parts.headers)?;
         let if_position = if_match(&parts.headers)?;
         let parsed = parse(&parts.headers, &body)?;
@@ -85,9 +85,9 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Command<T> {
 fn key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let key = value.to_str().ok().map(|key| key.trim().trim_matches('"'));
-    let sound = key.filter(|key| (1..=255).contains(&key.len()));
+    let valid = key.filter(|key| (1..=255).contains(&key.len()));
     let key =
-        sound.ok_or_else(|| header_fault("Idempotency-Key", "must have 1 to 255 characters"))?;
+        valid.ok_or_else(|| header_fault("Idempotency-Key", "must have 1 to 255 characters"))?;
     Ok(Some(key.to_owned()))
 }
 
@@ -211,7 +211,7 @@ impl IntoResponse for Answer {
 
 /// What Redis keeps of a command under its id.
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct StoredAnswer {
     hash: String,
     /// None while it is in flight.
     answer: Option<Answer>,
@@ -239,19 +239,19 @@ static GIVE_UP: LazyLock<redis::Script> = LazyLock::new(|| {
 
 impl<T> Command<T> {
     /// What the command is to the desk.
-    pub(crate) fn circumstances(&self) -> Circumstances {
-        let party = self.who.party();
+    pub(crate) fn command_context(&self) -> CommandContext {
+        let actor = self.who.actor();
         let command_id = match &self.key {
-            Some(key) => sha256(format!("{}\n{key}", scope(&party)).as_bytes())[..32].to_owned(),
+            Some(key) => sha256(format!("{}\n{key}", scope(&actor)).as_bytes())[..32].to_owned(),
             None => format!("{:032x}", rand::random::<u128>()),
         };
-        Circumstances {
+        CommandContext {
             command_id,
             request_hash: self.hash.clone(),
-            party,
+            actor,
             if_position: self.if_position,
             happened_at: None,
-            actor: None,
+            acted_by: None,
             traceparent: Some(self.identity.trace.traceparent()),
             correlation: Some(self.identity.request_id.to_string()),
         }
@@ -262,7 +262,7 @@ impl<T> Command<T> {
     pub(crate) async fn once(
         &self,
         api: &Api,
-        with: &Circumstances,
+        context: &CommandContext,
         run: impl Future<Output = Result<Answer, ApiError>>,
     ) -> Result<Answer, ApiError> {
         let run = async {
@@ -274,19 +274,20 @@ impl<T> Command<T> {
         if self.key.is_none() {
             return run.await;
         }
-        let key = format!("exo:command:{}", with.command_id);
+        let key = format!("exo:command:{}", context.command_id);
         let attempt = rand::random();
-        let mine = Kept { hash: self.hash.clone(), answer: None, attempt };
+        let mine = StoredAnswer { hash: self.hash.clone(), answer: None, attempt };
         let mine = serde_json::to_string(&mine).unwrap_or_default();
         let mut begin = BEGIN.prepare_invoke();
         begin.key(&key).arg(&mine).arg(IN_FLIGHT_MS);
         // Without Redis the log alone tells repeats apart.
         let held: Option<String> = api.redis.invoke(&begin).await.unwrap_or_default();
-        if let Some(kept) = held.and_then(|held| serde_json::from_str::<Kept>(&held).ok()) {
-            if kept.hash != self.hash {
+        if let Some(saved) = held.and_then(|held| serde_json::from_str::<StoredAnswer>(&held).ok())
+        {
+            if saved.hash != self.hash {
                 return Err(key_reused());
             }
-            return match kept.answer {
+            return match saved.answer {
                 Some(answer) => Ok(Answer { replayed: true, ..answer }),
                 None => Err(in_flight()),
             };
@@ -294,10 +295,11 @@ impl<T> Command<T> {
         let outcome = run.await;
         match &outcome {
             Ok(answer) => {
-                let kept = Kept { hash: self.hash.clone(), answer: Some(answer.clone()), attempt };
-                if let Ok(kept) = serde_json::to_string(&kept) {
+                let saved =
+                    StoredAnswer { hash: self.hash.clone(), answer: Some(answer.clone()), attempt };
+                if let Ok(saved) = serde_json::to_string(&saved) {
                     let _: Result<(), _> =
-                        api.redis.query(&Cmd::set_ex(&key, kept, KEPT_SECONDS)).await;
+                        api.redis.query(&Cmd::set_ex(&key, saved, KEPT_SECONDS)).await;
                 }
             }
             Err(_) => {
@@ -311,12 +313,12 @@ impl<T> Command<T> {
 }
 
 /// Keys of one caller do not meet those of another.
-fn scope(party: &Party) -> String {
-    match party {
-        Party::Staff(subject) | Party::Customer(subject) => subject.clone(),
-        Party::Guest(hash) => hash.clone(),
-        Party::Visitor => String::new(),
-        Party::System(part) => (*part).to_owned(),
+fn scope(actor: &Actor) -> String {
+    match actor {
+        Actor::Staff(subject) | Actor::Customer(subject) => subject.clone(),
+        Actor::Guest(hash) => hash.clone(),
+        Actor::Visitor => String::new(),
+        Actor::System(part) => (*part).to_owned(),
     }
 }
 
@@ -335,37 +337,37 @@ fn in_flight() -> ApiError {
 }
 
 /// A refusal, as callers are told it.
-pub(crate) fn refused(error: DeskError, staff: bool) -> ApiError {
+pub(crate) fn rental_problem(error: RentalError, staff: bool) -> ApiError {
     match error {
-        DeskError::Booking(refusal) => booking_refused(refusal, staff),
-        DeskError::Fleet(refusal) => fleet_refused(refusal),
-        DeskError::SlugTaken => ApiError::new(Code::SlugTaken, "Another car has this slug."),
-        DeskError::NotTheirs => no_such_booking(),
-        DeskError::OnlyStaff(action) => {
+        RentalError::Booking(refusal) => booking_rejected(refusal, staff),
+        RentalError::Fleet(refusal) => fleet_rejected(refusal),
+        RentalError::SlugTaken => ApiError::new(Code::SlugTaken, "Another car has this slug."),
+        RentalError::NotTheirs => no_such_booking(),
+        RentalError::OnlyStaff(action) => {
             let detail = format!("Only staff may do {}.", action.name());
             ApiError::new(Code::Forbidden, detail)
         }
-        DeskError::Busy => ApiError::new(Code::Busy, "Many decide about this car at once."),
-        DeskError::View(error) => super::read_answer::view_unavailable(error),
-        DeskError::ViewBehind { reached, end } => {
+        RentalError::Busy => ApiError::new(Code::Busy, "Many decide about this car at once."),
+        RentalError::View(error) => super::read_answer::view_unavailable(error),
+        RentalError::ViewBehind { reached, end } => {
             let detail = format!("The view is at position {reached}, the log at {end}.");
             let mut error = ApiError::new(Code::ViewBehind, detail);
             error.retry_after = Some(1);
             error
         }
-        DeskError::Append(AppendError::Conflict) => {
+        RentalError::Append(AppendError::Conflict) => {
             ApiError::new(Code::Busy, "Many decide about this car at once.")
         }
-        DeskError::Append(error @ AppendError::TooLarge) => {
+        RentalError::Append(error @ AppendError::TooLarge) => {
             ApiError::new(Code::BodyTooLarge, "It is too large to be stored.").caused_by(&error)
         }
-        DeskError::Read(error) => super::read_answer::log_failed(error.outage(), &error),
-        DeskError::Append(error) => super::read_answer::log_failed(error.outage(), &error),
-        DeskError::NewerRelease(error) => {
+        RentalError::Read(error) => super::read_answer::log_failed(error.outage(), &error),
+        RentalError::Append(error) => super::read_answer::log_failed(error.outage(), &error),
+        RentalError::NewerRelease(error) => {
             let detail = "This server's release cannot read what a newer one has written about it.";
             ApiError::new(Code::NewerRelease, detail).caused_by(&error)
         }
-        error @ (DeskError::Decode(_) | DeskError::Encode(_)) => {
+        error @ (RentalError::Decode(_) | RentalError::Encode(_)) => {
             ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR).caused_by(&error)
         }
     }
@@ -382,19 +384,19 @@ pub(crate) fn no_such_car() -> ApiError {
     ApiError::new(Code::NotFound, "There is no such car.")
 }
 
-fn booking_refused(refusal: BookingRefusal, staff: bool) -> ApiError {
+fn booking_rejected(refusal: BookingRejection, staff: bool) -> ApiError {
     match refusal {
-        BookingRefusal::KeyReused | BookingRefusal::AlreadyDone(_) => key_reused(),
-        BookingRefusal::NoSuchCar => no_such_car(),
-        BookingRefusal::NotBookable(because) => {
+        BookingRejection::KeyReused | BookingRejection::AlreadyDone(_) => key_reused(),
+        BookingRejection::NoSuchCar => no_such_car(),
+        BookingRejection::NotBookable(because) => {
             ApiError::new(Code::CarNotBookable, format!("The car cannot be booked: {because}."))
         }
-        BookingRefusal::NoSuchBooking | BookingRefusal::MovedTo(_) => no_such_booking(),
-        BookingRefusal::NoSuchBlock => {
+        BookingRejection::NoSuchBooking | BookingRejection::MovedTo(_) => no_such_booking(),
+        BookingRejection::NoSuchBlock => {
             ApiError::new(Code::NotFound, "There is no such block on this car.")
         }
-        BookingRefusal::Stale(position) => stale(position),
-        BookingRefusal::WrongStatus { action, status, because, allowed } => {
+        BookingRejection::Stale(position) => stale(position),
+        BookingRejection::WrongStatus { action, status, because, allowed } => {
             let because = because.map(|because| format!(": {because}")).unwrap_or_default();
             let detail =
                 format!("The booking is {status}; {} is not possible{because}.", action.name());
@@ -404,10 +406,10 @@ fn booking_refused(refusal: BookingRefusal, staff: bool) -> ApiError {
                 Some(allowed.map(|action| action.name().to_owned()).collect());
             error
         }
-        BookingRefusal::TooEarly(first) => {
+        BookingRejection::TooEarly(first) => {
             ApiError::new(Code::TooEarly, format!("The rental begins on {first}."))
         }
-        BookingRefusal::DaysTaken { taken, next_free } => {
+        BookingRejection::DaysTaken { taken, next_free } => {
             let mut dates: Vec<_> = taken.iter().map(|day| day.date.to_string()).collect();
             dates.dedup();
             let detail = match dates.as_slice() {
@@ -430,46 +432,46 @@ fn booking_refused(refusal: BookingRefusal, staff: bool) -> ApiError {
             error.more.next_free = next_free.map(range);
             error
         }
-        BookingRefusal::InThePast(today) => validation(vec![Fault::new(
+        BookingRejection::InThePast(today) => validation(vec![InvalidField::new(
             "/start_date",
             format!("must not be before today, {today}"),
         )]),
-        BookingRefusal::NoQuote(error) => {
+        BookingRejection::NoQuote(error) => {
             let pointer = match &error {
                 QuoteError::TooShort { .. } | QuoteError::TooLong => "/end_date",
                 QuoteError::UnknownFee(_) => "/fees",
                 QuoteError::UnknownPickUp(_) => "/pick_up",
                 QuoteError::UnknownDropOff(_) => "/drop_off",
             };
-            validation(vec![Fault::new(pointer, error.to_string())])
+            validation(vec![InvalidField::new(pointer, error.to_string())])
         }
-        BookingRefusal::PriceChanged { expected_cents, total_cents } => {
+        BookingRejection::PriceChanged { expected_cents, total_cents } => {
             let detail = format!("The total is {total_cents} cents, not {expected_cents}.");
             let mut error = ApiError::new(Code::PriceChanged, detail);
             error.more.total_cents = Some(total_cents);
             error
         }
-        BookingRefusal::Unchanged => {
-            validation(vec![Fault::new("/car_id", "it is that car already")])
+        BookingRejection::Unchanged => {
+            validation(vec![InvalidField::new("/car_id", "it is that car already")])
         }
-        BookingRefusal::Faulty(faults) => validation(faults),
+        BookingRejection::Faulty(faults) => validation(faults),
     }
 }
 
-fn fleet_refused(refusal: FleetRefusal) -> ApiError {
+fn fleet_rejected(refusal: FleetRejection) -> ApiError {
     match refusal {
-        FleetRefusal::KeyReused | FleetRefusal::AlreadyDone(_) => key_reused(),
-        FleetRefusal::NoSuchCar => no_such_car(),
-        FleetRefusal::Exists => ApiError::new(Code::CarConflict, "There is a car of this id."),
-        FleetRefusal::Stale(position) => stale(position),
-        FleetRefusal::Unchanged => ApiError::new(Code::CarConflict, "It is so already."),
-        FleetRefusal::Archived => {
+        FleetRejection::KeyReused | FleetRejection::AlreadyDone(_) => key_reused(),
+        FleetRejection::NoSuchCar => no_such_car(),
+        FleetRejection::Exists => ApiError::new(Code::CarConflict, "There is a car of this id."),
+        FleetRejection::Stale(position) => stale(position),
+        FleetRejection::Unchanged => ApiError::new(Code::CarConflict, "It is so already."),
+        FleetRejection::Archived => {
             ApiError::new(Code::CarConflict, "The car is archived: restore it first.")
         }
-        FleetRefusal::NoPrice => {
+        FleetRejection::NoPrice => {
             ApiError::new(Code::CarConflict, "The car has no price: set one, then list it.")
         }
-        FleetRefusal::Faulty(faults) => validation(faults),
+        FleetRejection::Faulty(faults) => validation(faults),
     }
 }
 
@@ -483,12 +485,12 @@ pub(crate) fn range(days: Days) -> DateRange {
 }
 
 /// What cannot be in a command.
-pub(crate) fn validation(faults: Vec<Fault>) -> ApiError {
-    let told: Vec<_> = faults
+pub(crate) fn validation(faults: Vec<InvalidField>) -> ApiError {
+    let reported: Vec<_> = faults
         .iter()
         .map(|fault| format!("`{}` {}", fault.pointer.trim_start_matches('/'), fault.detail))
         .collect();
-    let mut error = ApiError::new(Code::ValidationFailed, format!("{}.", told.join("; ")));
+    let mut error = ApiError::new(Code::ValidationFailed, format!("{}.", reported.join("; ")));
     error.errors = faults
         .into_iter()
         .map(|fault| FieldError { pointer: fault.pointer, detail: fault.detail })

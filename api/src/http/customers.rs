@@ -4,7 +4,7 @@ use super::problem::{ApiError, Code, Problem};
 use super::{
     App,
     auth::extract::EmailReader,
-    read_answer::{limit, parse_query, read, text, view_unavailable},
+    read_answer::{begin_read, limit, parse_query, text, view_unavailable},
 };
 use axum::{
     Json,
@@ -31,8 +31,8 @@ pub(crate) async fn get_dashboard(
     reader: EmailReader,
     headers: HeaderMap,
 ) -> Result<Json<Dashboard>, ApiError> {
-    let mut transaction = read(&api, &reader.identity, "payments", &headers).await?;
-    let figures = dashboard(&mut transaction, api.desk.now()).await;
+    let mut transaction = begin_read(&api, &reader.identity, "payments", &headers).await?;
+    let figures = dashboard(&mut transaction, api.rental.now()).await;
     figures.map(Json).map_err(view_unavailable)
 }
 
@@ -85,10 +85,11 @@ pub(crate) async fn list_customers(
             ApiError::parameter("after", "it must be the next_cursor of a page before")
         })
     });
-    let mut transaction = read(&api, &reader.identity, "customers", &headers).await?;
-    let page = customers::list(&mut transaction, text.as_deref(), after.transpose()?, limit)
-        .await
-        .map_err(view_unavailable)?;
+    let mut transaction = begin_read(&api, &reader.identity, "customers", &headers).await?;
+    let page =
+        customers::find_customers(&mut transaction, text.as_deref(), after.transpose()?, limit)
+            .await
+            .map_err(view_unavailable)?;
     Ok(Json(CustomerList {
         object: "list",
         has_more: page.next.is_some(),
@@ -117,7 +118,7 @@ pub(crate) async fn get_customer(
     if id.contains('\0') {
         return Err(missing());
     }
-    let mut transaction = read(&api, &reader.identity, "customers", &headers).await?;
-    let found = customers::by_id(&mut transaction, &id).await.map_err(view_unavailable)?;
+    let mut transaction = begin_read(&api, &reader.identity, "customers", &headers).await?;
+    let found = customers::find_customer(&mut transaction, &id).await.map_err(view_unavailable)?;
     found.map(Json).ok_or_else(missing)
 }

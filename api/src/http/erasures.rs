@@ -5,7 +5,7 @@ use super::problem::{ApiError, Code, FieldError, Problem};
 use super::{
     Api, App,
     auth::extract::Operates,
-    command::{Answer, Command, Nothing},
+    command::{Answer, Command, EmptyBody},
 };
 use axum::{
     Json,
@@ -17,7 +17,7 @@ use exodrive_commands::{
     event::derived_uuid,
     operations::Origin,
 };
-use exodrive_domain::{UnreadableEvent, erasure::ErasureRefusal, id::ErasureId};
+use exodrive_domain::{UnreadableEvent, erasure::ErasureRejection, id::ErasureId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -83,7 +83,7 @@ pub(crate) struct ErasureList {
     data: Vec<ErasureDetail>,
 }
 
-fn refused(error: ErasureError) -> ApiError {
+fn erasure_problem(error: ErasureError) -> ApiError {
     let detail = error.to_string();
     let field = |pointer: &str| {
         let mut problem = ApiError::new(Code::ValidationFailed, detail.clone());
@@ -93,8 +93,8 @@ fn refused(error: ErasureError) -> ApiError {
     match error {
         ErasureError::Address => field("/email_address"),
         ErasureError::NoReason | ErasureError::LongReason(_) => field("/reason"),
-        ErasureError::Refused(ErasureRefusal::NotFound) => no_such_erasure(),
-        ErasureError::Refused(_) => ApiError::new(Code::OperationRefused, detail),
+        ErasureError::Rejected(ErasureRejection::NotFound) => no_such_erasure(),
+        ErasureError::Rejected(_) => ApiError::new(Code::OperationRefused, detail),
         ErasureError::Append(exodrive_log::AppendError::Conflict) => {
             ApiError::new(Code::Busy, "Somebody else was first.")
         }
@@ -126,12 +126,12 @@ fn id_of(text: &str) -> Result<ErasureId, ApiError> {
 
 fn origin<T>(command: &Command<T>, what: &str) -> Result<Origin, ApiError> {
     let actor = format!("operator:{}", command.who.operator()?);
-    let with = command.circumstances();
+    let context = command.command_context();
     Ok(Origin {
-        id: derived_uuid(&[what, &with.command_id, &with.request_hash]),
+        id: derived_uuid(&[what, &context.command_id, &context.request_hash]),
         actor,
-        traceparent: with.traceparent,
-        correlation: with.correlation,
+        traceparent: context.traceparent,
+        correlation: context.correlation,
     })
 }
 
@@ -159,19 +159,19 @@ pub(crate) async fn request_erasure(
             ApiError::new(Code::Busy, "Others are reading all of the log just now.")
         })?;
         let plan = api.erasures.plan(email_address, *include_mentions, |_, _| {}).await;
-        return Ok(Json(plan.map_err(refused)?).into_response());
+        return Ok(Json(plan.map_err(erasure_problem)?).into_response());
     }
-    let with = command.circumstances();
+    let context = command.command_context();
     let run = async {
         let erasure = api
             .erasures
             .request(email_address, *include_mentions, reason, &origin)
             .await
-            .map_err(refused)?;
+            .map_err(erasure_problem)?;
         let location = format!("/v1/operator/erasures/{}", erasure.id);
         Ok(Answer::of(&erasure, erasure.position)?.begun(location))
     };
-    Ok(command.once(&api, &with, run).await?.into_response())
+    Ok(command.once(&api, &context, run).await?.into_response())
 }
 
 /// Approves an erasure, which a worker then carries out. For operators: another
@@ -188,7 +188,7 @@ pub(crate) async fn request_erasure(
 pub(crate) async fn approve_erasure(
     State(api): App,
     Path(id): Path<String>,
-    command: Command<Nothing>,
+    command: Command<EmptyBody>,
 ) -> Result<Response, ApiError> {
     let origin = origin(&command, "approval")?;
     answer(&api, &command, api.erasures.approve(id_of(&id)?, true, &origin)).await
@@ -219,12 +219,12 @@ async fn answer<T>(
     command: &Command<T>,
     act: impl Future<Output = Result<ErasureDetail, ErasureError>>,
 ) -> Result<Response, ApiError> {
-    let with = command.circumstances();
+    let context = command.command_context();
     let run = async {
-        let erasure = act.await.map_err(refused)?;
+        let erasure = act.await.map_err(erasure_problem)?;
         Answer::of(&erasure, erasure.position)
     };
-    Ok(command.once(api, &with, run).await?.into_response())
+    Ok(command.once(api, &context, run).await?.into_response())
 }
 
 /// Forbids that a person's data is erased, or allows it again. For operators.
@@ -242,7 +242,8 @@ pub(crate) async fn set_hold(
 ) -> Result<Json<HoldAnswer>, ApiError> {
     let origin = origin(&command, "hold")?;
     let HoldRequest { email_address, reason, held } = &command.body;
-    let id = api.erasures.hold(email_address, *held, reason, &origin).await.map_err(refused)?;
+    let id =
+        api.erasures.hold(email_address, *held, reason, &origin).await.map_err(erasure_problem)?;
     Ok(Json(HoldAnswer { object: "hold", id: id.to_string(), held: *held }))
 }
 
@@ -258,7 +259,7 @@ pub(crate) async fn list_erasures(
     State(api): App,
     _: Operates,
 ) -> Result<Json<ErasureList>, ApiError> {
-    let data = api.erasures.list().await.map_err(refused)?;
+    let data = api.erasures.list().await.map_err(erasure_problem)?;
     Ok(Json(ErasureList { object: "list", data }))
 }
 
@@ -277,5 +278,5 @@ pub(crate) async fn get_erasure(
     _: Operates,
     Path(id): Path<String>,
 ) -> Result<Json<ErasureDetail>, ApiError> {
-    api.erasures.get(id_of(&id)?).await.map(Json).map_err(refused)
+    api.erasures.get(id_of(&id)?).await.map(Json).map_err(erasure_problem)
 }

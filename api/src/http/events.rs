@@ -174,16 +174,16 @@ pub(crate) async fn list_events(
     if query.content.is_some() {
         return Err(ApiError::parameter("content", "it is for exports: a page always has it"));
     }
-    let wanted = usize::try_from(limit(query.limit.clone())?).unwrap_or(20);
+    let requested = usize::try_from(limit(query.limit.clone())?).unwrap_or(20);
     let after = number("after", query.after.clone())?.unwrap_or(0);
     let mut selection = selection(&query)?;
     selection.from = Some(selection.from.unwrap_or(1).max(after.saturating_add(1)));
-    let end = api.log.last_position().await.map_err(|error| unavailable(error.into()))?;
-    let mut scan = Scan::begin(&api.log, selection, end).await.map_err(unavailable)?;
+    let end = api.log.last_position().await.map_err(|error| seal_error_problem(error.into()))?;
+    let mut scan = Scan::begin(&api.log, selection, end).await.map_err(seal_error_problem)?;
     let begin = scan.scanned();
     let (mut found, mut ended) = (Vec::new(), false);
-    while found.len() < wanted && scan.scanned() - begin < EFFORT {
-        match scan.next().await.map_err(unavailable)? {
+    while found.len() < requested && scan.scanned() - begin < EFFORT {
+        match scan.next().await.map_err(seal_error_problem)? {
             Some(messages) => found.extend(messages),
             None => {
                 ended = true;
@@ -191,9 +191,9 @@ pub(crate) async fn list_events(
             }
         }
     }
-    let more = found.len() > wanted || !ended;
-    found.truncate(wanted);
-    let reached = if found.len() == wanted {
+    let more = found.len() > requested || !ended;
+    found.truncate(requested);
+    let reached = if found.len() == requested {
         found.last().map_or(scan.scanned(), |message| message.position)
     } else {
         scan.scanned()
@@ -220,7 +220,7 @@ pub(crate) async fn get_event(
 ) -> Result<Response, ApiError> {
     let position = path_position(&position)?;
     let stored = api.log.read_stored(position).await;
-    let stored = stored.map_err(|error| unavailable(error.into()))?.ok_or_else(no_event)?;
+    let stored = stored.map_err(|error| seal_error_problem(error.into()))?.ok_or_else(no_event)?;
     let event = describe(&api, vec![stored]).await?.pop().ok_or_else(no_event)?;
     Ok(([(CACHE_CONTROL, "no-store")], Json(event)).into_response())
 }
@@ -283,7 +283,7 @@ async fn describe(api: &Api, found: Vec<StoredMessage>) -> Result<Vec<AuditEvent
     let sealed = api.seals.newest_seal().await.map_err(seals_unavailable)?;
     let sealed = sealed.map_or(0, |seal| seal.size);
     let recorded = api.log.decode_all(found.clone()).await;
-    let recorded = recorded.map_err(|error| unavailable(error.into()))?;
+    let recorded = recorded.map_err(|error| seal_error_problem(error.into()))?;
     let event = |(stored, recorded): (StoredMessage, exodrive_domain::Recorded)| AuditEvent {
         object: "audit_event",
         position: stored.position,
@@ -317,7 +317,7 @@ fn content(body: &Bytes) -> Option<Value> {
 struct Reading(Arc<Api>);
 
 impl Reading {
-    fn begin(api: &Arc<Api>) -> Result<Self, ApiError> {
+    fn start(api: &Arc<Api>) -> Result<Self, ApiError> {
         let permit = api.full_readings.try_acquire().map_err(|_| {
             let detail = "Others are reading all of the log; this export would have to.";
             let mut error = ApiError::new(Code::Busy, detail);
@@ -369,11 +369,11 @@ async fn export(api: Arc<Api>, query: EventQuery, format: Format) -> Result<Resp
         Some(_) => return Err(ApiError::parameter("content", "it must be true or false")),
     };
     let selection = selection(&query)?;
-    let reading = Reading::begin(&api)?;
+    let reading = Reading::start(&api)?;
     let begun = Export::begin(&api.log, &api.seals, selection, content).await;
     let mut export = begun.map_err(|error| match error {
         ExportError::NothingSealed => nothing_sealed(),
-        ExportError::Seal(error) => unavailable(error),
+        ExportError::Seal(error) => seal_error_problem(error),
         ExportError::Write(error) => {
             ApiError::new(Code::Internal, "The export cannot be written.").caused_by(&error)
         }
@@ -417,7 +417,7 @@ async fn write(
     }
 }
 
-fn unavailable(error: SealError) -> ApiError {
+fn seal_error_problem(error: SealError) -> ApiError {
     match error {
         SealError::Database(error) => seals_unavailable(error),
         SealError::Fault(fault) => {

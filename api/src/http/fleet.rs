@@ -4,7 +4,7 @@ use super::problem::{ApiError, DateRange, Problem};
 use super::{
     Api, App,
     bookings::car_id,
-    command::{Answer, Command, Nothing, days, range, refused, validation},
+    command::{Answer, Command, EmptyBody, days, range, rental_problem, validation},
 };
 use axum::{
     extract::{Path, State},
@@ -12,16 +12,16 @@ use axum::{
 };
 use chrono::NaiveDate;
 use exodrive_commands::{
-    context::Circumstances,
+    context::CommandContext,
     event::derived_uuid,
-    rental::{DeskError, Done},
+    rental::{Done, RentalError},
 };
 use exodrive_domain::{
-    booking::{Block, BookingRefusal},
+    booking::{Block, BookingRejection},
     days::Days,
-    fleet::{Car, FleetCommand, FleetRefusal, Image, NamedText, Profile},
+    fleet::{Car, FleetCommand, FleetRejection, Image, NamedText, Profile},
     id::{BlockId, CarId},
-    price::{Fault, Fee, Location, LocationFee, Peak, PriceList},
+    price::{Fee, InvalidField, Location, LocationFee, Peak, PriceList},
 };
 use exodrive_projections::views::cars::read::{
     CarDetail, FeeDetail, ImageDetail, LocationDetail, NamedTextDetail,
@@ -74,7 +74,7 @@ impl CarRequest {
 }
 
 fn fault(pointer: &str, detail: &str) -> ApiError {
-    validation(vec![Fault::new(pointer, detail)])
+    validation(vec![InvalidField::new(pointer, detail)])
 }
 
 fn named_text(it: &NamedTextDetail) -> NamedText {
@@ -138,7 +138,7 @@ impl PriceRequest {
         let mut peaks = Vec::with_capacity(self.peaks.len());
         for (index, peak) in self.peaks.iter().enumerate() {
             let fault = |detail: &str| {
-                validation(vec![Fault::new(format!("/peaks/{index}/end_date"), detail)])
+                validation(vec![InvalidField::new(format!("/peaks/{index}/end_date"), detail)])
             };
             let days = match (peak.start_date, peak.end_date) {
                 (None, None) => None,
@@ -209,14 +209,14 @@ async fn change(
     api: &Api,
     car_id: CarId,
     command: &FleetCommand,
-    with: &Circumstances,
+    context: &CommandContext,
 ) -> Result<Done<Car>, ApiError> {
-    match api.desk.change_car(car_id, command, with).await {
+    match api.rental.change_car(car_id, command, context).await {
         Ok(done) => Ok(done),
         Err(error) => {
-            let stale = matches!(error, DeskError::Fleet(FleetRefusal::Stale(_)));
-            let mut problem = refused(error, true);
-            if stale && let Ok(Some(car)) = api.desk.car(car_id).await {
+            let stale = matches!(error, RentalError::Fleet(FleetRejection::Stale(_)));
+            let mut problem = rental_problem(error, true);
+            if stale && let Ok(Some(car)) = api.rental.car(car_id).await {
                 let current = CarDetail::of(&car, car.position);
                 problem.more.current = serde_json::to_value(current).ok();
             }
@@ -229,18 +229,18 @@ async fn change_by_name<T>(
     api: &Api,
     id: &str,
     command: Command<T>,
-    wanted: impl FnOnce(&T) -> Result<FleetCommand, ApiError>,
+    request: impl FnOnce(&T) -> Result<FleetCommand, ApiError>,
 ) -> Result<Response, ApiError> {
     command.only_staff()?;
-    let with = command.circumstances();
-    let wanted = wanted(&command.body)?;
+    let context = command.command_context();
+    let request = request(&command.body)?;
     let run = async {
         let car_id = car_id(api, id).await?;
-        let done = change(api, car_id, &wanted, &with).await?;
-        let car = CarDetail::of(&done.thing, done.thing.position);
+        let done = change(api, car_id, &request, &context).await?;
+        let car = CarDetail::of(&done.value, done.value.position);
         Ok(Answer::of(&car, done.position)?.replayed(done.replayed))
     };
-    Ok(command.once(api, &with, run).await?.into_response())
+    Ok(command.once(api, &context, run).await?.into_response())
 }
 
 /// Adds a car. It is shown once it has a price and is listed. Staff.
@@ -259,23 +259,23 @@ pub(crate) async fn create_car(
     command: Command<CarRequest>,
 ) -> Result<Response, ApiError> {
     command.only_staff()?;
-    let with = command.circumstances();
-    let car_id = CarId::from(derived_uuid(&["car", &with.command_id, &with.request_hash]));
+    let context = command.command_context();
+    let car_id = CarId::from(derived_uuid(&["car", &context.command_id, &context.request_hash]));
     let slug = command.body.slug.clone().ok_or_else(|| fault("/slug", "must be said"))?;
     let profile = command.body.profile();
-    let wanted = FleetCommand::Add { car_id, slug, profile };
+    let request = FleetCommand::Add { car_id, slug, profile };
     let run = async {
-        let done = change(&api, car_id, &wanted, &with).await?;
-        let answer = Answer::of(&CarDetail::of(&done.thing, done.thing.position), done.position)?;
+        let done = change(&api, car_id, &request, &context).await?;
+        let answer = Answer::of(&CarDetail::of(&done.value, done.value.position), done.position)?;
         Ok(answer.made(format!("/v1/cars/{car_id}")).replayed(done.replayed))
     };
-    Ok(command.once(&api, &with, run).await?.into_response())
+    Ok(command.once(&api, &context, run).await?.into_response())
 }
 
-macro_rules! changes {
+macro_rules! fleet_change_routes {
     ($(
         $(#[doc = $doc:literal])+
-        $name:ident $method:ident $path:literal $body:ty : |$input:ident| $wanted:expr;
+        $name:ident $method:ident $path:literal $body:ty : |$input:ident| $request:expr;
     )*) => {$(
         $(#[doc = $doc])+
         #[utoipa::path(
@@ -298,12 +298,12 @@ macro_rules! changes {
             Path(id): Path<String>,
             command: Command<$body>,
         ) -> Result<Response, ApiError> {
-            change_by_name(&api, &id, command, |$input| Ok($wanted)).await
+            change_by_name(&api, &id, command, |$input| Ok($request)).await
         }
     )*};
 }
 
-changes! {
+fleet_change_routes! {
     /// Describes a car anew. Its slug stays. Staff.
     describe_car put "/v1/cars/{id}/profile" CarRequest: |body| {
         if body.slug.is_some() {
@@ -323,18 +323,18 @@ changes! {
         FleetCommand::SetImages(body.images.iter().map(image).collect())
     };
     /// Shows a car to the public, who can then book it. Staff.
-    list_car post "/v1/cars/{id}/list" Nothing: |_body| FleetCommand::List;
+    list_car post "/v1/cars/{id}/list" EmptyBody: |_body| FleetCommand::List;
     /// Hides a car from the public. Bookings stand. Staff.
-    hide_car post "/v1/cars/{id}/hide" Nothing: |_body| FleetCommand::Hide;
+    hide_car post "/v1/cars/{id}/hide" EmptyBody: |_body| FleetCommand::Hide;
     /// Shows a car before others. Staff.
-    feature_car post "/v1/cars/{id}/feature" Nothing: |_body| FleetCommand::Feature;
+    feature_car post "/v1/cars/{id}/feature" EmptyBody: |_body| FleetCommand::Feature;
     /// Shows a car among the others. Staff.
-    unfeature_car post "/v1/cars/{id}/unfeature" Nothing: |_body| FleetCommand::Unfeature;
+    unfeature_car post "/v1/cars/{id}/unfeature" EmptyBody: |_body| FleetCommand::Unfeature;
     /// Takes a car out of the fleet: nobody can book it. Bookings stand. Staff.
     archive_car post "/v1/cars/{id}/archive" ArchiveRequest: |body|
         FleetCommand::Archive { reason: body.reason.clone() };
     /// Takes a car into the fleet again. Staff.
-    restore_car post "/v1/cars/{id}/restore" Nothing: |_body| FleetCommand::Restore;
+    restore_car post "/v1/cars/{id}/restore" EmptyBody: |_body| FleetCommand::Restore;
 }
 
 /// Days to be blocked.
@@ -375,8 +375,8 @@ impl BlockDetail {
             object: "block",
             id: id.to_string(),
             car_id: car_id.to_string(),
-            days: done.thing.as_ref().map(|block| range(block.days)),
-            reason: done.thing.as_ref().map(|block| block.reason.clone()),
+            days: done.value.as_ref().map(|block| range(block.days)),
+            reason: done.value.as_ref().map(|block| block.reason.clone()),
             position: done.position,
         }
     }
@@ -403,19 +403,20 @@ pub(crate) async fn create_block(
     command: Command<BlockRequest>,
 ) -> Result<Response, ApiError> {
     command.only_staff()?;
-    let with = command.circumstances();
+    let context = command.command_context();
     let body = &command.body;
-    let block_id = BlockId::from(derived_uuid(&["block", &with.command_id, &with.request_hash]));
+    let block_id =
+        BlockId::from(derived_uuid(&["block", &context.command_id, &context.request_hash]));
     let run = async {
         let ids = (car_id(&api, &id).await?, block_id);
         let days = days(body.start_date, body.end_date)?;
-        let done = api.desk.block(ids, days, &body.reason, body.force, &with).await;
-        let done = done.map_err(|error| refused(error, true))?;
+        let done = api.rental.block(ids, days, &body.reason, body.force, &context).await;
+        let done = done.map_err(|error| rental_problem(error, true))?;
         let answer = Answer::of(&BlockDetail::of(ids, &done), done.position)?;
         let answer = answer.made(format!("/v1/cars/{}/blocks/{block_id}", ids.0));
         Ok(answer.replayed(done.replayed))
     };
-    Ok(command.once(&api, &with, run).await?.into_response())
+    Ok(command.once(&api, &context, run).await?.into_response())
 }
 
 /// Gives blocked days free. Staff.
@@ -433,15 +434,16 @@ pub(crate) async fn create_block(
 pub(crate) async fn delete_block(
     State(api): App,
     Path((id, block_id)): Path<(String, String)>,
-    command: Command<Nothing>,
+    command: Command<EmptyBody>,
 ) -> Result<Response, ApiError> {
     command.only_staff()?;
-    let with = command.circumstances();
+    let context = command.command_context();
     let run = async {
-        let gone = || refused(DeskError::Booking(BookingRefusal::NoSuchBlock), true);
+        let gone = || rental_problem(RentalError::Booking(BookingRejection::NoSuchBlock), true);
         let ids = (car_id(&api, &id).await?, block_id.parse().map_err(|_| gone())?);
-        let done = api.desk.unblock(ids, &with).await.map_err(|error| refused(error, true))?;
+        let done =
+            api.rental.unblock(ids, &context).await.map_err(|error| rental_problem(error, true))?;
         Ok(Answer::of(&BlockDetail::of(ids, &done), done.position)?.replayed(done.replayed))
     };
-    Ok(command.once(&api, &with, run).await?.into_response())
+    Ok(command.once(&api, &context, run).await?.into_response())
 }

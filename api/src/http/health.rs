@@ -8,7 +8,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use exodrive_audit::store::Standing;
+use exodrive_audit::store::SealState;
 use exodrive_projections::engine::store;
 use redis::Cmd;
 use serde::Serialize;
@@ -23,9 +23,9 @@ use utoipa::ToSchema;
 /// A finding serves everybody who asks within this time.
 const FRESH: Duration = Duration::from_millis(500);
 /// No part is waited for longer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// A worker shows a sign of life every second.
-const SILENCE: f64 = 10.0;
+const HEARTBEAT_TIMEOUT: f64 = 10.0;
 
 /// What readiness found last, so that many who ask cost what one does.
 #[derive(Default)]
@@ -164,9 +164,9 @@ async fn examine(api: &Arc<Api>) -> Readiness {
     }
     let (postgres, projections) = postgres;
     let projections = check_projections(projections.unwrap_or_default(), end.1);
-    let unclean = "erased data is being removed from a restored database: is a worker running?";
-    let shut = api.gate.is_shut();
-    let erasures = Check { ok: !shut, ms: 0.0, problem: shut.then_some(unclean) };
+    let cleaning = "erased data is being removed from a restored database: is a worker running?";
+    let closed = api.gate.is_closed();
+    let erasures = Check { ok: !closed, ms: 0.0, problem: closed.then_some(cleaning) };
     let whole = [&log.0, &postgres, &migrations, &erasures].into_iter().all(|check| check.ok)
         && !projections.is_empty()
         && projections.iter().all(|projection| projection.ok);
@@ -180,7 +180,7 @@ async fn examine(api: &Arc<Api>) -> Readiness {
     Readiness { status, checks }
 }
 
-fn check_seals(standing: Option<Standing>) -> SealCheck {
+fn check_seals(standing: Option<SealState>) -> SealCheck {
     let halted = standing.as_ref().is_some_and(|standing| standing.halt.is_some());
     let problem = match &standing {
         None => Some("it is not known how they stand"),
@@ -198,7 +198,7 @@ fn check_projections(found: Vec<store::Status>, end: Option<u64>) -> Vec<Project
         .into_iter()
         .map(|projection| ProjectionCheck {
             // Rows of an older version are another release's to read.
-            ok: projection.heartbeat_age_seconds.is_some_and(|age| age < SILENCE)
+            ok: projection.heartbeat_age_seconds.is_some_and(|age| age < HEARTBEAT_TIMEOUT)
                 && projection.version >= exodrive_projections::version(&projection.name),
             position: count(projection.position),
             lag_events: end.map(|end| end.saturating_sub(count(projection.position))),
@@ -214,7 +214,7 @@ async fn check<T, E: std::error::Error>(
     problem: &'static str,
 ) -> (Check, Option<T>) {
     let started = Instant::now();
-    let outcome = tokio::time::timeout(PATIENCE, part).await;
+    let outcome = tokio::time::timeout(CHECK_TIMEOUT, part).await;
     let ms = started.elapsed().as_secs_f64() * 1_000.0;
     match outcome {
         Ok(Ok(value)) => (Check { ok: true, ms, problem: None }, Some(value)),

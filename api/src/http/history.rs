@@ -20,7 +20,7 @@ use axum::{
 };
 use bytes::Bytes;
 use exodrive_audit::evidence::{
-    EmailEvidence, Entry, Historian, HistoryError, Page, Scope, Wanted,
+    EmailEvidence, Entry, EvidenceQuery, EvidenceRequest, HistoryError, Page, Scope,
 };
 use exodrive_domain::email::EmailId;
 use futures::stream;
@@ -109,8 +109,8 @@ pub(crate) async fn get_history(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let mut wanted = wanted(parse_query(query, &HISTORY_QUERY)?)?;
-    let historian = Historian {
+    let mut request = evidence_request(parse_query(query, &HISTORY_QUERY)?)?;
+    let evidence_query = EvidenceQuery {
         log: api.log.clone(),
         database: api.database.clone(),
         secrets: api.webhook_secrets.clone(),
@@ -119,16 +119,16 @@ pub(crate) async fn get_history(
         value.to_str().is_ok_and(|value| value.split(',').any(|it| it.trim().starts_with(NDJSON)))
     });
     if lines {
-        wanted.limit = STREAMED;
+        request.limit = STREAMED;
     }
-    let page = historian.page(&wanted).await.map_err(problem)?;
-    if page.entries.is_empty() && matches!(wanted.scope, Scope::Email(_) | Scope::Booking(_)) {
+    let page = evidence_query.page(&request).await.map_err(problem)?;
+    if page.entries.is_empty() && matches!(request.scope, Scope::Email(_) | Scope::Booking(_)) {
         let detail = "The log has no event about it up to then.";
         return Err(ApiError::new(Code::NotFound, detail));
     }
-    told(&api, &identity, &wanted.scope, &page);
+    note_accesses(&api, &identity, &request.scope, &page);
     if lines {
-        return Ok(stream_of(api, identity, historian, wanted, page));
+        return Ok(stream_of(api, identity, evidence_query, request, page));
     }
     let history = History {
         object: "list",
@@ -141,7 +141,7 @@ pub(crate) async fn get_history(
 }
 
 /// Notes what a page shows.
-fn told(api: &Api, identity: &request::Identity, scope: &Scope, page: &Page) {
+fn note_accesses(api: &Api, identity: &request::Identity, scope: &Scope, page: &Page) {
     if let Scope::Booking(id) = scope {
         identity.shows(&api.accesses, "booking", Some(&id.to_string()));
     }
@@ -162,25 +162,26 @@ fn told(api: &Api, identity: &request::Identity, scope: &Scope, page: &Page) {
 fn stream_of(
     api: Arc<Api>,
     identity: request::Identity,
-    historian: Historian,
-    wanted: Wanted,
+    evidence_query: EvidenceQuery,
+    request: EvidenceRequest,
     first: Page,
 ) -> Response {
-    let start = (api, identity, historian, wanted, Some(first));
-    let pages = stream::try_unfold(start, |(api, identity, historian, mut wanted, page)| async {
-        let page = match page {
-            Some(page) => page,
-            None if wanted.after.is_none() => return Ok(None),
-            None => {
-                let page = historian.page(&wanted).await?;
-                told(&api, &identity, &wanted.scope, &page);
-                page
-            }
-        };
-        let lines = in_lines(&page);
-        wanted.after = page.next;
-        Ok::<_, HistoryError>(Some((lines, (api, identity, historian, wanted, None))))
-    });
+    let start = (api, identity, evidence_query, request, Some(first));
+    let pages =
+        stream::try_unfold(start, |(api, identity, evidence_query, mut request, page)| async {
+            let page = match page {
+                Some(page) => page,
+                None if request.after.is_none() => return Ok(None),
+                None => {
+                    let page = evidence_query.page(&request).await?;
+                    note_accesses(&api, &identity, &request.scope, &page);
+                    page
+                }
+            };
+            let lines = in_lines(&page);
+            request.after = page.next;
+            Ok::<_, HistoryError>(Some((lines, (api, identity, evidence_query, request, None))))
+        });
     let headers = [(CONTENT_TYPE, NDJSON), (CACHE_CONTROL, "no-store")];
     (headers, Body::from_stream(pages)).into_response()
 }
@@ -195,7 +196,7 @@ fn in_lines(page: &Page) -> Bytes {
     lines.into()
 }
 
-fn wanted(query: HistoryQuery) -> Result<Wanted, ApiError> {
+fn evidence_request(query: HistoryQuery) -> Result<EvidenceRequest, ApiError> {
     let (since, until) = (time("since", query.since)?, time("until", query.until)?);
     let of_time = since.is_some() || until.is_some();
     let scope = match (query.email, query.address, query.booking) {
@@ -217,7 +218,7 @@ fn wanted(query: HistoryQuery) -> Result<Wanted, ApiError> {
     };
     let order = query.order.as_deref().map(str::parse).transpose();
     let at = query.at.as_deref().map(str::parse).transpose();
-    Ok(Wanted {
+    Ok(EvidenceRequest {
         scope,
         order: order.map_err(|error| ApiError::parameter("order", error))?.unwrap_or_default(),
         at: at.map_err(|error| ApiError::parameter("at", error))?.unwrap_or_default(),

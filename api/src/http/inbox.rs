@@ -5,7 +5,8 @@ use super::{
     Api, App,
     auth::extract::EmailReader,
     read_answer::{
-        MIN_POSITION, limit, parse_query, read, tell_blocked, text, view_answer, view_unavailable,
+        MIN_POSITION, add_blocked_header, begin_read, limit, parse_query, text, view_answer,
+        view_unavailable,
     },
 };
 use axum::{
@@ -112,10 +113,11 @@ pub(crate) async fn list_emails(
 ) -> Result<Json<EmailList>, ApiError> {
     let query: ListQuery = parse_query(query, &["status", "q", "limit", "after"])?;
     let filter = filter(query)?;
-    let mut transaction = read(&api, &reader.identity, "inbox", &headers).await?;
-    let page = inbox::list(&mut transaction, &filter).await.map_err(view_unavailable)?;
-    let counts =
-        inbox::counts(&mut transaction, filter.text.as_deref()).await.map_err(view_unavailable)?;
+    let mut transaction = begin_read(&api, &reader.identity, "inbox", &headers).await?;
+    let page = inbox::find_emails(&mut transaction, &filter).await.map_err(view_unavailable)?;
+    let counts = inbox::count_emails(&mut transaction, filter.text.as_deref())
+        .await
+        .map_err(view_unavailable)?;
     Ok(Json(EmailList {
         object: "list",
         has_more: page.next.is_some(),
@@ -159,11 +161,11 @@ pub(crate) async fn get_email(
             .increment(1);
         let etag = etag(position, &json);
         let answer = view_answer(&headers, &etag, position, json, level.name());
-        return Ok(told(&api, "inbox", &email_id, answer));
+        return Ok(with_access_note(&api, "inbox", &email_id, answer));
     }
     metrics::counter!("exodrive_cache_misses_total", "view" => "inbox").increment(1);
-    let mut transaction = read(&api, &reader.identity, "inbox", &headers).await?;
-    let email = inbox::detail(&mut transaction, email_id.as_str())
+    let mut transaction = begin_read(&api, &reader.identity, "inbox", &headers).await?;
+    let email = inbox::find_email(&mut transaction, email_id.as_str())
         .await
         .map_err(view_unavailable)?
         .ok_or_else(no_such_email)?;
@@ -173,13 +175,13 @@ pub(crate) async fn get_email(
     let position = email.position;
     let etag = etag(position, json.as_bytes());
     let answer = view_answer(&headers, &etag, position, json.into(), "MISS");
-    Ok(told(&api, "inbox", &email_id, answer))
+    Ok(with_access_note(&api, "inbox", &email_id, answer))
 }
 
 /// The answer, which says so if the email waits behind an event.
-fn told(api: &Api, view: &str, email_id: &EmailId, mut answer: Response) -> Response {
+fn with_access_note(api: &Api, view: &str, email_id: &EmailId, mut answer: Response) -> Response {
     let subject = Subject::Email(email_id.clone()).to_string();
-    tell_blocked(api, view, &[email_id.as_str(), &subject], &mut answer);
+    add_blocked_header(api, view, &[email_id.as_str(), &subject], &mut answer);
     answer
 }
 
@@ -209,15 +211,15 @@ pub(crate) async fn get_timeline(
 ) -> Result<Response, ApiError> {
     let order = parse_query::<TimelineQuery>(query, &["order"])?.order.unwrap_or_default();
     let email_id = known_form(&email_id)?;
-    let mut transaction = read(&api, &reader.identity, "email_timeline", &headers).await?;
-    let data = email_timeline::of_email(&mut transaction, email_id.as_str(), order)
+    let mut transaction = begin_read(&api, &reader.identity, "email_timeline", &headers).await?;
+    let data = email_timeline::timeline_of_email(&mut transaction, email_id.as_str(), order)
         .await
         .map_err(view_unavailable)?;
     if data.is_empty() {
         return Err(no_such_email());
     }
     let answer = Json(Timeline { object: "list", data }).into_response();
-    Ok(told(&api, "email_timeline", &email_id, answer))
+    Ok(with_access_note(&api, "email_timeline", &email_id, answer))
 }
 
 /// Gives every delivery about an email.
@@ -236,8 +238,8 @@ pub(crate) async fn get_deliveries(
     Path(email_id): Path<String>,
 ) -> Result<Json<Deliveries>, ApiError> {
     let email_id = known_form(&email_id)?;
-    let mut transaction = read(&api, &reader.identity, "deliveries", &headers).await?;
-    let data = deliveries::of_email(&mut transaction, email_id.as_str())
+    let mut transaction = begin_read(&api, &reader.identity, "deliveries", &headers).await?;
+    let data = deliveries::deliveries_of_email(&mut transaction, email_id.as_str())
         .await
         .map_err(view_unavailable)?;
     if data.is_empty() {

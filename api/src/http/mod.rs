@@ -29,7 +29,7 @@ mod webhooks;
 
 use super::http::{
     auth::tokens::Tokens,
-    layers::erasure_gate::Gate,
+    layers::erasure_gate::ErasureGate,
     problem::{ApiError, Code, Problem},
     state::{blocked_keys::BlockedKeys, limits::Limiter, view_cache::ViewCache},
 };
@@ -42,7 +42,7 @@ use axum::{
 use exodrive_audit::store::SealStore;
 use exodrive_audit::webhook_signature::Secrets;
 use exodrive_commands::{
-    access_log::Accesses, erasure::Erasures, operations::Operator, rental::Desk,
+    access_log::AccessLog, erasure::Erasures, operations::Operator, rental::RentalCommands,
 };
 use exodrive_log::Log;
 use exodrive_projections::{Database, engine::cache::Cache};
@@ -75,19 +75,19 @@ pub struct Api {
     /// Rows that wait behind an event.
     pub blocked: BlockedKeys,
     /// Where commands are carried out.
-    pub desk: Desk,
+    pub rental: RentalCommands,
     /// Where operators' acts are carried out.
     pub operator: Operator,
     /// Where erasures are asked for.
     pub erasures: Erasures,
     /// Shut while the database may hold what was erased.
-    pub gate: Gate,
+    pub gate: ErasureGate,
     /// Signing secrets of the webhook.
     pub webhook_secrets: Secrets,
     /// Who may call.
     pub tokens: Tokens,
     /// Where it is noted who of the staff reads what.
-    pub accesses: Accesses,
+    pub accesses: AccessLog,
     /// How often.
     pub limiter: Limiter,
     /// Proxies whose `X-Forwarded-For` is believed.
@@ -255,10 +255,10 @@ pub fn router(api: Arc<Api>) -> Router {
         .merge(SwaggerUi::new("/docs").config(
             utoipa_swagger_ui::Config::from("/v1/openapi.json").persist_authorization(true),
         ))
-        .layer(axum::middleware::from_fn_with_state(gate, Gate::pass))
+        .layer(axum::middleware::from_fn_with_state(gate, ErasureGate::pass))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(axum::middleware::from_fn_with_state(accesses, layers::request::surround))
+        .layer(axum::middleware::from_fn_with_state(accesses, layers::request::trace_request))
 }
 
 async fn not_found(_: auth::extract::Anyone, _: Request) -> ApiError {
@@ -325,8 +325,8 @@ mod tests {
             .layer(CatchPanicLayer::custom(panicked))
             .layer(DefaultBodyLimit::max(16))
             .layer(axum::middleware::from_fn_with_state(
-                Accesses::default(),
-                layers::request::surround,
+                AccessLog::default(),
+                layers::request::trace_request,
             ))
     }
 

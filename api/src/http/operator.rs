@@ -5,7 +5,7 @@ use super::problem::{ApiError, Code, FieldError, Problem};
 use super::{
     Api, App,
     auth::extract::Operates,
-    command::{Answer, Command, Nothing},
+    command::{Answer, Command, EmptyBody},
     read_answer::{limit, parse_query, view_unavailable},
 };
 use axum::{
@@ -18,7 +18,10 @@ use axum::{
 };
 use exodrive_commands::{
     event::derived_uuid,
-    operations::{Act, Job, OperatorError, Origin, ProjectionStatus, Receipt, Shown},
+    operations::{
+        CommandReceipt, Job, OperatorError, Origin, ProjectionCommand, ProjectionDetails,
+        ProjectionStatus,
+    },
 };
 use futures::{Stream, stream};
 use serde::{Deserialize, Serialize};
@@ -27,7 +30,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 /// How often a rebuild is looked at for whoever follows it.
-const GLANCE: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Every projection.
 #[derive(Debug, Serialize, ToSchema)]
@@ -128,7 +131,7 @@ pub(crate) struct SkipRequest {
 }
 
 /// A refusal, as callers are told it.
-fn refused(error: OperatorError) -> ApiError {
+fn operator_problem(error: OperatorError) -> ApiError {
     let detail = error.to_string();
     match error {
         OperatorError::NoSuchProjection(_) | OperatorError::NoSuchRebuild => {
@@ -146,7 +149,7 @@ fn refused(error: OperatorError) -> ApiError {
             problem.more.rebuild = Some(rebuild);
             problem
         }
-        OperatorError::Refused(_) => ApiError::new(Code::OperationRefused, detail),
+        OperatorError::Rejected(_) => ApiError::new(Code::OperationRefused, detail),
         OperatorError::NotBuilt(_) => ApiError::new(Code::ViewUnavailable, detail),
         OperatorError::Database(error) => view_unavailable(error),
         OperatorError::Read(error) => super::read_answer::log_failed(error.outage(), &error),
@@ -169,7 +172,7 @@ pub(crate) async fn list_projections(
     State(api): App,
     _: Operates,
 ) -> Result<Json<ProjectionList>, ApiError> {
-    let data = api.operator.status().await.map_err(refused)?;
+    let data = api.operator.status().await.map_err(operator_problem)?;
     Ok(Json(ProjectionList { object: "list", data }))
 }
 
@@ -178,7 +181,7 @@ pub(crate) async fn list_projections(
     get, path = "/v1/operator/projections/{name}", tag = "operator", security(("token" = [])),
     params(("name" = String, Path, description = "The projection")),
     responses(
-        (status = 200, description = "The projection", body = Shown),
+        (status = 200, description = "The projection", body = ProjectionDetails),
         (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -186,26 +189,26 @@ pub(crate) async fn get_projection(
     State(api): App,
     _: Operates,
     Path(name): Path<String>,
-) -> Result<Json<Shown>, ApiError> {
-    api.operator.show(&name).await.map(Json).map_err(refused)
+) -> Result<Json<ProjectionDetails>, ApiError> {
+    api.operator.show(&name).await.map(Json).map_err(operator_problem)
 }
 
 /// Carries an act out, or says what it would do.
-async fn carry_out<T>(
+async fn run_command<T>(
     api: &Api,
     name: &str,
     command: &Command<T>,
-    (act, reason, dry_run): (Act, &str, bool),
+    (act, reason, dry_run): (ProjectionCommand, &str, bool),
 ) -> Result<Response, ApiError> {
     let actor = format!("operator:{}", command.who.operator()?);
-    let with = command.circumstances();
+    let context = command.command_context();
     let origin = Origin {
-        id: derived_uuid(&["operation", &with.command_id, &with.request_hash]),
+        id: derived_uuid(&["operation", &context.command_id, &context.request_hash]),
         actor,
-        traceparent: with.traceparent.clone(),
-        correlation: with.correlation.clone(),
+        traceparent: context.traceparent.clone(),
+        correlation: context.correlation.clone(),
     };
-    let is_job = matches!(act, Act::Rebuild { .. } | Act::Rollback);
+    let is_job = matches!(act, ProjectionCommand::Rebuild { .. } | ProjectionCommand::Rollback);
     let run = async {
         let location = |id: &str| format!("/v1/operator/rebuilds/{id}");
         if is_job && !dry_run {
@@ -213,28 +216,30 @@ async fn carry_out<T>(
             let before = api.operator.database().rebuild(origin.id).await;
             if let Some(before) = before.map_err(view_unavailable)? {
                 let job = Job::from(before);
-                let heeded = api.operator.database().heeded().await.map_err(view_unavailable)?;
-                let answer = Answer::of(&job, heeded)?.begun(location(&job.id));
+                let applied =
+                    api.operator.database().applied_position().await.map_err(view_unavailable)?;
+                let answer = Answer::of(&job, applied)?.begun(location(&job.id));
                 return Ok(answer.replayed(true));
             }
         }
-        let plan = api.operator.plan(name, &act, reason).await.map_err(refused)?;
+        let plan = api.operator.plan(name, &act, reason).await.map_err(operator_problem)?;
         if dry_run {
             let end = api.log.last_position().await.map_err(OperatorError::from);
-            return Answer::of(&Receipt::of(&plan, None), end.map_err(refused)?);
+            return Answer::of(&CommandReceipt::of(&plan, None), end.map_err(operator_problem)?);
         }
-        let recorded = api.operator.carry_out(&plan, &origin).await.map_err(refused)?;
+        let recorded =
+            api.operator.append_planned(&plan, &origin).await.map_err(operator_problem)?;
         if is_job {
             let job = api.operator.job(&plan, &origin.actor, &recorded).await;
             let job = job.unwrap_or_else(|_| Job::recorded(&plan, &origin.actor, &recorded));
             return Ok(Answer::of(&job, recorded.position)?.begun(location(&job.id)));
         }
-        Answer::of(&Receipt::of(&plan, Some(&recorded)), recorded.position)
+        Answer::of(&CommandReceipt::of(&plan, Some(&recorded)), recorded.position)
     };
-    Ok(command.once(api, &with, run).await?.into_response())
+    Ok(command.once(api, &context, run).await?.into_response())
 }
 
-macro_rules! acts {
+macro_rules! projection_command_routes {
     ($(
         $(#[doc = $doc:literal])+
         $name:ident $path:literal $body:ty => $status:literal $answer:ty : |$input:ident| $act:expr;
@@ -260,34 +265,34 @@ macro_rules! acts {
         ) -> Result<Response, ApiError> {
             let $input = &command.body;
             let act = ($act, $input.reason.as_str(), $input.dry_run);
-            carry_out(&api, &name, &command, act).await
+            run_command(&api, &name, &command, act).await
         }
     )*};
 }
 
-acts! {
+projection_command_routes! {
     /// Folds a projection anew beside what readers see, compares, and swaps. A job: follow it under `Location`. For operators.
-    rebuild_projection "/v1/operator/projections/{name}/rebuild" RebuildRequest => 202 Job: |body| Act::Rebuild {
+    rebuild_projection "/v1/operator/projections/{name}/rebuild" RebuildRequest => 202 Job: |body| ProjectionCommand::Rebuild {
         key: body.key.clone(),
         from_position: body.from_position,
         partitions: body.partitions,
         accept_differences: body.accept_differences,
     };
     /// Shows readers the generation before. A job: follow it under `Location`. For operators.
-    rollback_projection "/v1/operator/projections/{name}/rollback" ReasonedRequest => 202 Job: |body| Act::Rollback;
+    rollback_projection "/v1/operator/projections/{name}/rollback" ReasonedRequest => 202 Job: |body| ProjectionCommand::Rollback;
     /// Stops folding; readers see the rows as of then. For operators.
-    pause_projection "/v1/operator/projections/{name}/pause" ReasonedRequest => 200 Receipt: |body| Act::Pause;
+    pause_projection "/v1/operator/projections/{name}/pause" ReasonedRequest => 200 CommandReceipt: |body| ProjectionCommand::Pause;
     /// Folds again. For operators.
-    resume_projection "/v1/operator/projections/{name}/resume" PlainRequest => 200 Receipt: |body| Act::Resume;
+    resume_projection "/v1/operator/projections/{name}/resume" PlainRequest => 200 CommandReceipt: |body| ProjectionCommand::Resume;
     /// Folds parked events again, in order. For operators.
-    retry_parked "/v1/operator/projections/{name}/retry" RetryRequest => 200 Receipt: |body| Act::Retry { key: body.key.clone() };
+    retry_parked "/v1/operator/projections/{name}/retry" RetryRequest => 200 CommandReceipt: |body| ProjectionCommand::Retry { key: body.key.clone() };
     /// Leaves the event that blocks a key out of its row, and folds those behind it. For operators.
-    skip_event "/v1/operator/projections/{name}/skip" SkipRequest => 200 Receipt: |body| Act::Skip {
+    skip_event "/v1/operator/projections/{name}/skip" SkipRequest => 200 CommandReceipt: |body| ProjectionCommand::Skip {
         key: body.key.clone(),
         position: body.position,
     };
     /// Drops the generations that readers no longer see. For operators.
-    prune_generations "/v1/operator/projections/{name}/prune" PlainRequest => 200 Receipt: |body| Act::Prune;
+    prune_generations "/v1/operator/projections/{name}/prune" PlainRequest => 200 CommandReceipt: |body| ProjectionCommand::Prune;
 }
 
 /// Lists the latest rebuilds and rollbacks, newest first. For operators.
@@ -311,9 +316,9 @@ pub(crate) async fn list_rebuilds(
     Ok(Json(RebuildList { object: "list", data }))
 }
 
-async fn find(api: &Api, id: &str) -> Result<Job, ApiError> {
-    let id: Uuid = id.parse().map_err(|_| refused(OperatorError::NoSuchRebuild))?;
-    api.operator.rebuild(id).await.map(Job::from).map_err(refused)
+async fn find_job(api: &Api, id: &str) -> Result<Job, ApiError> {
+    let id: Uuid = id.parse().map_err(|_| operator_problem(OperatorError::NoSuchRebuild))?;
+    api.operator.rebuild(id).await.map(Job::from).map_err(operator_problem)
 }
 
 /// Gives a rebuild. For operators.
@@ -330,7 +335,7 @@ pub(crate) async fn get_rebuild(
     _: Operates,
     Path(id): Path<String>,
 ) -> Result<Json<Job>, ApiError> {
-    find(&api, &id).await.map(Json)
+    find_job(&api, &id).await.map(Json)
 }
 
 /// Swaps a rebuild that waits since rows differ. For operators.
@@ -338,7 +343,7 @@ pub(crate) async fn get_rebuild(
     post, path = "/v1/operator/rebuilds/{id}/accept", tag = "operator", security(("token" = [])),
     params(("id" = String, Path, description = "The rebuild's id")),
     responses(
-        (status = 200, description = "Recorded", body = Receipt),
+        (status = 200, description = "Recorded", body = CommandReceipt),
         (status = 409, description = "`operation_refused`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
     ),
@@ -346,10 +351,10 @@ pub(crate) async fn get_rebuild(
 pub(crate) async fn accept_rebuild(
     State(api): App,
     Path(id): Path<String>,
-    command: Command<Nothing>,
+    command: Command<EmptyBody>,
 ) -> Result<Response, ApiError> {
     command.who.operator()?;
-    end(&api, &id, &command, Act::Accept).await
+    end(&api, &id, &command, ProjectionCommand::Accept).await
 }
 
 /// Ends a rebuild; readers keep what they see. For operators.
@@ -357,7 +362,7 @@ pub(crate) async fn accept_rebuild(
     post, path = "/v1/operator/rebuilds/{id}/cancel", tag = "operator", security(("token" = [])),
     params(("id" = String, Path, description = "The rebuild's id")),
     responses(
-        (status = 200, description = "Recorded", body = Receipt),
+        (status = 200, description = "Recorded", body = CommandReceipt),
         (status = 409, description = "`operation_refused`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
     ),
@@ -365,24 +370,24 @@ pub(crate) async fn accept_rebuild(
 pub(crate) async fn cancel_rebuild(
     State(api): App,
     Path(id): Path<String>,
-    command: Command<Nothing>,
+    command: Command<EmptyBody>,
 ) -> Result<Response, ApiError> {
     command.who.operator()?;
-    end(&api, &id, &command, Act::Cancel).await
+    end(&api, &id, &command, ProjectionCommand::Cancel).await
 }
 
 async fn end(
     api: &Api,
     id: &str,
-    command: &Command<Nothing>,
-    act: Act,
+    command: &Command<EmptyBody>,
+    act: ProjectionCommand,
 ) -> Result<Response, ApiError> {
-    let job = find(api, id).await?;
+    let job = find_job(api, id).await?;
     if job.is_over() {
         let detail = format!("rebuild {id} is {} already", job.state);
-        return Err(refused(OperatorError::Refused(detail)));
+        return Err(operator_problem(OperatorError::Rejected(detail)));
     }
-    carry_out(api, &job.projection, command, (act, "", false)).await
+    run_command(api, &job.projection, command, (act, "", false)).await
 }
 
 /// Follows a rebuild: an event `rebuild` for every change of state or progress;
@@ -400,7 +405,7 @@ pub(crate) async fn follow_rebuild(
     _: Operates,
     Path(id): Path<String>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
-    let first = find(&api, &id).await?;
+    let first = find_job(&api, &id).await?;
     let changes = stream::unfold((api, None::<Job>, Some(first)), |(api, last, next)| async move {
         let next = match (next, last) {
             (Some(first), _) => first,
@@ -416,8 +421,8 @@ pub(crate) async fn follow_rebuild(
 /// Waits for the next change; none when it cannot be told.
 async fn change(api: &Arc<Api>, last: Job) -> Option<Job> {
     loop {
-        tokio::time::sleep(GLANCE).await;
-        match find(api, &last.id).await {
+        tokio::time::sleep(POLL_INTERVAL).await;
+        match find_job(api, &last.id).await {
             Ok(now) if now != last => return Some(now),
             Ok(_) => {}
             Err(error) if error.code == Code::NotFound => return None,

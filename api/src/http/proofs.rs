@@ -57,11 +57,11 @@ pub(crate) async fn get_checkpoint(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let query: CheckpointQuery = parse_query(query, &["size"])?;
-    let (seal, kept) = match number("size", query.size)? {
+    let (seal, saved) = match number("size", query.size)? {
         None => (newest(&api).await?, NOW),
         Some(size) => (of_size(&api, size).await?, FOR_EVER),
     };
-    Ok(([(CONTENT_TYPE, TEXT), (CACHE_CONTROL, kept)], seal.note).into_response())
+    Ok(([(CONTENT_TYPE, TEXT), (CACHE_CONTROL, saved)], seal.note).into_response())
 }
 
 /// Gives the public keys that have signed checkpoints, one a line.

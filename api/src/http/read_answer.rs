@@ -18,7 +18,7 @@ use std::time::Duration;
 const DEFAULT_LIMIT: i64 = 20;
 const LARGEST_LIMIT: i64 = 100;
 /// How long a read waits for a view to reach the position it asks for.
-const VIEW_PATIENCE: Duration = Duration::from_secs(2);
+const VIEW_WAIT_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) const MIN_POSITION: &str = "exodrive-min-position";
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 /// The event that the row waits behind: later ones about it are not in it yet.
@@ -27,13 +27,13 @@ pub(super) const POSITION: HeaderName = HeaderName::from_static("exodrive-positi
 
 /// Begins to read, once the view has reached the position that the caller asks
 /// for, if any.
-pub(super) async fn read(
+pub(super) async fn begin_read(
     api: &Api,
     identity: &Identity,
     view: &str,
     headers: &HeaderMap,
 ) -> Result<ReadTransaction, ApiError> {
-    let wanted = match headers.get(MIN_POSITION) {
+    let requested = match headers.get(MIN_POSITION) {
         None => None,
         Some(value) => {
             let position = value.to_str().ok().and_then(|text| text.parse::<u64>().ok());
@@ -50,8 +50,8 @@ pub(super) async fn read(
             })?)
         }
     };
-    if let Some(wanted) = wanted {
-        reach(api, view, wanted).await?;
+    if let Some(requested) = requested {
+        reach(api, view, requested).await?;
     }
     api.database.read_as(identity).await.map_err(view_unavailable)
 }
@@ -63,11 +63,14 @@ pub(super) async fn reach_the_end(api: &Api, view: &str) -> Result<(), ApiError>
 }
 
 /// Waits until the view has reached a position.
-async fn reach(api: &Api, view: &str, wanted: u64) -> Result<(), ApiError> {
-    let reached =
-        api.database.wait_for(view, wanted, VIEW_PATIENCE).await.map_err(view_unavailable)?;
-    if reached < wanted {
-        let detail = format!("The view is at position {reached}, {wanted} was asked for.");
+async fn reach(api: &Api, view: &str, requested: u64) -> Result<(), ApiError> {
+    let reached = api
+        .database
+        .wait_for(view, requested, VIEW_WAIT_TIMEOUT)
+        .await
+        .map_err(view_unavailable)?;
+    if reached < requested {
+        let detail = format!("The view is at position {reached}, {requested} was asked for.");
         let mut error = ApiError::new(Code::ViewBehind, detail);
         error.retry_after = Some(1);
         return Err(error);
@@ -151,7 +154,7 @@ pub(super) fn text(text: Option<String>) -> Option<String> {
 
 /// Tells of a row that it waits behind an event which could not be folded.
 /// `keys` are the row's key and the subjects of its events.
-pub(super) fn tell_blocked(api: &Api, view: &str, keys: &[&str], answer: &mut Response) {
+pub(super) fn add_blocked_header(api: &Api, view: &str, keys: &[&str], answer: &mut Response) {
     if let Some(position) = api.blocked.behind(view, keys) {
         answer.headers_mut().insert(BLOCKED_AT, position.into());
     }

@@ -17,7 +17,7 @@ use axum::{
 use exodrive_commands::access_log;
 use exodrive_domain::time::serde_micros;
 use exodrive_projections::{Identity, Projection, views::accesses::Accesses};
-use exodrive_replays::{self as replays, Told, Until};
+use exodrive_replays::{self as replays, RowHistory, Until};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::SemaphorePermit;
@@ -191,8 +191,10 @@ pub(crate) async fn get_replay(
     let answer = match points {
         None => {
             let until = at.unwrap_or_default();
-            let told = replays::tell(&api.log, &view, &key, until, &quiet).await;
-            told.map_err(log_unavailable)?.map(|told| Answer::At(replay(view, key, query.at, told)))
+            let history = replays::row_history(&api.log, &view, &key, until, &quiet).await;
+            history
+                .map_err(log_unavailable)?
+                .map(|history| Answer::At(replay(view, key, query.at, history)))
         }
         Some(points) => difference(&api, &view, &key, points).await?.map(Answer::Between),
     };
@@ -236,8 +238,8 @@ pub(super) async fn difference(
     }))
 }
 
-fn replay(view: String, key: String, at: Option<String>, told: Told) -> Replay {
-    let event = |it: replays::ToldEvent| ReplayEvent {
+fn replay(view: String, key: String, at: Option<String>, history: RowHistory) -> Replay {
+    let event = |it: replays::HistoryEvent| ReplayEvent {
         position: it.position,
         kind: it.kind,
         event_id: it.event_id,
@@ -251,10 +253,10 @@ fn replay(view: String, key: String, at: Option<String>, told: Told) -> Replay {
         view,
         key,
         at,
-        position: told.position,
+        position: history.position,
         historical: true,
-        state: told.state,
-        events: told.events.into_iter().map(event).collect(),
+        state: history.state,
+        events: history.events.into_iter().map(event).collect(),
     }
 }
 

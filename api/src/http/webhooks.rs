@@ -17,19 +17,19 @@ use axum::{
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use exodrive_domain::{Delivery, Envelope, Subject, WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION};
-use exodrive_log::{AppendError, Appended, DUPLICATE, NewEvent, Refusal};
+use exodrive_log::{AppendError, Appended, DUPLICATE, NewEvent, RejectedDelivery};
 use exodrive_projections::{Identity, views::deliveries};
 use serde::Serialize;
 use std::{error::Error as _, time::Duration};
 use utoipa::ToSchema;
 
 /// How long a body may take to arrive.
-const BODY_PATIENCE: Duration = Duration::from_secs(10);
+const BODY_READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long Postgres may take to say whether it knows an old delivery.
-const LOOKUP_PATIENCE: Duration = Duration::from_millis(1_000);
+const LOOKUP_TIMEOUT: Duration = Duration::from_millis(1_000);
 
 /// Headers that are kept with the body, as received.
-const KEPT: [&str; 7] = [
+const IDEMPOTENCY_PERIOD: [&str; 7] = [
     "svix-id",
     "svix-timestamp",
     "svix-signature",
@@ -41,7 +41,7 @@ const KEPT: [&str; 7] = [
 
 /// A delivery that is in the log.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Receipt {
+pub(crate) struct WebhookReceipt {
     /// Always `delivery`.
     object: &'static str,
     /// The provider's message id.
@@ -67,7 +67,7 @@ pub(crate) struct Receipt {
     ),
     request_body(content = inline(serde_json::Value), content_type = "application/json"),
     responses(
-        (status = 200, description = "Durably stored, now or before", body = Receipt,
+        (status = 200, description = "Durably stored, now or before", body = WebhookReceipt,
             headers(("ExoDrive-Position" = u64, description = "Where it stands in the log"))),
         (status = 401, description = "Not signed by a known secret", body = super::problem::Problem, content_type = "application/problem+json"),
         (status = 413, description = "More than 1 MiB", body = super::problem::Problem, content_type = "application/problem+json"),
@@ -81,10 +81,10 @@ pub(crate) async fn receive_resend(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
-    let body = match read(body).await {
+    let body = match read_body(body).await {
         Ok(body) => body,
         Err(error) => {
-            api.log.refuse(&Refusal::new(
+            api.log.refuse(&RejectedDelivery::new(
                 Utc::now(),
                 error.code.name(),
                 claimed_id(&parts.headers),
@@ -107,18 +107,18 @@ pub(crate) async fn receive_resend(
                 return Err(ApiError::rate_limited(&verdict));
             }
             let (claimed, size) = (claimed_id(&parts.headers), body.len() as u64);
-            api.log.refuse(&Refusal::new(now, refusal.name(), claimed, Some(size)));
+            api.log.refuse(&RejectedDelivery::new(now, refusal.name(), claimed, Some(size)));
             return Err(ApiError::new(Code::SignatureInvalid, format!("Not verified: {refusal}.")));
         }
     };
-    let delivery = Delivery::read(&body);
+    let delivery = Delivery::parse(&body);
     let event = event(&identity, &parts.headers, id, now, body, &delivery);
-    let appended = match known_from_before(&api, &event, &delivery, now).await {
+    let appended = match find_old_duplicate(&api, &event, &delivery, now).await {
         Some(position) => Appended { position, duplicate: true },
-        None => api.log.append_fact(&event).await.map_err(unavailable)?,
+        None => api.log.append_fact(&event).await.map_err(append_error_problem)?,
     };
     report(&api, &event, appended).await;
-    let receipt = Receipt {
+    let receipt = WebhookReceipt {
         object: "delivery",
         id: event.envelope.id,
         position: appended.position,
@@ -136,8 +136,8 @@ fn claimed_id(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// The whole body, if it is not too large and comes in time.
-pub(super) async fn read(body: Body) -> Result<Bytes, ApiError> {
-    match tokio::time::timeout(BODY_PATIENCE, to_bytes(body, MAX_BODY)).await {
+pub(super) async fn read_body(body: Body) -> Result<Bytes, ApiError> {
+    match tokio::time::timeout(BODY_READ_TIMEOUT, to_bytes(body, MAX_BODY)).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(error)) => {
             let too_large = error
@@ -159,7 +159,7 @@ fn event(
     body: Bytes,
     delivery: &Delivery,
 ) -> NewEvent {
-    let provider_headers = KEPT
+    let provider_headers = IDEMPOTENCY_PERIOD
         .iter()
         .filter_map(|name| {
             Some(((*name).to_owned(), headers.get(*name)?.to_str().ok()?.to_owned()))
@@ -186,7 +186,7 @@ fn event(
 /// Where a delivery stands that is too old for the log's server to remember.
 /// Answers `None` when it is new, or when nobody can say: then it is stored,
 /// and the views count it once.
-async fn known_from_before(
+async fn find_old_duplicate(
     api: &Api,
     event: &NewEvent,
     delivery: &Delivery,
@@ -199,9 +199,9 @@ async fn known_from_before(
     }
     let lookup = async {
         let mut reader = api.database.read_as(&Identity::System).await?;
-        deliveries::read::by_id(&mut reader, &event.envelope.id).await
+        deliveries::read::find_delivery(&mut reader, &event.envelope.id).await
     };
-    let known = match tokio::time::timeout(LOOKUP_PATIENCE, lookup).await {
+    let known = match tokio::time::timeout(LOOKUP_TIMEOUT, lookup).await {
         Ok(Ok(known)) => known?,
         Ok(Err(error)) => {
             let cause = exodrive_runtime::error_chain(&error);
@@ -226,16 +226,17 @@ async fn report(api: &Api, event: &NewEvent, appended: Appended) {
     metrics::counter!("exodrive_webhook_duplicates_total").increment(1);
     tracing::info!(position, "Repeated delivery, stands at {position} already");
     let (id, size) = (&event.envelope.id, event.body.len() as u64);
-    api.log.refuse(&Refusal::new(event.envelope.time, DUPLICATE, Some(id), Some(size)));
+    api.log.refuse(&RejectedDelivery::new(event.envelope.time, DUPLICATE, Some(id), Some(size)));
     // Its sender gets 2xx whatever comes of this look.
-    if let Ok(Ok(Some(first))) = tokio::time::timeout(LOOKUP_PATIENCE, api.log.read(position)).await
+    if let Ok(Ok(Some(first))) =
+        tokio::time::timeout(LOOKUP_TIMEOUT, api.log.read_event(position)).await
         && !api.log.is_same(event, &first)
     {
-        warn_of_other_bytes(position);
+        warn_of_different_body(position);
     }
 }
 
-fn warn_of_other_bytes(position: u64) {
+fn warn_of_different_body(position: u64) {
     metrics::counter!("exodrive_webhook_duplicates_with_other_bytes_total").increment(1);
     tracing::warn!(
         position,
@@ -243,7 +244,7 @@ fn warn_of_other_bytes(position: u64) {
     );
 }
 
-fn unavailable(error: AppendError) -> ApiError {
+fn append_error_problem(error: AppendError) -> ApiError {
     match &error {
         AppendError::TooLarge => {
             ApiError::new(Code::BodyTooLarge, "The delivery is too large to be stored.")

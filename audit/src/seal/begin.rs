@@ -1,7 +1,9 @@
 //! What a sealer makes sure of before it goes on from the newest checkpoint.
 
-use super::{Fault, SealError, Sealer, check_seal, compare, compare::Messages, growing::Growing};
-use crate::store::{Seal, Standing};
+use super::{
+    SealError, SealFault, Sealer, check_seal, compare, compare::Messages, growth::TreeGrowth,
+};
+use crate::store::{Seal, SealState};
 use exodrive_proof::{
     note::Checkpoint,
     tile::{Tile, WIDTH},
@@ -12,7 +14,7 @@ use std::collections::BTreeMap;
 impl Sealer {
     /// The tree as it was sealed last, after a look at whether it may be
     /// continued.
-    pub(super) async fn begin(&self, standing: &Standing) -> Result<Growing, SealError> {
+    pub(super) async fn begin(&self, standing: &SealState) -> Result<TreeGrowth, SealError> {
         let sealed = self.seals.newest_seal().await?;
         let keys = self.keys.verifiers();
         let tree = match &sealed {
@@ -22,7 +24,7 @@ impl Sealer {
         let size = tree.size();
         let end = self.log.last_position().await?;
         if end < size {
-            return Err(Fault::Short { end, sealed: size }.into());
+            return Err(SealFault::Short { end, sealed: size }.into());
         }
         let floor = self.beside(sealed.as_ref(), &tree, end).await?;
         let log = exodrive_domain::time::format(&self.log.created_at());
@@ -36,12 +38,12 @@ impl Sealer {
             self.seals.seals_compared(&log).await?;
         }
         if let (Some(seal), None) = (&sealed, &floor) {
-            self.keep_beside(&seal.note).await;
+            self.save_local_checkpoint(&seal.note).await;
         }
         self.seals.use_seal_keys(&self.keys.vkeys()).await?;
         let tiles = self.growing_tiles(size).await?;
         let sealed_leaf = self.seals.sealed_leaf(size).await?;
-        Ok(Growing {
+        Ok(TreeGrowth {
             tree,
             sealed,
             sealed_leaf,
@@ -63,33 +65,33 @@ impl Sealer {
         end: u64,
     ) -> Result<Option<Checkpoint>, SealError> {
         let Some(note) = self.log.newest_checkpoint().await? else { return Ok(None) };
-        let kept = super::signed(&note, &self.keys.verifiers())?;
+        let saved = super::signed(&note, &self.keys.verifiers())?;
         let sealed_size = sealed.map_or(0, |seal| seal.size);
-        if kept.size <= sealed_size {
-            let edge = self.seals.seal_edge(kept.size).await?;
-            let root = Tree::from_edge(kept.size, &edge).map(|tree| tree.root());
-            if root != Some(kept.root) {
-                return Err(Fault::Fork { from: 1, to: kept.size }.into());
+        if saved.size <= sealed_size {
+            let edge = self.seals.seal_edge(saved.size).await?;
+            let root = Tree::from_edge(saved.size, &edge).map(|tree| tree.root());
+            if root != Some(saved.root) {
+                return Err(SealFault::Fork { from: 1, to: saved.size }.into());
             }
             return Ok(None);
         }
-        if end < kept.size {
-            return Err(Fault::Short { end, sealed: kept.size }.into());
+        if end < saved.size {
+            return Err(SealFault::Short { end, sealed: saved.size }.into());
         }
         // Read twice, now and to be sealed: signed is only what was found to
         // agree to its end.
         let (mut grown, mut messages) = (tree.clone(), Messages::new(&self.log, sealed_size + 1));
-        while grown.size() < kept.size {
-            let batch = messages.next(kept.size - grown.size()).await?;
+        while grown.size() < saved.size {
+            let batch = messages.next(saved.size - grown.size()).await?;
             for message in &batch.messages {
                 grown.push_leaf(super::leaf_hash(message));
             }
             self.seals.take_sealing(&self.worker).await?;
         }
-        if grown.root() != kept.root {
-            return Err(Fault::Fork { from: sealed_size + 1, to: kept.size }.into());
+        if grown.root() != saved.root {
+            return Err(SealFault::Fork { from: sealed_size + 1, to: saved.size }.into());
         }
-        Ok(Some(kept))
+        Ok(Some(saved))
     }
 
     /// The tiles at the edge of the tree, which are not full.
@@ -108,7 +110,7 @@ impl Sealer {
         let mut tiles = BTreeMap::new();
         for (level, index, width) in edge {
             let hashes = stored.get(&(level, index)).and_then(|hashes| hashes.get(..width));
-            let hashes = hashes.ok_or(Fault::Tile { level, index })?;
+            let hashes = hashes.ok_or(SealFault::Tile { level, index })?;
             tiles.insert((level, index), hashes.to_vec());
         }
         Ok(tiles)

@@ -18,16 +18,16 @@ use std::{
 /// Messages held at a time.
 const BATCH: u64 = 2_048;
 /// How long the log may be silent about messages that it holds.
-const SILENCE: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// A silent log is asked so many times, each a moment later.
 const ATTEMPTS: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(400);
+const RETRY_DELAY: Duration = Duration::from_millis(400);
 /// Checkpoints read at a time.
 const PAGE: i64 = 500;
 
 /// What is wrong with the log, or with its seals.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum SealFault {
     /// A sealed event is not there.
     #[error("the event at position {position} is missing from the log")]
     Missing {
@@ -90,7 +90,7 @@ pub enum Fault {
     },
 }
 
-impl Fault {
+impl SealFault {
     /// The first position that is wrong, where one can be named.
     pub fn position(&self) -> Option<u64> {
         match self {
@@ -107,7 +107,7 @@ impl Fault {
 pub enum SealError {
     /// It differs.
     #[error(transparent)]
-    Fault(#[from] Fault),
+    Fault(#[from] SealFault),
     /// The log could not be read.
     #[error("the log cannot be read")]
     Log(#[from] ReadError),
@@ -141,17 +141,17 @@ impl Messages {
     pub(crate) async fn next(&mut self, limit: u64) -> Result<StoredBatch, SealError> {
         let mut failures = 0;
         loop {
-            let outcome = self.reader.next_batch(limit.min(BATCH) as usize, SILENCE).await;
+            let outcome = self.reader.next_batch(limit.min(BATCH) as usize, READ_TIMEOUT).await;
             let error = match outcome {
                 Ok(batch) if !batch.messages.is_empty() => {
                     self.next = batch.messages.last().map_or(self.next, |it| it.position + 1);
                     return Ok(batch);
                 }
                 Ok(_) => ReadError::Unavailable(
-                    format!("no message came within {} s", SILENCE.as_secs()).into(),
+                    format!("no message came within {} s", READ_TIMEOUT.as_secs()).into(),
                 ),
                 Err(ReadError::Hole { expected, .. }) => {
-                    return Err(Fault::Missing { position: expected }.into());
+                    return Err(SealFault::Missing { position: expected }.into());
                 }
                 Err(error) => error,
             };
@@ -161,9 +161,9 @@ impl Messages {
             }
             // A log without its end is silent too.
             if self.filters.is_empty() && is_missing(&self.log, self.next).await? {
-                return Err(Fault::Missing { position: self.next }.into());
+                return Err(SealFault::Missing { position: self.next }.into());
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(RETRY_DELAY).await;
             self.reader = self.log.stored_reader_of(&self.filters, self.next);
         }
     }
@@ -176,7 +176,7 @@ async fn is_missing(log: &Log, position: u64) -> Result<bool, ReadError> {
         if log.read_stored(position).await?.is_some() {
             return Ok(false);
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
     Ok(true)
 }
@@ -197,7 +197,7 @@ pub async fn compare(
     if end < to && from <= to {
         // What is there is compared first: the first fault is named.
         Box::pin(compare(log, seals, from, end, progress)).await?;
-        return Err(Fault::Short { end, sealed: to }.into());
+        return Err(SealFault::Short { end, sealed: to }.into());
     }
     let mut messages = Messages::new(log, from);
     let mut next = from;
@@ -211,10 +211,10 @@ pub async fn compare(
             let place = (0, index / WIDTH);
             let sealed = tiles.get(&place).and_then(|tile| tile.get((index % WIDTH) as usize));
             let Some(sealed) = sealed else {
-                return Err(Fault::Tile { level: place.0, index: place.1 }.into());
+                return Err(SealFault::Tile { level: place.0, index: place.1 }.into());
             };
             if *sealed != leaf_hash(message) {
-                return Err(Fault::Changed { position: message.position }.into());
+                return Err(SealFault::Changed { position: message.position }.into());
             }
         }
         let full = tiles.into_iter().filter(|(_, hashes)| hashes.len() as u64 == WIDTH).collect();
@@ -238,7 +238,7 @@ async fn above(seals: &SealStore, mut full: HashMap<Place, Vec<Hash>>) -> Result
             let held = parents.get(&parent(*place));
             let held = held.and_then(|tile| tile.get((place.1 % WIDTH) as usize));
             if held != Some(&tree.root()) {
-                return Err(Fault::Tile { level: place.0, index: place.1 }.into());
+                return Err(SealFault::Tile { level: place.0, index: place.1 }.into());
             }
         }
         full = parents.into_iter().filter(|(_, hashes)| hashes.len() as u64 == WIDTH).collect();
@@ -257,7 +257,7 @@ pub async fn check_seal(
     keys: &[VerifierKey],
 ) -> Result<Tree, SealError> {
     let said = signed(&seal.note, keys)?;
-    let lacking = Fault::Root { size: seal.size };
+    let lacking = SealFault::Root { size: seal.size };
     if (said.size, said.root) != (seal.size, seal.root) {
         return Err(lacking.into());
     }
@@ -291,12 +291,13 @@ pub async fn check_seals(seals: &SealStore, keys: &[VerifierKey]) -> Result<u64,
 /// What a note says that one of the keys has signed.
 ///
 /// # Errors
-/// [`Fault::Signature`].
-pub fn signed(note: &str, keys: &[VerifierKey]) -> Result<Checkpoint, Fault> {
+/// [`SealFault::Signature`].
+pub fn signed(note: &str, keys: &[VerifierKey]) -> Result<Checkpoint, SealFault> {
     let size_of = |note: &SignedNote| note.checkpoint().map_or(0, |it| it.size);
-    let note: SignedNote = note
-        .parse()
-        .map_err(|error: note::NoteError| Fault::Signature { size: 0, why: error.to_string() })?;
+    let note: SignedNote = note.parse().map_err(|error: note::NoteError| SealFault::Signature {
+        size: 0,
+        why: error.to_string(),
+    })?;
     note::verify(&note, keys)
-        .map_err(|error| Fault::Signature { size: size_of(&note), why: error.to_string() })
+        .map_err(|error| SealFault::Signature { size: size_of(&note), why: error.to_string() })
 }

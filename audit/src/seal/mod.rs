@@ -18,13 +18,13 @@
 
 mod begin;
 mod compare;
-mod growing;
+mod growth;
 mod leaf;
 
-pub use compare::{Fault, SealError, check_seal, check_seals, compare, signed};
+pub use compare::{SealError, SealFault, check_seal, check_seals, compare, signed};
 pub use leaf::leaf_hash;
 
-use crate::store::{NewSeal, Refused, Seal, SealStore, Standing, Tiles, places};
+use crate::store::{NewSeal, Seal, SealState, SealStore, SealWriteError, Tiles, places};
 pub(crate) use compare::Messages;
 use exodrive_log::{Log, ReadError, StoredReader};
 use exodrive_proof::{
@@ -32,12 +32,12 @@ use exodrive_proof::{
     tile::WIDTH,
     tree::{consistency_nodes, consistency_proof, verify_consistency},
 };
-use growing::Growing;
+use growth::TreeGrowth;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// How often a sealer that waits looks again, and shows that it lives.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Sealed events that are read again in a round: so many, and more if a whole
 /// turn would take longer than this many rounds.
 const CHECKED: u64 = 512;
@@ -87,7 +87,7 @@ impl Sealer {
     /// [`SealError::Fault`] is for [`Sealer::halt`]; after others it can be
     /// tried again.
     pub async fn work(&self) -> Result<(), SealError> {
-        let standing = self.tell().await?.0;
+        let standing = self.read_state().await?.0;
         if standing.halt.is_some() {
             return Ok(());
         }
@@ -106,12 +106,12 @@ impl Sealer {
                 checked = Instant::now();
                 self.check_again(growing.sealed_size()).await?;
             }
-            let (standing, end) = self.tell().await?;
+            let (standing, end) = self.read_state().await?;
             if standing.halt.is_some() {
                 break;
             }
             if end < growing.tree.size() {
-                return Err(Fault::Short { end, sealed: growing.tree.size() }.into());
+                return Err(SealFault::Short { end, sealed: growing.tree.size() }.into());
             }
         }
         Ok(())
@@ -121,7 +121,7 @@ impl Sealer {
     ///
     /// # Errors
     /// As [`Sealer::work`].
-    pub async fn look(&self) -> Result<(), SealError> {
+    pub async fn seal_new_events(&self) -> Result<(), SealError> {
         let standing = self.seals.sealing().await?;
         if standing.halt.is_none() {
             self.begin(&standing).await?;
@@ -134,13 +134,13 @@ impl Sealer {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn halt(&self, fault: &Fault) -> Result<bool, SealError> {
+    pub async fn halt(&self, fault: &SealFault) -> Result<bool, SealError> {
         metrics::gauge!("exodrive_seal_halted").set(1.0);
         Ok(self.seals.halt_sealing(fault.position(), &fault.to_string()).await?)
     }
 
     /// Sets the metrics, and gives how it stands and where the log ends.
-    async fn tell(&self) -> Result<(Standing, u64), SealError> {
+    async fn read_state(&self) -> Result<(SealState, u64), SealError> {
         let standing = self.seals.sealing().await?;
         let end = self.log.last_position().await?;
         metrics::gauge!("exodrive_seal_halted").set(f64::from(u8::from(standing.halt.is_some())));
@@ -153,14 +153,16 @@ impl Sealer {
     /// Reads what comes next, for a moment.
     async fn gather(
         &self,
-        growing: &mut Growing,
+        growing: &mut TreeGrowth,
         reader: &mut StoredReader,
     ) -> Result<(), SealError> {
         let now = Instant::now();
-        let wait = growing.due.map_or(LOOK, |due| due.saturating_duration_since(now).min(LOOK));
+        let wait = growing
+            .due
+            .map_or(POLL_INTERVAL, |due| due.saturating_duration_since(now).min(POLL_INTERVAL));
         let batch = match reader.next_batch(growing.room(), wait).await {
             Err(ReadError::Hole { expected, .. }) => {
-                return Err(Fault::Missing { position: expected }.into());
+                return Err(SealFault::Missing { position: expected }.into());
             }
             batch => batch?,
         };
@@ -178,16 +180,16 @@ impl Sealer {
 
     /// Signs the tree as it is and keeps it. Gives false if somebody else has
     /// taken over.
-    async fn seal(&self, growing: &mut Growing) -> Result<bool, SealError> {
+    async fn seal(&self, growing: &mut TreeGrowth) -> Result<bool, SealError> {
         let (size, root) = (growing.tree.size(), growing.tree.root());
         let early = match &growing.floor {
             Some(floor) if size == floor.size && root != floor.root => {
-                return Err(Fault::Fork { from: growing.sealed_size() + 1, to: size }.into());
+                return Err(SealFault::Fork { from: growing.sealed_size() + 1, to: size }.into());
             }
             Some(floor) => size < floor.size,
             None => false,
         };
-        self.is_still_there(growing).await?;
+        self.is_sealed_event_unchanged(growing).await?;
         self.extends(growing).await?;
         let checkpoint =
             Checkpoint { origin: self.keys.origin.clone(), size, root, extensions: Vec::new() };
@@ -195,14 +197,14 @@ impl Sealer {
         let note = note::sign(&checkpoint, &signing).to_string();
         let seal = (!early).then_some(NewSeal { size, root, note: &note });
         let before = growing.sealed.as_ref().map(|seal| seal.note.as_str());
-        let kept = self.seals.append_seal(&self.worker, before, &growing.tiles, seal.as_ref());
-        match kept.await {
+        let saved = self.seals.append_seal(&self.worker, before, &growing.tiles, seal.as_ref());
+        match saved.await {
             Ok(()) => {}
-            Err(Refused::TakenOver) => return Ok(false),
-            Err(Refused::TileChanged((level, index))) => {
-                return Err(Fault::Tile { level, index }.into());
+            Err(SealWriteError::TakenOver) => return Ok(false),
+            Err(SealWriteError::TileChanged((level, index))) => {
+                return Err(SealFault::Tile { level, index }.into());
             }
-            Err(Refused::Database(error)) => return Err(error.into()),
+            Err(SealWriteError::Database(error)) => return Err(error.into()),
         }
         growing.due = None;
         growing.tiles.retain(|_, hashes| (hashes.len() as u64) < WIDTH);
@@ -210,7 +212,7 @@ impl Sealer {
             return Ok(true);
         }
         self.seals.use_seal_keys(&self.keys.vkeys()).await?;
-        self.keep_beside(&note).await;
+        self.save_local_checkpoint(&note).await;
         growing.floor = None;
         growing.sealed_leaf = growing.newest_leaf;
         growing.sealed = Some(Seal { size, root, note, sealed_at: self.log.now() });
@@ -219,22 +221,22 @@ impl Sealer {
 
     /// Reads the last sealed event again: a message that was put in or taken
     /// out before it would have moved it.
-    async fn is_still_there(&self, growing: &Growing) -> Result<(), SealError> {
+    async fn is_sealed_event_unchanged(&self, growing: &TreeGrowth) -> Result<(), SealError> {
         let position = growing.sealed_size();
         let Some(sealed) = growing.sealed_leaf else { return Ok(()) };
         match self.log.read_stored(position).await? {
             Some(message) if leaf_hash(&message) == sealed => Ok(()),
-            Some(_) => Err(Fault::Changed { position }.into()),
-            None => Err(Fault::Missing { position }.into()),
+            Some(_) => Err(SealFault::Changed { position }.into()),
+            None => Err(SealFault::Missing { position }.into()),
         }
     }
 
     /// Proves that the tree extends the newest checkpoint, with the tiles that
     /// the database holds.
-    async fn extends(&self, growing: &Growing) -> Result<(), SealError> {
+    async fn extends(&self, growing: &TreeGrowth) -> Result<(), SealError> {
         let Some(sealed) = &growing.sealed else { return Ok(()) };
         let (size, root) = (growing.tree.size(), growing.tree.root());
-        let fault = Fault::Root { size: sealed.size };
+        let fault = SealFault::Root { size: sealed.size };
         let nodes = consistency_nodes(sealed.size, size);
         let stored = places(&nodes, size).into_iter().filter(|it| !growing.tiles.contains_key(it));
         let mut tiles = Tiles::new(size, self.seals.seal_tiles(stored).await?);
@@ -261,7 +263,7 @@ impl Sealer {
 
     /// Keeps the newest checkpoint beside the log. One that is not kept now is
     /// by the next.
-    async fn keep_beside(&self, note: &str) {
+    async fn save_local_checkpoint(&self, note: &str) {
         if let Err(error) = self.log.keep_checkpoint(note).await {
             tracing::warn!(%error, "Cannot keep the newest checkpoint beside the log, the next one will be");
         }

@@ -6,7 +6,7 @@ mod error;
 mod write;
 
 pub use error::NoNode;
-pub use write::{Halted, NewSeal, Refused};
+pub use write::{Halted, NewSeal, SealWriteError};
 
 use chrono::{DateTime, Utc};
 use exodrive_projections::{
@@ -49,7 +49,7 @@ pub struct Halt {
 
 /// How sealing stands.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct SealState {
     /// Events that are sealed.
     pub sealed: u64,
     /// Why it stands still, if it does.
@@ -137,7 +137,7 @@ impl SealStore {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn sealing(&self) -> Result<Standing, StoreError> {
+    pub async fn sealing(&self) -> Result<SealState, StoreError> {
         let row = sqlx::query!(
             r#"select (select max(size) from seal_checkpoints) as sealed,
                  checked_position, compared_log,
@@ -152,7 +152,7 @@ impl SealStore {
             position: row.position.map(to_u64),
             reason: row.reason.unwrap_or_default(),
         });
-        Ok(Standing {
+        Ok(SealState {
             sealed: to_u64(row.sealed.unwrap_or(0)),
             halt,
             checked: to_u64(row.checked_position),

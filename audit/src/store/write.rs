@@ -23,7 +23,7 @@ pub struct NewSeal<'a> {
 
 /// Why tiles and a checkpoint were not written.
 #[derive(Debug, thiserror::Error)]
-pub enum Refused {
+pub enum SealWriteError {
     /// Another sealer has taken over, or somebody has halted the sealing: look
     /// again.
     #[error("somebody else seals")]
@@ -36,7 +36,7 @@ pub enum Refused {
     Database(#[from] StoreError),
 }
 
-impl From<sqlx::Error> for Refused {
+impl From<sqlx::Error> for SealWriteError {
     fn from(error: sqlx::Error) -> Self {
         Self::Database(error.into())
     }
@@ -82,14 +82,14 @@ impl SealStore {
     /// which must still be.
     ///
     /// # Errors
-    /// [`Refused`]; nothing is written then.
+    /// [`SealWriteError`]; nothing is written then.
     pub async fn append_seal(
         &self,
         worker: &str,
         before: Option<&str>,
         tiles: &BTreeMap<Place, Vec<Hash>>,
         seal: Option<&NewSeal<'_>>,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), SealWriteError> {
         let mut transaction = self.pool.begin().await?;
         // Workers do not wait for the disk otherwise; whoever is shown a
         // signature must be able to rely on it.
@@ -106,7 +106,7 @@ impl SealStore {
         .fetch_one(&mut *transaction)
         .await?;
         if !stands {
-            return Err(Refused::TakenOver);
+            return Err(SealWriteError::TakenOver);
         }
         for (place, hashes) in tiles {
             let (level, index) = *place;
@@ -124,7 +124,7 @@ impl SealStore {
             .execute(&mut *transaction)
             .await?;
             if grown.rows_affected() == 0 {
-                return Err(Refused::TileChanged(*place));
+                return Err(SealWriteError::TileChanged(*place));
             }
         }
         if let Some(seal) = seal {

@@ -1,4 +1,4 @@
-use exodrive_domain::{UnreadableEvent, erasure::ErasureRefusal};
+use exodrive_domain::{UnreadableEvent, erasure::ErasureRejection};
 use exodrive_log::{AppendError, KeyError, ReadError};
 
 /// Why nothing was erased.
@@ -15,7 +15,7 @@ pub enum ErasureError {
     LongReason(usize),
     /// As things are, it may not be.
     #[error(transparent)]
-    Refused(#[from] ErasureRefusal),
+    Rejected(#[from] ErasureRejection),
     /// The log cannot be read.
     #[error("the event log cannot be read")]
     Read(#[from] ReadError),

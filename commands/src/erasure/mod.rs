@@ -119,7 +119,7 @@ pub struct ErasureDetail {
 
 /// An erasure, folded from its events.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct ErasureRecord {
     /// Its id.
     pub id: ErasureId,
     /// How it stands.
@@ -131,7 +131,7 @@ pub struct Told {
     pub position: u64,
 }
 
-impl Told {
+impl ErasureRecord {
     /// Takes one more event in.
     fn evolve(known: Option<Self>, event: &ErasureEvent, recorded: &Recorded) -> Option<Self> {
         let actor = recorded.envelope.actor.as_deref().unwrap_or("unknown");
@@ -180,8 +180,8 @@ impl Told {
 ///
 /// # Errors
 /// When the log cannot be read.
-pub async fn all(log: &Log) -> Result<BTreeMap<String, Told>, ErasureError> {
-    let mut all: BTreeMap<String, Told> = BTreeMap::new();
+pub async fn all_records(log: &Log) -> Result<BTreeMap<String, ErasureRecord>, ErasureError> {
+    let mut all: BTreeMap<String, ErasureRecord> = BTreeMap::new();
     let Some(last) = log.last_position_under(SUBJECTS).await? else { return Ok(all) };
     let mut reader = log.reader_of(&[SUBJECTS.to_owned()], 1);
     let mut position = 0;
@@ -192,7 +192,7 @@ pub async fn all(log: &Log) -> Result<BTreeMap<String, Told>, ErasureError> {
             let Ok(Payload::Erasure(event)) = decode(recorded) else { continue };
             let id = event.erasure_id.to_string();
             let known = all.remove(&id);
-            all.extend(Told::evolve(known, &event, recorded).map(|told| (id, told)));
+            all.extend(ErasureRecord::evolve(known, &event, recorded).map(|record| (id, record)));
         }
     }
     Ok(all)
@@ -216,7 +216,7 @@ impl Erasures {
     ) -> Result<ErasurePlan, ErasureError> {
         let address = normal(address)?;
         let hold = self.hold_of(&address).await?.1;
-        let found = person::find(&self.log, &address, include_mentions, progress).await?;
+        let found = person::find_mentions(&self.log, &address, include_mentions, progress).await?;
         Ok(ErasurePlan::of(found, hold))
     }
 
@@ -232,10 +232,10 @@ impl Erasures {
         reason: &str,
         with: &Origin,
     ) -> Result<ErasureDetail, ErasureError> {
-        let (address, reason) = (normal(address)?, sound(reason)?);
+        let (address, reason) = (normal(address)?, is_valid_reason(reason)?);
         let (hold_id, hold, _) = self.hold_state(&address).await?;
         if let Some(hold) = hold {
-            return Err(ErasureError::Refused(exodrive_domain::erasure::ErasureRefusal::Held(
+            return Err(ErasureError::Rejected(exodrive_domain::erasure::ErasureRejection::Held(
                 hold,
             )));
         }
@@ -261,14 +261,14 @@ impl Erasures {
         apart: bool,
         with: &Origin,
     ) -> Result<ErasureDetail, ErasureError> {
-        let told = self.told(id).await?;
-        let state = told.as_ref().map(|told| &told.erasure);
+        let record = self.record(id).await?;
+        let state = record.as_ref().map(|record| &record.erasure);
         let hold = match state {
             Some(state) => self.reason_of(state.hold_id).await?.0,
             None => None,
         };
         let change = Erasure::approve(state, &with.actor, hold.as_deref(), apart)?;
-        self.append(id, change, told.map_or(0, |told| told.position), with).await?;
+        self.append(id, change, record.map_or(0, |record| record.position), with).await?;
         self.get(id).await
     }
 
@@ -282,9 +282,12 @@ impl Erasures {
         reason: &str,
         with: &Origin,
     ) -> Result<ErasureDetail, ErasureError> {
-        let told = self.told(id).await?;
-        let change = Erasure::cancel(told.as_ref().map(|told| &told.erasure), &sound(reason)?)?;
-        self.append(id, change, told.map_or(0, |told| told.position), with).await?;
+        let record = self.record(id).await?;
+        let change = Erasure::cancel(
+            record.as_ref().map(|record| &record.erasure),
+            &is_valid_reason(reason)?,
+        )?;
+        self.append(id, change, record.map_or(0, |record| record.position), with).await?;
         self.get(id).await
     }
 
@@ -299,7 +302,7 @@ impl Erasures {
         reason: &str,
         with: &Origin,
     ) -> Result<HoldId, ErasureError> {
-        let (address, reason) = (normal(address)?, sound(reason)?);
+        let (address, reason) = (normal(address)?, is_valid_reason(reason)?);
         let (hold_id, current, last) = self.hold_state(&address).await?;
         if current.is_some() == held {
             return Ok(hold_id);
@@ -319,8 +322,8 @@ impl Erasures {
     /// # Errors
     /// When there is none of this id, or the log does not answer.
     pub async fn get(&self, id: ErasureId) -> Result<ErasureDetail, ErasureError> {
-        let told = self.told(id).await?;
-        Ok(told.ok_or(exodrive_domain::erasure::ErasureRefusal::NotFound)?.detail())
+        let record = self.record(id).await?;
+        Ok(record.ok_or(exodrive_domain::erasure::ErasureRejection::NotFound)?.detail())
     }
 
     /// Every erasure, newest first.
@@ -328,7 +331,8 @@ impl Erasures {
     /// # Errors
     /// When the log does not answer.
     pub async fn list(&self) -> Result<Vec<ErasureDetail>, ErasureError> {
-        let mut all: Vec<_> = all(&self.log).await?.values().map(Told::detail).collect();
+        let mut all: Vec<_> =
+            all_records(&self.log).await?.values().map(ErasureRecord::detail).collect();
         all.sort_by_key(|erasure| std::cmp::Reverse(erasure.requested_at));
         Ok(all)
     }
@@ -337,15 +341,15 @@ impl Erasures {
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub async fn told(&self, id: ErasureId) -> Result<Option<Told>, ErasureError> {
+    pub async fn record(&self, id: ErasureId) -> Result<Option<ErasureRecord>, ErasureError> {
         let history = self.log.history(&Subject::Erasure(id)).await?;
-        let mut told = None;
+        let mut record = None;
         for recorded in &history {
             if let Payload::Erasure(event) = KnownEvent::read(recorded)?.event().payload {
-                told = Told::evolve(told, event, recorded);
+                record = ErasureRecord::evolve(record, event, recorded);
             }
         }
-        Ok(told)
+        Ok(record)
     }
 
     /// Appends what became of an erasure, if nothing did since `last`.
@@ -406,7 +410,7 @@ fn normal(address: &str) -> Result<String, ErasureError> {
     if parts.is_none() { Err(ErasureError::Address) } else { Ok(address) }
 }
 
-fn sound(reason: &str) -> Result<String, ErasureError> {
+fn is_valid_reason(reason: &str) -> Result<String, ErasureError> {
     let reason = reason.trim();
     match reason.chars().count() {
         0 => Err(ErasureError::NoReason),

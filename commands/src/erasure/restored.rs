@@ -1,7 +1,7 @@
 //! Whether what was erased is still gone: a database or a key store that was
 //! restored from a backup may hold it again.
 
-use super::{ErasureError, Erasures, all};
+use super::{ErasureError, Erasures, all_records};
 use crate::operations::Origin;
 use exodrive_domain::{
     erasure::{ErasureChange, ErasureStatus},
@@ -18,14 +18,14 @@ const ACTOR: &str = "system:erasure";
 ///
 /// # Errors
 /// When log or database do not answer.
-pub async fn unclean(
+pub async fn keys_not_cleaned(
     log: &Log,
     database: &Database,
 ) -> Result<Vec<(Uuid, Vec<String>)>, ErasureError> {
-    let completed = all(log).await?.into_values();
+    let completed = all_records(log).await?.into_values();
     let mut completed: Vec<_> = completed
-        .filter(|told| told.erasure.status == ErasureStatus::Completed)
-        .map(|told| (uuid(told.id), told.erasure.keys))
+        .filter(|record| record.erasure.status == ErasureStatus::Completed)
+        .map(|record| (uuid(record.id), record.erasure.keys))
         .collect();
     if !completed.is_empty() {
         let known = database.known_erasures().await?;
@@ -41,13 +41,17 @@ pub async fn unclean(
 ///
 /// # Errors
 /// When the log does not take it.
-pub async fn tell_again(log: &Log, id: ErasureId, keys: &[String]) -> Result<(), ErasureError> {
+pub async fn record_keys_again(
+    log: &Log,
+    id: ErasureId,
+    keys: &[String],
+) -> Result<(), ErasureError> {
     let erasures = Erasures::new(log.clone());
     let change = ErasureChange::Started { keys: keys.to_vec(), events: 0 };
     match erasures.append(id, change, 0, &origin(id, "again")).await {
         // Another process was first.
         Err(ErasureError::Append(AppendError::Conflict)) => Ok(()),
-        told => told.map(drop),
+        record => record.map(drop),
     }
 }
 
@@ -74,15 +78,15 @@ pub async fn has_revived_keys(log: &Log) -> Result<bool, ErasureError> {
 /// When the log cannot be read.
 pub async fn started(log: &Log) -> Result<Vec<(ErasureId, Vec<String>)>, ErasureError> {
     let mut started = Vec::new();
-    for told in all(log).await?.into_values() {
-        let own = own_key(told.id);
-        let mut keys = told.erasure.keys;
-        match told.erasure.status {
+    for record in all_records(log).await?.into_values() {
+        let own = own_key(record.id);
+        let mut keys = record.erasure.keys;
+        match record.erasure.status {
             ErasureStatus::Completed => {}
             ErasureStatus::Started => keys.retain(|key| *key != own),
             _ => continue,
         }
-        started.push((told.id, keys));
+        started.push((record.id, keys));
     }
     Ok(started)
 }

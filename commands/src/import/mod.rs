@@ -6,20 +6,20 @@ mod plan;
 mod rehearsal;
 mod tables;
 
-pub use plan::{Plan, Step, StepCommand, plan};
+pub use plan::{ImportCommand, Plan, Step, plan};
 pub use rehearsal::Rehearsal;
 pub use tables::{Problem, Tables};
 
 use crate::{
-    context::{Circumstances, Party},
+    context::{Actor, CommandContext},
     event::request_hash,
-    rental::{Desk, DeskError},
+    rental::{RentalCommands, RentalError},
 };
 use chrono::Utc;
 use exodrive_domain::{
     DECISION_VERSION, EMAIL_IMPORTED, Envelope, Subject,
-    booking::{BookingCommand, BookingRefusal, Taken},
-    fleet::{FleetCommand, FleetRefusal},
+    booking::{BookingCommand, BookingRejection, Taken},
+    fleet::{FleetCommand, FleetRejection},
 };
 use exodrive_log::{Log, NewEvent};
 use futures::{StreamExt, stream};
@@ -125,14 +125,14 @@ pub async fn known(log: &Log) -> Result<HashSet<String>, exodrive_log::ReadError
 }
 
 /// The desk's view of a step.
-pub(crate) fn circumstances(log: &Log, step: &Step) -> Circumstances {
-    Circumstances {
+pub(crate) fn command_context(log: &Log, step: &Step) -> CommandContext {
+    CommandContext {
         command_id: format!("{PREFIX}{}", step.id),
         request_hash: request_hash(log, &step.source),
-        party: Party::System("import"),
+        actor: Actor::System("import"),
         if_position: None,
         happened_at: step.happened_at,
-        actor: step.actor.clone(),
+        acted_by: step.actor.clone(),
         traceparent: None,
         correlation: None,
     }
@@ -142,17 +142,17 @@ pub(crate) fn circumstances(log: &Log, step: &Step) -> Circumstances {
 ///
 /// # Errors
 /// When the log or the views fail: the import can be repeated from there.
-pub async fn carry_out(
-    desk: &Desk,
+pub async fn run_import(
+    rental: &RentalCommands,
     log: &Log,
     plan: &Plan,
     mut done: impl FnMut(&Step, Outcome),
-) -> Result<(), DeskError> {
+) -> Result<(), RentalError> {
     let known = &known(log).await?;
     for stage in &plan.stages {
         // Of two cars with one slug the first gets it, as in the rehearsal.
         let adds =
-            |step: &Step| matches!(&step.command, StepCommand::Car(_, FleetCommand::Add { .. }));
+            |step: &Step| matches!(&step.command, ImportCommand::Car(_, FleetCommand::Add { .. }));
         let at_once = if stage.values().flatten().any(adds) { 1 } else { CONCURRENT };
         // Steps about one car are taken one after the other.
         let mut outcomes = stream::iter(stage.values())
@@ -163,11 +163,11 @@ pub async fn carry_out(
                     let outcome = if known.contains(&id) {
                         Outcome::Known
                     } else {
-                        take(desk, log, step).await?
+                        send_step(rental, log, step).await?
                     };
                     outcomes.push((step, outcome));
                 }
-                Ok::<_, DeskError>(outcomes)
+                Ok::<_, RentalError>(outcomes)
             })
             .buffer_unordered(at_once);
         while let Some(outcomes) = outcomes.next().await {
@@ -179,28 +179,32 @@ pub async fn carry_out(
     Ok(())
 }
 
-async fn take(desk: &Desk, log: &Log, step: &Step) -> Result<Outcome, DeskError> {
-    let with = circumstances(log, step);
+async fn send_step(
+    rental: &RentalCommands,
+    log: &Log,
+    step: &Step,
+) -> Result<Outcome, RentalError> {
+    let context = command_context(log, step);
     let outcome = match &step.command {
-        StepCommand::Car(car_id, command) => {
-            desk.change_car(*car_id, command, &with).await.map(|_| ())
+        ImportCommand::Car(car_id, command) => {
+            rental.change_car(*car_id, command, &context).await.map(|_| ())
         }
         // It may have moved to another car since it was taken.
-        StepCommand::Booking(_, BookingCommand::Act(id, act)) => {
-            desk.act(*id, act.clone(), &with).await.map(|_| ())
+        ImportCommand::Booking(_, BookingCommand::Change(id, act)) => {
+            rental.change_booking(*id, act.clone(), &context).await.map(|_| ())
         }
-        StepCommand::Booking(car_id, command) => {
-            let command = with_customer_id(desk, command);
-            desk.book(*car_id, &command, &with).await.map(|_| ())
+        ImportCommand::Booking(car_id, command) => {
+            let command = with_customer_id(rental, command);
+            rental.book(*car_id, &command, &context).await.map(|_| ())
         }
-        StepCommand::Block(car_id, block_id, days, reason) => {
-            desk.block((*car_id, *block_id), *days, reason, false, &with).await.map(|_| ())
+        ImportCommand::Block(car_id, block_id, days, reason) => {
+            rental.block((*car_id, *block_id), *days, reason, false, &context).await.map(|_| ())
         }
-        StepCommand::Email(email_id, body) => {
+        ImportCommand::Email(email_id, body) => {
             let event = NewEvent {
                 subject: Subject::Email(email_id.clone()),
                 envelope: Envelope {
-                    id: with.command_id,
+                    id: context.command_id,
                     kind: EMAIL_IMPORTED.to_owned(),
                     version: DECISION_VERSION,
                     source: "exodrive".to_owned(),
@@ -213,7 +217,7 @@ async fn take(desk: &Desk, log: &Log, step: &Step) -> Result<Outcome, DeskError>
                 provider_headers: Vec::new(),
                 body: body.to_string().into_bytes().into(),
             };
-            log.append_fact(&event).await.map(|_| ()).map_err(DeskError::Append)
+            log.append_fact(&event).await.map(|_| ()).map_err(RentalError::Append)
         }
     };
     match outcome {
@@ -223,33 +227,36 @@ async fn take(desk: &Desk, log: &Log, step: &Step) -> Result<Outcome, DeskError>
 }
 
 /// Customers' ids come of the desk's secret.
-pub(crate) fn with_customer_id(desk: &Desk, command: &BookingCommand) -> BookingCommand {
+pub(crate) fn with_customer_id(
+    rental: &RentalCommands,
+    command: &BookingCommand,
+) -> BookingCommand {
     let mut command = command.clone();
     if let BookingCommand::Import(import) = &mut command {
-        import.customer_id = desk.customer_id(&import.customer);
+        import.customer_id = rental.customer_id(&import.customer);
     }
     command
 }
 
 /// Why a row cannot be taken; an error that is none of the row's stays one.
-pub(crate) fn refusal(error: DeskError) -> Result<String, DeskError> {
+pub(crate) fn refusal(error: RentalError) -> Result<String, RentalError> {
     Ok(match error {
-        DeskError::SlugTaken => "another car has this slug".to_owned(),
-        DeskError::Fleet(FleetRefusal::Faulty(faults)) => {
-            let told = faults.iter().map(|it| format!("{} {}", it.pointer, it.detail));
-            told.collect::<Vec<_>>().join("; ")
+        RentalError::SlugTaken => "another car has this slug".to_owned(),
+        RentalError::Fleet(FleetRejection::Faulty(faults)) => {
+            let reported = faults.iter().map(|it| format!("{} {}", it.pointer, it.detail));
+            reported.collect::<Vec<_>>().join("; ")
         }
-        DeskError::Fleet(refusal) => match refusal {
-            FleetRefusal::KeyReused => {
+        RentalError::Fleet(refusal) => match refusal {
+            FleetRejection::KeyReused => {
                 "was taken over from another row of this id: change the car here".to_owned()
             }
-            FleetRefusal::NoSuchCar => "its car is not here".to_owned(),
-            FleetRefusal::NoPrice => "has no price, and cannot be listed".to_owned(),
-            FleetRefusal::Archived => "the car is archived here".to_owned(),
-            FleetRefusal::Exists => "there is a car of this id here".to_owned(),
+            FleetRejection::NoSuchCar => "its car is not here".to_owned(),
+            FleetRejection::NoPrice => "has no price, and cannot be listed".to_owned(),
+            FleetRejection::Archived => "the car is archived here".to_owned(),
+            FleetRejection::Exists => "there is a car of this id here".to_owned(),
             other => format!("{other:?}"),
         },
-        DeskError::Booking(BookingRefusal::DaysTaken { taken, .. }) => {
+        RentalError::Booking(BookingRejection::DaysTaken { taken, .. }) => {
             let mut by: Vec<_> = taken
                 .iter()
                 .map(|day| match day.by {
@@ -262,15 +269,15 @@ pub(crate) fn refusal(error: DeskError) -> Result<String, DeskError> {
             let (Some(first), Some(last)) = days else { return Ok("its days are taken".into()) };
             format!("{first} to {last} are taken by {}", by.join(", "))
         }
-        DeskError::Booking(refusal) => match refusal {
-            BookingRefusal::KeyReused => {
+        RentalError::Booking(refusal) => match refusal {
+            BookingRejection::KeyReused => {
                 "was taken over from another row of this id: change the booking here".to_owned()
             }
-            BookingRefusal::NoSuchCar => "its car is not here".to_owned(),
-            BookingRefusal::NoSuchBooking => "its booking is not here".to_owned(),
-            BookingRefusal::Faulty(faults) => {
-                let told = faults.iter().map(|it| format!("{} {}", it.pointer, it.detail));
-                told.collect::<Vec<_>>().join("; ")
+            BookingRejection::NoSuchCar => "its car is not here".to_owned(),
+            BookingRejection::NoSuchBooking => "its booking is not here".to_owned(),
+            BookingRejection::Faulty(faults) => {
+                let reported = faults.iter().map(|it| format!("{} {}", it.pointer, it.detail));
+                reported.collect::<Vec<_>>().join("; ")
             }
             other => format!("{other:?}"),
         },

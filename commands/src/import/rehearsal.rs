@@ -1,12 +1,14 @@
 //! A dry run: the same decisions on copies of the states, and nothing is
 //! appended.
 
-use super::{Outcome, Plan, Step, StepCommand, circumstances, known, refusal, with_customer_id};
-use crate::rental::{Desk, DeskError};
+use super::{
+    ImportCommand, Outcome, Plan, Step, command_context, known, refusal, with_customer_id,
+};
+use crate::rental::{RentalCommands, RentalError};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
     DECISION_VERSION, Envelope, Event, Meta, Payload, Recorded,
-    booking::{self, BookingEvent, BookingRefusal, Calendar},
+    booking::{self, BookingEvent, BookingRejection, Calendar},
     fleet::{self, Car, FleetCommand},
     id::CarId,
 };
@@ -15,7 +17,7 @@ use std::collections::{HashMap, HashSet};
 
 /// See the module.
 pub struct Rehearsal<'a> {
-    desk: &'a Desk,
+    rental: &'a RentalCommands,
     now: DateTime<Utc>,
     position: u64,
     cars: HashMap<CarId, Option<Car>>,
@@ -25,10 +27,10 @@ pub struct Rehearsal<'a> {
 
 impl<'a> Rehearsal<'a> {
     /// A rehearsal on the system as it is now.
-    pub fn new(desk: &'a Desk) -> Self {
+    pub fn new(rental: &'a RentalCommands) -> Self {
         Self {
-            desk,
-            now: desk.now(),
+            rental,
+            now: rental.now(),
             position: u64::MAX / 2,
             cars: HashMap::new(),
             calendars: HashMap::new(),
@@ -45,13 +47,13 @@ impl<'a> Rehearsal<'a> {
         log: &Log,
         plan: &Plan,
         mut done: impl FnMut(&Step, Outcome),
-    ) -> Result<(), DeskError> {
+    ) -> Result<(), RentalError> {
         let known = known(log).await?;
         for step in plan.stages.iter().flat_map(|stage| stage.values()).flatten() {
             let outcome = if known.contains(&format!("import-{}", step.id)) {
                 Outcome::Known
             } else {
-                match self.take(step).await {
+                match self.apply_step(step).await {
                     Ok(()) => Outcome::Taken,
                     Err(error) => Outcome::Refused(refusal(error)?),
                 }
@@ -61,8 +63,8 @@ impl<'a> Rehearsal<'a> {
         Ok(())
     }
 
-    async fn take(&mut self, step: &Step) -> Result<(), DeskError> {
-        let with = circumstances(self.desk.log(), step);
+    async fn apply_step(&mut self, step: &Step) -> Result<(), RentalError> {
+        let with = command_context(self.rental.log(), step);
         let meta = Meta {
             command_id: with.command_id,
             request_hash: with.request_hash,
@@ -71,58 +73,58 @@ impl<'a> Rehearsal<'a> {
             by_staff: true,
         };
         match &step.command {
-            StepCommand::Car(car_id, command) => {
+            ImportCommand::Car(car_id, command) => {
                 let car = self.car(*car_id).await?;
                 if let FleetCommand::Add { slug, .. } = command
                     && car.is_none()
                     && !self.slugs.insert(slug.clone())
                 {
-                    return Err(DeskError::SlugTaken);
+                    return Err(RentalError::SlugTaken);
                 }
                 let event =
-                    fleet::decide(car.as_ref(), command, &meta).map_err(DeskError::Fleet)?;
+                    fleet::decide(car.as_ref(), command, &meta).map_err(RentalError::Fleet)?;
                 let recorded = self.recorded(&meta, event.change.kind());
                 self.cars.insert(*car_id, fleet::evolve(car, &event, &recorded));
             }
-            StepCommand::Booking(car_id, command) => {
-                let command = with_customer_id(self.desk, command);
+            ImportCommand::Booking(car_id, command) => {
+                let command = with_customer_id(self.rental, command);
                 let mut car_id = *car_id;
                 let event: BookingEvent = loop {
                     let car = self.car(car_id).await?;
                     let calendar = self.calendar(car_id).await?;
                     match booking::decide(calendar, car.as_ref(), car_id, &command, &meta) {
-                        Err(BookingRefusal::MovedTo(other)) => car_id = other,
-                        decided => break decided.map_err(DeskError::Booking)?,
+                        Err(BookingRejection::MovedTo(other)) => car_id = other,
+                        decided => break decided.map_err(RentalError::Booking)?,
                     }
                 };
                 let recorded = self.recorded(&meta, event.change.kind());
                 self.learn(car_id, &recorded, &Payload::Booking(event));
             }
-            StepCommand::Block(car_id, block_id, days, reason) => {
+            ImportCommand::Block(car_id, block_id, days, reason) => {
                 let ids = (*car_id, *block_id);
                 let calendar = self.calendar(*car_id).await?;
                 let event = booking::decide_block(calendar, ids, *days, reason, false, &meta);
-                let event = event.map_err(DeskError::Booking)?;
+                let event = event.map_err(RentalError::Booking)?;
                 let recorded = self.recorded(&meta, event.change.kind());
                 self.learn(*car_id, &recorded, &Payload::Block(event));
             }
-            StepCommand::Email(..) => {}
+            ImportCommand::Email(..) => {}
         }
         Ok(())
     }
 
-    async fn car(&mut self, car_id: CarId) -> Result<Option<Car>, DeskError> {
+    async fn car(&mut self, car_id: CarId) -> Result<Option<Car>, RentalError> {
         if let Some(car) = self.cars.get(&car_id) {
             return Ok(car.clone());
         }
-        let car = self.desk.car(car_id).await?;
+        let car = self.rental.car(car_id).await?;
         self.cars.insert(car_id, car.clone());
         Ok(car)
     }
 
-    async fn calendar(&mut self, car_id: CarId) -> Result<&mut Calendar, DeskError> {
+    async fn calendar(&mut self, car_id: CarId) -> Result<&mut Calendar, RentalError> {
         if !self.calendars.contains_key(&car_id) {
-            let calendar = self.desk.calendar(car_id).await?;
+            let calendar = self.rental.calendar(car_id).await?;
             self.calendars.insert(car_id, Calendar::clone(&calendar));
         }
         Ok(self.calendars.entry(car_id).or_default())

@@ -54,12 +54,12 @@ macro_rules! tables {
             /// # Errors
             /// When a file cannot be read. One that is not there is an empty
             /// table.
-            pub fn read(folder: &Path) -> io::Result<Self> {
+            pub fn read_folder(folder: &Path) -> io::Result<Self> {
                 let mut tables = Self::default();
                 $(
                     let name = stringify!($field);
                     match File::open(folder.join(format!("{name}.csv"))) {
-                        Ok(file) => tables.$field = read(name, file, &mut tables.problems)?,
+                        Ok(file) => tables.$field = read_table(name, file, &mut tables.problems)?,
                         Err(error) if error.kind() == io::ErrorKind::NotFound => {
                             tables.missing.push(format!("{name}.csv"));
                         }
@@ -78,7 +78,7 @@ macro_rules! tables {
                 for (file, bytes) in files {
                     $(
                         if *file == concat!(stringify!($field), ".csv") {
-                            tables.$field = read(stringify!($field), *bytes, &mut tables.problems)?;
+                            tables.$field = read_table(stringify!($field), *bytes, &mut tables.problems)?;
                         }
                     )*
                 }
@@ -120,7 +120,7 @@ tables! {
     inbox_emails EmailColumns { id, resend_email_id, last_event_type; last_event_at, created_at, recipient_email, sender_email, subject, booking_id, tags, bounce_type, bounce_description, opened_at, clicked_at, raw_payload }
 }
 
-fn read<T: DeserializeOwned>(
+fn read_table<T: DeserializeOwned>(
     table: &str,
     file: impl io::Read,
     problems: &mut Vec<Problem>,

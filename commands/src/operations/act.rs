@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 /// What an operator wants of a projection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Act {
+pub enum ProjectionCommand {
     /// Fold it anew, beside what readers see.
     Rebuild {
         /// Only this row.
@@ -45,7 +45,7 @@ pub enum Act {
     Prune,
 }
 
-impl Act {
+impl ProjectionCommand {
     fn needs_reason(&self) -> bool {
         matches!(self, Self::Rebuild { .. } | Self::Rollback | Self::Pause | Self::Skip { .. })
     }
@@ -68,7 +68,12 @@ impl Operator {
     ///
     /// # Errors
     /// Why it is refused, and what to do about it.
-    pub async fn plan(&self, name: &str, act: &Act, reason: &str) -> Result<Plan, OperatorError> {
+    pub async fn plan(
+        &self,
+        name: &str,
+        act: &ProjectionCommand,
+        reason: &str,
+    ) -> Result<Plan, OperatorError> {
         let what = known(name)?;
         let reason = reason.trim();
         if act.needs_reason() && reason.is_empty() {
@@ -83,7 +88,7 @@ impl Operator {
             return Err(OperatorError::Invalid("the reason has a NUL character".to_owned()));
         }
         let (operation, effect) = match act {
-            Act::Rebuild { key, from_position, partitions, accept_differences } => {
+            ProjectionCommand::Rebuild { key, from_position, partitions, accept_differences } => {
                 let bounds = (key.as_deref(), *from_position, *partitions);
                 let effect = self.check_rebuild(name, what.version, bounds).await?;
                 let operation = Operation::RebuildRequested {
@@ -95,13 +100,15 @@ impl Operator {
                 };
                 (operation, effect)
             }
-            Act::Accept => self.accept(name).await?,
-            Act::Cancel => self.cancel(name).await?,
-            Act::Rollback => self.rollback(name).await?,
-            Act::Pause | Act::Resume => self.pause(name, *act == Act::Pause).await?,
-            Act::Retry { key } => self.retry(name, key.as_deref()).await?,
-            Act::Skip { key, position } => self.skip(name, key, *position).await?,
-            Act::Prune => self.prune(name).await?,
+            ProjectionCommand::Accept => self.accept(name).await?,
+            ProjectionCommand::Cancel => self.cancel(name).await?,
+            ProjectionCommand::Rollback => self.rollback(name).await?,
+            ProjectionCommand::Pause | ProjectionCommand::Resume => {
+                self.pause(name, *act == ProjectionCommand::Pause).await?
+            }
+            ProjectionCommand::Retry { key } => self.retry(name, key.as_deref()).await?,
+            ProjectionCommand::Skip { key, position } => self.skip(name, key, *position).await?,
+            ProjectionCommand::Prune => self.prune(name).await?,
         };
         let (projection, reason) = (name.to_owned(), reason.to_owned());
         Ok(Plan { event: OperationEvent { projection, reason, operation }, effect })
@@ -154,7 +161,7 @@ impl Operator {
         }
         let (generation, found) = self.active(name).await?;
         if (key.is_some() || from_position.is_some()) && i64::from(found) != i64::from(version) {
-            return Err(OperatorError::Refused(format!(
+            return Err(OperatorError::Rejected(format!(
                 "the rows of {name} were folded by version {found}, this release has version {version}: only the whole of it can be rebuilt"
             )));
         }
@@ -180,11 +187,11 @@ impl Operator {
                 Operation::RebuildAccepted { rebuild: rebuild.id },
                 format!("swap {name} to the generation of rebuild {}", rebuild.id),
             )),
-            Some(rebuild) => Err(OperatorError::Refused(format!(
+            Some(rebuild) => Err(OperatorError::Rejected(format!(
                 "rebuild {} of {name} does not wait for anybody, it is {}",
                 rebuild.id, rebuild.state
             ))),
-            None => Err(OperatorError::Refused(format!("no rebuild of {name} is under way"))),
+            None => Err(OperatorError::Rejected(format!("no rebuild of {name} is under way"))),
         }
     }
 
@@ -194,7 +201,7 @@ impl Operator {
                 Operation::RebuildCancelled { rebuild: rebuild.id },
                 format!("end rebuild {} of {name}; readers keep what they see", rebuild.id),
             )),
-            None => Err(OperatorError::Refused(format!("no rebuild of {name} is under way"))),
+            None => Err(OperatorError::Rejected(format!("no rebuild of {name} is under way"))),
         }
     }
 
@@ -204,7 +211,7 @@ impl Operator {
         let generations = self.database().generations(name).await?;
         let before = generations.into_iter().find(|it| it.state == "previous");
         let before = before.ok_or_else(|| {
-            OperatorError::Refused(format!(
+            OperatorError::Rejected(format!(
                 "{name} has no earlier generation to roll back to: readers see {active}, and no other is kept"
             ))
         })?;
@@ -225,13 +232,13 @@ impl Operator {
         match (pause, found.paused) {
             (true, true) => {
                 let (by, why) = (found.paused_by, found.pause_reason);
-                Err(OperatorError::Refused(format!(
+                Err(OperatorError::Rejected(format!(
                     "{name} is paused already, by {}: {}",
                     by.unwrap_or_default(),
                     why.unwrap_or_default()
                 )))
             }
-            (false, false) => Err(OperatorError::Refused(format!("{name} is not paused"))),
+            (false, false) => Err(OperatorError::Rejected(format!("{name} is not paused"))),
             (true, false) => Ok((
                 Operation::Paused {},
                 format!("fold nothing into {name}; readers see its rows as of then"),
@@ -250,7 +257,7 @@ impl Operator {
         let (generation, _) = self.active(name).await?;
         let parked = self.database().parked(name, generation, key, super::SHOWN).await?;
         if parked.is_empty() {
-            return Err(OperatorError::Refused(match key {
+            return Err(OperatorError::Rejected(match key {
                 Some(key) => format!("nothing is parked in {name} under key {key}"),
                 None => format!("nothing is parked in {name}"),
             }));
@@ -272,12 +279,12 @@ impl Operator {
         let (generation, _) = self.active(name).await?;
         let first = self.database().parked(name, generation, Some(key), 1).await?.pop();
         let Some(first) = first else {
-            return Err(OperatorError::Refused(format!(
+            return Err(OperatorError::Rejected(format!(
                 "nothing is parked in {name} under key {key}"
             )));
         };
         if i64::try_from(position).ok() != Some(first.position) {
-            return Err(OperatorError::Refused(format!(
+            return Err(OperatorError::Rejected(format!(
                 "event {position} is not what blocks key {key} of {name}: event {} is, the others wait behind it",
                 first.position
             )));
@@ -295,7 +302,7 @@ impl Operator {
         let old = generations.iter().filter(|it| it.state == "previous").map(|it| it.generation);
         let generations: Vec<_> = old.collect();
         if generations.is_empty() {
-            return Err(OperatorError::Refused(format!("{name} has no old generation to drop")));
+            return Err(OperatorError::Rejected(format!("{name} has no old generation to drop")));
         }
         let list = generations.iter().map(i32::to_string).collect::<Vec<_>>().join(", ");
         Ok((

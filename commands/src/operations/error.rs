@@ -28,7 +28,7 @@ pub enum OperatorError {
     },
     /// As things are, there is nothing to be done.
     #[error("{0}")]
-    Refused(String),
+    Rejected(String),
     /// No rebuild has the id.
     #[error("there is no such rebuild")]
     NoSuchRebuild,

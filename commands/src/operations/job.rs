@@ -192,7 +192,7 @@ impl Job {
 
 /// What became of an act, or would become of it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Receipt {
+pub struct CommandReceipt {
     /// Always `act`.
     pub object: &'static str,
     /// The type of its event.
@@ -210,10 +210,10 @@ pub struct Receipt {
     /// Where its event stands.
     pub position: Option<u64>,
     /// A worker has heeded it; else it takes effect when one starts.
-    pub heeded: bool,
+    pub applied: bool,
 }
 
-impl Receipt {
+impl CommandReceipt {
     /// Of an act that was recorded, or else of one that was only planned.
     pub fn of(plan: &Plan, recorded: Option<&Recorded>) -> Self {
         Self {
@@ -224,7 +224,7 @@ impl Receipt {
             dry_run: recorded.is_none(),
             id: recorded.map(|it| it.id.to_string()),
             position: recorded.map(|it| it.position),
-            heeded: recorded.is_some_and(|it| it.heeded),
+            applied: recorded.is_some_and(|it| it.applied),
         }
     }
 }

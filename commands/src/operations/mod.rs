@@ -7,9 +7,9 @@ mod error;
 mod job;
 mod status;
 
-pub use act::{Act, Plan};
+pub use act::{Plan, ProjectionCommand};
 pub use error::OperatorError;
-pub use job::{Job, Progress, Receipt};
+pub use job::{CommandReceipt, Job, Progress};
 pub use status::ProjectionStatus;
 
 use crate::event::operation_event;
@@ -26,8 +26,8 @@ use uuid::Uuid;
 
 /// How long a worker has to heed an act before the operator is told that none
 /// did.
-const PATIENCE: Duration = Duration::from_secs(3);
-const GLANCE: Duration = Duration::from_millis(20);
+const APPLY_TIMEOUT: Duration = Duration::from_secs(3);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Parked events that are shown at once.
 const SHOWN: i64 = 1_000;
 
@@ -59,11 +59,11 @@ pub struct Recorded {
     /// Where its event stands.
     pub position: u64,
     /// A worker has heeded it; else none runs, and it takes effect later.
-    pub heeded: bool,
+    pub applied: bool,
 }
 
 /// Said of an act that no worker has heeded.
-pub const NO_WORKER: &str =
+pub const NO_WORKER_NOTICE: &str =
     "Recorded; no worker is running, it takes effect when one starts (`exodrive work`).";
 
 impl Operator {
@@ -86,35 +86,39 @@ impl Operator {
     ///
     /// # Errors
     /// When the log does not take it.
-    pub async fn carry_out(&self, plan: &Plan, with: &Origin) -> Result<Recorded, OperatorError> {
+    pub async fn append_planned(
+        &self,
+        plan: &Plan,
+        with: &Origin,
+    ) -> Result<Recorded, OperatorError> {
         let mut event =
             operation_event(&plan.event, with.id.to_string(), &with.actor, self.log.now())?;
         event.envelope.traceparent.clone_from(&with.traceparent);
         event.envelope.correlation.clone_from(&with.correlation);
         let position = self.log.append_fact(&event).await?.position;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + APPLY_TIMEOUT;
         // It is recorded: that the database does not answer changes nothing.
-        let mut heeded = false;
-        while !heeded && Instant::now() < deadline {
-            tokio::time::sleep(GLANCE).await;
-            let looked = tokio::time::timeout_at(deadline, self.database.heeded()).await;
-            heeded = matches!(looked, Ok(Ok(heeded)) if heeded >= position);
+        let mut applied = false;
+        while !applied && Instant::now() < deadline {
+            tokio::time::sleep(POLL_INTERVAL).await;
+            let looked = tokio::time::timeout_at(deadline, self.database.applied_position()).await;
+            applied = matches!(looked, Ok(Ok(applied)) if applied >= position);
         }
-        Ok(Recorded { id: with.id, position, heeded })
+        Ok(Recorded { id: with.id, position, applied })
     }
 
     /// One projection, whole.
     ///
     /// # Errors
     /// When there is no such projection, or log or database do not answer.
-    pub async fn show(&self, name: &str) -> Result<Shown, OperatorError> {
+    pub async fn show(&self, name: &str) -> Result<ProjectionDetails, OperatorError> {
         let what = known(name)?;
         let status = self.status().await?.into_iter().find(|it| it.name == name);
         let status = status.ok_or_else(|| OperatorError::NotBuilt(name.to_owned()))?;
         let generations = self.database.generations(name).await?;
         let rebuilds = self.database.rebuilds(Some(name), 10).await?;
         let parked = self.database.parked(name, status.generation, None, SHOWN).await?;
-        Ok(Shown {
+        Ok(ProjectionDetails {
             object: "projection",
             status,
             release_version: what.version,
@@ -143,7 +147,7 @@ impl Operator {
 
 /// A projection, whole.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Shown {
+pub struct ProjectionDetails {
     /// Always `projection`.
     pub object: &'static str,
     /// How it stands.

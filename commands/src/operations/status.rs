@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use utoipa::ToSchema;
 
 /// A worker that has been silent for so long is taken for dead.
-const SILENCE_SECONDS: f64 = 10.0;
+const HEARTBEAT_TIMEOUT_SECONDS: f64 = 10.0;
 
 /// How a projection stands.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -76,14 +76,14 @@ impl Operator {
         if position >= end {
             return Ok(0.0);
         }
-        let first = self.log().read(position + 1).await?;
+        let first = self.log().read_event(position + 1).await?;
         let waited = first.map(|first| self.log().now() - first.stored_at);
         Ok(waited.and_then(|it| it.num_microseconds()).map_or(0.0, |it| it.max(0) as f64 / 1e6))
     }
 }
 
 fn status(it: Status, position: u64, lag_events: u64, lag_seconds: f64) -> ProjectionStatus {
-    let alive = it.heartbeat_age_seconds.is_some_and(|age| age <= SILENCE_SECONDS);
+    let alive = it.heartbeat_age_seconds.is_some_and(|age| age <= HEARTBEAT_TIMEOUT_SECONDS);
     let state = match (alive, it.paused, it.rebuild.is_some(), lag_events) {
         (false, ..) => "no_worker",
         (true, true, ..) => "paused",

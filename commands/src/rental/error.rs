@@ -1,20 +1,20 @@
 use exodrive_domain::{
     DecodeError, NewerRelease, UnreadableEvent,
-    booking::{Action, BookingRefusal},
-    fleet::FleetRefusal,
+    booking::{Action, BookingRejection},
+    fleet::FleetRejection,
 };
 use exodrive_log::{AppendError, CommandError, ReadError};
 use std::convert::Infallible;
 
 /// Why a command was not carried out.
 #[derive(Debug, thiserror::Error)]
-pub enum DeskError {
+pub enum RentalError {
     /// Refused for the state of the car.
     #[error("refused: {0:?}")]
-    Fleet(FleetRefusal),
+    Fleet(FleetRejection),
     /// Refused for the state of the calendar.
     #[error("refused: {0:?}")]
-    Booking(BookingRefusal),
+    Booking(BookingRejection),
     /// The slug belongs to another car.
     #[error("the slug is taken")]
     SlugTaken,
@@ -56,7 +56,7 @@ pub enum DeskError {
     Encode(#[from] serde_json::Error),
 }
 
-impl From<UnreadableEvent> for DeskError {
+impl From<UnreadableEvent> for RentalError {
     fn from(error: UnreadableEvent) -> Self {
         match error {
             UnreadableEvent::NewerRelease(error) => Self::NewerRelease(error),
@@ -66,49 +66,49 @@ impl From<UnreadableEvent> for DeskError {
 }
 
 /// Why a decision came to no event.
-pub(super) enum Refused {
-    Booking(BookingRefusal),
-    Fleet(FleetRefusal),
+pub(super) enum Rejected {
+    Booking(BookingRejection),
+    Fleet(FleetRejection),
     NotTheirs,
     OnlyStaff(Action),
     Encode(serde_json::Error),
 }
 
-impl From<Refused> for DeskError {
-    fn from(refused: Refused) -> Self {
+impl From<Rejected> for RentalError {
+    fn from(refused: Rejected) -> Self {
         match refused {
-            Refused::Booking(refusal) => Self::Booking(refusal),
-            Refused::Fleet(refusal) => Self::Fleet(refusal),
-            Refused::NotTheirs => Self::NotTheirs,
-            Refused::OnlyStaff(action) => Self::OnlyStaff(action),
-            Refused::Encode(error) => Self::Encode(error),
+            Rejected::Booking(refusal) => Self::Booking(refusal),
+            Rejected::Fleet(refusal) => Self::Fleet(refusal),
+            Rejected::NotTheirs => Self::NotTheirs,
+            Rejected::OnlyStaff(action) => Self::OnlyStaff(action),
+            Rejected::Encode(error) => Self::Encode(error),
         }
     }
 }
 
-impl From<BookingRefusal> for Refused {
-    fn from(refusal: BookingRefusal) -> Self {
+impl From<BookingRejection> for Rejected {
+    fn from(refusal: BookingRejection) -> Self {
         Self::Booking(refusal)
     }
 }
 
-impl From<serde_json::Error> for Refused {
+impl From<serde_json::Error> for Rejected {
     fn from(error: serde_json::Error) -> Self {
         Self::Encode(error)
     }
 }
 
-pub(super) fn failure<R: Into<DeskError>>(error: CommandError<R>) -> DeskError {
+pub(super) fn failure<R: Into<RentalError>>(error: CommandError<R>) -> RentalError {
     match error {
-        CommandError::Refused(refused) => refused.into(),
-        CommandError::Read(error) => DeskError::Read(error),
-        CommandError::Append(error) => DeskError::Append(error),
-        CommandError::NewerRelease(error) => DeskError::NewerRelease(error),
-        CommandError::Decode(error) => DeskError::Decode(error),
-        CommandError::Contended => DeskError::Busy,
+        CommandError::Rejected(refused) => refused.into(),
+        CommandError::Read(error) => RentalError::Read(error),
+        CommandError::Append(error) => RentalError::Append(error),
+        CommandError::NewerRelease(error) => RentalError::NewerRelease(error),
+        CommandError::Decode(error) => RentalError::Decode(error),
+        CommandError::Contended => RentalError::Busy,
     }
 }
 
-pub(super) fn load_failure(error: CommandError<Infallible>) -> DeskError {
-    failure(error.map(|never| -> Refused { match never {} }))
+pub(super) fn load_failure(error: CommandError<Infallible>) -> RentalError {
+    failure(error.map(|never| -> Rejected { match never {} }))
 }

@@ -4,22 +4,22 @@
 
 mod error;
 
-pub use error::DeskError;
+pub use error::RentalError;
 
 use crate::{
-    context::Circumstances,
+    context::CommandContext,
     event::{booking_event, fleet_event, new_event, uuid_of},
 };
 use chrono::{DateTime, TimeDelta, Utc};
-use error::{Refused, failure, load_failure};
+use error::{Rejected, failure, load_failure};
 use exodrive_domain::{
     KnownEvent, Meta, Recorded, Repeat, Subject,
     booking::{
-        self, Act, Action, Block, BlockEvent, Booking, BookingCommand, BookingRefusal, Calendar,
-        Customer,
+        self, Action, Block, BlockEvent, Booking, BookingAction, BookingCommand, BookingRejection,
+        Calendar, Customer,
     },
     days::Days,
-    fleet::{self, Car, FleetChange, FleetCommand, FleetEvent, FleetRefusal},
+    fleet::{self, Car, FleetChange, FleetCommand, FleetEvent, FleetRejection},
     id::{BlockId, BookingId, CarId, CustomerId},
 };
 use exodrive_log::{CarState, ClaimError, Commands, DecisionState, Loaded, Log, ReadError};
@@ -36,7 +36,7 @@ const SHARED_SECONDS: u64 = 24 * 3_600;
 /// Bookings whose car is remembered.
 const REMEMBERED: u64 = 100_000;
 /// How long a booking that no view knows is waited for.
-const VIEW_PATIENCE: Duration = Duration::from_secs(2);
+const VIEW_WAIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A booking that moves from car to car while it is looked for.
 const MOVES: usize = 5;
 
@@ -44,7 +44,7 @@ const MOVES: usize = 5;
 #[derive(Clone, Debug)]
 pub struct Done<T> {
     /// The thing after it.
-    pub thing: T,
+    pub value: T,
     /// Where its event stands.
     pub position: u64,
     /// When it was carried out.
@@ -55,7 +55,7 @@ pub struct Done<T> {
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
-pub struct Desk {
+pub struct RentalCommands {
     commands: Commands,
     database: Database,
     redis: views::Cache,
@@ -64,7 +64,7 @@ pub struct Desk {
     cars: Cache<BookingId, CarId>,
 }
 
-impl Desk {
+impl RentalCommands {
     /// A desk that holds unpaid bookings for `hold_period`.
     pub fn new(
         commands: Commands,
@@ -109,13 +109,13 @@ impl Desk {
         hex::encode(tag)
     }
 
-    fn meta(&self, with: &Circumstances) -> Meta {
+    fn meta(&self, context: &CommandContext) -> Meta {
         Meta {
-            command_id: with.command_id.clone(),
-            request_hash: with.request_hash.clone(),
-            now: with.happened_at.unwrap_or_else(|| self.now()),
-            if_position: with.if_position,
-            by_staff: with.party.is_staff(),
+            command_id: context.command_id.clone(),
+            request_hash: context.request_hash.clone(),
+            now: context.happened_at.unwrap_or_else(|| self.now()),
+            if_position: context.if_position,
+            by_staff: context.actor.is_staff(),
         }
     }
 
@@ -123,7 +123,7 @@ impl Desk {
     ///
     /// # Errors
     /// When the log does not answer.
-    pub async fn car(&self, car_id: CarId) -> Result<Option<Car>, DeskError> {
+    pub async fn car(&self, car_id: CarId) -> Result<Option<Car>, RentalError> {
         let loaded: Loaded<CarState> =
             self.commands.load(&Subject::Fleet(car_id)).await.map_err(load_failure)?;
         Ok(loaded.state.0.clone())
@@ -133,7 +133,7 @@ impl Desk {
     ///
     /// # Errors
     /// When the log does not answer.
-    pub async fn calendar(&self, car_id: CarId) -> Result<Arc<Calendar>, DeskError> {
+    pub async fn calendar(&self, car_id: CarId) -> Result<Arc<Calendar>, RentalError> {
         let loaded = self.commands.load(&Subject::Booking(car_id)).await.map_err(load_failure)?;
         Ok(loaded.state)
     }
@@ -141,32 +141,37 @@ impl Desk {
     /// Adds a car or changes it.
     ///
     /// # Errors
-    /// [`DeskError`].
+    /// [`RentalError`].
     pub async fn change_car(
         &self,
         car_id: CarId,
         command: &FleetCommand,
-        with: &Circumstances,
-    ) -> Result<Done<Car>, DeskError> {
+        context: &CommandContext,
+    ) -> Result<Done<Car>, RentalError> {
         let subject = Subject::Fleet(car_id);
         let mut at = Utc::now();
         let mut decide = |state: &CarState| {
-            let meta = self.meta(with);
+            let meta = self.meta(context);
             at = meta.now;
-            let event = fleet::decide(state.0.as_ref(), command, &meta).map_err(Refused::Fleet)?;
-            Ok::<_, Refused>((fleet_event(&event, subject.clone(), &meta, with, "")?, event, meta))
+            let event = fleet::decide(state.0.as_ref(), command, &meta).map_err(Rejected::Fleet)?;
+            Ok::<_, Rejected>((
+                fleet_event(&event, subject.clone(), &meta, context, "")?,
+                event,
+                meta,
+            ))
         };
         let outcome = if let FleetCommand::Add { slug, .. } = command {
             let claiming = |state: &CarState| {
                 let (added, event, meta) = decide(state)?;
                 let change = FleetChange::SlugClaimed { slug: slug.clone() };
                 let claim = FleetEvent { change, ..event };
-                let claim = fleet_event(&claim, Subject::Slug(slug.clone()), &meta, with, "-slug")?;
-                Ok::<_, Refused>((added, claim))
+                let claim =
+                    fleet_event(&claim, Subject::Slug(slug.clone()), &meta, context, "-slug")?;
+                Ok::<_, Rejected>((added, claim))
             };
             let claimed = self.commands.execute_claiming(&subject, claiming).await;
             claimed.map_err(|error| match error {
-                ClaimError::Taken => DeskError::SlugTaken,
+                ClaimError::Taken => RentalError::SlugTaken,
                 ClaimError::Command(error) => failure(error),
             })
         } else {
@@ -179,42 +184,42 @@ impl Desk {
                 replayed = done.repeated;
                 (done.state.0.clone(), done.position)
             }
-            Err(DeskError::Fleet(FleetRefusal::Unchanged)) => {
+            Err(RentalError::Fleet(FleetRejection::Unchanged)) => {
                 let car = self.car(car_id).await?;
                 let position = car.as_ref().map_or(0, |car| car.position);
                 (car, position)
             }
-            Err(DeskError::Fleet(FleetRefusal::AlreadyDone(position))) => {
-                let (state, recorded): (CarState, _) = self.recall(position).await?;
+            Err(RentalError::Fleet(FleetRejection::AlreadyDone(position))) => {
+                let (state, recorded): (CarState, _) = self.load_past_state(position).await?;
                 (at, replayed) = (recorded.envelope.time, true);
                 (state.0, position)
             }
             Err(error) => return Err(error),
         };
-        let thing = state.ok_or(DeskError::Fleet(FleetRefusal::NoSuchCar))?;
-        Ok(Done { thing, position, at, replayed })
+        let value = state.ok_or(RentalError::Fleet(FleetRejection::NoSuchCar))?;
+        Ok(Done { value, position, at, replayed })
     }
 
     /// Makes a booking of a car, or takes one over.
     ///
     /// # Errors
-    /// [`DeskError`].
+    /// [`RentalError`].
     pub async fn book(
         &self,
         car_id: CarId,
         command: &BookingCommand,
-        with: &Circumstances,
-    ) -> Result<Done<Arc<Booking>>, DeskError> {
+        context: &CommandContext,
+    ) -> Result<Done<Arc<Booking>>, RentalError> {
         let car = self.car(car_id).await?;
         let booking_id = match command {
             BookingCommand::Hold(new) => new.id,
             BookingCommand::Import(import) => import.id,
-            BookingCommand::Act(id, _) => *id,
+            BookingCommand::Change(id, _) => *id,
         };
-        match self.decide(car_id, car.as_ref(), booking_id, command, with).await {
+        match self.decide(car_id, car.as_ref(), booking_id, command, context).await {
             // It was made here and is elsewhere now.
-            Err(DeskError::Booking(BookingRefusal::MovedTo(other))) => {
-                self.made_before(booking_id, other, with).await
+            Err(RentalError::Booking(BookingRejection::MovedTo(other))) => {
+                self.find_replayed(booking_id, other, context).await
             }
             outcome => outcome,
         }
@@ -223,24 +228,25 @@ impl Desk {
     /// Does something with a booking.
     ///
     /// # Errors
-    /// [`DeskError`].
-    pub async fn act(
+    /// [`RentalError`].
+    pub async fn change_booking(
         &self,
         booking_id: BookingId,
-        act: Act,
-        with: &Circumstances,
-    ) -> Result<Done<Arc<Booking>>, DeskError> {
-        let needs_car = matches!(act, Act::Reschedule { .. } | Act::Extend { .. });
-        let command = BookingCommand::Act(booking_id, act);
+        act: BookingAction,
+        context: &CommandContext,
+    ) -> Result<Done<Arc<Booking>>, RentalError> {
+        let needs_car =
+            matches!(act, BookingAction::Reschedule { .. } | BookingAction::Extend { .. });
+        let command = BookingCommand::Change(booking_id, act);
         let mut car_id = self.car_of(booking_id).await?;
         for _ in 0..MOVES {
             let car = if needs_car { self.car(car_id).await? } else { None };
-            match self.decide(car_id, car.as_ref(), booking_id, &command, with).await {
-                Err(DeskError::Booking(BookingRefusal::MovedTo(other))) => car_id = other,
+            match self.decide(car_id, car.as_ref(), booking_id, &command, context).await {
+                Err(RentalError::Booking(BookingRejection::MovedTo(other))) => car_id = other,
                 outcome => return outcome,
             }
         }
-        Err(DeskError::Busy)
+        Err(RentalError::Busy)
     }
 
     async fn decide(
@@ -249,32 +255,32 @@ impl Desk {
         car: Option<&Car>,
         booking_id: BookingId,
         command: &BookingCommand,
-        with: &Circumstances,
-    ) -> Result<Done<Arc<Booking>>, DeskError> {
+        context: &CommandContext,
+    ) -> Result<Done<Arc<Booking>>, RentalError> {
         let subject = Subject::Booking(car_id);
         let mut at = Utc::now();
         let decided = self.commands.execute(&subject, |calendar: &Calendar| {
-            let meta = self.meta(with);
+            let meta = self.meta(context);
             at = meta.now;
-            if let BookingCommand::Act(id, act) = command {
-                admit(calendar, *id, act.action(), with, at)?;
+            if let BookingCommand::Change(id, act) = command {
+                authorize(calendar, *id, act.action(), context, at)?;
             }
             let event = booking::decide(calendar, car, car_id, command, &meta)?;
-            Ok::<_, Refused>(booking_event(&event, &meta, with, "")?)
+            Ok::<_, Rejected>(booking_event(&event, &meta, context, "")?)
         });
         match decided.await.map_err(failure) {
             Ok(done) => {
                 self.remember(booking_id, car_id);
-                let thing = find(&done.state, booking_id)?;
-                Ok(Done { thing, position: done.position, at, replayed: done.repeated })
+                let value = find_in_calendar(&done.state, booking_id)?;
+                Ok(Done { value, position: done.position, at, replayed: done.repeated })
             }
-            Err(DeskError::Booking(BookingRefusal::Unchanged)) => {
-                let thing = find(&*self.calendar(car_id).await?, booking_id)?;
-                let position = thing.position;
-                Ok(Done { thing, position, at, replayed: false })
+            Err(RentalError::Booking(BookingRejection::Unchanged)) => {
+                let value = find_in_calendar(&*self.calendar(car_id).await?, booking_id)?;
+                let position = value.position;
+                Ok(Done { value, position, at, replayed: false })
             }
-            Err(DeskError::Booking(BookingRefusal::AlreadyDone(position))) => {
-                self.recall_booking(booking_id, position).await
+            Err(RentalError::Booking(BookingRejection::AlreadyDone(position))) => {
+                self.load_past_booking(booking_id, position).await
             }
             Err(error) => Err(error),
         }
@@ -283,7 +289,7 @@ impl Desk {
     /// Moves a booking to another car: both calendars change, or neither.
     ///
     /// # Errors
-    /// [`DeskError`].
+    /// [`RentalError`].
     pub async fn move_booking(
         &self,
         booking_id: BookingId,
@@ -291,22 +297,22 @@ impl Desk {
         keep_price: bool,
         reason: Option<&str>,
         expected_total_cents: Option<i64>,
-        with: &Circumstances,
-    ) -> Result<Done<Arc<Booking>>, DeskError> {
+        context: &CommandContext,
+    ) -> Result<Done<Arc<Booking>>, RentalError> {
         let target_car =
-            self.car(to).await?.ok_or(DeskError::Booking(BookingRefusal::NoSuchCar))?;
+            self.car(to).await?.ok_or(RentalError::Booking(BookingRejection::NoSuchCar))?;
         let target = Subject::Booking(to);
         let mut from = self.car_of(booking_id).await?;
         for _ in 0..MOVES {
             if from == to {
-                return self.made_before(booking_id, to, with).await;
+                return self.find_replayed(booking_id, to, context).await;
             }
             let source = Subject::Booking(from);
             let mut at = Utc::now();
             let decide = |here: &Calendar, there: &Calendar| {
-                let meta = self.meta(with);
+                let meta = self.meta(context);
                 at = meta.now;
-                admit(here, booking_id, Action::Move, with, at)?;
+                authorize(here, booking_id, Action::Move, context, at)?;
                 let [out, into] = booking::decide_move(
                     [here, there],
                     booking_id,
@@ -316,76 +322,78 @@ impl Desk {
                     expected_total_cents,
                     &meta,
                 )?;
-                let out = booking_event(&out, &meta, with, "-out")?;
-                Ok::<_, Refused>([out, booking_event(&into, &meta, with, "")?])
+                let out = booking_event(&out, &meta, context, "-out")?;
+                Ok::<_, Rejected>([out, booking_event(&into, &meta, context, "")?])
             };
             let moved = self.commands.execute_both([&source, &target], decide).await;
             match moved.map_err(failure) {
                 Ok([_, there]) => {
                     self.remember(booking_id, to);
-                    let thing = find(&there.state, booking_id)?;
+                    let value = find_in_calendar(&there.state, booking_id)?;
                     let (position, replayed) = (there.position, there.repeated);
-                    return Ok(Done { thing, position, at, replayed });
+                    return Ok(Done { value, position, at, replayed });
                 }
-                Err(DeskError::Booking(BookingRefusal::MovedTo(other))) => from = other,
-                Err(DeskError::Booking(BookingRefusal::AlreadyDone(position))) => {
-                    return self.recall_booking(booking_id, position).await;
+                Err(RentalError::Booking(BookingRejection::MovedTo(other))) => from = other,
+                Err(RentalError::Booking(BookingRejection::AlreadyDone(position))) => {
+                    return self.load_past_booking(booking_id, position).await;
                 }
                 Err(error) => return Err(error),
             }
         }
-        Err(DeskError::Busy)
+        Err(RentalError::Busy)
     }
 
     /// A booking that has moved, to this car when it was last seen: this very
     /// command may have been carried out before it did, or have moved it.
-    async fn made_before(
+    async fn find_replayed(
         &self,
         booking_id: BookingId,
         mut car_id: CarId,
-        with: &Circumstances,
-    ) -> Result<Done<Arc<Booking>>, DeskError> {
-        let meta = self.meta(with);
+        context: &CommandContext,
+    ) -> Result<Done<Arc<Booking>>, RentalError> {
+        let meta = self.meta(context);
         for _ in 0..MOVES {
             let calendar = self.calendar(car_id).await?;
             if let Some(other) = calendar.moved.get(&booking_id) {
                 car_id = *other;
                 continue;
             }
-            let booking = find(&calendar, booking_id)?;
+            let booking = find_in_calendar(&calendar, booking_id)?;
             match meta.repeats(&booking.commands) {
                 Some(Repeat::Same(position)) => {
-                    return self.recall_booking(booking_id, position).await;
+                    return self.load_past_booking(booking_id, position).await;
                 }
-                Some(Repeat::Other) => return Err(DeskError::Booking(BookingRefusal::KeyReused)),
+                Some(Repeat::Other) => {
+                    return Err(RentalError::Booking(BookingRejection::KeyReused));
+                }
                 None => {}
             }
-            admit(&calendar, booking_id, Action::Move, with, meta.now)?;
+            authorize(&calendar, booking_id, Action::Move, context, meta.now)?;
             let position = booking.position;
             if meta.if_position.is_some_and(|known| known != position) {
-                return Err(DeskError::Booking(BookingRefusal::Stale(position)));
+                return Err(RentalError::Booking(BookingRejection::Stale(position)));
             }
-            return Ok(Done { thing: booking, position, at: meta.now, replayed: false });
+            return Ok(Done { value: booking, position, at: meta.now, replayed: false });
         }
-        Err(DeskError::Busy)
+        Err(RentalError::Busy)
     }
 
     /// Blocks days of a car.
     ///
     /// # Errors
-    /// [`DeskError`].
+    /// [`RentalError`].
     pub async fn block(
         &self,
         (car_id, block_id): (CarId, BlockId),
         days: Days,
         reason: &str,
         force: bool,
-        with: &Circumstances,
-    ) -> Result<Done<Option<Block>>, DeskError> {
+        context: &CommandContext,
+    ) -> Result<Done<Option<Block>>, RentalError> {
         if self.car(car_id).await?.is_none() {
-            return Err(DeskError::Booking(BookingRefusal::NoSuchCar));
+            return Err(RentalError::Booking(BookingRejection::NoSuchCar));
         }
-        self.change_block((car_id, block_id), with, |calendar, meta| {
+        self.change_block((car_id, block_id), context, |calendar, meta| {
             booking::decide_block(calendar, (car_id, block_id), days, reason, force, meta)
         })
         .await
@@ -394,41 +402,43 @@ impl Desk {
     /// Gives blocked days free.
     ///
     /// # Errors
-    /// [`DeskError`].
+    /// [`RentalError`].
     pub async fn unblock(
         &self,
         ids: (CarId, BlockId),
-        with: &Circumstances,
-    ) -> Result<Done<Option<Block>>, DeskError> {
-        self.change_block(ids, with, |calendar, meta| booking::decide_unblock(calendar, ids, meta))
-            .await
+        context: &CommandContext,
+    ) -> Result<Done<Option<Block>>, RentalError> {
+        self.change_block(ids, context, |calendar, meta| {
+            booking::decide_unblock(calendar, ids, meta)
+        })
+        .await
     }
 
     async fn change_block(
         &self,
         (car_id, block_id): (CarId, BlockId),
-        with: &Circumstances,
-        mut decide: impl FnMut(&Calendar, &Meta) -> Result<BlockEvent, BookingRefusal>,
-    ) -> Result<Done<Option<Block>>, DeskError> {
+        context: &CommandContext,
+        mut decide: impl FnMut(&Calendar, &Meta) -> Result<BlockEvent, BookingRejection>,
+    ) -> Result<Done<Option<Block>>, RentalError> {
         let subject = Subject::Booking(car_id);
         let mut at = Utc::now();
         let decided = self.commands.execute(&subject, |calendar: &Calendar| {
-            let meta = self.meta(with);
+            let meta = self.meta(context);
             at = meta.now;
             let event = decide(calendar, &meta)?;
             let body = serde_json::to_vec(&event)?;
             let kind = event.change.kind();
-            Ok::<_, Refused>(new_event(subject.clone(), kind, body, &meta, with, ""))
+            Ok::<_, Rejected>(new_event(subject.clone(), kind, body, &meta, context, ""))
         });
         match decided.await.map_err(failure) {
             Ok(done) => {
-                let thing = done.state.blocks.get(&block_id).cloned();
-                Ok(Done { thing, position: done.position, at, replayed: done.repeated })
+                let value = done.state.blocks.get(&block_id).cloned();
+                Ok(Done { value, position: done.position, at, replayed: done.repeated })
             }
-            Err(DeskError::Booking(BookingRefusal::AlreadyDone(position))) => {
-                let (calendar, recorded): (Calendar, _) = self.recall(position).await?;
-                let thing = calendar.blocks.get(&block_id).cloned();
-                Ok(Done { thing, position, at: recorded.envelope.time, replayed: true })
+            Err(RentalError::Booking(BookingRejection::AlreadyDone(position))) => {
+                let (calendar, recorded): (Calendar, _) = self.load_past_state(position).await?;
+                let value = calendar.blocks.get(&block_id).cloned();
+                Ok(Done { value, position, at: recorded.envelope.time, replayed: true })
             }
             Err(error) => Err(error),
         }
@@ -440,7 +450,7 @@ impl Desk {
     ///
     /// # Errors
     /// When there is no such booking, or neither view nor log answers.
-    pub async fn car_of(&self, booking_id: BookingId) -> Result<CarId, DeskError> {
+    pub async fn car_of(&self, booking_id: BookingId) -> Result<CarId, RentalError> {
         if let Some(car_id) = self.cars.get(&booking_id) {
             return Ok(car_id);
         }
@@ -455,17 +465,17 @@ impl Desk {
             Some(car_id) => Some(car_id),
             None => {
                 let end = self.commands.log().last_position().await?;
-                let reached = self.database.wait_for("bookings", end, VIEW_PATIENCE).await?;
+                let reached = self.database.wait_for("bookings", end, VIEW_WAIT_TIMEOUT).await?;
                 let found = self.car_in_view(&id).await?;
                 if found.is_none() && reached < end {
-                    return Err(DeskError::ViewBehind { reached, end });
+                    return Err(RentalError::ViewBehind { reached, end });
                 }
                 found
             }
         };
         let car_id = found
             .and_then(|car_id| car_id.parse().ok())
-            .ok_or(DeskError::Booking(BookingRefusal::NoSuchBooking))?;
+            .ok_or(RentalError::Booking(BookingRejection::NoSuchBooking))?;
         self.cars.insert(booking_id, car_id);
         Ok(car_id)
     }
@@ -484,27 +494,31 @@ impl Desk {
         });
     }
 
-    async fn car_in_view(&self, booking_id: &str) -> Result<Option<String>, DeskError> {
+    async fn car_in_view(&self, booking_id: &str) -> Result<Option<String>, RentalError> {
         let mut reader = self.database.read_as(&Identity::System).await?;
         Ok(bookings::car_of(&mut reader, booking_id).await?)
     }
 
     /// A booking as it was after the event at a position.
-    async fn recall_booking(
+    async fn load_past_booking(
         &self,
         booking_id: BookingId,
         position: u64,
-    ) -> Result<Done<Arc<Booking>>, DeskError> {
-        let (calendar, recorded): (Calendar, _) = self.recall(position).await?;
-        let thing = find(&calendar, booking_id)?;
-        Ok(Done { thing, position, at: recorded.envelope.time, replayed: true })
+    ) -> Result<Done<Arc<Booking>>, RentalError> {
+        let (calendar, recorded): (Calendar, _) = self.load_past_state(position).await?;
+        let value = find_in_calendar(&calendar, booking_id)?;
+        Ok(Done { value, position, at: recorded.envelope.time, replayed: true })
     }
 
     /// The state of a subject as it was after the event at a position.
-    async fn recall<S: DecisionState>(&self, position: u64) -> Result<(S, Recorded), DeskError> {
+    async fn load_past_state<S: DecisionState>(
+        &self,
+        position: u64,
+    ) -> Result<(S, Recorded), RentalError> {
         let log = self.commands.log();
-        let gone = || DeskError::Read(ReadError::Hole { expected: position, found: position + 1 });
-        let recorded = log.read(position).await?.ok_or_else(gone)?;
+        let gone =
+            || RentalError::Read(ReadError::Hole { expected: position, found: position + 1 });
+        let recorded = log.read_event(position).await?.ok_or_else(gone)?;
         let subject: Subject = recorded.subject.parse().map_err(|_| gone())?;
         let mut state = S::default();
         for recorded in log.history(&subject).await? {
@@ -522,24 +536,24 @@ fn car_key(booking_id: BookingId) -> String {
 }
 
 /// Refuses who may not do that with the booking, if it is on this calendar.
-fn admit(
+fn authorize(
     calendar: &Calendar,
     booking_id: BookingId,
     action: Action,
-    with: &Circumstances,
+    context: &CommandContext,
     now: DateTime<Utc>,
-) -> Result<(), Refused> {
+) -> Result<(), Rejected> {
     let Some(booking) = calendar.bookings.get(&booking_id) else { return Ok(()) };
-    if !with.party.owns(booking, now) {
-        return Err(Refused::NotTheirs);
+    if !context.actor.owns(booking, now) {
+        return Err(Rejected::NotTheirs);
     }
-    if !with.party.is_staff() && !action.is_customers() {
-        return Err(Refused::OnlyStaff(action));
+    if !context.actor.is_staff() && !action.is_customers() {
+        return Err(Rejected::OnlyStaff(action));
     }
     Ok(())
 }
 
-fn find(calendar: &Calendar, id: BookingId) -> Result<Arc<Booking>, DeskError> {
+fn find_in_calendar(calendar: &Calendar, id: BookingId) -> Result<Arc<Booking>, RentalError> {
     let booking = calendar.bookings.get(&id).cloned();
-    booking.ok_or(DeskError::Booking(BookingRefusal::NoSuchBooking))
+    booking.ok_or(RentalError::Booking(BookingRejection::NoSuchBooking))
 }

@@ -42,9 +42,9 @@ impl Days {
         if last < first {
             return Err(DaysError::Backwards);
         }
-        let sound = |day: NaiveDate| (FIRST_YEAR..=LAST_YEAR).contains(&day.year());
+        let valid = |day: NaiveDate| (FIRST_YEAR..=LAST_YEAR).contains(&day.year());
         match last.succ_opt() {
-            Some(until) if sound(first) && sound(last) => Ok(Self { from: first, until }),
+            Some(until) if valid(first) && valid(last) => Ok(Self { from: first, until }),
             _ => Err(DaysError::Year),
         }
     }

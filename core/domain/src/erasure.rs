@@ -166,7 +166,7 @@ pub struct Erasure {
 
 /// Why an erasure does not go on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ErasureRefusal {
+pub enum ErasureRejection {
     /// No such erasure.
     #[error("there is no erasure of this id")]
     NotFound,
@@ -243,22 +243,22 @@ impl Erasure {
     /// who asked for it may.
     ///
     /// # Errors
-    /// [`ErasureRefusal`].
+    /// [`ErasureRejection`].
     pub fn approve(
         state: Option<&Self>,
         actor: &str,
         hold: Option<&str>,
         apart: bool,
-    ) -> Result<ErasureChange, ErasureRefusal> {
-        let state = state.ok_or(ErasureRefusal::NotFound)?;
+    ) -> Result<ErasureChange, ErasureRejection> {
+        let state = state.ok_or(ErasureRejection::NotFound)?;
         if state.status != ErasureStatus::Requested {
-            return Err(ErasureRefusal::Already(state.status));
+            return Err(ErasureRejection::Already(state.status));
         }
         if apart && state.requested_by == actor {
-            return Err(ErasureRefusal::SamePerson(state.requested_by.clone()));
+            return Err(ErasureRejection::SamePerson(state.requested_by.clone()));
         }
         match hold {
-            Some(reason) => Err(ErasureRefusal::Held(reason.to_owned())),
+            Some(reason) => Err(ErasureRejection::Held(reason.to_owned())),
             None => Ok(ErasureChange::Approved {}),
         }
     }
@@ -266,12 +266,12 @@ impl Erasure {
     /// Whether it can still be called off.
     ///
     /// # Errors
-    /// [`ErasureRefusal`].
-    pub fn cancel(state: Option<&Self>, reason: &str) -> Result<ErasureChange, ErasureRefusal> {
-        let state = state.ok_or(ErasureRefusal::NotFound)?;
+    /// [`ErasureRejection`].
+    pub fn cancel(state: Option<&Self>, reason: &str) -> Result<ErasureChange, ErasureRejection> {
+        let state = state.ok_or(ErasureRejection::NotFound)?;
         match state.status {
             ErasureStatus::Requested => Ok(ErasureChange::Cancelled { reason: reason.to_owned() }),
-            status => Err(ErasureRefusal::Already(status)),
+            status => Err(ErasureRejection::Already(status)),
         }
     }
 }
@@ -297,12 +297,12 @@ mod tests {
     fn given_a_request_then_somebody_else_approves_it_once() {
         let state = given(&[(requested(), "ann")]);
         let same = Erasure::approve(state.as_ref(), "ann", None, true);
-        assert_eq!(same, Err(ErasureRefusal::SamePerson("ann".into())));
+        assert_eq!(same, Err(ErasureRejection::SamePerson("ann".into())));
         let approved = Erasure::approve(state.as_ref(), "ben", None, true).unwrap();
         let state = given(&[(requested(), "ann"), (approved, "ben")]);
         assert_eq!(state.as_ref().unwrap().approved_by.as_deref(), Some("ben"));
         let again = Erasure::approve(state.as_ref(), "cai", None, true);
-        assert_eq!(again, Err(ErasureRefusal::Already(ErasureStatus::Approved)));
+        assert_eq!(again, Err(ErasureRejection::Already(ErasureStatus::Approved)));
         assert!(Erasure::cancel(state.as_ref(), "no").is_err());
     }
 
@@ -310,8 +310,8 @@ mod tests {
     fn given_a_hold_then_nothing_is_erased() {
         let state = given(&[(requested(), "ann")]);
         let held = Erasure::approve(state.as_ref(), "ben", Some("a lawsuit"), true);
-        assert_eq!(held, Err(ErasureRefusal::Held("a lawsuit".into())));
-        assert_eq!(Erasure::approve(None, "ben", None, true), Err(ErasureRefusal::NotFound));
+        assert_eq!(held, Err(ErasureRejection::Held("a lawsuit".into())));
+        assert_eq!(Erasure::approve(None, "ben", None, true), Err(ErasureRejection::NotFound));
     }
 
     #[test]

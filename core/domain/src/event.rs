@@ -86,7 +86,7 @@ impl Delivery {
 
     /// Reads a body as far as it can be read. Never fails: a body that is no
     /// JSON is a delivery that says nothing.
-    pub fn read(body: &[u8]) -> Self {
+    pub fn parse(body: &[u8]) -> Self {
         Self::read_version(body, WEBHOOK_RECEIVED_VERSION)
     }
 
@@ -104,7 +104,7 @@ impl Delivery {
         let provider_type = json::text(body, "type");
         let report = provider_type
             .as_deref()
-            .and_then(|kind| Report::read(kind, body.get("data").unwrap_or(&Value::Null)));
+            .and_then(|kind| Report::parse(kind, body.get("data").unwrap_or(&Value::Null)));
         let happened_at = json::text(body, "created_at").as_deref().and_then(crate::time::parse);
         Self { provider_type, happened_at, report }
     }
@@ -164,7 +164,7 @@ pub fn decode(recorded: &Recorded) -> Result<Payload, DecodeError> {
                 Delivery::read_version(body, version)
             }))
         }
-        Family::ImportedEmail => Payload::Delivery(Delivery::recorded(recorded, Delivery::read)),
+        Family::ImportedEmail => Payload::Delivery(Delivery::recorded(recorded, Delivery::parse)),
         Family::Booking => Payload::Booking(decision(recorded)?),
         Family::Block => Payload::Block(decision(recorded)?),
         Family::Fleet => Payload::Fleet(decision(recorded)?),

@@ -122,6 +122,6 @@ impl Operation {
 /// Whether the text can name a projection: lower-case letters, digits and
 /// underscores.
 pub(crate) fn is_projection(text: &str) -> bool {
-    let sound = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    !text.is_empty() && text.len() <= 63 && text.chars().all(sound)
+    let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    !text.is_empty() && text.len() <= 63 && text.chars().all(valid)
 }

@@ -335,14 +335,14 @@ fn percent(basis_points: u32) -> String {
 /// A part of a command that cannot be: where it stands, as a JSON pointer, and
 /// what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct InvalidField {
     /// For example `/base_per_day_cents`.
     pub pointer: String,
     /// For people.
     pub detail: String,
 }
 
-impl Fault {
+impl InvalidField {
     /// A fault.
     pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { pointer: pointer.into(), detail: detail.into() }
@@ -351,11 +351,11 @@ impl Fault {
 
 impl PriceList {
     /// What is unsound about it; nothing if it can be quoted by.
-    pub fn check(&self) -> Vec<Fault> {
+    pub fn check(&self) -> Vec<InvalidField> {
         let mut faults = Vec::new();
-        let mut check = |sound: bool, pointer: &str, detail: &str| {
-            if !sound {
-                faults.push(Fault::new(pointer, detail));
+        let mut check = |is_valid: bool, pointer: &str, detail: &str| {
+            if !is_valid {
+                faults.push(InvalidField::new(pointer, detail));
             }
         };
         let code =
@@ -368,8 +368,8 @@ impl PriceList {
         let tax = self.tax_basis_points <= WHOLE;
         check(tax, "/tax_basis_points", "must be from 0 to 10000 (100 %)");
         let amount = |cents: i64| (0..=10_000_000).contains(&cents);
-        let sound = self.deposit_cents.is_none_or(|cents| (0..100_000_000).contains(&cents));
-        check(sound, "/deposit_cents", "must be from 0 to 99999999");
+        let is_valid = self.deposit_cents.is_none_or(|cents| (0..100_000_000).contains(&cents));
+        check(is_valid, "/deposit_cents", "must be from 0 to 99999999");
         check(amount(self.one_way_fee_cents), "/one_way_fee_cents", "must be from 0 to 10000000");
         let minimum = (1..=LONGEST_RENTAL).contains(&self.minimum_days);
         check(minimum, "/minimum_days", "must be from 1 to 365");
@@ -389,16 +389,20 @@ impl PriceList {
         }
         for (index, peak) in self.peaks.iter().enumerate() {
             let pointer = format!("/peaks/{index}/multiplier_basis_points");
-            let sound = (WHOLE..=5 * WHOLE).contains(&peak.multiplier_basis_points);
-            check(sound, &pointer, "must be from 10000 (unchanged) to 50000 (five times)");
-            let sound = peak.weekdays.iter().all(|day| *day <= 6);
-            check(sound, &format!("/peaks/{index}/weekdays"), "must be 0 (Sunday) to 6");
+            let is_valid = (WHOLE..=5 * WHOLE).contains(&peak.multiplier_basis_points);
+            check(is_valid, &pointer, "must be from 10000 (unchanged) to 50000 (five times)");
+            let is_valid = peak.weekdays.iter().all(|day| *day <= 6);
+            check(is_valid, &format!("/peaks/{index}/weekdays"), "must be 0 (Sunday) to 6");
         }
         for (index, location) in self.locations.iter().enumerate() {
             for (field, fee) in [("pick_up", location.pick_up), ("drop_off", location.drop_off)] {
-                let sound = amount(fee.fixed_cents) && fee.basis_points <= WHOLE;
+                let is_valid = amount(fee.fixed_cents) && fee.basis_points <= WHOLE;
                 let pointer = format!("/locations/{index}/{field}");
-                check(sound, &pointer, "must be amounts of 0 to 10000000 and shares up to 10000");
+                check(
+                    is_valid,
+                    &pointer,
+                    "must be amounts of 0 to 10000000 and shares up to 10000",
+                );
             }
             check(named(&location.id), &format!("/locations/{index}/id"), NAMED);
         }

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
 /// The server keeps few batches open at a time, each for some milliseconds.
-const BATCH_PAUSE: Duration = Duration::from_millis(10);
+const BATCH_RETRY_DELAY: Duration = Duration::from_millis(10);
 
 impl Log {
     /// Appends a fact from outside: no condition, but counted once. An event
@@ -79,7 +79,7 @@ impl Log {
         let outcome = timeout_at(deadline, async {
             loop {
                 match self.publish_batch(events).await {
-                    Err(BatchError::TooManyOpen) => sleep(BATCH_PAUSE).await,
+                    Err(BatchError::TooManyOpen) => sleep(BATCH_RETRY_DELAY).await,
                     outcome => break outcome,
                 }
             }

@@ -11,7 +11,7 @@
 use crate::{
     error::{AppendError, ReadError},
     event::{NewEvent, StoredMessage},
-    keys::{Held, KeyStore, decrypt, encrypt},
+    keys::{KeyState, KeyStore, decrypt, encrypt},
     wire,
 };
 use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
@@ -114,7 +114,7 @@ pub(crate) async fn encode(keys: &KeyStore, event: &NewEvent) -> Result<Encoded,
     body.extend_from_slice(&sealed);
     encoded.body = body.into();
     encoded.provider_headers = shown;
-    let delivery = Delivery::read(&event.body);
+    let delivery = Delivery::parse(&event.body);
     if let Some(kind) = delivery.provider_type.filter(|kind| is_type(kind)) {
         encoded.headers.push((PROVIDER_TYPE, kind));
     }
@@ -125,8 +125,8 @@ pub(crate) async fn encode(keys: &KeyStore, event: &NewEvent) -> Result<Encoded,
 }
 
 fn is_type(text: &str) -> bool {
-    let sound = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_');
-    text.len() <= LONGEST_TYPE && text.chars().all(sound)
+    let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_');
+    text.len() <= LONGEST_TYPE && text.chars().all(valid)
 }
 
 /// What a ciphertext is bound to.
@@ -204,7 +204,7 @@ fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
     headers.iter().find(|(it, _)| it == name).map(|(_, value)| value.as_str())
 }
 
-fn open(held: &HashMap<String, Held>, message: StoredMessage) -> Result<Recorded, ReadError> {
+fn open(held: &HashMap<String, KeyState>, message: StoredMessage) -> Result<Recorded, ReadError> {
     let Some(key) = key_name(&message).map(str::to_owned) else {
         return Ok(wire::recorded(message));
     };
@@ -222,14 +222,14 @@ fn open(held: &HashMap<String, Held>, message: StoredMessage) -> Result<Recorded
     let mut recorded = wire::recorded(message);
     let cipher = match held.get(&key) {
         None => return Err(ReadError::KeyMissing { position, key }),
-        Some(Held::Erased) => None,
-        Some(Held::Key(cipher)) => Some(cipher),
+        Some(KeyState::Erased) => None,
+        Some(KeyState::Key(cipher)) => Some(cipher),
     };
-    let sound = match recorded.body.first() {
+    let valid = match recorded.body.first() {
         Some(&WHOLE) => open_whole(&mut recorded, &key, cipher),
         _ => open_marked(&mut recorded, &key, cipher),
     };
-    let erased = match sound {
+    let erased = match valid {
         Some(erased) => erased,
         None => return Err(ReadError::Changed { position, key }),
     };

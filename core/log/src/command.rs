@@ -38,15 +38,15 @@ use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
 /// The longest that a command takes.
-const PATIENCE: Duration = Duration::from_secs(8);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(8);
 /// Lost races after which a command gives up.
 const ATTEMPTS: u32 = 50;
 /// Lost races after which it begins to stand back between attempts.
 const EAGER_ATTEMPTS: u32 = 3;
 /// The longest that it stands back.
-const LONGEST_PAUSE: Duration = Duration::from_millis(30);
+const MAX_RETRY_DELAY: Duration = Duration::from_millis(30);
 /// The pause before an event is sent again that was not acknowledged.
-const RESEND_PAUSE: Duration = Duration::from_millis(250);
+const RESEND_DELAY: Duration = Duration::from_millis(250);
 
 /// A command that was accepted.
 #[derive(Clone, Debug)]
@@ -83,7 +83,7 @@ struct Decision<const N: usize> {
 
 /// A subject, and where its state is kept.
 #[derive(Clone, Copy)]
-struct Place<'a> {
+struct StateKey<'a> {
     subject: &'a Subject,
     key: &'a Key,
 }
@@ -111,9 +111,9 @@ impl Commands {
         &self,
         subject: &Subject,
     ) -> Result<Loaded<S>, CommandError<Infallible>> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + COMMAND_TIMEOUT;
         let key = Key::new::<S>(subject);
-        let place = Place { subject, key: &key };
+        let place = StateKey { subject, key: &key };
         let mut _turn = None;
         let mut held = match self.states.get::<S>(&key) {
             Some(held) => held,
@@ -121,7 +121,7 @@ impl Commands {
                 // One of many readers folds, the others find what it kept.
                 let turn = timeout_at(deadline, self.queues.turn(&key.subject)).await;
                 _turn = Some(turn.map_err(|_| CommandError::Contended)?);
-                self.find::<S>(place).await?
+                self.load_state::<S>(place).await?
             }
         };
         timeout_at(deadline, self.catch_up(place, &mut held)).await.map_err(too_late)??;
@@ -138,7 +138,7 @@ impl Commands {
     /// with the same command later must look for it in the state.
     ///
     /// # Errors
-    /// [`CommandError`]; [`CommandError::Refused`] is what `decide` said about
+    /// [`CommandError`]; [`CommandError::Rejected`] is what `decide` said about
     /// the subject's current state.
     pub async fn execute<S: DecisionState, R>(
         &self,
@@ -193,12 +193,12 @@ impl Commands {
         decide: impl FnMut([&S; N]) -> Result<Decision<N>, R>,
     ) -> Result<[Executed<S>; N], ClaimError<R>> {
         let started = Instant::now();
-        let outcome = self.take_turns(subjects, decide, started + PATIENCE).await;
+        let outcome = self.decide_in_turn(subjects, decide, started + COMMAND_TIMEOUT).await;
         metrics::histogram!("exodrive_command_seconds").record(started.elapsed());
         outcome
     }
 
-    async fn take_turns<S: DecisionState, R, const N: usize>(
+    async fn decide_in_turn<S: DecisionState, R, const N: usize>(
         &self,
         subjects: [&Subject; N],
         decide: impl FnMut([&S; N]) -> Result<Decision<N>, R>,
@@ -208,7 +208,7 @@ impl Commands {
         let mut in_order: Vec<_> = keys.iter().map(|key| &key.subject).collect();
         in_order.sort_unstable();
         if in_order.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(misused("one decision over the same subject twice").into());
+            return Err(invalid_append("one decision over the same subject twice").into());
         }
         // In the order of the subjects, or two commands could wait for each
         // other.
@@ -227,11 +227,11 @@ impl Commands {
         mut decide: impl FnMut([&S; N]) -> Result<Decision<N>, R>,
         deadline: Instant,
     ) -> Result<[Executed<S>; N], ClaimError<R>> {
-        let places = std::array::from_fn(|n| Place { subject: subjects[n], key: &keys[n] });
+        let places = std::array::from_fn(|n| StateKey { subject: subjects[n], key: &keys[n] });
         let mut held: [Loaded<S>; N] = std::array::from_fn(|_| Loaded::default());
         let found = async {
             for (place, held) in places.iter().zip(&mut held) {
-                *held = self.find(*place).await?;
+                *held = self.load_state(*place).await?;
             }
             Ok::<_, FoldError>(())
         };
@@ -243,24 +243,28 @@ impl Commands {
                 // Of one subject the state was current when it was read, and
                 // that is enough. Two were so one after the other.
                 Err(refusal) if N == 1 && caught_up => {
-                    return Err(CommandError::Refused(refusal).into());
+                    return Err(CommandError::Rejected(refusal).into());
                 }
                 Err(refusal) => {
-                    stand_back(attempt, deadline).await?;
+                    back_off(attempt, deadline).await?;
                     let changed = self.catch_up_all(places, &mut held, deadline).await?;
                     if !changed {
-                        return Err(CommandError::Refused(refusal).into());
+                        return Err(CommandError::Rejected(refusal).into());
                     }
                     caught_up = true;
                     continue;
                 }
             };
             if decision.events.iter().zip(subjects).any(|(event, about)| event.subject != *about) {
-                return Err(misused("an event about another subject than its decision").into());
+                return Err(
+                    invalid_append("an event about another subject than its decision").into()
+                );
             }
             // It would stop every later command about its subject.
             if !decision.events.iter().all(|event| is_readable(&event.envelope)) {
-                return Err(misused("an event of a type that this release cannot read").into());
+                return Err(
+                    invalid_append("an event of a type that this release cannot read").into()
+                );
             }
             let Decision { events, claim } = decision;
             let claimed = claim.as_ref().map(|claim| claim.subject.clone());
@@ -286,7 +290,8 @@ impl Commands {
                         guarded.iter().zip(appended).take(N).enumerate()
                     {
                         let event = self.as_recorded(event, appended.position);
-                        self.take_in(places[n], &mut held[n], &[event]).map_err(FoldError::from)?;
+                        self.apply_batch(places[n], &mut held[n], &[event])
+                            .map_err(FoldError::from)?;
                     }
                     return Ok(held.map(|held| Executed {
                         position: held.position,
@@ -296,7 +301,7 @@ impl Commands {
                 }
                 Err(AppendError::Conflict) => {
                     metrics::counter!("exodrive_command_conflicts_total").increment(1);
-                    stand_back(attempt, deadline).await?;
+                    back_off(attempt, deadline).await?;
                     let changed = self.catch_up_all(places, &mut held, deadline).await?;
                     if let Some(claimed) = &claimed
                         && !changed
@@ -320,7 +325,7 @@ impl Commands {
     /// Appends, and once more if no acknowledgement came; tells whether it did.
     async fn append<const N: usize>(
         &self,
-        places: [Place<'_>; N],
+        places: [StateKey<'_>; N],
         events: &[(NewEvent, u64)],
         deadline: Instant,
     ) -> Result<(Vec<Appended>, bool), AppendError> {
@@ -334,7 +339,7 @@ impl Commands {
                 for place in places {
                     self.states.remove(place.key);
                 }
-                sleep(RESEND_PAUSE).await;
+                sleep(RESEND_DELAY).await;
                 let appended = match append().await {
                     // Perhaps with our own event, and somebody's after it.
                     Err(AppendError::Conflict) => self.log.find_earlier_batch(events).await,
@@ -347,7 +352,10 @@ impl Commands {
     }
 
     /// What is kept of a state, however old; else a fold.
-    async fn find<S: DecisionState>(&self, place: Place<'_>) -> Result<Loaded<S>, FoldError> {
+    async fn load_state<S: DecisionState>(
+        &self,
+        place: StateKey<'_>,
+    ) -> Result<Loaded<S>, FoldError> {
         if let Some(held) = self.states.get(place.key) {
             loaded_from("process");
             return Ok(held);
@@ -368,7 +376,7 @@ impl Commands {
     /// Brings states up to date with the log; tells whether one was not.
     async fn catch_up_all<S: DecisionState, const N: usize>(
         &self,
-        places: [Place<'_>; N],
+        places: [StateKey<'_>; N],
         held: &mut [Loaded<S>; N],
         deadline: Instant,
     ) -> Result<bool, FoldError> {
@@ -385,7 +393,7 @@ impl Commands {
     /// Brings a state up to date with the log; tells whether it was not.
     async fn catch_up<S: DecisionState>(
         &self,
-        place: Place<'_>,
+        place: StateKey<'_>,
         held: &mut Loaded<S>,
     ) -> Result<bool, FoldError> {
         let last = self.log.last_position_of(place.subject).await?.unwrap_or(0);
@@ -406,27 +414,27 @@ impl Commands {
             *held = Loaded::default();
         }
         let events = self.log.events_between(place.subject, held.position, last).await?;
-        self.take_in(place, held, &events)?;
+        self.apply_batch(place, held, &events)?;
         Ok(true)
     }
 
     /// Folds events onto a state and keeps it.
-    fn take_in<S: DecisionState>(
+    fn apply_batch<S: DecisionState>(
         &self,
-        place: Place<'_>,
+        place: StateKey<'_>,
         held: &mut Loaded<S>,
         events: &[Recorded],
     ) -> Result<(), UnreadableEvent> {
         // Taken out, so that it is changed in place; and lost, not half
         // changed, if a fold panics.
         self.states.remove(place.key);
-        let mut kept = std::mem::take(held);
-        let outcome = kept.take_in(events);
-        self.states.keep(place.key, &kept);
+        let mut saved = std::mem::take(held);
+        let outcome = saved.apply_batch(events);
+        self.states.keep(place.key, &saved);
         if let Some(snapshots) = &self.snapshots {
             snapshots.write_soon::<S>(place.key);
         }
-        *held = kept;
+        *held = saved;
         outcome
     }
 
@@ -480,8 +488,8 @@ fn is_readable(envelope: &Envelope) -> bool {
     is_known(&envelope.kind, envelope.version)
 }
 
-fn misused<R>(reason: &'static str) -> CommandError<R> {
-    CommandError::Append(AppendError::Refused(reason.into()))
+fn invalid_append<R>(reason: &'static str) -> CommandError<R> {
+    CommandError::Append(AppendError::Rejected(reason.into()))
 }
 
 /// The error of a command that claims nothing.
@@ -498,12 +506,12 @@ fn loaded_from(source: &'static str) {
 
 /// After the first lost races, lets others go first for a moment. Before the
 /// state is read again: afterwards, it would be stale by the end of the pause.
-async fn stand_back<R>(attempt: u32, deadline: Instant) -> Result<(), CommandError<R>> {
+async fn back_off<R>(attempt: u32, deadline: Instant) -> Result<(), CommandError<R>> {
     if Instant::now() >= deadline {
         return Err(CommandError::Contended);
     }
     if attempt > EAGER_ATTEMPTS {
-        let longest = (Duration::from_millis(2) * attempt).min(LONGEST_PAUSE);
+        let longest = (Duration::from_millis(2) * attempt).min(MAX_RETRY_DELAY);
         // Some of the random bits of an id.
         let share = f64::from(Uuid::now_v7().as_fields().3[7]) / f64::from(u8::MAX);
         sleep(longest.mul_f64(share)).await;

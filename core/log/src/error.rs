@@ -103,7 +103,7 @@ pub enum AppendError {
     Unavailable(#[source] Option<Box<dyn Error + Send + Sync>>),
     /// The server will not have it; sending it again changes nothing.
     #[error("the event log refused the event")]
-    Refused(#[source] Box<dyn Error + Send + Sync>),
+    Rejected(#[source] Box<dyn Error + Send + Sync>),
     /// The event is larger than the server takes. Nothing was stored.
     #[error("the event is larger than the event log takes")]
     TooLarge,
@@ -129,7 +129,7 @@ impl AppendError {
             Self::Unavailable(_) => Some(Outage::EventLog),
             Self::Key(error) => error.outage(),
             Self::Unreadable(error) => error.outage(),
-            Self::Conflict | Self::Refused(_) | Self::TooLarge | Self::Encode(_) => None,
+            Self::Conflict | Self::Rejected(_) | Self::TooLarge | Self::Encode(_) => None,
         }
     }
 
@@ -169,7 +169,7 @@ impl From<PublishError> for AppendError {
         match error.kind() {
             PublishErrorKind::WrongLastSequence => Self::Conflict,
             PublishErrorKind::MaxPayloadExceeded => Self::TooLarge,
-            PublishErrorKind::WrongLastMessageId => Self::Refused(Box::new(error)),
+            PublishErrorKind::WrongLastMessageId => Self::Rejected(Box::new(error)),
             _ if code.is_some_and(is_clash) => Self::Conflict,
             _ if code.is_some_and(is_too_large) => Self::TooLarge,
             // As in `of_server`.
@@ -242,7 +242,7 @@ mod tests {
             AppendError::from(wrong_wrapping_key()),
             AppendError::from(ReadError::from(wrong_wrapping_key())),
             AppendError::from(ReadError::Hole { expected: 1, found: 2 }),
-            AppendError::Refused("no".into()),
+            AppendError::Rejected("no".into()),
         ] {
             assert_eq!(error.outage(), None, "{error:?}");
         }

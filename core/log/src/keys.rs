@@ -48,7 +48,7 @@ const AT_ONCE: usize = 512;
 /// Up to so many are asked for singly.
 const FEW: usize = 3;
 /// How long the server may be silent.
-const PATIENCE: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Makes the MACs of what was received. Never destroyed: it opens nothing.
 const MAC_KEY: &str = "mac";
 const NONCE: usize = 24;
@@ -128,7 +128,7 @@ pub(crate) fn decrypt(cipher: &XChaCha20Poly1305, about: &[u8], sealed: &[u8]) -
 
 /// A data key, or what is left of it.
 #[derive(Clone)]
-pub(crate) enum Held {
+pub(crate) enum KeyState {
     Key(XChaCha20Poly1305),
     Erased,
 }
@@ -147,7 +147,7 @@ pub(crate) struct KeyStore {
     context: Context,
     stream: Stream,
     wrapping: WrappingKeys,
-    cache: Cache<String, Held>,
+    cache: Cache<String, KeyState>,
     mac: hmac::Key,
 }
 
@@ -218,36 +218,36 @@ impl KeyStore {
         let mut name = first.clone();
         for again in 2.. {
             match self.find_or_make(&name).await? {
-                Held::Key(cipher) => return Ok((name, cipher)),
-                Held::Erased if matches!(scope, KeyScope::Customer(_)) => {
+                KeyState::Key(cipher) => return Ok((name, cipher)),
+                KeyState::Erased if matches!(scope, KeyScope::Customer(_)) => {
                     name = format!("{first}.{again}");
                 }
-                Held::Erased => break,
+                KeyState::Erased => break,
             }
         }
         let key = rand::random::<[u8; 32]>();
         Ok((name, XChaCha20Poly1305::new(&key.into())))
     }
 
-    async fn find_or_make(&self, name: &str) -> Result<Held, KeyError> {
+    async fn find_or_make(&self, name: &str) -> Result<KeyState, KeyError> {
         if let Some(held) = self.cache.get(name) {
             return Ok(held);
         }
         // Most keys that are not cached do not exist yet.
         let key = rand::random();
         if self.put(name, &key).await? {
-            let held = Held::Key(XChaCha20Poly1305::new(&key.into()));
+            let held = KeyState::Key(XChaCha20Poly1305::new(&key.into()));
             self.cache.insert(name.to_owned(), held.clone());
             return Ok(held);
         }
-        self.find(name).await?.ok_or_else(|| KeyError::Malformed(name.to_owned()))
+        self.find_key(name).await?.ok_or_else(|| KeyError::Malformed(name.to_owned()))
     }
 
     /// Keys by name; a name that is not in the answer is missing.
     pub(crate) async fn find_all(
         &self,
         names: HashSet<&str>,
-    ) -> Result<HashMap<String, Held>, KeyError> {
+    ) -> Result<HashMap<String, KeyState>, KeyError> {
         let mut all = HashMap::with_capacity(names.len());
         let mut missing = Vec::new();
         for name in names {
@@ -266,7 +266,7 @@ impl KeyStore {
             }
             for name in names {
                 if !all.contains_key(*name)
-                    && let Some(held) = self.find(name).await?
+                    && let Some(held) = self.find_key(name).await?
                 {
                     all.insert((*name).to_owned(), held);
                 }
@@ -275,7 +275,7 @@ impl KeyStore {
         Ok(all)
     }
 
-    pub(crate) async fn find(&self, name: &str) -> Result<Option<Held>, KeyError> {
+    pub(crate) async fn find_key(&self, name: &str) -> Result<Option<KeyState>, KeyError> {
         if let Some(held) = self.cache.get(name) {
             return Ok(Some(held));
         }
@@ -286,10 +286,10 @@ impl KeyStore {
     }
 
     /// The key in a record, kept for a while.
-    fn keep(&self, name: &str, stored: &Stored) -> Result<Held, KeyError> {
+    fn keep(&self, name: &str, stored: &Stored) -> Result<KeyState, KeyError> {
         let held = match self.unwrap(name, stored)? {
-            Some(key) => Held::Key(XChaCha20Poly1305::new(&key.into())),
-            None => Held::Erased,
+            Some(key) => KeyState::Key(XChaCha20Poly1305::new(&key.into())),
+            None => KeyState::Erased,
         };
         self.cache.insert(name.to_owned(), held.clone());
         Ok(held)
@@ -314,14 +314,18 @@ impl KeyStore {
     async fn read_many(&self, names: &[&str]) -> Result<Vec<(String, Stored)>, KeyError> {
         let client = self.context.client();
         let inbox = client.new_inbox();
-        let mut answers = client.subscribe(inbox.clone()).await.map_err(unavailable)?;
+        let mut answers = client.subscribe(inbox.clone()).await.map_err(key_store_unavailable)?;
         let subjects: Vec<_> = names.iter().map(|name| subject(name)).collect();
         let request = serde_json::json!({ "multi_last": subjects }).to_string();
         let asked = format!("$JS.API.DIRECT.GET.{KEYS_STREAM}");
-        client.publish_with_reply(asked, inbox, request.into()).await.map_err(unavailable)?;
+        client
+            .publish_with_reply(asked, inbox, request.into())
+            .await
+            .map_err(key_store_unavailable)?;
         let mut found = Vec::with_capacity(names.len());
         loop {
-            let answer = timeout(PATIENCE, answers.next()).await.map_err(unavailable)?;
+            let answer =
+                timeout(READ_TIMEOUT, answers.next()).await.map_err(key_store_unavailable)?;
             let answer = answer.ok_or(KeyError::Unavailable(None))?;
             match answer.status.map(|status| status.as_u16()) {
                 None => {}
@@ -350,10 +354,10 @@ impl KeyStore {
                     Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
                         return Ok(None);
                     }
-                    Err(error) => return Err(unavailable(error)),
+                    Err(error) => return Err(key_store_unavailable(error)),
                 }
             }
-            Err(error) => return Err(unavailable(error)),
+            Err(error) => return Err(key_store_unavailable(error)),
         };
         let stored = serde_json::from_slice(&body);
         stored.map(Some).map_err(|_| KeyError::Malformed(name.to_owned()))
@@ -380,7 +384,7 @@ impl KeyStore {
         match async { sent?.await }.await {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(false),
-            Err(error) => Err(unavailable(error)),
+            Err(error) => Err(key_store_unavailable(error)),
         }
     }
 
@@ -396,7 +400,7 @@ impl KeyStore {
             let last = match self.stream.get_last_raw_message_by_subject(&subject(name)).await {
                 Ok(message) => Some(message),
                 Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => None,
-                Err(error) => return Err(unavailable(error)),
+                Err(error) => return Err(key_store_unavailable(error)),
             };
             if let Some(last) = &last
                 && let Ok(Stored::Erased { .. }) = serde_json::from_slice(&last.payload)
@@ -407,16 +411,19 @@ impl KeyStore {
             let position = last.map_or(0, |last| last.sequence);
             self.publish(name, &stored, position).await?;
         };
-        self.cache.insert(name.to_owned(), Held::Erased);
+        self.cache.insert(name.to_owned(), KeyState::Erased);
         loop {
             let first = self.stream.direct_get_next_for_subject(subject(name), Some(1)).await;
             match first {
                 Ok(message) if message.sequence < tombstone => {
                     // Overwrites it, unlike a purge.
-                    self.stream.delete_message(message.sequence).await.map_err(unavailable)?;
+                    self.stream
+                        .delete_message(message.sequence)
+                        .await
+                        .map_err(key_store_unavailable)?;
                 }
                 Ok(_) => return Ok(()),
-                Err(error) => return Err(unavailable(error)),
+                Err(error) => return Err(key_store_unavailable(error)),
             }
         }
     }
@@ -427,7 +434,7 @@ impl KeyStore {
     }
 }
 
-fn unavailable(error: impl Into<Box<dyn Error + Send + Sync>>) -> KeyError {
+fn key_store_unavailable(error: impl Into<Box<dyn Error + Send + Sync>>) -> KeyError {
     KeyError::Unavailable(Some(error.into()))
 }
 

@@ -45,6 +45,6 @@ pub use event::{Appended, NewEvent, StoredMessage};
 pub use keys::{KEY_CACHE, WrappingKeys, WrappingKeysError};
 pub use log::Log;
 pub use read::{Batch, Reader};
-pub use refusals::{DUPLICATE, Refusal};
+pub use refusals::{DUPLICATE, RejectedDelivery};
 pub use stored::{StoredBatch, StoredReader};
 pub use topology::{ConnectError, LogConfig};

@@ -12,9 +12,9 @@ const IN_FLIGHT: usize = 64;
 
 /// What may be on its way at once.
 #[derive(Clone)]
-pub(crate) struct Refusing(pub(crate) Arc<Semaphore>);
+pub(crate) struct RejectionSlots(pub(crate) Arc<Semaphore>);
 
-impl Default for Refusing {
+impl Default for RejectionSlots {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(IN_FLIGHT)))
     }
@@ -30,7 +30,7 @@ pub struct Log {
     pub(crate) duplicate_window: Duration,
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) clock: LogClock,
-    pub(crate) refusing: Refusing,
+    pub(crate) refusing: RejectionSlots,
 }
 
 impl Log {

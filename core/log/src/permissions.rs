@@ -38,7 +38,7 @@ const NOWHERE: &str = "EXODRIVE_DOCTOR";
 /// No request for JetStream is valid with this body.
 const INVALID: &str = "doctor";
 /// How long the server may take to answer or to refuse.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What is tried, and the least of the users who may. Deleting and purging work
 /// without a body, so they name no stream that exists.
@@ -130,7 +130,7 @@ async fn is_allowed(
         }
         std::future::pending().await
     };
-    let outcome = timeout(PATIENCE, async {
+    let outcome = timeout(PROBE_TIMEOUT, async {
         tokio::select! {
             answer = asked => match answer {
                 Ok(_) => Some(true),

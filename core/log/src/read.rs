@@ -78,7 +78,7 @@ impl Log {
     ///
     /// # Errors
     /// When the server does not answer.
-    pub async fn read(&self, position: u64) -> Result<Option<Recorded>, ReadError> {
+    pub async fn read_event(&self, position: u64) -> Result<Option<Recorded>, ReadError> {
         match self.read_stored(position).await? {
             Some(message) => Ok(Some(self.decode_stored(message).await?)),
             None => Ok(None),

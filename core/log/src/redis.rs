@@ -1,7 +1,7 @@
 //! A connection to Redis that costs little when Redis does not answer.
 //!
 //! Redis may be slow, stopped, flushed or gone at any time. Callers never wait
-//! for it longer than [`PATIENCE`], and after a failure do not ask it again
+//! for it longer than [`REDIS_TIMEOUT`], and after a failure do not ask it again
 //! for a while.
 
 use ::redis::{
@@ -20,7 +20,7 @@ use std::{
 use tokio::time::timeout;
 
 /// The longest that a caller waits for Redis.
-pub const PATIENCE: Duration = Duration::from_millis(250);
+pub const REDIS_TIMEOUT: Duration = Duration::from_millis(250);
 /// How long Redis is left alone after a failure.
 const REST: Duration = Duration::from_millis(500);
 
@@ -40,7 +40,7 @@ pub enum RedisError {
     #[error("Redis is resting after a failure")]
     Resting,
     /// It did not answer in time.
-    #[error("Redis did not answer in {} ms", PATIENCE.as_millis())]
+    #[error("Redis did not answer in {} ms", REDIS_TIMEOUT.as_millis())]
     TimedOut,
     /// The connection broke, or Redis is not ready to answer.
     #[error("Redis failed")]
@@ -85,8 +85,8 @@ impl Redis {
     /// When the URL is none.
     pub fn new(url: &str) -> Result<Self, RedisError> {
         let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(PATIENCE))
+            .set_connection_timeout(Some(REDIS_TIMEOUT))
+            .set_response_timeout(Some(REDIS_TIMEOUT))
             .set_min_delay(Duration::from_millis(50))
             .set_max_delay(Duration::from_millis(500))
             .set_number_of_retries(usize::MAX);
@@ -98,7 +98,7 @@ impl Redis {
     /// Sends one command.
     ///
     /// # Errors
-    /// [`RedisError`], within [`PATIENCE`].
+    /// [`RedisError`], within [`REDIS_TIMEOUT`].
     pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
         let mut connection = self.connection.clone();
         self.bounded(command.query_async(&mut connection)).await
@@ -107,7 +107,7 @@ impl Redis {
     /// Runs a script.
     ///
     /// # Errors
-    /// [`RedisError`], within [`PATIENCE`].
+    /// [`RedisError`], within [`REDIS_TIMEOUT`].
     pub async fn invoke<T: FromRedisValue>(
         &self,
         script: &ScriptInvocation<'_>,
@@ -120,14 +120,14 @@ impl Redis {
     /// it breaks.
     ///
     /// # Errors
-    /// When Redis does not take the subscription within [`PATIENCE`].
+    /// When Redis does not take the subscription within [`REDIS_TIMEOUT`].
     pub async fn subscribe(&self, channel: &str) -> Result<PubSub, RedisError> {
         let subscribe = async {
             let mut subscription = self.client.get_async_pubsub().await?;
             subscription.subscribe(channel).await?;
             Ok::<_, ClientError>(subscription)
         };
-        Ok(timeout(PATIENCE, subscribe).await.map_err(|_| RedisError::TimedOut)??)
+        Ok(timeout(REDIS_TIMEOUT, subscribe).await.map_err(|_| RedisError::TimedOut)??)
     }
 
     async fn bounded<T>(
@@ -138,7 +138,7 @@ impl Redis {
         if now() < self.rests_until_ms.load(Ordering::Relaxed) {
             return Err(RedisError::Resting);
         }
-        let outcome = match timeout(PATIENCE, call).await {
+        let outcome = match timeout(REDIS_TIMEOUT, call).await {
             Ok(answer) => answer.map_err(RedisError::from),
             Err(_) => Err(RedisError::TimedOut),
         };

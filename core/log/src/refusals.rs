@@ -19,14 +19,14 @@ use tokio::time::timeout;
 const PULL: usize = 1_000;
 /// A consumer that nobody reads goes away by itself after this.
 const INACTIVE: Duration = Duration::from_secs(5);
-const SILENCE: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Said of a delivery that the log has already.
 pub const DUPLICATE: &str = "duplicate";
 
 /// A webhook that was not stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
+pub struct RejectedDelivery {
     /// When.
     #[serde(with = "serde_micros")]
     pub at: DateTime<Utc>,
@@ -40,7 +40,7 @@ pub struct Refusal {
     pub size: Option<u64>,
 }
 
-impl Refusal {
+impl RejectedDelivery {
     /// A refusal now, of whoever claims this id.
     pub fn new(
         at: DateTime<Utc>,
@@ -63,14 +63,14 @@ fn is_message_id(text: &str) -> bool {
 impl Log {
     /// Keeps a refusal. Waits for nothing: one that finds too many before it,
     /// or a server that does not answer, is counted by a metric and lost.
-    pub fn refuse(&self, refusal: &Refusal) {
+    pub fn refuse(&self, refusal: &RejectedDelivery) {
         let lost = || metrics::counter!("exodrive_webhook_refusals_lost_total").increment(1);
         let Ok(permit) = self.refusing.0.clone().try_acquire_owned() else { return lost() };
         let Ok(body) = serde_json::to_vec(refusal) else { return lost() };
-        let (context, patience) = (self.context.clone(), self.ack_timeout);
+        let (context, ack_timeout) = (self.context.clone(), self.ack_timeout);
         tokio::spawn(async move {
             let sent = async { context.publish(REFUSALS_SUBJECT, body.into()).await?.await };
-            if !matches!(timeout(patience, sent).await, Ok(Ok(_))) {
+            if !matches!(timeout(ack_timeout, sent).await, Ok(Ok(_))) {
                 lost();
             }
             drop(permit);
@@ -86,7 +86,7 @@ impl Log {
         &self,
         since: Option<DateTime<Utc>>,
         until: Option<DateTime<Utc>>,
-        mut each: impl FnMut(Refusal),
+        mut each: impl FnMut(RejectedDelivery),
     ) -> Result<(), ReadError> {
         let config = pull::Config {
             deliver_policy: match since {
@@ -100,7 +100,7 @@ impl Log {
             ..pull::Config::default()
         };
         let consumer = self.context.create_consumer_on_stream(config, REFUSALS_STREAM);
-        let consumer = timeout(SILENCE, consumer).await.map_err(ReadError::unavailable)?;
+        let consumer = timeout(READ_TIMEOUT, consumer).await.map_err(ReadError::unavailable)?;
         let consumer = consumer.map_err(ReadError::unavailable)?;
         let mut pending = consumer.cached_info().num_pending;
         if pending == 0 {
@@ -109,7 +109,7 @@ impl Log {
         let messages = consumer.stream().max_messages_per_batch(PULL).messages();
         let mut messages = messages.await.map_err(ReadError::unavailable)?;
         while pending > 0 {
-            let message = timeout(SILENCE, messages.next()).await;
+            let message = timeout(READ_TIMEOUT, messages.next()).await;
             let message = message.map_err(ReadError::unavailable)?;
             let ended = || ReadError::unavailable("the consumer ended");
             let message = message.ok_or_else(ended)?.map_err(ReadError::unavailable)?;
@@ -133,7 +133,8 @@ mod tests {
 
     #[test]
     fn only_what_is_an_id_by_its_form_is_kept() {
-        let claimed = |id: &str| Refusal::new(Utc::now(), "signature", Some(id), None).claimed_id;
+        let claimed =
+            |id: &str| RejectedDelivery::new(Utc::now(), "signature", Some(id), None).claimed_id;
         assert_eq!(claimed("msg_2kVZabc"), Some("msg_2kVZabc".to_owned()));
         let long = format!("msg_{}", "a".repeat(65));
         for other in ["msg_", "msg_dana@example.com", "Dana", "msg_a b", long.as_str(), ""] {

@@ -5,7 +5,7 @@ use crate::{
     clock::LogClock,
     error::KeyError,
     keys::{KeyStore, WrappingKeys},
-    log::{Log, Refusing},
+    log::{Log, RejectionSlots},
     names::{
         CANARY_STREAM, CANARY_SUBJECT, KEYS_STREAM, KEYS_SUBJECTS, REFUSALS_STREAM,
         REFUSALS_SUBJECTS, SEALS_STREAM, SEALS_SUBJECTS, STREAM,
@@ -51,7 +51,7 @@ pub struct LogConfig {
     /// How long an append may wait for its acknowledgement.
     pub ack_timeout: Duration,
     /// How long to keep trying to reach the server at start.
-    pub patience: Duration,
+    pub connect_timeout: Duration,
     /// What the data keys are wrapped with.
     pub keys: WrappingKeys,
 }
@@ -69,14 +69,14 @@ pub enum ConnectError {
         source: Box<dyn Error + Send + Sync + 'static>,
     },
     /// A setting with which events could be lost or changed.
-    #[error("refusing this event log: {setting} is {found}, it must be {wanted}. {remedy}")]
+    #[error("refusing this event log: {setting} is {found}, it must be {requested}. {remedy}")]
     Setting {
         /// The setting's own name, and whose it is.
         setting: String,
         /// What it is.
         found: String,
         /// What it must be.
-        wanted: String,
+        requested: String,
         /// What to do.
         remedy: String,
     },
@@ -122,7 +122,7 @@ impl Log {
         prepare(config).await
     }
 
-    /// Connects and checks what is there. Waits up to [`LogConfig::patience`]
+    /// Connects and checks what is there. Waits up to [`LogConfig::connect_timeout`]
     /// for the streams to be made ([`Log::prepare`]).
     ///
     /// # Errors
@@ -134,7 +134,7 @@ impl Log {
     }
 
     /// Connects to read: makes nothing and checks no setting but the server's
-    /// version. Waits up to [`LogConfig::patience`] for the stream to be made.
+    /// version. Waits up to [`LogConfig::connect_timeout`] for the stream to be made.
     ///
     /// # Errors
     /// When the server cannot be reached, is too old, or has no log.
@@ -148,14 +148,14 @@ impl Log {
 async fn prepare(config: &LogConfig) -> Result<Log, ConnectError> {
     let context = context(config).await?;
     check_sync(config).await?;
-    for wanted in streams(config) {
-        let stream = context.get_or_create_stream(wanted.clone()).await.map_err(|source| {
-            let (stream, source) = (wanted.name.clone(), Box::new(source));
+    for requested in streams(config) {
+        let stream = context.get_or_create_stream(requested.clone()).await.map_err(|source| {
+            let (stream, source) = (requested.name.clone(), Box::new(source));
             ConnectError::Stream { action: "open or make", stream, source }
         })?;
-        check_stream(&stream.cached_info().config, &wanted)?;
+        check_stream(&stream.cached_info().config, &requested)?;
     }
-    let stream = find(&context, STREAM, Duration::ZERO).await?;
+    let stream = find_stream(&context, STREAM, Duration::ZERO).await?;
     log(config, context, stream).await
 }
 
@@ -163,11 +163,11 @@ async fn prepare(config: &LogConfig) -> Result<Log, ConnectError> {
 async fn connect(config: &LogConfig) -> Result<Log, ConnectError> {
     let context = context(config).await?;
     check_sync(config).await?;
-    for wanted in streams(config) {
-        let stream = find(&context, &wanted.name, config.patience).await?;
-        check_stream(&stream.cached_info().config, &wanted)?;
+    for requested in streams(config) {
+        let stream = find_stream(&context, &requested.name, config.connect_timeout).await?;
+        check_stream(&stream.cached_info().config, &requested)?;
     }
-    let stream = find(&context, STREAM, Duration::ZERO).await?;
+    let stream = find_stream(&context, STREAM, Duration::ZERO).await?;
     log(config, context, stream).await
 }
 
@@ -175,21 +175,21 @@ async fn connect(config: &LogConfig) -> Result<Log, ConnectError> {
 /// those who write.
 async fn open(config: &LogConfig) -> Result<Log, ConnectError> {
     let context = context(config).await?;
-    let stream = find(&context, STREAM, config.patience).await?;
+    let stream = find_stream(&context, STREAM, config.connect_timeout).await?;
     log(config, context, stream).await
 }
 
 /// A stream that somebody else makes; waits for it until patience ends.
-async fn find(
+async fn find_stream(
     context: &jetstream::Context,
     name: &str,
-    patience: Duration,
+    connect_timeout: Duration,
 ) -> Result<Stream, ConnectError> {
     let started = Instant::now();
     loop {
         match context.get_stream(name).await {
             Ok(stream) => return Ok(stream),
-            Err(error) if started.elapsed() >= patience => {
+            Err(error) if started.elapsed() >= connect_timeout => {
                 let stream = name.to_owned();
                 return Err(if is_missing(&error) {
                     ConnectError::Missing { stream }
@@ -221,7 +221,7 @@ async fn log(
     context: jetstream::Context,
     stream: Stream,
 ) -> Result<Log, ConnectError> {
-    let keys = find(&context, KEYS_STREAM, config.patience).await?;
+    let keys = find_stream(&context, KEYS_STREAM, config.connect_timeout).await?;
     let info = stream.cached_info();
     let (created_at, duplicate_window) = (info.created, info.config.duplicate_window);
     let keys = KeyStore::open(context.clone(), keys, config.keys.clone()).await?;
@@ -234,7 +234,7 @@ async fn log(
         duplicate_window,
         created_at,
         clock,
-        refusing: Refusing::default(),
+        refusing: RejectionSlots::default(),
     })
 }
 
@@ -272,7 +272,7 @@ pub(crate) async fn reach(
         let attempt = with(options).connect(&servers[..]).await;
         match attempt {
             Ok(client) => return Ok(client),
-            Err(source) if started.elapsed() >= config.patience => {
+            Err(source) if started.elapsed() >= config.connect_timeout => {
                 return Err(unreachable(Box::new(source)));
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
@@ -300,7 +300,10 @@ fn check_server(server: &ServerInfo) -> Result<(), ConnectError> {
         return Err(ConnectError::Setting {
             setting: "the NATS server's version".into(),
             found: server.version.clone(),
-            wanted: format!("{}.{}.{} or newer", OLDEST_SERVER.0, OLDEST_SERVER.1, OLDEST_SERVER.2),
+            requested: format!(
+                "{}.{}.{} or newer",
+                OLDEST_SERVER.0, OLDEST_SERVER.1, OLDEST_SERVER.2
+            ),
             remedy: "Older servers store the parts of an atomic batch one by one, without a word; \
                      `make tools` fetches a newer one."
                 .into(),
@@ -310,7 +313,7 @@ fn check_server(server: &ServerInfo) -> Result<(), ConnectError> {
         return Err(ConnectError::Setting {
             setting: "max_payload of the NATS server".into(),
             found: server.max_payload.to_string(),
-            wanted: format!("at least {SMALLEST_MAX_PAYLOAD}"),
+            requested: format!("at least {SMALLEST_MAX_PAYLOAD}"),
             remedy: "A webhook's body may have 1 MiB, and its headers come on top.".into(),
         });
     }
@@ -341,7 +344,7 @@ async fn check_sync(config: &LogConfig) -> Result<(), ConnectError> {
         Ok(false) => Err(ConnectError::Setting {
             setting: "sync_interval of the NATS server".into(),
             found: "not 'always'".into(),
-            wanted: "'always'".into(),
+            requested: "'always'".into(),
             remedy: "Without it an acknowledged event can be lost in a power cut. Set \
                      `jetstream { sync_interval: always }`, or accept the loss with \
                      EXODRIVE_LOG_SYNC=default."
@@ -407,46 +410,50 @@ fn streams(config: &LogConfig) -> [Config; 5] {
 }
 
 /// Compares a stream with what it must be, setting by setting.
-fn check_stream(found: &Config, wanted: &Config) -> Result<(), ConnectError> {
-    const ANEW: &str = "No update can set it: the stream must be made anew, from a backup.";
+fn check_stream(found: &Config, requested: &Config) -> Result<(), ConnectError> {
+    const RECREATE: &str = "No update can set it: the stream must be made anew, from a backup.";
     let edit = format!(
         "Change it with `nats stream edit {}`, as the operator, or the configuration to match.",
-        wanted.name
+        requested.name
     );
     let edit = edit.as_str();
     let limit = |limit: i64| if limit <= 0 { "unlimited".to_owned() } else { limit.to_string() };
     let shown = |value: &dyn fmt::Debug| format!("{value:?}");
     // Only the log counts repeats; elsewhere the server's own window will do.
     let window = |it: &Config| {
-        if wanted.duplicate_window.is_zero() { String::new() } else { shown(&it.duplicate_window) }
+        if requested.duplicate_window.is_zero() {
+            String::new()
+        } else {
+            shown(&it.duplicate_window)
+        }
     };
     type Setting<'a> = (&'static str, &'a dyn Fn(&Config) -> String, &'a str);
     let settings: [Setting<'_>; 18] = [
         ("subjects", &|it| shown(&it.subjects), edit),
-        ("storage", &|it| shown(&it.storage), ANEW),
-        ("retention", &|it| shown(&it.retention), ANEW),
+        ("storage", &|it| shown(&it.storage), RECREATE),
+        ("retention", &|it| shown(&it.retention), RECREATE),
         ("discard", &|it| shown(&it.discard), edit),
         ("deny_delete", &|it| shown(&it.deny_delete), edit),
         ("deny_purge", &|it| shown(&it.deny_purge), edit),
         ("allow_rollup_hdrs", &|it| shown(&it.allow_rollup), edit),
         ("allow_direct", &|it| shown(&it.allow_direct), edit),
         ("allow_atomic", &|it| shown(&it.allow_atomic_publish), edit),
-        ("allow_msg_ttl", &|it| shown(&it.allow_message_ttl), ANEW),
+        ("allow_msg_ttl", &|it| shown(&it.allow_message_ttl), RECREATE),
         ("max_age", &|it| shown(&it.max_age), edit),
         ("max_bytes", &|it| limit(it.max_bytes), edit),
         ("max_msgs", &|it| limit(it.max_messages), edit),
         ("max_msgs_per_subject", &|it| limit(it.max_messages_per_subject), edit),
         ("max_msg_size", &|it| limit(it.max_message_size.into()), edit),
-        ("sealed", &|it| shown(&it.sealed), ANEW),
+        ("sealed", &|it| shown(&it.sealed), RECREATE),
         ("duplicate_window", &window, edit),
         ("num_replicas", &|it| shown(&it.num_replicas), edit),
     ];
     for (setting, value, remedy) in settings {
-        let (found, must_be) = (value(found), value(wanted));
+        let (found, must_be) = (value(found), value(requested));
         if found != must_be {
-            let setting = format!("{setting} of stream {}", wanted.name);
+            let setting = format!("{setting} of stream {}", requested.name);
             let remedy = remedy.to_owned();
-            return Err(ConnectError::Setting { setting, found, wanted: must_be, remedy });
+            return Err(ConnectError::Setting { setting, found, requested: must_be, remedy });
         }
     }
     Ok(())

@@ -14,7 +14,7 @@ use exodrive_proof::{
     export::{End, Event, ExportWriter, Format, Header, Record},
     note::{self, Checkpoint, SigningKey},
     tree::Tree,
-    verify::{Wanted, verify},
+    verify::{Expectations, verify},
 };
 use sha2::{Digest, Sha256};
 use std::{
@@ -56,7 +56,7 @@ fn main() {
         started.elapsed()
     );
 
-    let wanted = Wanted { keys: vec![key.verifier()], ..Wanted::default() };
+    let expected = Expectations { keys: vec![key.verifier()], ..Expectations::default() };
     for _ in 0..3 {
         let started = Instant::now();
         let before = processor_time();
@@ -74,9 +74,9 @@ fn main() {
         let hashing = started.elapsed();
         let hashed = processor_time();
         let started = Instant::now();
-        let sound = verify(file.path(), &wanted, |_, _| ()).unwrap();
+        let valid = verify(file.path(), &expected, |_, _| ()).unwrap();
         let verifying = started.elapsed();
-        assert_eq!(sound.events, events);
+        assert_eq!(valid.events, events);
         let ratio = hashing.as_secs_f64() / verifying.as_secs_f64();
         let (hash_work, verify_work) = (hashed - before, processor_time() - hashed);
         println!(

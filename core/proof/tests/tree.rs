@@ -204,16 +204,16 @@ proptest! {
 }
 
 #[test]
-fn every_complete_node_is_told_once() {
+fn every_complete_node_is_reported_once() {
     let all = leaves(300);
     let mut tree = Tree::new();
-    let mut told = Vec::new();
-    all.iter().for_each(|leaf| tree.push_leaf_with(*leaf, |node| told.push(node)));
-    for node in &told {
+    let mut reported = Vec::new();
+    all.iter().for_each(|leaf| tree.push_leaf_with(*leaf, |node| reported.push(node)));
+    for node in &reported {
         assert_eq!(Ok(node.hash), nodes(&all)(node.level, node.index));
     }
     let expected: u64 = (0..9).map(|level| 300_u64 >> level).sum();
-    assert_eq!(told.len() as u64, expected);
+    assert_eq!(reported.len() as u64, expected);
 }
 
 /// What a server keeps: tiles, filled as the tree grows.

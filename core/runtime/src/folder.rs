@@ -58,7 +58,7 @@ pub struct System {
 /// # Errors
 /// When the file cannot be read or written.
 pub fn secrets(data_dir: &Path) -> io::Result<Secrets> {
-    if let Some(secrets) = read(&data_dir.join(SECRETS))? {
+    if let Some(secrets) = read_json(&data_dir.join(SECRETS))? {
         // A folder of an earlier release gets what it lacks.
         write(&data_dir.join(SECRETS), &secrets)?;
         return Ok(secrets);
@@ -79,7 +79,7 @@ pub fn secrets(data_dir: &Path) -> io::Result<Secrets> {
 /// # Errors
 /// When the file cannot be read.
 pub fn existing_secrets(data_dir: &Path) -> io::Result<Option<Secrets>> {
-    read(&data_dir.join(SECRETS))
+    read_json(&data_dir.join(SECRETS))
 }
 
 /// Says where the system listens.
@@ -95,10 +95,10 @@ pub fn announce(data_dir: &Path, system: &System) -> io::Result<()> {
 /// # Errors
 /// When the file cannot be read.
 pub fn announced(data_dir: &Path) -> io::Result<Option<System>> {
-    read(&data_dir.join(SYSTEM))
+    read_json(&data_dir.join(SYSTEM))
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::from),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

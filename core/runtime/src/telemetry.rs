@@ -89,12 +89,12 @@ fn parse_trace_id(traceparent: &str) -> Option<u128> {
     let (version, trace_id, span_id) = (parts.next()?, parts.next()?, parts.next()?);
     let hexadecimal =
         |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    let sound = version.len() == 2
+    let valid = version.len() == 2
         && version != "ff"
         && trace_id.len() == 32
         && span_id.len() == 16
         && [version, trace_id, span_id].into_iter().all(hexadecimal);
-    u128::from_str_radix(trace_id, 16).ok().filter(|id| sound && *id != 0)
+    u128::from_str_radix(trace_id, 16).ok().filter(|id| valid && *id != 0)
 }
 
 fn nonzero<T: Default + PartialEq>() -> T
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sound_trace_is_continued_and_others_begin_anew() {
+    fn a_valid_trace_is_continued_and_others_begin_again() {
         let given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let context = TraceContext::continuing(Some(given));
         assert_eq!(context.trace_id(), "0af7651916cd43dd8448eb211c80319c");

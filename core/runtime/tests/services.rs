@@ -81,15 +81,15 @@ async fn faults_restarts_and_a_second_start() {
 
     // As an earlier release kept it: one user of NATS, and addresses of fewer users.
     let file = dir.join("services.json");
-    let mut kept: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
-    kept["nats_password"] = "of one user".into();
+    let mut saved: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    saved["nats_password"] = "of one user".into();
     for user in ["api", "worker", "operator"] {
-        kept.as_object_mut().unwrap().remove(&format!("nats_{user}_password")).unwrap();
+        saved.as_object_mut().unwrap().remove(&format!("nats_{user}_password")).unwrap();
     }
     for user in ["worker", "operator"] {
-        kept["urls"].as_object_mut().unwrap().remove(&format!("nats_{user}")).unwrap();
+        saved["urls"].as_object_mut().unwrap().remove(&format!("nats_{user}")).unwrap();
     }
-    fs::write(&file, kept.to_string()).unwrap();
+    fs::write(&file, saved.to_string()).unwrap();
     let upgraded = PrivateServices::start(options(&dir)).await.unwrap();
     assert_eq!(upgraded.urls().database, urls.database);
     let users = [&upgraded.urls().nats, &upgraded.urls().nats_worker];

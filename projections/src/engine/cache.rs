@@ -3,12 +3,12 @@
 //! pointer says which one readers of a version of the fold read.
 //!
 //! Redis may be slow, stopped, flushed or gone at any time. Callers never wait
-//! for it longer than [`PATIENCE`], and after a failure do not ask it again
+//! for it longer than [`REDIS_TIMEOUT`], and after a failure do not ask it again
 //! for a while.
 
-pub use exodrive_log::redis::{PATIENCE, RedisError as CacheError};
+pub use exodrive_log::redis::{REDIS_TIMEOUT, RedisError as CacheError};
 
-use crate::engine::Part;
+use crate::engine::PartitionId;
 use exodrive_log::redis::Redis;
 use futures::{Stream, StreamExt};
 use redis::{Cmd, FromRedisValue, ScriptInvocation};
@@ -111,7 +111,7 @@ impl Cache {
     /// Sends one command.
     ///
     /// # Errors
-    /// [`CacheError`], within [`PATIENCE`].
+    /// [`CacheError`], within [`REDIS_TIMEOUT`].
     pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CacheError> {
         self.redis.query(command).await
     }
@@ -119,7 +119,7 @@ impl Cache {
     /// Runs a script.
     ///
     /// # Errors
-    /// [`CacheError`], within [`PATIENCE`].
+    /// [`CacheError`], within [`REDIS_TIMEOUT`].
     pub async fn invoke<T: FromRedisValue>(
         &self,
         script: &ScriptInvocation<'_>,
@@ -132,7 +132,7 @@ impl Cache {
     /// yet): if they read it still, this takes one call.
     ///
     /// # Errors
-    /// [`CacheError`], within [`PATIENCE`].
+    /// [`CacheError`], within [`REDIS_TIMEOUT`].
     pub async fn view(
         &self,
         view: &str,
@@ -200,7 +200,7 @@ impl Cache {
     /// Redis; none: they are to ask Postgres.
     ///
     /// # Errors
-    /// [`CacheError`], within [`PATIENCE`].
+    /// [`CacheError`], within [`REDIS_TIMEOUT`].
     pub async fn generation(&self, view: &str, version: u32) -> Result<Option<i32>, CacheError> {
         self.query(&Cmd::get(pointer(view, version))).await
     }
@@ -239,19 +239,31 @@ impl Cache {
 
     /// Whether Redis holds all of a part: it forgets the mark when it forgets
     /// the rows.
-    pub(crate) async fn is_complete(&self, view: &str, part: Part) -> Result<bool, CacheError> {
+    pub(crate) async fn is_complete(
+        &self,
+        view: &str,
+        part: PartitionId,
+    ) -> Result<bool, CacheError> {
         let mark: Option<String> = self.query(&Cmd::get(mark(view, part))).await?;
         Ok(mark.as_deref() == Some(COMPLETE))
     }
 
     /// All of a part is going to be published.
-    pub(crate) async fn begin_filling(&self, view: &str, part: Part) -> Result<(), CacheError> {
+    pub(crate) async fn begin_filling(
+        &self,
+        view: &str,
+        part: PartitionId,
+    ) -> Result<(), CacheError> {
         self.query(&Cmd::set(mark(view, part), "filling")).await
     }
 
     /// All of a part has been published; unless Redis has forgotten since that
     /// this was begun, and what was published with it.
-    pub(crate) async fn mark_complete(&self, view: &str, part: Part) -> Result<(), CacheError> {
+    pub(crate) async fn mark_complete(
+        &self,
+        view: &str,
+        part: PartitionId,
+    ) -> Result<(), CacheError> {
         let mut set = Cmd::set(mark(view, part), COMPLETE);
         set.arg("XX");
         self.query(&set).await
@@ -261,7 +273,7 @@ impl Cache {
     /// twice.
     ///
     /// # Errors
-    /// [`CacheError`], for each call within [`PATIENCE`].
+    /// [`CacheError`], for each call within [`REDIS_TIMEOUT`].
     pub async fn keys(&self, view: &str, generation: i32) -> Result<Vec<String>, CacheError> {
         let prefix = name(view, generation, "");
         let mut keys = Vec::new();
@@ -283,7 +295,7 @@ impl Cache {
     /// Values of a generation, in the order of the keys.
     ///
     /// # Errors
-    /// [`CacheError`], within [`PATIENCE`].
+    /// [`CacheError`], within [`REDIS_TIMEOUT`].
     pub async fn values(
         &self,
         view: &str,
@@ -322,7 +334,7 @@ impl Cache {
             self.query::<()>(redis::cmd("UNLINK").arg(&names)).await?;
         }
         let marks: Vec<_> = (0..64)
-            .map(|partition| mark(view, Part { generation, partition, partitions: 64 }))
+            .map(|partition| mark(view, PartitionId { generation, partition, partitions: 64 }))
             .collect();
         self.query(redis::cmd("UNLINK").arg(&marks)).await
     }
@@ -368,6 +380,6 @@ fn channel(view: &str) -> String {
     format!("exo:changes:{view}")
 }
 
-fn mark(view: &str, part: Part) -> String {
+fn mark(view: &str, part: PartitionId) -> String {
     format!("exo:complete:{view}:{}:{}", part.generation, part.partition)
 }

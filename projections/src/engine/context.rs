@@ -4,7 +4,7 @@ use super::{
     cache::Cache,
     database::Database,
     feed::Feed,
-    fold::{self, KeyedFn},
+    fold::{self, RouteFn},
     projection::{Definition, Projection},
     share::Share,
 };
@@ -51,7 +51,7 @@ pub(crate) struct Engine {
     pub(crate) definition: Definition,
     /// A projection's own code, behind a pointer: what reads it is compiled once
     /// for all of them.
-    pub(crate) keyed: KeyedFn,
+    pub(crate) route: RouteFn,
     pub(crate) log: Log,
     pub(crate) feed: Feed,
     pub(crate) database: Database,
@@ -72,7 +72,7 @@ impl Engine {
     ) -> Self {
         Self {
             definition: Definition::of::<P>(),
-            keyed: fold::keyed::<P>,
+            route: fold::route::<P>,
             feed: Feed::new(log.clone()),
             log,
             database,

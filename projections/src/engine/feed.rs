@@ -93,7 +93,7 @@ pub(crate) struct Subscription {
     id: u64,
     next: u64,
     /// Up to here what others have read is not taken.
-    afresh: u64,
+    again_until: u64,
     /// Reads what has left the window.
     own: Option<Reader>,
 }
@@ -111,7 +111,7 @@ impl Feed {
         let id = window.subscriptions;
         window.needed.insert(id, position);
         drop(window);
-        Subscription { feed: self.clone(), id, next: position, afresh: 0, own: None }
+        Subscription { feed: self.clone(), id, next: position, again_until: 0, own: None }
     }
 
     fn window(&self) -> MutexGuard<'_, Window> {
@@ -120,7 +120,7 @@ impl Feed {
 }
 
 impl Window {
-    fn find(&self, position: u64) -> Option<Events> {
+    fn find_batch(&self, position: u64) -> Option<Events> {
         let batch = self.batches.iter().find(|batch| last(batch) >= position)?;
         let first = batch.events.first()?.recorded.position;
         let from = usize::try_from(position.checked_sub(first)?).ok()?;
@@ -144,7 +144,7 @@ fn last(batch: &Batch) -> u64 {
     batch.events.last().map_or(0, |event| event.recorded.position)
 }
 
-async fn read(reader: &mut Reader, wait: Duration) -> Result<Arc<Batch>, ReadError> {
+async fn read_batch(reader: &mut Reader, wait: Duration) -> Result<Arc<Batch>, ReadError> {
     let batch = reader.next_batch(BATCH, wait).await?;
     let bytes = batch.events.iter().map(|event| event.body.len()).sum();
     let events = batch.events.into_iter().map(Decoded::from).collect();
@@ -154,13 +154,13 @@ async fn read(reader: &mut Reader, wait: Duration) -> Result<Arc<Batch>, ReadErr
 impl Subscription {
     /// From now on takes nothing up to a position that was read before: it may
     /// have been erased since.
-    pub(crate) fn read_afresh(&mut self, until: u64) {
-        self.afresh = self.afresh.max(until);
+    pub(crate) fn read_again(&mut self, until: u64) {
+        self.again_until = self.again_until.max(until);
     }
 
     /// The next events; none when none came within `wait`.
     pub(crate) async fn next(&mut self, wait: Duration) -> Result<Option<Events>, ReadError> {
-        let events = self.look(wait).await?;
+        let events = self.read_next(wait).await?;
         if let Some(event) = events.as_ref().and_then(|events| events.all().last()) {
             self.next = event.recorded.position + 1;
         }
@@ -170,9 +170,9 @@ impl Subscription {
         Ok(events.filter(|events| !events.all().is_empty()))
     }
 
-    async fn look(&mut self, wait: Duration) -> Result<Option<Events>, ReadError> {
+    async fn read_next(&mut self, wait: Duration) -> Result<Option<Events>, ReadError> {
         if let Some(place) = self.place() {
-            return self.take(place, wait).await;
+            return self.read_at(place, wait).await;
         }
         let shared = self.feed.0.clone();
         let Ok(mut tip) = tokio::time::timeout(wait, shared.tip.lock()).await else {
@@ -181,7 +181,7 @@ impl Subscription {
         // Whoever held the tip may have read just this.
         if let Some(place) = self.place() {
             drop(tip);
-            return self.take(place, wait).await;
+            return self.read_at(place, wait).await;
         }
         self.own = None;
         if tip.is_none() || self.feed.window().tip != self.next {
@@ -189,7 +189,7 @@ impl Subscription {
             self.feed.window().tip = self.next;
         }
         let Some(reader) = tip.as_mut() else { return Ok(None) };
-        let batch = match read(reader, wait).await {
+        let batch = match read_batch(reader, wait).await {
             Ok(batch) => batch,
             Err(error) => {
                 *tip = None;
@@ -208,22 +208,26 @@ impl Subscription {
     }
 
     /// Where the next event is to be had; none at the tip.
-    fn place(&self) -> Option<Place> {
+    fn place(&self) -> Option<ReadFrom> {
         let window = self.feed.window();
-        let may_take = self.next > self.afresh;
-        let held = may_take.then(|| window.find(self.next)).flatten().map(Place::Window);
-        held.or_else(|| (self.next < window.tip).then_some(Place::Behind))
+        let may_take = self.next > self.again_until;
+        let held = may_take.then(|| window.find_batch(self.next)).flatten().map(ReadFrom::Window);
+        held.or_else(|| (self.next < window.tip).then_some(ReadFrom::Behind))
     }
 
-    async fn take(&mut self, place: Place, wait: Duration) -> Result<Option<Events>, ReadError> {
+    async fn read_at(
+        &mut self,
+        place: ReadFrom,
+        wait: Duration,
+    ) -> Result<Option<Events>, ReadError> {
         match place {
-            Place::Window(events) => {
+            ReadFrom::Window(events) => {
                 self.own = None;
                 Ok(Some(events))
             }
-            Place::Behind => {
+            ReadFrom::Behind => {
                 let own = self.own.get_or_insert_with(|| self.feed.0.log.reader(self.next));
-                let batch = read(own, wait).await?;
+                let batch = read_batch(own, wait).await?;
                 Ok(Some(Events { batch, from: 0 }))
             }
         }
@@ -231,7 +235,7 @@ impl Subscription {
 }
 
 /// Where events that were read before are to be had.
-enum Place {
+enum ReadFrom {
     Window(Events),
     Behind,
 }

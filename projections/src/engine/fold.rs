@@ -4,10 +4,10 @@
 //! a panic or an endless loop parks an event and harms nothing else.
 
 use crate::engine::{
-    Part,
+    PartitionId,
     feed::Events,
     projection::{Projection, reads},
-    sandbox::{Mark, Stuck},
+    sandbox::{HungFold, Mark},
 };
 use exodrive_domain::Event;
 use std::{
@@ -38,7 +38,7 @@ pub(crate) type Rows<R> = BTreeMap<String, Option<Stored<R>>>;
 
 /// What the fold of some events must not do.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Barred {
+pub(crate) struct Exclusions {
     /// Keys and subjects that have parked events.
     pub(crate) blocked: HashSet<String>,
     /// Events that operators want left out, and out of which rows (or, by a
@@ -46,13 +46,13 @@ pub(crate) struct Barred {
     pub(crate) skipped: HashMap<u64, Vec<String>>,
     /// Where folding must not be tried again: found out in the middle of a
     /// batch.
-    pub(crate) poison: HashSet<Stuck>,
+    pub(crate) hung_folds: HashSet<HungFold>,
 }
 
-impl Barred {
+impl Exclusions {
     /// Whether an event is parked because its fold does not end.
-    pub(crate) fn is_poisonous(&self, position: u64) -> bool {
-        self.poison.iter().any(|stuck| stuck.position == position)
+    pub(crate) fn is_hung(&self, position: u64) -> bool {
+        self.hung_folds.iter().any(|hung| hung.position == position)
     }
 
     fn skips(&self, position: u64, key: &str) -> bool {
@@ -62,25 +62,26 @@ impl Barred {
 
 /// An event of a batch that a part of a projection has to do with.
 #[derive(Debug)]
-pub(crate) struct Keyed {
+pub(crate) struct RoutedEvent {
     /// Which event of the batch.
     at: usize,
     /// The rows it touches, or why that cannot be known.
     keys: Result<Vec<String>, String>,
 }
 
-/// [`keyed`] of one projection.
-pub(crate) type KeyedFn = fn(&Events, Part, &Barred, Option<&str>, &Mark) -> Vec<Keyed>;
+/// [`route`] of one projection.
+pub(crate) type RouteFn =
+    fn(&Events, PartitionId, &Exclusions, Option<&str>, &Mark) -> Vec<RoutedEvent>;
 
 /// The events of a batch that a part has to do with. All of an event's keys if
 /// `only` is its subject, else only that key.
-pub(crate) fn keyed<P: Projection>(
+pub(crate) fn route<P: Projection>(
     events: &Events,
-    part: Part,
-    barred: &Barred,
+    part: PartitionId,
+    exclusions: &Exclusions,
     only: Option<&str>,
     mark: &Mark,
-) -> Vec<Keyed> {
+) -> Vec<RoutedEvent> {
     let mut found = Vec::new();
     for (at, decoded) in events.all().iter().enumerate() {
         let recorded = &decoded.recorded;
@@ -88,9 +89,9 @@ pub(crate) fn keyed<P: Projection>(
             continue;
         }
         mark.at(recorded.position);
-        let stuck = Stuck { position: recorded.position, row: None };
+        let hung = HungFold { position: recorded.position, row: None };
         let keys = match &decoded.payload {
-            _ if barred.poison.contains(&stuck) => Err(stuck.to_string()),
+            _ if exclusions.hung_folds.contains(&hung) => Err(hung.to_string()),
             Err(error) => Err(error.to_string()),
             Ok(payload) => {
                 let event = Event { recorded, payload };
@@ -98,13 +99,13 @@ pub(crate) fn keyed<P: Projection>(
             }
         };
         let keys = keys.map(|mut keys| {
-            let wanted =
+            let requested =
                 |key: &str| only.is_none_or(|only| only == key || only == recorded.subject);
-            keys.retain(|key| part.holds(key) && wanted(key));
+            keys.retain(|key| part.holds(key) && requested(key));
             keys
         });
         if keys.as_ref().map_or(true, |keys| !keys.is_empty()) {
-            found.push(Keyed { at, keys });
+            found.push(RoutedEvent { at, keys });
         }
     }
     found
@@ -113,7 +114,7 @@ pub(crate) fn keyed<P: Projection>(
 const PANICKED: &str = "the fold panicked; see the worker's log";
 
 /// The keys of the rows that a batch touches, each once, in order.
-pub(crate) fn keys(events: &[Keyed]) -> Vec<String> {
+pub(crate) fn keys(events: &[RoutedEvent]) -> Vec<String> {
     let keys = events.iter().filter_map(|event| event.keys.as_ref().ok()).flatten();
     let mut keys: Vec<_> = keys.cloned().collect();
     keys.sort_unstable();
@@ -123,10 +124,10 @@ pub(crate) fn keys(events: &[Keyed]) -> Vec<String> {
 
 /// Keeps only keys that are wanted, and events that have one or could not be
 /// read.
-pub(crate) fn retain(events: &mut Vec<Keyed>, wanted: impl Fn(&str) -> bool) {
+pub(crate) fn retain(events: &mut Vec<RoutedEvent>, requested: impl Fn(&str) -> bool) {
     events.retain_mut(|event| match &mut event.keys {
         Ok(keys) => {
-            keys.retain(|key| wanted(key));
+            keys.retain(|key| requested(key));
             !keys.is_empty()
         }
         Err(_) => true,
@@ -135,11 +136,15 @@ pub(crate) fn retain(events: &mut Vec<Keyed>, wanted: impl Fn(&str) -> bool) {
 
 /// Leaves out what waits behind a parked event of its key or subject, and that
 /// event: `parked` has the first of each.
-pub(crate) fn leave_out(events: &Events, keyed: &mut Vec<Keyed>, parked: &HashMap<String, u64>) {
+pub(crate) fn leave_out(
+    events: &Events,
+    routed: &mut Vec<RoutedEvent>,
+    parked: &HashMap<String, u64>,
+) {
     if parked.is_empty() {
         return;
     }
-    keyed.retain_mut(|Keyed { at, keys }| {
+    routed.retain_mut(|RoutedEvent { at, keys }| {
         let Some(event) = events.all().get(*at) else { return false };
         let waits =
             |key: &str| parked.get(key).is_some_and(|first| *first <= event.recorded.position);
@@ -152,9 +157,9 @@ pub(crate) fn leave_out(events: &Events, keyed: &mut Vec<Keyed>, parked: &HashMa
 
 /// Every key that is touched, with the position of the event that does, in
 /// log order.
-pub(crate) fn touches(events: &Events, keyed: &[Keyed]) -> Vec<(String, u64)> {
+pub(crate) fn touches(events: &Events, routed: &[RoutedEvent]) -> Vec<(String, u64)> {
     let mut touches = Vec::new();
-    for Keyed { at, keys } in keyed {
+    for RoutedEvent { at, keys } in routed {
         let Some(event) = events.all().get(*at) else { continue };
         let position = event.recorded.position;
         touches.extend(keys.iter().flatten().map(|key| (key.clone(), position)));
@@ -163,8 +168,8 @@ pub(crate) fn touches(events: &Events, keyed: &[Keyed]) -> Vec<(String, u64)> {
 }
 
 /// The position of the first event that touches a key.
-pub(crate) fn first_of(events: &Events, keyed: &[Keyed], key: &str) -> Option<u64> {
-    let mut touches = touches(events, keyed).into_iter();
+pub(crate) fn first_of(events: &Events, routed: &[RoutedEvent], key: &str) -> Option<u64> {
+    let mut touches = touches(events, routed).into_iter();
     touches.find(|(own, _)| own == key).map(|(_, position)| position)
 }
 
@@ -196,56 +201,56 @@ impl<R> Table<R> for Loaded<R> {
 }
 
 /// Folds a batch over the rows it touches; gives what had to be parked.
-/// `barred.blocked` learns of it.
+/// `exclusions.blocked` learns of it.
 pub(crate) fn fold<P: Projection>(
     events: &Events,
-    keyed: &[Keyed],
+    routed: &[RoutedEvent],
     table: &mut impl Table<P::Row>,
-    barred: &mut Barred,
+    exclusions: &mut Exclusions,
     mark: &Mark,
 ) -> Vec<Parked> {
     let mut parked = Vec::new();
-    for Keyed { at, keys } in keyed {
+    for RoutedEvent { at, keys } in routed {
         let Some(decoded) = events.all().get(*at) else { continue };
         let recorded = &decoded.recorded;
         let position = recorded.position;
-        let mut park = |barred: &mut Barred, key: &str, error: &str| {
-            barred.blocked.insert(key.to_owned());
+        let mut park = |exclusions: &mut Exclusions, key: &str, error: &str| {
+            exclusions.blocked.insert(key.to_owned());
             parked.push(Parked { key: key.to_owned(), position, error: error.to_owned() });
         };
-        if barred.skips(position, &recorded.subject) {
+        if exclusions.skips(position, &recorded.subject) {
             continue;
         }
         let (keys, payload) = match (keys, &decoded.payload) {
-            _ if barred.blocked.contains(&recorded.subject) => {
-                park(barred, &recorded.subject, "");
+            _ if exclusions.blocked.contains(&recorded.subject) => {
+                park(exclusions, &recorded.subject, "");
                 continue;
             }
             (Err(error), _) => {
-                park(barred, &recorded.subject, error);
+                park(exclusions, &recorded.subject, error);
                 continue;
             }
             (Ok(_), Err(error)) => {
-                park(barred, &recorded.subject, &error.to_string());
+                park(exclusions, &recorded.subject, &error.to_string());
                 continue;
             }
             (Ok(keys), Ok(payload)) => (keys, payload),
         };
         let event = Event { recorded, payload };
         for (row, key) in keys.iter().enumerate() {
-            let stuck = Stuck { position, row: Some(row) };
-            if barred.skips(position, key) {
+            let hung = HungFold { position, row: Some(row) };
+            if exclusions.skips(position, key) {
                 continue;
             }
-            if barred.blocked.contains(key) {
-                park(barred, key, "");
+            if exclusions.blocked.contains(key) {
+                park(exclusions, key, "");
                 continue;
             }
-            if barred.poison.contains(&stuck) {
-                park(barred, key, &stuck.to_string());
+            if exclusions.hung_folds.contains(&hung) {
+                park(exclusions, key, &hung.to_string());
                 continue;
             }
-            mark.at_row(position, row);
+            mark.set_row(position, row);
             let row = table.get(key);
             match catch_unwind(AssertUnwindSafe(|| P::evolve(key, row.cloned(), &event))) {
                 Ok(after) if after.as_ref() == row => {}
@@ -253,7 +258,7 @@ pub(crate) fn fold<P: Projection>(
                     let row = after.map(|row| Stored { row, position });
                     table.put(key, row, recorded.body.len());
                 }
-                Err(_) => park(barred, key, PANICKED),
+                Err(_) => park(exclusions, key, PANICKED),
             }
         }
     }

@@ -3,11 +3,11 @@
 use crate::{
     Error,
     engine::{
-        Part,
+        PartitionId,
         feed::{Decoded, Events},
-        fold::{self, Barred, Keyed, Loaded, Parked, Rows, Stored},
+        fold::{self, Exclusions, Loaded, Parked, RoutedEvent, Rows, Stored},
         projection::{Projection, Sources},
-        sandbox::{Mark, Sandbox, Stuck},
+        sandbox::{HungFold, Mark, Sandbox},
     },
 };
 use exodrive_domain::{Recorded, Subject};
@@ -21,16 +21,16 @@ use std::{
 
 /// Events read at a time.
 const BATCH: usize = 4_000;
-const PATIENCE: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Subjects read at once.
 const AT_ONCE: usize = 8;
 
 /// The folds of everything that some rows were made of.
 pub(crate) struct KeyHistories<P: Projection> {
     log: Log,
-    part: Part,
+    part: PartitionId,
     /// What operators want left out, and where folding does not end.
-    barred: Barred,
+    exclusions: Exclusions,
     /// The first parked event of keys and subjects: it and what follows are in
     /// no row.
     parked: HashMap<String, u64>,
@@ -59,8 +59,8 @@ impl<P: Projection> KeyHistories<P> {
     /// these are to be believed.
     pub(crate) fn new(
         log: &Log,
-        part: Part,
-        barred: &Barred,
+        part: PartitionId,
+        exclusions: &Exclusions,
         parked: HashMap<String, u64>,
         keys: impl IntoIterator<Item = (String, Option<P::Row>)>,
     ) -> Self {
@@ -76,7 +76,7 @@ impl<P: Projection> KeyHistories<P> {
         Self {
             log: log.clone(),
             part,
-            barred: Barred { skipped: barred.skipped.clone(), ..Barred::default() },
+            exclusions: Exclusions { skipped: exclusions.skipped.clone(), ..Exclusions::default() },
             parked,
             sandbox: Sandbox::default(),
             groups: groups.into_iter().map(|(sources, keys)| (sources, Arc::new(keys))).collect(),
@@ -93,8 +93,12 @@ impl<P: Projection> KeyHistories<P> {
     }
 
     /// Whether it was begun with the same events left out.
-    pub(crate) fn leaves_out(&self, barred: &Barred, parked: &HashMap<String, u64>) -> bool {
-        self.barred.skipped == barred.skipped && self.parked == *parked
+    pub(crate) fn leaves_out(
+        &self,
+        exclusions: &Exclusions,
+        parked: &HashMap<String, u64>,
+    ) -> bool {
+        self.exclusions.skipped == exclusions.skipped && self.parked == *parked
     }
 
     /// Folds on, up to and with a position.
@@ -119,9 +123,9 @@ impl<P: Projection> KeyHistories<P> {
             match sources {
                 Sources::Subjects(subjects) => {
                     let filters: Vec<_> = subjects.iter().map(Subject::to_string).collect();
-                    self.read(&filters, &keys, until, false).await?;
+                    self.read_history(&filters, &keys, until, false).await?;
                 }
-                _ => self.read(&everything::<P>(), &keys, until, true).await?,
+                _ => self.read_history(&everything::<P>(), &keys, until, true).await?,
             }
         }
         // A row that misled us as to where its events are.
@@ -133,14 +137,14 @@ impl<P: Projection> KeyHistories<P> {
             }
             let all = self.groups.entry(Sources::All).or_default();
             Arc::make_mut(all).extend(lost.iter().cloned());
-            self.read(&everything::<P>(), &Arc::new(lost), until, true).await?;
+            self.read_history(&everything::<P>(), &Arc::new(lost), until, true).await?;
         }
         self.position = until;
         Ok(self)
     }
 
     /// Folds what filters let through, as it is read.
-    async fn read(
+    async fn read_history(
         &mut self,
         filters: &[String],
         keys: &Arc<HashSet<String>>,
@@ -154,7 +158,7 @@ impl<P: Projection> KeyHistories<P> {
         let mut position = self.position;
         let mut reader = self.log.reader_of(filters, position + 1);
         while position < until.min(last) {
-            let mut events = reader.next_batch(BATCH, PATIENCE).await?.events;
+            let mut events = reader.next_batch(BATCH, READ_TIMEOUT).await?.events;
             let Some(read) = events.last().map(|event| event.position) else { continue };
             events.retain(|event| event.position <= until);
             self.fold(events, keys, others).await?;
@@ -178,11 +182,11 @@ impl<P: Projection> KeyHistories<P> {
         loop {
             match self.try_fold(&events, keys, others).await {
                 Ok(()) => {
-                    self.barred.poison.clear();
+                    self.exclusions.hung_folds.clear();
                     return Ok(());
                 }
                 // It is parked, in this fold only, and the others go on.
-                Err(stuck) if stuck.position > 0 && self.barred.poison.insert(stuck) => {}
+                Err(hung) if hung.position > 0 && self.exclusions.hung_folds.insert(hung) => {}
                 Err(_) => return Err(Error::Engine),
             }
         }
@@ -193,26 +197,27 @@ impl<P: Projection> KeyHistories<P> {
         events: &Events,
         keys: &Arc<HashSet<String>>,
         others: bool,
-    ) -> Result<(), Stuck> {
-        let (own, part, barred) = (events.clone(), self.part, self.barred.clone());
-        let (wanted, parked) = (keys.clone(), self.parked.clone());
-        let keyed = self.sandbox.run(move |mark| {
-            let mut keyed = fold::keyed::<P>(&own, part, &barred, None, mark);
-            fold::retain(&mut keyed, |key| wanted.contains(key));
-            fold::leave_out(&own, &mut keyed, &parked);
-            keyed
+    ) -> Result<(), HungFold> {
+        let (own, part, exclusions) = (events.clone(), self.part, self.exclusions.clone());
+        let (requested, parked) = (keys.clone(), self.parked.clone());
+        let routed = self.sandbox.run(move |mark| {
+            let mut routed = fold::route::<P>(&own, part, &exclusions, None, mark);
+            fold::retain(&mut routed, |key| requested.contains(key));
+            fold::leave_out(&own, &mut routed, &parked);
+            routed
         });
-        let keyed = keyed.await?;
-        if keyed.is_empty() {
+        let routed = routed.await?;
+        if routed.is_empty() {
             return Ok(());
         }
-        let touched = fold::keys(&keyed).into_iter();
+        let touched = fold::keys(&routed).into_iter();
         let rows = touched.filter_map(|key| self.rows.get_key_value(&key));
         let rows = rows.map(|(key, row)| (key.clone(), row.clone())).collect();
-        let mut barred = self.barred.clone();
-        barred.blocked.extend(self.errors.keys().cloned());
+        let mut exclusions = self.exclusions.clone();
+        exclusions.blocked.extend(self.errors.keys().cloned());
         let own = events.clone();
-        let folded = self.sandbox.run(move |mark| fold_rows::<P>(&own, &keyed, rows, barred, mark));
+        let folded =
+            self.sandbox.run(move |mark| fold_rows::<P>(&own, &routed, rows, exclusions, mark));
         let (changed, parked, touches) = folded.await?;
         for (key, row) in changed {
             match row {
@@ -274,14 +279,14 @@ type Folded<R> = (Rows<R>, Vec<Parked>, Vec<(String, u64)>);
 
 fn fold_rows<P: Projection>(
     events: &Events,
-    keyed: &[Keyed],
+    routed: &[RoutedEvent],
     rows: HashMap<String, Stored<P::Row>>,
-    mut barred: Barred,
+    mut exclusions: Exclusions,
     mark: &Mark,
 ) -> Folded<P::Row> {
     let mut table = Loaded { rows, changed: Rows::new() };
-    let parked = fold::fold::<P>(events, keyed, &mut table, &mut barred, mark);
-    (table.changed, parked, fold::touches(events, keyed))
+    let parked = fold::fold::<P>(events, routed, &mut table, &mut exclusions, mark);
+    (table.changed, parked, fold::touches(events, routed))
 }
 
 /// The events of one source between two positions, the first not included, in
@@ -300,7 +305,7 @@ async fn history(
             }
         }
         Sources::Position(position) if (after + 1..=until).contains(position) => {
-            events.extend(log.read(*position).await?);
+            events.extend(log.read_event(*position).await?);
         }
         Sources::Position(_) | Sources::All => {}
     }

@@ -4,7 +4,7 @@
 use crate::{
     Database, Error, Projection,
     engine::{
-        Part,
+        PartitionId,
         cache::{Cache, CacheError},
         partition_of,
         projection::{Definition, reads},
@@ -22,7 +22,7 @@ use std::{
 /// How far the active generation of a projection is, and what is left out of
 /// it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct ActiveGeneration {
     /// The active generation.
     pub generation: i32,
     /// The version of the fold that writes it.
@@ -51,7 +51,7 @@ pub fn rows_of(recorded: &Recorded) -> Vec<(&'static str, Vec<String>)> {
     rows
 }
 
-impl Standing {
+impl ActiveGeneration {
     fn partition(&self, key: &str) -> i32 {
         partition_of(key, i32::try_from(self.positions.len()).unwrap_or(i32::MAX))
     }
@@ -113,8 +113,8 @@ impl Standing {
     /// Whether what was folded up to `position`, when things stood as
     /// `before`, is part of what is folded as they stand here.
     pub fn continues(&self, before: &Self, position: u64) -> bool {
-        let parked = |standing: &Self| -> HashMap<(i32, String), u64> {
-            let first = standing.blocked.iter().filter(|(_, first)| **first <= position);
+        let parked = |active_generation: &Self| -> HashMap<(i32, String), u64> {
+            let first = active_generation.blocked.iter().filter(|(_, first)| **first <= position);
             first.map(|(key, first)| (key.clone(), *first)).collect()
         };
         self.least() >= position
@@ -130,7 +130,7 @@ impl Standing {
     pub async fn is_cached<P: Projection>(&self, cache: &Cache) -> Result<bool, CacheError> {
         let partitions = i32::try_from(self.positions.len()).unwrap_or(i32::MAX);
         for partition in 0..partitions {
-            let part = Part { generation: self.generation, partition, partitions };
+            let part = PartitionId { generation: self.generation, partition, partitions };
             if !cache.is_complete(P::NAME, part).await? {
                 return Ok(false);
             }
@@ -153,7 +153,7 @@ pub struct Found {
 /// The rows of a projection at one moment, however long they are looked at.
 pub struct Snapshot<P> {
     transaction: Transaction<'static, Postgres>,
-    standing: Standing,
+    active_generation: ActiveGeneration,
     projection: PhantomData<P>,
 }
 
@@ -162,9 +162,9 @@ impl Database {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn standing<P: Projection>(&self) -> Result<Standing, Error> {
+    pub async fn active_generation<P: Projection>(&self) -> Result<ActiveGeneration, Error> {
         let mut connection = self.pool().acquire().await?;
-        standing::<P>(&mut connection).await
+        active_generation::<P>(&mut connection).await
     }
 
     /// The rows of a projection as of now, read as their owner.
@@ -177,16 +177,16 @@ impl Database {
         let begin = "begin isolation level repeatable read read only;
                      set local idle_in_transaction_session_timeout = 0";
         let mut transaction = self.pool().begin_with(begin).await?;
-        let standing = standing::<P>(&mut transaction).await?;
-        Ok(Snapshot { transaction, standing, projection: PhantomData })
+        let active_generation = active_generation::<P>(&mut transaction).await?;
+        Ok(Snapshot { transaction, active_generation, projection: PhantomData })
     }
 
     /// Keys of up to so many rows, by chance.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn keys_by_chance<P: Projection>(&self, count: i64) -> Result<Vec<String>, Error> {
-        let table = table::<P>(self.standing::<P>().await?.generation);
+    pub async fn sample_keys<P: Projection>(&self, count: i64) -> Result<Vec<String>, Error> {
+        let table = table::<P>(self.active_generation::<P>().await?.generation);
         let rows: Option<f64> = sqlx::query_scalar(
             "select reltuples::float8 from pg_class where oid = to_regclass($1)",
         )
@@ -229,8 +229,8 @@ const LARGE: f64 = 20_000.0;
 
 impl<P: Projection> Snapshot<P> {
     /// How the projection stood at that moment.
-    pub fn standing(&self) -> &Standing {
-        &self.standing
+    pub fn active_generation(&self) -> &ActiveGeneration {
+        &self.active_generation
     }
 
     /// A page of its rows, in the order of keys, after a key.
@@ -241,7 +241,7 @@ impl<P: Projection> Snapshot<P> {
         let sql = format!(
             "select key, position, data from {}
              where $1::text is null or key > $1 order by key limit $2",
-            table::<P>(self.standing.generation)
+            table::<P>(self.active_generation.generation)
         );
         let page = sqlx::query(AssertSqlSafe(sql)).bind(after).bind(limit);
         page.fetch_all(&mut *self.transaction).await?.into_iter().map(found).collect()
@@ -252,7 +252,7 @@ impl<P: Projection> Snapshot<P> {
     /// # Errors
     /// When the database does not answer.
     pub async fn rows(&mut self, keys: &[String]) -> Result<Vec<Found>, Error> {
-        by_keys(&mut self.transaction, &table::<P>(self.standing.generation), keys).await
+        by_keys(&mut self.transaction, &table::<P>(self.active_generation.generation), keys).await
     }
 }
 
@@ -276,7 +276,9 @@ fn found(row: PgRow) -> Result<Found, Error> {
     Ok(Found { key: row.try_get("key")?, position, data: row.try_get("data")? })
 }
 
-async fn standing<P: Projection>(connection: &mut PgConnection) -> Result<Standing, Error> {
+async fn active_generation<P: Projection>(
+    connection: &mut PgConnection,
+) -> Result<ActiveGeneration, Error> {
     let parts = sqlx::query!(
         "select generation, version, position from projections
          join generations on projection = name and generation = active_generation
@@ -300,7 +302,7 @@ async fn standing<P: Projection>(connection: &mut PgConnection) -> Result<Standi
             .fetch_all(&mut *connection)
             .await?;
     let position = |position: i64| u64::try_from(position).unwrap_or(0);
-    Ok(Standing {
+    Ok(ActiveGeneration {
         generation: active.generation,
         version: u32::try_from(active.version).unwrap_or(0),
         positions: parts.iter().map(|part| position(part.position)).collect(),

@@ -26,6 +26,6 @@ pub(crate) mod writer;
 
 pub(crate) use context::Engine;
 pub use context::{RebuildSettings, Step};
-pub(crate) use partition::Part;
+pub(crate) use partition::PartitionId;
 pub use partition::partition_of;
 pub use runner::{Runner, run_all};

@@ -4,14 +4,14 @@ use sha2::{Digest, Sha256};
 
 /// One part of a generation: the rows whose keys belong to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Part {
+pub(crate) struct PartitionId {
     pub(crate) generation: i32,
     pub(crate) partition: i32,
     /// How many there are.
     pub(crate) partitions: i32,
 }
 
-impl Part {
+impl PartitionId {
     /// Whether a row of this key belongs to it.
     pub(crate) fn holds(&self, key: &str) -> bool {
         partition_of(key, self.partitions) == self.partition

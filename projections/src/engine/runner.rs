@@ -2,7 +2,7 @@
 //! has rebuilds carried out.
 
 use super::{
-    Part,
+    PartitionId,
     cache::Cache,
     context::{Engine, RebuildSettings, Step},
     database::Database,
@@ -32,7 +32,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// How often an engine looks for parts that nobody writes.
-const LOOK: Duration = Duration::from_millis(300);
+const POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// How often it looks after what changes rarely.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
 
@@ -42,11 +42,11 @@ pub struct Runner {
     engine: Engine,
     /// Code that is compiled for each projection, behind pointers: the rest is
     /// compiled once for all of them.
-    turn: TurnFn,
+    turn: WriterFn,
     load: LoadFn,
 }
 
-type TurnFn = for<'a> fn(
+type WriterFn = for<'a> fn(
     &'a Engine,
     Lease,
     /* it is kept beyond the worker's share */ bool,
@@ -115,8 +115,8 @@ impl Runner {
         Self {
             engine: Engine::new::<P>(log, database, cache, worker),
             load: |engine, filling| Box::pin(load::load::<P>(engine, filling)),
-            turn: |engine, lease, beyond, stop| {
-                Box::pin(writer::take::<P>(engine, lease, beyond, stop))
+            turn: |engine, lease, beyond_share, stop| {
+                Box::pin(writer::write_until_lost::<P>(engine, lease, beyond_share, stop))
             },
         }
     }
@@ -161,24 +161,24 @@ impl Runner {
         let stop = stop.child_token();
         let _end = stop.clone().drop_guard();
         let mut tasks = JoinSet::new();
-        let mut running: HashMap<tokio::task::Id, Part> = HashMap::new();
+        let mut running: HashMap<tokio::task::Id, PartitionId> = HashMap::new();
         let rebuilding = {
             let (engine, load, stop) = (self.engine.clone(), self.load, stop.clone());
             tasks.spawn(async move { rebuild::run(&engine, load, &stop).await }).id()
         };
         let mut kept_house: Option<Instant> = None;
         while !stop.is_cancelled() {
-            let mut looked = self.look(&stop, &mut tasks, &mut running).await;
-            if looked.is_ok() && kept_house.is_none_or(|at| at.elapsed() > HOUSEKEEPING) {
+            let mut assigned = self.assign_partitions(&stop, &mut tasks, &mut running).await;
+            if assigned.is_ok() && kept_house.is_none_or(|at| at.elapsed() > HOUSEKEEPING) {
                 kept_house = Some(Instant::now());
-                looked = self.keep_house().await;
+                assigned = self.run_housekeeping().await;
             }
-            let pause = match looked {
-                Ok(()) => LOOK,
+            let pause = match assigned {
+                Ok(()) => POLL_INTERVAL,
                 Err(error) if error.is_final() => return Err(error),
                 Err(error) => {
                     self.interrupted(&error);
-                    LOOK
+                    POLL_INTERVAL
                 }
             };
             tokio::select! {
@@ -205,11 +205,11 @@ impl Runner {
     }
 
     /// Starts to keep the parts that nobody keeps.
-    async fn look(
+    async fn assign_partitions(
         &self,
         stop: &CancellationToken,
         tasks: &mut JoinSet<Result<(), Error>>,
-        running: &mut HashMap<tokio::task::Id, Part>,
+        running: &mut HashMap<tokio::task::Id, PartitionId>,
     ) -> Result<(), Error> {
         let pool = self.engine.database.pool();
         for (part, orphaned) in generations::without_writer(self.engine.definition, pool).await? {
@@ -218,7 +218,7 @@ impl Runner {
             }
             let (runner, stop) = (self.clone(), stop.clone());
             let task = tasks.spawn(async move {
-                match runner.take_turn(part, orphaned, &stop).await {
+                match runner.write_partition(part, orphaned, &stop).await {
                     Err(Error::Fenced(projection)) => {
                         tracing::info!(projection, "Another worker has taken over");
                     }
@@ -227,7 +227,7 @@ impl Runner {
                     Ok(()) => {}
                 }
                 tokio::select! {
-                    () = tokio::time::sleep(LOOK) => {}
+                    () = tokio::time::sleep(POLL_INTERVAL) => {}
                     () = stop.cancelled() => {}
                 }
                 Ok(())
@@ -247,15 +247,17 @@ impl Runner {
 
     /// Takes a part's lease if nobody has it, then folds until the lease is
     /// lost or something fails.
-    async fn take_turn(
+    async fn write_partition(
         &self,
-        part: Part,
+        part: PartitionId,
         orphaned: bool,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
         // What nobody takes, others cannot: it is of a version that they do not
         // know.
-        let Some((_held, beyond)) = self.engine.share.take(orphaned) else { return Ok(()) };
+        let Some((_held, beyond_share)) = self.engine.share.claim_slot(orphaned) else {
+            return Ok(());
+        };
         let pool = self.engine.database.pool();
         store::check_log(pool, &exodrive_domain::time::format(&self.engine.log.created_at()))
             .await?;
@@ -284,7 +286,7 @@ impl Runner {
             lease.position,
             end - lease.position
         );
-        let (lease, outcome) = (self.turn)(&self.engine, lease, beyond, stop).await;
+        let (lease, outcome) = (self.turn)(&self.engine, lease, beyond_share, stop).await;
         if !matches!(outcome, Err(Error::Fenced(_))) {
             let _ = leases::release(self.engine.definition, pool, &lease).await;
         }
@@ -293,10 +295,10 @@ impl Runner {
 
     /// What changes rarely: a version that is not built yet, generations on
     /// their way out, readers of a release whose workers have gone.
-    async fn keep_house(&self) -> Result<(), Error> {
+    async fn run_housekeeping(&self) -> Result<(), Error> {
         let pool = self.engine.database.pool();
         generations::ensure_version(self.engine.definition, pool).await?;
-        refolds::drop_forsaken(self.engine.definition, pool).await?;
+        refolds::drop_abandoned(self.engine.definition, pool).await?;
         for generation in generations::dropping(pool, self.engine.definition.name).await? {
             generations::drop_generation(pool, self.engine.definition.name, generation).await?;
             if self.engine.definition.cached {

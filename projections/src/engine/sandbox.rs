@@ -14,9 +14,9 @@ use tokio::sync::oneshot;
 
 /// How much processor time one event may take. Not time that passes: a thread
 /// that gets no processor is not to blame.
-const PATIENCE: Duration = Duration::from_millis(500);
+const HANG_AFTER: Duration = Duration::from_millis(500);
 /// How often a thread is looked at.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Tells which event the code is at, and which of its rows.
 #[derive(Debug, Default)]
@@ -32,31 +32,31 @@ impl Mark {
         self.position.store(position, Ordering::Relaxed);
     }
 
-    pub(crate) fn at_row(&self, position: u64, row: usize) {
+    pub(crate) fn set_row(&self, position: u64, row: usize) {
         self.position.store(position, Ordering::Relaxed);
         self.row.store(row + 1, Ordering::Relaxed);
     }
 
-    fn place(&self) -> Stuck {
+    fn place(&self) -> HungFold {
         let row = self.row.load(Ordering::Relaxed).checked_sub(1);
-        Stuck { position: self.position.load(Ordering::Relaxed), row }
+        HungFold { position: self.position.load(Ordering::Relaxed), row }
     }
 }
 
-const NOWHERE: Stuck = Stuck { position: 0, row: None };
+const NOWHERE: HungFold = HungFold { position: 0, row: None };
 
 type Job = Box<dyn FnOnce(&Mark) + Send>;
 
 /// Where the code did not come to an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Stuck {
+pub(crate) struct HungFold {
     /// With which event; 0 if with none.
     pub(crate) position: u64,
     /// With which of its rows; none if before these were known.
     pub(crate) row: Option<usize>,
 }
 
-impl fmt::Display for Stuck {
+impl fmt::Display for HungFold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the fold did not end within half a second of processor time")
     }
@@ -79,11 +79,11 @@ impl Sandbox {
     /// itself at the lowest priority: there is no way to stop one.
     ///
     /// # Errors
-    /// [`Stuck`], with the event that the job last marked.
+    /// [`HungFold`], with the event that the job last marked.
     pub(crate) async fn run<T: Send + 'static>(
         &mut self,
         job: impl FnOnce(&Mark) -> T + Send + 'static,
-    ) -> Result<T, Stuck> {
+    ) -> Result<T, HungFold> {
         let thread = match self.thread.take() {
             Some(thread) => thread,
             None => Thread::start().await.ok_or(NOWHERE)?,
@@ -96,7 +96,7 @@ impl Sandbox {
         }
         let mut seen = (NOWHERE, Duration::ZERO);
         loop {
-            match tokio::time::timeout(LOOK, &mut answered).await {
+            match tokio::time::timeout(POLL_INTERVAL, &mut answered).await {
                 Ok(Ok(value)) => {
                     self.thread = Some(thread);
                     return Ok(value);
@@ -109,7 +109,7 @@ impl Sandbox {
             let used = processor_time(thread.id);
             if at != seen.0 {
                 seen = (at, used);
-            } else if used.saturating_sub(seen.1) > PATIENCE {
+            } else if used.saturating_sub(seen.1) > HANG_AFTER {
                 lower_priority(thread.id);
                 return Err(at);
             }
@@ -159,7 +159,7 @@ mod tests {
     async fn a_job_that_never_ends_is_left_and_the_next_one_runs() {
         let mut sandbox = Sandbox::default();
         assert_eq!(sandbox.run(|_| 1).await, Ok(1));
-        let stuck = sandbox.run(|mark| {
+        let hung = sandbox.run(|mark| {
             mark.at(7);
             loop {
                 std::hint::black_box(());
@@ -167,20 +167,20 @@ mod tests {
             #[expect(unreachable_code, reason = "gives the loop a type")]
             0
         });
-        assert_eq!(stuck.await, Err(Stuck { position: 7, row: None }));
+        assert_eq!(hung.await, Err(HungFold { position: 7, row: None }));
         assert_eq!(sandbox.run(|_| 2).await, Ok(2));
     }
 
     #[tokio::test]
-    async fn a_panic_is_told_with_where_it_was() {
+    async fn a_panic_is_reported_with_where_it_was() {
         let mut sandbox = Sandbox::default();
         let lost = sandbox.run(|mark| {
-            mark.at_row(3, 1);
+            mark.set_row(3, 1);
             if mark.place().position == 3 {
                 panic!("a panic of a test");
             }
         });
-        assert_eq!(lost.await, Err(Stuck { position: 3, row: Some(1) }));
+        assert_eq!(lost.await, Err(HungFold { position: 3, row: Some(1) }));
         assert_eq!(sandbox.run(|_| 2).await, Ok(2));
     }
 }

@@ -39,19 +39,19 @@ impl Share {
 
     /// Counts one more part, unless that is more than the worker's share and
     /// it need not be. Gives whether it is more.
-    pub(crate) fn take(&self, anyway: bool) -> Option<(Held, bool)> {
-        let Some(counts) = &self.0 else { return Some((Held(None), false)) };
+    pub(crate) fn claim_slot(&self, anyway: bool) -> Option<(CountedPartition, bool)> {
+        let Some(counts) = &self.0 else { return Some((CountedPartition(None), false)) };
         let fair = counts.fair.load(Ordering::Relaxed);
         let more = |held: usize| (held < fair || anyway).then_some(held + 1);
         let held = counts.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some((Held(Some(counts.clone())), held >= fair))
+        Some((CountedPartition(Some(counts.clone())), held >= fair))
     }
 }
 
 /// A part that counts as held until this is dropped.
-pub(crate) struct Held(Option<Arc<Counts>>);
+pub(crate) struct CountedPartition(Option<Arc<Counts>>);
 
-impl Drop for Held {
+impl Drop for CountedPartition {
     fn drop(&mut self) {
         if let Some(counts) = &self.0 {
             counts.held.fetch_sub(1, Ordering::Relaxed);

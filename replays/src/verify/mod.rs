@@ -26,7 +26,7 @@ use exodrive_projections::{
     Database, Projection, Sources,
     engine::{
         cache::Cache,
-        inspect::{Found, Snapshot, Standing},
+        inspect::{ActiveGeneration, Found, Snapshot},
     },
 };
 use redis::Views;
@@ -125,34 +125,34 @@ async fn pass<P: Projection>(
     progress: Progress<'_>,
 ) -> Result<u64, VerifyError> {
     for _ in 0..ATTEMPTS {
-        let before = database.standing::<P>().await?;
+        let before = database.active_generation::<P>().await?;
         check_version::<P>(&before)?;
         let mut refold = Refold::<P>::new(first, options.memory);
         refold.fold(plan, log, &before, (0, before.least()), progress).await?;
         let mut snapshot = database.snapshot::<P>().await?;
-        let standing = snapshot.standing().clone();
-        check_version::<P>(&standing)?;
-        if !standing.continues(&before, before.least()) {
+        let active_generation = snapshot.active_generation().clone();
+        check_version::<P>(&active_generation)?;
+        if !active_generation.continues(&before, before.least()) {
             continue;
         }
-        let rest = (before.least(), standing.most());
-        refold.fold(plan, log, &standing, rest, &|_, _| {}).await?;
-        report.generation = standing.generation;
-        report.position = standing.least();
-        report.blocked = standing.blocked();
+        let rest = (before.least(), active_generation.most());
+        refold.fold(plan, log, &active_generation, rest, &|_, _| {}).await?;
+        report.generation = active_generation.generation;
+        report.position = active_generation.least();
+        report.blocked = active_generation.blocked();
         report.passes += 1;
-        views.generation = standing.generation;
+        views.generation = active_generation.generation;
         compare(&mut snapshot, plan, &mut refold, report, views).await?;
         return Ok(refold.last);
     }
     Err(VerifyError::Restless(P::NAME))
 }
 
-fn check_version<P: Projection>(standing: &Standing) -> Result<(), VerifyError> {
-    if standing.version == P::VERSION {
+fn check_version<P: Projection>(active_generation: &ActiveGeneration) -> Result<(), VerifyError> {
+    if active_generation.version == P::VERSION {
         return Ok(());
     }
-    let (found, own) = (standing.version, P::VERSION);
+    let (found, own) = (active_generation.version, P::VERSION);
     Err(VerifyError::OtherVersion { projection: P::NAME, found, own })
 }
 
@@ -197,7 +197,7 @@ async fn compare<P: Projection>(
     for (key, unfolded) in unfolded {
         let detail = Some(format!("position {}: {}", unfolded.position, unfolded.error));
         let (key, place, fields) = (key.clone(), Place::NotFolded, Vec::new());
-        report.find(Finding { key, place, fields, detail });
+        report.add_finding(Finding { key, place, fields, detail });
     }
     Ok(())
 }
@@ -249,9 +249,8 @@ async fn sample<P: Projection>(
     count: usize,
 ) -> Result<BTreeSet<String>, VerifyError> {
     let rows = i64::try_from(count).unwrap_or(i64::MAX);
-    let mut keys: BTreeSet<String> =
-        database.keys_by_chance::<P>(rows).await?.into_iter().collect();
-    let end = database.standing::<P>().await?.least();
+    let mut keys: BTreeSet<String> = database.sample_keys::<P>(rows).await?.into_iter().collect();
+    let end = database.active_generation::<P>().await?.least();
     let filters = reading::filters::<P>();
     for n in 0..count.div_ceil(2) {
         if end == 0 {
@@ -313,7 +312,7 @@ pub async fn exact<P: Projection>(
 ///
 /// # Errors
 /// When the log or Postgres does not answer.
-pub async fn by_chance<P: Projection>(
+pub async fn by_sample<P: Projection>(
     log: &Log,
     database: &Database,
     count: usize,

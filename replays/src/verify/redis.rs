@@ -22,8 +22,8 @@ use std::{
 /// Rows read at a time.
 const PAGE: i64 = 1_000;
 /// How often a value that differs is looked at again, and how long after.
-const LOOKS: u32 = 8;
-const PAUSE: Duration = Duration::from_millis(400);
+const MAX_ROUNDS: u32 = 8;
+const RETRY_DELAY: Duration = Duration::from_millis(400);
 /// Redis is left alone for a moment after a failure; it may be asked again so
 /// often.
 const ATTEMPTS: u32 = 10;
@@ -35,14 +35,14 @@ const CHUNK: usize = 200;
 
 /// Asks Redis, and again after it failed. No function: futures that borrow
 /// their caller's are not known to be `Send`.
-macro_rules! patiently {
+macro_rules! retry_on_redis_error {
     ($ask:expr) => {{
         let mut attempt = 0;
         loop {
             match $ask.await {
                 Err(_) if attempt < ATTEMPTS => {
                     attempt += 1;
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(RETRY_DELAY).await;
                 }
                 outcome => break outcome,
             }
@@ -87,10 +87,10 @@ impl<'a, P: Projection> Views<'a, P> {
         let Some(cache) = views.cache else { return Ok(views) };
         let began = Instant::now();
         loop {
-            let standing = database.standing::<P>().await?;
-            match patiently!(standing.is_cached::<P>(cache)) {
+            let active_generation = database.active_generation::<P>().await?;
+            match retry_on_redis_error!(active_generation.is_cached::<P>(cache)) {
                 Ok(true) => return Ok(views),
-                Ok(false) if began.elapsed() < FILLING => tokio::time::sleep(PAUSE).await,
+                Ok(false) if began.elapsed() < FILLING => tokio::time::sleep(RETRY_DELAY).await,
                 Ok(false) => {
                     let why =
                         "Redis does not hold all of the view: its worker fills it, if one runs";
@@ -146,7 +146,7 @@ impl<'a, P: Projection> Views<'a, P> {
     ) -> Result<(), VerifyError> {
         let Some(cache) = self.cache else { return Ok(()) };
         let mut suspects = std::mem::take(&mut self.suspects);
-        for look in 0..=LOOKS {
+        for round in 0..=MAX_ROUNDS {
             if suspects.is_empty() {
                 return Ok(());
             }
@@ -169,8 +169,8 @@ impl<'a, P: Projection> Views<'a, P> {
                     if value.as_ref() == Some(&expected.value) {
                         continue;
                     }
-                    if look == LOOKS {
-                        tell(&expected, value, report);
+                    if round == MAX_ROUNDS {
+                        report_difference(&expected, value, report);
                     } else {
                         still.push(expected);
                     }
@@ -178,7 +178,7 @@ impl<'a, P: Projection> Views<'a, P> {
             }
             suspects = still;
             if !suspects.is_empty() {
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
         }
         Ok(())
@@ -191,8 +191,8 @@ impl<'a, P: Projection> Views<'a, P> {
         report: &mut Report,
     ) -> Result<(), VerifyError> {
         let Some(cache) = self.cache else { return Ok(()) };
-        let generation = database.standing::<P>().await?.generation;
-        let keys = match patiently!(cache.keys(P::NAME, generation)) {
+        let generation = database.active_generation::<P>().await?.generation;
+        let keys = match retry_on_redis_error!(cache.keys(P::NAME, generation)) {
             Ok(keys) => keys,
             Err(error) => {
                 self.fail(error.to_string());
@@ -215,7 +215,7 @@ impl<'a, P: Projection> Views<'a, P> {
             return Ok(());
         }
         let mut snapshot = database.snapshot::<P>().await?;
-        if snapshot.standing().generation != generation {
+        if snapshot.active_generation().generation != generation {
             return Ok(());
         }
         let mut after: Option<String> = None;
@@ -233,7 +233,7 @@ impl<'a, P: Projection> Views<'a, P> {
         strange.sort_unstable();
         for key in strange {
             let of_key = std::slice::from_ref(&key);
-            match patiently!(cache.values(P::NAME, generation, of_key)) {
+            match retry_on_redis_error!(cache.values(P::NAME, generation, of_key)) {
                 Ok(values) => {
                     // Or it is gone meanwhile.
                     for value in values.into_iter().flatten() {
@@ -291,15 +291,15 @@ async fn values(
     expected: &[Expected],
 ) -> Result<Vec<Option<(u64, String)>>, CacheError> {
     let names: Vec<_> = expected.iter().map(|expected| expected.name.clone()).collect();
-    patiently!(cache.values(view, generation, &names))
+    retry_on_redis_error!(cache.values(view, generation, &names))
 }
 
-fn tell(expected: &Expected, found: Option<(u64, String)>, report: &mut Report) {
+fn report_difference(expected: &Expected, found: Option<(u64, String)>, report: &mut Report) {
     let place = if found.is_some() { Place::RedisStale } else { Place::RedisMissing };
     let fields = fields(Some(expected.value.clone()), found);
     let of_alias = expected.name != expected.row.key;
     let detail = of_alias.then(|| format!("under its further key {:?}", expected.name));
-    report.find(Finding { key: expected.row.key.clone(), place, fields, detail });
+    report.add_finding(Finding { key: expected.row.key.clone(), place, fields, detail });
 }
 
 fn fields(expected: Option<(u64, String)>, found: Option<(u64, String)>) -> Vec<Field> {

@@ -2,11 +2,11 @@
 
 use crate::{
     Progress,
-    reading::{filters, read},
+    reading::{filters, read_filtered},
 };
 use exodrive_domain::{Event, Recorded, Subject, decode};
 use exodrive_log::{Log, ReadError};
-use exodrive_projections::{Projection, Sources, engine::inspect::Standing, reads};
+use exodrive_projections::{Projection, Sources, engine::inspect::ActiveGeneration, reads};
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -69,7 +69,7 @@ impl<P: Projection> Refold<P> {
         &mut self,
         plan: &Plan,
         log: &Log,
-        standing: &Standing,
+        active_generation: &ActiveGeneration,
         (from, to): (u64, u64),
         progress: Progress<'_>,
     ) -> Result<(), ReadError> {
@@ -77,19 +77,19 @@ impl<P: Projection> Refold<P> {
             return Ok(());
         }
         let Plan::Keys(groups) = plan else {
-            let apply = |event| self.apply(&event, standing, None);
-            return read(log, &filters::<P>(), from, to, progress, apply).await;
+            let apply = |event| self.apply(&event, active_generation, None);
+            return read_filtered(log, &filters::<P>(), from, to, progress, apply).await;
         };
         for (sources, keys) in groups {
-            let apply = |event| self.apply(&event, standing, Some(keys));
+            let apply = |event| self.apply(&event, active_generation, Some(keys));
             match sources {
                 Sources::All => {
-                    read(log, &filters::<P>(), from, to, progress, apply).await?;
+                    read_filtered(log, &filters::<P>(), from, to, progress, apply).await?;
                 }
                 // As long as the log is: never held whole.
                 Sources::Subjects(subjects) if subjects.contains(&Subject::Provider) => {
                     let subjects: Vec<_> = subjects.iter().map(Subject::to_string).collect();
-                    read(log, &subjects, from, to, &|_, _| {}, apply).await?;
+                    read_filtered(log, &subjects, from, to, &|_, _| {}, apply).await?;
                 }
                 Sources::Subjects(subjects) => {
                     let mut events = Vec::new();
@@ -101,7 +101,7 @@ impl<P: Projection> Refold<P> {
                     events.into_iter().for_each(apply);
                 }
                 Sources::Position(position) if (from + 1..=to).contains(position) => {
-                    log.read(*position).await?.into_iter().for_each(apply);
+                    log.read_event(*position).await?.into_iter().for_each(apply);
                 }
                 Sources::Position(_) => {}
             }
@@ -110,13 +110,18 @@ impl<P: Projection> Refold<P> {
     }
 
     /// Folds an event into the rows of `keys`, or of the range.
-    fn apply(&mut self, recorded: &Recorded, standing: &Standing, keys: Option<&HashSet<String>>) {
+    fn apply(
+        &mut self,
+        recorded: &Recorded,
+        active_generation: &ActiveGeneration,
+        keys: Option<&HashSet<String>>,
+    ) {
         let (subject, position) = (&recorded.subject, recorded.position);
         if !reads::<P>(subject) || self.unfolded.contains_key(subject) {
             return;
         }
         let mut stop = |key: &str, error: String| {
-            if standing.expects(subject, position) {
+            if active_generation.expects(subject, position) {
                 self.unfolded.insert(key.to_owned(), Unfolded { position, error });
             }
         };
@@ -129,9 +134,9 @@ impl<P: Projection> Refold<P> {
             return stop(subject, "asking for its keys panicked".to_owned());
         };
         for key in touched {
-            let wanted = keys.map_or_else(|| self.holds(&key), |keys| keys.contains(&key));
-            if !wanted
-                || standing.lacks(&key, subject, position)
+            let source = keys.map_or_else(|| self.holds(&key), |keys| keys.contains(&key));
+            if !source
+                || active_generation.lacks(&key, subject, position)
                 || self.unfolded.contains_key(&key)
             {
                 continue;
@@ -172,11 +177,11 @@ impl<P: Projection> Refold<P> {
         let (first, last) = (self.first, self.last);
         let bytes = &mut self.bytes;
         self.rows.retain(|key, fresh| {
-            let kept = (first..=last).contains(&hash(key));
-            if !kept {
+            let saved = (first..=last).contains(&hash(key));
+            if !saved {
                 *bytes -= fresh.bytes;
             }
-            kept
+            saved
         });
     }
 }

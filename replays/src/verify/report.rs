@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::fmt;
 
 /// Findings that are told in full; the others are counted.
-const TOLD: usize = 100;
+const REPORTED: usize = 100;
 
 /// What is wrong with a row or its view in Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -127,15 +127,15 @@ impl Report {
         }
     }
 
-    pub(super) fn find(&mut self, finding: Finding) {
+    pub(super) fn add_finding(&mut self, finding: Finding) {
         self.differences += 1;
-        if self.findings.len() < TOLD {
+        if self.findings.len() < REPORTED {
             self.findings.push(finding);
         }
     }
 
     pub(super) fn find_fields(&mut self, key: &str, place: Place, fields: Vec<Field>) {
-        self.find(Finding { key: key.to_owned(), place, fields, detail: None });
+        self.add_finding(Finding { key: key.to_owned(), place, fields, detail: None });
     }
 
     /// Whether all that was looked at is as the log says.

@@ -28,7 +28,7 @@ async fn seen(world: &World, limit: Duration, actor: &str, resource: &str, key: 
 }
 
 #[tokio::test]
-async fn what_staff_reads_is_told_to_auditors_within_two_seconds() {
+async fn what_staff_reads_is_reported_to_auditors_within_two_seconds() {
     let world = World::with(&[SECOND]).await;
     let position = mail(&world).await;
     world.get("/v1/inbox/em-1").await.expect(200);
@@ -128,15 +128,15 @@ async fn what_waits_is_kept_while_the_log_is_away_and_appended_at_the_end() {
     world.get_as("admin", "/v1/inbox/em-1").await.expect(200);
     tokio::time::sleep(Duration::from_secs(1)).await;
     world.services.signal(Service::Nats, Signal::SIGCONT).unwrap();
-    let patience = Duration::from_secs(15);
-    let row = seen(&world, patience, "admin:admin-user", "email", "em-1").await;
+    let timeout = Duration::from_secs(15);
+    let row = seen(&world, timeout, "admin:admin-user", "email", "em-1").await;
     assert_eq!(row["count"], 1, "appended once: {row}");
 
     let world = World::start().await;
     mail(&world).await;
     world.get("/v1/inbox/em-1").await.expect(200);
     world.signal(API, Signal::SIGTERM);
-    within(patience, "the last records are appended", async || {
+    within(timeout, "the last records are appended", async || {
         let events = world.events().await;
         events.iter().any(|event| event.subject == "exo.access.api").then_some(())
     })

@@ -39,7 +39,7 @@ fn config(services: &PrivateServices, keys: WrappingKeys) -> LogConfig {
         duplicate_window: Duration::from_secs(60),
         replicas: 1,
         ack_timeout: Duration::from_secs(2),
-        patience: Duration::from_secs(10),
+        connect_timeout: Duration::from_secs(10),
         keys,
     }
 }

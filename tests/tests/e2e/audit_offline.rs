@@ -90,9 +90,9 @@ impl Log {
 }
 
 /// An auditor's machine: no settings, no data folder.
-struct Desk(tempfile::TempDir);
+struct AuditorFolder(tempfile::TempDir);
 
-impl Desk {
+impl AuditorFolder {
     fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -122,45 +122,45 @@ impl Desk {
     }
 }
 
-fn told(done: &Output) -> String {
+fn output_of(done: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr))
 }
 
 #[tokio::test]
 async fn an_export_is_verified_with_nothing_but_files() {
-    let (log, desk) = (Log::new(1500), Desk::new());
-    desk.put("log.pub", &format!("# the log\n{}\n", log.key.verifier()));
-    desk.put("kept-1.txt", &log.note(700).to_string());
-    desk.put("kept-2.txt", &log.note(1500).to_string());
+    let (log, folder) = (Log::new(1500), AuditorFolder::new());
+    folder.put("log.pub", &format!("# the log\n{}\n", log.key.verifier()));
+    folder.put("kept-1.txt", &log.note(700).to_string());
+    folder.put("kept-2.txt", &log.note(1500).to_string());
     for format in Format::ALL {
-        log.export(&desk.path("log.export"), format);
+        log.export(&folder.path("log.export"), format);
         let words =
             "verify --export log.export --checkpoint kept-1.txt kept-2.txt --public-key log.pub";
-        let done = desk.audit(words).await;
-        assert_eq!(done.status.code(), Some(0), "{format:?}: {}", told(&done));
-        assert!(told(&done).contains("1,500, each computed anew"), "{}", told(&done));
-        let done = desk.audit(&format!("{words} --json")).await;
+        let done = folder.audit(words).await;
+        assert_eq!(done.status.code(), Some(0), "{format:?}: {}", output_of(&done));
+        assert!(output_of(&done).contains("1,500, each computed anew"), "{}", output_of(&done));
+        let done = folder.audit(&format!("{words} --json")).await;
         let verdict: Value = serde_json::from_slice(&done.stdout).unwrap();
         assert_eq!(
             (&verdict["verdict"], &verdict["kept_checkpoints"]),
             (&json!("sound"), &json!(2))
         );
     }
-    assert!(!desk.path("no-data-folder").exists());
+    assert!(!folder.path("no-data-folder").exists());
 }
 
 #[tokio::test]
-async fn what_was_done_to_an_export_is_told_with_the_exit_code() {
-    let (log, desk) = (Log::new(40), Desk::new());
-    desk.put("log.pub", &log.key.verifier().to_string());
-    desk.put("kept.txt", &log.note(20).to_string());
-    desk.put("other.pub", &SigningKey::generate(ORIGIN).unwrap().verifier().to_string());
-    log.export(&desk.path("log.ndjson"), Format::Ndjson);
-    let lines = desk.text("log.ndjson");
+async fn what_was_done_to_an_export_is_reported_with_the_exit_code() {
+    let (log, folder) = (Log::new(40), AuditorFolder::new());
+    folder.put("log.pub", &log.key.verifier().to_string());
+    folder.put("kept.txt", &log.note(20).to_string());
+    folder.put("other.pub", &SigningKey::generate(ORIGIN).unwrap().verifier().to_string());
+    log.export(&folder.path("log.ndjson"), Format::Ndjson);
+    let lines = folder.text("log.ndjson");
     let words = "verify --export changed.ndjson --checkpoint kept.txt --public-key log.pub --json";
 
-    desk.put("changed.ndjson", &lines.replacen("exo.email.7\"", "exo.email.8\"", 1));
-    let done = desk.audit(words).await;
+    folder.put("changed.ndjson", &lines.replacen("exo.email.7\"", "exo.email.8\"", 1));
+    let done = folder.audit(words).await;
     let verdict: Value = serde_json::from_slice(&done.stdout).unwrap();
     assert_eq!(done.status.code(), Some(1), "{verdict}");
     assert_eq!(
@@ -171,8 +171,8 @@ async fn what_was_done_to_an_export_is_told_with_the_exit_code() {
     // The right key under another history.
     let mut forged = Log { events: log.events[..9].to_vec(), ..log.clone() };
     forged.grow(40, "forged");
-    forged.export(&desk.path("changed.ndjson"), Format::Ndjson);
-    let done = desk.audit(words).await;
+    forged.export(&folder.path("changed.ndjson"), Format::Ndjson);
+    let done = folder.audit(words).await;
     let verdict: Value = serde_json::from_slice(&done.stdout).unwrap();
     assert_eq!(done.status.code(), Some(1), "{verdict}");
     assert_eq!(verdict["between"], json!({"after": 0, "up_to": 20}));
@@ -190,9 +190,9 @@ async fn what_was_done_to_an_export_is_told_with_the_exit_code() {
         ),
         ("verify --export log.ndjson", 2, "--public-key"),
     ] {
-        let done = desk.audit(words).await;
-        assert_eq!(done.status.code(), Some(code), "{words}: {}", told(&done));
-        assert!(told(&done).contains(part), "{words}: {}", told(&done));
+        let done = folder.audit(words).await;
+        assert_eq!(done.status.code(), Some(code), "{words}: {}", output_of(&done));
+        assert!(output_of(&done).contains(part), "{words}: {}", output_of(&done));
     }
 }
 
@@ -236,34 +236,38 @@ async fn serve(log: &Arc<Mutex<Log>>) -> SocketAddr {
 
 #[tokio::test]
 async fn a_witness_cosigns_what_extends_and_nothing_else() {
-    let (truth, desk) = (Log::new(30), Desk::new());
+    let (truth, folder) = (Log::new(30), AuditorFolder::new());
     let log = Arc::new(Mutex::new(truth.clone()));
     let address = serve(&log).await;
     let show = |shown: &Log| *log.lock().unwrap() = shown.clone();
-    desk.put("log.pub", &truth.key.verifier().to_string());
+    folder.put("log.pub", &truth.key.verifier().to_string());
 
-    let made = desk.audit("witness --new-key witness.key --name witness/example").await;
-    assert!(made.status.success(), "{}", told(&made));
+    let made = folder.audit("witness --new-key witness.key --name witness/example").await;
+    assert!(made.status.success(), "{}", output_of(&made));
     let public = String::from_utf8(made.stdout).unwrap();
-    desk.put("witness.pub", &public);
+    folder.put("witness.pub", &public);
     let witness = WitnessVerifierKey::parse(public.trim()).unwrap();
-    let mode = fs::metadata(desk.path("witness.key")).unwrap().permissions().mode();
+    let mode = fs::metadata(folder.path("witness.key")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    assert_eq!(desk.audit("witness --new-key witness.key").await.status.code(), Some(2));
+    assert_eq!(folder.audit("witness --new-key witness.key").await.status.code(), Some(2));
 
     let words =
         format!("witness --url http://{address}/ --state seen.txt --key witness.key --once");
-    let look = async || desk.audit(&words).await;
+    let look = async || folder.audit(&words).await;
     let seen = |size| {
-        let note: SignedNote = desk.text("seen.txt").parse().unwrap();
+        let note: SignedNote = folder.text("seen.txt").parse().unwrap();
         assert!(note::verify_cosignature(&note, &witness).unwrap() > 1_700_000_000);
         let keys: [VerifierKey; 1] = [truth.key.verifier()];
         assert_eq!(note::verify(&note, &keys).unwrap().size, size);
     };
 
     let done = look().await;
-    assert!(done.status.success() && told(&done).contains("taken on trust"), "{}", told(&done));
-    assert!(told(&done).contains(desk.text("seen.txt").trim()));
+    assert!(
+        done.status.success() && output_of(&done).contains("taken on trust"),
+        "{}",
+        output_of(&done)
+    );
+    assert!(output_of(&done).contains(folder.text("seen.txt").trim()));
     seen(30);
     let mut grown = truth.clone();
     grown.grow(47, "true");
@@ -281,9 +285,13 @@ async fn a_witness_cosigns_what_extends_and_nothing_else() {
     {
         show(shown);
         let done = look().await;
-        assert_eq!(done.status.code(), Some(1), "{}", told(&done));
-        assert!(told(&done).contains("ALARM") && told(&done).contains(part), "{}", told(&done));
-        assert_eq!(desk.text("seen.txt.refused"), shown.note(shown.size()).to_string());
+        assert_eq!(done.status.code(), Some(1), "{}", output_of(&done));
+        assert!(
+            output_of(&done).contains("ALARM") && output_of(&done).contains(part),
+            "{}",
+            output_of(&done)
+        );
+        assert_eq!(folder.text("seen.txt.refused"), shown.note(shown.size()).to_string());
         seen(47);
     }
 
@@ -291,60 +299,60 @@ async fn a_witness_cosigns_what_extends_and_nothing_else() {
     let mut other = grown.clone();
     other.key = Arc::new(SigningKey::generate(ORIGIN).unwrap());
     show(&other);
-    let done = desk.audit(&format!("{words} --public-key log.pub")).await;
-    assert_eq!(done.status.code(), Some(2), "{}", told(&done));
+    let done = folder.audit(&format!("{words} --public-key log.pub")).await;
+    assert_eq!(done.status.code(), Some(2), "{}", output_of(&done));
 
     // Another's state file, and one that was changed.
     show(&grown);
-    let mut own = desk.text("seen.txt");
-    desk.put("seen.txt", &grown.note(30).to_string());
+    let mut own = folder.text("seen.txt");
+    folder.put("seen.txt", &grown.note(30).to_string());
     assert_eq!(look().await.status.code(), Some(2));
     own.insert(own.len() - 8, 'A');
-    desk.put("seen.txt", &own);
+    folder.put("seen.txt", &own);
     assert_eq!(look().await.status.code(), Some(2));
-    fs::remove_file(desk.path("seen.txt")).unwrap();
+    fs::remove_file(folder.path("seen.txt")).unwrap();
     assert!(look().await.status.success());
 
     // What it cosigned is what an auditor asks for.
-    grown.export(&desk.path("log.csv"), Format::Csv);
+    grown.export(&folder.path("log.csv"), Format::Csv);
     let words = "verify --export log.csv --checkpoint seen.txt --public-key log.pub --witness-key witness.pub";
-    let done = desk.audit(words).await;
+    let done = folder.audit(words).await;
     assert!(
-        done.status.success() && told(&done).contains("witness/example saw"),
+        done.status.success() && output_of(&done).contains("witness/example saw"),
         "{}",
-        told(&done)
+        output_of(&done)
     );
 }
 
 #[tokio::test]
 async fn a_witness_that_watches_survives_an_absent_log_and_stops_at_an_alarm() {
-    let (truth, desk) = (Log::new(3), Desk::new());
+    let (truth, folder) = (Log::new(3), AuditorFolder::new());
     let log = Arc::new(Mutex::new(truth.clone()));
     let address = serve(&log).await;
-    assert!(desk.audit("witness --new-key witness.key").await.status.success());
+    assert!(folder.audit("witness --new-key witness.key").await.status.success());
     let gone = "witness --url http://127.0.0.1:9/ --state seen.txt --key witness.key --once";
-    assert_eq!(desk.audit(gone).await.status.code(), Some(2));
-    assert!(!desk.path("seen.txt").exists());
+    assert_eq!(folder.audit(gone).await.status.code(), Some(2));
+    assert!(!folder.path("seen.txt").exists());
 
     let words = format!(
         "witness --url http://{address} --state seen.txt --key witness.key --interval 20ms"
     );
-    let watching = desk.audit(&words);
+    let watching = folder.audit(&words);
     let changing = async {
-        let kept = async |size: u64| {
+        let saved = async |size: u64| {
             eventually("the witness has seen it", async || {
-                let note = fs::read_to_string(desk.path("seen.txt")).ok()?;
+                let note = fs::read_to_string(folder.path("seen.txt")).ok()?;
                 let note: SignedNote = note.parse().ok()?;
                 (note.checkpoint().ok()?.size == size).then_some(())
             })
             .await;
         };
-        kept(3).await;
+        saved(3).await;
         log.lock().unwrap().grow(9, "true");
-        kept(9).await;
+        saved(9).await;
         *log.lock().unwrap() = truth;
     };
     let (done, ()) = tokio::join!(watching, changing);
-    assert_eq!(done.status.code(), Some(1), "{}", told(&done));
-    assert!(told(&done).contains("ALARM"), "{}", told(&done));
+    assert_eq!(done.status.code(), Some(1), "{}", output_of(&done));
+    assert!(output_of(&done).contains("ALARM"), "{}", output_of(&done));
 }

@@ -1,16 +1,16 @@
 //! The life of a booking, and every way that a request can be wrong.
 
-use exodrive_tests::{Answer, Door, World, booking_body, day, key};
+use exodrive_tests::{Answer, Client, World, booking_body, day, key};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 /// Does one thing after another; each must be among what was offered.
-async fn story(door: &Door, booking: &Value, acts: &[(&str, Value, &str)]) -> Value {
+async fn story(client: &Client, booking: &Value, acts: &[(&str, Value, &str)]) -> Value {
     let mut now = booking.clone();
     for (action, body, status) in acts {
         let offered = now["allowed_actions"].as_array().unwrap();
         assert!(offered.contains(&json!(action)), "{action} is offered: {offered:?}");
-        now = door.act(booking, action, body.clone()).await.expect(200);
+        now = client.act(booking, action, body.clone()).await.expect(200);
         assert_eq!(now["status"], *status, "after {action}");
     }
     now
@@ -106,20 +106,20 @@ async fn a_refusal_names_the_days_that_are_taken_and_the_next_that_are_free() {
 
 /// A problem that says what to do next, and where in the body it lies.
 #[track_caller]
-fn told(answer: &Answer, status: u16, code: &str, pointer: Option<&str>) {
+fn assert_problem(answer: &Answer, status: u16, code: &str, pointer: Option<&str>) {
     let problem = answer.problem(status, code);
     assert!(problem["next"].as_str().is_some_and(|next| next.len() > 10), "{problem}");
     assert_eq!(problem["errors"][0]["pointer"].as_str(), pointer, "{problem}");
 }
 
 #[tokio::test]
-async fn whatever_is_wrong_is_told_with_its_place_and_what_to_do_next() {
+async fn whatever_is_wrong_is_reported_with_its_place_and_what_to_do_next() {
     let world = World::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 100_000).await;
-    let sound = booking_body(&car, day(0), day(1));
+    let valid = booking_body(&car, day(0), day(1));
     let with = |pointer: &str, value: Value| {
-        let mut body = sound.clone();
+        let mut body = valid.clone();
         match pointer.rsplit_once('/').unwrap() {
             ("", name) => body[name] = value,
             (outer, name) => body[&outer[1..]][name] = value,
@@ -153,47 +153,62 @@ async fn whatever_is_wrong_is_told_with_its_place_and_what_to_do_next() {
         let answer = visitor.post("/v1/bookings", &with(place, value.clone())).await;
         let code = if status == 400 { "invalid_request" } else { "validation_failed" };
         println!("{pointer} {value}");
-        told(&answer, status, code, Some(pointer));
+        assert_problem(&answer, status, code, Some(pointer));
     }
-    let mut missing = sound.clone();
+    let mut missing = valid.clone();
     missing["customer"].as_object_mut().unwrap().remove("email");
-    told(&visitor.post("/v1/bookings", &missing).await, 400, "invalid_request", Some("/customer"));
+    assert_problem(
+        &visitor.post("/v1/bookings", &missing).await,
+        400,
+        "invalid_request",
+        Some("/customer"),
+    );
     let send = async |method: Method, path: &str, kind: &str, body: &str| {
         let request = visitor.request(method, path).header("content-type", kind);
         Answer::of(request.body(body.to_owned())).await.unwrap()
     };
     let json = "application/json";
     let path = "/v1/bookings";
-    told(&send(Method::POST, path, json, "").await, 400, "invalid_request", Some(""));
-    told(
+    assert_problem(&send(Method::POST, path, json, "").await, 400, "invalid_request", Some(""));
+    assert_problem(
         &send(Method::POST, path, json, "{\"car_id\":").await,
         400,
         "invalid_request",
         Some("/car_id"),
     );
-    let text = sound.to_string();
-    told(&send(Method::POST, path, "text/plain", &text).await, 415, "unsupported_media_type", None);
-    told(
+    let text = valid.to_string();
+    assert_problem(
+        &send(Method::POST, path, "text/plain", &text).await,
+        415,
+        "unsupported_media_type",
+        None,
+    );
+    assert_problem(
         &send(Method::POST, path, json, &format!("{text}{text}")).await,
         400,
         "invalid_request",
         None,
     );
-    told(&send(Method::PATCH, path, json, &text).await, 405, "method_not_allowed", None);
-    told(&send(Method::POST, "/v1/quotes", json, "[]").await, 400, "invalid_request", Some(""));
+    assert_problem(&send(Method::PATCH, path, json, &text).await, 405, "method_not_allowed", None);
+    assert_problem(
+        &send(Method::POST, "/v1/quotes", json, "[]").await,
+        400,
+        "invalid_request",
+        Some(""),
+    );
     let none = "/v1/bookings/4ef9a417-02e9-4d39-ad75-9611e0fcc33c/cancel";
-    told(&admin.post(none, &json!({})).await, 404, "not_found", None);
-    told(&admin.post("/v1/bookings/x/cancel", &json!({})).await, 404, "not_found", None);
-    told(&visitor.post("/v1/bookings/x/fly", &json!({})).await, 404, "not_found", None);
+    assert_problem(&admin.post(none, &json!({})).await, 404, "not_found", None);
+    assert_problem(&admin.post("/v1/bookings/x/cancel", &json!({})).await, 404, "not_found", None);
+    assert_problem(&visitor.post("/v1/bookings/x/fly", &json!({})).await, 404, "not_found", None);
     let ghost = booking_body("ghost", day(0), day(0));
-    told(&visitor.post(path, &ghost).await, 404, "not_found", None);
+    assert_problem(&visitor.post(path, &ghost).await, 404, "not_found", None);
     for value in ["", &"k".repeat(256)] {
-        let request = visitor.command(path, &sound).header("idempotency-key", value);
+        let request = visitor.command(path, &valid).header("idempotency-key", value);
         let answer = Answer::of(request).await.unwrap();
-        told(&answer, 400, "invalid_request", Some("Idempotency-Key"));
+        assert_problem(&answer, 400, "invalid_request", Some("Idempotency-Key"));
     }
     // None of it has booked, and the sound one does.
-    visitor.post_as(&key(), path, &sound).await.expect(201);
+    visitor.post_as(&key(), path, &valid).await.expect(201);
     assert_eq!(exodrive_tests::bookings_in(&world.events().await), 1);
 }
 
@@ -202,18 +217,18 @@ async fn bookings_of_visitors_and_customers_are_limited_and_those_of_admins_are_
     let world = World::with(&[("EXODRIVE_RATE_LIMIT_BOOKING", "3/1h")]).await;
     let admin = world.admin();
     let car = admin.add_car("one", 100_000).await;
-    for door in [world.visitor(), world.user("ada", "customer")] {
+    for client in [world.visitor(), world.user("ada", "customer")] {
         for n in 0..3 {
-            let answer = door.book("nothing", day(n), day(n)).await;
+            let answer = client.book("nothing", day(n), day(n)).await;
             assert_eq!(answer.status, 404, "attempt {n} is counted, not limited");
         }
-        let limited = door.book(&car, day(0), day(0)).await;
+        let limited = client.book(&car, day(0), day(0)).await;
         limited.problem(429, "rate_limited");
         assert!(limited.header("retry-after").parse::<u64>().unwrap() >= 1);
         // Nothing else is.
-        door.get(&format!("/v1/cars/{car}")).await.expect(200);
+        client.get(&format!("/v1/cars/{car}")).await.expect(200);
         let quote = json!({"car_id": car, "start_date": day(0), "end_date": day(0)});
-        door.post("/v1/quotes", &quote).await.expect(200);
+        client.post("/v1/quotes", &quote).await.expect(200);
     }
     for n in 0..6 {
         admin.booked(&car, day(n), day(n)).await;

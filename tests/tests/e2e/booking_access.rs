@@ -1,6 +1,6 @@
 //! Whose a booking is, who sees it, and who may do what with it.
 
-use exodrive_tests::{Answer, Door, World, booking_body, day};
+use exodrive_tests::{Answer, Client, World, booking_body, day};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -30,9 +30,9 @@ async fn a_booking_is_shown_to_whom_it_belongs_and_to_staff() {
     assert_eq!(shown["notes"], Value::Null, "what staff wrote is theirs");
     let by_query = format!("{}?token={token}", path(&guests));
     assert_eq!(visitor.get(&by_query).await.expect(200), shown);
-    let missing = |door: &Door, booking: &Value| {
-        let (door, path) = (door.clone(), path(booking));
-        async move { door.get(&path).await.problem(404, "not_found") }
+    let missing = |client: &Client, booking: &Value| {
+        let (client, path) = (client.clone(), path(booking));
+        async move { client.get(&path).await.problem(404, "not_found") }
     };
     missing(&visitor, &guests).await;
     missing(&visitor.with_link("0".repeat(64).as_str()), &guests).await;
@@ -61,11 +61,11 @@ async fn a_booking_is_shown_to_whom_it_belongs_and_to_staff() {
     assert_eq!(list["counts"], json!({"pending_payment": 1}), "nor are others counted");
     assert_eq!(ids(&admin.get("/v1/bookings").await.expect(200)).len(), 3);
     assert_eq!(ids(&auditor.get("/v1/bookings").await.expect(200)).len(), 3);
-    for door in [&visitor, &guest, &ada, &operator] {
+    for client in [&visitor, &guest, &ada, &operator] {
         for path in
             [format!("{}/timeline", path(&adas)), "/v1/customers".into(), "/v1/dashboard".into()]
         {
-            assert!([401, 403].contains(&door.get(&path).await.status), "{path}");
+            assert!([401, 403].contains(&client.get(&path).await.status), "{path}");
         }
     }
 }
@@ -103,12 +103,12 @@ async fn customers_may_do_what_is_theirs_and_nobody_else_anything() {
         ("access-link", json!({})),
     ];
     for (action, body) in &staffs {
-        for (door, booking) in [(&ada, &adas), (&guest, &guests)] {
-            let answer = door.act(booking, action, body.clone()).await;
+        for (client, booking) in [(&ada, &adas), (&guest, &guests)] {
+            let answer = client.act(booking, action, body.clone()).await;
             assert!([401, 403].contains(&answer.status), "{action}: {}", answer.json());
         }
-        for (door, booking) in [(&ben, &adas), (&visitor, &adas), (&guest, &adas)] {
-            let answer = door.act(booking, action, body.clone()).await;
+        for (client, booking) in [(&ben, &adas), (&visitor, &adas), (&guest, &adas)] {
+            let answer = client.act(booking, action, body.clone()).await;
             assert!([401, 403, 404].contains(&answer.status), "{action}: {}", answer.json());
         }
     }
@@ -116,8 +116,8 @@ async fn customers_may_do_what_is_theirs_and_nobody_else_anything() {
     for (action, body) in
         [("reschedule", dates(3)), ("extend", json!({"end_date": day(9)})), ("cancel", json!({}))]
     {
-        for door in [&ben, &visitor, &guest] {
-            door.act(&adas, action, body.clone()).await.problem(404, "not_found");
+        for client in [&ben, &visitor, &guest] {
+            client.act(&adas, action, body.clone()).await.problem(404, "not_found");
         }
         for role in ["auditor", "operator"] {
             let answer = world.user("other", role).act(&adas, action, body.clone()).await;
@@ -128,14 +128,14 @@ async fn customers_may_do_what_is_theirs_and_nobody_else_anything() {
         world.user("other", role).book(&car, day(50), day(50)).await.problem(403, "forbidden");
     }
     let events = world.events().await.len();
-    for (door, booking, n) in [(&ada, &adas, 3), (&guest, &guests, 33)] {
-        let moved = door.act(booking, "reschedule", dates(n)).await.expect(200);
+    for (client, booking, n) in [(&ada, &adas, 3), (&guest, &guests, 33)] {
+        let moved = client.act(booking, "reschedule", dates(n)).await.expect(200);
         assert_eq!(moved["allowed_actions"], json!(["cancel", "reschedule", "extend"]));
         let body = json!({"end_date": day(n + 1)});
-        door.act(booking, "extend", body).await.expect(200);
-        let gone = door.act(booking, "cancel", json!({"reason": "ill"})).await.expect(200);
+        client.act(booking, "extend", body).await.expect(200);
+        let gone = client.act(booking, "cancel", json!({"reason": "ill"})).await.expect(200);
         assert_eq!((&gone["status"], &gone["allowed_actions"]), (&json!("cancelled"), &json!([])));
-        door.act(booking, "cancel", json!({})).await.problem(409, "action_not_allowed");
+        client.act(booking, "cancel", json!({})).await.problem(409, "action_not_allowed");
     }
     assert_eq!(world.events().await.len(), events + 6, "none of the others' attempts did anything");
     visitor.booked(&car, day(0), day(40)).await;
@@ -148,8 +148,8 @@ async fn a_link_is_good_for_its_booking_until_it_ends_and_staff_make_another() {
     let car = admin.add_car("one", 100_000).await;
     let made =
         |value: &Value| value.as_str().unwrap().parse::<chrono::DateTime<chrono::Utc>>().unwrap();
-    for (door, days) in [(&visitor, 7), (&admin, 30)] {
-        let booking = door.booked(&car, day(days), day(days)).await;
+    for (client, days) in [(&visitor, 7), (&admin, 30)] {
+        let booking = client.booked(&car, day(days), day(days)).await;
         let ends = made(&booking["access_link"]["expires_at"]) - made(&booking["created_at"]);
         assert_eq!(ends.num_days(), days);
     }
@@ -163,9 +163,9 @@ async fn a_link_is_good_for_its_booking_until_it_ends_and_staff_make_another() {
         visitor.with_link(token).get_from(position, &path(&booking)).await.expect(200);
     }
     // Only hashes are kept.
-    let kept =
+    let saved =
         format!("{:?}", world.events().await) + &format!("{:?}", world.rows("bookings").await);
-    assert!(!kept.contains(&first) && !kept.contains(&second));
+    assert!(!saved.contains(&first) && !saved.contains(&second));
 }
 
 #[tokio::test]

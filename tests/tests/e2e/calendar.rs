@@ -99,10 +99,10 @@ async fn a_block_over_bookings_is_refused_with_them_named_or_forced() {
     delete().await.expect(200);
     delete().await.problem(404, "not_found");
     admin.act(&booking, "reschedule", to_days(0, 3)).await.expect(200);
-    for door in [&visitor, &world.user("ada", "customer"), &world.user("eve", "auditor")] {
-        let answer = door.post(&blocks, &block(20, 20, false)).await;
+    for client in [&visitor, &world.user("ada", "customer"), &world.user("eve", "auditor")] {
+        let answer = client.post(&blocks, &block(20, 20, false)).await;
         assert!([401, 403].contains(&answer.status));
-        let answer = Answer::of(door.request(Method::DELETE, &one)).await.unwrap();
+        let answer = Answer::of(client.request(Method::DELETE, &one)).await.unwrap();
         assert!([401, 403].contains(&answer.status));
     }
     let ghost = "/v1/cars/4ef9a417-02e9-4d39-ad75-9611e0fcc33c/blocks";
@@ -125,11 +125,11 @@ async fn the_cache_never_shows_a_day_as_it_was() {
     let path = format!("/v1/cars/{car}/calendar?from={0}&to={0}", day(0));
     for round in 0..5 {
         let booking = visitor.booked(&car, day(0), day(0)).await;
-        for door in names.iter().map(|name| visitor.at(&world, name)) {
-            let seen = door.get_from(booking["position"].as_u64().unwrap(), &path).await;
+        for client in names.iter().map(|name| visitor.at(&world, name)) {
+            let seen = client.get_from(booking["position"].as_u64().unwrap(), &path).await;
             assert_eq!(statuses(&seen.expect(200)), ["held"], "round {round}");
             eventually("the cache shows it", async || {
-                let answer = door.get(&path).await;
+                let answer = client.get(&path).await;
                 let calendar = answer.expect(200);
                 let shown = statuses(&calendar) == ["held"];
                 (shown && answer.header("x-cache") != "MISS").then_some(())
@@ -140,9 +140,9 @@ async fn the_cache_never_shows_a_day_as_it_was() {
         let position = gone.header("exodrive-position").parse().unwrap();
         let seen = visitor.get_from(position, &path).await.expect(200);
         assert_eq!(statuses(&seen), ["available"]);
-        for door in names.iter().map(|name| visitor.at(&world, name)) {
+        for client in names.iter().map(|name| visitor.at(&world, name)) {
             eventually("the cache shows it", async || {
-                (statuses(&door.get(&path).await.expect(200)) == ["available"]).then_some(())
+                (statuses(&client.get(&path).await.expect(200)) == ["available"]).then_some(())
             })
             .await;
         }

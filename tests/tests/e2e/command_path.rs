@@ -87,7 +87,7 @@ async fn contend(log: &Log, processes: &[Commands]) {
     for (id, outcome) in join_all(attempts).await {
         match outcome {
             Ok(executed) => assert!(accepted.insert((executed.position, id))),
-            Err(CommandError::Refused(TooLittle)) => refused += 1,
+            Err(CommandError::Rejected(TooLittle)) => refused += 1,
             Err(error) => panic!("{id}: {error:?}"),
         }
     }
@@ -165,7 +165,7 @@ async fn a_wrong_snapshot_never_leads_to_a_wrong_decision() {
         assert_eq!(*taken.state, Purse { balance: 0, events }, "{wrong}");
         redis.query::<()>(&overwrite).await.unwrap();
         let again = process(&services, &log).execute(&purse("p"), take("p", "never")).await;
-        assert!(matches!(again, Err(CommandError::Refused(TooLittle))), "{wrong}: {again:?}");
+        assert!(matches!(again, Err(CommandError::Rejected(TooLittle))), "{wrong}: {again:?}");
     }
     assert_eq!(log.history(&purse("p")).await.unwrap().len(), events);
 }
@@ -192,7 +192,7 @@ async fn a_decision_on_a_stale_state_is_corrected() {
     assert_eq!(asked.load(Ordering::Relaxed), 2);
     // It knows of one in the purse, which is gone.
     let outcome = other.execute(&purse("p"), counted("d")).await;
-    assert!(matches!(outcome, Err(CommandError::Refused(TooLittle))), "{outcome:?}");
+    assert!(matches!(outcome, Err(CommandError::Rejected(TooLittle))), "{outcome:?}");
     assert_eq!(asked.load(Ordering::Relaxed), 2);
     assert_eq!(log.last_position().await.unwrap(), 3);
 }
@@ -226,7 +226,7 @@ async fn what_goes_out_of_one_subject_comes_into_the_other() {
     for (n, outcome) in join_all(attempts).await {
         match outcome {
             Ok(()) => accepted += 1,
-            Err(CommandError::Refused(TooLittle)) => {}
+            Err(CommandError::Rejected(TooLittle)) => {}
             Err(error) => panic!("{n}: {error:?}"),
         }
     }
@@ -243,13 +243,13 @@ async fn what_goes_out_of_one_subject_comes_into_the_other() {
         assert!(p >= 0 && q >= 0 && p + q == 20, "{p} + {q}");
     }
     let itself = transfer(&processes[0], ["p", "p"], "itself").await;
-    let Err(CommandError::Append(AppendError::Refused(_))) = itself else {
+    let Err(CommandError::Append(AppendError::Rejected(_))) = itself else {
         panic!("{itself:?}");
     };
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_claim_is_given_once_and_told_from_a_lost_race() {
+async fn a_claim_is_given_once_and_reported_from_a_lost_race() {
     let (services, log, _folder) = start(None).await;
     let processes = [process(&services, &log), process(&services, &log)];
     let claim = |n: usize, main: String, claimed: String| {
@@ -279,7 +279,7 @@ async fn a_claim_is_given_once_and_told_from_a_lost_race() {
         outcome.unwrap();
     }
     let full = claim(0, "busy".to_owned(), "free".to_owned()).await;
-    let Err(ClaimError::Command(CommandError::Refused(TooLittle))) = full else {
+    let Err(ClaimError::Command(CommandError::Rejected(TooLittle))) = full else {
         panic!("{full:?}");
     };
     assert!(log.history(&purse("free")).await.unwrap().is_empty());

@@ -76,7 +76,7 @@ async fn a_panic_and_an_endless_loop_park_their_keys_and_harm_nothing_else() {
     }
     folded(&world, 10).await;
     let found: Vec<_> = parked(&world).await.into_iter().map(|it| (it.0, it.1, it.2)).collect();
-    let wanted = [
+    let requested = [
         ("em-1", 3, "the fold panicke"),
         ("em-2", 5, "the fold did not"),
         ("em-1", 6, ""),
@@ -84,7 +84,7 @@ async fn a_panic_and_an_endless_loop_park_their_keys_and_harm_nothing_else() {
         ("exo.email.em-3", 8, "the fold panicke"),
         ("exo.email.em-3", 9, ""),
     ];
-    assert_eq!(found, wanted.map(|(key, at, error)| (key.to_owned(), at, error.to_owned())));
+    assert_eq!(found, requested.map(|(key, at, error)| (key.to_owned(), at, error.to_owned())));
     for (email, folded) in [("em-0", "delivered"), ("em-1", "sent"), ("em-2", "sent")] {
         assert_eq!(status(&world, email).await, folded, "{email}");
     }
@@ -118,8 +118,8 @@ async fn a_panic_and_an_endless_loop_park_their_keys_and_harm_nothing_else() {
     world.views_equal_a_fresh_fold().await;
     eventually("and readers are told no more", async || {
         let answer = world.get("/v1/inbox/em-1").await;
-        let told = answer.header("exodrive-blocked-at").to_owned();
-        (told.is_empty() && answer.json()["status"] == "opened").then_some(())
+        let reported = answer.header("exodrive-blocked-at").to_owned();
+        (reported.is_empty() && answer.json()["status"] == "opened").then_some(())
     })
     .await;
 }
@@ -193,8 +193,11 @@ async fn a_rebuild_parks_what_cannot_be_folded_too() {
          where projection = 'inbox' and generation = 2 order by position";
     let parked: Vec<(String, i64, String, i32)> =
         sqlx::query_as(sql).fetch_all(world.database()).await.unwrap();
-    let wanted = [("em-1", 2, "the fold did not", 10), ("em-1", 3, "", 0)];
-    assert_eq!(parked, wanted.map(|(key, at, error, tried)| (key.into(), at, error.into(), tried)));
+    let requested = [("em-1", 2, "the fold did not", 10), ("em-1", 3, "", 0)];
+    assert_eq!(
+        parked,
+        requested.map(|(key, at, error, tried)| (key.into(), at, error.into(), tried))
+    );
     let status: Value =
         sqlx::query_scalar("select data -> 'status' from inbox_g2.inbox where key = 'em-1'")
             .fetch_one(world.database())

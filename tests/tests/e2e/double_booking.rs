@@ -2,7 +2,7 @@
 //! at however many processes.
 
 use chrono::NaiveDate;
-use exodrive_tests::{Answer, Door, Holders, World, booking_body, bookings_in, day, rounds};
+use exodrive_tests::{Answer, Client, Holders, World, booking_body, bookings_in, day, rounds};
 use futures::future::join_all;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -46,10 +46,10 @@ struct Outcome {
 }
 
 /// All ask at once; then each answer is held against all others.
-async fn contend(doors: &[Door], car: &str, ranges: &[Range]) -> Outcome {
+async fn contend(clients: &[Client], car: &str, ranges: &[Range]) -> Outcome {
     let asked = ranges.iter().enumerate().map(|(n, range)| {
-        let door = &doors[n % doors.len()];
-        async move { (*range, door.book(car, range.0, range.1).await) }
+        let client = &clients[n % clients.len()];
+        async move { (*range, client.book(car, range.0, range.1).await) }
     });
     let answers = join_all(asked).await;
     let mut taken = BTreeSet::new();
@@ -74,15 +74,18 @@ async fn contend(doors: &[Door], car: &str, ranges: &[Range]) -> Outcome {
         for (other, _) in &accepted {
             let shared: BTreeSet<_> =
                 days_of(*other).intersection(&days_of(*range)).copied().collect();
-            let told = shared.intersection(&named).count();
-            assert!(told == 0 || told == shared.len(), "part of {other:?} is named: {named:?}");
+            let reported = shared.intersection(&named).count();
+            assert!(
+                reported == 0 || reported == shared.len(),
+                "part of {other:?} is named: {named:?}"
+            );
             left = left.difference(&shared).copied().collect();
         }
         assert!(left.is_empty(), "{left:?} is free or was not asked for: {range:?}");
     }
     // Once all is quiet a refusal names just what is taken.
     if let Some((range, _)) = answers.iter().find(|(_, answer)| answer.status != 201) {
-        let again = doors[0].book(car, range.0, range.1).await;
+        let again = clients[0].book(car, range.0, range.1).await;
         let shared: BTreeSet<_> = taken.intersection(&days_of(*range)).copied().collect();
         assert_eq!(conflicts(&again), shared);
     }
@@ -107,7 +110,7 @@ fn round(n: usize, field: i64) -> Vec<Range> {
 }
 
 /// The log, the calendar and the answers must agree.
-async fn agree(world: &World, door: &Door, car: &str, accepted: &[(Range, String)]) {
+async fn agree(world: &World, client: &Client, car: &str, accepted: &[(Range, String)]) {
     let expected: BTreeSet<_> = accepted.iter().flat_map(|(range, _)| days_of(*range)).collect();
     let events = world.events().await;
     assert_eq!(Holders::of(&events).taken(car), expected, "the log");
@@ -119,7 +122,7 @@ async fn agree(world: &World, door: &Door, car: &str, accepted: &[(Range, String
     while from <= last {
         let to = last.min(from + chrono::TimeDelta::days(700));
         let path = format!("/v1/cars/{car}/calendar?from={from}&to={to}");
-        let calendar = door.get_from(end, &path).await.expect(200);
+        let calendar = client.get_from(end, &path).await.expect(200);
         let days = calendar["days"].as_array().unwrap();
         let held = days.iter().filter(|day| day["status"] != "available");
         shown.extend(held.map(|day| date(&day["date"])));
@@ -132,7 +135,7 @@ async fn agree(world: &World, door: &Door, car: &str, accepted: &[(Range, String
 async fn of_contenders_for_a_range_one_gets_it_and_a_free_range_is_always_granted() {
     let world = World::start().await;
     let names = world.serve_from(PROCESSES).await;
-    let doors: Vec<_> = names.iter().map(|name| world.visitor().at(&world, name)).collect();
+    let clients: Vec<_> = names.iter().map(|name| world.visitor().at(&world, name)).collect();
     let (mut attempts, mut made) = (0, 0);
     let rounds = rounds(150);
     for block in 0..rounds.div_ceil(ROUNDS_OF_A_CAR) {
@@ -140,7 +143,7 @@ async fn of_contenders_for_a_range_one_gets_it_and_a_free_range_is_always_grante
         let mut accepted = Vec::new();
         for n in 0..ROUNDS_OF_A_CAR.min(rounds - block * ROUNDS_OF_A_CAR) {
             let ranges = round(n, i64::try_from(n).unwrap() * FIELD);
-            let outcome = contend(&doors, &car, &ranges).await;
+            let outcome = contend(&clients, &car, &ranges).await;
             attempts += ranges.len();
             if n.is_multiple_of(2) {
                 assert_eq!((outcome.accepted.len(), outcome.refused), (1, CONTENDERS - 1));
@@ -151,7 +154,7 @@ async fn of_contenders_for_a_range_one_gets_it_and_a_free_range_is_always_grante
             accepted.extend(outcome.accepted);
         }
         made += accepted.len();
-        agree(&world, &doors[block % PROCESSES], &car, &accepted).await;
+        agree(&world, &clients[block % PROCESSES], &car, &accepted).await;
     }
     assert_eq!(bookings_in(&world.events().await), made, "nobody else has booked");
     println!("{attempts} attempts in {rounds} rounds: {made} bookings");
@@ -161,18 +164,18 @@ async fn of_contenders_for_a_range_one_gets_it_and_a_free_range_is_always_grante
 async fn two_hundred_at_once_over_three_processes() {
     let world = World::start().await;
     let names = world.serve_from(PROCESSES).await;
-    let doors: Vec<_> = names.iter().map(|name| world.visitor().at(&world, name)).collect();
+    let clients: Vec<_> = names.iter().map(|name| world.visitor().at(&world, name)).collect();
     let car = world.admin().add_car("hot", 100_000).await;
     let mut ranges: Vec<_> = (0..199).map(|_| range_in(0, 0..40, 7)).collect();
     ranges.push((day(60), day(60)));
-    let outcome = contend(&doors, &car, &ranges).await;
+    let outcome = contend(&clients, &car, &ranges).await;
     assert!(outcome.accepted.iter().any(|(range, _)| *range == (day(60), day(60))));
     assert!(outcome.refused > 100, "they overlap: {}", outcome.refused);
-    agree(&world, &doors[1], &car, &outcome.accepted).await;
+    agree(&world, &clients[1], &car, &outcome.accepted).await;
     let made = outcome.accepted.len();
     // The same days for all of them.
     let same = vec![booking_body(&car, day(100), day(103)); 200];
-    let asked = same.iter().enumerate().map(|(n, body)| doors[n % 3].post("/v1/bookings", body));
+    let asked = same.iter().enumerate().map(|(n, body)| clients[n % 3].post("/v1/bookings", body));
     let answers = join_all(asked).await;
     let won = answers.iter().filter(|answer| answer.status == 201).count();
     assert_eq!(won, 1);

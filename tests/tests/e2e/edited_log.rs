@@ -171,9 +171,9 @@ async fn whatever_is_done_to_the_files_of_the_log_is_found() {
     let world = World::start().await;
     deliver(&world, 12).await;
     sealed(&world, 12).await;
-    let kept = world.folder().join("kept.txt");
+    let saved = world.folder().join("kept.txt");
     let keys = world.folder().join("log.pub");
-    checkpoint_of(&world, &kept).await;
+    checkpoint_of(&world, &saved).await;
     world.exodrive_prints(&["audit", "public-key", "--out", keys.to_str().unwrap()]).await;
 
     world.services.stop_service(Service::Nats).await.unwrap();
@@ -191,7 +191,7 @@ async fn whatever_is_done_to_the_files_of_the_log_is_found() {
         .await;
         found(&world, what, Some(first_bad)).await;
         if what != "the end cut off" {
-            export_is_refused(&world, what, &kept, &keys, first_bad).await;
+            export_is_refused(&world, what, &saved, &keys, first_bad).await;
         }
         restore(&world, &original).await;
     }
@@ -234,8 +234,8 @@ async fn found(world: &World, what: &str, first_bad: Option<u64>) {
 }
 
 /// An export made of the edited log fails against what an auditor kept.
-async fn export_is_refused(world: &World, what: &str, kept: &Path, keys: &Path, first_bad: u64) {
-    let [kept, keys] = [kept, keys].map(|path| path.to_str().unwrap());
+async fn export_is_refused(world: &World, what: &str, saved: &Path, keys: &Path, first_bad: u64) {
+    let [saved, keys] = [saved, keys].map(|path| path.to_str().unwrap());
     for format in ["ndjson", "csv", "parquet"] {
         let file = world.folder().join(format!("edited.{format}"));
         let file = file.to_str().unwrap();
@@ -247,7 +247,7 @@ async fn export_is_refused(world: &World, what: &str, kept: &Path, keys: &Path, 
             continue;
         }
         let args =
-            ["audit", "verify", "--export", file, "--checkpoint", kept, "--public-key", keys];
+            ["audit", "verify", "--export", file, "--checkpoint", saved, "--public-key", keys];
         let done = world.exodrive(&[&args[..], &["--json"]].concat()).await;
         let said = String::from_utf8_lossy(&done.stdout);
         assert_eq!(done.status.code(), Some(1), "{what} in {format}: {said}");

@@ -265,8 +265,8 @@ async fn a_hold_forbids_it_and_nobody_approves_his_own_wish() {
         let request = world.request(reqwest::Method::POST, path).bearer_auth(token).json(body);
         exodrive_tests::Answer::of(request).await.unwrap()
     };
-    let wish = json!({"email_address": ADDRESS, "reason": "asked"});
-    let asked = post(&ann, "/v1/operator/erasures", &wish).await.expect(202);
+    let request = json!({"email_address": ADDRESS, "reason": "asked"});
+    let asked = post(&ann, "/v1/operator/erasures", &request).await.expect(202);
     let path = format!("/v1/operator/erasures/{}", asked["id"].as_str().unwrap());
     let approve = format!("{path}/approve");
     post(&ann, &approve, &json!({})).await.problem(409, "operation_refused");

@@ -1,6 +1,6 @@
 //! The fleet as staff change it and the public sees it.
 
-use exodrive_tests::{Answer, Door, World, car_body, day, eventually};
+use exodrive_tests::{Answer, Client, World, car_body, day, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -8,12 +8,12 @@ fn slugs(list: &Value) -> Vec<&str> {
     list["data"].as_array().unwrap().iter().map(|car| car["slug"].as_str().unwrap()).collect()
 }
 
-async fn put(door: &Door, path: &str, body: &Value) -> Answer {
-    Answer::of(door.request(Method::PUT, path).json(body)).await.unwrap()
+async fn put(client: &Client, path: &str, body: &Value) -> Answer {
+    Answer::of(client.request(Method::PUT, path).json(body)).await.unwrap()
 }
 
 /// Five cars, of which four are shown.
-async fn fleet(admin: &Door) -> Vec<String> {
+async fn fleet(admin: &Client) -> Vec<String> {
     let cars = [
         ("alpha", "Alpha 100%", "Supercar", 300_000, vec!["Carbon seats", "Lift"]),
         ("beta", "beta_b", "SUV", 100_000, vec!["Lift"]),
@@ -124,18 +124,18 @@ async fn a_car_is_shown_from_the_cache_and_after_hiding_no_longer() {
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 100_000).await;
     world.settled().await;
-    let doors: Vec<_> = names.iter().map(|name| visitor.at(&world, name)).collect();
-    let cached = async |door: &Door, id: &str| {
+    let clients: Vec<_> = names.iter().map(|name| visitor.at(&world, name)).collect();
+    let cached = async |client: &Client, id: &str| {
         eventually("the car comes from the cache", async || {
-            let answer = door.get(&format!("/v1/cars/{id}")).await;
+            let answer = client.get(&format!("/v1/cars/{id}")).await;
             assert_eq!(answer.expect(200)["slug"], "one");
             ["L1", "L2"].contains(&answer.header("x-cache")).then_some(())
         })
         .await;
     };
-    let gone = async |door: &Door, id: &str| {
+    let gone = async |client: &Client, id: &str| {
         eventually("the car is not shown any more", async || {
-            let answer = door.get(&format!("/v1/cars/{id}")).await;
+            let answer = client.get(&format!("/v1/cars/{id}")).await;
             (answer.status == 404).then(|| answer.problem(404, "not_found"))
         })
         .await;
@@ -144,15 +144,15 @@ async fn a_car_is_shown_from_the_cache_and_after_hiding_no_longer() {
         let done = admin.post(&format!("/v1/cars/one/{action}"), &json!({})).await;
         done.expect(200);
         let position = done.header("exodrive-position").parse().unwrap();
-        for door in &doors {
+        for client in &clients {
             for id in [car.as_str(), "one"] {
                 let path = format!("/v1/cars/{id}");
-                let now = door.get_from(position, &path).await;
+                let now = client.get_from(position, &path).await;
                 assert_eq!(now.status, if shown { 200 } else { 404 }, "{action} {id}");
                 if shown {
-                    cached(door, id).await
+                    cached(client, id).await
                 } else {
-                    gone(door, id).await
+                    gone(client, id).await
                 }
                 assert_eq!(admin.get(&path).await.expect(200)["id"], *car, "staff see it");
                 let auditor = world.user("eve", "auditor");
@@ -173,8 +173,8 @@ async fn a_car_is_shown_from_the_cache_and_after_hiding_no_longer() {
     step("list", true).await;
     visitor.booked("one", day(1), day(1)).await;
     step("archive", false).await;
-    for door in [&visitor, &admin] {
-        let refused = door.book(&car, day(2), day(2)).await;
+    for client in [&visitor, &admin] {
+        let refused = client.book(&car, day(2), day(2)).await;
         assert!([404, 409].contains(&refused.status), "{}", refused.json());
     }
     admin.post("/v1/cars/one/feature", &json!({})).await.problem(409, "car_conflict");
@@ -187,7 +187,7 @@ async fn a_car_is_shown_from_the_cache_and_after_hiding_no_longer() {
 }
 
 #[tokio::test]
-async fn a_car_is_described_and_priced_and_what_cannot_be_is_told() {
+async fn a_car_is_described_and_priced_and_what_cannot_be_is_reported() {
     let world = World::start().await;
     let admin = world.admin();
     let car = admin.post("/v1/cars", &car_body("one")).await;
@@ -203,12 +203,12 @@ async fn a_car_is_described_and_priced_and_what_cannot_be_is_told() {
     let mut renamed = car_body("one");
     renamed.as_object_mut().unwrap().remove("slug");
     renamed["name"] = json!("Another name");
-    let told = put(&admin, "/v1/cars/one/profile", &renamed).await.expect(200);
-    assert_eq!((&told["name"], &told["slug"]), (&json!("Another name"), &json!("one")));
+    let reported = put(&admin, "/v1/cars/one/profile", &renamed).await.expect(200);
+    assert_eq!((&reported["name"], &reported["slug"]), (&json!("Another name"), &json!("one")));
     let image = |url: &str, primary: bool| json!({"url": url, "alt": "A", "primary": primary});
     let images = json!({"images": [image("https://x/1", false), image("https://x/2", true)]});
-    let told = put(&admin, "/v1/cars/one/images", &images).await.expect(200);
-    assert_eq!(told["images"], images["images"]);
+    let reported = put(&admin, "/v1/cars/one/images", &images).await.expect(200);
+    assert_eq!(reported["images"], images["images"]);
     put(&admin, "/v1/cars/one/price", &json!({"base_per_day_cents": 1})).await.expect(200);
     admin.post("/v1/cars/one/list", &json!({})).await.expect(200);
     world.settled().await;
@@ -266,15 +266,15 @@ async fn a_car_is_described_and_priced_and_what_cannot_be_is_told() {
         assert!(errors.iter().any(|error| error["pointer"] == "/slug"), "{problem}");
     }
     admin.get("/v1/cars/a%00b").await.problem(404, "not_found");
-    for (door, status) in [
+    for (client, status) in [
         (world.visitor(), 401),
         (world.user("ada", "customer"), 403),
         (world.user("e", "auditor"), 403),
     ] {
-        assert_eq!(door.post("/v1/cars", &car_body("two")).await.status, status);
-        assert_eq!(door.post("/v1/cars/one/hide", &json!({})).await.status, status);
+        assert_eq!(client.post("/v1/cars", &car_body("two")).await.status, status);
+        assert_eq!(client.post("/v1/cars/one/hide", &json!({})).await.status, status);
         let price = json!({"base_per_day_cents": 1});
-        assert_eq!(put(&door, "/v1/cars/one/price", &price).await.status, status);
+        assert_eq!(put(&client, "/v1/cars/one/price", &price).await.status, status);
     }
 }
 
@@ -283,10 +283,10 @@ async fn of_cars_that_want_one_slug_at_once_one_gets_it() {
     let world = World::start().await;
     let names = world.serve_from(3).await;
     let admin = world.admin();
-    let doors: Vec<_> = names.iter().map(|name| admin.at(&world, name)).collect();
+    let clients: Vec<_> = names.iter().map(|name| admin.at(&world, name)).collect();
     for round in 0..5 {
         let body = car_body(&format!("wanted-{round}"));
-        let asked = (0..9).map(|n| doors[n % 3].post("/v1/cars", &body));
+        let asked = (0..9).map(|n| clients[n % 3].post("/v1/cars", &body));
         let answers = futures::future::join_all(asked).await;
         let (made, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|it| it.status == 201);
         assert_eq!(made.len(), 1, "round {round}");

@@ -37,7 +37,7 @@ async fn refused(world: &World, id: &str, body: &str) {
 }
 
 #[tokio::test]
-async fn every_delivery_of_an_email_is_told_with_its_evidence() {
+async fn every_delivery_of_an_email_is_reported_with_its_evidence() {
     let world = World::with(&[("EXODRIVE_ACCESS_INTERVAL", "500ms")]).await;
     let mut positions = Vec::new();
     for delivery in deliveries() {
@@ -54,21 +54,21 @@ async fn every_delivery_of_an_email_is_told_with_its_evidence() {
     world.settled().await;
     world.get_as("admin", "/v1/inbox/em-1").await.expect(200);
 
-    let told = within(Duration::from_secs(5), "refusals and accesses are told", async || {
-        let told = history(&world, "email=em-1").await;
-        let email = &told["emails"][0];
+    let reported = within(Duration::from_secs(5), "refusals and accesses are told", async || {
+        let reported = history(&world, "email=em-1").await;
+        let email = &reported["emails"][0];
         let by_admin = |it: &&Value| it["actor"] == "admin:admin-user";
         let all = email["duplicates"] == 2
             && email["refused"] == 1
             && email["accesses"].as_array().unwrap().iter().any(|it| by_admin(&it));
-        all.then_some(told)
+        all.then_some(reported)
     })
     .await;
-    assert_eq!(ids(&told), ["msg_a", "msg_b", "msg_c"]);
-    assert_eq!((&told["has_more"], &told["next_cursor"]), (&json!(false), &Value::Null));
+    assert_eq!(ids(&reported), ["msg_a", "msg_b", "msg_c"]);
+    assert_eq!((&reported["has_more"], &reported["next_cursor"]), (&json!(false), &Value::Null));
     let statuses = ["delivered", "delivered", "bounced"];
     for (n, delivery) in deliveries().iter().enumerate() {
-        let entry = &told["data"][n];
+        let entry = &reported["data"][n];
         let raw = BASE64_STANDARD.decode(entry["raw"].as_str().unwrap()).unwrap();
         assert_eq!(raw, delivery.body, "byte for byte");
         assert_eq!(entry["position"], positions[n]);
@@ -90,8 +90,8 @@ async fn every_delivery_of_an_email_is_told_with_its_evidence() {
         assert_eq!((&entry["duplicates"], &entry["refused"]), (&json!(counts.0), &json!(counts.1)));
     }
     let live = world.get("/v1/inbox/em-1").await.expect(200);
-    assert_eq!(told["data"][2]["state"], live, "the last state is that of the view");
-    assert_eq!(told["emails"][0]["deliveries"], 3);
+    assert_eq!(reported["data"][2]["state"], live, "the last state is that of the view");
+    assert_eq!(reported["emails"][0]["deliveries"], 3);
 
     // Both orders, and what was known at a point.
     let happened = history(&world, "email=em-1&order=happened").await;
@@ -99,7 +99,7 @@ async fn every_delivery_of_an_email_is_told_with_its_evidence() {
     assert_eq!(happened["data"][0]["state"]["status"], "sent");
     let known = history(&world, &format!("email=em-1&order=happened&at={}", positions[1])).await;
     assert_eq!(ids(&known), ["msg_b", "msg_a"]);
-    let at = told["data"][0]["received_at"].as_str().unwrap();
+    let at = reported["data"][0]["received_at"].as_str().unwrap();
     assert_eq!(ids(&history(&world, &format!("email=em-1&at={at}")).await), ["msg_a"]);
 
     let diff =
@@ -141,7 +141,7 @@ async fn every_delivery_of_an_email_is_told_with_its_evidence() {
 }
 
 #[tokio::test]
-async fn history_is_told_by_address_by_booking_and_by_time() {
+async fn history_is_reported_by_address_by_booking_and_by_time() {
     let world = World::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 10_000).await;
@@ -162,8 +162,8 @@ async fn history_is_told_by_address_by_booking_and_by_time() {
     world.stored(&Delivery::new("msg_odd", "no json")).await;
     world.settled().await;
 
-    let told = history(&world, "address=Dana%40Example.com").await;
-    let mut emails: Vec<_> = told["emails"]
+    let reported = history(&world, "address=Dana%40Example.com").await;
+    let mut emails: Vec<_> = reported["emails"]
         .as_array()
         .unwrap()
         .iter()
@@ -171,7 +171,7 @@ async fn history_is_told_by_address_by_booking_and_by_time() {
         .collect();
     emails.sort_unstable();
     assert_eq!(emails, ["em-1", "em-2", "em-4"]);
-    assert_eq!(ids(&told), ["msg_1sent", "msg_2sent", "msg_4sent", "msg_1delivered"]);
+    assert_eq!(ids(&reported), ["msg_1sent", "msg_2sent", "msg_4sent", "msg_1delivered"]);
     // Page by page they are the same, and as lines.
     let (mut after, mut paged) = (String::new(), Vec::new());
     loop {
@@ -194,22 +194,26 @@ async fn history_is_told_by_address_by_booking_and_by_time() {
     };
     let of_address = lines("address=dana%40example.com").await;
     assert_eq!(of_address.len(), 4 + 3);
-    assert_eq!(of_address[..4], told["data"].as_array().unwrap()[..]);
+    assert_eq!(of_address[..4], reported["data"].as_array().unwrap()[..]);
 
-    let told = history(&world, &format!("booking={id}&order=received")).await;
-    let kinds: Vec<_> =
-        told["data"].as_array().unwrap().iter().map(|it| it["type"].as_str().unwrap()).collect();
+    let reported = history(&world, &format!("booking={id}&order=received")).await;
+    let kinds: Vec<_> = reported["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["type"].as_str().unwrap())
+        .collect();
     let booked = ["exodrive.booking.held", "exodrive.booking.note_added"];
     assert_eq!(kinds, [&booked[..], &["email.sent", "email.delivered"]].concat());
-    assert_eq!(told["data"][1]["actor"], "admin:admin-user");
+    assert_eq!(reported["data"][1]["actor"], "admin:admin-user");
 
     let range = format!("since={}", between.to_rfc3339_opts(chrono::SecondsFormat::Micros, true));
-    let told = history(&world, &range).await;
+    let reported = history(&world, &range).await;
     let all = ["msg_1sent", "msg_2sent", "msg_3sent", "msg_4sent", "msg_1delivered", "msg_odd"];
-    assert_eq!(ids(&told), all);
-    assert_eq!(told["data"][4]["state"]["status"], "delivered");
+    assert_eq!(ids(&reported), all);
+    assert_eq!(reported["data"][4]["state"]["status"], "delivered");
     assert_eq!(
-        (&told["data"][5]["state"], &told["data"][5]["verdict"]),
+        (&reported["data"][5]["state"], &reported["data"][5]["verdict"]),
         (&Value::Null, &json!("verified"))
     );
     let page = history(&world, &format!("{range}&limit=4")).await;
@@ -238,9 +242,9 @@ async fn the_command_line_tells_the_same_and_old_secrets_show() {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
     eventually("the command's own reading is told", async || {
-        let told = lines(&["--email", "em-1", "--order", "happened"]).await;
-        assert_eq!(told[0]["id"], "msg_b");
-        let accesses = told.last().unwrap()["accesses"].as_array().unwrap().clone();
+        let reported = lines(&["--email", "em-1", "--order", "happened"]).await;
+        assert_eq!(reported[0]["id"], "msg_b");
+        let accesses = reported.last().unwrap()["accesses"].as_array().unwrap().clone();
         let route = "exodrive audit history";
         accesses.iter().any(|it| it["routes"][route].as_u64() > Some(0)).then_some(())
     })

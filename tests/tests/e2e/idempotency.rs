@@ -2,7 +2,7 @@
 //! between; and who decides on something old is told.
 
 use exodrive_runtime::services::Service;
-use exodrive_tests::{API, Answer, Door, World, booking_body, bookings_in, day, eventually, key};
+use exodrive_tests::{API, Answer, Client, World, booking_body, bookings_in, day, eventually, key};
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -52,11 +52,11 @@ async fn a_booking_is_answered_the_same_for_ever() {
     assert_eq!(first.header("idempotent-replayed"), "");
     assert!(booking["access_link"]["token"].as_str().unwrap().len() >= 32);
 
-    let again = async |door: &Door, when: &str| {
-        repeated(&first, &door.post_as(&key, "/v1/bookings", &body).await, when);
+    let again = async |client: &Client, when: &str| {
+        repeated(&first, &client.post_as(&key, "/v1/bookings", &body).await, when);
         flush(&world).await;
         let when = format!("{when}, from the log");
-        repeated(&first, &door.post_as(&key, "/v1/bookings", &body).await, &when);
+        repeated(&first, &client.post_as(&key, "/v1/bookings", &body).await, &when);
     };
     again(&visitor, "at once").await;
     again(&other_process, "from another process").await;
@@ -88,8 +88,8 @@ async fn a_booking_is_answered_the_same_for_ever() {
     for (field, value) in [("end_date", days), ("fees", json!(["seat"])), ("notes", json!("no"))] {
         let mut other = body.clone();
         other[field] = value;
-        for door in [&visitor, &other_process] {
-            let reused = door.post_as(&key, "/v1/bookings", &other).await;
+        for client in [&visitor, &other_process] {
+            let reused = client.post_as(&key, "/v1/bookings", &other).await;
             reused.problem(422, "idempotency_key_reused");
             flush(&world).await;
         }
@@ -98,7 +98,7 @@ async fn a_booking_is_answered_the_same_for_ever() {
 }
 
 #[tokio::test]
-async fn another_request_under_a_key_is_told_apart_without_redis_and_on_a_stale_state() {
+async fn another_request_under_a_key_is_reported_apart_without_redis_and_on_a_stale_state() {
     let world = World::start().await;
     let names = world.serve_from(2).await;
     let (here, there) = (world.admin(), world.admin().at(&world, &names[1]));
@@ -134,11 +134,11 @@ async fn equal_requests_at_once_make_one_booking() {
     let names = world.serve_from(3).await;
     let admin = world.admin();
     let car = admin.add_car("one", 100_000).await;
-    let doors: Vec<_> = names.iter().map(|name| world.visitor().at(&world, name)).collect();
+    let clients: Vec<_> = names.iter().map(|name| world.visitor().at(&world, name)).collect();
     let (mut in_flight, mut made) = (0, 0);
     for round in 0..5 {
         let (key, body) = (key(), booking_body(&car, day(round), day(round)));
-        let asked = (0..40).map(|n| doors[n % 3].post_as(&key, "/v1/bookings", &body));
+        let asked = (0..40).map(|n| clients[n % 3].post_as(&key, "/v1/bookings", &body));
         let answers = join_all(asked).await;
         let mut given = BTreeSet::new();
         for answer in &answers {
@@ -154,7 +154,7 @@ async fn equal_requests_at_once_make_one_booking() {
         assert_eq!(given.len(), 1, "round {round}");
         flush(&world).await;
         // Without what Redis keeps, the log alone tells them apart.
-        let asked = (0..6).map(|n| doors[n % 3].post_as(&key, "/v1/bookings", &body));
+        let asked = (0..6).map(|n| clients[n % 3].post_as(&key, "/v1/bookings", &body));
         for answer in join_all(asked).await.iter().filter(|answer| answer.status != 409) {
             assert_eq!(
                 answer.expect(201),
@@ -168,7 +168,7 @@ async fn equal_requests_at_once_make_one_booking() {
     // And while Redis is away.
     world.services.stop_service(Service::Redis).await.unwrap();
     let (key, body) = (key(), booking_body(&car, day(50), day(51)));
-    let asked = (0..12).map(|n| doors[n % 3].post_as(&key, "/v1/bookings", &body));
+    let asked = (0..12).map(|n| clients[n % 3].post_as(&key, "/v1/bookings", &body));
     let given: BTreeSet<_> = join_all(asked)
         .await
         .iter()
@@ -258,7 +258,7 @@ async fn a_process_that_dies_between_append_and_answer_doubles_nothing() {
     let admin = world.admin();
     let car = admin.add_car("one", 100_000).await;
     let dying = world.visitor().at(&world, &names[1]);
-    let wanted = Mutex::new(BTreeMap::new());
+    let requested = Mutex::new(BTreeMap::new());
     let next = AtomicI64::new(0);
     for _ in 0..4 {
         // Each books on until the process is gone.
@@ -267,10 +267,10 @@ async fn a_process_that_dies_between_append_and_answer_doubles_nothing() {
                 let (key, n) = (key(), next.fetch_add(1, Ordering::Relaxed));
                 let body = booking_body(&car, day(n), day(n));
                 let request = dying.command("/v1/bookings", &body).header("idempotency-key", &key);
-                let told = Answer::of(request).await.ok();
-                assert!(told.as_ref().is_none_or(|answer| answer.status == 201));
-                let gone = told.is_none();
-                wanted.lock().unwrap().insert(key, (n, told));
+                let reported = Answer::of(request).await.ok();
+                assert!(reported.as_ref().is_none_or(|answer| answer.status == 201));
+                let gone = reported.is_none();
+                requested.lock().unwrap().insert(key, (n, reported));
                 if gone {
                     break;
                 }
@@ -289,32 +289,36 @@ async fn a_process_that_dies_between_append_and_answer_doubles_nothing() {
         world.start_api_as(&names[1]);
         world.wait_until_at(&names[1], "ready").await;
     }
-    let wanted = wanted.into_inner().unwrap();
-    let unanswered = wanted.values().filter(|(_, told)| told.is_none()).count();
+    let requested = requested.into_inner().unwrap();
+    let unanswered = requested.values().filter(|(_, reported)| reported.is_none()).count();
     assert_eq!(unanswered, 64, "each of the load was cut off");
     let stored = bookings_in(&world.events().await);
-    let answered = wanted.len() - unanswered;
-    println!("{} keys, {unanswered} cut off, {} of them stored", wanted.len(), stored - answered);
-    let doors = [world.visitor()];
-    let retries = wanted.iter().map(|(key, (n, told))| {
-        let doors = &doors;
+    let answered = requested.len() - unanswered;
+    println!(
+        "{} keys, {unanswered} cut off, {} of them stored",
+        requested.len(),
+        stored - answered
+    );
+    let clients = [world.visitor()];
+    let retries = requested.iter().map(|(key, (n, reported))| {
+        let clients = &clients;
         let body = booking_body(&car, day(*n), day(*n));
         async move {
-            let again = Door::insist(doors, key, Method::POST, "/v1/bookings", &body).await;
-            if let Some(told) = told {
-                repeated(told, &again, "after the process has died");
+            let again = Client::insist(clients, key, Method::POST, "/v1/bookings", &body).await;
+            if let Some(reported) = reported {
+                repeated(reported, &again, "after the process has died");
             }
             again.expect(201)["id"].as_str().unwrap().to_owned()
         }
     });
     let ids: BTreeSet<_> = join_all(retries).await.into_iter().collect();
-    assert_eq!(ids.len(), wanted.len());
+    assert_eq!(ids.len(), requested.len());
     let events = world.views_equal_a_fresh_fold().await;
-    assert_eq!(bookings_in(&events), wanted.len(), "each key has one booking");
+    assert_eq!(bookings_in(&events), requested.len(), "each key has one booking");
 }
 
 #[tokio::test]
-async fn who_decides_on_something_old_is_told_what_is_now() {
+async fn who_decides_on_something_old_is_reported_what_is_now() {
     let world = World::start().await;
     let names = world.serve_from(2).await;
     let admin = world.admin();
@@ -330,8 +334,8 @@ async fn who_decides_on_something_old_is_told_what_is_now() {
     let mut won = 0;
     for _ in 0..5 {
         let etag = admin.get(&path).await.header("etag").to_owned();
-        let note = |door: &Door, text: &str| {
-            let command = door.command(&format!("{path}/notes"), &json!({"text": text}));
+        let note = |client: &Client, text: &str| {
+            let command = client.command(&format!("{path}/notes"), &json!({"text": text}));
             Answer::of(command.header("if-match", &etag))
         };
         let answers = [note(&admin, "one"), note(&other, "two")];

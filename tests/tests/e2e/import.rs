@@ -125,7 +125,7 @@ async fn rows_that_cannot_be_taken_are_named_with_the_reason() {
     assert!(!success);
     assert_eq!(rehearsed, report);
     let problems = report["problems"].as_array().unwrap();
-    let told: Vec<_> = problems
+    let reported: Vec<_> = problems
         .iter()
         .map(|it| {
             let text = |field: &str| it[field].as_str().unwrap();
@@ -142,8 +142,8 @@ async fn rows_that_cannot_be_taken_are_named_with_the_reason() {
         ("cars", 3, "another car has this slug"),
         ("cars", 4, "id cannot be read"),
     ];
-    assert_eq!(told.len(), expected.len(), "{told:#?}");
-    for ((table, line, why), found) in expected.into_iter().zip(told) {
+    assert_eq!(reported.len(), expected.len(), "{reported:#?}");
+    for ((table, line, why), found) in expected.into_iter().zip(reported) {
         assert_eq!((table, line), (found.0, found.1), "{found:?}");
         assert!(found.2.contains(why), "{found:?}");
     }

@@ -1,13 +1,13 @@
 //! What staff look at: figures, customers, and what became of a booking, its
 //! email among it.
 
-use exodrive_tests::{Delivery, Door, World, booking_body, day, email_body};
+use exodrive_tests::{Client, Delivery, World, booking_body, day, email_body};
 use serde_json::{Value, json};
 
-async fn book_as(door: &Door, car: &str, n: i64, email: &str) -> Value {
+async fn book_as(client: &Client, car: &str, n: i64, email: &str) -> Value {
     let mut body = booking_body(car, day(n), day(n + 1));
     body["customer"]["email"] = json!(email);
-    door.post("/v1/bookings", &body).await.expect(201)
+    client.post("/v1/bookings", &body).await.expect(201)
 }
 
 #[tokio::test]

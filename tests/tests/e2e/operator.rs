@@ -139,7 +139,7 @@ async fn a_projection_is_paused_and_resumed_from_the_terminal_and_over_http() {
     let mut world = World::start().await;
     world.set("USER", "grace");
     let done = prints(&world, &["pause", "inbox", "--reason", "the disk is full"]).await;
-    assert_eq!((&done["object"], &done["heeded"]), (&json!("act"), &json!(true)));
+    assert_eq!((&done["object"], &done["applied"]), (&json!("act"), &json!(true)));
     assert_eq!(done["type"], "exodrive.projection.paused");
     let (event, actor) = last_act(&world).await;
     assert_eq!((event.projection.as_str(), event.operation), ("inbox", Operation::Paused {}));
@@ -166,7 +166,7 @@ async fn a_projection_is_paused_and_resumed_from_the_terminal_and_over_http() {
             .header("idempotency-key", &key)
             .json(&json!({"reason": "there is room"}));
         let answer = Answer::of(request).await.unwrap();
-        assert_eq!(answer.expect(200)["heeded"], true);
+        assert_eq!(answer.expect(200)["applied"], true);
         assert_eq!(answer.header("idempotent-replayed") == "true", replayed);
     }
     let (event, actor) = last_act(&world).await;
@@ -335,7 +335,7 @@ async fn a_parked_key_is_shown_retried_and_skipped() {
 
     let done = prints(&world, &["retry", "inbox", "--key", "exo.email.em-1"]).await;
     assert_eq!(
-        (&done["type"], &done["heeded"]),
+        (&done["type"], &done["applied"]),
         (&json!("exodrive.projection.retry_requested"), &json!(true))
     );
     let (event, _) = last_act(&world).await;
@@ -347,7 +347,7 @@ async fn a_parked_key_is_shown_retried_and_skipped() {
     })
     .await;
     let done = post(&world, "projections/inbox/skip", &skip("exo.email.em-1", position)).await;
-    assert_eq!(done.expect(200)["heeded"], true);
+    assert_eq!(done.expect(200)["applied"], true);
     let (event, actor) = last_act(&world).await;
     let key = "exo.email.em-1".to_owned();
     assert_eq!(event.operation, Operation::EventSkipped { key, position });
@@ -373,15 +373,15 @@ async fn old_generations_are_rolled_back_to_and_pruned() {
     let (event, _) = last_act(&world).await;
     assert_eq!(event.operation, Operation::RollbackRequested { version: FUTURE, generation: 0 });
     let answer = post(&world, "projections/customers/prune", &json!({"reason": "room"})).await;
-    assert_eq!(answer.expect(200)["heeded"], true);
+    assert_eq!(answer.expect(200)["applied"], true);
     let (event, _) = last_act(&world).await;
     assert_eq!(event.operation, Operation::PruneRequested { generations: vec![0] });
     let left = "select count(*) from generations where projection = 'customers'
                   and generation = 0 and state <> 'dropping'";
     assert_eq!(one::<i64>(&world, left).await, 0);
-    let kept =
+    let saved =
         "select count(*) from generations where projection = 'customers' and state = 'active'";
-    assert_eq!(one::<i64>(&world, kept).await, 1);
+    assert_eq!(one::<i64>(&world, saved).await, 1);
 }
 
 #[tokio::test]
@@ -431,7 +431,7 @@ async fn a_dry_run_says_what_it_would_do_and_does_nothing() {
 }
 
 #[tokio::test]
-async fn the_terminal_and_http_tell_the_same_and_only_operators_are_told() {
+async fn the_terminal_and_http_report_the_same_and_only_operators_are_reported() {
     let world = World::start().await;
     world.settled().await;
     let terminal = prints(&world, &["status"]).await;
@@ -518,7 +518,7 @@ async fn an_act_without_a_worker_is_recorded_and_takes_effect_when_one_starts() 
     let said = String::from_utf8(done.stdout).unwrap();
     assert!(said.contains("Recorded; no worker is running"), "{said}");
     let done = post(&world, "projections/cars/pause", &json!({"reason": "no worker"})).await;
-    assert_eq!(done.expect(200)["heeded"], false);
+    assert_eq!(done.expect(200)["applied"], false);
     let body = json!({"reason": "no worker"});
     let job = post(&world, "projections/bookings/rebuild", &body).await.expect(202);
     assert_eq!(job["state"], "recorded");
@@ -536,21 +536,21 @@ async fn an_act_without_a_worker_is_recorded_and_takes_effect_when_one_starts() 
     world.start_worker("work-1");
     world.start_worker("work-2");
     eventually("they are heeded", async || {
-        let heeded: i64 = one(&world, "select position from operations").await;
-        (heeded == i64::try_from(last).unwrap()).then_some(())
+        let applied: i64 = one(&world, "select position from operations").await;
+        (applied == i64::try_from(last).unwrap()).then_some(())
     })
     .await;
     assert_eq!(one::<i64>(&world, paused).await, 2);
     let id = job["id"].as_str().unwrap();
     let path = format!("rebuilds/{id}");
     assert_eq!(get(&world, &path).await["reason"], "no worker");
-    let heeded =
+    let applied =
         ["work-1", "work-2"].map(|it| world.printed(it).matches("Heeded exodrive").count());
-    assert_eq!(heeded.iter().sum::<usize>(), 4, "each once: {heeded:?}");
+    assert_eq!(applied.iter().sum::<usize>(), 4, "each once: {applied:?}");
 }
 
 #[tokio::test]
-async fn a_database_made_anew_keeps_what_lasts_and_begins_nothing_old() {
+async fn a_database_made_again_keeps_what_lasts_and_begins_nothing_old() {
     let world = World::start().await;
     // As if it had been made after what follows.
     let made = "update _sqlx_migrations set installed_on = now() + interval '1 hour'";
@@ -558,18 +558,18 @@ async fn a_database_made_anew_keeps_what_lasts_and_begins_nothing_old() {
     let id = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b6";
     rebuild_of_the_future(&world, "cars", id).await;
     let done = prints(&world, &["pause", "inbox", "--reason", "for good"]).await;
-    assert_eq!(done["heeded"], true);
+    assert_eq!(done["applied"], true);
     assert_eq!(one::<i64>(&world, "select count(*) from rebuilds").await, 0);
     assert_eq!(one::<i64>(&world, "select count(*) from projections where paused").await, 1);
 }
 
 #[tokio::test]
-async fn differences_wait_for_a_decision_and_a_swap_is_told_to_the_log_once() {
+async fn differences_wait_for_a_decision_and_a_swap_is_reported_to_the_log_once() {
     let world = World::start().await;
     let id = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b6";
     rebuild_of_the_future(&world, "cars", id).await;
-    let heeded = "select count(*) from rebuilds";
-    eventually("it is heeded", async || (one::<i64>(&world, heeded).await == 1).then_some(()))
+    let applied = "select count(*) from rebuilds";
+    eventually("it is heeded", async || (one::<i64>(&world, applied).await == 1).then_some(()))
         .await;
     // As the worker of the newer release leaves it.
     let comparison = json!({
@@ -580,8 +580,8 @@ async fn differences_wait_for_a_decision_and_a_swap_is_told_to_the_log_once() {
     let waits = "update rebuilds set state = 'waiting', comparison = $1";
     sqlx::query(waits).bind(&comparison).execute(world.database()).await.unwrap();
     let said = refused(&world, &["rebuild", "cars", "--watch"], 1).await;
-    for told in ["car-1", "changed", "car-2", "added", "--accept", "--cancel"] {
-        assert!(said.contains(told), "{told}: {said}");
+    for reported in ["car-1", "changed", "car-2", "added", "--accept", "--cancel"] {
+        assert!(said.contains(reported), "{reported}: {said}");
     }
     assert_eq!(get(&world, &format!("rebuilds/{id}")).await["comparison"], comparison);
     let done = prints(&world, &["rebuild", "cars", "--accept", "--no-wait"]).await;
@@ -593,8 +593,9 @@ async fn differences_wait_for_a_decision_and_a_swap_is_told_to_the_log_once() {
     world.start_worker("work-2");
     let swapped = "update rebuilds set state = 'done', finished_at = now()";
     sqlx::query(swapped).execute(world.database()).await.unwrap();
-    let told = "select count(*) from rebuilds where told";
-    eventually("it is told", async || (one::<i64>(&world, told).await == 1).then_some(())).await;
+    let reported = "select count(*) from rebuilds where told";
+    eventually("it is told", async || (one::<i64>(&world, reported).await == 1).then_some(()))
+        .await;
     let (event, actor) = last_act(&world).await;
     let Operation::Swapped { rebuild, to_generation, rows, digest, differences, .. } =
         event.operation
@@ -606,7 +607,8 @@ async fn differences_wait_for_a_decision_and_a_swap_is_told_to_the_log_once() {
     assert_eq!((event.reason.as_str(), actor.as_str()), ("a newer fold", "operator:newer-release"));
     // Told again, as by a worker that died before it had noted it.
     sqlx::query("update rebuilds set told = false").execute(world.database()).await.unwrap();
-    eventually("it is noted", async || (one::<i64>(&world, told).await == 1).then_some(())).await;
+    eventually("it is noted", async || (one::<i64>(&world, reported).await == 1).then_some(()))
+        .await;
     let swaps = operations(&world).await.into_iter().map(|(_, event)| event.operation);
     assert_eq!(swaps.filter(|it| matches!(it, Operation::Swapped { .. })).count(), 1);
 }

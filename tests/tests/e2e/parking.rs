@@ -50,9 +50,10 @@ async fn retry(world: &World, projection: &str) {
     world.exodrive_prints(&["projections", "retry", projection]).await;
     eventually("the worker retries", async || {
         let now = retries(world);
-        let wanted = "select count(*) from parked_events where retry_wanted";
-        let wanted: i64 = sqlx::query_scalar(wanted).fetch_one(world.database()).await.unwrap();
-        (now > before && wanted == 0).then_some(())
+        let requested = "select count(*) from parked_events where retry_wanted";
+        let requested: i64 =
+            sqlx::query_scalar(requested).fetch_one(world.database()).await.unwrap();
+        (now > before && requested == 0).then_some(())
     })
     .await;
 }

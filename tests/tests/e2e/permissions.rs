@@ -6,7 +6,7 @@ use async_nats::jetstream::{
     stream::{Config, State},
 };
 use exodrive_tests::{
-    API, Delivery, Process, Refusals, WORKER, World, email_body, eventually, free_address,
+    API, Delivery, PermissionErrors, Process, WORKER, World, email_body, eventually, free_address,
     jetstream_as,
 };
 use std::{fs, path::Path, time::Duration};
@@ -26,14 +26,14 @@ async fn api_and_worker_can_change_no_stream_and_take_nothing_out() {
     let world = World::start().await;
     mail(&world, 3).await;
     world.settled().await;
-    let operator = jetstream_as(&world.urls().nats_operator, Refusals::default()).await;
+    let operator = jetstream_as(&world.urls().nats_operator, PermissionErrors::default()).await;
     let mut before = Vec::new();
     for name in STREAMS {
         before.push(operator.get_stream(name).await.unwrap().get_info().await.unwrap());
     }
     let urls = world.urls();
     for url in [&urls.nats, &urls.nats_worker] {
-        let refusals = Refusals::default();
+        let refusals = PermissionErrors::default();
         let jetstream = jetstream_as(url, refusals.clone()).await;
         for (name, found) in STREAMS.into_iter().zip(&before) {
             let stream = jetstream.get_stream(name).await.unwrap();
@@ -67,9 +67,9 @@ async fn api_and_worker_can_change_no_stream_and_take_nothing_out() {
 #[tokio::test]
 async fn the_worker_destroys_keys_and_keeps_seals_and_the_api_does_neither() {
     let world = World::start().await;
-    let (refusals, urls) = (Refusals::default(), world.urls());
+    let (refusals, urls) = (PermissionErrors::default(), world.urls());
     let api = jetstream_as(&urls.nats, refusals.clone()).await;
-    let worker = jetstream_as(&urls.nats_worker, Refusals::default()).await;
+    let worker = jetstream_as(&urls.nats_worker, PermissionErrors::default()).await;
     let ack = api.publish("exo-keys.one", "wrapped".into()).await.unwrap().await.unwrap();
     let keys = api.get_stream("EXODRIVE_KEYS").await.unwrap();
     assert!(keys.delete_message(ack.sequence).await.is_err());
@@ -212,7 +212,7 @@ async fn the_doctor_proves_the_permissions_of_the_documented_server() {
     let said = said_of(&world, "nats user").await;
     assert!(said.contains(" note ") && said.contains("may do everything"), "{said}");
     // Nothing was changed by all the trying.
-    let jetstream = jetstream_as(&url("operator", ports), Refusals::default()).await;
+    let jetstream = jetstream_as(&url("operator", ports), PermissionErrors::default()).await;
     for name in STREAMS {
         let info = jetstream.get_stream(name).await.unwrap().get_info().await.unwrap();
         // What readiness writes, and the key that makes MACs.

@@ -64,8 +64,8 @@ async fn the_quote_is_charged_line_by_line() {
                 let dates = json!({
                     "car_id": car, "start_date": day(from), "end_date": day(from + days - 1),
                 });
-                let wanted = with(dates, &choices);
-                let quote = visitor.post("/v1/quotes", &wanted).await.expect(200);
+                let requested = with(dates, &choices);
+                let quote = visitor.post("/v1/quotes", &requested).await.expect(200);
                 assert_eq!((&quote["available"], &quote["days"]), (&json!(true), &json!(days)));
                 let lines = quote["lines"].as_array().unwrap();
                 let sum: i64 = lines.iter().map(|it| it["amount_cents"].as_i64().unwrap()).sum();
@@ -84,9 +84,9 @@ async fn the_quote_is_charged_line_by_line() {
                 body["expected_total_cents"] = json!(cents);
                 let booking = visitor.post("/v1/bookings", &body).await.expect(201);
                 for same in ["total", "lines", "deposit", "days", "price_list_version"] {
-                    assert_eq!(booking[same], quote[same], "{same} of {wanted}");
+                    assert_eq!(booking[same], quote[same], "{same} of {requested}");
                 }
-                let again = visitor.post("/v1/quotes", &wanted).await.expect(200);
+                let again = visitor.post("/v1/quotes", &requested).await.expect(200);
                 assert_eq!(again["available"], false);
                 bookings.push((car.clone(), booking));
                 from += days;
@@ -128,8 +128,8 @@ async fn an_example_of_the_pages_comes_to_what_it_says() {
         "discount_basis_points": 1_000, "tax_basis_points": 700,
     });
     let car = admin.add_car_priced(&car_body("hand"), &prices).await;
-    let wanted = json!({"car_id": "hand", "start_date": day(0), "end_date": day(2)});
-    let quote = world.visitor().post("/v1/quotes", &wanted).await.expect(200);
+    let requested = json!({"car_id": "hand", "start_date": day(0), "end_date": day(2)});
+    let quote = world.visitor().post("/v1/quotes", &requested).await.expect(200);
     let amounts: Vec<_> = quote["lines"]
         .as_array()
         .unwrap()
@@ -145,7 +145,7 @@ async fn an_example_of_the_pages_comes_to_what_it_says() {
 }
 
 #[tokio::test]
-async fn a_price_changes_only_with_what_is_agreed_anew() {
+async fn a_price_changes_only_with_what_is_agreed_again() {
     let world = World::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 10_000).await;
@@ -161,8 +161,8 @@ async fn a_price_changes_only_with_what_is_agreed_anew() {
     let longer = link.act(&booking, "extend", json!({"end_date": day(9)})).await.expect(200);
     assert_eq!((&longer["total"]["amount_cents"], &longer["days"]), (&json!(50_000), &json!(5)));
     let keep = json!({"car_id": dearer, "keep_price": true});
-    let kept = admin.act(&booking, "move", keep).await.expect(200);
-    assert_eq!(kept["total"]["amount_cents"], 50_000);
+    let saved = admin.act(&booking, "move", keep).await.expect(200);
+    assert_eq!(saved["total"]["amount_cents"], 50_000);
     admin.act(&booking, "move", json!({"car_id": car})).await.expect(200);
     let dear = admin.act(&booking, "move", json!({"car_id": dearer})).await.expect(200);
     assert_eq!(dear["total"]["amount_cents"], 150_000);

@@ -61,9 +61,9 @@ pub(crate) async fn at_rest(world: &World) {
 pub(crate) async fn is_verified(world: &World) {
     world.settled().await;
     let verified = world.exodrive(&["projections", "verify", "--all"]).await;
-    let told = String::from_utf8_lossy(&verified.stdout).into_owned()
+    let reported = String::from_utf8_lossy(&verified.stdout).into_owned()
         + &String::from_utf8_lossy(&verified.stderr);
-    assert_eq!(verified.status.code(), Some(0), "{told}");
+    assert_eq!(verified.status.code(), Some(0), "{reported}");
 }
 
 /// Writers and readers that must not notice anything.
@@ -100,12 +100,13 @@ impl Noon {
         let path = format!("/v1/inbox/{email}");
         while self.goes_on() {
             let answer = world.get(&path).await;
-            let (position, told) = (answer.header("exodrive-position"), answer.header("x-cache"));
+            let (position, reported) =
+                (answer.header("exodrive-position"), answer.header("x-cache"));
             let seen = (
                 position.parse().unwrap_or_default(),
                 answer.clone().expect(200)["events"].as_u64().unwrap(),
             );
-            assert!(seen >= newest, "{email} went from {newest:?} back to {seen:?} ({told})");
+            assert!(seen >= newest, "{email} went from {newest:?} back to {seen:?} ({reported})");
             newest = seen;
             for path in ["/v1/inbox?limit=5", "/v1/cars?limit=5"] {
                 world.get(path).await.expect(200);
@@ -158,13 +159,14 @@ async fn a_rebuild_at_noon_is_noticed_by_nobody() {
     world.views_equal_a_fresh_fold().await;
     at_rest(&world).await;
     is_verified(&world).await;
-    let kept = generations(&world, "inbox").await;
-    let states: Vec<_> = kept.iter().map(|(_, _, state)| state.as_str()).collect();
+    let saved = generations(&world, "inbox").await;
+    let states: Vec<_> = saved.iter().map(|(_, _, state)| state.as_str()).collect();
     assert_eq!(states, ["active", "previous"], "rolled back, and old ones are pruned");
     let text = "exodrive.projection.swapped";
     eventually("each swap is told to the log", async || {
-        let told = world.events().await.iter().filter(|event| event.envelope.kind == text).count();
-        (told == 12).then_some(())
+        let reported =
+            world.events().await.iter().filter(|event| event.envelope.kind == text).count();
+        (reported == 12).then_some(())
     })
     .await;
     assert!(!world.printed(API).contains("\"ERROR\""));
@@ -208,10 +210,10 @@ async fn a_difference_is_shown_and_asked_about_before_the_swap() {
     sqlx::query(change).execute(world.database()).await.unwrap();
     let args = ["projections", "rebuild", "inbox", "--reason", "a test"];
     let asked = world.exodrive(&args).await;
-    let told = String::from_utf8_lossy(&asked.stdout).into_owned()
+    let reported = String::from_utf8_lossy(&asked.stdout).into_owned()
         + &String::from_utf8_lossy(&asked.stderr);
-    assert_eq!(asked.status.code(), Some(1), "{told}");
-    assert!(told.contains("em-3") && told.contains("--accept"), "{told}");
+    assert_eq!(asked.status.code(), Some(1), "{reported}");
+    assert!(reported.contains("em-3") && reported.contains("--accept"), "{reported}");
     let status = async || -> String {
         let rows = world.rows("inbox").await;
         rows["em-3"].1["status"].as_str().unwrap().to_owned()
@@ -228,7 +230,7 @@ async fn a_difference_is_shown_and_asked_about_before_the_swap() {
 }
 
 #[tokio::test]
-async fn one_row_is_folded_afresh_or_all_that_changed_since() {
+async fn one_row_is_folded_again_or_all_that_changed_since() {
     let world = World::start().await;
     post_many(&world, 0, 60).await;
     world.settled().await;
@@ -287,9 +289,9 @@ async fn a_newer_version_is_built_beside_and_two_releases_serve() {
     world.settled().await;
     let newer = worker_with(&world, "newer");
     eventually("the newer version is swapped in", async || {
-        let kept = generations(&world, "inbox").await;
-        let wanted = [(1, 1, "previous".to_owned()), (2, 2, "active".to_owned())];
-        (kept == wanted).then_some(())
+        let saved = generations(&world, "inbox").await;
+        let requested = [(1, 1, "previous".to_owned()), (2, 2, "active".to_owned())];
+        (saved == requested).then_some(())
     })
     .await;
     let sql = "select comparison from rebuilds where kind = 'version'";

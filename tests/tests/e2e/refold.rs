@@ -92,17 +92,17 @@ async fn canaries(world: &World) -> Vec<String> {
     found
 }
 
-struct Wish {
+struct RefoldRequest {
     database: Database,
     id: Uuid,
 }
 
-impl Wish {
+impl RefoldRequest {
     async fn make(world: &World, rows: &[(&str, Vec<String>)], parked: &[u64]) -> Self {
         let database = Database::for_workers(&world.urls().database).unwrap();
         let id = Uuid::now_v7();
         let end = world.log().await.last_position().await.unwrap();
-        database.want_refolds(id, end, rows, parked).await.unwrap();
+        database.request_refolds(id, end, rows, parked).await.unwrap();
         Self { database, id }
     }
 
@@ -161,8 +161,8 @@ async fn every_generation_redis_and_every_process_forget_while_events_flow() {
     forge(&world, &rows).await;
     let forged = eventually("a process keeps the canary in memory", async || {
         let answer = world.get("/v1/inbox/em-7").await;
-        let kept = answer.header("x-cache") == "L1";
-        (kept && String::from_utf8_lossy(&answer.body).contains(CANARY)).then_some(answer)
+        let saved = answer.header("x-cache") == "L1";
+        (saved && String::from_utf8_lossy(&answer.body).contains(CANARY)).then_some(answer)
     })
     .await;
 
@@ -179,13 +179,13 @@ async fn every_generation_redis_and_every_process_forget_while_events_flow() {
         }
     };
     let refold = async {
-        let wish = Wish::make(&world, &rows, &[]).await;
-        assert!(!wish.left().await.is_empty());
-        wish.is_met(&world).await;
+        let request = RefoldRequest::make(&world, &rows, &[]).await;
+        assert!(!request.left().await.is_empty());
+        request.is_met(&world).await;
         // Wanted once more under the same id, it is not done again.
         let end = world.log().await.last_position().await.unwrap();
-        wish.database.want_refolds(wish.id, end, &rows, &[]).await.unwrap();
-        assert_eq!(wish.left().await, []);
+        request.database.request_refolds(request.id, end, &rows, &[]).await.unwrap();
+        assert_eq!(request.left().await, []);
         stop.store(true, Ordering::Relaxed);
     };
     tokio::join!(flow, refold);
@@ -227,12 +227,12 @@ async fn a_rebuild_meanwhile_neither_copies_nor_reports_what_was_wrong() {
     for round in 0..rounds(4) {
         let email = format!("em-{}", 3 + round % 8);
         forge(&world, &of_email(&email)).await;
-        let wish = Wish::make(&world, &of_email(&email), &[]).await;
+        let request = RefoldRequest::make(&world, &of_email(&email), &[]).await;
         // The second kind takes over the rows of the one that readers see.
         let all = ["projections", "rebuild", "inbox", "--reason", "a test", "--no-wait", "--json"];
         let some = [&all[..], &["--from", "90"]].concat();
         world.exodrive_prints(if round % 2 == 0 { &all } else { &some }).await;
-        wish.is_met(&world).await;
+        request.is_met(&world).await;
         at_rest(&world).await;
         let ended = "select state, comparison from rebuilds order by requested_at desc limit 1";
         let (state, comparison): (String, Value) =
@@ -253,11 +253,11 @@ async fn a_worker_killed_at_any_moment_leaves_nothing_as_it_was() {
     for _ in 0..rounds(6) {
         let email = format!("em-{}", rand::rng().random_range(0..20));
         forge(&world, &of_email(&email)).await;
-        let wish = Wish::make(&world, &of_email(&email), &[]).await;
+        let request = RefoldRequest::make(&world, &of_email(&email), &[]).await;
         tokio::time::sleep(Duration::from_millis(rand::rng().random_range(0..1_300))).await;
         world.kill(WORKER);
         world.start_worker(WORKER);
-        wish.is_met(&world).await;
+        request.is_met(&world).await;
     }
     world.views_equal_a_fresh_fold().await;
     is_verified(&world).await;
@@ -270,21 +270,21 @@ async fn without_redis_the_table_is_right_and_redis_as_soon_as_it_is_back() {
     world.settled().await;
     forge(&world, &of_email("em-3")).await;
     world.services.signal(Service::Redis, Signal::SIGSTOP).unwrap();
-    let wish = Wish::make(&world, &of_email("em-3"), &[]).await;
+    let request = RefoldRequest::make(&world, &of_email("em-3"), &[]).await;
     within(SOON, "the table is right", async || {
         let rows = world.rows("inbox").await;
         (!rows["em-3"].1.to_string().contains(CANARY)).then_some(())
     })
     .await;
     eventually("it is told what is left", async || {
-        let left = wish.left().await;
+        let left = request.left().await;
         let error = left.first()?.error.clone()?;
         assert!(error.contains("Redis"), "{error}");
         Some(())
     })
     .await;
     world.services.signal(Service::Redis, Signal::SIGCONT).unwrap();
-    wish.is_met(&world).await;
+    request.is_met(&world).await;
     is_verified(&world).await;
 }
 
@@ -308,7 +308,7 @@ async fn a_row_that_is_refused_or_waits_holds_no_other_up() {
     let rows = vec![("inbox", vec!["em-3".to_owned(), "em-4".to_owned(), "em-waits".to_owned()])];
     forge(&world, &rows).await;
     sql(&world, refuse).await;
-    let wish = Wish::make(&world, &rows, &[parked]).await;
+    let request = RefoldRequest::make(&world, &rows, &[parked]).await;
     let errors: Vec<String> = sqlx::query_scalar("select error from parked_events")
         .fetch_all(world.database())
         .await
@@ -321,7 +321,7 @@ async fn a_row_that_is_refused_or_waits_holds_no_other_up() {
     })
     .await;
     let left = eventually("it is told what is left", async || {
-        let left = wish.left().await;
+        let left = request.left().await;
         (left.len() == 1 && left[0].rows == 1 && left[0].error.is_some()).then_some(left)
     })
     .await;
@@ -329,7 +329,7 @@ async fn a_row_that_is_refused_or_waits_holds_no_other_up() {
     assert_eq!(world.rows("inbox").await["em-waits"].1["status"], "sent", "it waits still");
     sql(&world, "alter table inbox_g1.inbox drop constraint refused").await;
     within(Duration::from_secs(20), "it is tried again", async || {
-        wish.left().await.is_empty().then_some(())
+        request.left().await.is_empty().then_some(())
     })
     .await;
     assert_eq!(canaries(&world).await, Vec::<String>::new());
@@ -345,15 +345,15 @@ async fn a_generation_that_nobody_can_fold_any_more_is_dropped() {
     sql(&world, "update generations set version = 0 where projection = 'inbox' and generation = 1")
         .await;
     forge(&world, &of_email("em-1")).await;
-    let wish = Wish::make(&world, &of_email("em-1"), &[]).await;
+    let request = RefoldRequest::make(&world, &of_email("em-1"), &[]).await;
     within(SOON, "the one that readers see is right", async || {
-        let left = wish.left().await;
+        let left = request.left().await;
         (left.len() == 1 && left[0].generation == 1).then_some(())
     })
     .await;
     let long_ago = "clock_timestamp() - interval '5 min'";
     sql(&world, &format!("update refolds_due set requested_at = {long_ago}")).await;
     sql(&world, &format!("update checkpoints set heartbeat_at = {long_ago} where generation = 1 and projection = 'inbox'")).await;
-    wish.is_met(&world).await;
+    request.is_met(&world).await;
     assert!(!tables(&world).await.contains(&("inbox".to_owned(), 1)));
 }

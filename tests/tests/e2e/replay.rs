@@ -5,7 +5,7 @@ use exodrive_tests::{API, Delivery, WORKER, World, email_body};
 use serde_json::Value;
 
 #[tokio::test]
-async fn history_is_told_from_the_log_alone() {
+async fn history_is_reported_from_the_log_alone() {
     let world = World::start().await;
     let delivery = |id: &str, kind: &str, at: &str, more: &str| {
         Delivery::new(id, email_body(kind, "em-1", at, more))
@@ -33,7 +33,7 @@ async fn history_is_told_from_the_log_alone() {
         let args = [&["replay", "email", "em-1", "--json"], more].concat();
         serde_json::from_str(&world.exodrive_prints(&args).await).unwrap()
     };
-    let told = |frames: &[Value]| -> Vec<(String, Value)> {
+    let reported = |frames: &[Value]| -> Vec<(String, Value)> {
         let of = |frame: &Value| {
             (frame["event_id"].as_str().unwrap().to_owned(), frame["status"].clone())
         };
@@ -50,7 +50,7 @@ async fn history_is_told_from_the_log_alone() {
         ("msg_c", "delivered"),
         ("msg_d", "bounced"),
     ]);
-    assert_eq!(told(&received), as_received);
+    assert_eq!(reported(&received), as_received);
     let positions: Vec<_> =
         received.iter().map(|frame| frame["position"].as_u64().unwrap()).collect();
     assert_eq!(positions, [1, 3, 5, 7]);
@@ -65,14 +65,14 @@ async fn history_is_told_from_the_log_alone() {
         ("msg_c", "delivered"),
         ("msg_d", "bounced"),
     ]);
-    assert_eq!(told(&happened), as_happened);
+    assert_eq!(reported(&happened), as_happened);
 
-    assert_eq!(told(&frames(&["--at", "3"]).await), as_received[..2]);
-    assert_eq!(told(&frames(&["--at", "4"]).await), as_received[..2]);
+    assert_eq!(reported(&frames(&["--at", "3"]).await), as_received[..2]);
+    assert_eq!(reported(&frames(&["--at", "4"]).await), as_received[..2]);
     let at_noon = ["--order", "happened", "--at", "2026-11-20T09:02:00Z"];
-    assert_eq!(told(&frames(&at_noon).await), as_happened[..2]);
+    assert_eq!(reported(&frames(&at_noon).await), as_happened[..2]);
     let arrival = received[2]["received_at"].as_str().unwrap();
-    assert_eq!(told(&frames(&["--at", arrival]).await), as_received[..3]);
+    assert_eq!(reported(&frames(&["--at", arrival]).await), as_received[..3]);
 
     let raw = world.exodrive_prints(&["replay", "email", "em-1", "--raw"]).await;
     for delivery in &posted {

@@ -5,7 +5,7 @@ use chrono::Utc;
 use exodrive_domain::operation::{Operation, OperationEvent};
 use exodrive_projections::{
     Database,
-    engine::{Runner, Step, cache::Cache, operations::Wish},
+    engine::{Runner, Step, cache::Cache, operations::OperatorCommand},
 };
 use exodrive_runtime::services::{Service, Signal};
 use exodrive_tests::{Delivery, World, email_body, eventually};
@@ -64,11 +64,11 @@ async fn reached(world: &World, generation: i32, position: i64) {
 }
 
 /// What a worker makes of an operator's event.
-async fn heed(database: &Database, position: u64, operation: Operation) -> Uuid {
+async fn apply_command(database: &Database, position: u64, operation: Operation) -> Uuid {
     let (id, reason) = (Uuid::now_v7(), "a test".to_owned());
     let event = OperationEvent { projection: "inbox".to_owned(), reason, operation };
-    let wish = Wish { position, id, actor: "tester", at: Utc::now(), event: &event };
-    assert!(database.heed(&wish).await.unwrap());
+    let command = OperatorCommand { position, id, actor: "tester", at: Utc::now(), event: &event };
+    assert!(database.apply_command(&command).await.unwrap());
     id
 }
 
@@ -143,14 +143,14 @@ async fn a_rollback_ends_although_redis_missed_rows_and_no_event_comes() {
         partitions: None,
         accept_differences: false,
     };
-    ended(&world, heed(&database, 1, request).await).await;
+    ended(&world, apply_command(&database, 1, request).await).await;
     at_rest(&world).await;
     let second = post(&world, 2).await;
     reached(&world, 2, second).await;
 
     step.store(ARMED, Ordering::SeqCst);
     let request = Operation::RollbackRequested { version: 1, generation: 1 };
-    let rollback = heed(&database, 2, request).await;
+    let rollback = apply_command(&database, 2, request).await;
     eventually("generation 1 has read what it was behind", async || {
         (step.load(Ordering::SeqCst) == READ).then_some(())
     })

@@ -167,8 +167,8 @@ async fn an_export_in_every_format_is_verified_by_a_stranger() {
     let one = "exo.email.00000000-0000-4000-8000-000000000007";
     let verify = async |file: &str| -> Value {
         // No data folder, no server: another machine.
-        let (kept, keys) = (path("kept.txt"), path("log.pub"));
-        let args = ["audit", "verify", "--export", file, "--checkpoint", &kept];
+        let (saved, keys) = (path("kept.txt"), path("log.pub"));
+        let args = ["audit", "verify", "--export", file, "--checkpoint", &saved];
         let args = [&args[..], &["--public-key", &keys, "--json"]].concat();
         let done = exodrive_tests::run(&args, &[]).await;
         let said = String::from_utf8_lossy(&done.stdout);

@@ -140,8 +140,8 @@ async fn one_trace_joins_the_webhook_its_append_and_every_projection() {
     assert!(answer.header("traceparent").starts_with(&format!("00-{trace}-")));
     world.settled().await;
     let events = world.events().await;
-    let kept = events[0].envelope.traceparent.as_deref().unwrap();
-    assert!(kept.starts_with(&format!("00-{trace}-")));
+    let saved = events[0].envelope.traceparent.as_deref().unwrap();
+    assert!(saved.starts_with(&format!("00-{trace}-")));
     assert_eq!(events[0].envelope.correlation.as_deref(), Some(answer.header("request-id")));
 
     let joined = |process: &str, message: &str| {

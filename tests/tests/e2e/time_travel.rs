@@ -96,7 +96,7 @@ fn path(view: &str, key: &str, query: &str) -> String {
 }
 
 #[tokio::test]
-async fn every_row_of_every_view_is_told_as_it_was_from_the_log_alone() {
+async fn every_row_of_every_view_is_reported_as_it_was_from_the_log_alone() {
     let world = World::with(&[SHORT_WINDOW]).await;
     varied::happens(&world).await;
     let events = world.views_equal_a_fresh_fold().await;
@@ -115,10 +115,10 @@ async fn every_row_of_every_view_is_told_as_it_was_from_the_log_alone() {
             for (position, then) in past.iter().enumerate() {
                 let mut until = frames.iter().rev();
                 let frame = until.find(|frame| frame.recorded.position <= position as u64);
-                let told = frame.and_then(|frame| frame.state.as_ref());
-                let told = told.map(|row| serde_json::to_value(row).unwrap());
+                let reported = frame.and_then(|frame| frame.state.as_ref());
+                let reported = reported.map(|row| serde_json::to_value(row).unwrap());
                 let known = then[P::NAME].get(key).map(|(_, row)| row.clone());
-                assert_eq!(told, known, "{key} of {} at {position}", P::NAME);
+                assert_eq!(reported, known, "{key} of {} at {position}", P::NAME);
             }
         }
     });
@@ -145,20 +145,20 @@ async fn every_row_of_every_view_is_told_as_it_was_from_the_log_alone() {
                     assert!(nothing, "{key} of {view} at {at}: {}", answer.json());
                     continue;
                 };
-                let told = answer.expect(200);
+                let reported = answer.expect(200);
                 assert_eq!(answer.header("cache-control"), "no-store");
-                assert_eq!(told["state"], row, "{key} of {view} at {at}");
+                assert_eq!(reported["state"], row, "{key} of {view} at {at}");
                 assert_eq!(
-                    (&told["position"], &told["historical"]),
+                    (&reported["position"], &reported["historical"]),
                     (&json!(changed), &json!(true))
                 );
-                assert_eq!((&told["object"], &told["at"]), (&json!("replay"), &json!(at)));
+                assert_eq!((&reported["object"], &reported["at"]), (&json!("replay"), &json!(at)));
                 if n == 0 {
                     let args = ["replay", view, key.as_str(), "--at", &at, "--json"];
                     let printed: Value =
                         serde_json::from_str(&world.exodrive_prints(&args).await).unwrap();
                     for field in ["view", "key", "position", "state", "events"] {
-                        assert_eq!(printed[field], told[field], "{field} by both");
+                        assert_eq!(printed[field], reported[field], "{field} by both");
                     }
                     let table = world.exodrive_prints(&args[..5]).await;
                     assert!(table.contains("read from the log"), "{table}");
@@ -215,16 +215,19 @@ async fn a_comparison_names_the_fields_and_what_changed_them() {
     };
     let diff = async |from: u64, to: u64| {
         let query = format!("?from={from}&to={to}");
-        let told = world.get(&path("bookings", &id, &query)).await.expect(200);
-        assert_eq!((&told["object"], &told["historical"]), (&json!("replay_diff"), &json!(true)));
+        let reported = world.get(&path("bookings", &id, &query)).await.expect(200);
+        assert_eq!(
+            (&reported["object"], &reported["historical"]),
+            (&json!("replay_diff"), &json!(true))
+        );
         let (from, to) = (from.to_string(), to.to_string());
         let args = ["replay", "bookings", &id, "--diff", &from, &to];
         let table = world.exodrive_prints(&args).await;
         let json: Value =
             serde_json::from_str(&world.exodrive_prints(&[&args[..], &["--json"]].concat()).await)
                 .unwrap();
-        assert_eq!(json["fields"], told["fields"]);
-        (of(&told["fields"]), table)
+        assert_eq!(json["fields"], reported["fields"]);
+        (of(&reported["fields"]), table)
     };
     let (fields, table) = diff(held, noted).await;
     let by = |pointer: &str| (fields[pointer]["position"].clone(), fields[pointer]["type"].clone());

@@ -2,7 +2,7 @@
 //! the setting.
 
 use async_nats::jetstream::{self, stream::Config};
-use exodrive_tests::{API, Refusals, World, jetstream_as};
+use exodrive_tests::{API, PermissionErrors, World, jetstream_as};
 use std::time::Duration;
 
 /// What `exodrive serve` says when it refuses to start.
@@ -15,7 +15,7 @@ async fn refusal(world: &World, command: &str) -> String {
 #[tokio::test]
 async fn a_start_is_refused_by_the_name_of_the_wrong_setting() {
     let mut world = World::without_processes(&[]).await;
-    let jetstream = jetstream_as(&world.urls().nats_operator, Refusals::default()).await;
+    let jetstream = jetstream_as(&world.urls().nats_operator, PermissionErrors::default()).await;
 
     // The private server of a test does not flush before it acknowledges.
     world.set("EXODRIVE_LOG_SYNC", "always");
@@ -30,7 +30,7 @@ async fn a_start_is_refused_by_the_name_of_the_wrong_setting() {
     world.migrate().await;
     jetstream.delete_stream("EXODRIVE").await.unwrap();
 
-    let sound = || Config {
+    let valid = || Config {
         name: "EXODRIVE".to_owned(),
         subjects: vec!["exo.>".to_owned()],
         discard: jetstream::stream::DiscardPolicy::New,
@@ -42,14 +42,14 @@ async fn a_start_is_refused_by_the_name_of_the_wrong_setting() {
         ..Config::default()
     };
     for (setting, config) in [
-        ("deny_purge", Config { deny_purge: false, ..sound() }),
-        ("deny_delete", Config { deny_delete: false, ..sound() }),
-        ("max_msgs", Config { max_messages: 1_000_000, ..sound() }),
-        ("max_age", Config { max_age: Duration::from_secs(30 * 24 * 3600), ..sound() }),
-        ("discard", Config { discard: jetstream::stream::DiscardPolicy::Old, ..sound() }),
-        ("allow_atomic", Config { allow_atomic_publish: false, ..sound() }),
-        ("subjects", Config { subjects: vec!["exo.email.*".to_owned()], ..sound() }),
-        ("duplicate_window", Config { duplicate_window: Duration::from_secs(120), ..sound() }),
+        ("deny_purge", Config { deny_purge: false, ..valid() }),
+        ("deny_delete", Config { deny_delete: false, ..valid() }),
+        ("max_msgs", Config { max_messages: 1_000_000, ..valid() }),
+        ("max_age", Config { max_age: Duration::from_secs(30 * 24 * 3600), ..valid() }),
+        ("discard", Config { discard: jetstream::stream::DiscardPolicy::Old, ..valid() }),
+        ("allow_atomic", Config { allow_atomic_publish: false, ..valid() }),
+        ("subjects", Config { subjects: vec!["exo.email.*".to_owned()], ..valid() }),
+        ("duplicate_window", Config { duplicate_window: Duration::from_secs(120), ..valid() }),
     ] {
         jetstream.create_stream(config).await.unwrap();
         for command in ["serve", "work", "migrate", "doctor"] {
@@ -61,7 +61,7 @@ async fn a_start_is_refused_by_the_name_of_the_wrong_setting() {
     }
 
     // The same, as it should be: it was none of the above by chance.
-    jetstream.create_stream(sound()).await.unwrap();
+    jetstream.create_stream(valid()).await.unwrap();
     world.start_api();
     world.wait_until("not_ready").await;
     world.kill(API);

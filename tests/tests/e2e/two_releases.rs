@@ -4,7 +4,7 @@
 
 use exodrive_domain::{DECISION_VERSION, Envelope, Subject};
 use exodrive_log::NewEvent;
-use exodrive_tests::{Answer, Door, World, booking_body, car_body, day, key};
+use exodrive_tests::{Answer, Client, World, booking_body, car_body, day, key};
 use serde_json::{Value, json};
 
 /// An event that only a newer release knows, on the calendar of a car.
@@ -29,7 +29,7 @@ fn refused(answer: &Answer) {
 }
 
 /// Everything that can be asked of a calendar. `held` is a booking on it.
-async fn nothing_is_decided(world: &World, admin: &Door, car: &str, held: &Value) {
+async fn nothing_is_decided(world: &World, admin: &Client, car: &str, held: &Value) {
     let before = world.log().await.last_position().await.unwrap();
     let asked = key();
     for _ in 0..2 {

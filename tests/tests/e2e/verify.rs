@@ -18,29 +18,29 @@ use std::{
 async fn verify(world: &World, args: &[&str]) -> (Option<i32>, Value) {
     let args = [&["projections", "verify", "--json"], args].concat();
     let done = world.exodrive(&args).await;
-    let told = serde_json::from_slice(&done.stdout)
+    let reported = serde_json::from_slice(&done.stdout)
         .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&done.stderr)));
-    (done.status.code(), told)
+    (done.status.code(), reported)
 }
 
 /// What was found: view, where, key.
-fn findings(told: &Value) -> BTreeSet<(String, String, String)> {
+fn findings(reported: &Value) -> BTreeSet<(String, String, String)> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let of = |report: &Value| -> Vec<_> {
         let findings = report["findings"].as_array().unwrap().iter();
         findings.map(|it| (text(&report["name"]), text(&it["where"]), text(&it["key"]))).collect()
     };
-    told["projections"].as_array().unwrap().iter().flat_map(of).collect()
+    reported["projections"].as_array().unwrap().iter().flat_map(of).collect()
 }
 
 #[track_caller]
-fn is_clean((code, told): &(Option<i32>, Value)) {
-    assert_eq!(findings(told), BTreeSet::new(), "{told:#}");
-    assert_eq!((*code, &told["equal"]), (Some(0), &json!(true)), "{told:#}");
+fn is_clean((code, reported): &(Option<i32>, Value)) {
+    assert_eq!(findings(reported), BTreeSet::new(), "{reported:#}");
+    assert_eq!((*code, &reported["equal"]), (Some(0), &json!(true)), "{reported:#}");
 }
 
-fn checked(told: &Value, view: &str) -> u64 {
-    let reports = told["projections"].as_array().unwrap();
+fn checked(reported: &Value, view: &str) -> u64 {
+    let reports = reported["projections"].as_array().unwrap();
     let report = reports.iter().find(|report| report["name"] == view).unwrap();
     report["checked"].as_u64().unwrap()
 }
@@ -82,21 +82,21 @@ async fn it_is_clean_after_a_run_with_faults_and_names_whatever_is_wrong() {
         let sql = sqlx::AssertSqlSafe(sql.to_owned());
         async { sqlx::query(sql).execute(world.database()).await.unwrap().rows_affected() }
     };
-    let is = async |wanted: &[(&str, &str, &str)], args: &[&str]| {
-        let (code, told) = verify(&world, args).await;
-        let wanted: BTreeSet<_> =
-            wanted.iter().map(|&(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned())).collect();
-        assert_eq!(findings(&told), wanted, "{told:#}");
-        assert_eq!((code, &told["equal"]), (Some(1), &json!(false)));
-        told
+    let is = async |requested: &[(&str, &str, &str)], args: &[&str]| {
+        let (code, reported) = verify(&world, args).await;
+        let requested: BTreeSet<_> =
+            requested.iter().map(|&(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned())).collect();
+        assert_eq!(findings(&reported), requested, "{reported:#}");
+        assert_eq!((code, &reported["equal"]), (Some(1), &json!(false)));
+        reported
     };
     let aside =
         "create table aside as select key, position, data from inbox_g1.inbox where key = 'em-0'";
     sql(aside).await;
     let change = r#"update inbox_g1.inbox set data = jsonb_set(data, '{email,subject}', '"Forged"') where key = 'em-0'"#;
     assert_eq!(sql(change).await, 1);
-    let told = is(&[("inbox", "row_changed", "em-0")], &["--all"]).await;
-    let inbox = &told["projections"].as_array().unwrap()[0]["findings"][0]["fields"];
+    let reported = is(&[("inbox", "row_changed", "em-0")], &["--all"]).await;
+    let inbox = &reported["projections"].as_array().unwrap()[0]["findings"][0]["fields"];
     assert_eq!(
         *inbox,
         json!([{"field": "/email/subject", "expected": "Your booking", "found": "Forged"}])
@@ -111,8 +111,8 @@ async fn it_is_clean_after_a_run_with_faults_and_names_whatever_is_wrong() {
     sql(undo).await;
     is_clean(&verify(&world, &["--all"]).await);
     sql("update inbox_g1.inbox set position = position - 1 where key = 'em-0'").await;
-    let told = is(&[("inbox", "row_changed", "em-0")], &["inbox", "--all"]).await;
-    let fields = &told["projections"][0]["findings"][0]["fields"];
+    let reported = is(&[("inbox", "row_changed", "em-0")], &["inbox", "--all"]).await;
+    let fields = &reported["projections"][0]["findings"][0]["fields"];
     assert_eq!(
         (fields[0]["field"].as_str(), fields.as_array().unwrap().len()),
         (Some("position"), 1)
@@ -190,8 +190,8 @@ async fn it_is_clean_after_a_run_with_faults_and_names_whatever_is_wrong() {
 
     // Redis is away: that is no proof of anything.
     world.services.stop_service(Service::Redis).await.unwrap();
-    let (code, told) = verify(&world, &["inbox", "--sample", "5"]).await;
-    assert_eq!(code, Some(2), "{told:#}");
+    let (code, reported) = verify(&world, &["inbox", "--sample", "5"]).await;
+    assert_eq!(code, Some(2), "{reported:#}");
     is_clean(&verify(&world, &["--no-redis"]).await);
     world.services.stop_service(Service::Postgres).await.unwrap();
     let unusable = world.exodrive(&["projections", "verify"]).await;
@@ -254,11 +254,11 @@ async fn little_memory_takes_more_passes_and_finds_the_same() {
     }
     world.settled().await;
     let report = async || {
-        let (code, told) = verify(&world, &["inbox", "--all", "--memory", "1"]).await;
-        let report = told["projections"][0].clone();
-        assert_eq!(report["checked"], 60, "{told:#}");
-        assert!(report["passes"].as_u64().unwrap() > 3, "{told:#}");
-        (code, findings(&told))
+        let (code, reported) = verify(&world, &["inbox", "--all", "--memory", "1"]).await;
+        let report = reported["projections"][0].clone();
+        assert_eq!(report["checked"], 60, "{reported:#}");
+        assert!(report["passes"].as_u64().unwrap() > 3, "{reported:#}");
+        (code, findings(&reported))
     };
     assert_eq!(report().await, (Some(0), BTreeSet::new()));
     for (n, wrong) in
@@ -289,9 +289,9 @@ async fn blocked_keys_are_compared_as_they_were_before_the_parked_event() {
     post(3, "opened", "em-1").await;
     post(4, "sent", "em-2").await;
     world.settled().await;
-    let (code, told) = verify(&world, &["inbox", "--all"]).await;
-    is_clean(&(code, told.clone()));
-    assert_eq!(told["projections"][0]["blocked"], 1);
+    let (code, reported) = verify(&world, &["inbox", "--all"]).await;
+    is_clean(&(code, reported.clone()));
+    assert_eq!(reported["projections"][0]["blocked"], 1);
     // An operator leaves it out of the row: then the row is wrong without the
     // event behind it.
     let skip = "insert into skipped_events (projection, key, position, actor, reason)
@@ -299,9 +299,9 @@ async fn blocked_keys_are_compared_as_they_were_before_the_parked_event() {
     sqlx::query(skip).bind(i64::try_from(parked).unwrap()).execute(world.database()).await.unwrap();
     is_clean(&verify(&world, &["inbox", "--all"]).await);
     sqlx::query("delete from parked_events").execute(world.database()).await.unwrap();
-    let (code, told) = verify(&world, &["inbox", "--all", "--no-redis"]).await;
+    let (code, reported) = verify(&world, &["inbox", "--all", "--no-redis"]).await;
     assert_eq!(code, Some(1));
-    let fields = told["projections"][0]["findings"][0]["fields"].as_array().unwrap();
+    let fields = reported["projections"][0]["findings"][0]["fields"].as_array().unwrap();
     let status = fields.iter().find(|field| field["field"] == "/status").unwrap();
     assert_eq!((&status["expected"], &status["found"]), (&json!("opened"), &json!("sent")));
     assert!(!fields.iter().any(|field| field["expected"] == "delivered"));

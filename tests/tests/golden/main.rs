@@ -49,7 +49,7 @@ fn event_of(n: u64, name: &str, body: bytes::Bytes) -> Recorded {
     let at = at + TimeDelta::seconds(i64::try_from(n).unwrap());
     let id = format!("msg_golden_{name}");
     let subject =
-        Delivery::read(&body).email_id().cloned().map_or(Subject::Provider, Subject::Email);
+        Delivery::parse(&body).email_id().cloned().map_or(Subject::Provider, Subject::Email);
     Recorded {
         position: n,
         subject: subject.to_string(),
@@ -143,11 +143,13 @@ fn golden(kind: &str, version: u32, events: &[(String, Recorded)]) -> Value {
 }
 
 /// Each event's rows, and the rows of all together, of the projections that
-/// `wanted` takes.
-fn only(golden: &Value, wanted: &dyn Fn(&str) -> bool) -> Value {
+/// `requested` takes.
+fn only(golden: &Value, requested: &dyn Fn(&str) -> bool) -> Value {
     let of = |rows: &Value| -> Value {
         let rows = rows.as_object().unwrap().iter();
-        rows.filter(|(name, _)| wanted(name)).map(|(name, it)| (name.clone(), it.clone())).collect()
+        rows.filter(|(name, _)| requested(name))
+            .map(|(name, it)| (name.clone(), it.clone()))
+            .collect()
     };
     let each = golden["events"].as_array().unwrap().iter();
     let each: Vec<_> =

@@ -6,8 +6,9 @@ use exodrive_domain::{
     DECISION_VERSION, EMAIL_IMPORTED, Envelope, Event, Meta, Recorded, Subject,
     access::{ACCESS_RECORDED, AccessEntry, AccessEvent},
     booking::{
-        self, AccessLink, Act, BookingCommand, BookingEvent, Calendar, Contract, ContractStatus,
-        Customer, CustomerDetails, Import, NewBooking, Payment, PaymentStatus, Status,
+        self, AccessLink, BookingAction, BookingCommand, BookingEvent, Calendar, Contract,
+        ContractStatus, Customer, CustomerDetails, Import, NewBooking, Payment, PaymentStatus,
+        Status,
     },
     days::Days,
     decode,
@@ -219,32 +220,35 @@ impl Story {
         }));
     }
 
-    fn act(&mut self, act: Act) {
-        self.book(&BookingCommand::Act(booking_id(), act));
+    fn act(&mut self, act: BookingAction) {
+        self.book(&BookingCommand::Change(booking_id(), act));
     }
 
     fn authorize(&mut self) {
         let reference = Some("pi_1".to_owned());
-        self.act(Act::AuthorizePayment { amount_cents: None, reference });
+        self.act(BookingAction::AuthorizePayment { amount_cents: None, reference });
     }
 
     fn capture(&mut self, amount_cents: Option<i64>) {
-        self.act(Act::CapturePayment { amount_cents, reference: Some("ch_1".to_owned()) });
+        self.act(BookingAction::CapturePayment {
+            amount_cents,
+            reference: Some("ch_1".to_owned()),
+        });
     }
 
     fn picked_up(&mut self) {
         self.authorize();
-        self.act(Act::SendContract { document: Some("doc-1".to_owned()) });
-        self.act(Act::SignContract);
+        self.act(BookingAction::SendContract { document: Some("doc-1".to_owned()) });
+        self.act(BookingAction::SignContract);
         self.now = time::parse("2026-12-04T15:00:00Z").unwrap();
-        self.act(Act::PickUp);
+        self.act(BookingAction::PickUp);
     }
 
     fn returned(&mut self) {
         self.picked_up();
         self.capture(None);
         self.now = time::parse("2026-12-06T15:00:00Z").unwrap();
-        self.act(Act::Return { on: None });
+        self.act(BookingAction::Return { on: None });
     }
 
     fn move_over(&mut self) {
@@ -524,42 +528,42 @@ fn of_booking(story: &mut Story, name: &str) {
         "held" | "imported" => {}
         "expired" => {
             story.now += TimeDelta::minutes(15);
-            story.act(Act::Expire);
+            story.act(BookingAction::Expire);
         }
-        "cancelled" => story.act(Act::Cancel { reason: why() }),
+        "cancelled" => story.act(BookingAction::Cancel { reason: why() }),
         "not_shown" => {
             story.authorize();
             story.now = time::parse("2026-12-05T12:00:00Z").unwrap();
-            story.act(Act::NoShow { reason: why() });
+            story.act(BookingAction::NoShow { reason: why() });
         }
-        "rescheduled" => story.act(Act::Reschedule {
+        "rescheduled" => story.act(BookingAction::Reschedule {
             days: days("2026-12-10", "2026-12-11"),
             choices: Some(Choices::default()),
             expected_total_cents: None,
         }),
         "extended" => {
             let last = date("2026-12-09");
-            story.act(Act::Extend { last, expected_total_cents: None });
+            story.act(BookingAction::Extend { last, expected_total_cents: None });
         }
         "moved_out" | "moved_in" => story.move_over(),
         "payment_authorized" => story.authorize(),
         "payment_captured" => story.capture(Some(100_000)),
-        "payment_failed" => story.act(Act::FailPayment { reason: why() }),
+        "payment_failed" => story.act(BookingAction::FailPayment { reason: why() }),
         "payment_voided" => {
             story.authorize();
-            story.act(Act::VoidPayment { reason: why() });
+            story.act(BookingAction::VoidPayment { reason: why() });
         }
         "payment_refunded" => {
             story.capture(None);
-            story.act(Act::Cancel { reason: why() });
-            story.act(Act::RefundPayment { amount_cents: Some(50_000), reason: why() });
+            story.act(BookingAction::Cancel { reason: why() });
+            story.act(BookingAction::RefundPayment { amount_cents: Some(50_000), reason: why() });
         }
         "contract_sent" | "contract_viewed" | "contract_signed" | "contract_declined" => {
-            story.act(Act::SendContract { document: Some("doc-1".to_owned()) });
+            story.act(BookingAction::SendContract { document: Some("doc-1".to_owned()) });
             match name {
-                "contract_viewed" => story.act(Act::ViewContract),
-                "contract_signed" => story.act(Act::SignContract),
-                "contract_declined" => story.act(Act::DeclineContract { reason: why() }),
+                "contract_viewed" => story.act(BookingAction::ViewContract),
+                "contract_signed" => story.act(BookingAction::SignContract),
+                "contract_declined" => story.act(BookingAction::DeclineContract { reason: why() }),
                 _ => {}
             }
         }
@@ -567,24 +571,29 @@ fn of_booking(story: &mut Story, name: &str) {
         "returned" => story.returned(),
         "completed" => {
             story.returned();
-            story.act(Act::Complete);
+            story.act(BookingAction::Complete);
         }
         "disputed" | "dispute_resolved" => {
             story.returned();
-            story.act(Act::Dispute { reason: why() });
+            story.act(BookingAction::Dispute { reason: why() });
             if name == "dispute_resolved" {
-                story.act(Act::ResolveDispute { status: Status::Completed, reason: why() });
+                story.act(BookingAction::ResolveDispute {
+                    status: Status::Completed,
+                    reason: why(),
+                });
             }
         }
-        "note_added" => story.act(Act::AddNote { text: "Likes it red".to_owned() }),
-        "customer_changed" => story
-            .act(Act::ChangeCustomer { customer_id: customer_id('c'), customer: customer("ben") }),
+        "note_added" => story.act(BookingAction::AddNote { text: "Likes it red".to_owned() }),
+        "customer_changed" => story.act(BookingAction::ChangeCustomer {
+            customer_id: customer_id('c'),
+            customer: customer("ben"),
+        }),
         "link_issued" => {
             let expires_at = story.now + TimeDelta::days(30);
             let link = AccessLink { hash: "cd".repeat(32), expires_at };
-            story.act(Act::IssueLink { link });
+            story.act(BookingAction::IssueLink { link });
         }
-        "history_imported" => story.act(Act::ImportHistory {
+        "history_imported" => story.act(BookingAction::ImportHistory {
             name: "payment_captured".to_owned(),
             summary: "Captured 4,113.00".to_owned(),
         }),

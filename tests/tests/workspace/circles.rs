@@ -333,7 +333,7 @@ fn block(tokens: &[String], open: usize) -> Range<usize> {
 
 fn without_tests(tokens: &[String]) -> Vec<String> {
     const TEST: [&str; 8] = ["#", "[", "cfg", "(", "test", ")", "]", "mod"];
-    let mut kept = Vec::with_capacity(tokens.len());
+    let mut saved = Vec::with_capacity(tokens.len());
     let mut n = 0;
     while n < tokens.len() {
         if tokens[n..].iter().take(TEST.len()).eq(TEST.iter()) {
@@ -341,10 +341,10 @@ fn without_tests(tokens: &[String]) -> Vec<String> {
             n = if tokens[n] == "{" { block(tokens, n).end + 1 } else { n + 1 };
             continue;
         }
-        kept.push(tokens[n].clone());
+        saved.push(tokens[n].clone());
         n += 1;
     }
-    kept
+    saved
 }
 
 fn is_word(token: &str) -> bool {

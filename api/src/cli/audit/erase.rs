@@ -264,7 +264,7 @@ impl List {
 
 /// What of a kept list is needed.
 #[derive(Deserialize)]
-struct Kept {
+struct ErasureListEntry {
     id: ErasureId,
     status: String,
     keys: Vec<String>,
@@ -272,17 +272,17 @@ struct Kept {
 
 impl Reapply {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
-        let kept: Vec<Kept> = serde_json::from_slice(&fs::read(&self.erasures)?)?;
+        let saved: Vec<ErasureListEntry> = serde_json::from_slice(&fs::read(&self.erasures)?)?;
         let log = self.common.log().await?;
         let known = Erasures::new(log.clone()).list().await?;
-        let mut told = 0;
-        for erasure in kept.iter().filter(|it| matches!(&*it.status, "started" | "completed")) {
+        let mut reported = 0;
+        for erasure in saved.iter().filter(|it| matches!(&*it.status, "started" | "completed")) {
             if known.iter().all(|known| known.id != erasure.id.to_string()) {
-                restored::tell_again(&log, erasure.id, &erasure.keys).await?;
-                told += 1;
+                restored::record_keys_again(&log, erasure.id, &erasure.keys).await?;
+                reported += 1;
             }
         }
-        say!("{told} erasures are to be carried out again; a worker does so.");
+        say!("{reported} erasures are to be carried out again; a worker does so.");
         Ok(ExitCode::SUCCESS)
     }
 }

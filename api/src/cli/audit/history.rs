@@ -3,7 +3,7 @@
 use super::super::{Failure, replay, table, terminal};
 use crate::settings::{Connections, HttpSettings};
 use chrono::{DateTime, Utc};
-use exodrive_audit::evidence::{EmailEvidence, Entry, Historian, Page, Scope, Wanted};
+use exodrive_audit::evidence::{EmailEvidence, Entry, EvidenceQuery, EvidenceRequest, Page, Scope};
 use exodrive_domain::{email::EmailId, id::BookingId, time};
 use exodrive_log::Log;
 use exodrive_projections::{Database, views::booking_timeline::read::BookingEntry};
@@ -86,28 +86,28 @@ impl History {
             return Ok(ExitCode::from(2));
         };
         let urls = self.connections.resolve()?;
-        let historian = Historian {
+        let evidence_query = EvidenceQuery {
             log: Log::open(&self.connections.reading_config(urls.nats)?).await?,
             database: Database::for_readers(&urls.database)?,
             secrets: self.http.webhook_secrets(&self.connections)?,
         };
         let (order, at) = (self.order, self.at.unwrap_or_default());
-        let mut wanted = Wanted { scope, order, at, limit: PAGE, after: None };
-        let mut told = false;
+        let mut request = EvidenceRequest { scope, order, at, limit: PAGE, after: None };
+        let mut reported = false;
         loop {
-            let page = historian.page(&wanted).await?;
-            record(&historian.log, &wanted.scope, &page).await;
-            told |= !page.entries.is_empty();
+            let page = evidence_query.page(&request).await?;
+            record(&evidence_query.log, &request.scope, &page).await;
+            reported |= !page.entries.is_empty();
             match self.json {
                 true => print_lines(&page)?,
                 false => print(&page),
             }
-            wanted.after = page.next;
-            if wanted.after.is_none() {
+            request.after = page.next;
+            if request.after.is_none() {
                 break;
             }
         }
-        if !told {
+        if !reported {
             eprintln!("The log has no event about it up to there.");
             return Ok(ExitCode::FAILURE);
         }

@@ -3,7 +3,7 @@
 
 use super::{Failure, TAMPERED, UNUSABLE, database, files, log, table};
 use crate::{cli::replay::reading_bar, settings::Connections};
-use exodrive_audit::seal::{Fault, SealError, check_seals, compare, signed};
+use exodrive_audit::seal::{SealError, SealFault, check_seals, compare, signed};
 use exodrive_audit::store::SealStore;
 use exodrive_log::Log;
 use exodrive_projections::{
@@ -26,7 +26,7 @@ struct Findings {
     sealed: u64,
     end: u64,
     checkpoints: u64,
-    fault: Option<Fault>,
+    fault: Option<SealFault>,
     views: Vec<Report>,
     /// Who says which keys count.
     own_keys: bool,
@@ -37,7 +37,7 @@ pub(super) async fn run(
     public_key: Option<&Path>,
     json: bool,
 ) -> Result<ExitCode, Failure> {
-    let found = match look(connections, public_key).await {
+    let found = match examine(connections, public_key).await {
         Ok(found) => found,
         Err(error) => {
             eprintln!("error: it could not be found out: {}", error_chain(error.as_ref()));
@@ -49,10 +49,13 @@ pub(super) async fn run(
     } else {
         found.print();
     }
-    Ok(if found.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(TAMPERED) })
+    Ok(if found.is_valid() { ExitCode::SUCCESS } else { ExitCode::from(TAMPERED) })
 }
 
-async fn look(connections: &Connections, public_key: Option<&Path>) -> Result<Findings, Failure> {
+async fn examine(
+    connections: &Connections,
+    public_key: Option<&Path>,
+) -> Result<Findings, Failure> {
     let (log, database) = (log(connections).await?, database(connections)?);
     let seals = SealStore::of(&database);
     let keys = match public_key {
@@ -67,12 +70,12 @@ async fn look(connections: &Connections, public_key: Option<&Path>) -> Result<Fi
     found.end = log.last_position().await?;
     found.sealed = standing.sealed;
     let bar = reading_bar()?;
-    let told = |done, end| {
+    let reported = |done, end| {
         bar.set_length(end);
         bar.set_position(done);
     };
     bar.set_message("the log");
-    let compared = compare(&log, &seals, 1, standing.sealed, &told).await;
+    let compared = compare(&log, &seals, 1, standing.sealed, &reported).await;
     bar.set_message("its checkpoints");
     let outcome = match compared {
         Ok(()) => checkpoints(&log, &seals, &keys, standing.sealed).await,
@@ -88,8 +91,8 @@ async fn look(connections: &Connections, public_key: Option<&Path>) -> Result<Fi
         let redis = connections.redis_url.clone();
         let redis = redis.or_else(|| connections.resolve().ok().map(|urls| urls.redis));
         let cache = redis.map(|url| Cache::new(&url)).transpose()?;
-        for_view::<Deliveries>(&log, &database, cache.as_ref(), &mut found, &told).await?;
-        for_view::<Inbox>(&log, &database, cache.as_ref(), &mut found, &told).await?;
+        for_view::<Deliveries>(&log, &database, cache.as_ref(), &mut found, &reported).await?;
+        for_view::<Inbox>(&log, &database, cache.as_ref(), &mut found, &reported).await?;
     }
     bar.finish_and_clear();
     Ok(found)
@@ -104,18 +107,18 @@ async fn checkpoints(
 ) -> Result<u64, SealError> {
     let count = check_seals(seals, keys).await?;
     if let Some(note) = log.newest_checkpoint().await? {
-        let kept = signed(&note, keys)?;
-        if kept.size > sealed {
+        let saved = signed(&note, keys)?;
+        if saved.size > sealed {
             // One that came since is known to the database by now.
             let now = seals.sealing().await?.sealed;
-            if kept.size > now {
-                return Err(Fault::Short { end: now, sealed: kept.size }.into());
+            if saved.size > now {
+                return Err(SealFault::Short { end: now, sealed: saved.size }.into());
             }
         }
-        if seals.seals_between(kept.size, kept.size, 1).await?.first().map(|seal| seal.root)
-            != Some(kept.root)
+        if seals.seals_between(saved.size, saved.size, 1).await?.first().map(|seal| seal.root)
+            != Some(saved.root)
         {
-            return Err(Fault::Root { size: kept.size }.into());
+            return Err(SealFault::Root { size: saved.size }.into());
         }
     }
     Ok(count)
@@ -126,27 +129,27 @@ async fn for_view<P: Projection>(
     database: &Database,
     cache: Option<&Cache>,
     found: &mut Findings,
-    told: &(dyn Fn(u64, u64) + Send + Sync),
+    reported: &(dyn Fn(u64, u64) + Send + Sync),
 ) -> Result<(), Failure> {
     let options = Options::new(Extent::All);
-    found.views.push(verify::verify::<P>(log, database, cache, &options, told).await?);
+    found.views.push(verify::verify::<P>(log, database, cache, &options, reported).await?);
     Ok(())
 }
 
 impl Findings {
-    fn is_sound(&self) -> bool {
+    fn is_valid(&self) -> bool {
         self.fault.is_none() && self.views.iter().all(Report::is_equal)
     }
 
     fn as_json(&self) -> Value {
         json!({
             "object": "live_verification",
-            "verdict": if self.is_sound() { "sound" } else { "tampered" },
+            "verdict": if self.is_valid() { "sound" } else { "tampered" },
             "sealed": self.sealed,
             "events": self.end,
             "checkpoints": self.checkpoints,
             "reason": self.fault.as_ref().map(ToString::to_string),
-            "first_bad_position": self.fault.as_ref().and_then(Fault::position),
+            "first_bad_position": self.fault.as_ref().and_then(SealFault::position),
             "views": self.views,
         })
     }

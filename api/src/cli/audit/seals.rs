@@ -16,7 +16,7 @@ use std::{
 };
 
 /// How long a worker has to seal again before the command ends.
-const PATIENCE: Duration = Duration::from_secs(30);
+const UNHALT_TIMEOUT: Duration = Duration::from_secs(30);
 const NOTHING_SEALED: &str = "nothing is sealed yet: the first checkpoint comes some seconds after the first event, made by a worker (`exodrive work`)";
 
 #[derive(clap::Args)]
@@ -164,11 +164,11 @@ impl Unhalt {
             return Ok(ExitCode::SUCCESS);
         };
         let bar = reading_bar()?;
-        let told = |done, end| {
+        let reported = |done, end| {
             bar.set_length(end);
             bar.set_position(done);
         };
-        let compared = compare(&log, &seals, 1, standing.sealed, &told).await;
+        let compared = compare(&log, &seals, 1, standing.sealed, &reported).await;
         bar.finish_and_clear();
         match compared {
             Ok(()) => {}
@@ -181,7 +181,7 @@ impl Unhalt {
         seals.clear_seal_halt(&actor(), self.reason.trim()).await?;
         say!("Cleared: {}.", halt.reason);
         let began = Instant::now();
-        while began.elapsed() < PATIENCE {
+        while began.elapsed() < UNHALT_TIMEOUT {
             tokio::time::sleep(Duration::from_millis(300)).await;
             let standing = seals.sealing().await?;
             if let Some(halt) = standing.halt {

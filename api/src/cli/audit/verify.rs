@@ -4,7 +4,7 @@ use super::{TAMPERED, UNUSABLE, files, live, table};
 use crate::{cli::Failure, settings::Connections};
 use exodrive_proof::{
     note::{VerifierKey, WitnessVerifierKey},
-    verify::{self, Place, Sound, Tampered, VerifyError, Wanted},
+    verify::{self, Expectations, Place, Tampered, VerifiedExport, VerifyError},
 };
 use exodrive_runtime::error_chain;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -81,8 +81,8 @@ impl Verify {
 
     fn offline(&self) -> Result<ExitCode, Failure> {
         let started = Instant::now();
-        let verdict = match self.wanted() {
-            Ok(wanted) => self.verify(&wanted)?,
+        let verdict = match self.expected() {
+            Ok(expected) => self.verify(&expected)?,
             Err(error) => Err(VerifyError::Unusable(error_chain(error.as_ref()))),
         };
         let took = started.elapsed();
@@ -98,15 +98,15 @@ impl Verify {
         })
     }
 
-    fn wanted(&self) -> Result<Wanted, Failure> {
+    fn expected(&self) -> Result<Expectations, Failure> {
         let witnesses = self.witness_key.as_deref();
         let witnesses = witnesses.map(|path| files::keys(path, WitnessVerifierKey::parse));
-        Ok(Wanted {
+        Ok(Expectations {
             keys: match &self.public_key {
                 Some(path) => files::keys(path, VerifierKey::parse)?,
                 None => Vec::new(),
             },
-            kept: self
+            saved: self
                 .checkpoint
                 .iter()
                 .map(|path| files::checkpoint(path))
@@ -116,12 +116,15 @@ impl Verify {
         })
     }
 
-    fn verify(&self, wanted: &Wanted) -> Result<Result<Sound, VerifyError>, Failure> {
+    fn verify(
+        &self,
+        expected: &Expectations,
+    ) -> Result<Result<VerifiedExport, VerifyError>, Failure> {
         let style =
             "{bar:40} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left";
         let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(style)?);
         let export = self.export.clone().unwrap_or_default();
-        let verdict = verify::verify(&export, wanted, |done, total| {
+        let verdict = verify::verify(&export, expected, |done, total| {
             bar.set_length(total);
             bar.set_position(done);
         });
@@ -129,11 +132,11 @@ impl Verify {
         Ok(verdict)
     }
 
-    fn print(&self, verdict: &Result<Sound, VerifyError>, took: Duration) {
+    fn print(&self, verdict: &Result<VerifiedExport, VerifyError>, took: Duration) {
         let export = self.export.clone().unwrap_or_default();
         let export = export.display();
         match verdict {
-            Ok(sound) => print_sound(sound, took),
+            Ok(verified) => print_valid(verified, took),
             // What stands in a file that somebody changed may be meant for the
             // terminal.
             Err(VerifyError::Tampered(tampered)) => {
@@ -147,45 +150,49 @@ impl Verify {
     }
 }
 
-fn print_sound(sound: &Sound, took: Duration) {
+fn print_valid(verified: &VerifiedExport, took: Duration) {
     let number = table::number;
-    say!("Sound: every event is what the log {:?} signed.\n", sound.origin);
-    say!("  events        {}, each computed anew", number(sound.events));
-    if sound.omitted > 0 {
-        say!("  left out      {}, proven by hashes", number(sound.omitted));
+    say!("Sound: every event is what the log {:?} signed.\n", verified.origin);
+    say!("  events        {}, each computed anew", number(verified.events));
+    if verified.omitted > 0 {
+        say!("  left out      {}, proven by hashes", number(verified.omitted));
     }
-    say!("  log           positions 1 to {}, root {}", number(sound.size), hex::encode(sound.root));
-    match sound.kept_checkpoints {
+    say!(
+        "  log           positions 1 to {}, root {}",
+        number(verified.size),
+        hex::encode(verified.root)
+    );
+    match verified.kept_checkpoints {
         0 => say!("  kept          no checkpoint"),
-        kept => say!("  kept          {kept} checkpoints, all consistent"),
+        saved => say!("  kept          {saved} checkpoints, all consistent"),
     }
-    for (witness, size) in &sound.cosigned_by {
+    for (witness, size) in &verified.cosigned_by {
         say!("  witness       {witness} saw the log up to position {}", number(*size));
     }
     let seconds = took.as_secs_f64();
-    let rate = sound.bytes as f64 / 1e6 / seconds.max(1e-9);
-    say!("  file          {} bytes in {seconds:.1} s, {rate:.0} MB/s", number(sound.bytes));
-    if sound.kept_checkpoints == 0 {
+    let rate = verified.bytes as f64 / 1e6 / seconds.max(1e-9);
+    say!("  file          {} bytes in {seconds:.1} s, {rate:.0} MB/s", number(verified.bytes));
+    if verified.kept_checkpoints == 0 {
         eprintln!(
             "\nYou kept no checkpoint, so this does not say that the log always said so. Keep one now: exodrive audit checkpoint --out FILE"
         );
     }
 }
 
-fn as_json(verdict: &Result<Sound, VerifyError>, took: Duration) -> Value {
+fn as_json(verdict: &Result<VerifiedExport, VerifyError>, took: Duration) -> Value {
     let mut object = match verdict {
-        Ok(sound) => json!({
+        Ok(verified) => json!({
             "verdict": "sound",
-            "origin": sound.origin,
-            "events": sound.events,
-            "omitted": sound.omitted,
-            "size": sound.size,
-            "root": hex::encode(sound.root),
-            "bytes": sound.bytes,
-            "leaf_bytes": sound.leaf_bytes,
-            "kept_checkpoints": sound.kept_checkpoints,
-            "earlier_checkpoints": sound.earlier_checkpoints,
-            "cosigned_by": sound.cosigned_by.iter().map(|(name, size)| json!({"name": name, "size": size})).collect::<Vec<_>>(),
+            "origin": verified.origin,
+            "events": verified.events,
+            "omitted": verified.omitted,
+            "size": verified.size,
+            "root": hex::encode(verified.root),
+            "bytes": verified.bytes,
+            "leaf_bytes": verified.leaf_bytes,
+            "kept_checkpoints": verified.kept_checkpoints,
+            "earlier_checkpoints": verified.earlier_checkpoints,
+            "cosigned_by": verified.cosigned_by.iter().map(|(name, size)| json!({"name": name, "size": size})).collect::<Vec<_>>(),
         }),
         Err(VerifyError::Tampered(Tampered { reason, place })) => {
             let between = match place {

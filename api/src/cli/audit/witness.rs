@@ -98,14 +98,14 @@ impl Witness {
                 .transpose()?,
         };
         loop {
-            match watch.look().await {
+            match watch.check_once().await {
                 Ok(()) if self.once => return Ok(ExitCode::SUCCESS),
-                Err(Refusal::Alarm(alarm)) => {
+                Err(CheckError::Alarm(alarm)) => {
                     eprintln!("ALARM: {}", table::short(&alarm, 4000));
                     return Ok(ExitCode::from(TAMPERED));
                 }
-                Err(Refusal::Failed(failure)) if self.once => return Err(failure),
-                Err(Refusal::Failed(failure)) => {
+                Err(CheckError::Failed(failure)) if self.once => return Err(failure),
+                Err(CheckError::Failed(failure)) => {
                     let why = error_chain(failure.as_ref());
                     eprintln!("not cosigned: {}; trying again", table::short(&why, 4000));
                 }
@@ -125,14 +125,14 @@ fn new_key(path: &Path, name: &str) -> Result<ExitCode, Failure> {
 }
 
 /// Why a checkpoint was not cosigned.
-enum Refusal {
+enum CheckError {
     /// It speaks against the log.
     Alarm(String),
     /// It may be better next time.
     Failed(Failure),
 }
 
-impl<E: Into<Failure>> From<E> for Refusal {
+impl<E: Into<Failure>> From<E> for CheckError {
     fn from(error: E) -> Self {
         Self::Failed(error.into())
     }
@@ -148,10 +148,10 @@ struct Watch<'a> {
 
 impl Watch<'_> {
     /// Looks at the log once; cosigns, keeps and prints its checkpoint.
-    async fn look(&self) -> Result<(), Refusal> {
+    async fn check_once(&self) -> Result<(), CheckError> {
         let mut witness = witness::Witness { last: None };
-        if let Some(kept) = self.kept()? {
-            witness.last = Some(kept.checkpoint()?);
+        if let Some(saved) = self.saved()? {
+            witness.last = Some(saved.checkpoint()?);
         }
         let keys = match &self.log_keys {
             Some(keys) => keys.clone(),
@@ -178,21 +178,21 @@ impl Watch<'_> {
     }
 
     /// The last checkpoint, which must be our own.
-    fn kept(&self) -> Result<Option<SignedNote>, Failure> {
+    fn saved(&self) -> Result<Option<SignedNote>, Failure> {
         if !self.state.try_exists()? {
             return Ok(None);
         }
-        let kept = files::checkpoint(self.state)?;
-        note::verify_cosignature(&kept, &self.key.verifier()).map_err(|error| {
+        let saved = files::checkpoint(self.state)?;
+        note::verify_cosignature(&saved, &self.key.verifier()).map_err(|error| {
             format!(
                 "{} is not what this witness wrote: {error}. Put the right file or key back",
                 self.state.display()
             )
         })?;
-        Ok(Some(kept))
+        Ok(Some(saved))
     }
 
-    fn refuse(&self, error: WitnessError, note: &SignedNote) -> Refusal {
+    fn refuse(&self, error: WitnessError, note: &SignedNote) -> CheckError {
         if !error.is_alarm() {
             return error.into();
         }
@@ -200,12 +200,12 @@ impl Watch<'_> {
         let mut path = self.state.as_os_str().to_owned();
         path.push(".refused");
         let path = PathBuf::from(path);
-        let kept = match files::replace(&path, &note.to_string()) {
+        let saved = match files::replace(&path, &note.to_string()) {
             Ok(()) => format!("What it showed is in {}.", path.display()),
             Err(error) => format!("What it showed could not be kept: {error}."),
         };
-        Refusal::Alarm(format!(
-            "{error}. {kept} What it had shown before is in {}.",
+        CheckError::Alarm(format!(
+            "{error}. {saved} What it had shown before is in {}.",
             self.state.display()
         ))
     }

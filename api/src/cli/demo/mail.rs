@@ -104,7 +104,7 @@ impl Demo {
     async fn replay_the_fullest(&self) -> Result<(), Failure> {
         let mut reports: BTreeMap<_, usize> = BTreeMap::new();
         for (_, body) in PAYLOADS {
-            if let Some(id) = Delivery::read(body).email_id() {
+            if let Some(id) = Delivery::parse(body).email_id() {
                 *reports.entry(id.clone()).or_default() += 1;
             }
         }

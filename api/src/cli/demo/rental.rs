@@ -46,11 +46,11 @@ impl Demo {
     pub(super) async fn tour_of_rental(&self, client: &Client, url: &str) -> Result<(), Failure> {
         let end = self.import_the_season().await?;
         let cars: List<CarSummary> =
-            read(get(client, url, "/v1/cars?sort=-price", end).await?).await?;
+            read_json(get(client, url, "/v1/cars?sort=-price", end).await?).await?;
         print_fleet(&cars.data);
         let Some(car) = cars.data.first() else { return Ok(()) };
         let path = format!("/v1/cars/{}/calendar", car.slug);
-        let calendar: Calendar = read(get(client, url, &path, end).await?).await?;
+        let calendar: Calendar = read_json(get(client, url, &path, end).await?).await?;
         say!("\nThe calendar of the {} (exodrive demo asks GET {path}):\n", car.name);
         print_calendar(&calendar.days);
         let Some((first, last)) = free(&calendar.days) else {
@@ -62,9 +62,9 @@ impl Demo {
 
     async fn import_the_season(&self) -> Result<u64, Failure> {
         let tables = Tables::parse(SEASON)?;
-        let (desk, log) = import::open(&self.connections, &self.bookings).await?;
+        let (rental, log) = import::open(&self.connections, &self.bookings).await?;
         say!("Importing a season of rentals (exodrive import tests/fixtures/season).");
-        let (report, steps) = import::import(&desk, &log, &tables, TIME_ZONE, false).await?;
+        let (report, steps) = import::import(&rental, &log, &tables, TIME_ZONE, false).await?;
         let taken: usize = report.tables.values().map(|counts| counts.taken).sum();
         let known: usize = report.tables.values().map(|counts| counts.known).sum();
         say!(
@@ -86,7 +86,7 @@ impl Demo {
     ) -> Result<(), Failure> {
         let rental = json!({"car_id": car.id, "start_date": first, "end_date": last});
         let quote: Value =
-            read(client.post(format!("{url}/v1/quotes")).json(&rental).send().await?).await?;
+            read_json(client.post(format!("{url}/v1/quotes")).json(&rental).send().await?).await?;
         say!("\n{first} to {last} are free. The price, line by line (POST /v1/quotes):\n");
         print_quote(&quote);
         let mut request = rental;
@@ -95,7 +95,7 @@ impl Demo {
         request["expected_total_cents"] = quote["total"]["amount_cents"].clone();
         let ada = self.customer()?;
         let answer = post(client, url, "/v1/bookings", &ada, &request).await?;
-        let booking: BookingDetail = read(answer).await?;
+        let booking: BookingDetail = read_json(answer).await?;
         say!(
             "\nAda books (POST /v1/bookings): {} {} for {}, {}, held until {}.",
             booking.reference,
@@ -122,7 +122,7 @@ impl Demo {
         }
         let path = format!("/v1/bookings/{}/cancel", booking.id);
         let answer = post(client, url, &path, &ada, &json!({"reason": "demo"})).await?;
-        let cancelled: BookingDetail = read(answer).await?;
+        let cancelled: BookingDetail = read_json(answer).await?;
         say!("Ada cancels: {}. The days are free again.\n", cancelled.status);
         Ok(())
     }
@@ -153,7 +153,7 @@ async fn post(
     Ok(request.header("Idempotency-Key", key).json(body).send().await?)
 }
 
-async fn read<T: DeserializeOwned>(answer: Response) -> Result<T, Failure> {
+async fn read_json<T: DeserializeOwned>(answer: Response) -> Result<T, Failure> {
     let (status, path) = (answer.status(), answer.url().path().to_owned());
     if !status.is_success() {
         return Err(format!("{path} answered {status}: {}", answer.text().await?).into());

@@ -1,8 +1,10 @@
 //! The acts that are done when a worker has heeded them.
 
-use super::{super::Failure, carry_out, operator, parse_name};
+use super::{super::Failure, append_planned, operator, parse_name};
 use crate::settings::Connections;
-use exodrive_commands::operations::{Act, NO_WORKER, Operator, OperatorError, Receipt};
+use exodrive_commands::operations::{
+    CommandReceipt, NO_WORKER_NOTICE, Operator, OperatorError, ProjectionCommand,
+};
 use exodrive_projections::names;
 use std::process::ExitCode;
 
@@ -112,38 +114,46 @@ pub(super) struct Prune {
 
 impl Pause {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
-        act(&self.common, &self.name, &Act::Pause, &self.reason).await
+        send_command(&self.common, &self.name, &ProjectionCommand::Pause, &self.reason).await
     }
 }
 
 impl Resume {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
-        act(&self.common, &self.name, &Act::Resume, &self.reason).await
+        send_command(&self.common, &self.name, &ProjectionCommand::Resume, &self.reason).await
     }
 }
 
 impl Retry {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
-        act(&self.common, &self.name, &Act::Retry { key: self.key }, &self.reason).await
+        send_command(
+            &self.common,
+            &self.name,
+            &ProjectionCommand::Retry { key: self.key },
+            &self.reason,
+        )
+        .await
     }
 }
 
 impl Skip {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
-        let skip = Act::Skip { key: self.key, position: self.position };
-        act(&self.common, &self.name, &skip, &self.reason).await
+        let skip = ProjectionCommand::Skip { key: self.key, position: self.position };
+        send_command(&self.common, &self.name, &skip, &self.reason).await
     }
 }
 
 impl Prune {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         if let Some(name) = &self.name {
-            return act(&self.common, name, &Act::Prune, &self.reason).await;
+            return send_command(&self.common, name, &ProjectionCommand::Prune, &self.reason).await;
         }
         let operator = operator(&self.common.connections).await?;
         let mut receipts = Vec::new();
         for name in names() {
-            match one(&operator, name, &Act::Prune, &self.reason, self.common.dry_run).await {
+            match one(&operator, name, &ProjectionCommand::Prune, &self.reason, self.common.dry_run)
+                .await
+            {
                 Ok(receipt) => receipts.push(receipt),
                 // That one has nothing to drop.
                 Err(error) if is_refused(&error) => {}
@@ -155,49 +165,54 @@ impl Prune {
         } else if receipts.is_empty() {
             say!("No projection has an old generation to drop.");
         } else {
-            receipts.iter().for_each(tell);
+            receipts.iter().for_each(print_receipt_line);
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
 fn is_refused(error: &Failure) -> bool {
-    matches!(error.downcast_ref(), Some(OperatorError::Refused(_)))
+    matches!(error.downcast_ref(), Some(OperatorError::Rejected(_)))
 }
 
 async fn one(
     operator: &Operator,
     name: &str,
-    act: &Act,
+    command: &ProjectionCommand,
     reason: &str,
     dry_run: bool,
-) -> Result<Receipt, Failure> {
-    let plan = operator.plan(name, act, reason).await?;
+) -> Result<CommandReceipt, Failure> {
+    let plan = operator.plan(name, command, reason).await?;
     if dry_run {
-        return Ok(Receipt::of(&plan, None));
+        return Ok(CommandReceipt::of(&plan, None));
     }
-    let recorded = carry_out(operator, &plan).await?;
-    Ok(Receipt::of(&plan, Some(&recorded)))
+    let recorded = append_planned(operator, &plan).await?;
+    Ok(CommandReceipt::of(&plan, Some(&recorded)))
 }
 
-async fn act(common: &Common, name: &str, act: &Act, reason: &str) -> Result<ExitCode, Failure> {
+async fn send_command(
+    common: &Common,
+    name: &str,
+    command: &ProjectionCommand,
+    reason: &str,
+) -> Result<ExitCode, Failure> {
     let operator = operator(&common.connections).await?;
-    let receipt = one(&operator, name, act, reason, common.dry_run).await?;
+    let receipt = one(&operator, name, command, reason, common.dry_run).await?;
     if common.json {
         say!("{}", serde_json::to_string_pretty(&receipt)?);
     } else {
-        tell(&receipt);
+        print_receipt_line(&receipt);
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// A receipt, for people.
-pub(super) fn tell(receipt: &Receipt) {
+pub(super) fn print_receipt_line(receipt: &CommandReceipt) {
     match receipt.position {
         None => say!("Would {}. Nothing was done.", receipt.effect),
-        Some(position) if receipt.heeded => {
+        Some(position) if receipt.applied => {
             say!("Recorded at position {position}, and heeded: {}.", receipt.effect);
         }
-        Some(position) => say!("{NO_WORKER}\nPosition {position}: {}.", receipt.effect),
+        Some(position) => say!("{NO_WORKER_NOTICE}\nPosition {position}: {}.", receipt.effect),
     }
 }

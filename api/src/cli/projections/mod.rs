@@ -95,6 +95,6 @@ fn origin() -> Origin {
 }
 
 /// Appends a plan as whoever sits here.
-async fn carry_out(operator: &Operator, plan: &Plan) -> Result<Recorded, Failure> {
-    Ok(operator.carry_out(plan, &origin()).await?)
+async fn append_planned(operator: &Operator, plan: &Plan) -> Result<Recorded, Failure> {
+    Ok(operator.append_planned(plan, &origin()).await?)
 }

@@ -2,10 +2,12 @@
 
 use super::{
     super::Failure,
-    acts::{Common, tell},
-    carry_out, operator, origin, parse_name, table,
+    acts::{Common, print_receipt_line},
+    append_planned, operator, origin, parse_name, table,
 };
-use exodrive_commands::operations::{Act, Job, NO_WORKER, Operator, OperatorError, Receipt};
+use exodrive_commands::operations::{
+    CommandReceipt, Job, NO_WORKER_NOTICE, Operator, OperatorError, ProjectionCommand,
+};
 use exodrive_projections::names;
 use exodrive_runtime::shutdown;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -18,13 +20,13 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 /// How often the rebuild is looked at.
-const GLANCE: Duration = Duration::from_millis(150);
+const POLL_INTERVAL: Duration = Duration::from_millis(150);
 /// How often a line is printed where no terminal is.
 const LINE: Duration = Duration::from_secs(2);
 /// After how long without a sign of life the operator is told.
-const SILENCE: Duration = Duration::from_secs(5);
-/// How long one look may take.
-const LOOK: Duration = Duration::from_secs(5);
+const QUIET_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one answer of the database may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Differing keys that are printed.
 const SHOWN: usize = 20;
 /// The exit code after Ctrl-C.
@@ -124,9 +126,9 @@ impl Rebuild {
         if let Some(name) = &self.name
             && (self.watch || self.cancel || self.accept)
         {
-            return self.go_on(&operator, name, &reason).await;
+            return self.resume(&operator, name, &reason).await;
         }
-        let act = Act::Rebuild {
+        let command = ProjectionCommand::Rebuild {
             key: self.key,
             from_position: self.from,
             partitions: self.partitions,
@@ -135,11 +137,11 @@ impl Rebuild {
         let names = self
             .name
             .map_or_else(|| names().into_iter().map(str::to_owned).collect(), |name| vec![name]);
-        carry_out_all(&operator, &names, &act, &reason, &self.common, waits).await
+        append_planned_all(&operator, &names, &command, &reason, &self.common, waits).await
     }
 
     /// Watches, ends or swaps what is under way.
-    async fn go_on(
+    async fn resume(
         &self,
         operator: &Operator,
         name: &str,
@@ -148,17 +150,18 @@ impl Rebuild {
         let rebuilds = operator.database().rebuilds(Some(name), 50).await?;
         let job = rebuilds.into_iter().find(|it| !it.is_over()).map(Job::from);
         let job = job
-            .ok_or_else(|| OperatorError::Refused(format!("no rebuild of {name} is under way")))?;
+            .ok_or_else(|| OperatorError::Rejected(format!("no rebuild of {name} is under way")))?;
         if !self.watch {
-            let act = if self.cancel { Act::Cancel } else { Act::Accept };
-            let plan = operator.plan(name, &act, reason).await?;
+            let command =
+                if self.cancel { ProjectionCommand::Cancel } else { ProjectionCommand::Accept };
+            let plan = operator.plan(name, &command, reason).await?;
             if self.common.dry_run {
-                print_receipt(&Receipt::of(&plan, None), self.common.json)?;
+                print_receipt(&CommandReceipt::of(&plan, None), self.common.json)?;
                 return Ok(ExitCode::SUCCESS);
             }
-            let recorded = carry_out(operator, &plan).await?;
+            let recorded = append_planned(operator, &plan).await?;
             if self.cancel || self.no_wait {
-                print_receipt(&Receipt::of(&plan, Some(&recorded)), self.common.json)?;
+                print_receipt(&CommandReceipt::of(&plan, Some(&recorded)), self.common.json)?;
                 return Ok(ExitCode::SUCCESS);
             }
         }
@@ -176,15 +179,23 @@ impl Rollback {
         let operator = operator(&self.common.connections).await?;
         let waits = (!self.no_wait).then_some(self.bound.stalled_after);
         let names = [self.name];
-        carry_out_all(&operator, &names, &Act::Rollback, &self.reason, &self.common, waits).await
+        append_planned_all(
+            &operator,
+            &names,
+            &ProjectionCommand::Rollback,
+            &self.reason,
+            &self.common,
+            waits,
+        )
+        .await
     }
 }
 
-fn print_receipt(receipt: &Receipt, json: bool) -> Result<(), Failure> {
+fn print_receipt(receipt: &CommandReceipt, json: bool) -> Result<(), Failure> {
     if json {
         say!("{}", serde_json::to_string_pretty(receipt)?);
     } else {
-        tell(receipt);
+        print_receipt_line(receipt);
     }
     Ok(())
 }
@@ -201,33 +212,33 @@ fn print_json<T: serde::Serialize>(values: &[T]) -> Result<(), Failure> {
 /// Plans for every projection, so that none is begun if one is refused; then
 /// appends, and watches one after the other: each for as long as something moves
 /// within `waits`; not at all if that is none.
-async fn carry_out_all(
+async fn append_planned_all(
     operator: &Operator,
     names: &[String],
-    act: &Act,
+    command: &ProjectionCommand,
     reason: &str,
     common: &Common,
     waits: Option<Duration>,
 ) -> Result<ExitCode, Failure> {
     let mut plans = Vec::new();
     for name in names {
-        plans.push(operator.plan(name, act, reason).await?);
+        plans.push(operator.plan(name, command, reason).await?);
     }
     if common.dry_run {
-        let receipts: Vec<_> = plans.iter().map(|plan| Receipt::of(plan, None)).collect();
+        let receipts: Vec<_> = plans.iter().map(|plan| CommandReceipt::of(plan, None)).collect();
         if common.json {
             print_json(&receipts)?;
         } else {
-            receipts.iter().for_each(tell);
+            receipts.iter().for_each(print_receipt_line);
         }
         return Ok(ExitCode::SUCCESS);
     }
     let mut jobs = Vec::new();
     for plan in &plans {
         let with = origin();
-        let recorded = operator.carry_out(plan, &with).await?;
-        if !recorded.heeded {
-            eprintln!("{NO_WORKER}");
+        let recorded = operator.append_planned(plan, &with).await?;
+        if !recorded.applied {
+            eprintln!("{NO_WORKER_NOTICE}");
         }
         let job = operator.job(plan, &with.actor, &recorded).await?;
         if !common.json {
@@ -330,8 +341,8 @@ impl<'a> Watch<'a> {
     /// has moved for too long, or Ctrl-C is pressed.
     async fn until_over(&mut self, mut job: Job) -> Result<End, Failure> {
         let id = job.id.parse()?;
-        let mut shown = Shown::begin(&job);
-        let (mut quiet_since, mut told) = (Instant::now(), false);
+        let mut shown = ProgressLine::begin(&job);
+        let (mut quiet_since, mut warned) = (Instant::now(), false);
         let mut furthest = Furthest::of(&job);
         loop {
             shown.show(&job);
@@ -348,7 +359,7 @@ impl<'a> Watch<'a> {
                     let left = if interrupted { Left::Interrupted } else { Left::Undecided };
                     return Ok(End { job, left: Some(left) });
                 }
-                shown = Shown::begin(&job);
+                shown = ProgressLine::begin(&job);
                 furthest = Furthest::of(&job);
             }
             furthest.note(&job);
@@ -357,16 +368,16 @@ impl<'a> Watch<'a> {
                 self.print_standing(&job).await;
                 return Ok(End { job, left: Some(Left::Stalled) });
             }
-            if !told && quiet_since.elapsed() > SILENCE && !self.is_alive(&job).await {
-                told = true;
+            if !warned && quiet_since.elapsed() > QUIET_TIMEOUT && !self.is_alive(&job).await {
+                warned = true;
                 shown.say(&format!(
                     "No worker shows a sign of life: {} goes on when one starts (`exodrive work`).",
                     job.projection
                 ));
             }
             let look = async {
-                tokio::time::sleep(GLANCE).await;
-                tokio::time::timeout(LOOK, self.operator.rebuild(id)).await
+                tokio::time::sleep(POLL_INTERVAL).await;
+                tokio::time::timeout(READ_TIMEOUT, self.operator.rebuild(id)).await
             };
             let looked = tokio::select! {
                 looked = look => looked,
@@ -400,7 +411,7 @@ impl<'a> Watch<'a> {
             job.worker.as_deref().unwrap_or("none")
         );
         let database = self.operator.database();
-        let found = tokio::time::timeout(LOOK, database.generations(name)).await;
+        let found = tokio::time::timeout(READ_TIMEOUT, database.generations(name)).await;
         let Ok(Ok(generations)) = found else {
             eprintln!("The database does not say how the generations stand.");
             return;
@@ -418,7 +429,8 @@ impl<'a> Watch<'a> {
     }
 
     async fn is_alive(&self, job: &Job) -> bool {
-        let found = tokio::time::timeout(LOOK, self.operator.database().projections()).await;
+        let found =
+            tokio::time::timeout(READ_TIMEOUT, self.operator.database().projections()).await;
         let standings = found.ok().and_then(Result::ok).unwrap_or_default();
         let worker = standings.into_iter().find(|it| it.name == job.projection);
         worker.and_then(|it| it.heartbeat_age_seconds).is_some_and(|age| age <= 5.0)
@@ -431,33 +443,33 @@ impl<'a> Watch<'a> {
         }
         eprint!("Swap all the same? [y/N] ");
         std::io::stderr().flush()?;
-        let (tell, answer) = tokio::sync::oneshot::channel();
+        let (sender, answer) = tokio::sync::oneshot::channel();
         // A thread of its own: nobody waits for it at the end, however long it reads.
         std::thread::spawn(move || {
             let mut answer = String::new();
             let read = std::io::stdin().lock().read_line(&mut answer).map(|_| answer);
-            let _ = tell.send(read);
+            let _ = sender.send(read);
         });
         let answer = tokio::select! {
             answer = answer => answer??,
             () = self.stop.cancelled() => return Ok(false),
         };
         let accept = matches!(answer.trim().to_lowercase().as_str(), "y" | "yes");
-        let act = if accept { Act::Accept } else { Act::Cancel };
-        let plan = self.operator.plan(&job.projection, &act, "").await?;
-        carry_out(self.operator, &plan).await?;
+        let command = if accept { ProjectionCommand::Accept } else { ProjectionCommand::Cancel };
+        let plan = self.operator.plan(&job.projection, &command, "").await?;
+        append_planned(self.operator, &plan).await?;
         self.accepted = true;
         Ok(true)
     }
 }
 
 /// A bar on a terminal, else lines.
-struct Shown {
+struct ProgressLine {
     bar: Option<ProgressBar>,
     last: Option<(String, Instant)>,
 }
 
-impl Shown {
+impl ProgressLine {
     fn begin(job: &Job) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{prefix} {msg:14} {bar:30} {pos}/{len}");

@@ -3,7 +3,7 @@
 
 use super::{super::Failure, operator, parse_name, table};
 use crate::settings::Connections;
-use exodrive_commands::operations::{Job, Operator, OperatorError, Shown};
+use exodrive_commands::operations::{Job, Operator, OperatorError, ProjectionDetails};
 use exodrive_domain::{Recorded, time};
 use exodrive_projections::engine::operations::{Description, ParkedEvent};
 use serde_json::{Value, json};
@@ -56,7 +56,7 @@ impl Show {
         let mut parked = Vec::new();
         for event in database.parked(&self.name, generation, Some(key), 1_000).await? {
             let position = u64::try_from(event.position).unwrap_or(0);
-            parked.push((operator.log().read(position).await?, event));
+            parked.push((operator.log().read_event(position).await?, event));
         }
         if self.json {
             let row = row.map(|(position, data)| json!({"position": position, "data": data}));
@@ -149,7 +149,7 @@ fn tried(parked: &ParkedEvent) -> String {
     format!("{} times since {}; {next}", parked.attempts, table::time(parked.parked_at))
 }
 
-fn print(shown: &Shown) {
+fn print(shown: &ProjectionDetails) {
     let status = &shown.status;
     say!("{}  version {}, state {}", status.name, status.version, status.state.replace('_', " "));
     if i64::from(status.version) != i64::from(shown.release_version) {
@@ -208,7 +208,7 @@ fn rebuilds(jobs: &[Job]) -> impl std::fmt::Display {
     table
 }
 
-fn print_parked_keys(shown: &Shown) {
+fn print_parked_keys(shown: &ProjectionDetails) {
     let parked = &shown.parked_events;
     if parked.is_empty() {
         say!("\nNothing is parked.");

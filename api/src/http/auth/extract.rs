@@ -12,7 +12,7 @@ use axum::{
     extract::{ConnectInfo, FromRequestParts},
     http::{HeaderMap, header::AUTHORIZATION, request::Parts},
 };
-use exodrive_commands::{context::Party, event::sha256};
+use exodrive_commands::{context::Actor, event::sha256};
 use exodrive_projections::Identity;
 use ipnet::IpNet;
 use std::{
@@ -31,22 +31,22 @@ pub(crate) struct EmailReader {
 
 /// Whoever calls: by a token, by the link of a booking, or by neither.
 #[derive(Clone, Debug)]
-pub(crate) struct Who {
+pub(crate) struct Requester {
     caller: Option<Caller>,
     /// SHA-256 of the link's token.
     link: Option<String>,
 }
 
-impl Who {
+impl Requester {
     /// Counts the request and says who calls. `books`: the request makes a
     /// booking, which is counted apart.
-    pub(crate) async fn admit(
+    pub(crate) async fn check_access(
         parts: &mut Parts,
         api: &Arc<Api>,
         books: bool,
     ) -> Result<Self, ApiError> {
         let link = link_token(parts).map(|token| sha256(token.as_bytes()));
-        let caller = admit(parts, api, books).await?;
+        let caller = check_access(parts, api, books).await?;
         Ok(Self { caller, link })
     }
 
@@ -68,12 +68,12 @@ impl Who {
     }
 
     /// Who that is to a command.
-    pub(crate) fn party(&self) -> Party {
+    pub(crate) fn actor(&self) -> Actor {
         match (&self.caller, &self.link) {
-            (Some(caller), _) if caller.role == Role::Admin => Party::Staff(caller.subject.clone()),
-            (_, Some(hash)) => Party::Guest(hash.clone()),
-            (Some(caller), None) => Party::Customer(caller.subject.clone()),
-            (None, None) => Party::Visitor,
+            (Some(caller), _) if caller.role == Role::Admin => Actor::Staff(caller.subject.clone()),
+            (_, Some(hash)) => Actor::Guest(hash.clone()),
+            (Some(caller), None) => Actor::Customer(caller.subject.clone()),
+            (None, None) => Actor::Visitor,
         }
     }
 
@@ -89,11 +89,11 @@ impl Who {
     }
 }
 
-impl FromRequestParts<Arc<Api>> for Who {
+impl FromRequestParts<Arc<Api>> for Requester {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
-        Self::admit(parts, api, false).await
+        Self::check_access(parts, api, false).await
     }
 }
 
@@ -104,7 +104,7 @@ impl FromRequestParts<Arc<Api>> for Operates {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
-        Who::admit(parts, api, false).await?.operator().map(|_| Self)
+        Requester::check_access(parts, api, false).await?.operator().map(|_| Self)
     }
 }
 
@@ -122,7 +122,7 @@ impl FromRequestParts<Arc<Api>> for Anyone {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
-        admit(parts, api, false).await.map(|_| Self)
+        check_access(parts, api, false).await.map(|_| Self)
     }
 }
 
@@ -130,7 +130,7 @@ impl FromRequestParts<Arc<Api>> for EmailReader {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
-        let caller = admit(parts, api, false).await?.ok_or_else(|| {
+        let caller = check_access(parts, api, false).await?.ok_or_else(|| {
             ApiError::new(Code::Unauthenticated, "Email is shown to admins and auditors only.")
         })?;
         let identity = caller.role.reads_email_as().ok_or_else(|| {
@@ -148,7 +148,7 @@ impl FromRequestParts<Arc<Api>> for Auditor {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
-        match admit(parts, api, false).await?.map(|caller| caller.role) {
+        match check_access(parts, api, false).await?.map(|caller| caller.role) {
             Some(Role::Auditor) => Ok(Self),
             Some(role) => {
                 let detail = format!("The role {} may not do that, auditors may.", role.name());
@@ -161,7 +161,7 @@ impl FromRequestParts<Arc<Api>> for Auditor {
 
 /// Counts the request and says who calls, if it carries a token. One that is
 /// not believed is counted with those that carry none.
-async fn admit(parts: &Parts, api: &Api, books: bool) -> Result<Option<Caller>, ApiError> {
+async fn check_access(parts: &Parts, api: &Api, books: bool) -> Result<Option<Caller>, ApiError> {
     let caller = match bearer(&parts.headers) {
         Some(token) => api.tokens.check(token).await.map(Some),
         None => Ok(None),

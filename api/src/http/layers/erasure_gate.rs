@@ -9,7 +9,7 @@ use axum::{
 };
 use exodrive_commands::erasure::{
     ErasureError,
-    restored::{has_revived_keys, unclean},
+    restored::{has_revived_keys, keys_not_cleaned},
 };
 use exodrive_log::{KEY_CACHE, Log};
 use exodrive_projections::Database;
@@ -22,30 +22,30 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-const LOOK: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// What is served while the gate is shut: it holds no rows.
 const OPEN: [&str; 6] =
     ["/v1/webhooks/", "/livez", "/readyz", "/docs", "/v1/openapi.json", "/v1/operator/"];
 
 /// See the module. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Gate(Arc<AtomicBool>);
+pub struct ErasureGate(Arc<AtomicBool>);
 
-impl Gate {
-    /// Shut, until [`Gate::open_when_clean`] has looked.
-    pub fn shut() -> Self {
+impl ErasureGate {
+    /// Shut, until [`ErasureGate::open_when_clean`] has looked.
+    pub fn closed() -> Self {
         Self(Arc::new(AtomicBool::new(true)))
     }
 
     /// Whether reads are refused.
-    pub fn is_shut(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 
     /// Opens once the database is known to hold nothing that was erased. A log
     /// without erasures suffices for that.
     pub async fn open_when_clean(self, log: Log, database: Database, stop: CancellationToken) {
-        let (mut told, mut revived) = (false, false);
+        let (mut reported, mut revived) = (false, false);
         loop {
             match is_clean(&log, &database, &mut revived).await {
                 Ok(true) => {
@@ -56,8 +56,8 @@ impl Gate {
                     self.0.store(false, Ordering::Release);
                     return;
                 }
-                Ok(false) if !told => {
-                    told = true;
+                Ok(false) if !reported => {
+                    reported = true;
                     tracing::warn!(
                         "Database or key store may hold what was erased (was one restored from a \
                          backup?): reads are refused until a worker has cleaned them"
@@ -70,7 +70,7 @@ impl Gate {
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(POLL_INTERVAL) => {}
                 () = stop.cancelled() => return,
             }
         }
@@ -79,7 +79,7 @@ impl Gate {
     /// Refuses reads while it is shut.
     pub async fn pass(State(gate): State<Self>, request: Request, next: Next) -> Response {
         let path = request.uri().path();
-        if gate.is_shut() && !OPEN.iter().any(|open| path.starts_with(open)) {
+        if gate.is_closed() && !OPEN.iter().any(|open| path.starts_with(open)) {
             let mut error = ApiError::new(
                 Code::ViewUnavailable,
                 "Erased data is being removed from a restored database.",
@@ -100,5 +100,5 @@ async fn is_clean(
         *revived = true;
         return Ok(false);
     }
-    Ok(unclean(log, database).await?.is_empty())
+    Ok(keys_not_cleaned(log, database).await?.is_empty())
 }

@@ -11,7 +11,7 @@ use axum::{
 use chrono::Utc;
 use exodrive_commands::{
     access_log,
-    access_log::{Access, Accesses},
+    access_log::{Access, AccessLog},
 };
 use exodrive_runtime::telemetry::TraceContext;
 use std::{
@@ -66,7 +66,7 @@ impl Identity {
     }
 
     /// Notes that the request shows something personal, if staff makes it.
-    pub(crate) fn shows(&self, accesses: &Accesses, resource: &str, key: Option<&str>) {
+    pub(crate) fn shows(&self, accesses: &AccessLog, resource: &str, key: Option<&str>) {
         let Some(caller) = self.staff.get() else { return };
         let access = Access {
             actor: &format!("{}:{}", caller.role.name(), caller.subject),
@@ -86,8 +86,8 @@ fn variable<'a>(route: &str, uri: &'a Uri) -> Option<&'a str> {
 }
 
 /// The outermost layer.
-pub(crate) async fn surround(
-    State(accesses): State<Accesses>,
+pub(crate) async fn trace_request(
+    State(accesses): State<AccessLog>,
     mut request: Request,
     next: Next,
 ) -> Response {

@@ -10,7 +10,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 /// How often Postgres is asked.
-const LOOK: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// For each view the keys (or subjects) with parked events, and where the first
 /// of them stands. Cheap to clone.
@@ -29,7 +29,7 @@ impl BlockedKeys {
                 }
                 *self.0.write().unwrap_or_else(PoisonError::into_inner) = blocked;
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 

@@ -69,8 +69,8 @@ impl FromStr for Rate {
         let (amount, period) = text.split_once('/').ok_or_else(unsound)?;
         let amount = amount.trim().parse().ok().filter(|amount| *amount > 0).ok_or_else(unsound)?;
         let period = humantime::parse_duration(period.trim()).map_err(|_| unsound())?;
-        let sound = (Duration::from_millis(1)..=Duration::from_secs(86_400)).contains(&period);
-        if sound { Ok(Self { amount, period }) } else { Err(unsound()) }
+        let valid = (Duration::from_millis(1)..=Duration::from_secs(86_400)).contains(&period);
+        if valid { Ok(Self { amount, period }) } else { Err(unsound()) }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use exodrive_projections::{
-    engine::cache::{Cache, Notice, PATIENCE, View},
+    engine::cache::{Cache, Notice, REDIS_TIMEOUT, View},
     version,
 };
 use futures::{Stream, StreamExt};
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 /// Bytes of answers kept.
 const CAPACITY: u64 = 64 << 20;
 /// The publisher gives a sign of life every second.
-const SILENCE: Duration = Duration::from_millis(2_500);
+const NOTICE_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// Keys share counters of changes; more of them, fewer needless misses.
 const COUNTERS: usize = 1_024;
 
@@ -128,43 +128,44 @@ impl ViewCache {
         while !stop.is_cancelled() {
             if let Ok(notices) = self.redis.changes(self.view).await {
                 tokio::select! {
-                    () = self.heed(notices) => {}
+                    () = self.consume_notices(notices) => {}
                     () = stop.cancelled() => {}
                 }
-                self.distrust();
+                self.mark_unreliable();
             }
-            tokio::time::sleep(PATIENCE).await;
+            tokio::time::sleep(REDIS_TIMEOUT).await;
         }
     }
 
     /// Drops what each notice names; ends when notices of the generation that
     /// is read do, or another one is to be read.
-    async fn heed(&self, notices: impl Stream<Item = Notice>) {
+    async fn consume_notices(&self, notices: impl Stream<Item = Notice>) {
         let read = self.redis.generation(self.view, self.version).await;
         let Ok(Some(generation)) = read else { return };
         let mut notices = std::pin::pin!(notices.filter_map(async |notice| match notice {
             Notice::Changed(of, keys) => (of == generation).then_some(Some(keys)),
             Notice::Switched => Some(None),
         }));
-        while let Ok(Some(Some(keys))) = tokio::time::timeout(SILENCE, notices.next()).await {
+        while let Ok(Some(Some(keys))) = tokio::time::timeout(NOTICE_TIMEOUT, notices.next()).await
+        {
             for key in keys {
                 self.changes(&key).fetch_add(1, Ordering::AcqRel);
                 self.shared.local.invalidate(&key);
             }
             if self.shared.trusted.load(Ordering::Acquire) != generation {
                 // What is on its way from Redis may have changed before we heard.
-                self.forget();
+                self.clear_all();
                 self.shared.trusted.store(generation, Ordering::Release);
             }
         }
     }
 
-    fn distrust(&self) {
+    fn mark_unreliable(&self) {
         self.shared.trusted.store(0, Ordering::Release);
-        self.forget();
+        self.clear_all();
     }
 
-    fn forget(&self) {
+    fn clear_all(&self) {
         for changes in &self.shared.changes {
             changes.fetch_add(1, Ordering::AcqRel);
         }

@@ -1,6 +1,8 @@
 //! Bookings, whose they are, and what became of them.
 
-use super::{BOOKINGS, Fault, HISTORY, Plan, Step, StepCommand, cents, moment, parse, problem};
+use super::{
+    BOOKINGS, CellError, HISTORY, ImportCommand, Plan, Step, cents, moment, parse, problem,
+};
 use crate::{
     event::derived_uuid,
     import::tables::{BookingColumns, CustomerColumns, Row, Tables},
@@ -8,8 +10,8 @@ use crate::{
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use exodrive_domain::{
     booking::{
-        Act, BookingCommand, Contract, ContractStatus, Customer, CustomerDetails, Import, Payment,
-        PaymentStatus, Status,
+        BookingAction, BookingCommand, Contract, ContractStatus, Customer, CustomerDetails, Import,
+        Payment, PaymentStatus, Status,
     },
     days::Days,
     id::{BookingId, CarId},
@@ -65,7 +67,7 @@ fn plan_booking(
     now: DateTime<Utc>,
     counted: &mut HashSet<String>,
     plan: &mut Plan,
-) -> Result<(CarId, Days), Fault> {
+) -> Result<(CarId, Days), CellError> {
     let it = &row.columns;
     let id: BookingId = parse("id", &it.id)?;
     let car_id: CarId = parse("car_id", &it.car_id)?;
@@ -136,18 +138,18 @@ fn plan_booking(
         source: json!([it, known]),
         happened_at: Some(created_at),
         actor: None,
-        command: StepCommand::Booking(car_id, BookingCommand::Import(import)),
+        command: ImportCommand::Booking(car_id, BookingCommand::Import(import)),
     };
     plan.push(BOOKINGS, about.clone(), step);
     if let Some(notes) = &it.notes {
-        let act = Act::AddNote { text: notes.clone() };
+        let act = BookingAction::AddNote { text: notes.clone() };
         let step = Step {
             id: format!("bookings-{}-notes", it.id),
             rows: Vec::new(),
             source: json!(notes),
             happened_at: Some(created_at),
             actor: None,
-            command: StepCommand::Booking(car_id, BookingCommand::Act(id, act)),
+            command: ImportCommand::Booking(car_id, BookingCommand::Change(id, act)),
         };
         plan.push(BOOKINGS, about, step);
     }
@@ -173,7 +175,7 @@ fn remark(row: &Row<BookingColumns>, said: Status, import: &Import, plan: &mut P
     plan.remarks.push(problem("bookings", row.line, &row.columns.id, why));
 }
 
-fn status(text: &str) -> Result<Status, Fault> {
+fn status(text: &str) -> Result<Status, CellError> {
     Ok(match text {
         "pending_customer_action" | "pending_payment" => Status::PendingPayment,
         "pending_contract" | "contract_pending_signature" => Status::PendingContract,
@@ -187,7 +189,7 @@ fn status(text: &str) -> Result<Status, Fault> {
     })
 }
 
-fn payment(text: &str, total_cents: i64) -> Result<Payment, Fault> {
+fn payment(text: &str, total_cents: i64) -> Result<Payment, CellError> {
     let (status, authorized_cents, captured_cents, refunded_cents) = match text {
         "pending" | "none" => (PaymentStatus::Pending, 0, 0, 0),
         "authorized" => (PaymentStatus::Authorized, total_cents, 0, 0),
@@ -200,7 +202,7 @@ fn payment(text: &str, total_cents: i64) -> Result<Payment, Fault> {
     Ok(Payment { status, authorized_cents, captured_cents, refunded_cents })
 }
 
-fn contract(text: &str) -> Result<Contract, Fault> {
+fn contract(text: &str) -> Result<Contract, CellError> {
     let status = match text {
         "not_sent" | "pending" | "not_required" => ContractStatus::NotSent,
         "sent" => ContractStatus::Sent,
@@ -232,15 +234,15 @@ pub(super) fn plan_history(
                 (_, Some(id)) => format!("{kind}:{id}"),
             };
             let summary = it.summary_text.clone().unwrap_or_default();
-            let act = Act::ImportHistory { name: it.event_type.clone(), summary };
+            let act = BookingAction::ImportHistory { name: it.event_type.clone(), summary };
             let booking_id = parse("booking_id", &it.booking_id)?;
-            Ok::<_, Fault>(Step {
+            Ok::<_, CellError>(Step {
                 id: format!("booking_events-{}", it.id),
                 rows: vec![("booking_events", row.line, it.id.clone())],
                 source: json!(it),
                 happened_at,
                 actor: Some(actor),
-                command: StepCommand::Booking(*car_id, BookingCommand::Act(booking_id, act)),
+                command: ImportCommand::Booking(*car_id, BookingCommand::Change(booking_id, act)),
             })
         };
         match step() {

@@ -1,6 +1,6 @@
 //! Days of cars.
 
-use super::{BLOCKS, BOOKINGS, Plan, Rows, Step, StepCommand, parse, problem};
+use super::{BLOCKS, BOOKINGS, ImportCommand, Plan, Rows, Step, parse, problem};
 use crate::{
     event::derived_uuid,
     import::tables::{DayColumns, Row, Tables},
@@ -101,7 +101,7 @@ fn plan_block(car_id: &str, days: &BTreeMap<NaiveDate, &Row<DayColumns>>, plan: 
             source: json!([car_id, days]),
             happened_at: None,
             actor: None,
-            command: StepCommand::Block(car, block_id, days, reason),
+            command: ImportCommand::Block(car, block_id, days, reason),
         };
         plan.push(BLOCKS, car_id.to_owned(), step);
     }

@@ -1,7 +1,8 @@
 //! Cars with all that belongs to them.
 
 use super::{
-    CARS, Fault, Plan, Rows, Step, StepCommand, basis_points, cents, flag, moment, parse, problem,
+    CARS, CellError, ImportCommand, Plan, Rows, Step, basis_points, cents, flag, moment, parse,
+    problem,
 };
 use crate::import::tables::{
     CarColumns, FeatureColumns, FeeColumns, ImageColumns, PricingColumns, Row,
@@ -71,7 +72,7 @@ fn plan_car(
     parts: &CarParts<'_>,
     time_zone: &str,
     plan: &mut Plan,
-) -> Result<(), Fault> {
+) -> Result<(), CellError> {
     let car = &row.columns;
     let car_id: CarId = parse("id", &car.id)?;
     let happened_at = moment("created_at", car.created_at.as_deref())?;
@@ -113,7 +114,7 @@ fn plan_car(
     };
     let mut step = |what: &str, rows, source: Value, command| {
         let id = format!("cars-{}-{what}", car.id);
-        let command = StepCommand::Car(car_id, command);
+        let command = ImportCommand::Car(car_id, command);
         let step = Step { id, rows, source, happened_at, actor: None, command };
         plan.push(CARS, car.id.clone(), step);
     };
@@ -144,7 +145,7 @@ fn plan_car(
     Ok(())
 }
 
-fn prices(parts: &CarParts<'_>) -> Result<Option<(PriceList, Rows, Value)>, Fault> {
+fn prices(parts: &CarParts<'_>) -> Result<Option<(PriceList, Rows, Value)>, CellError> {
     let Some(row) = parts.pricing.last() else { return Ok(None) };
     let it = &row.columns;
     let mut rows: Rows =
@@ -180,7 +181,7 @@ fn prices(parts: &CarParts<'_>) -> Result<Option<(PriceList, Rows, Value)>, Faul
     Ok(Some((prices, rows, json!(source))))
 }
 
-fn pictures(parts: &CarParts<'_>) -> Result<Option<(Vec<Image>, Rows, Value)>, Fault> {
+fn pictures(parts: &CarParts<'_>) -> Result<Option<(Vec<Image>, Rows, Value)>, CellError> {
     if parts.images.is_empty() {
         return Ok(None);
     }

@@ -1,6 +1,6 @@
 //! Emails.
 
-use super::{Fault, HISTORY, Plan, Step, StepCommand, moment, problem};
+use super::{CellError, HISTORY, ImportCommand, Plan, Step, moment, problem};
 use crate::import::tables::{EmailColumns, Tables};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{email::EmailId, time};
@@ -18,7 +18,7 @@ pub(super) fn plan_emails(tables: &Tables, plan: &mut Plan) {
                         source: json!(row.columns),
                         happened_at: Some(at),
                         actor: None,
-                        command: StepCommand::Email(email_id.clone(), body),
+                        command: ImportCommand::Email(email_id.clone(), body),
                     };
                     plan.push(HISTORY, email_id.to_string(), step);
                 }
@@ -31,11 +31,11 @@ pub(super) fn plan_emails(tables: &Tables, plan: &mut Plan) {
 }
 
 /// What became of it, when, and the body that tells it.
-type Told = (String, DateTime<Utc>, Value);
+type ReportedEvent = (String, DateTime<Utc>, Value);
 
 /// What is known of an email, each told as its provider would: the last event,
 /// and when it was opened and clicked.
-fn reports(it: &EmailColumns) -> Result<(EmailId, Vec<Told>), Fault> {
+fn reports(it: &EmailColumns) -> Result<(EmailId, Vec<ReportedEvent>), CellError> {
     let email_id: EmailId = it
         .resend_email_id
         .parse()

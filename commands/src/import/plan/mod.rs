@@ -44,13 +44,13 @@ pub struct Step {
     /// Who did it, if the rows say.
     pub actor: Option<String>,
     /// What it does.
-    pub command: StepCommand,
+    pub command: ImportCommand,
 }
 
 /// What a step does.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the names say it")]
-pub enum StepCommand {
+pub enum ImportCommand {
     Car(CarId, FleetCommand),
     Booking(CarId, BookingCommand),
     Block(CarId, BlockId, Days, String),
@@ -79,13 +79,13 @@ impl Plan {
 }
 
 /// What is wrong with a row.
-type Fault = String;
+type CellError = String;
 
-fn parse<T: FromStr>(what: &str, text: &str) -> Result<T, Fault> {
+fn parse<T: FromStr>(what: &str, text: &str) -> Result<T, CellError> {
     text.trim().parse().map_err(|_| format!("{what} cannot be read: {text:?}"))
 }
 
-fn moment(what: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, Fault> {
+fn moment(what: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, CellError> {
     let parse = |text: &str| {
         // Postgres writes a space, and offsets without minutes.
         let text = text.trim().replacen(' ', "T", 1);
@@ -97,7 +97,7 @@ fn moment(what: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, Fault
     text.map(parse).transpose()
 }
 
-fn flag(what: &str, text: Option<&str>, otherwise: bool) -> Result<bool, Fault> {
+fn flag(what: &str, text: Option<&str>, otherwise: bool) -> Result<bool, CellError> {
     match text.map(|text| text.trim().to_lowercase()).as_deref() {
         None => Ok(otherwise),
         Some("true" | "t" | "1") => Ok(true),
@@ -107,7 +107,7 @@ fn flag(what: &str, text: Option<&str>, otherwise: bool) -> Result<bool, Fault> 
 }
 
 /// Major units with at most two digits after the point, as cents.
-fn cents(what: &str, text: &str) -> Result<i64, Fault> {
+fn cents(what: &str, text: &str) -> Result<i64, CellError> {
     let unsound = || format!("{what} is no amount: {text:?}");
     let (negative, digits) = match text.trim().strip_prefix('-') {
         Some(digits) => (true, digits),
@@ -115,8 +115,8 @@ fn cents(what: &str, text: &str) -> Result<i64, Fault> {
     };
     let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
     let part = part.trim_end_matches('0');
-    let sound = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
-    if whole.is_empty() || part.len() > 2 || !sound(whole) || !sound(part) {
+    let valid = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    if whole.is_empty() || part.len() > 2 || !valid(whole) || !valid(part) {
         return Err(unsound());
     }
     let cents: i64 = format!("{whole}{part:0<2}").parse().map_err(|_| unsound())?;
@@ -124,7 +124,7 @@ fn cents(what: &str, text: &str) -> Result<i64, Fault> {
 }
 
 /// A percentage, as basis points.
-fn basis_points(what: &str, text: Option<&str>) -> Result<u32, Fault> {
+fn basis_points(what: &str, text: Option<&str>) -> Result<u32, CellError> {
     let points = text.map_or(Ok(0), |text| cents(what, text))?;
     u32::try_from(points).map_err(|_| format!("{what} is negative"))
 }

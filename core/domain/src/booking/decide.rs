@@ -1,6 +1,6 @@
 use super::{
     AccessLink, Action, BlockChange, BlockEvent, Booking, BookingChange, BookingEvent, Calendar,
-    Contract, Customer, Payment, Refused, Status, allowed, changed,
+    Contract, Customer, Payment, Status, StatusRejection, allowed, changed,
 };
 use crate::{
     command::{Meta, Repeat},
@@ -8,7 +8,7 @@ use crate::{
     fleet::Car,
     id::{BlockId, BookingId, CarId, CustomerId},
     personal::Personal,
-    price::{Choices, Fault, Quote, QuoteError, quote},
+    price::{Choices, InvalidField, Quote, QuoteError, quote},
 };
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
@@ -20,7 +20,7 @@ pub enum BookingCommand {
     /// Take a booking of the present product over.
     Import(Import),
     /// Do something with a booking.
-    Act(BookingId, Act),
+    Change(BookingId, BookingAction),
 }
 
 /// A booking that somebody wants.
@@ -77,7 +77,7 @@ pub struct Import {
 /// open.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "see Action")]
-pub enum Act {
+pub enum BookingAction {
     AuthorizePayment {
         amount_cents: Option<i64>,
         reference: Option<String>,
@@ -151,7 +151,7 @@ pub enum Act {
     },
 }
 
-impl Act {
+impl BookingAction {
     /// Which action it is.
     pub fn action(&self) -> Action {
         match self {
@@ -221,7 +221,7 @@ impl Taken {
 
 /// Why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BookingRefusal {
+pub enum BookingRejection {
     /// This very command was carried out by the event at this position.
     AlreadyDone(u64),
     /// Another command was carried out under its id.
@@ -272,28 +272,28 @@ pub enum BookingRefusal {
     /// It is so already.
     Unchanged,
     /// Parts of the command cannot be.
-    Faulty(Vec<Fault>),
+    Faulty(Vec<InvalidField>),
 }
 
-use BookingRefusal as No;
+use BookingRejection as No;
 
 /// The event that a command about a car's bookings comes to. `car` is the car
 /// of the calendar; only what makes or changes a price needs it.
 ///
 /// # Errors
-/// [`BookingRefusal`].
+/// [`BookingRejection`].
 pub fn decide(
     calendar: &Calendar,
     car: Option<&Car>,
     car_id: CarId,
     command: &BookingCommand,
     meta: &Meta,
-) -> Result<BookingEvent, BookingRefusal> {
+) -> Result<BookingEvent, BookingRejection> {
     match command {
         BookingCommand::Hold(new) => {
-            not_there(calendar, new.id, meta)?;
+            ensure_absent(calendar, new.id, meta)?;
             let car = bookable(car, meta)?;
-            faultless(check_customer(&new.customer))?;
+            ensure_no_faults(check_customer(&new.customer))?;
             let quote = price(car, new.days, &new.choices, new.expected_total_cents, meta)?;
             free(calendar, new.days, None)?;
             let change = BookingChange::Held {
@@ -309,7 +309,7 @@ pub fn decide(
             event(None, (new.id, car_id, new.customer_id), change, meta)
         }
         BookingCommand::Import(import) => {
-            not_there(calendar, import.id, meta)?;
+            ensure_absent(calendar, import.id, meta)?;
             let car = car.ok_or(No::NoSuchCar)?;
             let booking = imported(import, car);
             if let Some(days) = booking.occupied() {
@@ -319,12 +319,12 @@ pub fn decide(
             let change = BookingChange::Imported { booking, customer, paid_at: import.paid_at };
             event(None, (import.id, car_id, import.customer_id), change, meta)
         }
-        BookingCommand::Act(id, act) => {
-            let booking = find(calendar, *id, meta)?;
+        BookingCommand::Change(id, act) => {
+            let booking = find_booking(calendar, *id, meta)?;
             check(booking, act.action(), meta)?;
             let change = change(calendar, car, booking, act, meta)?;
             let customer_id = match act {
-                Act::ChangeCustomer { customer_id, .. } => *customer_id,
+                BookingAction::ChangeCustomer { customer_id, .. } => *customer_id,
                 _ => booking.customer_id,
             };
             event(Some(booking), (*id, car_id, customer_id), change, meta)
@@ -338,7 +338,7 @@ fn event(
     (booking_id, car_id, customer_id): (BookingId, CarId, CustomerId),
     change: BookingChange,
     meta: &Meta,
-) -> Result<BookingEvent, BookingRefusal> {
+) -> Result<BookingEvent, BookingRejection> {
     let mut event = BookingEvent {
         booking_id,
         car_id,
@@ -349,7 +349,7 @@ fn event(
         change,
     };
     let mut after =
-        changed(before.cloned(), &event, meta.now).ok_or(BookingRefusal::NoSuchBooking)?;
+        changed(before.cloned(), &event, meta.now).ok_or(BookingRejection::NoSuchBooking)?;
     after.status = after.status_after(&event.change);
     event.status = after.status;
     event.occupies = after.occupied();
@@ -360,17 +360,17 @@ fn change(
     calendar: &Calendar,
     car: Option<&Car>,
     booking: &Booking,
-    act: &Act,
+    act: &BookingAction,
     meta: &Meta,
-) -> Result<BookingChange, BookingRefusal> {
+) -> Result<BookingChange, BookingRejection> {
     Ok(match act {
-        Act::AuthorizePayment { amount_cents, reference } => {
+        BookingAction::AuthorizePayment { amount_cents, reference } => {
             let open = booking.open_cents();
             let amount_cents = amount_cents.unwrap_or(open);
             within(amount_cents, open, open, "must be what is open")?;
             BookingChange::PaymentAuthorized { amount_cents, reference: reference.clone() }
         }
-        Act::CapturePayment { amount_cents, reference } => {
+        BookingAction::CapturePayment { amount_cents, reference } => {
             let most = booking.uncaptured_cents();
             let amount_cents = amount_cents.unwrap_or(most);
             within(amount_cents, 1, most, "must be at most what is not captured yet")?;
@@ -378,68 +378,70 @@ fn change(
             let reference = reference.clone();
             BookingChange::PaymentCaptured { amount_cents, currency, reference }
         }
-        Act::FailPayment { reason } => BookingChange::PaymentFailed { reason: reason.clone() },
-        Act::VoidPayment { reason } => {
+        BookingAction::FailPayment { reason } => {
+            BookingChange::PaymentFailed { reason: reason.clone() }
+        }
+        BookingAction::VoidPayment { reason } => {
             let amount_cents = booking.payment.authorized_cents;
             BookingChange::PaymentVoided { amount_cents, reason: reason.clone() }
         }
-        Act::RefundPayment { amount_cents, reason } => {
+        BookingAction::RefundPayment { amount_cents, reason } => {
             let most = booking.refundable_cents();
             let amount_cents = amount_cents.unwrap_or(most);
             within(amount_cents, 1, most, "must be at most what can be refunded")?;
             let currency = booking.quote.currency.clone();
             BookingChange::PaymentRefunded { amount_cents, currency, reason: reason.clone() }
         }
-        Act::SendContract { document } => {
+        BookingAction::SendContract { document } => {
             BookingChange::ContractSent { document: document.clone() }
         }
-        Act::ViewContract => BookingChange::ContractViewed {},
-        Act::SignContract => BookingChange::ContractSigned {},
-        Act::DeclineContract { reason } => {
+        BookingAction::ViewContract => BookingChange::ContractViewed {},
+        BookingAction::SignContract => BookingChange::ContractSigned {},
+        BookingAction::DeclineContract { reason } => {
             BookingChange::ContractDeclined { reason: reason.clone() }
         }
-        Act::PickUp => BookingChange::PickedUp {},
-        Act::Return { on } => {
+        BookingAction::PickUp => BookingChange::PickedUp {},
+        BookingAction::Return { on } => {
             let today = booking.today(meta.now).max(booking.days.first());
             let on = on.unwrap_or(today);
             if on < booking.days.first() || on > today {
                 let detail = format!("must be from {} to {today}", booking.days.first());
-                return Err(No::Faulty(vec![Fault::new("/returned_on", detail)]));
+                return Err(No::Faulty(vec![InvalidField::new("/returned_on", detail)]));
             }
             BookingChange::Returned { on }
         }
-        Act::Complete => BookingChange::Completed {},
-        Act::Cancel { reason } => BookingChange::Cancelled { reason: reason.clone() },
-        Act::NoShow { reason } => BookingChange::NotShown { reason: reason.clone() },
-        Act::Dispute { reason } => BookingChange::Disputed { reason: reason.clone() },
-        Act::ResolveDispute { status, reason } => {
+        BookingAction::Complete => BookingChange::Completed {},
+        BookingAction::Cancel { reason } => BookingChange::Cancelled { reason: reason.clone() },
+        BookingAction::NoShow { reason } => BookingChange::NotShown { reason: reason.clone() },
+        BookingAction::Dispute { reason } => BookingChange::Disputed { reason: reason.clone() },
+        BookingAction::ResolveDispute { status, reason } => {
             if !matches!(status, Status::Completed | Status::Cancelled) {
                 let detail = "must be completed or cancelled";
-                return Err(No::Faulty(vec![Fault::new("/status", detail)]));
+                return Err(No::Faulty(vec![InvalidField::new("/status", detail)]));
             }
             BookingChange::DisputeResolved { outcome: *status, reason: reason.clone() }
         }
-        Act::Reschedule { days, choices, expected_total_cents } => {
+        BookingAction::Reschedule { days, choices, expected_total_cents } => {
             let choices = choices.as_ref().unwrap_or(&booking.choices);
             if *days == booking.days && *choices == booking.choices {
                 return Err(No::Unchanged);
             }
-            let wanted = (*days, choices);
-            let quote = requote(calendar, car, booking, wanted, *expected_total_cents, meta)?;
+            let requested = (*days, choices);
+            let quote = requote(calendar, car, booking, requested, *expected_total_cents, meta)?;
             BookingChange::Rescheduled { days: *days, choices: choices.clone(), quote }
         }
-        Act::Extend { last, expected_total_cents } => {
+        BookingAction::Extend { last, expected_total_cents } => {
             let days = Days::inclusive(booking.days.first(), *last);
             let days = days.ok().filter(|_| *last > booking.days.last()).ok_or_else(|| {
                 let detail = format!("must be after {}, the last day now", booking.days.last());
-                No::Faulty(vec![Fault::new("/end_date", detail)])
+                No::Faulty(vec![InvalidField::new("/end_date", detail)])
             })?;
             let staff = Meta { by_staff: true, ..meta.clone() };
-            let wanted = (days, &booking.choices);
-            let quote = requote(calendar, car, booking, wanted, *expected_total_cents, &staff)?;
+            let requested = (days, &booking.choices);
+            let quote = requote(calendar, car, booking, requested, *expected_total_cents, &staff)?;
             BookingChange::Extended { days, quote }
         }
-        Act::Expire => {
+        BookingAction::Expire => {
             if booking.hold_expires_at.is_none_or(|at| meta.now < at) {
                 return Err(wrong_status(
                     booking,
@@ -450,20 +452,20 @@ fn change(
             }
             BookingChange::Expired {}
         }
-        Act::AddNote { text } => {
+        BookingAction::AddNote { text } => {
             if text.trim().is_empty() || text.chars().count() > 5_000 {
                 let detail = "must have 1 to 5000 characters";
-                return Err(No::Faulty(vec![Fault::new("/text", detail)]));
+                return Err(No::Faulty(vec![InvalidField::new("/text", detail)]));
             }
             BookingChange::NoteAdded { text: Personal(text.clone()) }
         }
-        Act::ChangeCustomer { customer, .. } => {
-            faultless(check_customer(customer))?;
+        BookingAction::ChangeCustomer { customer, .. } => {
+            ensure_no_faults(check_customer(customer))?;
             let from_customer_id = booking.customer_id;
             BookingChange::CustomerChanged { from_customer_id, customer: customer.clone() }
         }
-        Act::IssueLink { link } => BookingChange::LinkIssued { link: link.clone() },
-        Act::ImportHistory { name, summary } => BookingChange::HistoryImported {
+        BookingAction::IssueLink { link } => BookingChange::LinkIssued { link: link.clone() },
+        BookingAction::ImportHistory { name, summary } => BookingChange::HistoryImported {
             name: name.clone(),
             summary: Personal(summary.clone()),
         },
@@ -475,7 +477,7 @@ fn change(
 /// all. `keep_price` leaves the price as it was agreed.
 ///
 /// # Errors
-/// [`BookingRefusal`].
+/// [`BookingRejection`].
 pub fn decide_move(
     [source, target]: [&Calendar; 2],
     booking_id: BookingId,
@@ -484,8 +486,8 @@ pub fn decide_move(
     reason: Option<&str>,
     expected_total_cents: Option<i64>,
     meta: &Meta,
-) -> Result<[BookingEvent; 2], BookingRefusal> {
-    let booking = find(source, booking_id, meta)?;
+) -> Result<[BookingEvent; 2], BookingRejection> {
+    let booking = find_booking(source, booking_id, meta)?;
     check(booking, Action::Move, meta)?;
     if booking.car_id == car.id {
         return Err(No::Unchanged);
@@ -513,7 +515,7 @@ pub fn decide_move(
 /// The event by which days are blocked. Over a booking only by `force`.
 ///
 /// # Errors
-/// [`BookingRefusal`].
+/// [`BookingRejection`].
 pub fn decide_block(
     calendar: &Calendar,
     (car_id, block_id): (CarId, BlockId),
@@ -521,19 +523,19 @@ pub fn decide_block(
     reason: &str,
     force: bool,
     meta: &Meta,
-) -> Result<BlockEvent, BookingRefusal> {
-    not_repeated(calendar, meta)?;
+) -> Result<BlockEvent, BookingRejection> {
+    ensure_not_repeated(calendar, meta)?;
     if let Some(block) = calendar.blocks.get(&block_id) {
         let same = block.days == days && block.reason == reason;
         return Err(if same { No::AlreadyDone(block.position) } else { No::KeyReused });
     }
     if reason.trim().is_empty() || reason.chars().count() > 500 {
         let detail = "must have 1 to 500 characters";
-        return Err(No::Faulty(vec![Fault::new("/reason", detail)]));
+        return Err(No::Faulty(vec![InvalidField::new("/reason", detail)]));
     }
     if days.count() > LONGEST_BLOCK {
         let detail = format!("must be at most {LONGEST_BLOCK} days after start_date");
-        return Err(No::Faulty(vec![Fault::new("/end_date", detail)]));
+        return Err(No::Faulty(vec![InvalidField::new("/end_date", detail)]));
     }
     let taken = calendar.taken(days, None);
     let mut forced_over: Vec<_> = taken
@@ -559,13 +561,13 @@ const LONGEST_BLOCK: u32 = 1_096;
 /// The event by which blocked days are free again.
 ///
 /// # Errors
-/// [`BookingRefusal`].
+/// [`BookingRejection`].
 pub fn decide_unblock(
     calendar: &Calendar,
     (car_id, block_id): (CarId, BlockId),
     meta: &Meta,
-) -> Result<BlockEvent, BookingRefusal> {
-    not_repeated(calendar, meta)?;
+) -> Result<BlockEvent, BookingRejection> {
+    ensure_not_repeated(calendar, meta)?;
     let block = calendar.blocks.get(&block_id).ok_or(No::NoSuchBlock)?;
     if meta.if_position.is_some_and(|position| position != block.position) {
         return Err(No::Stale(block.position));
@@ -574,7 +576,7 @@ pub fn decide_unblock(
     Ok(BlockEvent { car_id, block_id, request_hash, change: BlockChange::Unblocked {} })
 }
 
-fn not_repeated(calendar: &Calendar, meta: &Meta) -> Result<(), BookingRefusal> {
+fn ensure_not_repeated(calendar: &Calendar, meta: &Meta) -> Result<(), BookingRejection> {
     match meta.repeats(&calendar.commands) {
         None => Ok(()),
         Some(Repeat::Same(position)) => Err(No::AlreadyDone(position)),
@@ -583,7 +585,7 @@ fn not_repeated(calendar: &Calendar, meta: &Meta) -> Result<(), BookingRefusal> 
 }
 
 /// Refuses a booking that is there: by this very command, or by another one.
-fn not_there(calendar: &Calendar, id: BookingId, meta: &Meta) -> Result<(), BookingRefusal> {
+fn ensure_absent(calendar: &Calendar, id: BookingId, meta: &Meta) -> Result<(), BookingRejection> {
     if let Some(car_id) = calendar.moved.get(&id) {
         return Err(No::MovedTo(*car_id));
     }
@@ -605,11 +607,11 @@ fn not_there(calendar: &Calendar, id: BookingId, meta: &Meta) -> Result<(), Book
     }
 }
 
-fn find<'a>(
+fn find_booking<'a>(
     calendar: &'a Calendar,
     id: BookingId,
     meta: &Meta,
-) -> Result<&'a Booking, BookingRefusal> {
+) -> Result<&'a Booking, BookingRejection> {
     if let Some(car_id) = calendar.moved.get(&id) {
         return Err(No::MovedTo(*car_id));
     }
@@ -624,11 +626,11 @@ fn find<'a>(
     }
 }
 
-fn check(booking: &Booking, action: Action, meta: &Meta) -> Result<(), BookingRefusal> {
+fn check(booking: &Booking, action: Action, meta: &Meta) -> Result<(), BookingRejection> {
     action.check(booking, booking.today(meta.now)).map_err(|refused| match refused {
-        Refused::TooEarly => No::TooEarly(booking.days.first()),
-        Refused::Status => wrong_status(booking, action, None, meta),
-        Refused::Because(because) => wrong_status(booking, action, Some(because), meta),
+        StatusRejection::TooEarly => No::TooEarly(booking.days.first()),
+        StatusRejection::Status => wrong_status(booking, action, None, meta),
+        StatusRejection::Because(because) => wrong_status(booking, action, Some(because), meta),
     })
 }
 
@@ -637,12 +639,12 @@ fn wrong_status(
     action: Action,
     because: Option<&'static str>,
     meta: &Meta,
-) -> BookingRefusal {
+) -> BookingRejection {
     let allowed = allowed(booking, booking.today(meta.now));
     No::WrongStatus { action, status: booking.status, because, allowed }
 }
 
-fn bookable<'a>(car: Option<&'a Car>, meta: &Meta) -> Result<&'a Car, BookingRefusal> {
+fn bookable<'a>(car: Option<&'a Car>, meta: &Meta) -> Result<&'a Car, BookingRejection> {
     let car = car.ok_or(No::NoSuchCar)?;
     if car.archived {
         return Err(No::NotBookable("it has left the fleet"));
@@ -662,7 +664,7 @@ fn price(
     choices: &Choices,
     expected_cents: Option<i64>,
     meta: &Meta,
-) -> Result<Quote, BookingRefusal> {
+) -> Result<Quote, BookingRejection> {
     let today = car.today(meta.now);
     if days.first() < today && !meta.by_staff {
         return Err(No::InThePast(today));
@@ -685,7 +687,7 @@ fn requote(
     (days, choices): (Days, &Choices),
     expected_cents: Option<i64>,
     meta: &Meta,
-) -> Result<Quote, BookingRefusal> {
+) -> Result<Quote, BookingRejection> {
     // A booking stands though its car is not offered any more.
     let staff = Meta { by_staff: true, ..meta.clone() };
     let car = bookable(car, &staff)?;
@@ -698,7 +700,11 @@ fn requote(
     Ok(quote)
 }
 
-fn free(calendar: &Calendar, days: Days, except: Option<BookingId>) -> Result<(), BookingRefusal> {
+fn free(
+    calendar: &Calendar,
+    days: Days,
+    except: Option<BookingId>,
+) -> Result<(), BookingRejection> {
     let taken = calendar.taken(days, except);
     if taken.is_empty() {
         return Ok(());
@@ -706,19 +712,19 @@ fn free(calendar: &Calendar, days: Days, except: Option<BookingId>) -> Result<()
     Err(No::DaysTaken { taken, next_free: calendar.next_free(days, except) })
 }
 
-fn within(amount: i64, least: i64, most: i64, detail: &str) -> Result<(), BookingRefusal> {
+fn within(amount: i64, least: i64, most: i64, detail: &str) -> Result<(), BookingRejection> {
     if (least..=most).contains(&amount) {
         return Ok(());
     }
     let detail = format!("{detail}: {most}");
-    Err(No::Faulty(vec![Fault::new("/amount_cents", detail)]))
+    Err(No::Faulty(vec![InvalidField::new("/amount_cents", detail)]))
 }
 
-fn faultless(faults: Vec<Fault>) -> Result<(), BookingRefusal> {
+fn ensure_no_faults(faults: Vec<InvalidField>) -> Result<(), BookingRejection> {
     if faults.is_empty() { Ok(()) } else { Err(No::Faulty(faults)) }
 }
 
-fn check_customer(customer: &Customer) -> Vec<Fault> {
+fn check_customer(customer: &Customer) -> Vec<InvalidField> {
     let details = &customer.details.0;
     let mut faults = Vec::new();
     let clean = |text: &str| !text.chars().any(char::is_control);
@@ -729,17 +735,17 @@ fn check_customer(customer: &Customer) -> Vec<Fault> {
         && clean(&details.email)
         && !details.email.contains(char::is_whitespace);
     if !email {
-        faults.push(Fault::new("/customer/email", "must be an email address"));
+        faults.push(InvalidField::new("/customer/email", "must be an email address"));
     }
     for (field, text) in [("first_name", &details.first_name), ("last_name", &details.last_name)] {
         if !(1..=100).contains(&text.trim().chars().count()) || !clean(text) {
             let detail = "must have 1 to 100 characters";
-            faults.push(Fault::new(format!("/customer/{field}"), detail));
+            faults.push(InvalidField::new(format!("/customer/{field}"), detail));
         }
     }
     let phone = |text: &String| text.chars().count() <= 40 && clean(text);
     if !details.phone.as_ref().is_none_or(phone) {
-        faults.push(Fault::new("/customer/phone", "must have at most 40 characters"));
+        faults.push(InvalidField::new("/customer/phone", "must have at most 40 characters"));
     }
     faults
 }
@@ -767,7 +773,7 @@ fn imported(import: &Import, car: &Car) -> Booking {
     }
 }
 
-impl From<DaysError> for Fault {
+impl From<DaysError> for InvalidField {
     fn from(error: DaysError) -> Self {
         Self::new("/end_date", error.to_string())
     }

@@ -8,12 +8,12 @@ mod status;
 mod tests;
 
 pub use decide::{
-    Act, BookingCommand, BookingRefusal, Import, NewBooking, Taken, TakenDay, decide, decide_block,
-    decide_move, decide_unblock,
+    BookingAction, BookingCommand, BookingRejection, Import, NewBooking, Taken, TakenDay, decide,
+    decide_block, decide_move, decide_unblock,
 };
 pub use event::{BlockChange, BlockEvent, BookingChange, BookingEvent, Customer, CustomerDetails};
 pub use status::{
-    Action, ContractStatus, PaymentStatus, Refused, Status, StatusError, allowed, table,
+    Action, ContractStatus, PaymentStatus, Status, StatusError, StatusRejection, allowed, table,
 };
 
 use crate::{
@@ -372,7 +372,7 @@ impl Calendar {
     /// Learns of an event of the car's subject.
     pub fn evolve(&mut self, event: &Event<'_>) {
         match event.payload {
-            Payload::Booking(booking) => self.learn_of_booking(booking, event.recorded),
+            Payload::Booking(booking) => self.apply_booking(booking, event.recorded),
             Payload::Block(block) => {
                 match &block.change {
                     BlockChange::Blocked { days, reason, .. } => {
@@ -389,7 +389,7 @@ impl Calendar {
         }
     }
 
-    fn learn_of_booking(&mut self, event: &BookingEvent, recorded: &Recorded) {
+    fn apply_booking(&mut self, event: &BookingEvent, recorded: &Recorded) {
         let id = event.booking_id;
         if let BookingChange::MovedOut { to_car_id } = event.change {
             let left = self.bookings.remove(&id);

@@ -268,15 +268,15 @@ impl Action {
     ///
     /// # Errors
     /// Why not.
-    pub fn check(self, booking: &Booking, today: NaiveDate) -> Result<(), Refused> {
+    pub fn check(self, booking: &Booking, today: NaiveDate) -> Result<(), StatusRejection> {
         if !self.from().contains(&booking.status) {
-            return Err(Refused::Status);
+            return Err(StatusRejection::Status);
         }
         let contract = booking.contract.status;
         let payment = &booking.payment;
-        let refuse = |reason| Err(Refused::Because(reason));
+        let refuse = |reason| Err(StatusRejection::Because(reason));
         match self {
-            A::PickUp | A::NoShow if today < booking.days.first() => Err(Refused::TooEarly),
+            A::PickUp | A::NoShow if today < booking.days.first() => Err(StatusRejection::TooEarly),
             A::AuthorizePayment if booking.open_cents() <= 0 => {
                 refuse("nothing is open to be paid")
             }
@@ -302,7 +302,7 @@ impl Action {
 
 /// Why an action cannot be done with a booking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum StatusRejection {
     /// Not in its status.
     Status,
     /// Not before its first day.

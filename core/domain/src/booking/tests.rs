@@ -103,7 +103,7 @@ fn car(number: u128) -> Car {
 /// Something that somebody does or that becomes of the world.
 #[derive(Clone, Debug)]
 struct Step {
-    deed: Deed,
+    command: Command,
     car: u128,
     at: Option<DateTime<Utc>>,
     key: Option<(String, String)>,
@@ -113,7 +113,7 @@ struct Step {
 
 #[derive(Clone, Debug)]
 #[expect(clippy::large_enum_variant, reason = "almost every deed is of a booking")]
-enum Deed {
+enum Command {
     Booking(BookingCommand),
     Move { booking: BookingId, to: u128, keep_price: bool, expected_total_cents: Option<i64> },
     Block { block: BlockId, days: Days, reason: String, force: bool },
@@ -121,8 +121,8 @@ enum Deed {
 }
 
 impl Step {
-    fn new(deed: Deed) -> Self {
-        Self { deed, car: 1, at: None, key: None, if_position: None, by_staff: true }
+    fn new(command: Command) -> Self {
+        Self { command, car: 1, at: None, key: None, if_position: None, by_staff: true }
     }
 
     fn on_car(self, car: u128) -> Self {
@@ -147,7 +147,7 @@ impl Step {
     }
 
     fn forced(mut self) -> Self {
-        if let Deed::Block { force, .. } = &mut self.deed {
+        if let Command::Block { force, .. } = &mut self.command {
             *force = true;
         }
         self
@@ -155,14 +155,14 @@ impl Step {
 
     /// The total that the customer was shown.
     fn shown(mut self, cents: i64) -> Self {
-        match &mut self.deed {
-            Deed::Booking(BookingCommand::Hold(NewBooking { expected_total_cents, .. }))
-            | Deed::Booking(BookingCommand::Act(
+        match &mut self.command {
+            Command::Booking(BookingCommand::Hold(NewBooking { expected_total_cents, .. }))
+            | Command::Booking(BookingCommand::Change(
                 _,
-                Act::Reschedule { expected_total_cents, .. }
-                | Act::Extend { expected_total_cents, .. },
+                BookingAction::Reschedule { expected_total_cents, .. }
+                | BookingAction::Extend { expected_total_cents, .. },
             ))
-            | Deed::Move { expected_total_cents, .. } => *expected_total_cents = Some(cents),
+            | Command::Move { expected_total_cents, .. } => *expected_total_cents = Some(cents),
             _ => panic!("nothing is shown for {self:?}"),
         }
         self
@@ -188,92 +188,99 @@ fn link(hash: &str) -> AccessLink {
 }
 
 fn hold(name: &str, first: &str, last: &str) -> Step {
-    Step::new(Deed::Booking(BookingCommand::Hold(new_booking(name, days(first, last)))))
+    Step::new(Command::Booking(BookingCommand::Hold(new_booking(name, days(first, last)))))
 }
 
 fn import(import: Import) -> Step {
-    Step::new(Deed::Booking(BookingCommand::Import(import)))
+    Step::new(Command::Booking(BookingCommand::Import(import)))
 }
 
-fn act(name: &str, act: Act) -> Step {
-    Step::new(Deed::Booking(BookingCommand::Act(booking_id(name), act)))
+fn act(name: &str, act: BookingAction) -> Step {
+    Step::new(Command::Booking(BookingCommand::Change(booking_id(name), act)))
 }
 
 fn authorize(name: &str) -> Step {
-    act(name, Act::AuthorizePayment { amount_cents: None, reference: Some("auth".into()) })
+    act(
+        name,
+        BookingAction::AuthorizePayment { amount_cents: None, reference: Some("auth".into()) },
+    )
 }
 
 fn capture(name: &str, amount_cents: Option<i64>) -> Step {
-    act(name, Act::CapturePayment { amount_cents, reference: None })
+    act(name, BookingAction::CapturePayment { amount_cents, reference: None })
 }
 
 fn refund(name: &str, amount_cents: Option<i64>) -> Step {
-    act(name, Act::RefundPayment { amount_cents, reason: None })
+    act(name, BookingAction::RefundPayment { amount_cents, reason: None })
 }
 
 fn void(name: &str) -> Step {
-    act(name, Act::VoidPayment { reason: None })
+    act(name, BookingAction::VoidPayment { reason: None })
 }
 
 fn send(name: &str) -> Step {
-    act(name, Act::SendContract { document: Some("document".into()) })
+    act(name, BookingAction::SendContract { document: Some("document".into()) })
 }
 
 fn sign(name: &str) -> Step {
-    act(name, Act::SignContract)
+    act(name, BookingAction::SignContract)
 }
 
 fn pick_up(name: &str) -> Step {
-    act(name, Act::PickUp)
+    act(name, BookingAction::PickUp)
 }
 
 fn give_back(name: &str, on: Option<&str>) -> Step {
-    act(name, Act::Return { on: on.map(day) })
+    act(name, BookingAction::Return { on: on.map(day) })
 }
 
 fn complete(name: &str) -> Step {
-    act(name, Act::Complete)
+    act(name, BookingAction::Complete)
 }
 
 fn cancel(name: &str) -> Step {
-    act(name, Act::Cancel { reason: None })
+    act(name, BookingAction::Cancel { reason: None })
 }
 
 fn expire(name: &str) -> Step {
-    act(name, Act::Expire)
+    act(name, BookingAction::Expire)
 }
 
 fn dispute(name: &str) -> Step {
-    act(name, Act::Dispute { reason: None })
+    act(name, BookingAction::Dispute { reason: None })
 }
 
 fn resolve(name: &str, status: Status) -> Step {
-    act(name, Act::ResolveDispute { status, reason: None })
+    act(name, BookingAction::ResolveDispute { status, reason: None })
 }
 
 fn reschedule(name: &str, first: &str, last: &str) -> Step {
     act(
         name,
-        Act::Reschedule { days: days(first, last), choices: None, expected_total_cents: None },
+        BookingAction::Reschedule {
+            days: days(first, last),
+            choices: None,
+            expected_total_cents: None,
+        },
     )
 }
 
 fn extend(name: &str, last: &str) -> Step {
-    act(name, Act::Extend { last: day(last), expected_total_cents: None })
+    act(name, BookingAction::Extend { last: day(last), expected_total_cents: None })
 }
 
 fn move_to(to: u128, name: &str, keep_price: bool) -> Step {
     let booking = booking_id(name);
-    Step::new(Deed::Move { booking, to, keep_price, expected_total_cents: None })
+    Step::new(Command::Move { booking, to, keep_price, expected_total_cents: None })
 }
 
 fn block(name: &str, first: &str, last: &str) -> Step {
     let (block, days, reason) = (block_id(name), days(first, last), "maintenance".into());
-    Step::new(Deed::Block { block, days, reason, force: false })
+    Step::new(Command::Block { block, days, reason, force: false })
 }
 
 fn unblock(name: &str) -> Step {
-    Step::new(Deed::Unblock(block_id(name)))
+    Step::new(Command::Unblock(block_id(name)))
 }
 
 /// Two cars, their calendars, and everything that was recorded.
@@ -330,7 +337,7 @@ impl World {
         taken.into_iter().map(|day| (day.date.to_string(), day.by)).collect()
     }
 
-    fn take(&mut self, step: &Step) -> Result<(), BookingRefusal> {
+    fn take(&mut self, step: &Step) -> Result<(), BookingRejection> {
         self.now = step.at.unwrap_or(self.now);
         let default = || {
             let id = format!("command {}", self.position + 1);
@@ -346,15 +353,15 @@ impl World {
         Ok(())
     }
 
-    fn decide(&self, step: &Step, meta: &Meta) -> Result<Vec<Payload>, BookingRefusal> {
+    fn decide(&self, step: &Step, meta: &Meta) -> Result<Vec<Payload>, BookingRejection> {
         let (here, id) = (place(step.car), car_id(step.car));
         let calendar = &self.calendars[here];
-        Ok(match &step.deed {
-            Deed::Booking(command) => {
+        Ok(match &step.command {
+            Command::Booking(command) => {
                 let car = self.cars[here].as_ref();
                 vec![Payload::Booking(decide(calendar, car, id, command, meta)?)]
             }
-            Deed::Move { booking, to, keep_price, expected_total_cents } => {
+            Command::Move { booking, to, keep_price, expected_total_cents } => {
                 let calendars = [calendar, &self.calendars[place(*to)]];
                 let car = self.cars[place(*to)].as_ref().unwrap();
                 let reason = Some("the other one is broken");
@@ -363,11 +370,11 @@ impl World {
                     .map(Payload::Booking)
                     .into()
             }
-            Deed::Block { block, days, reason, force } => {
+            Command::Block { block, days, reason, force } => {
                 let ids = (id, *block);
                 vec![Payload::Block(decide_block(calendar, ids, *days, reason, *force, meta)?)]
             }
-            Deed::Unblock(block) => {
+            Command::Unblock(block) => {
                 vec![Payload::Block(decide_unblock(calendar, (id, *block), meta)?)]
             }
         })
@@ -445,18 +452,18 @@ fn keeps_secrets(recorded: &Recorded, payload: &Payload) {
 struct Outcome {
     world: World,
     step: Step,
-    result: Result<(), BookingRefusal>,
+    result: Result<(), BookingRejection>,
 }
 
 impl Outcome {
     /// It was done, and its booking stands so.
     fn then(self, status: Status) -> World {
         assert_eq!(self.result, Ok(()), "{:?}", self.step);
-        let id = match &self.step.deed {
-            Deed::Booking(BookingCommand::Hold(new)) => new.id,
-            Deed::Booking(BookingCommand::Import(import)) => import.id,
-            Deed::Booking(BookingCommand::Act(id, _)) => *id,
-            Deed::Move { booking, .. } => *booking,
+        let id = match &self.step.command {
+            Command::Booking(BookingCommand::Hold(new)) => new.id,
+            Command::Booking(BookingCommand::Import(import)) => import.id,
+            Command::Booking(BookingCommand::Change(id, _)) => *id,
+            Command::Move { booking, .. } => *booking,
             _ => panic!("a block has no status"),
         };
         let mut calendars = self.world.calendars.iter();
@@ -472,23 +479,23 @@ impl Outcome {
     }
 
     /// It was refused for this reason.
-    fn then_refused(self, refusal: BookingRefusal) -> World {
+    fn then_refused(self, refusal: BookingRejection) -> World {
         assert_eq!(self.result, Err(refusal), "{:?}", self.step);
         self.world
     }
 
     /// It was refused: not in this status, because of this.
     fn then_wrong(self, because: impl Into<Option<&'static str>>) -> World {
-        let Err(BookingRefusal::WrongStatus { because: told, .. }) = self.result else {
+        let Err(BookingRejection::WrongStatus { because: reported, .. }) = self.result else {
             panic!("{:?} came to {:?}", self.step, self.result)
         };
-        assert_eq!(told, because.into());
+        assert_eq!(reported, because.into());
         self.world
     }
 
     /// It was refused: this part of it cannot be.
     fn then_faulty(self, pointer: &str) -> World {
-        let Err(BookingRefusal::Faulty(faults)) = self.result else {
+        let Err(BookingRejection::Faulty(faults)) = self.result else {
             panic!("{:?} came to {:?}", self.step, self.result)
         };
         assert_eq!(faults.len(), 1, "{faults:?}");
@@ -500,6 +507,6 @@ impl Outcome {
     fn then_taken(self, taken: &[(&str, Taken)], next_free: Option<Days>) -> World {
         let date = |(date, by): &(&str, Taken)| TakenDay { date: day(date), by: *by };
         let taken = taken.iter().map(date).collect();
-        self.then_refused(BookingRefusal::DaysTaken { taken, next_free })
+        self.then_refused(BookingRejection::DaysTaken { taken, next_free })
     }
 }

@@ -35,9 +35,9 @@ impl FromStr for EmailId {
     type Err = EmailIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let sound = (1..=64).contains(&text.len())
+        let valid = (1..=64).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-        if sound { Ok(Self(text.to_owned())) } else { Err(EmailIdError) }
+        if valid { Ok(Self(text.to_owned())) } else { Err(EmailIdError) }
     }
 }
 

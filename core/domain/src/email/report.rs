@@ -131,20 +131,20 @@ pub struct Attachment {
 impl Report {
     /// Reads `data` of a delivery of type `provider_type`; `None` when that is
     /// no `email.*` type or names no email.
-    pub(crate) fn read(provider_type: &str, data: &Value) -> Option<Self> {
+    pub(crate) fn parse(provider_type: &str, data: &Value) -> Option<Self> {
         let kind = provider_type.strip_prefix("email.")?;
         let email_id = data.get("email_id")?.as_str()?.parse().ok()?;
         Some(Self {
             email_id,
-            kind: ReportKind::read(kind, data),
-            mail: Mail::read(data),
+            kind: ReportKind::parse(kind, data),
+            mail: Mail::parse(data),
             erased: false,
         })
     }
 
     /// What is left of a report whose personal data was erased.
     pub(crate) fn erased(provider_type: &str, email_id: EmailId) -> Option<Self> {
-        let kind = ReportKind::read(provider_type.strip_prefix("email.")?, &Value::Null);
+        let kind = ReportKind::parse(provider_type.strip_prefix("email.")?, &Value::Null);
         let erased = || ERASED.to_owned();
         let kind = match kind {
             ReportKind::Bounced(bounce) => {
@@ -169,7 +169,7 @@ impl Report {
 }
 
 impl ReportKind {
-    fn read(kind: &str, data: &Value) -> Self {
+    fn parse(kind: &str, data: &Value) -> Self {
         let detail = |field| data.get(field).unwrap_or(&Value::Null);
         match kind {
             "scheduled" => ReportKind::Scheduled,
@@ -177,9 +177,9 @@ impl ReportKind {
             "delivery_delayed" => ReportKind::DeliveryDelayed,
             "delivered" => ReportKind::Delivered,
             "opened" => ReportKind::Opened,
-            "clicked" => ReportKind::Clicked(Click::read(detail("click"))),
-            "bounced" => ReportKind::Bounced(Bounce::read(detail("bounce"))),
-            "suppressed" => ReportKind::Suppressed(Suppression::read(detail("suppressed"))),
+            "clicked" => ReportKind::Clicked(Click::parse(detail("click"))),
+            "bounced" => ReportKind::Bounced(Bounce::parse(detail("bounce"))),
+            "suppressed" => ReportKind::Suppressed(Suppression::parse(detail("suppressed"))),
             "failed" => {
                 ReportKind::Failed(Failure { reason: json::text(detail("failed"), "reason") })
             }
@@ -191,7 +191,7 @@ impl ReportKind {
 }
 
 impl Mail {
-    fn read(data: &Value) -> Self {
+    fn parse(data: &Value) -> Self {
         Self {
             created_at: json::text(data, "created_at").as_deref().and_then(crate::time::parse),
             from: json::text(data, "from"),
@@ -206,7 +206,7 @@ impl Mail {
             broadcast_id: json::text(data, "broadcast_id"),
             template_id: json::text(data, "template_id"),
             attachments: match data.get("attachments") {
-                Some(Value::Array(items)) => items.iter().map(Attachment::read).collect(),
+                Some(Value::Array(items)) => items.iter().map(Attachment::parse).collect(),
                 _ => Vec::new(),
             },
         }
@@ -233,7 +233,7 @@ fn tags(tags: Option<&Value>) -> BTreeMap<String, String> {
 }
 
 impl Click {
-    fn read(click: &Value) -> Self {
+    fn parse(click: &Value) -> Self {
         Self {
             link: json::text(click, "link"),
             ip_address: json::text(click, "ipAddress"),
@@ -243,7 +243,7 @@ impl Click {
 }
 
 impl Bounce {
-    fn read(bounce: &Value) -> Self {
+    fn parse(bounce: &Value) -> Self {
         Self {
             kind: json::text(bounce, "type"),
             sub_type: json::text(bounce, "subType"),
@@ -254,7 +254,7 @@ impl Bounce {
 }
 
 impl Suppression {
-    fn read(suppressed: &Value) -> Self {
+    fn parse(suppressed: &Value) -> Self {
         Self {
             kind: json::text(suppressed, "type"),
             message: json::text(suppressed, "message"),
@@ -265,7 +265,7 @@ impl Suppression {
 }
 
 impl Attachment {
-    fn read(attachment: &Value) -> Self {
+    fn parse(attachment: &Value) -> Self {
         Self {
             id: json::text(attachment, "id"),
             filename: json::text(attachment, "filename"),

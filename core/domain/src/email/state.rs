@@ -131,8 +131,8 @@ pub fn evolve(email: Option<Email>, event: Dated<'_>) -> Option<Email> {
         return Some(email);
     }
     email.count(status, event.at);
-    email.learn_of_mail(status, &event.report.mail, event.at);
-    email.learn_of_kind(status, event);
+    email.merge_mail(status, &event.report.mail, event.at);
+    email.merge_kind(status, event);
     Some(email)
 }
 
@@ -184,7 +184,7 @@ impl Email {
             .or_insert(Stage { first_at: at, last_at: at, count: 1 });
     }
 
-    fn learn_of_mail(&mut self, status: Status, mail: &Mail, at: DateTime<Utc>) {
+    fn merge_mail(&mut self, status: Status, mail: &Mail, at: DateTime<Utc>) {
         self.created_at = self.created_at.min(mail.created_at.unwrap_or(at));
         keep_fullest(&mut self.from, mail.from.as_ref());
         keep_fullest(&mut self.subject, mail.subject.as_ref());
@@ -208,7 +208,7 @@ impl Email {
         self.attachments.extend(mail.attachments.iter().cloned());
     }
 
-    fn learn_of_kind(&mut self, status: Status, event: Dated<'_>) {
+    fn merge_kind(&mut self, status: Status, event: Dated<'_>) {
         let sighting = Sighting { status, at: event.at, event_id: event.id.to_owned(), detail: () };
         match &event.report.kind {
             ReportKind::Bounced(bounce) => keep_greatest(&mut self.bounce, sighting.of(bounce)),
@@ -280,7 +280,7 @@ mod tests {
 
     fn given(bodies: &[(&str, String)]) -> Option<Email> {
         bodies.iter().fold(None, |email, (id, body)| {
-            let delivery = Delivery::read(body.as_bytes());
+            let delivery = Delivery::parse(body.as_bytes());
             let report = delivery.report.unwrap();
             evolve(email, Dated { id, at: delivery.happened_at.unwrap(), report: &report })
         })

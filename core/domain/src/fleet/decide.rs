@@ -2,7 +2,7 @@ use super::{Car, FleetChange, FleetEvent, Image, NamedText, Profile};
 use crate::{
     command::{Meta, Repeat},
     id::CarId,
-    price::{Fault, PriceList},
+    price::{InvalidField, PriceList},
 };
 
 /// What somebody wants of a car.
@@ -23,7 +23,7 @@ pub enum FleetCommand {
 
 /// Why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FleetRefusal {
+pub enum FleetRejection {
     /// This very command was carried out by the event at this position.
     AlreadyDone(u64),
     /// Another command was carried out under its id.
@@ -41,61 +41,61 @@ pub enum FleetRefusal {
     /// It cannot be listed without a price.
     NoPrice,
     /// Parts of the command cannot be.
-    Faulty(Vec<Fault>),
+    Faulty(Vec<InvalidField>),
 }
 
 /// The event that a command comes to.
 ///
 /// # Errors
-/// [`FleetRefusal`].
+/// [`FleetRejection`].
 pub fn decide(
     car: Option<&Car>,
     command: &FleetCommand,
     meta: &Meta,
-) -> Result<FleetEvent, FleetRefusal> {
+) -> Result<FleetEvent, FleetRejection> {
     let event = |car_id, change| {
         Ok(FleetEvent { car_id, request_hash: Some(meta.request_hash.clone()), change })
     };
     if let Some(repeat) = car.and_then(|car| meta.repeats(&car.commands)) {
         return Err(match repeat {
-            Repeat::Same(position) => FleetRefusal::AlreadyDone(position),
-            Repeat::Other => FleetRefusal::KeyReused,
+            Repeat::Same(position) => FleetRejection::AlreadyDone(position),
+            Repeat::Other => FleetRejection::KeyReused,
         });
     }
     let car = match (command, car) {
         (FleetCommand::Add { car_id, slug, profile }, None) => {
             let mut faults = check_profile(profile);
             if !is_slug(slug) {
-                faults.push(Fault::new("/slug", "must have 1 to 100 of a-z, 0-9 and '-'"));
+                faults.push(InvalidField::new("/slug", "must have 1 to 100 of a-z, 0-9 and '-'"));
             }
-            sound(faults)?;
+            check_text(faults)?;
             let (slug, profile) = (slug.clone(), profile.clone());
             return event(*car_id, FleetChange::Added { slug, profile });
         }
-        (FleetCommand::Add { .. }, Some(_)) => return Err(FleetRefusal::Exists),
-        (_, None) => return Err(FleetRefusal::NoSuchCar),
+        (FleetCommand::Add { .. }, Some(_)) => return Err(FleetRejection::Exists),
+        (_, None) => return Err(FleetRejection::NoSuchCar),
         (_, Some(car)) => car,
     };
     if meta.if_position.is_some_and(|position| position != car.position) {
-        return Err(FleetRefusal::Stale(car.position));
+        return Err(FleetRejection::Stale(car.position));
     }
     if car.archived && !matches!(command, FleetCommand::Restore) {
         return match command {
-            FleetCommand::Archive { .. } => Err(FleetRefusal::Unchanged),
-            _ => Err(FleetRefusal::Archived),
+            FleetCommand::Archive { .. } => Err(FleetRejection::Unchanged),
+            _ => Err(FleetRejection::Archived),
         };
     }
     let unless = |already: bool, change| {
-        if already { Err(FleetRefusal::Unchanged) } else { event(car.id, change) }
+        if already { Err(FleetRejection::Unchanged) } else { event(car.id, change) }
     };
     match command {
-        FleetCommand::Add { .. } => Err(FleetRefusal::Exists),
+        FleetCommand::Add { .. } => Err(FleetRejection::Exists),
         FleetCommand::Describe(profile) => {
-            sound(check_profile(profile))?;
+            check_text(check_profile(profile))?;
             unless(*profile == car.profile, FleetChange::Described { profile: profile.clone() })
         }
         FleetCommand::Price(prices) => {
-            sound(prices.check())?;
+            check_text(prices.check())?;
             let version = car.prices.as_ref().map_or(0, |known| known.version);
             let same = |known: &PriceList| *known == PriceList { version, ..prices.clone() };
             let already = car.prices.as_ref().is_some_and(same);
@@ -103,10 +103,10 @@ pub fn decide(
             unless(already, FleetChange::Priced { prices })
         }
         FleetCommand::SetImages(images) => {
-            sound(check_images(images))?;
+            check_text(check_images(images))?;
             unless(*images == car.images, FleetChange::ImagesSet { images: images.clone() })
         }
-        FleetCommand::List if car.prices.is_none() => Err(FleetRefusal::NoPrice),
+        FleetCommand::List if car.prices.is_none() => Err(FleetRejection::NoPrice),
         FleetCommand::List => unless(car.listed, FleetChange::Listed {}),
         FleetCommand::Hide => unless(!car.listed, FleetChange::Hidden {}),
         FleetCommand::Feature => unless(car.featured, FleetChange::Featured {}),
@@ -118,8 +118,8 @@ pub fn decide(
     }
 }
 
-fn sound(faults: Vec<Fault>) -> Result<(), FleetRefusal> {
-    if faults.is_empty() { Ok(()) } else { Err(FleetRefusal::Faulty(faults)) }
+fn check_text(faults: Vec<InvalidField>) -> Result<(), FleetRejection> {
+    if faults.is_empty() { Ok(()) } else { Err(FleetRejection::Faulty(faults)) }
 }
 
 pub(crate) fn is_slug(text: &str) -> bool {
@@ -127,12 +127,12 @@ pub(crate) fn is_slug(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-fn check_profile(profile: &Profile) -> Vec<Fault> {
+fn check_profile(profile: &Profile) -> Vec<InvalidField> {
     let mut faults = Vec::new();
     let mut text = |pointer: String, text: &str, least: usize, most: usize| {
         if !(least..=most).contains(&text.chars().count()) {
             let detail = format!("must have {least} to {most} characters");
-            faults.push(Fault::new(pointer, detail));
+            faults.push(InvalidField::new(pointer, detail));
         }
     };
     text("/name".into(), &profile.name, 1, 100);
@@ -148,34 +148,37 @@ fn check_profile(profile: &Profile) -> Vec<Fault> {
         }
     }
     if profile.specifications.len() > 100 {
-        faults.push(Fault::new("/specifications", "must be at most 100"));
+        faults.push(InvalidField::new("/specifications", "must be at most 100"));
     }
     if profile.features.len() > 50 {
-        faults.push(Fault::new("/features", "must be at most 50"));
+        faults.push(InvalidField::new("/features", "must be at most 50"));
     }
     if profile.time_zone.parse::<chrono_tz::Tz>().is_err() {
         let detail = "must be an IANA time zone, for example America/New_York";
-        faults.push(Fault::new("/time_zone", detail));
+        faults.push(InvalidField::new("/time_zone", detail));
     }
     faults
 }
 
-fn check_images(images: &[Image]) -> Vec<Fault> {
+fn check_images(images: &[Image]) -> Vec<InvalidField> {
     let mut faults = Vec::new();
     if images.len() > 20 {
-        faults.push(Fault::new("/images", "must be at most 20"));
+        faults.push(InvalidField::new("/images", "must be at most 20"));
     }
     let primary = images.iter().filter(|image| image.primary).count();
     if !images.is_empty() && primary != 1 {
-        faults.push(Fault::new("/images", format!("exactly one must be primary, not {primary}")));
+        faults.push(InvalidField::new(
+            "/images",
+            format!("exactly one must be primary, not {primary}"),
+        ));
     }
     for (index, image) in images.iter().enumerate() {
         if image.url.is_empty() || image.url.len() > 2_000 {
-            faults.push(Fault::new(format!("/images/{index}/url"), "must be a URL"));
+            faults.push(InvalidField::new(format!("/images/{index}/url"), "must be a URL"));
         }
         if image.alt.chars().count() > 200 {
             let detail = "must have at most 200 characters";
-            faults.push(Fault::new(format!("/images/{index}/alt"), detail));
+            faults.push(InvalidField::new(format!("/images/{index}/alt"), detail));
         }
     }
     faults
@@ -278,45 +281,45 @@ mod tests {
         assert_eq!(car.prices.as_ref().map(|prices| prices.version), Some(2));
         assert_eq!((car.slug.as_str(), car.profile.name.as_str()), ("huracan", "Huracán EVO"));
         let again = decide(Some(&car), &FleetCommand::Price(dearer), &meta("x"));
-        assert_eq!(again, Err(FleetRefusal::Unchanged));
+        assert_eq!(again, Err(FleetRejection::Unchanged));
     }
 
     #[test]
     fn what_cannot_be_is_refused_with_the_reason() {
         let car = given(&[add()]);
         let refused = |command| decide(car.as_ref(), &command, &meta("x")).unwrap_err();
-        assert_eq!(refused(FleetCommand::List), FleetRefusal::NoPrice);
-        assert_eq!(refused(add()), FleetRefusal::Exists);
-        assert_eq!(refused(FleetCommand::Hide), FleetRefusal::Unchanged);
+        assert_eq!(refused(FleetCommand::List), FleetRejection::NoPrice);
+        assert_eq!(refused(add()), FleetRejection::Exists);
+        assert_eq!(refused(FleetCommand::Hide), FleetRejection::Unchanged);
         let image = |primary| Image { url: "https://x".into(), alt: String::new(), primary };
         let two = vec![image(true), image(true)];
-        assert!(matches!(refused(FleetCommand::SetImages(two)), FleetRefusal::Faulty(_)));
+        assert!(matches!(refused(FleetCommand::SetImages(two)), FleetRejection::Faulty(_)));
         let nowhere = Profile { time_zone: "Mars/Base".into(), ..profile() };
-        let FleetRefusal::Faulty(faults) = refused(FleetCommand::Describe(nowhere)) else {
+        let FleetRejection::Faulty(faults) = refused(FleetCommand::Describe(nowhere)) else {
             panic!("not faulty")
         };
         assert_eq!(faults[0].pointer, "/time_zone");
-        assert_eq!(decide(None, &FleetCommand::List, &meta("x")), Err(FleetRefusal::NoSuchCar));
+        assert_eq!(decide(None, &FleetCommand::List, &meta("x")), Err(FleetRejection::NoSuchCar));
         let stale = Meta { if_position: Some(9), ..meta("x") };
         let refusal = decide(car.as_ref(), &FleetCommand::Feature, &stale);
-        assert_eq!(refusal, Err(FleetRefusal::Stale(1)));
+        assert_eq!(refusal, Err(FleetRejection::Stale(1)));
     }
 
     #[test]
     fn an_archived_car_takes_no_command_but_to_be_restored() {
         let archived = given(&[add(), FleetCommand::Archive { reason: None }]);
         let refused = decide(archived.as_ref(), &FleetCommand::Feature, &meta("x"));
-        assert_eq!(refused, Err(FleetRefusal::Archived));
+        assert_eq!(refused, Err(FleetRejection::Archived));
         assert!(decide(archived.as_ref(), &FleetCommand::Restore, &meta("x")).is_ok());
     }
 
     #[test]
-    fn a_retry_is_told_apart_from_another_request_under_its_id() {
+    fn a_retry_is_reported_apart_from_another_request_under_its_id() {
         let car = given(&[add(), FleetCommand::Feature, FleetCommand::Unfeature]);
         let retry = decide(car.as_ref(), &FleetCommand::Feature, &meta("2"));
-        assert_eq!(retry, Err(FleetRefusal::AlreadyDone(2)));
+        assert_eq!(retry, Err(FleetRejection::AlreadyDone(2)));
         let other = Meta { request_hash: "other".into(), ..meta("2") };
         let reused = decide(car.as_ref(), &FleetCommand::Feature, &other);
-        assert_eq!(reused, Err(FleetRefusal::KeyReused));
+        assert_eq!(reused, Err(FleetRejection::KeyReused));
     }
 }

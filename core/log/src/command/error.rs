@@ -8,7 +8,7 @@ use exodrive_domain::{DecodeError, NewerRelease, UnreadableEvent};
 pub enum CommandError<R> {
     /// The decision, made on the subject's current state.
     #[error("the command was refused")]
-    Refused(R),
+    Rejected(R),
     /// The state could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -32,7 +32,7 @@ impl<R> CommandError<R> {
     /// The same error with another refusal.
     pub fn map<Q>(self, refusal: impl FnOnce(R) -> Q) -> CommandError<Q> {
         match self {
-            Self::Refused(reason) => CommandError::Refused(refusal(reason)),
+            Self::Rejected(reason) => CommandError::Rejected(refusal(reason)),
             Self::Read(error) => CommandError::Read(error),
             Self::Append(error) => CommandError::Append(error),
             Self::NewerRelease(error) => CommandError::NewerRelease(error),

@@ -46,7 +46,7 @@ impl<S: DecisionState> Loaded<S> {
     /// # Errors
     /// [`UnreadableEvent`]: an event that a newer release wrote, or a malformed
     /// one.
-    pub fn take_in(&mut self, events: &[Recorded]) -> Result<(), UnreadableEvent> {
+    pub fn apply_batch(&mut self, events: &[Recorded]) -> Result<(), UnreadableEvent> {
         let state = Arc::make_mut(&mut self.state);
         for recorded in events {
             state.evolve(&KnownEvent::read(recorded)?);
@@ -99,11 +99,11 @@ mod tests {
         let mut loaded = Loaded::<Kinds>::default();
         let events =
             [event(3, "exodrive.car.listed", 1), second, event(9, "exodrive.car.hidden", 1)];
-        let refused = loaded.take_in(&events);
+        let refused = loaded.apply_batch(&events);
         assert_eq!(refused, Err(NewerRelease { kind, version, position: 7 }.into()));
         assert_eq!(loaded.position, 3);
         assert_eq!(loaded.state.0, ["exodrive.car.listed"]);
-        assert!(loaded.take_in(&events[1..]).is_err(), "and again");
+        assert!(loaded.apply_batch(&events[1..]).is_err(), "and again");
     }
 
     #[test]
@@ -120,7 +120,7 @@ mod tests {
     fn given_events_that_are_known_then_all_are_taken_in() {
         let mut loaded = Loaded::<Kinds>::default();
         let events = [event(3, "exodrive.car.listed", 1), event(9, "exodrive.car.hidden", 1)];
-        loaded.take_in(&events).unwrap();
+        loaded.apply_batch(&events).unwrap();
         assert_eq!(loaded.position, 9);
         assert_eq!(loaded.state.0.len(), 2);
     }

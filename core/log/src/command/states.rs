@@ -27,7 +27,7 @@ impl Key {
 
 /// A state of any type, and its position.
 #[derive(Clone)]
-struct Kept {
+struct CachedState {
     state: Arc<dyn Any + Send + Sync>,
     position: u64,
 }
@@ -42,34 +42,34 @@ pub(super) struct States {
 /// young become old.
 #[derive(Default)]
 struct Generations {
-    young: HashMap<Key, Kept>,
-    old: HashMap<Key, Kept>,
+    young: HashMap<Key, CachedState>,
+    old: HashMap<Key, CachedState>,
 }
 
 impl States {
     pub(super) fn get<S: DecisionState>(&self, key: &Key) -> Option<Loaded<S>> {
         let mut generations = self.lock();
-        let kept = match generations.young.get(key) {
-            Some(kept) => kept.clone(),
+        let saved = match generations.young.get(key) {
+            Some(saved) => saved.clone(),
             None => {
-                let kept = generations.old.remove(key)?;
-                let _gone = generations.insert(key, kept.clone());
-                kept
+                let saved = generations.old.remove(key)?;
+                let _gone = generations.insert(key, saved.clone());
+                saved
             }
         };
-        Some(Loaded { state: kept.state.downcast().ok()?, position: kept.position })
+        Some(Loaded { state: saved.state.downcast().ok()?, position: saved.position })
     }
 
     /// Keeps a state, unless a newer one is there.
     pub(super) fn keep<S: DecisionState>(&self, key: &Key, loaded: &Loaded<S>) {
-        let kept = Kept { state: loaded.state.clone(), position: loaded.position };
+        let saved = CachedState { state: loaded.state.clone(), position: loaded.position };
         // Dropped when the lock is no longer held.
         let _gone;
         let mut generations = self.lock();
         let known = generations.young.get(key).or_else(|| generations.old.get(key));
-        if known.is_none_or(|known| known.position <= kept.position) {
+        if known.is_none_or(|known| known.position <= saved.position) {
             generations.old.remove(key);
-            _gone = generations.insert(key, kept);
+            _gone = generations.insert(key, saved);
         }
     }
 
@@ -86,12 +86,12 @@ impl States {
 
 impl Generations {
     /// Gives the states that are no longer kept.
-    fn insert(&mut self, key: &Key, kept: Kept) -> HashMap<Key, Kept> {
+    fn insert(&mut self, key: &Key, saved: CachedState) -> HashMap<Key, CachedState> {
         let mut gone = HashMap::new();
         if self.young.len() >= GENERATION {
             gone = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
         }
-        self.young.insert(key.clone(), kept);
+        self.young.insert(key.clone(), saved);
         gone
     }
 }

@@ -67,7 +67,7 @@ fn unguarded(cell: &str) -> Option<&str> {
 }
 
 /// The record of a line.
-pub(crate) fn read(line: &StringRecord) -> Result<Record<'_>, Flaw> {
+pub(crate) fn parse_record(line: &StringRecord) -> Result<Record<'_>, Flaw> {
     row(line)?.into_record()
 }
 

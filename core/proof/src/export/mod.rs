@@ -25,7 +25,7 @@ mod row;
 mod text;
 
 pub(crate) use self::{
-    csv::{HEADING as CSV_HEADING, read as read_cells},
+    csv::{HEADING as CSV_HEADING, parse_record as parse_cells},
     ndjson::parse as parse_line,
     parquet::Rows as ParquetRows,
     row::Row,

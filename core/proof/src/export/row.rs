@@ -102,15 +102,15 @@ impl<'a> Row<'a> {
         let object = std::mem::take(&mut self.object);
         let record = match object.as_ref() {
             "header" => {
-                let format = take(&mut self.content, "content")?;
+                let format = take_column(&mut self.content, "content")?;
                 check_format(&format)?;
                 Record::Header(Header {
-                    origin: take(&mut self.subject, "subject")?,
-                    checkpoint: take(&mut self.note, "note")?,
-                    from: take(&mut self.position, "position")?,
-                    to: take(&mut self.until, "until")?,
-                    filters: pairs(take(&mut self.headers, "headers")?)?,
-                    created_at: DateTime::from_timestamp_nanos(take(
+                    origin: take_column(&mut self.subject, "subject")?,
+                    checkpoint: take_column(&mut self.note, "note")?,
+                    from: take_column(&mut self.position, "position")?,
+                    to: take_column(&mut self.until, "until")?,
+                    filters: pairs(take_column(&mut self.headers, "headers")?)?,
+                    created_at: DateTime::from_timestamp_nanos(take_column(
                         &mut self.stored_at,
                         "stored_at",
                     )?),
@@ -119,28 +119,29 @@ impl<'a> Row<'a> {
             "event" => {
                 self.content = None;
                 Record::Event(Event {
-                    position: take(&mut self.position, "position")?,
-                    stored_at_nanos: take(&mut self.stored_at, "stored_at")?,
+                    position: take_column(&mut self.position, "position")?,
+                    stored_at_nanos: take_column(&mut self.stored_at, "stored_at")?,
                     subject: self.subject.take().unwrap_or_default(),
-                    headers: pairs(take(&mut self.headers, "headers")?)?,
+                    headers: pairs(take_column(&mut self.headers, "headers")?)?,
                     body: self.body.take().unwrap_or_default(),
                     leaf_hash: self.hash()?,
                     content: None,
                 })
             }
             "omitted" => {
-                let nodes = take(&mut self.note, "note")?;
+                let nodes = take_column(&mut self.note, "note")?;
                 let nodes: Option<_> = nodes.split(' ').map(text::parse_hash).collect();
                 Record::Omitted(Omitted {
-                    from: take(&mut self.position, "position")?,
-                    to: take(&mut self.until, "until")?,
+                    from: take_column(&mut self.position, "position")?,
+                    to: take_column(&mut self.until, "until")?,
                     nodes: nodes.ok_or("note: not hashes of 64 lower-case hexadecimal digits")?,
                 })
             }
-            "checkpoint" => Record::Checkpoint(take(&mut self.note, "note")?),
-            "end" => {
-                Record::End(End { events: take(&mut self.until, "until")?, root: self.hash()? })
-            }
+            "checkpoint" => Record::Checkpoint(take_column(&mut self.note, "note")?),
+            "end" => Record::End(End {
+                events: take_column(&mut self.until, "until")?,
+                root: self.hash()?,
+            }),
             other => return Err(format!("object: {other:?} is no kind of record").into()),
         };
         if self == Row::default() {
@@ -151,13 +152,13 @@ impl<'a> Row<'a> {
     }
 
     fn hash(&mut self) -> Result<crate::Hash, String> {
-        let hash = take(&mut self.leaf_hash, "leaf_hash")?;
+        let hash = take_column(&mut self.leaf_hash, "leaf_hash")?;
         text::parse_hash(&hash)
             .ok_or_else(|| "leaf_hash: not 64 lower-case hexadecimal digits".to_owned())
     }
 }
 
-fn take<T>(column: &mut Option<T>, name: &str) -> Result<T, String> {
+fn take_column<T>(column: &mut Option<T>, name: &str) -> Result<T, String> {
     column.take().ok_or_else(|| format!("{name}: missing"))
 }
 

@@ -2,7 +2,7 @@
 //! every checkpoint.
 
 use super::{
-    Place, Sound, VerifyError, Wanted,
+    Expectations, Place, VerifiedExport, VerifyError,
     outcome::{Item, Outcome},
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
 struct Claim {
     size: u64,
     root: Hash,
-    kept: bool,
+    saved: bool,
 }
 
 /// Where in the file we are.
@@ -35,7 +35,7 @@ struct Inside {
 }
 
 pub(super) struct Checker<'a> {
-    wanted: &'a Wanted,
+    expected: &'a Expectations,
     state: State,
     tree: Tree,
     /// Those of kept checkpoints and the export's own, the smallest last.
@@ -61,15 +61,15 @@ type Checked = Result<(), VerifyError>;
 
 impl<'a> Checker<'a> {
     /// Checks the signatures of what the auditor kept.
-    pub(super) fn new(wanted: &'a Wanted) -> Result<Self, VerifyError> {
-        if wanted.keys.is_empty() {
+    pub(super) fn new(expected: &'a Expectations) -> Result<Self, VerifyError> {
+        if expected.keys.is_empty() {
             return Err(VerifyError::Unusable(
                 "no public key of the log is given; get one from somebody other than the log's operator"
                     .to_owned(),
             ));
         }
         let mut checker = Self {
-            wanted,
+            expected,
             state: State::Start,
             tree: Tree::new(),
             claims: Vec::new(),
@@ -85,9 +85,9 @@ impl<'a> Checker<'a> {
             earlier: 0,
             leaf_bytes: 0,
         };
-        for kept in &wanted.kept {
+        for saved in &expected.saved {
             let which = "a checkpoint that you kept";
-            let checkpoint = match note::verify(kept, &wanted.keys) {
+            let checkpoint = match note::verify(saved, &expected.keys) {
                 Ok(checkpoint) => checkpoint,
                 Err(error @ NoteError::Malformed(_)) => {
                     return Err(VerifyError::Unusable(format!("{which}: {error}")));
@@ -100,16 +100,20 @@ impl<'a> Checker<'a> {
                     checker.origin, checkpoint.origin
                 )));
             }
-            checker.cosignatures(kept, checkpoint.size)?;
+            checker.cosignatures(saved, checkpoint.size)?;
             checker.origin.clone_from(&checkpoint.origin);
             checker.kept_sizes.push(checkpoint.size);
-            checker.claims.push(Claim { size: checkpoint.size, root: checkpoint.root, kept: true });
+            checker.claims.push(Claim {
+                size: checkpoint.size,
+                root: checkpoint.root,
+                saved: true,
+            });
         }
         Ok(checker)
     }
 
     fn cosignatures(&mut self, note: &SignedNote, size: u64) -> Checked {
-        for witness in &self.wanted.witnesses {
+        for witness in &self.expected.witnesses {
             match note::verify_cosignature(note, witness) {
                 Ok(_) => {
                     let known =
@@ -132,7 +136,7 @@ impl<'a> Checker<'a> {
         Ok(())
     }
 
-    pub(super) fn take(&mut self, outcome: Outcome) -> Checked {
+    pub(super) fn apply_outcome(&mut self, outcome: Outcome) -> Checked {
         self.leaf_bytes += outcome.leaf_bytes;
         outcome.items.into_iter().try_for_each(|item| self.item(item))
     }
@@ -188,14 +192,14 @@ impl<'a> Checker<'a> {
         let whole = |reason: String| VerifyError::tampered(Place::Whole, reason);
         let of_note = |error: NoteError| VerifyError::of_note(Place::Whole, which, &error);
         let note: SignedNote = header.checkpoint.parse().map_err(of_note)?;
-        let checkpoint = note::verify(&note, &self.wanted.keys).map_err(of_note)?;
+        let checkpoint = note::verify(&note, &self.expected.keys).map_err(of_note)?;
         if checkpoint.origin != header.origin {
             return Err(whole(format!(
                 "the header is of the log {:?}, but its checkpoint of {:?}",
                 header.origin, checkpoint.origin
             )));
         }
-        if !self.wanted.kept.is_empty() && checkpoint.origin != self.origin {
+        if !self.expected.saved.is_empty() && checkpoint.origin != self.origin {
             return Err(whole(format!(
                 "the export is of the log {:?}, but you kept a checkpoint of {:?}",
                 checkpoint.origin, self.origin
@@ -208,23 +212,23 @@ impl<'a> Checker<'a> {
                 header.from, header.to
             )));
         }
-        if let Some(larger) = self.kept_sizes.iter().copied().filter(|kept| *kept > size).max() {
+        if let Some(larger) = self.kept_sizes.iter().copied().filter(|saved| *saved > size).max() {
             return Err(whole(format!(
                 "the export ends at {size}, but a checkpoint that you kept says {larger}: the log was cut, or this is an older export; make a new one"
             )));
         }
         self.cosignatures(&note, size)?;
         let missing = |name: &str| !self.cosigned_by.iter().any(|(known, _)| known == name);
-        if let Some(witness) = self.wanted.witnesses.iter().find(|it| missing(it.name())) {
+        if let Some(witness) = self.expected.witnesses.iter().find(|it| missing(it.name())) {
             return Err(VerifyError::Unusable(format!(
                 "the witness {} has cosigned neither the export's checkpoint nor one that you kept; get its newest checkpoint and give it, too",
                 witness.name()
             )));
         }
-        self.claims.push(Claim { size, root: checkpoint.root, kept: false });
+        self.claims.push(Claim { size, root: checkpoint.root, saved: false });
         // The smallest last; of one size the kept ones last, so that they come
         // first.
-        self.claims.sort_by_key(|claim| (std::cmp::Reverse(claim.size), claim.kept));
+        self.claims.sort_by_key(|claim| (std::cmp::Reverse(claim.size), claim.saved));
         self.origin.clone_from(&checkpoint.origin);
         self.state = State::Inside(Inside { header, checkpoint });
         self.claims_due()
@@ -322,7 +326,7 @@ impl<'a> Checker<'a> {
                 continue;
             }
             let agrees = claim.root == self.tree.root();
-            match (claim.kept, agrees) {
+            match (claim.saved, agrees) {
                 (true, true) => {
                     self.kept_good = size;
                     self.kept_checked += 1;
@@ -383,7 +387,7 @@ impl<'a> Checker<'a> {
     }
 
     /// The file is read to its end of `bytes`.
-    pub(super) fn finish(self, bytes: u64) -> Result<Sound, VerifyError> {
+    pub(super) fn finish(self, bytes: u64) -> Result<VerifiedExport, VerifyError> {
         match self.state {
             State::Start => {
                 return Err(VerifyError::Unusable("the export is empty; make it again".to_owned()));
@@ -398,7 +402,7 @@ impl<'a> Checker<'a> {
                 "nothing was found, but a checkpoint that you kept, of size {size}, lies inside of what the export leaves out and cannot be compared; make the export with a range that begins at position 1 and without a filter"
             )));
         }
-        Ok(Sound {
+        Ok(VerifiedExport {
             origin: self.origin,
             events: self.events,
             omitted: self.omitted,

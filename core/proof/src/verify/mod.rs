@@ -19,12 +19,12 @@ use std::{fmt, path::Path};
 
 /// What an export is verified against.
 #[derive(Debug, Clone, Default)]
-pub struct Wanted {
+pub struct Expectations {
     /// The log's keys; every checkpoint must be signed by one of them.
     pub keys: Vec<VerifierKey>,
     /// Checkpoints that the auditor kept. The export must be consistent with
     /// each.
-    pub kept: Vec<SignedNote>,
+    pub saved: Vec<SignedNote>,
     /// Witnesses; each must have cosigned the export's checkpoint or a kept
     /// one.
     pub witnesses: Vec<WitnessVerifierKey>,
@@ -34,7 +34,7 @@ pub struct Wanted {
 
 /// What a sound export proved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sound {
+pub struct VerifiedExport {
     /// The log's name.
     pub origin: String,
     /// Events in the export, every one recomputed.
@@ -143,10 +143,10 @@ impl VerifyError {
 /// It is tampered with, or nothing can be said.
 pub fn verify(
     file: &Path,
-    wanted: &Wanted,
+    expected: &Expectations,
     progress: impl FnMut(u64, u64),
-) -> Result<Sound, VerifyError> {
+) -> Result<VerifiedExport, VerifyError> {
     let source = read::Source::open(file)?;
-    let checker = check::Checker::new(wanted)?;
-    work::run(source, wanted, checker, progress)
+    let checker = check::Checker::new(expected)?;
+    work::run(source, expected, checker, progress)
 }

@@ -1,13 +1,13 @@
 //! Turns chunks into records and their leaves, on several threads.
 
 use super::{
-    Sound, VerifyError, Wanted,
+    Expectations, VerifiedExport, VerifyError,
     check::Checker,
     outcome::{Item, Outcome},
     read::{Chunk, Part, Source},
 };
 use crate::{
-    export::{Flaw, Record, parse_line, read_cells},
+    export::{Flaw, Record, parse_cells, parse_line},
     note::{self, SignedNote, VerifierKey},
 };
 use std::{
@@ -24,11 +24,11 @@ const WAITING: usize = 2;
 /// taken in the same turn, so they stay in order.
 pub(super) fn run(
     source: Source,
-    wanted: &Wanted,
+    expected: &Expectations,
     mut checker: Checker<'_>,
     mut progress: impl FnMut(u64, u64),
-) -> Result<Sound, VerifyError> {
-    let threads = match wanted.threads {
+) -> Result<VerifiedExport, VerifyError> {
+    let threads = match expected.threads {
         0 => thread::available_parallelism().map_or(1, std::num::NonZero::get),
         threads => threads,
     };
@@ -39,7 +39,7 @@ pub(super) fn run(
         for _ in 0..threads {
             let (input, chunks) = sync_channel(WAITING);
             let (outcomes, output) = sync_channel(WAITING);
-            scope.spawn(|| work(chunks, outcomes, &wanted.keys));
+            scope.spawn(|| work(chunks, outcomes, &expected.keys));
             inputs.push(input);
             outputs.push(output);
         }
@@ -51,7 +51,7 @@ pub(super) fn run(
             let Ok(outcome) = output.recv() else { break };
             done += outcome.bytes;
             progress(done.min(total), total);
-            checked = checker.take(outcome);
+            checked = checker.apply_outcome(outcome);
             if checked.is_err() {
                 break;
             }
@@ -102,7 +102,7 @@ impl Worker<'_> {
             Chunk::Lines(lines) => self.lines(&lines),
             Chunk::Cells(cells) => {
                 for line in &cells {
-                    self.record(read_cells(line));
+                    self.record(parse_cells(line));
                 }
             }
             Chunk::Rows(rows) => rows.into_iter().for_each(|row| self.record(row.into_record())),

@@ -19,7 +19,7 @@ fn every_flipped_byte_of_a_text_is_found() {
         for at in (0..bytes.len()).filter(|at| !unproven.contains(at)) {
             let mut flipped = bytes.clone();
             flipped[at] ^= 1 << (at % 8);
-            let verdict = verified_bytes(&flipped, &log.wanted(&[SIZE]));
+            let verdict = verified_bytes(&flipped, &log.expected(&[SIZE]));
             match &verdict {
                 Err(VerifyError::Tampered(_)) => {}
                 Err(VerifyError::Unusable(why)) if why.contains("another version") => {}
@@ -41,7 +41,7 @@ fn every_cut_of_a_text_is_found() {
         let bytes = written(format, &log.export(&WHOLE));
         // Without its last line feed a CSV says the same.
         for length in 1..bytes.len() - 1 {
-            let verdict = verified_bytes(&bytes[..length], &log.wanted(&[SIZE]));
+            let verdict = verified_bytes(&bytes[..length], &log.expected(&[SIZE]));
             assert!(verdict.is_err(), "{format:?} of {length} bytes");
             if length > 200 {
                 assert!(
@@ -59,14 +59,14 @@ fn every_cut_of_a_text_is_found() {
 fn a_flipped_byte_of_parquet_deceives_nobody() {
     let log = Log::new();
     let bytes = written(Format::Parquet, &log.export(&WHOLE));
-    let sound = verified_bytes(&bytes, &log.wanted(&[SIZE])).unwrap();
+    let valid = verified_bytes(&bytes, &log.expected(&[SIZE])).unwrap();
     let mut passed = 0;
     for at in 0..bytes.len() {
         let mut flipped = bytes.clone();
         flipped[at] ^= 1 << (at % 8);
-        match verified_bytes(&flipped, &log.wanted(&[SIZE])) {
+        match verified_bytes(&flipped, &log.expected(&[SIZE])) {
             Ok(other) => {
-                assert_eq!(other, sound, "byte {at}");
+                assert_eq!(other, valid, "byte {at}");
                 passed += 1;
             }
             Err(VerifyError::Tampered(_)) => {}
@@ -76,7 +76,7 @@ fn a_flipped_byte_of_parquet_deceives_nobody() {
     }
     assert!(passed < bytes.len() / 2, "{passed} of {}", bytes.len());
     for length in (4..bytes.len()).step_by(7) {
-        let verdict = verified_bytes(&bytes[..length], &log.wanted(&[]));
+        let verdict = verified_bytes(&bytes[..length], &log.expected(&[]));
         assert!(matches!(verdict, Err(VerifyError::Tampered(_))), "{length} bytes: {verdict:?}");
     }
 }

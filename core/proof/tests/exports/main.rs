@@ -6,4 +6,4 @@
 mod bytes;
 mod mutations;
 mod sample;
-mod sound;
+mod valid;

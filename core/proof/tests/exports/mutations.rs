@@ -4,7 +4,7 @@ use crate::sample::{Asked, Log, SIZE, WHOLE, event, found, place, verified};
 use exodrive_proof::{
     export::{End, Event, Format, Omitted, Record},
     note::SigningKey,
-    verify::{Place, VerifyError, Wanted},
+    verify::{Expectations, Place, VerifyError},
 };
 use proptest::prelude::*;
 use std::borrow::Cow;
@@ -87,12 +87,12 @@ const CHANGES: [Change; 13] = [
 #[test]
 fn every_changed_field_is_found_at_its_position() {
     let log = Log::new();
-    let wanted = log.wanted(&[6]);
+    let expected = log.expected(&[6]);
     for position in 1..=SIZE {
         for (what, change) in CHANGES {
             let mut records = log.export(&WHOLE);
             if change(event_mut(&mut records, position)) {
-                let place = place(what, &records, &wanted);
+                let place = place(what, &records, &expected);
                 assert_eq!(place, Place::Position(position), "{what} at {position}");
             }
         }
@@ -102,16 +102,16 @@ fn every_changed_field_is_found_at_its_position() {
 #[test]
 fn what_is_dropped_swapped_inserted_or_doubled_is_found() {
     let log = Log::new();
-    let wanted = log.wanted(&[]);
+    let expected = log.expected(&[]);
     for position in 1..=SIZE {
         let mut dropped = log.export(&WHOLE);
         dropped.remove(at(&dropped, position));
-        assert_eq!(place("dropped", &dropped, &wanted), Place::Position(position));
+        assert_eq!(place("dropped", &dropped, &expected), Place::Position(position));
 
         let mut doubled = log.export(&WHOLE);
         let index = at(&doubled, position);
         doubled.insert(index, doubled[index].clone());
-        let place_of_double = place("doubled", &doubled, &wanted);
+        let place_of_double = place("doubled", &doubled, &expected);
         assert_eq!(place_of_double, Place::Position(position));
 
         let mut inserted = log.export(&WHOLE);
@@ -119,20 +119,20 @@ fn what_is_dropped_swapped_inserted_or_doubled_is_found() {
         new.body = Cow::Borrowed(b"new");
         new.leaf_hash = new.leaf().hash();
         inserted.insert(at(&inserted, position) + 1, Record::Event(new));
-        assert_eq!(place("inserted", &inserted, &wanted), Place::Position(position));
+        assert_eq!(place("inserted", &inserted, &expected), Place::Position(position));
 
         if position < SIZE {
             let mut swapped = log.export(&WHOLE);
             let (one, other) = (at(&swapped, position), at(&swapped, position + 1));
             swapped.swap(one, other);
-            assert_eq!(place("swapped", &swapped, &wanted), Place::Position(position));
+            assert_eq!(place("swapped", &swapped, &expected), Place::Position(position));
 
             // Swapped with positions put right: the leaves are not.
             let Record::Event(first) = &mut swapped[one] else { panic!("no event") };
             first.position = position;
             let Record::Event(second) = &mut swapped[other] else { panic!("no event") };
             second.position = position + 1;
-            assert_eq!(place("renumbered", &swapped, &wanted), Place::Position(position));
+            assert_eq!(place("renumbered", &swapped, &expected), Place::Position(position));
         }
     }
 }
@@ -149,29 +149,29 @@ fn truncation_is_found() {
         });
         let next = last.unwrap_or(0) + 1;
         let expected = if next <= SIZE { Place::Position(next) } else { Place::Whole };
-        assert_eq!(place("cut off", cut, &log.wanted(&[])), expected, "{length} records");
+        assert_eq!(place("cut off", cut, &log.expected(&[])), expected, "{length} records");
         // With an end that says so.
         let Some(Record::End(mut end)) = whole.last().cloned() else { panic!("no end") };
         if length < whole.len() - 1 {
             end.events = last.unwrap_or(0);
             let ended = [cut, &[Record::End(end)]].concat();
-            assert_eq!(place("cut and ended", &ended, &log.wanted(&[])), Place::Position(next));
+            assert_eq!(place("cut and ended", &ended, &log.expected(&[])), Place::Position(next));
         }
     }
     let mut more = whole.clone();
     more.push(Record::Event(event(SIZE + 1)));
-    assert_eq!(place("after the end", &more, &log.wanted(&[])), Place::Whole);
+    assert_eq!(place("after the end", &more, &log.expected(&[])), Place::Whole);
     let mut behind = whole;
     behind.insert(behind.len() - 1, Record::Event(event(SIZE + 1)));
-    assert_eq!(place("behind", &behind, &log.wanted(&[])), Place::Position(SIZE + 1));
+    assert_eq!(place("behind", &behind, &log.expected(&[])), Place::Position(SIZE + 1));
 }
 
 /// Leaves computed anew, but no key: the signed checkpoints tell, the nearest
 /// first. Where a kept one does, those of the export are not believed.
 #[test]
-fn a_history_written_anew_is_found_between_two_checkpoints() {
+fn a_history_written_again_is_found_between_two_checkpoints() {
     let log = Log::new();
-    for (position, kept, after, up_to) in [
+    for (position, saved, after, up_to) in [
         (3, &[][..], 0, 4),
         (6, &[], 4, 8),
         (11, &[], 8, 13),
@@ -186,7 +186,7 @@ fn a_history_written_anew_is_found_between_two_checkpoints() {
             1 => Place::Position(up_to),
             _ => Place::Between { after, up_to },
         };
-        assert_eq!(place("anew", &records, &log.wanted(kept)), expected, "{position} {kept:?}");
+        assert_eq!(place("anew", &records, &log.expected(saved)), expected, "{position} {saved:?}");
     }
 }
 
@@ -194,20 +194,24 @@ fn a_history_written_anew_is_found_between_two_checkpoints() {
 #[test]
 fn a_fork_by_the_right_key_is_found_by_what_was_kept() {
     let log = Log::new();
-    for (position, kept, after, up_to) in
+    for (position, saved, after, up_to) in
         [(3, &[6, 13][..], 0, 6), (9, &[6, 13], 6, 13), (13, &[12, 13], 12, 13), (1, &[1], 0, 1)]
     {
         let mut forged = Log::new();
         forged.forge(position);
         let records = forged.export(&WHOLE);
         for format in Format::ALL {
-            assert!(verified(format, &records, &log.wanted(&[])).is_ok());
+            assert!(verified(format, &records, &log.expected(&[])).is_ok());
         }
         let expected = match up_to - after {
             1 => Place::Position(up_to),
             _ => Place::Between { after, up_to },
         };
-        assert_eq!(place("forked", &records, &log.wanted(kept)), expected, "{position} {kept:?}");
+        assert_eq!(
+            place("forked", &records, &log.expected(saved)),
+            expected,
+            "{position} {saved:?}"
+        );
     }
     // Two signed trees of one size, under the true events.
     let mut forged = Log::new();
@@ -215,7 +219,7 @@ fn a_fork_by_the_right_key_is_found_by_what_was_kept() {
     let mut records = log.export(&WHOLE);
     let Record::Header(header) = &mut records[0] else { panic!("no header") };
     header.checkpoint = Cow::Owned(forged.note(SIZE).to_string());
-    let split = found("split view", &records, &log.wanted(&[SIZE]));
+    let split = found("split view", &records, &log.expected(&[SIZE]));
     assert!(split.reason.contains("two different trees"), "{split}");
 }
 
@@ -225,19 +229,19 @@ fn a_wrong_key_is_found() {
     let mut forger = Log::new();
     forger.key = SigningKey::generate(crate::sample::ORIGIN).unwrap();
     forger.forge(5);
-    let by_another = found("forger's key", &forger.export(&WHOLE), &log.wanted(&[6]));
+    let by_another = found("forger's key", &forger.export(&WHOLE), &log.expected(&[6]));
     assert_eq!(by_another.place, Place::Whole);
     assert!(by_another.reason.contains("not signed by any of the keys given"), "{by_another}");
     // The true export, but the auditor holds another key.
-    let wanted = Wanted { kept: Vec::new(), ..forger.wanted(&[]) };
-    assert_eq!(place("auditor's key", &log.export(&WHOLE), &wanted), Place::Whole);
-    let kept = Wanted { kept: vec![forger.note(6)], ..log.wanted(&[]) };
-    assert_eq!(place("kept by another key", &log.export(&WHOLE), &kept), Place::Whole);
+    let expected = Expectations { saved: Vec::new(), ..forger.expected(&[]) };
+    assert_eq!(place("auditor's key", &log.export(&WHOLE), &expected), Place::Whole);
+    let saved = Expectations { saved: vec![forger.note(6)], ..log.expected(&[]) };
+    assert_eq!(place("kept by another key", &log.export(&WHOLE), &saved), Place::Whole);
     // An earlier checkpoint by the forger.
     let mut records = log.export(&WHOLE);
     let index = at(&records, 4) + 1;
     records[index] = Record::Checkpoint(Cow::Owned(forger.note(4).to_string()));
-    assert_eq!(place("earlier by another", &records, &log.wanted(&[])), Place::Position(5));
+    assert_eq!(place("earlier by another", &records, &log.expected(&[])), Place::Position(5));
 }
 
 #[test]
@@ -245,10 +249,10 @@ fn another_log_is_found() {
     let log = Log::new();
     let mut other = Log::new();
     other.key = SigningKey::generate("other.example").unwrap();
-    let both = |kept| Wanted {
+    let both = |saved| Expectations {
         keys: vec![log.key.verifier(), other.key.verifier()],
-        kept,
-        ..Wanted::default()
+        saved,
+        ..Expectations::default()
     };
     let mut records = log.export(&WHOLE);
     let Record::Header(header) = &mut records[0] else { panic!("no header") };
@@ -265,8 +269,8 @@ fn another_log_is_found() {
 fn a_log_that_was_cut_is_found_by_a_newer_checkpoint() {
     let log = Log::new();
     let records = log.export(&Asked { size: 9, to: 9, ..WHOLE });
-    assert!(verified(Format::Ndjson, &records, &log.wanted(&[9])).is_ok());
-    let cut = found("older", &records, &log.wanted(&[6, 12]));
+    assert!(verified(Format::Ndjson, &records, &log.expected(&[9])).is_ok());
+    let cut = found("older", &records, &log.expected(&[6, 12]));
     assert!(cut.reason.contains("ends at 9") && cut.reason.contains("says 12"), "{cut}");
 }
 
@@ -274,7 +278,7 @@ fn a_log_that_was_cut_is_found_by_a_newer_checkpoint() {
 fn what_is_said_to_be_left_out_is_checked() {
     let log = Log::new();
     let odd = |position: u64| position % 2 == 1;
-    let asked = Asked { kept: Some(&odd), earlier: &[3], ..WHOLE };
+    let asked = Asked { saved: Some(&odd), earlier: &[3], ..WHOLE };
     let change = |change: &dyn Fn(&mut Omitted)| {
         let mut records = log.export(&asked);
         let omitted = records.iter_mut().find_map(|record| match record {
@@ -282,7 +286,7 @@ fn what_is_said_to_be_left_out_is_checked() {
             _ => None,
         });
         change(omitted.unwrap());
-        place("omitted", &records, &log.wanted(&[]))
+        place("omitted", &records, &log.expected(&[]))
     };
     assert_eq!(change(&|it| it.nodes[0][0] ^= 1), Place::Between { after: 3, up_to: SIZE });
     assert_eq!(change(&|it| it.nodes.push([0; 32])), Place::Position(6));
@@ -295,40 +299,40 @@ fn what_is_said_to_be_left_out_is_checked() {
     let mut hidden = log.export(&WHOLE);
     let index = at(&hidden, 7);
     hidden[index] = Record::Omitted(Omitted::new(7, 7, &log).unwrap());
-    assert_eq!(place("hidden", &hidden, &log.wanted(&[])), Place::Position(7));
+    assert_eq!(place("hidden", &hidden, &log.expected(&[])), Place::Position(7));
     // The range in the header made smaller to hide it.
     let mut narrowed = log.export(&WHOLE);
     let Record::Header(header) = &mut narrowed[0] else { panic!("no header") };
     header.to = SIZE - 1;
-    assert_eq!(place("narrowed", &narrowed, &log.wanted(&[])), Place::Position(SIZE));
+    assert_eq!(place("narrowed", &narrowed, &log.expected(&[])), Place::Position(SIZE));
 }
 
 #[test]
 fn the_frame_is_checked() {
     let log = Log::new();
-    let wanted = log.wanted(&[]);
+    let expected = log.expected(&[]);
     let whole = log.export(&WHOLE);
     let end = whole.len() - 1;
-    assert_eq!(place("no header", &whole[1..], &wanted), Place::Whole);
+    assert_eq!(place("no header", &whole[1..], &expected), Place::Whole);
     let mut twice = whole.clone();
     twice.insert(1, whole[0].clone());
-    assert_eq!(place("two headers", &twice, &wanted), Place::Position(1));
+    assert_eq!(place("two headers", &twice, &expected), Place::Position(1));
     for change in [|end: &mut End| end.events -= 1, |end: &mut End| end.root[0] ^= 1] {
         let mut records = whole.clone();
         let Record::End(record) = &mut records[end] else { panic!("no end") };
         change(record);
-        assert_eq!(place("end", &records, &wanted), Place::Whole);
+        assert_eq!(place("end", &records, &expected), Place::Whole);
     }
     let mut moved = whole.clone();
     let index = at(&moved, 4) + 1;
     let checkpoint = moved.remove(index);
     moved.insert(index + 1, checkpoint);
-    assert_eq!(place("moved checkpoint", &moved, &wanted), Place::Position(6));
+    assert_eq!(place("moved checkpoint", &moved, &expected), Place::Position(6));
     for (from, to) in [(0, SIZE), (1, SIZE + 1), (9, 7)] {
         let mut records = whole.clone();
         let Record::Header(header) = &mut records[0] else { panic!("no header") };
         (header.from, header.to) = (from, to);
-        assert_eq!(place("range", &records, &wanted), Place::Whole);
+        assert_eq!(place("range", &records, &expected), Place::Whole);
     }
 }
 
@@ -337,14 +341,14 @@ proptest! {
 
     /// Any order of the records but the right one.
     #[test]
-    fn no_other_order_passes(order in Just((0..16_usize).collect::<Vec<_>>()).prop_shuffle(), kept in 0..16_usize) {
+    fn no_other_order_passes(order in Just((0..16_usize).collect::<Vec<_>>()).prop_shuffle(), saved in 0..16_usize) {
         let log = Log::new();
         let whole = log.export(&WHOLE);
         let records: Records =
-            order.iter().filter(|index| **index <= kept || kept > 12).filter_map(|index| whole.get(*index).cloned()).collect();
+            order.iter().filter(|index| **index <= saved || saved > 12).filter_map(|index| whole.get(*index).cloned()).collect();
         prop_assume!(records != whole);
         for format in Format::ALL {
-            let refused = verified(format, &records, &log.wanted(&[]));
+            let refused = verified(format, &records, &log.expected(&[]));
             let is_refused = match &refused {
                 Err(VerifyError::Unusable(_)) => records.is_empty(),
                 other => other.is_err(),

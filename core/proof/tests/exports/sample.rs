@@ -5,7 +5,7 @@ use exodrive_proof::{
     export::{End, Event, ExportWriter, Format, Header, Omitted, Record},
     note::{self, Checkpoint, SignedNote, SigningKey},
     tree::{Nodes, Tree},
-    verify::{Place, Sound, Tampered, VerifyError, Wanted, verify},
+    verify::{Expectations, Place, Tampered, VerifiedExport, VerifyError, verify},
 };
 use std::{borrow::Cow, io::Write};
 use tempfile::NamedTempFile;
@@ -26,14 +26,14 @@ pub(crate) struct Asked<'a> {
     pub(crate) from: u64,
     pub(crate) to: u64,
     /// Positions that a filter keeps.
-    pub(crate) kept: Option<&'a dyn Fn(u64) -> bool>,
+    pub(crate) saved: Option<&'a dyn Fn(u64) -> bool>,
     /// Where what is omitted is cut.
     pub(crate) cuts: &'a [u64],
     pub(crate) earlier: &'a [u64],
 }
 
 pub(crate) const WHOLE: Asked<'static> =
-    Asked { size: SIZE, from: 1, to: SIZE, kept: None, cuts: &[], earlier: &EARLIER };
+    Asked { size: SIZE, from: 1, to: SIZE, saved: None, cuts: &[], earlier: &EARLIER };
 
 pub(crate) fn event(position: u64) -> Event<'static> {
     let owned =
@@ -95,10 +95,10 @@ impl Log {
         event.leaf_hash = event.leaf().hash();
     }
 
-    pub(crate) fn wanted(&self, kept: &[u64]) -> Wanted {
-        Wanted {
+    pub(crate) fn expected(&self, saved: &[u64]) -> Expectations {
+        Expectations {
             keys: vec![self.key.verifier()],
-            kept: kept.iter().map(|size| self.note(*size)).collect(),
+            saved: saved.iter().map(|size| self.note(*size)).collect(),
             witnesses: Vec::new(),
             threads: 2,
         }
@@ -106,7 +106,7 @@ impl Log {
 
     pub(crate) fn export(&self, asked: &Asked<'_>) -> Vec<Record<'static>> {
         let text = |text: String| Cow::Owned(text);
-        let filters = asked.kept.map(|_| (Cow::Borrowed("subject"), Cow::Borrowed("=some")));
+        let filters = asked.saved.map(|_| (Cow::Borrowed("subject"), Cow::Borrowed("=some")));
         let checkpoint = self.checkpoint(asked.size);
         let mut records = vec![Record::Header(Header {
             origin: Cow::Borrowed(ORIGIN),
@@ -121,7 +121,7 @@ impl Log {
         for position in 1..=asked.size + 1 {
             let inside = position <= asked.size
                 && (asked.from..=asked.to).contains(&position)
-                && asked.kept.is_none_or(|kept| kept(position));
+                && asked.saved.is_none_or(|saved| saved(position));
             if !inside && position <= asked.size {
                 omitted_from.get_or_insert(position);
                 continue;
@@ -159,23 +159,26 @@ pub(crate) fn written(format: Format, records: &[Record<'_>]) -> Vec<u8> {
     writer.finish().unwrap()
 }
 
-pub(crate) fn verified_bytes(bytes: &[u8], wanted: &Wanted) -> Result<Sound, VerifyError> {
+pub(crate) fn verified_bytes(
+    bytes: &[u8],
+    expected: &Expectations,
+) -> Result<VerifiedExport, VerifyError> {
     let mut file = NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
-    verify(file.path(), wanted, |_, _| ())
+    verify(file.path(), expected, |_, _| ())
 }
 
 pub(crate) fn verified(
     format: Format,
     records: &[Record<'_>],
-    wanted: &Wanted,
-) -> Result<Sound, VerifyError> {
-    verified_bytes(&written(format, records), wanted)
+    expected: &Expectations,
+) -> Result<VerifiedExport, VerifyError> {
+    verified_bytes(&written(format, records), expected)
 }
 
 /// What was found in a changed export, the same in every format.
-pub(crate) fn found(what: &str, records: &[Record<'_>], wanted: &Wanted) -> Tampered {
-    let found = Format::ALL.map(|format| match verified(format, records, wanted) {
+pub(crate) fn found(what: &str, records: &[Record<'_>], expected: &Expectations) -> Tampered {
+    let found = Format::ALL.map(|format| match verified(format, records, expected) {
         Err(VerifyError::Tampered(tampered)) => tampered,
         other => panic!("{what}, {format:?}: {other:?}"),
     });
@@ -185,6 +188,6 @@ pub(crate) fn found(what: &str, records: &[Record<'_>], wanted: &Wanted) -> Tamp
     found
 }
 
-pub(crate) fn place(what: &str, records: &[Record<'_>], wanted: &Wanted) -> Place {
-    found(what, records, wanted).place
+pub(crate) fn place(what: &str, records: &[Record<'_>], expected: &Expectations) -> Place {
+    found(what, records, expected).place
 }

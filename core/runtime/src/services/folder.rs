@@ -17,7 +17,7 @@ use super::{ServiceError, ServiceUrls};
 /// Content of `services.json`. It holds passwords, so only the owner can read it.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Kept {
+pub(super) struct SavedSettings {
     pub(super) nats_port: u16,
     pub(super) nats_monitor_port: u16,
     pub(super) nats_api_password: String,
@@ -37,11 +37,11 @@ pub(super) struct Kept {
 }
 
 /// Addresses as another release kept them are as good as none: they are written at each start.
-fn of_this_release<'de, D: Deserializer<'de>>(kept: D) -> Result<Option<ServiceUrls>, D::Error> {
-    Ok(serde_json::from_value(serde_json::Value::deserialize(kept)?).unwrap_or_default())
+fn of_this_release<'de, D: Deserializer<'de>>(saved: D) -> Result<Option<ServiceUrls>, D::Error> {
+    Ok(serde_json::from_value(serde_json::Value::deserialize(saved)?).unwrap_or_default())
 }
 
-impl Kept {
+impl SavedSettings {
     /// Reads the file; a missing one gives an empty value.
     pub(super) fn read(data_dir: &Path) -> Result<Self, ServiceError> {
         let file = data_dir.join("services.json");
@@ -164,9 +164,9 @@ impl Ports {
     ///
     /// A new port comes from below the range of outgoing connections: a client that keeps trying a port of that range
     /// while the server is down ends up connected to itself, and the server cannot come back.
-    pub(super) fn take(&mut self, wanted: u16) -> Result<u16, ServiceError> {
+    pub(super) fn reserve(&mut self, requested: u16) -> Result<u16, ServiceError> {
         let mut tried = BTreeSet::new();
-        let mut port = wanted;
+        let mut port = requested;
         loop {
             if port != 0
                 && let Ok(listener) = TcpListener::bind(("127.0.0.1", port))

@@ -22,7 +22,7 @@ use nix::fcntl::Flock;
 pub use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
-use folder::{Kept, Ports};
+use folder::{Ports, SavedSettings};
 use probe::Probe;
 pub use supervisor::{Output, ProcessSpec, Supervised, supervise};
 
@@ -326,17 +326,17 @@ pub struct PrivateServices {
 }
 
 /// What can be done before a server is started, and must be done one after the other.
-struct Groundwork {
+struct ServicePreparation {
     data_dir: PathBuf,
     lock: Flock<File>,
-    kept: Kept,
+    saved: SavedSettings,
     nats: Option<(PathBuf, Ports)>,
     postgres: Option<(PathBuf, Ports)>,
     redis: Option<(PathBuf, Ports)>,
 }
 
-impl Groundwork {
-    fn lay(options: &Options) -> Result<Self, ServiceError> {
+impl ServicePreparation {
+    fn prepare_folder(options: &Options) -> Result<Self, ServiceError> {
         // Missing programs first: nothing is created for a start that cannot succeed.
         let nats = options.nats.is_none().then(nats::binary).transpose()?;
         let postgres = options.database.is_none().then(postgres::binaries).transpose()?;
@@ -355,38 +355,38 @@ impl Groundwork {
         let lock = folder::lock(&data_dir)?;
         folder::create(&data_dir.join("logs"), 0o700)?;
 
-        let mut kept = Kept::read(&data_dir)?;
-        kept.urls = None;
-        kept.fill_passwords();
-        stop_leftovers(&data_dir, &kept);
-        let take = |wanted: &mut [&mut u16]| -> Result<Ports, ServiceError> {
+        let mut saved = SavedSettings::read(&data_dir)?;
+        saved.urls = None;
+        saved.fill_passwords();
+        stop_leftovers(&data_dir, &saved);
+        let take = |requested: &mut [&mut u16]| -> Result<Ports, ServiceError> {
             let mut ports = Ports::default();
-            for port in wanted {
-                **port = ports.take(**port)?;
+            for port in requested {
+                **port = ports.reserve(**port)?;
             }
             Ok(ports)
         };
         let nats = match nats {
             Some(binary) => {
-                Some((binary, take(&mut [&mut kept.nats_port, &mut kept.nats_monitor_port])?))
+                Some((binary, take(&mut [&mut saved.nats_port, &mut saved.nats_monitor_port])?))
             }
             None => None,
         };
         let postgres = match postgres {
-            Some(binaries) => Some((binaries, take(&mut [&mut kept.postgres_port])?)),
+            Some(binaries) => Some((binaries, take(&mut [&mut saved.postgres_port])?)),
             None => None,
         };
         let redis = match redis {
-            Some(binary) => Some((binary, take(&mut [&mut kept.redis_port])?)),
+            Some(binary) => Some((binary, take(&mut [&mut saved.redis_port])?)),
             None => None,
         };
-        kept.write(&data_dir)?;
-        Ok(Self { data_dir, lock, kept, nats, postgres, redis })
+        saved.write(&data_dir)?;
+        Ok(Self { data_dir, lock, saved, nats, postgres, redis })
     }
 }
 
-fn stop_leftovers(data_dir: &Path, kept: &Kept) {
-    let data = kept.postgres_folder.clone().unwrap_or_else(|| data_dir.join("postgres"));
+fn stop_leftovers(data_dir: &Path, saved: &SavedSettings) {
+    let data = saved.postgres_folder.clone().unwrap_or_else(|| data_dir.join("postgres"));
     let folders = [data_dir, &data];
     for (name, file, signal) in [
         ("nats", nats::pid_file(data_dir), Signal::SIGTERM),
@@ -404,11 +404,11 @@ impl PrivateServices {
     pub async fn start(options: Options) -> Result<Self, ServiceError> {
         let began = Instant::now();
         let asked = options.clone();
-        let ground = blocking(move || Groundwork::lay(&asked)).await?;
-        let Groundwork {
+        let ground = blocking(move || ServicePreparation::prepare_folder(&asked)).await?;
+        let ServicePreparation {
             data_dir,
             lock,
-            mut kept,
+            mut saved,
             nats: nats_ground,
             postgres: postgres_ground,
             redis: redis_ground,
@@ -416,35 +416,35 @@ impl PrivateServices {
 
         let nats = async {
             let Some((binary, ports)) = nats_ground else { return Ok(None) };
-            let spec = nats::prepare(&data_dir, &kept, options.sync, &binary)?;
-            let probe = Probe::Nats { port: kept.nats_port, monitor: kept.nats_monitor_port };
+            let spec = nats::prepare(&data_dir, &saved, options.sync, &binary)?;
+            let probe = Probe::Nats { port: saved.nats_port, monitor: saved.nats_monitor_port };
             let slot = Slot::new(&data_dir, Service::Nats, spec, probe);
             drop(ports);
             slot.start().await.map(|()| Some(slot))
         };
         let redis = async {
             let Some((binary, ports)) = redis_ground else { return Ok(None) };
-            let spec = redis::prepare(&data_dir, &kept, &binary)?;
+            let spec = redis::prepare(&data_dir, &saved, &binary)?;
             let probe =
-                Probe::Redis { port: kept.redis_port, password: kept.redis_password.clone() };
+                Probe::Redis { port: saved.redis_port, password: saved.redis_password.clone() };
             let slot = Slot::new(&data_dir, Service::Redis, spec, probe);
             drop(ports);
             slot.start().await.map(|()| Some(slot))
         };
         let postgres = async {
             let Some((binaries, ports)) = postgres_ground else { return Ok(None) };
-            let (folder, mut kept, fast) = (data_dir.clone(), kept.clone(), options.fast);
-            let (spec, kept) = blocking(move || {
-                let spec = postgres::prepare(&folder, &mut kept, fast, &binaries)?;
-                Ok((spec, kept))
+            let (folder, mut saved, fast) = (data_dir.clone(), saved.clone(), options.fast);
+            let (spec, saved) = blocking(move || {
+                let spec = postgres::prepare(&folder, &mut saved, fast, &binaries)?;
+                Ok((spec, saved))
             })
             .await?;
-            let data = kept.postgres_folder.clone().unwrap_or_else(|| data_dir.join("postgres"));
+            let data = saved.postgres_folder.clone().unwrap_or_else(|| data_dir.join("postgres"));
             let probe =
-                Probe::Postgres { port: kept.postgres_port, pid_file: postgres::pid_file(&data) };
+                Probe::Postgres { port: saved.postgres_port, pid_file: postgres::pid_file(&data) };
             let slot = Slot::new(&data_dir, Service::Postgres, spec, probe);
             drop(ports);
-            slot.start().await.map(|()| Some((slot, kept)))
+            slot.start().await.map(|()| Some((slot, saved)))
         };
         // All three to their end, even if one fails: an initdb that nobody waits for would go on in the folder.
         let (nats, postgres, redis) = tokio::join!(nats, postgres, redis);
@@ -454,8 +454,8 @@ impl PrivateServices {
             slots.extend(nats?);
             if let Some((slot, made)) = postgres? {
                 slots.push(slot);
-                kept.postgres_folder = made.postgres_folder;
-                kept.postgres_made = made.postgres_made;
+                saved.postgres_folder = made.postgres_folder;
+                saved.postgres_made = made.postgres_made;
             }
             slots.extend(redis?);
             Ok(())
@@ -464,33 +464,37 @@ impl PrivateServices {
         let private = options.nats.is_none();
         let nats_as = |user: &str, password: &str, elsewhere: Option<String>| {
             let private =
-                || format!("nats://exodrive-{user}:{password}@127.0.0.1:{}", kept.nats_port);
+                || format!("nats://exodrive-{user}:{password}@127.0.0.1:{}", saved.nats_port);
             elsewhere.or_else(|| options.nats.clone()).unwrap_or_else(private)
         };
         let urls = ServiceUrls {
-            nats: nats_as("api", &kept.nats_api_password, None),
-            nats_worker: nats_as("worker", &kept.nats_worker_password, options.nats_worker),
-            nats_operator: nats_as("operator", &kept.nats_operator_password, options.nats_operator),
+            nats: nats_as("api", &saved.nats_api_password, None),
+            nats_worker: nats_as("worker", &saved.nats_worker_password, options.nats_worker),
+            nats_operator: nats_as(
+                "operator",
+                &saved.nats_operator_password,
+                options.nats_operator,
+            ),
             nats_monitor: if private {
-                Some(format!("http://127.0.0.1:{}", kept.nats_monitor_port))
+                Some(format!("http://127.0.0.1:{}", saved.nats_monitor_port))
             } else {
                 options.nats_monitor
             },
             database: options.database.unwrap_or_else(|| {
                 format!(
                     "postgres://exodrive:{}@127.0.0.1:{}/exodrive",
-                    kept.postgres_password, kept.postgres_port
+                    saved.postgres_password, saved.postgres_port
                 )
             }),
             redis: options.redis.unwrap_or_else(|| {
-                format!("redis://:{}@127.0.0.1:{}/0", kept.redis_password, kept.redis_port)
+                format!("redis://:{}@127.0.0.1:{}/0", saved.redis_password, saved.redis_port)
             }),
         };
         // Built before a failure is returned, so that an ephemeral folder goes away in that case too.
         let services = Self { data_dir, ephemeral: options.ephemeral, urls, slots, _lock: lock };
         result?;
-        kept.urls = Some(services.urls.clone());
-        kept.write(&services.data_dir)?;
+        saved.urls = Some(services.urls.clone());
+        saved.write(&services.data_dir)?;
         tracing::info!(
             data_dir = %services.data_dir.display(),
             started = services.slots.len(),
@@ -577,7 +581,7 @@ pub fn running(data_dir: &Path) -> Option<ServiceUrls> {
     if !folder::is_locked(data_dir) {
         return None;
     }
-    Kept::read(data_dir).ok()?.urls
+    SavedSettings::read(data_dir).ok()?.urls
 }
 
 /// Removes a data folder, and the Postgres data if it had to be kept elsewhere.
@@ -586,12 +590,12 @@ pub fn remove(data_dir: &Path) -> Result<(), ServiceError> {
         return Ok(());
     }
     let _lock = folder::lock(data_dir)?;
-    stop_leftovers(data_dir, &Kept::read(data_dir)?);
+    stop_leftovers(data_dir, &SavedSettings::read(data_dir)?);
     remove_all(data_dir)
 }
 
 fn remove_all(data_dir: &Path) -> Result<(), ServiceError> {
-    postgres::remove_outside(&Kept::read(data_dir)?)?;
+    postgres::remove_outside(&SavedSettings::read(data_dir)?)?;
     match fs::remove_dir_all(data_dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(ServiceError::io(format!("remove {}", data_dir.display()), error))

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::folder::{self, Kept};
+use super::folder::{self, SavedSettings};
 use super::supervisor::ProcessSpec;
 use super::{ServiceError, SyncMode, process};
 
@@ -73,7 +73,7 @@ fn user(name: &str, password: &str) -> String {
 /// Writes the configuration and returns the command.
 pub(super) fn prepare(
     data_dir: &Path,
-    kept: &Kept,
+    saved: &SavedSettings,
     sync: SyncMode,
     binary: &Path,
 ) -> Result<ProcessSpec, ServiceError> {
@@ -87,12 +87,12 @@ pub(super) fn prepare(
         "server_name: exodrive\nlisten: \"127.0.0.1:{}\"\nhttp: \"127.0.0.1:{}\"\npid_file: {:?}\nmax_payload: 2MB\n\
          include {PERMISSIONS_FILE:?}\nauthorization {{\n  users: [\n{}{}{}  ]\n}}\n\
          jetstream {{\n  store_dir: {:?}\n{sync}}}\n",
-        kept.nats_port,
-        kept.nats_monitor_port,
+        saved.nats_port,
+        saved.nats_monitor_port,
         pid_file(data_dir),
-        user("operator", &kept.nats_operator_password),
-        user("api", &kept.nats_api_password),
-        user("worker", &kept.nats_worker_password),
+        user("operator", &saved.nats_operator_password),
+        user("api", &saved.nats_api_password),
+        user("worker", &saved.nats_worker_password),
         home.join("store"),
     );
     folder::write_private(&home.join(PERMISSIONS_FILE), PERMISSIONS)?;

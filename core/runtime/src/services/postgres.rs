@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use nix::sys::signal::Signal;
 use nix::unistd::{User, geteuid};
 
-use super::folder::{self, Kept};
+use super::folder::{self, SavedSettings};
 use super::supervisor::ProcessSpec;
 use super::{ServiceError, process};
 
@@ -87,8 +87,11 @@ pub(super) fn pid_file(data: &Path) -> PathBuf {
 }
 
 /// Chooses where the data goes and writes it down before anything is put there.
-pub(super) fn choose_folder(data_dir: &Path, kept: &mut Kept) -> Result<(), ServiceError> {
-    if kept.postgres_folder.is_some() {
+pub(super) fn choose_folder(
+    data_dir: &Path,
+    saved: &mut SavedSettings,
+) -> Result<(), ServiceError> {
+    if saved.postgres_folder.is_some() {
         return Ok(());
     }
     let inside = data_dir.join("postgres");
@@ -107,18 +110,18 @@ pub(super) fn choose_folder(data_dir: &Path, kept: &mut Kept) -> Result<(), Serv
         fs::remove_file(&inside)
             .map_err(|error| ServiceError::io("remove the old postgres link", error))?;
     }
-    kept.postgres_folder = Some(if outside {
+    saved.postgres_folder = Some(if outside {
         Path::new(ELSEWHERE).join(format!("postgres-{}", folder::random_hex()))
     } else {
         inside
     });
-    kept.postgres_made = false;
+    saved.postgres_made = false;
     Ok(())
 }
 
 /// Removes data that is outside the data folder.
-pub(super) fn remove_outside(kept: &Kept) -> Result<(), ServiceError> {
-    let Some(data) = &kept.postgres_folder else {
+pub(super) fn remove_outside(saved: &SavedSettings) -> Result<(), ServiceError> {
+    let Some(data) = &saved.postgres_folder else {
         return Ok(());
     };
     // Only a folder that `choose_folder` can have named, whatever the file says.
@@ -138,21 +141,21 @@ pub(super) fn remove_outside(kept: &Kept) -> Result<(), ServiceError> {
 /// Makes the database if it does not exist yet, and returns the command.
 pub(super) fn prepare(
     data_dir: &Path,
-    kept: &mut Kept,
+    saved: &mut SavedSettings,
     fast: bool,
     binaries: &Path,
 ) -> Result<ProcessSpec, ServiceError> {
-    choose_folder(data_dir, kept)?;
-    let data = kept.postgres_folder.clone().unwrap_or_else(|| data_dir.join("postgres"));
+    choose_folder(data_dir, saved)?;
+    let data = saved.postgres_folder.clone().unwrap_or_else(|| data_dir.join("postgres"));
     let user = user()?;
-    if !kept.postgres_made {
-        kept.write(data_dir)?;
-        make(data_dir, &data, &kept.postgres_password, fast, user, binaries)?;
-        kept.postgres_made = true;
-        kept.write(data_dir)?;
+    if !saved.postgres_made {
+        saved.write(data_dir)?;
+        make(data_dir, &data, &saved.postgres_password, fast, user, binaries)?;
+        saved.postgres_made = true;
+        saved.write(data_dir)?;
     }
     let mut spec = ProcessSpec::new("postgres", binaries.join("postgres")).arg("-D").arg(&data);
-    for setting in settings(kept.postgres_port, fast) {
+    for setting in settings(saved.postgres_port, fast) {
         spec = spec.arg("-c").arg(setting);
     }
     spec.folder = Some(data);

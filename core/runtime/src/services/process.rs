@@ -101,10 +101,10 @@ fn works_in(pid: u32, folders: &[&Path]) -> bool {
     let command = String::from_utf8_lossy(&command);
     let folder = fs::read_link(format!("/proc/{pid}/cwd")).ok();
     !command.is_empty()
-        && folders.iter().any(|wanted| {
-            folder.as_ref().is_some_and(|at| at.starts_with(wanted))
+        && folders.iter().any(|requested| {
+            folder.as_ref().is_some_and(|at| at.starts_with(requested))
                 || command.split('\0').any(|word| {
-                    Path::new(word.rsplit('=').next().unwrap_or(word)).starts_with(wanted)
+                    Path::new(word.rsplit('=').next().unwrap_or(word)).starts_with(requested)
                 })
         })
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::folder::{self, Kept};
+use super::folder::{self, SavedSettings};
 use super::supervisor::ProcessSpec;
 use super::{ServiceError, process};
 
@@ -21,15 +21,15 @@ pub(super) fn pid_file(data_dir: &Path) -> PathBuf {
 /// Writes the configuration and returns the command. Nothing is kept on disk: all of it can be built again.
 pub(super) fn prepare(
     data_dir: &Path,
-    kept: &Kept,
+    saved: &SavedSettings,
     binary: &Path,
 ) -> Result<ProcessSpec, ServiceError> {
     let home = data_dir.join("redis");
     folder::create(&home, 0o700)?;
     let text = format!(
         "bind 127.0.0.1\nport {}\nrequirepass {}\nsave \"\"\nappendonly no\ndir {home:?}\npidfile {:?}\n",
-        kept.redis_port,
-        kept.redis_password,
+        saved.redis_port,
+        saved.redis_password,
         pid_file(data_dir),
     );
     let file = home.join("redis.conf");

@@ -4,7 +4,7 @@ use crate::{
     Database, Error,
     engine::store::{
         self,
-        operations::{self, NewRebuild, Untold},
+        operations::{self, NewRebuild, UnrecordedSwap},
     },
 };
 use chrono::{DateTime, Utc};
@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 /// An event of an operator, as the log holds it.
 #[derive(Clone, Debug)]
-pub struct Wish<'a> {
+pub struct OperatorCommand<'a> {
     /// Where it stands.
     pub position: u64,
     /// Its id, which a rebuild takes over.
@@ -33,7 +33,7 @@ impl Database {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn heeded(&self) -> Result<u64, Error> {
+    pub async fn applied_position(&self) -> Result<u64, Error> {
         operations::position(self.pool()).await
     }
 
@@ -42,10 +42,10 @@ impl Database {
     ///
     /// # Errors
     /// When the database does not answer, or belongs to another log.
-    pub async fn heeded_of(&self, log: &Log) -> Result<u64, Error> {
+    pub async fn applied_position_in(&self, log: &Log) -> Result<u64, Error> {
         let made = exodrive_domain::time::format(&log.created_at());
         store::check_log(self.pool(), &made).await?;
-        self.heeded().await
+        self.applied_position().await
     }
 
     /// Heeds an event, unless a worker has: its effect and the place of it are
@@ -53,29 +53,29 @@ impl Database {
     ///
     /// # Errors
     /// When the database does not answer; the event is to be heeded again.
-    pub async fn heed(&self, wish: &Wish<'_>) -> Result<bool, Error> {
+    pub async fn apply_command(&self, command: &OperatorCommand<'_>) -> Result<bool, Error> {
         // When the database was made: what was wanted before is done with.
         let made = operations::database_made(self.pool()).await?;
-        let stale = made.is_some_and(|made| seconds(wish.at) < made - CLOCKS_DIFFER);
+        let stale = made.is_some_and(|made| seconds(command.at) < made - CLOCKS_DIFFER);
         let mut transaction = self.pool().begin().await?;
-        if !operations::take(&mut transaction, wish.position).await? {
+        if !operations::claim_position(&mut transaction, command.position).await? {
             return Ok(false);
         }
-        let projection = &wish.event.projection;
+        let projection = &command.event.projection;
         if !operations::knows(&mut transaction, projection).await? {
             tracing::warn!(
                 projection,
-                position = wish.position,
+                position = command.position,
                 "An operator's event is about a projection that is not here, it has no effect"
             );
-        } else if stale && !lasts(&wish.event.operation) {
+        } else if stale && !outlives_database(&command.event.operation) {
             tracing::info!(
                 projection,
-                position = wish.position,
+                position = command.position,
                 "An operator's event is older than this database, it has no effect"
             );
         } else {
-            affect(&mut transaction, wish).await?;
+            apply_operation(&mut transaction, command).await?;
         }
         transaction.commit().await?;
         Ok(true)
@@ -85,9 +85,9 @@ impl Database {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn pass_over(&self, position: u64) -> Result<bool, Error> {
+    pub async fn skip_command(&self, position: u64) -> Result<bool, Error> {
         let mut transaction = self.pool().begin().await?;
-        let first = operations::take(&mut transaction, position).await?;
+        let first = operations::claim_position(&mut transaction, position).await?;
         transaction.commit().await?;
         Ok(first)
     }
@@ -96,16 +96,16 @@ impl Database {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn untold_swaps(&self) -> Result<Vec<Untold>, Error> {
-        operations::untold_swaps(self.pool()).await
+    pub async fn unrecorded_swaps(&self) -> Result<Vec<UnrecordedSwap>, Error> {
+        operations::unrecorded_swaps(self.pool()).await
     }
 
     /// Remembers that the log has been told of a swap.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn mark_told(&self, rebuild: &str) -> Result<(), Error> {
-        operations::mark_told(self.pool(), rebuild).await
+    pub async fn mark_recorded(&self, rebuild: &str) -> Result<(), Error> {
+        operations::mark_recorded(self.pool(), rebuild).await
     }
 }
 
@@ -118,15 +118,18 @@ fn seconds(at: DateTime<Utc>) -> f64 {
 
 /// Whether an operator's event means something to a database that is made
 /// after it.
-fn lasts(operation: &Operation) -> bool {
+fn outlives_database(operation: &Operation) -> bool {
     matches!(
         operation,
         Operation::Paused {} | Operation::Resumed {} | Operation::EventSkipped { .. }
     )
 }
 
-async fn affect(connection: &mut PgConnection, wish: &Wish<'_>) -> Result<(), Error> {
-    let OperationEvent { projection, reason, operation } = wish.event;
+async fn apply_operation(
+    connection: &mut PgConnection,
+    command: &OperatorCommand<'_>,
+) -> Result<(), Error> {
+    let OperationEvent { projection, reason, operation } = command.event;
     match operation {
         Operation::RebuildRequested {
             version,
@@ -140,14 +143,14 @@ async fn affect(connection: &mut PgConnection, wish: &Wish<'_>) -> Result<(), Er
                 from_position: from_position.map(store::to_i64),
                 partitions: partitions.map(store::to_i32),
                 accepted: *accept_differences,
-                ..of(wish, if key.is_some() { "key" } else { "rebuild" }, *version)
+                ..of(command, if key.is_some() { "key" } else { "rebuild" }, *version)
             };
-            begin(connection, new).await
+            insert_rebuild(connection, new).await
         }
         Operation::RollbackRequested { version, generation } => {
             let new =
-                NewRebuild { generation: Some(*generation), ..of(wish, "rollback", *version) };
-            begin(connection, new).await
+                NewRebuild { generation: Some(*generation), ..of(command, "rollback", *version) };
+            insert_rebuild(connection, new).await
         }
         Operation::RebuildAccepted { rebuild } => {
             operations::accept(connection, projection, *rebuild).await
@@ -155,14 +158,16 @@ async fn affect(connection: &mut PgConnection, wish: &Wish<'_>) -> Result<(), Er
         Operation::RebuildCancelled { rebuild } => {
             operations::cancel(connection, projection, *rebuild).await
         }
-        Operation::Paused {} => operations::pause(connection, projection, reason, wish.actor).await,
+        Operation::Paused {} => {
+            operations::pause(connection, projection, reason, command.actor).await
+        }
         Operation::Resumed {} => operations::resume(connection, projection).await,
         Operation::RetryRequested { key } => {
             operations::retry(connection, projection, key.as_deref()).await
         }
         Operation::EventSkipped { key, position } => {
             let position = store::to_i64(*position);
-            operations::skip(connection, projection, key, position, wish.actor, reason).await?;
+            operations::skip(connection, projection, key, position, command.actor, reason).await?;
             operations::retry(connection, projection, Some(key)).await
         }
         Operation::PruneRequested { generations } => {
@@ -173,27 +178,30 @@ async fn affect(connection: &mut PgConnection, wish: &Wish<'_>) -> Result<(), Er
     }
 }
 
-fn of<'a>(wish: &Wish<'a>, kind: &'static str, version: u32) -> NewRebuild<'a> {
+fn of<'a>(command: &OperatorCommand<'a>, kind: &'static str, version: u32) -> NewRebuild<'a> {
     NewRebuild {
-        id: wish.id,
-        projection: &wish.event.projection,
+        id: command.id,
+        projection: &command.event.projection,
         kind,
         version: store::to_i32(version),
         key: None,
         from_position: None,
         partitions: None,
-        actor: wish.actor,
-        reason: &wish.event.reason,
+        actor: command.actor,
+        reason: &command.event.reason,
         accepted: false,
         generation: None,
-        requested_at: seconds(wish.at),
+        requested_at: seconds(command.at),
         error: None,
     }
 }
 
 /// Begins a rebuild or a rollback, or says why it cannot be. Whoever waits for
 /// it finds it either way.
-async fn begin(connection: &mut PgConnection, mut new: NewRebuild<'_>) -> Result<(), Error> {
+async fn insert_rebuild(
+    connection: &mut PgConnection,
+    mut new: NewRebuild<'_>,
+) -> Result<(), Error> {
     let projection = new.projection;
     let under_way = operations::under_way(connection, projection).await?;
     new.error = under_way.map(|id| {

@@ -5,10 +5,10 @@
 mod apply;
 
 pub use super::store::{
-    operations::Untold,
+    operations::UnrecordedSwap,
     overview::{Generation, ParkedEvent, Rebuild},
 };
-pub use apply::Wish;
+pub use apply::OperatorCommand;
 
 use crate::{Projection, for_each_projection};
 

@@ -7,9 +7,9 @@
 use crate::{
     Error,
     engine::{
-        Engine, Part,
+        Engine, PartitionId,
         feed::{Decoded, Events},
-        fold::{self, Barred},
+        fold::{self, Exclusions},
         sandbox::Sandbox,
         store::{
             comparison::{self, Comparison, Difference},
@@ -21,23 +21,24 @@ use sqlx::PgConnection;
 use std::{collections::BTreeSet, time::Duration};
 
 const BATCH: usize = 4_000;
-const PATIENCE: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Keys that events between two positions touch, the first not included.
 async fn touched(engine: &Engine, after: u64, until: u64) -> Result<BTreeSet<String>, Error> {
-    let whole = Part { generation: 0, partition: 0, partitions: 1 };
+    let whole = PartitionId { generation: 0, partition: 0, partitions: 1 };
     let mut keys = BTreeSet::new();
     let mut reader = engine.log.reader(after + 1);
-    let keyed = engine.keyed;
+    let route = engine.route;
     let mut position = after;
     let mut sandbox = Sandbox::default();
     while position < until {
-        let mut read = reader.next_batch(BATCH, PATIENCE).await?.events;
+        let mut read = reader.next_batch(BATCH, READ_TIMEOUT).await?.events;
         read.retain(|event| event.position <= until);
         position = read.last().map_or(position, |event| event.position);
         let events = Events::of(read.into_iter().map(Decoded::from).collect());
-        let job = sandbox
-            .run(move |mark| fold::keys(&keyed(&events, whole, &Barred::default(), None, mark)));
+        let job = sandbox.run(move |mark| {
+            fold::keys(&route(&events, whole, &Exclusions::default(), None, mark))
+        });
         // A fold that does not end touches nothing: its event is parked.
         keys.extend(job.await.unwrap_or_default());
     }

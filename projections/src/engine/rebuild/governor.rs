@@ -18,7 +18,7 @@ const PROBE: Duration = Duration::from_millis(100);
 /// How many reads are looked at.
 const READS: usize = 10;
 /// Pauses grow from the first to the second while reads are slow.
-const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(500)];
+const DELAY_RANGE: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(500)];
 
 /// See the module.
 pub(crate) struct Governor {
@@ -67,7 +67,7 @@ impl Governor {
     }
 
     /// Waits for as long as reads ask for.
-    pub(crate) async fn give_way(&self) {
+    pub(crate) async fn yield_to_readers(&self) {
         let pause = self.shared.pause_us.load(Ordering::Relaxed);
         if pause > 0 {
             tokio::time::sleep(Duration::from_micros(pause)).await;
@@ -83,8 +83,8 @@ impl Governor {
 
 /// The pause after this one.
 fn next(pause: Duration, slow: bool) -> Duration {
-    match (slow, pause > PAUSES[0]) {
-        (true, _) => (pause * 2).clamp(PAUSES[0], PAUSES[1]),
+    match (slow, pause > DELAY_RANGE[0]) {
+        (true, _) => (pause * 2).clamp(DELAY_RANGE[0], DELAY_RANGE[1]),
         (false, true) => pause / 2,
         (false, false) => Duration::ZERO,
     }
@@ -103,10 +103,10 @@ mod tests {
         let mut pause = Duration::ZERO;
         for _ in 0..20 {
             let longer = next(pause, true);
-            assert!(longer > pause || longer == PAUSES[1]);
+            assert!(longer > pause || longer == DELAY_RANGE[1]);
             pause = longer;
         }
-        assert_eq!(pause, PAUSES[1]);
+        assert_eq!(pause, DELAY_RANGE[1]);
         for _ in 0..20 {
             pause = next(pause, false);
         }

@@ -11,11 +11,11 @@ use super::{governor::Governor, progress::Progress};
 use crate::{
     Error,
     engine::{
-        Engine, Part,
+        Engine, PartitionId,
         feed::{Decoded, Events},
-        fold::{self, Barred, Keyed, Parked, Stored, Table},
+        fold::{self, Exclusions, Parked, RoutedEvent, Stored, Table},
         projection::Projection,
-        sandbox::{Mark, Sandbox, Stuck},
+        sandbox::{HungFold, Mark, Sandbox},
         store::{
             self,
             copy::{self, Copy, Line, one_by_one},
@@ -38,7 +38,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// Events read at a time.
 const BATCH: usize = 4_000;
-const PATIENCE: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Batches that are read ahead.
 const AHEAD: usize = 3;
 /// Rows with longer keys are written once there is an index, which may refuse
@@ -164,7 +164,7 @@ impl<R> Loader<R> {
     ) -> Result<Vec<Line>, Error> {
         let mut lines = Vec::with_capacity(rows.len());
         for (number, (key, Resident { row, .. })) in rows.into_iter().enumerate() {
-            mark.at_row(0, number);
+            mark.set_row(0, number);
             let Some(Stored { row, position }) = row else { continue };
             let json = store::json::<P>(&key, &row)?;
             let line = Line { key, position, json };
@@ -205,19 +205,21 @@ pub(crate) async fn load<P: Projection>(
     mut filling: Filling<'_>,
 ) -> Result<Vec<String>, Error> {
     let (pool, generation) = (engine.database.pool(), filling.plan.generation);
-    let whole = Part { generation, partition: 0, partitions: 1 };
-    let mut barred = parked::barred(engine.definition, pool, whole).await?;
+    let whole = PartitionId { generation, partition: 0, partitions: 1 };
+    let mut exclusions = parked::exclusions(engine.definition, pool, whole).await?;
     loop {
-        let pipeline = Pipeline::<P>::begin(engine, &filling);
-        match pipeline.run(&mut filling, &mut barred).await {
-            Err(Filled::Stuck(stuck)) if stuck.position > 0 && barred.poison.insert(stuck) => {
+        let pipeline = Pipeline::<P>::start(engine, &filling);
+        match pipeline.run(&mut filling, &mut exclusions).await {
+            Err(Filled::HungFold(hung))
+                if hung.position > 0 && exclusions.hung_folds.insert(hung) =>
+            {
                 // What was in memory went with the thread: all begins anew.
-                let position = stuck.position;
+                let position = hung.position;
                 tracing::error!(projection = P::NAME, position, "An event's fold does not end");
-                barred.blocked.clear();
+                exclusions.blocked.clear();
                 generations::empty(engine.definition, pool, generation).await?;
             }
-            Err(Filled::Stuck(_)) => return Err(Error::Engine),
+            Err(Filled::HungFold(_)) => return Err(Error::Engine),
             Err(Filled::Error(error)) => return Err(error),
             Ok(refused) => return Ok(refused),
         }
@@ -225,7 +227,7 @@ pub(crate) async fn load<P: Projection>(
 }
 
 enum Filled {
-    Stuck(Stuck),
+    HungFold(HungFold),
     Error(Error),
 }
 
@@ -252,11 +254,11 @@ struct Pipeline<P: Projection> {
 }
 
 impl<P: Projection> Pipeline<P> {
-    fn begin(engine: &Engine, filling: &Filling<'_>) -> Self {
+    fn start(engine: &Engine, filling: &Filling<'_>) -> Self {
         let (send_events, events) = mpsc::channel(AHEAD);
         let (copies, copied) = mpsc::channel(copy::CHUNKS);
         let Plan { generation, until, .. } = *filling.plan;
-        let reading = tokio::spawn(read(engine.log.clone(), until, send_events));
+        let reading = tokio::spawn(read_events(engine.log.clone(), until, send_events));
         let copying = tokio::spawn(copy::copy(
             engine.definition,
             engine.database.pool().clone(),
@@ -279,30 +281,30 @@ impl<P: Projection> Pipeline<P> {
     async fn run(
         mut self,
         filling: &mut Filling<'_>,
-        barred: &mut Barred,
+        exclusions: &mut Exclusions,
     ) -> Result<Vec<String>, Filled> {
         let plan = filling.plan;
-        let whole = Part { generation: plan.generation, partition: 0, partitions: 1 };
+        let whole = PartitionId { generation: plan.generation, partition: 0, partitions: 1 };
         while let Some(events) = self.events.recv().await {
             let events = events?;
             let Some(last) = events.all().last().map(|event| event.recorded.position) else {
                 continue;
             };
-            let (keyed, missing) = self.keyed(&events, whole, plan, barred).await?;
+            let (routed, missing) = self.route(&events, whole, plan, exclusions).await?;
             if !missing.is_empty() {
                 self.take_back(missing, plan.generation, filling.indexes).await?;
             }
-            let parked = self.fold(&events, keyed, barred).await?;
+            let parked = self.fold(&events, routed, exclusions).await?;
             if !parked.is_empty() {
-                park(&self.engine, plan, &parked, barred).await?;
+                park(&self.engine, plan, &parked, exclusions).await?;
             }
             let yielded = filling.governor.yielded();
             filling.progress.reached(last, self.loader.resident_bytes(), yielded);
-            filling.governor.give_way().await;
+            filling.governor.yield_to_readers().await;
         }
         let mut loader = std::mem::replace(&mut self.loader, Loader::new(0));
         let job = self.sandbox.run(move |mark| (loader.rest::<P>(mark), loader.late));
-        let (rest, late) = job.await.map_err(Filled::Stuck)?;
+        let (rest, late) = job.await.map_err(Filled::HungFold)?;
         self.copy(Copy::Lines(rest?)).await?;
         drop(self.copies);
         let mut refused = self.copying.await.map_err(|_| Error::Engine)??;
@@ -317,44 +319,44 @@ impl<P: Projection> Pipeline<P> {
     }
 
     /// What the events touch, and which of it may be in the table.
-    async fn keyed(
+    async fn route(
         &mut self,
         events: &Events,
-        whole: Part,
+        whole: PartitionId,
         plan: &Plan,
-        barred: &Barred,
-    ) -> Result<(Vec<Keyed>, Vec<String>), Filled> {
-        let (events, barred, only) = (events.clone(), barred.clone(), plan.only.clone());
+        exclusions: &Exclusions,
+    ) -> Result<(Vec<RoutedEvent>, Vec<String>), Filled> {
+        let (events, exclusions, only) = (events.clone(), exclusions.clone(), plan.only.clone());
         let loader = std::mem::replace(&mut self.loader, Loader::new(0));
         let job = self.sandbox.run(move |mark| {
-            let mut keyed = fold::keyed::<P>(&events, whole, &barred, None, mark);
+            let mut routed = fold::route::<P>(&events, whole, &exclusions, None, mark);
             if let Some(only) = only {
-                fold::retain(&mut keyed, |key| only.contains(key));
+                fold::retain(&mut routed, |key| only.contains(key));
             }
-            let missing = loader.missing(fold::keys(&keyed));
-            (keyed, missing, loader)
+            let missing = loader.missing(fold::keys(&routed));
+            (routed, missing, loader)
         });
-        let (keyed, missing, loader) = job.await.map_err(Filled::Stuck)?;
+        let (routed, missing, loader) = job.await.map_err(Filled::HungFold)?;
         self.loader = loader;
-        Ok((keyed, missing))
+        Ok((routed, missing))
     }
 
     /// Folds, and copies out what is too much.
     async fn fold(
         &mut self,
         events: &Events,
-        keyed: Vec<Keyed>,
-        barred: &mut Barred,
+        routed: Vec<RoutedEvent>,
+        exclusions: &mut Exclusions,
     ) -> Result<Vec<Parked>, Filled> {
-        let (events, mut own) = (events.clone(), barred.clone());
+        let (events, mut own) = (events.clone(), exclusions.clone());
         let mut loader = std::mem::replace(&mut self.loader, Loader::new(0));
         let job = self.sandbox.run(move |mark| {
-            let parked = fold::fold::<P>(&events, &keyed, &mut loader, &mut own, mark);
+            let parked = fold::fold::<P>(&events, &routed, &mut loader, &mut own, mark);
             let lines = loader.spill::<P>(mark);
             (parked, lines, loader, own)
         });
-        let (parked, lines, loader, own) = job.await.map_err(Filled::Stuck)?;
-        (self.loader, *barred) = (loader, own);
+        let (parked, lines, loader, own) = job.await.map_err(Filled::HungFold)?;
+        (self.loader, *exclusions) = (loader, own);
         let lines = lines?;
         if !lines.is_empty() {
             self.copy(Copy::Lines(lines)).await?;
@@ -385,7 +387,7 @@ impl<P: Projection> Pipeline<P> {
         }
         let pool = self.engine.database.pool();
         make_key(pool, indexes).await?;
-        let mut transaction = store::begin(pool).await?;
+        let mut transaction = store::begin_transaction(pool).await?;
         let rows = store::take::<P>(&mut transaction, generation, &keys).await?;
         transaction.commit().await?;
         let bytes = 1_000 * rows.len();
@@ -403,11 +405,11 @@ async fn make_key(pool: &PgPool, indexes: &mut Vec<String>) -> Result<(), Error>
     Ok(())
 }
 
-async fn read(log: Log, until: u64, events: mpsc::Sender<Result<Events, Error>>) {
+async fn read_events(log: Log, until: u64, events: mpsc::Sender<Result<Events, Error>>) {
     let mut reader = log.reader(1);
     let mut position = 0;
     while position < until {
-        let batch = match reader.next_batch(BATCH, PATIENCE).await {
+        let batch = match reader.next_batch(BATCH, READ_TIMEOUT).await {
             Ok(batch) => batch,
             Err(error) => {
                 let _ = events.send(Err(error.into())).await;
@@ -430,17 +432,17 @@ async fn park(
     engine: &Engine,
     plan: &Plan,
     parked: &[Parked],
-    barred: &Barred,
+    exclusions: &Exclusions,
 ) -> Result<(), Error> {
     let mut connection = engine.database.pool().acquire().await?;
     let (generation, partitions) = (plan.generation, plan.partitions);
     for partition in 0..partitions {
-        let part = Part { generation, partition, partitions };
+        let part = PartitionId { generation, partition, partitions };
         let is_subject = |key: &str| key.parse::<Subject>().is_ok();
         let own = parked.iter().filter(|it| part.holds(&it.key) || is_subject(&it.key));
-        let (stuck, others): (Vec<_>, Vec<_>) =
-            own.cloned().partition(|it| barred.is_poisonous(it.position));
-        parked::park(engine.definition, &mut connection, part, &stuck, parked::ATTEMPTS).await?;
+        let (hung, others): (Vec<_>, Vec<_>) =
+            own.cloned().partition(|it| exclusions.is_hung(it.position));
+        parked::park(engine.definition, &mut connection, part, &hung, parked::ATTEMPTS).await?;
         parked::park(engine.definition, &mut connection, part, &others, 0).await?;
     }
     Ok(())
@@ -455,17 +457,18 @@ pub(crate) async fn park_refused(
 ) -> Result<(), Error> {
     let refused: BTreeSet<_> = refused.iter().cloned().collect();
     let (send, mut events) = mpsc::channel(AHEAD);
-    let _reading = AbortOnDropHandle::new(tokio::spawn(read(engine.log.clone(), plan.until, send)));
+    let _reading =
+        AbortOnDropHandle::new(tokio::spawn(read_events(engine.log.clone(), plan.until, send)));
     let mut known = HashSet::new();
-    let whole = Part { generation: plan.generation, partition: 0, partitions: 1 };
+    let whole = PartitionId { generation: plan.generation, partition: 0, partitions: 1 };
     let mut sandbox = Sandbox::default();
-    let barred = Barred::default();
+    let exclusions = Exclusions::default();
     while let Some(events) = events.recv().await {
-        let (events, own, keyed) = (events?, refused.clone(), engine.keyed);
+        let (events, own, route) = (events?, refused.clone(), engine.route);
         let job = sandbox.run(move |mark| {
-            let mut keyed = keyed(&events, whole, &Barred::default(), None, mark);
-            fold::retain(&mut keyed, |key| own.contains(key));
-            fold::touches(&events, &keyed)
+            let mut routed = route(&events, whole, &Exclusions::default(), None, mark);
+            fold::retain(&mut routed, |key| own.contains(key));
+            fold::touches(&events, &routed)
         });
         let mut parked = Vec::new();
         for (key, position) in job.await.map_err(|_| Error::Engine)? {
@@ -473,7 +476,7 @@ pub(crate) async fn park_refused(
             let error = if first { "Postgres refused the row's value" } else { "" };
             parked.push(Parked { key, position, error: error.to_owned() });
         }
-        park(engine, plan, &parked, &barred).await?;
+        park(engine, plan, &parked, &exclusions).await?;
     }
     Ok(())
 }

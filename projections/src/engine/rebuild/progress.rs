@@ -4,7 +4,7 @@ use crate::{
     Error,
     engine::{
         projection::Definition,
-        store::rebuilds::{self, Job, Reached, Say},
+        store::rebuilds::{self, Job, OperatorInput, RebuildProgress},
     },
 };
 use sqlx::PgPool;
@@ -17,7 +17,7 @@ use std::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-const BEAT: Duration = Duration::from_millis(250);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Keeps the lease of a rebuild for as long as it is there.
 pub(crate) struct Progress {
@@ -26,7 +26,7 @@ pub(crate) struct Progress {
 }
 
 struct Shared {
-    reached: Mutex<Reached>,
+    reached: Mutex<RebuildProgress>,
     accepted: AtomicBool,
     /// The rebuild is to end.
     ended: CancellationToken,
@@ -35,7 +35,7 @@ struct Shared {
 }
 
 impl Progress {
-    pub(crate) fn begin(definition: Definition, pool: PgPool, job: Job) -> Self {
+    pub(crate) fn start(definition: Definition, pool: PgPool, job: Job) -> Self {
         let shared = Arc::new(Shared {
             reached: Mutex::default(),
             accepted: AtomicBool::new(false),
@@ -57,7 +57,7 @@ impl Progress {
                 }
                 reached.events_per_second = rate.unwrap_or(0.0);
                 match rebuilds::heartbeat(definition, &pool, &job, reached).await {
-                    Ok(Say { accepted, cancel_wanted }) => {
+                    Ok(OperatorInput { accepted, cancel_wanted }) => {
                         own.accepted.store(accepted, Ordering::Relaxed);
                         if cancel_wanted {
                             own.cancelled.store(true, Ordering::Relaxed);
@@ -68,7 +68,7 @@ impl Progress {
                     // The lease lasts a while; when it is lost we learn of it.
                     Err(_) => {}
                 }
-                tokio::time::sleep(BEAT).await;
+                tokio::time::sleep(HEARTBEAT_INTERVAL).await;
             }
         });
         Self { shared, _beating: AbortOnDropHandle::new(beating) }
@@ -116,7 +116,7 @@ impl Progress {
 }
 
 impl Shared {
-    fn reached(&self) -> MutexGuard<'_, Reached> {
+    fn reached(&self) -> MutexGuard<'_, RebuildProgress> {
         self.reached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

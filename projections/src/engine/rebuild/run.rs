@@ -28,7 +28,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// How often the runner looks for work.
-const LOOK: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// How often it looks whether a generation has caught up.
 const POLL: Duration = Duration::from_millis(20);
 /// Events between two generations that are taken for level.
@@ -36,7 +36,7 @@ const NEAR: u64 = 2_000;
 /// How often it is said that a generation does not become level.
 const WARN: Duration = Duration::from_secs(30);
 /// How long a swap waits for Redis to have the new views.
-const REDIS_PATIENCE: Duration = Duration::from_secs(20);
+const REDIS_WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Carries out the rebuilds of a projection until `stop`.
 pub(crate) async fn run(
@@ -45,11 +45,11 @@ pub(crate) async fn run(
     stop: &CancellationToken,
 ) -> Result<(), Error> {
     while !stop.is_cancelled() {
-        let looked = tokio::select! {
-            looked = look(engine, load) => looked,
+        let outcome = tokio::select! {
+            outcome = run_pending(engine, load) => outcome,
             () = stop.cancelled() => return Ok(()),
         };
-        match looked {
+        match outcome {
             Ok(()) => {}
             Err(error) if error.is_final() => return Err(error),
             Err(error) => tracing::warn!(
@@ -59,22 +59,22 @@ pub(crate) async fn run(
             ),
         }
         tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
             () = stop.cancelled() => {}
         }
     }
     Ok(())
 }
 
-async fn look(engine: &Engine, load: LoadFn) -> Result<(), Error> {
+async fn run_pending(engine: &Engine, load: LoadFn) -> Result<(), Error> {
     let pool = engine.database.pool();
     let Some(job) = rebuilds::acquire(engine.definition, pool, &engine.worker).await? else {
         return Ok(());
     };
     store::check_log(pool, &exodrive_domain::time::format(&engine.log.created_at())).await?;
-    let progress = Progress::begin(engine.definition, pool.clone(), job.clone());
+    let progress = Progress::start(engine.definition, pool.clone(), job.clone());
     let mut rebuild = Rebuild { engine, load, job, progress };
-    let outcome = rebuild.carry_out_or_end().await;
+    let outcome = rebuild.run_or_fail().await;
     let job = rebuild.job;
     match outcome {
         Ok(()) => Ok(()),
@@ -116,10 +116,10 @@ struct Rebuild<'a> {
 }
 
 impl Rebuild<'_> {
-    async fn carry_out_or_end(&mut self) -> Result<(), Error> {
+    async fn run_or_fail(&mut self) -> Result<(), Error> {
         let (engine, job) = (self.engine, self.job.clone());
         let ended = tokio::select! {
-            outcome = carry_out(engine, self.load, &mut self.job, &self.progress) => return outcome,
+            outcome = build_or_swap(engine, self.load, &mut self.job, &self.progress) => return outcome,
             () = self.progress.ended() => self.progress.is_cancelled(),
         };
         if !ended {
@@ -135,7 +135,7 @@ impl Rebuild<'_> {
     }
 }
 
-async fn carry_out(
+async fn build_or_swap(
     engine: &Engine,
     load: LoadFn,
     job: &mut Job,
@@ -300,7 +300,7 @@ async fn caught_up(engine: &Engine, progress: &Progress, from: i32, to: i32) -> 
         let at = swap::positions(engine, from, to).await?;
         progress.follows(at.to);
         let mut connection = engine.database.pool().acquire().await?;
-        let barred = refolds::bars_swap(engine.definition, &mut connection, from, to).await?;
+        let exclusions = refolds::blocks_swap(engine.definition, &mut connection, from, to).await?;
         drop(connection);
         if warned.elapsed() > WARN {
             warned = tokio::time::Instant::now();
@@ -311,13 +311,17 @@ async fn caught_up(engine: &Engine, progress: &Progress, from: i32, to: i32) -> 
                 to,
                 to_position = at.to,
                 to_published = at.published,
-                barred,
+                exclusions,
                 "Generation {to} of `{}` is not level yet{}",
                 engine.definition.name,
-                if barred { ": rows are still to be folded again after an erasure" } else { "" }
+                if exclusions {
+                    ": rows are still to be folded again after an erasure"
+                } else {
+                    ""
+                }
             );
         }
-        if barred {
+        if exclusions {
             tokio::time::sleep(POLL).await;
             continue;
         }
@@ -325,7 +329,7 @@ async fn caught_up(engine: &Engine, progress: &Progress, from: i32, to: i32) -> 
             return Ok(());
         }
         // Without Redis readers ask Postgres.
-        if began.elapsed() > REDIS_PATIENCE && !engine.cache.answers().await {
+        if began.elapsed() > REDIS_WAIT_TIMEOUT && !engine.cache.answers().await {
             return Ok(());
         }
         tokio::time::sleep(POLL).await;
@@ -339,7 +343,7 @@ async fn accepted(engine: &Engine, job: &Job, progress: &Progress) -> Result<(),
         stage(engine, job, "waiting").await?;
     }
     while !progress.accepted() {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     Ok(())
 }

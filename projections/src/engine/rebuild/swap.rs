@@ -42,10 +42,10 @@ pub(crate) async fn swap(
 ) -> Result<Swapped, Error> {
     let (from, to) = (comparison.from_generation, comparison.to_generation);
     let definition = engine.definition;
-    let mut transaction = swaps::begin(engine.database.pool()).await?;
+    let mut transaction = swaps::begin_transaction(engine.database.pool()).await?;
     let before = swaps::lock(definition, &mut transaction).await?;
-    let barred = refolds::bars_swap(definition, &mut transaction, from, to).await?;
-    if before.active_generation != from || barred {
+    let is_blocked = refolds::blocks_swap(definition, &mut transaction, from, to).await?;
+    if before.active_generation != from || is_blocked {
         return Ok(Swapped::NotLevel);
     }
     // Whoever writes the old one waits until we are done, and is then fenced.

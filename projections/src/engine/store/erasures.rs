@@ -91,7 +91,7 @@ impl Database {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn learn_erasure(&self, id: Uuid, keys: &[String]) -> Result<(), Error> {
+    pub async fn record_erasure(&self, id: Uuid, keys: &[String]) -> Result<(), Error> {
         sqlx::query!(
             "insert into erasures (id, keys) values ($1, $2)
              on conflict (id) do update set keys = excluded.keys",

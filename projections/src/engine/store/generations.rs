@@ -5,7 +5,7 @@ use super::{LEASE, to_i64};
 use crate::{
     Error,
     engine::{
-        Part,
+        PartitionId,
         projection::{Definition, Projection},
     },
     for_each_projection,
@@ -188,7 +188,7 @@ pub(crate) async fn point_views(
     connection: &mut PgConnection,
     projection: &str,
 ) -> Result<(), Error> {
-    let wanted = sqlx::query!(
+    let requested = sqlx::query!(
         r#"select 'public' as "schema!", active_generation as "generation!"
            from projections where name = $1
            union all
@@ -197,7 +197,7 @@ pub(crate) async fn point_views(
     )
     .fetch_all(&mut *connection)
     .await?;
-    for view in wanted {
+    for view in requested {
         let (name, target) = (format!("{}.{projection}", view.schema), view.generation);
         let shown: Option<String> =
             sqlx::query_scalar("select obj_description(to_regclass($1), 'pg_class')")
@@ -240,7 +240,7 @@ pub(crate) async fn refresh_views(pool: &PgPool, projection: &str) -> Result<(),
 pub(crate) async fn without_writer(
     definition: Definition,
     pool: &PgPool,
-) -> Result<Vec<(Part, bool)>, Error> {
+) -> Result<Vec<(PartitionId, bool)>, Error> {
     let parts = sqlx::query!(
         r#"select own.generation, partition, own.partitions,
              greatest(heartbeat_at, own.created_at)
@@ -263,7 +263,8 @@ pub(crate) async fn without_writer(
         definition.version,
         2.0 * LEASE.as_secs_f64()
     );
-    let part = |generation, partition, partitions| Part { generation, partition, partitions };
+    let part =
+        |generation, partition, partitions| PartitionId { generation, partition, partitions };
     let parts = parts.fetch_all(pool).await?.into_iter();
     Ok(parts.map(|it| (part(it.generation, it.partition, it.partitions), it.orphaned)).collect())
 }

@@ -3,7 +3,7 @@
 use super::{to_i64, to_u64};
 use crate::{
     Error,
-    engine::{Part, projection::Definition},
+    engine::{PartitionId, projection::Definition},
 };
 use sqlx::{PgConnection, PgPool};
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub const LEASE: Duration = Duration::from_secs(3);
 /// over.
 #[derive(Clone, Debug)]
 pub(crate) struct Lease {
-    pub(crate) part: Part,
+    pub(crate) part: PartitionId,
     pub(crate) epoch: i64,
     pub(crate) position: u64,
     pub(crate) published: u64,
@@ -26,7 +26,7 @@ pub(crate) struct Lease {
 pub(crate) async fn acquire(
     definition: Definition,
     pool: &PgPool,
-    part: Part,
+    part: PartitionId,
     worker: &str,
 ) -> Result<Option<Lease>, Error> {
     let taken = sqlx::query!(
@@ -52,7 +52,7 @@ pub(crate) async fn acquire(
 }
 
 /// What a worker learns as it shows a sign of life.
-pub(crate) struct Wishes {
+pub(crate) struct Directives {
     /// The generation's state.
     pub(crate) state: String,
     /// Whether nothing is to be folded.
@@ -70,9 +70,9 @@ pub(crate) async fn heartbeat(
     pool: &PgPool,
     lease: &Lease,
     events_per_second: f64,
-) -> Result<Wishes, Error> {
-    let kept = sqlx::query_as!(
-        Wishes,
+) -> Result<Directives, Error> {
+    let saved = sqlx::query_as!(
+        Directives,
         r#"update checkpoints set heartbeat_at = clock_timestamp(), published = $5,
              events_per_second = $6,
              lease_until = clock_timestamp() + make_interval(secs => $7)
@@ -93,7 +93,7 @@ pub(crate) async fn heartbeat(
         events_per_second as f32,
         LEASE.as_secs_f64()
     );
-    kept.fetch_optional(pool).await?.ok_or(Error::Fenced(definition.name))
+    saved.fetch_optional(pool).await?.ok_or(Error::Fenced(definition.name))
 }
 
 /// Gives the lease up, so that another worker need not wait for it to end.

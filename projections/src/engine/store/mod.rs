@@ -22,5 +22,7 @@ pub use leases::LEASE;
 pub(crate) use numbers::to_i32;
 pub use numbers::{to_i64, to_u64};
 pub use refolds::RefoldsLeft;
-pub(crate) use rows::{begin, changed_since, check_log, is_refused_value, json, load, take, write};
+pub(crate) use rows::{
+    begin_transaction, changed_since, check_log, is_refused_value, json, load, take, write,
+};
 pub use status::Status;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 /// A swap that the log has not been told of.
 #[derive(Clone, Debug)]
-pub struct Untold {
+pub struct UnrecordedSwap {
     /// The rebuild that it ended.
     pub id: String,
     /// Of which projection.
@@ -37,7 +37,10 @@ pub(crate) async fn database_made(pool: &PgPool) -> Result<Option<f64>, Error> {
 
 /// Takes an event's turn: locks the place, and moves it. Gives whether nobody
 /// has been there.
-pub(crate) async fn take(connection: &mut PgConnection, position: u64) -> Result<bool, Error> {
+pub(crate) async fn claim_position(
+    connection: &mut PgConnection,
+    position: u64,
+) -> Result<bool, Error> {
     // For whoever waits for the lock the condition is looked at again.
     let moved =
         sqlx::query!("update operations set position = $1 where position < $1", to_i64(position));
@@ -54,9 +57,9 @@ pub(crate) async fn knows(connection: &mut PgConnection, projection: &str) -> Re
 }
 
 /// Swaps that the log has not been told of.
-pub(crate) async fn untold_swaps(pool: &PgPool) -> Result<Vec<Untold>, Error> {
+pub(crate) async fn unrecorded_swaps(pool: &PgPool) -> Result<Vec<UnrecordedSwap>, Error> {
     let rows = sqlx::query_as!(
-        Untold,
+        UnrecordedSwap,
         r#"select id::text as "id!", projection, reason, actor, comparison from rebuilds
              where state = 'done' and not told and kind in ('rebuild', 'version', 'rollback')
              order by finished_at limit 100"#
@@ -65,7 +68,7 @@ pub(crate) async fn untold_swaps(pool: &PgPool) -> Result<Vec<Untold>, Error> {
 }
 
 /// Remembers that the log has been told of a swap.
-pub(crate) async fn mark_told(pool: &PgPool, rebuild: &str) -> Result<(), Error> {
+pub(crate) async fn mark_recorded(pool: &PgPool, rebuild: &str) -> Result<(), Error> {
     sqlx::query!("update rebuilds set told = true where id = $1::text::uuid", rebuild)
         .execute(pool)
         .await?;

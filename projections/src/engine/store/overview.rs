@@ -101,7 +101,7 @@ impl Database {
                order by generation desc"#,
             projection
         );
-        read(rows.fetch_all(self.pool()).await?)
+        decode_rows(rows.fetch_all(self.pool()).await?)
     }
 
     /// One rebuild.
@@ -113,7 +113,7 @@ impl Database {
             r#"select to_jsonb(rebuilds) as "row!" from rebuilds where id = $1::text::uuid"#,
             id.to_string()
         );
-        Ok(read(row.fetch_all(self.pool()).await?)?.pop())
+        Ok(decode_rows(row.fetch_all(self.pool()).await?)?.pop())
     }
 
     /// The latest rebuilds, newest first: of one projection, or of all.
@@ -132,7 +132,7 @@ impl Database {
             projection,
             limit
         );
-        read(rows.fetch_all(self.pool()).await?)
+        decode_rows(rows.fetch_all(self.pool()).await?)
     }
 
     /// What is parked in a generation, or of one key of it, in log order.
@@ -155,7 +155,7 @@ impl Database {
             key,
             limit
         );
-        read(rows.fetch_all(self.pool()).await?)
+        decode_rows(rows.fetch_all(self.pool()).await?)
     }
 
     /// A row of the active generation, as it stands: its position and its data.
@@ -177,7 +177,7 @@ impl Database {
 }
 
 /// Rows as Postgres writes them in JSON, which spells times and ids as we do.
-fn read<T: DeserializeOwned>(rows: Vec<Value>) -> Result<Vec<T>, Error> {
+fn decode_rows<T: DeserializeOwned>(rows: Vec<Value>) -> Result<Vec<T>, Error> {
     let read = |row| serde_json::from_value(row).map_err(|error| sqlx::Error::Decode(error.into()));
     Ok(rows.into_iter().map(read).collect::<Result<_, _>>()?)
 }

@@ -4,8 +4,8 @@ use super::{to_i64, to_u64};
 use crate::{
     Error,
     engine::{
-        Part,
-        fold::{Barred, Parked},
+        PartitionId,
+        fold::{Exclusions, Parked},
         projection::Definition,
     },
 };
@@ -21,7 +21,7 @@ pub(crate) const ATTEMPTS: i32 = 10;
 pub(crate) async fn park(
     definition: Definition,
     connection: &mut PgConnection,
-    part: Part,
+    part: PartitionId,
     parked: &[Parked],
     attempts: i32,
 ) -> Result<(), Error> {
@@ -55,11 +55,11 @@ pub(crate) async fn park(
 
 /// What a part must not fold: keys with parked events, and events that
 /// operators want left out.
-pub(crate) async fn barred(
+pub(crate) async fn exclusions(
     definition: Definition,
     pool: &PgPool,
-    part: Part,
-) -> Result<Barred, Error> {
+    part: PartitionId,
+) -> Result<Exclusions, Error> {
     let found = sqlx::query!(
         r#"select key as "key!", position from (
                select distinct key, null::bigint as position from parked_events
@@ -79,14 +79,14 @@ pub(crate) async fn barred(
             None => drop(blocked.insert(row.key)),
         }
     }
-    Ok(Barred { blocked, skipped, ..Barred::default() })
+    Ok(Exclusions { blocked, skipped, ..Exclusions::default() })
 }
 
 /// The first parked event of every key and subject that has one.
 pub(crate) async fn firsts(
     definition: Definition,
     pool: &PgPool,
-    part: Part,
+    part: PartitionId,
 ) -> Result<HashMap<String, u64>, Error> {
     let found = sqlx::query!(
         r#"select key, min(position) as "position!" from parked_events
@@ -112,7 +112,7 @@ pub(crate) struct Due {
 pub(crate) async fn due(
     definition: Definition,
     pool: &PgPool,
-    part: Part,
+    part: PartitionId,
 ) -> Result<Option<Due>, Error> {
     let events = sqlx::query!(
         "select key, position, attempts from parked_events
@@ -139,7 +139,7 @@ pub(crate) async fn due(
 pub(crate) async fn keep(
     definition: Definition,
     connection: &mut PgConnection,
-    part: Part,
+    part: PartitionId,
     due: &Due,
     final_attempt: bool,
 ) -> Result<(), Error> {
@@ -167,7 +167,7 @@ pub(crate) async fn keep(
 pub(crate) async fn unpark(
     definition: Definition,
     connection: &mut PgConnection,
-    part: Part,
+    part: PartitionId,
     key: &str,
 ) -> Result<(), Error> {
     sqlx::query!(

@@ -3,7 +3,7 @@
 use super::{LEASE, comparison::Comparison, to_i64, to_u64};
 use crate::{
     Error,
-    engine::{Part, projection::Definition},
+    engine::{PartitionId, projection::Definition},
 };
 use serde_json::json;
 use sqlx::{PgConnection, PgPool, types::Json};
@@ -56,7 +56,7 @@ pub(crate) async fn acquire(
 
 /// How far a rebuild is.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Reached {
+pub(crate) struct RebuildProgress {
     pub(crate) done: u64,
     pub(crate) total: u64,
     pub(crate) events_per_second: f64,
@@ -66,7 +66,7 @@ pub(crate) struct Reached {
 }
 
 /// What operators say of a rebuild meanwhile.
-pub(crate) struct Say {
+pub(crate) struct OperatorInput {
     pub(crate) accepted: bool,
     pub(crate) cancel_wanted: bool,
 }
@@ -76,10 +76,10 @@ pub(crate) async fn heartbeat(
     definition: Definition,
     pool: &PgPool,
     job: &Job,
-    reached: Reached,
-) -> Result<Say, Error> {
+    reached: RebuildProgress,
+) -> Result<OperatorInput, Error> {
     let said = sqlx::query_as!(
-        Say,
+        OperatorInput,
         "update rebuilds set lease_until = clock_timestamp() + make_interval(secs => $3),
              done = $4, total = $5, events_per_second = $6, resident = $7, resident_limit = $8,
              yielded_seconds = $9
@@ -191,12 +191,12 @@ pub(crate) async fn release(pool: &PgPool, job: &Job) -> Result<(), Error> {
 
 /// One row that an operator wants folded afresh, of this part of what readers
 /// see.
-pub(crate) async fn key_wanted(
+pub(crate) async fn key_requested(
     definition: Definition,
     pool: &PgPool,
-    part: Part,
+    part: PartitionId,
 ) -> Result<Option<(Uuid, String)>, Error> {
-    let wanted = sqlx::query!(
+    let requested = sqlx::query!(
         r#"select id, key as "key!" from rebuilds
            join projections on name = projection and active_generation = $2
            where projection = $1 and kind = 'key' and state = 'queued'"#,
@@ -205,8 +205,8 @@ pub(crate) async fn key_wanted(
     )
     .fetch_all(pool)
     .await?;
-    let own = wanted.into_iter().find(|wanted| part.holds(&wanted.key));
-    Ok(own.map(|wanted| (wanted.id, wanted.key)))
+    let own = requested.into_iter().find(|requested| part.holds(&requested.key));
+    Ok(own.map(|requested| (requested.id, requested.key)))
 }
 
 /// Tells that a row was folded afresh.
@@ -214,7 +214,7 @@ pub(crate) async fn key_done(
     definition: Definition,
     connection: &mut PgConnection,
     id: Uuid,
-    part: Part,
+    part: PartitionId,
     position: u64,
     key: &str,
     differs: bool,

@@ -4,7 +4,7 @@
 use super::{to_i64, to_u64};
 use crate::{
     Error,
-    engine::{Part, partition_of, projection::Definition},
+    engine::{PartitionId, partition_of, projection::Definition},
 };
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
@@ -17,7 +17,7 @@ const AT_ONCE: i64 = 1_000;
 const SLOWEST: i32 = 9;
 /// A generation whose rows nobody has folded afresh for so long, in seconds,
 /// is of a release that is gone.
-const FORSAKEN: f64 = 60.0;
+const ABANDONED_AFTER: f64 = 60.0;
 
 /// What is left of a wish in one generation.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -41,7 +41,7 @@ impl crate::Database {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn want_refolds(
+    pub async fn request_refolds(
         &self,
         id: Uuid,
         position: u64,
@@ -62,7 +62,7 @@ impl crate::Database {
                 .fetch_all(&mut *transaction)
                 .await?;
         for (projection, keys) in rows {
-            let wanted = sqlx::query_scalar!(
+            let requested = sqlx::query_scalar!(
                 r#"with wanted as (select distinct key from unnest($3::text[]) as wanted (key)),
                      fresh as (
                          insert into refolds (id, projection, key, position)
@@ -79,7 +79,7 @@ impl crate::Database {
             .await?;
             for own in generations.iter().filter(|own| own.projection == *projection) {
                 let partitions: Vec<_> =
-                    wanted.iter().map(|key| partition_of(key, own.partitions)).collect();
+                    requested.iter().map(|key| partition_of(key, own.partitions)).collect();
                 sqlx::query!(
                     "insert into refolds_due
                          (id, projection, generation, partition, key, position)
@@ -89,7 +89,7 @@ impl crate::Database {
                     projection,
                     own.generation,
                     &partitions,
-                    &wanted,
+                    &requested,
                     position
                 )
                 .execute(&mut *transaction)
@@ -161,7 +161,11 @@ pub(crate) struct Due {
 }
 
 /// Rows of a part to be folded afresh now.
-pub(crate) async fn due(definition: Definition, pool: &PgPool, part: Part) -> Result<Due, Error> {
+pub(crate) async fn due(
+    definition: Definition,
+    pool: &PgPool,
+    part: PartitionId,
+) -> Result<Due, Error> {
     let found = sqlx::query!(
         "select id, key, position from refolds_due
          where projection = $1 and generation = $2 and partition = $3
@@ -203,7 +207,7 @@ fn pairs<'a>(due: &'a Due, keys: impl Iterator<Item = &'a String>) -> (Vec<Strin
 pub(crate) async fn folded<'a>(
     definition: Definition,
     connection: &mut PgConnection,
-    part: Part,
+    part: PartitionId,
     due: &'a Due,
     keys: impl Iterator<Item = &'a String>,
 ) -> Result<(), Error> {
@@ -239,7 +243,7 @@ pub(crate) async fn folded<'a>(
 pub(crate) async fn done<'a>(
     definition: Definition,
     connection: &mut PgConnection,
-    part: Part,
+    part: PartitionId,
     due: &'a Due,
     keys: impl Iterator<Item = &'a String>,
 ) -> Result<(), Error> {
@@ -263,7 +267,7 @@ pub(crate) async fn done<'a>(
 pub(crate) async fn failed(
     definition: Definition,
     connection: &mut PgConnection,
-    part: Part,
+    part: PartitionId,
     due: &Due,
     errors: &BTreeMap<String, String>,
 ) -> Result<(), Error> {
@@ -312,7 +316,7 @@ pub(crate) async fn unfolded(
 /// Whether a generation must not be swapped in: its table does not have every
 /// row yet that is to be folded afresh, or that of the one that readers see
 /// will have some presently.
-pub(crate) async fn bars_swap(
+pub(crate) async fn blocks_swap(
     definition: Definition,
     connection: &mut PgConnection,
     from: i32,
@@ -352,7 +356,7 @@ pub(crate) async fn inherit(
 
 /// Lets go of previous generations whose rows no worker of their version folds
 /// afresh any more: nobody could roll back to them either.
-pub(crate) async fn drop_forsaken(definition: Definition, pool: &PgPool) -> Result<(), Error> {
+pub(crate) async fn drop_abandoned(definition: Definition, pool: &PgPool) -> Result<(), Error> {
     sqlx::query!(
         "update generations set state = 'dropping'
          where projection = $1 and state = 'previous' and version <> $2
@@ -365,7 +369,7 @@ pub(crate) async fn drop_forsaken(definition: Definition, pool: &PgPool) -> Resu
                  and heartbeat_at > clock_timestamp() - make_interval(secs => $3))",
         definition.name,
         definition.version,
-        FORSAKEN
+        ABANDONED_AFTER
     )
     .execute(pool)
     .await?;

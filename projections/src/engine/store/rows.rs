@@ -4,7 +4,7 @@ use super::{to_i64, to_u64};
 use crate::{
     Error,
     engine::{
-        Part,
+        PartitionId,
         fold::{Rows, Stored},
         projection::{Definition, Projection},
     },
@@ -29,7 +29,9 @@ pub(crate) async fn check_log(pool: &PgPool, log: &str) -> Result<(), Error> {
 
 /// A transaction that writes rows. They are found by key: a young table has no
 /// statistics, and would be scanned whole.
-pub(crate) async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, Error> {
+pub(crate) async fn begin_transaction(
+    pool: &PgPool,
+) -> Result<Transaction<'static, Postgres>, Error> {
     Ok(pool.begin_with("begin; set local enable_seqscan = off").await?)
 }
 
@@ -64,7 +66,7 @@ pub(crate) async fn take<P: Projection>(
 /// keys; and the key to go on after, if there may be more.
 pub(crate) async fn changed_since<P: Projection>(
     pool: &PgPool,
-    part: Part,
+    part: PartitionId,
     position: u64,
     after: &str,
     limit: i64,

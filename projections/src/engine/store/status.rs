@@ -69,7 +69,7 @@ impl crate::Database {
     }
 
     /// Waits until the rows that this release reads of a projection have
-    /// reached a position, at most `patience`; gives the position reached.
+    /// reached a position, at most `timeout`; gives the position reached.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -77,9 +77,9 @@ impl crate::Database {
         &self,
         projection: &str,
         position: u64,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<u64, Error> {
-        let deadline = tokio::time::Instant::now() + patience;
+        let deadline = tokio::time::Instant::now() + timeout;
         loop {
             let reached = sqlx::query_scalar!(
                 r#"select min(position) as "position!" from checkpoints

@@ -6,7 +6,9 @@ use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
 /// A transaction that swaps generations. It gives up soon where it would have to
 /// wait; its commit waits for the disk.
-pub(crate) async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, Error> {
+pub(crate) async fn begin_transaction(
+    pool: &PgPool,
+) -> Result<Transaction<'static, Postgres>, Error> {
     let begin = "begin; set local lock_timeout = '500ms'; set local synchronous_commit = on";
     Ok(pool.begin_with(begin).await?)
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     Error,
-    engine::{Part, cache::Entry, fold::Stored, projection::Projection, store},
+    engine::{PartitionId, cache::Entry, fold::Stored, projection::Projection, store},
 };
 use sqlx::PgPool;
 use std::time::Instant;
@@ -21,7 +21,7 @@ pub(super) struct Backlog {
 
 /// Which page of the rows that Redis has missed.
 #[derive(PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct PageCursor {
     pub(super) since: u64,
     pub(super) after: String,
 }
@@ -32,8 +32,8 @@ pub(super) type Page = (Vec<Entry>, Option<String>);
 /// A page of the rows that Redis has missed.
 pub(super) async fn fetch<P: Projection>(
     pool: PgPool,
-    part: Part,
-    place: Place,
+    part: PartitionId,
+    place: PageCursor,
 ) -> Result<Page, Error> {
     let page = store::changed_since::<P>(&pool, part, place.since, &place.after, REPUBLISH);
     let (rows, next) = page.await?;

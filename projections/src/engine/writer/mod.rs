@@ -9,4 +9,4 @@ mod retry;
 mod run;
 mod turn;
 
-pub(crate) use run::take;
+pub(crate) use run::write_until_lost;

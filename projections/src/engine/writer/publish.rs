@@ -1,8 +1,8 @@
 //! What of a turn goes to Redis.
 
 use super::{
-    backlog::{Backlog, Place, entries, fetch},
-    turn::{TICK, Turn},
+    backlog::{Backlog, PageCursor, entries, fetch},
+    turn::{PartitionWriter, TICK},
 };
 use crate::{
     Error,
@@ -14,10 +14,10 @@ use tokio_util::task::AbortOnDropHandle;
 /// Pages published at a time; folding goes on between.
 const REPUBLISH_PAGES: usize = 5;
 
-impl<P: Projection> Turn<'_, P> {
+impl<P: Projection> PartitionWriter<'_, P> {
     /// Whoever waits to swap a generation in wants to know at once that Redis
     /// has its views.
-    pub(super) async fn tell_published(&self) -> Result<(), Error> {
+    pub(super) async fn record_published(&self) -> Result<(), Error> {
         if self.seen || !P::CACHED {
             return Ok(());
         }
@@ -65,10 +65,10 @@ impl<P: Projection> Turn<'_, P> {
             };
             let since = self.lease.published;
             let fetch = |after: String| {
-                let (pool, page) = (pool.clone(), Place { since, after });
+                let (pool, page) = (pool.clone(), PageCursor { since, after });
                 AbortOnDropHandle::new(tokio::spawn(fetch::<P>(pool, part, page)))
             };
-            let place = Place { since, after: backlog.after.clone() };
+            let place = PageCursor { since, after: backlog.after.clone() };
             let page = match self.ahead.take() {
                 Some((ahead, page)) if ahead == place => page,
                 _ => fetch(backlog.after.clone()),
@@ -76,7 +76,7 @@ impl<P: Projection> Turn<'_, P> {
             let (entries, next) = page.await.unwrap_or(Err(Error::Engine))?;
             if let Some(after) = &next {
                 // While Redis takes this page, Postgres gives the next.
-                let place = Place { since, after: after.clone() };
+                let place = PageCursor { since, after: after.clone() };
                 self.ahead = Some((place, fetch(after.clone())));
             }
             let cache = &self.engine.cache;
@@ -102,7 +102,7 @@ impl<P: Projection> Turn<'_, P> {
                     // and no event may come that would move it.
                     self.lease.published = self.lease.position;
                     self.backlog = None;
-                    self.tell_published().await?;
+                    self.record_published().await?;
                     tracing::debug!(projection = P::NAME, "Redis has all views of `{}`", P::NAME);
                 }
             }

@@ -3,9 +3,9 @@
 
 use super::{
     backlog::entries,
-    refolding::{Refold, Wanted},
+    refolding::{Refold, RefoldSource},
     retry::try_write,
-    turn::{TICK, Turn},
+    turn::{PartitionWriter, TICK},
 };
 use crate::{
     Error,
@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 /// Events that a turn may read by the way; more are read beside it.
 const FEW: u64 = 4_000;
 
-impl<P: Projection> Turn<'_, P> {
+impl<P: Projection> PartitionWriter<'_, P> {
     /// If rows are wanted folded afresh: begins to; or puts them in the place of
     /// what is there.
     pub(super) async fn refold(&mut self) -> Result<(), Error> {
@@ -40,15 +40,15 @@ impl<P: Projection> Turn<'_, P> {
     async fn begin_refold(&mut self) -> Result<(), Error> {
         let (definition, pool) = (self.engine.definition, self.engine.database.pool());
         let part = self.lease.part;
-        let (wanted, keys) = match rebuilds::key_wanted(definition, pool, part).await? {
+        let (source, keys) = match rebuilds::key_requested(definition, pool, part).await? {
             // Its row may be wrong: it is not asked where its events are.
-            Some((id, key)) => (Wanted::Key(id, key.clone()), vec![(key, None)]),
+            Some((id, key)) => (RefoldSource::Key(id, key.clone()), vec![(key, None)]),
             None => {
                 let due = refolds::due(definition, pool, part).await?;
                 if due.rows.is_empty() {
                     return Ok(());
                 }
-                self.events.read_afresh(due.position);
+                self.events.read_again(due.position);
                 let keys: Vec<_> = due.rows.keys().cloned().collect();
                 let mut connection = pool.acquire().await?;
                 let mut rows = store::load::<P>(&mut connection, part.generation, &keys).await?;
@@ -56,41 +56,41 @@ impl<P: Projection> Turn<'_, P> {
                     let row = rows.remove(&key).map(|stored| stored.row);
                     (key, row)
                 };
-                (Wanted::Erased(due), keys.into_iter().map(row).collect())
+                (RefoldSource::Erased(due), keys.into_iter().map(row).collect())
             }
         };
         let parked = parked::firsts(definition, pool, part).await?;
-        let histories = KeyHistories::new(&self.engine.log, part, &self.barred, parked, keys);
-        self.refolding = Some(Refold::begin(wanted, histories, self.lease.position));
+        let histories = KeyHistories::new(&self.engine.log, part, &self.exclusions, parked, keys);
+        self.refolding = Some(Refold::new(source, histories, self.lease.position));
         Ok(())
     }
 
     async fn end_refold(&mut self, refold: Refold<P>) -> Result<(), Error> {
-        let Refold { wanted, task } = refold;
+        let Refold { source, task } = refold;
         let position = self.lease.position;
         let parked =
             parked::firsts(self.engine.definition, self.engine.database.pool(), self.lease.part)
                 .await?;
         let folded = match task.await.unwrap_or(Err(Error::Engine)) {
             // Other events are left out of rows now: it begins anew.
-            Ok(histories) if !histories.leaves_out(&self.barred, &parked) => return Ok(()),
+            Ok(histories) if !histories.leaves_out(&self.exclusions, &parked) => return Ok(()),
             Ok(histories) if position.saturating_sub(histories.position()) > FEW => {
-                self.refolding = Some(Refold::begin(wanted, histories, position));
+                self.refolding = Some(Refold::new(source, histories, position));
                 return Ok(());
             }
             Ok(histories) => histories.fold_until(position).await,
             Err(error) => Err(error),
         };
-        let fresh = match (folded, &wanted) {
+        let fresh = match (folded, &source) {
             (Ok(histories), _) => histories.end(),
-            (Err(Error::Engine), Wanted::Key(_, key)) => {
+            (Err(Error::Engine), RefoldSource::Key(_, key)) => {
                 Fresh::failed([key], "the fold of this row does not end")
             }
-            (Err(Error::Engine), Wanted::Erased(due)) => {
+            (Err(Error::Engine), RefoldSource::Erased(due)) => {
                 Fresh::failed(due.rows.keys(), "the fold does not end")
             }
             // Events are folded on meanwhile.
-            (Err(error), Wanted::Erased(due)) if !error.is_final() => {
+            (Err(error), RefoldSource::Erased(due)) if !error.is_final() => {
                 tracing::warn!(
                     projection = P::NAME,
                     error = exodrive_runtime::error_chain(&error),
@@ -100,15 +100,15 @@ impl<P: Projection> Turn<'_, P> {
             }
             (Err(error), _) => return Err(error),
         };
-        self.put(&wanted, fresh).await
+        self.put(&source, fresh).await
     }
 
     /// Puts fresh rows in the place of what is there.
-    async fn put(&mut self, wanted: &Wanted, fresh: Fresh<P::Row>) -> Result<(), Error> {
+    async fn put(&mut self, source: &RefoldSource, fresh: Fresh<P::Row>) -> Result<(), Error> {
         let Fresh { mut rows, mut errors } = fresh;
         let (definition, pool) = (self.engine.definition, self.engine.database.pool().clone());
         let (part, position) = (self.lease.part, self.lease.position);
-        let mut transaction = store::begin(&pool).await?;
+        let mut transaction = store::begin_transaction(&pool).await?;
         let keys: Vec<_> = rows.keys().cloned().collect();
         let before = store::load::<P>(&mut transaction, part.generation, &keys).await?;
         let mut changed = rows.clone();
@@ -117,8 +117,8 @@ impl<P: Projection> Turn<'_, P> {
             rows.remove(&key);
             errors.insert(key, "Postgres refused the row's value".to_owned());
         }
-        match wanted {
-            Wanted::Key(id, key) => match errors.get(key) {
+        match source {
+            RefoldSource::Key(id, key) => match errors.get(key) {
                 Some(error) => rebuilds::fail(&mut transaction, *id, 0, error).await?,
                 None => {
                     let differs = changed.contains_key(key);
@@ -126,7 +126,7 @@ impl<P: Projection> Turn<'_, P> {
                     rebuilds::key_done(definition, tx, *id, part, position, key, differs).await?;
                 }
             },
-            Wanted::Erased(due) => {
+            RefoldSource::Erased(due) => {
                 refolds::folded(definition, &mut transaction, part, due, rows.keys()).await?;
                 refolds::failed(definition, &mut transaction, part, due, &errors).await?;
                 if !P::CACHED {
@@ -149,19 +149,19 @@ impl<P: Projection> Turn<'_, P> {
         }
         // It may hold rows of before.
         self.ahead = None;
-        match (self.republish(&before, &rows).await, wanted) {
-            (Ok(()), Wanted::Key(..)) => {}
-            (Err(_), Wanted::Key(..)) => self.miss(TICK),
-            (Ok(()), Wanted::Erased(due)) => {
+        match (self.republish(&before, &rows).await, source) {
+            (Ok(()), RefoldSource::Key(..)) => {}
+            (Err(_), RefoldSource::Key(..)) => self.miss(TICK),
+            (Ok(()), RefoldSource::Erased(due)) => {
                 // Unless another worker has taken over: what we told Redis may
                 // have come too late, and is due still.
-                let mut transaction = store::begin(&pool).await?;
+                let mut transaction = store::begin_transaction(&pool).await?;
                 let tx = &mut transaction;
                 store::leases::advance(definition, tx, &self.lease, position, 0).await?;
                 refolds::done(definition, tx, part, due, rows.keys()).await?;
                 transaction.commit().await?;
             }
-            (Err(_), Wanted::Erased(due)) => {
+            (Err(_), RefoldSource::Erased(due)) => {
                 let error = || "Redis does not answer; it may hold the row of before".to_owned();
                 let errors = rows.into_keys().map(|key| (key, error())).collect();
                 let mut connection = pool.acquire().await?;

@@ -9,12 +9,12 @@ use uuid::Uuid;
 
 /// Rows being folded afresh.
 pub(super) struct Refold<P: Projection> {
-    pub(super) wanted: Wanted,
+    pub(super) source: RefoldSource,
     pub(super) task: AbortOnDropHandle<Result<KeyHistories<P>, Error>>,
 }
 
 /// Who wants it.
-pub(super) enum Wanted {
+pub(super) enum RefoldSource {
     /// An operator, by this rebuild.
     Key(Uuid, String),
     /// An erasure, or several.
@@ -22,9 +22,9 @@ pub(super) enum Wanted {
 }
 
 impl<P: Projection> Refold<P> {
-    pub(super) fn begin(wanted: Wanted, histories: KeyHistories<P>, until: u64) -> Self {
+    pub(super) fn new(source: RefoldSource, histories: KeyHistories<P>, until: u64) -> Self {
         let task = AbortOnDropHandle::new(tokio::spawn(histories.fold_until(until)));
-        Self { wanted, task }
+        Self { source, task }
     }
 
     pub(super) fn is_finished(&self) -> bool {

@@ -1,6 +1,6 @@
 //! What of a turn mends rows: events tried again, refused rows found.
 
-use super::turn::{Failed, Outcome, Turn};
+use super::turn::{BatchError, Outcome, PartitionWriter};
 use crate::{
     Error,
     engine::{
@@ -13,22 +13,22 @@ use crate::{
 use sqlx::{Connection, PgConnection};
 use std::time::Duration;
 
-impl<P: Projection> Turn<'_, P> {
+impl<P: Projection> PartitionWriter<'_, P> {
     /// Finds the rows of a batch that Postgres refuses, by writing each alone
     /// in a transaction that is then undone.
-    pub(super) async fn refused(&mut self, events: &Events) -> Result<Vec<Parked>, Error> {
+    pub(super) async fn write_one_by_one(&mut self, events: &Events) -> Result<Vec<Parked>, Error> {
         let generation = self.lease.part.generation;
-        let keyed = self.keyed(events, None).await.map_err(|_| Error::Engine)?;
-        let mut transaction = store::begin(self.engine.database.pool()).await?;
-        let folded = self.fold(&mut transaction, events, keyed, self.barred.clone());
-        let Outcome { changed, keyed, .. } = folded.await.map_err(Failed::into_error)?;
+        let routed = self.route(events, None).await.map_err(|_| Error::Engine)?;
+        let mut transaction = store::begin_transaction(self.engine.database.pool()).await?;
+        let folded = self.fold(&mut transaction, events, routed, self.exclusions.clone());
+        let Outcome { changed, routed, .. } = folded.await.map_err(BatchError::into_error)?;
         let mut refused = Vec::new();
         for (key, row) in changed {
             let alone = Rows::from([(key.clone(), row)]);
             if try_write::<P>(&mut transaction, generation, &alone).await? {
                 continue;
             }
-            if let Some(position) = fold::first_of(events, &keyed, &key) {
+            if let Some(position) = fold::first_of(events, &routed, &key) {
                 let error = "Postgres refused the row's value".to_owned();
                 refused.push(Parked { key, position, error });
             }
@@ -46,19 +46,19 @@ impl<P: Projection> Turn<'_, P> {
         };
         let mut decoded = Vec::new();
         for position in &due.positions {
-            decoded.extend(self.engine.log.read(*position).await?.map(Decoded::from));
+            decoded.extend(self.engine.log.read_event(*position).await?.map(Decoded::from));
         }
         let events = Events::of(decoded);
-        let mut barred = self.barred.clone();
-        barred.blocked.remove(&due.key);
-        let mut transaction = store::begin(&pool).await?;
-        let outcome = match self.keyed(&events, Some(&due.key)).await {
-            Ok(keyed) => self.fold(&mut transaction, &events, keyed, barred).await,
-            Err(stuck) => Err(stuck.into()),
+        let mut exclusions = self.exclusions.clone();
+        exclusions.blocked.remove(&due.key);
+        let mut transaction = store::begin_transaction(&pool).await?;
+        let outcome = match self.route(&events, Some(&due.key)).await {
+            Ok(routed) => self.fold(&mut transaction, &events, routed, exclusions).await,
+            Err(hung) => Err(hung.into()),
         };
-        let Outcome { changed, parked, mut barred, .. } = match outcome {
+        let Outcome { changed, parked, mut exclusions, .. } = match outcome {
             Ok(outcome) => outcome,
-            Err(Failed::Stuck(_)) => {
+            Err(BatchError::HungFold(_)) => {
                 // The transaction may have been given up for hung meanwhile.
                 drop(transaction);
                 let mut connection = pool.acquire().await?;
@@ -69,7 +69,7 @@ impl<P: Projection> Turn<'_, P> {
                 );
                 return Ok(());
             }
-            Err(Failed::Error(error)) => return Err(error),
+            Err(BatchError::Error(error)) => return Err(error),
         };
         parked::unpark(self.engine.definition, &mut transaction, part, &due.key).await?;
         if let Err(error) = store::write::<P>(&mut transaction, part.generation, &changed).await {
@@ -96,8 +96,8 @@ impl<P: Projection> Turn<'_, P> {
         )
         .await?;
         transaction.commit().await?;
-        barred.poison.clear();
-        self.barred = barred;
+        exclusions.hung_folds.clear();
+        self.exclusions = exclusions;
         tracing::info!(
             projection = P::NAME,
             events = due.positions.len(),

@@ -3,16 +3,16 @@
 
 use super::{
     refolding::Refold,
-    turn::{Failed, Outcome, TICK, Turn},
+    turn::{BatchError, Outcome, PartitionWriter, TICK},
 };
 use crate::{
     Error,
     engine::{
         Engine, Step,
         feed::{Decoded, Events},
-        fold::{Barred, Parked, Rows},
+        fold::{Exclusions, Parked, Rows},
         projection::Projection,
-        sandbox::Stuck,
+        sandbox::HungFold,
         store::{self, leases::Lease, parked},
     },
 };
@@ -24,27 +24,27 @@ const REFOLDING: Duration = Duration::from_millis(100);
 /// How long the checkpoint may wait to be moved past events that are none of
 /// the part's. Most events are none of most projections': one statement for many
 /// of them leaves the database to those that are.
-const PASSING: Duration = Duration::from_millis(20);
+const CHECKPOINT_WITHOUT_ROWS: Duration = Duration::from_millis(20);
 
 /// Folds until `stop`, until the lease is lost, or until something fails; gives
 /// the lease back as it is then.
-pub(crate) async fn take<P: Projection>(
+pub(crate) async fn write_until_lost<P: Projection>(
     engine: &Engine,
     lease: Lease,
     beyond_share: bool,
     stop: &CancellationToken,
 ) -> (Lease, Result<(), Error>) {
-    match Turn::<P>::begin(engine, lease.clone()).await {
-        Ok(mut turn) => {
-            turn.beyond_share = beyond_share;
-            let outcome = turn.fold_until(stop).await;
-            (turn.lease, outcome)
+    match PartitionWriter::<P>::begin(engine, lease.clone()).await {
+        Ok(mut writer) => {
+            writer.beyond_share = beyond_share;
+            let outcome = writer.fold_until(stop).await;
+            (writer.lease, outcome)
         }
         Err(error) => (lease, Err(error)),
     }
 }
 
-impl<P: Projection> Turn<'_, P> {
+impl<P: Projection> PartitionWriter<'_, P> {
     /// Folds until `stop`, or until the worker has more than its share of the
     /// work, or there is none. A batch in flight is finished.
     async fn fold_until(&mut self, stop: &CancellationToken) -> Result<(), Error> {
@@ -55,7 +55,10 @@ impl<P: Projection> Turn<'_, P> {
         {
             let mut wait = if self.refolding.is_some() { REFOLDING } else { TICK };
             let due = self.backlog.as_ref().map(|backlog| backlog.due);
-            for due in [due, self.passed.map(|(_, since)| since + PASSING)].into_iter().flatten() {
+            for due in [due, self.passed.map(|(_, since)| since + CHECKPOINT_WITHOUT_ROWS)]
+                .into_iter()
+                .flatten()
+            {
                 wait = wait.min(due.saturating_duration_since(Instant::now()));
             }
             if self.paused {
@@ -78,7 +81,7 @@ impl<P: Projection> Turn<'_, P> {
                 }
             }
             if let Some((position, since)) = self.passed
-                && since.elapsed() >= PASSING
+                && since.elapsed() >= CHECKPOINT_WITHOUT_ROWS
             {
                 self.pass(position).await?;
             }
@@ -112,16 +115,16 @@ impl<P: Projection> Turn<'_, P> {
                     return Ok(());
                 }
                 // The batch is folded again without the event.
-                Err(Failed::Stuck(stuck)) => self.poison(stuck)?,
-                Err(Failed::Error(error)) if store::is_refused_value(&error) => {
-                    let refused = self.refused(events).await?;
+                Err(BatchError::HungFold(hung)) => self.park_hung_events(hung)?,
+                Err(BatchError::Error(error)) if store::is_refused_value(&error) => {
+                    let refused = self.write_one_by_one(events).await?;
                     let written = self.write(events, last, &refused).await;
-                    break written.map_err(Failed::into_error)?.unwrap_or_default();
+                    break written.map_err(BatchError::into_error)?.unwrap_or_default();
                 }
-                Err(Failed::Error(error)) => return Err(error),
+                Err(BatchError::Error(error)) => return Err(error),
             }
         };
-        self.barred.poison.clear();
+        self.exclusions.hung_folds.clear();
         self.passed = None;
         self.lease.position = last;
         self.engine.step(Step::Committed);
@@ -136,12 +139,12 @@ impl<P: Projection> Turn<'_, P> {
             .record(started.elapsed());
         self.publish(&changed, last).await;
         self.engine.step(Step::Published);
-        self.tell_published().await
+        self.record_published().await
     }
 
-    fn poison(&mut self, stuck: Stuck) -> Result<(), Error> {
-        let position = stuck.position;
-        if position == 0 || !self.barred.poison.insert(stuck) {
+    fn park_hung_events(&mut self, hung: HungFold) -> Result<(), Error> {
+        let position = hung.position;
+        if position == 0 || !self.exclusions.hung_folds.insert(hung) {
             return Err(Error::Engine);
         }
         tracing::error!(projection = P::NAME, position, "An event's fold does not end");
@@ -156,23 +159,23 @@ impl<P: Projection> Turn<'_, P> {
         events: &Events,
         last: u64,
         refused: &[Parked],
-    ) -> Result<Option<Rows<P::Row>>, Failed> {
+    ) -> Result<Option<Rows<P::Row>>, BatchError> {
         let part = self.lease.part;
-        let keyed = self.keyed(events, None).await?;
-        if keyed.is_empty() {
+        let routed = self.route(events, None).await?;
+        if routed.is_empty() {
             return Ok(None);
         }
-        let mut transaction = store::begin(self.engine.database.pool()).await?;
-        let mut barred = self.barred.clone();
-        barred.blocked.extend(refused.iter().map(|parked| parked.key.clone()));
-        let Outcome { changed, parked, barred, .. } =
-            self.fold(&mut transaction, events, keyed, barred).await?;
+        let mut transaction = store::begin_transaction(self.engine.database.pool()).await?;
+        let mut exclusions = self.exclusions.clone();
+        exclusions.blocked.extend(refused.iter().map(|parked| parked.key.clone()));
+        let Outcome { changed, parked, exclusions, .. } =
+            self.fold(&mut transaction, events, routed, exclusions).await?;
         store::write::<P>(&mut transaction, part.generation, &changed).await?;
         // The reasons come first: what only waits does not overwrite them.
         parked::park(self.engine.definition, &mut transaction, part, refused, 0).await?;
-        let (stuck, parked): (Vec<_>, Vec<_>) =
-            parked.into_iter().partition(|parked| barred.is_poisonous(parked.position));
-        parked::park(self.engine.definition, &mut transaction, part, &stuck, parked::ATTEMPTS)
+        let (hung, parked): (Vec<_>, Vec<_>) =
+            parked.into_iter().partition(|parked| exclusions.is_hung(parked.position));
+        parked::park(self.engine.definition, &mut transaction, part, &hung, parked::ATTEMPTS)
             .await?;
         parked::park(self.engine.definition, &mut transaction, part, &parked, 0).await?;
         self.engine.step(Step::Written);
@@ -186,8 +189,8 @@ impl<P: Projection> Turn<'_, P> {
         .await?;
         self.engine.step(Step::Advanced);
         transaction.commit().await.map_err(Error::from)?;
-        self.barred = barred;
-        let all = refused.iter().chain(&stuck).chain(&parked);
+        self.exclusions = exclusions;
+        let all = refused.iter().chain(&hung).chain(&parked);
         for parked in all.filter(|parked| !parked.error.is_empty()) {
             tracing::error!(
                 projection = P::NAME,
@@ -220,7 +223,7 @@ impl<P: Projection> Turn<'_, P> {
         }
         self.publish(&Rows::new(), last).await;
         self.engine.step(Step::Published);
-        self.tell_published().await
+        self.record_published().await
     }
 
     /// Once a second: a sign of life, operators' wishes, and Redis made whole.
@@ -233,17 +236,17 @@ impl<P: Projection> Turn<'_, P> {
             None => 0.0,
         };
         self.ticked = Some((Instant::now(), self.lease.position));
-        let wishes =
+        let directives =
             store::leases::heartbeat(self.engine.definition, pool, &self.lease, rate).await?;
-        self.unread = wishes.unread;
-        self.paused = wishes.unread || wishes.paused && wishes.state != "catching_up";
-        self.seen = !wishes.unread && wishes.state != "catching_up";
-        let poison = std::mem::take(&mut self.barred.poison);
-        self.barred = Barred {
-            poison,
-            ..parked::barred(self.engine.definition, pool, self.lease.part).await?
+        self.unread = directives.unread;
+        self.paused = directives.unread || directives.paused && directives.state != "catching_up";
+        self.seen = !directives.unread && directives.state != "catching_up";
+        let hung_folds = std::mem::take(&mut self.exclusions.hung_folds);
+        self.exclusions = Exclusions {
+            hung_folds,
+            ..parked::exclusions(self.engine.definition, pool, self.lease.part).await?
         };
-        if !self.barred.blocked.is_empty() && !self.unread {
+        if !self.exclusions.blocked.is_empty() && !self.unread {
             self.retry_parked().await?;
         }
         self.refold().await?;
@@ -257,7 +260,7 @@ impl<P: Projection> Turn<'_, P> {
         if self.seen {
             // Whoever misses it stops trusting what it keeps.
             let cache = &self.engine.cache;
-            let _ = cache.announce(P::NAME, version, generation, wishes.swaps).await;
+            let _ = cache.announce(P::NAME, version, generation, directives.swaps).await;
         }
         if self.backlog.is_none() {
             match self.engine.cache.is_complete(P::NAME, self.lease.part).await {

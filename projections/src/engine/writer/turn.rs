@@ -1,7 +1,7 @@
 //! One worker's time as the writer of one part of a generation.
 
 use super::{
-    backlog::{Backlog, Page, Place},
+    backlog::{Backlog, Page, PageCursor},
     refolding::Refold,
 };
 use crate::{
@@ -9,9 +9,9 @@ use crate::{
     engine::{
         Engine, Step,
         feed::{Events, Subscription},
-        fold::{self, Barred, Keyed, Loaded, Parked, Rows},
+        fold::{self, Exclusions, Loaded, Parked, RoutedEvent, Rows},
         projection::Projection,
-        sandbox::{Sandbox, Stuck},
+        sandbox::{HungFold, Sandbox},
         store::{self, leases::Lease, parked, refolds},
     },
 };
@@ -23,11 +23,11 @@ use tokio_util::task::AbortOnDropHandle;
 pub(super) const TICK: Duration = Duration::from_secs(1);
 
 /// See the module.
-pub(super) struct Turn<'a, P: Projection> {
+pub(super) struct PartitionWriter<'a, P: Projection> {
     pub(super) engine: &'a Engine,
     pub(super) lease: Lease,
     pub(super) events: Subscription,
-    pub(super) barred: Barred,
+    pub(super) exclusions: Exclusions,
     pub(super) sandbox: Sandbox,
     /// Whether the worker keeps it however many parts it has.
     pub(super) beyond_share: bool,
@@ -43,22 +43,22 @@ pub(super) struct Turn<'a, P: Projection> {
     /// Rows changed after `lease.published` may not be in Redis.
     pub(super) backlog: Option<Backlog>,
     /// The page of the backlog that comes next, on its way.
-    pub(super) ahead: Option<(Place, AbortOnDropHandle<Result<Page, Error>>)>,
+    pub(super) ahead: Option<(PageCursor, AbortOnDropHandle<Result<Page, Error>>)>,
     pub(super) ticked: Option<(Instant, u64)>,
     pub(super) refolding: Option<Refold<P>>,
 }
 
-impl<'a, P: Projection> Turn<'a, P> {
+impl<'a, P: Projection> PartitionWriter<'a, P> {
     /// A turn that has not begun to fold.
     pub(super) async fn begin(engine: &'a Engine, lease: Lease) -> Result<Self, Error> {
         let (definition, pool) = (engine.definition, engine.database.pool());
         let mut events = engine.feed.subscribe(lease.position + 1);
-        events.read_afresh(refolds::erased_until(definition, pool).await?);
-        let barred = parked::barred(definition, pool, lease.part).await?;
-        let mut turn = Self {
+        events.read_again(refolds::erased_until(definition, pool).await?);
+        let exclusions = parked::exclusions(definition, pool, lease.part).await?;
+        let mut writer = Self {
             engine,
             events,
-            barred,
+            exclusions,
             sandbox: Sandbox::default(),
             beyond_share: false,
             seen: false,
@@ -72,22 +72,22 @@ impl<'a, P: Projection> Turn<'a, P> {
             refolding: None,
             lease,
         };
-        if turn.lease.published < turn.lease.position {
-            turn.miss(Duration::ZERO);
+        if writer.lease.published < writer.lease.position {
+            writer.miss(Duration::ZERO);
         }
-        Ok(turn)
+        Ok(writer)
     }
 
     /// What of a batch the part has to do with.
-    pub(super) async fn keyed(
+    pub(super) async fn route(
         &mut self,
         events: &Events,
         only: Option<&str>,
-    ) -> Result<Vec<Keyed>, Stuck> {
-        let (events, part, barred) = (events.clone(), self.lease.part, self.barred.clone());
+    ) -> Result<Vec<RoutedEvent>, HungFold> {
+        let (events, part, exclusions) = (events.clone(), self.lease.part, self.exclusions.clone());
         let only = only.map(str::to_owned);
         self.sandbox
-            .run(move |mark| fold::keyed::<P>(&events, part, &barred, only.as_deref(), mark))
+            .run(move |mark| fold::route::<P>(&events, part, &exclusions, only.as_deref(), mark))
             .await
     }
 
@@ -96,17 +96,17 @@ impl<'a, P: Projection> Turn<'a, P> {
         &mut self,
         connection: &mut PgConnection,
         events: &Events,
-        keyed: Vec<Keyed>,
-        mut barred: Barred,
-    ) -> Result<Outcome<P::Row>, Failed> {
-        let keys = fold::keys(&keyed);
+        routed: Vec<RoutedEvent>,
+        mut exclusions: Exclusions,
+    ) -> Result<Outcome<P::Row>, BatchError> {
+        let keys = fold::keys(&routed);
         let rows = store::load::<P>(connection, self.lease.part.generation, &keys).await?;
         self.engine.step(Step::Loaded);
         let events = events.clone();
         let outcome = self.sandbox.run(move |mark| {
             let mut table = Loaded { rows, changed: Rows::new() };
-            let parked = fold::fold::<P>(&events, &keyed, &mut table, &mut barred, mark);
-            Outcome { changed: table.changed, parked, barred, keyed }
+            let parked = fold::fold::<P>(&events, &routed, &mut table, &mut exclusions, mark);
+            Outcome { changed: table.changed, parked, exclusions, routed }
         });
         Ok(outcome.await?)
     }
@@ -123,32 +123,32 @@ impl<'a, P: Projection> Turn<'a, P> {
 pub(super) struct Outcome<R> {
     pub(super) changed: Rows<R>,
     pub(super) parked: Vec<Parked>,
-    pub(super) barred: Barred,
-    pub(super) keyed: Vec<Keyed>,
+    pub(super) exclusions: Exclusions,
+    pub(super) routed: Vec<RoutedEvent>,
 }
 
 /// Why a batch was not folded.
-pub(super) enum Failed {
+pub(super) enum BatchError {
     Error(Error),
-    Stuck(Stuck),
+    HungFold(HungFold),
 }
 
-impl Failed {
+impl BatchError {
     pub(super) fn into_error(self) -> Error {
         match self {
             Self::Error(error) => error,
-            Self::Stuck(_) => Error::Engine,
+            Self::HungFold(_) => Error::Engine,
         }
     }
 }
 
-impl From<Stuck> for Failed {
-    fn from(stuck: Stuck) -> Self {
-        Self::Stuck(stuck)
+impl From<HungFold> for BatchError {
+    fn from(hung: HungFold) -> Self {
+        Self::HungFold(hung)
     }
 }
 
-impl From<Error> for Failed {
+impl From<Error> for BatchError {
     fn from(error: Error) -> Self {
         Self::Error(error)
     }

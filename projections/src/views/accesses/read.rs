@@ -68,7 +68,10 @@ pub fn parse_cursor(text: &str) -> Option<[String; 2]> {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn list(reader: &mut ReadTransaction, filter: &Filter) -> Result<Page<Access>, Error> {
+pub async fn find_accesses(
+    reader: &mut ReadTransaction,
+    filter: &Filter,
+) -> Result<Page<Access>, Error> {
     let [after_time, after_key] = filter.after.clone().map_or([None, None], |it| it.map(Some));
     let mut found = sqlx::query!(
         r#"select key as "key!", first_at as "first_at!", position as "position!",

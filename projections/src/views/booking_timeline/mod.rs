@@ -74,7 +74,7 @@ impl Projection for BookingTimeline {
         let envelope = &recorded.envelope;
         match event.payload {
             Payload::Booking(booking) => {
-                let (summary, reason) = tell(booking);
+                let (summary, reason) = describe_event(booking);
                 Some(TimelineRow {
                     kind: envelope.kind.clone(),
                     id: envelope.id.clone(),
@@ -126,7 +126,7 @@ fn money(cents: i64) -> String {
 }
 
 /// What an event says, for people, and the reason that it names.
-fn tell(event: &BookingEvent) -> (String, Option<String>) {
+fn describe_event(event: &BookingEvent) -> (String, Option<String>) {
     let mut because = None;
     let mut because_of = |reason: &Option<String>| because.clone_from(reason);
     let summary = match &event.change {

@@ -41,7 +41,7 @@ pub struct BookingEntry {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn of_booking(
+pub async fn timeline_of_booking(
     reader: &mut ReadTransaction,
     booking_id: &str,
 ) -> Result<Vec<BookingEntry>, Error> {

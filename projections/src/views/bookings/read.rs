@@ -259,7 +259,7 @@ pub fn parse_cursor(text: &str) -> Option<[String; 2]> {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn list(
+pub async fn find_bookings(
     reader: &mut ReadTransaction,
     filter: &Filter,
 ) -> Result<Page<BookingRow>, Error> {
@@ -304,7 +304,7 @@ pub async fn list(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn counts(reader: &mut ReadTransaction) -> Result<BTreeMap<String, i64>, Error> {
+pub async fn count_bookings(reader: &mut ReadTransaction) -> Result<BTreeMap<String, i64>, Error> {
     let found = sqlx::query!(
         r#"select status as "status!", count(*) as "count!" from bookings group by status"#
     );
@@ -316,7 +316,7 @@ pub async fn counts(reader: &mut ReadTransaction) -> Result<BTreeMap<String, i64
 ///
 /// # Errors
 /// When the database fails.
-pub async fn by_id(
+pub async fn find_booking(
     reader: &mut ReadTransaction,
     booking_id: &str,
 ) -> Result<Option<BookingRow>, Error> {

@@ -79,7 +79,7 @@ pub fn parse_cursor(text: &str, sort: Sort) -> Option<String> {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn list(
+pub async fn find_cars(
     reader: &mut ReadTransaction,
     filter: &Filter,
 ) -> Result<Page<CarSummary>, Error> {
@@ -151,7 +151,7 @@ pub async fn list(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn detail(
+pub async fn find_car(
     reader: &mut ReadTransaction,
     id_or_slug: &str,
 ) -> Result<Option<(CarDetail, bool)>, Error> {

@@ -48,7 +48,7 @@ pub fn parse_cursor(text: &str) -> Option<[String; 2]> {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn list(
+pub async fn find_customers(
     reader: &mut ReadTransaction,
     text: Option<&str>,
     after: Option<[String; 2]>,
@@ -85,7 +85,7 @@ pub async fn list(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn by_id(
+pub async fn find_customer(
     reader: &mut ReadTransaction,
     customer_id: &str,
 ) -> Result<Option<CustomerSummary>, Error> {

@@ -57,7 +57,7 @@ impl From<DeliveryRow> for Delivery {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn of_email(
+pub async fn deliveries_of_email(
     reader: &mut ReadTransaction,
     email_id: &str,
 ) -> Result<Vec<Delivery>, Error> {
@@ -75,7 +75,10 @@ pub async fn of_email(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn by_id(reader: &mut ReadTransaction, id: &str) -> Result<Option<Delivery>, Error> {
+pub async fn find_delivery(
+    reader: &mut ReadTransaction,
+    id: &str,
+) -> Result<Option<Delivery>, Error> {
     let found = sqlx::query!(r#"select data as "data!" from deliveries where key = $1"#, id)
         .fetch_optional(&mut **reader)
         .await?;

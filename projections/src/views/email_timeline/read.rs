@@ -77,7 +77,7 @@ pub enum Order {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn of_email(
+pub async fn timeline_of_email(
     reader: &mut ReadTransaction,
     email_id: &str,
     order: Order,

@@ -52,7 +52,7 @@ impl Cursor {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn list(
+pub async fn find_emails(
     reader: &mut ReadTransaction,
     filter: &Filter,
 ) -> Result<Page<EmailSummary>, Error> {
@@ -94,7 +94,7 @@ pub async fn list(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn of_address(
+pub async fn find_emails_of_address(
     reader: &mut ReadTransaction,
     address: &str,
     limit: i64,
@@ -134,7 +134,7 @@ pub async fn of_address(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn counts(
+pub async fn count_emails(
     reader: &mut ReadTransaction,
     text: Option<&str>,
 ) -> Result<BTreeMap<String, i64>, Error> {
@@ -152,7 +152,7 @@ pub async fn counts(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn detail(
+pub async fn find_email(
     reader: &mut ReadTransaction,
     email_id: &str,
 ) -> Result<Option<EmailDetail>, Error> {

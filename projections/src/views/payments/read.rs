@@ -68,7 +68,7 @@ pub async fn dashboard(
     let before = month.checked_sub_months(Months::new(1)).unwrap_or(month);
     let revenue_this_month = revenue(reader, month, now.date_naive() + TimeDelta::days(1)).await?;
     let revenue_last_month = revenue(reader, before, month).await?;
-    let bookings = crate::views::bookings::read::counts(reader).await?;
+    let bookings = crate::views::bookings::read::count_bookings(reader).await?;
     let today = day_number(now.date_naive());
     let counted = sqlx::query!(
         r#"select (select count(*) from cars where shown) as "cars!",

@@ -30,13 +30,13 @@ pub(crate) async fn measure(scale: Scale) -> Result<Row, Failure> {
     }
     let folder = tempfile::tempdir()?;
     let path = |name: &str| folder.path().join(name).display().to_string();
-    let (export, kept, keys) = (path("log.ndjson"), path("kept.txt"), path("log.pub"));
+    let (export, saved, keys) = (path("log.ndjson"), path("kept.txt"), path("log.pub"));
     let run = async |args: &[&str]| {
         let began = Instant::now();
         noon.system.run(args).await?;
         Ok::<_, Failure>(began.elapsed())
     };
-    run(&["audit", "checkpoint", "--out", &kept]).await?;
+    run(&["audit", "checkpoint", "--out", &saved]).await?;
     run(&["audit", "public-key", "--out", &keys]).await?;
     progress("audit: exporting");
     let exported = run(&["audit", "export", "--out", &export]).await?;
@@ -45,7 +45,7 @@ pub(crate) async fn measure(scale: Scale) -> Result<Row, Failure> {
     let downloaded = download(&noon.system).await?;
     progress("audit: verifying");
     let verify =
-        ["audit", "verify", "--export", &export, "--checkpoint", &kept, "--public-key", &keys];
+        ["audit", "verify", "--export", &export, "--checkpoint", &saved, "--public-key", &keys];
     let (mut figure, mut ceiling) = (Series::default(), Series::default());
     let watch = Watch::begin();
     for _ in 0..ROUNDS {

@@ -24,14 +24,14 @@ use std::{
 };
 
 /// The longest wait for a calendar.
-const PATIENCE: Duration = Duration::from_secs(10);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Days within which the hot car is wanted.
 const SEASON: u64 = 180;
 /// The longest rental of the hot car.
 const LONGEST: u64 = 7;
 
 /// A system that takes bookings, and what one weighs in its log.
-struct Desk {
+struct BookingLoad {
     system: System,
     log: Log,
     raw: Raw,
@@ -39,7 +39,7 @@ struct Desk {
     body: Bytes,
 }
 
-impl Desk {
+impl BookingLoad {
     async fn open(sync: SyncMode) -> Result<Self, Failure> {
         let mut system = System::start(sync).await?;
         let database = system.urls().database.clone();
@@ -52,8 +52,9 @@ impl Desk {
             post("/v1/bookings", &rental::request(car_id, rental::day(0), rental::day(2)));
         let requests = Requests { bytes: Arc::new(vec![request]), again: false };
         let only = Load { in_flight: 1, statuses: &[201], mark: None };
-        load::http(system.address, requests, PATIENCE, only).await?;
-        let booked = log.read(log.last_position().await?).await?.ok_or("no event of a booking")?;
+        load::http(system.address, requests, WAIT_TIMEOUT, only).await?;
+        let booked =
+            log.read_event(log.last_position().await?).await?.ok_or("no event of a booking")?;
         let Payload::Booking(like) = decode(&booked)? else {
             return Err("the last event is not the booking's".into());
         };
@@ -88,8 +89,8 @@ pub(crate) async fn many_cars(sync: SyncMode, scale: Scale) -> Result<Row, Failu
         SyncMode::Default => "bookings on many cars, sync default",
     };
     progress(&format!("{name}: starting a system"));
-    let desk = Desk::open(sync).await?;
-    let cars = rental::fleet(&desk.log, scale.cars).await?;
+    let load_test = BookingLoad::open(sync).await?;
+    let cars = rental::fleet(&load_test.log, scale.cars).await?;
     let mut next = 0;
     let mut requests = |most: usize| -> Vec<_> {
         let request = |n: usize| {
@@ -108,18 +109,18 @@ pub(crate) async fn many_cars(sync: SyncMode, scale: Scale) -> Result<Row, Failu
     let (mut figure, mut ceiling) = (Series::default(), Series::default());
     let (mut made, mut published, mut cpu) = (Outcome::default(), Outcome::default(), Vec::new());
     // Every car's state is loaded once before it counts.
-    desk.round(PATIENCE, requests(cars.len()), &[201]).await?;
-    let mut expected = desk.round(scale.round / 4, requests(2_000), &[201]).await?.rate();
+    load_test.round(WAIT_TIMEOUT, requests(cars.len()), &[201]).await?;
+    let mut expected = load_test.round(scale.round / 4, requests(2_000), &[201]).await?.rate();
     let watch = Watch::begin();
     for round in 1..=scale.booking_rounds() {
-        let outcome = desk.raw.round_over(scale.round, &subjects(), &desk.body).await?;
+        let outcome = load_test.raw.round_over(scale.round, &subjects(), &load_test.body).await?;
         ceiling.add(outcome.rate());
         published.add(outcome);
 
         let requests = requests(enough(expected));
-        let before = desk.system.cpu();
-        let outcome = desk.round(scale.round, requests, &[201]).await?;
-        cpu.push(desk.system.cpu().since(&before, outcome.count()));
+        let before = load_test.system.cpu();
+        let outcome = load_test.round(scale.round, requests, &[201]).await?;
+        cpu.push(load_test.system.cpu().since(&before, outcome.count()));
         figure.add(outcome.rate());
         expected = expected.max(outcome.rate());
         made.add(outcome);
@@ -132,7 +133,7 @@ pub(crate) async fn many_cars(sync: SyncMode, scale: Scale) -> Result<Row, Failu
     }
     let mut details = latencies(&made, &published);
     details.push(Detail::new("cars", cars.len() as f64, ""));
-    details.push(Detail::new("event", desk.body.len() as f64, "B"));
+    details.push(Detail::new("event", load_test.body.len() as f64, "B"));
     details.extend(Detail::cpu(&cpu));
     Ok(Row {
         name: name.to_owned(),
@@ -148,15 +149,15 @@ pub(crate) async fn many_cars(sync: SyncMode, scale: Scale) -> Result<Row, Failu
 /// Any days of one car, once without a past and once with a long one.
 pub(crate) async fn hot_car(scale: Scale) -> Result<Vec<Row>, Failure> {
     progress("one hot car: starting a system");
-    let desk = Desk::open(SyncMode::Always).await?;
+    let load_test = BookingLoad::open(SyncMode::Always).await?;
     let mut rows = Vec::new();
     for history in [0, scale.history] {
-        rows.push(hot(&desk, history, scale).await?);
+        rows.push(hot(&load_test, history, scale).await?);
     }
     Ok(rows)
 }
 
-async fn hot(desk: &Desk, history: usize, scale: Scale) -> Result<Row, Failure> {
+async fn hot(load_test: &BookingLoad, history: usize, scale: Scale) -> Result<Row, Failure> {
     let name = match history {
         0 => "one hot car".to_owned(),
         bookings => format!("one hot car with {bookings} bookings"),
@@ -178,21 +179,21 @@ async fn hot(desk: &Desk, history: usize, scale: Scale) -> Result<Row, Failure> 
     let watch = Watch::begin();
     for round in 1..=scale.booking_rounds() {
         let subject = [format!("raw.booking.{}", uuid())];
-        let outcome = desk.raw.round_over(scale.round, &subject, &desk.body).await?;
+        let outcome = load_test.raw.round_over(scale.round, &subject, &load_test.body).await?;
         ceiling.add(outcome.rate());
         published.add(outcome);
 
-        let car = *rental::fleet(&desk.log, 1).await?.first().ok_or("no car")?;
+        let car = *rental::fleet(&load_test.log, 1).await?.first().ok_or("no car")?;
         let past = |n: usize| {
             let day = rental::day(0) - Count::new(3 + n as u64);
-            rental::again(&desk.like, car, Days::inclusive(day, day)?)
+            rental::again(&load_test.like, car, Days::inclusive(day, day)?)
         };
         let past = (0..history).map(past).collect::<Result<Vec<_>, _>>()?;
-        append_all(&desk.log, &past).await?;
+        append_all(&load_test.log, &past).await?;
         let requests = requests(car, (expected * scale.round.as_secs_f64() * 2.0) as usize);
-        let before = desk.system.cpu();
-        let outcome = desk.round(scale.round, requests, &[201, 409]).await?;
-        cpu.push(desk.system.cpu().since(&before, outcome.count()));
+        let before = load_test.system.cpu();
+        let outcome = load_test.round(scale.round, requests, &[201, 409]).await?;
+        cpu.push(load_test.system.cpu().since(&before, outcome.count()));
         figure.add(outcome.rate());
         accepted.add(outcome.rate_of(201));
         refused.add(outcome.rate_of(409));
@@ -227,14 +228,14 @@ async fn hot(desk: &Desk, history: usize, scale: Scale) -> Result<Row, Failure> 
 pub(crate) async fn visible(scale: Scale) -> Result<Row, Failure> {
     const NAME: &str = "calendar after a booking";
     progress(&format!("{NAME}: starting a system"));
-    let desk = Desk::open(SyncMode::Always).await?;
-    let database = desk.system.urls().database.clone();
-    let worker = desk.system.exodrive("work", &database);
-    let cars = rental::fleet(&desk.log, scale.visible.div_ceil(20)).await?;
+    let load_test = BookingLoad::open(SyncMode::Always).await?;
+    let database = load_test.system.urls().database.clone();
+    let worker = load_test.system.exodrive("work", &database);
+    let cars = rental::fleet(&load_test.log, scale.visible.div_ceil(20)).await?;
     let pool = PgPoolOptions::new().max_connections(1).connect(&database).await?;
-    until_at(&pool, desk.log.last_position().await?, "%", || Ok(())).await?;
+    until_at(&pool, load_test.log.last_position().await?, "%", || Ok(())).await?;
 
-    let mut connection = Connection::open(desk.system.address).await?;
+    let mut connection = Connection::open(load_test.system.address).await?;
     let (mut seen, mut booked) = (Outcome::default(), Outcome::default());
     let mut figure = Series::default();
     let watch = Watch::begin();
@@ -255,8 +256,8 @@ pub(crate) async fn visible(scale: Scale) -> Result<Row, Failure> {
             if load::contains(connection.body(&answer), "\"status\":\"held\"") {
                 break;
             }
-            if answered.elapsed() > PATIENCE {
-                return Err(format!("a calendar without its booking after {PATIENCE:?}").into());
+            if answered.elapsed() > WAIT_TIMEOUT {
+                return Err(format!("a calendar without its booking after {WAIT_TIMEOUT:?}").into());
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

@@ -23,7 +23,7 @@ use std::{
 /// Emails that are read in turn.
 const EMAILS: usize = 256;
 /// How long the API may take to trust its memory.
-const PATIENCE: Duration = Duration::from_secs(10);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 const HIT: &str = "\r\nx-cache: L1\r\n";
 
 /// `database` is one whose projections have reached the log's end, and whose
@@ -108,7 +108,7 @@ async fn example(system: &System, requests: &[Vec<u8>]) -> Result<Vec<u8>, Failu
     let mut connection = Connection::open(system.address).await?;
     let mut body = Vec::new();
     let first = requests.first().ok_or("no emails to read")?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         let answer = connection.exchange(first).await?;
         if contains(connection.head(&answer), HIT) || Instant::now() > deadline {

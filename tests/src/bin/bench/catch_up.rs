@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Longer than any catch-up takes.
-const PATIENCE: Duration = Duration::from_secs(300);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A system whose log holds some traffic.
 pub(crate) struct Filled {
@@ -210,8 +210,8 @@ pub(crate) async fn until_at(
             return Ok(());
         }
         check()?;
-        if began.elapsed() > PATIENCE {
-            return Err(format!("at {reached:?} of {position} after {PATIENCE:?}").into());
+        if began.elapsed() > WAIT_TIMEOUT {
+            return Err(format!("at {reached:?} of {position} after {WAIT_TIMEOUT:?}").into());
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -21,7 +21,7 @@ const IN_FLIGHT: usize = 16;
 /// Different requests of each kind.
 const REQUESTS: usize = 64;
 /// A list that takes longer is too slow for people.
-const PATIENCE_MS: f64 = 200.0;
+const SLOW_FOR_PEOPLE_MS: f64 = 200.0;
 
 /// What is asked for, and a path that asks for it.
 type Query = (&'static str, fn(usize) -> String);
@@ -61,9 +61,10 @@ pub(crate) async fn measure(scale: Scale) -> Result<Vec<Row>, Failure> {
     let cars = rental::fleet(&log, scale.fleet).await?;
     let first = cars.first().ok_or("no cars")?;
     let mut connection = Connection::open(system.address).await?;
-    let wanted = rental::request(*first, rental::day(300), rental::day(302));
-    connection.exchange(&post("/v1/bookings", &wanted)).await?;
-    let booked = log.read(log.last_position().await?).await?.ok_or("no event of a booking")?;
+    let requested = rental::request(*first, rental::day(300), rental::day(302));
+    connection.exchange(&post("/v1/bookings", &requested)).await?;
+    let booked =
+        log.read_event(log.last_position().await?).await?.ok_or("no event of a booking")?;
     let Payload::Booking(like) = decode(&booked)? else {
         return Err("the last event is not the booking's".into());
     };
@@ -122,7 +123,7 @@ async fn list(system: &System, (what, path): Query, scale: Scale) -> Result<Row,
     let p99 = listed.percentile_ms(0.99);
     let mut details = vec![
         Detail::ms("p50", listed.percentile_ms(0.5)),
-        Detail::ms(if p99 > PATIENCE_MS { "TOO SLOW FOR PEOPLE: p99" } else { "p99" }, p99),
+        Detail::ms(if p99 > SLOW_FOR_PEOPLE_MS { "TOO SLOW FOR PEOPLE: p99" } else { "p99" }, p99),
         Detail::new("body", body.len() as f64, "B"),
     ];
     details.extend(Detail::cpu(&cpu));

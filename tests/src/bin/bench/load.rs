@@ -262,6 +262,6 @@ pub(crate) fn contains(bytes: &[u8], text: &str) -> bool {
     find(bytes, text.as_bytes()).is_some()
 }
 
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes.windows(wanted.len()).position(|window| window == wanted)
+fn find(bytes: &[u8], requested: &[u8]) -> Option<usize> {
+    bytes.windows(requested.len()).position(|window| window == requested)
 }

@@ -53,7 +53,7 @@ struct Bench {
     json: bool,
     /// Only these rows, with commas between
     #[arg(long, value_enum, value_delimiter = ',', value_name = "ROW")]
-    only: Vec<Which>,
+    only: Vec<Benchmark>,
     /// How often each side is measured
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
@@ -69,7 +69,7 @@ enum Part {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Which {
+enum Benchmark {
     /// Webhooks, NATS flushing to disk before each acknowledgement
     IngestAlways,
     /// Webhooks, NATS flushing to disk when it likes
@@ -161,51 +161,51 @@ impl Bench {
 
     async fn run(self) -> Result<(), Failure> {
         let scale = self.scale();
-        let wanted = |row| self.only.is_empty() || self.only.contains(&row);
+        let requested = |row| self.only.is_empty() || self.only.contains(&row);
         let machine = Machine::now()?;
         let mut rows: Vec<Row> = Vec::new();
-        if wanted(Which::IngestAlways) {
+        if requested(Benchmark::IngestAlways) {
             rows.push(ingest::measure(SyncMode::Always, scale).await?);
         }
-        if wanted(Which::IngestDefault) {
+        if requested(Benchmark::IngestDefault) {
             rows.push(ingest::measure(SyncMode::Default, scale).await?);
         }
-        if wanted(Which::CatchUp) || wanted(Which::CachedRead) {
+        if requested(Benchmark::CatchUp) || requested(Benchmark::CachedRead) {
             let mut filled = catch_up::Filled::new(scale).await?;
-            let caught_up = if wanted(Which::CatchUp) {
+            let caught_up = if requested(Benchmark::CatchUp) {
                 let (more, caught_up) = filled.measure(scale).await?;
                 rows.extend(more);
                 caught_up
             } else {
                 filled.project().await?
             };
-            if wanted(Which::CachedRead) {
+            if requested(Benchmark::CachedRead) {
                 let (system, ids) = (&mut filled.system, &filled.email_ids);
                 rows.push(cached_read::measure(system, &caught_up.database, ids, scale).await?);
             }
         }
-        if wanted(Which::BookingAlways) {
+        if requested(Benchmark::BookingAlways) {
             rows.push(booking::many_cars(SyncMode::Always, scale).await?);
         }
-        if wanted(Which::BookingDefault) {
+        if requested(Benchmark::BookingDefault) {
             rows.push(booking::many_cars(SyncMode::Default, scale).await?);
         }
-        if wanted(Which::HotCar) {
+        if requested(Benchmark::HotCar) {
             rows.extend(booking::hot_car(scale).await?);
         }
-        if wanted(Which::Calendar) {
+        if requested(Benchmark::Calendar) {
             rows.push(booking::visible(scale).await?);
         }
-        if wanted(Which::Fleet) {
+        if requested(Benchmark::Fleet) {
             rows.extend(fleet::measure(scale).await?);
         }
-        if wanted(Which::Rebuild) {
+        if requested(Benchmark::Rebuild) {
             rows.extend(rebuild::measure(scale).await?);
         }
-        if wanted(Which::Audit) {
+        if requested(Benchmark::Audit) {
             rows.push(audit::measure(scale).await?);
         }
-        if wanted(Which::CqrsEs) {
+        if requested(Benchmark::CqrsEs) {
             rows.extend(side_by_side::measure(scale).await?);
         }
         if self.json {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 const PROJECTIONS: [&str; 3] = ["inbox", "email_timeline", "deliveries"];
 /// Longer than any rebuild takes.
-const PATIENCE: Duration = Duration::from_secs(600);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(600);
 /// Events made at a time, so that they are not all in memory.
 const CHUNK: usize = 100_000;
 /// Readers at a time while a rebuild is watched.
@@ -126,8 +126,8 @@ impl Noon {
                 "failed" | "cancelled" | "waiting" => {
                     return Err(format!("the rebuild ended otherwise: {job}").into());
                 }
-                _ if asked.elapsed() > PATIENCE => {
-                    return Err(format!("no end of a rebuild after {PATIENCE:?}: {job}").into());
+                _ if asked.elapsed() > WAIT_TIMEOUT => {
+                    return Err(format!("no end of a rebuild after {WAIT_TIMEOUT:?}: {job}").into());
                 }
                 _ => tokio::time::sleep(Duration::from_millis(10)).await,
             }

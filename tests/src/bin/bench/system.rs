@@ -26,7 +26,7 @@ use tempfile::TempDir;
 const TOKEN_SECRET: &str = "a secret of the benchmark";
 /// Appends in flight.
 const PIPELINE: usize = 1_000;
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// The server remembers ids for as long as in a system of default settings.
 pub(crate) const DUPLICATE_WINDOW: Duration = Duration::from_secs(3 * 86_400);
 
@@ -68,8 +68,8 @@ impl System {
             require_sync: false,
             duplicate_window: DUPLICATE_WINDOW,
             replicas: 1,
-            ack_timeout: PATIENCE,
-            patience: PATIENCE,
+            ack_timeout: WAIT_TIMEOUT,
+            connect_timeout: WAIT_TIMEOUT,
             keys: wrapping_keys(),
         };
         Ok(Log::prepare(&config).await?)
@@ -200,7 +200,7 @@ pub(crate) async fn until_served(
             return Ok(());
         }
         check()?;
-        if began.elapsed() > PATIENCE {
+        if began.elapsed() > WAIT_TIMEOUT {
             return Err(format!("nobody answers at {address}").into());
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -357,7 +357,7 @@ pub(crate) fn again(requests: Vec<Vec<u8>>) -> Requests {
 pub(crate) async fn stop(mut process: Process) {
     process.signal(Signal::SIGTERM);
     let began = Instant::now();
-    while process.ended().is_none() && began.elapsed() < PATIENCE {
+    while process.ended().is_none() && began.elapsed() < WAIT_TIMEOUT {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -12,7 +12,7 @@ use std::{cell::RefCell, collections::BTreeSet};
 const SPAN: u64 = 24;
 
 #[derive(Clone, Debug)]
-enum Wish {
+enum Attempt {
     Hold { car: u128, days: Days },
     Cancel(usize),
     Expire(usize),
@@ -25,7 +25,7 @@ enum Wish {
     Unblock(usize),
 }
 
-impl Wish {
+impl Attempt {
     fn name(&self) -> &'static str {
         match self {
             Self::Hold { .. } => "hold",
@@ -50,20 +50,20 @@ fn any_range() -> impl Strategy<Value = Days> {
     })
 }
 
-fn any_wish() -> impl Strategy<Value = Wish> {
+fn any_attempt() -> impl Strategy<Value = Attempt> {
     let (which, car) = (|| 0..16_usize, || 1..=2_u128);
     prop_oneof![
-        6 => (car(), any_range()).prop_map(|(car, days)| Wish::Hold { car, days }),
-        1 => which().prop_map(Wish::Cancel),
-        1 => which().prop_map(Wish::Expire),
-        2 => (which(), any_range()).prop_map(|(which, days)| Wish::Reschedule(which, days)),
-        2 => (which(), 1..4_u64).prop_map(|(which, more)| Wish::Extend(which, more)),
-        2 => which().prop_map(Wish::PickUp),
-        2 => (which(), 0..6_u64).prop_map(|(which, after)| Wish::Return(which, after)),
-        2 => which().prop_map(Wish::Move),
+        6 => (car(), any_range()).prop_map(|(car, days)| Attempt::Hold { car, days }),
+        1 => which().prop_map(Attempt::Cancel),
+        1 => which().prop_map(Attempt::Expire),
+        2 => (which(), any_range()).prop_map(|(which, days)| Attempt::Reschedule(which, days)),
+        2 => (which(), 1..4_u64).prop_map(|(which, more)| Attempt::Extend(which, more)),
+        2 => which().prop_map(Attempt::PickUp),
+        2 => (which(), 0..6_u64).prop_map(|(which, after)| Attempt::Return(which, after)),
+        2 => which().prop_map(Attempt::Move),
         3 => (car(), any_range(), any::<bool>())
-            .prop_map(|(car, days, force)| Wish::Block { car, days, force }),
-        1 => which().prop_map(Wish::Unblock),
+            .prop_map(|(car, days, force)| Attempt::Block { car, days, force }),
+        1 => which().prop_map(Attempt::Unblock),
     ]
 }
 
@@ -140,12 +140,12 @@ struct Run {
 impl Run {
     /// Does it in the world and in the model, and tells whether the model says
     /// that it can be done; none if there is nothing to do it to.
-    fn expect(&mut self, wish: &Wish) -> Option<(Step, bool)> {
+    fn expect(&mut self, attempt: &Attempt) -> Option<(Step, bool)> {
         let model = &mut self.model;
         let count = model.bookings.len();
         let booking = |which: usize| (count > 0).then(|| which % count);
-        Some(match *wish {
-            Wish::Hold { car, days } => {
+        Some(match *attempt {
+            Attempt::Hold { car, days } => {
                 let possible = model.free(car, days, None);
                 let name = booking_name(count);
                 if possible {
@@ -153,10 +153,10 @@ impl Run {
                     model.bookings.push((car, days, Phase::Held));
                 }
                 let new = BookingCommand::Hold(new_booking(&name, days));
-                let step = Step::new(Deed::Booking(new)).on_car(car);
+                let step = Step::new(Command::Booking(new)).on_car(car);
                 (Step { at: noon(day("2026-12-01")), ..step }, possible)
             }
-            Wish::Cancel(which) | Wish::Expire(which) => {
+            Attempt::Cancel(which) | Attempt::Expire(which) => {
                 let number = booking(which)?;
                 let (car, _, phase) = model.bookings[number];
                 let possible = phase == Phase::Held;
@@ -165,12 +165,12 @@ impl Run {
                     model.free_after(Who::Booking(number), None);
                 }
                 let name = booking_name(number);
-                let cancelled = matches!(wish, Wish::Cancel(_));
+                let cancelled = matches!(attempt, Attempt::Cancel(_));
                 let step = if cancelled { cancel(&name) } else { expire(&name) };
                 let at = noon(day("2026-12-02"));
                 (Step { at, ..step.on_car(car) }, possible)
             }
-            Wish::Reschedule(which, days) => {
+            Attempt::Reschedule(which, days) => {
                 let number = booking(which)?;
                 let (car, before, phase) = model.bookings[number];
                 let who = Who::Booking(number);
@@ -181,10 +181,11 @@ impl Run {
                     model.give(car, days, who);
                     model.bookings[number].1 = days;
                 }
-                let act_of = Act::Reschedule { days, choices: None, expected_total_cents: None };
+                let act_of =
+                    BookingAction::Reschedule { days, choices: None, expected_total_cents: None };
                 (act(&booking_name(number), act_of).on_car(car), possible)
             }
-            Wish::Extend(which, more) => {
+            Attempt::Extend(which, more) => {
                 let number = booking(which)?;
                 let (car, before, phase) = model.bookings[number];
                 let who = Who::Booking(number);
@@ -195,10 +196,10 @@ impl Run {
                     model.give(car, days, who);
                     model.bookings[number].1 = days;
                 }
-                let act_of = Act::Extend { last, expected_total_cents: None };
+                let act_of = BookingAction::Extend { last, expected_total_cents: None };
                 (act(&booking_name(number), act_of).on_car(car), possible)
             }
-            Wish::PickUp(which) => {
+            Attempt::PickUp(which) => {
                 let number = booking(which)?;
                 let (car, days, phase) = model.bookings[number];
                 let (name, possible) = (booking_name(number), phase == Phase::Held);
@@ -211,7 +212,7 @@ impl Run {
                 }
                 (Step { at: noon(days.first()), ..pick_up(&name).on_car(car) }, possible)
             }
-            Wish::Return(which, after) => {
+            Attempt::Return(which, after) => {
                 let number = booking(which)?;
                 let (car, days, phase) = model.bookings[number];
                 let possible = phase == Phase::Out;
@@ -223,7 +224,7 @@ impl Run {
                 let step = give_back(&booking_name(number), None).on_car(car);
                 (Step { at: noon(on), ..step }, possible)
             }
-            Wish::Move(which) => {
+            Attempt::Move(which) => {
                 let number = booking(which)?;
                 let (car, days, phase) = model.bookings[number];
                 let to = 3 - car;
@@ -235,7 +236,7 @@ impl Run {
                 }
                 (move_to(to, &booking_name(number), true).on_car(car), possible)
             }
-            Wish::Block { car, days, force } => {
+            Attempt::Block { car, days, force } => {
                 let number = model.blocks.len();
                 let free = model.free(car, days, None);
                 let possible = free || force && !model.blocked(car, days);
@@ -244,9 +245,9 @@ impl Run {
                     model.blocks.push((car, true));
                 }
                 let (block, reason) = (block_id(&block_name(number)), "maintenance".into());
-                (Step::new(Deed::Block { block, days, reason, force }).on_car(car), possible)
+                (Step::new(Command::Block { block, days, reason, force }).on_car(car), possible)
             }
-            Wish::Unblock(which) => {
+            Attempt::Unblock(which) => {
                 let count = model.blocks.len();
                 let number = (count > 0).then(|| which % count)?;
                 let (car, possible) = model.blocks[number];
@@ -295,17 +296,17 @@ impl Run {
 /// How often each wish was accepted and refused.
 type Tally = BTreeMap<&'static str, [u32; 2]>;
 
-fn run(wishes: &[(Wish, Days)], tally: &RefCell<Tally>) -> Result<(), TestCaseError> {
+fn run(attempts: &[(Attempt, Days)], tally: &RefCell<Tally>) -> Result<(), TestCaseError> {
     let mut run = Run { world: given([]), model: Model::default() };
-    for (wish, range) in wishes {
-        let Some((step, possible)) = run.expect(wish) else { continue };
+    for (attempt, range) in attempts {
+        let Some((step, possible)) = run.expect(attempt) else { continue };
         let result = run.world.take(&step);
         prop_assert_eq!(result.is_ok(), possible, "{:?}: {:?}", step, result);
-        if let Err(BookingRefusal::DaysTaken { taken, .. }) = &result {
+        if let Err(BookingRejection::DaysTaken { taken, .. }) = &result {
             prop_assert!(!taken.is_empty());
         }
         run.agrees(*range)?;
-        tally.borrow_mut().entry(wish.name()).or_default()[usize::from(possible)] += 1;
+        tally.borrow_mut().entry(attempt.name()).or_default()[usize::from(possible)] += 1;
     }
     Ok(())
 }
@@ -313,9 +314,9 @@ fn run(wishes: &[(Wish, Days)], tally: &RefCell<Tally>) -> Result<(), TestCaseEr
 #[test]
 fn the_calendar_is_a_map_from_day_to_who_has_it() {
     let tally = RefCell::new(Tally::new());
-    let wishes = prop::collection::vec((any_wish(), any_range()), 1..60);
+    let attempts = prop::collection::vec((any_attempt(), any_range()), 1..60);
     let config = Config { cases: 500, failure_persistence: None, ..Config::default() };
-    let result = TestRunner::new(config).run(&wishes, |wishes| run(&wishes, &tally));
+    let result = TestRunner::new(config).run(&attempts, |attempts| run(&attempts, &tally));
     if let Err(failure) = result {
         panic!("{failure}");
     }

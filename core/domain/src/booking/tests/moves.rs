@@ -15,9 +15,9 @@ fn moved() -> World {
 #[test]
 fn it_leaves_one_car_and_is_on_the_other() {
     let world = moved();
-    let told: Vec<_> = world.kinds.iter().map(String::as_str).collect();
+    let reported: Vec<_> = world.kinds.iter().map(String::as_str).collect();
     let out_and_in = ["exodrive.booking.moved_out", "exodrive.booking.moved_in"];
-    assert_eq!(told[2..], out_and_in);
+    assert_eq!(reported[2..], out_and_in);
     let booking = world.booking("b1");
     assert_eq!(booking.car_id, car_id(2));
     assert_eq!(booking.time_zone, "Europe/Berlin");
@@ -33,13 +33,15 @@ fn it_leaves_one_car_and_is_on_the_other() {
 }
 
 #[test]
-fn its_price_is_kept_or_made_anew() {
+fn its_price_is_kept_or_made_again() {
     assert_eq!(moved().booking("b1").quote.total_cents, 3 * DAY_CENTS);
     let world = given([hold("b1", "2027-01-01", "2027-01-03")]).with_car(2, |car| {
         car.prices = Some(PriceList { version: 7, base_per_day_cents: 2 * DAY_CENTS, ..prices() });
     });
-    let changed =
-        BookingRefusal::PriceChanged { expected_cents: 3 * DAY_CENTS, total_cents: 6 * DAY_CENTS };
+    let changed = BookingRejection::PriceChanged {
+        expected_cents: 3 * DAY_CENTS,
+        total_cents: 6 * DAY_CENTS,
+    };
     let world = world
         .when(move_to(2, "b1", false).shown(3 * DAY_CENTS))
         .then_refused(changed)
@@ -51,7 +53,7 @@ fn its_price_is_kept_or_made_anew() {
 
 #[test]
 fn the_car_that_it_left_says_where_it_is() {
-    let elsewhere = || BookingRefusal::MovedTo(car_id(2));
+    let elsewhere = || BookingRejection::MovedTo(car_id(2));
     moved()
         .when(cancel("b1"))
         .then_refused(elsewhere())
@@ -65,13 +67,13 @@ fn the_car_that_it_left_says_where_it_is() {
 fn commands_are_remembered_where_it_is_now() {
     moved()
         .when(hold("b1", "2027-01-01", "2027-01-03").under("made", "asked").on_car(2))
-        .then_refused(BookingRefusal::AlreadyDone(1))
+        .then_refused(BookingRejection::AlreadyDone(1))
         .when(move_to(2, "b1", true).under("move", "asked").on_car(2))
-        .then_refused(BookingRefusal::AlreadyDone(4))
+        .then_refused(BookingRejection::AlreadyDone(4))
         .when(move_to(2, "b1", false).under("move", "asked otherwise").on_car(2))
-        .then_refused(BookingRefusal::KeyReused)
+        .then_refused(BookingRejection::KeyReused)
         .when(move_to(2, "b1", true).on_car(2))
-        .then_refused(BookingRefusal::Unchanged);
+        .then_refused(BookingRejection::Unchanged);
 }
 
 #[test]
@@ -81,7 +83,7 @@ fn it_comes_back() {
     assert_eq!(world.taken(2, "2027-01-01", "2027-01-03"), []);
     world
         .when(cancel("b1").on_car(2))
-        .then_refused(BookingRefusal::MovedTo(car_id(1)))
+        .then_refused(BookingRejection::MovedTo(car_id(1)))
         .when(cancel("b1"))
         .then(Status::Cancelled);
 }
@@ -98,16 +100,16 @@ fn it_does_not_move_where_it_cannot_be() {
         .when(move_to(2, "b1", true))
         .then_taken(&taken, Some(days("2027-01-06", "2027-01-08")))
         .when(move_to(2, "b3", true))
-        .then_refused(BookingRefusal::NoSuchBooking);
+        .then_refused(BookingRejection::NoSuchBooking);
     assert_eq!(world.calendars, before.calendars);
     world
         .and([cancel("b2").on_car(2)])
         .with_car(2, |car| car.prices = None)
         .when(move_to(2, "b1", true))
-        .then_refused(BookingRefusal::NotBookable("it has no price yet"))
+        .then_refused(BookingRejection::NotBookable("it has no price yet"))
         .with_car(2, |car| car.archived = true)
         .when(move_to(2, "b1", true))
-        .then_refused(BookingRefusal::NotBookable("it has left the fleet"));
+        .then_refused(BookingRejection::NotBookable("it has left the fleet"));
 }
 
 #[test]

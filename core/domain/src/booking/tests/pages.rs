@@ -10,8 +10,8 @@ const LATER: &str = "2027-06-01T17:00:00Z";
 /// they can be in there.
 fn worlds() -> Vec<World> {
     let held = || given([hold("b1", "2027-01-01", "2027-01-03")]);
-    let failed = act("b1", Act::FailPayment { reason: None });
-    let decline = act("b1", Act::DeclineContract { reason: None });
+    let failed = act("b1", BookingAction::FailPayment { reason: None });
+    let decline = act("b1", BookingAction::DeclineContract { reason: None });
     let authorized = || held().and([authorize("b1")]);
     let captured = || held().and([capture("b1", None)]);
     let in_part = || authorized().and([capture("b1", Some(DAY_CENTS))]);
@@ -28,7 +28,7 @@ fn worlds() -> Vec<World> {
         held().and([cancel("b1")]),
         authorized(),
         authorized().and([send("b1")]),
-        authorized().and([send("b1"), act("b1", Act::ViewContract)]),
+        authorized().and([send("b1"), act("b1", BookingAction::ViewContract)]),
         authorized().and([send("b1"), decline]),
         authorized().and([send("b1"), sign("b1")]),
         authorized().and([void("b1")]),
@@ -75,21 +75,21 @@ fn fitting(action: Action) -> Step {
         Action::Reschedule => return reschedule("b1", "2027-08-01", "2027-08-02"),
         Action::Extend => return extend("b1", "2027-08-01"),
         Action::Move => return move_to(2, "b1", true),
-        Action::FailPayment => Act::FailPayment { reason: None },
-        Action::ViewContract => Act::ViewContract,
-        Action::SignContract => Act::SignContract,
-        Action::DeclineContract => Act::DeclineContract { reason: None },
-        Action::PickUp => Act::PickUp,
-        Action::Return => Act::Return { on: None },
-        Action::Complete => Act::Complete,
-        Action::NoShow => Act::NoShow { reason: None },
-        Action::Expire => Act::Expire,
-        Action::AddNote => Act::AddNote { text: "note".into() },
-        Action::ChangeCustomer => Act::ChangeCustomer {
+        Action::FailPayment => BookingAction::FailPayment { reason: None },
+        Action::ViewContract => BookingAction::ViewContract,
+        Action::SignContract => BookingAction::SignContract,
+        Action::DeclineContract => BookingAction::DeclineContract { reason: None },
+        Action::PickUp => BookingAction::PickUp,
+        Action::Return => BookingAction::Return { on: None },
+        Action::Complete => BookingAction::Complete,
+        Action::NoShow => BookingAction::NoShow { reason: None },
+        Action::Expire => BookingAction::Expire,
+        Action::AddNote => BookingAction::AddNote { text: "note".into() },
+        Action::ChangeCustomer => BookingAction::ChangeCustomer {
             customer_id: uuid("other").into(),
             customer: customer("Other Dana"),
         },
-        Action::IssueLink => Act::IssueLink { link: link("second") },
+        Action::IssueLink => BookingAction::IssueLink { link: link("second") },
     };
     assert_eq!(done.action(), action);
     act("b1", done)
@@ -116,17 +116,26 @@ fn what_is_allowed_is_what_is_done() {
                 match outcome.result {
                     Ok(()) => assert!(possible, "{} is done to {booking:?}", action.name()),
                     Err(refusal) => {
-                        let told = match &refusal {
-                            BookingRefusal::WrongStatus {
-                                action: told, status, allowed, ..
-                            } => (*told, *status) == (action, booking.status) && *allowed == able,
-                            BookingRefusal::TooEarly(first) => {
+                        let reported = match &refusal {
+                            BookingRejection::WrongStatus {
+                                action: reported,
+                                status,
+                                allowed,
+                                ..
+                            } => {
+                                (*reported, *status) == (action, booking.status) && *allowed == able
+                            }
+                            BookingRejection::TooEarly(first) => {
                                 *first == booking.days.first()
                                     && matches!(action, Action::PickUp | Action::NoShow)
                             }
                             _ => false,
                         };
-                        assert!(told && !possible, "{}: {refusal:?}, {booking:?}", action.name());
+                        assert!(
+                            reported && !possible,
+                            "{}: {refusal:?}, {booking:?}",
+                            action.name()
+                        );
                     }
                 }
             }

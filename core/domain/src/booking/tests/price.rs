@@ -48,7 +48,7 @@ proptest! {
         };
 
         let agreed = quote(by_first, first, &choices).unwrap();
-        let held = Step::new(Deed::Booking(held)).shown(agreed.total_cents);
+        let held = Step::new(Command::Booking(held)).shown(agreed.total_cents);
         let world = priced(given([]), by_first).and([held]);
         prop_assert_eq!(&charged(&world), &agreed);
         prop_assert_eq!(&world.booking("b1").quote, &agreed);
@@ -64,7 +64,7 @@ proptest! {
 
         prop_assume!(first != second);
         let agreed = quote(by_second, second, &choices).unwrap();
-        let other = Act::Reschedule { days: second, choices: None, expected_total_cents: Some(agreed.total_cents) };
+        let other = BookingAction::Reschedule { days: second, choices: None, expected_total_cents: Some(agreed.total_cents) };
         let world = world.and([act("b1", other)]);
         prop_assert_eq!(&charged(&world), &agreed);
         prop_assert_eq!(&world.booking("b1").quote, &agreed);
@@ -72,7 +72,7 @@ proptest! {
         let last = second.last() + chrono::Days::new(by);
         let longer = Days::inclusive(second.first(), last).unwrap();
         let agreed = quote(by_third, longer, &choices).unwrap();
-        let extended = Act::Extend { last, expected_total_cents: Some(agreed.total_cents) };
+        let extended = BookingAction::Extend { last, expected_total_cents: Some(agreed.total_cents) };
         let world = priced(world, by_third).and([act("b1", extended)]);
         prop_assert_eq!(&charged(&world), &agreed);
         prop_assert_eq!(&world.booking("b1").quote, &agreed);

@@ -54,7 +54,7 @@ fn a_rental_may_begin_and_end_today() {
 fn only_staff_book_days_that_are_over_where_the_car_is() {
     // Still the last of December in New York.
     let night = "2027-01-01T04:59:59Z";
-    let today = || BookingRefusal::InThePast(day("2027-01-01"));
+    let today = || BookingRejection::InThePast(day("2027-01-01"));
     given([])
         .when(hold("b1", "2026-12-31", "2026-12-31").by_customer().at(night))
         .then(Status::PendingPayment)
@@ -75,7 +75,7 @@ fn a_car_is_booked_only_while_it_is_offered() {
     given([])
         .with_car(1, |car| car.listed = false)
         .when(step().by_customer())
-        .then_refused(BookingRefusal::NoSuchCar)
+        .then_refused(BookingRejection::NoSuchCar)
         .when(step())
         .then(Status::PendingPayment)
         .when(extend("b1", "2027-01-04").by_customer())
@@ -83,24 +83,26 @@ fn a_car_is_booked_only_while_it_is_offered() {
     given([])
         .with_car(1, |car| car.prices = None)
         .when(step())
-        .then_refused(BookingRefusal::NotBookable("it has no price yet"));
+        .then_refused(BookingRejection::NotBookable("it has no price yet"));
     let archived = given([step()]).with_car(1, |car| car.archived = true);
     archived
         .when(hold("b2", "2027-02-01", "2027-02-01"))
-        .then_refused(BookingRefusal::NotBookable("it has left the fleet"))
+        .then_refused(BookingRejection::NotBookable("it has left the fleet"))
         .when(extend("b1", "2027-01-04"))
-        .then_refused(BookingRefusal::NotBookable("it has left the fleet"))
+        .then_refused(BookingRejection::NotBookable("it has left the fleet"))
         .when(cancel("b1"))
         .then(Status::Cancelled);
     let mut nowhere = given([]);
     nowhere.cars[0] = None;
-    nowhere.when(step()).then_refused(BookingRefusal::NoSuchCar);
+    nowhere.when(step()).then_refused(BookingRejection::NoSuchCar);
 }
 
 #[test]
 fn the_price_is_the_one_that_was_shown() {
-    let changed =
-        |expected_cents, total_cents| BookingRefusal::PriceChanged { expected_cents, total_cents };
+    let changed = |expected_cents, total_cents| BookingRejection::PriceChanged {
+        expected_cents,
+        total_cents,
+    };
     given([])
         .when(hold("b1", "2027-01-01", "2027-01-03").shown(2 * DAY_CENTS))
         .then_refused(changed(2 * DAY_CENTS, 3 * DAY_CENTS))
@@ -113,7 +115,7 @@ fn the_price_is_the_one_that_was_shown() {
     given([])
         .with_car(1, |car| car.prices = Some(PriceList { minimum_days: 2, ..prices() }))
         .when(hold("b1", "2027-01-01", "2027-01-01"))
-        .then_refused(BookingRefusal::NoQuote(QuoteError::TooShort { minimum: 2 }));
+        .then_refused(BookingRejection::NoQuote(QuoteError::TooShort { minimum: 2 }));
 }
 
 #[test]
@@ -121,13 +123,13 @@ fn a_customer_has_a_name_and_an_address() {
     let with = |change: fn(&mut CustomerDetails)| {
         let mut new = new_booking("b1", days("2027-01-01", "2027-01-01"));
         change(&mut new.customer.details.0);
-        Step::new(Deed::Booking(BookingCommand::Hold(new)))
+        Step::new(Command::Booking(BookingCommand::Hold(new)))
     };
     for email in
         ["", "dana", "dana@", "@example.com", "dana@example", "da na@example.com", "d@e.c\n"]
     {
         let mut step = with(|_| {});
-        if let Deed::Booking(BookingCommand::Hold(new)) = &mut step.deed {
+        if let Command::Booking(BookingCommand::Hold(new)) = &mut step.command {
             new.customer.details.0.email = email.into();
         }
         given([]).when(step).then_faulty("/customer/email");
@@ -178,11 +180,11 @@ fn a_block_over_a_booking_needs_force_and_names_it() {
 }
 
 #[test]
-fn a_block_is_sound_and_stands_once() {
+fn a_block_is_valid_and_stands_once() {
     let world = given([block("m1", "2027-01-01", "2027-01-02").under("made", "asked")]);
     let because = |text: &str| {
         let reason = text.to_owned();
-        Step::new(Deed::Block {
+        Step::new(Command::Block {
             block: block_id("m2"),
             days: days("2027-02-01", "2027-02-01"),
             reason,
@@ -191,27 +193,27 @@ fn a_block_is_sound_and_stands_once() {
     };
     world
         .when(block("m1", "2027-01-01", "2027-01-02").under("made", "asked"))
-        .then_refused(BookingRefusal::AlreadyDone(1))
+        .then_refused(BookingRejection::AlreadyDone(1))
         .when(block("m1", "2027-01-01", "2027-01-03").under("made", "asked otherwise"))
-        .then_refused(BookingRefusal::KeyReused)
+        .then_refused(BookingRejection::KeyReused)
         .when(block("m1", "2027-01-01", "2027-01-02"))
-        .then_refused(BookingRefusal::AlreadyDone(1))
+        .then_refused(BookingRejection::AlreadyDone(1))
         .when(block("m1", "2027-02-01", "2027-02-02"))
-        .then_refused(BookingRefusal::KeyReused)
+        .then_refused(BookingRejection::KeyReused)
         .when(because(" "))
         .then_faulty("/reason")
         .when(block("m2", "2027-01-03", "2031-01-03"))
         .then_faulty("/end_date")
         .when(unblock("m2"))
-        .then_refused(BookingRefusal::NoSuchBlock)
+        .then_refused(BookingRejection::NoSuchBlock)
         .when(unblock("m1").if_position(9))
-        .then_refused(BookingRefusal::Stale(1))
+        .then_refused(BookingRejection::Stale(1))
         .when(unblock("m1").if_position(1).under("undo", "asked"))
         .then_done()
         .when(unblock("m1").under("undo", "asked"))
-        .then_refused(BookingRefusal::AlreadyDone(2))
+        .then_refused(BookingRejection::AlreadyDone(2))
         .when(block("m1", "2027-01-01", "2027-01-02").under("made", "asked"))
-        .then_refused(BookingRefusal::AlreadyDone(1));
+        .then_refused(BookingRejection::AlreadyDone(1));
 }
 
 #[test]
@@ -219,33 +221,33 @@ fn the_same_command_is_done_once() {
     let made = || hold("b1", "2027-01-01", "2027-01-03").under("made", "asked");
     given([made(), authorize("b1").under("pay", "asked"), send("b1")])
         .when(made())
-        .then_refused(BookingRefusal::AlreadyDone(1))
+        .then_refused(BookingRejection::AlreadyDone(1))
         .when(made().under("made", "asked otherwise"))
-        .then_refused(BookingRefusal::KeyReused)
+        .then_refused(BookingRejection::KeyReused)
         .when(hold("b2", "2027-02-01", "2027-02-01").under("made", "asked"))
-        .then_refused(BookingRefusal::KeyReused)
+        .then_refused(BookingRejection::KeyReused)
         .when(made().under("again", "asked"))
-        .then_refused(BookingRefusal::AlreadyDone(3))
+        .then_refused(BookingRejection::AlreadyDone(3))
         .when(authorize("b1").under("pay", "asked"))
-        .then_refused(BookingRefusal::AlreadyDone(2))
+        .then_refused(BookingRejection::AlreadyDone(2))
         .when(authorize("b1").under("pay", "asked").if_position(1))
-        .then_refused(BookingRefusal::AlreadyDone(2))
+        .then_refused(BookingRejection::AlreadyDone(2))
         .when(cancel("b1").under("pay", "asked otherwise"))
-        .then_refused(BookingRefusal::KeyReused)
+        .then_refused(BookingRejection::KeyReused)
         .and([cancel("b1")])
         .when(authorize("b1").under("pay", "asked"))
-        .then_refused(BookingRefusal::AlreadyDone(2));
+        .then_refused(BookingRejection::AlreadyDone(2));
 }
 
 #[test]
 fn a_command_for_what_it_was_before_is_stale() {
     given([hold("b1", "2027-01-01", "2027-01-03"), hold("b2", "2027-02-01", "2027-02-01")])
         .when(cancel("b1").if_position(2))
-        .then_refused(BookingRefusal::Stale(1))
+        .then_refused(BookingRejection::Stale(1))
         .when(authorize("b1").if_position(1))
         .then(Status::PendingContract)
         .when(cancel("b1").if_position(1))
-        .then_refused(BookingRefusal::Stale(3))
+        .then_refused(BookingRejection::Stale(3))
         .when(cancel("b3"))
-        .then_refused(BookingRefusal::NoSuchBooking);
+        .then_refused(BookingRejection::NoSuchBooking);
 }

@@ -24,7 +24,7 @@ fn a_rental_is_held_paid_signed_had_returned_and_settled() {
         .then(Status::PendingContract)
         .when(send("b1"))
         .then(Status::PendingContract)
-        .when(act("b1", Act::ViewContract))
+        .when(act("b1", BookingAction::ViewContract))
         .then(Status::PendingContract)
         .when(sign("b1"))
         .then(Status::Upcoming)
@@ -96,10 +96,10 @@ fn a_contract_is_viewed_once_declined_and_sent_again() {
         .and([authorize("b1")])
         .when(sign("b1"))
         .then_wrong("the contract is not out")
-        .and([send("b1"), act("b1", Act::ViewContract)])
-        .when(act("b1", Act::ViewContract))
+        .and([send("b1"), act("b1", BookingAction::ViewContract)])
+        .when(act("b1", BookingAction::ViewContract))
         .then_wrong("the contract is not out, or has been viewed")
-        .when(act("b1", Act::DeclineContract { reason: Some("too long".into()) }))
+        .when(act("b1", BookingAction::DeclineContract { reason: Some("too long".into()) }))
         .then(Status::PendingContract);
     assert_eq!(world.booking("b1").contract.status, ContractStatus::Declined);
     world
@@ -117,7 +117,7 @@ fn a_contract_is_viewed_once_declined_and_sent_again() {
 #[test]
 fn a_failed_payment_may_be_tried_again() {
     let world = held()
-        .when(act("b1", Act::FailPayment { reason: Some("no funds".into()) }))
+        .when(act("b1", BookingAction::FailPayment { reason: Some("no funds".into()) }))
         .then(Status::PendingPayment);
     let booking = world.booking("b1");
     assert_eq!(booking.payment.status, PaymentStatus::Failed);
@@ -128,7 +128,10 @@ fn a_failed_payment_may_be_tried_again() {
 #[test]
 fn what_is_authorized_is_what_is_open() {
     let amount = |amount_cents| {
-        act("b1", Act::AuthorizePayment { amount_cents: Some(amount_cents), reference: None })
+        act(
+            "b1",
+            BookingAction::AuthorizePayment { amount_cents: Some(amount_cents), reference: None },
+        )
     };
     held()
         .when(amount(3 * DAY_CENTS - 1))
@@ -275,7 +278,7 @@ fn other_days_free_the_days_before() {
     assert_eq!(booking.open_cents(), DAY_CENTS);
     world
         .when(reschedule("b1", "2027-01-03", "2027-01-06"))
-        .then_refused(BookingRefusal::Unchanged)
+        .then_refused(BookingRejection::Unchanged)
         .when(authorize("b1"))
         .then(Status::Upcoming)
         .when(hold("b2", "2027-01-01", "2027-01-02"))
@@ -303,12 +306,12 @@ fn a_rental_is_extended_also_while_the_car_is_out() {
 
 #[test]
 fn who_does_not_come_gives_the_days_up() {
-    let no_show = || act("b1", Act::NoShow { reason: None });
+    let no_show = || act("b1", BookingAction::NoShow { reason: None });
     let world = upcoming()
         .when(no_show().at("2027-01-01T04:59:59Z"))
-        .then_refused(BookingRefusal::TooEarly(day("2027-01-01")))
+        .then_refused(BookingRejection::TooEarly(day("2027-01-01")))
         .when(pick_up("b1"))
-        .then_refused(BookingRefusal::TooEarly(day("2027-01-01")))
+        .then_refused(BookingRejection::TooEarly(day("2027-01-01")))
         .when(no_show().at("2027-01-01T05:00:00Z"))
         .then(Status::Cancelled);
     assert_eq!(world.taken(1, "2027-01-01", "2027-01-03"), []);
@@ -345,16 +348,16 @@ fn a_hold_ends_exactly_when_it_says() {
 #[test]
 fn links_notes_and_the_customer_change_nothing_else() {
     let other = customer("Other Dana");
-    let changed = Act::ChangeCustomer {
+    let changed = BookingAction::ChangeCustomer {
         customer_id: uuid("other").into(),
         customer: Customer { user_id: Some("user".into()), ..other },
     };
     let world = held()
-        .when(act("b1", Act::AddNote { text: format!("call {SECRET}") }))
+        .when(act("b1", BookingAction::AddNote { text: format!("call {SECRET}") }))
         .then(Status::PendingPayment)
-        .when(act("b1", Act::AddNote { text: " ".into() }))
+        .when(act("b1", BookingAction::AddNote { text: " ".into() }))
         .then_faulty("/text")
-        .when(act("b1", Act::IssueLink { link: link("second") }))
+        .when(act("b1", BookingAction::IssueLink { link: link("second") }))
         .then(Status::PendingPayment)
         .when(act("b1", changed))
         .then(Status::PendingPayment);
@@ -372,7 +375,7 @@ fn links_notes_and_the_customer_change_nothing_else() {
 fn imported(status: Status, payment: PaymentStatus, contract: ContractStatus) -> Step {
     let quote = held().booking("b1").quote.clone();
     let total = quote.total_cents;
-    let of = |wanted| if payment == wanted { total } else { 0 };
+    let of = |requested| if payment == requested { total } else { 0 };
     import(Import {
         id: booking_id("b1"),
         customer_id: uuid("customer").into(),
@@ -431,23 +434,24 @@ fn an_import_takes_no_days_of_others_unless_it_needs_none() {
         .when(imported(S::Cancelled, P::Voided, C::NotSent))
         .then(S::Cancelled)
         .when(imported(S::Cancelled, P::Voided, C::NotSent))
-        .then_refused(BookingRefusal::AlreadyDone(2));
+        .then_refused(BookingRejection::AlreadyDone(2));
 }
 
 #[test]
-fn every_change_is_told_and_survives() {
-    let history = Act::ImportHistory { name: "created".into(), summary: format!("by {SECRET}") };
-    let decline = act("b1", Act::DeclineContract { reason: None });
-    let failed = act("b1", Act::FailPayment { reason: None });
-    let note = act("b1", Act::AddNote { text: format!("call {SECRET}") });
+fn every_change_is_reported_and_survives() {
+    let history =
+        BookingAction::ImportHistory { name: "created".into(), summary: format!("by {SECRET}") };
+    let decline = act("b1", BookingAction::DeclineContract { reason: None });
+    let failed = act("b1", BookingAction::FailPayment { reason: None });
+    let note = act("b1", BookingAction::AddNote { text: format!("call {SECRET}") });
     let (customer_id, customer) = (uuid("other").into(), customer("Other Dana"));
-    let no_show = act("b4", Act::NoShow { reason: None });
+    let no_show = act("b4", BookingAction::NoShow { reason: None });
     let world = held()
-        .and([failed, authorize("b1"), send("b1"), act("b1", Act::ViewContract), decline])
+        .and([failed, authorize("b1"), send("b1"), act("b1", BookingAction::ViewContract), decline])
         .and([send("b1"), sign("b1"), reschedule("b1", "2027-01-01", "2027-01-02")])
         .and([extend("b1", "2027-01-03"), capture("b1", None), note])
-        .and([act("b1", Act::ChangeCustomer { customer_id, customer })])
-        .and([act("b1", Act::IssueLink { link: link("second") }), act("b1", history)])
+        .and([act("b1", BookingAction::ChangeCustomer { customer_id, customer })])
+        .and([act("b1", BookingAction::IssueLink { link: link("second") }), act("b1", history)])
         .and([hold("b2", "2027-01-04", "2027-01-04"), expire("b2").at("2026-12-01T19:00:00Z")])
         .and([hold("b3", "2027-01-04", "2027-01-04"), authorize("b3"), void("b3")])
         .and([hold("b4", "2027-01-04", "2027-01-04"), authorize("b4"), move_to(2, "b4", true)])
@@ -456,15 +460,17 @@ fn every_change_is_told_and_survives() {
         .and([hold("b5", "2027-02-01", "2027-02-01"), cancel("b5")])
         .and([block("m1", "2027-02-01", "2027-02-02"), unblock("m1")]);
     let mut import = imported(Status::Completed, PaymentStatus::Captured, ContractStatus::Signed);
-    if let Deed::Booking(BookingCommand::Import(import)) = &mut import.deed {
+    if let Command::Booking(BookingCommand::Import(import)) = &mut import.command {
         import.id = booking_id("b6");
     }
     let world = world.and([import.on_car(2)]);
     let known: Vec<_> = BookingChange::KINDS.iter().chain(BlockChange::KINDS).collect();
-    let untold: Vec<_> =
-        known.iter().filter(|kind| !world.kinds.iter().any(|told| told == **kind)).collect();
-    assert_eq!(untold, Vec::<&&&str>::new());
-    assert!(world.kinds.iter().all(|told| known.iter().any(|kind| *kind == told)));
+    let unreported: Vec<_> = known
+        .iter()
+        .filter(|kind| !world.kinds.iter().any(|reported| reported == **kind))
+        .collect();
+    assert_eq!(unreported, Vec::<&&&str>::new());
+    assert!(world.kinds.iter().all(|reported| known.iter().any(|kind| *kind == reported)));
     for calendar in &world.calendars {
         let json = serde_json::to_string(calendar).unwrap();
         assert_eq!(serde_json::from_str::<Calendar>(&json).unwrap(), *calendar);
@@ -474,13 +480,13 @@ fn every_change_is_told_and_survives() {
 
 #[test]
 fn the_first_command_is_remembered_whatever_comes_after() {
-    let note = |n| act("b1", Act::AddNote { text: format!("note {n}") });
+    let note = |n| act("b1", BookingAction::AddNote { text: format!("note {n}") });
     let world = given([hold("b1", "2027-01-01", "2027-01-03").under("made", "asked")]);
     let world = world.and((0..200).map(note));
     assert_eq!(world.booking("b1").commands.len(), 64);
     world
         .when(hold("b1", "2027-01-01", "2027-01-03").under("made", "asked"))
-        .then_refused(BookingRefusal::AlreadyDone(1));
+        .then_refused(BookingRejection::AlreadyDone(1));
 }
 
 #[test]
@@ -490,7 +496,7 @@ fn a_disputed_car_comes_back_and_a_late_cancellation_costs() {
         send("b1"),
         sign("b1"),
         pick_up("b1").at("2027-01-01T17:00:00Z"),
-        act("b1", Act::Dispute { reason: None }),
+        act("b1", BookingAction::Dispute { reason: None }),
     ]);
     let back = disputed.when(give_back("b1", None)).then(Status::Disputed);
     assert!(back.booking("b1").returned_on.is_some());

@@ -16,7 +16,7 @@ const STEP: u64 = 256;
 const LONG_STEP: u64 = 4_096;
 
 /// What is sealed, and what is not yet.
-pub(super) struct Growing {
+pub(super) struct TreeGrowth {
     pub(super) tree: Tree,
     /// The newest checkpoint.
     pub(super) sealed: Option<Seal>,
@@ -34,7 +34,7 @@ pub(super) struct Growing {
     pub(super) behind: u64,
 }
 
-impl Growing {
+impl TreeGrowth {
     pub(super) fn sealed_size(&self) -> u64 {
         self.sealed.as_ref().map_or(0, |seal| seal.size)
     }

@@ -5,7 +5,7 @@
 use chrono::NaiveDate;
 use exodrive_domain::Recorded;
 use exodrive_runtime::services::{Service, Signal};
-use exodrive_tests::{Door, Holders, WORKER, World, booking_body, day, key};
+use exodrive_tests::{Client, Holders, WORKER, World, booking_body, day, key};
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -26,18 +26,18 @@ const ACTORS: usize = 12;
 /// What somebody was told that happened: where its event stands, of what, and
 /// on which car.
 #[derive(Clone, Debug, PartialEq)]
-struct Told {
-    thing: String,
+struct StressedBooking {
+    object: String,
     car: String,
 }
 
 struct Storm {
     /// The same admin at the door of each process.
-    doors: Vec<Door>,
+    clients: Vec<Client>,
     cars: Vec<String>,
     bookings: Mutex<Vec<String>>,
     blocks: Mutex<Vec<(String, String)>>,
-    told: Mutex<BTreeMap<u64, Told>>,
+    acknowledged: Mutex<BTreeMap<u64, StressedBooking>>,
     refused: AtomicUsize,
     done: AtomicUsize,
     stop: AtomicBool,
@@ -67,11 +67,11 @@ impl Storm {
             cars.push(admin.add_car(&format!("car-{n}"), cents).await);
         }
         Self {
-            doors: names.iter().map(|name| admin.at(world, name)).collect(),
+            clients: names.iter().map(|name| admin.at(world, name)).collect(),
             cars,
             bookings: Mutex::default(),
             blocks: Mutex::default(),
-            told: Mutex::default(),
+            acknowledged: Mutex::default(),
             refused: AtomicUsize::new(0),
             done: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
@@ -118,31 +118,31 @@ impl Storm {
     /// One command, until it is known what became of it.
     async fn step(&self) {
         let (method, path, body) = self.command();
-        let mut doors = self.doors.clone();
-        doors.rotate_left(rand::random_range(0..self.doors.len()));
-        let answer = Door::insist(&doors, &key(), method, &path, &body).await;
+        let mut clients = self.clients.clone();
+        clients.rotate_left(rand::random_range(0..self.clients.len()));
+        let answer = Client::insist(&clients, &key(), method, &path, &body).await;
         self.done.fetch_add(1, Ordering::Relaxed);
-        let told = answer.json();
+        let acknowledged = answer.json();
         if answer.status >= 400 {
             let expected = ["dates_unavailable", "action_not_allowed", "validation_failed"];
-            let gone = told["code"] == "not_found" && path.contains("/blocks/");
-            let known = expected.iter().any(|code| told["code"] == *code) || gone;
-            assert!(known, "{path} {body}: {told}");
+            let gone = acknowledged["code"] == "not_found" && path.contains("/blocks/");
+            let known = expected.iter().any(|code| acknowledged["code"] == *code) || gone;
+            assert!(known, "{path} {body}: {acknowledged}");
             self.refused.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let text = |name: &str| told[name].as_str().unwrap().to_owned();
-        let (thing, car) = (text("id"), text("car_id"));
+        let text = |name: &str| acknowledged[name].as_str().unwrap().to_owned();
+        let (object, car) = (text("id"), text("car_id"));
         let position = answer.header("exodrive-position").parse().unwrap();
-        let new = Told { thing: thing.clone(), car: car.clone() };
-        if let Some(before) = self.told.lock().unwrap().insert(position, new.clone()) {
+        let new = StressedBooking { object: object.clone(), car: car.clone() };
+        if let Some(before) = self.acknowledged.lock().unwrap().insert(position, new.clone()) {
             // A booking that was so already is shown as its last event left it.
             assert_eq!(before, new, "two answers of one event");
         }
-        if answer.status == 201 && told["object"] == "booking" {
-            self.bookings.lock().unwrap().push(thing);
+        if answer.status == 201 && acknowledged["object"] == "booking" {
+            self.bookings.lock().unwrap().push(object);
         } else if answer.status == 201 {
-            self.blocks.lock().unwrap().push((car, thing));
+            self.blocks.lock().unwrap().push((car, object));
         }
     }
 
@@ -171,9 +171,9 @@ impl Storm {
     async fn holds(&self, world: &World) {
         self.until_all_happened(world).await;
         let events = world.views_equal_a_fresh_fold().await;
-        let told = self.told.lock().unwrap().clone();
+        let acknowledged = self.acknowledged.lock().unwrap().clone();
         let holders = Holders::of(&events);
-        everything_was_told(&events, &told);
+        every_acknowledged_event_is_stored(&events, &acknowledged);
         self.views_show(world, &holders, events.last().unwrap().position).await;
         let kinds: BTreeSet<_> = events.iter().map(|event| event.envelope.kind.as_str()).collect();
         for kind in KINDS {
@@ -183,7 +183,7 @@ impl Storm {
             "{} commands: {} refused, {} events",
             self.done.load(Ordering::Relaxed),
             self.refused.load(Ordering::Relaxed),
-            told.len()
+            acknowledged.len()
         );
     }
 
@@ -220,7 +220,10 @@ impl Storm {
 }
 
 /// Each event was told to somebody, and whatever was told is an event.
-fn everything_was_told(events: &[Recorded], told: &BTreeMap<u64, Told>) {
+fn every_acknowledged_event_is_stored(
+    events: &[Recorded],
+    acknowledged: &BTreeMap<u64, StressedBooking>,
+) {
     let mut found = BTreeSet::new();
     for event in events {
         let kind = event.envelope.kind.as_str();
@@ -230,12 +233,15 @@ fn everything_was_told(events: &[Recorded], told: &BTreeMap<u64, Told>) {
             continue;
         }
         let body: Value = serde_json::from_slice(&event.body).unwrap();
-        let thing = body["booking_id"].as_str().or(body["block_id"].as_str()).unwrap();
-        let it = Told { thing: thing.to_owned(), car: body["car_id"].as_str().unwrap().to_owned() };
-        assert_eq!(told.get(&event.position), Some(&it), "{kind} {body}: happened twice?");
+        let object = body["booking_id"].as_str().or(body["block_id"].as_str()).unwrap();
+        let it = StressedBooking {
+            object: object.to_owned(),
+            car: body["car_id"].as_str().unwrap().to_owned(),
+        };
+        assert_eq!(acknowledged.get(&event.position), Some(&it), "{kind} {body}: happened twice?");
         found.insert(event.position);
     }
-    let lost: Vec<_> = told.keys().filter(|position| !found.contains(position)).collect();
+    let lost: Vec<_> = acknowledged.keys().filter(|position| !found.contains(position)).collect();
     assert!(lost.is_empty(), "acknowledged and not in the log: {lost:?}");
 }
 

@@ -7,32 +7,32 @@ use crate::sample::{
 use exodrive_proof::{
     export::{Event, Format, Record},
     note::{self, WitnessKey},
-    verify::{VerifyError, Wanted},
+    verify::{Expectations, VerifyError},
 };
 use proptest::prelude::*;
 use std::{borrow::Cow, path::Path};
 
 #[test]
-fn a_whole_export_is_sound() {
+fn a_whole_export_is_valid() {
     let log = Log::new();
     let records = log.export(&WHOLE);
     for format in Format::ALL {
-        let wanted = log.wanted(&[0, 4, 5, 6, 12, SIZE, SIZE]);
-        let sound = verified(format, &records, &wanted).unwrap();
-        assert_eq!((sound.events, sound.omitted, sound.size), (SIZE, 0, SIZE), "{format:?}");
-        assert_eq!(sound.root, log.checkpoint(SIZE).root);
-        assert_eq!((sound.kept_checkpoints, sound.earlier_checkpoints), (7, EARLIER.len()));
-        assert_eq!(sound.bytes, written(format, &records).len() as u64);
-        assert!(sound.leaf_bytes > 1000);
+        let expected = log.expected(&[0, 4, 5, 6, 12, SIZE, SIZE]);
+        let valid = verified(format, &records, &expected).unwrap();
+        assert_eq!((valid.events, valid.omitted, valid.size), (SIZE, 0, SIZE), "{format:?}");
+        assert_eq!(valid.root, log.checkpoint(SIZE).root);
+        assert_eq!((valid.kept_checkpoints, valid.earlier_checkpoints), (7, EARLIER.len()));
+        assert_eq!(valid.bytes, written(format, &records).len() as u64);
+        assert!(valid.leaf_bytes > 1000);
     }
 }
 
 #[test]
-fn ranges_and_filters_are_sound() {
+fn ranges_and_filters_are_valid() {
     let log = Log::new();
     let odd = |position: u64| position % 2 == 1;
     let none = |_: u64| false;
-    for (size, from, to, kept, events) in [
+    for (size, from, to, saved, events) in [
         (SIZE, 3, 9, None, 7),
         (12, 1, 12, Some(&odd as &dyn Fn(u64) -> bool), 6),
         (SIZE, 4, 10, Some(&odd), 3),
@@ -41,10 +41,10 @@ fn ranges_and_filters_are_sound() {
         (SIZE, SIZE + 1, SIZE, None, 0),
         (0, 1, 0, None, 0),
     ] {
-        let asked = Asked { size, from, to, kept, cuts: &[], earlier: &[4, 5, 7, 9] };
+        let asked = Asked { size, from, to, saved, cuts: &[], earlier: &[4, 5, 7, 9] };
         for format in Format::ALL {
-            let sound = verified(format, &log.export(&asked), &log.wanted(&[0, size])).unwrap();
-            assert_eq!((sound.events, sound.omitted), (events, size - events));
+            let valid = verified(format, &log.export(&asked), &log.expected(&[0, size])).unwrap();
+            assert_eq!((valid.events, valid.omitted), (events, size - events));
         }
     }
 }
@@ -54,8 +54,8 @@ fn memory_and_threads_do_not_matter() {
     let log = Log::new();
     let bytes = written(Format::Ndjson, &log.export(&WHOLE));
     for threads in [0, 1, 2, 7] {
-        let wanted = Wanted { threads, ..log.wanted(&[6]) };
-        assert!(verified_bytes(&bytes, &wanted).is_ok(), "{threads} threads");
+        let expected = Expectations { threads, ..log.expected(&[6]) };
+        assert!(verified_bytes(&bytes, &expected).is_ok(), "{threads} threads");
     }
 }
 
@@ -67,12 +67,12 @@ fn large_exports_are_read_in_parts() {
     let asked = Asked { size: 25_000, to: 25_000, earlier: &[], ..WHOLE };
     let mut records = log.export(&asked);
     for format in Format::ALL {
-        let sound = verified(format, &records, &log.wanted(&[10_000])).unwrap();
-        assert_eq!(sound.events, 25_000);
+        let valid = verified(format, &records, &log.expected(&[10_000])).unwrap();
+        assert_eq!(valid.events, 25_000);
     }
     let Record::Event(event) = &mut records[24_999] else { panic!("no event") };
     event.subject = Cow::Borrowed("exo.email.0");
-    let bad = found("late", &records, &log.wanted(&[]));
+    let bad = found("late", &records, &log.expected(&[]));
     assert_eq!(bad.first_bad_position(), Some(24_999));
 }
 
@@ -86,14 +86,14 @@ fn content_for_people_changes_nothing() {
         event.content = Some(Cow::Borrowed(content));
     }
     for format in Format::ALL {
-        assert!(verified(format, &records, &log.wanted(&[SIZE])).is_ok(), "{format:?}");
+        assert!(verified(format, &records, &log.expected(&[SIZE])).is_ok(), "{format:?}");
     }
     // A second body that other programs would read instead of the first.
     let lines = String::from_utf8(written(Format::Ndjson, &records)).unwrap();
     let hidden =
         lines.replacen("\"content\":{", "\"content\":1,\"body\":\"e30=\",\"content\":{", 1);
     assert!(matches!(
-        verified_bytes(hidden.as_bytes(), &log.wanted(&[])),
+        verified_bytes(hidden.as_bytes(), &log.expected(&[])),
         Err(VerifyError::Tampered(bad)) if bad.first_bad_position() == Some(1)
     ));
 }
@@ -104,13 +104,13 @@ fn json_written_by_other_programs_is_read() {
     let lines = String::from_utf8(written(Format::Ndjson, &log.export(&WHOLE))).unwrap();
     let spaced = lines.replace("\",\"", "\", \"").replace("exo.email", "exo.\\u0065mail");
     assert_ne!(lines, spaced);
-    assert!(verified_bytes(spaced.as_bytes(), &log.wanted(&[SIZE])).is_ok());
+    assert!(verified_bytes(spaced.as_bytes(), &log.expected(&[SIZE])).is_ok());
 }
 
 #[test]
 fn spreadsheets_find_no_formula() {
     let log = Log::new();
-    let mut records = log.export(&Asked { kept: Some(&|_| true), ..WHOLE });
+    let mut records = log.export(&Asked { saved: Some(&|_| true), ..WHOLE });
     for (record, subject) in records[1..].iter_mut().zip(["=cmd", "+1", "-1", "@x", "\tx", "\rx"]) {
         let Record::Event(event) = record else { continue };
         event.subject = Cow::Borrowed(subject);
@@ -123,8 +123,8 @@ fn spreadsheets_find_no_formula() {
     }
 }
 
-fn unusable(file: &Path, wanted: &Wanted) -> String {
-    match exodrive_proof::verify::verify(file, wanted, |_, _| ()) {
+fn unusable(file: &Path, expected: &Expectations) -> String {
+    match exodrive_proof::verify::verify(file, expected, |_, _| ()) {
         Err(VerifyError::Unusable(why)) => why,
         other => panic!("{other:?}"),
     }
@@ -133,18 +133,18 @@ fn unusable(file: &Path, wanted: &Wanted) -> String {
 #[test]
 fn what_is_no_export_is_unusable() {
     let log = Log::new();
-    let wanted = log.wanted(&[]);
-    assert!(unusable(Path::new("/nowhere/export"), &wanted).contains("cannot be read"));
-    assert!(unusable(Path::new("/"), &wanted).contains("cannot be read"));
+    let expected = log.expected(&[]);
+    assert!(unusable(Path::new("/nowhere/export"), &expected).contains("cannot be read"));
+    assert!(unusable(Path::new("/"), &expected).contains("cannot be read"));
     for other in ["", "{}", "hello\n", "a,b\n1,2\n", "\u{1f}\u{8b}\n"] {
-        let refused = verified_bytes(other.as_bytes(), &wanted);
+        let refused = verified_bytes(other.as_bytes(), &expected);
         assert!(matches!(refused, Err(VerifyError::Unusable(_))), "{other:?}: {refused:?}");
     }
     let lines = String::from_utf8(written(Format::Ndjson, &log.export(&WHOLE))).unwrap();
     let newer = lines.replace("exodrive-export-v1", "exodrive-export-v2");
-    let refused = verified_bytes(newer.as_bytes(), &wanted);
+    let refused = verified_bytes(newer.as_bytes(), &expected);
     assert!(matches!(refused, Err(VerifyError::Unusable(why)) if why.contains("version")));
-    let no_keys = verified_bytes(lines.as_bytes(), &Wanted::default());
+    let no_keys = verified_bytes(lines.as_bytes(), &Expectations::default());
     assert!(matches!(no_keys, Err(VerifyError::Unusable(why)) if why.contains("public key")));
 }
 
@@ -154,11 +154,11 @@ fn a_kept_checkpoint_inside_of_what_is_left_out_needs_a_cut() {
     let range = Asked { from: 10, ..WHOLE };
     for format in Format::ALL {
         // 8 and 9 are where nodes end.
-        assert!(verified(format, &log.export(&range), &log.wanted(&[8, 9, 10])).is_ok());
-        let inside = verified(format, &log.export(&range), &log.wanted(&[6]));
+        assert!(verified(format, &log.export(&range), &log.expected(&[8, 9, 10])).is_ok());
+        let inside = verified(format, &log.export(&range), &log.expected(&[6]));
         assert!(matches!(inside, Err(VerifyError::Unusable(why)) if why.contains("size 6")));
         let cut = Asked { from: 10, cuts: &[6], ..WHOLE };
-        assert!(verified(format, &log.export(&cut), &log.wanted(&[6])).is_ok());
+        assert!(verified(format, &log.export(&cut), &log.expected(&[6])).is_ok());
     }
 }
 
@@ -167,22 +167,24 @@ fn witnesses_are_asked_for() {
     let log = Log::new();
     let witness = WitnessKey::generate("witness.example").unwrap();
     let bytes = written(Format::Ndjson, &log.export(&WHOLE));
-    let mut wanted = Wanted { witnesses: vec![witness.verifier()], ..log.wanted(&[6, 9]) };
-    let absent = verified_bytes(&bytes, &wanted);
+    let mut expected =
+        Expectations { witnesses: vec![witness.verifier()], ..log.expected(&[6, 9]) };
+    let absent = verified_bytes(&bytes, &expected);
     assert!(matches!(absent, Err(VerifyError::Unusable(why)) if why.contains("witness.example")));
-    for kept in &mut wanted.kept {
-        *kept = note::cosign(kept, &witness, 1_790_000_000);
+    for saved in &mut expected.saved {
+        *saved = note::cosign(saved, &witness, 1_790_000_000);
     }
-    let sound = verified_bytes(&bytes, &wanted).unwrap();
-    assert_eq!(sound.cosigned_by, [("witness.example".to_owned(), 9)]);
-    let forged = wanted.kept[0].to_string().replace("\u{2014} witness.example ", "\u{2014} other ");
-    wanted.kept[0] = forged.parse().unwrap();
-    assert!(verified_bytes(&bytes, &wanted).is_ok());
+    let valid = verified_bytes(&bytes, &expected).unwrap();
+    assert_eq!(valid.cosigned_by, [("witness.example".to_owned(), 9)]);
+    let forged =
+        expected.saved[0].to_string().replace("\u{2014} witness.example ", "\u{2014} other ");
+    expected.saved[0] = forged.parse().unwrap();
+    assert!(verified_bytes(&bytes, &expected).is_ok());
     // The cosignature of another checkpoint.
-    let other = wanted.kept[1].to_string();
+    let other = expected.saved[1].to_string();
     let line = other.lines().last().unwrap();
-    wanted.kept[0] = format!("{}{line}\n", log.note(6)).parse().unwrap();
-    assert!(matches!(verified_bytes(&bytes, &wanted), Err(VerifyError::Tampered(_))));
+    expected.saved[0] = format!("{}{line}\n", log.note(6)).parse().unwrap();
+    assert!(matches!(verified_bytes(&bytes, &expected), Err(VerifyError::Tampered(_))));
 }
 
 fn any_event() -> impl Strategy<Value = Event<'static>> {
@@ -203,7 +205,7 @@ fn any_event() -> impl Strategy<Value = Event<'static>> {
 
 proptest! {
     #[test]
-    fn whatever_the_log_holds_is_sound_in_every_format(events in prop::collection::vec(any_event(), 1..8)) {
+    fn whatever_the_log_holds_is_valid_in_every_format(events in prop::collection::vec(any_event(), 1..8)) {
         let mut log = Log::new();
         log.events = events;
         for (index, event) in log.events.iter_mut().enumerate() {
@@ -213,8 +215,8 @@ proptest! {
         let size = log.events.len() as u64;
         let records = log.export(&Asked { size, to: size, earlier: &[1, 2, 3], ..WHOLE });
         for format in Format::ALL {
-            let sound = verified(format, &records, &log.wanted(&[size, size / 2]));
-            prop_assert!(sound.is_ok(), "{:?}: {:?}", format, sound);
+            let valid = verified(format, &records, &log.expected(&[size, size / 2]));
+            prop_assert!(valid.is_ok(), "{:?}: {:?}", format, valid);
         }
     }
 }

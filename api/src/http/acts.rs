@@ -81,7 +81,7 @@ macro_rules! acts {
                 (status = 200, description = "The booking after it", body = BookingDetail),
                 (status = 409, description = "`action_not_allowed` with `allowed_actions`; `dates_unavailable`; `too_early`; `price_changed`; `request_in_flight`", body = Problem, content_type = "application/problem+json"),
                 (status = 412, description = "`stale`, with `current`", body = Problem, content_type = "application/problem+json"),
-                (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+                Problem,
             ),
         )]
         pub(crate) async fn $name(
@@ -289,7 +289,7 @@ pub(crate) struct MoveRequest {
     responses(
         (status = 200, description = "The booking after it", body = BookingDetail),
         (status = 409, description = "`dates_unavailable`: the other car is taken; `action_not_allowed`; `car_not_bookable`", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn move_booking(
@@ -321,7 +321,7 @@ pub(crate) async fn move_booking(
     request_body = Nothing,
     responses(
         (status = 200, description = "The link", body = LinkDetail),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn issue_link(

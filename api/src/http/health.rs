@@ -119,7 +119,7 @@ pub(crate) async fn livez() -> Json<serde_json::Value> {
     responses(
         (status = 200, description = "Ready, or degraded: Redis is away, or sealing has halted", body = Readiness),
         (status = 503, description = "Not ready; `checks` says why", body = Readiness),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn readyz(State(api): App) -> Response {

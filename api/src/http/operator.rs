@@ -163,7 +163,7 @@ fn refused(error: OperatorError) -> ApiError {
     get, path = "/v1/operator/projections", tag = "operator", security(("token" = [])),
     responses(
         (status = 200, description = "By name", body = ProjectionList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_projections(
@@ -180,7 +180,7 @@ pub(crate) async fn list_projections(
     params(("name" = String, Path, description = "The projection")),
     responses(
         (status = 200, description = "The projection", body = Shown),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_projection(
@@ -251,7 +251,7 @@ macro_rules! acts {
             responses(
                 (status = $status, description = "Recorded; a dry run is answered 200 with an `act`", body = $answer),
                 (status = 409, description = "`rebuild_under_way` or `operation_refused`", body = Problem, content_type = "application/problem+json"),
-                (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+                Problem,
             ),
         )]
         pub(crate) async fn $name(
@@ -297,7 +297,7 @@ acts! {
     params(RebuildQuery),
     responses(
         (status = 200, description = "Newest first", body = RebuildList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_rebuilds(
@@ -323,7 +323,7 @@ async fn find(api: &Api, id: &str) -> Result<Job, ApiError> {
     params(("id" = String, Path, description = "The rebuild's id")),
     responses(
         (status = 200, description = "The rebuild", body = Job),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_rebuild(
@@ -341,7 +341,7 @@ pub(crate) async fn get_rebuild(
     responses(
         (status = 200, description = "Recorded", body = Receipt),
         (status = 409, description = "`operation_refused`", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn accept_rebuild(
@@ -360,7 +360,7 @@ pub(crate) async fn accept_rebuild(
     responses(
         (status = 200, description = "Recorded", body = Receipt),
         (status = 409, description = "`operation_refused`", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn cancel_rebuild(
@@ -393,7 +393,7 @@ async fn end(
     params(("id" = String, Path, description = "The rebuild's id")),
     responses(
         (status = 200, description = "Server-sent events, each with the rebuild as data", body = Job, content_type = "text/event-stream"),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn follow_rebuild(

@@ -72,7 +72,7 @@ pub(crate) struct Receipt {
         (status = 401, description = "Not signed by a known secret", body = crate::problem::Problem, content_type = "application/problem+json"),
         (status = 413, description = "More than 1 MiB", body = crate::problem::Problem, content_type = "application/problem+json"),
         (status = 503, description = "The log did not acknowledge; send it again", body = crate::problem::Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = crate::problem::Problem, content_type = "application/problem+json"),
+        crate::problem::Problem,
     ),
 )]
 pub(crate) async fn receive_resend(

@@ -6,6 +6,7 @@
 //! repeated and has no name here.
 
 use crate::problem::{PROBLEM_JSON, Problem};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use utoipa::{
     IntoResponses, PartialSchema,
@@ -13,6 +14,7 @@ use utoipa::{
         Content, Header, KnownFormat, ObjectBuilder, OpenApi, Ref, RefOr, Required, Response,
         ResponseBuilder, SchemaFormat, Type,
         path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem},
+        schema::SchemaType,
     },
 };
 
@@ -48,9 +50,12 @@ fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
         .flatten()
 }
 
-/// Replaces a thing by a reference to the component that equals it, if any.
-fn refer<T: PartialEq>(thing: &mut RefOr<T>, components: &Named<T>, section: &str) {
-    if let Some((name, _)) = components.iter().find(|(_, component)| *component == thing) {
+/// Replaces a thing by a reference to the component that is written as it is,
+/// if any.
+fn refer<T: Serialize>(thing: &mut RefOr<T>, components: &Named<T>, section: &str) {
+    let Ok(written) = serde_json::to_value(&*thing) else { return };
+    let same = |component| serde_json::to_value(component).is_ok_and(|it| it == written);
+    if let Some((name, _)) = components.iter().find(|(_, component)| same(*component)) {
         *thing = RefOr::Ref(Ref::new(format!("#/components/{section}/{name}")));
     }
 }
@@ -74,10 +79,14 @@ fn parameters() -> Named<Parameter> {
     let in_query = |name, description, schema| {
         parameter(ParameterIn::Query, name, description, Required::False, schema)
     };
-    let text = Option::<String>::schema;
+    let or_null =
+        |kind| ObjectBuilder::new().schema_type(SchemaType::from_iter([kind, Type::Null]));
+    let text = || or_null(Type::String).into();
+    let int64 = || Some(SchemaFormat::KnownFormat(KnownFormat::Int64));
+    let position = or_null(Type::Integer).format(int64()).minimum(Some(0));
     let limit = ObjectBuilder::new()
         .schema_type(Type::Integer)
-        .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
+        .format(int64())
         .minimum(Some(1))
         .maximum(Some(100));
     named([
@@ -124,7 +133,7 @@ fn parameters() -> Named<Parameter> {
             in_header(
                 "ExoDrive-Min-Position",
                 "Wait (at most 2 s) until the view has reached this position",
-                Option::<u64>::schema(),
+                position.into(),
             ),
         ),
         ("Cursor", in_query("after", "`next_cursor` of the page before.", String::schema())),

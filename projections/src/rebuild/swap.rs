@@ -7,7 +7,7 @@ use super::{
 use crate::{
     Error,
     engine::Engine,
-    store::{generations, refolds, to_i64, to_u64},
+    store::{generations, refolds, to_u64},
 };
 use sqlx::{Connection, Postgres, Transaction};
 use std::{

@@ -36,9 +36,9 @@ demo: tools ## A guided tour: fleet, booking, mail, on a running system (starts 
 	@exec "$(TARGET)/debug/exodrive" demo $(ARGS)
 
 bench: tools ## Measure throughput and latency on this machine
-	@cargo build --workspace --bins
+	@cargo build --release --workspace --bins
 	@cargo build --release --manifest-path bench-cqrs-es/Cargo.toml --target-dir bench-cqrs-es/target
-	@exec "$(TARGET)/debug/bench" $(ARGS)
+	@exec "$(TARGET)/release/bench" $(ARGS)
 
 check: ## Formatting, lints and documentation, warnings are errors
 	cargo fmt --all --check

@@ -215,8 +215,36 @@ impl World {
         self.start_process(name, WORKER);
     }
 
+    /// Starts a process that serves the API or a worker, with these settings on
+    /// top, and does not wait for it.
+    pub fn start_with(&self, name: &str, command: &str, settings: &[(&str, &str)]) {
+        if command == API {
+            self.addresses.lock().unwrap().entry(name.to_owned()).or_insert_with(free_address);
+        }
+        let settings = settings.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        self.start_process_with(name, command, settings);
+    }
+
+    /// Waits until a process has ended by itself; gives how.
+    pub async fn ended(&self, name: &str) -> std::process::ExitStatus {
+        eventually(&format!("{name} ends by itself"), async || {
+            self.running().get_mut(name).expect("a process").ended()
+        })
+        .await
+    }
+
     fn start_process(&self, name: &str, command: &str) {
+        self.start_process_with(name, command, []);
+    }
+
+    fn start_process_with(
+        &self,
+        name: &str,
+        command: &str,
+        settings: impl IntoIterator<Item = (String, String)>,
+    ) {
         let mut env = self.env.clone();
+        env.extend(settings);
         if command == API {
             env.push(("EXODRIVE_HTTP_ADDR".to_owned(), self.address(name).to_string()));
         }

@@ -249,3 +249,71 @@ impl Env {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{collections::BTreeSet, ffi::OsStr};
+
+    fn command() -> clap::Command {
+        let mut command = Cli::command();
+        command.build();
+        command
+    }
+
+    /// Long name and variable of every option of a command that has a variable.
+    fn options(command: &str) -> BTreeSet<(String, String)> {
+        let cli = self::command();
+        let command = cli.find_subcommand(command).unwrap();
+        let named = command.get_arguments().filter_map(|arg| {
+            let text = |text: &OsStr| text.to_str().unwrap().to_owned();
+            Some((arg.get_long()?.to_owned(), text(arg.get_env()?)))
+        });
+        named.collect()
+    }
+
+    #[test]
+    fn up_has_every_setting_of_its_parts() {
+        let up = options("up");
+        for part in ["serve", "work"] {
+            let missing: Vec<_> = options(part).difference(&up).cloned().collect();
+            assert!(missing.is_empty(), "exodrive up has not what {part} has: {missing:?}");
+        }
+    }
+
+    /// A value that the option takes, written as people would.
+    fn value(option: &str) -> &'static str {
+        match option {
+            name if name.ends_with("-addr") => "127.0.0.1:9",
+            name if name.starts_with("rate-limit") => "7/1m",
+            name if name.ends_with("-interval") || name.ends_with("-limit") => "7s",
+            "duplicate-window" | "hold-period" => "7m",
+            "log-sync" => "default",
+            "log-replicas" => "3",
+            "rebuild-memory-mib" => "7",
+            "jwt-algorithm" => "RS256",
+            "log-format" => "json",
+            "trusted-proxies" => "10.0.0.0/8,192.168.0.0/16",
+            "resend-webhook-secrets" => "whsec_b25l,whsec_dHdv",
+            "seal-keys" => "one,two",
+            _ => "text",
+        }
+    }
+
+    #[test]
+    fn up_hands_every_setting_that_is_given_to_its_parts() {
+        for (option, variable) in options("up") {
+            let mut command = command();
+            let args = ["exodrive", "up", &format!("--{option}"), value(&option)];
+            let matches = command.try_get_matches_from_mut(args).unwrap();
+            let (name, matches) = matches.subcommand().unwrap();
+            let given = Given::of(command.find_subcommand(name).unwrap(), matches);
+            let handed: Vec<_> = given
+                .variables()
+                .filter(|(name, _)| std::env::var_os(name).is_none())
+                .map(|(name, value)| (name.to_owned(), value.to_str().unwrap().to_owned()))
+                .collect();
+            assert_eq!(handed, [(variable, value(&option).to_owned())], "--{option}");
+        }
+    }
+}

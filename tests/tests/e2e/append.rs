@@ -264,3 +264,19 @@ async fn a_wrapping_key_that_is_not_configured_is_no_outage() {
     assert_eq!(error.outage(), None);
     theirs.append_fact(&received("em-1", "second")).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_log_that_was_opened_to_be_read_takes_no_event() {
+    let (services, connected, _folder) = log().await;
+    let opened = Log::open(&config(&services, wrapping_keys())).await.unwrap();
+    let event = decision("em-1", "one");
+    let fact = opened.append_fact(&event).await;
+    assert!(matches!(fact, Err(AppendError::OpenedForReading)), "{fact:?}");
+    let decided = opened.append_decision(&event, 0).await;
+    assert!(matches!(decided, Err(AppendError::OpenedForReading)), "{decided:?}");
+    let batch = [(decision("em-2", "two"), 0), (decision("em-3", "three"), 0)];
+    let batch = opened.append_batch(&batch).await;
+    assert!(matches!(batch, Err(AppendError::OpenedForReading)), "{batch:?}");
+    assert_eq!(connected.last_position().await.unwrap(), 0);
+    connected.append_fact(&event).await.unwrap();
+}

@@ -19,7 +19,7 @@ struct Bounds {
     until: NaiveDate,
 }
 
-/// Two dates that make no range.
+/// Two dates that do not make a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DaysError {
     /// The last day is before the first.
@@ -37,7 +37,8 @@ impl Days {
     /// The days from `first` to `last`, both of them included.
     ///
     /// # Errors
-    /// When `last` is before `first`, or a year is out of all reason.
+    /// When `last` is before `first`, or a year is outside of the allowed
+    /// range.
     pub fn inclusive(first: NaiveDate, last: NaiveDate) -> Result<Self, DaysError> {
         if last < first {
             return Err(DaysError::Backwards);
@@ -64,17 +65,17 @@ impl Days {
         self.until
     }
 
-    /// How many days.
+    /// The number of days.
     pub fn count(&self) -> u32 {
         u32::try_from((self.until - self.from).num_days()).unwrap_or(0)
     }
 
-    /// Whether a day is in it.
+    /// True if the range contains the day.
     pub fn contains(&self, day: NaiveDate) -> bool {
         self.from <= day && day < self.until
     }
 
-    /// Whether they share a day.
+    /// True if both ranges contain a common day.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.from < other.until && other.from < self.until
     }

@@ -1,7 +1,7 @@
-//! Erasing a person's data: wished for, approved by somebody, carried out by
-//! destroying the data keys, told when done. On `exo.erasure.<erasure id>`. And
-//! holds, while which nothing of a person may be erased, on
-//! `exo.hold.<hold id>`.
+//! Erasure of a person's data: requested, approved by a second person, executed
+//! by destroying the data keys, and completed. The events are on
+//! `exo.erasure.<erasure id>`. Also holds: while a person is under a hold, none
+//! of their data may be erased. Those events are on `exo.hold.<hold id>`.
 
 use crate::{
     id::{ErasureId, HoldId},
@@ -13,12 +13,12 @@ use strum::{IntoStaticStr, VariantNames};
 /// Every subject of erasures.
 pub const ERASURE_SUBJECTS: &str = "exo.erasure.>";
 
-/// Something that became of an erasure.
+/// A step of an erasure.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ErasureEvent {
-    /// Which erasure.
+    /// The erasure.
     pub erasure_id: ErasureId,
-    /// What.
+    /// The step.
     #[serde(flatten)]
     pub change: ErasureChange,
 }
@@ -28,7 +28,7 @@ pub struct ErasureEvent {
 #[strum(serialize_all = "snake_case", prefix = "exodrive.erasure.")]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ErasureChange {
-    /// Somebody wants a person's data erased.
+    /// An actor requests that a person's data is erased.
     Requested {
         /// The person's email address, lower case. Encrypted with a key of the
         /// erasure's own, which is destroyed with the others.
@@ -40,14 +40,14 @@ pub enum ErasureChange {
         /// customers' bookings.
         #[serde(default)]
         include_mentions: bool,
-        /// Why.
+        /// Reason, as the requester wrote it.
         reason: String,
     },
-    /// Somebody agreed: it is carried out from now on.
+    /// A second actor approved it: execution begins.
     Approved {},
-    /// It will not be carried out.
+    /// It will not be executed.
     Cancelled {
-        /// Why.
+        /// Reason, as the actor wrote it.
         reason: String,
     },
     /// These data keys are destroyed from now on. Told before it is done, so
@@ -56,16 +56,16 @@ pub enum ErasureChange {
     Started {
         /// Their names: ids, no personal data.
         keys: Vec<String>,
-        /// How many events they encrypted.
+        /// The number of events that the keys encrypted.
         events: u64,
     },
     /// No view, cache or parked copy holds the data any more.
     Completed {
         /// Data keys destroyed.
         keys: u64,
-        /// Events that nobody can read any more.
+        /// The number of events that cannot be read any more.
         events: u64,
-        /// Rows folded afresh, over all projections.
+        /// The number of rows rebuilt, over all projections.
         rows: u64,
     },
 }
@@ -73,9 +73,9 @@ pub enum ErasureChange {
 /// A hold was placed or lifted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HoldEvent {
-    /// Which hold; follows from the address.
+    /// The hold; its id follows from the address.
     pub hold_id: HoldId,
-    /// What.
+    /// The change.
     #[serde(flatten)]
     pub change: HoldChange,
 }
@@ -87,12 +87,12 @@ pub struct HoldEvent {
 pub enum HoldChange {
     /// Nothing of this person may be erased.
     Placed {
-        /// Why.
+        /// Reason, as the actor wrote it.
         reason: String,
     },
     /// It may again.
     Lifted {
-        /// Why.
+        /// Reason, as the actor wrote it.
         reason: String,
     },
 }
@@ -117,16 +117,16 @@ impl HoldChange {
     }
 }
 
-/// How far an erasure is.
+/// Progress of an erasure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum ErasureStatus {
     /// Waits for an approval.
     Requested,
-    /// Being carried out.
+    /// In execution.
     Approved,
-    /// Will not be carried out.
+    /// Will not be executed.
     Cancelled,
     /// Data keys are being destroyed, then views and caches cleaned.
     Started,
@@ -135,7 +135,7 @@ pub enum ErasureStatus {
 }
 
 impl ErasureStatus {
-    /// The status as it stands in JSON.
+    /// The status as JSON spells it.
     pub fn name(self) -> &'static str {
         self.into()
     }
@@ -144,27 +144,27 @@ impl ErasureStatus {
 /// An erasure, folded from its events. Holds no personal data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Erasure {
-    /// How far it is.
+    /// The progress.
     pub status: ErasureStatus,
-    /// Who wanted it.
+    /// The actor who requested it.
     pub requested_by: String,
-    /// Who agreed.
+    /// The actor who approved it.
     pub approved_by: Option<String>,
     /// The hold that would forbid it.
     pub hold_id: HoldId,
     /// Also what only mentions the address.
     pub include_mentions: bool,
-    /// Why.
+    /// The reason given in the request.
     pub reason: String,
     /// Data keys destroyed, by name.
     pub keys: Vec<String>,
-    /// How many events they encrypted.
+    /// The number of events that the keys encrypted.
     pub events: u64,
-    /// Rows folded afresh.
+    /// The number of rows rebuilt.
     pub rows: u64,
 }
 
-/// Why an erasure does not go on.
+/// Reason why a step of an erasure is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ErasureRejection {
     /// No such erasure.
@@ -173,7 +173,7 @@ pub enum ErasureRejection {
     /// It is beyond that.
     #[error("the erasure is {0:?} already")]
     Already(ErasureStatus),
-    /// Whoever wanted it cannot approve it.
+    /// The requester cannot approve it.
     #[error("an erasure is approved by somebody else than {0}, who asked for it")]
     SamePerson(String),
     /// A hold forbids it.
@@ -238,9 +238,9 @@ impl Erasure {
         Some(state)
     }
 
-    /// Whether `actor` may have it carried out now. `hold` is the reason of a
-    /// hold on the person, if there is one; `apart`: only somebody else than
-    /// who asked for it may.
+    /// Decides if `actor` may approve the erasure now. `hold` is the reason of
+    /// a hold on the person, if there is one. With `apart`, the requester may
+    /// not approve it.
     ///
     /// # Errors
     /// [`ErasureRejection`].
@@ -263,7 +263,7 @@ impl Erasure {
         }
     }
 
-    /// Whether it can still be called off.
+    /// Decides if it can still be cancelled.
     ///
     /// # Errors
     /// [`ErasureRejection`].

@@ -3,9 +3,9 @@
 
 use serde_json::Value;
 
-/// Parses a body. JSON that is sound but for its text (bytes that are not
-/// UTF-8, half of a surrogate pair) is read with U+FFFD in those places, since
-/// a provider's slip in a subject line must not hide what became of a mail.
+/// Parses a body. JSON that is valid except for its text (bytes that are not
+/// UTF-8, half of a surrogate pair) is read with U+FFFD in those places: a
+/// provider's mistake in a subject line must not hide the state of a mail.
 pub(crate) fn parse(body: &[u8]) -> Option<Value> {
     serde_json::from_slice(body).ok().or_else(|| {
         let repaired = replace_lone_surrogates(&String::from_utf8_lossy(body));
@@ -31,7 +31,8 @@ fn replace_lone_surrogates(text: &str) -> String {
                 continue;
             }
             (Some(_), _) => 6,
-            // A backslash and whatever it escapes, which may be many bytes long.
+            // A backslash and the escaped character, which may be several bytes
+            // long.
             (None, _) => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
         };
         out.push_str(&rest[..take]);

@@ -16,7 +16,7 @@ const DEPOSIT_SHARE: u32 = 3_000;
 /// 100 %, in basis points.
 const WHOLE: u32 = 10_000;
 
-/// What a car costs. Shares are in basis points: 10,000 are 100 %.
+/// The price list of a car. Shares are in basis points: 10,000 are 100 %.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PriceList {
     /// Counts the car's price lists, from 1.
@@ -29,7 +29,7 @@ pub struct PriceList {
     /// Off the days and fees.
     #[serde(default)]
     pub discount_basis_points: u32,
-    /// What to tell customers about the discount.
+    /// The text about the discount that customers see.
     #[serde(default)]
     pub offer_text: Option<String>,
     /// Held while the car is out, and not part of the price; 30 % of the total
@@ -45,10 +45,10 @@ pub struct PriceList {
     /// Days that cost more.
     #[serde(default)]
     pub peaks: Vec<Peak>,
-    /// Where the car can be had and left.
+    /// The places where the car can be picked up and left.
     #[serde(default)]
     pub locations: Vec<Location>,
-    /// For leaving the car elsewhere than it was had.
+    /// The fee for leaving the car at another place than the pick-up.
     #[serde(default)]
     pub one_way_fee_cents: i64,
     /// On everything, after the discount.
@@ -122,13 +122,13 @@ pub struct LocationFee {
     pub basis_points: u32,
 }
 
-/// What a customer chooses besides the days.
+/// The customer's choices besides the days.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Choices {
     /// Ids of optional fees.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub fees: BTreeSet<String>,
-    /// Id of the location where the car is had.
+    /// Id of the location of the pick-up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pick_up: Option<String>,
     /// Id of the location where it is left; the same if not said.
@@ -143,7 +143,7 @@ pub struct Quote {
     pub price_list_version: u32,
     /// ISO 4217.
     pub currency: String,
-    /// What the total is made of.
+    /// The parts of the total.
     pub lines: Vec<Line>,
     /// The sum of the lines, in cents. Never negative.
     pub total_cents: i64,
@@ -154,11 +154,11 @@ pub struct Quote {
 /// A part of a price: `amount_cents` is `quantity` times `unit_cents`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
-    /// What it is for.
+    /// The subject of the line.
     pub kind: LineKind,
     /// For people.
     pub label: String,
-    /// How many.
+    /// The quantity.
     pub quantity: u32,
     /// Each, in cents.
     pub unit_cents: i64,
@@ -166,7 +166,7 @@ pub struct Line {
     pub amount_cents: i64,
 }
 
-/// What a line is for.
+/// The subject of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it")]
@@ -183,7 +183,7 @@ pub enum LineKind {
     Imported,
 }
 
-/// Why there is no price.
+/// Reason why there is no price.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuoteError {
     /// Fewer days than the car is rented for.
@@ -212,7 +212,7 @@ fn share(amount_cents: i64, basis_points: u32) -> i64 {
     (amount_cents * i64::from(basis_points) + whole / 2) / whole
 }
 
-/// The price of a rental by a price list that is sound ([`PriceList::check`]).
+/// The price of a rental by a valid price list ([`PriceList::check`]).
 ///
 /// # Errors
 /// [`QuoteError`].
@@ -332,8 +332,7 @@ fn percent(basis_points: u32) -> String {
     }
 }
 
-/// A part of a command that cannot be: where it stands, as a JSON pointer, and
-/// what is wrong with it.
+/// An invalid part of a command: its place, as a JSON pointer, and the fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidField {
     /// For example `/base_per_day_cents`.
@@ -350,7 +349,7 @@ impl InvalidField {
 }
 
 impl PriceList {
-    /// What is unsound about it; nothing if it can be quoted by.
+    /// The faults of the price list; empty if quotes can be made from it.
     pub fn check(&self) -> Vec<InvalidField> {
         let mut faults = Vec::new();
         let mut check = |is_valid: bool, pointer: &str, detail: &str| {

@@ -1,3 +1,6 @@
+//! Appends to the log: facts without a condition, and decisions guarded by the
+//! last position of their subject.
+
 use crate::{
     codec,
     error::{AppendError, KeyError},

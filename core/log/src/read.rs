@@ -1,3 +1,6 @@
+//! Reads of the log: readers from a position on, one subject's history, and
+//! single events.
+
 use crate::{
     codec,
     error::ReadError,

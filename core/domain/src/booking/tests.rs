@@ -1,6 +1,6 @@
 //! A world of two cars, and stories about it: given, when, then. Every event
-//! goes through JSON and [`decode`] before it is folded, and is searched for
-//! personal data that stands where it should not.
+//! goes through JSON and [`decode`] before it is folded. Each event is searched
+//! for personal data outside of the marked fields.
 
 mod calendar;
 mod moves;
@@ -100,7 +100,7 @@ fn car(number: u128) -> Car {
     }
 }
 
-/// Something that somebody does or that becomes of the world.
+/// A command, or an outside event in the world.
 #[derive(Clone, Debug)]
 struct Step {
     command: Command,
@@ -447,7 +447,7 @@ fn keeps_secrets(recorded: &Recorded, payload: &Payload) {
     assert!(!format!("{payload:?}").contains(SECRET));
 }
 
-/// What a step came to.
+/// The outcome of a step.
 #[derive(Debug)]
 struct Outcome {
     world: World,
@@ -456,7 +456,7 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// It was done, and its booking stands so.
+    /// The command succeeded and its booking has this status.
     fn then(self, status: Status) -> World {
         assert_eq!(self.result, Ok(()), "{:?}", self.step);
         let id = match &self.step.command {
@@ -478,13 +478,14 @@ impl Outcome {
         self.world
     }
 
-    /// It was refused for this reason.
+    /// The command was rejected for this reason.
     fn then_refused(self, refusal: BookingRejection) -> World {
         assert_eq!(self.result, Err(refusal), "{:?}", self.step);
         self.world
     }
 
-    /// It was refused: not in this status, because of this.
+    /// The command was rejected: not allowed in this status, for this further
+    /// reason.
     fn then_wrong(self, because: impl Into<Option<&'static str>>) -> World {
         let Err(BookingRejection::WrongStatus { because: reported, .. }) = self.result else {
             panic!("{:?} came to {:?}", self.step, self.result)
@@ -493,7 +494,7 @@ impl Outcome {
         self.world
     }
 
-    /// It was refused: this part of it cannot be.
+    /// The command was rejected: the field at this pointer is invalid.
     fn then_faulty(self, pointer: &str) -> World {
         let Err(BookingRejection::Faulty(faults)) = self.result else {
             panic!("{:?} came to {:?}", self.step, self.result)
@@ -503,7 +504,7 @@ impl Outcome {
         self.world
     }
 
-    /// It was refused: these days are taken.
+    /// The command was rejected: these days are taken.
     fn then_taken(self, taken: &[(&str, Taken)], next_free: Option<Days>) -> World {
         let date = |(date, by): &(&str, Taken)| TakenDay { date: day(date), by: *by };
         let taken = taken.iter().map(date).collect();

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
 /// The provider's id of an email. One to 64 ASCII letters, digits, `-` or `_`
-/// (Resend uses UUIDs), so that it can stand in a subject and in a URL as it
-/// is.
+/// (Resend uses UUIDs), so that a subject and a URL can contain it without
+/// escaping.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct EmailId(String);

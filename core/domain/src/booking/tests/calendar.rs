@@ -80,7 +80,7 @@ enum Who {
     Block(usize),
 }
 
-/// What the calendars should be.
+/// The calendars that the test expects.
 #[derive(Debug, Default)]
 struct Model {
     taken: [BTreeMap<NaiveDate, BTreeSet<Who>>; 2],
@@ -293,7 +293,7 @@ impl Run {
     }
 }
 
-/// How often each wish was accepted and refused.
+/// Counts of accepted and rejected commands, by command.
 type Tally = BTreeMap<&'static str, [u32; 2]>;
 
 fn run(attempts: &[(Attempt, Days)], tally: &RefCell<Tally>) -> Result<(), TestCaseError> {

@@ -1,4 +1,4 @@
-//! The price at the door is the price charged.
+//! The price that is charged is the price that was quoted.
 
 use super::*;
 use crate::price::{

@@ -1,4 +1,4 @@
-//! What is refused, and why; blocks; the same command again.
+//! Rejections and their reasons; blocks; the same command again.
 
 use super::*;
 use crate::price::QuoteError;

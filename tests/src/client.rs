@@ -1,3 +1,6 @@
+//! An HTTP client for tests: signed deliveries, tokens, requests and their
+//! answers.
+
 use base64::{
     Engine,
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
@@ -63,7 +66,7 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
-    /// How long it took.
+    /// The duration of the request.
     pub took: Duration,
 }
 

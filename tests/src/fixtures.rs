@@ -1,3 +1,5 @@
+//! The recorded deliveries of the provider, and small ones made for tests.
+
 use crate::Delivery;
 use bytes::Bytes;
 use serde_json::Value;
@@ -61,7 +63,8 @@ pub fn reported_status(body: &[u8]) -> Option<(String, u8, &'static str)> {
     Some((data["email_id"].as_str()?.to_owned(), rank, status))
 }
 
-/// The status of every email that deliveries report, whatever their order.
+/// The status of every email that deliveries report, independent of their
+/// order.
 pub fn status_by_rank<'a>(
     deliveries: impl IntoIterator<Item = &'a Delivery>,
 ) -> BTreeMap<String, &'static str> {

@@ -1,3 +1,5 @@
+//! Programs of this workspace as child processes of a test.
+
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -20,7 +22,7 @@ pub fn program(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("there is no program `{name}` yet: run `make test`"))
 }
 
-/// An address of this machine that nobody listens on.
+/// An address of this machine on which no process listens.
 ///
 /// Apart from the ports of outgoing connections, and from those that private
 /// services choose: a port must still be free when its program is started
@@ -63,7 +65,7 @@ impl Process {
         self.0.id()
     }
 
-    /// How it ended; none while it runs.
+    /// Its exit status; `None` while it runs.
     pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
         self.0.try_wait().unwrap()
     }

@@ -1,4 +1,4 @@
-//! How a system stands, told when a wait ends in vain.
+//! The state of a system, reported when a wait times out.
 
 use crate::{Answer, process::bare, program};
 use reqwest::Method;
@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-/// How long each part may take to tell.
+/// The timeout of each part's report.
 const EACH: Duration = Duration::from_secs(3);
 /// Lines of each log file.
 const LINES: usize = 15;
@@ -51,7 +51,8 @@ const TABLES: [(&str, &str); 5] = [
     ),
 ];
 
-/// Where a system can be looked at from outside, whatever its own state is.
+/// The addresses at which a system can be observed from outside, independent of
+/// its own state.
 pub(crate) struct SealState {
     pub(crate) folder: PathBuf,
     pub(crate) http: reqwest::Client,
@@ -109,7 +110,7 @@ impl SealState {
 async fn bounded(part: impl Future<Output = Result<String, String>>) -> String {
     match tokio::time::timeout(EACH, part).await {
         Ok(Ok(reported)) => reported,
-        Ok(Err(error)) => format!(" cannot be told: {error}"),
+        Ok(Err(error)) => format!(" cannot be read: {error}"),
         Err(_) => format!(" no answer within {EACH:?}"),
     }
 }

@@ -1,3 +1,6 @@
+//! The reference fold: the rows that events make when they are folded one by
+//! one.
+
 use exodrive_domain::{Event, Recorded, decode};
 use exodrive_projections::{Projection, for_each_projection};
 use serde_json::Value;

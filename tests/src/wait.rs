@@ -1,6 +1,6 @@
-//! Waiting: every wait of the tests passes through [`within`]. It has a bound,
-//! and one that ends in vain says what was waited for, what was seen last, and
-//! how the system stands.
+//! Waits: every wait of the tests goes through [`within`]. It has a limit. A
+//! wait that times out reports the expectation, the last observation, and the
+//! state of the system.
 
 use crate::standing::SealState;
 use std::{
@@ -10,16 +10,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long anything may take that a test waits for. Reached only by failures.
+/// The longest time that a test waits for anything. Reached only by failures.
 pub const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How much longer than the limit the last look may take.
+/// The time beyond the limit that the last probe may take.
 const FINAL_SEAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long telling how a system stands may take.
+/// The timeout of the report on a system's state.
 const TELLING: Duration = Duration::from_secs(20);
 
-/// What one look came to.
+/// The result of one probe.
 pub trait Probe {
-    /// What is waited for.
+    /// The awaited value.
     type Value;
 
     /// The value, or what was seen instead if the probe says it.
@@ -51,8 +51,8 @@ pub async fn eventually<P: Probe>(what: &str, probe: impl AsyncFnMut() -> P) -> 
 /// `Err` says what it saw.
 ///
 /// # Panics
-/// When the limit is over: with what was waited for, what was seen last, and
-/// how the systems of this test stand.
+/// When the limit is over: with the expectation, the last observation, and the
+/// state of this test's systems.
 pub async fn within<P: Probe>(
     limit: Duration,
     what: &str,
@@ -82,7 +82,7 @@ pub(crate) async fn in_vain(what: &str, waited: Duration, seen: Option<&str>) ->
     for system in systems() {
         let standing = tokio::time::timeout(TELLING, system.tell()).await;
         reported +=
-            &standing.unwrap_or_else(|_| "how the system stands could not be told".to_owned());
+            &standing.unwrap_or_else(|_| "the state of the system could not be read".to_owned());
     }
     let seen = seen.unwrap_or("the probe does not say");
     panic!("did not happen within {waited:.1?}: {what}\nseen last: {seen}\n{reported}")
@@ -93,7 +93,7 @@ thread_local! {
     static SYSTEMS: RefCell<Vec<Weak<SealState>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Remembers a system of this thread's test, to tell how it stands.
+/// Remembers a system of this thread's test, to report its state.
 pub(crate) fn remember(system: &Arc<SealState>) {
     SYSTEMS.with_borrow_mut(|systems| {
         systems.retain(|it| it.strong_count() > 0);

@@ -1,3 +1,5 @@
+//! A whole system for one test: servers, processes, and calls to them.
+
 use crate::{
     Answer, Delivery, Process, Rows, client, eventually, fold_by_name, free_address,
     process::{bare, program},
@@ -33,12 +35,12 @@ pub const WORKER: &str = "work";
 /// The secret that signs the tokens of every world.
 pub const TOKEN_SECRET: &str = "e2e-token-secret-4b1d9c";
 
-/// What wraps the data keys of every world.
+/// The key that wraps the data keys of every world.
 pub const DATA_KEYS: &str = "1:ZTJlIHdyYXBwaW5nIGtleSwgb2YgMzIgYnl0ZXMhISE=";
-/// What a NATS server has refused to a connection.
+/// Refusals of a NATS server on a connection.
 pub type PermissionErrors = Arc<Mutex<Vec<String>>>;
 
-/// What signs the checkpoints of every world.
+/// The key that signs the checkpoints of every world.
 pub const SEAL_KEY: &str = "ZTJlIHNlYWwga2V5LCBvZiAzMiBieXRlcyEhISEhISE=";
 
 /// A whole system of its own: servers, API and worker. Dropping it kills all
@@ -103,7 +105,8 @@ impl World {
             ("EXODRIVE_RATE_LIMIT_FAILED_WEBHOOK", "100000/1m"),
             ("EXODRIVE_RATE_LIMIT_BOOKING", "100000/1m"),
             ("EXODRIVE_LINK_SECRET", "e2e-link-secret-9f20c1"),
-            // Tests count events: what they read is told when they want it.
+            // Tests count events: reads are recorded at once only when a test
+            // asks for it.
             ("EXODRIVE_ACCESS_INTERVAL", "1h"),
             ("EXODRIVE_DATA_KEYS", DATA_KEYS),
             ("EXODRIVE_SEAL_KEYS", SEAL_KEY),
@@ -148,12 +151,12 @@ impl World {
         self.folder.path().join("services")
     }
 
-    /// The log's server, for whoever goes behind the system's back.
+    /// The log's server, for tests that go behind the system's back.
     pub async fn jetstream(&self) -> jetstream::Context {
         jetstream_as(&self.urls().nats_operator, PermissionErrors::default()).await
     }
 
-    /// Where the servers are.
+    /// The addresses of the servers.
     pub fn urls(&self) -> &ServiceUrls {
         self.services.urls()
     }
@@ -185,7 +188,7 @@ impl World {
         run(args, &self.env).await
     }
 
-    /// What `exodrive` prints with these arguments, when it succeeds.
+    /// The output of `exodrive` with these arguments, when it succeeds.
     pub async fn exodrive_prints(&self, args: &[&str]) -> String {
         let done = self.exodrive(args).await;
         assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
@@ -204,7 +207,7 @@ impl World {
         self.start_process(name, API);
     }
 
-    /// Where a process serves the API.
+    /// The address at which a process serves the API.
     pub fn address(&self, name: &str) -> SocketAddr {
         self.addresses.lock().unwrap()[name]
     }
@@ -259,12 +262,12 @@ impl World {
         self.folder.path().join(format!("{name}.log"))
     }
 
-    /// What a process has printed so far.
+    /// The output of a process so far.
     pub fn printed(&self, name: &str) -> String {
         fs::read_to_string(self.log_file(name)).unwrap_or_default()
     }
 
-    /// What the NATS server has printed so far.
+    /// The output of the NATS server so far.
     pub fn nats_printed(&self) -> String {
         fs::read_to_string(self.folder.path().join("services/logs/nats-server.log")).unwrap()
     }
@@ -442,7 +445,7 @@ impl World {
         String::from_utf8(answer.body.to_vec()).unwrap()
     }
 
-    /// The sum of all samples of one metric; none if there is no sample.
+    /// The sum of all samples of one metric; `None` if there is no sample.
     pub async fn metric(&self, process: &str, name: &str) -> Option<f64> {
         let text = self.metrics(process).await;
         let values: Vec<f64> = text
@@ -477,8 +480,8 @@ pub async fn open_log(url: &str) -> Log {
     Log::open(&config).await.unwrap()
 }
 
-/// JetStream on a NATS server, as the user of this address; what the server
-/// refuses is added to `refusals`.
+/// JetStream on a NATS server, as the user of this address; the server's
+/// refusals are added to `refusals`.
 pub async fn jetstream_as(url: &str, refusals: PermissionErrors) -> jetstream::Context {
     let server: async_nats::ServerAddr = url.parse().unwrap();
     let user = server.username().unwrap().to_owned();

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 const EMAILS: [&str; 2] =
     ["4ef9a417-02e9-4d39-ad75-9611e0fcc33c", "56761188-7520-42d8-8898-ff6fc54ce618"];
 
-/// What was stored once or more, under one id.
+/// An event that was stored once or more, under one id.
 #[derive(Clone, Debug)]
 struct Message {
     id: String,

@@ -174,7 +174,7 @@ pub enum ErasureRejection {
     #[error("the erasure is {0:?} already")]
     Already(ErasureStatus),
     /// The requester cannot approve it.
-    #[error("an erasure is approved by somebody else than {0}, who asked for it")]
+    #[error("{0} requested the erasure, so another person must approve it")]
     SamePerson(String),
     /// A hold forbids it.
     #[error("a legal hold forbids it: {0}")]

@@ -377,9 +377,9 @@ impl PriceList {
         check(self.fees.len() <= 50, "/fees", "must be at most 50");
         check(self.peaks.len() <= 50, "/peaks", "must be at most 50");
         check(self.locations.len() <= 50, "/locations", "must be at most 50");
-        check(unique(self.fees.iter().map(|fee| &fee.id)), "/fees", "each id may stand once");
+        check(unique(self.fees.iter().map(|fee| &fee.id)), "/fees", "each id may occur once");
         let ids = self.locations.iter().map(|location| &location.id);
-        check(unique(ids), "/locations", "each id may stand once");
+        check(unique(ids), "/locations", "each id may occur once");
         for (index, fee) in self.fees.iter().enumerate() {
             let pointer = format!("/fees/{index}/amount_cents");
             check(amount(fee.amount_cents), &pointer, "must be from 0 to 10000000");

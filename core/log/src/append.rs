@@ -37,13 +37,13 @@ impl Log {
         self.publish(event, |message| message.message_id(&event.envelope.id)).await
     }
 
-    /// Appends a decision, if nothing was appended to its subject since
-    /// `last`, the position of the event that it was decided on (0: none).
-    /// A retry of an append whose acknowledgement was lost is recognised by
-    /// the event's id and answered as a duplicate, at any later time.
+    /// Appends a decision, if nothing was appended to its subject since `last`,
+    /// the position of the event that it was decided on (0: no event). A retry
+    /// of an append whose acknowledgement was lost is recognised by the event's
+    /// id and answered as a duplicate, at any later time.
     ///
     /// # Errors
-    /// [`AppendError::Conflict`] when somebody was first; else as
+    /// [`AppendError::Conflict`] when another event was appended first; else as
     /// [`Log::append_fact`].
     pub async fn append_decision(
         &self,
@@ -130,8 +130,8 @@ impl Log {
         Err(AppendError::Conflict)
     }
 
-    /// Where events stand that may have been appended at their guards'
-    /// positions, however many of others' followed.
+    /// The positions of events that may have been appended at their guards'
+    /// positions, however many other events followed.
     ///
     /// # Errors
     /// [`AppendError::Conflict`] when they are not stored.
@@ -193,10 +193,11 @@ impl Log {
         Err(AppendError::unavailable("an empty batch").into())
     }
 
-    /// Current servers answer the retry of a stored decision with "wrong last
-    /// sequence": if the subject's last event is ours, it is no conflict. The
-    /// same id is not enough: it may be another request under a key that was
-    /// used before, decided on a state that did not know of it yet.
+    /// Recognises the retry of a stored decision. Current servers answer it
+    /// with "wrong last sequence": if the subject's last event is ours, there
+    /// is no conflict. The same id is not enough: it may be another request
+    /// under a key that was used before, decided on a state that did not
+    /// contain that earlier request yet.
     async fn own_earlier_append(&self, event: &NewEvent) -> Result<Appended, AppendError> {
         let subject = event.subject.to_string();
         match self.stream.get_last_raw_message_by_subject(&subject).await {
@@ -216,8 +217,9 @@ impl Log {
         }
     }
 
-    /// Whether a recorded event is the one that was to be appended: of the same
-    /// id and the same bytes as received, whether or not they can still be read.
+    /// True if a recorded event is the one that was to be appended: it has the
+    /// same id and the same received bytes. It does not matter if they can
+    /// still be read.
     pub fn is_same(&self, event: &NewEvent, recorded: &Recorded) -> bool {
         codec::is_same(&self.keys, event, recorded)
     }
@@ -240,7 +242,7 @@ impl Log {
         let started = Instant::now();
         let deadline = started + self.ack_timeout;
         let encoded = timeout_at(deadline, self.encode(event)).await;
-        // Only the key store is asked for anything so far.
+        // Nothing but the key store was called so far.
         let (headers, body) = encoded.map_err(|_| KeyError::Unavailable(None))??;
         let message = guard(PublishMessage::build().headers(headers).payload(body));
         let subject = event.subject.to_string();
@@ -303,8 +305,7 @@ async fn ask(
     }
 }
 
-/// Where the events of a batch stand, of which the one at `index` stands at
-/// `position`.
+/// The positions of a batch's events, if the one at `index` is at `position`.
 fn consecutive(count: usize, position: u64, index: usize, duplicate: bool) -> Vec<Appended> {
     let distance = |from: usize, to: usize| u64::try_from(to - from).unwrap_or(u64::MAX);
     let before = (0..index).map(|at| position.saturating_sub(distance(at, index)));

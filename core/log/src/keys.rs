@@ -1,11 +1,11 @@
-//! The keys that personal data in the log is encrypted with: in a stream of
+//! The keys that encrypt personal data in the log. They are in a stream of
 //! their own beside it (`exo-keys.<name>`), so that one can be destroyed while
-//! the log stays as it is.
+//! the log does not change.
 //!
-//! Each is wrapped (encrypted) by a key from configuration. Three things are
-//! never confused: a key that was destroyed leaves a tombstone; one that is
-//! missing without a tombstone is an error that nothing is folded past; and a
-//! stream that does not answer is tried again.
+//! Each is wrapped (encrypted) by a key from configuration. Three cases are
+//! kept apart. A key that was destroyed leaves a tombstone. A key that is
+//! missing without a tombstone is an error, and no fold skips it. A stream that
+//! does not answer is tried again.
 
 use crate::{
     error::KeyError,
@@ -40,14 +40,14 @@ use std::{
 };
 use tokio::time::timeout;
 
-/// How long a process may go on using a key that was destroyed meanwhile.
+/// The longest time for which a process may use a key after its destruction.
 pub const KEY_CACHE: Duration = Duration::from_secs(10);
 const CACHED_KEYS: u64 = 100_000;
-/// Keys asked for at a time; the server takes 1,024.
+/// The number of keys in one request; the server takes 1,024.
 const AT_ONCE: usize = 512;
-/// Up to so many are asked for singly.
+/// Up to this number, keys are requested one by one.
 const FEW: usize = 3;
-/// How long the server may be silent.
+/// The timeout of an answer of the server.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Makes the MACs of what was received. Never destroyed: it opens nothing.
 const MAC_KEY: &str = "mac";
@@ -72,10 +72,11 @@ impl fmt::Debug for WrappingKeys {
 pub struct WrappingKeysError;
 
 impl WrappingKeys {
-    /// Reads `1:<base64 of 32 bytes>,2:…`; line ends do as well as commas.
+    /// Reads `1:<base64 of 32 bytes>,2:…`; keys may also be on lines of their
+    /// own.
     ///
     /// # Errors
-    /// When it is none, or there is no key.
+    /// When a key is malformed, or there is no key.
     pub fn parse(text: &str) -> Result<Self, WrappingKeysError> {
         let mut keys = BTreeMap::new();
         for part in text.split([',', '\n']).map(str::trim).filter(|part| !part.is_empty()) {
@@ -103,7 +104,7 @@ impl WrappingKeys {
     }
 }
 
-/// What a wrapped key is bound to.
+/// The identity that a wrapped key is bound to.
 fn wrapped_as(name: &str, version: u32) -> Vec<u8> {
     format!("exodrive data key\0{name}\0{version}").into_bytes()
 }
@@ -119,8 +120,8 @@ pub(crate) fn encrypt(cipher: &XChaCha20Poly1305, about: &[u8], plain: &[u8]) ->
     Some(out)
 }
 
-/// What [`encrypt`] encrypted; none if it was changed, or is about something
-/// else.
+/// Decrypts the output of [`encrypt`]; `None` if it was changed, or belongs to
+/// another identity.
 pub(crate) fn decrypt(cipher: &XChaCha20Poly1305, about: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
     let (nonce, sealed) = sealed.split_first_chunk::<NONCE>()?;
     cipher.decrypt(&XNonce::from(*nonce), Payload { msg: sealed, aad: about }).ok()
@@ -133,7 +134,7 @@ pub(crate) enum KeyState {
     Erased,
 }
 
-/// What the key store holds under a name.
+/// A record of the key store.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Stored {
@@ -141,7 +142,7 @@ enum Stored {
     Erased { erasure: ErasureId, at: String },
 }
 
-/// See the module. Cheap to clone.
+/// The data keys of a log, with a cache of those in use. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct KeyStore {
     context: Context,
@@ -159,7 +160,8 @@ fn subject(name: &str) -> String {
 fn name_of(scope: &KeyScope) -> String {
     match scope {
         KeyScope::Email(id) => format!("email.{id}"),
-        // A provider's id may hold anything; its digest can stand in a subject.
+        // A provider's id may contain any character; its digest is valid in a
+        // subject.
         KeyScope::Delivery(id) => {
             let digest = digest::digest(&digest::SHA256, id.as_bytes());
             format!("delivery.{}", hex::encode(&digest.as_ref()[..16]))
@@ -207,9 +209,10 @@ impl KeyStore {
         hex::encode(&context.sign().as_ref()[..16])
     }
 
-    /// The key to encrypt with, and its name: made if there is none. A scope
-    /// that was erased gets a new key if its person may give data again; else
-    /// a key that nobody keeps, so that what comes late is erased at once.
+    /// The key to encrypt with, and its name; makes a key if there is no key
+    /// yet. An erased scope gets a new key if its person may give data again.
+    /// Otherwise it gets a key that is not stored, so that late data is erased
+    /// at once.
     pub(crate) async fn for_append(
         &self,
         scope: &KeyScope,
@@ -285,7 +288,7 @@ impl KeyStore {
         }
     }
 
-    /// The key in a record, kept for a while.
+    /// Unwraps the key of a record and caches it for [`KEY_CACHE`].
     fn keep(&self, name: &str, stored: &Stored) -> Result<KeyState, KeyError> {
         let held = match self.unwrap(name, stored)? {
             Some(key) => KeyState::Key(XChaCha20Poly1305::new(&key.into())),
@@ -371,7 +374,7 @@ impl KeyStore {
         self.publish(name, &stored, 0).await
     }
 
-    /// Stores a record if the name's last one stands at `last`.
+    /// Stores a record if the name's last one is at `last`.
     async fn publish(&self, name: &str, stored: &Stored, last: u64) -> Result<bool, KeyError> {
         let body = serde_json::to_vec(stored);
         let body = body.map_err(|_| KeyError::Encode(name.to_owned()))?;
@@ -428,7 +431,7 @@ impl KeyStore {
         }
     }
 
-    /// Whether a key is destroyed.
+    /// True if a key is destroyed.
     pub(crate) async fn is_destroyed(&self, name: &str) -> Result<bool, KeyError> {
         Ok(matches!(self.read_stored(name).await?, Some(Stored::Erased { .. })))
     }

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 /// The longest that a caller waits for Redis.
 pub const REDIS_TIMEOUT: Duration = Duration::from_millis(250);
-/// How long Redis is left alone after a failure.
+/// The pause after a failure, during which Redis is not called.
 const REST: Duration = Duration::from_millis(500);
 
 /// A connection to Redis. Cheap to clone.
@@ -33,7 +33,7 @@ pub struct Redis {
     rests_until_ms: Arc<AtomicU64>,
 }
 
-/// Why Redis gave no answer.
+/// Reason why Redis gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum RedisError {
     /// It failed a moment ago and is left alone.
@@ -45,13 +45,13 @@ pub enum RedisError {
     /// The connection broke, or Redis is not ready to answer.
     #[error("Redis failed")]
     Failed(#[source] ClientError),
-    /// It answered, and refused the command: the same command fails again.
-    #[error("Redis refused a command")]
+    /// It answered, and rejected the command: the same command fails again.
+    #[error("Redis rejected a command")]
     Refused(#[source] ClientError),
 }
 
 impl RedisError {
-    /// Whether Redis is out: it may answer the same command later.
+    /// True if Redis is out: it may answer the same command later.
     pub fn is_outage(&self) -> bool {
         !matches!(self, Self::Refused(_))
     }
@@ -78,11 +78,11 @@ impl From<ClientError> for RedisError {
 }
 
 impl Redis {
-    /// A connection that is made when first used. To be called within a tokio
+    /// A connection that is made when first used. Must be called within a tokio
     /// runtime.
     ///
     /// # Errors
-    /// When the URL is none.
+    /// When the URL is invalid.
     pub fn new(url: &str) -> Result<Self, RedisError> {
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(REDIS_TIMEOUT))
@@ -142,7 +142,8 @@ impl Redis {
             Ok(answer) => answer.map_err(RedisError::from),
             Err(_) => Err(RedisError::TimedOut),
         };
-        // One that answers is not left alone for what it refused.
+        // A server that answers is called again at once, even if it rejected a
+        // command.
         if outcome.as_ref().is_err_and(RedisError::is_outage) {
             let rest = u64::try_from(REST.as_millis()).unwrap_or(u64::MAX);
             self.rests_until_ms.store(now() + rest, Ordering::Relaxed);

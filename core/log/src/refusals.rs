@@ -1,6 +1,6 @@
-//! Webhooks that were refused, and repeats of a delivery that the log has: kept
-//! beside the log for a while, without personal data, for whoever asks why a
-//! delivery is missing.
+//! Refused webhooks, and repeats of a delivery that the log has. They are
+//! stored beside the log for a while, without personal data, for operators who
+//! search for a missing delivery.
 
 use crate::{
     error::ReadError,
@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 /// Read at a time.
 const PULL: usize = 1_000;
-/// A consumer that nobody reads goes away by itself after this.
+/// The time after which the server deletes a consumer that is not read.
 const INACTIVE: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -27,11 +27,11 @@ pub const DUPLICATE: &str = "duplicate";
 /// A webhook that was not stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectedDelivery {
-    /// When.
+    /// The time of the refusal.
     #[serde(with = "serde_micros")]
     pub at: DateTime<Utc>,
-    /// Why: [`DUPLICATE`] for a repeat, which was answered 2xx; anything else
-    /// was not believed. An open set.
+    /// Reason: [`DUPLICATE`] for a repeat, which was answered 2xx; any other
+    /// reason means that the delivery was not authentic. An open set.
     pub reason: String,
     /// The message's id as it claims, if that has the form of the provider's:
     /// anything else may hold anything.
@@ -41,7 +41,7 @@ pub struct RejectedDelivery {
 }
 
 impl RejectedDelivery {
-    /// A refusal now, of whoever claims this id.
+    /// A refusal now, of a delivery that claims this id.
     pub fn new(
         at: DateTime<Utc>,
         reason: &str,
@@ -61,8 +61,8 @@ fn is_message_id(text: &str) -> bool {
 }
 
 impl Log {
-    /// Keeps a refusal. Waits for nothing: one that finds too many before it,
-    /// or a server that does not answer, is counted by a metric and lost.
+    /// Stores a refusal without waiting. If too many are waiting, or the server
+    /// does not answer, it is lost and counted by a metric.
     pub fn refuse(&self, refusal: &RejectedDelivery) {
         let lost = || metrics::counter!("exodrive_webhook_refusals_lost_total").increment(1);
         let Ok(permit) = self.refusing.0.clone().try_acquire_owned() else { return lost() };
@@ -77,8 +77,8 @@ impl Log {
         });
     }
 
-    /// Gives `each` the refusals kept from `since` on and before `until`, by
-    /// the server's time, oldest first, holding few of them at a time.
+    /// Gives `each` the stored refusals from `since` on and before `until`, by
+    /// the server's time, oldest first. It holds few of them at a time.
     ///
     /// # Errors
     /// When the server does not answer.

@@ -31,7 +31,7 @@ const OLDEST_SERVER: (u64, u64, u64) = (2, 12, 3);
 /// A webhook's body may have 1 MiB; headers come on top.
 const SMALLEST_MAX_PAYLOAD: usize = (1 << 20) + (64 << 10);
 
-/// Where the log is and what it must be.
+/// Address, names and required settings of the log.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
     /// `nats://user:password@host:port`.
@@ -44,27 +44,27 @@ pub struct LogConfig {
     /// server (the default) loses nothing when it crashes, but up to its
     /// `sync_interval` of two minutes when the machine does.
     pub require_sync: bool,
-    /// How long the server must remember the ids of events.
+    /// The time for which the server must remember the ids of events.
     pub duplicate_window: Duration,
     /// Copies in a cluster: 1 or 3.
     pub replicas: usize,
-    /// How long an append may wait for its acknowledgement.
+    /// The timeout of an append's acknowledgement.
     pub ack_timeout: Duration,
-    /// How long to keep trying to reach the server at start.
+    /// The time for which a start keeps trying to reach the server.
     pub connect_timeout: Duration,
-    /// What the data keys are wrapped with.
+    /// The keys that wrap the data keys.
     pub keys: WrappingKeys,
 }
 
-/// Why the log cannot be used.
+/// Reason why the log cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Nobody answers.
+    /// The server does not answer.
     #[error("the event log does not answer at {address}: is NATS running? (EXODRIVE_NATS_URL)")]
     Unreachable {
         /// Host and port, without credentials.
         address: String,
-        /// What the client said.
+        /// The client's error.
         #[source]
         source: Box<dyn Error + Send + Sync + 'static>,
     },
@@ -73,11 +73,11 @@ pub enum ConnectError {
     Setting {
         /// The setting's own name, and whose it is.
         setting: String,
-        /// What it is.
+        /// The setting that was found.
         found: String,
-        /// What it must be.
+        /// The required setting.
         requested: String,
-        /// What to do.
+        /// The remedy.
         remedy: String,
     },
     /// A stream is not there, and this user must not make it.
@@ -85,7 +85,7 @@ pub enum ConnectError {
         "NATS has no stream {stream} yet: run `exodrive migrate`, as a user who may make streams (EXODRIVE_NATS_OPERATOR_URL)"
     )]
     Missing {
-        /// Which stream.
+        /// The stream.
         stream: String,
     },
     /// The server neither answered a request nor refused it.
@@ -99,11 +99,11 @@ pub enum ConnectError {
     /// The server refused to make or show a stream.
     #[error("cannot {action} stream {stream}")]
     Stream {
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
-        /// Which stream.
+        /// The stream.
         stream: String,
-        /// What the server said.
+        /// The server's error.
         #[source]
         source: Box<dyn Error + Send + Sync + 'static>,
     },
@@ -179,7 +179,7 @@ async fn open(config: &LogConfig) -> Result<Log, ConnectError> {
     log(config, context, stream).await
 }
 
-/// A stream that somebody else makes; waits for it until patience ends.
+/// Waits for a stream that another process makes, until the timeout.
 async fn find_stream(
     context: &jetstream::Context,
     name: &str,
@@ -238,7 +238,7 @@ async fn log(
     })
 }
 
-/// Tries until the server answers or patience ends: services start in any
+/// Tries until the server answers or the timeout is over: services start in any
 /// order.
 pub(crate) async fn reach(
     config: &LogConfig,
@@ -253,8 +253,8 @@ pub(crate) async fn reach(
     let (with_credentials, servers) = with_credentials
         .and_then(|them| Ok((them, servers?)))
         .map_err(|error| unreachable(Box::new(error)))?;
-    // The client does not look for credentials in an address, and writes
-    // addresses into its log lines.
+    // The client ignores credentials in an address, and writes addresses into
+    // its log lines.
     let credentials = with_credentials
         .iter()
         .find_map(|server| Some((server.username()?.to_owned(), server.password()?.to_owned())));
@@ -411,7 +411,7 @@ fn streams(config: &LogConfig) -> [Config; 5] {
 
 /// Compares a stream with what it must be, setting by setting.
 fn check_stream(found: &Config, requested: &Config) -> Result<(), ConnectError> {
-    const RECREATE: &str = "No update can set it: the stream must be made anew, from a backup.";
+    const RECREATE: &str = "No update can set it: the stream must be made again, from a backup.";
     let edit = format!(
         "Change it with `nats stream edit {}`, as the operator, or the configuration to match.",
         requested.name

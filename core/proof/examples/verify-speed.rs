@@ -1,6 +1,6 @@
-//! How long the verification of an export takes, beside one SHA-256 over the
-//! same bytes on one thread: `cargo run -p exodrive-proof --example
-//! verify-speed [EVENTS] [FORMAT]`.
+//! Measures the verification of an export, beside one SHA-256 over the same
+//! bytes on one thread: `cargo run -p exodrive-proof --example verify-speed
+//! [EVENTS] [FORMAT]`.
 
 #![allow(
     clippy::unwrap_used,

@@ -216,7 +216,7 @@ fn every_complete_node_is_reported_once() {
     assert_eq!(reported.len() as u64, expected);
 }
 
-/// What a server keeps: tiles, filled as the tree grows.
+/// The storage of a server: tiles, filled as the tree grows.
 #[test]
 fn tiles_give_every_node() {
     let size = 70_000_u64;

@@ -1,13 +1,13 @@
-//! What was ever written into a log must be read and folded for ever as it was
-//! on the day it was released: one file for each type and version, never
-//! edited.
+//! Every event that was ever written into a log must for ever be read and
+//! folded as on the day of its release: one file for each type and version,
+//! never edited.
 //!
 //! A new type or version: `EXODRIVE_WRITE_GOLDEN=1 cargo test --workspace
-//! --test golden` writes the file that is missing. One that is there is never
+//! --test golden` writes the file that is missing. A file that exists is never
 //! written again. A projection that is new, or whose fold gives other rows on
-//! purpose and so has a new version, has no rows in the files that were there
-//! before it: if it makes rows of such a type they go into a file of their own,
-//! in a folder of its name and version, in the same way.
+//! purpose and so has a new version, has no rows in the older files. If it
+//! makes rows of such a type, they go into a file of their own, in a folder of
+//! its name and version, in the same way.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
@@ -37,13 +37,13 @@ fn file(kind: &str, version: u32) -> PathBuf {
     folder().join(format!("{kind}.v{version}.json"))
 }
 
-/// Where the rows of a projection are that came after the file of the type.
+/// The file with the rows of a projection that came after the file of the type.
 fn later_file(kind: &str, version: u32, projection: &str) -> PathBuf {
     folder().join(projection.replace(' ', ".")).join(format!("{kind}.v{version}.json"))
 }
 
-/// The event of a fixture, as it might stand in a log: a time and a position of
-/// its own, from its place in the list.
+/// The event of a fixture, as a log might hold it: its time and position follow
+/// from its place in the list.
 fn event_of(n: u64, name: &str, body: bytes::Bytes) -> Recorded {
     let at = DateTime::from_timestamp(1_795_900_000, 118_000_000).unwrap();
     let at = at + TimeDelta::seconds(i64::try_from(n).unwrap());
@@ -231,7 +231,7 @@ fn every_version_ever_released_is_read_and_folded_as_on_its_first_day() {
     }
 }
 
-/// The rows of each projection, as it is today, must be those that are kept of
+/// The rows that each projection makes today must be those that are stored for
 /// it: in the type's own file, or in one that came later.
 fn compare(kind: &str, version: u32, kept: &Value, today: &Value) {
     for (projection, _) in today["together"].as_object().unwrap() {

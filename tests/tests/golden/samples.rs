@@ -1,5 +1,5 @@
-//! What our own events look like: each made by the domain from a story that
-//! leads to it.
+//! Samples of our own events: the domain makes each from a story that leads to
+//! it.
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use exodrive_domain::{
@@ -180,7 +180,7 @@ impl Story {
         }
     }
 
-    /// A car that can be booked; its events are kept only if they matter.
+    /// A car that can be booked; its events are recorded only if they matter.
     fn with_car(&mut self, n: usize) {
         let slug = format!("car-{n}");
         let profile = profile(&format!("Car {n}"));
@@ -421,7 +421,7 @@ pub(crate) fn of(kind: &str) -> Vec<(String, Recorded)> {
         }
     }
     let made = story.events.iter().any(|(_, event)| event.envelope.kind == kind);
-    assert!(made, "no story tells of {kind}");
+    assert!(made, "no story makes {kind}");
     story.events
 }
 
@@ -518,7 +518,7 @@ fn of_car(story: &mut Story, name: &str) {
             }
             if name == "hidden" { FleetCommand::Hide } else { FleetCommand::List }
         }
-        other => panic!("tell a story of a car that is {other}"),
+        other => panic!("add a story of a car that is {other}"),
     };
     story.fleet(0, &command);
 }
@@ -597,6 +597,6 @@ fn of_booking(story: &mut Story, name: &str) {
             name: "payment_captured".to_owned(),
             summary: "Captured 4,113.00".to_owned(),
         }),
-        other => panic!("tell a story of a booking that is {other}"),
+        other => panic!("add a story of a booking that is {other}"),
     }
 }

@@ -112,7 +112,7 @@ struct Step {
 }
 
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "almost every deed is of a booking")]
+#[expect(clippy::large_enum_variant, reason = "almost every command is about a booking")]
 enum Command {
     Booking(BookingCommand),
     Move { booking: BookingId, to: u128, keep_price: bool, expected_total_cents: Option<i64> },

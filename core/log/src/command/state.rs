@@ -4,8 +4,8 @@ use exodrive_domain::{KnownEvent, Recorded, UnreadableEvent};
 use serde::{Serialize, de::DeserializeOwned};
 use std::sync::Arc;
 
-/// What decisions about one subject are made on: a fold of its events. Holds
-/// no personal data, since snapshots of it are kept in Redis.
+/// A state that decisions about one subject are made on: a fold of its events.
+/// Holds no personal data, since snapshots of it are stored in Redis.
 pub trait DecisionState:
     Default + Clone + Serialize + DeserializeOwned + Send + Sync + 'static
 {
@@ -28,7 +28,7 @@ pub trait DecisionState:
 pub struct Loaded<S> {
     /// The fold of its events.
     pub state: Arc<S>,
-    /// The position of the last of them; 0 when there is none.
+    /// The position of the last folded event; 0 when there is no event.
     pub position: u64,
 }
 

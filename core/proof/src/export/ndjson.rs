@@ -160,8 +160,7 @@ struct Kind<'a> {
     object: Cow<'a, str>,
 }
 
-/// The record of a line; else what is wrong with it. An event's content is
-/// not kept.
+/// The record of a line, or the fault. The content of an event is dropped.
 pub(crate) fn parse(line: &str) -> Result<Record<'_>, Flaw> {
     match quick_event(line) {
         Some(event) => Ok(Record::Event(event)),
@@ -200,7 +199,8 @@ fn quick_event(line: &str) -> Option<Event<'_>> {
     })
 }
 
-/// What a field of pairs without escapes holds, and what follows.
+/// Reads a field of pairs without escapes; gives the pairs and the rest of the
+/// line.
 fn quick_pairs(json: &str) -> Option<(Pairs<'_>, &str)> {
     let mut rest = json.strip_prefix('[')?;
     if let Some(rest) = rest.strip_prefix(']') {
@@ -237,7 +237,8 @@ fn string(text: &str) -> Option<(&str, &str)> {
 
 /// The same, without control characters, which JSON does not allow.
 fn plain(text: &str) -> Option<(&str, &str)> {
-    // Without an early exit, so that many bytes are looked at at a time.
+    // Without an early exit, so that the compiler can check many bytes at a
+    // time.
     let controls = |text: &str| text.bytes().fold(false, |found, byte| found | (byte < b' '));
     string(text).filter(|(string, _)| !controls(string))
 }

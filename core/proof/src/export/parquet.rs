@@ -21,7 +21,8 @@ use std::{borrow::Cow, fs::File, io, sync::Arc};
 
 /// A row group has at most so many records …
 const GROUP_RECORDS: usize = 10_000;
-/// … and, but for one record, so many bytes of bodies, contents and notes.
+/// … and, except for one record, this number of bytes of bodies, contents and
+/// notes.
 const GROUP_BYTES: usize = 16 << 20;
 
 fn schema() -> Result<TypePtr, ParquetError> {
@@ -182,7 +183,7 @@ impl Rows {
         Ok(Self { file, next: 0 })
     }
 
-    /// How many bytes the groups take in the file, and which comes next.
+    /// The number of bytes that the next group takes in the file.
     pub(crate) fn group_bytes(&self) -> u64 {
         let groups = self.file.metadata().row_groups();
         groups.get(self.next).map_or(0, |group| group.compressed_size().max(0).cast_unsigned())

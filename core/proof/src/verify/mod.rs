@@ -1,10 +1,10 @@
 //! Verification of an export offline: one file, the log's public key and the
-//! checkpoints that the auditor kept.
+//! checkpoints that the auditor saved.
 //!
-//! **Flow.** A thread reads the file in chunks; others turn chunks into
-//! records and hash their leaves; the caller's thread takes the outcomes in
-//! the file's order, lets the tree grow and compares its root with every
-//! checkpoint. Memory does not grow with the file.
+//! **Flow.** A thread reads the file in chunks. Others turn chunks into records
+//! and hash their leaves. The caller's thread takes the outcomes in the file's
+//! order, lets the tree grow and compares its root with every checkpoint.
+//! Memory does not grow with the file.
 
 mod check;
 mod outcome;
@@ -17,22 +17,23 @@ use crate::{
 };
 use std::{fmt, path::Path};
 
-/// What an export is verified against.
+/// The keys and checkpoints that an export is verified against.
 #[derive(Debug, Clone, Default)]
 pub struct Expectations {
     /// The log's keys; every checkpoint must be signed by one of them.
     pub keys: Vec<VerifierKey>,
-    /// Checkpoints that the auditor kept. The export must be consistent with
+    /// Checkpoints that the auditor saved. The export must be consistent with
     /// each.
     pub saved: Vec<SignedNote>,
-    /// Witnesses; each must have cosigned the export's checkpoint or a kept
+    /// Witnesses; each must have cosigned the export's checkpoint or a saved
     /// one.
     pub witnesses: Vec<WitnessVerifierKey>,
-    /// How many threads read records; 0 for as many as there are processors.
+    /// The number of threads that read records; 0 for as many as there are
+    /// processors.
     pub threads: usize,
 }
 
-/// What a sound export proved.
+/// The facts that a verified export proves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedExport {
     /// The log's name.
@@ -53,18 +54,18 @@ pub struct VerifiedExport {
     pub kept_checkpoints: usize,
     /// Earlier checkpoints in the export itself.
     pub earlier_checkpoints: usize,
-    /// Witnesses that cosigned the export's checkpoint or a kept one: the
+    /// Witnesses that cosigned the export's checkpoint or a saved one: the
     /// name, and the largest size cosigned.
     pub cosigned_by: Vec<(String, u64)>,
 }
 
-/// Where an export is bad.
+/// The place of a fault in an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// At this position first.
     Position(u64),
-    /// Somewhere after `after` and up to `up_to`: whoever changed it computed
-    /// the hashes anew.
+    /// A position after `after` and up to `up_to`: the forger recomputed the
+    /// hashes.
     Between {
         /// The last position known to be good.
         after: u64,
@@ -78,9 +79,9 @@ pub enum Place {
 /// An export that is not what the log signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tampered {
-    /// What is wrong, for people.
+    /// The fault, for people.
     pub reason: String,
-    /// Where.
+    /// The place of the fault.
     pub place: Place,
 }
 
@@ -107,7 +108,7 @@ impl fmt::Display for Tampered {
     }
 }
 
-/// Why an export is not sound.
+/// Reason why an export is not verified.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
     /// It was changed, or is not of this log.
@@ -135,12 +136,12 @@ impl VerifyError {
     }
 }
 
-/// Verifies an export in any format, without network or database. `progress`
-/// is told how many bytes are done and how many there are.
+/// Verifies an export in any format, without network or database. `progress` is
+/// called with the number of bytes that are done and their total.
 ///
 /// # Errors
 ///
-/// It is tampered with, or nothing can be said.
+/// It is tampered with, or cannot be judged.
 pub fn verify(
     file: &Path,
     expected: &Expectations,

@@ -17,7 +17,7 @@ const CHUNK: usize = 1 << 20;
 /// A line longer than this is not ours: a webhook has at most 1 MiB.
 const MAX_LINE: usize = 64 << 20;
 
-/// Records that have not been looked at yet.
+/// Records that are not parsed yet.
 pub(super) enum Chunk {
     /// Whole lines of NDJSON.
     Lines(Vec<u8>),
@@ -74,7 +74,7 @@ impl Source {
             return Err(VerifyError::tampered(Place::Whole, reason));
         } else {
             return Err(unusable(
-                "this is no export; make one with `exodrive audit export`, and unpack it if it is compressed"
+                "this is not an export; make one with `exodrive audit export`, and unpack it if it is compressed"
                     .to_owned(),
             ));
         };

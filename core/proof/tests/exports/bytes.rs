@@ -53,8 +53,8 @@ fn every_cut_of_a_text_is_found() {
     }
 }
 
-/// Parquet has bytes that say nothing about the records; whatever is changed,
-/// the file is either refused or still says what the log signed.
+/// Parquet has bytes that carry no record data. After any change, the file is
+/// either rejected or still holds the records that the log signed.
 #[test]
 fn a_flipped_byte_of_parquet_deceives_nobody() {
     let log = Log::new();

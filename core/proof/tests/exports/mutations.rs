@@ -1,4 +1,5 @@
-//! What is done to the records of an export, and where it is found.
+//! Changes of an export's records, and the places at which verification finds
+//! them.
 
 use crate::sample::{Asked, Log, SIZE, WHOLE, event, found, place, verified};
 use exodrive_proof::{
@@ -11,7 +12,7 @@ use std::borrow::Cow;
 
 type Records = Vec<Record<'static>>;
 
-/// Where the event at a position stands among the records.
+/// The index of a position's event among the records.
 fn at(records: &Records, position: u64) -> usize {
     let is = |it: &Record<'_>| matches!(it, Record::Event(event) if event.position == position);
     records.iter().position(is).unwrap()
@@ -166,8 +167,8 @@ fn truncation_is_found() {
     assert_eq!(place("behind", &behind, &log.expected(&[])), Place::Position(SIZE + 1));
 }
 
-/// Leaves computed anew, but no key: the signed checkpoints tell, the nearest
-/// first. Where a kept one does, those of the export are not believed.
+/// Recomputed leaves, but no key: the signed checkpoints expose the forgery,
+/// the nearest first. If a saved one does, those of the export are not trusted.
 #[test]
 fn a_history_written_again_is_found_between_two_checkpoints() {
     let log = Log::new();
@@ -190,7 +191,8 @@ fn a_history_written_again_is_found_between_two_checkpoints() {
     }
 }
 
-/// The operator with the right key: only what the auditor kept tells.
+/// The operator with the right key: only the auditor's saved checkpoints expose
+/// the forgery.
 #[test]
 fn a_fork_by_the_right_key_is_found_by_what_was_kept() {
     let log = Log::new();
@@ -261,7 +263,7 @@ fn another_log_is_found() {
     let Record::Header(header) = &mut records[0] else { panic!("no header") };
     header.origin = Cow::Borrowed("other.example");
     let moved = found("kept of another", &records, &both(vec![log.note(6)]));
-    assert!(moved.reason.contains("you kept a checkpoint of"), "{moved}");
+    assert!(moved.reason.contains("you saved a checkpoint of"), "{moved}");
     assert_eq!(place("earlier of another", &records, &both(Vec::new())), Place::Position(5));
 }
 

@@ -1,5 +1,5 @@
-//! What is sound passes, and what cannot be judged is told apart from what is
-//! bad.
+//! Valid exports pass, and an export that cannot be judged is distinguished
+//! from a bad one.
 
 use crate::sample::{
     Asked, EARLIER, Log, SIZE, WHOLE, event, found, verified, verified_bytes, written,

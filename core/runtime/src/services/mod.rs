@@ -28,7 +28,7 @@ pub use supervisor::{Output, ProcessSpec, Supervised, supervise};
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// When the private nats-server flushes to disk.
+/// The policy by which the private nats-server flushes to disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncMode {
     /// Before each acknowledgement: nothing acknowledged is lost in a power cut.
@@ -63,12 +63,12 @@ impl fmt::Display for Service {
     }
 }
 
-/// What to start, and where its data is.
+/// The services to start, and the folder of their data.
 #[derive(Clone)]
 pub struct Options {
     /// Folder of all data; created if it is not there.
     pub data_dir: PathBuf,
-    /// When NATS flushes to disk.
+    /// The policy by which NATS flushes to disk.
     pub sync: SyncMode,
     /// For tests: Postgres does not flush to disk and takes less memory.
     pub fast: bool,
@@ -76,9 +76,10 @@ pub struct Options {
     pub ephemeral: bool,
     /// NATS that runs elsewhere, as the API's user; none is started then.
     pub nats: Option<String>,
-    /// The same as the worker's user; the API's if there is none.
+    /// The same with the worker's user; without it, the API's user is used.
     pub nats_worker: Option<String>,
-    /// The same as the user who makes streams; the API's if there is none.
+    /// The same with the user who makes streams; without it, the API's user is
+    /// used.
     pub nats_operator: Option<String>,
     /// Monitoring address of the NATS that runs elsewhere.
     pub nats_monitor: Option<String>,
@@ -111,7 +112,8 @@ impl Options {
     }
 }
 
-/// Where the services are. The addresses hold passwords, so `Debug` leaves them out.
+/// The addresses of the services. They hold passwords, so `Debug` leaves them
+/// out.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceUrls {
     /// NATS, as the user of the API and of commands that read or append.
@@ -166,13 +168,13 @@ pub fn redact(url: &str) -> String {
     out + parameters
 }
 
-/// Why the services could not be started or stopped.
+/// Reason why the services could not be started or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// The operating system refused something.
+    /// The operating system reported an error.
     #[error("cannot {doing}: {source}")]
     Io {
-        /// What was tried.
+        /// The attempted action.
         doing: String,
         /// The answer.
         source: io::Error,
@@ -180,9 +182,9 @@ pub enum ServiceError {
     /// A program is not installed.
     #[error("{what} is needed (found: {found}); run `make tools`")]
     Missing {
-        /// What is needed.
+        /// The requirement.
         what: String,
-        /// What there is instead.
+        /// The state that was found instead.
         found: String,
     },
     /// Another process uses the data folder.
@@ -190,7 +192,7 @@ pub enum ServiceError {
     Locked {
         /// The data folder.
         data_dir: PathBuf,
-        /// Who holds it.
+        /// The process that holds it.
         pid: String,
     },
     /// A program that prepares a service failed.
@@ -198,15 +200,15 @@ pub enum ServiceError {
     Failed {
         /// The program.
         command: String,
-        /// What it printed.
+        /// Its output.
         output: String,
     },
     /// A server was started and does not answer.
     #[error("{service} does not answer after {seconds} s (see {}): {tail}", log.display())]
     NotReady {
-        /// Which one.
+        /// The service.
         service: Service,
-        /// How long it was given.
+        /// The timeout in seconds.
         seconds: u64,
         /// Its log.
         log: PathBuf,
@@ -325,7 +327,8 @@ pub struct PrivateServices {
     _lock: Flock<File>,
 }
 
-/// What can be done before a server is started, and must be done one after the other.
+/// The steps that precede the start of the servers. They run one after the
+/// other.
 struct ServicePreparation {
     data_dir: PathBuf,
     lock: Flock<File>,
@@ -446,7 +449,8 @@ impl PrivateServices {
             drop(ports);
             slot.start().await.map(|()| Some((slot, saved)))
         };
-        // All three to their end, even if one fails: an initdb that nobody waits for would go on in the folder.
+        // All three run to their end, even if one fails: an abandoned initdb
+        // would go on in the folder.
         let (nats, postgres, redis) = tokio::join!(nats, postgres, redis);
         let postgres: Result<_, ServiceError> = postgres;
         let mut slots = Vec::new();
@@ -504,7 +508,7 @@ impl PrivateServices {
         Ok(services)
     }
 
-    /// Where the services are.
+    /// The addresses of the services.
     pub fn urls(&self) -> &ServiceUrls {
         &self.urls
     }
@@ -514,7 +518,7 @@ impl PrivateServices {
         self.slot(service).ok()?.pid()
     }
 
-    /// How often the supervisor has started a service again.
+    /// The number of times that the supervisor has restarted a service.
     pub fn restarts(&self, service: Service) -> u32 {
         self.slot(service)
             .ok()
@@ -575,7 +579,8 @@ impl Drop for PrivateServices {
     }
 }
 
-/// Where the services of a running system are; none if nothing runs on this data folder.
+/// The addresses of a running system's services; `None` if nothing runs on this
+/// data folder.
 pub fn running(data_dir: &Path) -> Option<ServiceUrls> {
     // The lock goes with the process that holds it, so a killed one is not taken for a running one.
     if !folder::is_locked(data_dir) {
@@ -584,7 +589,8 @@ pub fn running(data_dir: &Path) -> Option<ServiceUrls> {
     SavedSettings::read(data_dir).ok()?.urls
 }
 
-/// Removes a data folder, and the Postgres data if it had to be kept elsewhere.
+/// Removes a data folder, and the Postgres data if it had to be stored
+/// elsewhere.
 pub fn remove(data_dir: &Path) -> Result<(), ServiceError> {
     if !data_dir.exists() {
         return Ok(());

@@ -1,4 +1,5 @@
-//! The private Postgres. It refuses to run as root, so as root it runs as `postgres` or `nobody`.
+//! The private Postgres. Postgres does not start as root, so a root user starts
+//! it as `postgres` or `nobody`.
 
 use std::fs;
 use std::io::Write;
@@ -14,7 +15,7 @@ use super::folder::{self, SavedSettings};
 use super::supervisor::ProcessSpec;
 use super::{ServiceError, process};
 
-/// Where the data goes when its user cannot get into the data folder.
+/// The folder of the data when its user cannot enter the data folder.
 const ELSEWHERE: &str = "/var/lib/exodrive";
 
 /// The folder with initdb and postgres of one version.
@@ -58,7 +59,7 @@ pub(super) fn user() -> Result<Option<(u32, u32)>, ServiceError> {
         }
     }
     Err(ServiceError::Missing {
-        what: "an unprivileged user for Postgres, which refuses to run as root".to_owned(),
+        what: "an unprivileged user for Postgres, which does not start as root".to_owned(),
         found: "neither postgres nor nobody".to_owned(),
     })
 }
@@ -124,7 +125,8 @@ pub(super) fn remove_outside(saved: &SavedSettings) -> Result<(), ServiceError> 
     let Some(data) = &saved.postgres_folder else {
         return Ok(());
     };
-    // Only a folder that `choose_folder` can have named, whatever the file says.
+    // Accept only a folder that `choose_folder` can have named, regardless of
+    // the file.
     let named =
         data.file_name().is_some_and(|name| name.to_string_lossy().starts_with("postgres-"));
     if !named || data.parent() != Some(Path::new(ELSEWHERE)) {

@@ -1,4 +1,4 @@
-//! What the operating system says about processes, users and binaries.
+//! Facts about processes, users and binaries, from the operating system.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -94,8 +94,9 @@ pub(super) fn read_pid(file: &Path) -> Option<u32> {
     fs::read_to_string(file).ok()?.lines().next()?.trim().parse().ok()
 }
 
-/// True if the process is alive and its command line or its working folder mentions one of the folders. A pid alone
-/// proves nothing: the number may belong to somebody else by now.
+/// True if the process is alive and its command line or its working folder
+/// mentions one of the folders. A pid alone proves nothing: the number may
+/// belong to another process by now.
 fn works_in(pid: u32, folders: &[&Path]) -> bool {
     let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let command = String::from_utf8_lossy(&command);

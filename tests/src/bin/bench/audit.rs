@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often each side is measured: the file is in the page cache for both.
+/// The number of runs of each side: the file is in the page cache for both.
 const ROUNDS: usize = 5;
 
 pub(crate) async fn measure(scale: Scale) -> Result<Row, Failure> {

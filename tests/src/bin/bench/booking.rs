@@ -1,5 +1,5 @@
-//! Bookings through the whole API: on many cars, on one that everybody wants,
-//! and how soon its calendar shows one.
+//! Bookings through the whole API: on many cars, on one that every client
+//! books, and the delay until its calendar shows one.
 
 use crate::{
     Failure, Scale,
@@ -25,7 +25,7 @@ use std::{
 
 /// The longest wait for a calendar.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Days within which the hot car is wanted.
+/// The season, in days, in which all bookings of the hot car are.
 const SEASON: u64 = 180;
 /// The longest rental of the hot car.
 const LONGEST: u64 = 7;
@@ -209,7 +209,7 @@ async fn hot(load_test: &BookingLoad, history: usize, scale: Scale) -> Result<Ro
     }
     let mut details = vec![
         Detail::new("accepted", accepted.median(), "/s"),
-        Detail::new("refused", refused.median(), "/s"),
+        Detail::new("rejected", refused.median(), "/s"),
     ];
     details.extend(latencies(&decided, &published));
     details.extend(Detail::cpu(&cpu));

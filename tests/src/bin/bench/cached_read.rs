@@ -22,7 +22,7 @@ use std::{
 
 /// Emails that are read in turn.
 const EMAILS: usize = 256;
-/// How long the API may take to trust its memory.
+/// The longest time for which the API may rely on its cache.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 const HIT: &str = "\r\nx-cache: L1\r\n";
 

@@ -30,11 +30,11 @@ pub(crate) struct Filled {
     pub(crate) system: System,
     pub(crate) email_ids: Vec<String>,
     events: u64,
-    /// How many databases have been made.
+    /// The number of databases made so far.
     databases: usize,
 }
 
-/// What a worker did from zero to the log's end.
+/// The measurements of a worker's catch-up from zero to the log's end.
 pub(crate) struct CaughtUp {
     pub(crate) database: String,
     took: Duration,

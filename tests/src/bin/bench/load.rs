@@ -24,14 +24,14 @@ use tokio::{
 /// Callers at a time, where no other number is said.
 pub(crate) const IN_FLIGHT: usize = 64;
 
-/// How requests are sent, and what must come back.
+/// The requests to send, and the answers to expect.
 #[derive(Clone, Copy)]
 pub(crate) struct Load {
     /// Callers at a time.
     pub(crate) in_flight: usize,
-    /// What an answer may be.
+    /// The allowed statuses of an answer.
     pub(crate) statuses: &'static [u16],
-    /// What is looked for in the head of each answer.
+    /// A text that the head of each answer must contain.
     pub(crate) mark: Option<&'static str>,
 }
 
@@ -41,7 +41,7 @@ impl Default for Load {
     }
 }
 
-/// What a round of load came to.
+/// The result of a round of load.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) elapsed: Duration,
@@ -195,7 +195,7 @@ where
     Ok(outcome)
 }
 
-/// One kept-alive HTTP/1.1 connection.
+/// One HTTP/1.1 connection with keep-alive.
 pub(crate) struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -203,7 +203,7 @@ pub(crate) struct Connection {
 
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    /// Where the body begins.
+    /// The offset of the body.
     head: usize,
 }
 

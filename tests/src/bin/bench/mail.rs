@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 /// The webhook secret of every system here.
 pub(crate) const WEBHOOK_SECRET: &str = "whsec_YSBzZWNyZXQgb2YgdGhlIGJlbmNobWFyaywgMzIgYnk=";
 
-/// What becomes of a mail that is read.
+/// The statuses of a mail that is read.
 const LIFE: [&str; 6] = ["sent", "delivery_delayed", "delivered", "opened", "opened", "clicked"];
-/// How many later emails the events of one are spread over.
+/// The number of later emails over which the events of one are spread.
 const SPREAD: usize = 300;
 
 /// An id in the form of a UUID.

@@ -54,7 +54,7 @@ struct Bench {
     /// Only these rows, with commas between
     #[arg(long, value_enum, value_delimiter = ',', value_name = "ROW")]
     only: Vec<Benchmark>,
-    /// How often each side is measured
+    /// Number of runs of each side
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
     #[command(subcommand)]
@@ -82,7 +82,7 @@ enum Benchmark {
     BookingAlways,
     /// Bookings on many cars, NATS flushing to disk when it likes
     BookingDefault,
-    /// Bookings on one car that everybody wants, accepted or refused
+    /// Bookings on one car that every client books, accepted or rejected
     HotCar,
     /// From a booking until its car's calendar shows it
     Calendar,
@@ -97,7 +97,7 @@ enum Benchmark {
     CqrsEs,
 }
 
-/// How much is measured.
+/// The amounts that are measured.
 #[derive(Clone, Copy)]
 struct Scale {
     /// Rounds of requests. Short and many, since what a shared disk or
@@ -114,7 +114,7 @@ struct Scale {
     fleet: usize,
     /// Bookings of a car with a long history.
     history: usize,
-    /// Bookings whose calendar is looked at.
+    /// Bookings whose calendar is polled.
     visible: usize,
     /// Events of the larger log that is rebuilt from; `events` of the smaller.
     rebuild_events: usize,

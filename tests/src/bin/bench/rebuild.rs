@@ -192,7 +192,8 @@ impl Noon {
         Ok(table)
     }
 
-    /// What readers of emails get, without and with a rebuild beside.
+    /// Measures the answers that readers of emails get, without and with a
+    /// rebuild beside.
     async fn reads(&mut self) -> Result<Row, Failure> {
         let token = auditor();
         let of = |id: &String| {
@@ -285,7 +286,7 @@ impl Noon {
         let elapsed = began.elapsed();
         self.events += events as u64;
         until_at(&self.pool, self.events, "%", || Ok(())).await?;
-        // Postgres tells of what idle sessions did after a while.
+        // Postgres reports the statistics of idle sessions after a while.
         tokio::time::sleep(Duration::from_secs(2)).await;
         let after: i64 = sqlx::query_scalar(commits).fetch_one(&self.pool).await?;
         let mut figure = Series::default();

@@ -13,10 +13,10 @@ use exodrive_domain::{
 use exodrive_log::{Log, NewEvent};
 use serde_json::{Value, json};
 
-/// What the fleet is made of.
+/// The categories of the fleet.
 pub(crate) const CATEGORIES: [&str; 5] =
     ["Supercar", "Convertible", "SUV", "Grand Tourer", "Sedan"];
-/// What cars offer: each has some.
+/// The features of cars: each has some.
 pub(crate) const FEATURES: [&str; 8] = [
     "Carbon brakes",
     "Lift system",
@@ -27,7 +27,7 @@ pub(crate) const FEATURES: [&str; 8] = [
     "Panoramic roof",
     "Rear axle steering",
 ];
-/// Who makes them.
+/// The makers of the cars.
 pub(crate) const MAKERS: [&str; 8] = [
     "Ferrari",
     "Lamborghini",

@@ -54,10 +54,11 @@ impl Series {
     }
 }
 
-/// What others may use of the machine, in percent, before it is said aloud.
+/// The share of the machine, in percent, that other processes may use before
+/// the report mentions it.
 const QUIET: f64 = 5.0;
 
-/// What a row must reach.
+/// The target of a row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Target {
     /// Figure divided by ceiling.
@@ -66,7 +67,7 @@ pub(crate) enum Target {
     Rate(f64),
     /// At most this, in ms, of what is `is`.
     P99 { most: f64, is: f64 },
-    /// Shown for those who look for the reason.
+    /// No target: the row helps to find the reason of another row.
     None,
 }
 
@@ -195,7 +196,7 @@ impl Row {
     }
 }
 
-/// What the figures were measured on.
+/// The machine that the figures were measured on.
 pub(crate) struct Machine {
     cores: usize,
     processor: String,

@@ -167,7 +167,7 @@ impl System {
         kib.unwrap_or(f64::NAN) / 1_024.0
     }
 
-    /// What the parts of the system have used of the processors so far.
+    /// The processor time that the parts of the system have used so far.
     pub(crate) fn cpu(&self) -> Cpu {
         let seconds = |pid: Option<u32>| pid.map_or(0.0, cpu_seconds);
         Cpu {
@@ -187,7 +187,7 @@ pub(crate) async fn client(url: &str) -> Result<async_nats::Client, Failure> {
     Ok(ConnectOptions::new().user_and_password(user, password).connect(server).await?)
 }
 
-/// Waits until somebody answers HTTP there.
+/// Waits until a server answers HTTP there.
 pub(crate) async fn until_served(
     address: SocketAddr,
     mut check: impl FnMut() -> Result<(), Failure>,
@@ -201,7 +201,7 @@ pub(crate) async fn until_served(
         }
         check()?;
         if began.elapsed() > WAIT_TIMEOUT {
-            return Err(format!("nobody answers at {address}").into());
+            return Err(format!("no server answers at {address}").into());
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -219,7 +219,7 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
-    /// What each of `count` requests took since `before`.
+    /// The average cost of each of `count` requests since `before`.
     pub(crate) fn since(&self, before: &Self, count: usize) -> Self {
         let each = |now: f64, before: f64| (now - before) / count.max(1) as f64;
         Self {
@@ -259,7 +259,7 @@ impl Watch {
         Self { began: Instant::now(), all: all_cpu_seconds(), ours: our_cpu_seconds() }
     }
 
-    /// What we and our children have used, in seconds.
+    /// The processor time of this process and its children, in seconds.
     pub(crate) fn ours(&self) -> f64 {
         our_cpu_seconds() - self.ours
     }
@@ -273,16 +273,17 @@ impl Watch {
     }
 }
 
-/// What all processes together have used since the machine began.
+/// The processor time of all processes since the machine began.
 fn all_cpu_seconds() -> f64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let all = stat.lines().next().unwrap_or_default();
-    // User, nice and system; then interrupts, which count as the time of
-    // whoever they interrupted.
+    // User, nice and system; then interrupts, which count as the time of the
+    // interrupted process.
     ticks(all, 1, 3) + ticks(all, 6, 2)
 }
 
-/// What we, our descendants, and those of them that have ended have used.
+/// The processor time of this process, its descendants, and those of them that
+/// have ended.
 fn our_cpu_seconds() -> f64 {
     let mut processes: Vec<(u32, u32, f64)> = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -324,7 +325,7 @@ pub(crate) fn post(path: &str, body: &Value) -> Vec<u8> {
         .into_bytes()
 }
 
-/// Appends events, many at a time; whatever guards them is not looked at.
+/// Appends events, many at a time; ignores their guards.
 pub(crate) async fn append_all(log: &Log, events: &[NewEvent]) -> Result<(), Failure> {
     append(log, events, PIPELINE).await
 }

@@ -191,7 +191,7 @@ fn names_are_read_back() {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "a test that is told to write the page")]
+#[expect(clippy::disallowed_methods, reason = "a test that writes the page on request")]
 fn the_page_shows_this_state_machine() {
     const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/booking.md");
     const BEGIN: &str = "<!-- generated: booking::table() -->\n\n";

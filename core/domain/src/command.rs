@@ -16,7 +16,7 @@ pub struct Meta {
     /// Execute the command only if the last change of its car or booking is at
     /// this position.
     pub if_position: Option<u64>,
-    /// By staff, who may do what customers may not.
+    /// True if the actor is staff, who may do more than customers.
     pub by_staff: bool,
 }
 

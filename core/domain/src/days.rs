@@ -60,7 +60,7 @@ impl Days {
         self.until.pred_opt().unwrap_or(self.until)
     }
 
-    /// The first day that is not in it any more.
+    /// The first day after the range.
     pub fn until(&self) -> NaiveDate {
         self.until
     }
@@ -86,14 +86,15 @@ impl Days {
         (from < until).then_some(Self { from, until })
     }
 
-    /// The same first day, and `last` as the last day if that is sooner.
+    /// The same range, cut so that `last` is its last day at the latest. It keeps
+    /// at least its first day.
     #[must_use]
     pub fn cut_after(&self, last: NaiveDate) -> Self {
         let until = last.succ_opt().unwrap_or(self.until).min(self.until);
         Self { from: self.from, until: until.max(self.from.succ_opt().unwrap_or(self.until)) }
     }
 
-    /// As many days, beginning with `first`.
+    /// The same number of days, beginning with `first`.
     pub fn beginning(&self, first: NaiveDate) -> Option<Self> {
         let last = first.checked_add_days(Count::new(u64::from(self.count()) - 1))?;
         Self::inclusive(first, last).ok()

@@ -32,7 +32,7 @@ pub struct Envelope {
 
 /// The newest version of every event that comes from a decision.
 pub const DECISION_VERSION: u32 = 1;
-/// `ce-source` of every event that a decision of ours made.
+/// `ce-source` of every event that one of our decisions made.
 pub const DECISION_SOURCE: &str = "exodrive";
 
 impl Envelope {
@@ -98,8 +98,8 @@ pub struct Recorded {
     pub envelope: Envelope,
     /// The provider's own headers of a delivery (`svix-id`, …), as received.
     pub provider_headers: Vec<(String, String)>,
-    /// The event's JSON; for a delivery the received bytes, verbatim. Where
-    /// personal data was erased, JSON says so, and a delivery has no bytes.
+    /// The event's JSON; for a delivery the received bytes, verbatim. If
+    /// personal data was erased, the JSON marks it, and a delivery has no bytes.
     pub body: Bytes,
     /// Protection of its personal data in the log; `None` if it has no personal
     /// data.

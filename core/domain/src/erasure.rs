@@ -36,8 +36,8 @@ pub enum ErasureChange {
         address: Personal<String>,
         /// The hold that would forbid it; follows from the address.
         hold_id: HoldId,
-        /// Also what only mentions the address: mail to others, other
-        /// customers' bookings.
+        /// True to erase also data that only mentions the address: mail to
+        /// others, other customers' bookings.
         #[serde(default)]
         include_mentions: bool,
         /// Reason, as the requester wrote it.
@@ -50,9 +50,9 @@ pub enum ErasureChange {
         /// Reason, as the actor wrote it.
         reason: String,
     },
-    /// These data keys are destroyed from now on. Told before it is done, so
-    /// that it can be taken up after a crash, and so that a backup that has the
-    /// keys can be cleaned of them again.
+    /// These data keys are destroyed from now on. Recorded before the first is
+    /// destroyed, so that a worker can go on after a crash, and so that the keys
+    /// can be removed from a backup that still has them.
     Started {
         /// Their names: ids, no personal data.
         keys: Vec<String>,
@@ -152,7 +152,7 @@ pub struct Erasure {
     pub approved_by: Option<String>,
     /// The hold that would forbid it.
     pub hold_id: HoldId,
-    /// Also what only mentions the address.
+    /// True to erase also data that only mentions the address.
     pub include_mentions: bool,
     /// The reason given in the request.
     pub reason: String,
@@ -199,8 +199,8 @@ impl Erasure {
         }
         let mut state = match (state, change) {
             (Some(state), _) => state,
-            // A log that was restored from a backup may have lost what came
-            // before.
+            // A log that was restored from a backup may have lost the earlier
+            // events.
             (None, ErasureChange::Started { .. }) => Self {
                 status: ErasureStatus::Started,
                 requested_by: actor.to_owned(),

@@ -70,8 +70,8 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Reads the body of a recorded one; if that was erased, what is left: which
-    /// email, what happened to it, and when.
+    /// Reads the body of a recorded delivery. Of an erased one, the email, the
+    /// kind of report and its time are left.
     fn recorded(recorded: &Recorded, read: impl FnOnce(&[u8]) -> Self) -> Self {
         let Some(protection) = recorded.protection.as_ref().filter(|it| it.erased) else {
             return read(&recorded.body);
@@ -88,8 +88,8 @@ impl Delivery {
         Self { provider_type, happened_at: protection.happened_at, report }
     }
 
-    /// Reads a body as far as it can be read. Never fails: a body that is no
-    /// JSON is a delivery that says nothing.
+    /// Reads a body as far as it can be read. Never fails: a body that is not
+    /// JSON is a delivery without content.
     pub fn parse(body: &[u8]) -> Self {
         Self::read_version(body, WEBHOOK_RECEIVED_VERSION)
     }
@@ -157,7 +157,7 @@ pub enum DecodeError {
 ///
 /// # Errors
 /// When the event is of a known type but of a version that this release cannot
-/// read; never for what a provider put into a webhook's body.
+/// read; never for the content of a webhook's body.
 pub fn decode(recorded: &Recorded) -> Result<Payload, DecodeError> {
     let Some(family) = Family::of(&recorded.envelope.kind) else { return Ok(Payload::Unknown) };
     check_version(recorded, family.newest())?;
@@ -237,7 +237,7 @@ pub fn event_types() -> impl Iterator<Item = (&'static str, u32)> {
     Family::VARIANTS.iter().flat_map(types)
 }
 
-/// The newest version of a type that this release reads; none if it does not
+/// The newest version of a type that this release reads; `None` if it does not
 /// know the type.
 pub(crate) fn newest_version(kind: &str) -> Option<u32> {
     Family::of(kind).map(Family::newest)

@@ -1,5 +1,5 @@
-//! Ids of what we make ourselves. They come from outside as arguments, since
-//! nothing here may be random.
+//! Ids of our own entities. The caller passes them as arguments, since this
+//! crate has no randomness.
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};

@@ -19,7 +19,7 @@ pub struct KnownEvent<'a> {
 }
 
 /// A newer release appends to the log: this release cannot read one of its
-/// events, and decides nothing about the subject of that event.
+/// events, and makes no decision about the subject of that event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a newer release is writing: this release cannot read event {kind} v{version} at position {position}"

@@ -51,7 +51,7 @@ pub enum Operation {
         /// The rebuild.
         rebuild: Uuid,
     },
-    /// End a rebuild; readers keep what they see.
+    /// End a rebuild; readers keep their generation.
     RebuildCancelled {
         /// The rebuild.
         rebuild: Uuid,
@@ -86,7 +86,7 @@ pub enum Operation {
         /// The generations to drop.
         generations: Vec<i32>,
     },
-    /// Told by a worker: readers see another generation.
+    /// Report of a worker: readers see another generation.
     Swapped {
         /// The rebuild or rollback that it ends.
         rebuild: Uuid,

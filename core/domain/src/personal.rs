@@ -12,13 +12,13 @@ pub const ERASED: &str = "erased";
 /// erased.
 pub const ERASED_MARK: &str = "$erased";
 
-/// Fields of bookings' events that hold what people wrote freely, and so may
-/// hold personal data, though no [`Personal`] marks them.
+/// Fields of bookings' events that hold free text. They may hold personal data,
+/// although no [`Personal`] marks them.
 pub const FREE_TEXT: [&str; 3] = ["reason", "reference", "document"];
 
 /// A type with a value that replaces erased data.
 pub trait Erasable {
-    /// See the trait.
+    /// The value that replaces erased data.
     fn erased() -> Self;
 }
 
@@ -37,9 +37,9 @@ impl<T: Erasable> Erasable for Option<T> {
 /// The personal part of an event's body, and the key that encrypts it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Protected {
-    /// Nothing.
+    /// The event holds no personal data.
     Nothing,
-    /// The whole body, byte for byte: what a provider sent. One key for each
+    /// The whole body, byte for byte, as a provider sent it. One key for each
     /// email; for a delivery about no email, one of its own.
     Whole(KeyScope),
     /// The parts that are marked in the JSON ([`MARK`], [`FREE_TEXT`]).
@@ -180,8 +180,7 @@ pub mod marked {
         Marked { value: &personal.0 }.serialize(out)
     }
 
-    /// Reads what [`serialize`] wrote, and what is left of it once it is
-    /// erased.
+    /// Reads the output of [`serialize`], and an erased value.
     pub fn deserialize<'de, T: Deserialize<'de> + Erasable, D: Deserializer<'de>>(
         input: D,
     ) -> Result<Personal<T>, D::Error> {

@@ -33,7 +33,7 @@ pub struct PriceList {
     #[serde(default)]
     pub offer_text: Option<String>,
     /// Held while the car is out, and not part of the price; 30 % of the total
-    /// if not said.
+    /// if left out.
     #[serde(default)]
     pub deposit_cents: Option<i64>,
     /// The shortest rental.
@@ -69,7 +69,7 @@ pub struct Fee {
     pub name: String,
     /// In cents.
     pub amount_cents: i64,
-    /// Charged whether chosen or not.
+    /// True if it is charged even when it is not chosen.
     pub mandatory: bool,
 }
 
@@ -81,7 +81,7 @@ pub struct Peak {
     /// Only these weekdays, 0 is Sunday; any if empty.
     #[serde(default)]
     pub weekdays: BTreeSet<u8>,
-    /// Only these days; any if not said.
+    /// Only these days; any if left out.
     #[serde(default)]
     pub days: Option<Days>,
     /// A day's price becomes this share of it, 10,000 to 50,000.
@@ -96,22 +96,22 @@ impl Peak {
     }
 }
 
-/// A place to have or leave the car.
+/// A place to pick up or leave the car.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Location {
     /// Names it in a request; unique within the price list.
     pub id: String,
     /// For people.
     pub name: String,
-    /// For having the car there.
+    /// The fee for the pick-up there.
     #[serde(default)]
     pub pick_up: LocationFee,
-    /// For leaving it there.
+    /// The fee for leaving it there.
     #[serde(default)]
     pub drop_off: LocationFee,
 }
 
-/// A fixed amount and a share of the days' price; either may be nothing.
+/// A fixed amount and a share of the days' price; either may be 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocationFee {
     /// In cents.
@@ -131,7 +131,7 @@ pub struct Choices {
     /// Id of the location of the pick-up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pick_up: Option<String>,
-    /// Id of the location where it is left; the same if not said.
+    /// Id of the location where it is left; the pick-up's if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop_off: Option<String>,
 }
@@ -179,7 +179,7 @@ pub enum LineKind {
     OneWay,
     Discount,
     Tax,
-    /// A booking taken over from the present product, which keeps no lines.
+    /// A booking imported from the present product, which stores no lines.
     Imported,
 }
 

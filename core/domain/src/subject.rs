@@ -31,7 +31,7 @@ pub enum Subject {
     /// Deliveries about no email: contacts, domains, topics, and deliveries
     /// that could not be read.
     Provider,
-    /// One car: what it is and costs.
+    /// One car: its description and prices.
     Fleet(CarId),
     /// The calendar of one car: every booking and block of it, so that two
     /// decisions about the same days cannot both be appended.

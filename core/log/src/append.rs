@@ -22,17 +22,18 @@ use std::{collections::HashSet, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
-/// The server keeps few batches open at a time, each for some milliseconds.
+/// The delay before a batch is sent again. The server has few batches open at a
+/// time, each for some milliseconds.
 const BATCH_RETRY_DELAY: Duration = Duration::from_millis(10);
 
 impl Log {
     /// Appends a fact from outside: no condition, but counted once. An event
     /// whose id the server remembers ([`Log::duplicate_window`]) is answered
-    /// with the first one's position. Returns once the event is durable as far
-    /// as the server's sync mode goes.
+    /// with the first one's position. Returns once the event is as durable as
+    /// the server's sync mode makes it.
     ///
     /// # Errors
-    /// Any [`AppendError`] but [`AppendError::Conflict`].
+    /// Any [`AppendError`] except [`AppendError::Conflict`].
     pub async fn append_fact(&self, event: &NewEvent) -> Result<Appended, AppendError> {
         self.publish(event, |message| message.message_id(&event.envelope.id)).await
     }
@@ -59,8 +60,8 @@ impl Log {
     /// Appends one decision over several subjects: all of its events or none,
     /// at consecutive positions. Each is guarded as by [`Log::append_decision`]
     /// with the position given beside it; of several events of one subject the
-    /// first one's counts. Dear (some 50 single appends): for what must not be
-    /// half done.
+    /// first one's counts. A batch costs about as much as 50 single appends: use
+    /// it only where half of the events would be wrong.
     ///
     /// A retry after a lost acknowledgement is recognised by the events' ids
     /// as long as one of the subjects has no newer event.
@@ -88,7 +89,7 @@ impl Log {
             }
         });
         match outcome.await.map_err(|_| AppendError::Unavailable(None))? {
-            // The answer tells the position of the last event only.
+            // The answer has the position of the last event only.
             Ok(last) => {
                 metrics::histogram!("exodrive_log_append_seconds").record(started.elapsed());
                 Ok(consecutive(events.len(), last, events.len() - 1, false))
@@ -108,8 +109,8 @@ impl Log {
         probe(&self.context, self.ack_timeout).await
     }
 
-    /// If the last event of any subject is ours the whole batch is stored: no
-    /// part of it is without the others.
+    /// Recognises a batch that was stored earlier. If the last event of any
+    /// subject is ours, the whole batch is stored: it is appended all or nothing.
     async fn own_earlier_batch(
         &self,
         events: &[(NewEvent, u64)],
@@ -267,7 +268,7 @@ impl Log {
 }
 
 enum BatchError {
-    /// Nothing is stored; the server has no place for a batch just now.
+    /// Nothing was stored; the server has too many batches open now.
     TooManyOpen,
     Append(AppendError),
 }

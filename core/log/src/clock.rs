@@ -1,5 +1,5 @@
-//! The time by the log server's clock, so that machines whose own clocks are
-//! wrong agree on what is past.
+//! The time by the log server's clock, so that machines with wrong clocks agree
+//! on the time.
 
 use crate::names::STREAM;
 use async_nats::jetstream::Context;
@@ -16,7 +16,7 @@ use std::{
 
 /// The time for which an answer of the server is relied on.
 const REFRESH: Duration = Duration::from_secs(30);
-/// The time in an answer that took longer than this says too little.
+/// The longest round trip of an answer whose time is exact enough.
 const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(1);
 
 /// The log server's clock, continued by this machine's monotonic one. Cheap to

@@ -53,7 +53,7 @@ pub(crate) struct Encoded {
     pub(crate) body: Bytes,
 }
 
-/// Encrypts what is personal in an event.
+/// Encrypts the personal data of an event.
 ///
 /// # Errors
 /// [`AppendError::Key`], [`AppendError::Encode`] or [`AppendError::TooLarge`].
@@ -69,7 +69,7 @@ pub(crate) async fn encode(keys: &KeyStore, event: &NewEvent) -> Result<Encoded,
         (Protected::Whole(scope), _) => (scope, None),
         (Protected::Marked(scope), Some(mut body)) => {
             let mut taken = Vec::new();
-            // Of others, what is free text is the operator's own.
+            // The free text of other events was written by operators.
             let free_text: &[&str] = match scope {
                 KeyScope::Customer(_) => &FREE_TEXT,
                 _ => &[],
@@ -160,7 +160,7 @@ fn take_out(value: &mut Value, free_text: &[&str], taken: &mut Vec<Value>) {
     }
 }
 
-/// Puts values back; without them, says that they are erased.
+/// Puts values back; without them, marks them as erased.
 fn put_back(value: &mut Value, values: Option<&[Value]>) {
     match value {
         Value::Object(fields) => {
@@ -239,7 +239,7 @@ fn open(held: &HashMap<String, KeyState>, message: StoredMessage) -> Result<Reco
     Ok(recorded)
 }
 
-/// Gives whether it is erased; none if it cannot be what was stored.
+/// Returns true if it is erased; `None` if it was changed after it was stored.
 fn open_whole(
     recorded: &mut Recorded,
     key: &str,

@@ -59,8 +59,8 @@ pub struct Executed<S> {
     pub repeated: bool,
 }
 
-/// Executes commands. Cheap to clone; clones share what they keep, so there
-/// should be one in a process.
+/// Executes commands. Cheap to clone; clones share their caches, so a
+/// process should have only one.
 #[derive(Clone)]
 pub struct Commands {
     log: Log,
@@ -152,7 +152,7 @@ impl Commands {
         Ok(executed)
     }
 
-    /// One decision over two subjects, appended all or nothing
+    /// Makes one decision over two subjects, appended all or nothing
     /// ([`Log::append_batch`]). The events must be about the subjects, in the
     /// same order. Otherwise as [`Commands::execute`].
     ///
@@ -324,7 +324,8 @@ impl Commands {
         Err(CommandError::Contended.into())
     }
 
-    /// Appends, and once more if no acknowledgement came; tells whether it did.
+    /// Appends, and once more if no acknowledgement came. Returns true if one
+    /// came.
     async fn append<const N: usize>(
         &self,
         places: [StateKey<'_>; N],
@@ -376,7 +377,7 @@ impl Commands {
         Ok(held)
     }
 
-    /// Brings states up to date with the log; tells whether one was not.
+    /// Brings states up to date with the log. Returns true if any was behind.
     async fn catch_up_all<S: DecisionState, const N: usize>(
         &self,
         places: [StateKey<'_>; N],
@@ -393,7 +394,7 @@ impl Commands {
         timeout_at(deadline, all).await.map_err(too_late)?
     }
 
-    /// Brings a state up to date with the log; tells whether it was not.
+    /// Brings a state up to date with the log. Returns true if it was behind.
     async fn catch_up<S: DecisionState>(
         &self,
         place: StateKey<'_>,
@@ -421,7 +422,7 @@ impl Commands {
         Ok(true)
     }
 
-    /// Folds events onto a state and keeps it.
+    /// Folds events onto a state and caches it.
     fn apply_batch<S: DecisionState>(
         &self,
         place: StateKey<'_>,
@@ -495,7 +496,7 @@ fn invalid_append<R>(reason: &'static str) -> CommandError<R> {
     CommandError::Append(AppendError::Rejected(reason.into()))
 }
 
-/// The error of a command that claims nothing.
+/// The error of a command without a claim.
 fn unclaimed<R>(error: ClaimError<R>) -> CommandError<R> {
     match error {
         ClaimError::Command(error) => error,

@@ -40,7 +40,7 @@ pub enum ReadError {
     /// The server does not answer; try again.
     #[error("the event log does not answer")]
     Unavailable(#[source] Box<dyn Error + Send + Sync>),
-    /// The log has a hole. Nothing may be folded past it.
+    /// The log has a hole. No fold may skip it.
     #[error(
         "the event log has a hole: position {expected} is missing, {found} follows. Events were deleted; restore the stream from a backup"
     )]
@@ -50,8 +50,8 @@ pub enum ReadError {
         /// The one that came.
         found: u64,
     },
-    /// A data key is missing that was not erased. Nothing may be folded past
-    /// it: the event would look as if its person had been erased.
+    /// A data key is missing that was not erased. No fold may skip the event: it
+    /// would look as if the person had been erased.
     #[error(
         "data key {key} of the event at position {position} is missing, and was not erased: restore stream EXODRIVE_KEYS from a backup"
     )]
@@ -103,13 +103,13 @@ pub enum AppendError {
     /// it again under the same id.
     #[error("the event log did not acknowledge in time")]
     Unavailable(#[source] Option<Box<dyn Error + Send + Sync>>),
-    /// The server will not have it; sending it again changes nothing.
+    /// The server rejects it, and would reject it again.
     #[error("the event log rejected the event")]
     Rejected(#[source] Box<dyn Error + Send + Sync>),
     /// The event is larger than the server takes. Nothing was stored.
     #[error("the event is larger than the event log takes")]
     TooLarge,
-    /// The event cannot be written down or encrypted. Nothing was sent.
+    /// The event cannot be encoded or encrypted. Nothing was sent.
     #[error("the event cannot be encoded")]
     Encode(#[source] Box<dyn Error + Send + Sync>),
     /// The data key for encrypting the event is not available. Nothing was

@@ -49,7 +49,8 @@ const AT_ONCE: usize = 512;
 const FEW: usize = 3;
 /// The timeout of an answer of the server.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// Makes the MACs of what was received. Never destroyed: it opens nothing.
+/// Name of the key for the MACs of received bytes. It is never destroyed: it
+/// decrypts no data.
 const MAC_KEY: &str = "mac";
 const NONCE: usize = 24;
 
@@ -127,7 +128,7 @@ pub(crate) fn decrypt(cipher: &XChaCha20Poly1305, about: &[u8], sealed: &[u8]) -
     cipher.decrypt(&XNonce::from(*nonce), Payload { msg: sealed, aad: about }).ok()
 }
 
-/// A data key, or what is left of it.
+/// A data key, or the fact that it was erased.
 #[derive(Clone)]
 pub(crate) enum KeyState {
     Key(XChaCha20Poly1305),
@@ -260,7 +261,7 @@ impl KeyStore {
             }
         }
         for names in missing.chunks(AT_ONCE) {
-            // Singly there is less to be said.
+            // A few keys are read one by one below, which is less work.
             if names.len() > FEW {
                 for (name, stored) in self.read_many(names).await? {
                     let held = self.keep(&name, &stored)?;
@@ -298,7 +299,7 @@ impl KeyStore {
         Ok(held)
     }
 
-    /// The key; none if it was erased.
+    /// The key; `None` if it was erased.
     fn unwrap(&self, name: &str, stored: &Stored) -> Result<Option<[u8; 32]>, KeyError> {
         match stored {
             Stored::Erased { .. } => Ok(None),
@@ -351,7 +352,7 @@ impl KeyStore {
         let body = match self.stream.direct_get_last_for_subject(subject(name)).await {
             Ok(message) => message.payload,
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => {
-                // A replica that is behind would say so too; the leader knows.
+                // A replica that is behind gives the same answer; only the leader's counts.
                 match self.stream.get_last_raw_message_by_subject(&subject(name)).await {
                     Ok(message) => message.payload,
                     Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
@@ -391,8 +392,8 @@ impl KeyStore {
         }
     }
 
-    /// Destroys a key: leaves a tombstone, then has the server overwrite the
-    /// key on disk. May be repeated; a key that is gone stays gone.
+    /// Destroys a key: leaves a tombstone, then makes the server overwrite
+    /// the key on disk. May be repeated: a destroyed key is not made again.
     pub(crate) async fn destroy(
         &self,
         name: &str,

@@ -7,10 +7,10 @@ use exodrive_domain::id::ErasureId;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
-/// Refusals on their way to the server at a time, at most.
+/// The greatest number of refusals that are being sent at once.
 const IN_FLIGHT: usize = 64;
 
-/// The limit of appends that run at once.
+/// Permits for the refusals that are being sent at once.
 #[derive(Clone)]
 pub(crate) struct RejectionSlots(pub(crate) Arc<Semaphore>);
 

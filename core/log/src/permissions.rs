@@ -20,7 +20,7 @@ use tokio::{
 pub enum User {
     /// Serves the API, reads, appends.
     Api,
-    /// Keeps seals too, and destroys data keys.
+    /// Stores seals too, and destroys data keys.
     Worker,
     /// Makes streams and changes their settings.
     Operator,

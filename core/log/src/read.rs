@@ -15,14 +15,15 @@ use async_nats::jetstream::{
 use exodrive_domain::{Recorded, Subject};
 use std::time::Duration;
 
-/// A consumer of one subject, which is read once, goes away by itself after this.
+/// The time after which the server deletes a consumer of one subject, which is
+/// read once.
 const INACTIVE_FOLD: Duration = Duration::from_secs(5);
 /// The number of events of one subject that are fetched one by one before a
 /// consumer is made. Most subjects have no more. A consumer for each of a
 /// thousand subjects at once is more than the server makes in time.
 const ONE_BY_ONE: usize = 8;
 
-/// Consecutive events, and how many wait behind them.
+/// Consecutive events, and the number of later ones.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// In log order; empty when nothing came in time.
@@ -31,8 +32,8 @@ pub struct Batch {
     pub pending: u64,
 }
 
-/// Reads the log in order, from a position onwards, without a gap: all of it,
-/// or what a filter lets through.
+/// Reads the log in order, from a position onwards, without a gap: all
+/// events, or those that match a filter.
 pub struct Reader {
     log: Log,
     /// The beginning of the next batch. It moves only with decoded events: a
@@ -196,12 +197,12 @@ impl Log {
 }
 
 impl Reader {
-    /// The next events: waits up to `wait` for the first, then takes what is
-    /// there, up to `limit`. After an error the reader starts again where it
-    /// was.
+    /// The next events: waits up to `wait` for the first, then takes the
+    /// available ones, up to `limit`. After an error the reader starts again
+    /// at the same position.
     ///
     /// # Errors
-    /// [`ReadError`]; one that is no [`ReadError::outage`] is final.
+    /// [`ReadError`]; one without a [`ReadError::outage`] is final.
     pub async fn next_batch(&mut self, limit: usize, wait: Duration) -> Result<Batch, ReadError> {
         self.stored.seek(self.next);
         let batch = self.stored.next_batch(limit, wait).await?;

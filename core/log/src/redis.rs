@@ -1,8 +1,8 @@
 //! A connection to Redis that costs little when Redis does not answer.
 //!
-//! Redis may be slow, stopped, flushed or gone at any time. Callers never wait
-//! for it longer than [`REDIS_TIMEOUT`], and after a failure do not ask it again
-//! for a while.
+//! Redis may be slow, stopped or flushed at any time. Callers never wait for it
+//! longer than [`REDIS_TIMEOUT`]. After a failure they do not call it again for
+//! a while.
 
 use ::redis::{
     Client, Cmd, ErrorKind, FromRedisValue, RedisError as ClientError, ScriptInvocation,
@@ -116,8 +116,8 @@ impl Redis {
         self.bounded(script.invoke_async(&mut connection)).await
     }
 
-    /// A connection of its own that hears what is published on a channel, until
-    /// it breaks.
+    /// A connection of its own that receives the messages of a channel, until it
+    /// breaks.
     ///
     /// # Errors
     /// When Redis does not take the subscription within [`REDIS_TIMEOUT`].

@@ -21,7 +21,7 @@ const PULL: usize = 1_000;
 const INACTIVE: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Said of a delivery that the log has already.
+/// The reason for a delivery that the log has already.
 pub const DUPLICATE: &str = "duplicate";
 
 /// A webhook that was not stored.
@@ -33,10 +33,10 @@ pub struct RejectedDelivery {
     /// Reason: [`DUPLICATE`] for a repeat, which was answered 2xx; any other
     /// reason means that the delivery was not authentic. An open set.
     pub reason: String,
-    /// The message's id as it claims, if that has the form of the provider's:
-    /// anything else may hold anything.
+    /// The claimed message id, if it has the form of the provider's ids. Any other
+    /// text could hold personal data.
     pub claimed_id: Option<String>,
-    /// Size of the body in bytes; none if it was not read to its end.
+    /// Size of the body in bytes; `None` if it was not read to its end.
     pub size: Option<u64>,
 }
 
@@ -118,7 +118,7 @@ impl Log {
             if until.is_some_and(|until| info.published >= until) {
                 break;
             }
-            // What a newer release wrote in another shape is no concern of ours.
+            // A refusal of a newer release in another shape is skipped.
             if let Ok(refusal) = serde_json::from_slice(&message.payload) {
                 each(refusal);
             }

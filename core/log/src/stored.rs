@@ -26,7 +26,7 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const ADDED_BY_DIRECT_GET: [&str; 4] =
     ["Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp"];
 
-/// Consecutive messages, and how many wait behind them.
+/// Consecutive messages, and the number of later ones.
 #[derive(Debug, Default)]
 pub struct StoredBatch {
     /// In log order; empty when nothing came in time.
@@ -115,7 +115,7 @@ impl StoredReader {
         self.next
     }
 
-    /// Goes on at a position, wherever it was.
+    /// Continues at another position.
     pub(crate) fn seek(&mut self, position: u64) {
         if self.next != position {
             self.next = position;
@@ -123,9 +123,9 @@ impl StoredReader {
         }
     }
 
-    /// The next messages: waits up to `wait` for the first, then takes what is
-    /// there, up to `limit`. After an error the reader starts again where it
-    /// was.
+    /// The next messages: waits up to `wait` for the first, then takes the
+    /// available ones, up to `limit`. After an error the reader starts again
+    /// at the same position.
     ///
     /// # Errors
     /// [`ReadError`]; [`ReadError::Hole`] is final.

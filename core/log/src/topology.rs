@@ -1,5 +1,5 @@
-//! The streams and what the server must be: made by the operator, checked by
-//! everybody at start.
+//! The streams, and the required settings of the server. The operator makes
+//! them; every process checks them at start.
 
 use crate::{
     clock::LogClock,
@@ -26,7 +26,7 @@ use tokio::time::Instant;
 const REFUSALS_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 const MOST_REFUSALS: i64 = 1_000_000;
 
-/// The oldest server with every fix and feature that the log rests on.
+/// The oldest server with every fix and feature that the log needs.
 const OLDEST_SERVER: (u64, u64, u64) = (2, 12, 3);
 /// A webhook's body may have 1 MiB; headers come on top.
 const SMALLEST_MAX_PAYLOAD: usize = (1 << 20) + (64 << 10);
@@ -37,8 +37,8 @@ pub struct LogConfig {
     /// `nats://user:password@host:port`.
     pub url: String,
     /// The server's monitoring endpoint, `http://host:port`, by which its sync
-    /// mode is checked. Without it the mode cannot be seen, and a warning says
-    /// so.
+    /// mode is checked. Without it the mode is unknown, and a warning is
+    /// logged.
     pub monitor_url: Option<String>,
     /// Refuse a server that acknowledges before it has flushed to disk. Such a
     /// server (the default) loses nothing when it crashes, but up to its
@@ -71,7 +71,7 @@ pub enum ConnectError {
     /// A setting with which events could be lost or changed.
     #[error("refusing this event log: {setting} is {found}, it must be {requested}. {remedy}")]
     Setting {
-        /// The setting's own name, and whose it is.
+        /// The setting's own name, and the server or stream that has it.
         setting: String,
         /// The setting that was found.
         found: String,
@@ -113,8 +113,8 @@ pub enum ConnectError {
 }
 
 impl Log {
-    /// Connects as the operator, makes the streams that are missing, checks
-    /// what is there, and changes none of it.
+    /// Connects as the operator, makes the missing streams, and checks the
+    /// existing ones without changing them.
     ///
     /// # Errors
     /// As [`Log::connect`], and when this user may not make streams.
@@ -122,7 +122,7 @@ impl Log {
         prepare(config).await
     }
 
-    /// Connects and checks what is there. Waits up to [`LogConfig::connect_timeout`]
+    /// Connects and checks server and streams. Waits up to [`LogConfig::connect_timeout`]
     /// for the streams to be made ([`Log::prepare`]).
     ///
     /// # Errors
@@ -133,7 +133,7 @@ impl Log {
         connect(config).await
     }
 
-    /// Connects to read: makes nothing and checks no setting but the server's
+    /// Connects to read: makes nothing and checks only the server's
     /// version. Waits up to [`LogConfig::connect_timeout`] for the stream to be made.
     ///
     /// # Errors
@@ -143,8 +143,8 @@ impl Log {
     }
 }
 
-/// Makes the streams that are missing, and checks all of them; for the user
-/// who may.
+/// Makes the streams that are missing, and checks all of them; for the
+/// operator's user.
 async fn prepare(config: &LogConfig) -> Result<Log, ConnectError> {
     let context = context(config).await?;
     check_sync(config).await?;
@@ -159,7 +159,7 @@ async fn prepare(config: &LogConfig) -> Result<Log, ConnectError> {
     log(config, context, stream).await
 }
 
-/// As [`prepare`], for those who may not make what is missing.
+/// As [`prepare`], for users who may not make streams.
 async fn connect(config: &LogConfig) -> Result<Log, ConnectError> {
     let context = context(config).await?;
     check_sync(config).await?;
@@ -409,7 +409,7 @@ fn streams(config: &LogConfig) -> [Config; 5] {
     ]
 }
 
-/// Compares a stream with what it must be, setting by setting.
+/// Compares a stream with the required one, setting by setting.
 fn check_stream(found: &Config, requested: &Config) -> Result<(), ConnectError> {
     const RECREATE: &str = "No update can set it: the stream must be made again, from a backup.";
     let edit = format!(

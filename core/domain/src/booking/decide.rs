@@ -39,7 +39,7 @@ pub struct NewBooking {
     pub days: Days,
     /// The extras and locations.
     pub choices: Choices,
-    /// For how long the days are held without payment.
+    /// The time for which the days are held without payment.
     pub hold_for: TimeDelta,
     /// The link by which the customer will see it.
     pub link: Option<AccessLink>,
@@ -70,7 +70,7 @@ pub struct Import {
     pub paid_at: Option<DateTime<Utc>>,
     /// The state of the contract.
     pub contract: Contract,
-    /// Until when an unpaid one is held.
+    /// The time until which an unpaid one is held.
     pub hold_expires_at: Option<DateTime<Utc>>,
     /// The time at which it was made.
     pub created_at: DateTime<Utc>,
@@ -257,23 +257,23 @@ pub enum BookingRejection {
     DaysTaken {
         /// The days that are taken.
         taken: Vec<TakenDay>,
-        /// As many days in a row that are free, from the first day on.
+        /// The next free range of the same length, on or after the first day.
         next_free: Option<Days>,
     },
-    /// The first day is over, where the car is.
+    /// The first day is over, in the car's time zone.
     InThePast(NaiveDate),
     /// No price can be computed.
     NoQuote(QuoteError),
-    /// The total is not what the customer was shown.
+    /// The total differs from the one that the customer saw.
     PriceChanged {
         /// The total that the client expected.
         expected_cents: i64,
         /// The total now.
         total_cents: i64,
     },
-    /// It is so already.
+    /// The command would change nothing.
     Unchanged,
-    /// Parts of the command cannot be.
+    /// Parts of the command are invalid.
     Faulty(Vec<InvalidField>),
 }
 
@@ -515,7 +515,7 @@ pub fn decide_move(
     Ok([BookingEvent { occupies: None, ..out }, into])
 }
 
-/// The event by which days are blocked. Over a booking only by `force`.
+/// Decides a block: gives its event. It may cover a booking only with `force`.
 ///
 /// # Errors
 /// [`BookingRejection`].
@@ -561,7 +561,7 @@ pub fn decide_block(
 /// Three years.
 const LONGEST_BLOCK: u32 = 1_096;
 
-/// The event by which blocked days are free again.
+/// Decides the removal of a block: gives its event.
 ///
 /// # Errors
 /// [`BookingRejection`].
@@ -587,7 +587,8 @@ fn ensure_not_repeated(calendar: &Calendar, meta: &Meta) -> Result<(), BookingRe
     }
 }
 
-/// Refuses a booking that is there: by this very command, or by another one.
+/// Rejects the making of a booking that exists: `AlreadyDone` if this command
+/// made it, else another rejection.
 fn ensure_absent(calendar: &Calendar, id: BookingId, meta: &Meta) -> Result<(), BookingRejection> {
     if let Some(car_id) = calendar.moved.get(&id) {
         return Err(No::MovedTo(*car_id));

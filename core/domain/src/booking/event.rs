@@ -163,12 +163,12 @@ pub struct Customer {
     /// The account, if there is one.
     #[serde(default)]
     pub user_id: Option<String>,
-    /// Name and how to reach the customer.
+    /// The customer's name and contact data.
     #[serde(with = "marked")]
     pub details: Personal<CustomerDetails>,
 }
 
-/// Name and how to reach a customer.
+/// A customer's name and contact data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CustomerDetails {
     /// Email address, as given.

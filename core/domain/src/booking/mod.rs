@@ -56,7 +56,7 @@ pub struct Booking {
     pub quote: Quote,
     /// The time zone of the car's place (IANA).
     pub time_zone: String,
-    /// Until when the days are held without payment.
+    /// The time until which the days are held without payment.
     #[serde(with = "serde_micros::option")]
     pub hold_expires_at: Option<DateTime<Utc>>,
     /// The links by which the customer sees the booking.
@@ -155,7 +155,7 @@ impl Booking {
     pub fn uncaptured_cents(&self) -> i64 {
         let given_back = self.payment.status == PaymentStatus::Refunded;
         match self.status {
-            // A fee for cancelling late is taken from what is held.
+            // A fee for cancelling late is taken from the authorized amount.
             Status::Cancelled => self.payment.authorized_cents,
             Status::Expired => 0,
             Status::Returned | Status::Completed | Status::Disputed if given_back => 0,
@@ -207,7 +207,7 @@ impl Booking {
         }
     }
 
-    /// Payment and contract say together how far it is.
+    /// The status before the rental; payment and contract together determine it.
     fn status_before_rental(&self) -> Status {
         let paid =
             matches!(self.payment.status, PaymentStatus::Authorized | PaymentStatus::Captured)
@@ -239,7 +239,7 @@ pub fn evolve(
     Some(booking)
 }
 
-/// The booking with what an event says of it, its status apart.
+/// The booking with every change of an event except its status.
 fn changed(booking: Option<Booking>, event: &BookingEvent, at: DateTime<Utc>) -> Option<Booking> {
     let mut booking = match &event.change {
         BookingChange::Held {
@@ -342,8 +342,8 @@ impl Booking {
     }
 }
 
-/// The calendar of one car: all its bookings and blocks. What decisions about
-/// them are made on.
+/// The calendar of one car: all its bookings and blocks. It is the state that
+/// decisions about them are made on.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Calendar {
     /// Every booking that is of this car.

@@ -20,9 +20,9 @@ use chrono::TimeDelta;
 use serde_json::Value;
 use uuid::Uuid;
 
-/// In everything personal that the stories say, and in nothing else.
+/// A name in every personal value of the stories, and in no other value.
 const SECRET: &str = "Dana";
-/// Of the two cars.
+/// Ids of the two cars.
 const CARS: [u128; 2] = [1, 2];
 const DAY_CENTS: i64 = 100_000;
 
@@ -133,7 +133,7 @@ impl Step {
         Self { at: Some(time(text)), ..self }
     }
 
-    /// Under a command id, with the hash of what was asked.
+    /// The same step under a command id, with the hash of its request.
     fn under(self, id: &str, hash: &str) -> Self {
         Self { key: Some((id.into(), hash.into())), ..self }
     }
@@ -380,7 +380,7 @@ impl World {
         })
     }
 
-    /// Appends an event and folds what was read back of it.
+    /// Appends an event, reads it back and folds it.
     fn record(&mut self, payload: &Payload, meta: &Meta) {
         let (kind, on, json) = match payload {
             Payload::Booking(event) => {

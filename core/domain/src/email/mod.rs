@@ -1,4 +1,4 @@
-//! Email, in and out: what the provider reports of it ([`Report`]) and the
+//! Email, in and out: the provider's reports about it ([`Report`]) and the
 //! fold of those reports ([`Email`], [`evolve`]).
 
 mod report;

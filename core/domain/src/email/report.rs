@@ -57,7 +57,7 @@ pub struct Mail {
     pub bcc: Vec<String>,
     /// The reply addresses.
     pub reply_to: Vec<String>,
-    /// Inbound: the addresses of ours that it came for.
+    /// Inbound: our addresses that it was sent to.
     pub received_for: Vec<String>,
     /// The subject line.
     pub subject: Option<String>,
@@ -69,7 +69,7 @@ pub struct Mail {
     pub broadcast_id: Option<String>,
     /// The template it was made from.
     pub template_id: Option<String>,
-    /// Inbound: what is attached.
+    /// Inbound: the attachments.
     pub attachments: Vec<Attachment>,
 }
 

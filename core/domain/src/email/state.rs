@@ -43,7 +43,7 @@ pub struct Email {
     pub bcc: BTreeSet<String>,
     /// The reply addresses.
     pub reply_to: BTreeSet<String>,
-    /// Inbound: the addresses of ours it came for.
+    /// Inbound: our addresses that it was sent to.
     pub received_for: BTreeSet<String>,
     /// Tags as set at send.
     pub tags: BTreeMap<String, String>,
@@ -67,7 +67,7 @@ pub struct Email {
     pub event_ids: BTreeSet<String>,
     /// The number of stored events that repeated one already counted.
     pub repeats: u32,
-    /// Personal data of it was erased: what is left is no personal datum.
+    /// True if its personal data was erased: the rest holds none.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub erased: bool,
 }
@@ -123,8 +123,8 @@ pub struct Dated<'a> {
     pub report: &'a Report,
 }
 
-/// The email after one more report. A report of a type that we do not know
-/// changes nothing, and begins nothing.
+/// The email after one more report. A report of an unknown type changes no
+/// email, and makes none.
 pub fn evolve(email: Option<Email>, event: Dated<'_>) -> Option<Email> {
     let Some(status) = Status::reported(&event.report.kind) else { return email };
     let mut email = email.unwrap_or_else(|| Email::first_met(status, event));
@@ -140,7 +140,8 @@ pub fn evolve(email: Option<Email>, event: Dated<'_>) -> Option<Email> {
 }
 
 impl Email {
-    /// Nothing known yet but the id: the least element that reports add to.
+    /// An email of which only the id is known: the least element that reports add
+    /// to.
     fn first_met(status: Status, event: Dated<'_>) -> Self {
         Self {
             id: event.report.email_id.clone(),

@@ -106,7 +106,7 @@ pub struct Image {
     /// Text for people who cannot see the image.
     #[serde(default)]
     pub alt: String,
-    /// The one that stands for the car.
+    /// True for the image that represents the car in lists.
     #[serde(default)]
     pub primary: bool,
 }

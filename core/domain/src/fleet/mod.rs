@@ -1,4 +1,4 @@
-//! The fleet: what a car is, what it costs and whether it is offered.
+//! The fleet: a car's description, its prices, and if it is offered.
 
 mod decide;
 mod event;

@@ -166,7 +166,7 @@ fn parse<S: DecisionState>(value: &[u8]) -> Option<Loaded<S>> {
     Some(Loaded { state: Arc::new(state), position })
 }
 
-/// Said once a failure, not for every command while Redis is left alone.
+/// Logs a failure once, not for every command during the pause after it.
 fn failed(error: &RedisError, action: &str) {
     if !matches!(error, RedisError::Resting) {
         tracing::warn!(%error, "Redis did not {action} a snapshot; the log has it all");

@@ -16,7 +16,7 @@ pub trait DecisionState:
     /// by a release that reads other events than the release that wrote it.
     const VERSION: u32;
 
-    /// Takes in the next event of the subject. It is never one that this
+    /// Folds the next event of the subject. It is never one that this
     /// release cannot read: [`KnownEvent::read`] stops at the first of those.
     /// Must not rest on `stored_at`, which is a guess for an event that this
     /// process has just appended.

@@ -1,4 +1,4 @@
-//! The states that this process keeps.
+//! The states that this process caches.
 
 use super::state::{DecisionState, Loaded};
 use exodrive_domain::Subject;
@@ -61,7 +61,7 @@ impl States {
         Some(Loaded { state: saved.state.downcast().ok()?, position: saved.position })
     }
 
-    /// Keeps a state, unless a newer one is there.
+    /// Caches a state, unless a newer one is cached.
     pub(super) fn keep<S: DecisionState>(&self, key: &Key, loaded: &Loaded<S>) {
         let saved = CachedState { state: loaded.state.clone(), position: loaded.position };
         // Dropped when the lock is no longer held.

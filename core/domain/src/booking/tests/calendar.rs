@@ -138,8 +138,8 @@ struct Run {
 }
 
 impl Run {
-    /// Does it in the world and in the model, and tells whether the model says
-    /// that it can be done; none if there is nothing to do it to.
+    /// Executes the attempt in the world and in the model. Returns true beside
+    /// the step if the model accepts it; `None` if there is no target for it.
     fn expect(&mut self, attempt: &Attempt) -> Option<(Step, bool)> {
         let model = &mut self.model;
         let count = model.bookings.len();

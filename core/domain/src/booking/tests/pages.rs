@@ -1,5 +1,5 @@
-//! The state machine: what it says, what `decide` does, and what the
-//! documentation shows.
+//! The state machine: its tables, the behaviour of `decide`, and the
+//! documentation must agree.
 
 use super::*;
 

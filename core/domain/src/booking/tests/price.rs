@@ -28,7 +28,7 @@ proptest! {
         (chosen, here, by) in (any::<bool>(), any::<bool>(), 1..60_u64),
     ) {
         let mut lists = lists;
-        // What is chosen is in every list, so that it can be priced by all.
+        // Every list has the chosen fees, so that all can price them.
         let fees = lists[0].fees.clone();
         for (version, list) in (1..).zip(&mut lists) {
             list.version = version;
@@ -53,7 +53,7 @@ proptest! {
         prop_assert_eq!(&charged(&world), &agreed);
         prop_assert_eq!(&world.booking("b1").quote, &agreed);
 
-        // What costs nothing is not paid.
+        // A booking that costs nothing needs no payment.
         let paid = (agreed.total_cents > 0).then(|| authorize("b1"));
         let world = paid.into_iter().fold(priced(world, by_second), |world, paid| world.and([paid]));
         let world = world.and([send("b1")]);

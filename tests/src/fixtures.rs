@@ -38,8 +38,8 @@ pub fn email_body(kind: &str, email_id: &str, created_at: &str, more: &str) -> S
 }
 
 /// The email, rank and status that a body reports, by the table of Resend's
-/// statuses; none if it reports none. Read here apart from the code that it
-/// tests.
+/// statuses; `None` if it reports no status. This reading is independent of the
+/// code that it tests.
 pub fn reported_status(body: &[u8]) -> Option<(String, u8, &'static str)> {
     let body: Value = serde_json::from_slice(body).ok()?;
     let data = body.get("data")?;

@@ -41,8 +41,8 @@ pub fn free_address() -> SocketAddr {
 pub struct Process(Child);
 
 impl Process {
-    /// Starts a program with nothing of our own settings in its environment
-    /// but `env`; what it prints is appended to `output`.
+    /// Starts a program. Of our own settings, its environment has only `env`. Its
+    /// output is appended to `output`.
     pub fn start(program: &Path, args: &[&str], env: &[(String, String)], output: &Path) -> Self {
         let log = OpenOptions::new().create(true).append(true).open(output).unwrap();
         let child = bare(program, args, env)
@@ -78,7 +78,7 @@ impl Drop for Process {
     }
 }
 
-/// A command that dies with us and inherits no setting of ours.
+/// A command that ends with this process and inherits none of our settings.
 pub(crate) fn bare(program: &Path, args: &[&str], env: &[(String, String)]) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(args);

@@ -18,7 +18,7 @@ const EACH: Duration = Duration::from_secs(3);
 /// Lines of each log file.
 const LINES: usize = 15;
 
-/// Generations, their checkpoints and writers; and what is under way.
+/// Generations, their checkpoints and writers; and the jobs in progress.
 const TABLES: [(&str, &str); 5] = [
     ("projections", "select name, active_generation, paused, swaps from projections order by name"),
     (
@@ -53,7 +53,7 @@ const TABLES: [(&str, &str); 5] = [
 
 /// The addresses at which a system can be observed from outside, independent of
 /// its own state.
-pub(crate) struct SealState {
+pub(crate) struct ObservedSystem {
     pub(crate) folder: PathBuf,
     pub(crate) http: reqwest::Client,
     pub(crate) database: String,
@@ -61,9 +61,9 @@ pub(crate) struct SealState {
     pub(crate) addresses: Arc<Mutex<HashMap<String, SocketAddr>>>,
 }
 
-impl SealState {
+impl ObservedSystem {
     /// Readiness, projections, rebuilds, locks, and the ends of the logs.
-    pub(crate) async fn tell(&self) -> String {
+    pub(crate) async fn report(&self) -> String {
         let mut reported = String::new();
         let addresses = self.addresses.lock().unwrap().clone();
         for (name, address) in addresses {
@@ -94,8 +94,8 @@ impl SealState {
         reported
     }
 
-    /// The rows of a query, each as JSON on a line of its own. By a connection
-    /// of its own: those of the test may be what is waited for.
+    /// The rows of a query, each as JSON on a line of its own. It uses a
+    /// connection of its own: the wait may be for one of the test's.
     async fn rows(&self, sql: &str) -> Result<String, String> {
         let sql = AssertSqlSafe(format!("select to_jsonb(it)::text from ({sql}) as it"));
         let rows = async {

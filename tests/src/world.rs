@@ -4,7 +4,7 @@ use crate::{
     Answer, Delivery, Process, Rows, client, eventually, fold_by_name, free_address,
     process::{bare, program},
     sign,
-    standing::SealState,
+    standing::ObservedSystem,
     token, wait,
 };
 use async_nats::{ConnectOptions, Event, jetstream};
@@ -29,7 +29,7 @@ use tokio::io::AsyncReadExt;
 
 /// The process that serves the API.
 pub const API: &str = "serve";
-/// The process that keeps the projections.
+/// The process that runs the projections.
 pub const WORKER: &str = "work";
 
 /// The secret that signs the tokens of every world.
@@ -57,8 +57,8 @@ pub struct World {
     metrics: Mutex<HashMap<String, SocketAddr>>,
     env: Vec<(String, String)>,
     database: PgPool,
-    /// Told when a wait ends in vain.
-    _standing: Arc<SealState>,
+    /// Reported when a wait times out.
+    _standing: Arc<ObservedSystem>,
     folder: TempDir,
 }
 
@@ -124,7 +124,7 @@ impl World {
         let env: Vec<_> = env.into_iter().collect();
         let (http, addresses) = (http_client(), HashMap::from([(API.to_owned(), address)]));
         let addresses = Arc::new(Mutex::new(addresses));
-        let standing = Arc::new(SealState {
+        let standing = Arc::new(ObservedSystem {
             folder: folder.path().to_owned(),
             http: http.clone(),
             database: urls.database.clone(),
@@ -161,7 +161,7 @@ impl World {
         self.services.urls()
     }
 
-    /// A folder of its own, which goes with it.
+    /// A folder of its own, which is removed with it.
     pub fn folder(&self) -> &std::path::Path {
         self.folder.path()
     }
@@ -183,7 +183,7 @@ impl World {
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
-    /// Runs `exodrive` with these arguments to its end, which must come.
+    /// Runs `exodrive` with these arguments to its end.
     pub async fn exodrive(&self, args: &[&str]) -> Output {
         run(args, &self.env).await
     }
@@ -201,7 +201,7 @@ impl World {
     }
 
     /// Starts another process that serves the API, on an address of its own,
-    /// which it keeps when it is started again; does not wait for it.
+    /// which stays the same when it is started again; does not wait for it.
     pub fn start_api_as(&self, name: &str) {
         self.addresses.lock().unwrap().entry(name.to_owned()).or_insert_with(free_address);
         self.start_process(name, API);
@@ -420,7 +420,7 @@ impl World {
         found.into_iter().map(row).collect()
     }
 
-    /// Every view must hold what a fresh fold of the log gives, once the
+    /// Every view must hold the rows that a fresh fold of the log gives, once the
     /// projections have reached its end. Gives the log's events.
     pub async fn views_equal_a_fresh_fold(&self) -> Vec<Recorded> {
         self.settled().await;

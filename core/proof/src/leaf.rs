@@ -1,4 +1,4 @@
-//! The leaf of the Merkle tree that stands for one stored message.
+//! The leaf of the Merkle tree that represents one stored message.
 
 use sha2::{Digest, Sha256};
 

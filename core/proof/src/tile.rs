@@ -26,8 +26,8 @@ pub struct Tile {
 }
 
 impl Tile {
-    /// The tile at this place in a tree of `size` leaves. None if the tree
-    /// has no node there yet.
+    /// The tile at this place in a tree of `size` leaves. `None` if the
+    /// tree has no node there yet.
     pub fn of(level: u8, index: u64, size: u64) -> Option<Self> {
         let hashes = size.checked_shr(u32::from(level) * u32::from(HEIGHT)).unwrap_or(0);
         let width = hashes.saturating_sub(index.checked_mul(WIDTH)?).min(WIDTH);
@@ -35,8 +35,8 @@ impl Tile {
     }
 
     /// The tile of a tree of `size` leaves that holds the complete subtree at
-    /// `level` and `index`, or what it is computed from. None if the subtree
-    /// is not complete at that size.
+    /// `level` and `index`, or the nodes that it is computed from. `None` if the
+    /// subtree is not complete at that size.
     pub fn holding(level: u8, index: u64, size: u64) -> Option<Self> {
         let leaves = index.checked_add(1)?.checked_mul(1_u64.checked_shl(u32::from(level))?)?;
         if leaves > size {
@@ -46,7 +46,7 @@ impl Tile {
     }
 
     /// The node at `level` and `index` of the tree, out of this tile's hashes.
-    /// None if the tile does not hold what it is computed from.
+    /// `None` if the tile does not hold the nodes that it is computed from.
     pub fn node(&self, hashes: &[Hash], level: u8, index: u64) -> Option<Hash> {
         let above = level % HEIGHT;
         let first = index.checked_mul(1 << above)?;

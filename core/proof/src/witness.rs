@@ -44,7 +44,7 @@ pub enum WitnessError {
         /// The log that the witness follows.
         followed: String,
     },
-    /// It is older than what the witness saw.
+    /// It is older than the checkpoint that the witness saw.
     #[error(
         "the log shows size {found}, but it had shown size {seen} before: it was cut back, restored from an older copy, or is hiding events"
     )]

@@ -59,7 +59,7 @@ pub struct System {
 /// When the file cannot be read or written.
 pub fn secrets(data_dir: &Path) -> io::Result<Secrets> {
     if let Some(secrets) = read_json(&data_dir.join(SECRETS))? {
-        // A folder of an earlier release gets what it lacks.
+        // A folder of an earlier release gets the secrets that it lacks.
         write(&data_dir.join(SECRETS), &secrets)?;
         return Ok(secrets);
     }
@@ -82,7 +82,7 @@ pub fn existing_secrets(data_dir: &Path) -> io::Result<Option<Secrets>> {
     read_json(&data_dir.join(SECRETS))
 }
 
-/// Says where the system listens.
+/// Writes the addresses on which the system listens.
 ///
 /// # Errors
 /// When the file cannot be written.

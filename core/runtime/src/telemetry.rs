@@ -50,7 +50,7 @@ pub fn init(filter: &str, format: Format) -> Result<(), String> {
     } else {
         lines.json().flatten_event(true).with_current_span(true).with_span_list(false).init();
     }
-    // A panic's message may quote what it choked on, which may be personal.
+    // A panic's message may quote its input, which may hold personal data.
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(place, "Panicked; the message is withheld, it may hold personal data");

@@ -264,7 +264,7 @@ fn compare(kind: &str, version: u32, kept: &Value, today: &Value) {
 
 #[test]
 fn every_projection_has_rows_in_some_file() {
-    // Or else they would prove nothing of it.
+    // Otherwise the files would not test that projection.
     let mut changed = BTreeSet::new();
     for (kind, version) in released() {
         let kept = read(&file(kind, version));

@@ -109,7 +109,7 @@ fn profile(name: &str) -> Profile {
     }
 }
 
-/// Events one after the other, and what they come to.
+/// Events one after the other, and the state that results from them.
 struct Story {
     now: DateTime<Utc>,
     cars: [Option<Car>; 2],

@@ -94,14 +94,14 @@ pub struct Header<'a> {
     pub from: u64,
     /// The last requested position; at most the checkpoint's size.
     pub to: u64,
-    /// By what the events between were chosen; empty if they are all there.
+    /// The filters that chose the events in the range; empty if it has all.
     pub filters: Pairs<'a>,
     /// The time at which the export was made.
     pub created_at: DateTime<Utc>,
 }
 
 impl Header<'_> {
-    /// The same with nothing borrowed.
+    /// The same as an owned value.
     pub fn into_owned(self) -> Header<'static> {
         let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
         let pair = |(name, value)| (owned(name), owned(value));
@@ -137,7 +137,7 @@ pub struct Event<'a> {
 }
 
 impl Event<'_> {
-    /// The leaf of what the record says.
+    /// The leaf of the record's fields.
     pub fn leaf(&self) -> Leaf<'_, Cow<'_, str>, Cow<'_, str>> {
         Leaf {
             position: self.position,

@@ -168,8 +168,8 @@ pub(crate) fn parse(line: &str) -> Result<Record<'_>, Flaw> {
     }
 }
 
-/// An event exactly as [`write_event`] writes it, without escapes. Whatever
-/// else it may be is for [`slow`] to say.
+/// An event exactly as [`write_event`] writes it, without escapes.
+/// [`slow`] reads every other line.
 fn quick_event(line: &str) -> Option<Event<'_>> {
     let rest = line.strip_prefix(EVENT)?;
     let (position, rest) = rest.split_at_checked(memchr(b',', rest.as_bytes())?)?;
@@ -183,8 +183,8 @@ fn quick_event(line: &str) -> Option<Event<'_>> {
     let (leaf_hash, rest) = string(rest.strip_prefix(LEAF_HASH)?)?;
     let rest = rest.strip_prefix('"')?;
     if rest != "}" {
-        // What a reader that takes the last of two fields would believe must
-        // not hide in it.
+        // The content must not hide a second field: a reader that takes the
+        // last of two fields would use it.
         let content = rest.strip_prefix(CONTENT)?.strip_suffix('}')?;
         serde_json::from_str::<IgnoredAny>(content).ok()?;
     }
@@ -228,8 +228,8 @@ pub(super) fn parse_pairs(json: Cow<'_, str>) -> Result<Pairs<'_>, serde_json::E
     }
 }
 
-/// A string without escapes up to its closing quote, and what follows, with
-/// the quote.
+/// A string without escapes up to its closing quote, and the rest from the
+/// quote on.
 fn string(text: &str) -> Option<(&str, &str)> {
     let end = memchr2(b'"', b'\\', text.as_bytes())?;
     text.split_at_checked(end).filter(|(_, rest)| rest.starts_with('"'))

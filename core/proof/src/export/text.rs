@@ -12,7 +12,7 @@ pub(super) fn time(nanos: i64) -> String {
     DateTime::from_timestamp_nanos(nanos).to_rfc3339_opts(SecondsFormat::Nanos, true)
 }
 
-/// Reads what [`time`] writes, and nothing else.
+/// Reads the output of [`time`], and no other spelling.
 pub(super) fn parse_time(text: &str) -> Option<i64> {
     let bytes: &[u8; 30] = text.as_bytes().try_into().ok()?;
     const FORM: &[u8; 30] = b"0000-00-00T00:00:00.000000000Z";

@@ -1,4 +1,4 @@
-//! Keys of logs and witnesses, and how they are written (C2SP signed-note).
+//! Keys of logs and witnesses, and their text form (C2SP signed-note).
 
 use super::Signature;
 use base64::{Engine, engine::general_purpose::STANDARD};

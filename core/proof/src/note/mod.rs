@@ -19,7 +19,7 @@ const MAX_SIGNATURES: usize = 100;
 /// Reason why a note is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoteError {
-    /// It is not written as C2SP signed-note or tlog-checkpoint says.
+    /// It does not have the form of C2SP signed-note or tlog-checkpoint.
     #[error("not a signed checkpoint: {0}")]
     Malformed(&'static str),
     /// No signature is by a key that was given.
@@ -57,8 +57,8 @@ pub struct Signature {
     pub bytes: Vec<u8>,
 }
 
-/// A text with signatures, as C2SP signed-note says. Its form is checked, its
-/// signatures are not: that is what [`verify`] is for.
+/// A text with signatures, in the form of C2SP signed-note. Its form is
+/// checked; [`verify`] checks the signatures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedNote {
     text: String,

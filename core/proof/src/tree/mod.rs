@@ -91,7 +91,7 @@ impl Tree {
     }
 
     /// The tree of `size` leaves whose [`canonical`]`(0, size)` nodes have
-    /// these hashes. None if their number is another.
+    /// these hashes. `None` if their number is wrong.
     pub fn from_edge(size: u64, hashes: &[Hash]) -> Option<Self> {
         let places = canonical(0, size);
         (places.len() == hashes.len()).then(|| Self {

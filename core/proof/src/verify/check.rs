@@ -21,11 +21,11 @@ struct Claim {
 
 /// The current part of the file.
 enum State {
-    /// Nothing has come yet.
+    /// No record was read yet.
     Start,
-    /// Among events.
+    /// Between the header and the end.
     Inside(Inside),
-    /// The end has come.
+    /// The end was read.
     Ended,
 }
 

@@ -50,7 +50,7 @@ pub struct VerifiedExport {
     pub bytes: u64,
     /// Bytes of the leaves that were hashed.
     pub leaf_bytes: u64,
-    /// Kept checkpoints that it is consistent with.
+    /// The number of saved checkpoints that it is consistent with.
     pub kept_checkpoints: usize,
     /// Earlier checkpoints in the export itself.
     pub earlier_checkpoints: usize,
@@ -72,11 +72,11 @@ pub enum Place {
         /// The last of the positions in question.
         up_to: u64,
     },
-    /// In what it says of itself, or against another checkpoint as a whole.
+    /// In its header, or in its disagreement with a checkpoint as a whole.
     Whole,
 }
 
-/// An export that is not what the log signed.
+/// An export that differs from the log that was signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tampered {
     /// The fault, for people.
@@ -114,7 +114,7 @@ pub enum VerifyError {
     /// It was changed, or is not of this log.
     #[error("tampered: {0}")]
     Tampered(Tampered),
-    /// Nothing can be said; the text tells what to do.
+    /// The export cannot be judged; the text names the remedy.
     #[error("{0}")]
     Unusable(String),
 }
@@ -124,7 +124,7 @@ impl VerifyError {
         Self::Tampered(Tampered { reason: reason.into(), place })
     }
 
-    /// A checkpoint that cannot be believed.
+    /// The error of a checkpoint that cannot be trusted.
     pub(crate) fn of_note(place: Place, which: &str, error: &NoteError) -> Self {
         let hint = match error {
             NoteError::NotSigned { .. } => {

@@ -11,7 +11,7 @@ pub(super) enum Item {
     Header(Header<'static>),
     Event {
         position: u64,
-        /// The hash of what the record says.
+        /// The hash of the record's fields.
         leaf: Hash,
         /// True if that hash is the one in the record.
         matches: bool,

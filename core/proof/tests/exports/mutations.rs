@@ -24,7 +24,7 @@ fn event_mut(records: &mut Records, position: u64) -> &mut Event<'static> {
     event
 }
 
-/// Every way to change one event, and whether it can be done to it.
+/// A way to change one event; returns true if it applies to the event.
 type Change = (&'static str, fn(&mut Event<'static>) -> bool);
 
 const CHANGES: [Change; 13] = [
@@ -151,7 +151,7 @@ fn truncation_is_found() {
         let next = last.unwrap_or(0) + 1;
         let expected = if next <= SIZE { Place::Position(next) } else { Place::Whole };
         assert_eq!(place("cut off", cut, &log.expected(&[])), expected, "{length} records");
-        // With an end that says so.
+        // With an end that has the changed numbers.
         let Some(Record::End(mut end)) = whole.last().cloned() else { panic!("no end") };
         if length < whole.len() - 1 {
             end.events = last.unwrap_or(0);
@@ -187,7 +187,11 @@ fn a_history_written_again_is_found_between_two_checkpoints() {
             1 => Place::Position(up_to),
             _ => Place::Between { after, up_to },
         };
-        assert_eq!(place("anew", &records, &log.expected(saved)), expected, "{position} {saved:?}");
+        assert_eq!(
+            place("recomputed", &records, &log.expected(saved)),
+            expected,
+            "{position} {saved:?}"
+        );
     }
 }
 
@@ -238,7 +242,7 @@ fn a_wrong_key_is_found() {
     let expected = Expectations { saved: Vec::new(), ..forger.expected(&[]) };
     assert_eq!(place("auditor's key", &log.export(&WHOLE), &expected), Place::Whole);
     let saved = Expectations { saved: vec![forger.note(6)], ..log.expected(&[]) };
-    assert_eq!(place("kept by another key", &log.export(&WHOLE), &saved), Place::Whole);
+    assert_eq!(place("saved by another key", &log.export(&WHOLE), &saved), Place::Whole);
     // An earlier checkpoint by the forger.
     let mut records = log.export(&WHOLE);
     let index = at(&records, 4) + 1;
@@ -262,7 +266,7 @@ fn another_log_is_found() {
     assert_eq!(place("checkpoint of another", &records, &both(Vec::new())), Place::Whole);
     let Record::Header(header) = &mut records[0] else { panic!("no header") };
     header.origin = Cow::Borrowed("other.example");
-    let moved = found("kept of another", &records, &both(vec![log.note(6)]));
+    let moved = found("saved of another", &records, &both(vec![log.note(6)]));
     assert!(moved.reason.contains("you saved a checkpoint of"), "{moved}");
     assert_eq!(place("earlier of another", &records, &both(Vec::new())), Place::Position(5));
 }
@@ -280,7 +284,7 @@ fn a_log_that_was_cut_is_found_by_a_newer_checkpoint() {
 fn what_is_said_to_be_left_out_is_checked() {
     let log = Log::new();
     let odd = |position: u64| position % 2 == 1;
-    let asked = Asked { saved: Some(&odd), earlier: &[3], ..WHOLE };
+    let asked = Asked { filter: Some(&odd), earlier: &[3], ..WHOLE };
     let change = |change: &dyn Fn(&mut Omitted)| {
         let mut records = log.export(&asked);
         let omitted = records.iter_mut().find_map(|record| match record {
@@ -343,11 +347,11 @@ proptest! {
 
     /// Any order of the records but the right one.
     #[test]
-    fn no_other_order_passes(order in Just((0..16_usize).collect::<Vec<_>>()).prop_shuffle(), saved in 0..16_usize) {
+    fn no_other_order_passes(order in Just((0..16_usize).collect::<Vec<_>>()).prop_shuffle(), retained in 0..16_usize) {
         let log = Log::new();
         let whole = log.export(&WHOLE);
         let records: Records =
-            order.iter().filter(|index| **index <= saved || saved > 12).filter_map(|index| whole.get(*index).cloned()).collect();
+            order.iter().filter(|index| **index <= retained || retained > 12).filter_map(|index| whole.get(*index).cloned()).collect();
         prop_assume!(records != whole);
         for format in Format::ALL {
             let refused = verified(format, &records, &log.expected(&[]));

@@ -31,9 +31,9 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// The policy by which the private nats-server flushes to disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncMode {
-    /// Before each acknowledgement: nothing acknowledged is lost in a power cut.
+    /// Before each acknowledgement: a power cut loses no acknowledged event.
     Always,
-    /// Every two minutes, as the server does by itself: a killed server loses nothing, a power cut may.
+    /// Every two minutes, the server's default: a killed server loses no event, a power cut may lose some.
     Default,
 }
 
@@ -106,7 +106,7 @@ impl Options {
         }
     }
 
-    /// Starts all three for a test: quick, and gone afterwards.
+    /// Options of a test: all three services, fast, with data that is removed afterwards.
     pub fn for_tests(data_dir: impl Into<PathBuf>) -> Self {
         Self { sync: SyncMode::Default, fast: true, ephemeral: true, ..Self::new(data_dir) }
     }
@@ -152,7 +152,7 @@ pub fn redact(url: &str) -> String {
     let mut parts = url.split("://");
     let mut out = parts.next().unwrap_or_default().to_owned();
     if !url.contains("://") {
-        // No scheme: only what follows the last @ is surely not a secret.
+        // No scheme: only the text after the last @ is surely not a secret.
         out = out.rsplit_once('@').map_or(out.clone(), |(_, host)| format!("***@{host}"));
     }
     for part in parts {
@@ -287,7 +287,7 @@ impl Slot {
             {
                 return Ok(());
             }
-            // One that keeps dying at once will not come up by waiting.
+            // Waiting does not help a service that dies at each start.
             let hopeless = restarts >= 5 && began.elapsed() > Duration::from_secs(5);
             if hopeless || began.elapsed() > START_LIMIT {
                 return Err(ServiceError::NotReady {
@@ -323,7 +323,7 @@ pub struct PrivateServices {
     ephemeral: bool,
     urls: ServiceUrls,
     slots: Vec<Slot>,
-    // Last, so that the folder is free only when nothing runs in it any more.
+    // The last field, so that the folder is free only when no service runs in it any more.
     _lock: Flock<File>,
 }
 
@@ -340,7 +340,7 @@ struct ServicePreparation {
 
 impl ServicePreparation {
     fn prepare_folder(options: &Options) -> Result<Self, ServiceError> {
-        // Missing programs first: nothing is created for a start that cannot succeed.
+        // Programs are checked first: a start that cannot succeed creates no files.
         let nats = options.nats.is_none().then(nats::binary).transpose()?;
         let postgres = options.database.is_none().then(postgres::binaries).transpose()?;
         let redis = options.redis.is_none().then(redis::binary).transpose()?;
@@ -494,7 +494,7 @@ impl PrivateServices {
                 format!("redis://:{}@127.0.0.1:{}/0", saved.redis_password, saved.redis_port)
             }),
         };
-        // Built before a failure is returned, so that an ephemeral folder goes away in that case too.
+        // Built before a failure is returned, so that an ephemeral folder is removed in that case too.
         let services = Self { data_dir, ephemeral: options.ephemeral, urls, slots, _lock: lock };
         result?;
         saved.urls = Some(services.urls.clone());
@@ -526,7 +526,7 @@ impl PrivateServices {
             .unwrap_or_default()
     }
 
-    /// Sends a signal to a service, to see what a fault does. Stop, continue and kill reach all of its processes.
+    /// Sends a signal to a service, to test a fault. Stop, continue and kill reach all of its processes.
     pub fn signal(&self, service: Service, signal: Signal) -> Result<(), ServiceError> {
         let sent = match &*self.slot(service)?.running() {
             Some(child) => child

@@ -46,7 +46,7 @@ pub(super) fn binaries() -> Result<PathBuf, ServiceError> {
         })
 }
 
-/// User and group that Postgres must run as, if not ours.
+/// User and group that Postgres must run as; `None` for those of this process.
 pub(super) fn user() -> Result<Option<(u32, u32)>, ServiceError> {
     if !geteuid().is_root() {
         return Ok(None);
@@ -87,7 +87,7 @@ pub(super) fn pid_file(data: &Path) -> PathBuf {
     data.join("postmaster.pid")
 }
 
-/// Chooses where the data goes and writes it down before anything is put there.
+/// Chooses the folder of the data, and records it before any file is made there.
 pub(super) fn choose_folder(
     data_dir: &Path,
     saved: &mut SavedSettings,
@@ -195,7 +195,7 @@ fn make(
 ) -> Result<(), ServiceError> {
     let failed =
         |error| ServiceError::io(format!("make the Postgres folder {}", data.display()), error);
-    // Whatever is here is half of an initdb: the name was written down before, the success was not.
+    // The folder holds an unfinished initdb: its name was recorded, its success was not.
     if data.exists() {
         fs::remove_dir_all(data).map_err(failed)?;
     }

@@ -18,7 +18,7 @@ pub(super) fn in_path(name: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// `setpriv`, if it can tie a child's life to ours: servers then go away even when this process is killed.
+/// `setpriv`, if it can tie a child's life to ours: servers then end even when this process is killed.
 pub(super) fn life_line() -> Option<&'static Path> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
     FOUND
@@ -35,7 +35,7 @@ pub(super) fn life_line() -> Option<&'static Path> {
 pub(super) fn send(pid: u32, signal: Signal) -> nix::Result<()> {
     let tree = match signal {
         Signal::SIGKILL => {
-            // A stopped parent starts no child between the look and the kill.
+            // A stopped parent starts no child between the listing and the kill.
             kill(raw(pid), Signal::SIGSTOP)?;
             descendants(pid)
         }
@@ -48,7 +48,7 @@ pub(super) fn send(pid: u32, signal: Signal) -> nix::Result<()> {
     };
     let result = kill(raw(pid), signal);
     for child in tree {
-        // Gone in the meantime is as good.
+        // The child may have ended meanwhile.
         let _ = kill(raw(child), signal);
     }
     result

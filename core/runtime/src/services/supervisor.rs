@@ -1,4 +1,4 @@
-//! Keeps one child process running.
+//! Supervises one child process: starts it again whenever it ends.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -28,7 +28,7 @@ pub enum Output {
     File(PathBuf),
 }
 
-/// A command to keep running.
+/// A command to supervise.
 #[derive(Clone)]
 pub struct ProcessSpec {
     /// Name in log lines.
@@ -84,7 +84,7 @@ impl ProcessSpec {
     fn spawn(&self) -> io::Result<Child> {
         let mut command = match process::life_line() {
             Some(setpriv) => {
-                // Checked here because setpriv would only say so in its exit status.
+                // Checked here because setpriv would report it only in its exit status.
                 if self.program.components().count() > 1 && !self.program.is_file() {
                     return Err(io::Error::new(
                         io::ErrorKind::NotFound,

@@ -1,5 +1,5 @@
-//! Sealing, exporting and verifying a large log. What verification is compared
-//! with is one SHA-256 over the same bytes: less cannot be read at all.
+//! Sealing, exporting and verifying a large log. Verification is compared
+//! with one SHA-256 over the same bytes, the least that any reader must do.
 
 use crate::{
     Failure, Scale,

@@ -30,7 +30,7 @@ const SEASON: u64 = 180;
 /// The longest rental of the hot car.
 const LONGEST: u64 = 7;
 
-/// A system that takes bookings, and what one weighs in its log.
+/// A system that takes bookings, and the size of one in its log.
 struct BookingLoad {
     system: System,
     log: Log,
@@ -61,8 +61,8 @@ impl BookingLoad {
         Ok(Self { system, log, raw, like: Box::new(like), body: booked.body })
     }
 
-    /// A round of requests; every 201 must have stored an event, and nothing
-    /// else may have.
+    /// A round of requests; every 201 must have stored an event, and no other
+    /// answer may have.
     async fn round(
         &self,
         round: Duration,
@@ -98,7 +98,7 @@ pub(crate) async fn many_cars(sync: SyncMode, scale: Scale) -> Result<Row, Failu
             post("/v1/bookings", &rental::request(cars[n % cars.len()], day, day))
         };
         let made = (next..next + most).map(request).collect();
-        // What a round leaves of its days stays free.
+        // The rest of a round's days stays free.
         next = (next + most).next_multiple_of(cars.len());
         made
     };

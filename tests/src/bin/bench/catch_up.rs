@@ -42,7 +42,7 @@ pub(crate) struct CaughtUp {
     rows: Vec<(String, i64)>,
     wal_bytes: i64,
     worker_cpu: f64,
-    /// Of everything that takes part.
+    /// Processor time of all parts of the system.
     cpu: f64,
     others: f64,
 }
@@ -57,8 +57,8 @@ impl Filled {
         Ok(Self { system, email_ids, events: log.last_position().await?, databases: 0 })
     }
 
-    /// A database of its own, ready for workers, and a connection that sees
-    /// how far they are.
+    /// A database of its own, ready for workers, and a connection that reads
+    /// their progress.
     async fn database(&mut self) -> Result<(String, PgPool), Failure> {
         self.databases += 1;
         let name = format!("bench_{}", self.databases);

@@ -1,8 +1,8 @@
-//! Closed-loop load: so many callers, each with one request in flight.
+//! Closed-loop load: a number of callers, each with one request in flight.
 //!
 //! The HTTP client sends requests that were written out beforehand and reads
 //! no more of an answer than its status, its length and one mark, on one
-//! thread: what it costs is missing from the side that it measures.
+//! thread: its processor time is not available to the side that it measures.
 
 use crate::Failure;
 use std::{
@@ -21,7 +21,7 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Callers at a time, where no other number is said.
+/// The default number of callers at a time.
 pub(crate) const IN_FLIGHT: usize = 64;
 
 /// The requests to send, and the answers to expect.
@@ -61,7 +61,7 @@ impl Outcome {
         self.count() as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// Takes in what another caller did meanwhile, or another round did.
+    /// Adds the result of another caller or another round.
     pub(crate) fn add(&mut self, other: Self) {
         self.elapsed += other.elapsed;
         self.latencies.extend(other.latencies);
@@ -103,7 +103,7 @@ impl Requests {
     }
 }
 
-/// Posts or gets for this long over so many connections.
+/// Posts or gets for this time over this number of connections.
 pub(crate) async fn http(
     address: SocketAddr,
     requests: Requests,

@@ -111,7 +111,7 @@ fn car(n: usize) -> Result<(CarId, [NewEvent; 3]), Failure> {
     Ok((car_id, [added?, priced?, listed?]))
 }
 
-/// Appends a fleet of so many cars.
+/// Appends a fleet of this number of cars.
 pub(crate) async fn fleet(log: &Log, cars: usize) -> Result<Vec<CarId>, Failure> {
     let cars = (0..cars).map(car).collect::<Result<Vec<_>, _>>()?;
     // Events on their way at once may change places: all are added, then all

@@ -30,7 +30,7 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// The server remembers ids for as long as in a system of default settings.
 pub(crate) const DUPLICATE_WINDOW: Duration = Duration::from_secs(3 * 86_400);
 
-/// Servers, and what runs on them. Dropping it ends all of it.
+/// Servers, and the processes that use them. Dropping it ends all of them.
 pub(crate) struct System {
     // In this order: processes end before servers, and servers before their
     // folder.
@@ -127,7 +127,7 @@ impl System {
         self.folder.path().join(format!("{command}.log"))
     }
 
-    /// Fails if a process has ended, with what it printed.
+    /// Fails with the output of a process if it has ended.
     pub(crate) fn still_runs(&self, process: &mut Process, command: &str) -> Result<(), Failure> {
         match process.ended() {
             None => Ok(()),
@@ -179,7 +179,7 @@ impl System {
     }
 }
 
-/// A connection to NATS without anything of ours.
+/// A connection to NATS without any of our code.
 pub(crate) async fn client(url: &str) -> Result<async_nats::Client, Failure> {
     let server: ServerAddr = url.parse()?;
     let user = server.username().unwrap_or_default().to_owned();
@@ -246,8 +246,8 @@ fn ticks(line: &str, from: usize, count: usize) -> f64 {
     fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / PER_SECOND
 }
 
-/// Watches who uses the processors while we measure: what others take is
-/// missing from our figures.
+/// Observes the use of the processors during a measurement: the time of other
+/// processes is missing from our figures.
 pub(crate) struct Watch {
     began: Instant,
     all: f64,
@@ -264,8 +264,7 @@ impl Watch {
         our_cpu_seconds() - self.ours
     }
 
-    /// The share of the machine that went to processes other than ours, in
-    /// percent.
+    /// The share of the machine that other processes used, in percent.
     pub(crate) fn others(&self) -> f64 {
         let others = (all_cpu_seconds() - self.all - self.ours()).max(0.0);
         let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
@@ -330,7 +329,7 @@ pub(crate) async fn append_all(log: &Log, events: &[NewEvent]) -> Result<(), Fai
     append(log, events, PIPELINE).await
 }
 
-/// Appends events, so many at a time.
+/// Appends events, a number of them at a time.
 pub(crate) async fn append(
     log: &Log,
     events: &[NewEvent],
@@ -363,7 +362,7 @@ pub(crate) async fn stop(mut process: Process) {
     }
 }
 
-/// Says what is done.
+/// Prints the current step.
 pub(crate) fn progress(what: &str) {
     eprintln!("bench: {what}");
 }

@@ -518,7 +518,7 @@ pub async fn run(args: &[&str], env: &[(String, String)]) -> Output {
     }
     let printed = [&stdout, &stderr].map(|it| String::from_utf8_lossy(it).into_owned()).concat();
     let what = format!("`exodrive {}` ends", args.join(" "));
-    wait::in_vain(&what, began.elapsed(), Some(&format!("it printed:\n{printed}"))).await
+    wait::timed_out(&what, began.elapsed(), Some(&format!("it printed:\n{printed}"))).await
 }
 
 /// A client for one test: no proxy, no redirect.

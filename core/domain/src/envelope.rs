@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_decision_says_what_it_was_given_and_nothing_else() {
+    fn an_envelope_of_a_decision_has_only_the_given_attributes() {
         let now = crate::time::parse("2026-11-20T09:00:00Z").unwrap();
         let plain = Envelope::decision("exodrive.booking.held", "a", now);
         let expected = Envelope {

@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn given_a_request_then_somebody_else_approves_it_once() {
+    fn given_a_request_then_another_person_approves_it_once() {
         let state = given(&[(requested(), "ann")]);
         let same = Erasure::approve(state.as_ref(), "ann", None, true);
         assert_eq!(same, Err(ErasureRejection::SamePerson("ann".into())));

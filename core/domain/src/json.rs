@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn odd_text_is_repaired_and_the_rest_is_kept() {
+    fn odd_text_is_repaired_and_the_rest_is_unchanged() {
         let body = br#"{"a":"x\ud83d y \ud83d\ude00 \\ud83d","b":"\udc00"}"#;
         let value = parse(body).unwrap();
         assert_eq!(value["a"], "x\u{fffd} y 😀 \\ud83d");

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn given_a_malformed_body_then_no_newer_release_is_blamed() {
+    fn given_a_malformed_body_then_the_error_is_not_newer_release() {
         let mut recorded = given("exodrive.calendar.blocked", DECISION_VERSION);
         recorded.body = "{}".into();
         let refused = KnownEvent::read(&recorded);

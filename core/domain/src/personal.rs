@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_person_is_found_as_one_concerned_or_as_mentioned() {
+    fn a_person_is_found_as_an_address_or_as_a_mention() {
         let found = |body: &str| trace(body.as_bytes(), "dana@example.com");
         assert_eq!(found(r#"{"data":{"to":["DANA@example.com"]}}"#), Some(Trace::Own));
         assert_eq!(found(r#"{"from":"Dana Ray <dana@example.com>"}"#), Some(Trace::Own));
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_erased_says_so() {
+    fn an_erased_value_is_marked() {
         let note: Note = serde_json::from_str(r#"{"text":{"$erased":true}}"#).unwrap();
         assert_eq!(note.text.0, ERASED);
         assert!(serde_json::from_str::<Note>(r#"{"text":{}}"#).is_err());

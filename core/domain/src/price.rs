@@ -519,7 +519,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_same_day_rental_is_one_day_and_limits_are_kept() {
+    fn a_same_day_rental_is_one_day_and_limits_apply() {
         let one = quote(&prices(), days("2027-01-08", "2027-01-08"), &Choices::default());
         assert_eq!(one.unwrap().total_cents, 99_999);
         let long = PriceList { minimum_days: 3, ..prices() };

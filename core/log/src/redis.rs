@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_redis_refuses_is_no_outage() {
+    fn a_command_that_redis_rejects_is_no_outage() {
         for (kind, outage) in [
             (ErrorKind::Io, true),
             (ErrorKind::Server(ServerErrorKind::BusyLoading), true),

@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_an_id_by_its_form_is_kept() {
+    fn a_claimed_id_is_stored_only_if_it_has_the_form_of_an_id() {
         let claimed =
             |id: &str| RejectedDelivery::new(Utc::now(), "signature", Some(id), None).claimed_id;
         assert_eq!(claimed("msg_2kVZabc"), Some("msg_2kVZabc".to_owned()));

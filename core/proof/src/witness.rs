@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_extends_the_last_is_cosigned_and_nothing_else() {
+    fn only_an_extension_of_the_last_checkpoint_is_cosigned() {
         let key = SigningKey::generate(ORIGIN).unwrap();
         let keys = [key.verifier()];
         let own = WitnessKey::generate("witness.example").unwrap();

@@ -479,7 +479,7 @@ impl Outcome {
     }
 
     /// The command was rejected for this reason.
-    fn then_refused(self, refusal: BookingRejection) -> World {
+    fn then_rejected(self, refusal: BookingRejection) -> World {
         assert_eq!(self.result, Err(refusal), "{:?}", self.step);
         self.world
     }
@@ -508,6 +508,6 @@ impl Outcome {
     fn then_taken(self, taken: &[(&str, Taken)], next_free: Option<Days>) -> World {
         let date = |(date, by): &(&str, Taken)| TakenDay { date: day(date), by: *by };
         let taken = taken.iter().map(date).collect();
-        self.then_refused(BookingRejection::DaysTaken { taken, next_free })
+        self.then_rejected(BookingRejection::DaysTaken { taken, next_free })
     }
 }

@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn given_two_bounces_then_the_gravest_stands() {
+    fn given_two_bounces_then_the_gravest_is_shown() {
         let email = given(&[
             ("m1", body("bounced", 1, r#","bounce":{"type":"Permanent","message":"gone"}"#)),
             ("m2", body("bounced", 2, r#","bounce":{"type":"Transient","message":"full"}"#)),
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn given_an_unknown_type_then_nothing_begins_and_nothing_changes() {
+    fn given_an_unknown_type_then_no_email_is_made_or_changed() {
         assert_eq!(given(&[("m1", body("teleported", 1, ""))]), None);
         let before = given(&[("m1", body("sent", 1, ""))]);
         let after = given(&[("m1", body("sent", 1, "")), ("m2", body("teleported", 2, ""))]);

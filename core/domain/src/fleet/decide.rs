@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_with_the_reason() {
+    fn an_invalid_command_is_rejected_with_the_reason() {
         let car = given(&[add()]);
         let refused = |command| decide(car.as_ref(), &command, &meta("x")).unwrap_err();
         assert_eq!(refused(FleetCommand::List), FleetRejection::NoPrice);

@@ -55,7 +55,7 @@ mod tests {
     use futures::FutureExt;
 
     #[tokio::test]
-    async fn a_lock_goes_with_the_last_who_wants_it() {
+    async fn a_lock_is_removed_with_its_last_waiter() {
         let queues = Queues::default();
         let subject: Arc<str> = "exo.test".into();
         let first = queues.turn(&subject).await;

@@ -110,7 +110,7 @@ fn every_flipped_byte_of_a_note_is_found() {
 }
 
 #[test]
-fn malformed_notes_are_refused() {
+fn malformed_notes_are_rejected() {
     let note = sign(&checkpoint(), &[&key(1)]).to_string();
     assert!(note.parse::<SignedNote>().is_ok());
     for malformed in [

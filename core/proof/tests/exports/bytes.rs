@@ -56,7 +56,7 @@ fn every_cut_of_a_text_is_found() {
 /// Parquet has bytes that carry no record data. After any change, the file is
 /// either rejected or still holds the records that the log signed.
 #[test]
-fn a_flipped_byte_of_parquet_deceives_nobody() {
+fn a_flipped_byte_of_parquet_is_found_or_harmless() {
     let log = Log::new();
     let bytes = written(Format::Parquet, &log.export(&WHOLE));
     let valid = verified_bytes(&bytes, &log.expected(&[SIZE])).unwrap();

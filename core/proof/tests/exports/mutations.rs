@@ -198,7 +198,7 @@ fn a_history_written_again_is_found_between_two_checkpoints() {
 /// The operator with the right key: only the auditor's saved checkpoints expose
 /// the forgery.
 #[test]
-fn a_fork_by_the_right_key_is_found_by_what_was_kept() {
+fn a_fork_by_the_right_key_is_found_by_a_saved_checkpoint() {
     let log = Log::new();
     for (position, saved, after, up_to) in
         [(3, &[6, 13][..], 0, 6), (9, &[6, 13], 6, 13), (13, &[12, 13], 12, 13), (1, &[1], 0, 1)]
@@ -281,7 +281,7 @@ fn a_log_that_was_cut_is_found_by_a_newer_checkpoint() {
 }
 
 #[test]
-fn what_is_said_to_be_left_out_is_checked() {
+fn omitted_ranges_are_checked() {
     let log = Log::new();
     let odd = |position: u64| position % 2 == 1;
     let asked = Asked { filter: Some(&odd), earlier: &[3], ..WHOLE };

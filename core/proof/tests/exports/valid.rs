@@ -149,7 +149,7 @@ fn what_is_no_export_is_unusable() {
 }
 
 #[test]
-fn a_kept_checkpoint_inside_of_what_is_left_out_needs_a_cut() {
+fn a_saved_checkpoint_inside_an_omitted_range_needs_a_cut() {
     let log = Log::new();
     let range = Asked { from: 10, ..WHOLE };
     for format in Format::ALL {

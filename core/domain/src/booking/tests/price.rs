@@ -22,7 +22,7 @@ fn charged(world: &World) -> Quote {
 
 proptest! {
     #[test]
-    fn the_quote_is_charged_whatever_list_comes_later(
+    fn the_quote_is_charged_after_any_later_price_list(
         lists in prop::array::uniform3(any_prices()),
         [first, second] in prop::array::uniform2(any_days()),
         (chosen, here, by) in (any::<bool>(), any::<bool>(), 1..60_u64),

@@ -71,7 +71,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Sends a request and takes the answer in.
+    /// Sends a request and reads its answer.
     ///
     /// # Errors
     /// When no answer comes.

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// code that decides.
 #[derive(Clone, Debug, Default)]
 pub struct Holders {
-    /// By car, then by booking or block.
+    /// The taken days by car, then by booking or block.
     pub days: BTreeMap<String, BTreeMap<String, BTreeSet<NaiveDate>>>,
     /// Blocks that were forced over a booking.
     forced: BTreeSet<(String, String)>,

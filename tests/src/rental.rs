@@ -142,7 +142,7 @@ impl Client {
         self.book(car, first, last).await.expect(201)
     }
 
-    /// Does something with a booking.
+    /// Posts an action on a booking.
     pub async fn act(&self, booking: &Value, action: &str, body: Value) -> Answer {
         let id = booking["id"].as_str().unwrap();
         self.post(&format!("/v1/bookings/{id}/{action}"), &body).await

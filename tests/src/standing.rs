@@ -15,7 +15,7 @@ use std::{
 
 /// The timeout of each part's report.
 const EACH: Duration = Duration::from_secs(3);
-/// Lines of each log file.
+/// The number of reported lines of each log file.
 const LINES: usize = 15;
 
 /// Generations, their checkpoints and writers; and the jobs in progress.

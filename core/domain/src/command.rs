@@ -36,7 +36,7 @@ pub struct CommandRecord {
 pub enum Repeat {
     /// The same command, executed by the event at this position.
     Same(u64),
-    /// Another one under the same id.
+    /// Another command under the same id.
     Other,
 }
 

@@ -15,7 +15,7 @@ pub struct Envelope {
     pub kind: String,
     /// `ce-dataschema`: the version of the body's shape, from 1.
     pub version: u32,
-    /// `ce-source`: where the event came from.
+    /// `ce-source`: the origin of the event.
     pub source: String,
     /// `ce-time`: the time at which we learned of it (for a delivery: its
     /// arrival).

@@ -23,7 +23,7 @@ pub struct ErasureEvent {
     pub change: ErasureChange,
 }
 
-/// See [`ErasureEvent`].
+/// A step of an erasure, with its data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "snake_case", prefix = "exodrive.erasure.")]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -61,7 +61,7 @@ pub enum ErasureChange {
     },
     /// No view, cache or parked copy holds the data any more.
     Completed {
-        /// Data keys destroyed.
+        /// The number of destroyed data keys.
         keys: u64,
         /// The number of events that cannot be read any more.
         events: u64,
@@ -80,17 +80,17 @@ pub struct HoldEvent {
     pub change: HoldChange,
 }
 
-/// See [`HoldEvent`].
+/// A change of a hold, with its data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "snake_case", prefix = "exodrive.hold.")]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum HoldChange {
-    /// Nothing of this person may be erased.
+    /// The hold begins: none of this person's data may be erased.
     Placed {
         /// Reason, as the actor wrote it.
         reason: String,
     },
-    /// It may again.
+    /// The hold ends.
     Lifted {
         /// Reason, as the actor wrote it.
         reason: String,
@@ -98,7 +98,7 @@ pub enum HoldChange {
 }
 
 impl ErasureChange {
-    /// Every type (`ce-type`).
+    /// Every event type (`ce-type`).
     pub const KINDS: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
 
     /// The event's type (`ce-type`).
@@ -108,7 +108,7 @@ impl ErasureChange {
 }
 
 impl HoldChange {
-    /// Every type (`ce-type`).
+    /// Every event type (`ce-type`).
     pub const KINDS: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
 
     /// The event's type (`ce-type`).
@@ -130,7 +130,7 @@ pub enum ErasureStatus {
     Cancelled,
     /// Data keys are being destroyed, then views and caches cleaned.
     Started,
-    /// Done.
+    /// Completed.
     Completed,
 }
 
@@ -156,7 +156,7 @@ pub struct Erasure {
     pub include_mentions: bool,
     /// The reason given in the request.
     pub reason: String,
-    /// Data keys destroyed, by name.
+    /// The names of the destroyed data keys.
     pub keys: Vec<String>,
     /// The number of events that the keys encrypted.
     pub events: u64,
@@ -167,10 +167,10 @@ pub struct Erasure {
 /// Reason why a step of an erasure is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ErasureRejection {
-    /// No such erasure.
+    /// There is no such erasure.
     #[error("there is no erasure of this id")]
     NotFound,
-    /// It is beyond that.
+    /// Its progress does not allow the step any more.
     #[error("the erasure is {0:?} already")]
     Already(ErasureStatus),
     /// The requester cannot approve it.

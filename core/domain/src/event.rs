@@ -122,7 +122,7 @@ impl Delivery {
 /// An event that this release cannot read, though it knows the type.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// Written by a newer release.
+    /// A newer release wrote the event.
     #[error(
         "{kind} version {version} is newer than this release reads ({newest}): deploy the release that wrote it, then retry"
     )]

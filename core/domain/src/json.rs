@@ -58,7 +58,7 @@ pub(crate) fn texts(object: &Value, field: &str) -> Vec<String> {
     }
 }
 
-/// See [`text`].
+/// The text without the characters that Postgres cannot store; see [`text`].
 pub(crate) fn clean(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }

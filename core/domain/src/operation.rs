@@ -22,7 +22,7 @@ pub struct OperationEvent {
     pub operation: Operation,
 }
 
-/// See [`OperationEvent`].
+/// The content of an [`OperationEvent`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "snake_case", prefix = "exodrive.projection.")]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -32,7 +32,7 @@ pub enum Operation {
     RebuildRequested {
         /// The version of the fold: workers that have it carry it out.
         version: u32,
-        /// Only this row.
+        /// Rebuild only this row.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key: Option<String>,
         /// Only rows that an event from here on touches.
@@ -42,7 +42,7 @@ pub enum Operation {
         /// left out.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         partitions: Option<u32>,
-        /// Swap although rows differ.
+        /// True to swap although rows differ.
         #[serde(default)]
         accept_differences: bool,
     },
@@ -64,13 +64,13 @@ pub enum Operation {
         /// The generation.
         generation: i32,
     },
-    /// Fold nothing until it is resumed.
+    /// Stop folding until it is resumed.
     Paused {},
-    /// Fold again.
+    /// Fold again after a pause.
     Resumed {},
     /// Fold parked events again.
     RetryRequested {
-        /// Only those of this key.
+        /// Retry only those of this key.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key: Option<String>,
     },
@@ -110,7 +110,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Every type (`ce-type`).
+    /// Every event type (`ce-type`).
     pub const KINDS: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
 
     /// The event's type (`ce-type`).

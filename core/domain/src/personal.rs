@@ -50,7 +50,7 @@ pub enum Protected {
 /// together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyScope {
-    /// One email's, by its id.
+    /// One email, by its id.
     Email(String),
     /// One delivery's, about no email, by the provider's message id.
     Delivery(String),

@@ -22,11 +22,11 @@ pub struct PriceList {
     /// Counts the car's price lists, from 1.
     #[serde(default)]
     pub version: u32,
-    /// ISO 4217, for example `USD`.
+    /// The currency by ISO 4217, for example `USD`.
     pub currency: String,
     /// A day, in cents.
     pub base_per_day_cents: i64,
-    /// Off the days and fees.
+    /// The discount on days and fees.
     #[serde(default)]
     pub discount_basis_points: u32,
     /// The text about the discount that customers see.
@@ -51,7 +51,7 @@ pub struct PriceList {
     /// The fee for leaving the car at another place than the pick-up.
     #[serde(default)]
     pub one_way_fee_cents: i64,
-    /// On everything, after the discount.
+    /// The tax on all of it, after the discount.
     #[serde(default)]
     pub tax_basis_points: u32,
 }
@@ -65,9 +65,9 @@ fn one() -> u32 {
 pub struct Fee {
     /// Names it in a request; unique within the price list.
     pub id: String,
-    /// For people.
+    /// The name that people see.
     pub name: String,
-    /// In cents.
+    /// The amount in cents.
     pub amount_cents: i64,
     /// True if it is charged even when it is not chosen.
     pub mandatory: bool,
@@ -76,7 +76,7 @@ pub struct Fee {
 /// Days that cost more. Of several that match a day the highest counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peak {
-    /// For people.
+    /// The name that people see.
     pub name: String,
     /// Only these weekdays, 0 is Sunday; any if empty.
     #[serde(default)]
@@ -101,7 +101,7 @@ impl Peak {
 pub struct Location {
     /// Names it in a request; unique within the price list.
     pub id: String,
-    /// For people.
+    /// The name that people see.
     pub name: String,
     /// The fee for the pick-up there.
     #[serde(default)]
@@ -114,10 +114,10 @@ pub struct Location {
 /// A fixed amount and a share of the days' price; either may be 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocationFee {
-    /// In cents.
+    /// The amount in cents.
     #[serde(default)]
     pub fixed_cents: i64,
-    /// Of the price of the days.
+    /// The share of the days' price.
     #[serde(default)]
     pub basis_points: u32,
 }
@@ -141,7 +141,7 @@ pub struct Choices {
 pub struct Quote {
     /// Version of the price list that it was made by.
     pub price_list_version: u32,
-    /// ISO 4217.
+    /// The currency by ISO 4217.
     pub currency: String,
     /// The parts of the total.
     pub lines: Vec<Line>,
@@ -156,13 +156,13 @@ pub struct Quote {
 pub struct Line {
     /// The subject of the line.
     pub kind: LineKind,
-    /// For people.
+    /// A text for people.
     pub label: String,
     /// The quantity.
     pub quantity: u32,
-    /// Each, in cents.
+    /// The amount of one, in cents.
     pub unit_cents: i64,
-    /// All, in cents; negative for a discount.
+    /// The amount of all, in cents; negative for a discount.
     pub amount_cents: i64,
 }
 
@@ -199,10 +199,10 @@ pub enum QuoteError {
     #[error("the car has no optional fee {0:?}")]
     UnknownFee(String),
     /// A location to have the car at that the price list does not have.
-    #[error("the car is not had at {0:?}")]
+    #[error("the car cannot be picked up at {0:?}")]
     UnknownPickUp(String),
     /// The same, to leave it.
-    #[error("the car is not left at {0:?}")]
+    #[error("the car cannot be left at {0:?}")]
     UnknownDropOff(String),
 }
 
@@ -337,7 +337,7 @@ fn percent(basis_points: u32) -> String {
 pub struct InvalidField {
     /// For example `/base_per_day_cents`.
     pub pointer: String,
-    /// For people.
+    /// A text for people.
     pub detail: String,
 }
 

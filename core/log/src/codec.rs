@@ -29,11 +29,11 @@ use std::collections::{HashMap, HashSet};
 
 /// The data key's name.
 const KEY: &str = "exo-key";
-/// See [`Protection::mac`].
+/// Header of [`Protection::mac`].
 const MAC: &str = "exo-mac";
-/// See [`Protection::provider_type`].
+/// Header of [`Protection::provider_type`].
 const PROVIDER_TYPE: &str = "exo-provider-type";
-/// See [`Protection::happened_at`].
+/// Header of [`Protection::happened_at`].
 const HAPPENED_AT: &str = "exo-happened-at";
 /// The field of a JSON body that holds the ciphertext of its marked values.
 /// Each marked value is replaced by its number.

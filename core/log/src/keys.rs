@@ -65,7 +65,7 @@ impl fmt::Debug for WrappingKeys {
     }
 }
 
-/// Text that is no set of wrapping keys.
+/// A text that is not a set of wrapping keys.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "wrapping keys are written as <version>:<base64 of 32 bytes>, several with commas or line ends between; the highest version is used for new keys"

@@ -36,7 +36,7 @@ pub struct Deviations {
     pub missing: Vec<&'static str>,
 }
 
-/// No stream has this name.
+/// A name that no stream has.
 const NOWHERE: &str = "EXODRIVE_DOCTOR";
 /// No request for JetStream is valid with this body.
 const INVALID: &str = "doctor";

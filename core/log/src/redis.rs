@@ -37,7 +37,7 @@ pub struct Redis {
 #[derive(Debug, thiserror::Error)]
 pub enum RedisError {
     /// It failed a moment ago and is left alone.
-    #[error("Redis is resting after a failure")]
+    #[error("Redis is not called for a moment after a failure")]
     Resting,
     /// It did not answer in time.
     #[error("Redis did not answer in {} ms", REDIS_TIMEOUT.as_millis())]

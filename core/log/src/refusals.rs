@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Read at a time.
+/// The number of refusals in one read.
 const PULL: usize = 1_000;
 /// The time after which the server deletes a consumer that is not read.
 const INACTIVE: Duration = Duration::from_secs(5);

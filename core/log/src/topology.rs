@@ -46,7 +46,7 @@ pub struct LogConfig {
     pub require_sync: bool,
     /// The time for which the server must remember the ids of events.
     pub duplicate_window: Duration,
-    /// Copies in a cluster: 1 or 3.
+    /// The number of copies in a cluster: 1 or 3.
     pub replicas: usize,
     /// The timeout of an append's acknowledgement.
     pub ack_timeout: Duration,

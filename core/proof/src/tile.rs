@@ -11,7 +11,7 @@ use std::{fmt, str::FromStr};
 
 /// Levels of the tree between two levels of tiles.
 pub const HEIGHT: u8 = 8;
-/// Hashes of a full tile.
+/// The number of hashes in a full tile.
 pub const WIDTH: u64 = 1 << HEIGHT;
 
 /// The place of a tile, and the number of hashes in it.
@@ -112,7 +112,7 @@ impl fmt::Display for Tile {
     }
 }
 
-/// That is no path of a tile.
+/// The error of a text that is not the path of a tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not the path of a tile: expected tile/<level>/<index>[.p/<width>], such as tile/0/x001/067"

@@ -54,7 +54,7 @@ pub enum WitnessError {
         /// The size that the witness saw.
         seen: u64,
     },
-    /// Same size, other root.
+    /// The log signed two roots for one size.
     #[error(
         "SPLIT VIEW: the log signed two different trees of size {size}. Keep both checkpoints: together they prove it"
     )]

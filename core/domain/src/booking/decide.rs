@@ -22,7 +22,7 @@ pub enum BookingCommand {
     Hold(NewBooking),
     /// Take a booking of the present product over.
     Import(Import),
-    /// Do something with a booking.
+    /// Change a booking.
     Change(BookingId, BookingAction),
 }
 
@@ -134,7 +134,7 @@ pub enum BookingAction {
         last: NaiveDate,
         expected_total_cents: Option<i64>,
     },
-    /// If the hold has ended by `meta.now`.
+    /// Expire the booking if its hold has ended by `meta.now`.
     Expire,
     AddNote {
         text: String,
@@ -199,7 +199,7 @@ pub enum Taken {
     Held(BookingId),
     /// A booking.
     Booked(BookingId),
-    /// Maintenance and the like.
+    /// Blocked, for example for maintenance.
     Blocked(BlockId),
 }
 
@@ -234,7 +234,7 @@ pub enum BookingRejection {
     NotBookable(&'static str),
     /// There is no such booking on this car.
     NoSuchBooking,
-    /// It is on this car now.
+    /// The booking is on this car now.
     MovedTo(CarId),
     /// There is no such block.
     NoSuchBlock,
@@ -251,7 +251,7 @@ pub enum BookingRejection {
         /// The actions that are allowed now.
         allowed: Vec<Action>,
     },
-    /// Not before the first day.
+    /// The action is not allowed before the first day.
     TooEarly(NaiveDate),
     /// Another booking or a block takes the days.
     DaysTaken {
@@ -558,7 +558,7 @@ pub fn decide_block(
     Ok(BlockEvent { car_id, block_id, request_hash: Some(meta.request_hash.clone()), change })
 }
 
-/// Three years.
+/// The longest block: three years.
 const LONGEST_BLOCK: u32 = 1_096;
 
 /// Decides the removal of a block: gives its event.

@@ -148,7 +148,7 @@ pub enum BookingChange {
 }
 
 impl BookingChange {
-    /// Every type (`ce-type`).
+    /// Every event type (`ce-type`).
     pub const KINDS: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
 
     /// The event's type (`ce-type`).
@@ -221,7 +221,7 @@ pub enum BlockChange {
 }
 
 impl BlockChange {
-    /// Every type (`ce-type`).
+    /// Every event type (`ce-type`).
     pub const KINDS: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
 
     /// The event's type (`ce-type`).

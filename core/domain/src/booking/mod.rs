@@ -76,20 +76,20 @@ pub struct Booking {
 /// The amounts paid, in cents.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payment {
-    /// In one word.
+    /// The state in one word.
     pub status: PaymentStatus,
-    /// Held at the provider and not captured.
+    /// Authorized at the provider and not captured.
     pub authorized_cents: i64,
-    /// Taken.
+    /// Captured.
     pub captured_cents: i64,
-    /// Given back.
+    /// Refunded.
     pub refunded_cents: i64,
 }
 
 /// The contract.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contract {
-    /// In one word.
+    /// The state in one word.
     pub status: ContractStatus,
     /// Its id at the signing provider.
     pub document: Option<String>,
@@ -107,7 +107,7 @@ pub struct AccessLink {
 }
 
 impl Payment {
-    /// Nothing paid.
+    /// A payment of 0.
     pub fn none() -> Self {
         let status = PaymentStatus::Pending;
         Self { status, authorized_cents: 0, captured_cents: 0, refunded_cents: 0 }
@@ -350,11 +350,11 @@ pub struct Calendar {
     pub bookings: BTreeMap<BookingId, Arc<Booking>>,
     /// Every block that was not removed.
     pub blocks: BTreeMap<BlockId, Block>,
-    /// Bookings that are of another car now.
+    /// Bookings that were moved to another car.
     pub moved: BTreeMap<BookingId, CarId>,
     /// The commands that made those, so that none makes another booking here.
     pub made_moved: BTreeMap<BookingId, String>,
-    /// Commands about blocks.
+    /// Executed commands about blocks.
     pub commands: Vec<CommandRecord>,
 }
 
@@ -370,7 +370,7 @@ pub struct Block {
 }
 
 impl Calendar {
-    /// Learns of an event of the car's subject.
+    /// Folds an event of the car's subject.
     pub fn evolve(&mut self, event: &Event<'_>) {
         match event.payload {
             Payload::Booking(booking) => self.apply_booking(booking, event.recorded),

@@ -37,7 +37,7 @@ pub enum Status {
     Active,
     /// The car is back, the rental not settled.
     Returned,
-    /// Settled.
+    /// The rental is settled.
     Completed,
     /// Called off, by either side; the days are free.
     Cancelled,
@@ -303,11 +303,11 @@ impl Action {
 /// Reason why an action cannot be done with a booking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatusRejection {
-    /// Not in its status.
+    /// The status does not allow it.
     Status,
-    /// Not before its first day.
+    /// It is not allowed before the first day.
     TooEarly,
-    /// For another reason.
+    /// Another reason.
     Because(&'static str),
 }
 
@@ -347,7 +347,7 @@ pub fn table() -> String {
 
 /// Text that names no status.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no status of a booking")]
+#[error("{0:?} is not a status of a booking")]
 pub struct StatusError(String);
 
 impl StatusError {

@@ -472,7 +472,7 @@ impl Outcome {
         self.world
     }
 
-    /// It was done.
+    /// The command succeeded.
     fn then_done(self) -> World {
         assert_eq!(self.result, Ok(()), "{:?}", self.step);
         self.world

@@ -19,7 +19,7 @@ use std::{fmt, str::FromStr};
 #[serde(try_from = "String", into = "String")]
 pub struct EmailId(String);
 
-/// Text that is no email id.
+/// A text that is not an email id.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an email id is 1 to 64 ASCII letters, digits, '-' or '_'")]
 pub struct EmailIdError;

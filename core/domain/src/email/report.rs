@@ -51,9 +51,9 @@ pub struct Mail {
     pub from: Option<String>,
     /// Those this report is about; may be fewer than the mail had.
     pub to: Vec<String>,
-    /// Copies.
+    /// The `Cc` addresses.
     pub cc: Vec<String>,
-    /// Blind copies.
+    /// The `Bcc` addresses.
     pub bcc: Vec<String>,
     /// The reply addresses.
     pub reply_to: Vec<String>,
@@ -92,7 +92,7 @@ pub struct Bounce {
     pub kind: Option<String>,
     /// `bounce.subType`: General, MailboxFull, …: an open set.
     pub sub_type: Option<String>,
-    /// For people.
+    /// A text for people.
     pub message: Option<String>,
     /// One SMTP line for each recipient.
     #[serde(default)]
@@ -112,7 +112,7 @@ pub struct Suppression {
     /// `OnAccountSuppressionList`, `Suppressed`, …: an open set.
     #[serde(rename = "type")]
     pub kind: Option<String>,
-    /// For people.
+    /// A text for people.
     pub message: Option<String>,
     /// `previous_bounce` or `previous_complaint`.
     pub reason: Option<String>,

@@ -37,9 +37,9 @@ pub struct Email {
     /// Everybody it was reported for, each with the highest-ranked status
     /// reported for that address.
     pub recipients: BTreeMap<String, Status>,
-    /// Copies.
+    /// The `Cc` addresses.
     pub cc: BTreeSet<String>,
-    /// Blind copies.
+    /// The `Bcc` addresses.
     pub bcc: BTreeSet<String>,
     /// The reply addresses.
     pub reply_to: BTreeSet<String>,
@@ -51,7 +51,7 @@ pub struct Email {
     pub broadcast_id: Option<String>,
     /// The template it was made from.
     pub template_id: Option<String>,
-    /// Inbound: attachments.
+    /// Inbound: the attachments.
     pub attachments: BTreeSet<Attachment>,
     /// Count and times of the reports, by status.
     pub stages: BTreeMap<Status, Stage>,

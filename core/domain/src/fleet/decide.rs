@@ -37,13 +37,13 @@ pub enum FleetRejection {
     Exists,
     /// The car changed meanwhile: its last change is at this position.
     Stale(u64),
-    /// It is so already.
+    /// The command would change nothing.
     Unchanged,
     /// It is archived: restore it first.
     Archived,
     /// It cannot be listed without a price.
     NoPrice,
-    /// Parts of the command cannot be.
+    /// Parts of the command are invalid.
     Faulty(Vec<InvalidField>),
 }
 

@@ -52,7 +52,7 @@ pub enum FleetChange {
 }
 
 impl FleetChange {
-    /// Every type (`ce-type`).
+    /// Every event type (`ce-type`).
     pub const KINDS: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
 
     /// The event's type (`ce-type`).
@@ -64,7 +64,7 @@ impl FleetChange {
 /// The description of a car.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
-    /// For people.
+    /// The name that customers see.
     pub name: String,
     /// For example `Supercar`.
     pub category: String,
@@ -74,7 +74,7 @@ pub struct Profile {
     /// The short text.
     #[serde(default)]
     pub short_description: String,
-    /// Facts, in the order shown.
+    /// The facts, in the order shown.
     #[serde(default)]
     pub specifications: Vec<NamedText>,
     /// The features, in the order shown.
@@ -93,7 +93,7 @@ pub struct NamedText {
     /// For example `325 km/h`.
     #[serde(default)]
     pub text: String,
-    /// Shown first.
+    /// True if it is shown first.
     #[serde(default)]
     pub highlighted: bool,
 }

@@ -26,9 +26,9 @@ pub struct Car {
     pub prices: Option<PriceList>,
     /// In the order shown. Exactly one is primary if there are any.
     pub images: Vec<Image>,
-    /// Shown to the public and bookable by it.
+    /// True if the public sees it and can book it.
     pub listed: bool,
-    /// Shown first.
+    /// True if it is shown first.
     pub featured: bool,
     /// Out of the fleet: the car cannot be booked.
     pub archived: bool,

@@ -48,7 +48,7 @@ pub enum ClaimError<R> {
     /// The claim's subject has an event of another entity already.
     #[error("another entity has claimed it already")]
     Taken,
-    /// Anything else.
+    /// Any other error.
     #[error(transparent)]
     Command(#[from] CommandError<R>),
 }

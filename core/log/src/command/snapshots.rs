@@ -169,7 +169,7 @@ fn parse<S: DecisionState>(value: &[u8]) -> Option<Loaded<S>> {
 /// Logs a failure once, not for every command during the pause after it.
 fn failed(error: &RedisError, action: &str) {
     if !matches!(error, RedisError::Resting) {
-        tracing::warn!(%error, "Redis did not {action} a snapshot; the log has it all");
+        tracing::warn!(%error, "Redis did not {action} a snapshot; no event is lost");
     }
 }
 

@@ -69,7 +69,7 @@ impl<T: Into<String>> From<T> for Flaw {
     }
 }
 
-/// That this is our form.
+/// Checks the name of the format.
 fn check_format(format: &str) -> Result<(), Flaw> {
     if format == FORMAT {
         return Ok(());
@@ -80,7 +80,7 @@ fn check_format(format: &str) -> Result<(), Flaw> {
     Err(flaw(format!("its form is {format:?}")))
 }
 
-/// Names with values.
+/// Pairs of name and value.
 pub type Pairs<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
 
 /// The range, filters and checkpoint of an export. The first record.
@@ -257,7 +257,7 @@ impl Format {
 
 /// There is no such format.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no format {0:?}: use ndjson, csv or parquet")]
+#[error("there is no format {0:?}: use ndjson, csv or parquet")]
 pub struct NoSuchFormat(String);
 
 impl FromStr for Format {

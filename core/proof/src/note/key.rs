@@ -34,7 +34,7 @@ pub enum KeyError {
         "not a public key: expected <name>+<8 hex digits>+<base64>, as `exodrive audit public-key` prints it"
     )]
     Verifier,
-    /// It is a key for something else.
+    /// It is a key of another purpose.
     #[error("this is the key of a {found}, not of a {expected}")]
     Kind {
         /// The purpose of the key.
@@ -42,8 +42,8 @@ pub enum KeyError {
         /// The required purpose.
         expected: &'static str,
     },
-    /// The system gives no randomness.
-    #[error("the system gives no random bytes")]
+    /// The system returned no random bytes.
+    #[error("the system returned no random bytes")]
     Random,
 }
 
@@ -195,7 +195,7 @@ macro_rules! keys {
                 &self.0.name
             }
 
-            /// Name and id, for people.
+            /// The name and id, for people.
             pub fn short(&self) -> String {
                 self.0.short()
             }

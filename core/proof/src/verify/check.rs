@@ -157,7 +157,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Something is wrong there.
+    /// The error of a fault at the current place.
     fn bad(&self, reason: impl Into<String>) -> VerifyError {
         VerifyError::tampered(self.place(), reason)
     }

@@ -46,7 +46,7 @@ pub struct VerifiedExport {
     pub size: u64,
     /// Its root.
     pub root: Hash,
-    /// Bytes of the file.
+    /// The size of the file in bytes.
     pub bytes: u64,
     /// Bytes of the leaves that were hashed.
     pub leaf_bytes: u64,
@@ -62,7 +62,7 @@ pub struct VerifiedExport {
 /// The place of a fault in an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// At this position first.
+    /// The first bad position.
     Position(u64),
     /// A position after `after` and up to `up_to`: the forger recomputed the
     /// hashes.

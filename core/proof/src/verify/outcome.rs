@@ -20,7 +20,7 @@ pub(super) enum Item {
     /// An earlier checkpoint, if it can be believed.
     Checkpoint(Result<Checkpoint, NoteError>),
     End(End),
-    /// No record, and why.
+    /// An invalid record, with the fault.
     Flawed(Flaw),
 }
 

@@ -40,11 +40,11 @@ pub enum SyncMode {
 /// One of the three servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
-    /// nats-server.
+    /// `nats-server`.
     Nats,
     /// Postgres.
     Postgres,
-    /// redis-server.
+    /// `redis-server`.
     Redis,
 }
 

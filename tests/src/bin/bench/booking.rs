@@ -82,7 +82,7 @@ impl BookingLoad {
     }
 }
 
-/// Free days of many cars.
+/// Measures bookings of free days on many cars.
 pub(crate) async fn many_cars(sync: SyncMode, scale: Scale) -> Result<Row, Failure> {
     let name = match sync {
         SyncMode::Always => "bookings on many cars, sync always",

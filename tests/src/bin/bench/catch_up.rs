@@ -38,7 +38,7 @@ pub(crate) struct Filled {
 pub(crate) struct CaughtUp {
     pub(crate) database: String,
     took: Duration,
-    /// By projection: rows written.
+    /// The number of written rows, by projection.
     rows: Vec<(String, i64)>,
     wal_bytes: i64,
     worker_cpu: f64,
@@ -95,7 +95,7 @@ impl Filled {
         Ok(CaughtUp { database, took, rows, wal_bytes, worker_cpu, cpu, others })
     }
 
-    /// One projection alone, in this process.
+    /// Runs one projection alone, in this process.
     async fn project_alone(&mut self, name: &str) -> Result<Duration, Failure> {
         let (database, pool) = self.database().await?;
         let log = self.system.log().await?;

@@ -201,7 +201,7 @@ pub(crate) struct Machine {
     cores: usize,
     processor: String,
     memory_gb: f64,
-    /// Of the last minute, before we began.
+    /// The load of the last minute before the run.
     load: String,
 }
 

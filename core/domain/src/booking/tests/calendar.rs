@@ -8,7 +8,7 @@ use proptest::{
 };
 use std::{cell::RefCell, collections::BTreeSet};
 
-/// Days that everything happens in.
+/// The number of days in which all bookings are.
 const SPAN: u64 = 24;
 
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 
 use super::*;
 
-/// In the future of every story.
+/// A time after every story.
 const LATER: &str = "2027-06-01T17:00:00Z";
 
 /// Ways into every status, with the payment and contract in every state that

@@ -369,7 +369,7 @@ impl World {
         .await
     }
 
-    /// The log, read beside the API.
+    /// The log, read without the API.
     pub async fn log(&self) -> Log {
         open_log(&self.urls().nats).await
     }

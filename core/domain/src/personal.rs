@@ -165,7 +165,7 @@ pub mod marked {
         erased: bool,
     }
 
-    /// A field that is there, though it may be null.
+    /// Reads a field that is present, although it may be null.
     fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
         input: D,
     ) -> Result<Option<T>, D::Error> {

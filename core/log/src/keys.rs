@@ -333,7 +333,7 @@ impl KeyStore {
             let answer = answer.ok_or(KeyError::Unavailable(None))?;
             match answer.status.map(|status| status.as_u16()) {
                 None => {}
-                // The end, or none of them.
+                // The end, or the answer that there is no match.
                 Some(204 | 404) => return Ok(found),
                 Some(_) => return Err(KeyError::Unavailable(None)),
             }

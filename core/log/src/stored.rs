@@ -40,7 +40,7 @@ pub struct StoredBatch {
 pub struct StoredReader {
     log: Log,
     next: u64,
-    /// Only messages of these subjects, which may hold wildcards; all if none.
+    /// Only messages of these subjects, which may hold wildcards; all messages if it is empty.
     filters: Vec<String>,
     inactive: Duration,
     messages: Option<pull::Stream>,
@@ -105,7 +105,7 @@ impl StoredReader {
         }
     }
 
-    /// Lets the server forget this reader when it has not read for so long.
+    /// Sets the time after which the server deletes the consumer of an idle reader.
     pub(crate) fn unread_for(&mut self, inactive: Duration) {
         self.inactive = inactive;
     }

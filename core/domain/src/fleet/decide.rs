@@ -33,7 +33,7 @@ pub enum FleetRejection {
     KeyReused,
     /// There is no such car.
     NoSuchCar,
-    /// A car of this id is there.
+    /// A car of this id exists.
     Exists,
     /// The car changed meanwhile: its last change is at this position.
     Stale(u64),

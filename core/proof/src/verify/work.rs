@@ -47,7 +47,7 @@ pub(super) fn run(
         let mut done = 0;
         let mut checked = Ok(());
         for output in outputs.iter().cycle() {
-            // Threads end when the reader has ended; the next in turn first.
+            // Threads end when the reader has ended; the next one first.
             let Ok(outcome) = output.recv() else { break };
             done += outcome.bytes;
             progress(done.min(total), total);

@@ -426,12 +426,12 @@ impl Calendar {
         taken
     }
 
-    /// The first days in a row, as many as `days`, that are free from its
-    /// first day on.
+    /// The first free range with as many days as `days`, on or after its first
+    /// day.
     pub fn next_free(&self, days: Days, except: Option<BookingId>) -> Option<Days> {
         let others = self.bookings.values().filter(|booking| Some(booking.id) != except);
         let occupied = others.filter_map(|booking| booking.occupied());
-        // Of a long history most is over.
+        // Most ranges of a long history are over.
         let mut ranges: Vec<Days> = occupied
             .chain(self.blocks.values().map(|block| block.days))
             .filter(|range| range.until() > days.first())

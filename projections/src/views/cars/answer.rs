@@ -77,7 +77,7 @@ pub struct CarDetail {
     pub short_description: String,
     /// Facts, in the order to be shown.
     pub specifications: Vec<NamedTextDetail>,
-    /// What it offers, in the order to be shown.
+    /// Its features, in the order to be shown.
     pub features: Vec<NamedTextDetail>,
     /// In the order to be shown; exactly one is primary, unless the list is empty.
     pub images: Vec<ImageDetail>,

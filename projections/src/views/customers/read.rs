@@ -27,7 +27,7 @@ pub struct CustomerSummary {
     pub user_id: Option<String>,
     /// Number of bookings.
     pub bookings: usize,
-    /// What was paid and not given back, by currency.
+    /// Payments less refunds, by currency.
     pub paid: Vec<Money>,
     /// The first booking.
     #[serde(with = "serde_micros")]

@@ -114,7 +114,7 @@ pub struct DeliveryEntry {
     pub duplicates: u64,
     /// Number of times a delivery with its id was rejected.
     pub refused: u64,
-    /// The email after it; null if it says nothing of one.
+    /// The email after it; null if it is not about an email.
     pub state: Option<EmailDetail>,
     /// The error, if it could not be folded; the state is then as before.
     #[serde(skip_serializing_if = "Option::is_none")]

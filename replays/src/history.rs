@@ -22,7 +22,7 @@ pub enum Until {
     /// To the log's end.
     #[default]
     Now,
-    /// Up to and with this position.
+    /// Up to and including this position.
     Position(u64),
     /// Up to and including this time: events that had happened by then or, in the order of arrival,
     /// events that had reached us by then.

@@ -35,15 +35,15 @@ pub enum SealFault {
         position: u64,
     },
     /// An event is not what was sealed.
-    #[error(
-        "the event at position {position} is not what was sealed: the log has been changed"
-    )]
+    #[error("the event at position {position} is not what was sealed: the log has been changed")]
     Changed {
         /// The first that differs.
         position: u64,
     },
     /// The log ends too early.
-    #[error("the log ends at position {end}, but {sealed} events are sealed: its end has been removed")]
+    #[error(
+        "the log ends at position {end}, but {sealed} events are sealed: its end has been removed"
+    )]
     Short {
         /// Its end.
         end: u64,

@@ -49,7 +49,7 @@ pub struct Field {
     pub field: String,
     /// The value that the log gives.
     pub expected: Option<Value>,
-    /// What was found.
+    /// The value that was found.
     pub found: Option<Value>,
 }
 

@@ -48,7 +48,7 @@ pub struct Runner {
 type WriterFn = for<'a> fn(
     &'a Engine,
     Lease,
-    /* it is kept beyond the worker's share */ bool,
+    /* held beyond the worker's share */ bool,
     &'a CancellationToken,
 ) -> BoxFuture<'a, (Lease, Result<(), Error>)>;
 

@@ -88,7 +88,7 @@ impl Projection for BookingTimeline {
                     correlation: envelope.correlation.clone(),
                 })
             }
-            // The inbox has what happened to the email.
+            // The later events of the email are in the inbox.
             Payload::Delivery(delivery) => {
                 let report = delivery.report.as_ref()?;
                 Some(TimelineRow {

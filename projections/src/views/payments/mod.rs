@@ -78,8 +78,8 @@ fn amount<'a>(event: &Event<'a>) -> Option<(i64, &'a str)> {
             Some((-amount_cents, currency))
         }
         BookingChange::Imported { booking, .. } => {
-            let kept = booking.payment.captured_cents - booking.payment.refunded_cents;
-            (kept != 0).then_some((kept, booking.quote.currency.as_str()))
+            let balance = booking.payment.captured_cents - booking.payment.refunded_cents;
+            (balance != 0).then_some((balance, booking.quote.currency.as_str()))
         }
         _ => None,
     }

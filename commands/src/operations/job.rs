@@ -37,8 +37,8 @@ pub struct Job {
     pub partitions: Option<i64>,
     /// Swap although rows differ.
     pub accepted: bool,
-    /// Somebody wants it to end.
-    pub cancel_wanted: bool,
+    /// True once somebody has asked to cancel it.
+    pub cancel_requested: bool,
     /// Why.
     pub reason: String,
     /// Who.
@@ -109,7 +109,7 @@ impl From<Rebuild> for Job {
             from_position: it.from_position.map(count),
             partitions: it.partitions.map(i64::from),
             accepted: it.accepted,
-            cancel_wanted: it.cancel_wanted,
+            cancel_requested: it.cancel_wanted,
             reason: it.reason,
             actor: it.actor,
             worker: it.worker,
@@ -147,7 +147,7 @@ impl Job {
             from_position: None,
             partitions: None,
             accepted: false,
-            cancel_wanted: false,
+            cancel_requested: false,
             reason: plan.event.reason.clone(),
             actor: actor.to_owned(),
             worker: None,

@@ -254,13 +254,13 @@ async fn one_rebuild_at_a_time_and_it_is_followed_and_cancelled() {
         seen += std::str::from_utf8(&followed.chunk().await.unwrap().unwrap()).unwrap();
     }
     assert!(seen.starts_with("event: rebuild\ndata: {") && seen.contains(id), "{seen}");
-    assert!(seen.contains("\"cancel_wanted\":false"), "{seen}");
+    assert!(seen.contains("\"cancel_requested\":false"), "{seen}");
     let answer = post(&world, &format!("{path}/cancel"), &json!({})).await.expect(200);
     assert_eq!(answer["type"], "exodrive.projection.rebuild_cancelled");
     let (event, _) = last_act(&world).await;
     assert_eq!(event.operation, Operation::RebuildCancelled { rebuild: id.parse().unwrap() });
-    assert_eq!(get(&world, &path).await["cancel_wanted"], true);
-    while !seen.contains("\"cancel_wanted\":true") {
+    assert_eq!(get(&world, &path).await["cancel_requested"], true);
+    while !seen.contains("\"cancel_requested\":true") {
         seen += std::str::from_utf8(&followed.chunk().await.unwrap().unwrap()).unwrap();
     }
 }

@@ -350,7 +350,7 @@ impl<'a> Watch<'a> {
                 shown.end();
                 return Ok(End { job, left: None });
             }
-            let undecided = job.state == "waiting" && !job.accepted && !job.cancel_wanted;
+            let undecided = job.state == "waiting" && !job.accepted && !job.cancel_requested;
             if undecided && !self.accepted {
                 shown.end();
                 print_differences(&job);

@@ -142,7 +142,7 @@ fn error(parked: &ParkedEvent) -> String {
 
 fn tried(parked: &ParkedEvent) -> String {
     let next = match parked.next_attempt_at {
-        _ if parked.retry_wanted => "a retry has been asked for".to_owned(),
+        _ if parked.retry_requested => "a retry has been asked for".to_owned(),
         Some(at) => format!("next attempt {}", table::time(at)),
         None => "no more by itself: `retry` asks for one".to_owned(),
     };

@@ -82,8 +82,9 @@ pub struct ParkedEvent {
     pub attempts: i32,
     /// When it is tried again; null when somebody has to ask.
     pub next_attempt_at: Option<DateTime<Utc>>,
-    /// Somebody has asked.
-    pub retry_wanted: bool,
+    /// True while a retry that an operator asked for is outstanding.
+    #[serde(alias = "retry_wanted")]
+    pub retry_requested: bool,
 }
 
 impl Database {

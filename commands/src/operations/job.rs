@@ -193,7 +193,7 @@ impl Job {
 /// What became of an act, or would become of it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct CommandReceipt {
-    /// Always `act`.
+    /// Always `command`.
     pub object: &'static str,
     /// The type of its event.
     #[serde(rename = "type")]
@@ -217,7 +217,7 @@ impl CommandReceipt {
     /// Of an act that was recorded, or else of one that was only planned.
     pub fn of(plan: &Plan, recorded: Option<&Recorded>) -> Self {
         Self {
-            object: "act",
+            object: "command",
             kind: plan.event.operation.kind(),
             projection: plan.event.projection.clone(),
             effect: plan.effect.clone(),

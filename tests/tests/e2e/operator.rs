@@ -139,7 +139,7 @@ async fn a_projection_is_paused_and_resumed_from_the_terminal_and_over_http() {
     let mut world = World::start().await;
     world.set("USER", "grace");
     let done = prints(&world, &["pause", "inbox", "--reason", "the disk is full"]).await;
-    assert_eq!((&done["object"], &done["applied"]), (&json!("act"), &json!(true)));
+    assert_eq!((&done["object"], &done["applied"]), (&json!("command"), &json!(true)));
     assert_eq!(done["type"], "exodrive.projection.paused");
     let (event, actor) = last_act(&world).await;
     assert_eq!((event.projection.as_str(), event.operation), ("inbox", Operation::Paused {}));
@@ -403,7 +403,7 @@ async fn a_dry_run_says_what_it_would_do_and_does_nothing() {
         vec!["prune", "cars"],
     ] {
         let said = prints(&world, &[&args[..], &["--dry-run"]].concat()).await;
-        assert_eq!((&said["object"], &said["dry_run"]), (&json!("act"), &json!(true)), "{args:?}");
+        assert_eq!((&said["object"], &said["dry_run"]), (&json!("command"), &json!(true)), "{args:?}");
         assert!(said["position"].is_null() && said["effect"].as_str().unwrap().len() > 10);
     }
     let all = prints(&world, &["rebuild", "--all", "--reason", "to see", "--dry-run"]).await;

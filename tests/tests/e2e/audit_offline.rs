@@ -143,7 +143,7 @@ async fn an_export_is_verified_with_nothing_but_files() {
         let verdict: Value = serde_json::from_slice(&done.stdout).unwrap();
         assert_eq!(
             (&verdict["verdict"], &verdict["kept_checkpoints"]),
-            (&json!("sound"), &json!(2))
+            (&json!("valid"), &json!(2))
         );
     }
     assert!(!folder.path("no-data-folder").exists());

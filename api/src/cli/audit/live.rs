@@ -144,7 +144,7 @@ impl Findings {
     fn as_json(&self) -> Value {
         json!({
             "object": "live_verification",
-            "verdict": if self.is_valid() { "sound" } else { "tampered" },
+            "verdict": if self.is_valid() { "valid" } else { "tampered" },
             "sealed": self.sealed,
             "events": self.end,
             "checkpoints": self.checkpoints,

@@ -35,7 +35,7 @@ With --live it runs where the system does: every event of the log is compared wi
 the hash that was sealed, every checkpoint with the hashes and its signature, then
 the deliveries and the inbox with the log.
 
-Exit codes: 0 sound, 1 tampered with (and the first bad position), 2 unusable: it
+Exit codes: 0 valid, 1 tampered with (and the first bad position), 2 unusable: it
 could not be found out.
 
 Examples:
@@ -152,8 +152,8 @@ impl Verify {
 
 fn print_valid(verified: &VerifiedExport, took: Duration) {
     let number = table::number;
-    say!("Sound: every event is what the log {:?} signed.\n", verified.origin);
-    say!("  events        {}, each computed anew", number(verified.events));
+    say!("Valid: every event is what the log {:?} signed.\n", verified.origin);
+    say!("  events        {}, each recomputed", number(verified.events));
     if verified.omitted > 0 {
         say!("  left out      {}, proven by hashes", number(verified.omitted));
     }
@@ -182,7 +182,7 @@ fn print_valid(verified: &VerifiedExport, took: Duration) {
 fn as_json(verdict: &Result<VerifiedExport, VerifyError>, took: Duration) -> Value {
     let mut object = match verdict {
         Ok(verified) => json!({
-            "verdict": "sound",
+            "verdict": "valid",
             "origin": verified.origin,
             "events": verified.events,
             "omitted": verified.omitted,

@@ -142,7 +142,7 @@ async fn an_export_is_verified_with_nothing_but_files() {
         let done = folder.audit(&format!("{words} --json")).await;
         let verdict: Value = serde_json::from_slice(&done.stdout).unwrap();
         assert_eq!(
-            (&verdict["verdict"], &verdict["kept_checkpoints"]),
+            (&verdict["verdict"], &verdict["saved_checkpoints"]),
             (&json!("valid"), &json!(2))
         );
     }

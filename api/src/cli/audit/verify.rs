@@ -162,7 +162,7 @@ fn print_valid(verified: &VerifiedExport, took: Duration) {
         number(verified.size),
         hex::encode(verified.root)
     );
-    match verified.kept_checkpoints {
+    match verified.saved_checkpoints {
         0 => say!("  kept          no checkpoint"),
         saved => say!("  kept          {saved} checkpoints, all consistent"),
     }
@@ -172,7 +172,7 @@ fn print_valid(verified: &VerifiedExport, took: Duration) {
     let seconds = took.as_secs_f64();
     let rate = verified.bytes as f64 / 1e6 / seconds.max(1e-9);
     say!("  file          {} bytes in {seconds:.1} s, {rate:.0} MB/s", number(verified.bytes));
-    if verified.kept_checkpoints == 0 {
+    if verified.saved_checkpoints == 0 {
         eprintln!(
             "\nYou kept no checkpoint, so this does not say that the log always said so. Keep one now: exodrive audit checkpoint --out FILE"
         );
@@ -190,7 +190,7 @@ fn as_json(verdict: &Result<VerifiedExport, VerifyError>, took: Duration) -> Val
             "root": hex::encode(verified.root),
             "bytes": verified.bytes,
             "leaf_bytes": verified.leaf_bytes,
-            "kept_checkpoints": verified.kept_checkpoints,
+            "saved_checkpoints": verified.saved_checkpoints,
             "earlier_checkpoints": verified.earlier_checkpoints,
             "cosigned_by": verified.cosigned_by.iter().map(|(name, size)| json!({"name": name, "size": size})).collect::<Vec<_>>(),
         }),

@@ -94,7 +94,7 @@ fn erasure_problem(error: ErasureError) -> ApiError {
         ErasureError::Address => field("/email_address"),
         ErasureError::NoReason | ErasureError::LongReason(_) => field("/reason"),
         ErasureError::Rejected(ErasureRejection::NotFound) => no_such_erasure(),
-        ErasureError::Rejected(_) => ApiError::new(Code::OperationRefused, detail),
+        ErasureError::Rejected(_) => ApiError::new(Code::OperationRejected, detail),
         ErasureError::Append(exodrive_log::AppendError::Conflict) => {
             ApiError::new(Code::Busy, "Somebody else was first.")
         }
@@ -144,7 +144,7 @@ fn origin<T>(command: &Command<T>, what: &str) -> Result<Origin, ApiError> {
     responses(
         (status = 202, description = "Recorded; waits for an approval", body = ErasureDetail),
         (status = 200, description = "Of a dry run", body = ErasurePlan),
-        (status = 409, description = "`operation_refused`: a hold forbids it", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`operation_rejected`: a hold forbids it", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -181,7 +181,7 @@ pub(crate) async fn request_erasure(
     params(("id" = String, Path, description = "The erasure's id")),
     responses(
         (status = 200, description = "Recorded", body = ErasureDetail),
-        (status = 409, description = "`operation_refused`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`operation_rejected`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -201,7 +201,7 @@ pub(crate) async fn approve_erasure(
     request_body = CancelErasure,
     responses(
         (status = 200, description = "Recorded", body = ErasureDetail),
-        (status = 409, description = "`operation_refused`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`operation_rejected`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
     ),
 )]

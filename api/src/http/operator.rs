@@ -149,7 +149,7 @@ fn operator_problem(error: OperatorError) -> ApiError {
             problem.more.rebuild = Some(rebuild);
             problem
         }
-        OperatorError::Rejected(_) => ApiError::new(Code::OperationRefused, detail),
+        OperatorError::Rejected(_) => ApiError::new(Code::OperationRejected, detail),
         OperatorError::NotBuilt(_) => ApiError::new(Code::ViewUnavailable, detail),
         OperatorError::Database(error) => view_unavailable(error),
         OperatorError::Read(error) => super::read_answer::log_failed(error.outage(), &error),
@@ -254,7 +254,7 @@ macro_rules! projection_command_routes {
             request_body = $body,
             responses(
                 (status = $status, description = "Recorded; a dry run is answered 200 with an `act`", body = $answer),
-                (status = 409, description = "`rebuild_under_way` or `operation_refused`", body = Problem, content_type = "application/problem+json"),
+                (status = 409, description = "`rebuild_under_way` or `operation_rejected`", body = Problem, content_type = "application/problem+json"),
                 (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
             ),
         )]
@@ -344,7 +344,7 @@ pub(crate) async fn get_rebuild(
     params(("id" = String, Path, description = "The rebuild's id")),
     responses(
         (status = 200, description = "Recorded", body = CommandReceipt),
-        (status = 409, description = "`operation_refused`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`operation_rejected`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -363,7 +363,7 @@ pub(crate) async fn accept_rebuild(
     params(("id" = String, Path, description = "The rebuild's id")),
     responses(
         (status = 200, description = "Recorded", body = CommandReceipt),
-        (status = 409, description = "`operation_refused`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`operation_rejected`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
     ),
 )]

@@ -133,7 +133,7 @@ pub enum Code {
     Busy,
     NewerRelease,
     RebuildUnderWay,
-    OperationRefused,
+    OperationRejected,
     /// Personal data that was erased: nobody can read it any more.
     Erased,
 }
@@ -169,7 +169,7 @@ impl Code {
         Self::Busy,
         Self::NewerRelease,
         Self::RebuildUnderWay,
-        Self::OperationRefused,
+        Self::OperationRejected,
         Self::Erased,
     ];
 
@@ -204,7 +204,7 @@ impl Code {
             Self::Busy => "busy",
             Self::NewerRelease => "newer_release",
             Self::RebuildUnderWay => "rebuild_under_way",
-            Self::OperationRefused => "operation_refused",
+            Self::OperationRejected => "operation_rejected",
             Self::Erased => "erased",
         }
     }
@@ -232,7 +232,7 @@ impl Code {
             | Self::SlugTaken
             | Self::RequestInFlight
             | Self::RebuildUnderWay
-            | Self::OperationRefused => StatusCode::CONFLICT,
+            | Self::OperationRejected => StatusCode::CONFLICT,
             Self::Erased => StatusCode::GONE,
             Self::Stale => StatusCode::PRECONDITION_FAILED,
             Self::LogUnavailable
@@ -274,7 +274,7 @@ impl Code {
             Self::Busy => "Too many decide about the same thing at once",
             Self::NewerRelease => "A newer release is writing",
             Self::RebuildUnderWay => "A rebuild of the projection is under way",
-            Self::OperationRefused => "It cannot be done as things are",
+            Self::OperationRejected => "It cannot be done as things are",
             Self::Erased => "It was erased",
         }
     }
@@ -331,7 +331,7 @@ impl Code {
                 "Send the same request again after `Retry-After` seconds: a server of the newer release answers it. Nothing was changed."
             }
             Self::RebuildUnderWay => "Wait for the rebuild that `rebuild` names, or cancel it.",
-            Self::OperationRefused => "Read the thing again; `detail` says what is in the way.",
+            Self::OperationRejected => "Read the thing again; `detail` says what is in the way.",
             Self::Erased => "Nothing brings it back; what is left is in the views.",
         }
     }

@@ -155,7 +155,7 @@ async fn a_projection_is_paused_and_resumed_from_the_terminal_and_over_http() {
     let again = refused(&world, &["pause", "inbox", "--reason", "again"], 1).await;
     assert!(again.contains("paused already, by operator:grace@cli: the disk is full"), "{again}");
     let again = post(&world, "projections/inbox/pause", &json!({"reason": "again"})).await;
-    again.problem(409, "operation_refused");
+    again.problem(409, "operation_rejected");
 
     // A repeat under one key is one event.
     let key = key();
@@ -226,10 +226,10 @@ async fn one_rebuild_at_a_time_and_it_is_followed_and_cancelled() {
     assert!(failed["error"].as_str().unwrap().contains(id), "{failed}");
     post(&world, &format!("rebuilds/{second}/cancel"), &json!({}))
         .await
-        .problem(409, "operation_refused");
+        .problem(409, "operation_rejected");
     post(&world, &format!("rebuilds/{id}/accept"), &json!({}))
         .await
-        .problem(409, "operation_refused");
+        .problem(409, "operation_rejected");
     post(&world, "rebuilds/nonsense/cancel", &json!({})).await.problem(404, "not_found");
 
     // Watched from the terminal: Ctrl-C leaves it to the worker.
@@ -322,13 +322,13 @@ async fn a_parked_key_is_shown_retried_and_skipped() {
     for (key, position) in [("em-1", position), ("exo.email.em-1", position + 1)] {
         post(&world, "projections/inbox/skip", &skip(key, position))
             .await
-            .problem(409, "operation_refused");
+            .problem(409, "operation_rejected");
         let at = position.to_string();
         let args = ["skip", "inbox", "--key", key, "--position", &at, "--reason", "a test"];
         refused(&world, &args, 1).await;
     }
     let retry = json!({"key": "em-2"});
-    post(&world, "projections/inbox/retry", &retry).await.problem(409, "operation_refused");
+    post(&world, "projections/inbox/retry", &retry).await.problem(409, "operation_rejected");
     let said = refused(&world, &["retry", "cars"], 1).await;
     assert!(said.contains("nothing is parked in cars"), "{said}");
     assert_eq!(world.log().await.last_position().await.unwrap(), end);
@@ -364,7 +364,7 @@ async fn old_generations_are_rolled_back_to_and_pruned() {
     let said = refused(&world, &["rollback", "cars", "--reason", "back"], 1).await;
     assert!(said.contains("no earlier generation"), "{said}");
     let prune = post(&world, "projections/cars/prune", &json!({})).await;
-    prune.problem(409, "operation_refused");
+    prune.problem(409, "operation_rejected");
     assert_eq!(prints(&world, &["prune"]).await, json!([]));
     earlier_generation(&world, "cars").await;
     earlier_generation(&world, "customers").await;

@@ -145,7 +145,7 @@ fn operator_problem(error: OperatorError) -> ApiError {
         }
         OperatorError::Invalid(_) => ApiError::new(Code::ValidationFailed, detail),
         OperatorError::UnderWay { rebuild, .. } => {
-            let mut problem = ApiError::new(Code::RebuildUnderWay, detail);
+            let mut problem = ApiError::new(Code::RebuildInProgress, detail);
             problem.more.rebuild = Some(rebuild);
             problem
         }
@@ -254,7 +254,7 @@ macro_rules! projection_command_routes {
             request_body = $body,
             responses(
                 (status = $status, description = "Recorded; a dry run is answered 200 with an `act`", body = $answer),
-                (status = 409, description = "`rebuild_under_way` or `operation_rejected`", body = Problem, content_type = "application/problem+json"),
+                (status = 409, description = "`rebuild_in_progress` or `operation_rejected`", body = Problem, content_type = "application/problem+json"),
                 (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
             ),
         )]

@@ -63,7 +63,7 @@ pub struct More {
     /// `price_changed`: the total now, in cents.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total_cents: Option<i64>,
-    /// `rebuild_under_way`: the rebuild's id.
+    /// `rebuild_in_progress`: the rebuild's id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rebuild: Option<String>,
 }
@@ -132,7 +132,7 @@ pub enum Code {
     RequestInFlight,
     Busy,
     NewerRelease,
-    RebuildUnderWay,
+    RebuildInProgress,
     OperationRejected,
     /// Personal data that was erased: nobody can read it any more.
     Erased,
@@ -168,7 +168,7 @@ impl Code {
         Self::RequestInFlight,
         Self::Busy,
         Self::NewerRelease,
-        Self::RebuildUnderWay,
+        Self::RebuildInProgress,
         Self::OperationRejected,
         Self::Erased,
     ];
@@ -203,7 +203,7 @@ impl Code {
             Self::RequestInFlight => "request_in_flight",
             Self::Busy => "busy",
             Self::NewerRelease => "newer_release",
-            Self::RebuildUnderWay => "rebuild_under_way",
+            Self::RebuildInProgress => "rebuild_in_progress",
             Self::OperationRejected => "operation_rejected",
             Self::Erased => "erased",
         }
@@ -231,7 +231,7 @@ impl Code {
             | Self::CarConflict
             | Self::SlugTaken
             | Self::RequestInFlight
-            | Self::RebuildUnderWay
+            | Self::RebuildInProgress
             | Self::OperationRejected => StatusCode::CONFLICT,
             Self::Erased => StatusCode::GONE,
             Self::Stale => StatusCode::PRECONDITION_FAILED,
@@ -273,7 +273,7 @@ impl Code {
             Self::RequestInFlight => "The same request is being carried out",
             Self::Busy => "Too many decide about the same thing at once",
             Self::NewerRelease => "A newer release is writing",
-            Self::RebuildUnderWay => "A rebuild of the projection is under way",
+            Self::RebuildInProgress => "A rebuild of the projection is in progress",
             Self::OperationRejected => "It cannot be done as things are",
             Self::Erased => "It was erased",
         }
@@ -330,7 +330,7 @@ impl Code {
             Self::NewerRelease => {
                 "Send the same request again after `Retry-After` seconds: a server of the newer release answers it. Nothing was changed."
             }
-            Self::RebuildUnderWay => "Wait for the rebuild that `rebuild` names, or cancel it.",
+            Self::RebuildInProgress => "Wait for the rebuild that `rebuild` names, or cancel it.",
             Self::OperationRejected => "Read the thing again; `detail` says what is in the way.",
             Self::Erased => "Nothing brings it back; what is left is in the views.",
         }

@@ -208,9 +208,9 @@ async fn one_rebuild_at_a_time_and_it_is_followed_and_cancelled() {
     let said = refused(&world, &["rebuild", "cars", "--reason", "me too"], 1).await;
     assert!(said.contains(id) && said.contains("--cancel"), "{said}");
     let answer = post(&world, "projections/cars/rebuild", &json!({"reason": "me too"})).await;
-    assert_eq!(answer.problem(409, "rebuild_under_way")["rebuild"], id);
+    assert_eq!(answer.problem(409, "rebuild_in_progress")["rebuild"], id);
     let answer = post(&world, "projections/cars/rollback", &json!({"reason": "back"})).await;
-    answer.problem(409, "rebuild_under_way");
+    answer.problem(409, "rebuild_in_progress");
     let all = refused(&world, &["rebuild", "--all", "--reason", "all"], 1).await;
     assert!(all.contains(id), "none is begun if one is refused: {all}");
     assert_eq!(world.log().await.last_position().await.unwrap(), end);

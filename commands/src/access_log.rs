@@ -228,7 +228,7 @@ pub fn of_route(route: &str) -> Option<&'static str> {
         "/v1/audit/consistency",
         "/v1/audit/tile/",
         "/v1/audit/receipts/",
-        "/v1/audit/refusals",
+        "/v1/audit/rejected-webhooks",
     ];
     // These tell by themselves what they have shown.
     const EXACT: [&str; 2] = ["/v1/replay/", "/v1/audit/history"];

@@ -1,4 +1,4 @@
-//! Who of the staff read what, and what was refused, for auditors.
+//! Who of the staff read what, and what was rejected, for auditors.
 
 use super::problem::{ApiError, Problem};
 use super::{
@@ -116,10 +116,10 @@ pub(crate) struct RejectedWebhookQuery {
     until: Option<String>,
 }
 
-/// Webhooks that were refused.
+/// Webhooks that were rejected.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RejectedWebhooks {
-    /// Always `refusals`.
+    /// Always `rejected_webhooks`.
     object: &'static str,
     /// How many for each reason. `duplicate` was answered 2xx, since the log has
     /// the delivery; the others were not believed.
@@ -128,7 +128,7 @@ pub(crate) struct RejectedWebhooks {
     newest: Vec<RejectedWebhook>,
 }
 
-/// A webhook that was refused: nothing of its body is kept.
+/// A webhook that was rejected: nothing of its body is kept.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RejectedWebhook {
     /// When.
@@ -152,19 +152,19 @@ impl From<RejectedDelivery> for RejectedWebhook {
 
 const NEWEST: usize = 100;
 
-/// Counts the webhooks that were refused, and shows the newest.
+/// Counts the webhooks that were rejected, and shows the newest.
 ///
-/// They are kept for 90 days, a million at most. One that was refused for its
+/// They are kept for 90 days, a million at most. One that was rejected for its
 /// sender's rate is not kept, but counted by a metric.
 #[utoipa::path(
-    get, path = "/v1/audit/refusals", tag = "audit", security(("token" = [])),
+    get, path = "/v1/audit/rejected-webhooks", tag = "audit", security(("token" = [])),
     params(RejectedWebhookQuery),
     responses(
         (status = 200, description = "Counts and the newest", body = RejectedWebhooks),
         (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(crate) async fn get_refusals(
+pub(crate) async fn get_rejected_webhooks(
     State(api): App,
     _: Auditor,
     RawQuery(query): RawQuery,
@@ -179,5 +179,5 @@ pub(crate) async fn get_refusals(
         newest.truncate(NEWEST);
     };
     api.log.refusals(since, until, each).await.map_err(log_unavailable)?;
-    Ok(Json(RejectedWebhooks { object: "refusals", counts, newest: newest.into() }))
+    Ok(Json(RejectedWebhooks { object: "rejected_webhooks", counts, newest: newest.into() }))
 }

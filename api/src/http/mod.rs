@@ -215,7 +215,7 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(deliveries::get_raw))
         .routes(routes!(replay::get_replay))
         .routes(routes!(accesses::list_accesses))
-        .routes(routes!(accesses::get_refusals))
+        .routes(routes!(accesses::get_rejected_webhooks))
         .routes(routes!(history::get_history))
         .routes(routes!(history::get_history_diff))
         .routes(routes!(proofs::get_checkpoint))

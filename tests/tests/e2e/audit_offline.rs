@@ -138,7 +138,7 @@ async fn an_export_is_verified_with_nothing_but_files() {
             "verify --export log.export --checkpoint kept-1.txt kept-2.txt --public-key log.pub";
         let done = folder.audit(words).await;
         assert_eq!(done.status.code(), Some(0), "{format:?}: {}", output_of(&done));
-        assert!(output_of(&done).contains("1,500, each computed anew"), "{}", output_of(&done));
+        assert!(output_of(&done).contains("1,500, each recomputed"), "{}", output_of(&done));
         let done = folder.audit(&format!("{words} --json")).await;
         let verdict: Value = serde_json::from_slice(&done.stdout).unwrap();
         assert_eq!(

@@ -98,7 +98,7 @@ pub(crate) async fn receive_resend(
     let id = match api.webhook_secrets.verify(header, &body, now.timestamp()) {
         Ok(id) => id.to_owned(),
         Err(refusal) => {
-            metrics::counter!("exodrive_webhook_refused_total", "reason" => refusal.name())
+            metrics::counter!("exodrive_webhook_rejected_total", "reason" => refusal.name())
                 .increment(1);
             let peer = extract::network_of(extract::peer(&parts, &api.trusted_proxies));
             let verdict = api.limiter.check(Limit::FailedWebhook, &peer).await;
@@ -237,7 +237,7 @@ async fn report(api: &Api, event: &NewEvent, appended: Appended) {
 }
 
 fn warn_of_different_body(position: u64) {
-    metrics::counter!("exodrive_webhook_duplicates_with_other_bytes_total").increment(1);
+    metrics::counter!("exodrive_webhook_duplicates_with_different_body_total").increment(1);
     tracing::warn!(
         position,
         "A repeated delivery has other bytes than the first, which stands at {position}"

@@ -403,7 +403,11 @@ async fn a_dry_run_says_what_it_would_do_and_does_nothing() {
         vec!["prune", "cars"],
     ] {
         let said = prints(&world, &[&args[..], &["--dry-run"]].concat()).await;
-        assert_eq!((&said["object"], &said["dry_run"]), (&json!("command"), &json!(true)), "{args:?}");
+        assert_eq!(
+            (&said["object"], &said["dry_run"]),
+            (&json!("command"), &json!(true)),
+            "{args:?}"
+        );
         assert!(said["position"].is_null() && said["effect"].as_str().unwrap().len() > 10);
     }
     let all = prints(&world, &["rebuild", "--all", "--reason", "to see", "--dry-run"]).await;

@@ -195,7 +195,7 @@ async fn metrics_count_what_happened() {
     for (name, value) in [
         ("exodrive_webhook_appended_total", 5.0),
         ("exodrive_webhook_duplicates_total", 1.0),
-        ("exodrive_webhook_refused_total", 1.0),
+        ("exodrive_webhook_rejected_total", 1.0),
         ("exodrive_cache_hits_total", 1.0),
         ("exodrive_log_append_seconds_count", 6.0),
     ] {

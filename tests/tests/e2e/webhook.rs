@@ -126,7 +126,7 @@ async fn what_is_not_signed_is_refused_and_leaves_nothing_in_the_log() {
         answer.problem(401, "signature_invalid");
     }
     assert_eq!(world.log().await.last_position().await.unwrap(), 0);
-    assert_eq!(world.metric(API, "exodrive_webhook_refused_total").await, Some(7.0));
+    assert_eq!(world.metric(API, "exodrive_webhook_rejected_total").await, Some(7.0));
     // The same delivery, as it should be: it was none of the above by chance.
     post(&[id, at(now), signed(signature)], &delivery.body).await.expect(200);
 }
@@ -242,7 +242,7 @@ async fn the_first_bytes_of_an_id_stand_and_others_are_counted() {
     }
     let events = world.views_equal_a_fresh_fold().await;
     assert_eq!(events.iter().map(|event| &event.body).collect::<Vec<_>>(), [&first.body]);
-    let counted = world.metric(API, "exodrive_webhook_duplicates_with_other_bytes_total").await;
+    let counted = world.metric(API, "exodrive_webhook_duplicates_with_different_body_total").await;
     assert_eq!(counted, Some(2.0));
     assert!(world.printed(API).contains("\"WARN\""), "a warning stands in the log");
 }

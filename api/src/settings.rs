@@ -262,9 +262,12 @@ pub struct BookingSettings {
     #[arg(long, env = "EXODRIVE_HOLD_PERIOD", default_value = "15m", value_name = "DURATION",
           value_parser = humantime::parse_duration)]
     pub hold_period: Duration,
-    /// Makes the links by which guests see their bookings, and customers' ids.
-    /// Changing it ends every link. Not given: the data folder's own, else one
-    /// that follows from EXODRIVE_JWT_SECRET.
+    /// Makes the links by which guests see their bookings, and the ids of
+    /// customers. If it changes, links that guests have go on working (their
+    /// hashes are in the log), but returning customers get new ids, and the
+    /// answer to a repeat of an older request shows a link that does not work.
+    /// Not given: the secret of the data folder, or else one that is derived
+    /// from EXODRIVE_JWT_SECRET.
     #[arg(long, env = "EXODRIVE_LINK_SECRET", hide_env_values = true, value_name = "SECRET")]
     pub link_secret: Option<String>,
 }

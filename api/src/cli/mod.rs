@@ -55,7 +55,7 @@ const EXAMPLES: &str = "Examples:
   exodrive up                                  start everything, Ctrl-C stops it
   exodrive demo                                send the sample deliveries and look at them
   exodrive token --role auditor                a token for curl
-  exodrive replay email 4ef9a417-02e9-4d39-ad75-9611e0fcc33c
+  exodrive replay email f3c95789-ace1-4954-ac5d-6baed2eac902
   exodrive projections list
   exodrive projections verify --all            prove that the views are what the log says
   (export $(exodrive env); psql \"$EXODRIVE_DATABASE_URL\")";

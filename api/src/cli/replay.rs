@@ -90,9 +90,9 @@ impl FromArgMatches for ReplayCommand {
 fn describe(view: &str) -> (&'static str, &'static str) {
     const ID: &str = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4";
     match view {
-        "inbox" => ("An email, by its id", "4ef9a417-02e9-4d39-ad75-9611e0fcc33c"),
+        "inbox" => ("An email, by its id", "f3c95789-ace1-4954-ac5d-6baed2eac902"),
         "email_timeline" => {
-            ("An event of an email, by EMAIL/EVENT", "4ef9a417-02e9-4d39-ad75-9611e0fcc33c/msg_1")
+            ("An event of an email, by EMAIL/EVENT", "f3c95789-ace1-4954-ac5d-6baed2eac902/msg_1")
         }
         "deliveries" => ("A message of the provider, by its id", "msg_2kVZ"),
         "cars" => ("A car, by its id", ID),
@@ -108,7 +108,7 @@ fn describe(view: &str) -> (&'static str, &'static str) {
         }
         "accesses" => (
             "A reader's reads of one thing in a day, by RESOURCE/ID/DAY/ACTOR",
-            "email/4ef9a417-02e9-4d39-ad75-9611e0fcc33c/2026-11-20/auditor:ada",
+            "email/f3c95789-ace1-4954-ac5d-6baed2eac902/2026-11-20/auditor:ada",
         ),
         _ => ("A row of the view, by its key", "KEY"),
     }
@@ -138,9 +138,9 @@ pub(super) fn parse_point(text: &str) -> Result<Until, String> {
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  exodrive replay email 4ef9a417-02e9-4d39-ad75-9611e0fcc33c
-  exodrive replay email 4ef9a417-02e9-4d39-ad75-9611e0fcc33c --at 2026-11-20T09:15:06Z --order happened
-  exodrive replay email 4ef9a417-02e9-4d39-ad75-9611e0fcc33c --json | jq '.[-1].state'")]
+  exodrive replay email f3c95789-ace1-4954-ac5d-6baed2eac902
+  exodrive replay email f3c95789-ace1-4954-ac5d-6baed2eac902 --at 2026-11-20T09:15:06Z --order happened
+  exodrive replay email f3c95789-ace1-4954-ac5d-6baed2eac902 --json | jq '.[-1].state'")]
 struct Email {
     /// The provider's id of the email
     id: EmailId,

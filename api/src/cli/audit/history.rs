@@ -22,11 +22,11 @@ it made of the email; every email with what came again, what was refused, and
 who of the staff read it. That you read it is recorded too. --json has the bytes.
 
 Examples:
-  exodrive audit history --email 4ef9a417-02e9-4d39-ad75-9611e0fcc33c --order happened
+  exodrive audit history --email f3c95789-ace1-4954-ac5d-6baed2eac902 --order happened
   exodrive audit history --address guest@example.com --at 2026-11-20T09:15:00Z
   exodrive audit history --booking 0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4
   exodrive audit history --since 2026-11-20T00:00:00Z --until 2026-11-21T00:00:00Z --json
-  exodrive audit history --email 4ef9a417-02e9-4d39-ad75-9611e0fcc33c --diff 120 now"
+  exodrive audit history --email f3c95789-ace1-4954-ac5d-6baed2eac902 --diff 120 now"
 )]
 pub(super) struct History {
     #[command(flatten)]

@@ -38,7 +38,7 @@ Examples:
   exodrive audit verify --live
   exodrive audit witness --new-key witness.key --name witness.example.org
   exodrive audit witness --url https://rental.example --state seen.txt --key witness.key
-  exodrive audit history --email 4ef9a417-02e9-4d39-ad75-9611e0fcc33c
+  exodrive audit history --email f3c95789-ace1-4954-ac5d-6baed2eac902
   exodrive audit history --address guest@example.com --at 2026-11-20T09:15:00Z
   exodrive audit erase --email-address dana@example.com --reason 'request of 3 May' --dry-run
   exodrive audit approve 0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4")]

@@ -53,7 +53,7 @@ pub(super) struct Resume {
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   exodrive projections retry inbox
-  exodrive projections retry inbox --key exo.email.4ef9a417-02e9-4d39-ad75-9611e0fcc33c
+  exodrive projections retry inbox --key exo.email.f3c95789-ace1-4954-ac5d-6baed2eac902
 
 What still cannot be folded is parked again, in order; `exodrive projections
 show NAME` tells what stays parked, and why.")]
@@ -73,8 +73,10 @@ pub(super) struct Retry {
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:
-  exodrive projections show inbox --key 4ef9a417     (what blocks it: position and error)
-  exodrive projections skip inbox --key 4ef9a417 --position 1042 --reason 'a test of the provider'
+  exodrive projections show inbox --key f3c95789-ace1-4954-ac5d-6baed2eac902
+  exodrive projections skip inbox --key f3c95789-ace1-4954-ac5d-6baed2eac902 --position 1042 --reason 'a test of the provider'
+
+`projections show` prints the position and the error of the event that blocks the key.
 
 The event stays in the log; it is left out of this row, in every generation, for
 ever. Only the event that blocks the key can be skipped: the first parked one.")]

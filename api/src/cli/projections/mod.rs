@@ -20,7 +20,7 @@ use uuid::Uuid;
   exodrive projections status
   exodrive projections status --json | jq '.[] | select(.lag_events > 0)'
   exodrive projections rebuild inbox --reason 'after the fix of the status fold'
-  exodrive projections show inbox --key 4ef9a417-02e9-4d39-ad75-9611e0fcc33c
+  exodrive projections show inbox --key f3c95789-ace1-4954-ac5d-6baed2eac902
   exodrive projections retry inbox
 
 Every act is an event of the log, with who did it and why. The workers

@@ -37,7 +37,7 @@ const INTERRUPTED: u8 = 130;
   exodrive projections rebuild inbox --reason 'after the fix of the status fold'
   exodrive projections rebuild inbox --reason 'try it' --dry-run
   exodrive projections rebuild bookings --partitions 4 --reason 'more than one core'
-  exodrive projections rebuild inbox --key 4ef9a417 --reason 'changed by hand'
+  exodrive projections rebuild inbox --key f3c95789-ace1-4954-ac5d-6baed2eac902 --reason 'changed by hand'
   exodrive projections rebuild --all --reason 'restored from a backup' --json
   exodrive projections rebuild inbox --watch        (one that is under way)
   exodrive projections rebuild inbox --cancel

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   exodrive projections show inbox
-  exodrive projections show inbox --key 4ef9a417-02e9-4d39-ad75-9611e0fcc33c
+  exodrive projections show inbox --key f3c95789-ace1-4954-ac5d-6baed2eac902
   exodrive projections show inbox --json | jq '.parked_events[0].error'
 
 With --key it prints the row and every event parked for it as they are stored,

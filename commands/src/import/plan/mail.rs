@@ -1,4 +1,4 @@
-//! Emails.
+//! Plan for emails.
 
 use super::{CellError, HISTORY, ImportCommand, Plan, Step, moment, problem};
 use crate::import::tables::{EmailColumns, Tables};
@@ -30,11 +30,11 @@ pub(super) fn plan_emails(tables: &Tables, plan: &mut Plan) {
     }
 }
 
-/// What became of it, when, and the body that tells it.
+/// An event of an email: its type, its time, and the body that reports it.
 type ReportedEvent = (String, DateTime<Utc>, Value);
 
-/// What is known of an email, each told as its provider would: the last event,
-/// and when it was opened and clicked.
+/// Events of an email in the form that its provider would send: the last event,
+/// and the times at which it was opened and clicked.
 fn reports(it: &EmailColumns) -> Result<(EmailId, Vec<ReportedEvent>), CellError> {
     let email_id: EmailId = it
         .resend_email_id

@@ -1,5 +1,5 @@
 //! Erasure of a person's data: found in the log, requested, approved, and
-//! executed by a worker ([`carry_out`]). Used by the command line and by HTTP.
+//! executed by a worker. Used by the command line and by HTTP.
 
 mod error;
 pub mod restored;

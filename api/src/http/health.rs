@@ -1,4 +1,5 @@
-//! Whether the process lives, and whether the system can do its work.
+//! Liveness and readiness: whether the process lives, and whether the system
+//! can do its work.
 
 use super::problem::Problem;
 use super::{Api, App};
@@ -20,22 +21,24 @@ use std::{
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
-/// A finding serves everybody who asks within this time.
+/// Time for which a finding serves every caller.
 const FRESH: Duration = Duration::from_millis(500);
-/// No part is waited for longer.
+/// Longest time to wait for one part.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
-/// A worker shows a sign of life every second.
+/// Seconds without a heartbeat after which a worker counts as dead. A worker
+/// sends one every second.
 const HEARTBEAT_TIMEOUT: f64 = 10.0;
 
-/// What readiness found last, so that many who ask cost what one does.
+/// Last findings of the readiness check, so that many callers cost as much as
+/// one.
 #[derive(Default)]
 pub struct Latest(Mutex<Option<(Instant, Readiness)>>);
 
-/// Whether the system can do its work.
+/// Readiness of the system.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Readiness {
-    /// `ready`; `degraded`: it works, but slower (Redis is away), or sealing has
-    /// halted; `not_ready`.
+    /// `ready`; `degraded`: it works, but slower (Redis does not answer), or
+    /// sealing has halted; `not_ready`.
     status: Overall,
     /// The parts.
     checks: Checks,
@@ -52,7 +55,7 @@ enum Overall {
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
 struct Checks {
-    /// A write to a small stream beside the log.
+    /// The log accepts a write, to a small stream beside it.
     log: Check,
     /// Postgres answers.
     postgres: Check,
@@ -60,22 +63,23 @@ struct Checks {
     migrations: Check,
     /// Redis answers.
     redis: Check,
-    /// The log is sealed, and is what was sealed. Reads and writes go on if not.
+    /// The log is sealed, and agrees with the seals. Reads and writes go on if
+    /// not.
     seals: SealCheck,
-    /// The database holds nothing that was erased; a restored one may, until a
-    /// worker has cleaned it.
+    /// The database holds no erased data. A restored database may hold some
+    /// until a worker has cleaned it.
     erasures: Check,
-    /// Every projection has a worker and rows of this release's version, and
-    /// how far it is.
+    /// State of every projection: it has a worker, and rows of this release's
+    /// version.
     projections: Vec<ProjectionCheck>,
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
 struct Check {
     ok: bool,
-    /// Milliseconds it took.
+    /// Duration of the check in milliseconds.
     ms: f64,
-    /// What is wrong.
+    /// Description of the fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<&'static str>,
 }
@@ -83,9 +87,9 @@ struct Check {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 struct SealCheck {
     ok: bool,
-    /// How many events the newest checkpoint covers.
+    /// Number of events that the newest checkpoint covers.
     sealed: u64,
-    /// What is wrong.
+    /// Description of the fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<&'static str>,
 }
@@ -95,17 +99,17 @@ struct ProjectionCheck {
     name: String,
     ok: bool,
     position: u64,
-    /// How many events the log holds behind that position; null while the log
-    /// does not say.
+    /// Events of the log after that position; null while the log does not
+    /// answer.
     lag_events: Option<u64>,
-    /// Seconds since its worker last showed a sign of life; null if it never
-    /// did.
+    /// Seconds since the last heartbeat of its worker; null if there was none.
     heartbeat_age_seconds: Option<f64>,
-    /// Events that could not be folded, and those waiting behind them.
+    /// Parked events: those that could not be folded, and those that wait
+    /// behind them.
     parked: u64,
 }
 
-/// Says that the process lives. Asks nothing else.
+/// Says that the process lives. Checks nothing else.
 #[utoipa::path(
     get, path = "/livez", tag = "health",
     responses((status = 200, description = "It lives", body = inline(serde_json::Value))),
@@ -183,7 +187,7 @@ async fn examine(api: &Arc<Api>) -> Readiness {
 fn check_seals(standing: Option<SealState>) -> SealCheck {
     let halted = standing.as_ref().is_some_and(|standing| standing.halt.is_some());
     let problem = match &standing {
-        None => Some("it is not known how they stand"),
+        None => Some("their status is not known"),
         Some(_) if halted => Some(
             "the log is not what was sealed, and sealing has halted: see `exodrive audit verify --live`",
         ),
@@ -197,7 +201,7 @@ fn check_projections(found: Vec<store::Status>, end: Option<u64>) -> Vec<Project
     found
         .into_iter()
         .map(|projection| ProjectionCheck {
-            // Rows of an older version are another release's to read.
+            // Rows of an older version are for another release to read.
             ok: projection.heartbeat_age_seconds.is_some_and(|age| age < HEARTBEAT_TIMEOUT)
                 && projection.version >= exodrive_projections::version(&projection.name),
             position: count(projection.position),

@@ -1,4 +1,4 @@
-//! `exodrive serve` and `exodrive work`.
+//! `exodrive serve` and `exodrive work`: the API and the worker.
 
 use super::Failure;
 use crate::{
@@ -33,7 +33,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// The address of the API when none is given.
+/// Address of the API if none is given.
 pub(super) const HTTP_ADDR: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
 
@@ -104,7 +104,7 @@ impl Serve {
         tokio::spawn(open);
         let erasures = Erasures::new(log.clone());
         let accesses = AccessLog::default();
-        // Ends after the last request.
+        // Cancelled after the last request.
         let served_all = CancellationToken::new();
         let interval = self.http.access_interval;
         let recorder =
@@ -142,7 +142,7 @@ impl Serve {
             .with_graceful_shutdown(async move { quit.cancelled().await });
         tokio::select! {
             outcome = served => outcome?,
-            // Connections that are kept open for nothing do not hold us up.
+            // Idle connections that stay open do not delay the end.
             () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => {}
         }
         served_all.cancel();
@@ -163,7 +163,7 @@ impl Serve {
     }
 }
 
-/// How long requests in flight are waited for at the end.
+/// Time for requests in flight to finish at the end.
 const GRACE: Duration = Duration::from_secs(5);
 
 impl Work {
@@ -186,10 +186,10 @@ impl Work {
         tokio::spawn(checker.run(self.checks.check_interval, stop.clone()));
         tokio::spawn(operations::run(log.clone(), database.clone(), stop.clone()));
         let executor = ErasureExecutor::new(log.clone(), database.clone(), cache.clone());
-        // Nothing is folded before; services start in any order.
+        // Projections fold nothing before this. Services start in any order.
         while let Err(error) = executor.reapply().await {
             let error = exodrive_runtime::error_chain(&error);
-            tracing::warn!(error, "Cannot look whether erasures hold, will try again");
+            tracing::warn!(error, "Cannot check whether erased data is still gone, will retry");
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
                 () = stop.cancelled() => return Ok(()),

@@ -1,4 +1,4 @@
-//! `exodrive up`: everything, until Ctrl-C.
+//! `exodrive up`: starts everything and runs it until Ctrl-C.
 
 use super::{Failure, serve::HTTP_ADDR};
 use crate::{
@@ -32,8 +32,8 @@ use std::{
 
 A part that dies is started again. The parts' own logs are in the data folder.")]
 pub(super) struct Up {
-    /// Throw the data away at the end (of a folder made for it, unless
-    /// --data-dir names one)
+    /// Delete the data at the end (of a temporary folder, unless --data-dir
+    /// names one)
     #[arg(long)]
     ephemeral: bool,
     #[command(flatten)]
@@ -50,7 +50,7 @@ pub(super) struct Up {
     metrics: MetricsSettings,
 }
 
-/// A system that runs.
+/// A running system.
 pub(super) struct RunningSystem {
     pub(super) url: String,
     pub(super) metrics_urls: Vec<String>,
@@ -60,7 +60,7 @@ pub(super) struct RunningSystem {
     throwaway: Option<PathBuf>,
 }
 
-/// How long the API may take to be ready.
+/// Time that the API has to become ready.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Up {
@@ -93,7 +93,7 @@ impl Up {
         up
     }
 
-    /// Starts everything, saying what is done and how long it takes.
+    /// Starts everything, and prints each step with its duration.
     pub(super) async fn start(mut self, logging: &Logging) -> Result<RunningSystem, Failure> {
         let throwaway = self.choose_folder()?;
         let data_dir = self.connections.data_dir.clone();
@@ -164,7 +164,8 @@ impl Up {
         Ok(system)
     }
 
-    /// An ephemeral system does not touch the folder of one that stays.
+    /// Chooses the data folder. An ephemeral system does not touch the folder
+    /// of one that stays.
     fn choose_folder(&mut self) -> Result<Option<PathBuf>, Failure> {
         if !self.ephemeral || self.connections.data_dir != Path::new(".exodrive") {
             return Ok(None);
@@ -176,7 +177,8 @@ impl Up {
         Ok(Some(folder))
     }
 
-    /// The settings of API and bookings as variables, wherever they were given.
+    /// The settings of API and bookings as variables, from wherever they were
+    /// given.
     fn http_variables(&self) -> Vec<(&'static str, String)> {
         let http = &self.http;
         let proxies: Vec<_> = http.trusted_proxies.iter().map(ToString::to_string).collect();
@@ -240,7 +242,7 @@ impl RunningSystem {
         }
     }
 
-    /// Stops the API and the worker, then what they stand on.
+    /// Stops the API and the worker, then the services below them.
     pub(super) async fn stop(self) {
         for part in &self.parts {
             part.stop().await;
@@ -252,7 +254,7 @@ impl RunningSystem {
     }
 }
 
-/// The settings of the log as variables, wherever they were given.
+/// The settings of the log as variables, from wherever they were given.
 fn log_variables(log: &LogSettings) -> [(&'static str, String); 3] {
     let sync = match log.log_sync {
         SyncMode::Always => "always",
@@ -266,7 +268,7 @@ fn log_variables(log: &LogSettings) -> [(&'static str, String); 3] {
     ]
 }
 
-/// The program itself as a part of the system.
+/// This program as a part of the system.
 fn part(
     command: &str,
     urls: &ServiceUrls,
@@ -274,7 +276,7 @@ fn part(
     metrics: SocketAddr,
     logging: &Logging,
 ) -> Result<ProcessSpec, Failure> {
-    // Each part knows the password of its own user only.
+    // Each part has only the password of its own user.
     let nats = if command == "work" { &urls.nats_worker } else { &urls.nats };
     let mut spec = ProcessSpec::new(command, std::env::current_exe()?)
         .arg(command)
@@ -292,7 +294,8 @@ fn part(
     Ok(spec)
 }
 
-/// The address given; else the usual one, or a free port when somebody has it.
+/// Returns the address that is given, or else the usual one, or a free port if
+/// that one is in use.
 fn choose_address(given: Option<SocketAddr>) -> Result<SocketAddr, Failure> {
     match given {
         Some(address) => free_port(address),
@@ -301,7 +304,7 @@ fn choose_address(given: Option<SocketAddr>) -> Result<SocketAddr, Failure> {
     }
 }
 
-/// The address, with a free port if it says 0.
+/// Returns the address, with a free port instead of port 0.
 fn free_port(address: SocketAddr) -> Result<SocketAddr, Failure> {
     let listener = TcpListener::bind(address)
         .map_err(|error| format!("cannot listen on {address}: {error}"))?;
@@ -342,12 +345,12 @@ fn banner(
     Ok(banner)
 }
 
-/// How the program was called, to be pasted.
+/// The command by which this program was called, to be pasted.
 fn program() -> String {
     std::env::args().next().unwrap_or_else(|| "exodrive".to_owned())
 }
 
-/// A line that says what is done, and then how long it took.
+/// A line with a step, and then its duration.
 struct Step {
     started: Instant,
     what: &'static str,

@@ -229,7 +229,7 @@ async fn found(world: &World, what: &str, first_bad: Option<u64>) {
     // An operator who only wants it to go on does not get far.
     let again = world.exodrive(&["audit", "unhalt", "--reason", "wishful thinking"]).await;
     assert_eq!(again.status.code(), Some(1), "{what}");
-    assert!(String::from_utf8_lossy(&again.stdout).contains("still stands"), "{what}");
+    assert!(String::from_utf8_lossy(&again.stdout).contains("still exists"), "{what}");
     assert_eq!(world.get("/v1/audit/checkpoint").await.body, before, "nothing is signed: {what}");
 }
 

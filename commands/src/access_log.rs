@@ -118,7 +118,9 @@ impl AccessLog {
         }
         let last = tokio::time::timeout(FINAL_FLUSH_TIMEOUT, self.append(&log, &mut unsent)).await;
         if !matches!(last, Ok(Ok(()))) {
-            tracing::warn!("The log did not take the last records of who read what: they are lost");
+            tracing::warn!(
+                "The log did not take the last records of reads of personal data: they are lost"
+            );
         }
     }
 

@@ -82,7 +82,7 @@ pub(crate) async fn list_accesses(
     let query: AccessQuery = parse_query(query, &known)?;
     let after = query.after.map(|after| {
         accesses::parse_cursor(&after).ok_or_else(|| {
-            ApiError::parameter("after", "it must be the next_cursor of a page before")
+            ApiError::parameter("after", "it must be the next_cursor of an earlier page")
         })
     });
     let filter = Filter {

@@ -73,11 +73,11 @@ macro_rules! booking_action_routes {
             params(
                 ("id" = String, Path, description = "The booking's id"),
                 ("Idempotency-Key" = Option<String>, Header, description = "A repeat under the same key gets the first answer"),
-                ("If-Match" = Option<String>, Header, description = "Only if the booking is as this `ETag` says; else 412 with `current`"),
+                ("If-Match" = Option<String>, Header, description = "Only if the booking still has this `ETag`; else 412 with `current`"),
             ),
             request_body = $body,
             responses(
-                (status = 200, description = "The booking after it", body = BookingDetail),
+                (status = 200, description = "The booking after the command", body = BookingDetail),
                 (status = 409, description = "`action_not_allowed` with `allowed_actions`; `dates_unavailable`; `too_early`; `price_changed`; `request_in_flight`", body = Problem, content_type = "application/problem+json"),
                 (status = 412, description = "`stale`, with `current`", body = Problem, content_type = "application/problem+json"),
                 (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
@@ -285,11 +285,11 @@ pub(crate) struct MoveRequest {
     params(
         ("id" = String, Path, description = "The booking's id"),
         ("Idempotency-Key" = Option<String>, Header, description = "A repeat under the same key gets the first answer"),
-        ("If-Match" = Option<String>, Header, description = "Only if the booking is as this `ETag` says; else 412 with `current`"),
+        ("If-Match" = Option<String>, Header, description = "Only if the booking still has this `ETag`; else 412 with `current`"),
     ),
     request_body = MoveRequest,
     responses(
-        (status = 200, description = "The booking after it", body = BookingDetail),
+        (status = 200, description = "The booking after the command", body = BookingDetail),
         (status = 409, description = "`dates_unavailable`: the other car is taken; `action_not_allowed`; `car_not_bookable`", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
     ),

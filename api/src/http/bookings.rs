@@ -141,7 +141,7 @@ pub(crate) struct LinkDetail {
     request_body = BookingRequest,
     responses(
         (status = 201, description = "Held", body = NewBookingDetail, headers(
-            ("Location" = String, description = "Where the booking is"),
+            ("Location" = String, description = "Path of the booking"),
             ("ETag" = String, description = "For `If-Match`"),
             ("ExoDrive-Position" = u64, description = "Read with `ExoDrive-Min-Position` to see it in every view"),
             ("Idempotent-Replayed" = bool, description = "`true`: the first answer to this key"),
@@ -477,7 +477,7 @@ fn filter(query: BookingQuery) -> Result<Filter, ApiError> {
     };
     let after = query.after.map(|after| {
         bookings::parse_cursor(&after).ok_or_else(|| {
-            ApiError::parameter("after", "it must be the next_cursor of a page before")
+            ApiError::parameter("after", "it must be the next_cursor of an earlier page")
         })
     });
     Ok(Filter {

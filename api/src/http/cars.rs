@@ -159,10 +159,10 @@ fn filter(query: CarQuery, who: &Requester) -> Result<Filter, ApiError> {
                 .map_err(|error| ApiError::parameter("available_to", error.to_string()))?,
         ),
         (Some(_), None) => {
-            return Err(ApiError::parameter("available_to", "it must be said as well"));
+            return Err(ApiError::parameter("available_to", "it must be given as well"));
         }
         (None, Some(_)) => {
-            return Err(ApiError::parameter("available_from", "it must be said as well"));
+            return Err(ApiError::parameter("available_from", "it must be given as well"));
         }
     };
     let sort = match query.sort {
@@ -180,7 +180,7 @@ fn filter(query: CarQuery, who: &Requester) -> Result<Filter, ApiError> {
     };
     let after = query.after.map(|after| {
         cars::parse_cursor(&after, sort).ok_or_else(|| {
-            let detail = "it must be the next_cursor of a page before, in the same order";
+            let detail = "it must be the next_cursor of an earlier page, in the same order";
             ApiError::parameter("after", detail)
         })
     });

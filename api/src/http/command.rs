@@ -101,7 +101,8 @@ fn if_match(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
         return Ok(None);
     }
     let position = text.trim_matches('"').rsplit('-').next().and_then(|it| it.parse().ok());
-    let position = position.ok_or_else(|| header_fault("If-Match", "must be an ETag of ours"))?;
+    let position = position
+        .ok_or_else(|| header_fault("If-Match", "must be an ETag that this API has sent"))?;
     Ok(Some(position))
 }
 
@@ -353,7 +354,9 @@ pub(crate) fn rental_problem(error: RentalError, staff: bool) -> ApiError {
             let detail = format!("Only staff may do {}.", action.name());
             ApiError::new(Code::Forbidden, detail)
         }
-        RentalError::Busy => ApiError::new(Code::Busy, "Many decide about this car at once."),
+        RentalError::Busy => {
+            ApiError::new(Code::Busy, "Too many commands decide about this car at once.")
+        }
         RentalError::View(error) => super::read_answer::view_unavailable(error),
         RentalError::ViewBehind { reached, end } => {
             let detail = format!("The view is at position {reached}, the log at {end}.");
@@ -362,7 +365,7 @@ pub(crate) fn rental_problem(error: RentalError, staff: bool) -> ApiError {
             error
         }
         RentalError::Append(AppendError::Conflict) => {
-            ApiError::new(Code::Busy, "Many decide about this car at once.")
+            ApiError::new(Code::Busy, "Too many commands decide about this car at once.")
         }
         RentalError::Append(error @ AppendError::TooLarge) => {
             ApiError::new(Code::BodyTooLarge, "It is too large to be stored.").caused_by(&error)
@@ -370,7 +373,8 @@ pub(crate) fn rental_problem(error: RentalError, staff: bool) -> ApiError {
         RentalError::Read(error) => super::read_answer::log_failed(error.outage(), &error),
         RentalError::Append(error) => super::read_answer::log_failed(error.outage(), &error),
         RentalError::NewerRelease(error) => {
-            let detail = "This server's release cannot read what a newer one has written about it.";
+            let detail =
+                "This server's release cannot read an event that a newer release has appended.";
             ApiError::new(Code::NewerRelease, detail).caused_by(&error)
         }
         error @ (RentalError::Decode(_) | RentalError::Encode(_)) => {
@@ -458,7 +462,7 @@ fn booking_rejected(refusal: BookingRejection, staff: bool) -> ApiError {
             error
         }
         BookingRejection::Unchanged => {
-            validation(vec![InvalidField::new("/car_id", "it is that car already")])
+            validation(vec![InvalidField::new("/car_id", "the booking is on that car already")])
         }
         BookingRejection::Faulty(faults) => validation(faults),
     }
@@ -468,9 +472,13 @@ fn fleet_rejected(refusal: FleetRejection) -> ApiError {
     match refusal {
         FleetRejection::KeyReused | FleetRejection::AlreadyDone(_) => key_reused(),
         FleetRejection::NoSuchCar => no_such_car(),
-        FleetRejection::Exists => ApiError::new(Code::CarConflict, "There is a car of this id."),
+        FleetRejection::Exists => {
+            ApiError::new(Code::CarConflict, "A car with this id exists already.")
+        }
         FleetRejection::Stale(position) => stale(position),
-        FleetRejection::Unchanged => ApiError::new(Code::CarConflict, "It is so already."),
+        FleetRejection::Unchanged => {
+            ApiError::new(Code::CarConflict, "The car is in this state already.")
+        }
         FleetRejection::Archived => {
             ApiError::new(Code::CarConflict, "The car is archived: restore it first.")
         }

@@ -82,7 +82,7 @@ pub(crate) async fn list_customers(
     let (text, limit) = (text(query.q), limit(query.limit)?);
     let after = query.after.map(|after| {
         customers::parse_cursor(&after).ok_or_else(|| {
-            ApiError::parameter("after", "it must be the next_cursor of a page before")
+            ApiError::parameter("after", "it must be the next_cursor of an earlier page")
         })
     });
     let mut transaction = begin_read(&api, &reader.identity, "customers", &headers).await?;

@@ -18,10 +18,10 @@ use exodrive_domain::{Subject, WEBHOOK_RECEIVED, time};
     get, path = "/v1/deliveries/{position}/raw", tag = "deliveries", security(("token" = [])),
     params(("position" = u64, Path, description = "Position in the log")),
     responses(
-        (status = 200, description = "The bytes as they were received", content_type = "application/octet-stream",
+        (status = 200, description = "The bytes as received", content_type = "application/octet-stream",
             body = inline(String),
             headers(
-                ("ExoDrive-Received-At" = String, description = "When it reached us, RFC 3339"),
+                ("ExoDrive-Received-At" = String, description = "Time of receipt, RFC 3339"),
                 ("ExoDrive-Received-Svix-Id" = String, description = "`svix-id` as received"),
                 ("ExoDrive-Received-Svix-Timestamp" = String, description = "`svix-timestamp` as received"),
                 ("ExoDrive-Received-Svix-Signature" = String, description = "`svix-signature` as received"),

@@ -106,7 +106,8 @@ fn erasure_problem(error: ErasureError) -> ApiError {
             ApiError::new(Code::ViewUnavailable, "Redis does not answer.").caused_by(&error)
         }
         ErasureError::Unreadable(UnreadableEvent::NewerRelease(error)) => {
-            let detail = "This server's release cannot read what a newer one has written about it.";
+            let detail =
+                "This server's release cannot read an event that a newer release has appended.";
             ApiError::new(Code::NewerRelease, detail).caused_by(&error)
         }
         error
@@ -156,9 +157,10 @@ pub(crate) async fn request_erasure(
     let origin = origin(&command, "erasure")?;
     let ErasureRequest { email_address, reason, include_mentions, dry_run } = &command.body;
     if *dry_run {
-        let _turn = api.full_readings.try_acquire().map_err(|_| {
-            ApiError::new(Code::Busy, "Others are reading all of the log just now.")
-        })?;
+        let _turn = api
+            .full_readings
+            .try_acquire()
+            .map_err(|_| ApiError::new(Code::Busy, "Other requests are reading the whole log."))?;
         let plan = api.erasures.plan(email_address, *include_mentions, |_, _| {}).await;
         return Ok(Json(plan.map_err(erasure_problem)?).into_response());
     }

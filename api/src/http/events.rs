@@ -320,7 +320,7 @@ struct Reading(Arc<Api>);
 impl Reading {
     fn start(api: &Arc<Api>) -> Result<Self, ApiError> {
         let permit = api.full_readings.try_acquire().map_err(|_| {
-            let detail = "Others are reading all of the log; this export would have to.";
+            let detail = "Other requests are reading the whole log, and this export would have to read it, too.";
             let mut error = ApiError::new(Code::Busy, detail);
             error.retry_after = Some(5);
             error

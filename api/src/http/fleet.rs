@@ -145,7 +145,7 @@ impl PriceRequest {
                 (Some(first), Some(last)) => {
                     Some(Days::inclusive(first, last).map_err(|it| fault(&it.to_string()))?)
                 }
-                _ => return Err(fault("must be said if start_date is, and the other way round")),
+                _ => return Err(fault("must be given together with start_date")),
             };
             peaks.push(Peak {
                 name: peak.name.clone(),
@@ -262,7 +262,7 @@ pub(crate) async fn create_car(
     command.only_staff()?;
     let context = command.command_context();
     let car_id = CarId::from(derived_uuid(&["car", &context.command_id, &context.request_hash]));
-    let slug = command.body.slug.clone().ok_or_else(|| fault("/slug", "must be said"))?;
+    let slug = command.body.slug.clone().ok_or_else(|| fault("/slug", "must be given"))?;
     let profile = command.body.profile();
     let request = FleetCommand::Add { car_id, slug, profile };
     let run = async {
@@ -284,11 +284,11 @@ macro_rules! fleet_change_routes {
             params(
                 ("id" = String, Path, description = "The car's id or slug"),
                 ("Idempotency-Key" = Option<String>, Header, description = "A repeat under the same key gets the first answer"),
-                ("If-Match" = Option<String>, Header, description = "Only if the car is as this `ETag` says; else 412 with `current`"),
+                ("If-Match" = Option<String>, Header, description = "Only if the car still has this `ETag`; else 412 with `current`"),
             ),
             request_body = $body,
             responses(
-                (status = 200, description = "The car after it", body = CarDetail),
+                (status = 200, description = "The car after the command", body = CarDetail),
                 (status = 409, description = "`car_conflict`", body = Problem, content_type = "application/problem+json"),
                 (status = 412, description = "`stale`, with `current`", body = Problem, content_type = "application/problem+json"),
                 (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),

@@ -122,7 +122,7 @@ pub(crate) async fn livez() -> Json<serde_json::Value> {
 #[utoipa::path(
     get, path = "/readyz", tag = "health",
     responses(
-        (status = 200, description = "Ready, or degraded: Redis is away, or sealing has halted", body = Readiness),
+        (status = 200, description = "Ready, or degraded: Redis does not answer, or sealing has halted", body = Readiness),
         (status = 503, description = "Not ready; `checks` says why", body = Readiness),
         (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
     ),

@@ -123,7 +123,7 @@ pub(crate) async fn get_history(
     }
     let page = evidence_query.page(&request).await.map_err(problem)?;
     if page.entries.is_empty() && matches!(request.scope, Scope::Email(_) | Scope::Booking(_)) {
-        let detail = "The log has no event about it up to then.";
+        let detail = "The log has no event about it up to that point.";
         return Err(ApiError::new(Code::NotFound, detail));
     }
     note_accesses(&api, &identity, &request.scope, &page);
@@ -281,7 +281,8 @@ pub(crate) async fn get_history_diff(
     let id = email_id(&given("email", query.email)?)?.to_string();
     let (from, to) = (given("from", query.from)?, given("to", query.to)?);
     let diff = replay::difference(&api, "inbox", &id, (from, to)).await?;
-    let missing = || ApiError::new(Code::NotFound, "The log has no event about it up to then.");
+    let missing =
+        || ApiError::new(Code::NotFound, "The log has no event about it up to that point.");
     let diff = diff.ok_or_else(missing)?;
     identity.shows(&api.accesses, "email", Some(&id));
     Ok(([(CACHE_CONTROL, "no-store")], Json(diff)).into_response())

@@ -263,7 +263,7 @@ fn filter(query: ListQuery) -> Result<Filter, ApiError> {
     let after = match query.after {
         None => None,
         Some(after) => Some(Cursor::parse(&after).ok_or_else(|| {
-            ApiError::parameter("after", "it must be the next_cursor of a page before")
+            ApiError::parameter("after", "it must be the next_cursor of an earlier page")
         })?),
     };
     let statuses: Vec<String> = query

@@ -116,17 +116,17 @@ pub const MAX_BODY: usize = 1 << 20;
     components(schemas(Problem)),
     modifiers(&Bearer),
     tags(
-        (name = "cars", description = "The fleet as the public sees it, and what a rental costs."),
+        (name = "cars", description = "The fleet for the public, and quotes."),
         (name = "bookings", description = "Bookings: made by customers and visitors, managed by staff. `allowed_actions` lists the actions that are possible."),
-        (name = "fleet", description = "The fleet as admins change it."),
+        (name = "fleet", description = "Changes of the fleet, by admins."),
         (name = "office", description = "The business. For admins and auditors."),
         (name = "inbox", description = "Email, in and out. For admins and auditors."),
-        (name = "deliveries", description = "The webhook deliveries that email is known by, byte for byte. For admins and auditors."),
+        (name = "deliveries", description = "The webhook deliveries about email, byte for byte. For admins and auditors."),
         (name = "replay", description = "Time travel: any row of any view at an earlier position or time. For admins and auditors."),
         (name = "audit", description = "Evidence that needs no trust in us. Public: checkpoints, proofs and tiles. For auditors: events, exports, the history of email with all its evidence, reads by staff, and rejected webhooks."),
         (name = "operator", description = "The projections: their status, and rebuild, rollback, pause, retry, skip, prune. For operators."),
-        (name = "webhooks", description = "Where providers report."),
-        (name = "documentation", description = "What there is, and what errors mean."),
+        (name = "webhooks", description = "Webhooks of providers."),
+        (name = "documentation", description = "The API's description, and pages about errors."),
         (name = "health", description = "For load balancers and operators."),
     ),
 )]
@@ -281,7 +281,7 @@ async fn describe(_: auth::extract::Anyone) -> impl IntoResponse {
     get, path = "/problems/{code}", tag = "documentation",
     params(("code" = Code, Path, description = "The problem's code")),
     responses(
-        (status = 200, description = "What it means and what to do", content_type = "text/plain", body = inline(String)),
+        (status = 200, description = "The meaning of the code, and advice", content_type = "text/plain", body = inline(String)),
         (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
     ),
 )]

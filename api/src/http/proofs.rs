@@ -210,7 +210,7 @@ pub(crate) async fn get_consistency(
     ),
     responses(
         (status = 200, description = "The hashes", content_type = "application/octet-stream", body = inline(Vec<u8>),
-            headers(("Cache-Control" = String, description = "What was served once is never another"))),
+            headers(("Cache-Control" = String, description = "A tile never changes once it is served"))),
         (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
     ),
 )]

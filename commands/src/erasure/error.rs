@@ -10,7 +10,7 @@ pub enum ErasureError {
     #[error("give an email address, for example dana@example.com")]
     Address,
     /// The command needs a reason.
-    #[error("say why: a reason is needed, it stays in the log (write nothing personal into it)")]
+    #[error("a reason is required; it stays in the log (write nothing personal into it)")]
     NoReason,
     /// The reason is too long.
     #[error("the reason has more than {0} characters")]

@@ -250,12 +250,12 @@ pub(crate) fn refusal(error: RentalError) -> Result<String, RentalError> {
         }
         RentalError::Fleet(refusal) => match refusal {
             FleetRejection::KeyReused => {
-                "was taken over from another row of this id: change the car here".to_owned()
+                "was taken over from another row with this id: change the car here".to_owned()
             }
-            FleetRejection::NoSuchCar => "its car is not here".to_owned(),
+            FleetRejection::NoSuchCar => "its car is not in this system".to_owned(),
             FleetRejection::NoPrice => "has no price, and cannot be listed".to_owned(),
             FleetRejection::Archived => "the car is archived here".to_owned(),
-            FleetRejection::Exists => "there is a car of this id here".to_owned(),
+            FleetRejection::Exists => "a car with this id exists here".to_owned(),
             other => format!("{other:?}"),
         },
         RentalError::Booking(BookingRejection::DaysTaken { taken, .. }) => {
@@ -273,10 +273,10 @@ pub(crate) fn refusal(error: RentalError) -> Result<String, RentalError> {
         }
         RentalError::Booking(refusal) => match refusal {
             BookingRejection::KeyReused => {
-                "was taken over from another row of this id: change the booking here".to_owned()
+                "was taken over from another row with this id: change the booking here".to_owned()
             }
-            BookingRejection::NoSuchCar => "its car is not here".to_owned(),
-            BookingRejection::NoSuchBooking => "its booking is not here".to_owned(),
+            BookingRejection::NoSuchCar => "its car is not in this system".to_owned(),
+            BookingRejection::NoSuchBooking => "its booking is not in this system".to_owned(),
             BookingRejection::Faulty(faults) => {
                 let reported = faults.iter().map(|it| format!("{} {}", it.pointer, it.detail));
                 reported.collect::<Vec<_>>().join("; ")

@@ -202,7 +202,10 @@ impl Operator {
         match self.under_way(name).await? {
             Some(rebuild) => Ok((
                 Operation::RebuildCancelled { rebuild: rebuild.id },
-                format!("end rebuild {} of {name}; readers keep what they see", rebuild.id),
+                format!(
+                    "cancel rebuild {} of {name}; readers go on seeing the present rows",
+                    rebuild.id
+                ),
             )),
             None => Err(OperatorError::Rejected(format!("no rebuild of {name} is in progress"))),
         }
@@ -236,7 +239,7 @@ impl Operator {
             (true, true) => {
                 let (by, why) = (found.paused_by, found.pause_reason);
                 Err(OperatorError::Rejected(format!(
-                    "{name} is paused already, by {}: {}",
+                    "{name} is already paused by {}: {}",
                     by.unwrap_or_default(),
                     why.unwrap_or_default()
                 )))
@@ -244,11 +247,12 @@ impl Operator {
             (false, false) => Err(OperatorError::Rejected(format!("{name} is not paused"))),
             (true, false) => Ok((
                 Operation::Paused {},
-                format!("fold nothing into {name}; readers see its rows as of then"),
+                format!("fold nothing into {name}; readers see the rows of this moment"),
             )),
-            (false, true) => {
-                Ok((Operation::Resumed {}, format!("fold again into {name} what came meanwhile")))
-            }
+            (false, true) => Ok((
+                Operation::Resumed {},
+                format!("fold into {name} the events that came meanwhile"),
+            )),
         }
     }
 
@@ -295,7 +299,7 @@ impl Operator {
         Ok((
             Operation::EventSkipped { key: key.to_owned(), position },
             format!(
-                "leave event {position} out of row {key} of {name} in every generation, and fold those behind it"
+                "leave event {position} out of row {key} of {name} in every generation, and fold the events behind it"
             ),
         ))
     }

@@ -13,7 +13,7 @@ pub enum OperatorError {
     #[error("projection {0} has no tables yet: run `exodrive migrate`")]
     NotBuilt(String),
     /// The command needs a reason.
-    #[error("say why: a reason is needed, it stays in the log")]
+    #[error("a reason is required; it stays in the log")]
     NoReason,
     /// The request is invalid; the text says where.
     #[error("{0}")]

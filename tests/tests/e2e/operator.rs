@@ -154,7 +154,7 @@ async fn a_projection_is_paused_and_resumed_from_the_terminal_and_over_http() {
 
     // A paused projection cannot be paused again; the answer has the reason.
     let again = rejected(&world, &["pause", "inbox", "--reason", "again"], 1).await;
-    assert!(again.contains("paused already, by operator:grace@cli: the disk is full"), "{again}");
+    assert!(again.contains("already paused by operator:grace@cli: the disk is full"), "{again}");
     let again = post(&world, "projections/inbox/pause", &json!({"reason": "again"})).await;
     again.problem(409, "operation_rejected");
 

@@ -160,14 +160,14 @@ async fn an_export_in_every_format_is_verified_by_a_stranger() {
     sealed(&world, 20).await;
     let folder = world.folder();
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
-    checkpoint_of(&world, &folder.join("kept.txt")).await;
+    checkpoint_of(&world, &folder.join("saved.txt")).await;
     deliver(&world, 10).await;
     sealed(&world, 50).await;
     world.exodrive_prints(&["audit", "public-key", "--out", &path("log.pub")]).await;
     let one = "exo.email.00000000-0000-4000-8000-000000000007";
     let verify = async |file: &str| -> Value {
         // On another machine there is no data folder and no server.
-        let (saved, keys) = (path("kept.txt"), path("log.pub"));
+        let (saved, keys) = (path("saved.txt"), path("log.pub"));
         let args = ["audit", "verify", "--export", file, "--checkpoint", &saved];
         let args = [&args[..], &["--public-key", &keys, "--json"]].concat();
         let done = exodrive_tests::run(&args, &[]).await;

@@ -24,7 +24,7 @@ fn of_a_newer_release(car: &str, kind: &str, version: u32) -> NewEvent {
 #[track_caller]
 fn rejected(answer: &Answer) {
     let problem = answer.problem(503, "newer_release");
-    assert_eq!(problem["title"], "A newer release is writing");
+    assert_eq!(problem["title"], "A newer release has appended an event");
     assert!(!answer.header("retry-after").is_empty(), "{problem}");
 }
 

@@ -156,7 +156,7 @@ impl Proof {
 impl Unhalt {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         if self.reason.trim().is_empty() {
-            return Err("--reason must say why".into());
+            return Err("--reason must not be empty".into());
         }
         let (log, seals) = (log(&self.connections).await?, seal_store(&self.connections)?);
         let standing = seals.sealing().await?;

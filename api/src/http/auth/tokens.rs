@@ -56,10 +56,9 @@ impl FromStr for Role {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|role| role.name() == text)
-            .ok_or_else(|| format!("{text:?} is no role: customer, admin, auditor or operator"))
+        Self::ALL.into_iter().find(|role| role.name() == text).ok_or_else(|| {
+            format!("{text:?} is not a role; the roles are customer, admin, auditor and operator")
+        })
     }
 }
 
@@ -102,10 +101,10 @@ pub enum TokenError {
     #[error("the token has expired")]
     Expired,
     /// Signature, issuer, audience, algorithm or form is wrong.
-    #[error("the token is not valid here")]
+    #[error("the token is not valid for this system")]
     Invalid,
     /// The token has no role that this release knows.
-    #[error("the token carries no role")]
+    #[error("the token has no role")]
     NoRole,
 }
 

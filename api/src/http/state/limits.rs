@@ -64,13 +64,13 @@ impl FromStr for Rate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let unsound =
+        let invalid =
             || format!("{text:?} is no rate: write a number, a slash and a period, like 60/1m");
-        let (amount, period) = text.split_once('/').ok_or_else(unsound)?;
-        let amount = amount.trim().parse().ok().filter(|amount| *amount > 0).ok_or_else(unsound)?;
-        let period = humantime::parse_duration(period.trim()).map_err(|_| unsound())?;
+        let (amount, period) = text.split_once('/').ok_or_else(invalid)?;
+        let amount = amount.trim().parse().ok().filter(|amount| *amount > 0).ok_or_else(invalid)?;
+        let period = humantime::parse_duration(period.trim()).map_err(|_| invalid())?;
         let valid = (Duration::from_millis(1)..=Duration::from_secs(86_400)).contains(&period);
-        if valid { Ok(Self { amount, period }) } else { Err(unsound()) }
+        if valid { Ok(Self { amount, period }) } else { Err(invalid()) }
     }
 }
 

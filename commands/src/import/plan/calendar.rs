@@ -38,7 +38,7 @@ pub(super) fn plan_blocks(
                 maintenance.entry(&it.car_id).or_default().insert(date, row);
             }
             ("available", _) => {
-                let why = "a day is available unless something else is said";
+                let why = "a day is available unless a row says otherwise";
                 plan.remarks.push(problem("car_availability", row.line, &it.id, why));
             }
             ("booked" | "pending_confirmation", Some(booking_id)) => {

@@ -93,7 +93,7 @@ fn moment(what: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, CellE
         let with_minutes = format!("{text}:00");
         time::parse(&text)
             .or_else(|| time::parse(&with_minutes))
-            .ok_or_else(|| format!("{what} is no time: {text:?}"))
+            .ok_or_else(|| format!("{what} is not a time: {text:?}"))
     };
     text.map(parse).transpose()
 }
@@ -109,7 +109,7 @@ fn flag(what: &str, text: Option<&str>, otherwise: bool) -> Result<bool, CellErr
 
 /// Converts major units with at most two digits after the point to cents.
 fn cents(what: &str, text: &str) -> Result<i64, CellError> {
-    let unsound = || format!("{what} is no amount: {text:?}");
+    let invalid = || format!("{what} is not an amount: {text:?}");
     let (negative, digits) = match text.trim().strip_prefix('-') {
         Some(digits) => (true, digits),
         None => (false, text.trim()),
@@ -118,9 +118,9 @@ fn cents(what: &str, text: &str) -> Result<i64, CellError> {
     let part = part.trim_end_matches('0');
     let valid = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
     if whole.is_empty() || part.len() > 2 || !valid(whole) || !valid(part) {
-        return Err(unsound());
+        return Err(invalid());
     }
-    let cents: i64 = format!("{whole}{part:0<2}").parse().map_err(|_| unsound())?;
+    let cents: i64 = format!("{whole}{part:0<2}").parse().map_err(|_| invalid())?;
     Ok(if negative { -cents } else { cents })
 }
 
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(read("-0.01"), Ok(-1));
         assert_eq!(read("12.3400"), Ok(1_234));
         for unsound in ["", "1.005", "1,000", "1e3", "abc", ".5"] {
-            assert!(read(unsound).is_err(), "{unsound}");
+            assert!(read(invalid).is_err(), "{unsound}");
         }
         assert_eq!(basis_points("it", Some("12.5")), Ok(1_250));
     }

@@ -325,8 +325,8 @@ mod tests {
     fn rates_are_read_and_shown() {
         assert_eq!("1000/1m".parse::<Rate>().unwrap().to_string(), "1000/1m");
         assert_eq!("5/30s".parse::<Rate>().unwrap().to_string(), "5/30s");
-        for unsound in ["", "60", "0/1m", "-1/1m", "60/", "60/soon", "1/0s", "1/2d"] {
-            assert!(unsound.parse::<Rate>().is_err(), "{unsound}");
+        for invalid in ["", "60", "0/1m", "-1/1m", "60/", "60/soon", "1/0s", "1/2d"] {
+            assert!(invalid.parse::<Rate>().is_err(), "{invalid}");
         }
     }
 

@@ -161,8 +161,8 @@ mod tests {
         assert_eq!(read("7"), Ok(700));
         assert_eq!(read("-0.01"), Ok(-1));
         assert_eq!(read("12.3400"), Ok(1_234));
-        for unsound in ["", "1.005", "1,000", "1e3", "abc", ".5"] {
-            assert!(read(invalid).is_err(), "{unsound}");
+        for invalid in ["", "1.005", "1,000", "1e3", "abc", ".5"] {
+            assert!(read(invalid).is_err(), "{invalid}");
         }
         assert_eq!(basis_points("it", Some("12.5")), Ok(1_250));
     }

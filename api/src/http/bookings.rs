@@ -148,7 +148,7 @@ pub(crate) struct LinkDetail {
         )),
         (status = 409, description = "`dates_unavailable` with `conflicts` and `next_free`; `price_changed`; `car_not_bookable`; `request_in_flight`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`validation_failed`, `idempotency_key_reused`", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn create_booking(
@@ -308,7 +308,7 @@ fn full(
         (status = 200, description = "The booking", body = FullBooking, headers(
             ("ETag" = String, description = "For `If-Match`"),
         )),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_booking(
@@ -384,7 +384,7 @@ pub(crate) struct BookingQuery {
     created_lt: Option<String>,
     /// Only with this text in id, reference, name, email or telephone number.
     q: Option<String>,
-    /// Bookings on the page, 1 to 100. 20 if not given.
+    /// Rows on the page, 1 to 100. 20 if not given.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
     limit: Option<String>,
     /// `next_cursor` of the previous page.
@@ -425,7 +425,7 @@ const BOOKING_QUERY: [&str; 10] = [
     params(BookingQuery),
     responses(
         (status = 200, description = "A page", body = BookingList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_bookings(
@@ -512,7 +512,7 @@ pub(crate) struct BookingTimeline {
     ),
     responses(
         (status = 200, description = "The timeline", body = BookingTimeline),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_booking_timeline(

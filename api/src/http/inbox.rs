@@ -45,7 +45,7 @@ pub(crate) struct ListQuery {
     status: Option<String>,
     /// Only emails with this text in sender, recipients, subject, tags or id.
     q: Option<String>,
-    /// Emails on the page, 1 to 100. 20 if not given.
+    /// Rows on the page, 1 to 100. 20 if not given.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
     limit: Option<String>,
     /// `next_cursor` of the previous page.
@@ -102,7 +102,7 @@ pub(crate) struct TimelineQuery {
     params(ListQuery),
     responses(
         (status = 200, description = "A page", body = EmailList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_emails(
@@ -143,7 +143,7 @@ pub(crate) async fn list_emails(
             ("ExoDrive-Position" = u64, description = "The position that last changed it"),
         )),
         (status = 304, description = "Unchanged"),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_email(
@@ -200,7 +200,7 @@ fn etag(position: u64, json: &[u8]) -> String {
     params(("email_id" = String, Path, description = "The provider's id"), TimelineQuery),
     responses(
         (status = 200, description = "The events", body = Timeline),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_timeline(
@@ -229,7 +229,7 @@ pub(crate) async fn get_timeline(
     params(("email_id" = String, Path, description = "The provider's id")),
     responses(
         (status = 200, description = "The deliveries", body = Deliveries),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_deliveries(

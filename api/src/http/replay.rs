@@ -154,7 +154,7 @@ pub(crate) struct ReplayField {
     responses(
         (status = 200, description = "The row; with `from` and `to`, the differences", body = Answer,
             headers(("Cache-Control" = String, description = "`no-store`"))),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_replay(

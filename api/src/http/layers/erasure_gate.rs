@@ -42,8 +42,8 @@ impl ErasureGate {
         self.0.load(Ordering::Acquire)
     }
 
-    /// Opens the gate once the database is known to hold no erased data. If the
-    /// log has no erasures, that is known at once.
+    /// Opens the gate once the database is known to hold no erased data, and then
+    /// waits for `stop`. If the log has no erasures, that is known at once.
     pub async fn open_when_clean(self, log: Log, database: Database, stop: CancellationToken) {
         let (mut reported, mut revived) = (false, false);
         loop {
@@ -54,6 +54,7 @@ impl ErasureGate {
                         tokio::time::sleep(KEY_CACHE).await;
                     }
                     self.0.store(false, Ordering::Release);
+                    stop.cancelled().await;
                     return;
                 }
                 Ok(false) if !reported => {

@@ -152,19 +152,19 @@ async fn one_trace_joins_the_webhook_its_append_and_every_projection() {
     assert_eq!(joined(API, "Stored a delivery"), 1);
     assert_eq!(joined(API, "Request answered"), 1);
     assert!(joined(API, answer.header("request-id")) >= 2, "both under the request's id");
-    // Projections that read email are in this list, and the others need not be.
+    // Projections that read email log this event, and the others may.
     let of_email = ["booking_timeline", "deliveries", "email_timeline", "inbox"];
-    eventually("every projection has the metric", async || {
+    eventually("every projection of email logs the event", async || {
         let printed = world.printed(WORKER);
         let lines: Vec<_> = printed
             .lines()
             .filter(|line| line.contains(trace) && line.contains("Projected"))
             .collect();
-        let tells = |name: &str| {
+        let logs = |name: &str| {
             let to = format!("to `{name}`");
             lines.iter().filter(|line| line.contains(&to)).count() == 1
         };
-        of_email.iter().all(|name| tells(name)).then_some(())
+        of_email.iter().all(|name| logs(name)).then_some(())
     })
     .await;
 

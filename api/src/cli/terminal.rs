@@ -1,4 +1,4 @@
-//! Who sits at the terminal, and the record of what personal data is shown
+//! The person at the terminal, and the record of personal data that is shown
 //! there.
 
 use super::Failure;
@@ -8,7 +8,7 @@ use exodrive_commands::access_log::{Access, AccessLog};
 use exodrive_log::Log;
 use exodrive_runtime::error_chain;
 
-/// Who sits at this terminal.
+/// Name of the person at this terminal, as an actor.
 pub(super) fn actor() -> String {
     use std::os::unix::fs::MetadataExt;
     let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
@@ -19,8 +19,8 @@ pub(super) fn actor() -> String {
     format!("operator:{}@cli", user.unwrap_or_else(|| "unknown".to_owned()))
 }
 
-/// Records what a command is about to show: kinds of things, and their ids. It
-/// is shown all the same when the log does not take the record, since whoever
+/// Records what a command is about to show: kinds of resources and their ids.
+/// The command goes on if the log does not take the record, since a person who
 /// can run the command can read the log without it.
 pub(super) async fn record<'a>(
     connections: &Connections,

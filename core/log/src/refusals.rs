@@ -64,7 +64,7 @@ impl Log {
     /// Stores a refusal without waiting. If too many are waiting, or the server
     /// does not answer, it is lost and counted by a metric.
     pub fn refuse(&self, refusal: &RejectedDelivery) {
-        let lost = || metrics::counter!("exodrive_webhook_refusals_lost_total").increment(1);
+        let lost = || metrics::counter!("exodrive_webhook_rejections_lost_total").increment(1);
         let Ok(permit) = self.refusing.0.clone().try_acquire_owned() else { return lost() };
         let Ok(body) = serde_json::to_vec(refusal) else { return lost() };
         let (context, ack_timeout) = (self.context.clone(), self.ack_timeout);

@@ -104,7 +104,9 @@ async fn only_reads_of_personal_data_by_staff_are_recorded() {
     let id = booking["id"].as_str().unwrap();
     seen(&world, SOON, "admin:admin-user", "booking", id).await;
     for role in ["admin", "operator", "customer"] {
-        for path in ["/v1/audit/accesses", "/v1/audit/refusals", "/v1/audit/history?email=em-1"] {
+        for path in
+            ["/v1/audit/accesses", "/v1/audit/rejected-webhooks", "/v1/audit/history?email=em-1"]
+        {
             world.get_as(role, path).await.problem(403, "forbidden");
         }
     }

@@ -130,20 +130,20 @@ fn output_of(done: &Output) -> String {
 async fn an_export_is_verified_with_nothing_but_files() {
     let (log, folder) = (Log::new(1500), AuditorFolder::new());
     folder.put("log.pub", &format!("# the log\n{}\n", log.key.verifier()));
-    folder.put("kept-1.txt", &log.note(700).to_string());
-    folder.put("kept-2.txt", &log.note(1500).to_string());
+    folder.put("saved-1.txt", &log.note(700).to_string());
+    folder.put("saved-2.txt", &log.note(1500).to_string());
     for format in Format::ALL {
         log.export(&folder.path("log.export"), format);
         let words =
-            "verify --export log.export --checkpoint kept-1.txt kept-2.txt --public-key log.pub";
+            "verify --export log.export --checkpoint saved-1.txt saved-2.txt --public-key log.pub";
         let done = folder.audit(words).await;
         assert_eq!(done.status.code(), Some(0), "{format:?}: {}", output_of(&done));
-        assert!(output_of(&done).contains("1,500, each computed anew"), "{}", output_of(&done));
+        assert!(output_of(&done).contains("1,500, each recomputed"), "{}", output_of(&done));
         let done = folder.audit(&format!("{words} --json")).await;
         let verdict: Value = serde_json::from_slice(&done.stdout).unwrap();
         assert_eq!(
-            (&verdict["verdict"], &verdict["kept_checkpoints"]),
-            (&json!("sound"), &json!(2))
+            (&verdict["verdict"], &verdict["saved_checkpoints"]),
+            (&json!("valid"), &json!(2))
         );
     }
     assert!(!folder.path("no-data-folder").exists());
@@ -153,11 +153,11 @@ async fn an_export_is_verified_with_nothing_but_files() {
 async fn changes_to_an_export_are_reported_by_the_exit_code() {
     let (log, folder) = (Log::new(40), AuditorFolder::new());
     folder.put("log.pub", &log.key.verifier().to_string());
-    folder.put("kept.txt", &log.note(20).to_string());
+    folder.put("saved.txt", &log.note(20).to_string());
     folder.put("other.pub", &SigningKey::generate(ORIGIN).unwrap().verifier().to_string());
     log.export(&folder.path("log.ndjson"), Format::Ndjson);
     let lines = folder.text("log.ndjson");
-    let words = "verify --export changed.ndjson --checkpoint kept.txt --public-key log.pub --json";
+    let words = "verify --export changed.ndjson --checkpoint saved.txt --public-key log.pub --json";
 
     folder.put("changed.ndjson", &lines.replacen("exo.email.7\"", "exo.email.8\"", 1));
     let done = folder.audit(words).await;
@@ -179,10 +179,10 @@ async fn changes_to_an_export_are_reported_by_the_exit_code() {
 
     for (words, code, part) in [
         ("verify --export log.ndjson --public-key other.pub", 1, "not signed by any of the keys"),
-        ("verify --export log.ndjson --public-key log.pub", 0, "You kept no checkpoint"),
-        ("verify --export kept.txt --public-key log.pub", 2, "this is not an export"),
+        ("verify --export log.ndjson --public-key log.pub", 0, "You saved no checkpoint"),
+        ("verify --export saved.txt --public-key log.pub", 2, "this is no export"),
         ("verify --export absent.ndjson --public-key log.pub", 2, "cannot be read"),
-        ("verify --export log.ndjson --public-key kept.txt", 2, "not a public key"),
+        ("verify --export log.ndjson --public-key saved.txt", 2, "not a public key"),
         (
             "verify --export log.ndjson --checkpoint log.pub --public-key log.pub",
             2,

@@ -45,7 +45,7 @@ async fn past_the_logs_window_the_view_knows_a_repeat_and_without_it_the_folds_d
     let changed = Delivery::new("msg_old", email_body("failed", "em-1", LONG_AGO, ""));
     let receipt = world.post(&changed).await.expect(200);
     assert_eq!((&receipt["position"], &receipt["duplicate"]), (&1.into(), &true.into()));
-    let counted = world.metric(API, "exodrive_webhook_duplicates_with_other_bytes_total").await;
+    let counted = world.metric(API, "exodrive_webhook_duplicates_with_different_body_total").await;
     assert_eq!(counted, Some(1.0));
     assert_eq!(world.log().await.last_position().await.unwrap(), end, "nothing was stored");
 

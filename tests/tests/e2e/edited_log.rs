@@ -258,7 +258,7 @@ async fn found(world: &World, what: &str, first_bad: Option<u64>) {
     // An operator cannot clear the halt while the fault exists.
     let again = world.exodrive(&["audit", "unhalt", "--reason", "wishful thinking"]).await;
     assert_eq!(again.status.code(), Some(1), "{what}");
-    assert!(String::from_utf8_lossy(&again.stdout).contains("still stands"), "{what}");
+    assert!(String::from_utf8_lossy(&again.stdout).contains("still exists"), "{what}");
     assert_eq!(world.get("/v1/audit/checkpoint").await.body, before, "nothing is signed: {what}");
 }
 

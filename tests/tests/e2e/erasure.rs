@@ -269,13 +269,13 @@ async fn a_hold_forbids_an_erasure_and_no_operator_approves_their_own_request() 
     let asked = post(&ann, "/v1/operator/erasures", &request).await.expect(202);
     let path = format!("/v1/operator/erasures/{}", asked["id"].as_str().unwrap());
     let approve = format!("{path}/approve");
-    post(&ann, &approve, &json!({})).await.problem(409, "operation_refused");
+    post(&ann, &approve, &json!({})).await.problem(409, "operation_rejected");
     let auditor = world.token("auditor");
     post(&auditor, &approve, &json!({})).await.problem(403, "forbidden");
     // A hold that comes in between still forbids it.
     let held = json!({"email_address": ADDRESS, "reason": "case 13"});
     post(&ben, "/v1/operator/holds", &held).await.expect(200);
-    post(&ben, &approve, &json!({})).await.problem(409, "operation_refused");
+    post(&ben, &approve, &json!({})).await.problem(409, "operation_rejected");
     let lifted = json!({"email_address": ADDRESS, "reason": "closed", "held": false});
     post(&ben, "/v1/operator/holds", &lifted).await.expect(200);
     post(&ben, &approve, &json!({})).await.expect(200);
@@ -293,7 +293,7 @@ async fn a_hold_forbids_an_erasure_and_no_operator_approves_their_own_request() 
     assert!(!text.contains(CANARY));
     post(&ben, &format!("{path}/cancel"), &json!({"reason": "no"}))
         .await
-        .problem(409, "operation_refused");
+        .problem(409, "operation_rejected");
 }
 
 #[tokio::test]

@@ -114,14 +114,15 @@ async fn every_delivery_of_an_email_is_reported_with_its_evidence() {
         (&json!(positions[2]), &json!("email.bounced"))
     );
 
-    // Rejections are counted, and hold nothing of a body or of an odd id.
-    let refusals = world.get("/v1/audit/refusals").await.expect(200);
-    assert_eq!(refusals["counts"], json!({"duplicate": 2, "signature": 2}));
-    let newest = &refusals["newest"][0];
+    // Rejected webhooks are counted. A record holds nothing of a body or of an odd id.
+    let rejected = world.get("/v1/audit/rejected-webhooks").await.expect(200);
+    assert_eq!(rejected["object"], "rejected_webhooks");
+    assert_eq!(rejected["counts"], json!({"duplicate": 2, "signature": 2}));
+    let newest = &rejected["newest"][0];
     assert_eq!((&newest["reason"], &newest["claimed_id"]), (&json!("signature"), &Value::Null));
-    assert!(!refusals.to_string().contains("dana"), "{refusals}");
+    assert!(!rejected.to_string().contains("dana"), "{rejected}");
     let since = chrono::Utc::now().format("%Y-%m-%dT%H:%M:%SZ");
-    let later = format!("/v1/audit/refusals?since={since}&until={since}");
+    let later = format!("/v1/audit/rejected-webhooks?since={since}&until={since}");
     assert_eq!(world.get(&later).await.expect(200)["counts"], json!({}));
 
     for (query, wrong) in [

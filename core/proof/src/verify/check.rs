@@ -411,7 +411,7 @@ impl<'a> Checker<'a> {
             root: self.tree.root(),
             bytes,
             leaf_bytes: self.leaf_bytes,
-            kept_checkpoints: self.kept_checked,
+            saved_checkpoints: self.kept_checked,
             earlier_checkpoints: self.earlier,
             cosigned_by: self.cosigned_by,
         })

@@ -50,8 +50,8 @@ pub struct VerifiedExport {
     pub bytes: u64,
     /// Bytes of the leaves that were hashed.
     pub leaf_bytes: u64,
-    /// The number of saved checkpoints that it is consistent with.
-    pub kept_checkpoints: usize,
+    /// The auditor's saved checkpoints that it is consistent with.
+    pub saved_checkpoints: usize,
     /// Earlier checkpoints in the export itself.
     pub earlier_checkpoints: usize,
     /// Witnesses that cosigned the export's checkpoint or a saved one: the

@@ -21,7 +21,7 @@ fn a_whole_export_is_valid() {
         let valid = verified(format, &records, &expected).unwrap();
         assert_eq!((valid.events, valid.omitted, valid.size), (SIZE, 0, SIZE), "{format:?}");
         assert_eq!(valid.root, log.checkpoint(SIZE).root);
-        assert_eq!((valid.kept_checkpoints, valid.earlier_checkpoints), (7, EARLIER.len()));
+        assert_eq!((valid.saved_checkpoints, valid.earlier_checkpoints), (7, EARLIER.len()));
         assert_eq!(valid.bytes, written(format, &records).len() as u64);
         assert!(valid.leaf_bytes > 1000);
     }

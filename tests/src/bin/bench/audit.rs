@@ -30,7 +30,7 @@ pub(crate) async fn measure(scale: Scale) -> Result<Row, Failure> {
     }
     let folder = tempfile::tempdir()?;
     let path = |name: &str| folder.path().join(name).display().to_string();
-    let (export, saved, keys) = (path("log.ndjson"), path("kept.txt"), path("log.pub"));
+    let (export, saved, keys) = (path("log.ndjson"), path("saved.txt"), path("log.pub"));
     let run = async |args: &[&str]| {
         let began = Instant::now();
         noon.system.run(args).await?;

@@ -8,6 +8,7 @@ use super::http::{
 use clap::Args;
 use exodrive_audit::seal::SealKeys;
 use exodrive_audit::webhook_signature::Secrets;
+use exodrive_commands::rental::{BookingSecret, EmptySecret};
 use exodrive_log::{LogConfig, WrappingKeys, WrappingKeysError};
 use exodrive_projections::engine::RebuildSettings;
 use exodrive_proof::note::{KeyError, SigningKey, VerifierKey};
@@ -274,20 +275,21 @@ impl BookingSettings {
     /// from the tokens' secret in the environment.
     ///
     /// # Errors
-    /// When there is none of them.
-    pub fn secret(&self, connections: &Connections) -> Result<String, SettingsError> {
+    /// When there is none of them, or it is empty.
+    pub fn secret(&self, connections: &Connections) -> Result<BookingSecret, SettingsError> {
         if let Some(secret) = &self.link_secret {
-            return Ok(secret.clone());
+            return Ok(BookingSecret::new(secret)?);
         }
         if let Some(saved) = connections.kept_secrets()? {
-            return Ok(saved.links);
+            return Ok(BookingSecret::new(&saved.links)?);
         }
-        std::env::var("EXODRIVE_JWT_SECRET").map(|secret| format!("links\n{secret}")).map_err(
-            |_| SettingsError::NoSecret {
-                what: "secret for links of bookings",
-                variable: "EXODRIVE_LINK_SECRET",
-            },
-        )
+        // What follows from an empty secret is as easy to guess as that.
+        let tokens = std::env::var("EXODRIVE_JWT_SECRET").ok().filter(|it| !it.trim().is_empty());
+        let tokens = tokens.ok_or(SettingsError::NoSecret {
+            what: "secret for links of bookings",
+            variable: "EXODRIVE_LINK_SECRET",
+        })?;
+        Ok(BookingSecret::new(&format!("links\n{tokens}"))?)
     }
 }
 
@@ -363,6 +365,9 @@ pub enum SettingsError {
         /// The variable that gives it.
         variable: &'static str,
     },
+    /// The secret for links of bookings is empty.
+    #[error("EXODRIVE_LINK_SECRET: {0}")]
+    LinkSecret(#[from] EmptySecret),
     /// A secret that is none.
     #[error("EXODRIVE_RESEND_WEBHOOK_SECRETS: {0}")]
     Webhook(#[from] exodrive_audit::webhook_signature::SecretError),

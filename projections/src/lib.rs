@@ -31,7 +31,7 @@ pub use engine::{
     database::{Database, Identity, ReadTransaction},
     projection::{Projection, Sources, reads},
 };
-pub use error::Error;
+pub use error::{Error, is_postgres_outage};
 pub use views::{
     list::{names, version},
     query::Page,

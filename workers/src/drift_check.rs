@@ -7,7 +7,7 @@
 //! are scattered need a reading of all that the view is made of: rarely while
 //! the log is small, once an hour when it is not.
 
-use exodrive_commands::event::sha256;
+use exodrive_commands::digest::sha256_hex;
 use exodrive_log::Log;
 use exodrive_projections::{Database, Projection, engine::cache::Cache, for_each_projection};
 use exodrive_replays::verify::{self, Extent, Options, Place, VerifyError};
@@ -97,7 +97,7 @@ impl DriftChecker {
             if drifting.contains(&finding.key) || !different.insert(&finding.key) {
                 continue;
             }
-            let key = sha256(finding.key.as_bytes());
+            let key = sha256_hex(finding.key.as_bytes());
             tracing::error!(
                 projection = P::NAME,
                 key_sha256 = key,

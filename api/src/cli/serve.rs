@@ -15,6 +15,7 @@ use crate::{
     },
 };
 use axum::{Router, routing::get};
+use chrono::TimeDelta;
 use exodrive_audit::{seal::Sealer, store::SealStore};
 use exodrive_commands::{
     access_log::AccessLog, erasure::Erasures, operations::Operator, rental::RentalCommands,
@@ -94,10 +95,7 @@ impl Serve {
         let blocked = BlockedKeys::default();
         tokio::spawn(blocked.clone().follow(database.clone(), stop.clone()));
         let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
-        let secret = self.bookings.secret(&self.connections)?;
-        let hold_period = self.bookings.hold_period;
-        let rental =
-            RentalCommands::new(commands, database.clone(), redis.clone(), &secret, hold_period);
+        let rental = RentalCommands::new(commands, database.clone(), redis.clone());
         let operator = Operator::new(log.clone(), database.clone());
         let gate = ErasureGate::closed();
         let open = gate.clone().open_when_clean(log.clone(), database.clone(), stop.clone());
@@ -120,6 +118,8 @@ impl Serve {
             calendars,
             blocked,
             rental,
+            booking_secret: self.bookings.secret(&self.connections)?,
+            hold_period: TimeDelta::from_std(self.bookings.hold_period).unwrap_or(TimeDelta::MAX),
             operator,
             erasures,
             gate,
@@ -178,8 +178,7 @@ impl Work {
         let cache = Cache::new(&urls.redis)?;
         let commands = Commands::new(log.clone(), Some(cache.redis().clone()));
         let readers = Database::for_readers(&urls.database)?;
-        let rental =
-            RentalCommands::new(commands, readers.clone(), cache.clone(), "", Duration::ZERO);
+        let rental = RentalCommands::new(commands, readers.clone(), cache.clone());
         tokio::spawn(hold_expiry::run(rental, readers, stop.clone()));
         let checker =
             DriftChecker { log: log.clone(), database: database.clone(), cache: cache.clone() };

@@ -1,23 +1,20 @@
 //! Erasing a person's data, for operators: planned, asked for, approved by
 //! somebody else, followed.
 
-use super::problem::{ApiError, Code, FieldError, Problem};
+use super::problem::{ApiError, Code, Problem};
 use super::{
     Api, App,
     auth::extract::Operates,
     command::{Answer, Command, EmptyBody},
+    refusals::no_such_erasure,
 };
 use axum::{
     Json,
     extract::{Path, State},
     response::{IntoResponse, Response},
 };
-use exodrive_commands::{
-    erasure::{ErasureDetail, ErasureError, ErasurePlan},
-    event::derived_uuid,
-    operations::Origin,
-};
-use exodrive_domain::{UnreadableEvent, erasure::ErasureRejection, id::ErasureId};
+use exodrive_commands::erasure::{ErasureDetail, ErasureError, ErasurePlan};
+use exodrive_domain::id::ErasureId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -83,56 +80,8 @@ pub(crate) struct ErasureList {
     data: Vec<ErasureDetail>,
 }
 
-fn erasure_problem(error: ErasureError) -> ApiError {
-    let detail = error.to_string();
-    let field = |pointer: &str| {
-        let mut problem = ApiError::new(Code::ValidationFailed, detail.clone());
-        problem.errors.push(FieldError { pointer: pointer.to_owned(), detail: detail.clone() });
-        problem
-    };
-    match error {
-        ErasureError::Address => field("/email_address"),
-        ErasureError::NoReason | ErasureError::LongReason(_) => field("/reason"),
-        ErasureError::Rejected(ErasureRejection::NotFound) => no_such_erasure(),
-        ErasureError::Rejected(_) => ApiError::new(Code::OperationRefused, detail),
-        ErasureError::Append(exodrive_log::AppendError::Conflict) => {
-            ApiError::new(Code::Busy, "Somebody else was first.")
-        }
-        ErasureError::Read(error) => super::read_answer::log_failed(error.outage(), &error),
-        ErasureError::Append(error) => super::read_answer::log_failed(error.outage(), &error),
-        ErasureError::Key(error) => super::read_answer::log_failed(error.outage(), &error),
-        ErasureError::Database(error) => super::read_answer::view_unavailable(error),
-        ErasureError::Cache(error) if error.is_outage() => {
-            ApiError::new(Code::ViewUnavailable, "Redis does not answer.").caused_by(&error)
-        }
-        ErasureError::Unreadable(UnreadableEvent::NewerRelease(error)) => {
-            let detail = "This server's release cannot read what a newer one has written about it.";
-            ApiError::new(Code::NewerRelease, detail).caused_by(&error)
-        }
-        error
-        @ (ErasureError::Unreadable(_) | ErasureError::Cache(_) | ErasureError::Encode(_)) => {
-            ApiError::new(Code::Internal, "The request could not be carried out.").caused_by(&error)
-        }
-    }
-}
-
-fn no_such_erasure() -> ApiError {
-    ApiError::new(Code::NotFound, "There is no such erasure.")
-}
-
 fn id_of(text: &str) -> Result<ErasureId, ApiError> {
     text.parse().map_err(|_| no_such_erasure())
-}
-
-fn origin<T>(command: &Command<T>, what: &str) -> Result<Origin, ApiError> {
-    let actor = format!("operator:{}", command.who.operator()?);
-    let context = command.command_context();
-    Ok(Origin {
-        id: derived_uuid(&[what, &context.command_id, &context.request_hash]),
-        actor,
-        traceparent: context.traceparent,
-        correlation: context.correlation,
-    })
 }
 
 /// Wants a person's data erased. For operators; another operator approves it.
@@ -152,26 +101,22 @@ pub(crate) async fn request_erasure(
     State(api): App,
     command: Command<ErasureRequest>,
 ) -> Result<Response, ApiError> {
-    let origin = origin(&command, "erasure")?;
+    let context = command.operator_context()?;
     let ErasureRequest { email_address, reason, include_mentions, dry_run } = &command.body;
     if *dry_run {
         let _turn = api.full_readings.try_acquire().map_err(|_| {
             ApiError::new(Code::Busy, "Others are reading all of the log just now.")
         })?;
         let plan = api.erasures.plan(email_address, *include_mentions, |_, _| {}).await;
-        return Ok(Json(plan.map_err(erasure_problem)?).into_response());
+        return Ok(Json(plan?).into_response());
     }
-    let context = command.command_context();
     let run = async {
-        let erasure = api
-            .erasures
-            .request(email_address, *include_mentions, reason, &origin)
-            .await
-            .map_err(erasure_problem)?;
+        let erasure =
+            api.erasures.request(email_address, *include_mentions, reason, &context).await?;
         let location = format!("/v1/operator/erasures/{}", erasure.id);
         Ok(Answer::of(&erasure, erasure.position)?.begun(location))
     };
-    Ok(command.once(&api, &context, run).await?.into_response())
+    Ok(command.once(&api, run).await?.into_response())
 }
 
 /// Approves an erasure, which a worker then carries out. For operators: another
@@ -190,8 +135,8 @@ pub(crate) async fn approve_erasure(
     Path(id): Path<String>,
     command: Command<EmptyBody>,
 ) -> Result<Response, ApiError> {
-    let origin = origin(&command, "approval")?;
-    answer(&api, &command, api.erasures.approve(id_of(&id)?, true, &origin)).await
+    let context = command.operator_context()?;
+    answer(&api, &command, api.erasures.approve(id_of(&id)?, true, &context)).await
 }
 
 /// Calls an erasure off that is not approved yet. For operators.
@@ -210,8 +155,8 @@ pub(crate) async fn cancel_erasure(
     Path(id): Path<String>,
     command: Command<CancelErasure>,
 ) -> Result<Response, ApiError> {
-    let origin = origin(&command, "erasure cancelled")?;
-    answer(&api, &command, api.erasures.cancel(id_of(&id)?, &command.body.reason, &origin)).await
+    let context = command.operator_context()?;
+    answer(&api, &command, api.erasures.cancel(id_of(&id)?, &command.body.reason, &context)).await
 }
 
 async fn answer<T>(
@@ -219,12 +164,11 @@ async fn answer<T>(
     command: &Command<T>,
     act: impl Future<Output = Result<ErasureDetail, ErasureError>>,
 ) -> Result<Response, ApiError> {
-    let context = command.command_context();
     let run = async {
-        let erasure = act.await.map_err(erasure_problem)?;
+        let erasure = act.await?;
         Answer::of(&erasure, erasure.position)
     };
-    Ok(command.once(api, &context, run).await?.into_response())
+    Ok(command.once(api, run).await?.into_response())
 }
 
 /// Forbids that a person's data is erased, or allows it again. For operators.
@@ -240,10 +184,9 @@ pub(crate) async fn set_hold(
     State(api): App,
     command: Command<HoldRequest>,
 ) -> Result<Json<HoldAnswer>, ApiError> {
-    let origin = origin(&command, "hold")?;
+    let context = command.operator_context()?;
     let HoldRequest { email_address, reason, held } = &command.body;
-    let id =
-        api.erasures.hold(email_address, *held, reason, &origin).await.map_err(erasure_problem)?;
+    let id = api.erasures.hold(email_address, *held, reason, &context).await?;
     Ok(Json(HoldAnswer { object: "hold", id: id.to_string(), held: *held }))
 }
 
@@ -259,7 +202,7 @@ pub(crate) async fn list_erasures(
     State(api): App,
     _: Operates,
 ) -> Result<Json<ErasureList>, ApiError> {
-    let data = api.erasures.list().await.map_err(erasure_problem)?;
+    let data = api.erasures.list().await?;
     Ok(Json(ErasureList { object: "list", data }))
 }
 
@@ -278,5 +221,5 @@ pub(crate) async fn get_erasure(
     _: Operates,
     Path(id): Path<String>,
 ) -> Result<Json<ErasureDetail>, ApiError> {
-    api.erasures.get(id_of(&id)?).await.map(Json).map_err(erasure_problem)
+    Ok(Json(api.erasures.get(id_of(&id)?).await?))
 }

@@ -23,6 +23,7 @@ mod operator;
 pub mod problem;
 mod proofs;
 mod read_answer;
+mod refusals;
 mod replay;
 pub mod state;
 mod webhooks;
@@ -39,10 +40,14 @@ use axum::{
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
+use chrono::TimeDelta;
 use exodrive_audit::store::SealStore;
 use exodrive_audit::webhook_signature::Secrets;
 use exodrive_commands::{
-    access_log::AccessLog, erasure::Erasures, operations::Operator, rental::RentalCommands,
+    access_log::AccessLog,
+    erasure::Erasures,
+    operations::Operator,
+    rental::{BookingSecret, RentalCommands},
 };
 use exodrive_log::Log;
 use exodrive_projections::{Database, engine::cache::Cache};
@@ -76,6 +81,10 @@ pub struct Api {
     pub blocked: BlockedKeys,
     /// Where commands are carried out.
     pub rental: RentalCommands,
+    /// What customers' ids and the tokens of bookings' links follow from.
+    pub booking_secret: BookingSecret,
+    /// How long an unpaid booking holds its days.
+    pub hold_period: TimeDelta,
     /// Where operators' acts are carried out.
     pub operator: Operator,
     /// Where erasures are asked for.
@@ -270,9 +279,12 @@ async fn not_found(_: auth::extract::Anyone, _: Request) -> ApiError {
     get, path = "/v1/openapi.json", tag = "documentation",
     responses((status = 200, description = "OpenAPI 3.1", body = inline(serde_json::Value))),
 )]
-async fn describe(_: auth::extract::Anyone) -> impl IntoResponse {
-    static DOCUMENT: LazyLock<String> = LazyLock::new(|| openapi().to_json().unwrap_or_default());
-    ([(CONTENT_TYPE, "application/json")], DOCUMENT.as_str())
+async fn describe(_: auth::extract::Anyone) -> Result<Response, ApiError> {
+    static DOCUMENT: LazyLock<serde_json::Result<String>> = LazyLock::new(|| openapi().to_json());
+    let document = DOCUMENT
+        .as_ref()
+        .map_err(|error| ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR).caused_by(error))?;
+    Ok(([(CONTENT_TYPE, "application/json")], document.as_str()).into_response())
 }
 
 /// Explains a problem: the page that its `type` points to.

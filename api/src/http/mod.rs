@@ -51,6 +51,7 @@ use exodrive_commands::{
 };
 use exodrive_log::Log;
 use exodrive_projections::{Database, engine::cache::Cache};
+use exodrive_runtime::tasks::Tasks;
 use ipnet::IpNet;
 use std::sync::{Arc, LazyLock};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -101,6 +102,8 @@ pub struct Api {
     pub limiter: Limiter,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// The background tasks of this process.
+    pub tasks: Tasks,
     /// What readiness found last.
     pub health: health::Latest,
     /// How many histories may read all of the log at a time.
@@ -255,6 +258,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 /// Every route, and what surrounds them.
 pub fn router(api: Arc<Api>) -> Router {
     let gate = api.gate.clone();
+    let tasks = api.tasks.clone();
     let accesses = api.accesses.clone();
     documented()
         .split_for_parts()
@@ -265,6 +269,7 @@ pub fn router(api: Arc<Api>) -> Router {
             utoipa_swagger_ui::Config::from("/v1/openapi.json").persist_authorization(true),
         ))
         .layer(axum::middleware::from_fn_with_state(gate, ErasureGate::pass))
+        .layer(axum::middleware::from_fn_with_state(tasks, layers::detach::run_to_its_end))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(axum::middleware::from_fn_with_state(accesses, layers::request::trace_request))

@@ -1,10 +1,7 @@
 //! The events that decisions come to, ready to be appended.
 
 use crate::context::CommandContext;
-use chrono::{DateTime, Utc};
-use exodrive_domain::{
-    Envelope, Meta, Subject, booking::BookingEvent, fleet::FleetEvent, operation::OperationEvent,
-};
+use exodrive_domain::{Envelope, Meta, Subject, booking::BookingEvent, fleet::FleetEvent};
 use exodrive_log::NewEvent;
 use serde::Serialize;
 
@@ -44,25 +41,14 @@ pub(crate) fn command_event(
 
 /// The one place that makes an event of a decision: `body` as JSON, under
 /// `envelope`.
-pub(crate) fn decided_event(
+///
+/// # Errors
+/// When `body` cannot be written as JSON.
+pub fn decided_event(
     subject: Subject,
     envelope: Envelope,
     body: &impl Serialize,
 ) -> Result<NewEvent, serde_json::Error> {
     let body = serde_json::to_vec(body)?.into();
     Ok(NewEvent { subject, envelope, provider_headers: Vec::new(), body })
-}
-
-/// An operator's event, ready to be appended.
-///
-/// # Errors
-/// When it cannot be written as JSON.
-pub fn operation_event(
-    event: &OperationEvent,
-    id: String,
-    actor: &str,
-    now: DateTime<Utc>,
-) -> Result<NewEvent, serde_json::Error> {
-    let envelope = Envelope::decision(event.operation.kind(), id, now).by(actor);
-    decided_event(Subject::Projection(event.projection.clone()), envelope, event)
 }

@@ -59,7 +59,7 @@ pub enum InvalidOperation {
     #[error("the key is empty or has a NUL character")]
     FaultyKey,
     /// A rebuild of one key has neither a range nor partitions.
-    #[error("one key is folded in place: leave `from` and `partitions` out")]
+    #[error("one key is folded in place: it takes neither a first position nor partitions")]
     KeyWithRange,
     /// There can be 1 to 64 partitions.
     #[error("there can be 1 to 64 partitions")]

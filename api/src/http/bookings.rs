@@ -247,7 +247,9 @@ pub(crate) async fn car_id(api: &Api, id_or_slug: &str) -> Result<CarId, ApiErro
 pub(super) fn viewer(actor: &Actor) -> Viewer {
     match actor {
         Actor::Staff(_) | Actor::System(_) => Viewer::Staff,
-        Actor::Customer(_) | Actor::Guest(_) | Actor::Visitor => Viewer::Customer,
+        Actor::Customer(_) | Actor::Guest(_) | Actor::Visitor | Actor::Operator(_) => {
+            Viewer::Customer
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use super::http::{
     auth::tokens::Algorithm,
     state::limits::{Limit, Rate, Rates},
 };
-use clap::Args;
+use clap::{ArgMatches, Args, Command, parser::ValueSource};
 use exodrive_audit::seal::SealKeys;
 use exodrive_audit::webhook_signature::Secrets;
 use exodrive_commands::rental::{BookingSecret, EmptySecret};
@@ -13,12 +13,17 @@ use exodrive_log::{LogConfig, WrappingKeys, WrappingKeysError};
 use exodrive_projections::engine::RebuildSettings;
 use exodrive_proof::note::{KeyError, SigningKey, VerifierKey};
 use exodrive_runtime::{
-    folder,
+    folder::{self, LogRequirements},
     services::{self, ServiceUrls, SyncMode},
     telemetry,
 };
 use ipnet::IpNet;
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
 
 /// Where the system's parts are. Every command finds a running system by these
 /// or by its data folder.
@@ -61,26 +66,40 @@ pub struct Connections {
         conflicts_with = "data_keys"
     )]
     pub data_keys_file: Option<PathBuf>,
+    /// What the event log must be.
+    #[command(flatten)]
+    pub log: LogSettings,
 }
 
-/// What the event log must be.
-#[derive(Args, Clone)]
+/// What the event log must be. What is not given is what the system that runs in
+/// the data folder was started with, else the default.
+#[derive(Args, Clone, Default)]
 #[command(next_help_heading = "The event log")]
 pub struct LogSettings {
     /// 'always': NATS flushes to disk before it acknowledges, and a server that
     /// does not is refused. 'default': faster, but a power cut can lose what
-    /// was acknowledged in the last two minutes.
-    #[arg(long, env = "EXODRIVE_LOG_SYNC", default_value = "always", value_name = "MODE",
-          value_parser = parse_sync)]
-    pub log_sync: SyncMode,
+    /// was acknowledged in the last two minutes. [default: always]
+    #[arg(long, env = "EXODRIVE_LOG_SYNC", value_name = "MODE", value_parser = parse_sync)]
+    pub log_sync: Option<SyncMode>,
     /// How long NATS remembers the ids of events. Older repeats are recognised
-    /// by the deliveries view.
-    #[arg(long, env = "EXODRIVE_DUPLICATE_WINDOW", default_value = "3d", value_name = "DURATION",
+    /// by the deliveries view. [default: 3d]
+    #[arg(long, env = "EXODRIVE_DUPLICATE_WINDOW", value_name = "DURATION",
           value_parser = humantime::parse_duration)]
-    pub duplicate_window: Duration,
-    /// Copies of the log in a NATS cluster: 1 or 3.
-    #[arg(long, env = "EXODRIVE_LOG_REPLICAS", default_value_t = 1, value_name = "N")]
-    pub log_replicas: usize,
+    pub duplicate_window: Option<Duration>,
+    /// Copies of the log in a NATS cluster: 1 or 3. [default: 1]
+    #[arg(long, env = "EXODRIVE_LOG_REPLICAS", value_name = "N")]
+    pub log_replicas: Option<usize>,
+}
+
+impl LogSettings {
+    /// What is given, the rest by `otherwise`.
+    pub fn over(&self, otherwise: LogRequirements) -> LogRequirements {
+        LogRequirements {
+            sync: self.log_sync.unwrap_or(otherwise.sync),
+            duplicate_window: self.duplicate_window.unwrap_or(otherwise.duplicate_window),
+            replicas: self.log_replicas.unwrap_or(otherwise.replicas),
+        }
+    }
 }
 
 /// How the API serves.
@@ -347,6 +366,48 @@ pub struct Logging {
     pub format: telemetry::Format,
 }
 
+/// The settings that were given for one command, on its command line or by
+/// environment, as variables: what a process hands to others of the same
+/// program. Read off the command line's own list, so that none can be missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Given(Vec<(String, OsString)>);
+
+impl Given {
+    /// What `matches` says of every option of `command` that has a variable.
+    pub fn of(command: &Command, matches: &ArgMatches) -> Self {
+        let given = command.get_arguments().filter_map(|arg| {
+            let id = arg.get_id().as_str();
+            let source = matches.value_source(id)?;
+            if !matches!(source, ValueSource::CommandLine | ValueSource::EnvVariable) {
+                return None;
+            }
+            let name = arg.get_env()?.to_str()?.to_owned();
+            let mut value = OsString::new();
+            for (n, part) in matches.get_raw(id)?.enumerate() {
+                if n > 0 {
+                    value.push(arg.get_value_delimiter().map_or_else(String::new, String::from));
+                }
+                value.push(part);
+            }
+            Some((name, value))
+        });
+        Self(given.collect())
+    }
+
+    /// The same, with one of them set to this.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.0.retain(|(known, _)| known != name);
+        self.0.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Name and value of each.
+    pub fn variables(&self) -> impl Iterator<Item = (&str, &OsStr)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_os_str()))
+    }
+}
+
 /// Why settings do not suffice.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
@@ -463,6 +524,46 @@ impl Connections {
         Ok(WrappingKeys::parse(&text)?)
     }
 
+    /// What the event log must be: what is given, else what the system that runs
+    /// in the data folder was started with, else the default.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn log_requirements(&self) -> Result<LogRequirements, SettingsError> {
+        // A log that is somewhere else has nothing to do with the folder's.
+        let running = match &self.nats_url {
+            Some(_) => None,
+            None => folder::announced(&self.data_dir).map_err(|error| {
+                SettingsError::Folder(self.data_dir.display().to_string(), error)
+            })?,
+        };
+        let running = running.and_then(|system| system.log).unwrap_or_default();
+        Ok(self.log.over(running))
+    }
+
+    /// The log at `url`, to append to it: its settings are checked by
+    /// `monitor_url`, and what weakens it is refused.
+    ///
+    /// # Errors
+    /// As [`Connections::wrapping_keys`] and [`Connections::log_requirements`].
+    pub fn appending_config(
+        &self,
+        url: String,
+        monitor_url: Option<String>,
+    ) -> Result<LogConfig, SettingsError> {
+        let LogRequirements { sync, duplicate_window, replicas } = self.log_requirements()?;
+        Ok(LogConfig {
+            url,
+            monitor_url,
+            require_sync: sync == SyncMode::Always,
+            duplicate_window,
+            replicas,
+            ack_timeout: ACK_TIMEOUT,
+            connect_timeout: CONNECT_TIMEOUT,
+            keys: self.wrapping_keys()?,
+        })
+    }
+
     /// The log at `url`, to be read and not judged.
     ///
     /// # Errors
@@ -487,27 +588,6 @@ impl Connections {
     pub fn kept_secrets(&self) -> Result<Option<folder::Secrets>, SettingsError> {
         folder::existing_secrets(&self.data_dir)
             .map_err(|error| SettingsError::Folder(self.data_dir.display().to_string(), error))
-    }
-}
-
-impl LogSettings {
-    /// The log at `url`, as these settings want it.
-    pub fn config(
-        &self,
-        url: String,
-        monitor_url: Option<String>,
-        keys: WrappingKeys,
-    ) -> LogConfig {
-        LogConfig {
-            url,
-            monitor_url,
-            require_sync: self.log_sync == SyncMode::Always,
-            duplicate_window: self.duplicate_window,
-            replicas: self.log_replicas,
-            ack_timeout: ACK_TIMEOUT,
-            connect_timeout: CONNECT_TIMEOUT,
-            keys,
-        }
     }
 }
 

@@ -79,9 +79,10 @@ impl SealState {
                 tokio::process::Command::from(bare(&program("exodrive"), &args, &self.env));
             let done = command.kill_on_drop(true).output().await;
             let done = done.map_err(|error| error.to_string())?;
-            Ok([done.stdout, done.stderr]
-                .map(|it| String::from_utf8_lossy(&it).into_owned())
-                .concat())
+            let listed = serde_json::from_slice::<Vec<serde_json::Value>>(&done.stdout);
+            let listed = listed.unwrap_or_default();
+            let lines: String = listed.iter().map(|it| format!("\n  {it}")).collect();
+            Ok(lines + &String::from_utf8_lossy(&done.stderr))
         });
         reported += &format!("\nexodrive projections list --json: {}", list.await);
         for (name, sql) in TABLES {

@@ -464,7 +464,7 @@ pub fn wrapping_keys() -> WrappingKeys {
 
 /// The log of a NATS server.
 pub async fn open_log(url: &str) -> Log {
-    let config = LogConfig {
+    let mut config = LogConfig {
         url: url.to_owned(),
         monitor_url: None,
         require_sync: false,
@@ -474,7 +474,9 @@ pub async fn open_log(url: &str) -> Log {
         connect_timeout: Duration::from_secs(10),
         keys: wrapping_keys(),
     };
-    Log::open(&config).await.unwrap()
+    // Tests append too, which needs the settings that the streams have.
+    config.duplicate_window = Log::open(&config).await.unwrap().duplicate_window();
+    Log::connect(&config).await.unwrap()
 }
 
 /// JetStream on a NATS server, as the user of this address; what the server

@@ -82,7 +82,7 @@ impl Import {
 /// A desk of this program's own, beside the API's.
 pub(super) async fn open(connections: &Connections) -> Result<(RentalCommands, Log), Failure> {
     let urls = connections.resolve()?;
-    let log = Log::open(&connections.reading_config(urls.nats)?).await?;
+    let log = Log::connect(&connections.appending_config(urls.nats, urls.nats_monitor)?).await?;
     let redis = Cache::new(&urls.redis)?;
     let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
     let database = Database::for_readers(&urls.database)?;

@@ -30,9 +30,9 @@ mod workers;
 use crate::http::auth::{tokens, tokens::Role};
 use crate::{
     http,
-    settings::{Connections, DEFAULT_FILTER, HttpSettings, LogSettings, Logging},
+    settings::{Connections, DEFAULT_FILTER, Given, HttpSettings, Logging},
 };
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use exodrive_log::Log;
 use exodrive_projections::Database;
 use exodrive_runtime::{error_chain, folder, telemetry};
@@ -105,8 +105,6 @@ shows a NATS whose other users may not.")]
 struct Migrate {
     #[command(flatten)]
     connections: Connections,
-    #[command(flatten)]
-    log: LogSettings,
 }
 
 #[derive(clap::Args)]
@@ -143,8 +141,23 @@ fn print_line(text: std::fmt::Arguments<'_>) {
 }
 
 impl Cli {
-    /// Runs the command.
-    pub fn run(self) -> ExitCode {
+    /// Reads the command line and runs the command. Ends the process if it cannot
+    /// be read, or if help is asked for.
+    pub fn run_from_args() -> ExitCode {
+        let mut command = Self::command();
+        // Global options stand in each command's own list only then.
+        command.build();
+        let matches = command.get_matches_mut();
+        let given = matches.subcommand().and_then(|(name, matches)| {
+            command.find_subcommand(name).map(|command| Given::of(command, matches))
+        });
+        match Self::from_arg_matches(&matches) {
+            Ok(cli) => cli.run(given.unwrap_or_default()),
+            Err(error) => error.exit(),
+        }
+    }
+
+    fn run(self, given: Given) -> ExitCode {
         // The first TLS connection would find no provider without it. Fails
         // only if there is one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -166,7 +179,7 @@ impl Cli {
                 return ExitCode::FAILURE;
             }
         };
-        match runtime.block_on(self.command.run(&self.logging)) {
+        match runtime.block_on(self.command.run(given)) {
             Ok(code) => code,
             Err(error) => {
                 eprintln!("error: {}", error_chain(error.as_ref()));
@@ -177,13 +190,13 @@ impl Cli {
 }
 
 impl Command {
-    async fn run(self, logging: &Logging) -> Result<ExitCode, Failure> {
+    async fn run(self, given: Given) -> Result<ExitCode, Failure> {
         match self {
-            Self::Up(command) => command.run(logging).await?,
+            Self::Up(command) => command.with_given(given).run().await?,
             Self::Serve(command) => command.run().await?,
             Self::Work(command) => command.run().await?,
             Self::Migrate(command) => command.run().await?,
-            Self::Demo(command) => command.run(logging).await?,
+            Self::Demo(command) => command.run(given).await?,
             Self::Import(command) => return command.run().await,
             Self::Replay(command) => return command.run().await,
             Self::Audit(command) => return command.run().await,
@@ -201,8 +214,7 @@ impl Command {
 impl Migrate {
     async fn run(self) -> Result<(), Failure> {
         let urls = self.connections.resolve()?;
-        let keys = self.connections.wrapping_keys()?;
-        let config = self.log.config(urls.nats_operator, urls.nats_monitor, keys);
+        let config = self.connections.appending_config(urls.nats_operator, urls.nats_monitor)?;
         Log::prepare(&config).await?;
         say!("The event log is ready: it has its streams, with the settings that they must have.");
         Database::for_workers(&urls.database)?.migrate().await?;

@@ -146,7 +146,7 @@ pub(crate) async fn livez() -> Json<serde_json::Value> {
     responses(
         (status = 200, description = "Ready, or degraded: Redis is away, sealing has halted, or a background worker does not work", body = Readiness),
         (status = 503, description = "Not ready; `checks` says why", body = Readiness),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn readyz(State(api): App) -> Response {

@@ -10,6 +10,7 @@ mod booking_actions;
 mod bookings;
 mod cars;
 mod command;
+mod components;
 mod customers;
 mod deliveries;
 mod erasures;
@@ -252,6 +253,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     let paths = std::mem::take(&mut document.paths.paths);
     document.paths.paths =
         paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
+    components::share(&mut document);
     document
 }
 
@@ -298,7 +300,7 @@ async fn describe(_: auth::extract::Anyone) -> Result<Response, ApiError> {
     params(("code" = Code, Path, description = "The problem's code")),
     responses(
         (status = 200, description = "What it means and what to do", content_type = "text/plain", body = inline(String)),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 async fn explain(_: auth::extract::Anyone, Path(code): Path<String>) -> Result<Response, ApiError> {

@@ -132,7 +132,7 @@ pub(crate) struct SkipRequest {
     get, path = "/v1/operator/projections", tag = "operator", security(("token" = [])),
     responses(
         (status = 200, description = "By name", body = ProjectionList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_projections(
@@ -149,7 +149,7 @@ pub(crate) async fn list_projections(
     params(("name" = String, Path, description = "The projection")),
     responses(
         (status = 200, description = "The projection", body = ProjectionDetails),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_projection(
@@ -216,7 +216,7 @@ macro_rules! projection_command_routes {
             responses(
                 (status = $status, description = "Recorded; a dry run is answered 200 with an `act`", body = $answer),
                 (status = 409, description = "`rebuild_under_way` or `operation_refused`", body = Problem, content_type = "application/problem+json"),
-                (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+                Problem,
             ),
         )]
         pub(crate) async fn $name(
@@ -262,7 +262,7 @@ projection_command_routes! {
     params(RebuildQuery),
     responses(
         (status = 200, description = "Newest first", body = RebuildList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_rebuilds(
@@ -288,7 +288,7 @@ async fn find_job(api: &Api, id: &str) -> Result<Job, ApiError> {
     params(("id" = String, Path, description = "The rebuild's id")),
     responses(
         (status = 200, description = "The rebuild", body = Job),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_rebuild(
@@ -306,7 +306,7 @@ pub(crate) async fn get_rebuild(
     responses(
         (status = 200, description = "Recorded", body = CommandReceipt),
         (status = 409, description = "`operation_refused`", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn accept_rebuild(
@@ -325,7 +325,7 @@ pub(crate) async fn accept_rebuild(
     responses(
         (status = 200, description = "Recorded", body = CommandReceipt),
         (status = 409, description = "`operation_refused`", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn cancel_rebuild(
@@ -358,7 +358,7 @@ async fn end(
     params(("id" = String, Path, description = "The rebuild's id")),
     responses(
         (status = 200, description = "Server-sent events, each with the rebuild as data", body = Job, content_type = "text/event-stream"),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn follow_rebuild(

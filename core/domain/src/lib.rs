@@ -15,7 +15,8 @@
 //! room appends the event if the state was the newest.
 //!
 //! **To add an event**: a variant of [`Payload`], its name and version in
-//! `event.rs`, and a golden file in `tests/golden`.
+//! `event.rs`, a sample in `tests/tests/golden/samples.rs`, and the files that
+//! `EXODRIVE_WRITE_GOLDEN=1 cargo test -p exodrive-tests --test golden` writes.
 
 pub mod access;
 pub mod booking;

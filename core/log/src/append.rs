@@ -221,6 +221,9 @@ impl Log {
 
     /// Headers and body of the message to be stored.
     async fn encode(&self, event: &NewEvent) -> Result<(HeaderMap, Bytes), AppendError> {
+        if !self.checked {
+            return Err(AppendError::OpenedForReading);
+        }
         let encoded = codec::encode(&self.keys, event).await?;
         let mut headers = wire::headers(&event.envelope, &encoded.provider_headers);
         for (name, value) in encoded.headers {

@@ -104,6 +104,10 @@ pub enum AppendError {
     /// The server will not have it; sending it again changes nothing.
     #[error("the event log refused the event")]
     Rejected(#[source] Box<dyn Error + Send + Sync>),
+    /// The log was opened to be read ([`Log::open`](crate::Log::open)), and its
+    /// settings were not checked. Nothing was sent.
+    #[error("the event log was opened to be read: connect to it to append")]
+    OpenedForReading,
     /// The event is larger than the server takes. Nothing was stored.
     #[error("the event is larger than the event log takes")]
     TooLarge,
@@ -129,7 +133,11 @@ impl AppendError {
             Self::Unavailable(_) => Some(Outage::EventLog),
             Self::Key(error) => error.outage(),
             Self::Unreadable(error) => error.outage(),
-            Self::Conflict | Self::Rejected(_) | Self::TooLarge | Self::Encode(_) => None,
+            Self::Conflict
+            | Self::Rejected(_)
+            | Self::OpenedForReading
+            | Self::TooLarge
+            | Self::Encode(_) => None,
         }
     }
 
@@ -192,6 +200,10 @@ fn is_too_large(code: ErrorCode) -> bool {
 /// Why a data key is not to be had.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
+    /// The log was opened to be read ([`Log::open`](crate::Log::open)). Nothing was
+    /// changed.
+    #[error("the event log was opened to be read: connect to it to destroy keys")]
+    OpenedForReading,
     /// The key store does not answer; try again.
     #[error("the key store does not answer")]
     Unavailable(#[source] Option<Box<dyn Error + Send + Sync>>),
@@ -219,7 +231,10 @@ impl KeyError {
     pub fn outage(&self) -> Option<Outage> {
         match self {
             Self::Unavailable(_) => Some(Outage::KeyStore),
-            Self::Wrapping { .. } | Self::Malformed(_) | Self::Encode(_) => None,
+            Self::OpenedForReading
+            | Self::Wrapping { .. }
+            | Self::Malformed(_)
+            | Self::Encode(_) => None,
         }
     }
 }

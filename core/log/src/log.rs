@@ -31,6 +31,8 @@ pub struct Log {
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) clock: LogClock,
     pub(crate) refusing: RejectionSlots,
+    /// The settings of server and streams were checked: it may be appended to.
+    pub(crate) checked: bool,
 }
 
 impl Log {
@@ -59,6 +61,9 @@ impl Log {
     /// # Errors
     /// When the key store does not answer.
     pub async fn destroy_key(&self, name: &str, erasure: ErasureId) -> Result<(), KeyError> {
+        if !self.checked {
+            return Err(KeyError::OpenedForReading);
+        }
         self.keys.destroy(name, erasure, self.now()).await
     }
 

@@ -30,6 +30,9 @@ impl Log {
     /// # Errors
     /// When the server does not acknowledge it.
     pub async fn keep_checkpoint(&self, note: &str) -> Result<(), AppendError> {
+        if !self.checked {
+            return Err(AppendError::OpenedForReading);
+        }
         let sent = self.context.publish(CHECKPOINT, note.to_owned().into());
         sent.await?.await?;
         Ok(())

@@ -135,6 +135,7 @@ impl Log {
 
     /// Connects to read: makes nothing and checks no setting but the server's
     /// version. Waits up to [`LogConfig::connect_timeout`] for the stream to be made.
+    /// Appending to it is refused ([`AppendError::OpenedForReading`](crate::AppendError)).
     ///
     /// # Errors
     /// When the server cannot be reached, is too old, or has no log.
@@ -156,7 +157,7 @@ async fn prepare(config: &LogConfig) -> Result<Log, ConnectError> {
         check_stream(&stream.cached_info().config, &requested)?;
     }
     let stream = find_stream(&context, STREAM, Duration::ZERO).await?;
-    log(config, context, stream).await
+    log(config, context, stream, Access::Append).await
 }
 
 /// As [`prepare`], for those who may not make what is missing.
@@ -168,7 +169,7 @@ async fn connect(config: &LogConfig) -> Result<Log, ConnectError> {
         check_stream(&stream.cached_info().config, &requested)?;
     }
     let stream = find_stream(&context, STREAM, Duration::ZERO).await?;
-    log(config, context, stream).await
+    log(config, context, stream, Access::Append).await
 }
 
 /// As [`connect`], for those who only read: leaves judging the settings to
@@ -176,7 +177,7 @@ async fn connect(config: &LogConfig) -> Result<Log, ConnectError> {
 async fn open(config: &LogConfig) -> Result<Log, ConnectError> {
     let context = context(config).await?;
     let stream = find_stream(&context, STREAM, config.connect_timeout).await?;
-    log(config, context, stream).await
+    log(config, context, stream, Access::Read).await
 }
 
 /// A stream that somebody else makes; waits for it until patience ends.
@@ -216,10 +217,20 @@ async fn context(config: &LogConfig) -> Result<jetstream::Context, ConnectError>
         .build(client))
 }
 
+/// What a log is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// Its settings were not checked.
+    Read,
+    /// They were.
+    Append,
+}
+
 async fn log(
     config: &LogConfig,
     context: jetstream::Context,
     stream: Stream,
+    access: Access,
 ) -> Result<Log, ConnectError> {
     let keys = find_stream(&context, KEYS_STREAM, config.connect_timeout).await?;
     let info = stream.cached_info();
@@ -235,6 +246,7 @@ async fn log(
         created_at,
         clock,
         refusing: RejectionSlots::default(),
+        checked: access == Access::Append,
     })
 }
 

@@ -1,12 +1,14 @@
 //! What a data folder keeps for the programs that find it: the secrets of a
 //! development system, and where its API listens.
 
+use crate::services::SyncMode;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
+    time::Duration,
 };
 
 const SECRETS: &str = "secrets.json";
@@ -51,6 +53,29 @@ pub struct System {
     pub url: String,
     /// The metrics of the API and of the workers.
     pub metrics_urls: Vec<String>,
+    /// What its event log must be; `None` if an earlier release started it.
+    #[serde(default)]
+    pub log: Option<LogRequirements>,
+}
+
+/// What an event log must be for a system to append to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRequirements {
+    /// When the server flushes to disk.
+    pub sync: SyncMode,
+    /// How long the server remembers the ids of events.
+    pub duplicate_window: Duration,
+    /// Copies of the log in a cluster.
+    pub replicas: usize,
+}
+
+impl Default for LogRequirements {
+    /// Flushed before each acknowledgement, ids remembered for three days, one
+    /// copy.
+    fn default() -> Self {
+        let duplicate_window = Duration::from_secs(3 * 24 * 3_600);
+        Self { sync: SyncMode::Always, duplicate_window, replicas: 1 }
+    }
 }
 
 /// The folder's secrets, made on first use.

@@ -9,7 +9,10 @@ use std::fmt::Debug;
 ///
 /// To add one: a folder in `views/` with the fold (`mod.rs`), its table
 /// (`schema.sql`) and its queries (`read.rs`), a line in `views/mod.rs`, and a
-/// line in [`crate::for_each_projection`] (`views/list.rs`).
+/// line in [`crate::for_each_projection`] (`views/list.rs`), and what
+/// it makes of every golden event, which
+/// `EXODRIVE_WRITE_GOLDEN=1 cargo test -p exodrive-tests --test golden` writes.
+/// A raised [`Projection::VERSION`] writes its rows in the same way.
 pub trait Projection: Send + Sync + 'static {
     /// Names the table, the view in `public` and, with a generation, the schema.
     const NAME: &'static str;

@@ -166,14 +166,21 @@ const EDITS: [(&str, u64, Edit); 9] = [
     ("the first message", 1, |all| all[0].body.push(b' ')),
 ];
 
-#[tokio::test]
-async fn whatever_is_done_to_the_files_of_the_log_is_found() {
+/// A sealed log, and what an auditor kept of it.
+struct Kept {
+    world: World,
+    original: Vec<u8>,
+    checkpoint: PathBuf,
+    keys: PathBuf,
+}
+
+async fn kept() -> Kept {
     let world = World::start().await;
     deliver(&world, 12).await;
     sealed(&world, 12).await;
-    let saved = world.folder().join("kept.txt");
+    let checkpoint = world.folder().join("kept.txt");
     let keys = world.folder().join("log.pub");
-    checkpoint_of(&world, &saved).await;
+    checkpoint_of(&world, &checkpoint).await;
     world.exodrive_prints(&["audit", "public-key", "--out", keys.to_str().unwrap()]).await;
 
     world.services.stop_service(Service::Nats).await.unwrap();
@@ -181,27 +188,50 @@ async fn whatever_is_done_to_the_files_of_the_log_is_found() {
     assert_eq!(write(&read(&original)), original, "the form of the store is understood");
     world.services.start_service(Service::Nats).await.unwrap();
     world.services.wait_until_ready(Service::Nats).await.unwrap();
+    Kept { world, original, checkpoint, keys }
+}
 
-    for (what, first_bad, change) in EDITS {
+async fn are_found(edits: &[(&str, u64, Edit)]) {
+    let Kept { world, original, checkpoint, keys } = kept().await;
+    for (what, first_bad, change) in edits {
         edit(&world, |bytes| {
             let mut messages = read(&original);
             change(&mut messages);
             *bytes = write(&messages);
         })
         .await;
-        found(&world, what, Some(first_bad)).await;
-        if what != "the end cut off" {
-            export_is_refused(&world, what, &saved, &keys, first_bad).await;
+        found(&world, what, Some(*first_bad)).await;
+        if *what != "the end cut off" {
+            export_is_refused(&world, what, &checkpoint, &keys, *first_bad).await;
         }
         restore(&world, &original).await;
     }
+}
 
-    // Damage that the server itself notices leaves a hole.
+#[tokio::test]
+async fn a_changed_message_is_found() {
+    are_found(&EDITS[..4]).await;
+}
+
+#[tokio::test]
+async fn a_message_dropped_moved_or_added_is_found() {
+    are_found(&EDITS[4..7]).await;
+}
+
+#[tokio::test]
+async fn a_cut_end_and_a_changed_beginning_are_found() {
+    are_found(&EDITS[7..]).await;
+}
+
+#[tokio::test]
+async fn damage_that_the_server_notices_is_found() {
+    let Kept { world, original, .. } = kept().await;
     edit(&world, |bytes| {
         let place = bytes.len() / 2;
         bytes[place] ^= 0xff;
     })
     .await;
+    // It leaves a hole.
     found(&world, "damage without a right checksum", None).await;
     restore(&world, &original).await;
 }

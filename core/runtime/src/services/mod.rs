@@ -29,7 +29,8 @@ pub use supervisor::{Output, ProcessSpec, Supervised, supervise};
 const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// When the private nats-server flushes to disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SyncMode {
     /// Before each acknowledgement: nothing acknowledged is lost in a power cut.
     Always,

@@ -53,40 +53,7 @@ pub enum Error {
     Fenced(&'static str),
 }
 
-/// Whether Postgres is out: it does not answer, or says that it cannot now. The
-/// same statement may succeed later; any other error stays until somebody
-/// changes something.
-pub fn is_postgres_outage(error: &sqlx::Error) -> bool {
-    // Classes of SQLSTATE: connections, a standby that takes no writes,
-    // serialization failures, resources, locks, the operator's intervention
-    // (shutdown, timeouts), the system, and defects of the server. 42P01, a
-    // table that is not there: another generation replaced it a moment ago, or
-    // nobody has migrated the database yet.
-    const OUTAGES: [&str; 9] = ["08", "25", "40", "42P01", "53", "55", "57", "58", "XX"];
-    match error {
-        sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::Protocol(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed => true,
-        sqlx::Error::Database(error) => {
-            error.code().is_some_and(|code| OUTAGES.iter().any(|class| code.starts_with(class)))
-        }
-        _ => false,
-    }
-}
-
 impl Error {
-    /// Whether a service is out: the same call may succeed later.
-    pub fn is_outage(&self) -> bool {
-        match self {
-            Self::Database(error) => is_postgres_outage(error),
-            Self::Log(error) => error.outage().is_some(),
-            _ => false,
-        }
-    }
-
     /// Whether no retry can mend it.
     pub(crate) fn is_final(&self) -> bool {
         matches!(

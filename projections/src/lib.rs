@@ -25,13 +25,15 @@
 
 pub mod engine;
 mod error;
+mod outage;
 pub mod views;
 
 pub use engine::{
     database::{Database, Identity, ReadTransaction},
     projection::{Projection, Sources, reads},
 };
-pub use error::{Error, is_postgres_outage};
+pub use error::Error;
+pub use outage::is_postgres_outage;
 pub use views::{
     list::{names, version},
     query::Page,

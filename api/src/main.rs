@@ -1,4 +1,4 @@
-//! The program `exodrive`.
+//! Entry point of the program `exodrive`.
 
 use std::process::ExitCode;
 

@@ -1,12 +1,12 @@
-//! The command line: one program, `exodrive`, with a command for everything.
+//! The command line: one program, `exodrive`, with a subcommand for every task.
 //!
-//! Results go to standard output, what happens on the way to standard error.
-//! Exit codes: 0 done, 1 failed, 2 wrong usage.
+//! Results go to standard output, progress to standard error. Exit codes: 0
+//! done, 1 failed, 2 wrong usage.
 
 #![expect(clippy::print_stderr, reason = "a command line prints")]
 
-/// Prints a line to standard output. A reader that has seen enough (`| head`)
-/// ends the program, quietly.
+/// Prints a line to standard output. If the reader has closed the pipe (`|
+/// head`), the program ends quietly.
 macro_rules! say {
     ($($text:tt)*) => {
         $crate::cli::print_line(format_args!($($text)*))
@@ -38,7 +38,7 @@ use exodrive_projections::Database;
 use exodrive_runtime::{error_chain, folder, telemetry};
 use std::{io::Write, process::ExitCode, time::Duration};
 
-/// What went wrong, for the person at the terminal.
+/// An error, for the person at the terminal.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// ExoDrive: exotic-car rental on an event log.
@@ -56,9 +56,9 @@ pub struct Cli {
 
 const EXAMPLES: &str = "Examples:
   exodrive up                                  start everything, Ctrl-C stops it
-  exodrive demo                                send the sample deliveries and look at them
+  exodrive demo                                send sample data and show the outcome
   exodrive token --role auditor                a token for curl
-  exodrive replay email 4ef9a417-02e9-4d39-ad75-9611e0fcc33c
+  exodrive replay email f3c95789-ace1-4954-ac5d-6baed2eac902
   exodrive projections list
   exodrive projections verify --all            prove that the views are what the log says
   (export $(exodrive env); psql \"$EXODRIVE_DATABASE_URL\")";
@@ -69,28 +69,29 @@ enum Command {
     Up(up::Up),
     /// Run the API
     Serve(serve::Serve),
-    /// Run a worker: it keeps the projections level with the log
+    /// Run a worker: it keeps the projections up to date with the log
     Work(work::Work),
     /// Prepare the event log and the database: streams, migrations, and the tables of every
     /// projection
     Migrate(Migrate),
-    /// Send the sample deliveries through the webhook and look at the outcome
+    /// Send sample data through the API and the webhook, and show the outcome
     Demo(demo::Demo),
-    /// Take the tables of the present product over, from CSV files
+    /// Import the tables of the present product from CSV files
     Import(import::Import),
-    /// Travel in time: a row of any view as it was, and what made it so, from the log
+    /// Travel in time: a row of any view at an earlier point, and the events
+    /// that made it, from the log
     Replay(replay::Replay),
     /// Evidence for auditors, and the erasure of personal data
     Audit(audit::Audit),
-    /// Look at the projections and mend them
+    /// Show and repair the projections
     Projections(projections::Projections),
-    /// See how the background workers stand: holds, erasures, sealing, operations, drift check
+    /// Show the status of the background workers: holds, erasures, sealing, operations, drift check
     Workers(workers::Workers),
-    /// Print a token for a system whose secret is at hand (for development)
+    /// Print a token for a system whose secret is available (for development)
     Token(Token),
     /// Print the addresses of the running system as lines EXODRIVE_..._URL=...
     Env(Env),
-    /// Check every part of the system, with what to do about each fault
+    /// Check every part of the system, and say what to do about each fault
     Doctor(doctor::Doctor),
     /// Print the OpenAPI 3.1 description of the API
     Openapi,
@@ -100,7 +101,7 @@ enum Command {
 #[command(after_help = "Example:
   EXODRIVE_NATS_OPERATOR_URL=nats://exodrive-operator:... exodrive migrate
 
-Makes the streams that are missing; changes none that is there. docs/nats.conf
+Makes the streams that are missing; never changes one that exists. docs/nats.conf
 shows a NATS whose other users may not.")]
 struct Migrate {
     #[command(flatten)]
@@ -111,13 +112,13 @@ struct Migrate {
 #[command(after_help = "Example:
   curl -H \"Authorization: Bearer $(exodrive token --role auditor)\" http://127.0.0.1:8080/v1/inbox")]
 struct Token {
-    /// What the bearer is: customer, admin, auditor or operator
+    /// Role of the bearer: customer, admin, auditor or operator
     #[arg(long)]
     role: Role,
-    /// Who the bearer is
+    /// Id of the bearer
     #[arg(long, default_value = "developer")]
     subject: String,
-    /// How long the token is good for
+    /// Lifetime of the token
     #[arg(long, default_value = "12h", value_parser = humantime::parse_duration)]
     ttl: Duration,
     #[command(flatten)]
@@ -162,7 +163,8 @@ impl Cli {
         // only if there is one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let quiet = !matches!(self.command, Command::Up(_) | Command::Serve(_) | Command::Work(_));
-        // A command's answer is its output; its log is for when it fails.
+        // The answer of a command is its output. Its log lines are for
+        // failures.
         let filter = if quiet && self.logging.filter == DEFAULT_FILTER {
             "error"
         } else {
@@ -247,5 +249,73 @@ impl Env {
             say!("EXODRIVE_API_URL={}", system.url);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{collections::BTreeSet, ffi::OsStr};
+
+    fn command() -> clap::Command {
+        let mut command = Cli::command();
+        command.build();
+        command
+    }
+
+    /// Long name and variable of every option of a command that has a variable.
+    fn options(command: &str) -> BTreeSet<(String, String)> {
+        let cli = self::command();
+        let command = cli.find_subcommand(command).unwrap();
+        let named = command.get_arguments().filter_map(|arg| {
+            let text = |text: &OsStr| text.to_str().unwrap().to_owned();
+            Some((arg.get_long()?.to_owned(), text(arg.get_env()?)))
+        });
+        named.collect()
+    }
+
+    #[test]
+    fn up_has_every_setting_of_its_parts() {
+        let up = options("up");
+        for part in ["serve", "work"] {
+            let missing: Vec<_> = options(part).difference(&up).cloned().collect();
+            assert!(missing.is_empty(), "exodrive up has not what {part} has: {missing:?}");
+        }
+    }
+
+    /// A value that the option takes, written as people would.
+    fn value(option: &str) -> &'static str {
+        match option {
+            name if name.ends_with("-addr") => "127.0.0.1:9",
+            name if name.starts_with("rate-limit") => "7/1m",
+            name if name.ends_with("-interval") || name.ends_with("-limit") => "7s",
+            "duplicate-window" | "hold-period" => "7m",
+            "log-sync" => "default",
+            "log-replicas" => "3",
+            "rebuild-memory-mib" => "7",
+            "jwt-algorithm" => "RS256",
+            "log-format" => "json",
+            "trusted-proxies" => "10.0.0.0/8,192.168.0.0/16",
+            "resend-webhook-secrets" => "whsec_b25l,whsec_dHdv",
+            "seal-keys" => "one,two",
+            _ => "text",
+        }
+    }
+
+    #[test]
+    fn up_hands_every_setting_that_is_given_to_its_parts() {
+        for (option, variable) in options("up") {
+            let mut command = command();
+            let args = ["exodrive", "up", &format!("--{option}"), value(&option)];
+            let matches = command.try_get_matches_from_mut(args).unwrap();
+            let (name, matches) = matches.subcommand().unwrap();
+            let given = Given::of(command.find_subcommand(name).unwrap(), matches);
+            let handed: Vec<_> = given
+                .variables()
+                .filter(|(name, _)| std::env::var_os(name).is_none())
+                .map(|(name, value)| (name.to_owned(), value.to_str().unwrap().to_owned()))
+                .collect();
+            assert_eq!(handed, [(variable, value(&option).to_owned())], "--{option}");
+        }
     }
 }

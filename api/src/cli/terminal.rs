@@ -1,4 +1,4 @@
-//! Who sits at the terminal, and the record of what personal data is shown
+//! The person at the terminal, and the record of personal data that is shown
 //! there.
 
 use super::Failure;
@@ -12,7 +12,7 @@ use exodrive_log::Log;
 use exodrive_runtime::error_chain;
 use uuid::Uuid;
 
-/// Who sits at this terminal, as the log names them.
+/// Name of the person at this terminal, as an actor.
 pub(super) fn actor() -> String {
     Actor::Operator(user()).audit_name()
 }
@@ -32,8 +32,8 @@ pub(super) fn command_context() -> CommandContext {
     CommandContext::new(Uuid::now_v7().to_string(), "", Actor::Operator(user()))
 }
 
-/// Records what a command is about to show: kinds of things, and their ids. It
-/// is shown all the same when the log does not take the record, since whoever
+/// Records what a command is about to show: kinds of resources and their ids.
+/// The command goes on if the log does not take the record, since a person who
 /// can run the command can read the log without it.
 pub(super) async fn record<'a>(
     connections: &Connections,

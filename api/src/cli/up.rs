@@ -1,4 +1,4 @@
-//! `exodrive up`: everything, until Ctrl-C.
+//! `exodrive up`: starts everything and runs it until Ctrl-C.
 
 use super::{Failure, serve::HTTP_ADDR};
 use crate::{
@@ -32,8 +32,8 @@ use std::{
 
 A part that dies is started again. The parts' own logs are in the data folder.")]
 pub(super) struct Up {
-    /// Throw the data away at the end (of a folder made for it, unless
-    /// --data-dir names one)
+    /// Delete the data at the end (of a temporary folder, unless --data-dir
+    /// names one)
     #[arg(long)]
     ephemeral: bool,
     #[command(flatten)]
@@ -55,7 +55,7 @@ pub(super) struct Up {
     given: Given,
 }
 
-/// A system that runs.
+/// A running system.
 pub(super) struct RunningSystem {
     pub(super) url: String,
     pub(super) metrics_urls: Vec<String>,
@@ -65,7 +65,7 @@ pub(super) struct RunningSystem {
     throwaway: Option<PathBuf>,
 }
 
-/// How long the API may take to be ready.
+/// Time that the API has to become ready.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Up {
@@ -103,7 +103,7 @@ impl Up {
         up
     }
 
-    /// Starts everything, saying what is done and how long it takes.
+    /// Starts everything, and prints each step with its duration.
     pub(super) async fn start(mut self) -> Result<RunningSystem, Failure> {
         let throwaway = self.choose_folder()?;
         let data_dir = self.connections.data_dir.clone();
@@ -170,7 +170,8 @@ impl Up {
         Ok(system)
     }
 
-    /// An ephemeral system does not touch the folder of one that stays.
+    /// Chooses the data folder. An ephemeral system does not touch the folder
+    /// of one that stays.
     fn choose_folder(&mut self) -> Result<Option<PathBuf>, Failure> {
         if !self.ephemeral || self.connections.data_dir != Path::new(".exodrive") {
             return Ok(None);
@@ -231,7 +232,7 @@ impl RunningSystem {
         }
     }
 
-    /// Stops the API and the worker, then what they stand on.
+    /// Stops the API and the worker, then the services below them.
     pub(super) async fn stop(self) {
         for part in &self.parts {
             part.stop().await;
@@ -243,7 +244,8 @@ impl RunningSystem {
     }
 }
 
-/// The address given; else the usual one, or a free port when somebody has it.
+/// Returns the address that is given, or else the usual one, or a free port if
+/// that one is in use.
 fn choose_address(given: Option<SocketAddr>) -> Result<SocketAddr, Failure> {
     match given {
         Some(address) => free_port(address),
@@ -252,7 +254,7 @@ fn choose_address(given: Option<SocketAddr>) -> Result<SocketAddr, Failure> {
     }
 }
 
-/// The address, with a free port if it says 0.
+/// Returns the address, with a free port instead of port 0.
 fn free_port(address: SocketAddr) -> Result<SocketAddr, Failure> {
     let listener = TcpListener::bind(address)
         .map_err(|error| format!("cannot listen on {address}: {error}"))?;
@@ -293,12 +295,12 @@ fn banner(
     Ok(banner)
 }
 
-/// How the program was called, to be pasted.
+/// The command by which this program was called, to be pasted.
 fn program() -> String {
     std::env::args().next().unwrap_or_else(|| "exodrive".to_owned())
 }
 
-/// A line that says what is done, and then how long it took.
+/// A line with a step, and then its duration.
 struct Step {
     started: Instant,
     what: &'static str,

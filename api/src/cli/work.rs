@@ -1,4 +1,4 @@
-//! `exodrive work`: a worker process, which keeps the projections and runs every
+//! `exodrive work`: a process that folds the projections and runs every background
 //! worker.
 
 use super::{Failure, metrics::serve_metrics};
@@ -15,11 +15,11 @@ use std::{
     time::Duration,
 };
 
-/// The name of the task that keeps the projections.
+/// Name of the task that folds the projections.
 const PROJECTIONS: &str = "projections";
-/// How long workers may take to end their steps and give back what they hold.
+/// Time for workers to end their steps and release their leases.
 const GRACE: Duration = Duration::from_secs(6);
-/// How long the last status may take.
+/// Time limit for recording the last status.
 const LAST_STATUS: Duration = Duration::from_secs(1);
 
 #[derive(clap::Args)]
@@ -58,10 +58,10 @@ impl Work {
             seal_interval: self.seals.seal_interval,
             check_interval: self.checks.check_interval,
         };
-        // Nothing is folded before; services start in any order.
+        // Projections fold nothing before this. Services start in any order.
         while let Err(error) = erasure::reapply(&system).await {
             let error = error_chain(&error);
-            tracing::warn!(error, "Cannot check that erasures still hold, will try again");
+            tracing::warn!(error, "Cannot check whether erased data is still gone, will retry");
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
                 () = stop.cancelled() => return Ok(()),
@@ -92,8 +92,8 @@ impl Work {
         Ok(outcome?)
     }
 
-    /// Keeps every projection until the process stops. A failure that no retry
-    /// mends is left in `failed`, and ends the process.
+    /// Folds every projection until the process stops. A failure that no retry
+    /// cures is stored in `failed`, and ends the process.
     fn project(
         &self,
         system: System,

@@ -29,13 +29,15 @@ use std::{future::Future, sync::Arc, sync::LazyLock};
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-/// How long an answer is kept. After that the log still knows the command.
+/// Seconds for which Redis stores an answer. After that the log still
+/// recognises the command.
 const KEPT_SECONDS: u64 = 24 * 3_600;
-/// How long a command may be in flight: longer than it can take, and no longer
-/// than a caller should wait whose first attempt died with its process.
+/// Milliseconds for which a command may be in flight: longer than a command
+/// takes, and short enough for a caller whose first attempt died with its
+/// process.
 const IN_FLIGHT_MS: u64 = 10_000;
 
-/// A command as it came: the body as `T`, and what surrounds it.
+/// A command as received: the body as `T`, and what its request says besides.
 pub(crate) struct Command<T> {
     pub(crate) body: T,
     pub(crate) who: Requester,
@@ -66,7 +68,8 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Command<T> {
         let key = key(&parts.headers)?;
         let if_position = if_match(&parts.headers)?;
         let parsed = parse(&parts.headers, &body)?;
-        // As it was meant, not as it was spelt: a retry may be serialised anew.
+        // The hash covers the value and not the spelling: a retry may be
+        // serialised differently.
         let meant: serde_json::Value =
             serde_json::from_slice(&body).unwrap_or_else(|_| serde_json::json!({}));
         let asked = (parts.method.as_str(), parts.uri.path(), if_position, &meant);
@@ -104,7 +107,8 @@ fn if_match(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
         return Ok(None);
     }
     let position = text.trim_matches('"').rsplit('-').next().and_then(|it| it.parse().ok());
-    let position = position.ok_or_else(|| header_fault("If-Match", "must be an ETag of ours"))?;
+    let position = position
+        .ok_or_else(|| header_fault("If-Match", "must be an ETag that this API has sent"))?;
     Ok(Some(position))
 }
 
@@ -147,7 +151,8 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
     path.iter().map(step).collect()
 }
 
-/// Where in the text it stands says nothing to who sent an object.
+/// Removes the place in the text: it means nothing to a caller who sent an
+/// object.
 fn without_place(message: &str) -> String {
     message.split(" at line ").next().unwrap_or(message).to_owned()
 }
@@ -167,7 +172,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The thing after the command.
+    /// The car, booking or job after the command.
     pub(crate) fn of(body: &impl Serialize, position: u64) -> Result<Self, ApiError> {
         let body = serde_json::to_value(body)?;
         Ok(Self { status: 200, body, position, location: None, leaf_hash: None, replayed: false })
@@ -178,12 +183,12 @@ impl Answer {
         Self { replayed, ..self }
     }
 
-    /// Something that goes on after the answer.
+    /// A job that goes on after the answer.
     pub(crate) fn begun(self, location: String) -> Self {
         Self { status: 202, location: Some(location), ..self }
     }
 
-    /// A thing that was made.
+    /// A resource that was created.
     pub(crate) fn made(self, location: String) -> Self {
         Self { status: 201, location: Some(location), ..self }
     }
@@ -198,7 +203,8 @@ impl IntoResponse for Answer {
         if let Some(hash) = self.leaf_hash.and_then(|it| HeaderValue::from_str(&it).ok()) {
             headers.insert(LEAF_HASH, hash);
         }
-        // The ETag is of the thing, which a later command may have changed.
+        // The ETag is that of the resource, which a later command may have
+        // changed.
         let etag = self.body.get("position").and_then(serde_json::Value::as_u64);
         if let Some(etag) = etag.and_then(|it| HeaderValue::from_str(&format!("\"{it}\"")).ok()) {
             headers.insert(ETAG, etag);
@@ -213,18 +219,18 @@ impl IntoResponse for Answer {
     }
 }
 
-/// What Redis keeps of a command under its id.
+/// An entry of Redis about a command, under its id.
 #[derive(Serialize, Deserialize)]
 struct StoredAnswer {
     hash: String,
-    /// None while it is in flight.
+    /// `None` while it is in flight.
     answer: Option<Answer>,
-    /// Tells the one that is in flight from another.
+    /// Distinguishes this attempt from another one.
     attempt: u64,
 }
 
-/// Sets the key if there is none; else gives what it holds. ARGV: the value,
-/// and for how many milliseconds.
+/// Sets the key if it does not exist, or else returns its value. ARGV: the
+/// value, and its lifetime in milliseconds.
 static BEGIN: LazyLock<redis::Script> = LazyLock::new(|| {
     redis::Script::new(
         r"local held = redis.call('GET', KEYS[1])
@@ -248,8 +254,8 @@ impl<T> Command<T> {
         Ok(self.context.clone().given_by(operator))
     }
 
-    /// Carries the command out once: a repeat under the same key gets the
-    /// first one's answer.
+    /// Executes the command once: a repeat under the same key gets the first
+    /// answer.
     pub(crate) async fn once(
         &self,
         api: &Api,
@@ -257,7 +263,8 @@ impl<T> Command<T> {
     ) -> Result<Answer, ApiError> {
         let run = async {
             let answer = run.await?;
-            // A receipt, as far as it can be had: the event is stored.
+            // Adds the hash of the event for a receipt, if it is available. The
+            // event is stored in any case.
             let leaf = stored_leaf(api, answer.position).await.ok().flatten();
             Ok(Answer { leaf_hash: leaf.map(hex::encode), ..answer })
         };
@@ -271,7 +278,7 @@ impl<T> Command<T> {
         let mine = serde_json::to_string(&mine)?;
         let mut begin = BEGIN.prepare_invoke();
         begin.key(&key).arg(&mine).arg(IN_FLIGHT_MS);
-        // Without Redis the log alone tells repeats apart.
+        // Without Redis the log alone recognises repeats.
         let held: Option<String> = api.redis.invoke(&begin).await.unwrap_or_default();
         if let Some(saved) = held.and_then(|held| serde_json::from_str::<StoredAnswer>(&held).ok())
         {
@@ -303,7 +310,7 @@ impl<T> Command<T> {
     }
 }
 
-/// Keys of one caller do not meet those of another.
+/// Separates the keys of one caller from those of others.
 fn scope(actor: &Actor) -> String {
     match actor {
         Actor::Staff(subject) | Actor::Operator(subject) | Actor::Customer(subject) => {
@@ -316,7 +323,7 @@ fn scope(actor: &Actor) -> String {
 }
 
 fn in_flight() -> ApiError {
-    let detail = "A request with this Idempotency-Key is being carried out.";
+    let detail = "A request with this Idempotency-Key is still in progress.";
     let mut error = ApiError::new(Code::RequestInFlight, detail);
     error.retry_after = Some(1);
     error
@@ -331,7 +338,7 @@ pub(crate) fn days(
 }
 
 impl<T> Command<T> {
-    /// Refuses everybody but admins.
+    /// Rejects every caller but admins.
     pub(crate) fn only_staff(&self) -> Result<(), ApiError> {
         match self.who.role() {
             Some(Role::Admin) => Ok(()),

@@ -23,7 +23,7 @@ use exodrive_projections::{Error, engine::cache::CacheError};
 
 /// A fault of ours, which no retry mends.
 fn internal(error: &dyn std::error::Error) -> ApiError {
-    ApiError::new(Code::Internal, "The request could not be carried out.").caused_by(error)
+    ApiError::new(Code::Internal, "The request could not be executed.").caused_by(error)
 }
 
 /// Names the service of the log that is out; without one, the fault is ours.
@@ -62,7 +62,7 @@ impl From<AppendError> for ApiError {
     fn from(error: AppendError) -> Self {
         match &error {
             AppendError::Conflict => {
-                Self::new(Code::Busy, "Somebody else changed it at the same time.")
+                Self::new(Code::Busy, "Another command changed it at the same time.")
             }
             AppendError::TooLarge => Self::new(Code::BodyTooLarge, "It is too large to be stored."),
             error => return log_problem(error.outage(), error),
@@ -137,7 +137,8 @@ impl From<serde_json::Error> for ApiError {
 
 impl From<NewerRelease> for ApiError {
     fn from(error: NewerRelease) -> Self {
-        let detail = "This server's release cannot read what a newer one has written about it.";
+        let detail =
+            "This server's release cannot read an event that a newer release has appended.";
         Self::new(Code::NewerRelease, detail).caused_by(&error)
     }
 }
@@ -165,12 +166,12 @@ impl From<OperatorError> for ApiError {
             }
             OperatorError::Invalid(_) => Self::new(Code::ValidationFailed, error.to_string()),
             OperatorError::UnderWay { projection, rebuild } => {
-                let detail = format!("Rebuild {rebuild} of {projection} is under way.");
-                let mut problem = Self::new(Code::RebuildUnderWay, detail);
+                let detail = format!("Rebuild {rebuild} of {projection} is in progress.");
+                let mut problem = Self::new(Code::RebuildInProgress, detail);
                 problem.more.rebuild = Some(rebuild);
                 problem
             }
-            OperatorError::Rejected(_) => Self::new(Code::OperationRefused, error.to_string()),
+            OperatorError::Rejected(_) => Self::new(Code::OperationRejected, error.to_string()),
             OperatorError::NotBuilt(name) => {
                 Self::new(Code::ViewUnavailable, format!("Projection {name} has no tables yet."))
             }
@@ -195,7 +196,7 @@ impl From<ErasureError> for ApiError {
             ErasureError::NoReason | ErasureError::LongReason(_) => field("/reason"),
             ErasureError::Rejected(ErasureRejection::NotFound) => no_such_erasure(),
             ErasureError::Rejected(rejection) => {
-                Self::new(Code::OperationRefused, rejection.to_string())
+                Self::new(Code::OperationRejected, rejection.to_string())
             }
             ErasureError::Read(error) => error.into(),
             ErasureError::Append(error) => error.into(),
@@ -239,7 +240,9 @@ pub(crate) fn rental_problem(error: RentalError, staff: bool) -> ApiError {
             let detail = format!("Only staff may do {}.", action.name());
             ApiError::new(Code::Forbidden, detail)
         }
-        RentalError::Busy => ApiError::new(Code::Busy, "Many decide about this car at once."),
+        RentalError::Busy => {
+            ApiError::new(Code::Busy, "Too many commands decide about this car at once.")
+        }
         RentalError::ViewBehind { reached, end } => {
             let detail = format!("The view is at position {reached}, the log at {end}.");
             let mut error = ApiError::new(Code::ViewBehind, detail);
@@ -334,7 +337,7 @@ fn booking_problem(refusal: BookingRejection, staff: bool) -> ApiError {
             error
         }
         BookingRejection::Unchanged => {
-            validation(vec![InvalidField::new("/car_id", "it is that car already")])
+            validation(vec![InvalidField::new("/car_id", "the booking is on that car already")])
         }
         BookingRejection::Faulty(faults) => validation(faults),
     }
@@ -344,9 +347,13 @@ fn fleet_problem(refusal: FleetRejection) -> ApiError {
     match refusal {
         FleetRejection::KeyReused | FleetRejection::AlreadyDone(_) => key_reused(),
         FleetRejection::NoSuchCar => no_such_car(),
-        FleetRejection::Exists => ApiError::new(Code::CarConflict, "There is a car of this id."),
+        FleetRejection::Exists => {
+            ApiError::new(Code::CarConflict, "A car with this id exists already.")
+        }
         FleetRejection::Stale(position) => stale(position),
-        FleetRejection::Unchanged => ApiError::new(Code::CarConflict, "It is so already."),
+        FleetRejection::Unchanged => {
+            ApiError::new(Code::CarConflict, "The car is in this state already.")
+        }
         FleetRejection::Archived => {
             ApiError::new(Code::CarConflict, "The car is archived: restore it first.")
         }
@@ -358,7 +365,7 @@ fn fleet_problem(refusal: FleetRejection) -> ApiError {
 }
 
 fn stale(position: u64) -> ApiError {
-    ApiError::new(Code::Stale, format!("Its last change stands at position {position}."))
+    ApiError::new(Code::Stale, format!("Its last change is at position {position}."))
 }
 
 pub(super) fn key_reused() -> ApiError {
@@ -368,12 +375,12 @@ pub(super) fn key_reused() -> ApiError {
     )
 }
 
-/// Days as people name them.
+/// The range of days in the form of the API.
 pub(crate) fn range(days: Days) -> DateRange {
     DateRange { start_date: days.first(), end_date: days.last() }
 }
 
-/// What cannot be in a command.
+/// An error about invalid values in a command.
 pub(crate) fn validation(faults: Vec<InvalidField>) -> ApiError {
     let reported: Vec<_> = faults
         .iter()

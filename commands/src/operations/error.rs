@@ -1,29 +1,31 @@
+//! Errors of operators' commands.
+
 use exodrive_log::{AppendError, ReadError};
 use exodrive_projections::{Error, names};
 
-/// Why an act was not carried out.
+/// An error of an operator's command; it was not recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
     /// No projection has the name.
     #[error("there is no projection {0:?}; there are {known}", known = names().join(", "))]
     NoSuchProjection(String),
-    /// It has no generation yet.
+    /// The projection has no generation yet.
     #[error("projection {0} has no tables yet: run `exodrive migrate`")]
     NotBuilt(String),
-    /// The act needs a reason.
-    #[error("say why: a reason is needed, it stays in the log")]
+    /// The command needs a reason.
+    #[error("a reason is required; it stays in the log")]
     NoReason,
     /// Something in the request is wrong.
     #[error(transparent)]
     Invalid(#[from] InvalidOperation),
     /// One is under way.
     #[error(
-        "rebuild {rebuild} of {projection} is under way: wait for it, or cancel it (`exodrive projections rebuild {projection} --cancel`)"
+        "rebuild {rebuild} of {projection} is in progress: wait for it, or cancel it (`exodrive projections rebuild {projection} --cancel`)"
     )]
     UnderWay {
-        /// Which projection.
+        /// Name of the projection.
         projection: String,
-        /// Which rebuild.
+        /// Id of the rebuild.
         rebuild: String,
     },
     /// As things are, there is nothing to be done.
@@ -41,7 +43,7 @@ pub enum OperatorError {
     /// The database failed.
     #[error("the database of the projections does not answer")]
     Database(#[from] Error),
-    /// An event that cannot be written down.
+    /// An event cannot be written as JSON.
     #[error("an event cannot be written as JSON")]
     Encode(#[from] serde_json::Error),
 }
@@ -82,21 +84,21 @@ pub enum OperationRejection {
     )]
     OtherVersion { projection: String, found: i32, version: u32 },
     /// The rebuild does not wait for anybody to accept it.
-    #[error("rebuild {rebuild} of {projection} does not wait for anybody, it is {state}")]
+    #[error("rebuild {rebuild} of {projection} does not wait for a decision, it is {state}")]
     NotWaiting { projection: String, rebuild: String, state: String },
     /// The rebuild has ended.
     #[error("rebuild {rebuild} is {state} already")]
     Over { rebuild: String, state: String },
     /// There is no rebuild to accept or cancel.
-    #[error("no rebuild of {projection} is under way")]
+    #[error("no rebuild of {projection} is in progress")]
     NothingUnderWay { projection: String },
     /// There is nothing to roll back to.
     #[error(
-        "{projection} has no earlier generation to roll back to: readers see {active}, and no other is kept"
+        "{projection} has no earlier generation to roll back to: readers see {active}, and no other is stored"
     )]
     NoEarlierGeneration { projection: String, active: i32 },
     /// Somebody has paused it before.
-    #[error("{projection} is paused already, by {by}: {reason}")]
+    #[error("{projection} is already paused by {by}: {reason}")]
     AlreadyPaused { projection: String, by: String, reason: String },
     /// It folds already.
     #[error("{projection} is not paused")]

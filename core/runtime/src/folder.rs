@@ -1,5 +1,5 @@
-//! What a data folder keeps for the programs that find it: the secrets of a
-//! development system, and where its API listens.
+//! The files of a data folder for the programs that use it: the secrets of a
+//! development system, and the addresses of its API.
 
 use crate::services::SyncMode;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -24,9 +24,9 @@ pub struct Secrets {
     /// Makes the links of bookings and the ids of customers.
     #[serde(default = "random")]
     pub links: String,
-    /// Wrap the keys that personal data in the log is encrypted with:
-    /// `1:<base64 of 32 bytes>`, several with commas between. Without them
-    /// nobody can read it any more.
+    /// Keys that wrap the keys that encrypt personal data in the log:
+    /// `1:<base64 of 32 bytes>`, several with commas between. Without them the
+    /// personal data cannot be read any more.
     #[serde(default = "wrapping_key")]
     pub data_keys: String,
     /// Signs the log's checkpoints: base64 of 32 bytes.
@@ -46,7 +46,7 @@ fn random() -> String {
     hex::encode(rand::random::<[u8; 32]>())
 }
 
-/// Where a running system listens.
+/// The addresses on which a running system listens.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct System {
     /// The API, for example `http://127.0.0.1:8080`.
@@ -84,7 +84,7 @@ impl Default for LogRequirements {
 /// When the file cannot be read or written.
 pub fn secrets(data_dir: &Path) -> io::Result<Secrets> {
     if let Some(secrets) = read_json(&data_dir.join(SECRETS))? {
-        // A folder of an earlier release gets what it lacks.
+        // A folder of an earlier release gets the secrets that it lacks.
         write(&data_dir.join(SECRETS), &secrets)?;
         return Ok(secrets);
     }
@@ -107,7 +107,7 @@ pub fn existing_secrets(data_dir: &Path) -> io::Result<Option<Secrets>> {
     read_json(&data_dir.join(SECRETS))
 }
 
-/// Says where the system listens.
+/// Writes the addresses on which the system listens.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -115,7 +115,7 @@ pub fn announce(data_dir: &Path, system: &System) -> io::Result<()> {
     write(&data_dir.join(SYSTEM), system)
 }
 
-/// Where the folder's system listens, or listened last.
+/// The addresses on which the folder's system listens, or listened last.
 ///
 /// # Errors
 /// When the file cannot be read.

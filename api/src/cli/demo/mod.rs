@@ -1,4 +1,4 @@
-//! `exodrive demo`: the main jobs on sample data.
+//! `exodrive demo`: the main tasks on sample data.
 
 mod mail;
 mod rental;
@@ -11,15 +11,15 @@ use std::time::Duration;
 #[derive(clap::Args)]
 #[command(
     after_help = "Imports a season of rentals, shows the fleet and a calendar, makes a booking, shows
-that nobody else gets its days, and cancels it; then sends sample deliveries through
-the webhook and tells the history of one email.
+that no other customer gets its days, and cancels it; then sends sample deliveries through
+the webhook and shows the history of one email.
 
 Examples:
   exodrive demo              against the system that runs in .exodrive; starts one if none does
   exodrive demo --seed 7     another order of deliveries"
 )]
 pub(super) struct Demo {
-    /// Decides the order of the deliveries
+    /// Seed for the order of the deliveries
     #[arg(long, default_value_t = 1)]
     seed: u64,
     #[command(flatten)]

@@ -325,8 +325,8 @@ pub(crate) async fn get_booking(
     let subject = Subject::Booking(row.booking.car_id).to_string();
     let full = full(row, &who, api.rental.now());
     let json = json_body(&full)?;
-    // What can be done changes with the day, of which the ETag says nothing: so
-    // never 304.
+    // The possible actions change with the day, which the ETag does not cover:
+    // so the answer is never 304.
     let etag = format!("\"{position}\"");
     let mut answer = view_answer(&HeaderMap::new(), &etag, position, json, "MISS");
     add_blocked_header(&api, "bookings", &[&id.to_string(), &subject], &mut answer);

@@ -1,4 +1,4 @@
-//! What all commands share: the body, the `Idempotency-Key` and `If-Match`.
+//! Parts that all commands share: the body, `Idempotency-Key` and `If-Match`.
 
 use super::problem::{ApiError, Code, FieldError};
 use super::{
@@ -41,9 +41,9 @@ const IN_FLIGHT_MS: u64 = 10_000;
 pub(crate) struct Command<T> {
     pub(crate) body: T,
     pub(crate) who: Requester,
-    /// What the command is to whoever carries it out: made once for a request.
+    /// Context for the command handlers, made once for a request.
     pub(crate) context: CommandContext,
-    /// The caller named it, by an `Idempotency-Key`: it may be repeated.
+    /// The caller gave an `Idempotency-Key`, so the command may be repeated.
     repeatable: bool,
 }
 
@@ -248,7 +248,7 @@ static GIVE_UP: LazyLock<redis::Script> = LazyLock::new(|| {
 });
 
 impl<T> Command<T> {
-    /// The same command, given by an operator; everybody else is refused.
+    /// The same command, given by an operator; other callers are rejected.
     pub(crate) fn operator_context(&self) -> Result<CommandContext, ApiError> {
         let operator = Actor::Operator(self.who.operator()?.to_owned());
         Ok(self.context.clone().given_by(operator))

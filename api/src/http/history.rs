@@ -234,7 +234,7 @@ fn email_id(text: &str) -> Result<EmailId, ApiError> {
     })
 }
 
-/// From when to when.
+/// The two points of a comparison.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]

@@ -83,11 +83,11 @@ pub struct Api {
     pub blocked: BlockedKeys,
     /// Command handlers for cars and bookings.
     pub rental: RentalCommands,
-    /// What customers' ids and the tokens of bookings' links follow from.
+    /// Derives customers' ids and the tokens of bookings' links.
     pub booking_secret: BookingSecret,
-    /// How long an unpaid booking holds its days.
+    /// Time for which an unpaid booking holds its days.
     pub hold_period: TimeDelta,
-    /// Where operators' acts are carried out.
+    /// Operators' commands and reads.
     pub operator: Operator,
     /// Erasure commands and reads.
     pub erasures: Erasures,

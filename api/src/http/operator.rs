@@ -173,7 +173,7 @@ async fn run_command<T>(
     let run = async {
         let location = |id: &str| format!("/v1/operator/rebuilds/{id}");
         if is_job && !dry_run {
-            // The same request, whose answer was lost.
+            // This is the same request, and its answer was lost.
             let before = api.operator.database().rebuild(id).await;
             if let Some(before) = before? {
                 let job = Job::from(before);

@@ -1,9 +1,9 @@
-//! What callers are told when something fails: the one mapping from the errors
-//! of every service to problems, so that a handler says `?`.
+//! The one mapping from the errors of every service to problems, so that a
+//! handler uses `?`.
 //!
 //! An outage is answered 503 and names the service that is out. A permanent
-//! fault is ours (500) or the caller's (4xx). Commands and settings of the
-//! command line have no place in these texts.
+//! fault is ours (500) or the caller's (4xx). The texts name no command or
+//! option of the command line.
 
 use super::problem::{ApiError, Code, Conflict, DateRange, FieldError};
 use exodrive_audit::{
@@ -220,7 +220,7 @@ pub(super) fn nothing_sealed() -> ApiError {
     )
 }
 
-/// As customers are told it: whoever knows that staff asks says
+/// The answer for customers. A handler that knows that staff asks uses
 /// [`rental_problem`].
 impl From<RentalError> for ApiError {
     fn from(error: RentalError) -> Self {

@@ -155,7 +155,7 @@ pub(super) async fn read_body(body: Body) -> Result<Bytes, ApiError> {
     }
 }
 
-/// Whether a body could not be read since it is larger than it may be.
+/// Whether a body could not be read because it is larger than the limit.
 fn is_over_limit(error: &axum::Error) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
@@ -256,7 +256,7 @@ fn warn_of_different_body(position: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::{Router, response::IntoResponse, routing::post};
+    use axum::{Router, routing::post};
     use tower::ServiceExt;
 
     async fn status_of(body: Body) -> StatusCode {

@@ -5,12 +5,12 @@ use exodrive_domain::{
 };
 use ring::hmac;
 
-/// The secret that customers' ids and the tokens of bookings' links follow
-/// from: without it nobody can guess either.
+/// Derives customers' ids and the tokens of bookings' links: without the secret
+/// nobody can guess either.
 #[derive(Clone, Debug)]
 pub struct BookingSecret(hmac::Key);
 
-/// With an empty secret anybody could make every link.
+/// The secret is empty: anybody could make every link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the secret for links of bookings is empty")]
 pub struct EmptySecret;
@@ -27,8 +27,8 @@ impl BookingSecret {
         Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes())))
     }
 
-    /// The id of the customer with this email address. Says nothing of the
-    /// address to who does not know the secret.
+    /// Id of the customer with this email address. The address cannot be
+    /// derived from it without the secret.
     pub fn customer_id(&self, customer: &Customer) -> CustomerId {
         let email = customer.details.0.email.trim().to_lowercase();
         let tag = self.sign(&format!("customer\n{email}"));
@@ -37,8 +37,7 @@ impl BookingSecret {
         uuid_from_digest(first).into()
     }
 
-    /// The token of a booking's n-th link: always the same, so that nobody has
-    /// to store it.
+    /// Token of a booking's n-th link. It is derived, so it need not be stored.
     pub fn link_token(&self, booking_id: BookingId, n: usize) -> String {
         hex::encode(self.sign(&format!("link\n{booking_id}\n{n}")))
     }

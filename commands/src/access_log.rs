@@ -191,63 +191,6 @@ fn is_id(text: &str) -> bool {
     (1..=LONGEST).contains(&text.len()) && text.bytes().all(valid)
 }
 
-/// What a row of a view is about, for a record of who read it: a kind of thing
-/// and its id. `None` if it is nothing personal.
-pub fn of_view<'a>(view: &'a str, key: &'a str) -> Option<(&'a str, Option<&'a str>)> {
-    let before_slash = || key.split_once('/').map_or(key, |(before, _)| before);
-    Some(match view {
-        "cars" | "calendar" => return None,
-        "inbox" => ("email", Some(key)),
-        "email_timeline" => ("email", Some(before_slash())),
-        "deliveries" => ("delivery", Some(key)),
-        "bookings" => ("booking", Some(key)),
-        // An email's tag stands there, which may hold anything.
-        "booking_timeline" => match key.rsplit_once("/email/") {
-            Some((_, email)) => ("email", Some(email)),
-            None => ("booking", Some(before_slash())),
-        },
-        "customers" => ("customer", Some(key)),
-        "payments" => ("payment", Some(key)),
-        "accesses" => ("access", None),
-        other => (other, Some(key)),
-    })
-}
-
-/// What a route of the API shows, for the same; `None` if nothing personal.
-/// What is not named here is recorded: a new route is not forgotten.
-pub fn of_route(route: &str) -> Option<&'static str> {
-    const PUBLIC: [&str; 12] = [
-        "/v1/cars",
-        "/v1/quotes",
-        "/v1/dashboard",
-        "/v1/operator/",
-        "/v1/openapi.json",
-        "/v1/audit/checkpoint",
-        "/v1/audit/keys",
-        "/v1/audit/inclusion",
-        "/v1/audit/consistency",
-        "/v1/audit/tile/",
-        "/v1/audit/receipts/",
-        "/v1/audit/refusals",
-    ];
-    // These tell by themselves what they have shown.
-    const EXACT: [&str; 2] = ["/v1/replay/", "/v1/audit/history"];
-    let begins = |known: &&str| route.starts_with(*known);
-    if !route.starts_with("/v1/") || PUBLIC.iter().chain(&EXACT).any(begins) {
-        return None;
-    }
-    Some(match route {
-        "/v1/inbox" => "inbox",
-        _ if route.starts_with("/v1/inbox/") => "email",
-        _ if route.starts_with("/v1/deliveries/") => "delivery",
-        _ if route.starts_with("/v1/bookings") => "booking",
-        _ if route.starts_with("/v1/customers") => "customer",
-        "/v1/audit/accesses" => "access",
-        _ if route.starts_with("/v1/audit/") => "log",
-        _ => "other",
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,13 +235,5 @@ mod tests {
             taken.extend(entries);
         }
         assert_eq!(taken.len(), BOUND);
-    }
-
-    #[test]
-    fn a_route_that_nobody_named_is_recorded() {
-        assert_eq!(of_route("/v1/inbox/{email_id}/timeline"), Some("email"));
-        assert_eq!(of_route("/v1/new-things/{id}"), Some("other"));
-        assert_eq!(of_route("/v1/cars/{id}"), None);
-        assert_eq!(of_route("/readyz"), None);
     }
 }

@@ -21,7 +21,8 @@
 //! the API's documentation: Redis holds an answer as it is sent, rendered by the
 //! writer, so the writer must know its form.
 //!
-//! **To add a view**: see [`Projection`].
+//! **To add a view**: `docs/recipes.md`. The compiler asks for all that a
+//! [`Projection`] needs.
 
 pub mod engine;
 mod error;
@@ -29,10 +30,10 @@ pub mod views;
 
 pub use engine::{
     database::{Database, Identity, ReadTransaction},
-    projection::{Projection, Sources, reads},
+    projection::{PersonalData, Projection, Sources, reads},
 };
 pub use error::Error;
 pub use views::{
-    list::{names, version},
+    list::{ViewInfo, names, version, view, views},
     query::Page,
 };

@@ -3,11 +3,10 @@
 use super::{Failure, table, terminal};
 use crate::settings::Connections;
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
-use exodrive_commands::access_log;
 use exodrive_domain::{email::EmailId, time};
 use exodrive_log::Log;
 use exodrive_projections::{
-    names,
+    ViewInfo, names, view, views,
     views::inbox::{InboxRow, read::EmailDetail},
 };
 use exodrive_replays::{self as replays, Compared, Frame, HistoryEvent, Order, RowHistory, Until};
@@ -41,7 +40,7 @@ pub(super) struct Replay {
 /// The views are taken from the one list of them.
 enum ReplayCommand {
     Email(Email),
-    View(&'static str, View),
+    View(ViewInfo, View),
 }
 
 impl Subcommand for ReplayCommand {
@@ -49,11 +48,11 @@ impl Subcommand for ReplayCommand {
         // Arguments that are shared bring a description of their own: ours last.
         let about = "The history of one email, in words, in the order of arrival or as it happened";
         let email = Email::augment_args(Command::new("email")).about(about).long_about(None);
-        names().into_iter().fold(command.subcommand(email), |command, view| {
-            let (about, key) = describe(view);
+        views().into_iter().fold(command.subcommand(email), |command, view| {
+            let ViewInfo { name, about, key_example: key, .. } = view;
             let example =
-                format!("Example:\n  exodrive replay {view} {key} --at 2026-11-20T09:15:00Z");
-            let it = View::augment_args(Command::new(view)).about(about).long_about(None);
+                format!("Example:\n  exodrive replay {name} {key} --at 2026-11-20T09:15:00Z");
+            let it = View::augment_args(Command::new(name)).about(about).long_about(None);
             command.subcommand(it.after_help(example))
         })
     }
@@ -71,9 +70,7 @@ impl FromArgMatches for ReplayCommand {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         match matches.subcommand() {
             Some(("email", matches)) => Email::from_arg_matches(matches).map(Self::Email),
-            Some((name, matches))
-                if let Some(view) = names().into_iter().find(|it| *it == name) =>
-            {
+            Some((name, matches)) if let Some(view) = view(name) => {
                 View::from_arg_matches(matches).map(|it| Self::View(view, it))
             }
             _ => Err(clap::Error::new(clap::error::ErrorKind::MissingSubcommand)),
@@ -83,34 +80,6 @@ impl FromArgMatches for ReplayCommand {
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         *self = Self::from_arg_matches(matches)?;
         Ok(())
-    }
-}
-
-/// What a row of a view is, and a key of one.
-fn describe(view: &str) -> (&'static str, &'static str) {
-    const ID: &str = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4";
-    match view {
-        "inbox" => ("An email, by its id", "4ef9a417-02e9-4d39-ad75-9611e0fcc33c"),
-        "email_timeline" => {
-            ("An event of an email, by EMAIL/EVENT", "4ef9a417-02e9-4d39-ad75-9611e0fcc33c/msg_1")
-        }
-        "deliveries" => ("A message of the provider, by its id", "msg_2kVZ"),
-        "cars" => ("A car, by its id", ID),
-        "calendar" => ("The days of a car that somebody has, by the car's id", ID),
-        "bookings" => ("A booking, by its id", ID),
-        "booking_timeline" => (
-            "An event of a booking, by BOOKING/POSITION (20 digits), or BOOKING/email/EMAIL",
-            "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4/00000000000000000120",
-        ),
-        "customers" => ("A customer, by its id", ID),
-        "payments" => {
-            ("An amount taken or given back, by its position (20 digits)", "00000000000000000120")
-        }
-        "accesses" => (
-            "A reader's reads of one thing in a day, by RESOURCE/ID/DAY/ACTOR",
-            "email/4ef9a417-02e9-4d39-ad75-9611e0fcc33c/2026-11-20/auditor:ada",
-        ),
-        _ => ("A row of the view, by its key", "KEY"),
     }
 }
 
@@ -164,13 +133,13 @@ impl Replay {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         match self.what {
             ReplayCommand::Email(email) => email.run().await,
-            ReplayCommand::View(name, view) => view.run(name).await,
+            ReplayCommand::View(of, view) => view.run(of).await,
         }
     }
 }
 
 impl View {
-    async fn run(self, view: &str) -> Result<ExitCode, Failure> {
+    async fn run(self, view: ViewInfo) -> Result<ExitCode, Failure> {
         let (url, _) = self.connections.resolve_log()?;
         let log = Log::open(&self.connections.reading_config(url)?).await?;
         let bar = reading_bar()?;
@@ -178,7 +147,8 @@ impl View {
             bar.set_length(end);
             bar.set_position(done);
         };
-        let shown = access_log::of_view(view, &self.key);
+        let shown = (view.personal)(&self.key).resource();
+        let view = view.name;
         let found = match self.diff.as_deref() {
             Some(&[from, to]) => {
                 let points = (from, to);

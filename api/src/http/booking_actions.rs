@@ -19,8 +19,9 @@ use exodrive_domain::{
 };
 use exodrive_projections::views::bookings::read::BookingDetail;
 use serde::Deserialize;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 use utoipa::ToSchema;
+use utoipa_axum::{router::UtoipaMethodRouter, routes};
 
 /// Carries out what `act` makes of the command.
 async fn act<T>(
@@ -94,7 +95,13 @@ macro_rules! booking_action_routes {
             })
             .await
         }
-    )*};
+    )*
+
+        /// The routes of all actions.
+        pub(super) fn routes() -> Vec<UtoipaMethodRouter<Arc<Api>>> {
+            vec![$(routes!($name),)* routes!(move_booking), routes!(issue_link)]
+        }
+    };
 }
 
 /// An amount.

@@ -1,5 +1,6 @@
 //! Whose a booking is, who sees it, and who may do what with it.
 
+use exodrive_domain::booking::Action;
 use exodrive_tests::{Answer, Client, World, booking_body, day};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -81,27 +82,18 @@ async fn customers_may_do_what_is_theirs_and_nobody_else_anything() {
     let guests = visitor.booked(&car, day(30), day(30)).await;
     let guest = visitor.with_link(guests["access_link"]["token"].as_str().unwrap());
     let customer = json!({"email": "x@example.com", "first_name": "X", "last_name": "Y"});
-    let staffs = [
-        ("authorize-payment", json!({})),
-        ("capture-payment", json!({})),
-        ("fail-payment", json!({})),
-        ("void-payment", json!({})),
-        ("refund-payment", json!({})),
-        ("send-contract", json!({})),
-        ("view-contract", json!({})),
-        ("sign-contract", json!({})),
-        ("decline-contract", json!({})),
-        ("pick-up", json!({})),
-        ("return", json!({})),
-        ("complete", json!({})),
-        ("no-show", json!({})),
-        ("dispute", json!({})),
-        ("resolve-dispute", json!({"status": "completed"})),
-        ("move", json!({"car_id": other})),
-        ("notes", json!({"text": "mine"})),
-        ("customer", customer),
-        ("access-link", json!({})),
-    ];
+    let body = |action: Action| match action {
+        Action::ResolveDispute => json!({"status": "completed"}),
+        Action::Move => json!({"car_id": other}),
+        Action::AddNote => json!({"text": "mine"}),
+        Action::ChangeCustomer => customer.clone(),
+        _ => json!({}),
+    };
+    let staffs: Vec<_> = Action::ALL
+        .iter()
+        .filter(|action| !action.is_customers() && **action != Action::Expire)
+        .map(|action| (action.name(), body(*action)))
+        .collect();
     for (action, body) in &staffs {
         for (client, booking) in [(&ada, &adas), (&guest, &guests)] {
             let answer = client.act(booking, action, body.clone()).await;

@@ -75,7 +75,7 @@ async fn the_sources_of_a_row_hold_every_event_of_it() {
         "inbox",
         "payments",
     ];
-    assert_eq!(narrow, BTreeSet::from(certain));
+    assert!(narrow.is_superset(&BTreeSet::from(certain)), "{narrow:?}");
     // A message that came again about another email is looked for everywhere.
     let rows = world.rows("deliveries").await;
     let row = serde_json::from_value(rows["msg_1"].1.clone()).unwrap();

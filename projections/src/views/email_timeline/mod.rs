@@ -3,7 +3,7 @@
 
 pub mod read;
 
-use crate::{Projection, Sources};
+use crate::{PersonalData, Projection, Sources};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
     Event, Payload, Subject,
@@ -51,10 +51,16 @@ pub struct TimelineRow {
 
 impl Projection for EmailTimeline {
     const NAME: &'static str = "email_timeline";
+    const ABOUT: &'static str = "An event of an email, by EMAIL/EVENT";
+    const KEY_EXAMPLE: &'static str = "4ef9a417-02e9-4d39-ad75-9611e0fcc33c/msg_1";
     const VERSION: u32 = 1;
     const SUBJECTS: &'static [&'static str] = &["exo.email."];
     const SCHEMA: &'static str = include_str!("schema.sql");
     type Row = TimelineRow;
+
+    fn personal(key: &str) -> PersonalData<'_> {
+        PersonalData::OfOne("email", key.split_once('/').map_or(key, |(email_id, _)| email_id))
+    }
 
     fn keys(event: &Event<'_>) -> Vec<String> {
         match event.payload {

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use exodrive_log::{Outage, ReadError};
 use exodrive_projections::{Error, Identity, ReadTransaction};
+use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
 use std::time::Duration;
 
 const DEFAULT_LIMIT: i64 = 20;
@@ -86,12 +87,42 @@ pub(super) fn view_unavailable(error: Error) -> ApiError {
     ApiError::new(code, "The view cannot be read at the moment.").caused_by(&error)
 }
 
-/// Reads a query string. A parameter that is not known, or given twice, is
-/// refused, not silently left out.
-pub(super) fn parse_query<T: serde::de::DeserializeOwned>(
-    query: Option<String>,
-    known: &[&str],
-) -> Result<T, ApiError> {
+/// Takes in the names of the fields that serde reads into a struct, and ends.
+struct FieldNames<'a>(&'a mut &'static [&'static str]);
+
+impl<'de> Deserializer<'de> for FieldNames<'_> {
+    type Error = serde::de::value::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+        Err(Self::Error::custom("this is no struct with named fields"))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        *self.0 = fields;
+        self.deserialize_any(visitor)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf
+        option unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier
+        ignored_any
+    }
+}
+
+/// Reads a query string into a struct. A parameter that is no field of it, or
+/// given twice, is refused, not silently left out.
+///
+/// # Errors
+/// 400, which names the parameter.
+pub(super) fn parse_query<T: DeserializeOwned>(query: Option<String>) -> Result<T, ApiError> {
+    let mut known: &[&str] = &[];
+    // It ends with an error always: only the names are asked for.
+    let _ = T::deserialize(FieldNames(&mut known));
     let uri = format!("/?{}", query.unwrap_or_default());
     let pairs = uri
         .parse()
@@ -186,4 +217,30 @@ pub(super) fn view_answer(
         headers.insert(ETAG, etag);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Default, Deserialize, PartialEq)]
+    #[serde(default)]
+    struct Sample {
+        q: Option<String>,
+        #[serde(rename = "type")]
+        kind: Option<String>,
+    }
+
+    #[test]
+    fn a_query_has_the_names_of_its_struct_and_no_others() {
+        let read = |query: &str| parse_query::<Sample>(Some(query.to_owned()));
+        let both = Sample { q: Some("a b&c".to_owned()), kind: Some("x".to_owned()) };
+        assert_eq!(read("type=x&q=a+b%26c").ok(), Some(both));
+        assert_eq!(parse_query::<Sample>(None).ok(), Some(Sample::default()));
+        for (query, name) in [("kind=x", "kind"), ("q=1&q=2", "q"), ("q=%00", "q"), ("z", "z")] {
+            let error = read(query).err().unwrap();
+            assert_eq!(error.errors[0].pointer, format!("?{name}"), "{query}");
+        }
+    }
 }

@@ -163,7 +163,7 @@ pub(crate) async fn get_replay(
     Path((view, key)): Path<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let query: ReplayQuery = parse_query(query, &["at", "from", "to"])?;
+    let query: ReplayQuery = parse_query(query)?;
     let Some(reads_all) = replays::reads_all(&view, &key) else {
         let known = exodrive_projections::names().join(", ");
         let detail = format!("There is no such view; there are {known}.");

@@ -13,8 +13,7 @@
 //! data is noted ([`accesses`]). Whatever fails becomes one shape ([`problem`]). Settings are in
 //! [`settings`], the programs in [`cli`].
 //!
-//! **To add an endpoint**: a handler under `http/` with its `utoipa::path`, a
-//! line in `http/mod.rs`, then `make openapi`.
+//! **To add an endpoint or a command of the program**: `docs/recipes.md`.
 
 pub mod cli;
 pub mod http;

@@ -9,6 +9,8 @@
 //! appends the [`event`]. [`rental`] is about cars and bookings, [`operations`]
 //! about projections, [`erasure`] about a person's data, [`import`] about the
 //! present product's tables. [`access_log`] records which staff read what.
+//!
+//! **To add an action on a booking**: `docs/recipes.md`, "An event".
 
 pub mod access_log;
 pub mod context;

@@ -21,8 +21,7 @@
 //! the API's documentation: Redis holds an answer as it is sent, rendered by the
 //! writer, so the writer must know its form.
 //!
-//! **To add a view**: `docs/recipes.md`. The compiler asks for all that a
-//! [`Projection`] needs.
+//! **To add a view**: `docs/recipes.md`.
 
 pub mod engine;
 mod error;

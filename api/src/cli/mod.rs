@@ -231,3 +231,22 @@ impl Env {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_command_is_in_the_readme() {
+        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+        let readme = std::fs::read_to_string(readme).unwrap();
+        let commands = readme.split("## Commands").nth(1).unwrap().split("\n## ").next().unwrap();
+        let program = Cli::command();
+        program.clone().debug_assert();
+        for command in program.get_subcommands() {
+            let name = command.get_name();
+            assert!(commands.contains(&format!("`{name}`")), "README.md does not name {name}");
+        }
+    }
+}

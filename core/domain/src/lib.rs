@@ -14,8 +14,7 @@
 //! [`booking::decide`]) turns state and wish into an event or a refusal; the log
 //! room appends the event if the state was the newest.
 //!
-//! **To add an event**: a variant of [`Payload`], its name and version in
-//! `event.rs`, and a golden file in `tests/golden`.
+//! **To add an event**: `docs/recipes.md`.
 
 pub mod access;
 pub mod booking;

@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn every_route_that_is_read_says_what_it_shows() {
-        let (routes, shown) = documented().into_parts();
+        let (mut routes, shown) = documented().into_parts();
         for (path, item) in routes.to_openapi().paths.paths {
             let command = shown[&path] == shows::Shows::Command;
             assert_eq!(command, item.get.is_none(), "{path} is `Command` only without a GET");

@@ -17,12 +17,15 @@ mod audit;
 mod demo;
 mod doctor;
 mod import;
+mod metrics;
 mod projections;
 mod replay;
 mod serve;
 mod table;
 mod terminal;
 mod up;
+mod work;
+mod workers;
 
 use crate::http::auth::{tokens, tokens::Role};
 use crate::{
@@ -67,7 +70,7 @@ enum Command {
     /// Run the API
     Serve(serve::Serve),
     /// Run a worker: it keeps the projections level with the log
-    Work(serve::Work),
+    Work(work::Work),
     /// Prepare the event log and the database: streams, migrations, and the tables of every
     /// projection
     Migrate(Migrate),
@@ -81,6 +84,8 @@ enum Command {
     Audit(audit::Audit),
     /// Look at the projections and mend them
     Projections(projections::Projections),
+    /// See how the background workers stand: holds, erasures, sealing, operations, drift check
+    Workers(workers::Workers),
     /// Print a token for a system whose secret is at hand (for development)
     Token(Token),
     /// Print the addresses of the running system as lines EXODRIVE_..._URL=...
@@ -183,6 +188,7 @@ impl Command {
             Self::Replay(command) => return command.run().await,
             Self::Audit(command) => return command.run().await,
             Self::Projections(command) => return command.run().await,
+            Self::Workers(command) => return command.run().await,
             Self::Token(command) => command.run()?,
             Self::Env(command) => command.run()?,
             Self::Doctor(command) => return command.run().await,

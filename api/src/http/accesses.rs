@@ -69,7 +69,7 @@ pub(crate) struct AccessList {
     params(AccessQuery),
     responses(
         (status = 200, description = "A page", body = AccessList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_accesses(
@@ -160,7 +160,7 @@ const NEWEST: usize = 100;
     params(RejectedWebhookQuery),
     responses(
         (status = 200, description = "Counts and the newest", body = RejectedWebhooks),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_refusals(

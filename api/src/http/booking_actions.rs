@@ -80,7 +80,7 @@ macro_rules! booking_action_routes {
                 (status = 200, description = "The booking after it", body = BookingDetail),
                 (status = 409, description = "`action_not_allowed` with `allowed_actions`; `dates_unavailable`; `too_early`; `price_changed`; `request_in_flight`", body = Problem, content_type = "application/problem+json"),
                 (status = 412, description = "`stale`, with `current`", body = Problem, content_type = "application/problem+json"),
-                (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+                Problem,
             ),
         )]
         pub(crate) async fn $name(
@@ -294,7 +294,7 @@ pub(crate) struct MoveRequest {
     responses(
         (status = 200, description = "The booking after it", body = BookingDetail),
         (status = 409, description = "`dates_unavailable`: the other car is taken; `action_not_allowed`; `car_not_bookable`", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn move_booking(
@@ -328,7 +328,7 @@ pub(crate) async fn move_booking(
     request_body = EmptyBody,
     responses(
         (status = 200, description = "The link", body = LinkDetail),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn issue_link(

@@ -145,7 +145,7 @@ pub(crate) struct LinkDetail {
         )),
         (status = 409, description = "`dates_unavailable` with `conflicts` and `next_free`; `price_changed`; `car_not_bookable`; `request_in_flight`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`validation_failed`, `idempotency_key_reused`", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn create_booking(
@@ -312,7 +312,7 @@ struct LinkQuery {
         (status = 200, description = "The booking", body = FullBooking, headers(
             ("ETag" = String, description = "For `If-Match`"),
         )),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_booking(
@@ -417,7 +417,7 @@ pub(crate) struct BookingList {
     params(BookingQuery),
     responses(
         (status = 200, description = "A page", body = BookingList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_bookings(
@@ -504,7 +504,7 @@ pub(crate) struct BookingTimeline {
     ),
     responses(
         (status = 200, description = "The timeline", body = BookingTimeline),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_booking_timeline(

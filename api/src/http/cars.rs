@@ -100,7 +100,7 @@ pub(crate) struct CarList {
     params(CarQuery),
     responses(
         (status = 200, description = "A page", body = CarList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_cars(
@@ -198,7 +198,7 @@ fn filter(query: CarQuery, who: &Requester) -> Result<Filter, ApiError> {
             ("ETag" = String, description = "For `If-Match` and `If-None-Match`"),
         )),
         (status = 304, description = "Unchanged"),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_car(
@@ -291,7 +291,7 @@ pub(crate) struct CalendarDay {
         (status = 200, description = "The days", body = CarCalendar, headers(
             ("X-Cache" = String, description = "`L1` from this process, `L2` from Redis, `MISS` from Postgres"),
         )),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_calendar(
@@ -420,7 +420,7 @@ pub(crate) struct QuoteDetail {
     responses(
         (status = 200, description = "The price", body = QuoteDetail),
         (status = 422, description = "`validation_failed`: for example fewer days than the car is rented for", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn create_quote(

@@ -23,7 +23,7 @@ use utoipa::{IntoParams, ToSchema};
     get, path = "/v1/dashboard", tag = "office", security(("token" = [])),
     responses(
         (status = 200, description = "The figures", body = Dashboard),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_dashboard(
@@ -69,7 +69,7 @@ pub(crate) struct CustomerList {
     params(CustomerQuery),
     responses(
         (status = 200, description = "A page", body = CustomerList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_customers(
@@ -104,7 +104,7 @@ pub(crate) async fn list_customers(
     params(("id" = String, Path, description = "The customer's id")),
     responses(
         (status = 200, description = "The customer", body = CustomerSummary),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_customer(

@@ -26,7 +26,7 @@ use exodrive_domain::{Subject, WEBHOOK_RECEIVED, time};
                 ("ExoDrive-Received-Svix-Timestamp" = String, description = "`svix-timestamp` as received"),
                 ("ExoDrive-Received-Svix-Signature" = String, description = "`svix-signature` as received"),
             )),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_raw(

@@ -145,7 +145,7 @@ fn origin<T>(command: &Command<T>, what: &str) -> Result<Origin, ApiError> {
         (status = 202, description = "Recorded; waits for an approval", body = ErasureDetail),
         (status = 200, description = "Of a dry run", body = ErasurePlan),
         (status = 409, description = "`operation_refused`: a hold forbids it", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn request_erasure(
@@ -182,7 +182,7 @@ pub(crate) async fn request_erasure(
     responses(
         (status = 200, description = "Recorded", body = ErasureDetail),
         (status = 409, description = "`operation_refused`", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn approve_erasure(
@@ -202,7 +202,7 @@ pub(crate) async fn approve_erasure(
     responses(
         (status = 200, description = "Recorded", body = ErasureDetail),
         (status = 409, description = "`operation_refused`", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn cancel_erasure(
@@ -233,7 +233,7 @@ async fn answer<T>(
     request_body = HoldRequest,
     responses(
         (status = 200, description = "Recorded", body = HoldAnswer),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn set_hold(
@@ -252,7 +252,7 @@ pub(crate) async fn set_hold(
     get, path = "/v1/operator/erasures", tag = "operator", security(("token" = [])),
     responses(
         (status = 200, description = "Newest first", body = ErasureList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_erasures(
@@ -270,7 +270,7 @@ pub(crate) async fn list_erasures(
     params(("id" = String, Path, description = "The erasure's id")),
     responses(
         (status = 200, description = "The erasure", body = ErasureDetail),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_erasure(

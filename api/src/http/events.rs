@@ -145,7 +145,7 @@ pub(crate) struct AuditEvent {
     get, path = "/v1/audit/events", tag = "audit", security(("token" = [])), params(EventQuery),
     responses(
         (status = 200, description = "A page, or an export", body = EventList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_events(
@@ -205,7 +205,7 @@ pub(crate) async fn list_events(
     params(("position" = u64, Path, description = "The event's position")),
     responses(
         (status = 200, description = "The event", body = AuditEvent),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_event(
@@ -230,7 +230,7 @@ pub(crate) async fn get_event(
     get, path = "/v1/audit/export", tag = "audit", security(("token" = [])), params(EventQuery),
     responses(
         (status = 200, description = "The export: NDJSON if `format` is not given", content_type = "application/x-ndjson", body = inline(String)),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_export(

@@ -251,7 +251,7 @@ async fn change_by_name<T>(
     responses(
         (status = 201, description = "Added", body = CarDetail),
         (status = 409, description = "`slug_taken`", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn create_car(
@@ -290,7 +290,7 @@ macro_rules! fleet_change_routes {
                 (status = 200, description = "The car after it", body = CarDetail),
                 (status = 409, description = "`car_conflict`", body = Problem, content_type = "application/problem+json"),
                 (status = 412, description = "`stale`, with `current`", body = Problem, content_type = "application/problem+json"),
-                (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+                Problem,
             ),
         )]
         pub(crate) async fn $name(
@@ -394,7 +394,7 @@ impl BlockDetail {
     responses(
         (status = 201, description = "Blocked", body = BlockDetail),
         (status = 409, description = "`dates_unavailable`, with the bookings in `conflicts`", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn create_block(
@@ -428,7 +428,7 @@ pub(crate) async fn create_block(
     ),
     responses(
         (status = 200, description = "The days are free", body = BlockDetail),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn delete_block(

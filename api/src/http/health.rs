@@ -9,7 +9,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use exodrive_audit::store::SealState;
-use exodrive_projections::engine::store;
+use exodrive_projections::engine::store::{self, RecordedWorker, WorkerState};
+use exodrive_workers::{Description, WORKERS};
 use redis::Cmd;
 use serde::Serialize;
 use std::{
@@ -35,7 +36,7 @@ pub struct Latest(Mutex<Option<(Instant, Readiness)>>);
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Readiness {
     /// `ready`; `degraded`: it works, but slower (Redis is away), or sealing has
-    /// halted; `not_ready`.
+    /// halted, or a background worker does not work; `not_ready`.
     status: Overall,
     /// The parts.
     checks: Checks,
@@ -65,6 +66,11 @@ struct Checks {
     /// The database holds nothing that was erased; a restored one may, until a
     /// worker has cleaned it.
     erasures: Check,
+    /// The background tasks of this process run. One that ended ends the process.
+    tasks: TaskCheck,
+    /// Every background worker runs in some process. Reads and writes go on if
+    /// not.
+    workers: Vec<WorkerCheck>,
     /// Every projection has a worker and rows of this release's version, and
     /// how far it is.
     projections: Vec<ProjectionCheck>,
@@ -85,6 +91,26 @@ struct SealCheck {
     ok: bool,
     /// How many events the newest checkpoint covers.
     sealed: u64,
+    /// What is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<&'static str>,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+struct TaskCheck {
+    ok: bool,
+    /// The task that ended, and how.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+struct WorkerCheck {
+    /// The worker, as in `exodrive workers`.
+    name: &'static str,
+    ok: bool,
+    /// Steps that failed in a row.
+    failures: u32,
     /// What is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<&'static str>,
@@ -118,9 +144,9 @@ pub(crate) async fn livez() -> Json<serde_json::Value> {
 #[utoipa::path(
     get, path = "/readyz", tag = "health",
     responses(
-        (status = 200, description = "Ready, or degraded: Redis is away, or sealing has halted", body = Readiness),
+        (status = 200, description = "Ready, or degraded: Redis is away, sealing has halted, or a background worker does not work", body = Readiness),
         (status = 503, description = "Not ready; `checks` says why", body = Readiness),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn readyz(State(api): App) -> Response {
@@ -145,14 +171,18 @@ pub(crate) async fn readyz(State(api): App) -> Response {
 
 async fn examine(api: &Arc<Api>) -> Readiness {
     let ping = Cmd::ping();
-    let (log, end, postgres, migrated, seals, redis) = tokio::join!(
+    let (log, end, postgres, migrated, seals, workers, redis) = tokio::join!(
         check(api.log.probe(), "it did not acknowledge a write"),
         check(api.log.last_position(), "it did not answer"),
         check(api.database.projections(), "it did not answer"),
         check(api.database.is_migrated(), "it did not answer"),
         check(api.seals.sealing(), "it did not answer"),
+        check(api.database.workers(), "it did not answer"),
         check(api.redis.query::<String>(&ping), "it did not answer"),
     );
+    let workers = check_workers(workers.1.as_deref());
+    let ended = api.tasks.ended();
+    let tasks = TaskCheck { ok: ended.is_none(), problem: ended.map(|ended| ended.to_string()) };
     let seals = check_seals(seals.1);
     let (mut migrations, migrated) = migrated;
     if migrated == Some(false) {
@@ -168,15 +198,27 @@ async fn examine(api: &Arc<Api>) -> Readiness {
     let closed = api.gate.is_closed();
     let erasures = Check { ok: !closed, ms: 0.0, problem: closed.then_some(cleaning) };
     let whole = [&log.0, &postgres, &migrations, &erasures].into_iter().all(|check| check.ok)
+        && tasks.ok
         && !projections.is_empty()
         && projections.iter().all(|projection| projection.ok);
-    let status = match (whole, redis.0.ok && seals.ok) {
+    let reduced = !redis.0.ok || !seals.ok || workers.iter().any(|worker| !worker.ok);
+    let status = match (whole, !reduced) {
         (false, _) => Overall::NotReady,
         (true, false) => Overall::Degraded,
         (true, true) => Overall::Ready,
     };
     let redis = redis.0;
-    let checks = Checks { log: log.0, postgres, migrations, redis, seals, erasures, projections };
+    let checks = Checks {
+        log: log.0,
+        postgres,
+        migrations,
+        redis,
+        seals,
+        erasures,
+        tasks,
+        workers,
+        projections,
+    };
     Readiness { status, checks }
 }
 
@@ -190,6 +232,33 @@ fn check_seals(standing: Option<SealState>) -> SealCheck {
         Some(_) => None,
     };
     SealCheck { ok: !halted, sealed: standing.map_or(0, |it| it.sealed), problem }
+}
+
+/// A worker whose steps fail so often in a row does not do its work.
+const FAILURES: u32 = 3;
+
+/// `recorded`: as the database has them; none if it does not answer.
+fn check_workers(recorded: Option<&[RecordedWorker]>) -> Vec<WorkerCheck> {
+    let check = |worker: &Description| {
+        let of_worker =
+            || recorded.into_iter().flatten().filter(|it| it.status.name == worker.name);
+        let failures = of_worker().filter(|it| it.is_alive()).map(|it| it.status.failures).min();
+        let panicked = of_worker().any(|it| it.status.state == WorkerState::Panicked);
+        let problem = match (recorded, failures) {
+            (None, _) => Some("it is not known how it stands"),
+            (_, Some(failures)) if failures >= FAILURES => {
+                Some("its steps fail: `exodrive workers status` says why")
+            }
+            (_, Some(_)) => None,
+            (_, None) if panicked => {
+                Some("it runs in no process, and has panicked: see `exodrive workers status`")
+            }
+            (_, None) => Some("it runs in no process: start one with `exodrive work`"),
+        };
+        let failures = failures.unwrap_or(0);
+        WorkerCheck { name: worker.name, ok: problem.is_none(), failures, problem }
+    };
+    WORKERS.iter().map(check).collect()
 }
 
 fn check_projections(found: Vec<store::Status>, end: Option<u64>) -> Vec<ProjectionCheck> {

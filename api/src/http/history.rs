@@ -96,7 +96,7 @@ pub(crate) struct History {
             (History = "application/json"),
             (String = "application/x-ndjson"),
         )),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_history(
@@ -261,7 +261,7 @@ pub(crate) struct DiffQuery {
     params(DiffQuery),
     responses(
         (status = 200, description = "The fields that differ", body = ReplayDiff),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_history_diff(

@@ -102,7 +102,7 @@ pub(crate) struct TimelineQuery {
     params(ListQuery),
     responses(
         (status = 200, description = "A page", body = EmailList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_emails(
@@ -143,7 +143,7 @@ pub(crate) async fn list_emails(
             ("ExoDrive-Position" = u64, description = "The position that last changed it"),
         )),
         (status = 304, description = "Unchanged"),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_email(
@@ -199,7 +199,7 @@ fn etag(position: u64, json: &[u8]) -> String {
     params(("email_id" = String, Path, description = "The provider's id"), TimelineQuery),
     responses(
         (status = 200, description = "The events", body = Timeline),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_timeline(
@@ -228,7 +228,7 @@ pub(crate) async fn get_timeline(
     params(("email_id" = String, Path, description = "The provider's id")),
     responses(
         (status = 200, description = "The deliveries", body = Deliveries),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_deliveries(

@@ -10,6 +10,7 @@ mod booking_actions;
 mod bookings;
 mod cars;
 mod command;
+mod components;
 mod customers;
 mod deliveries;
 mod erasures;
@@ -48,6 +49,7 @@ use exodrive_commands::{
 };
 use exodrive_log::Log;
 use exodrive_projections::{Database, engine::cache::Cache};
+use exodrive_runtime::tasks::Tasks;
 use ipnet::IpNet;
 use std::sync::{Arc, LazyLock};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -94,6 +96,8 @@ pub struct Api {
     pub limiter: Limiter,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// The background tasks of this process.
+    pub tasks: Tasks,
     /// What readiness found last.
     pub health: health::Latest,
     /// How many histories may read all of the log at a time.
@@ -223,12 +227,14 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     let paths = std::mem::take(&mut document.paths.paths);
     document.paths.paths =
         paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
+    components::share(&mut document);
     document
 }
 
 /// Every route, and what surrounds them.
 pub fn router(api: Arc<Api>) -> Router {
     let gate = api.gate.clone();
+    let tasks = api.tasks.clone();
     let (routes, shown) = documented().into_parts();
     let records = ReadRecords { accesses: api.accesses.clone(), shown: Arc::new(shown) };
     routes
@@ -240,6 +246,7 @@ pub fn router(api: Arc<Api>) -> Router {
             utoipa_swagger_ui::Config::from("/v1/openapi.json").persist_authorization(true),
         ))
         .layer(axum::middleware::from_fn_with_state(gate, ErasureGate::pass))
+        .layer(axum::middleware::from_fn_with_state(tasks, layers::detach::run_to_its_end))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(axum::middleware::from_fn_with_state(records, layers::request::trace_request))
@@ -265,7 +272,7 @@ async fn describe(_: auth::extract::Anyone) -> impl IntoResponse {
     params(("code" = Code, Path, description = "The problem's code")),
     responses(
         (status = 200, description = "What it means and what to do", content_type = "text/plain", body = inline(String)),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 async fn explain(_: auth::extract::Anyone, Path(code): Path<String>) -> Result<Response, ApiError> {

@@ -165,7 +165,7 @@ fn operator_problem(error: OperatorError) -> ApiError {
     get, path = "/v1/operator/projections", tag = "operator", security(("token" = [])),
     responses(
         (status = 200, description = "By name", body = ProjectionList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_projections(
@@ -182,7 +182,7 @@ pub(crate) async fn list_projections(
     params(("name" = String, Path, description = "The projection")),
     responses(
         (status = 200, description = "The projection", body = ProjectionDetails),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_projection(
@@ -255,7 +255,7 @@ macro_rules! projection_command_routes {
             responses(
                 (status = $status, description = "Recorded; a dry run is answered 200 with an `act`", body = $answer),
                 (status = 409, description = "`rebuild_under_way` or `operation_refused`", body = Problem, content_type = "application/problem+json"),
-                (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+                Problem,
             ),
         )]
         pub(crate) async fn $name(
@@ -301,7 +301,7 @@ projection_command_routes! {
     params(RebuildQuery),
     responses(
         (status = 200, description = "Newest first", body = RebuildList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_rebuilds(
@@ -327,7 +327,7 @@ async fn find_job(api: &Api, id: &str) -> Result<Job, ApiError> {
     params(("id" = String, Path, description = "The rebuild's id")),
     responses(
         (status = 200, description = "The rebuild", body = Job),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_rebuild(
@@ -345,7 +345,7 @@ pub(crate) async fn get_rebuild(
     responses(
         (status = 200, description = "Recorded", body = CommandReceipt),
         (status = 409, description = "`operation_refused`", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn accept_rebuild(
@@ -364,7 +364,7 @@ pub(crate) async fn accept_rebuild(
     responses(
         (status = 200, description = "Recorded", body = CommandReceipt),
         (status = 409, description = "`operation_refused`", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn cancel_rebuild(
@@ -397,7 +397,7 @@ async fn end(
     params(("id" = String, Path, description = "The rebuild's id")),
     responses(
         (status = 200, description = "Server-sent events, each with the rebuild as data", body = Job, content_type = "text/event-stream"),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn follow_rebuild(

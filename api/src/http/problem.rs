@@ -10,7 +10,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use utoipa::ToSchema;
+use std::collections::BTreeMap;
+use utoipa::{
+    IntoResponses, ToSchema,
+    openapi::{Content, Ref, RefOr, ResponseBuilder, response::Response as Documented},
+};
 
 /// The media type of a problem.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -43,6 +47,18 @@ pub struct Problem {
     /// What more this code tells.
     #[serde(flatten)]
     pub more: More,
+}
+
+/// `responses(…, Problem)` says that a route may fail in further ways than it
+/// lists.
+impl IntoResponses for Problem {
+    fn responses() -> BTreeMap<String, RefOr<Documented>> {
+        let content = Content::new(Some(Ref::from_schema_name("Problem")));
+        let response = ResponseBuilder::new()
+            .description("Any failure that is not listed")
+            .content(PROBLEM_JSON, content);
+        [("default".to_owned(), response.into())].into()
+    }
 }
 
 /// What only some codes tell.

@@ -48,7 +48,7 @@ pub(crate) struct CheckpointQuery {
     get, path = "/v1/audit/checkpoint", tag = "audit", params(CheckpointQuery),
     responses(
         (status = 200, description = "The signed note", content_type = "text/plain", body = inline(String)),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_checkpoint(
@@ -72,7 +72,7 @@ pub(crate) async fn get_checkpoint(
     get, path = "/v1/audit/keys", tag = "audit",
     responses(
         (status = 200, description = "Verifier keys, the newest first", content_type = "text/plain", body = inline(String)),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_keys(State(api): App, _: Anyone) -> Result<Response, ApiError> {
@@ -116,7 +116,7 @@ pub(crate) struct InclusionProof {
     get, path = "/v1/audit/inclusion", tag = "audit", params(InclusionQuery),
     responses(
         (status = 200, description = "The proof", body = InclusionProof),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_inclusion(
@@ -178,7 +178,7 @@ pub(crate) struct ConsistencyProof {
     get, path = "/v1/audit/consistency", tag = "audit", params(ConsistencyQuery),
     responses(
         (status = 200, description = "The proof", body = ConsistencyProof),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_consistency(
@@ -210,7 +210,7 @@ pub(crate) async fn get_consistency(
     responses(
         (status = 200, description = "The hashes", content_type = "application/octet-stream", body = inline(Vec<u8>),
             headers(("Cache-Control" = String, description = "What was served once is never another"))),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_tile(
@@ -257,7 +257,7 @@ pub(crate) struct EventReceipt {
     params(("position" = u64, Path, description = "The event's position")),
     responses(
         (status = 200, description = "The receipt", body = EventReceipt),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_receipt(

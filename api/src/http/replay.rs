@@ -153,7 +153,7 @@ pub(crate) struct ReplayField {
     responses(
         (status = 200, description = "The row as it was; with `from` and `to`, what changed", body = Answer,
             headers(("Cache-Control" = String, description = "`no-store`"))),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_replay(

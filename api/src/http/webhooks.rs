@@ -72,7 +72,7 @@ pub(crate) struct WebhookReceipt {
         (status = 401, description = "Not signed by a known secret", body = super::problem::Problem, content_type = "application/problem+json"),
         (status = 413, description = "More than 1 MiB", body = super::problem::Problem, content_type = "application/problem+json"),
         (status = 503, description = "The log did not acknowledge; send it again", body = super::problem::Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = super::problem::Problem, content_type = "application/problem+json"),
+        super::problem::Problem,
     ),
 )]
 pub(crate) async fn receive_resend(

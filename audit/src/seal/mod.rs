@@ -33,7 +33,7 @@ use exodrive_proof::{
     tree::{consistency_nodes, consistency_proof, verify_consistency},
 };
 use growth::TreeGrowth;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// How often a sealer that waits looks again, and shows that it lives.
@@ -66,6 +66,14 @@ impl SealKeys {
     }
 }
 
+/// The tree of a sealer that has the lease, as far as it has grown.
+pub struct Session {
+    tree: TreeGrowth,
+    reader: StoredReader,
+    /// When sealed events were last compared again.
+    checked: Instant,
+}
+
 /// Seals the log. Any number may run; one of them works.
 pub struct Sealer {
     /// What is sealed.
@@ -73,7 +81,7 @@ pub struct Sealer {
     /// Where tiles and checkpoints are kept, as its owner.
     pub seals: SealStore,
     /// Who signs.
-    pub keys: SealKeys,
+    pub keys: Arc<SealKeys>,
     /// An event waits no longer than this for its checkpoint.
     pub interval: Duration,
     /// This worker's name.
@@ -81,50 +89,62 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// Seals until another does, or somebody has halted it.
+    /// Goes on with a session of sealing, or begins one if no other sealer has
+    /// the lease. Waits a moment for new events. Afterwards there is no session
+    /// if another sealer took over, or sealing has halted.
     ///
     /// # Errors
     /// [`SealError::Fault`] is for [`Sealer::halt`]; after others it can be
-    /// tried again.
-    pub async fn work(&self) -> Result<(), SealError> {
-        let standing = self.read_state().await?.0;
-        if standing.halt.is_some() {
-            return Ok(());
-        }
-        if !self.seals.take_sealing(&self.worker).await? {
-            return Ok(());
-        }
-        let mut growing = self.begin(&standing).await?;
-        let mut reader = self.log.stored_reader(growing.tree.size() + 1);
-        let mut checked = Instant::now();
-        while self.seals.take_sealing(&self.worker).await? {
-            self.gather(&mut growing, &mut reader).await?;
-            if growing.is_due() && !self.seal(&mut growing).await? {
-                break;
-            }
-            if checked.elapsed() >= self.interval {
-                checked = Instant::now();
-                self.check_again(growing.sealed_size()).await?;
-            }
-            let (standing, end) = self.read_state().await?;
-            if standing.halt.is_some() {
-                break;
-            }
-            if end < growing.tree.size() {
-                return Err(SealFault::Short { end, sealed: growing.tree.size() }.into());
-            }
-        }
+    /// tried again, with a new session.
+    pub async fn step(&self, session: &mut Option<Session>) -> Result<(), SealError> {
+        *session = match session.take() {
+            Some(session) => self.advance(session).await?,
+            None => self.begin_session().await?,
+        };
         Ok(())
+    }
+
+    async fn begin_session(&self) -> Result<Option<Session>, SealError> {
+        let state = self.read_state().await?.0;
+        if state.halt.is_some() || !self.seals.take_sealing(&self.worker).await? {
+            return Ok(None);
+        }
+        let tree = self.begin(&state).await?;
+        let reader = self.log.stored_reader(tree.tree.size() + 1);
+        Ok(Some(Session { tree, reader, checked: Instant::now() }))
+    }
+
+    async fn advance(&self, mut session: Session) -> Result<Option<Session>, SealError> {
+        if !self.seals.take_sealing(&self.worker).await? {
+            return Ok(None);
+        }
+        let Session { tree, reader, checked } = &mut session;
+        self.gather(tree, reader).await?;
+        if tree.is_due() && !self.seal(tree).await? {
+            return Ok(None);
+        }
+        if checked.elapsed() >= self.interval {
+            *checked = Instant::now();
+            self.check_again(tree.sealed_size()).await?;
+        }
+        let (state, end) = self.read_state().await?;
+        if state.halt.is_some() {
+            return Ok(None);
+        }
+        if end < tree.tree.size() {
+            return Err(SealFault::Short { end, sealed: tree.tree.size() }.into());
+        }
+        Ok(Some(session))
     }
 
     /// Compares the log with the newest seals, and signs nothing.
     ///
     /// # Errors
-    /// As [`Sealer::work`].
-    pub async fn seal_new_events(&self) -> Result<(), SealError> {
-        let standing = self.seals.sealing().await?;
-        if standing.halt.is_none() {
-            self.begin(&standing).await?;
+    /// As [`Sealer::step`].
+    pub async fn compare_newest(&self) -> Result<(), SealError> {
+        let state = self.seals.sealing().await?;
+        if state.halt.is_none() {
+            self.begin(&state).await?;
         }
         Ok(())
     }

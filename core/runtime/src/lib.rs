@@ -5,11 +5,13 @@
 //!
 //! **Flow.** A program calls [`telemetry::init`], resolves its addresses (given
 //! by environment, or those of the system running in its data folder, see
-//! [`services`] and [`folder`]), and runs until [`shutdown::requested`].
+//! [`services`] and [`folder`]), and runs until [`shutdown::requested`]; its
+//! background [`tasks`] end it if one of them ends.
 
 pub mod folder;
 pub mod services;
 pub mod shutdown;
+pub mod tasks;
 pub mod telemetry;
 
 /// An error with everything that caused it, on one line.

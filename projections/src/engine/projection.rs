@@ -7,7 +7,8 @@ use std::fmt::Debug;
 /// A view as a fold over the log. Pure: no IO anywhere in it. The engine does
 /// the rest, the same for all of them.
 ///
-/// To add one: `docs/recipes.md`.
+/// To add one: `docs/recipes.md`. A raised [`Projection::VERSION`] needs the rows
+/// that it makes of the golden events, written in the same way.
 pub trait Projection: Send + Sync + 'static {
     /// Names the table, the view in `public` and, with a generation, the schema.
     const NAME: &'static str;

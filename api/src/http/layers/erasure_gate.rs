@@ -42,8 +42,8 @@ impl ErasureGate {
         self.0.load(Ordering::Acquire)
     }
 
-    /// Opens once the database is known to hold nothing that was erased. A log
-    /// without erasures suffices for that.
+    /// Opens once the database is known to hold nothing that was erased, and
+    /// waits for `stop`. A log without erasures suffices for that.
     pub async fn open_when_clean(self, log: Log, database: Database, stop: CancellationToken) {
         let (mut reported, mut revived) = (false, false);
         loop {
@@ -54,6 +54,7 @@ impl ErasureGate {
                         tokio::time::sleep(KEY_CACHE).await;
                     }
                     self.0.store(false, Ordering::Release);
+                    stop.cancelled().await;
                     return;
                 }
                 Ok(false) if !reported => {

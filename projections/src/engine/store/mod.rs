@@ -15,6 +15,7 @@ pub(crate) mod refolds;
 mod rows;
 mod status;
 pub(crate) mod swaps;
+mod worker_status;
 
 pub use comparison::{Comparison, Difference};
 pub use erasures::{ErasureLock, KnownErasure};
@@ -26,3 +27,4 @@ pub(crate) use rows::{
     begin_transaction, changed_since, check_log, is_refused_value, json, load, take, write,
 };
 pub use status::Status;
+pub use worker_status::{RecordedWorker, WorkerState, WorkerStatus};

@@ -84,7 +84,7 @@ enum Command {
     Audit(audit::Audit),
     /// Look at the projections and mend them
     Projections(projections::Projections),
-    /// See how the background workers stand: holds, erasures, sealing, operations, drift check
+    /// List the background workers, and see how each stands
     Workers(workers::Workers),
     /// Print a token for a system whose secret is at hand (for development)
     Token(Token),

@@ -98,6 +98,18 @@ mod tests {
     }
 
     #[test]
+    fn every_folder_of_a_view_is_in_the_list() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/views");
+        let folders: BTreeSet<_> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .filter(|entry| entry.path().is_dir())
+            .map(|entry| entry.file_name().into_string().unwrap())
+            .collect();
+        assert_eq!(folders, names().into_iter().map(str::to_owned).collect());
+    }
+
+    #[test]
     fn a_row_is_recorded_under_the_thing_that_it_shows() {
         let of = |name: &str, key: &'static str| (view(name).unwrap().personal)(key).resource();
         assert_eq!(of("inbox", "em-1"), Some(("email", Some("em-1"))));

@@ -1,4 +1,4 @@
-//! The metrics of a process, served apart from the API.
+//! Metrics endpoint of a process, apart from the API.
 
 use super::Failure;
 use axum::{Router, routing::get};
@@ -7,7 +7,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use std::{net::SocketAddr, time::Duration};
 use tokio::net::TcpListener;
 
-/// The name of the task that serves them.
+/// Name of the task that serves the metrics.
 const TASK: &str = "metrics";
 
 /// Collects metrics and serves them while the process runs.

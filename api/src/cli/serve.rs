@@ -1,4 +1,4 @@
-//! `exodrive serve`: the API.
+//! `exodrive serve`: runs the API.
 
 use super::{Failure, metrics::serve_metrics};
 use crate::{
@@ -9,9 +9,7 @@ use crate::{
         layers::erasure_gate::ErasureGate,
         state::{blocked_keys::BlockedKeys, limits::Limiter, view_cache::ViewCache},
     },
-    settings::{
-        BookingSettings, Connections, HttpSettings, LogSettings, MetricsSettings, SettingsError,
-    },
+    settings::{BookingSettings, Connections, HttpSettings, MetricsSettings, SettingsError},
 };
 use exodrive_audit::store::SealStore;
 use exodrive_commands::{
@@ -24,7 +22,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// The address of the API when none is given.
+/// Address of the API if none is given.
 pub(super) const HTTP_ADDR: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
 
@@ -34,8 +32,6 @@ pub(super) const HTTP_ADDR: SocketAddr =
 pub(super) struct Serve {
     #[command(flatten)]
     connections: Connections,
-    #[command(flatten)]
-    log: LogSettings,
     #[command(flatten)]
     http: HttpSettings,
     #[command(flatten)]
@@ -52,12 +48,8 @@ impl Serve {
         let webhook_secrets = self.http.webhook_secrets(&self.connections)?;
         let tokens = self.tokens()?;
         serve_metrics(self.metrics.metrics_addr, &tasks).await?;
-        let log = Log::connect(&self.log.config(
-            urls.nats,
-            urls.nats_monitor,
-            self.connections.wrapping_keys()?,
-        ))
-        .await?;
+        let log =
+            Log::connect(&self.connections.appending_config(urls.nats, urls.nats_monitor)?).await?;
         let redis = Cache::new(&urls.redis)?;
         let [emails, cars, calendars] = [
             ("inbox", "view-cache-inbox"),
@@ -83,7 +75,7 @@ impl Serve {
         tasks.spawn("erasure-gate", open);
         let erasures = Erasures::new(log.clone());
         let accesses = AccessLog::default();
-        // Ends after the last request.
+        // Cancelled after the last request.
         let served_all = CancellationToken::new();
         let interval = self.http.access_interval;
         tasks.spawn("access-log", accesses.clone().run(log.clone(), interval, served_all.clone()));
@@ -145,18 +137,18 @@ impl Serve {
     }
 }
 
-/// Ends when the process should, after the requests in flight, or when they have
-/// taken too long: connections that are kept open for nothing do not hold it up.
+/// Returns when the process should end although requests are in flight: they have
+/// had [`GRACE`], and idle connections that stay open do not delay the end.
 async fn drain(tasks: &Tasks, draining: &CancellationToken) {
     if tasks.run_until_stopped().await.is_err() {
-        // `/readyz` names the task, so that load balancers turn away first.
+        // `/readyz` names the task, so that load balancers leave first.
         tokio::time::sleep(NOTICE).await;
     }
     draining.cancel();
     tokio::time::sleep(GRACE).await;
 }
 
-/// How long a process whose task has ended goes on answering.
+/// Time for which a process whose task has ended goes on answering.
 const NOTICE: Duration = Duration::from_secs(2);
-/// How long requests in flight are waited for at the end.
+/// Time for requests in flight to finish at the end.
 const GRACE: Duration = Duration::from_secs(5);

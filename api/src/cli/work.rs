@@ -1,10 +1,8 @@
-//! `exodrive work`: a worker process, which keeps the projections and runs every
+//! `exodrive work`: a process that folds the projections and runs every background
 //! worker.
 
 use super::{Failure, metrics::serve_metrics};
-use crate::settings::{
-    CheckSettings, Connections, LogSettings, MetricsSettings, RebuildArgs, SealSettings,
-};
+use crate::settings::{CheckSettings, Connections, MetricsSettings, RebuildArgs, SealSettings};
 use exodrive_log::Log;
 use exodrive_projections::{
     Database,
@@ -17,11 +15,11 @@ use std::{
     time::Duration,
 };
 
-/// The name of the task that keeps the projections.
+/// Name of the task that folds the projections.
 const PROJECTIONS: &str = "projections";
-/// How long workers may take to end their steps and give back what they hold.
+/// Time for workers to end their steps and release their leases.
 const GRACE: Duration = Duration::from_secs(6);
-/// How long the last status may take.
+/// Time limit for recording the last status.
 const LAST_STATUS: Duration = Duration::from_secs(1);
 
 #[derive(clap::Args)]
@@ -30,8 +28,6 @@ const LAST_STATUS: Duration = Duration::from_secs(1);
 pub(super) struct Work {
     #[command(flatten)]
     connections: Connections,
-    #[command(flatten)]
-    log: LogSettings,
     #[command(flatten)]
     rebuilds: RebuildArgs,
     #[command(flatten)]
@@ -49,8 +45,8 @@ impl Work {
         let urls = self.connections.resolve()?;
         let seal_keys = Arc::new(self.seals.keys(&self.connections)?);
         serve_metrics(self.metrics.metrics_addr, &tasks).await?;
-        let keys = self.connections.wrapping_keys()?;
-        let log = Log::connect(&self.log.config(urls.nats_worker, urls.nats_monitor, keys)).await?;
+        let config = self.connections.appending_config(urls.nats_worker, urls.nats_monitor)?;
+        let log = Log::connect(&config).await?;
         let process = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
         let system = System {
             log,
@@ -62,10 +58,10 @@ impl Work {
             seal_interval: self.seals.seal_interval,
             check_interval: self.checks.check_interval,
         };
-        // Nothing is folded before; services start in any order.
+        // Projections fold nothing before this. Services start in any order.
         while let Err(error) = erasure::reapply(&system).await {
             let error = error_chain(&error);
-            tracing::warn!(error, "Cannot check that erasures still hold, will try again");
+            tracing::warn!(error, "Cannot check whether erased data is still gone, will retry");
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
                 () = stop.cancelled() => return Ok(()),
@@ -96,8 +92,8 @@ impl Work {
         Ok(outcome?)
     }
 
-    /// Keeps every projection until the process stops. A failure that no retry
-    /// mends is left in `failed`, and ends the process.
+    /// Folds every projection until the process stops. A failure that no retry
+    /// cures is stored in `failed`, and ends the process.
     fn project(
         &self,
         system: System,

@@ -1,4 +1,4 @@
-//! `exodrive workers`: how the background workers stand.
+//! `exodrive workers`: status of the background workers.
 
 use super::{Failure, table};
 use crate::settings::Connections;
@@ -16,13 +16,13 @@ const ERROR_LENGTH: usize = 60;
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  exodrive workers list                 every worker: what it does, and how it stands
+  exodrive workers list                 every worker, with its task and its status
   exodrive workers status               every worker in every process of the last hour
   exodrive workers status sealing --json
 
 Every worker process (`exodrive work`) runs every worker; they share the work by leases and locks. One whose steps
 fail backs off and tries again. One that panics ends its process with an exit code that is not 0, and its supervisor
-starts the process again. The exit code is 1 if a worker runs in no process.")]
+starts the process again. The exit code is 1 if no process runs a worker.")]
 pub(super) struct Workers {
     #[command(subcommand)]
     action: Action,
@@ -30,7 +30,7 @@ pub(super) struct Workers {
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// List every worker, with what it does and how it stands
+    /// List every worker, with its task and its status
     List(List),
     /// Show every worker in every process: last step, last error, next run, failures
     Status(StatusOf),
@@ -38,7 +38,7 @@ enum Action {
 
 #[derive(clap::Args)]
 struct List {
-    /// As JSON
+    /// Print JSON, for programs
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -47,10 +47,10 @@ struct List {
 
 #[derive(clap::Args)]
 struct StatusOf {
-    /// Only this worker
+    /// Name of a worker; all of them if not given
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(WORKERS.iter().map(|it| it.name)))]
     worker: Option<String>,
-    /// As JSON
+    /// Print JSON, for programs
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -63,7 +63,7 @@ struct Listed {
     object: &'static str,
     name: &'static str,
     about: &'static str,
-    /// A process runs it.
+    /// True if a process runs it.
     running: bool,
     /// Processes that run it.
     processes: usize,
@@ -141,7 +141,7 @@ impl List {
             let name = worker.name;
             let error = worker.last_error.as_deref().map(|error| format!(" (last error: {error})"));
             let error = error.unwrap_or_default();
-            say!("{name} runs in no process{error}: start one with `exodrive work`.");
+            say!("{name} has no process that runs it{error}: start one with `exodrive work`.");
         }
         Ok(exit_code(&recorded))
     }
@@ -151,7 +151,7 @@ impl Listed {
     fn of(worker: &Description, recorded: &[RecordedWorker]) -> Self {
         let of_worker = || recorded.iter().filter(|it| it.status.name == worker.name);
         let alive: Vec<_> = of_worker().filter(|it| it.is_alive()).collect();
-        // The one that worked last speaks for all; of a worker that runs nowhere, the latest.
+        // The process that worked last is shown for all. If no process runs the worker, the last status is shown.
         let shown = alive.iter().copied().max_by_key(|it| it.status.last_step_at);
         let shown = shown.or_else(|| of_worker().next()).map(|it| &it.status);
         let latest_error = of_worker().map(|it| &it.status).max_by_key(|it| it.last_error_at);

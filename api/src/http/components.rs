@@ -1,9 +1,9 @@
-//! What many routes share is written once in the description, under
-//! `components`, and each route refers to it.
+//! Parameters, headers and responses that many routes share. The description has
+//! them once, under `components`, and each route refers to them.
 //!
-//! A route says its parameters, headers and responses whole; [`share`] puts a
-//! reference wherever one of them equals a component. A test finds what is
-//! repeated and has no name here.
+//! A route declares its parameters, headers and responses in full. [`share`] puts a
+//! reference wherever one of them equals a component. A test finds parts that are
+//! repeated and have no name here.
 
 use super::problem::{PROBLEM_JSON, Problem};
 use serde::Serialize;
@@ -20,8 +20,8 @@ use utoipa::{
 
 type Named<T> = BTreeMap<String, RefOr<T>>;
 
-/// Adds the shared components to a description, and refers to them wherever it
-/// has the same.
+/// Adds the shared components to a description, and replaces equal parts of it by
+/// references to them.
 pub(super) fn share(document: &mut OpenApi) {
     let (parameters, headers, responses) = (parameters(), headers(), responses());
     for operation in document.paths.paths.values_mut().flat_map(operations) {
@@ -50,13 +50,13 @@ fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
         .flatten()
 }
 
-/// Replaces a thing by a reference to the component that is written as it is,
-/// if any.
-fn refer<T: Serialize>(thing: &mut RefOr<T>, components: &Named<T>, section: &str) {
-    let Ok(written) = serde_json::to_value(&*thing) else { return };
+/// Replaces a part by a reference to the component that is equal to it, if there
+/// is one.
+fn refer<T: Serialize>(part: &mut RefOr<T>, components: &Named<T>, section: &str) {
+    let Ok(written) = serde_json::to_value(&*part) else { return };
     let same = |component| serde_json::to_value(component).is_ok_and(|it| it == written);
     if let Some((name, _)) = components.iter().find(|(_, component)| same(*component)) {
-        *thing = RefOr::Ref(Ref::new(format!("#/components/{section}/{name}")));
+        *part = RefOr::Ref(Ref::new(format!("#/components/{section}/{name}")));
     }
 }
 
@@ -108,7 +108,7 @@ fn parameters() -> Named<Parameter> {
             "IfBookingMatches",
             in_header(
                 "If-Match",
-                "Only if the booking is as this `ETag` says; else 412 with `current`",
+                "Only if the booking still has this `ETag`; else 412 with `current`",
                 text(),
             ),
         ),
@@ -116,7 +116,7 @@ fn parameters() -> Named<Parameter> {
             "IfCarMatches",
             in_header(
                 "If-Match",
-                "Only if the car is as this `ETag` says; else 412 with `current`",
+                "Only if the car still has this `ETag`; else 412 with `current`",
                 text(),
             ),
         ),
@@ -124,7 +124,7 @@ fn parameters() -> Named<Parameter> {
             "IfNoneMatch",
             in_header(
                 "If-None-Match",
-                "An `ETag` that you hold: answered 304 while it stands",
+                "An `ETag` that you hold: answered 304 while it is current",
                 text(),
             ),
         ),
@@ -136,8 +136,8 @@ fn parameters() -> Named<Parameter> {
                 position.into(),
             ),
         ),
-        ("Cursor", in_query("after", "`next_cursor` of the page before.", String::schema())),
-        ("Limit", in_query("limit", "How many, 1 to 100. 20 if not said.", limit.into())),
+        ("Cursor", in_query("after", "`next_cursor` of the previous page.", String::schema())),
+        ("Limit", in_query("limit", "Rows on the page, 1 to 100. 20 if not given.", limit.into())),
     ])
 }
 
@@ -161,18 +161,21 @@ fn responses() -> Named<Response> {
     let json = |description, schema| response(description, "application/json", schema);
     let problem = |description| response(description, PROBLEM_JSON, "Problem");
     let mut responses = named([
-        ("BookingAfter", json("The booking after it", "BookingDetail")),
+        ("BookingAfter", json("The booking after the command", "BookingDetail")),
         (
-            "BookingRefused",
+            "BookingRejected",
             problem(
                 "`action_not_allowed` with `allowed_actions`; `dates_unavailable`; `too_early`; `price_changed`; `request_in_flight`",
             ),
         ),
-        ("CarAfter", json("The car after it", "CarDetail")),
+        ("CarAfter", json("The car after the command", "CarDetail")),
         ("CarConflict", problem("`car_conflict`")),
-        ("OperationRefused", problem("`operation_refused`")),
-        ("ProjectionRefused", problem("`rebuild_under_way` or `operation_refused`")),
-        ("Recorded", json("Recorded; a dry run is answered 200 with an `act`", "CommandReceipt")),
+        ("OperationRejected", problem("`operation_rejected`")),
+        ("ProjectionCommandRejected", problem("`rebuild_in_progress` or `operation_rejected`")),
+        (
+            "Recorded",
+            json("Recorded; a dry run is answered 200 with an object `command`", "CommandReceipt"),
+        ),
         ("Stale", problem("`stale`, with `current`")),
         ("Unchanged", ResponseBuilder::new().description("Unchanged").build()),
     ]);
@@ -190,7 +193,7 @@ mod tests {
     use serde_json::Value;
     use std::collections::BTreeMap;
 
-    /// How often each thing is written where a route could refer to it.
+    /// Counts how often each part is written where a route could refer to it.
     fn written() -> BTreeMap<String, usize> {
         let document = serde_json::to_value(super::super::openapi()).unwrap();
         let mut written = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! What staff look at: the dashboard and the customers.
+//! The dashboard and the customers, for staff.
 
 use super::problem::{ApiError, Code, Problem};
 use super::{
@@ -36,17 +36,17 @@ pub(crate) async fn get_dashboard(
     figures.map(Json).map_err(view_unavailable)
 }
 
-/// Which customers, and which page of them.
+/// Filter of customers, and the page.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(crate) struct CustomerQuery {
     /// Only with this text in name, email or telephone number.
     q: Option<String>,
-    /// How many, 1 to 100. 20 if not said.
+    /// Rows on the page, 1 to 100. 20 if not given.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
     limit: Option<String>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     after: Option<String>,
 }
 
@@ -57,9 +57,9 @@ pub(crate) struct CustomerList {
     object: &'static str,
     /// The page.
     data: Vec<CustomerSummary>,
-    /// Whether another page follows.
+    /// True if another page follows.
     has_more: bool,
-    /// What `after` must be for it.
+    /// Value of `after` for it.
     next_cursor: Option<String>,
 }
 
@@ -82,7 +82,7 @@ pub(crate) async fn list_customers(
     let (text, limit) = (text(query.q), limit(query.limit)?);
     let after = query.after.map(|after| {
         customers::parse_cursor(&after).ok_or_else(|| {
-            ApiError::parameter("after", "it must be the next_cursor of a page before")
+            ApiError::parameter("after", "it must be the next_cursor of an earlier page")
         })
     });
     let mut transaction = begin_read(&api, &reader.identity, "customers", &headers).await?;
@@ -114,7 +114,7 @@ pub(crate) async fn get_customer(
     Path(id): Path<String>,
 ) -> Result<Json<CustomerSummary>, ApiError> {
     let missing = || ApiError::new(Code::NotFound, "There is no such customer.");
-    // Postgres takes no NUL.
+    // Postgres stores no NUL.
     if id.contains('\0') {
         return Err(missing());
     }

@@ -1,4 +1,5 @@
-//! Whether the process lives, and whether the system can do its work.
+//! Liveness and readiness: whether the process lives, and whether the system
+//! can do its work.
 
 use super::problem::Problem;
 use super::{Api, App};
@@ -21,22 +22,24 @@ use std::{
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
-/// A finding serves everybody who asks within this time.
+/// Time for which a finding serves every caller.
 const FRESH: Duration = Duration::from_millis(500);
-/// No part is waited for longer.
+/// Longest time to wait for one part.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
-/// A worker shows a sign of life every second.
+/// Seconds without a heartbeat after which a worker counts as dead. A worker
+/// sends one every second.
 const HEARTBEAT_TIMEOUT: f64 = 10.0;
 
-/// What readiness found last, so that many who ask cost what one does.
+/// Last findings of the readiness check, so that many callers cost as much as
+/// one.
 #[derive(Default)]
 pub struct Latest(Mutex<Option<(Instant, Readiness)>>);
 
-/// Whether the system can do its work.
+/// Readiness of the system.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Readiness {
-    /// `ready`; `degraded`: it works, but slower (Redis is away), or sealing has
-    /// halted, or a background worker does not work; `not_ready`.
+    /// `ready`; `degraded`: it works, but slower (Redis does not answer), or
+    /// sealing has halted, or a background worker does not work; `not_ready`.
     status: Overall,
     /// The parts.
     checks: Checks,
@@ -53,7 +56,7 @@ enum Overall {
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
 struct Checks {
-    /// A write to a small stream beside the log.
+    /// The log accepts a write, to a small stream beside it.
     log: Check,
     /// Postgres answers.
     postgres: Check,
@@ -61,27 +64,28 @@ struct Checks {
     migrations: Check,
     /// Redis answers.
     redis: Check,
-    /// The log is sealed, and is what was sealed. Reads and writes go on if not.
+    /// The log is sealed, and agrees with the seals. Reads and writes go on if
+    /// not.
     seals: SealCheck,
-    /// The database holds nothing that was erased; a restored one may, until a
-    /// worker has cleaned it.
+    /// The database holds no erased data. A restored database may hold some
+    /// until a worker has cleaned it.
     erasures: Check,
     /// The background tasks of this process run. One that ended ends the process.
     tasks: TaskCheck,
     /// Every background worker runs in some process. Reads and writes go on if
     /// not.
     workers: Vec<WorkerCheck>,
-    /// Every projection has a worker and rows of this release's version, and
-    /// how far it is.
+    /// State of every projection: it has a worker, and rows of this release's
+    /// version.
     projections: Vec<ProjectionCheck>,
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
 struct Check {
     ok: bool,
-    /// Milliseconds it took.
+    /// Duration of the check in milliseconds.
     ms: f64,
-    /// What is wrong.
+    /// Description of the fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<&'static str>,
 }
@@ -89,9 +93,9 @@ struct Check {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 struct SealCheck {
     ok: bool,
-    /// How many events the newest checkpoint covers.
+    /// Number of events that the newest checkpoint covers.
     sealed: u64,
-    /// What is wrong.
+    /// Description of the fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<&'static str>,
 }
@@ -99,19 +103,19 @@ struct SealCheck {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 struct TaskCheck {
     ok: bool,
-    /// The task that ended, and how.
+    /// The task that ended, and its outcome.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
 struct WorkerCheck {
-    /// The worker, as in `exodrive workers`.
+    /// Name of the worker, as in `exodrive workers`.
     name: &'static str,
     ok: bool,
     /// Steps that failed in a row.
     failures: u32,
-    /// What is wrong.
+    /// Description of the fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<&'static str>,
 }
@@ -121,17 +125,17 @@ struct ProjectionCheck {
     name: String,
     ok: bool,
     position: u64,
-    /// How many events the log holds behind that position; null while the log
-    /// does not say.
+    /// Events of the log after that position; null while the log does not
+    /// answer.
     lag_events: Option<u64>,
-    /// Seconds since its worker last showed a sign of life; null if it never
-    /// did.
+    /// Seconds since the last heartbeat of its worker; null if there was none.
     heartbeat_age_seconds: Option<f64>,
-    /// Events that could not be folded, and those waiting behind them.
+    /// Parked events: those that could not be folded, and those that wait
+    /// behind them.
     parked: u64,
 }
 
-/// Says that the process lives. Asks nothing else.
+/// Says that the process lives. Checks nothing else.
 #[utoipa::path(
     get, path = "/livez", tag = "health",
     responses((status = 200, description = "It lives", body = inline(serde_json::Value))),
@@ -144,7 +148,7 @@ pub(crate) async fn livez() -> Json<serde_json::Value> {
 #[utoipa::path(
     get, path = "/readyz", tag = "health",
     responses(
-        (status = 200, description = "Ready, or degraded: Redis is away, sealing has halted, or a background worker does not work", body = Readiness),
+        (status = 200, description = "Ready, or degraded: Redis does not answer, sealing has halted, or a background worker does not work", body = Readiness),
         (status = 503, description = "Not ready; `checks` says why", body = Readiness),
         Problem,
     ),
@@ -225,7 +229,7 @@ async fn examine(api: &Arc<Api>) -> Readiness {
 fn check_seals(standing: Option<SealState>) -> SealCheck {
     let halted = standing.as_ref().is_some_and(|standing| standing.halt.is_some());
     let problem = match &standing {
-        None => Some("it is not known how they stand"),
+        None => Some("their status is not known"),
         Some(_) if halted => Some(
             "the log is not what was sealed, and sealing has halted: see `exodrive audit verify --live`",
         ),
@@ -234,10 +238,10 @@ fn check_seals(standing: Option<SealState>) -> SealCheck {
     SealCheck { ok: !halted, sealed: standing.map_or(0, |it| it.sealed), problem }
 }
 
-/// A worker whose steps fail so often in a row does not do its work.
+/// Failures in a row after which a worker counts as not working.
 const FAILURES: u32 = 3;
 
-/// `recorded`: as the database has them; none if it does not answer.
+/// `recorded`: rows of the database; `None` if it does not answer.
 fn check_workers(recorded: Option<&[RecordedWorker]>) -> Vec<WorkerCheck> {
     let check = |worker: &Description| {
         let of_worker =
@@ -245,15 +249,15 @@ fn check_workers(recorded: Option<&[RecordedWorker]>) -> Vec<WorkerCheck> {
         let failures = of_worker().filter(|it| it.is_alive()).map(|it| it.status.failures).min();
         let panicked = of_worker().any(|it| it.status.state == WorkerState::Panicked);
         let problem = match (recorded, failures) {
-            (None, _) => Some("it is not known how it stands"),
+            (None, _) => Some("its status is not known"),
             (_, Some(failures)) if failures >= FAILURES => {
                 Some("its steps fail: `exodrive workers status` says why")
             }
             (_, Some(_)) => None,
             (_, None) if panicked => {
-                Some("it runs in no process, and has panicked: see `exodrive workers status`")
+                Some("no process runs it, and it has panicked: see `exodrive workers status`")
             }
-            (_, None) => Some("it runs in no process: start one with `exodrive work`"),
+            (_, None) => Some("no process runs it: start one with `exodrive work`"),
         };
         let failures = failures.unwrap_or(0);
         WorkerCheck { name: worker.name, ok: problem.is_none(), failures, problem }
@@ -266,7 +270,7 @@ fn check_projections(found: Vec<store::Status>, end: Option<u64>) -> Vec<Project
     found
         .into_iter()
         .map(|projection| ProjectionCheck {
-            // Rows of an older version are another release's to read.
+            // Rows of an older version are for another release to read.
             ok: projection.heartbeat_age_seconds.is_some_and(|age| age < HEARTBEAT_TIMEOUT)
                 && projection.version >= exodrive_projections::version(&projection.name),
             position: count(projection.position),

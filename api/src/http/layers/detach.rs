@@ -1,5 +1,5 @@
-//! A request that may change something runs to its end, also when its client
-//! hangs up: no key is left in flight, and a retry gets the answer.
+//! Runs a request that may change something to its end even if its client
+//! disconnects: no key stays in flight, and a retry gets the answer.
 
 use crate::http::problem::ApiError;
 use axum::{
@@ -12,7 +12,7 @@ use exodrive_runtime::tasks::Tasks;
 use std::panic::resume_unwind;
 use tracing::Instrument;
 
-/// Hands a request to a task of its own, unless its method is safe
+/// Runs a request in a task of its own, unless its method is safe
 /// (RFC 9110, section 9.2.1). The process waits for that task before it ends.
 pub(crate) async fn run_to_its_end(
     State(tasks): State<Tasks>,
@@ -25,7 +25,7 @@ pub(crate) async fn run_to_its_end(
     match tasks.run_detached(next.run(request).in_current_span()).await {
         Ok(response) => response,
         Err(error) => match error.try_into_panic() {
-            // The layer around this one answers it as any other panic.
+            // The layer around this one answers this panic like any other.
             Ok(panic) => resume_unwind(panic),
             Err(_) => ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR).into_response(),
         },

@@ -1,4 +1,4 @@
-//! What surrounds every request.
+//! Layers around every request.
 
 pub mod detach;
 pub mod erasure_gate;

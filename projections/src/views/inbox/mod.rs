@@ -1,5 +1,5 @@
-//! `inbox`: one row for each email, in or out, with its status and all that
-//! was reported of it.
+//! `inbox`: one row for each email, inbound or outbound, with its status and everything that was
+//! reported about it.
 
 mod answer;
 pub mod read;
@@ -13,13 +13,13 @@ use exodrive_domain::{
     email::{self, Dated},
 };
 
-/// See the module.
+/// The view of emails.
 pub struct Inbox;
 
 impl Projection for Inbox {
     const NAME: &'static str = "inbox";
     const ABOUT: &'static str = "An email, by its id";
-    const KEY_EXAMPLE: &'static str = "4ef9a417-02e9-4d39-ad75-9611e0fcc33c";
+    const KEY_EXAMPLE: &'static str = "f3c95789-ace1-4954-ac5d-6baed2eac902";
     const VERSION: u32 = 1;
     const SUBJECTS: &'static [&'static str] = &["exo.email."];
     const SCHEMA: &'static str = include_str!("schema.sql");
@@ -47,7 +47,7 @@ impl Projection for Inbox {
         email::evolve(row.map(|row| row.email), dated).map(InboxRow::of)
     }
 
-    /// The key is the email's id, and its events are of its subject.
+    /// The key is the email's id, and its events have the email's subject.
     fn sources(key: &str, _row: Option<&InboxRow>) -> Sources {
         Sources::subject(key.parse().ok().map(Subject::Email))
     }

@@ -11,8 +11,7 @@
 //! personal data by staff are recorded. Every failure becomes one shape, a
 //! problem. Settings are in [`settings`], the programs in [`cli`].
 //!
-//! **To add an endpoint**: a handler under `http/` with its `utoipa::path`, a
-//! line in `http/mod.rs`, then `make openapi`.
+//! **To add an endpoint or a command of the program**: `docs/recipes.md`.
 
 pub mod cli;
 pub mod http;

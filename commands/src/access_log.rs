@@ -206,64 +206,6 @@ fn is_id(text: &str) -> bool {
     (1..=LONGEST).contains(&text.len()) && text.bytes().all(valid)
 }
 
-/// Returns the resource that a row of a view is about, for the record of a
-/// read: its kind and its id. `None` if it holds nothing personal.
-pub fn of_view<'a>(view: &'a str, key: &'a str) -> Option<(&'a str, Option<&'a str>)> {
-    let before_slash = || key.split_once('/').map_or(key, |(before, _)| before);
-    Some(match view {
-        "cars" | "calendar" => return None,
-        "inbox" => ("email", Some(key)),
-        "email_timeline" => ("email", Some(before_slash())),
-        "deliveries" => ("delivery", Some(key)),
-        "bookings" => ("booking", Some(key)),
-        // The tag of an email is in the key, and a tag may hold anything.
-        "booking_timeline" => match key.rsplit_once("/email/") {
-            Some((_, email)) => ("email", Some(email)),
-            None => ("booking", Some(before_slash())),
-        },
-        "customers" => ("customer", Some(key)),
-        "payments" => ("payment", Some(key)),
-        "accesses" => ("access", None),
-        other => (other, Some(key)),
-    })
-}
-
-/// Returns the resource that a route of the API shows. `None` if it holds
-/// nothing personal. A route that is not named here is recorded, so a new route
-/// is not forgotten.
-pub fn of_route(route: &str) -> Option<&'static str> {
-    const PUBLIC: [&str; 12] = [
-        "/v1/cars",
-        "/v1/quotes",
-        "/v1/dashboard",
-        "/v1/operator/",
-        "/v1/openapi.json",
-        "/v1/audit/checkpoint",
-        "/v1/audit/keys",
-        "/v1/audit/inclusion",
-        "/v1/audit/consistency",
-        "/v1/audit/tile/",
-        "/v1/audit/receipts/",
-        "/v1/audit/rejected-webhooks",
-    ];
-    // These routes record for themselves what they have shown.
-    const EXACT: [&str; 2] = ["/v1/replay/", "/v1/audit/history"];
-    let begins = |known: &&str| route.starts_with(*known);
-    if !route.starts_with("/v1/") || PUBLIC.iter().chain(&EXACT).any(begins) {
-        return None;
-    }
-    Some(match route {
-        "/v1/inbox" => "inbox",
-        _ if route.starts_with("/v1/inbox/") => "email",
-        _ if route.starts_with("/v1/deliveries/") => "delivery",
-        _ if route.starts_with("/v1/bookings") => "booking",
-        _ if route.starts_with("/v1/customers") => "customer",
-        "/v1/audit/accesses" => "access",
-        _ if route.starts_with("/v1/audit/") => "log",
-        _ => "other",
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,13 +250,5 @@ mod tests {
             taken.extend(entries);
         }
         assert_eq!(taken.len(), BOUND);
-    }
-
-    #[test]
-    fn a_route_that_nobody_named_is_recorded() {
-        assert_eq!(of_route("/v1/inbox/{email_id}/timeline"), Some("email"));
-        assert_eq!(of_route("/v1/new-things/{id}"), Some("other"));
-        assert_eq!(of_route("/v1/cars/{id}"), None);
-        assert_eq!(of_route("/readyz"), None);
     }
 }

@@ -10,6 +10,8 @@
 //! bookings, [`operations`] projections, [`erasure`] a person's data, and
 //! [`import`] the tables of the present product. [`access_log`] records which
 //! staff read which data.
+//!
+//! **To add an action on a booking**: `docs/recipes.md`, "An event".
 
 pub mod access_log;
 pub mod context;

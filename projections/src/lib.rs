@@ -18,7 +18,7 @@
 //! documentation: Redis holds an answer as it is sent, rendered by the writer, so the writer must
 //! know its form.
 //!
-//! **To add a view**: see [`Projection`].
+//! **To add a view**: `docs/recipes.md`.
 
 pub mod engine;
 mod error;
@@ -27,11 +27,11 @@ pub mod views;
 
 pub use engine::{
     database::{Database, Identity, ReadTransaction},
-    projection::{Projection, Sources, reads},
+    projection::{PersonalData, Projection, Sources, reads},
 };
 pub use error::Error;
 pub use outage::is_postgres_outage;
 pub use views::{
-    list::{names, version},
+    list::{ViewInfo, names, version, view, views},
     query::Page,
 };

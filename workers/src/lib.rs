@@ -45,3 +45,29 @@ workers![
     drift_check::DriftCheck,
     sealing::Sealing,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{collections::BTreeSet, fs};
+
+    #[test]
+    fn every_worker_is_in_the_list() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+        let mut found = BTreeSet::new();
+        for file in fs::read_dir(folder).unwrap() {
+            let text = fs::read_to_string(file.unwrap().path()).unwrap();
+            let name = |text: &str| {
+                Some(
+                    text.split_once("const NAME: &'static str = \"")?
+                        .1
+                        .split_once('"')?
+                        .0
+                        .to_owned(),
+                )
+            };
+            found.extend(text.split("\nimpl Worker for ").skip(1).filter_map(name));
+        }
+        assert_eq!(found, WORKERS.iter().map(|it| it.name.to_owned()).collect());
+    }
+}

@@ -85,7 +85,7 @@ enum Command {
     Audit(audit::Audit),
     /// Show and repair the projections
     Projections(projections::Projections),
-    /// Show the status of the background workers: holds, erasures, sealing, operations, drift check
+    /// List the background workers, and see how each stands
     Workers(workers::Workers),
     /// Print a token for a system whose secret is available (for development)
     Token(Token),
@@ -256,6 +256,19 @@ impl Env {
 mod tests {
     use super::*;
     use std::{collections::BTreeSet, ffi::OsStr};
+
+    #[test]
+    fn every_command_is_in_the_readme() {
+        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+        let readme = std::fs::read_to_string(readme).unwrap();
+        let commands = readme.split("## Commands").nth(1).unwrap().split("\n## ").next().unwrap();
+        let program = Cli::command();
+        program.clone().debug_assert();
+        for command in program.get_subcommands() {
+            let name = command.get_name();
+            assert!(commands.contains(&format!("`{name}`")), "README.md does not name {name}");
+        }
+    }
 
     fn command() -> clap::Command {
         let mut command = Cli::command();

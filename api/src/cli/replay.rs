@@ -3,11 +3,10 @@
 use super::{Failure, table, terminal};
 use crate::settings::Connections;
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
-use exodrive_commands::access_log;
 use exodrive_domain::{email::EmailId, time};
 use exodrive_log::Log;
 use exodrive_projections::{
-    names,
+    ViewInfo, names, view, views,
     views::inbox::{InboxRow, read::EmailDetail},
 };
 use exodrive_replays::{self as replays, Compared, Frame, HistoryEvent, Order, RowHistory, Until};
@@ -41,7 +40,7 @@ pub(super) struct Replay {
 /// The subcommands: one for email, and one for each view in the list of views.
 enum ReplayCommand {
     Email(Email),
-    View(&'static str, View),
+    View(ViewInfo, View),
 }
 
 impl Subcommand for ReplayCommand {
@@ -51,11 +50,11 @@ impl Subcommand for ReplayCommand {
         let about =
             "The history of one email, in words, in the order of arrival or as the events happened";
         let email = Email::augment_args(Command::new("email")).about(about).long_about(None);
-        names().into_iter().fold(command.subcommand(email), |command, view| {
-            let (about, key) = describe(view);
+        views().into_iter().fold(command.subcommand(email), |command, view| {
+            let ViewInfo { name, about, key_example: key, .. } = view;
             let example =
-                format!("Example:\n  exodrive replay {view} {key} --at 2026-11-20T09:15:00Z");
-            let it = View::augment_args(Command::new(view)).about(about).long_about(None);
+                format!("Example:\n  exodrive replay {name} {key} --at 2026-11-20T09:15:00Z");
+            let it = View::augment_args(Command::new(name)).about(about).long_about(None);
             command.subcommand(it.after_help(example))
         })
     }
@@ -73,9 +72,7 @@ impl FromArgMatches for ReplayCommand {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         match matches.subcommand() {
             Some(("email", matches)) => Email::from_arg_matches(matches).map(Self::Email),
-            Some((name, matches))
-                if let Some(view) = names().into_iter().find(|it| *it == name) =>
-            {
+            Some((name, matches)) if let Some(view) = view(name) => {
                 View::from_arg_matches(matches).map(|it| Self::View(view, it))
             }
             _ => Err(clap::Error::new(clap::error::ErrorKind::MissingSubcommand)),
@@ -85,34 +82,6 @@ impl FromArgMatches for ReplayCommand {
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         *self = Self::from_arg_matches(matches)?;
         Ok(())
-    }
-}
-
-/// Describes a row of a view, with an example of a key.
-fn describe(view: &str) -> (&'static str, &'static str) {
-    const ID: &str = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4";
-    match view {
-        "inbox" => ("An email, by its id", "f3c95789-ace1-4954-ac5d-6baed2eac902"),
-        "email_timeline" => {
-            ("An event of an email, by EMAIL/EVENT", "f3c95789-ace1-4954-ac5d-6baed2eac902/msg_1")
-        }
-        "deliveries" => ("A message of the provider, by its id", "msg_2kVZ"),
-        "cars" => ("A car, by its id", ID),
-        "calendar" => ("The days of a car that are taken, by the car's id", ID),
-        "bookings" => ("A booking, by its id", ID),
-        "booking_timeline" => (
-            "An event of a booking, by BOOKING/POSITION (20 digits), or BOOKING/email/EMAIL",
-            "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4/00000000000000000120",
-        ),
-        "customers" => ("A customer, by its id", ID),
-        "payments" => {
-            ("An amount taken or given back, by its position (20 digits)", "00000000000000000120")
-        }
-        "accesses" => (
-            "A reader's reads of one resource in a day, by RESOURCE/ID/DAY/ACTOR",
-            "email/f3c95789-ace1-4954-ac5d-6baed2eac902/2026-11-20/auditor:ada",
-        ),
-        _ => ("A row of the view, by its key", "KEY"),
     }
 }
 
@@ -167,13 +136,13 @@ impl Replay {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         match self.what {
             ReplayCommand::Email(email) => email.run().await,
-            ReplayCommand::View(name, view) => view.run(name).await,
+            ReplayCommand::View(of, view) => view.run(of).await,
         }
     }
 }
 
 impl View {
-    async fn run(self, view: &str) -> Result<ExitCode, Failure> {
+    async fn run(self, view: ViewInfo) -> Result<ExitCode, Failure> {
         let (url, _) = self.connections.resolve_log()?;
         let log = Log::open(&self.connections.reading_config(url)?).await?;
         let bar = reading_bar()?;
@@ -181,7 +150,8 @@ impl View {
             bar.set_length(end);
             bar.set_position(done);
         };
-        let shown = access_log::of_view(view, &self.key);
+        let shown = (view.personal)(&self.key).resource();
+        let view = view.name;
         let found = match self.diff.as_deref() {
             Some(&[from, to]) => {
                 let points = (from, to);

@@ -78,8 +78,7 @@ pub(crate) async fn list_accesses(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Json<AccessList>, ApiError> {
-    let known = ["resource", "key", "actor", "since", "until", "limit", "after"];
-    let query: AccessQuery = parse_query(query, &known)?;
+    let query: AccessQuery = parse_query(query)?;
     let after = query.after.map(|after| {
         accesses::parse_cursor(&after).ok_or_else(|| {
             ApiError::parameter("after", "it must be the next_cursor of an earlier page")
@@ -168,7 +167,7 @@ pub(crate) async fn get_rejected_webhooks(
     _: Auditor,
     RawQuery(query): RawQuery,
 ) -> Result<Json<RejectedWebhooks>, ApiError> {
-    let query: RejectedWebhookQuery = parse_query(query, &["since", "until"])?;
+    let query: RejectedWebhookQuery = parse_query(query)?;
     let (since, until) = (time("since", query.since)?, time("until", query.until)?);
     let mut counts = BTreeMap::new();
     let mut newest = VecDeque::new();

@@ -20,8 +20,9 @@ use exodrive_domain::{
 };
 use exodrive_projections::views::bookings::read::BookingDetail;
 use serde::Deserialize;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 use utoipa::ToSchema;
+use utoipa_axum::{router::UtoipaMethodRouter, routes};
 
 /// Executes the action that `act` makes of the request.
 async fn act<T>(
@@ -96,7 +97,13 @@ macro_rules! booking_action_routes {
             })
             .await
         }
-    )*};
+    )*
+
+        /// The routes of all actions.
+        pub(super) fn routes() -> Vec<UtoipaMethodRouter<Arc<Api>>> {
+            vec![$(routes!($name),)* routes!(move_booking), routes!(issue_link)]
+        }
+    };
 }
 
 /// An amount.

@@ -82,20 +82,6 @@ pub(crate) struct CarQuery {
     after: Option<String>,
 }
 
-const CAR_QUERY: [&str; 11] = [
-    "category",
-    "price_min",
-    "price_max",
-    "features",
-    "q",
-    "available_from",
-    "available_to",
-    "sort",
-    "all",
-    "limit",
-    "after",
-];
-
 /// A page of cars.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct CarList {
@@ -124,7 +110,7 @@ pub(crate) async fn list_cars(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Json<CarList>, ApiError> {
-    let filter = filter(parse_query(query, &CAR_QUERY)?, &who)?;
+    let filter = filter(parse_query(query)?, &who)?;
     let view = if filter.free.is_some() { "calendar" } else { "cars" };
     let mut reader = begin_read(&api, &identity(&who), view, &headers).await?;
     let page = cars::find_cars(&mut reader, &filter).await?;
@@ -320,7 +306,7 @@ pub(crate) async fn get_calendar(
         id: String,
         time_zone: String,
     }
-    let query: CalendarQuery = parse_query(query, &["from", "to"])?;
+    let query: CalendarQuery = parse_query(query)?;
     let (_, json, _) = car_json(&api, &who, &headers, &id).await?;
     let car: Known = serde_json::from_slice(&json)?;
     let from = query.from.unwrap_or_else(|| today(&car.time_zone, api.rental.now()));

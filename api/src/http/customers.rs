@@ -77,7 +77,7 @@ pub(crate) async fn list_customers(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Json<CustomerList>, ApiError> {
-    let query: CustomerQuery = parse_query(query, &["q", "limit", "after"])?;
+    let query: CustomerQuery = parse_query(query)?;
     let (text, limit) = (text(query.q), limit(query.limit)?);
     let after = query.after.map(|after| {
         customers::parse_cursor(&after).ok_or_else(|| {

@@ -45,11 +45,6 @@ const EFFORT: u64 = 20_000;
 /// Largest number of pieces of an export that wait for a slow reader.
 const PIECES: usize = 4;
 
-const KNOWN: [&str; 11] = [
-    "subject", "type", "actor", "since", "until", "from", "to", "after", "limit", "format",
-    "content",
-];
-
 /// Filter of events.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -158,7 +153,7 @@ pub(crate) async fn list_events(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let query: EventQuery = parse_query(query, &KNOWN)?;
+    let query: EventQuery = parse_query(query)?;
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
     let ndjson = accept.is_some_and(|accept| accept.contains(Format::Ndjson.media_type()));
     match query.format.as_deref() {
@@ -242,7 +237,7 @@ pub(crate) async fn get_export(
     _: EmailReader,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let query: EventQuery = parse_query(query, &KNOWN)?;
+    let query: EventQuery = parse_query(query)?;
     let format = query.format.as_deref().map_or(Ok(Format::Ndjson), parse_format)?;
     let mut response = export(api, query, format).await?;
     let name = format!("attachment; filename=\"exodrive-export.{}\"", format.name());

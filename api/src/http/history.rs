@@ -65,9 +65,6 @@ pub(crate) struct HistoryQuery {
     after: Option<String>,
 }
 
-const HISTORY_QUERY: [&str; 9] =
-    ["email", "address", "booking", "since", "until", "order", "at", "limit", "after"];
-
 /// A page of history.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct History {
@@ -109,7 +106,7 @@ pub(crate) async fn get_history(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let mut request = evidence_request(parse_query(query, &HISTORY_QUERY)?)?;
+    let mut request = evidence_request(parse_query(query)?)?;
     let evidence_query = EvidenceQuery {
         log: api.log.clone(),
         database: api.database.clone(),
@@ -266,7 +263,7 @@ pub(crate) async fn get_history_diff(
     Extension(identity): Extension<request::Identity>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let query: DiffQuery = parse_query(query, &["email", "from", "to"])?;
+    let query: DiffQuery = parse_query(query)?;
     let given = |name: &str, text: Option<String>| {
         text.ok_or_else(|| ApiError::parameter(name, "it is missing"))
     };

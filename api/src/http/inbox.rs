@@ -111,7 +111,7 @@ pub(crate) async fn list_emails(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Json<EmailList>, ApiError> {
-    let query: ListQuery = parse_query(query, &["status", "q", "limit", "after"])?;
+    let query: ListQuery = parse_query(query)?;
     let filter = filter(query)?;
     let mut transaction = begin_read(&api, &reader.identity, "inbox", &headers).await?;
     let page = inbox::find_emails(&mut transaction, &filter).await?;
@@ -204,7 +204,7 @@ pub(crate) async fn get_timeline(
     Path(email_id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let order = parse_query::<TimelineQuery>(query, &["order"])?.order.unwrap_or_default();
+    let order = parse_query::<TimelineQuery>(query)?.order.unwrap_or_default();
     let email_id = known_form(&email_id)?;
     let mut transaction = begin_read(&api, &reader.identity, "email_timeline", &headers).await?;
     let data =

@@ -26,6 +26,7 @@ mod proofs;
 mod read_answer;
 mod refusals;
 mod replay;
+mod shows;
 pub mod state;
 mod webhooks;
 
@@ -33,6 +34,7 @@ use super::http::{
     auth::tokens::Tokens,
     layers::erasure_gate::ErasureGate,
     problem::{ApiError, Code, Problem},
+    shows::{ReadRecords, Routes},
     state::{blocked_keys::BlockedKeys, limits::Limiter, view_cache::ViewCache},
 };
 use axum::{
@@ -60,7 +62,7 @@ use utoipa::{
     Modify, OpenApi,
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
-use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 /// State that handlers share.
@@ -156,99 +158,80 @@ impl Modify for Bearer {
     }
 }
 
-fn documented() -> OpenApiRouter<Arc<Api>> {
-    OpenApiRouter::with_openapi(Documentation::openapi())
-        .routes(routes!(cars::list_cars, fleet::create_car))
-        .routes(routes!(cars::get_car))
-        .routes(routes!(cars::get_calendar))
-        .routes(routes!(cars::create_quote))
-        .routes(routes!(fleet::describe_car))
-        .routes(routes!(fleet::price_car))
-        .routes(routes!(fleet::set_car_images))
-        .routes(routes!(fleet::list_car))
-        .routes(routes!(fleet::hide_car))
-        .routes(routes!(fleet::feature_car))
-        .routes(routes!(fleet::unfeature_car))
-        .routes(routes!(fleet::archive_car))
-        .routes(routes!(fleet::restore_car))
-        .routes(routes!(fleet::create_block))
-        .routes(routes!(fleet::delete_block))
-        .routes(routes!(bookings::list_bookings, bookings::create_booking))
-        .routes(routes!(bookings::get_booking))
-        .routes(routes!(bookings::get_booking_timeline))
-        .routes(routes!(booking_actions::authorize_payment))
-        .routes(routes!(booking_actions::capture_payment))
-        .routes(routes!(booking_actions::fail_payment))
-        .routes(routes!(booking_actions::void_payment))
-        .routes(routes!(booking_actions::refund_payment))
-        .routes(routes!(booking_actions::send_contract))
-        .routes(routes!(booking_actions::view_contract))
-        .routes(routes!(booking_actions::sign_contract))
-        .routes(routes!(booking_actions::decline_contract))
-        .routes(routes!(booking_actions::pick_up))
-        .routes(routes!(booking_actions::return_car))
-        .routes(routes!(booking_actions::complete))
-        .routes(routes!(booking_actions::cancel))
-        .routes(routes!(booking_actions::no_show))
-        .routes(routes!(booking_actions::dispute))
-        .routes(routes!(booking_actions::resolve_dispute))
-        .routes(routes!(booking_actions::reschedule))
-        .routes(routes!(booking_actions::extend))
-        .routes(routes!(booking_actions::move_booking))
-        .routes(routes!(booking_actions::add_note))
-        .routes(routes!(booking_actions::change_customer))
-        .routes(routes!(booking_actions::issue_link))
-        .routes(routes!(customers::get_dashboard))
-        .routes(routes!(customers::list_customers))
-        .routes(routes!(customers::get_customer))
-        .routes(routes!(operator::list_projections))
-        .routes(routes!(operator::get_projection))
-        .routes(routes!(operator::rebuild_projection))
-        .routes(routes!(operator::rollback_projection))
-        .routes(routes!(operator::pause_projection))
-        .routes(routes!(operator::resume_projection))
-        .routes(routes!(operator::retry_parked))
-        .routes(routes!(operator::skip_event))
-        .routes(routes!(operator::prune_generations))
-        .routes(routes!(operator::list_rebuilds))
-        .routes(routes!(operator::get_rebuild))
-        .routes(routes!(operator::accept_rebuild))
-        .routes(routes!(operator::cancel_rebuild))
-        .routes(routes!(operator::follow_rebuild))
-        .routes(routes!(erasures::list_erasures, erasures::request_erasure))
-        .routes(routes!(erasures::get_erasure))
-        .routes(routes!(erasures::approve_erasure))
-        .routes(routes!(erasures::cancel_erasure))
-        .routes(routes!(erasures::set_hold))
-        .routes(routes!(webhooks::receive_resend))
-        .routes(routes!(inbox::list_emails))
-        .routes(routes!(inbox::get_email))
-        .routes(routes!(inbox::get_timeline))
-        .routes(routes!(inbox::get_deliveries))
-        .routes(routes!(deliveries::get_raw))
-        .routes(routes!(replay::get_replay))
-        .routes(routes!(accesses::list_accesses))
-        .routes(routes!(accesses::get_rejected_webhooks))
-        .routes(routes!(history::get_history))
-        .routes(routes!(history::get_history_diff))
-        .routes(routes!(proofs::get_checkpoint))
-        .routes(routes!(proofs::get_keys))
-        .routes(routes!(proofs::get_inclusion))
-        .routes(routes!(proofs::get_consistency))
-        .routes(routes!(proofs::get_tile))
-        .routes(routes!(proofs::get_receipt))
-        .routes(routes!(events::list_events))
-        .routes(routes!(events::get_event))
-        .routes(routes!(events::get_export))
-        .routes(routes!(health::livez))
-        .routes(routes!(health::readyz))
-        .routes(routes!(describe))
-        .routes(routes!(explain))
+/// Every route: a line with what it shows, and its handlers.
+fn documented() -> Routes {
+    use shows::Shows::{Command, NotedByHandler, Nothing, Personal};
+    Routes::new(Documentation::openapi())
+        .add(Nothing, routes!(cars::list_cars, fleet::create_car))
+        .add(Nothing, routes!(cars::get_car))
+        .add(Nothing, routes!(cars::get_calendar))
+        .add(Command, routes!(cars::create_quote))
+        .add(Command, routes!(fleet::describe_car))
+        .add(Command, routes!(fleet::price_car))
+        .add(Command, routes!(fleet::set_car_images))
+        .add(Command, routes!(fleet::list_car))
+        .add(Command, routes!(fleet::hide_car))
+        .add(Command, routes!(fleet::feature_car))
+        .add(Command, routes!(fleet::unfeature_car))
+        .add(Command, routes!(fleet::archive_car))
+        .add(Command, routes!(fleet::restore_car))
+        .add(Command, routes!(fleet::create_block))
+        .add(Command, routes!(fleet::delete_block))
+        .add(Personal("booking"), routes!(bookings::list_bookings, bookings::create_booking))
+        .add(Personal("booking"), routes!(bookings::get_booking))
+        .add(Personal("booking"), routes!(bookings::get_booking_timeline))
+        .add_all(Command, booking_actions::routes())
+        .add(Nothing, routes!(customers::get_dashboard))
+        .add(Personal("customer"), routes!(customers::list_customers))
+        .add(Personal("customer"), routes!(customers::get_customer))
+        .add(Nothing, routes!(operator::list_projections))
+        .add(Nothing, routes!(operator::get_projection))
+        .add(Command, routes!(operator::rebuild_projection))
+        .add(Command, routes!(operator::rollback_projection))
+        .add(Command, routes!(operator::pause_projection))
+        .add(Command, routes!(operator::resume_projection))
+        .add(Command, routes!(operator::retry_parked))
+        .add(Command, routes!(operator::skip_event))
+        .add(Command, routes!(operator::prune_generations))
+        .add(Nothing, routes!(operator::list_rebuilds))
+        .add(Nothing, routes!(operator::get_rebuild))
+        .add(Command, routes!(operator::accept_rebuild))
+        .add(Command, routes!(operator::cancel_rebuild))
+        .add(Nothing, routes!(operator::follow_rebuild))
+        .add(Nothing, routes!(erasures::list_erasures, erasures::request_erasure))
+        .add(Nothing, routes!(erasures::get_erasure))
+        .add(Command, routes!(erasures::approve_erasure))
+        .add(Command, routes!(erasures::cancel_erasure))
+        .add(Command, routes!(erasures::set_hold))
+        .add(Command, routes!(webhooks::receive_resend))
+        .add(Personal("inbox"), routes!(inbox::list_emails))
+        .add(Personal("email"), routes!(inbox::get_email))
+        .add(Personal("email"), routes!(inbox::get_timeline))
+        .add(Personal("email"), routes!(inbox::get_deliveries))
+        .add(Personal("delivery"), routes!(deliveries::get_raw))
+        .add(NotedByHandler, routes!(replay::get_replay))
+        .add(Personal("access"), routes!(accesses::list_accesses))
+        .add(Nothing, routes!(accesses::get_rejected_webhooks))
+        .add(NotedByHandler, routes!(history::get_history))
+        .add(NotedByHandler, routes!(history::get_history_diff))
+        .add(Nothing, routes!(proofs::get_checkpoint))
+        .add(Nothing, routes!(proofs::get_keys))
+        .add(Nothing, routes!(proofs::get_inclusion))
+        .add(Nothing, routes!(proofs::get_consistency))
+        .add(Nothing, routes!(proofs::get_tile))
+        .add(Nothing, routes!(proofs::get_receipt))
+        .add(Personal("log"), routes!(events::list_events))
+        .add(Personal("log"), routes!(events::get_event))
+        .add(Personal("log"), routes!(events::get_export))
+        .add(Nothing, routes!(health::livez))
+        .add(Nothing, routes!(health::readyz))
+        .add(Nothing, routes!(describe))
+        .add(Nothing, routes!(explain))
 }
 
 /// The OpenAPI 3.1 description of every route.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    let mut document = documented().split_for_parts().1;
+    let mut document = documented().into_parts().0.split_for_parts().1;
     // The router needs the pattern for paths with slashes; the document does
     // not.
     let paths = std::mem::take(&mut document.paths.paths);
@@ -262,8 +245,9 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 pub fn router(api: Arc<Api>) -> Router {
     let gate = api.gate.clone();
     let tasks = api.tasks.clone();
-    let accesses = api.accesses.clone();
-    documented()
+    let (routes, shown) = documented().into_parts();
+    let records = ReadRecords { accesses: api.accesses.clone(), shown: Arc::new(shown) };
+    routes
         .split_for_parts()
         .0
         .fallback(not_found)
@@ -275,7 +259,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .layer(axum::middleware::from_fn_with_state(tasks, layers::detach::run_to_its_end))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(axum::middleware::from_fn_with_state(accesses, layers::request::trace_request))
+        .layer(axum::middleware::from_fn_with_state(records, layers::request::trace_request))
 }
 
 async fn not_found(_: auth::extract::Anyone, _: Request) -> ApiError {
@@ -345,7 +329,7 @@ mod tests {
             .layer(CatchPanicLayer::custom(panicked))
             .layer(DefaultBodyLimit::max(16))
             .layer(axum::middleware::from_fn_with_state(
-                AccessLog::default(),
+                ReadRecords::default(),
                 layers::request::trace_request,
             ))
     }
@@ -382,6 +366,28 @@ mod tests {
             let (found, body) = problem(request).await;
             assert_eq!((found.as_u16(), body["code"].as_str().unwrap()), (status, code), "{name}");
             assert!(!body.to_string().contains("internals"));
+        }
+    }
+
+    #[test]
+    fn every_route_that_is_read_says_what_it_shows() {
+        let (mut routes, shown) = documented().into_parts();
+        for (path, item) in routes.to_openapi().paths.paths {
+            let command = shown[&path] == shows::Shows::Command;
+            assert_eq!(command, item.get.is_none(), "{path} is `Command` only without a GET");
+        }
+        assert_eq!(shown["/v1/inbox/{email_id}/timeline"], shows::Shows::Personal("email"));
+        assert_eq!(shown["/v1/cars/{id}"], shows::Shows::Nothing);
+    }
+
+    #[test]
+    fn every_action_on_a_booking_has_its_route() {
+        use exodrive_domain::booking::Action;
+        let shown = documented().into_parts().1;
+        // The system alone ends holds.
+        for action in Action::ALL.iter().filter(|action| **action != Action::Expire) {
+            let path = format!("/v1/bookings/{{id}}/{}", action.name());
+            assert!(shown.contains_key(&path), "there is no {path}");
         }
     }
 

@@ -273,7 +273,7 @@ pub(crate) async fn list_rebuilds(
     _: Operates,
     RawQuery(query): RawQuery,
 ) -> Result<Json<RebuildList>, ApiError> {
-    let query: RebuildQuery = parse_query(query, &["projection", "limit"])?;
+    let query: RebuildQuery = parse_query(query)?;
     let limit = limit(query.limit)?;
     let rows = api.operator.database().rebuilds(query.projection.as_deref(), limit).await;
     let data = rows?.into_iter().map(Job::from).collect();

@@ -57,7 +57,7 @@ pub(crate) async fn get_checkpoint(
     _: Anyone,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let query: CheckpointQuery = parse_query(query, &["size"])?;
+    let query: CheckpointQuery = parse_query(query)?;
     let (seal, saved) = match number("size", query.size)? {
         None => (newest(&api).await?, NOW),
         Some(size) => (of_size(&api, size).await?, FOR_EVER),
@@ -125,7 +125,7 @@ pub(crate) async fn get_inclusion(
     _: Anyone,
     RawQuery(query): RawQuery,
 ) -> Result<Json<InclusionProof>, ApiError> {
-    let query: InclusionQuery = parse_query(query, &["position", "size"])?;
+    let query: InclusionQuery = parse_query(query)?;
     let position = number("position", query.position)?
         .ok_or_else(|| ApiError::parameter("position", "it is missing"))?;
     let sealed = newest(&api).await?;
@@ -186,7 +186,7 @@ pub(crate) async fn get_consistency(
     _: Anyone,
     RawQuery(query): RawQuery,
 ) -> Result<Json<ConsistencyProof>, ApiError> {
-    let query: ConsistencyQuery = parse_query(query, &["from", "to"])?;
+    let query: ConsistencyQuery = parse_query(query)?;
     let from =
         number("from", query.from)?.ok_or_else(|| ApiError::parameter("from", "it is missing"))?;
     let sealed = newest(&api).await?;

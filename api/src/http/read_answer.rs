@@ -12,6 +12,7 @@ use axum::{
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use exodrive_projections::{Identity, ReadTransaction};
+use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
 use std::time::Duration;
 
 const DEFAULT_LIMIT: i64 = 20;
@@ -74,12 +75,42 @@ async fn reach(api: &Api, view: &str, requested: u64) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Reads a query string. A parameter that is unknown, or given twice, is
-/// rejected and not silently left out.
-pub(super) fn parse_query<T: serde::de::DeserializeOwned>(
-    query: Option<String>,
-    known: &[&str],
-) -> Result<T, ApiError> {
+/// Takes in the names of the fields that serde reads into a struct, and ends.
+struct FieldNames<'a>(&'a mut &'static [&'static str]);
+
+impl<'de> Deserializer<'de> for FieldNames<'_> {
+    type Error = serde::de::value::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+        Err(Self::Error::custom("this is no struct with named fields"))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        *self.0 = fields;
+        self.deserialize_any(visitor)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf
+        option unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier
+        ignored_any
+    }
+}
+
+/// Reads a query string into a struct. A parameter that is no field of it, or
+/// given twice, is refused, not silently left out.
+///
+/// # Errors
+/// 400, which names the parameter.
+pub(super) fn parse_query<T: DeserializeOwned>(query: Option<String>) -> Result<T, ApiError> {
+    let mut known: &[&str] = &[];
+    // It ends with an error always: only the names are asked for.
+    let _ = T::deserialize(FieldNames(&mut known));
     let uri = format!("/?{}", query.unwrap_or_default());
     let pairs = uri
         .parse()
@@ -170,6 +201,7 @@ pub(super) fn view_answer(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde::Deserialize;
     use std::collections::BTreeMap;
 
     #[test]
@@ -178,5 +210,25 @@ mod tests {
         let error = json_body(&unwritable).unwrap_err();
         assert_eq!(error.code, Code::Internal);
         assert_eq!(json_body(&BTreeMap::from([("a", 1)])).unwrap().as_ref(), br#"{"a":1}"#);
+    }
+
+    #[derive(Debug, Default, Deserialize, PartialEq)]
+    #[serde(default)]
+    struct Sample {
+        q: Option<String>,
+        #[serde(rename = "type")]
+        kind: Option<String>,
+    }
+
+    #[test]
+    fn a_query_has_the_names_of_its_struct_and_no_others() {
+        let read = |query: &str| parse_query::<Sample>(Some(query.to_owned()));
+        let both = Sample { q: Some("a b&c".to_owned()), kind: Some("x".to_owned()) };
+        assert_eq!(read("type=x&q=a+b%26c").ok(), Some(both));
+        assert_eq!(parse_query::<Sample>(None).ok(), Some(Sample::default()));
+        for (query, name) in [("kind=x", "kind"), ("q=1&q=2", "q"), ("q=%00", "q"), ("z", "z")] {
+            let error = read(query).err().unwrap();
+            assert_eq!(error.errors[0].pointer, format!("?{name}"), "{query}");
+        }
     }
 }

@@ -10,7 +10,6 @@ use axum::{
     http::header::CACHE_CONTROL,
     response::{IntoResponse, Response},
 };
-use exodrive_commands::access_log;
 use exodrive_domain::time::serde_micros;
 use exodrive_projections::{Identity, Projection, views::accesses::Accesses};
 use exodrive_replays::{self as replays, RowHistory, Until};
@@ -159,7 +158,7 @@ pub(crate) async fn get_replay(
     Path((view, key)): Path<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let query: ReplayQuery = parse_query(query, &["at", "from", "to"])?;
+    let query: ReplayQuery = parse_query(query)?;
     let Some(reads_all) = replays::reads_all(&view, &key) else {
         let known = exodrive_projections::names().join(", ");
         let detail = format!("There is no such view; there are {known}.");
@@ -179,8 +178,8 @@ pub(crate) async fn get_replay(
         (Some(_), None) => return Err(ApiError::parameter("to", "it is missing beside `from`")),
         (None, Some(_)) => return Err(ApiError::parameter("from", "it is missing beside `to`")),
     };
-    let about = access_log::of_view(&view, &key)
-        .map(|(resource, key)| (resource.to_owned(), key.map(str::to_owned)));
+    let shown = exodrive_projections::view(&view).and_then(|it| (it.personal)(&key).resource());
+    let shown = shown.map(|(resource, id)| (resource, id.map(str::to_owned)));
     let _permit = if reads_all { Some(permit(&api)?) } else { None };
     let quiet = |_, _| {};
     let answer = match points {
@@ -195,8 +194,8 @@ pub(crate) async fn get_replay(
         ApiError::new(Code::NotFound, "The log has no event about this key of the view up to then.")
     };
     let answer = answer.ok_or_else(missing)?;
-    if let Some((resource, key)) = about {
-        identity.shows(&api.accesses, &resource, key.as_deref());
+    if let Some((resource, id)) = shown {
+        identity.shows(&api.accesses, resource, id.as_deref());
     }
     Ok(([(CACHE_CONTROL, "no-store")], Json(answer)).into_response())
 }

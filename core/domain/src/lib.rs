@@ -14,9 +14,7 @@
 //! [`booking::decide`]) turns state and command into an event or a rejection.
 //! The log crate appends the event if the state was the newest.
 //!
-//! **To add an event**: a variant of [`Payload`], its name and version in
-//! `event.rs`, a sample in `tests/tests/golden/samples.rs`, and the files that
-//! `EXODRIVE_WRITE_GOLDEN=1 cargo test -p exodrive-tests --test golden` writes.
+//! **To add an event**: `docs/recipes.md`.
 
 pub mod access;
 pub mod booking;

@@ -7,15 +7,16 @@ use std::fmt::Debug;
 /// A view as a fold over the log. Pure: no IO anywhere in it. The engine does
 /// the rest, the same for all of them.
 ///
-/// To add one: a folder in `views/` with the fold (`mod.rs`), its table
-/// (`schema.sql`) and its queries (`read.rs`), a line in `views/mod.rs`, and a
-/// line in [`crate::for_each_projection`] (`views/list.rs`), and what
-/// it makes of every golden event, which
-/// `EXODRIVE_WRITE_GOLDEN=1 cargo test -p exodrive-tests --test golden` writes.
-/// A raised [`Projection::VERSION`] writes its rows in the same way.
+/// To add one: `docs/recipes.md`. A raised [`Projection::VERSION`] needs the rows
+/// that it makes of the golden events, written in the same way.
 pub trait Projection: Send + Sync + 'static {
     /// Names the table, the view in `public` and, with a generation, the schema.
     const NAME: &'static str;
+    /// What one row is and by what it is found, for people: `An email, by its
+    /// id`. Shown by `exodrive replay --help`.
+    const ABOUT: &'static str;
+    /// The key of some row, for the same.
+    const KEY_EXAMPLE: &'static str;
     /// Raised by every change after which [`Projection::evolve`] or the table gives other rows for
     /// the same log.
     const VERSION: u32;
@@ -28,6 +29,10 @@ pub trait Projection: Send + Sync + 'static {
 
     /// One row: a document.
     type Row: Serialize + DeserializeOwned + Clone + PartialEq + Debug + Send + Sync;
+
+    /// Whose or what personal data the row of this key shows, for the record of
+    /// who read it.
+    fn personal(key: &str) -> PersonalData<'_>;
 
     /// The keys of the rows that the event touches.
     fn keys(event: &Event<'_>) -> Vec<String>;
@@ -59,6 +64,29 @@ pub trait Projection: Send + Sync + 'static {
     /// Readers to whom row-level security shows a row: a condition in SQL on
     /// `current_setting('exodrive.identity', true)`, `exodrive.subject` and the row's columns.
     const READERS: &'static str = STAFF;
+}
+
+/// What a row shows of people, as the record of who read it names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PersonalData<'a> {
+    /// Nothing.
+    Nothing,
+    /// Of one thing: its kind (`email`) and its id.
+    OfOne(&'static str, &'a str),
+    /// Of things of this kind; the key is no id, or may itself be personal.
+    OfMany(&'static str),
+}
+
+impl<'a> PersonalData<'a> {
+    /// The kind of thing and its id, as they are recorded; `None` if a read is
+    /// not recorded.
+    pub fn resource(self) -> Option<(&'static str, Option<&'a str>)> {
+        match self {
+            Self::Nothing => None,
+            Self::OfOne(resource, id) => Some((resource, Some(id))),
+            Self::OfMany(resource) => Some((resource, None)),
+        }
+    }
 }
 
 /// The place of the events of one key.

@@ -1,6 +1,6 @@
 //! The one list of all views.
 
-use crate::engine::projection::{Definition, Projection};
+use crate::engine::projection::{Definition, PersonalData, Projection};
 
 /// Runs `$body` for every projection, with `$P` as its type. The one list of them.
 #[macro_export]
@@ -35,6 +35,36 @@ pub fn names() -> Vec<&'static str> {
     names
 }
 
+/// A view as people and the record of reads know it.
+#[derive(Clone, Copy, Debug)]
+pub struct ViewInfo {
+    /// [`Projection::NAME`].
+    pub name: &'static str,
+    /// [`Projection::ABOUT`].
+    pub about: &'static str,
+    /// [`Projection::KEY_EXAMPLE`].
+    pub key_example: &'static str,
+    /// [`Projection::personal`].
+    pub personal: fn(&str) -> PersonalData<'_>,
+}
+
+/// All views.
+pub fn views() -> Vec<ViewInfo> {
+    let mut views = Vec::new();
+    for_each_projection!(P => views.push(ViewInfo {
+        name: P::NAME,
+        about: P::ABOUT,
+        key_example: P::KEY_EXAMPLE,
+        personal: P::personal,
+    }));
+    views
+}
+
+/// The view of this name.
+pub fn view(name: &str) -> Option<ViewInfo> {
+    views().into_iter().find(|view| view.name == name)
+}
+
 /// The version of a projection's fold in this release; 0 if there is no such
 /// projection.
 pub fn version(name: &str) -> i32 {
@@ -45,4 +75,51 @@ pub fn version(name: &str) -> i32 {
         }
     });
     version
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_view_is_described_and_its_example_is_a_key_of_its_own_form() {
+        let names: BTreeSet<_> = names().into_iter().collect();
+        assert_eq!(names.len(), views().len(), "no name twice");
+        for it in views() {
+            assert!(it.about.contains(", by "), "{}: {:?} names the key", it.name, it.about);
+            let personal = (it.personal)(it.key_example).resource();
+            if let Some((resource, Some(id))) = personal {
+                assert!(!resource.is_empty() && !id.is_empty(), "{}", it.name);
+                assert!(it.key_example.contains(id), "{}: {id}", it.name);
+            }
+        }
+    }
+
+    #[test]
+    fn every_folder_of_a_view_is_in_the_list() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/views");
+        let folders: BTreeSet<_> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .filter(|entry| entry.path().is_dir())
+            .map(|entry| entry.file_name().into_string().unwrap())
+            .collect();
+        assert_eq!(folders, names().into_iter().map(str::to_owned).collect());
+    }
+
+    #[test]
+    fn a_row_is_recorded_under_the_thing_that_it_shows() {
+        let of = |name: &str, key: &'static str| (view(name).unwrap().personal)(key).resource();
+        assert_eq!(of("inbox", "em-1"), Some(("email", Some("em-1"))));
+        assert_eq!(of("email_timeline", "em-1/msg/1"), Some(("email", Some("em-1"))));
+        assert_eq!(of("booking_timeline", "b1/0001"), Some(("booking", Some("b1"))));
+        assert_eq!(
+            of("booking_timeline", "dana@example.com/email/em-1"),
+            Some(("email", Some("em-1")))
+        );
+        assert_eq!(of("accesses", "customer/c1/2026-11-20/auditor:ada"), Some(("access", None)));
+        assert_eq!(of("cars", "c1"), None);
+        assert!(view("nothing").is_none());
+    }
 }

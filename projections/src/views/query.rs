@@ -12,6 +12,25 @@ pub struct Page<T> {
     pub next: Option<String>,
 }
 
+impl<T> Page<T> {
+    /// The first `limit` of the rows that were found by asking for one more. If
+    /// there is one more, the next page begins after the last that is kept, at
+    /// its cursor.
+    pub(crate) fn cut(mut found: Vec<T>, limit: i64, cursor: impl Fn(&T) -> String) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(0);
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let next = found.last().filter(|_| more).map(cursor);
+        Self { rows: found, next }
+    }
+
+    /// The page of what the rows are read as.
+    pub(crate) fn try_map<U, E>(self, read: impl FnMut(T) -> Result<U, E>) -> Result<Page<U>, E> {
+        let rows = self.rows.into_iter().map(read).collect::<Result<_, _>>()?;
+        Ok(Page { rows, next: self.next })
+    }
+}
+
 /// A place in a list, opaque to readers.
 pub(crate) fn encode_cursor(parts: &[&str]) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(parts.join("\n"))
@@ -55,6 +74,20 @@ mod tests {
         for other in ["%%%", "bm90IGEgY3Vyc29y"] {
             assert_eq!(decode_cursor::<2>(other), None);
         }
+    }
+
+    #[test]
+    fn a_page_ends_at_its_limit_and_says_where_the_next_begins() {
+        let page = |rows: &[u32], limit| Page::cut(rows.to_vec(), limit, |last| last.to_string());
+        let next = |rows: &[u32], next: Option<&str>| Page {
+            rows: rows.to_vec(),
+            next: next.map(str::to_owned),
+        };
+        assert_eq!(page(&[7, 8, 9], 2), next(&[7, 8], Some("8")));
+        assert_eq!(page(&[7, 8], 2), next(&[7, 8], None));
+        assert_eq!(page(&[], 2), next(&[], None));
+        let failed = page(&[7], 2).try_map(|row| if row > 7 { Ok(row) } else { Err(row) });
+        assert_eq!(failed, Err(7));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use exodrive_domain::Event;
 use exodrive_projections::{
-    Database, Projection,
+    Database, PersonalData, Projection,
     engine::{Runner, cache::Cache},
     views::inbox::{Inbox, InboxRow},
 };
@@ -18,6 +18,8 @@ struct Newer;
 
 impl Projection for Newer {
     const NAME: &'static str = Inbox::NAME;
+    const ABOUT: &'static str = Inbox::ABOUT;
+    const KEY_EXAMPLE: &'static str = Inbox::KEY_EXAMPLE;
     const VERSION: u32 = Inbox::VERSION + 1;
     const SUBJECTS: &'static [&'static str] = Inbox::SUBJECTS;
     // Another column, so that the views differ too.
@@ -27,6 +29,10 @@ impl Projection for Newer {
     );
     const CACHED: bool = true;
     type Row = InboxRow;
+
+    fn personal(key: &str) -> PersonalData<'_> {
+        Inbox::personal(key)
+    }
 
     fn keys(event: &Event<'_>) -> Vec<String> {
         Inbox::keys(event)
@@ -48,11 +54,17 @@ struct Defective;
 
 impl Projection for Defective {
     const NAME: &'static str = Inbox::NAME;
+    const ABOUT: &'static str = Inbox::ABOUT;
+    const KEY_EXAMPLE: &'static str = Inbox::KEY_EXAMPLE;
     const VERSION: u32 = Inbox::VERSION;
     const SUBJECTS: &'static [&'static str] = Inbox::SUBJECTS;
     const SCHEMA: &'static str = Inbox::SCHEMA;
     const CACHED: bool = true;
     type Row = InboxRow;
+
+    fn personal(key: &str) -> PersonalData<'_> {
+        Inbox::personal(key)
+    }
 
     fn keys(event: &Event<'_>) -> Vec<String> {
         assert!(!event.recorded.envelope.id.starts_with("keys-panic"), "a defect of keys");

@@ -1,5 +1,6 @@
 //! The owner of a booking, its readers, and the commands that each may send.
 
+use exodrive_domain::booking::Action;
 use exodrive_tests::{Answer, Client, World, booking_body, day};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -81,27 +82,18 @@ async fn only_staff_and_its_customer_may_change_a_booking() {
     let guests = visitor.booked(&car, day(30), day(30)).await;
     let guest = visitor.with_link(guests["access_link"]["token"].as_str().unwrap());
     let customer = json!({"email": "x@example.com", "first_name": "X", "last_name": "Y"});
-    let staffs = [
-        ("authorize-payment", json!({})),
-        ("capture-payment", json!({})),
-        ("fail-payment", json!({})),
-        ("void-payment", json!({})),
-        ("refund-payment", json!({})),
-        ("send-contract", json!({})),
-        ("view-contract", json!({})),
-        ("sign-contract", json!({})),
-        ("decline-contract", json!({})),
-        ("pick-up", json!({})),
-        ("return", json!({})),
-        ("complete", json!({})),
-        ("no-show", json!({})),
-        ("dispute", json!({})),
-        ("resolve-dispute", json!({"status": "completed"})),
-        ("move", json!({"car_id": other})),
-        ("notes", json!({"text": "mine"})),
-        ("customer", customer),
-        ("access-link", json!({})),
-    ];
+    let body = |action: Action| match action {
+        Action::ResolveDispute => json!({"status": "completed"}),
+        Action::Move => json!({"car_id": other}),
+        Action::AddNote => json!({"text": "mine"}),
+        Action::ChangeCustomer => customer.clone(),
+        _ => json!({}),
+    };
+    let staffs: Vec<_> = Action::ALL
+        .iter()
+        .filter(|action| !action.is_customers() && **action != Action::Expire)
+        .map(|action| (action.name(), body(*action)))
+        .collect();
     for (action, body) in &staffs {
         for (client, booking) in [(&ada, &adas), (&guest, &guests)] {
             let answer = client.act(booking, action, body.clone()).await;

@@ -355,19 +355,8 @@ async fn readiness_says_what_is_wrong() {
         .iter()
         .map(|it| it["name"].as_str().unwrap())
         .collect();
-    let all = [
-        "accesses",
-        "booking_timeline",
-        "bookings",
-        "calendar",
-        "cars",
-        "customers",
-        "deliveries",
-        "email_timeline",
-        "inbox",
-        "payments",
-    ];
-    assert_eq!(names, BTreeSet::from(all));
+    let all: BTreeSet<_> = exodrive_projections::names().into_iter().collect();
+    assert_eq!(names, all);
 
     world.services.stop_service(Service::Redis).await.unwrap();
     assert_eq!(world.wait_until("degraded").await["checks"]["redis"]["ok"], false);

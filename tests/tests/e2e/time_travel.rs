@@ -75,7 +75,7 @@ async fn the_sources_of_a_row_hold_every_event_of_it() {
         "inbox",
         "payments",
     ];
-    assert_eq!(narrow, BTreeSet::from(certain));
+    assert!(narrow.is_superset(&BTreeSet::from(certain)), "{narrow:?}");
     // Repeats about another email may be in any subject, so the replay reads
     // all of them.
     let rows = world.rows("deliveries").await;

@@ -1,7 +1,12 @@
 //! The layer around every request: id and trace, rate-limit headers, the
 //! problem of a failure, log line and metrics.
 
-use crate::http::{auth::tokens::Caller, problem, state::limits::Verdict};
+use crate::http::{
+    auth::tokens::Caller,
+    problem,
+    shows::{ReadRecords, Shows},
+    state::limits::Verdict,
+};
 use axum::{
     extract::{MatchedPath, Request, State},
     http::{HeaderName, HeaderValue, Method, StatusCode, Uri},
@@ -9,10 +14,7 @@ use axum::{
     response::Response,
 };
 use chrono::Utc;
-use exodrive_commands::{
-    access_log,
-    access_log::{Access, AccessLog},
-};
+use exodrive_commands::access_log::{Access, AccessLog};
 use exodrive_runtime::telemetry::TraceContext;
 use std::{
     sync::{Arc, OnceLock},
@@ -87,7 +89,7 @@ fn variable<'a>(route: &str, uri: &'a Uri) -> Option<&'a str> {
 
 /// The outermost layer.
 pub(crate) async fn trace_request(
-    State(accesses): State<AccessLog>,
+    State(records): State<ReadRecords>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -109,9 +111,9 @@ pub(crate) async fn trace_request(
     let shown = response.status().is_success() || response.status() == StatusCode::NOT_MODIFIED;
     if shown
         && matches!(*method, Method::GET | Method::HEAD)
-        && let Some(resource) = access_log::of_route(route)
+        && let Some(&Shows::Personal(resource)) = records.shown.get(route)
     {
-        identity.shows(&accesses, resource, variable(route, &uri));
+        identity.shows(&records.accesses, resource, variable(route, &uri));
     }
     let status = response.status().as_u16();
     let elapsed = started.elapsed();

@@ -1,6 +1,6 @@
 //! The events of a car's calendar: changes of its bookings and of its blocks.
 
-use super::{AccessLink, Booking, Status};
+use super::{AccessLink, Booking, ContractStatus, PaymentStatus, Status};
 use crate::{
     days::Days,
     id::{BlockId, BookingId, CarId, CustomerId},
@@ -154,6 +154,179 @@ impl BookingChange {
     /// The event's type (`ce-type`).
     pub fn kind(&self) -> &'static str {
         self.into()
+    }
+
+    /// A text for people, and the reason that the event names.
+    pub fn describe(&self) -> (String, Option<String>) {
+        let mut because = None;
+        let mut because_of = |reason: &Option<String>| because.clone_from(reason);
+        let summary = match self {
+            Self::Held { days, quote, hold_expires_at, .. } => {
+                let until = hold_expires_at
+                    .map(|at| format!(", held until {} UTC", at.format("%d %b %H:%M")));
+                let total = money(quote.total_cents);
+                format!("Booked {days} for {total} {}{}", quote.currency, until.unwrap_or_default())
+            }
+            Self::Expired {} => "Hold ended unpaid; the days are free".to_owned(),
+            Self::Cancelled { reason } => {
+                because_of(reason);
+                "Cancelled; the days are free".to_owned()
+            }
+            Self::NotShown { reason } => {
+                because_of(reason);
+                "Nobody came for the car; the days are free".to_owned()
+            }
+            Self::Rescheduled { days, quote, .. } => {
+                format!("Rescheduled to {days} for {} {}", money(quote.total_cents), quote.currency)
+            }
+            Self::Extended { days, quote } => {
+                format!("Extended to {days} for {} {}", money(quote.total_cents), quote.currency)
+            }
+            Self::MovedOut { to_car_id } => format!("Left this car for {to_car_id}"),
+            Self::MovedIn { from_car_id, booking, reason } => {
+                because_of(reason);
+                let quote = &booking.quote;
+                let total = money(quote.total_cents);
+                format!("Moved here from car {from_car_id} for {total} {}", quote.currency)
+            }
+            Self::PaymentAuthorized { amount_cents, .. } => {
+                format!("Payment of {} authorized", money(*amount_cents))
+            }
+            Self::PaymentCaptured { amount_cents, currency, .. } => {
+                format!("Payment of {} {currency} captured", money(*amount_cents))
+            }
+            Self::PaymentFailed { reason } => {
+                because_of(reason);
+                "Payment failed".to_owned()
+            }
+            Self::PaymentVoided { amount_cents, reason } => {
+                because_of(reason);
+                format!("Authorization of {} voided", money(*amount_cents))
+            }
+            Self::PaymentRefunded { amount_cents, currency, reason } => {
+                because_of(reason);
+                format!("{} {currency} refunded", money(*amount_cents))
+            }
+            Self::ContractSent { .. } => "Contract sent".to_owned(),
+            Self::ContractViewed {} => "Contract viewed".to_owned(),
+            Self::ContractSigned {} => "Contract signed".to_owned(),
+            Self::ContractDeclined { reason } => {
+                because_of(reason);
+                "Contract declined".to_owned()
+            }
+            Self::PickedUp {} => "Car picked up".to_owned(),
+            Self::Returned { on } => format!("Car returned on {on}"),
+            Self::Completed {} => "Completed".to_owned(),
+            Self::Disputed { reason } => {
+                because_of(reason);
+                "Disputed".to_owned()
+            }
+            Self::DisputeResolved { outcome, reason } => {
+                because_of(reason);
+                format!("Dispute resolved: {outcome}")
+            }
+            Self::NoteAdded { text } => format!("Note: {}", text.0),
+            Self::CustomerChanged { .. } => "Customer details changed".to_owned(),
+            Self::LinkIssued { .. } => "Access link issued".to_owned(),
+            Self::Imported { booking, .. } => {
+                let total = money(booking.quote.total_cents);
+                format!("Imported: {} for {total} {}", booking.days, booking.quote.currency)
+            }
+            Self::HistoryImported { name, summary } => format!("{name}: {}", summary.0),
+        };
+        (summary, because)
+    }
+}
+
+fn money(cents: i64) -> String {
+    let sign = if cents < 0 { "-" } else { "" };
+    let cents = cents.unsigned_abs();
+    format!("{sign}{}.{:02}", cents / 100, cents % 100)
+}
+
+impl Booking {
+    /// Applies a change, except to the status.
+    pub(super) fn apply(&mut self, change: &BookingChange) {
+        match change {
+            BookingChange::Held { .. }
+            | BookingChange::Imported { .. }
+            | BookingChange::MovedIn { .. }
+            | BookingChange::MovedOut { .. }
+            | BookingChange::Expired {}
+            | BookingChange::Cancelled { .. }
+            | BookingChange::NotShown { .. }
+            | BookingChange::PickedUp {}
+            | BookingChange::Completed {}
+            | BookingChange::Disputed { .. }
+            | BookingChange::DisputeResolved { .. }
+            | BookingChange::NoteAdded { .. }
+            | BookingChange::HistoryImported { .. } => {}
+            BookingChange::Rescheduled { days, choices, quote } => {
+                self.days = *days;
+                self.choices.clone_from(choices);
+                self.quote.clone_from(quote);
+            }
+            BookingChange::Extended { days, quote } => {
+                self.days = *days;
+                self.quote.clone_from(quote);
+            }
+            BookingChange::PaymentAuthorized { amount_cents, .. } => {
+                self.payment.authorized_cents += amount_cents;
+                self.payment.settle(PaymentStatus::Pending);
+            }
+            BookingChange::PaymentCaptured { amount_cents, .. } => {
+                self.payment.captured_cents += amount_cents;
+                let left = self.payment.authorized_cents - amount_cents;
+                self.payment.authorized_cents = left.max(0);
+                self.payment.settle(PaymentStatus::Pending);
+            }
+            BookingChange::PaymentFailed { .. } => self.payment.settle(PaymentStatus::Failed),
+            BookingChange::PaymentVoided { .. } => {
+                self.payment.authorized_cents = 0;
+                self.payment.settle(PaymentStatus::Voided);
+            }
+            BookingChange::PaymentRefunded { amount_cents, .. } => {
+                self.payment.refunded_cents += amount_cents;
+                self.payment.settle(PaymentStatus::Pending);
+            }
+            BookingChange::ContractSent { document } => {
+                self.contract.status = ContractStatus::Sent;
+                self.contract.document.clone_from(document);
+            }
+            BookingChange::ContractViewed {} => self.contract.status = ContractStatus::Viewed,
+            BookingChange::ContractSigned {} => self.contract.status = ContractStatus::Signed,
+            BookingChange::ContractDeclined { .. } => {
+                self.contract.status = ContractStatus::Declined;
+            }
+            BookingChange::Returned { on } => self.returned_on = Some(*on),
+            BookingChange::CustomerChanged { customer, .. } => {
+                self.user_id.clone_from(&customer.user_id);
+            }
+            BookingChange::LinkIssued { link } => self.links.push(link.clone()),
+        }
+    }
+
+    /// The status after a change. The booking already has every other effect of
+    /// the change.
+    pub(super) fn status_after(&self, change: &BookingChange) -> Status {
+        let nothing_captured = self.payment.captured_cents == 0;
+        match change {
+            BookingChange::Expired {} => Status::Expired,
+            BookingChange::Cancelled { .. } | BookingChange::NotShown { .. } => Status::Cancelled,
+            BookingChange::PaymentVoided { .. }
+                if self.status.is_before_rental() && nothing_captured =>
+            {
+                Status::Cancelled
+            }
+            BookingChange::PickedUp {} => Status::Active,
+            BookingChange::Returned { .. } if self.status == Status::Disputed => self.status,
+            BookingChange::Returned { .. } => Status::Returned,
+            BookingChange::Completed {} => Status::Completed,
+            BookingChange::Disputed { .. } => Status::Disputed,
+            BookingChange::DisputeResolved { outcome, .. } => *outcome,
+            _ if self.status.is_before_rental() => self.status_before_rental(),
+            _ => self.status,
+        }
     }
 }
 

@@ -184,29 +184,6 @@ impl Booking {
         self.links.iter().find(|link| link.hash == hash && now < link.expires_at)
     }
 
-    /// The status after a change. The booking already has every other effect of
-    /// the change.
-    fn status_after(&self, change: &BookingChange) -> Status {
-        let nothing_captured = self.payment.captured_cents == 0;
-        match change {
-            BookingChange::Expired {} => Status::Expired,
-            BookingChange::Cancelled { .. } | BookingChange::NotShown { .. } => Status::Cancelled,
-            BookingChange::PaymentVoided { .. }
-                if self.status.is_before_rental() && nothing_captured =>
-            {
-                Status::Cancelled
-            }
-            BookingChange::PickedUp {} => Status::Active,
-            BookingChange::Returned { .. } if self.status == Status::Disputed => self.status,
-            BookingChange::Returned { .. } => Status::Returned,
-            BookingChange::Completed {} => Status::Completed,
-            BookingChange::Disputed { .. } => Status::Disputed,
-            BookingChange::DisputeResolved { outcome, .. } => *outcome,
-            _ if self.status.is_before_rental() => self.status_before_rental(),
-            _ => self.status,
-        }
-    }
-
     /// The status before the rental; payment and contract together determine it.
     fn status_before_rental(&self) -> Status {
         let paid =
@@ -278,68 +255,6 @@ fn changed(booking: Option<Booking>, event: &BookingEvent, at: DateTime<Utc>) ->
     };
     booking.apply(&event.change);
     Some(booking)
-}
-
-impl Booking {
-    fn apply(&mut self, change: &BookingChange) {
-        match change {
-            BookingChange::Held { .. }
-            | BookingChange::Imported { .. }
-            | BookingChange::MovedIn { .. }
-            | BookingChange::MovedOut { .. }
-            | BookingChange::Expired {}
-            | BookingChange::Cancelled { .. }
-            | BookingChange::NotShown { .. }
-            | BookingChange::PickedUp {}
-            | BookingChange::Completed {}
-            | BookingChange::Disputed { .. }
-            | BookingChange::DisputeResolved { .. }
-            | BookingChange::NoteAdded { .. }
-            | BookingChange::HistoryImported { .. } => {}
-            BookingChange::Rescheduled { days, choices, quote } => {
-                self.days = *days;
-                self.choices.clone_from(choices);
-                self.quote.clone_from(quote);
-            }
-            BookingChange::Extended { days, quote } => {
-                self.days = *days;
-                self.quote.clone_from(quote);
-            }
-            BookingChange::PaymentAuthorized { amount_cents, .. } => {
-                self.payment.authorized_cents += amount_cents;
-                self.payment.settle(PaymentStatus::Pending);
-            }
-            BookingChange::PaymentCaptured { amount_cents, .. } => {
-                self.payment.captured_cents += amount_cents;
-                let left = self.payment.authorized_cents - amount_cents;
-                self.payment.authorized_cents = left.max(0);
-                self.payment.settle(PaymentStatus::Pending);
-            }
-            BookingChange::PaymentFailed { .. } => self.payment.settle(PaymentStatus::Failed),
-            BookingChange::PaymentVoided { .. } => {
-                self.payment.authorized_cents = 0;
-                self.payment.settle(PaymentStatus::Voided);
-            }
-            BookingChange::PaymentRefunded { amount_cents, .. } => {
-                self.payment.refunded_cents += amount_cents;
-                self.payment.settle(PaymentStatus::Pending);
-            }
-            BookingChange::ContractSent { document } => {
-                self.contract.status = ContractStatus::Sent;
-                self.contract.document.clone_from(document);
-            }
-            BookingChange::ContractViewed {} => self.contract.status = ContractStatus::Viewed,
-            BookingChange::ContractSigned {} => self.contract.status = ContractStatus::Signed,
-            BookingChange::ContractDeclined { .. } => {
-                self.contract.status = ContractStatus::Declined;
-            }
-            BookingChange::Returned { on } => self.returned_on = Some(*on),
-            BookingChange::CustomerChanged { customer, .. } => {
-                self.user_id.clone_from(&customer.user_id);
-            }
-            BookingChange::LinkIssued { link } => self.links.push(link.clone()),
-        }
-    }
 }
 
 /// The calendar of one car: all its bookings and blocks. It is the state that

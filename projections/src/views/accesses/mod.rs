@@ -3,7 +3,7 @@
 
 pub mod read;
 
-use crate::Projection;
+use crate::{PersonalData, Projection};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{Event, Payload, access::AccessEntry, time::serde_micros};
 use serde::{Deserialize, Serialize};
@@ -67,10 +67,18 @@ fn row_key(entry: &AccessEntry) -> String {
 
 impl Projection for Accesses {
     const NAME: &'static str = "accesses";
+    const ABOUT: &'static str =
+        "A reader's reads of one resource in a day, by RESOURCE/ID/DAY/ACTOR";
+    const KEY_EXAMPLE: &'static str =
+        "email/f3c95789-ace1-4954-ac5d-6baed2eac902/2026-11-20/auditor:ada";
     const VERSION: u32 = 1;
     const SUBJECTS: &'static [&'static str] = &["exo.access."];
     const SCHEMA: &'static str = include_str!("schema.sql");
     type Row = AccessRow;
+
+    fn personal(_key: &str) -> PersonalData<'_> {
+        PersonalData::OfMany("access")
+    }
 
     fn keys(event: &Event<'_>) -> Vec<String> {
         let Payload::Access(access) = event.payload else { return Vec::new() };

@@ -73,7 +73,7 @@ pub async fn find_accesses(
     filter: &Filter,
 ) -> Result<Page<Access>, Error> {
     let [after_time, after_key] = filter.after.clone().map_or([None, None], |it| it.map(Some));
-    let mut found = sqlx::query!(
+    let found = sqlx::query!(
         r#"select key as "key!", first_at as "first_at!", position as "position!",
                   data as "data!"
            from accesses
@@ -95,17 +95,8 @@ pub async fn find_accesses(
     )
     .fetch_all(&mut **reader)
     .await?;
-    let limit = usize::try_from(filter.limit).unwrap_or(0);
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let next = found.last().filter(|_| more);
-    let next = next.map(|last| encode_cursor(&[&last.first_at, &last.key]));
-    let mut rows = Vec::with_capacity(found.len());
-    for found in found {
-        let position = u64::try_from(found.position).unwrap_or(0);
-        rows.push(access(found.key, found.data, position)?);
-    }
-    Ok(Page { rows, next })
+    let page = Page::cut(found, filter.limit, |last| encode_cursor(&[&last.first_at, &last.key]));
+    page.try_map(|found| access(found.key, found.data, u64::try_from(found.position).unwrap_or(0)))
 }
 
 fn access(key: String, data: serde_json::Value, position: u64) -> Result<Access, Error> {

@@ -3,13 +3,9 @@
 
 pub mod read;
 
-use crate::{Projection, Sources};
+use crate::{PersonalData, Projection, Sources};
 use chrono::{DateTime, Utc};
-use exodrive_domain::{
-    Event, Payload, Subject,
-    booking::{BookingChange, BookingEvent},
-    time::serde_micros,
-};
+use exodrive_domain::{Event, Payload, Subject, time::serde_micros};
 use serde::{Deserialize, Serialize};
 
 /// The view of bookings' timelines.
@@ -44,10 +40,24 @@ pub struct TimelineRow {
 
 impl Projection for BookingTimeline {
     const NAME: &'static str = "booking_timeline";
+    const ABOUT: &'static str =
+        "An event of a booking, by BOOKING/POSITION (20 digits), or BOOKING/email/EMAIL";
+    const KEY_EXAMPLE: &'static str = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4/00000000000000000120";
     const VERSION: u32 = 1;
     const SUBJECTS: &'static [&'static str] = &["exo.booking.", "exo.email."];
     const SCHEMA: &'static str = include_str!("schema.sql");
     type Row = TimelineRow;
+
+    /// The tag of an email stands before its id, and may hold anything.
+    fn personal(key: &str) -> PersonalData<'_> {
+        match key.rsplit_once("/email/") {
+            Some((_, email_id)) => PersonalData::OfOne("email", email_id),
+            None => {
+                let booking_id = key.split_once('/').map_or(key, |(booking_id, _)| booking_id);
+                PersonalData::OfOne("booking", booking_id)
+            }
+        }
+    }
 
     fn keys(event: &Event<'_>) -> Vec<String> {
         match event.payload {
@@ -74,7 +84,7 @@ impl Projection for BookingTimeline {
         let envelope = &recorded.envelope;
         match event.payload {
             Payload::Booking(booking) => {
-                let (summary, reason) = describe_event(booking);
+                let (summary, reason) = booking.change.describe();
                 Some(TimelineRow {
                     kind: envelope.kind.clone(),
                     id: envelope.id.clone(),
@@ -117,91 +127,4 @@ impl Projection for BookingTimeline {
         }
         last.parse().map_or(Sources::subject(None), Sources::Position)
     }
-}
-
-fn money(cents: i64) -> String {
-    let sign = if cents < 0 { "-" } else { "" };
-    let cents = cents.unsigned_abs();
-    format!("{sign}{}.{:02}", cents / 100, cents % 100)
-}
-
-/// A text for people, and the reason that the event names.
-fn describe_event(event: &BookingEvent) -> (String, Option<String>) {
-    let mut because = None;
-    let mut because_of = |reason: &Option<String>| because.clone_from(reason);
-    let summary = match &event.change {
-        BookingChange::Held { days, quote, hold_expires_at, .. } => {
-            let until =
-                hold_expires_at.map(|at| format!(", held until {} UTC", at.format("%d %b %H:%M")));
-            let total = money(quote.total_cents);
-            format!("Booked {days} for {total} {}{}", quote.currency, until.unwrap_or_default())
-        }
-        BookingChange::Expired {} => "Hold ended unpaid; the days are free".to_owned(),
-        BookingChange::Cancelled { reason } => {
-            because_of(reason);
-            "Cancelled; the days are free".to_owned()
-        }
-        BookingChange::NotShown { reason } => {
-            because_of(reason);
-            "Nobody came for the car; the days are free".to_owned()
-        }
-        BookingChange::Rescheduled { days, quote, .. } => {
-            format!("Rescheduled to {days} for {} {}", money(quote.total_cents), quote.currency)
-        }
-        BookingChange::Extended { days, quote } => {
-            format!("Extended to {days} for {} {}", money(quote.total_cents), quote.currency)
-        }
-        BookingChange::MovedOut { to_car_id } => format!("Left this car for {to_car_id}"),
-        BookingChange::MovedIn { from_car_id, booking, reason } => {
-            because_of(reason);
-            let quote = &booking.quote;
-            let total = money(quote.total_cents);
-            format!("Moved here from car {from_car_id} for {total} {}", quote.currency)
-        }
-        BookingChange::PaymentAuthorized { amount_cents, .. } => {
-            format!("Payment of {} authorized", money(*amount_cents))
-        }
-        BookingChange::PaymentCaptured { amount_cents, currency, .. } => {
-            format!("Payment of {} {currency} captured", money(*amount_cents))
-        }
-        BookingChange::PaymentFailed { reason } => {
-            because_of(reason);
-            "Payment failed".to_owned()
-        }
-        BookingChange::PaymentVoided { amount_cents, reason } => {
-            because_of(reason);
-            format!("Authorization of {} voided", money(*amount_cents))
-        }
-        BookingChange::PaymentRefunded { amount_cents, currency, reason } => {
-            because_of(reason);
-            format!("{} {currency} refunded", money(*amount_cents))
-        }
-        BookingChange::ContractSent { .. } => "Contract sent".to_owned(),
-        BookingChange::ContractViewed {} => "Contract viewed".to_owned(),
-        BookingChange::ContractSigned {} => "Contract signed".to_owned(),
-        BookingChange::ContractDeclined { reason } => {
-            because_of(reason);
-            "Contract declined".to_owned()
-        }
-        BookingChange::PickedUp {} => "Car picked up".to_owned(),
-        BookingChange::Returned { on } => format!("Car returned on {on}"),
-        BookingChange::Completed {} => "Completed".to_owned(),
-        BookingChange::Disputed { reason } => {
-            because_of(reason);
-            "Disputed".to_owned()
-        }
-        BookingChange::DisputeResolved { outcome, reason } => {
-            because_of(reason);
-            format!("Dispute resolved: {outcome}")
-        }
-        BookingChange::NoteAdded { text } => format!("Note: {}", text.0),
-        BookingChange::CustomerChanged { .. } => "Customer details changed".to_owned(),
-        BookingChange::LinkIssued { .. } => "Access link issued".to_owned(),
-        BookingChange::Imported { booking, .. } => {
-            let total = money(booking.quote.total_cents);
-            format!("Imported: {} for {total} {}", booking.days, booking.quote.currency)
-        }
-        BookingChange::HistoryImported { name, summary } => format!("{name}: {}", summary.0),
-    };
-    (summary, because)
 }

@@ -2,7 +2,7 @@
 
 pub mod read;
 
-use crate::{Projection, Sources};
+use crate::{PersonalData, Projection, Sources};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
     Event, Payload,
@@ -66,6 +66,8 @@ impl BookingRow {
 
 impl Projection for Bookings {
     const NAME: &'static str = "bookings";
+    const ABOUT: &'static str = "A booking, by its id";
+    const KEY_EXAMPLE: &'static str = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4";
     const VERSION: u32 = 1;
     const SUBJECTS: &'static [&'static str] = &["exo.booking."];
     const SCHEMA: &'static str = include_str!("schema.sql");
@@ -76,6 +78,10 @@ impl Projection for Bookings {
             else current_setting('exodrive.identity', true) in ('admin', 'auditor', 'system')
          end";
     type Row = BookingRow;
+
+    fn personal(key: &str) -> PersonalData<'_> {
+        PersonalData::OfOne("booking", key)
+    }
 
     fn keys(event: &Event<'_>) -> Vec<String> {
         match event.payload {

@@ -265,7 +265,7 @@ pub async fn find_bookings(
 ) -> Result<Page<BookingRow>, Error> {
     let text = filter.text.as_deref().map(like);
     let [after_time, after_key] = filter.after.clone().map_or([None, None], |it| it.map(Some));
-    let mut found = sqlx::query!(
+    let found = sqlx::query!(
         r#"select key as "key!", created_at as "created_at!", data as "data!" from bookings
            where (cardinality($1::text[]) = 0 or status = any($1))
              and ($2::text is null or car_id = $2)
@@ -291,13 +291,8 @@ pub async fn find_bookings(
     )
     .fetch_all(&mut **reader)
     .await?;
-    let limit = usize::try_from(filter.limit).unwrap_or(0);
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let next = found.last().filter(|_| more);
-    let next = next.map(|last| encode_cursor(&[&last.created_at, &last.key]));
-    let rows = found.into_iter().map(|found| row(&found.key, found.data));
-    Ok(Page { rows: rows.collect::<Result<_, _>>()?, next })
+    let page = Page::cut(found, filter.limit, |last| encode_cursor(&[&last.created_at, &last.key]));
+    page.try_map(|found| row(&found.key, found.data))
 }
 
 /// Number of bookings of each status, of those that the reader may see.

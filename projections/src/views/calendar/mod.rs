@@ -2,7 +2,7 @@
 
 pub mod read;
 
-use crate::{Projection, Sources};
+use crate::{PersonalData, Projection, Sources};
 use chrono::{NaiveDate, TimeDelta};
 use exodrive_domain::{
     Event, Payload, Subject,
@@ -59,12 +59,18 @@ impl CalendarRow {
 
 impl Projection for CalendarView {
     const NAME: &'static str = "calendar";
+    const ABOUT: &'static str = "The days of a car that are taken, by the car's id";
+    const KEY_EXAMPLE: &'static str = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4";
     const VERSION: u32 = 1;
     const SUBJECTS: &'static [&'static str] = &["exo.booking."];
     const SCHEMA: &'static str = include_str!("schema.sql");
     const CACHED: bool = true;
     const READERS: &'static str = "true";
     type Row = CalendarRow;
+
+    fn personal(_key: &str) -> PersonalData<'_> {
+        PersonalData::Nothing
+    }
 
     fn keys(event: &Event<'_>) -> Vec<String> {
         match event.payload {

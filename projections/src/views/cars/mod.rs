@@ -3,7 +3,7 @@
 mod answer;
 pub mod read;
 
-use crate::{Projection, Sources};
+use crate::{PersonalData, Projection, Sources};
 use exodrive_domain::{
     Event, Payload, Subject,
     fleet::{self, Car},
@@ -60,6 +60,8 @@ impl CarRow {
 
 impl Projection for Cars {
     const NAME: &'static str = "cars";
+    const ABOUT: &'static str = "A car, by its id";
+    const KEY_EXAMPLE: &'static str = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4";
     const VERSION: u32 = 1;
     const SUBJECTS: &'static [&'static str] = &["exo.fleet."];
     const SCHEMA: &'static str = include_str!("schema.sql");
@@ -67,6 +69,10 @@ impl Projection for Cars {
     const READERS: &'static str =
         "shown or current_setting('exodrive.identity', true) in ('admin', 'auditor', 'system')";
     type Row = CarRow;
+
+    fn personal(_key: &str) -> PersonalData<'_> {
+        PersonalData::Nothing
+    }
 
     fn keys(event: &Event<'_>) -> Vec<String> {
         match event.payload {

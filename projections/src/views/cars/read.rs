@@ -128,23 +128,18 @@ pub async fn find_cars(
             .await?
         };
     }
-    let mut found = match filter.sort {
+    let found = match filter.sort {
         Sort::Featured => page!("by_featured", "by_featured > $9", "by_featured"),
         Sort::Name => page!("by_name", "by_name > $9", "by_name"),
         Sort::Price => page!("by_price", "by_price > $9", "by_price"),
         Sort::PriceDescending => page!("by_price", "by_price < $9", "by_price desc"),
     };
-    let limit = usize::try_from(filter.limit).unwrap_or(0);
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let next = found.last().filter(|_| more);
-    let next = next.map(|last| encode_cursor(&[filter.sort.name(), &last.place]));
-    let mut rows = Vec::with_capacity(found.len());
-    for found in found {
+    let page =
+        Page::cut(found, filter.limit, |last| encode_cursor(&[filter.sort.name(), &last.place]));
+    page.try_map(|found| {
         let row = row(found.key, found.data)?;
-        rows.push(CarSummary::of(&row.car, u64::try_from(found.position).unwrap_or(0)));
-    }
-    Ok(Page { rows, next })
+        Ok(CarSummary::of(&row.car, u64::try_from(found.position).unwrap_or(0)))
+    })
 }
 
 /// One car, by its id or its slug, and whether the public sees it.

@@ -2,7 +2,7 @@
 
 pub mod read;
 
-use crate::{Projection, Sources};
+use crate::{PersonalData, Projection, Sources};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
     Event, Payload,
@@ -39,10 +39,16 @@ pub struct CustomerRow {
 
 impl Projection for Customers {
     const NAME: &'static str = "customers";
+    const ABOUT: &'static str = "A customer, by its id";
+    const KEY_EXAMPLE: &'static str = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4";
     const VERSION: u32 = 1;
     const SUBJECTS: &'static [&'static str] = &["exo.booking."];
     const SCHEMA: &'static str = include_str!("schema.sql");
     type Row = CustomerRow;
+
+    fn personal(key: &str) -> PersonalData<'_> {
+        PersonalData::OfOne("customer", key)
+    }
 
     fn keys(event: &Event<'_>) -> Vec<String> {
         let Payload::Booking(booking) = event.payload else { return Vec::new() };

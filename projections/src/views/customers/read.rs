@@ -55,7 +55,7 @@ pub async fn find_customers(
     limit: i64,
 ) -> Result<Page<CustomerSummary>, Error> {
     let [after_time, after_key] = after.map_or([None, None], |it| it.map(Some));
-    let mut found = sqlx::query!(
+    let found = sqlx::query!(
         r#"select key as "key!", last_at as "last_at!", position as "position!", data as "data!"
            from customers
            where ($1::text is null or data ->> 'search' like $1)
@@ -68,17 +68,8 @@ pub async fn find_customers(
     )
     .fetch_all(&mut **reader)
     .await?;
-    let limit = usize::try_from(limit).unwrap_or(0);
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let next = found.last().filter(|_| more);
-    let next = next.map(|last| encode_cursor(&[&last.last_at, &last.key]));
-    let mut rows = Vec::with_capacity(found.len());
-    for found in found {
-        let position = u64::try_from(found.position).unwrap_or(0);
-        rows.push(summary(found.key, found.data, position)?);
-    }
-    Ok(Page { rows, next })
+    let page = Page::cut(found, limit, |last| encode_cursor(&[&last.last_at, &last.key]));
+    page.try_map(|found| summary(found.key, found.data, u64::try_from(found.position).unwrap_or(0)))
 }
 
 /// One customer.

@@ -4,7 +4,7 @@
 
 pub mod read;
 
-use crate::{Projection, Sources};
+use crate::{PersonalData, Projection, Sources};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
     Event, Payload, Subject, WEBHOOK_RECEIVED, personal::ERASED, time::serde_micros,
@@ -58,10 +58,16 @@ pub struct Repeat {
 
 impl Projection for Deliveries {
     const NAME: &'static str = "deliveries";
+    const ABOUT: &'static str = "A message of the provider, by its id";
+    const KEY_EXAMPLE: &'static str = "msg_2kVZ";
     const VERSION: u32 = 1;
     const SUBJECTS: &'static [&'static str] = &["exo.email.", "exo.provider."];
     const SCHEMA: &'static str = include_str!("schema.sql");
     type Row = DeliveryRow;
+
+    fn personal(key: &str) -> PersonalData<'_> {
+        PersonalData::OfOne("delivery", key)
+    }
 
     fn keys(event: &Event<'_>) -> Vec<String> {
         match event.payload {

@@ -3,7 +3,7 @@
 
 pub mod read;
 
-use crate::{Projection, Sources};
+use crate::{PersonalData, Projection, Sources};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
     Event, Payload, Subject,
@@ -51,10 +51,16 @@ pub struct TimelineRow {
 
 impl Projection for EmailTimeline {
     const NAME: &'static str = "email_timeline";
+    const ABOUT: &'static str = "An event of an email, by EMAIL/EVENT";
+    const KEY_EXAMPLE: &'static str = "f3c95789-ace1-4954-ac5d-6baed2eac902/msg_1";
     const VERSION: u32 = 1;
     const SUBJECTS: &'static [&'static str] = &["exo.email."];
     const SCHEMA: &'static str = include_str!("schema.sql");
     type Row = TimelineRow;
+
+    fn personal(key: &str) -> PersonalData<'_> {
+        PersonalData::OfOne("email", key.split_once('/').map_or(key, |(email_id, _)| email_id))
+    }
 
     fn keys(event: &Event<'_>) -> Vec<String> {
         match event.payload {

@@ -7,7 +7,7 @@ mod row;
 
 pub use row::InboxRow;
 
-use crate::{Projection, Sources};
+use crate::{PersonalData, Projection, Sources};
 use exodrive_domain::{
     Event, Payload, Subject,
     email::{self, Dated},
@@ -18,11 +18,17 @@ pub struct Inbox;
 
 impl Projection for Inbox {
     const NAME: &'static str = "inbox";
+    const ABOUT: &'static str = "An email, by its id";
+    const KEY_EXAMPLE: &'static str = "f3c95789-ace1-4954-ac5d-6baed2eac902";
     const VERSION: u32 = 1;
     const SUBJECTS: &'static [&'static str] = &["exo.email."];
     const SCHEMA: &'static str = include_str!("schema.sql");
     const CACHED: bool = true;
     type Row = InboxRow;
+
+    fn personal(key: &str) -> PersonalData<'_> {
+        PersonalData::OfOne("email", key)
+    }
 
     fn keys(event: &Event<'_>) -> Vec<String> {
         match event.payload {

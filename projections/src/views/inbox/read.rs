@@ -80,12 +80,7 @@ pub async fn find_emails(
         let row = row(&found.key, found.data)?;
         rows.push(EmailSummary::of(row, u64::try_from(found.position).unwrap_or(0)));
     }
-    let limit = usize::try_from(filter.limit).unwrap_or(0);
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    let next = rows.last().filter(|_| more);
-    let next = next.map(|last| Cursor::encode(&last.created_at, &last.id));
-    Ok(Page { rows, next })
+    Ok(Page::cut(rows, filter.limit, |last| Cursor::encode(&last.created_at, &last.id)))
 }
 
 /// A page of the emails that name an address, in any case, as sender, as a recipient of any kind,
@@ -99,7 +94,7 @@ pub async fn find_emails_of_address(
     limit: i64,
     after: Option<&Cursor>,
 ) -> Result<Page<EmailId>, Error> {
-    let mut found = sqlx::query!(
+    let found = sqlx::query!(
         r#"select key as "key!", created_at as "created_at!", data as "data!" from inbox
            where (data ->> 'search' like $1 or lower(data -> 'email' ->> 'bcc') like $1
                   or lower(data -> 'email' ->> 'reply_to') like $1)
@@ -112,11 +107,8 @@ pub async fn find_emails_of_address(
     )
     .fetch_all(&mut **reader)
     .await?;
-    let limit = usize::try_from(limit).unwrap_or(0);
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let next = found.last().filter(|_| more);
-    let next = next.map(|last| encode_cursor(&[&last.created_at, &last.key]));
+    let Page { rows: found, next } =
+        Page::cut(found, limit, |last| encode_cursor(&[&last.created_at, &last.key]));
     let address = address.to_lowercase();
     let mut rows = Vec::with_capacity(found.len());
     for found in found {

@@ -3,7 +3,7 @@
 
 pub mod read;
 
-use crate::{Projection, Sources};
+use crate::{PersonalData, Projection, Sources};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
     Event, Payload,
@@ -33,10 +33,16 @@ pub struct PaymentRow {
 
 impl Projection for Payments {
     const NAME: &'static str = "payments";
+    const ABOUT: &'static str = "An amount taken or given back, by its position (20 digits)";
+    const KEY_EXAMPLE: &'static str = "00000000000000000120";
     const VERSION: u32 = 1;
     const SUBJECTS: &'static [&'static str] = &["exo.booking."];
     const SCHEMA: &'static str = include_str!("schema.sql");
     type Row = PaymentRow;
+
+    fn personal(key: &str) -> PersonalData<'_> {
+        PersonalData::OfOne("payment", key)
+    }
 
     fn keys(event: &Event<'_>) -> Vec<String> {
         amount(event).map(|_| format!("{:020}", event.recorded.position)).into_iter().collect()

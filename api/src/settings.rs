@@ -4,19 +4,24 @@ use super::http::{
     auth::tokens::Algorithm,
     state::limits::{Limit, Rate, Rates},
 };
-use clap::Args;
+use clap::{ArgMatches, Args, Command, parser::ValueSource};
 use exodrive_audit::seal::SealKeys;
 use exodrive_audit::webhook_signature::Secrets;
 use exodrive_log::{LogConfig, WrappingKeys, WrappingKeysError};
 use exodrive_projections::engine::RebuildSettings;
 use exodrive_proof::note::{KeyError, SigningKey, VerifierKey};
 use exodrive_runtime::{
-    folder,
+    folder::{self, LogRequirements},
     services::{self, ServiceUrls, SyncMode},
     telemetry,
 };
 use ipnet::IpNet;
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
 
 /// Addresses of the services. Every command finds a running system by these, or
 /// by its data folder.
@@ -59,26 +64,40 @@ pub struct Connections {
         conflicts_with = "data_keys"
     )]
     pub data_keys_file: Option<PathBuf>,
+    /// Properties that the event log must have.
+    #[command(flatten)]
+    pub log: LogSettings,
 }
 
-/// Properties that the event log must have.
-#[derive(Args, Clone)]
+/// Properties that the event log must have. If one is not given, it is that of the
+/// system that runs in the data folder, or else the default.
+#[derive(Args, Clone, Default)]
 #[command(next_help_heading = "The event log")]
 pub struct LogSettings {
     /// 'always': NATS flushes to disk before it acknowledges, and the program
-    /// rejects a server that does not. 'default': faster, but a power cut can
-    /// lose what was acknowledged in the last two minutes.
-    #[arg(long, env = "EXODRIVE_LOG_SYNC", default_value = "always", value_name = "MODE",
-          value_parser = parse_sync)]
-    pub log_sync: SyncMode,
+    /// rejects a server that does not. 'default': faster, but a power cut can lose what
+    /// was acknowledged in the last two minutes. [default: always]
+    #[arg(long, env = "EXODRIVE_LOG_SYNC", value_name = "MODE", value_parser = parse_sync)]
+    pub log_sync: Option<SyncMode>,
     /// Time for which NATS recognises the ids of events. Older repeats are
-    /// recognised by the deliveries view.
-    #[arg(long, env = "EXODRIVE_DUPLICATE_WINDOW", default_value = "3d", value_name = "DURATION",
+    /// recognised by the deliveries view. [default: 3d]
+    #[arg(long, env = "EXODRIVE_DUPLICATE_WINDOW", value_name = "DURATION",
           value_parser = humantime::parse_duration)]
-    pub duplicate_window: Duration,
-    /// Copies of the log in a NATS cluster: 1 or 3.
-    #[arg(long, env = "EXODRIVE_LOG_REPLICAS", default_value_t = 1, value_name = "N")]
-    pub log_replicas: usize,
+    pub duplicate_window: Option<Duration>,
+    /// Copies of the log in a NATS cluster: 1 or 3. [default: 1]
+    #[arg(long, env = "EXODRIVE_LOG_REPLICAS", value_name = "N")]
+    pub log_replicas: Option<usize>,
+}
+
+impl LogSettings {
+    /// Returns the properties that are given, and the others from `otherwise`.
+    pub fn over(&self, otherwise: LogRequirements) -> LogRequirements {
+        LogRequirements {
+            sync: self.log_sync.unwrap_or(otherwise.sync),
+            duplicate_window: self.duplicate_window.unwrap_or(otherwise.duplicate_window),
+            replicas: self.log_replicas.unwrap_or(otherwise.replicas),
+        }
+    }
 }
 
 /// Settings of the API.
@@ -349,6 +368,49 @@ pub struct Logging {
     pub format: telemetry::Format,
 }
 
+/// Settings that were given for one command, on its command line or in the
+/// environment, as variables. A process passes them to others of the same program.
+/// They come from the command's own list of options, so that none can be missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Given(Vec<(String, OsString)>);
+
+impl Given {
+    /// Returns the values that `matches` has for the options of `command` with a
+    /// variable.
+    pub fn of(command: &Command, matches: &ArgMatches) -> Self {
+        let given = command.get_arguments().filter_map(|arg| {
+            let id = arg.get_id().as_str();
+            let source = matches.value_source(id)?;
+            if !matches!(source, ValueSource::CommandLine | ValueSource::EnvVariable) {
+                return None;
+            }
+            let name = arg.get_env()?.to_str()?.to_owned();
+            let mut value = OsString::new();
+            for (n, part) in matches.get_raw(id)?.enumerate() {
+                if n > 0 {
+                    value.push(arg.get_value_delimiter().map_or_else(String::new, String::from));
+                }
+                value.push(part);
+            }
+            Some((name, value))
+        });
+        Self(given.collect())
+    }
+
+    /// Returns the same settings with one of them set to `value`.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.0.retain(|(known, _)| known != name);
+        self.0.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Name and value of each setting.
+    pub fn variables(&self) -> impl Iterator<Item = (&str, &OsStr)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_os_str()))
+    }
+}
+
 /// An error of the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
@@ -464,6 +526,46 @@ impl Connections {
         Ok(WrappingKeys::parse(&text)?)
     }
 
+    /// Returns the properties that the event log must have: those that are given, or
+    /// else those of the system that runs in the data folder, or else the defaults.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn log_requirements(&self) -> Result<LogRequirements, SettingsError> {
+        // A log elsewhere does not have the properties of the folder's log.
+        let running = match &self.nats_url {
+            Some(_) => None,
+            None => folder::announced(&self.data_dir).map_err(|error| {
+                SettingsError::Folder(self.data_dir.display().to_string(), error)
+            })?,
+        };
+        let running = running.and_then(|system| system.log).unwrap_or_default();
+        Ok(self.log.over(running))
+    }
+
+    /// Settings for a log at `url` to which the caller appends. Its properties are
+    /// checked by `monitor_url`, and a weaker log is rejected.
+    ///
+    /// # Errors
+    /// As [`Connections::wrapping_keys`] and [`Connections::log_requirements`].
+    pub fn appending_config(
+        &self,
+        url: String,
+        monitor_url: Option<String>,
+    ) -> Result<LogConfig, SettingsError> {
+        let LogRequirements { sync, duplicate_window, replicas } = self.log_requirements()?;
+        Ok(LogConfig {
+            url,
+            monitor_url,
+            require_sync: sync == SyncMode::Always,
+            duplicate_window,
+            replicas,
+            ack_timeout: ACK_TIMEOUT,
+            connect_timeout: CONNECT_TIMEOUT,
+            keys: self.wrapping_keys()?,
+        })
+    }
+
     /// Settings for a log at `url` that is only read. Its properties are not
     /// checked.
     ///
@@ -490,27 +592,6 @@ impl Connections {
     pub fn kept_secrets(&self) -> Result<Option<folder::Secrets>, SettingsError> {
         folder::existing_secrets(&self.data_dir)
             .map_err(|error| SettingsError::Folder(self.data_dir.display().to_string(), error))
-    }
-}
-
-impl LogSettings {
-    /// Settings for the log at `url`.
-    pub fn config(
-        &self,
-        url: String,
-        monitor_url: Option<String>,
-        keys: WrappingKeys,
-    ) -> LogConfig {
-        LogConfig {
-            url,
-            monitor_url,
-            require_sync: self.log_sync == SyncMode::Always,
-            duplicate_window: self.duplicate_window,
-            replicas: self.log_replicas,
-            ack_timeout: ACK_TIMEOUT,
-            connect_timeout: CONNECT_TIMEOUT,
-            keys,
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `exodrive doctor`: checks every part, and says what to do about each fault.
 
 use super::{Failure, table};
-use crate::settings::{Connections, HttpSettings, LogSettings};
+use crate::settings::{Connections, HttpSettings};
 use exodrive_log::{
     Log, LogConfig,
     permissions::{self, Deviations, User},
@@ -17,8 +17,6 @@ use std::{process::ExitCode, time::Duration};
 pub(super) struct Doctor {
     #[command(flatten)]
     connections: Connections,
-    #[command(flatten)]
-    log: LogSettings,
     #[command(flatten)]
     http: HttpSettings,
 }
@@ -43,11 +41,8 @@ impl From<Result<String, String>> for Verdict {
 impl Doctor {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let urls = self.connections.resolve()?;
-        let mut config = self.log.config(
-            urls.nats.clone(),
-            urls.nats_monitor.clone(),
-            self.connections.wrapping_keys()?,
-        );
+        let mut config =
+            self.connections.appending_config(urls.nats.clone(), urls.nats_monitor.clone())?;
         config.connect_timeout = Duration::ZERO;
         let mut findings: Vec<Finding> = Vec::new();
         let log = Log::connect(&config).await;

@@ -83,7 +83,7 @@ pub(super) async fn open(
     bookings: &BookingSettings,
 ) -> Result<(RentalCommands, Log), Failure> {
     let urls = connections.resolve()?;
-    let log = Log::open(&connections.reading_config(urls.nats)?).await?;
+    let log = Log::connect(&connections.appending_config(urls.nats, urls.nats_monitor)?).await?;
     let redis = Cache::new(&urls.redis)?;
     let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
     let database = Database::for_readers(&urls.database)?;

@@ -30,9 +30,9 @@ mod workers;
 use crate::http::auth::{tokens, tokens::Role};
 use crate::{
     http,
-    settings::{Connections, DEFAULT_FILTER, HttpSettings, LogSettings, Logging},
+    settings::{Connections, DEFAULT_FILTER, Given, HttpSettings, Logging},
 };
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use exodrive_log::Log;
 use exodrive_projections::Database;
 use exodrive_runtime::{error_chain, folder, telemetry};
@@ -106,8 +106,6 @@ shows a NATS whose other users may not.")]
 struct Migrate {
     #[command(flatten)]
     connections: Connections,
-    #[command(flatten)]
-    log: LogSettings,
 }
 
 #[derive(clap::Args)]
@@ -144,10 +142,25 @@ fn print_line(text: std::fmt::Arguments<'_>) {
 }
 
 impl Cli {
-    /// Runs the command.
-    pub fn run(self) -> ExitCode {
-        // Without a provider the first TLS connection would fail. This call
-        // fails only if there is one already.
+    /// Reads the command line and runs the command. Ends the process if the command
+    /// line cannot be read, or if it asks for help.
+    pub fn run_from_args() -> ExitCode {
+        let mut command = Self::command();
+        // Only then the list of each command has the global options, too.
+        command.build();
+        let matches = command.get_matches_mut();
+        let given = matches.subcommand().and_then(|(name, matches)| {
+            command.find_subcommand(name).map(|command| Given::of(command, matches))
+        });
+        match Self::from_arg_matches(&matches) {
+            Ok(cli) => cli.run(given.unwrap_or_default()),
+            Err(error) => error.exit(),
+        }
+    }
+
+    fn run(self, given: Given) -> ExitCode {
+        // Without a provider the first TLS connection would fail. This call fails
+        // only if there is one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let quiet = !matches!(self.command, Command::Up(_) | Command::Serve(_) | Command::Work(_));
         // The answer of a command is its output. Its log lines are for
@@ -168,7 +181,7 @@ impl Cli {
                 return ExitCode::FAILURE;
             }
         };
-        match runtime.block_on(self.command.run(&self.logging)) {
+        match runtime.block_on(self.command.run(given)) {
             Ok(code) => code,
             Err(error) => {
                 eprintln!("error: {}", error_chain(error.as_ref()));
@@ -179,13 +192,13 @@ impl Cli {
 }
 
 impl Command {
-    async fn run(self, logging: &Logging) -> Result<ExitCode, Failure> {
+    async fn run(self, given: Given) -> Result<ExitCode, Failure> {
         match self {
-            Self::Up(command) => command.run(logging).await?,
+            Self::Up(command) => command.with_given(given).run().await?,
             Self::Serve(command) => command.run().await?,
             Self::Work(command) => command.run().await?,
             Self::Migrate(command) => command.run().await?,
-            Self::Demo(command) => command.run(logging).await?,
+            Self::Demo(command) => command.run(given).await?,
             Self::Import(command) => return command.run().await,
             Self::Replay(command) => return command.run().await,
             Self::Audit(command) => return command.run().await,
@@ -203,8 +216,7 @@ impl Command {
 impl Migrate {
     async fn run(self) -> Result<(), Failure> {
         let urls = self.connections.resolve()?;
-        let keys = self.connections.wrapping_keys()?;
-        let config = self.log.config(urls.nats_operator, urls.nats_monitor, keys);
+        let config = self.connections.appending_config(urls.nats_operator, urls.nats_monitor)?;
         Log::prepare(&config).await?;
         say!("The event log is ready: it has its streams, with the settings that they must have.");
         Database::for_workers(&urls.database)?.migrate().await?;
@@ -237,5 +249,73 @@ impl Env {
             say!("EXODRIVE_API_URL={}", system.url);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{collections::BTreeSet, ffi::OsStr};
+
+    fn command() -> clap::Command {
+        let mut command = Cli::command();
+        command.build();
+        command
+    }
+
+    /// Long name and variable of every option of a command that has a variable.
+    fn options(command: &str) -> BTreeSet<(String, String)> {
+        let cli = self::command();
+        let command = cli.find_subcommand(command).unwrap();
+        let named = command.get_arguments().filter_map(|arg| {
+            let text = |text: &OsStr| text.to_str().unwrap().to_owned();
+            Some((arg.get_long()?.to_owned(), text(arg.get_env()?)))
+        });
+        named.collect()
+    }
+
+    #[test]
+    fn up_has_every_setting_of_its_parts() {
+        let up = options("up");
+        for part in ["serve", "work"] {
+            let missing: Vec<_> = options(part).difference(&up).cloned().collect();
+            assert!(missing.is_empty(), "exodrive up has not what {part} has: {missing:?}");
+        }
+    }
+
+    /// A value that the option takes, written as people would.
+    fn value(option: &str) -> &'static str {
+        match option {
+            name if name.ends_with("-addr") => "127.0.0.1:9",
+            name if name.starts_with("rate-limit") => "7/1m",
+            name if name.ends_with("-interval") || name.ends_with("-limit") => "7s",
+            "duplicate-window" | "hold-period" => "7m",
+            "log-sync" => "default",
+            "log-replicas" => "3",
+            "rebuild-memory-mib" => "7",
+            "jwt-algorithm" => "RS256",
+            "log-format" => "json",
+            "trusted-proxies" => "10.0.0.0/8,192.168.0.0/16",
+            "resend-webhook-secrets" => "whsec_b25l,whsec_dHdv",
+            "seal-keys" => "one,two",
+            _ => "text",
+        }
+    }
+
+    #[test]
+    fn up_hands_every_setting_that_is_given_to_its_parts() {
+        for (option, variable) in options("up") {
+            let mut command = command();
+            let args = ["exodrive", "up", &format!("--{option}"), value(&option)];
+            let matches = command.try_get_matches_from_mut(args).unwrap();
+            let (name, matches) = matches.subcommand().unwrap();
+            let given = Given::of(command.find_subcommand(name).unwrap(), matches);
+            let handed: Vec<_> = given
+                .variables()
+                .filter(|(name, _)| std::env::var_os(name).is_none())
+                .map(|(name, value)| (name.to_owned(), value.to_str().unwrap().to_owned()))
+                .collect();
+            assert_eq!(handed, [(variable, value(&option).to_owned())], "--{option}");
+        }
     }
 }

@@ -188,7 +188,8 @@ impl View {
                 let compared = replays::compare(&log, view, &self.key, points, &progress).await;
                 bar.finish_and_clear();
                 let compared = compared?;
-                terminal::record(&log, COMMAND, shown.filter(|_| compared.is_some())).await;
+                terminal::record(&self.connections, COMMAND, shown.filter(|_| compared.is_some()))
+                    .await;
                 compared.map(|compared| self.print_diff(view, &compared)).transpose()?
             }
             _ => {
@@ -196,7 +197,8 @@ impl View {
                 let history = replays::row_history(&log, view, &self.key, until, &progress).await;
                 bar.finish_and_clear();
                 let history = history?;
-                terminal::record(&log, COMMAND, shown.filter(|_| history.is_some())).await;
+                terminal::record(&self.connections, COMMAND, shown.filter(|_| history.is_some()))
+                    .await;
                 history.map(|history| self.print(view, &history)).transpose()?
             }
         };
@@ -325,7 +327,7 @@ impl Email {
             }
             return Ok(ExitCode::FAILURE);
         }
-        terminal::record(&log, COMMAND, [("email", Some(self.id.as_str()))]).await;
+        terminal::record(&self.connections, COMMAND, [("email", Some(self.id.as_str()))]).await;
         if self.json {
             let frames: Vec<_> = frames.iter().map(to_json).collect();
             say!("{}", serde_json::to_string_pretty(&frames)?);

@@ -9,9 +9,7 @@ use crate::{
         layers::erasure_gate::ErasureGate,
         state::{blocked_keys::BlockedKeys, limits::Limiter, view_cache::ViewCache},
     },
-    settings::{
-        BookingSettings, Connections, HttpSettings, LogSettings, MetricsSettings, SettingsError,
-    },
+    settings::{BookingSettings, Connections, HttpSettings, MetricsSettings, SettingsError},
 };
 use exodrive_audit::store::SealStore;
 use exodrive_commands::{
@@ -35,8 +33,6 @@ pub(super) struct Serve {
     #[command(flatten)]
     connections: Connections,
     #[command(flatten)]
-    log: LogSettings,
-    #[command(flatten)]
     http: HttpSettings,
     #[command(flatten)]
     bookings: BookingSettings,
@@ -52,12 +48,8 @@ impl Serve {
         let webhook_secrets = self.http.webhook_secrets(&self.connections)?;
         let tokens = self.tokens()?;
         serve_metrics(self.metrics.metrics_addr, &tasks).await?;
-        let log = Log::connect(&self.log.config(
-            urls.nats,
-            urls.nats_monitor,
-            self.connections.wrapping_keys()?,
-        ))
-        .await?;
+        let log =
+            Log::connect(&self.connections.appending_config(urls.nats, urls.nats_monitor)?).await?;
         let redis = Cache::new(&urls.redis)?;
         let [emails, cars, calendars] = [
             ("inbox", "view-cache-inbox"),

@@ -2,9 +2,7 @@
 //! worker.
 
 use super::{Failure, metrics::serve_metrics};
-use crate::settings::{
-    CheckSettings, Connections, LogSettings, MetricsSettings, RebuildArgs, SealSettings,
-};
+use crate::settings::{CheckSettings, Connections, MetricsSettings, RebuildArgs, SealSettings};
 use exodrive_log::Log;
 use exodrive_projections::{
     Database,
@@ -31,8 +29,6 @@ pub(super) struct Work {
     #[command(flatten)]
     connections: Connections,
     #[command(flatten)]
-    log: LogSettings,
-    #[command(flatten)]
     rebuilds: RebuildArgs,
     #[command(flatten)]
     seals: SealSettings,
@@ -49,8 +45,8 @@ impl Work {
         let urls = self.connections.resolve()?;
         let seal_keys = Arc::new(self.seals.keys(&self.connections)?);
         serve_metrics(self.metrics.metrics_addr, &tasks).await?;
-        let keys = self.connections.wrapping_keys()?;
-        let log = Log::connect(&self.log.config(urls.nats_worker, urls.nats_monitor, keys)).await?;
+        let config = self.connections.appending_config(urls.nats_worker, urls.nats_monitor)?;
+        let log = Log::connect(&config).await?;
         let process = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
         let system = System {
             log,

@@ -1,20 +1,19 @@
 //! Sealing: the events of the log as leaves of a Merkle tree (RFC 6962), its
 //! tiles in Postgres, and its root signed now and then (C2SP tlog-checkpoint).
 //!
-//! **Never a checkpoint that contradicts the one before.** A sealer begins with
-//! the newest checkpoint: it is signed by a key of ours, the tiles give its
-//! root, the log holds what the last tile says, and the checkpoint that is kept
-//! beside the log agrees. Before it signs, it proves to itself that the new
-//! tree extends the old one. Tiles and checkpoint are on disk before anybody is
-//! shown them. Sealed events are read again all the time, a few in each round,
-//! and compared with the tiles.
+//! **No checkpoint ever contradicts the one before.** A sealer begins with the newest checkpoint:
+//! it is signed by a key of ours, the tiles give its root, the log has the events of the last tile,
+//! and the checkpoint that is saved beside the log agrees. Before it signs, it proves to itself
+//! that the new tree extends the old one. Tiles and checkpoint are on disk before they are shown to
+//! any client. Sealed events are read again continually, a few in each round, and compared with the
+//! tiles.
 //!
-//! **What it cannot explain halts it**: a hole, a changed event, a log shorter
-//! than what is sealed. The reason is kept; no sealer signs until an operator
-//! has cleared it, and then only after all of the log has been compared.
+//! **A fault halts it**: a hole, a changed event, a log shorter than its sealed part. The reason is
+//! stored. No sealer signs until an operator has cleared it, and then only after all of the log has
+//! been compared.
 //!
-//! One sealer at a time, by a lease; whoever writes proves in the transaction
-//! that he still has it.
+//! One sealer works at a time, by a lease. A sealer proves in the transaction of each write that it
+//! still has the lease.
 
 mod begin;
 mod compare;
@@ -36,21 +35,21 @@ use growth::TreeGrowth;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// How often a sealer that waits looks again, and shows that it lives.
+/// Time between two rounds of a sealer, each of which also renews its lease.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Sealed events that are read again in a round: so many, and more if a whole
-/// turn would take longer than this many rounds.
+/// Sealed events that are read again in a round: this many, and more if reading all of them would
+/// take longer than this many rounds.
 const CHECKED: u64 = 512;
 const CHECKED_AT_MOST: u64 = 8_192;
 const ROUNDS: u64 = 360;
 
-/// By whom checkpoints are signed.
+/// The keys that sign checkpoints.
 pub struct SealKeys {
     /// The log's name in its checkpoints.
     pub origin: String,
     /// Every one of these signs.
     pub signing: Vec<SigningKey>,
-    /// What these have signed stands, though they sign no more.
+    /// Keys that sign no more; their signatures remain valid.
     pub former: Vec<VerifierKey>,
 }
 
@@ -76,9 +75,9 @@ pub struct Session {
 
 /// Seals the log. Any number may run; one of them works.
 pub struct Sealer {
-    /// What is sealed.
+    /// The log that is sealed.
     pub log: Log,
-    /// Where tiles and checkpoints are kept, as its owner.
+    /// The store of tiles and checkpoints, as its owner.
     pub seals: SealStore,
     /// Who signs.
     pub keys: Arc<SealKeys>,
@@ -149,8 +148,8 @@ impl Sealer {
         Ok(())
     }
 
-    /// Lets nobody seal, for this reason, until an operator clears it. Gives
-    /// whether somebody sealed until now.
+    /// Halts sealing, for this reason, until an operator clears it. Returns false if it was halted
+    /// already.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -159,7 +158,7 @@ impl Sealer {
         Ok(self.seals.halt_sealing(fault.position(), &fault.to_string()).await?)
     }
 
-    /// Sets the metrics, and gives how it stands and where the log ends.
+    /// Sets the metrics; returns the state of sealing and the log's end.
     async fn read_state(&self) -> Result<(SealState, u64), SealError> {
         let standing = self.seals.sealing().await?;
         let end = self.log.last_position().await?;
@@ -170,7 +169,7 @@ impl Sealer {
         Ok((standing, end))
     }
 
-    /// Reads what comes next, for a moment.
+    /// Reads the next events, for a moment.
     async fn gather(
         &self,
         growing: &mut TreeGrowth,
@@ -198,8 +197,8 @@ impl Sealer {
         Ok(())
     }
 
-    /// Signs the tree as it is and keeps it. Gives false if somebody else has
-    /// taken over.
+    /// Signs the present tree and stores the checkpoint. Returns false if another sealer has taken
+    /// over.
     async fn seal(&self, growing: &mut TreeGrowth) -> Result<bool, SealError> {
         let (size, root) = (growing.tree.size(), growing.tree.root());
         let early = match &growing.floor {
@@ -239,8 +238,8 @@ impl Sealer {
         Ok(true)
     }
 
-    /// Reads the last sealed event again: a message that was put in or taken
-    /// out before it would have moved it.
+    /// Reads the last sealed event again: a message inserted or removed before it would have moved
+    /// it.
     async fn is_sealed_event_unchanged(&self, growing: &TreeGrowth) -> Result<(), SealError> {
         let position = growing.sealed_size();
         let Some(sealed) = growing.sealed_leaf else { return Ok(()) };
@@ -281,11 +280,10 @@ impl Sealer {
         Ok(self.seals.seals_checked(to).await?)
     }
 
-    /// Keeps the newest checkpoint beside the log. One that is not kept now is
-    /// by the next.
+    /// Saves the newest checkpoint beside the log. After a failure the next one is saved instead.
     async fn save_local_checkpoint(&self, note: &str) {
         if let Err(error) = self.log.keep_checkpoint(note).await {
-            tracing::warn!(%error, "Cannot keep the newest checkpoint beside the log, the next one will be");
+            tracing::warn!(%error, "Cannot save the newest checkpoint beside the log, will save the next one");
         }
     }
 }

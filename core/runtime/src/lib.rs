@@ -1,5 +1,5 @@
-//! What every ExoDrive process needs to run, whatever it does: telemetry,
-//! shutdown, secrets of a data folder, and private services.
+//! The parts that every ExoDrive process needs to run: telemetry, shutdown,
+//! secrets of a data folder, and private services.
 //!
 //! **May import** no other room. Knows nothing of events, views or HTTP.
 //!

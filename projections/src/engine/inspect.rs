@@ -1,5 +1,5 @@
-//! Looking at the rows of a projection from outside the engine: as they stand
-//! at one moment, with what was folded into them by then.
+//! Reads the rows of a projection from outside the engine: at one moment, with the events that were
+//! folded into them by then.
 
 use crate::{
     Database, Error, Projection,
@@ -19,8 +19,8 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-/// How far the active generation of a projection is, and what is left out of
-/// it.
+/// Checkpoints of the active generation of a projection, and the events that are left out of its
+/// rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActiveGeneration {
     /// The active generation.
@@ -29,10 +29,10 @@ pub struct ActiveGeneration {
     pub version: u32,
     /// The checkpoint of each partition of its keys; never empty.
     positions: Vec<u64>,
-    /// By partition, the first parked event of each key, and of each subject
-    /// whose events could not be read.
+    /// By partition, the first parked event of each key, and of each subject whose events could not
+    /// be read.
     blocked: HashMap<(i32, String), u64>,
-    /// Events that an operator wants left out of a row.
+    /// Events that an operator skips in a row.
     skipped: HashSet<(String, u64)>,
 }
 
@@ -72,14 +72,13 @@ impl ActiveGeneration {
         self.positions.iter().copied().max().unwrap_or(0)
     }
 
-    /// How many keys and subjects wait behind an event that was parked.
+    /// Number of keys and subjects that wait behind a parked event.
     pub fn blocked(&self) -> usize {
         self.blocked.keys().map(|(_, key)| key).collect::<HashSet<_>>().len()
     }
 
-    /// Whether an event of a subject is not in the row of a key: not yet, or
-    /// because it is parked or waits behind one that is, or because an
-    /// operator wants it so.
+    /// True if an event of a subject is not in the row of a key: it is not folded yet, it is parked
+    /// or waits behind a parked event, or an operator skips it.
     pub fn lacks(&self, key: &str, subject: &str, position: u64) -> bool {
         position > self.limit(key)
             || self.is_skipped(subject, position)
@@ -88,8 +87,8 @@ impl ActiveGeneration {
             || self.is_parked(self.partition(key), key, position)
     }
 
-    /// Whether an event that cannot be read should have been read by now: it
-    /// is neither parked nor left out by an operator.
+    /// True if an event that cannot be read should have been read by now: it is neither parked nor
+    /// skipped by an operator.
     pub fn expects(&self, subject: &str, position: u64) -> bool {
         let parts = 0..i32::try_from(self.positions.len()).unwrap_or(i32::MAX);
         position <= self.least()
@@ -110,8 +109,8 @@ impl ActiveGeneration {
         !self.skipped.is_empty() && self.skipped.contains(&(key.to_owned(), position))
     }
 
-    /// Whether what was folded up to `position`, when things stood as
-    /// `before`, is part of what is folded as they stand here.
+    /// True if the events that were folded up to `position` in the state `before` are a part of
+    /// those that are folded in this state.
     pub fn continues(&self, before: &Self, position: u64) -> bool {
         let parked = |active_generation: &Self| -> HashMap<(i32, String), u64> {
             let first = active_generation.blocked.iter().filter(|(_, first)| **first <= position);
@@ -123,7 +122,7 @@ impl ActiveGeneration {
             && self.skipped == before.skipped
     }
 
-    /// Whether Redis holds all views of the generation.
+    /// True if Redis holds all views of the generation.
     ///
     /// # Errors
     /// When Redis does not answer.
@@ -150,7 +149,7 @@ pub struct Found {
     pub data: Value,
 }
 
-/// The rows of a projection at one moment, however long they are looked at.
+/// The rows of a projection at one moment, however long they are read.
 pub struct Snapshot<P> {
     transaction: Transaction<'static, Postgres>,
     active_generation: ActiveGeneration,
@@ -158,7 +157,7 @@ pub struct Snapshot<P> {
 }
 
 impl Database {
-    /// How a projection stands.
+    /// The state of a projection's active generation.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -172,8 +171,7 @@ impl Database {
     /// # Errors
     /// When the database does not answer.
     pub async fn snapshot<P: Projection>(&self) -> Result<Snapshot<P>, Error> {
-        // Whoever looks may think between two reads for longer than a worker
-        // may hang.
+        // The caller may pause between two reads for longer than a worker may hang.
         let begin = "begin isolation level repeatable read read only;
                      set local idle_in_transaction_session_timeout = 0";
         let mut transaction = self.pool().begin_with(begin).await?;
@@ -181,7 +179,7 @@ impl Database {
         Ok(Snapshot { transaction, active_generation, projection: PhantomData })
     }
 
-    /// Keys of up to so many rows, by chance.
+    /// Keys of up to this many rows, chosen at random.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -193,7 +191,7 @@ impl Database {
         .bind(&table)
         .fetch_optional(self.pool())
         .await?;
-        // All of a large table is too much to order.
+        // Ordering all rows of a large table takes too long.
         let share = match rows {
             Some(rows) if rows > LARGE => format!("tablesample system ({})", 100.0 * LARGE / rows),
             _ => String::new(),
@@ -224,11 +222,11 @@ impl Database {
     }
 }
 
-/// A table with more rows than this is looked into by chance, not gone through.
+/// A table with more rows than this is sampled, not scanned.
 const LARGE: f64 = 20_000.0;
 
 impl<P: Projection> Snapshot<P> {
-    /// How the projection stood at that moment.
+    /// The state of the projection at that moment.
     pub fn active_generation(&self) -> &ActiveGeneration {
         &self.active_generation
     }

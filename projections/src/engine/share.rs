@@ -1,11 +1,11 @@
-//! How a worker's parts are counted against its share.
+//! Counts a worker's partitions against its share.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-/// How many parts a worker has, and how many are its share while there are
+/// The number of partitions that a worker has, and the number that is its share while there are
 /// other workers.
 #[derive(Clone, Default)]
 pub(crate) struct Share(Option<Arc<Counts>>);
@@ -23,22 +23,22 @@ impl Share {
         })))
     }
 
-    /// So many parts are the worker's share now.
+    /// Sets the worker's share to this many partitions.
     pub(crate) fn set_fair(&self, parts: usize) {
         if let Some(counts) = &self.0 {
             counts.fair.store(parts.max(1), Ordering::Relaxed);
         }
     }
 
-    /// Whether the worker should give a part up.
+    /// True if the worker should give a partition up.
     pub(crate) fn surplus(&self) -> bool {
         self.0.as_ref().is_some_and(|counts| {
             counts.held.load(Ordering::Relaxed) > counts.fair.load(Ordering::Relaxed)
         })
     }
 
-    /// Counts one more part, unless that is more than the worker's share and
-    /// it need not be. Gives whether it is more.
+    /// Counts one more partition, unless it exceeds the worker's share and `anyway` is false.
+    /// Returns true if it exceeds the share.
     pub(crate) fn claim_slot(&self, anyway: bool) -> Option<(CountedPartition, bool)> {
         let Some(counts) = &self.0 else { return Some((CountedPartition(None), false)) };
         let fair = counts.fair.load(Ordering::Relaxed);
@@ -48,7 +48,7 @@ impl Share {
     }
 }
 
-/// A part that counts as held until this is dropped.
+/// A partition that counts as held until this is dropped.
 pub(crate) struct CountedPartition(Option<Arc<Counts>>);
 
 impl Drop for CountedPartition {

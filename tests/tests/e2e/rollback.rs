@@ -1,4 +1,4 @@
-//! A rollback ends even if Redis missed rows meanwhile.
+//! A rollback ends even if Redis missed rows meanwhile, and so does watching one.
 
 use crate::rebuild::at_rest;
 use chrono::Utc;
@@ -8,7 +8,7 @@ use exodrive_projections::{
     engine::{Runner, Step, cache::Cache, operations::OperatorCommand},
 };
 use exodrive_runtime::services::{Service, Signal};
-use exodrive_tests::{Delivery, World, email_body, eventually};
+use exodrive_tests::{Delivery, WORKER, World, email_body, eventually};
 use sqlx::types::Uuid;
 use std::{
     sync::{
@@ -165,4 +165,23 @@ async fn a_rollback_ends_although_redis_missed_rows_and_no_event_comes() {
     assert_eq!(row["email"]["event_ids"].as_array().unwrap().len(), 3, "{row}");
     stop.cancel();
     running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn watching_ends_when_nothing_moves_and_says_how_everything_stands() {
+    let world = World::start().await;
+    post(&world, 1).await;
+    world.settled().await;
+    world.kill(WORKER);
+    let asked = ["projections", "rebuild", "inbox", "--reason", "a test", "--stalled-after", "1s"];
+    let ended = world.exodrive(&asked).await;
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{told}");
+    for part in
+        ["Nothing has moved for 1s", "is recorded", "generation 1 (version 1): active, at 1"]
+    {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    world.start_worker(WORKER);
+    at_rest(&world).await;
 }

@@ -94,3 +94,27 @@ async fn a_start_fails_without_what_it_needs() {
     assert_eq!(done.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&done.stderr).contains("--rate-limit-public"));
 }
+
+#[tokio::test]
+async fn every_command_that_appends_refuses_a_log_that_serve_would_refuse() {
+    let mut world = World::start().await;
+    world.settled().await;
+    let end = world.log().await.last_position().await.unwrap();
+    // The private server of a test does not flush before it acknowledges.
+    world.set("EXODRIVE_LOG_SYNC", "always");
+    let season = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/season");
+    for command in [
+        &["import", season][..],
+        &["projections", "pause", "inbox", "--reason", "a try"],
+        &["projections", "rebuild", "inbox", "--reason", "a try"],
+        &["projections", "rollback", "inbox", "--reason", "a try"],
+        &["audit", "erase", "--email-address", "ada@example.com", "--reason", "a try"],
+        &["audit", "hold", "--email-address", "ada@example.com", "--reason", "a try"],
+    ] {
+        let done = world.exodrive(command).await;
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(1), "{command:?}: {said}");
+        assert!(said.contains("sync_interval") && said.contains("EXODRIVE_LOG_SYNC"), "{said}");
+    }
+    assert_eq!(world.log().await.last_position().await.unwrap(), end, "nothing was appended");
+}

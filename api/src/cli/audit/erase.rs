@@ -130,8 +130,8 @@ struct Common {
 
 impl Common {
     async fn log(&self) -> Result<Log, Failure> {
-        let (nats, _) = self.connections.resolve_log()?;
-        Ok(Log::open(&self.connections.reading_config(nats)?).await?)
+        let (nats, monitor) = self.connections.resolve_log()?;
+        Ok(Log::connect(&self.connections.appending_config(nats, monitor)?).await?)
     }
 
     fn print(&self, erasure: &ErasureDetail) -> Result<(), Failure> {

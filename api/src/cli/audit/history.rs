@@ -98,7 +98,7 @@ impl History {
         let mut reported = false;
         loop {
             let page = evidence_query.page(&request).await?;
-            record(&evidence_query.log, &request.scope, &page).await;
+            record(&self.connections, &request.scope, &page).await;
             reported |= !page.entries.is_empty();
             match self.json {
                 true => print_lines(&page)?,
@@ -135,7 +135,7 @@ impl History {
             eprintln!("The log has no event about it up to there.");
             return Ok(ExitCode::FAILURE);
         };
-        terminal::record(&log, COMMAND, [("email", Some(id.as_str()))]).await;
+        terminal::record(&self.connections, COMMAND, [("email", Some(id.as_str()))]).await;
         if self.json {
             let (from, to) = (compared.before.position, compared.after.position);
             say!("{}", json!({"email": id, "from": from, "to": to, "fields": compared.fields}));
@@ -146,14 +146,14 @@ impl History {
     }
 }
 
-async fn record(log: &Log, scope: &Scope, page: &Page) {
+async fn record(connections: &Connections, scope: &Scope, page: &Page) {
     let booking = match scope {
         Scope::Booking(id) if !page.entries.is_empty() => Some(id.to_string()),
         _ => None,
     };
     let booking = booking.as_deref().map(|id| ("booking", Some(id)));
     let emails = page.emails.iter().map(|email| ("email", Some(email.email_id.as_str())));
-    terminal::record(log, COMMAND, booking.into_iter().chain(emails)).await;
+    terminal::record(connections, COMMAND, booking.into_iter().chain(emails)).await;
 }
 
 fn print_lines(page: &Page) -> Result<(), Failure> {

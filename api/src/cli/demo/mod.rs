@@ -4,7 +4,7 @@ mod mail;
 mod rental;
 
 use super::{Failure, up::Up};
-use crate::settings::{BookingSettings, Connections, HttpSettings, Logging};
+use crate::settings::{BookingSettings, Connections, Given, HttpSettings};
 use exodrive_runtime::folder;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub(super) struct Demo {
 }
 
 impl Demo {
-    pub(super) async fn run(mut self, logging: &Logging) -> Result<(), Failure> {
+    pub(super) async fn run(mut self, given: Given) -> Result<(), Failure> {
         if self.connections.resolve().is_ok() {
             return self.tour().await;
         }
@@ -39,8 +39,8 @@ impl Demo {
             "No system runs in {}; starting one for the demo.",
             self.connections.data_dir.display()
         );
-        let quiet = Logging { filter: "error".to_owned(), format: logging.format };
-        let system = Up::throwaway(&self.connections).start(&quiet).await?;
+        let quiet = given.with("EXODRIVE_LOG", "error");
+        let system = Up::throwaway(&self.connections).with_given(quiet).start().await?;
         self.connections.data_dir.clone_from(&system.data_dir);
         let outcome = self.tour().await;
         system.stop().await;

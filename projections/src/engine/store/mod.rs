@@ -1,5 +1,5 @@
-//! What the engine keeps in Postgres: rows, checkpoints and leases,
-//! generations, parked events, rows to be folded afresh.
+//! The engine's tables in Postgres: rows, checkpoints and leases, generations, parked events, rows
+//! to be folded again.
 
 pub(crate) mod comparison;
 pub(crate) mod copy;

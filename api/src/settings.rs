@@ -7,6 +7,7 @@ use super::http::{
 use clap::{ArgMatches, Args, Command, parser::ValueSource};
 use exodrive_audit::seal::SealKeys;
 use exodrive_audit::webhook_signature::Secrets;
+use exodrive_commands::rental::{BookingSecret, EmptySecret};
 use exodrive_log::{LogConfig, WrappingKeys, WrappingKeysError};
 use exodrive_projections::engine::RebuildSettings;
 use exodrive_proof::note::{KeyError, SigningKey, VerifierKey};
@@ -296,20 +297,21 @@ impl BookingSettings {
     /// else one that is derived from the tokens' secret in the environment.
     ///
     /// # Errors
-    /// When there is no such secret.
-    pub fn secret(&self, connections: &Connections) -> Result<String, SettingsError> {
+    /// When there is none of them, or it is empty.
+    pub fn secret(&self, connections: &Connections) -> Result<BookingSecret, SettingsError> {
         if let Some(secret) = &self.link_secret {
-            return Ok(secret.clone());
+            return Ok(BookingSecret::new(secret)?);
         }
         if let Some(saved) = connections.kept_secrets()? {
-            return Ok(saved.links);
+            return Ok(BookingSecret::new(&saved.links)?);
         }
-        std::env::var("EXODRIVE_JWT_SECRET").map(|secret| format!("links\n{secret}")).map_err(
-            |_| SettingsError::NoSecret {
-                what: "secret for links of bookings",
-                variable: "EXODRIVE_LINK_SECRET",
-            },
-        )
+        // What follows from an empty secret is as easy to guess as that.
+        let tokens = std::env::var("EXODRIVE_JWT_SECRET").ok().filter(|it| !it.trim().is_empty());
+        let tokens = tokens.ok_or(SettingsError::NoSecret {
+            what: "secret for links of bookings",
+            variable: "EXODRIVE_LINK_SECRET",
+        })?;
+        Ok(BookingSecret::new(&format!("links\n{tokens}"))?)
     }
 }
 
@@ -429,7 +431,10 @@ pub enum SettingsError {
         /// The variable that sets it.
         variable: &'static str,
     },
-    /// A webhook secret is invalid.
+    /// The secret for links of bookings is empty.
+    #[error("EXODRIVE_LINK_SECRET: {0}")]
+    LinkSecret(#[from] EmptySecret),
+    /// A secret that is none.
     #[error("EXODRIVE_RESEND_WEBHOOK_SECRETS: {0}")]
     Webhook(#[from] exodrive_audit::webhook_signature::SecretError),
     /// A wrapping key is invalid.

@@ -164,7 +164,7 @@ impl AccessLog {
         (!entries.is_empty()).then_some(entries)
     }
 
-    /// Whether there is nothing to append.
+    /// True if there is nothing to append.
     pub fn is_empty(&self) -> bool {
         self.0.notes.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }

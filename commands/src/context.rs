@@ -99,7 +99,7 @@ impl CommandContext {
         Self { actor, ..self }
     }
 
-    /// Who did it, as the log names them.
+    /// Name of the person or part that did it, as the log records it.
     pub fn actor_name(&self) -> String {
         self.acted_by.clone().unwrap_or_else(|| self.actor.audit_name())
     }
@@ -109,7 +109,7 @@ impl CommandContext {
         derived_uuid(&[what, &self.command_id, &self.request_hash])
     }
 
-    /// The attributes of an event that the command comes to.
+    /// Envelope of an event of this command.
     pub(crate) fn envelope(&self, kind: &str, id: String, now: DateTime<Utc>) -> Envelope {
         Envelope::decision(kind, id, now)
             .by(self.actor_name())

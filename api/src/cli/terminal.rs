@@ -27,7 +27,8 @@ fn user() -> String {
     format!("{}@cli", user.unwrap_or_else(|| "unknown".to_owned()))
 }
 
-/// A command of whoever sits at this terminal; each call is another command.
+/// Command context of the person at this terminal. Each call is another
+/// command.
 pub(super) fn command_context() -> CommandContext {
     CommandContext::new(Uuid::now_v7().to_string(), "", Actor::Operator(user()))
 }

@@ -1,5 +1,5 @@
-//! The one mapping from the errors of every service to problems, so that a
-//! handler uses `?`.
+//! The one mapping from the errors of every service to problems, so that
+//! handlers use `?`.
 //!
 //! An outage is answered 503 and names the service that is out. A permanent
 //! fault is ours (500) or the caller's (4xx). The texts name no command or
@@ -21,12 +21,13 @@ use exodrive_domain::{
 use exodrive_log::{AppendError, KeyError, Outage, ReadError};
 use exodrive_projections::{Error, engine::cache::CacheError};
 
-/// A fault of ours, which no retry mends.
+/// A fault of ours. A retry does not help.
 fn internal(error: &dyn std::error::Error) -> ApiError {
     ApiError::new(Code::Internal, "The request could not be executed.").caused_by(error)
 }
 
-/// Names the service of the log that is out; without one, the fault is ours.
+/// Names the service of the log that is unavailable. Without one, the fault is
+/// ours.
 fn log_problem(outage: Option<Outage>, error: &dyn std::error::Error) -> ApiError {
     match outage {
         Some(service) => {
@@ -101,7 +102,7 @@ impl From<SealError> for ApiError {
             SealError::Database(error) => error.into(),
             SealError::Log(error) => error.into(),
             SealError::Fault(fault) => {
-                let detail = "The log is not what was sealed: somebody has changed it.";
+                let detail = "The log is not what was sealed: it was changed.";
                 Self::new(Code::Internal, detail).caused_by(&fault)
             }
         }
@@ -220,7 +221,7 @@ pub(super) fn nothing_sealed() -> ApiError {
     )
 }
 
-/// The answer for customers. A handler that knows that staff asks uses
+/// The answer for customers. A handler that knows that the caller is staff uses
 /// [`rental_problem`].
 impl From<RentalError> for ApiError {
     fn from(error: RentalError) -> Self {
@@ -228,8 +229,9 @@ impl From<RentalError> for ApiError {
     }
 }
 
-/// A refusal of a command about cars and bookings. `staff` learns more: what
-/// staff alone may do, and which bookings are in the way.
+/// The answer to an error of a command about cars and bookings. `staff` gets
+/// more detail: actions that only staff may do, and the bookings that take the
+/// days.
 pub(crate) fn rental_problem(error: RentalError, staff: bool) -> ApiError {
     match error {
         RentalError::Booking(refusal) => booking_problem(refusal, staff),

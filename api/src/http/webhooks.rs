@@ -155,7 +155,7 @@ pub(super) async fn read_body(body: Body) -> Result<Bytes, ApiError> {
     }
 }
 
-/// Whether a body could not be read because it is larger than the limit.
+/// True if a body could not be read because it is larger than the limit.
 fn is_over_limit(error: &axum::Error) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {

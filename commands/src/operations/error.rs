@@ -15,10 +15,10 @@ pub enum OperatorError {
     /// The command needs a reason.
     #[error("a reason is required; it stays in the log")]
     NoReason,
-    /// Something in the request is wrong.
+    /// The request is invalid.
     #[error(transparent)]
     Invalid(#[from] InvalidOperation),
-    /// One is under way.
+    /// A rebuild of the projection is in progress.
     #[error(
         "rebuild {rebuild} of {projection} is in progress: wait for it, or cancel it (`exodrive projections rebuild {projection} --cancel`)"
     )]
@@ -28,7 +28,7 @@ pub enum OperatorError {
         /// Id of the rebuild.
         rebuild: String,
     },
-    /// As things are, there is nothing to be done.
+    /// The present state does not allow the command.
     #[error(transparent)]
     Rejected(#[from] OperationRejection),
     /// No rebuild has the id.
@@ -48,7 +48,7 @@ pub enum OperatorError {
     Encode(#[from] serde_json::Error),
 }
 
-/// What is wrong with a request, whatever stands in the log.
+/// A fault of a request, whatever the state of the projection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidOperation {
     /// The reason is too long; it may have this many characters.
@@ -57,7 +57,7 @@ pub enum InvalidOperation {
     /// Postgres stores no NUL.
     #[error("the reason has a NUL character")]
     NulInReason,
-    /// The key is no key.
+    /// The text is not a key.
     #[error("the key is empty or has a NUL character")]
     FaultyKey,
     /// A rebuild of one key has neither a range nor partitions.
@@ -74,7 +74,7 @@ pub enum InvalidOperation {
     },
 }
 
-/// Why there is nothing to be done, as things are.
+/// Reason why the present state does not allow a command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "the fields are what the messages say they are")]
 pub enum OperationRejection {
@@ -83,7 +83,7 @@ pub enum OperationRejection {
         "the rows of {projection} were folded by version {found}, this release has version {version}: only the whole of it can be rebuilt"
     )]
     OtherVersion { projection: String, found: i32, version: u32 },
-    /// The rebuild does not wait for anybody to accept it.
+    /// The rebuild does not wait to be accepted.
     #[error("rebuild {rebuild} of {projection} does not wait for a decision, it is {state}")]
     NotWaiting { projection: String, rebuild: String, state: String },
     /// The rebuild has ended.
@@ -97,7 +97,7 @@ pub enum OperationRejection {
         "{projection} has no earlier generation to roll back to: readers see {active}, and no other is stored"
     )]
     NoEarlierGeneration { projection: String, active: i32 },
-    /// Somebody has paused it before.
+    /// The projection is already paused.
     #[error("{projection} is already paused by {by}: {reason}")]
     AlreadyPaused { projection: String, by: String, reason: String },
     /// It folds already.
@@ -111,7 +111,7 @@ pub enum OperationRejection {
         "event {position} is not what blocks key {key} of {projection}: event {first} is, the others wait behind it"
     )]
     NotFirstParked { projection: String, key: String, position: u64, first: i64 },
-    /// No generation is kept that readers do not see.
+    /// There is no generation that readers no longer see.
     #[error("{projection} has no old generation to drop")]
     NoOldGeneration { projection: String },
 }

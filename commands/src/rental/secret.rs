@@ -1,3 +1,5 @@
+//! The secret from which customers' ids and link tokens are derived.
+
 use crate::digest::uuid_from_digest;
 use exodrive_domain::{
     booking::Customer,
@@ -5,18 +7,18 @@ use exodrive_domain::{
 };
 use ring::hmac;
 
-/// Derives customers' ids and the tokens of bookings' links: without the secret
-/// nobody can guess either.
+/// Derives customers' ids and the tokens of bookings' links. They cannot be
+/// guessed without the secret.
 #[derive(Clone, Debug)]
 pub struct BookingSecret(hmac::Key);
 
-/// The secret is empty: anybody could make every link.
+/// The secret is empty: anyone could make every link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the secret for links of bookings is empty")]
 pub struct EmptySecret;
 
 impl BookingSecret {
-    /// From the text of a setting.
+    /// Makes a secret from the text of a setting.
     ///
     /// # Errors
     /// When it is empty, or blank.

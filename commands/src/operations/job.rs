@@ -1,7 +1,7 @@
 use super::{Plan, Recorded};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{operation::Operation, time::serde_micros};
-use exodrive_projections::engine::operations::Rebuild;
+use exodrive_projections::engine::operations::{Rebuild, RebuildKind, RebuildState};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -15,14 +15,10 @@ pub struct Job {
     pub id: String,
     /// Of which projection.
     pub projection: String,
-    /// `rebuild`, `key`, `rollback` or `version`.
-    #[schema(example = "rebuild")]
-    pub kind: String,
-    /// `recorded` (no worker has heeded it yet), `queued`, `building`,
-    /// `indexing`, `catching_up`, `comparing`, `waiting` (rows differ: accept
-    /// or cancel it), `swapping`, `done`, `cancelled` or `failed`.
-    #[schema(example = "building")]
-    pub state: String,
+    /// What it is.
+    pub kind: RebuildKind,
+    /// How far it is. While it is `waiting`, rows differ: accept or cancel it.
+    pub state: RebuildState,
     /// How far it is.
     pub progress: Progress,
     /// The version of the fold.
@@ -130,8 +126,8 @@ impl Job {
             object: "rebuild",
             id: recorded.id.to_string(),
             projection: plan.event.projection.clone(),
-            kind: "rebuild".to_owned(),
-            state: "recorded".to_owned(),
+            kind: RebuildKind::Rebuild,
+            state: RebuildState::Recorded,
             progress: Progress {
                 done: 0,
                 total: 0,
@@ -166,7 +162,7 @@ impl Job {
                 accept_differences,
             } => {
                 if key.is_some() {
-                    "key".clone_into(&mut job.kind);
+                    job.kind = RebuildKind::Key;
                 }
                 job.version = (*version).into();
                 job.key.clone_from(key);
@@ -175,7 +171,7 @@ impl Job {
                 job.accepted = *accept_differences;
             }
             Operation::RollbackRequested { version, generation } => {
-                "rollback".clone_into(&mut job.kind);
+                job.kind = RebuildKind::Rollback;
                 job.version = (*version).into();
                 job.generation = Some(*generation);
             }
@@ -186,7 +182,7 @@ impl Job {
 
     /// Whether nothing more comes of it.
     pub fn is_over(&self) -> bool {
-        matches!(self.state.as_str(), "done" | "cancelled" | "failed")
+        self.state.is_over()
     }
 }
 

@@ -46,6 +46,15 @@ pub(crate) struct KeyHistories<P: Projection> {
     position: u64,
 }
 
+/// Which events are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// Only those of the rows that are folded.
+    Own,
+    /// Also some that have to do with none of these rows.
+    All,
+}
+
 /// What folding rows afresh came to.
 pub(crate) struct Fresh<R> {
     /// The rows as they are to be.
@@ -117,15 +126,15 @@ impl<P: Projection> KeyHistories<P> {
             })
             .buffered(AT_ONCE);
         while let Some((events, keys)) = histories.next().await {
-            self.fold(events?, &keys, false).await?;
+            self.fold(events?, &keys, Scope::Own).await?;
         }
         for (sources, keys) in long {
             match sources {
                 Sources::Subjects(subjects) => {
                     let filters: Vec<_> = subjects.iter().map(Subject::to_string).collect();
-                    self.read_history(&filters, &keys, until, false).await?;
+                    self.read_history(&filters, &keys, until, Scope::Own).await?;
                 }
-                _ => self.read_history(&everything::<P>(), &keys, until, true).await?,
+                _ => self.read_history(&everything::<P>(), &keys, until, Scope::All).await?,
             }
         }
         // A row that misled us as to where its events are.
@@ -137,7 +146,7 @@ impl<P: Projection> KeyHistories<P> {
             }
             let all = self.groups.entry(Sources::All).or_default();
             Arc::make_mut(all).extend(lost.iter().cloned());
-            self.read_history(&everything::<P>(), &Arc::new(lost), until, true).await?;
+            self.read_history(&everything::<P>(), &Arc::new(lost), until, Scope::All).await?;
         }
         self.position = until;
         Ok(self)
@@ -149,7 +158,7 @@ impl<P: Projection> KeyHistories<P> {
         filters: &[String],
         keys: &Arc<HashSet<String>>,
         until: u64,
-        others: bool,
+        scope: Scope,
     ) -> Result<(), Error> {
         let mut last = 0;
         for filter in filters {
@@ -161,33 +170,32 @@ impl<P: Projection> KeyHistories<P> {
             let mut events = reader.next_batch(BATCH, READ_TIMEOUT).await?.events;
             let Some(read) = events.last().map(|event| event.position) else { continue };
             events.retain(|event| event.position <= until);
-            self.fold(events, keys, others).await?;
+            self.fold(events, keys, scope).await?;
             position = read;
         }
         Ok(())
     }
 
-    /// Folds events over the rows of `keys`. `others`: there may be events
-    /// among them that have to do with none of these.
+    /// Folds events over the rows of `keys`.
     async fn fold(
         &mut self,
         events: Vec<Recorded>,
         keys: &Arc<HashSet<String>>,
-        others: bool,
+        scope: Scope,
     ) -> Result<(), Error> {
         if events.is_empty() {
             return Ok(());
         }
         let events = Events::of(events.into_iter().map(Decoded::from).collect());
         loop {
-            match self.try_fold(&events, keys, others).await {
+            match self.try_fold(&events, keys, scope).await {
                 Ok(()) => {
                     self.exclusions.hung_folds.clear();
                     return Ok(());
                 }
                 // It is parked, in this fold only, and the others go on.
                 Err(hung) if hung.position > 0 && self.exclusions.hung_folds.insert(hung) => {}
-                Err(_) => return Err(Error::Engine),
+                Err(hung) => return Err(hung.error(P::NAME)),
             }
         }
     }
@@ -196,7 +204,7 @@ impl<P: Projection> KeyHistories<P> {
         &mut self,
         events: &Events,
         keys: &Arc<HashSet<String>>,
-        others: bool,
+        scope: Scope,
     ) -> Result<(), HungFold> {
         let (own, part, exclusions) = (events.clone(), self.part, self.exclusions.clone());
         let (requested, parked) = (keys.clone(), self.parked.clone());
@@ -233,7 +241,10 @@ impl<P: Projection> KeyHistories<P> {
             // It names a subject: what is known to touch ours waits for it, and
             // where all that is read is ours, it is ours too.
             let waits = touches.iter().filter(|(_, at)| *at == position).map(|(key, _)| key);
-            let waits: Vec<_> = if others { waits.collect() } else { keys.iter().collect() };
+            let waits: Vec<_> = match scope {
+                Scope::Own => keys.iter().collect(),
+                Scope::All => waits.collect(),
+            };
             for key in waits {
                 self.fail(key.clone(), position);
             }

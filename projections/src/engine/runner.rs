@@ -12,7 +12,7 @@ use super::{
         self,
         load::{self, LoadFn},
     },
-    share::Share,
+    share::{Share, Slot},
     store::{
         self, generations,
         leases::{self, Lease},
@@ -35,6 +35,9 @@ use tokio_util::sync::CancellationToken;
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// How often it looks after what changes rarely.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
+/// What a runner's tasks are called in errors.
+const REBUILDING: &str = "The task that carries out a projection's rebuilds";
+const WRITING: &str = "The writer of a projection's partition";
 
 /// Runs one projection. Cheap to clone.
 #[derive(Clone)]
@@ -49,7 +52,7 @@ pub struct Runner {
 type WriterFn = for<'a> fn(
     &'a Engine,
     Lease,
-    /* it is kept beyond the worker's share */ bool,
+    Slot,
     &'a CancellationToken,
 ) -> BoxFuture<'a, (Lease, Result<(), Error>)>;
 
@@ -80,7 +83,7 @@ pub async fn run_all(
     let balance = balance(database, worker, &share, stop);
     let run = async {
         while let Some(outcome) = runners.join_next().await {
-            outcome.unwrap_or(Err(Error::Engine))?;
+            outcome.map_err(|error| Error::lost("A projection's runner", &error))??;
         }
         Ok(())
     };
@@ -115,8 +118,8 @@ impl Runner {
         Self {
             engine: Engine::new::<P>(log, database, cache, worker),
             load: |engine, filling| Box::pin(load::load::<P>(engine, filling)),
-            turn: |engine, lease, beyond_share, stop| {
-                Box::pin(writer::write_until_lost::<P>(engine, lease, beyond_share, stop))
+            turn: |engine, lease, slot, stop| {
+                Box::pin(writer::write_until_lost::<P>(engine, lease, slot, stop))
             },
         }
     }
@@ -166,6 +169,7 @@ impl Runner {
             let (engine, load, stop) = (self.engine.clone(), self.load, stop.clone());
             tasks.spawn(async move { rebuild::run(&engine, load, &stop).await }).id()
         };
+        let task = |id| if id == rebuilding { REBUILDING } else { WRITING };
         let mut kept_house: Option<Instant> = None;
         while !stop.is_cancelled() {
             let mut assigned = self.assign_partitions(&stop, &mut tasks, &mut running).await;
@@ -187,19 +191,19 @@ impl Runner {
                 Some(ended) = tasks.join_next_with_id() => {
                     let (id, outcome) = match ended {
                         Ok(ended) => ended,
-                        Err(error) => (error.id(), Err(Error::Engine)),
+                        Err(error) => (error.id(), Err(Error::lost(task(error.id()), &error))),
                     };
                     running.remove(&id);
                     outcome?;
                     if id == rebuilding && !stop.is_cancelled() {
-                        return Err(Error::Engine);
+                        return Err(Error::TaskEnded(REBUILDING));
                     }
                 }
             }
         }
         // Leases are given back.
         while let Some(ended) = tasks.join_next().await {
-            ended.unwrap_or(Err(Error::Engine))?;
+            ended.map_err(|error| Error::lost(task(error.id()), &error))??;
         }
         Ok(())
     }
@@ -255,7 +259,7 @@ impl Runner {
     ) -> Result<(), Error> {
         // What nobody takes, others cannot: it is of a version that they do not
         // know.
-        let Some((_held, beyond_share)) = self.engine.share.claim_slot(orphaned) else {
+        let Some((_held, slot)) = self.engine.share.claim_slot(orphaned) else {
             return Ok(());
         };
         let pool = self.engine.database.pool();
@@ -286,7 +290,7 @@ impl Runner {
             lease.position,
             end - lease.position
         );
-        let (lease, outcome) = (self.turn)(&self.engine, lease, beyond_share, stop).await;
+        let (lease, outcome) = (self.turn)(&self.engine, lease, slot, stop).await;
         if !matches!(outcome, Err(Error::Fenced(_))) {
             let _ = leases::release(self.engine.definition, pool, &lease).await;
         }

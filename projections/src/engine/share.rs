@@ -37,15 +37,25 @@ impl Share {
         })
     }
 
-    /// Counts one more part, unless that is more than the worker's share and
-    /// it need not be. Gives whether it is more.
-    pub(crate) fn claim_slot(&self, anyway: bool) -> Option<(CountedPartition, bool)> {
-        let Some(counts) = &self.0 else { return Some((CountedPartition(None), false)) };
+    /// Counts one more part, unless that is more than the worker's share; an
+    /// orphaned part is counted all the same.
+    pub(crate) fn claim_slot(&self, orphaned: bool) -> Option<(CountedPartition, Slot)> {
+        let Some(counts) = &self.0 else { return Some((CountedPartition(None), Slot::Fair)) };
         let fair = counts.fair.load(Ordering::Relaxed);
-        let more = |held: usize| (held < fair || anyway).then_some(held + 1);
+        let more = |held: usize| (held < fair || orphaned).then_some(held + 1);
         let held = counts.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some((CountedPartition(Some(counts.clone())), held >= fair))
+        let slot = if held < fair { Slot::Fair } else { Slot::BeyondShare };
+        Some((CountedPartition(Some(counts.clone())), slot))
     }
+}
+
+/// How a part counts against its worker's share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slot {
+    /// It is given up once the worker has more than its share.
+    Fair,
+    /// It is kept however many parts the worker has: nobody else takes it.
+    BeyondShare,
 }
 
 /// A part that counts as held until this is dropped.

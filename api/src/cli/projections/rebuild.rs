@@ -6,7 +6,8 @@ use super::{
     append_planned, operator, origin, parse_name, table,
 };
 use exodrive_commands::operations::{
-    CommandReceipt, Job, NO_WORKER_NOTICE, Operator, OperatorError, ProjectionCommand,
+    CommandReceipt, Job, NO_WORKER_NOTICE, Operator, OperatorError, ProjectionCommand, RebuildKind,
+    RebuildState,
 };
 use exodrive_projections::names;
 use exodrive_runtime::shutdown;
@@ -295,20 +296,34 @@ struct Furthest {
 }
 
 impl Furthest {
-    const STAGES: [&str; 7] =
-        ["recorded", "queued", "building", "indexing", "catching_up", "comparing", "swapping"];
-
     fn of(job: &Job) -> Self {
-        let stage = Self::STAGES.iter().position(|state| *state == job.state).unwrap_or_default();
-        Self { stage, done: job.progress.done, at: Instant::now() }
+        Self { stage: Self::stage(job.state), done: job.progress.done, at: Instant::now() }
+    }
+
+    /// How near to its end a rebuild is in this state. One that waits begins
+    /// from the first when it is accepted.
+    fn stage(state: RebuildState) -> usize {
+        match state {
+            RebuildState::Recorded
+            | RebuildState::Waiting
+            | RebuildState::Done
+            | RebuildState::Cancelled
+            | RebuildState::Failed => 0,
+            RebuildState::Queued => 1,
+            RebuildState::Building => 2,
+            RebuildState::Indexing => 3,
+            RebuildState::CatchingUp => 4,
+            RebuildState::Comparing => 5,
+            RebuildState::Swapping => 6,
+        }
     }
 
     /// Takes note of how far it is now. Once both generations are level, more
     /// events do not bring it nearer to its end.
     fn note(&mut self, job: &Job) {
         let now = Self::of(job);
-        let folds =
-            now.stage == self.stage && matches!(job.state.as_str(), "building" | "catching_up");
+        let folds = now.stage == self.stage
+            && matches!(job.state, RebuildState::Building | RebuildState::CatchingUp);
         if now.stage > self.stage || folds && now.done > self.done {
             *self = now;
         }
@@ -350,7 +365,8 @@ impl<'a> Watch<'a> {
                 shown.end();
                 return Ok(End { job, left: None });
             }
-            let undecided = job.state == "waiting" && !job.accepted && !job.cancel_wanted;
+            let undecided =
+                job.state == RebuildState::Waiting && !job.accepted && !job.cancel_wanted;
             if undecided && !self.accepted {
                 shown.end();
                 print_differences(&job);
@@ -405,7 +421,7 @@ impl<'a> Watch<'a> {
             humantime::format_duration(self.stalled_after),
             job.kind,
             job.id,
-            job.state.replace('_', " "),
+            table::words(job.state),
             table::number(progress.done),
             table::number(progress.total),
             job.worker.as_deref().unwrap_or("none")
@@ -421,7 +437,7 @@ impl<'a> Watch<'a> {
                 "  generation {} (version {}): {}, at {}, worker {}",
                 it.generation,
                 it.version,
-                it.state.replace('_', " "),
+                table::words(it.state),
                 it.position,
                 it.worker.as_deref().unwrap_or("none")
             );
@@ -466,7 +482,7 @@ impl<'a> Watch<'a> {
 /// A bar on a terminal, else lines.
 struct ProgressLine {
     bar: Option<ProgressBar>,
-    last: Option<(String, Instant)>,
+    last: Option<(RebuildState, Instant)>,
 }
 
 impl ProgressLine {
@@ -487,7 +503,7 @@ impl ProgressLine {
         let progress = &job.progress;
         let pace = format!("{:.0} events/s", progress.events_per_second);
         let eta = progress.eta_seconds.map(|eta| format!(", {eta:.0} s left")).unwrap_or_default();
-        let state = job.state.replace('_', " ");
+        let state = table::words(job.state);
         if let Some(bar) = &self.bar {
             bar.set_length(progress.total);
             bar.set_position(progress.done);
@@ -500,7 +516,7 @@ impl ProgressLine {
         if due {
             let (done, total) = (table::number(progress.done), table::number(progress.total));
             eprintln!("{}: {state}, {done} of {total} events, {pace}{eta}", job.projection);
-            self.last = Some((job.state.clone(), Instant::now()));
+            self.last = Some((job.state, Instant::now()));
         }
     }
 
@@ -564,14 +580,14 @@ fn conclude(end: &End, json: bool) -> ExitCode {
         }
         None => {}
     }
-    match job.state.as_str() {
-        "done" => {
+    match job.state {
+        RebuildState::Done => {
             if !json {
                 print_outcome(job);
             }
             ExitCode::SUCCESS
         }
-        "cancelled" => {
+        RebuildState::Cancelled => {
             eprintln!("Rebuild {} of {name} was cancelled; readers see what they saw.", job.id);
             ExitCode::FAILURE
         }
@@ -608,7 +624,7 @@ fn print_outcome(job: &Job) {
         table::number(number("difference_count")),
         table::short(field(job, "digest").as_str().unwrap_or("-"), 64)
     );
-    if job.kind != "rollback" {
+    if job.kind != RebuildKind::Rollback {
         say!("To go back: exodrive projections rollback {name} --reason TEXT");
     }
 }

@@ -2,6 +2,7 @@
 //! restored from a backup is cleaned again, and tells a restored log what it
 //! has forgotten.
 
+use super::states::GenerationState;
 use crate::{Database, Error};
 use sqlx::{AssertSqlSafe, PgConnection, pool::PoolConnection};
 use uuid::Uuid;
@@ -69,7 +70,8 @@ impl Database {
         ids: &[String],
     ) -> Result<Vec<(&'static str, Vec<String>)>, Error> {
         let generations = sqlx::query!(
-            "select projection, generation from generations where state <> 'dropping'"
+            "select projection, generation from generations where state <> $1",
+            GenerationState::Dropping as _
         );
         let generations = generations.fetch_all(self.pool()).await?;
         let mut found = Vec::new();

@@ -13,6 +13,7 @@ pub(crate) mod parked;
 pub(crate) mod rebuilds;
 pub(crate) mod refolds;
 mod rows;
+pub(crate) mod states;
 mod status;
 pub(crate) mod swaps;
 
@@ -25,4 +26,5 @@ pub use refolds::RefoldsLeft;
 pub(crate) use rows::{
     begin_transaction, changed_since, check_log, is_refused_value, json, load, take, write,
 };
+pub use states::{GenerationState, RebuildKind, RebuildState};
 pub use status::Status;

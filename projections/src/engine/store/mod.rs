@@ -5,6 +5,7 @@ pub(crate) mod comparison;
 pub(crate) mod copy;
 pub(crate) mod erasures;
 pub(crate) mod generations;
+pub(crate) mod inspection;
 pub(crate) mod leases;
 mod numbers;
 pub(crate) mod operations;

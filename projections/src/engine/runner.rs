@@ -169,7 +169,7 @@ impl Runner {
             let (engine, load, stop) = (self.engine.clone(), self.load, stop.clone());
             tasks.spawn(async move { rebuild::run(&engine, load, &stop).await }).id()
         };
-        let task = |id| if id == rebuilding { REBUILDING } else { WRITING };
+        let task = |id: tokio::task::Id| if id == rebuilding { REBUILDING } else { WRITING };
         let mut kept_house: Option<Instant> = None;
         while !stop.is_cancelled() {
             let mut assigned = self.assign_partitions(&stop, &mut tasks, &mut running).await;

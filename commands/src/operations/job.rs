@@ -17,7 +17,7 @@ pub struct Job {
     pub projection: String,
     /// What it is.
     pub kind: RebuildKind,
-    /// How far it is. While it is `waiting`, rows differ: accept or cancel it.
+    /// Where it is on its way.
     pub state: RebuildState,
     /// How far it is.
     pub progress: Progress,

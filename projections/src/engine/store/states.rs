@@ -12,7 +12,8 @@ use sqlx::{
 use strum::{Display, EnumString, IntoStaticStr, VariantArray};
 use utoipa::ToSchema;
 
-/// How far a rebuild is.
+/// How far a rebuild is. While it is `recorded`, no worker has applied it; while it
+/// is `waiting`, rows differ: accept or cancel it.
 #[derive(
     Clone,
     Copy,

@@ -1,12 +1,12 @@
-# `make` lists what there is. ARGS goes to the command: make test ARGS="-p exodrive-domain", make run ARGS=--ephemeral
+# `make` lists the targets. ARGS is passed to the command: make test ARGS="-p exodrive-domain", make run ARGS=--ephemeral
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ARGS ?=
-# Our nats-server is found wherever the target folder is, and a Rust that rustup put into the home folder without a
-# login shell.
+# The path has our nats-server, independent of the target folder, and a Rust that rustup put into the home folder, also
+# without a login shell.
 export PATH := $(CURDIR)/.tools/bin:$(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export SQLX_OFFLINE := true
 # Colour for a person, plain text for a log file.
@@ -17,7 +17,7 @@ export CARGO_TERM_COLOR ?= auto
 help: ## This table
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-tools: ## Install what is missing: compiler, Postgres, Redis, nats-server
+tools: ## Install missing tools: compiler, Postgres, Redis, nats-server
 	@scripts/bootstrap
 
 run: tools ## Build and start everything, with private NATS, Postgres and Redis; Ctrl-C stops it
@@ -36,9 +36,9 @@ demo: tools ## A guided tour: fleet, booking, mail, on a running system (starts 
 	@exec "$(TARGET)/debug/exodrive" demo $(ARGS)
 
 bench: tools ## Measure throughput and latency on this machine
-	@cargo build --workspace --bins
+	@cargo build --release --workspace --bins
 	@cargo build --release --manifest-path bench-cqrs-es/Cargo.toml --target-dir bench-cqrs-es/target
-	@exec "$(TARGET)/debug/bench" $(ARGS)
+	@exec "$(TARGET)/release/bench" $(ARGS)
 
 check: ## Formatting, lints and documentation, warnings are errors
 	cargo fmt --all --check
@@ -53,5 +53,5 @@ openapi: ## Rewrite api/openapi.json from the code
 	@"$(TARGET)/debug/exodrive" openapi > api/openapi.json.new
 	@mv api/openapi.json.new api/openapi.json
 
-clean: ## Remove what the build made (data in .exodrive and .tools stay)
+clean: ## Remove the build's output (.exodrive and .tools stay)
 	cargo clean

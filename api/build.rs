@@ -8,7 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     embed("season", "season.rs")
 }
 
-/// Writes a list of a folder's files, name and bytes, as code.
+/// Writes a list of a folder's files (name and bytes) as code.
 fn embed(folder: &str, code_file: &str) -> Result<(), Box<dyn std::error::Error>> {
     let folder = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../tests/fixtures").join(folder);
     println!("cargo:rerun-if-changed={}", folder.display());

@@ -1,17 +1,15 @@
-//! Everything a person or a program touches: the HTTP API and the command
+//! Everything that a person or a program uses: the HTTP API and the command
 //! line, as one program, `exodrive`.
 //!
 //! **May import** every other room but the tests.
 //!
-//! **Flow.** A webhook is verified ([`signature`]) and appended to the log. A
-//! command is decided and appended at the [`rental`]; what operators do with
-//! projections goes by [`operator`], and workers heed it ([`operations`]); so
-//! does the [`erasure`] of a person's data. They also seal the log
-//! ([`sealing`]). A
-//! read is admitted ([`access`], [`limits`]) and answered from this process or
-//! Redis ([`view_cache`]), else from Postgres; who of the staff reads personal
-//! data is noted ([`accesses`]). Whatever fails becomes one shape ([`problem`]). Settings are in
-//! [`settings`], the programs in [`cli`].
+//! **Flow.** A webhook is verified and appended to the log ([`http`]). A
+//! command is decided and appended by the command handlers, for bookings as for
+//! operators and erasures; workers apply what operators and erasures ask for,
+//! and seal the log. A read passes the token check and the rate limit. It is
+//! answered from this process or Redis, or else from Postgres. Reads of
+//! personal data by staff are recorded. Every failure becomes one shape, a
+//! problem. Settings are in [`settings`], the programs in [`cli`].
 //!
 //! **To add an endpoint**: a handler under `http/` with its `utoipa::path`, a
 //! line in `http/mod.rs`, then `make openapi`.

@@ -1,11 +1,10 @@
-//! The program `exodrive`.
+//! Entry point of the program `exodrive`.
 
-use clap::Parser;
 use std::process::ExitCode;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    exodrive_api::cli::Cli::parse().run()
+    exodrive_api::cli::Cli::run_from_args()
 }

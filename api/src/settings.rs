@@ -1,26 +1,30 @@
-//! Every setting, in one place: an option on the command line and a variable
-//! in the environment.
+//! Every setting, as an option of the command line and an environment variable.
 
 use super::http::{
     auth::tokens::Algorithm,
     state::limits::{Limit, Rate, Rates},
 };
-use clap::Args;
+use clap::{ArgMatches, Args, Command, parser::ValueSource};
 use exodrive_audit::seal::SealKeys;
 use exodrive_audit::webhook_signature::Secrets;
 use exodrive_log::{LogConfig, WrappingKeys, WrappingKeysError};
 use exodrive_projections::engine::RebuildSettings;
 use exodrive_proof::note::{KeyError, SigningKey, VerifierKey};
 use exodrive_runtime::{
-    folder,
+    folder::{self, LogRequirements},
     services::{self, ServiceUrls, SyncMode},
     telemetry,
 };
 use ipnet::IpNet;
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
 
-/// Where the system's parts are. Every command finds a running system by these
-/// or by its data folder.
+/// Addresses of the services. Every command finds a running system by these, or
+/// by its data folder.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Where the system is")]
 pub struct Connections {
@@ -46,13 +50,13 @@ pub struct Connections {
     /// Redis, if it is not the data folder's own.
     #[arg(long, env = "EXODRIVE_REDIS_URL", hide_env_values = true, value_name = "URL")]
     pub redis_url: Option<String>,
-    /// Wrap the keys that personal data in the log is encrypted with:
-    /// version, colon, base64 of 32 bytes; several with commas between; the highest
-    /// version is for new keys. Lost, they take the data with them. Not given:
-    /// the data folder's own.
+    /// Keys that encrypt the data keys of personal data in the log: version,
+    /// colon, base64 of 32 bytes; several with commas between; the highest
+    /// version encrypts new keys. If they are lost, the data is lost. Not
+    /// given: the keys of the data folder.
     #[arg(long, env = "EXODRIVE_DATA_KEYS", hide_env_values = true, value_name = "KEYS")]
     pub data_keys: Option<String>,
-    /// A file with the same, a key on each line.
+    /// A file with such keys, one on each line.
     #[arg(
         long,
         env = "EXODRIVE_DATA_KEYS_FILE",
@@ -60,34 +64,48 @@ pub struct Connections {
         conflicts_with = "data_keys"
     )]
     pub data_keys_file: Option<PathBuf>,
+    /// What the event log must be.
+    #[command(flatten)]
+    pub log: LogSettings,
 }
 
-/// What the event log must be.
-#[derive(Args, Clone)]
+/// What the event log must be. What is not given is what the system that runs in
+/// the data folder was started with, else the default.
+#[derive(Args, Clone, Default)]
 #[command(next_help_heading = "The event log")]
 pub struct LogSettings {
     /// 'always': NATS flushes to disk before it acknowledges, and a server that
     /// does not is refused. 'default': faster, but a power cut can lose what
-    /// was acknowledged in the last two minutes.
-    #[arg(long, env = "EXODRIVE_LOG_SYNC", default_value = "always", value_name = "MODE",
-          value_parser = parse_sync)]
-    pub log_sync: SyncMode,
+    /// was acknowledged in the last two minutes. [default: always]
+    #[arg(long, env = "EXODRIVE_LOG_SYNC", value_name = "MODE", value_parser = parse_sync)]
+    pub log_sync: Option<SyncMode>,
     /// How long NATS remembers the ids of events. Older repeats are recognised
-    /// by the deliveries view.
-    #[arg(long, env = "EXODRIVE_DUPLICATE_WINDOW", default_value = "3d", value_name = "DURATION",
+    /// by the deliveries view. [default: 3d]
+    #[arg(long, env = "EXODRIVE_DUPLICATE_WINDOW", value_name = "DURATION",
           value_parser = humantime::parse_duration)]
-    pub duplicate_window: Duration,
-    /// Copies of the log in a NATS cluster: 1 or 3.
-    #[arg(long, env = "EXODRIVE_LOG_REPLICAS", default_value_t = 1, value_name = "N")]
-    pub log_replicas: usize,
+    pub duplicate_window: Option<Duration>,
+    /// Copies of the log in a NATS cluster: 1 or 3. [default: 1]
+    #[arg(long, env = "EXODRIVE_LOG_REPLICAS", value_name = "N")]
+    pub log_replicas: Option<usize>,
 }
 
-/// How the API serves.
+impl LogSettings {
+    /// What is given, the rest by `otherwise`.
+    pub fn over(&self, otherwise: LogRequirements) -> LogRequirements {
+        LogRequirements {
+            sync: self.log_sync.unwrap_or(otherwise.sync),
+            duplicate_window: self.duplicate_window.unwrap_or(otherwise.duplicate_window),
+            replicas: self.log_replicas.unwrap_or(otherwise.replicas),
+        }
+    }
+}
+
+/// Settings of the API.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "The API")]
 pub struct HttpSettings {
-    /// Where the API listens. Not given: 127.0.0.1:8080, and `exodrive up` takes a
-    /// free port when somebody has that one.
+    /// Address at which the API listens. Not given: 127.0.0.1:8080; `exodrive
+    /// up` takes a free port if that one is in use.
     #[arg(long, env = "EXODRIVE_HTTP_ADDR", value_name = "ADDRESS")]
     pub http_addr: Option<SocketAddr>,
     /// Signing secrets of the Resend webhook, with commas between; any of them
@@ -100,8 +118,8 @@ pub struct HttpSettings {
         value_name = "SECRETS"
     )]
     pub resend_webhook_secrets: Vec<String>,
-    /// The shared secret of tokens (HS256). Not given, and no JWKS either: the
-    /// data folder's own.
+    /// The shared secret of tokens (HS256). If neither it nor a JWKS is given:
+    /// the secret of the data folder.
     #[arg(long, env = "EXODRIVE_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
     pub jwt_secret: Option<String>,
     /// Public keys of the token issuer: a URL or a file.
@@ -116,8 +134,8 @@ pub struct HttpSettings {
     /// The audience that a token must name.
     #[arg(long, env = "EXODRIVE_JWT_AUDIENCE", value_name = "TEXT")]
     pub jwt_audience: Option<String>,
-    /// Where in a token the role stands. Only the issuer may be able to write
-    /// there.
+    /// Claim of a token that holds the role. Only the issuer may be able to
+    /// write it.
     #[arg(
         long,
         env = "EXODRIVE_JWT_ROLE_CLAIM",
@@ -125,55 +143,56 @@ pub struct HttpSettings {
         value_name = "PATH"
     )]
     pub jwt_role_claim: String,
-    /// Networks of proxies whose X-Forwarded-For is believed, with commas
+    /// Networks of proxies whose X-Forwarded-For is trusted, with commas
     /// between.
     #[arg(long, env = "EXODRIVE_TRUSTED_PROXIES", value_delimiter = ',', value_name = "NETWORKS")]
     pub trusted_proxies: Vec<IpNet>,
-    /// Requests without a token, per address.
+    /// Limit for requests without a token, per address.
     #[arg(long, env = "EXODRIVE_RATE_LIMIT_PUBLIC", default_value_t = Limit::Public.default_rate(),
           value_name = "N/PERIOD")]
     pub rate_limit_public: Rate,
-    /// Requests of a customer, per user.
+    /// Limit for requests of a customer, per user.
     #[arg(long, env = "EXODRIVE_RATE_LIMIT_SIGNED_IN",
           default_value_t = Limit::SignedIn.default_rate(), value_name = "N/PERIOD")]
     pub rate_limit_signed_in: Rate,
-    /// Requests of staff (admin, auditor, operator), per user.
+    /// Limit for requests of staff (admin, auditor, operator), per user.
     #[arg(long, env = "EXODRIVE_RATE_LIMIT_ADMIN", default_value_t = Limit::Admin.default_rate(),
           value_name = "N/PERIOD")]
     pub rate_limit_admin: Rate,
-    /// Webhooks that fail verification, per address. Verified ones are never
-    /// limited.
+    /// Limit for webhooks that fail verification, per address. Verified ones
+    /// are never limited.
     #[arg(long, env = "EXODRIVE_RATE_LIMIT_FAILED_WEBHOOK",
           default_value_t = Limit::FailedWebhook.default_rate(), value_name = "N/PERIOD")]
     pub rate_limit_failed_webhook: Rate,
-    /// Bookings made by customers and visitors, per user, else per address.
+    /// Limit for bookings made by customers and visitors, per user, or per
+    /// address without a token.
     #[arg(long, env = "EXODRIVE_RATE_LIMIT_BOOKING",
           default_value_t = Limit::Booking.default_rate(), value_name = "N/PERIOD")]
     pub rate_limit_booking: Rate,
-    /// How long a record of who of the staff read what may wait for others, to
-    /// be appended with them. What a killed API process loses.
+    /// Interval at which records of reads by staff are appended together. An
+    /// API process that is killed loses the records of the last interval.
     #[arg(long, env = "EXODRIVE_ACCESS_INTERVAL", default_value = "1s", value_name = "DURATION",
           value_parser = humantime::parse_duration)]
     pub access_interval: Duration,
 }
 
-/// How projections are rebuilt.
+/// Settings of rebuilds.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Rebuilds")]
 pub struct RebuildArgs {
-    /// Rows that a rebuild keeps in memory at most, in MiB; the others wait in
-    /// the table.
+    /// Rows that a rebuild holds in memory, in MiB. The others stay in the
+    /// table.
     #[arg(long, env = "EXODRIVE_REBUILD_MEMORY_MIB", default_value_t = 256, value_name = "MIB",
           value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     pub rebuild_memory_mib: u64,
-    /// A rebuild gives way while reads take longer than this.
+    /// A rebuild pauses while reads take longer than this.
     #[arg(long, env = "EXODRIVE_REBUILD_READ_LIMIT", default_value = "25ms",
           value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub rebuild_read_limit: Duration,
 }
 
 impl RebuildArgs {
-    /// As the engine takes them.
+    /// The settings in the form that the engine takes.
     pub fn settings(&self) -> RebuildSettings {
         RebuildSettings {
             memory: self.rebuild_memory_mib << 20,
@@ -182,7 +201,7 @@ impl RebuildArgs {
     }
 }
 
-/// How the log is sealed.
+/// Settings of the seal.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Sealing")]
 pub struct SealSettings {
@@ -196,10 +215,10 @@ pub struct SealSettings {
     )]
     pub seal_origin: String,
     /// Keys that sign checkpoints, with commas between: each the base64 of 32
-    /// random bytes, or a file with it; every one of them signs. To replace a
-    /// key, put the new one before it, and take the old one away when auditors
-    /// know the new one. A verifier key in its place (name+id+key) lets what
-    /// it has signed stand. Not given: the data folder's own.
+    /// random bytes, or a file with it. Every one of them signs. To replace a
+    /// key, put the new one before it, and remove the old one when auditors
+    /// know the new one. A verifier key (name+id+key) instead of the old one
+    /// keeps what it has signed valid. Not given: the key of the data folder.
     #[arg(
         long,
         env = "EXODRIVE_SEAL_KEYS",
@@ -208,19 +227,19 @@ pub struct SealSettings {
         value_name = "KEYS"
     )]
     pub seal_keys: Vec<String>,
-    /// An event waits no longer than this for its checkpoint.
+    /// Longest time that an event waits for its checkpoint.
     #[arg(long, env = "EXODRIVE_SEAL_INTERVAL", default_value = "10s", value_name = "DURATION",
           value_parser = humantime::parse_duration)]
     pub seal_interval: Duration,
 }
 
 impl SealSettings {
-    /// The keys given, else that of the data folder.
+    /// Returns the keys that are given, or else the key of the data folder.
     ///
     /// # Errors
-    /// When there are none, or one is unsound.
+    /// When there is no key, or one is invalid.
     pub fn keys(&self, connections: &Connections) -> Result<SealKeys, SettingsError> {
-        // An empty variable is one that is not set.
+        // An empty variable counts as not set.
         let given = match self.seal_keys.iter().all(|key| key.trim().is_empty()) {
             false => self.seal_keys.clone(),
             true => {
@@ -254,27 +273,30 @@ impl SealSettings {
     }
 }
 
-/// How bookings are made.
+/// Settings of bookings.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Bookings")]
 pub struct BookingSettings {
-    /// How long an unpaid booking holds its days.
+    /// Time for which an unpaid booking holds its days.
     #[arg(long, env = "EXODRIVE_HOLD_PERIOD", default_value = "15m", value_name = "DURATION",
           value_parser = humantime::parse_duration)]
     pub hold_period: Duration,
-    /// Makes the links by which guests see their bookings, and customers' ids.
-    /// Changing it ends every link. Not given: the data folder's own, else one
-    /// that follows from EXODRIVE_JWT_SECRET.
+    /// Makes the links by which guests see their bookings, and the ids of
+    /// customers. If it changes, links that guests have go on working (their
+    /// hashes are in the log), but returning customers get new ids, and the
+    /// answer to a repeat of an older request shows a link that does not work.
+    /// Not given: the secret of the data folder, or else one that is derived
+    /// from EXODRIVE_JWT_SECRET.
     #[arg(long, env = "EXODRIVE_LINK_SECRET", hide_env_values = true, value_name = "SECRET")]
     pub link_secret: Option<String>,
 }
 
 impl BookingSettings {
-    /// The secret given, else that of the data folder, else one that follows
-    /// from the tokens' secret in the environment.
+    /// Returns the secret that is given, or else that of the data folder, or
+    /// else one that is derived from the tokens' secret in the environment.
     ///
     /// # Errors
-    /// When there is none of them.
+    /// When there is no such secret.
     pub fn secret(&self, connections: &Connections) -> Result<String, SettingsError> {
         if let Some(secret) = &self.link_secret {
             return Ok(secret.clone());
@@ -291,11 +313,12 @@ impl BookingSettings {
     }
 }
 
-/// Where metrics are served, apart from the API.
+/// Settings of the metrics endpoint, which is apart from the API.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Metrics")]
 pub struct MetricsSettings {
-    /// Where /metrics listens, in Prometheus format. Port 0 chooses a free one.
+    /// Address at which /metrics listens, in Prometheus format. Port 0 chooses
+    /// a free port.
     #[arg(
         long,
         env = "EXODRIVE_METRICS_ADDR",
@@ -305,23 +328,23 @@ pub struct MetricsSettings {
     pub metrics_addr: SocketAddr,
 }
 
-/// How the views are checked while the system runs.
+/// Settings of the drift check.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Checks")]
 pub struct CheckSettings {
-    /// How often the rows of a few keys are folded afresh and compared with
-    /// Postgres and Redis; what differs is told by a line and by the metric
-    /// exodrive_projection_drift_keys. 0s: never.
+    /// Interval at which the rows of a few keys are folded again from the log
+    /// and compared with Postgres and Redis. A log line and the metric
+    /// exodrive_projection_drift_keys report differences. 0s: never.
     #[arg(long, env = "EXODRIVE_CHECK_INTERVAL", default_value = "10s", value_name = "DURATION",
           value_parser = humantime::parse_duration)]
     pub check_interval: Duration,
 }
 
-/// What is logged when nothing is said: the services' comings and goings are
-/// told by `exodrive up` itself.
+/// Default filter of log lines. `exodrive up` itself reports the services that
+/// start and stop.
 pub const DEFAULT_FILTER: &str = "info,async_nats=warn,exodrive_runtime::services=warn";
 
-/// What is logged, and how.
+/// Settings of log lines.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Logging")]
 pub struct Logging {
@@ -334,7 +357,7 @@ pub struct Logging {
         value_name = "FILTER"
     )]
     pub filter: String,
-    /// auto (for people on a terminal, else JSON), human, or json.
+    /// Format: auto (human on a terminal, JSON otherwise), human or json.
     #[arg(
         long = "log-format",
         env = "EXODRIVE_LOG_FORMAT",
@@ -345,34 +368,76 @@ pub struct Logging {
     pub format: telemetry::Format,
 }
 
-/// Why settings do not suffice.
+/// The settings that were given for one command, on its command line or by
+/// environment, as variables: what a process hands to others of the same
+/// program. Read off the command line's own list, so that none can be missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Given(Vec<(String, OsString)>);
+
+impl Given {
+    /// What `matches` says of every option of `command` that has a variable.
+    pub fn of(command: &Command, matches: &ArgMatches) -> Self {
+        let given = command.get_arguments().filter_map(|arg| {
+            let id = arg.get_id().as_str();
+            let source = matches.value_source(id)?;
+            if !matches!(source, ValueSource::CommandLine | ValueSource::EnvVariable) {
+                return None;
+            }
+            let name = arg.get_env()?.to_str()?.to_owned();
+            let mut value = OsString::new();
+            for (n, part) in matches.get_raw(id)?.enumerate() {
+                if n > 0 {
+                    value.push(arg.get_value_delimiter().map_or_else(String::new, String::from));
+                }
+                value.push(part);
+            }
+            Some((name, value))
+        });
+        Self(given.collect())
+    }
+
+    /// The same, with one of them set to this.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.0.retain(|(known, _)| known != name);
+        self.0.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Name and value of each.
+    pub fn variables(&self) -> impl Iterator<Item = (&str, &OsStr)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_os_str()))
+    }
+}
+
+/// An error of the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// Nothing runs where it was looked for.
+    /// No system runs in the data folder.
     #[error(
         "no system runs in {0}: start one with `make run` (or `exodrive up`), name its folder with --data-dir, or give EXODRIVE_NATS_URL, EXODRIVE_DATABASE_URL and EXODRIVE_REDIS_URL"
     )]
     NoSystem(String),
-    /// A secret is needed and neither given nor in the data folder.
+    /// A secret is neither given nor in the data folder.
     #[error(
         "no {what}: set {variable}, or name the data folder of a running system with --data-dir"
     )]
     NoSecret {
-        /// What it is for.
+        /// Purpose of the secret.
         what: &'static str,
-        /// The variable that gives it.
+        /// The variable that sets it.
         variable: &'static str,
     },
-    /// A secret that is none.
+    /// A webhook secret is invalid.
     #[error("EXODRIVE_RESEND_WEBHOOK_SECRETS: {0}")]
     Webhook(#[from] exodrive_audit::webhook_signature::SecretError),
-    /// Data keys that are none.
+    /// A wrapping key is invalid.
     #[error("EXODRIVE_DATA_KEYS: {0}")]
     DataKeys(#[from] WrappingKeysError),
     /// The file of data keys cannot be read.
     #[error("cannot read {0} (EXODRIVE_DATA_KEYS_FILE)")]
     DataKeysFile(String, #[source] std::io::Error),
-    /// A key for checkpoints that is none.
+    /// A key for checkpoints is invalid.
     #[error(
         "EXODRIVE_SEAL_KEYS: {0}; each must be the base64 of 32 bytes, a file with it, or a verifier key. EXODRIVE_SEAL_ORIGIN must have no space and no plus sign"
     )]
@@ -391,8 +456,8 @@ fn parse_sync(text: &str) -> Result<SyncMode, String> {
 }
 
 impl Connections {
-    /// The addresses given, the missing ones from the system that runs in the
-    /// data folder.
+    /// Returns the addresses that are given, and the others from the system
+    /// that runs in the data folder.
     ///
     /// # Errors
     /// When one is missing and no system runs there.
@@ -427,7 +492,8 @@ impl Connections {
         })
     }
 
-    /// The address of the log alone, for what needs nothing else.
+    /// Returns the address of the log alone, for programs that need nothing
+    /// else.
     ///
     /// # Errors
     /// As [`Connections::resolve`].
@@ -438,10 +504,11 @@ impl Connections {
         }
     }
 
-    /// What wraps the data keys: what is given, else the data folder's own.
+    /// Returns the wrapping keys that are given, or else those of the data
+    /// folder.
     ///
     /// # Errors
-    /// When there is none, or it cannot be read.
+    /// When there is no key, or it cannot be read.
     pub fn wrapping_keys(&self) -> Result<WrappingKeys, SettingsError> {
         let text = match (&self.data_keys, &self.data_keys_file) {
             (Some(keys), _) => keys.clone(),
@@ -456,6 +523,46 @@ impl Connections {
             }
         };
         Ok(WrappingKeys::parse(&text)?)
+    }
+
+    /// What the event log must be: what is given, else what the system that runs
+    /// in the data folder was started with, else the default.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn log_requirements(&self) -> Result<LogRequirements, SettingsError> {
+        // A log that is somewhere else has nothing to do with the folder's.
+        let running = match &self.nats_url {
+            Some(_) => None,
+            None => folder::announced(&self.data_dir).map_err(|error| {
+                SettingsError::Folder(self.data_dir.display().to_string(), error)
+            })?,
+        };
+        let running = running.and_then(|system| system.log).unwrap_or_default();
+        Ok(self.log.over(running))
+    }
+
+    /// The log at `url`, to append to it: its settings are checked by
+    /// `monitor_url`, and what weakens it is refused.
+    ///
+    /// # Errors
+    /// As [`Connections::wrapping_keys`] and [`Connections::log_requirements`].
+    pub fn appending_config(
+        &self,
+        url: String,
+        monitor_url: Option<String>,
+    ) -> Result<LogConfig, SettingsError> {
+        let LogRequirements { sync, duplicate_window, replicas } = self.log_requirements()?;
+        Ok(LogConfig {
+            url,
+            monitor_url,
+            require_sync: sync == SyncMode::Always,
+            duplicate_window,
+            replicas,
+            ack_timeout: ACK_TIMEOUT,
+            connect_timeout: CONNECT_TIMEOUT,
+            keys: self.wrapping_keys()?,
+        })
     }
 
     /// The log at `url`, to be read and not judged.
@@ -475,7 +582,8 @@ impl Connections {
         })
     }
 
-    /// The secrets that the data folder's system made for itself, if any.
+    /// Returns the secrets that the system of the data folder made for itself,
+    /// if there are any.
     ///
     /// # Errors
     /// When the folder cannot be read.
@@ -485,38 +593,18 @@ impl Connections {
     }
 }
 
-impl LogSettings {
-    /// The log at `url`, as these settings want it.
-    pub fn config(
-        &self,
-        url: String,
-        monitor_url: Option<String>,
-        keys: WrappingKeys,
-    ) -> LogConfig {
-        LogConfig {
-            url,
-            monitor_url,
-            require_sync: self.log_sync == SyncMode::Always,
-            duplicate_window: self.duplicate_window,
-            replicas: self.log_replicas,
-            ack_timeout: ACK_TIMEOUT,
-            connect_timeout: CONNECT_TIMEOUT,
-            keys,
-        }
-    }
-}
-
-/// An append that is not acknowledged by then is answered 503, so that the
+/// Time limit for an acknowledgement. After it the API answers 503, and the
 /// sender tries again.
 const ACK_TIMEOUT: Duration = Duration::from_secs(4);
-/// Services start in any order.
+/// Time limit for connecting: services start in any order.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl HttpSettings {
-    /// The webhook secrets given, else those of the data folder.
+    /// Returns the webhook secrets that are given, or else those of the data
+    /// folder.
     ///
     /// # Errors
-    /// When there are none, or one is unsound.
+    /// When there is no secret, or one is invalid.
     pub fn webhook_secrets(&self, connections: &Connections) -> Result<Secrets, SettingsError> {
         if !self.resend_webhook_secrets.is_empty() {
             return Ok(Secrets::parse(self.resend_webhook_secrets.iter().map(String::as_str))?);
@@ -528,10 +616,10 @@ impl HttpSettings {
         Ok(Secrets::parse([saved.webhook.as_str()])?)
     }
 
-    /// The token secret given, else that of the data folder.
+    /// Returns the token secret that is given, or else that of the data folder.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is no secret.
     pub fn token_secret(&self, connections: &Connections) -> Result<String, SettingsError> {
         if let Some(secret) = &self.jwt_secret {
             return Ok(secret.clone());

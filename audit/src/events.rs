@@ -1,4 +1,4 @@
-//! Stored messages that somebody asks for, in log order.
+//! Reads the stored messages of a selection, in log order.
 
 use crate::seal::{Messages, SealError};
 use chrono::{DateTime, Utc};
@@ -9,14 +9,14 @@ const BATCH: u64 = 512;
 const TYPE: &str = "ce-type";
 const ACTOR: &str = "ce-actor";
 
-/// Which events are asked for: those that all of this is true of.
+/// A selection of events: those for which all of this is true.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     /// Their subject, which may hold NATS wildcards, such as `exo.booking.>`.
     pub subject: Option<String>,
     /// Their type, such as `exodrive.booking.confirmed`.
     pub kind: Option<String>,
-    /// Who did it.
+    /// Their actor.
     pub actor: Option<String>,
     /// Stored at this time or later.
     pub since: Option<DateTime<Utc>>,
@@ -29,12 +29,12 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Whether every event of a range is asked for.
+    /// True if it selects every event of its range.
     pub fn is_all(&self) -> bool {
         self.subject.is_none() && self.kind.is_none() && self.actor.is_none()
     }
 
-    /// By what events are chosen, as names with values.
+    /// The filters of the selection, as names with values.
     pub fn filters(&self) -> Vec<(&'static str, String)> {
         let time = |time: &Option<DateTime<Utc>>| time.map(|it| exodrive_domain::time::format(&it));
         let given = [
@@ -60,11 +60,11 @@ pub fn header<'a>(message: &'a StoredMessage, name: &str) -> Option<&'a str> {
     message.headers.iter().find(|(it, _)| it == name).map(|(_, value)| value.as_str())
 }
 
-/// Whether it can be the subject of events: `exo` and what follows, tokens with
-/// dots between, `*` for any one, `>` for all that follow.
+/// Checks that a text can be the subject of events: `exo` and more, tokens with dots between, `*`
+/// for any one token, `>` for all that follow.
 ///
 /// # Errors
-/// Says what is wrong.
+/// Returns the defect.
 pub fn check_subject(subject: &str) -> Result<(), &'static str> {
     let tokens: Vec<_> = subject.split('.').collect();
     let valid = |(place, token): (usize, &&str)| {
@@ -83,9 +83,9 @@ pub fn check_subject(subject: &str) -> Result<(), &'static str> {
 pub struct Scan {
     selection: Selection,
     messages: Messages,
-    /// The first and the last position asked for.
+    /// The first and the last requested position.
     range: (u64, u64),
-    /// The last position that a message can be expected at.
+    /// The last position at which a message can be expected.
     last: u64,
     scanned: u64,
 }
@@ -113,18 +113,18 @@ impl Scan {
         Ok(Self { selection, messages, range: (from, to), last, scanned: from - 1 })
     }
 
-    /// The first and the last position asked for; the last is lower than the
-    /// first if there is none.
+    /// The first and the last requested position; the last is lower than the first if the range is
+    /// empty.
     pub fn range(&self) -> (u64, u64) {
         self.range
     }
 
-    /// Every position up to here has been looked at.
+    /// Every position up to here has been read.
     pub fn scanned(&self) -> u64 {
         self.scanned
     }
 
-    /// The next events, which may be none yet; no answer at the end.
+    /// The next events, which may be an empty list; `None` at the end.
     ///
     /// # Errors
     /// When the log cannot be read, or has a hole.
@@ -148,7 +148,7 @@ async fn first_at(log: &Log, time: DateTime<Utc>, end: u64) -> Result<u64, SealE
     while low < high {
         let middle = low + (high - low) / 2;
         let stored = log.read_stored(middle).await?.map(|message| message.stored_at);
-        // The time of one that is missing is that of the next: reading tells.
+        // A missing message gets the time of the next one: reading finds it.
         if stored.is_some_and(|at| at < time) {
             low = middle + 1;
         } else {

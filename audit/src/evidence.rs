@@ -1,6 +1,6 @@
-//! The history of email with all its evidence, for auditors: every delivery
-//! with its bytes, signed headers and verdict, what it did to the email, what
-//! was repeated or refused, and who of the staff read it.
+//! The history of email with all its evidence, for auditors: every delivery with its bytes, signed
+//! headers and verdict, its effect on the email, repeated and rejected deliveries, and the staff's
+//! reads of it.
 
 use crate::webhook_signature::Secrets;
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -26,10 +26,10 @@ use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use utoipa::ToSchema;
 
-/// Rows of accesses told of an email, the newest.
+/// Most rows of accesses that are shown for an email, the newest.
 const ACCESSES: i64 = 100;
 
-/// What history tells of.
+/// The subject of a history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// One email.
@@ -42,35 +42,35 @@ pub enum Scope {
     Between(Option<DateTime<Utc>>, Option<DateTime<Utc>>),
 }
 
-/// What is asked for.
+/// A request for a history.
 #[derive(Clone, Debug)]
 pub struct EvidenceRequest {
-    /// Of what.
+    /// The subject.
     pub scope: Scope,
-    /// In which order. Of a time, pages are cut in the order of arrival, and
-    /// each is put in this order.
+    /// The order. For [`Scope::Between`], pages are cut in the order of arrival, and each page is
+    /// then sorted in this order.
     pub order: Order,
-    /// Only what was known then.
+    /// Only facts that were known then.
     pub at: Until,
     /// Emails of a page for [`Scope::Address`], deliveries for
     /// [`Scope::Between`]; the others have one page.
     pub limit: i64,
-    /// What [`Page::next`] of the page before said.
+    /// The previous page's [`Page::next`].
     pub after: Option<String>,
 }
 
 /// A page of history.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
-    /// What happened.
+    /// The entries.
     pub entries: Vec<Entry>,
-    /// What is known of each email in it.
+    /// Evidence about each email in it.
     pub emails: Vec<EmailEvidence>,
-    /// Where the next page begins, if there is one.
+    /// Cursor of the next page, if there is one.
     pub next: Option<String>,
 }
 
-/// Something that happened.
+/// An entry of a history.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Entry {
@@ -85,7 +85,7 @@ pub enum Entry {
 pub struct DeliveryEntry {
     /// Always `email_delivery`.
     pub object: &'static str,
-    /// Where it stands in the log.
+    /// Its position in the log.
     pub position: u64,
     /// The provider's message id.
     pub id: String,
@@ -94,29 +94,29 @@ pub struct DeliveryEntry {
     pub kind: Option<String>,
     /// The email that it is about, if it is about one.
     pub email_id: Option<String>,
-    /// When the provider made the event, by its body.
+    /// Time that the provider made the event, by its body.
     #[serde(with = "serde_micros::option")]
     pub happened_at: Option<DateTime<Utc>>,
-    /// When it reached us.
+    /// Time that it reached us.
     #[serde(with = "serde_micros")]
     pub received_at: DateTime<Utc>,
     /// The body as it was received, base64; empty if it was erased.
     pub raw: String,
     /// The headers that the provider signed, as they were received.
     pub headers: Vec<Header>,
-    /// Whether its signature holds, looked at now.
+    /// The verdict on its signature, verified now.
     pub verdict: Verdict,
-    /// Where the first of the same id stands, if this one repeats it.
+    /// Position of the first delivery with the same id, if this one repeats it.
     pub repeats: Option<u64>,
-    /// How often its id was stored again.
+    /// Number of times its id was stored again.
     pub stored_again: u64,
-    /// How often its id came again and was answered that the log has it.
+    /// Number of times its id came again and was answered as a duplicate.
     pub duplicates: u64,
-    /// How often somebody claimed its id and was not believed.
+    /// Number of times a delivery with its id was rejected.
     pub refused: u64,
-    /// The email after it; null if it says nothing of one.
+    /// The email after it; null if it is not about an email.
     pub state: Option<EmailDetail>,
-    /// Why it could not be folded, if so; the state is then as before.
+    /// The error, if it could not be folded; the state is then as before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -131,14 +131,14 @@ pub struct Header {
     pub value: String,
 }
 
-/// What is to be thought of a delivery's signature.
+/// The verdict on a delivery's signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// A secret that is in use now signed it.
     Verified,
-    /// No secret that is in use now signed it. It was verified when it came, by
-    /// a secret that is no longer used; or somebody changed it since.
+    /// No secret that is in use now signed it. It was verified when it came, by a secret that is no
+    /// longer used; or it was changed since.
     NotVerifiedByCurrentSecrets,
     /// Its bytes were erased, and so cannot be verified.
     Erased,
@@ -147,7 +147,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// As in JSON.
+    /// Its name in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Verified => "verified",
@@ -158,27 +158,26 @@ impl Verdict {
     }
 }
 
-/// What is known of an email besides its deliveries.
+/// Evidence about an email, other than its deliveries.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct EmailEvidence {
     /// Always `email_evidence`.
     pub object: &'static str,
     /// The email.
     pub email_id: String,
-    /// How many deliveries about it are stored, repeats not counted.
+    /// Number of stored deliveries about it, without repeats.
     pub deliveries: u64,
-    /// How many were stored again.
+    /// Number of them that were stored again.
     pub stored_again: u64,
-    /// How many came again and were answered that the log has them.
+    /// Number of them that came again and were answered as duplicates.
     pub duplicates: u64,
-    /// How many claimed an id of them and were not believed.
+    /// Number of rejected deliveries with an id of them.
     pub refused: u64,
-    /// Who of the staff read it, the latest first, 100 rows at most;
-    /// `/v1/audit/accesses` has all.
+    /// The staff's reads of it, the latest first, 100 rows at most; `/v1/audit/accesses` has all.
     pub accesses: Vec<Access>,
 }
 
-/// Why history cannot be told.
+/// Reason that a history cannot be given.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
     /// The log does not answer.
@@ -187,23 +186,23 @@ pub enum HistoryError {
     /// The views do not answer.
     #[error(transparent)]
     View(#[from] Error),
-    /// The cursor is none of ours.
+    /// The cursor is invalid.
     #[error("it must be the next_cursor of a page before")]
     Cursor,
 }
 
-/// Tells history. Cheap to clone.
+/// Answers requests for histories. Cheap to clone.
 #[derive(Clone)]
 pub struct EvidenceQuery {
-    /// The truth.
+    /// The log.
     pub log: Log,
-    /// Who is named where, and who read what.
+    /// The views that name people, and the log of reads.
     pub database: Database,
-    /// By which signatures are looked at again.
+    /// Secrets with which signatures are verified again.
     pub secrets: Secrets,
 }
 
-/// How often an id came again, and how often it was claimed in vain.
+/// Of each id, the number of duplicates and of rejected deliveries.
 type Claims = HashMap<String, (u64, u64)>;
 
 impl EvidenceQuery {
@@ -279,7 +278,7 @@ impl EvidenceQuery {
         let last = found.last().map(|event| event.position);
         let mut page =
             Page { next: last.filter(|_| more).map(|at| at.to_string()), ..Page::default() };
-        // Whole, whatever the page: a state comes of all that was before.
+        // Whole, whatever the page: a state depends on all events before.
         let mut histories: BTreeMap<EmailId, Vec<Frame<InboxRow>>> = BTreeMap::new();
         for event in &found {
             if let Some(id) = email_of(event)
@@ -309,8 +308,7 @@ impl EvidenceQuery {
         Ok(page)
     }
 
-    /// How often the ids of deliveries were claimed otherwise, as far as was
-    /// known then.
+    /// Duplicates and rejected deliveries with the ids of deliveries, as far as was known then.
     async fn claims<'a>(
         &self,
         deliveries: impl Iterator<Item = &'a Recorded> + Clone,
@@ -331,7 +329,7 @@ impl EvidenceQuery {
                 _ => counts.1 += 1,
             }
         };
-        // Somebody may have tried before the first was believed.
+        // A rejected delivery may have come before the first accepted one.
         let since = first - chrono::TimeDelta::days(1);
         self.log.refusals(Some(since), self.moment(request.at).await?, count).await?;
         Ok(claims)
@@ -422,7 +420,7 @@ impl EvidenceQuery {
     }
 }
 
-/// Of each id the first position, and how often it is stored.
+/// Of each id, the first position and the number of times that it is stored.
 struct Ids(HashMap<String, (u64, u64)>);
 
 impl Ids {

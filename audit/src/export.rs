@@ -1,5 +1,5 @@
-//! Part of the log with all that is needed to prove it, as
-//! [`exodrive_proof::export`] describes it.
+//! Exports a part of the log with everything that is needed to prove it, in the format that
+//! [`exodrive_proof::export`] describes.
 
 use crate::store::{Place, Seal, SealStore, StoreError};
 use crate::{
@@ -25,7 +25,7 @@ const PAGE: i64 = 1_000;
 /// Records written in one go, at most.
 const RECORDS: usize = 512;
 
-/// Why there is no export.
+/// Reason that an export failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// Nothing is sealed.
@@ -47,8 +47,8 @@ impl From<StoreError> for ExportError {
     }
 }
 
-/// An export on its way. It ends at the newest checkpoint of when it began;
-/// events after that are left for the next one.
+/// An export that is being written. It ends at the newest checkpoint at the time that it began;
+/// events after that are left for the next export.
 pub struct Export {
     log: Log,
     seals: SealStore,
@@ -71,8 +71,8 @@ pub struct Export {
 }
 
 impl Export {
-    /// Begins. `content`: with the decrypted content of every event, for
-    /// people; it is not proven.
+    /// Begins. `content`: adds the decrypted content of every event, for people; the content is not
+    /// proven.
     ///
     /// # Errors
     /// When nothing is sealed, or the log or the seals cannot be read.
@@ -102,7 +102,7 @@ impl Export {
         })
     }
 
-    /// The last position that is in it, and the last that will be.
+    /// The last position that is written, and the last that will be.
     pub fn progress(&self) -> (u64, u64) {
         (self.next - 1, self.seal.size)
     }
@@ -117,10 +117,10 @@ impl Export {
         &self.seal
     }
 
-    /// Writes some records; gives false after the last.
+    /// Writes some records; returns false after the last.
     ///
     /// # Errors
-    /// [`ExportError`]; the export is of no use then.
+    /// [`ExportError`]; the export is useless then.
     pub async fn write_some<W: io::Write + Send>(
         &mut self,
         out: &mut ExportWriter<W>,
@@ -144,7 +144,7 @@ impl Export {
                     self.pass(self.next, out)?;
                 }
                 front => {
-                    // Only up to where it is known that there is none.
+                    // Only up to the position where it is known that there is no selected event.
                     let end = match front {
                         Some((message, _)) => message.position - 1,
                         None if self.scanned_all => self.seal.size,
@@ -207,8 +207,7 @@ impl Export {
         let place = (0, index / WIDTH);
         let sealed = self.tiles.get(&place).and_then(|tile| tile.get((index % WIDTH) as usize));
         let lacking = SealFault::Tile { level: place.0, index: place.1 };
-        // The hash that was sealed: whoever verifies sees which event is not
-        // what it was.
+        // The hash that was sealed: a verifier sees which event was changed.
         let leaf_hash = *sealed.ok_or(SealError::Fault(lacking))?;
         let header = |(name, value): &(String, String)| (name.clone().into(), value.clone().into());
         out.write(&Record::Event(Event {
@@ -247,7 +246,7 @@ impl Export {
         Ok(self.marks.front().map_or(self.seal.size, |mark| mark.size))
     }
 
-    /// Says that everything up to `to` is in, with the checkpoint of that size.
+    /// Records that everything up to `to` is in, with the checkpoint of that size.
     fn pass<W: io::Write + Send>(
         &mut self,
         to: u64,

@@ -1,13 +1,12 @@
-//! What proves the log to people who need not trust us.
+//! Proof of the log for people who need not trust us.
 //!
 //! **May import** the replays, the projections, the log, the proofs and the
 //! domain.
 //!
-//! **Flow.** [`seal`] makes the log tamper-evident: events become leaves of a
-//! Merkle tree whose root is signed; [`store`] keeps tiles and checkpoints in
-//! Postgres. [`export`] hands part of the log over with all that proves it, cut
-//! out by [`events`]. [`evidence`] shows the history of email with every
-//! delivery's bytes and signature ([`webhook_signature`]).
+//! **Flow.** [`seal`] makes the log tamper-evident: events become leaves of a Merkle tree whose
+//! root is signed; [`store`] stores tiles and checkpoints in Postgres. [`export`] writes a part of
+//! the log, which [`events`] selects, with everything that proves it. [`evidence`] shows the
+//! history of email with every delivery's bytes and signature ([`webhook_signature`]).
 
 pub mod events;
 pub mod evidence;

@@ -1,8 +1,8 @@
 //! The signature of a webhook: Svix, which Standard Webhooks describes
 //! (<https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>).
 //!
-//! Not the `standardwebhooks` crate: it reads the clock itself, knows only one
-//! secret and one family of header names, and refuses a body that is not UTF-8.
+//! Not the `standardwebhooks` crate: it reads the clock itself, knows only one secret and one
+//! family of header names, and rejects a body that is not UTF-8.
 
 use base64::{
     Engine, alphabet,
@@ -16,7 +16,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// How far the attempt's timestamp may be from now, in seconds, either way.
+/// Seconds by which the attempt's timestamp may differ from now, either way.
 const TOLERANCE: u64 = 300;
 
 /// Header names by family; the first wins when both are there.
@@ -29,21 +29,21 @@ const FAMILIES: [[&str; 3]; 2] = [
 #[derive(Clone)]
 pub struct Secrets(Vec<hmac::Key>);
 
-/// A secret that is none.
+/// An invalid secret.
 #[derive(Debug, thiserror::Error)]
 #[error("a webhook secret is 'whsec_' and base64 (the prefix may be left out), not empty")]
 pub struct SecretError;
 
-/// Why a delivery is not believed.
+/// Reason that a delivery is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDelivery {
-    /// A header is missing, empty or no text.
+    /// A header is missing, empty or not text.
     #[error("the headers svix-id, svix-timestamp and svix-signature must all be there")]
     Headers,
-    /// The timestamp is no whole number of seconds.
+    /// The timestamp is not a whole number of seconds.
     #[error("svix-timestamp must be a whole number of Unix seconds")]
     Timestamp,
-    /// The attempt was not made now.
+    /// The attempt is too old, or from the future.
     #[error("svix-timestamp is more than 300 s from now")]
     Stale,
     /// No signature matches.
@@ -67,7 +67,7 @@ impl Secrets {
     /// Reads secrets, as Resend shows them.
     ///
     /// # Errors
-    /// When one is empty or no base64, or when there is none.
+    /// When one is empty or not base64, or when there is none.
     pub fn parse<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Result<Self, SecretError> {
         let keys = secrets
             .into_iter()
@@ -81,9 +81,8 @@ impl Secrets {
         if keys.is_empty() { Err(SecretError) } else { Ok(Self(keys)) }
     }
 
-    /// Whether a delivery is signed by one of the secrets, `now` in Unix
-    /// seconds. `header` gives the value of a header by its name in lower case.
-    /// Gives the message's id.
+    /// Verifies that a delivery is signed by one of the secrets, `now` in Unix seconds. `header`
+    /// returns the value of a header by its name in lower case. Returns the message's id.
     ///
     /// # Errors
     /// [`InvalidDelivery`].
@@ -115,8 +114,8 @@ impl Secrets {
         if matches { Ok(id) } else { Err(InvalidDelivery::Signature) }
     }
 
-    /// Whether a stored delivery is signed by one of the secrets, with the
-    /// headers as received: it was signed for its own time.
+    /// True if a stored delivery is signed by one of the secrets, with the headers as received. The
+    /// timestamp is not compared with now.
     pub fn verify_stored(&self, headers: &[(String, String)], body: &[u8]) -> bool {
         let header = |name: &str| {
             let found = headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
@@ -127,8 +126,8 @@ impl Secrets {
         at.is_some_and(|at| self.verify(header, body, at).is_ok())
     }
 
-    /// The signature header that the first secret gives, for those who send
-    /// deliveries: demo, tests and benchmarks.
+    /// The signature header by the first secret, for code that sends deliveries: demo, tests and
+    /// benchmarks.
     pub fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
         let signed = signed_content(id, &timestamp.to_string(), body);
         let tag = self.0.first().map(|key| hmac::sign(key, &signed));
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_is_refused_at_start() {
+    fn an_invalid_secret_is_rejected_at_start() {
         for secrets in [&[""][..], &["whsec_"], &["whsec_not base64"], &[]] {
             assert!(Secrets::parse(secrets.iter().copied()).is_err(), "{secrets:?}");
         }

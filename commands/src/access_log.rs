@@ -1,5 +1,5 @@
-//! Records who of the staff reads personal data, beside the reads: a read
-//! leaves a note in memory, and the notes of a moment become one event.
+//! Records which staff read personal data. A read leaves a note in memory; the
+//! notes of an interval become one event.
 
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
@@ -16,33 +16,35 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// Entries of an event; so many notes do not wait for the interval to end.
+/// Entries of one event. When there are this many notes, they are appended
+/// before the interval ends.
 const FULL: usize = 256;
-/// Notes kept while the log does not answer.
+/// Notes held in memory while the log does not answer.
 const BOUND: usize = 20_000;
-/// A name or id is cut to this many characters.
+/// Characters to which a name or an id is cut.
 const LONGEST: usize = 200;
-/// How long the last notes may take at the end.
+/// Time limit for appending the last notes at shutdown.
 const FINAL_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-/// After a failure the log is left alone for this long.
+/// Pause before the next attempt after the log has failed.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// A read of personal data.
 #[derive(Clone, Copy, Debug)]
 pub struct Access<'a> {
-    /// Who reads.
+    /// The reader, for example `admin:ada`.
     pub actor: &'a str,
-    /// What kind of thing.
+    /// Kind of resource, for example `email`.
     pub resource: &'a str,
-    /// Its id; none for a list. Text that may be no id is left out.
+    /// Id of the resource; `None` for a list. Text that does not look like an
+    /// id is left out.
     pub key: Option<&'a str>,
-    /// By which route or command.
+    /// Route or command by which it was read.
     pub route: &'a str,
-    /// In which request.
+    /// Id of the request that read it.
     pub request_id: Option<&'a str>,
 }
 
-/// The notes. Cheap to clone.
+/// Notes of reads that are not in the log yet. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct AccessLog(Arc<Shared>);
 
@@ -68,7 +70,7 @@ struct Tally {
 }
 
 impl AccessLog {
-    /// Notes a read at a time.
+    /// Notes a read that happened at `at`.
     pub fn note(&self, access: Access<'_>, at: DateTime<Utc>) {
         let noted = Noted {
             actor: clean(access.actor),
@@ -93,7 +95,7 @@ impl AccessLog {
         }
     }
 
-    /// Appends the notes every `interval` until `stop`, and what is left then.
+    /// Appends the notes every `interval` until `stop`, and then once more.
     pub async fn run(self, log: Log, interval: Duration, stop: CancellationToken) {
         let mut unsent = None;
         while !stop.is_cancelled() {
@@ -104,7 +106,10 @@ impl AccessLog {
             }
             if let Err(error) = self.append(&log, &mut unsent).await {
                 let cause = exodrive_runtime::error_chain(&error);
-                tracing::warn!(cause, "Cannot record who read what; it is kept and tried again");
+                tracing::warn!(
+                    cause,
+                    "Cannot record reads of personal data; they stay in memory, will retry"
+                );
                 tokio::select! {
                     () = tokio::time::sleep(RETRY_DELAY) => {}
                     () = stop.cancelled() => {}
@@ -113,12 +118,14 @@ impl AccessLog {
         }
         let last = tokio::time::timeout(FINAL_FLUSH_TIMEOUT, self.append(&log, &mut unsent)).await;
         if !matches!(last, Ok(Ok(()))) {
-            tracing::warn!("The log did not take the last records of who read what: they are lost");
+            tracing::warn!(
+                "The log did not take the last records of reads of personal data: they are lost"
+            );
         }
     }
 
-    /// `unsent` is the event that the log may or may not have taken: it is sent
-    /// again under its id before any other.
+    /// Appends the notes. `unsent` is an event that the log may or may not have
+    /// stored: it is sent again under its id before any other.
     async fn append(&self, log: &Log, unsent: &mut Option<NewEvent>) -> Result<(), AppendError> {
         loop {
             if unsent.is_none() {
@@ -129,7 +136,10 @@ impl AccessLog {
                 Ok(_) => {}
                 Err(error) if error.outage().is_none() => {
                     let cause = exodrive_runtime::error_chain(&error);
-                    tracing::error!(cause, "The log refuses a record of who read what: it is lost");
+                    tracing::error!(
+                        cause,
+                        "The log rejects a record of reads of personal data: it is lost"
+                    );
                     metrics::counter!("exodrive_access_records_lost_total").increment(1);
                 }
                 Err(error) => return Err(error),
@@ -138,7 +148,7 @@ impl AccessLog {
         }
     }
 
-    /// Some of the notes, as entries.
+    /// Takes up to [`FULL`] notes, as entries in order of time.
     fn take(&self) -> Option<Vec<AccessEntry>> {
         let mut notes = self.0.notes.lock().unwrap_or_else(PoisonError::into_inner);
         let some: Vec<_> = notes.keys().take(FULL).cloned().collect();
@@ -151,6 +161,11 @@ impl AccessLog {
         let mut entries: Vec<_> = some.into_iter().filter_map(entry).collect();
         entries.sort_by_key(|entry| entry.first_at);
         (!entries.is_empty()).then_some(entries)
+    }
+
+    /// Whether there is nothing to append.
+    pub fn is_empty(&self) -> bool {
+        self.0.notes.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Appends the notes now, for programs that end.
@@ -179,20 +194,22 @@ fn event(entries: Vec<AccessEntry>, now: DateTime<Utc>) -> Option<NewEvent> {
     Some(NewEvent { subject, envelope, provider_headers, body: body.into() })
 }
 
-/// Postgres takes no NUL, and an issuer may put anything into a user's id.
+/// Cleans a name: Postgres stores no NUL, and an issuer may put anything into a
+/// user's id.
 fn clean(text: &str) -> String {
     let clean = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     text.chars().take(LONGEST).map(clean).collect()
 }
 
-/// An id of ours or of a provider holds nothing else, and no address.
+/// True if the text looks like an id of ours or of a provider; an address does
+/// not.
 fn is_id(text: &str) -> bool {
     let valid = |b: u8| b.is_ascii_alphanumeric() || b"-_.:/".contains(&b);
     (1..=LONGEST).contains(&text.len()) && text.bytes().all(valid)
 }
 
-/// What a row of a view is about, for a record of who read it: a kind of thing
-/// and its id. `None` if it is nothing personal.
+/// Returns the resource that a row of a view is about, for the record of a
+/// read: its kind and its id. `None` if it holds nothing personal.
 pub fn of_view<'a>(view: &'a str, key: &'a str) -> Option<(&'a str, Option<&'a str>)> {
     let before_slash = || key.split_once('/').map_or(key, |(before, _)| before);
     Some(match view {
@@ -201,7 +218,7 @@ pub fn of_view<'a>(view: &'a str, key: &'a str) -> Option<(&'a str, Option<&'a s
         "email_timeline" => ("email", Some(before_slash())),
         "deliveries" => ("delivery", Some(key)),
         "bookings" => ("booking", Some(key)),
-        // An email's tag stands there, which may hold anything.
+        // The tag of an email is in the key, and a tag may hold anything.
         "booking_timeline" => match key.rsplit_once("/email/") {
             Some((_, email)) => ("email", Some(email)),
             None => ("booking", Some(before_slash())),
@@ -213,8 +230,9 @@ pub fn of_view<'a>(view: &'a str, key: &'a str) -> Option<(&'a str, Option<&'a s
     })
 }
 
-/// What a route of the API shows, for the same; `None` if nothing personal.
-/// What is not named here is recorded: a new route is not forgotten.
+/// Returns the resource that a route of the API shows. `None` if it holds
+/// nothing personal. A route that is not named here is recorded, so a new route
+/// is not forgotten.
 pub fn of_route(route: &str) -> Option<&'static str> {
     const PUBLIC: [&str; 12] = [
         "/v1/cars",
@@ -228,9 +246,9 @@ pub fn of_route(route: &str) -> Option<&'static str> {
         "/v1/audit/consistency",
         "/v1/audit/tile/",
         "/v1/audit/receipts/",
-        "/v1/audit/refusals",
+        "/v1/audit/rejected-webhooks",
     ];
-    // These tell by themselves what they have shown.
+    // These routes record for themselves what they have shown.
     const EXACT: [&str; 2] = ["/v1/replay/", "/v1/audit/history"];
     let begins = |known: &&str| route.starts_with(*known);
     if !route.starts_with("/v1/") || PUBLIC.iter().chain(&EXACT).any(begins) {

@@ -1,25 +1,25 @@
-//! Who gives a command, and under which id.
+//! Command contexts: the actor of a command, and the id that its retries share.
 
 use chrono::{DateTime, Utc};
 use exodrive_domain::booking::Booking;
 
-/// Who gives a command.
+/// The actor of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Actor {
     /// An admin.
     Staff(String),
-    /// A customer, by his account.
+    /// A customer, by the subject of their account.
     Customer(String),
-    /// Whoever holds the link with this hash.
+    /// A guest, by the hash of the link that they hold.
     Guest(String),
-    /// Somebody without account or link.
+    /// A caller without account or link.
     Visitor,
-    /// The system itself, by the part's name.
+    /// The system itself, by the name of the part that acts.
     System(&'static str),
 }
 
 impl Actor {
-    /// Whether it may do what customers may not.
+    /// True if the actor may do what customers may not.
     pub fn is_staff(&self) -> bool {
         matches!(self, Self::Staff(_) | Self::System(_))
     }
@@ -44,23 +44,24 @@ impl Actor {
     }
 }
 
-/// A command's identity and circumstances.
+/// Identity of a command, and what is known about the request behind it.
 #[derive(Clone, Debug)]
 pub struct CommandContext {
     /// The command's id, the same in every retry.
     pub command_id: String,
-    /// What was asked.
+    /// Keyed hash of the request, to recognise a repeat.
     pub request_hash: String,
-    /// Who asks.
+    /// The actor who gives the command.
     pub actor: Actor,
-    /// Only if the thing's last change stands at this position.
+    /// Condition: the command is rejected unless the last change of its car or
+    /// booking is at this position.
     pub if_position: Option<u64>,
-    /// When it happened, if that was before now.
+    /// Time at which it happened, if that was before now.
     pub happened_at: Option<DateTime<Utc>>,
-    /// Who did it, if that was not who asks.
+    /// The person who did it, if that is not the actor who gives the command.
     pub acted_by: Option<String>,
-    /// The trace that it belongs to.
+    /// W3C `traceparent` of the trace that the command belongs to.
     pub traceparent: Option<String>,
-    /// The request that it came of.
+    /// Id of the request that led to the command.
     pub correlation: Option<String>,
 }

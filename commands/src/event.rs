@@ -31,7 +31,8 @@ pub(crate) fn booking_event(
     Ok(new_event(Subject::Booking(event.car_id), kind, body, meta, context, suffix))
 }
 
-/// `suffix` tells the second event of a command from the first.
+/// Builds an event of a command. `suffix` distinguishes the second event of a
+/// command from the first.
 pub(crate) fn new_event(
     subject: Subject,
     kind: &str,
@@ -58,18 +59,18 @@ pub(crate) fn new_event(
     }
 }
 
-/// An id made from whatever decides it, the same each time.
+/// Derives an id from `parts`: the same parts give the same id.
 pub fn derived_uuid(parts: &[&str]) -> uuid::Uuid {
     uuid_of(digest::digest(&digest::SHA256, parts.join("\n").as_bytes()).as_ref())
 }
 
-/// SHA-256 in hexadecimal.
+/// SHA-256 in lower-case hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
     hex::encode(digest::digest(&digest::SHA256, bytes))
 }
 
-/// What a command asks for, in short: the same for the same request. Keyed,
-/// since it goes into the log, and what is asked for may be personal.
+/// A keyed hash of a request: equal requests have equal hashes. It is keyed
+/// because it goes into the log and a request may hold personal data.
 pub fn request_hash(log: &Log, request: &impl Serialize) -> String {
     log.mac("request", &serde_json::to_vec(request).unwrap_or_default())
 }

@@ -1,14 +1,15 @@
-//! What can be asked for: every command goes through here, whoever gives it
-//! (HTTP, the command line, the import, a worker).
+//! Commands: every change that a caller asks for goes through here, from HTTP,
+//! the command line, the import or a worker.
 //!
 //! **May import** the replays (to find what is about a person), the projections,
 //! the log and the domain.
 //!
-//! **Flow.** A command carries a [`context`]: who gives it, under which id. It
-//! loads the state it decides on from the log, lets the domain decide, and
-//! appends the [`event`]. [`rental`] is about cars and bookings, [`operations`]
-//! about projections, [`erasure`] about a person's data, [`import`] about the
-//! present product's tables. [`access_log`] records which staff read what.
+//! **Flow.** A command comes with a [`context`]: its actor and its id. The
+//! command handler loads the state that it decides on from the log, lets the
+//! domain decide, and appends the [`event`]. [`rental`] handles cars and
+//! bookings, [`operations`] projections, [`erasure`] a person's data, and
+//! [`import`] the tables of the present product. [`access_log`] records which
+//! staff read which data.
 
 pub mod access_log;
 pub mod context;

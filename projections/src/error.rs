@@ -1,12 +1,12 @@
-//! Why the read side fails.
+//! Errors of the read side.
 
 use exodrive_log::ReadError;
 use tokio::task::JoinError;
 
-/// Why a view could not be read or kept.
+/// Reason that a view could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Postgres does not answer, or refused.
+    /// Postgres does not answer, or rejected the statement.
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
     /// The migrations could not be applied.
@@ -20,17 +20,17 @@ pub enum Error {
         "this database was projected from another event log (made {database}, this one was made {log}): point EXODRIVE_DATABASE_URL at the right database, or at an empty one"
     )]
     OtherLog {
-        /// When the log of the database was made.
+        /// Time that the log of the database was made.
         database: String,
-        /// When this one was made.
+        /// Time that this log was made.
         log: String,
     },
     /// The database has seen events that the log does not hold.
     #[error(
-        "projection {projection} is at position {position}, but the event log ends at {end}: the log has lost events. Restore it, or project anew into an empty database"
+        "projection {projection} is at position {position}, but the event log ends at {end}: the log has lost events. Restore it, or project it again into an empty database"
     )]
     AheadOfLog {
-        /// Which projection.
+        /// The projection.
         projection: &'static str,
         /// Its checkpoint.
         position: u64,
@@ -40,11 +40,11 @@ pub enum Error {
     /// A row that contradicts its type.
     #[error("row {key:?} of {table} cannot be read")]
     Row {
-        /// Which table.
+        /// The table.
         table: &'static str,
-        /// Which row.
+        /// The row's key.
         key: String,
-        /// What is wrong with it.
+        /// The defect.
         #[source]
         source: serde_json::Error,
     },
@@ -75,7 +75,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether no retry can mend it.
+    /// True if no retry can succeed.
     pub(crate) fn is_final(&self) -> bool {
         match self {
             Self::OtherLog { .. }

@@ -1,4 +1,4 @@
-//! What differs between two states, field by field.
+//! Differences between two states, field by field.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -6,17 +6,16 @@ use serde_json::Value;
 /// A field that differs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Change {
-    /// Which: a JSON pointer (RFC 6901), empty for the whole.
+    /// The field: a JSON pointer (RFC 6901), empty for the whole state.
     pub pointer: String,
-    /// Its value before; none if it was not there.
+    /// Its value before; `None` if it was absent.
     pub old: Option<Value>,
-    /// Its value after; none if it is gone.
+    /// Its value after; `None` if it is gone.
     pub new: Option<Value>,
 }
 
-/// The fields in which two states differ, in the order of their names. What
-/// is only in one of them is named as a whole. Items of arrays are compared
-/// place by place.
+/// The fields in which two states differ, in the order of their names. A value that is in only one
+/// state is reported as a whole. Items of arrays are compared by index.
 pub fn diff(before: Option<&Value>, after: Option<&Value>) -> Vec<Change> {
     let mut changes = Vec::new();
     compare(String::new(), before, after, &mut changes);
@@ -51,7 +50,7 @@ fn compare(
     }
 }
 
-/// Whether one pointer names a part of what the other names.
+/// True if one pointer names a part of what the other names.
 pub(crate) fn overlap(one: &str, other: &str) -> bool {
     let (short, long) = if one.len() <= other.len() { (one, other) } else { (other, one) };
     long.strip_prefix(short).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

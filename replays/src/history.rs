@@ -16,16 +16,16 @@ use std::{
     str::FromStr,
 };
 
-/// How far a replay goes.
+/// The end of a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Until {
     /// To the log's end.
     #[default]
     Now,
-    /// Up to and with this position.
+    /// Up to and including this position.
     Position(u64),
-    /// Up to and with this time: of what had happened by then, or, in the
-    /// order of arrival, of what we knew by then.
+    /// Up to and including this time: events that had happened by then or, in the order of arrival,
+    /// events that had reached us by then.
     Time(DateTime<Utc>),
 }
 
@@ -43,12 +43,12 @@ impl FromStr for Until {
 }
 
 impl Until {
-    /// Whether an event, in the order of arrival, is before the end.
+    /// True if an event, in the order of arrival, is before the end.
     pub fn includes(self, recorded: &Recorded) -> bool {
         self.covers(recorded.position, recorded.envelope.time)
     }
 
-    /// Whether what stands at this position, and reached us at this time, is.
+    /// True if an event at this position that reached us at this time is before the end.
     pub fn covers(self, position: u64, received_at: DateTime<Utc>) -> bool {
         match self {
             Self::Now => true,
@@ -58,13 +58,13 @@ impl Until {
     }
 }
 
-/// In which order events are folded. The last state is the same: status folds
-/// ignore order.
+/// The order in which events are folded. The last state is the same, because status folds ignore
+/// order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Order {
-    /// As they happened, by the provider's time.
+    /// By the provider's time of the event.
     Happened,
-    /// As we learnt of them: log order.
+    /// By position in the log: the order in which the events reached us.
     #[default]
     Received,
 }
@@ -88,11 +88,11 @@ pub struct Frame<R> {
     pub recorded: Recorded,
     /// The provider's type, or ours.
     pub kind: String,
-    /// When it happened, as far as it says so.
+    /// Time that it happened, if the event has one.
     pub happened_at: Option<DateTime<Utc>>,
     /// The state after it; `None` if there is none yet.
     pub state: Option<R>,
-    /// Why it could not be folded, if so; the state is then as before.
+    /// The error, if it could not be folded; the state is then as before.
     pub error: Option<String>,
 }
 
@@ -111,8 +111,8 @@ pub async fn history<P: Projection>(
     Ok(frames::<P>(key, events, until, Order::Received))
 }
 
-/// Whether the history of a key is found only by reading every event that the
-/// view is made of; `None` if there is no such view.
+/// True if the history of a key is found only by reading every event that the view is made of;
+/// `None` if there is no such view.
 pub fn reads_all(view: &str, key: &str) -> Option<bool> {
     for_each_projection!(P => if P::NAME == view {
         return Some(P::sources(key, None) == Sources::All);
@@ -120,8 +120,7 @@ pub fn reads_all(view: &str, key: &str) -> Option<bool> {
     None
 }
 
-/// The events that touch a key, in log order. All of them are held, and no
-/// others.
+/// The events that touch a key, in log order. All of them are held in memory, and no others.
 async fn events<P: Projection>(
     log: &Log,
     key: &str,
@@ -155,8 +154,8 @@ async fn events<P: Projection>(
     Ok(events)
 }
 
-/// Whether an event touches a row; `otherwise` for one that cannot be read,
-/// and so does not say.
+/// True if an event touches a row; `otherwise` for an event that cannot be read, whose keys are
+/// therefore unknown.
 fn touches<P: Projection>(recorded: &Recorded, key: &str, otherwise: bool) -> bool {
     let touched = || match decode(recorded) {
         Ok(payload) => P::keys(&Event { recorded, payload: &payload }).iter().any(|own| own == key),
@@ -165,12 +164,12 @@ fn touches<P: Projection>(recorded: &Recorded, key: &str, otherwise: bool) -> bo
     reads::<P>(&recorded.subject) && catch_unwind(AssertUnwindSafe(touched)).unwrap_or(otherwise)
 }
 
-/// A row of a view as it was, and what made it so.
+/// A row of a view at a point, and the events that led to it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RowHistory {
-    /// The position that had last changed it; 0 if it had never been there.
+    /// The position that had last changed it; 0 if it had never existed.
     pub position: u64,
-    /// The row; none if there was none (any more).
+    /// The row; `None` if it did not exist (any more).
     pub state: Option<Value>,
     /// Every event that touches the key, in log order.
     pub events: Vec<HistoryEvent>,
@@ -179,22 +178,22 @@ pub struct RowHistory {
 /// An event in a row's history.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HistoryEvent {
-    /// Where it stands in the log.
+    /// Its position in the log.
     pub position: u64,
     /// The provider's type, or ours.
     #[serde(rename = "type")]
     pub kind: String,
     /// Its id.
     pub event_id: String,
-    /// When we learnt of it.
+    /// Time that it reached us.
     #[serde(with = "time::serde_micros")]
     pub at: DateTime<Utc>,
-    /// Who did it.
+    /// The actor.
     pub actor: Option<String>,
-    /// The fields of the row that it changed, as JSON pointers; an empty one
-    /// stands for the whole row.
+    /// The fields of the row that it changed, as JSON pointers; an empty pointer means the whole
+    /// row.
     pub changed: Vec<String>,
-    /// Why it could not be folded, if so.
+    /// The error, if it could not be folded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -202,18 +201,18 @@ pub struct HistoryEvent {
 /// A row of a view at two points, compared.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Compared {
-    /// As it was at the first.
+    /// The row at the first point.
     pub before: RowHistory,
-    /// As it was at the second.
+    /// The row at the second point.
     pub after: RowHistory,
     /// The fields that differ.
     pub fields: Vec<FieldChange>,
 }
 
-/// A field that differs, and what made it so.
+/// A field that differs, and the event that changed it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FieldChange {
-    /// Which, before and after.
+    /// The field, with its values before and after.
     #[serde(flatten)]
     pub change: Change,
     /// The event that last changed it between the two points.
@@ -223,8 +222,8 @@ pub struct FieldChange {
     pub kind: Option<String>,
 }
 
-/// The row of a view under a key as it was, whatever the view; `None` if there
-/// is no such view, or no event about the key up to then.
+/// The row of a view under a key at a point, for a view of any name; `None` if there is no such
+/// view, or no event about the key up to then.
 ///
 /// # Errors
 /// When the log cannot be read.
@@ -269,7 +268,7 @@ pub async fn compare(
 }
 
 fn compared(before: RowHistory, after: RowHistory) -> Compared {
-    // Of the point that is further on, the events that the other one lacks.
+    // The events of the later point that the earlier point lacks.
     let (all, fewer) = match before.events.len() <= after.events.len() {
         true => (&after.events, &before.events),
         false => (&before.events, &after.events),
@@ -314,7 +313,7 @@ fn as_row_history<R: Serialize>(frames: Vec<Frame<R>>) -> RowHistory {
     RowHistory { position, state, events }
 }
 
-/// Folds a history of one key, keeping the state after every event.
+/// Folds a history of one key, and retains the state after every event.
 pub(crate) fn frames<P: Projection>(
     key: &str,
     history: Vec<Recorded>,

@@ -1,18 +1,16 @@
-//! From the past to the present: what a thing was after each of its events,
-//! folded afresh from the log, and whether the live views are just that.
+//! Replays: the state of a row after each of its events, folded again from the log, and the proof
+//! that the live views equal what the log gives.
 //!
 //! **May import** the domain, the log and the projections. A history needs
 //! only the log: no database, no Redis.
 //!
 //! **Flow.** [`history`] finds the events that touch one row of a view (by
-//! [`Projection::sources`](exodrive_projections::Projection::sources): a
-//! subject, or all the log that the view is made of), cuts them off at a point
-//! ([`Until`]), and folds them with the same
-//! [`Projection::evolve`](exodrive_projections::Projection::evolve) that the
-//! live view is made with, keeping the state after every event. [`row_history`] and
-//! [`compare`] do so for a view by its name. [`verify`] folds many rows afresh
-//! and compares them with what Postgres and Redis hold. [`person`] finds what
-//! is about somebody, to be erased.
+//! [`Projection::sources`](exodrive_projections::Projection::sources): a subject, or all the log
+//! that the view is made of), ends them at a point ([`Until`]), and folds them with the same
+//! [`Projection::evolve`](exodrive_projections::Projection::evolve) that makes the live view,
+//! retaining the state after every event. [`row_history`] and [`compare`] do so for a view by its
+//! name. [`verify`] folds many rows again and compares them with the rows in Postgres and Redis.
+//! [`person`] finds the events that are about a person, so that they can be erased.
 
 mod diff;
 mod history;
@@ -47,8 +45,8 @@ pub async fn email(
     Ok(history::frames::<Inbox>(id.as_str(), history, until, order))
 }
 
-/// The history of one email as it was known at a point: every event that had
-/// been received by then, told in either order.
+/// The history of one email as it was known at a point: every event that had been received by then,
+/// in either order.
 ///
 /// # Errors
 /// When the log cannot be read.

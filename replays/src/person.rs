@@ -1,5 +1,4 @@
-//! What of the log is about a person: found by reading all of it, since only
-//! the log is the truth.
+//! Finds the events about a person by reading all of the log, since only the log is complete.
 
 use exodrive_domain::{
     EMAIL_IMPORTED, Payload, Recorded, WEBHOOK_RECEIVED,
@@ -18,42 +17,41 @@ use std::{
 const BATCH: usize = 4_000;
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the log holds about a person.
+/// The parts of the log that concern a person.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Found {
-    /// Data keys of what is about the person, with the number of events that
-    /// each encrypts.
+    /// Data keys that encrypt events about the person, with the number of events of each.
     pub keys: BTreeMap<String, u64>,
     /// Customers that the person is, by id.
     pub customers: BTreeSet<String>,
-    /// Where the address stands in events that are about others.
+    /// Places of the address in events that are about others.
     pub mentions: Vec<Mention>,
-    /// Up to here the log was read.
+    /// The position up to which the log was read.
     pub position: u64,
 }
 
 /// An event about others that mentions the person.
 #[derive(Clone, Debug, Serialize)]
 pub struct Mention {
-    /// Where it stands.
+    /// Its position.
     pub position: u64,
     /// The event's type.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The data key that encrypts it; none if nothing does.
+    /// The data key that encrypts it; `None` if it is not encrypted.
     pub key: Option<String>,
 }
 
 impl Found {
-    /// Every event that is about the person.
+    /// Number of events about the person.
     pub fn events(&self) -> u64 {
         self.keys.values().sum()
     }
 }
 
-/// Reads all of the log for a person, by email address in lower case. With
-/// `include_mentions`, what only mentions the address counts as about the
-/// person. Calls `progress` with how far it is and how far it goes.
+/// Reads all of the log for a person, by email address in lower case. With `include_mentions`, an
+/// event that only mentions the address counts as about the person. Calls `progress` with the
+/// position reached and the last position.
 ///
 /// # Errors
 /// When the log cannot be read.
@@ -90,8 +88,8 @@ pub async fn find_mentions(
     if include_mentions {
         own.extend(found.mentions.iter().filter_map(|mention| mention.key.clone()));
     }
-    // An event about the customer may come before the one that gives the
-    // address, and under another key of his.
+    // An event about the customer may come before the one that gives the address, and under another
+    // key of theirs.
     let is_own = |key: &str| {
         let customer = key.strip_prefix("customer.").and_then(|rest| rest.split('.').next());
         own.contains(key) || customer.is_some_and(|id| found.customers.contains(id))
@@ -101,7 +99,7 @@ pub async fn find_mentions(
     Ok(found)
 }
 
-/// Whether an event is about the person, and not only mentions the address.
+/// True if an event is about the person, and does not only mention the address.
 fn is_about(
     recorded: &Recorded,
     trace: Trace,
@@ -134,9 +132,9 @@ fn is_customer(customer: &Customer, address: &str) -> bool {
 pub struct Touched {
     /// Keys of rows, by projection.
     pub rows: BTreeMap<&'static str, BTreeSet<String>>,
-    /// Where the events stand.
+    /// Positions of the events.
     pub positions: Vec<u64>,
-    /// Up to here the log was read.
+    /// The position up to which the log was read.
     pub position: u64,
 }
 

@@ -1,19 +1,19 @@
-//! Finding the events of keys in the log.
+//! Reads the events of keys from the log.
 
 use exodrive_domain::Recorded;
 use exodrive_log::{Log, ReadError};
 use exodrive_projections::Projection;
 use std::time::Duration;
 
-/// Told, now and then, which position a reading has reached, and at which it
+/// Called now and then with the position that a reading has reached, and the position at which it
 /// ends.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 
 /// Events held at a time.
 pub(crate) const BATCH: usize = 2_000;
-/// How long the log may be silent about events that it holds.
+/// Time without an event after which a read of events that the log holds fails.
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// A long reading goes on after so many failures, each a moment later.
+/// A long reading continues after this many failures, with a pause after each.
 const ATTEMPTS: u32 = 5;
 const RETRY_DELAY: Duration = Duration::from_millis(300);
 
@@ -22,8 +22,8 @@ pub(crate) fn filters<P: Projection>() -> Vec<String> {
     P::SUBJECTS.iter().map(|prefix| format!("{prefix}>")).collect()
 }
 
-/// Gives `each` the events after `from`, up to and with `to`, whose subject is
-/// one of `filters`, in log order, holding few of them at a time.
+/// Passes to `each` the events after `from`, up to and including `to`, whose subject is one of
+/// `filters`, in log order, and holds few of them at a time.
 pub(crate) async fn read_filtered(
     log: &Log,
     filters: &[String],
@@ -63,7 +63,7 @@ pub(crate) async fn read_filtered(
             }
         }
         progress(position.min(to), to);
-        // Whoever else runs here comes before a long reading.
+        // Other tasks come before a long reading.
         tokio::task::yield_now().await;
     }
     Ok(())

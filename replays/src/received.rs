@@ -1,4 +1,4 @@
-//! Deliveries by the time at which they were received.
+//! Reads deliveries by the time at which they were received.
 
 use crate::reading::{BATCH, READ_TIMEOUT};
 use chrono::{DateTime, Utc};
@@ -28,8 +28,8 @@ pub async fn first_stored_at(log: &Log, time: DateTime<Utc>) -> Result<u64, Read
     Ok(low)
 }
 
-/// The deliveries from a position on, in log order: up to `limit` of them, and
-/// none from the first one on that `ends` takes.
+/// The deliveries from a position on, in log order: up to `limit` of them, and only those before
+/// the first for which `ends` is true.
 ///
 /// # Errors
 /// When the log cannot be read.

@@ -1,3 +1,6 @@
+//! An HTTP client for tests: signed deliveries, tokens, requests and their
+//! answers.
+
 use base64::{
     Engine,
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
@@ -63,12 +66,12 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
-    /// How long it took.
+    /// The duration of the request.
     pub took: Duration,
 }
 
 impl Answer {
-    /// Sends a request and takes the answer in.
+    /// Sends a request and reads its answer.
     ///
     /// # Errors
     /// When no answer comes.

@@ -1,3 +1,5 @@
+//! The recorded deliveries of the provider, and small ones made for tests.
+
 use crate::Delivery;
 use bytes::Bytes;
 use serde_json::Value;
@@ -36,8 +38,8 @@ pub fn email_body(kind: &str, email_id: &str, created_at: &str, more: &str) -> S
 }
 
 /// The email, rank and status that a body reports, by the table of Resend's
-/// statuses; none if it reports none. Read here apart from the code that it
-/// tests.
+/// statuses; `None` if it reports no status. This reading is independent of the
+/// code that it tests.
 pub fn reported_status(body: &[u8]) -> Option<(String, u8, &'static str)> {
     let body: Value = serde_json::from_slice(body).ok()?;
     let data = body.get("data")?;
@@ -61,7 +63,8 @@ pub fn reported_status(body: &[u8]) -> Option<(String, u8, &'static str)> {
     Some((data["email_id"].as_str()?.to_owned(), rank, status))
 }
 
-/// The status of every email that deliveries report, whatever their order.
+/// The status of every email that deliveries report, independent of their
+/// order.
 pub fn status_by_rank<'a>(
     deliveries: impl IntoIterator<Item = &'a Delivery>,
 ) -> BTreeMap<String, &'static str> {

@@ -5,7 +5,7 @@
 //!
 //! **Flow.** [`World::start`] starts private NATS, Postgres and Redis, migrates,
 //! and runs `exodrive serve` and `exodrive work` as a user would. A test posts
-//! what it has signed with [`sign`], an implementation apart from the one it
+//! deliveries signed with [`sign`], an implementation apart from the one it
 //! tests; reads answers ([`Answer`]), the log itself ([`World::events`]) and
 //! the rows of the views ([`World::rows`]); and compares them with a fresh fold
 //! ([`fold`]).

@@ -1,21 +1,24 @@
+//! A model of who has which days, against which the tests check the log of
+//! bookings.
+
 use chrono::NaiveDate;
 use exodrive_domain::Recorded;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Who has which days of which car, folded from the log's events as they are
-/// written down, apart from the code that decides.
+/// The taken days of each car, folded from the stored events, apart from the
+/// code that decides.
 #[derive(Clone, Debug, Default)]
 pub struct Holders {
-    /// By car, then by booking or block.
+    /// The taken days by car, then by booking or block.
     pub days: BTreeMap<String, BTreeMap<String, BTreeSet<NaiveDate>>>,
     /// Blocks that were forced over a booking.
     forced: BTreeSet<(String, String)>,
 }
 
 impl Holders {
-    /// Folds events, and fails as soon as a day is somebody's twice, or a
-    /// booking moved on one car and not on the other.
+    /// Folds events. Fails as soon as a day is taken twice, or a booking moved
+    /// on one car and not on the other.
     #[track_caller]
     pub fn of(events: &[Recorded]) -> Self {
         let mut all = Self::default();
@@ -70,7 +73,7 @@ impl Holders {
         }
     }
 
-    /// The days of a car that somebody has.
+    /// The taken days of a car.
     pub fn taken(&self, car: &str) -> BTreeSet<NaiveDate> {
         self.days.get(car).into_iter().flat_map(BTreeMap::values).flatten().copied().collect()
     }
@@ -85,7 +88,7 @@ fn dates(range: &Value) -> BTreeSet<NaiveDate> {
     from.iter_days().take_while(|day| *day < until).collect()
 }
 
-/// How many bookings were made, by the log.
+/// The number of bookings that were made, by the log.
 pub fn bookings_in(events: &[Recorded]) -> usize {
     events.iter().filter(|event| event.envelope.kind == "exodrive.booking.held").count()
 }

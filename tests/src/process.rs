@@ -1,3 +1,5 @@
+//! Programs of this workspace as child processes of a test.
+
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -20,7 +22,7 @@ pub fn program(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("there is no program `{name}` yet: run `make test`"))
 }
 
-/// An address of this machine that nobody listens on.
+/// An address of this machine on which no process listens.
 ///
 /// Apart from the ports of outgoing connections, and from those that private
 /// services choose: a port must still be free when its program is started
@@ -39,8 +41,8 @@ pub fn free_address() -> SocketAddr {
 pub struct Process(Child);
 
 impl Process {
-    /// Starts a program with nothing of our own settings in its environment
-    /// but `env`; what it prints is appended to `output`.
+    /// Starts a program. Of our own settings, its environment has only `env`. Its
+    /// output is appended to `output`.
     pub fn start(program: &Path, args: &[&str], env: &[(String, String)], output: &Path) -> Self {
         let log = OpenOptions::new().create(true).append(true).open(output).unwrap();
         let child = bare(program, args, env)
@@ -63,7 +65,7 @@ impl Process {
         self.0.id()
     }
 
-    /// How it ended; none while it runs.
+    /// Its exit status; `None` while it runs.
     pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
         self.0.try_wait().unwrap()
     }
@@ -76,7 +78,7 @@ impl Drop for Process {
     }
 }
 
-/// A command that dies with us and inherits no setting of ours.
+/// A command that ends with this process and inherits none of our settings.
 pub(crate) fn bare(program: &Path, args: &[&str], env: &[(String, String)]) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(args);

@@ -1,3 +1,5 @@
+//! Clients of the rental routes, and the bodies of their requests.
+
 use crate::{API, Answer, World};
 use chrono::{NaiveDate, TimeDelta, Utc};
 use reqwest::{Method, RequestBuilder};
@@ -17,8 +19,8 @@ pub fn key() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
-/// How many rounds a test has: `EXODRIVE_TEST_ROUNDS`, for a long run, else so
-/// many.
+/// The number of rounds of a test: `EXODRIVE_TEST_ROUNDS`, for a long run, else
+/// `otherwise`.
 pub fn rounds(otherwise: usize) -> usize {
     let requested = std::env::var("EXODRIVE_TEST_ROUNDS").ok();
     requested.map_or(otherwise, |requested| requested.parse().unwrap())
@@ -32,12 +34,12 @@ pub fn booking_body(car: &str, first: NaiveDate, last: NaiveDate) -> Value {
     })
 }
 
-/// A car with this slug, as it is added.
+/// The body of the request that adds a car with this slug.
 pub fn car_body(slug: &str) -> Value {
     json!({"slug": slug, "name": format!("Car {slug}"), "category": "Supercar"})
 }
 
-/// Somebody at the door of a process that serves the API.
+/// A client of a process that serves the API.
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
@@ -47,12 +49,12 @@ pub struct Client {
 }
 
 impl Client {
-    /// The same somebody at the door of another process.
+    /// The same client at another process.
     pub fn at(&self, world: &World, process: &str) -> Self {
         Self { address: world.address(process), ..self.clone() }
     }
 
-    /// Whoever holds this link's token.
+    /// A client with this link's token.
     pub fn with_link(&self, token: &str) -> Self {
         Self { link: Some(token.to_owned()), ..self.clone() }
     }
@@ -124,7 +126,7 @@ impl Client {
         Answer::of(self.request(Method::GET, path)).await.unwrap()
     }
 
-    /// Gets a path as it is once the views have reached a position.
+    /// Gets a path once the views have reached a position.
     pub async fn get_from(&self, position: u64, path: &str) -> Answer {
         let request = self.request(Method::GET, path).header("exodrive-min-position", position);
         Answer::of(request).await.unwrap()
@@ -140,18 +142,18 @@ impl Client {
         self.book(car, first, last).await.expect(201)
     }
 
-    /// Does something with a booking.
+    /// Posts an action on a booking.
     pub async fn act(&self, booking: &Value, action: &str, body: Value) -> Answer {
         let id = booking["id"].as_str().unwrap();
         self.post(&format!("/v1/bookings/{id}/{action}"), &body).await
     }
 
-    /// Adds a car that anybody can book at this price for a day; gives its id.
+    /// Adds a car that can be booked at this price for a day; gives its id.
     pub async fn add_car(&self, slug: &str, cents: i64) -> String {
         self.add_car_priced(&car_body(slug), &json!({"base_per_day_cents": cents})).await
     }
 
-    /// Adds a car with this price list that anybody can book; gives its id.
+    /// Adds a car with this price list that can be booked; gives its id.
     pub async fn add_car_priced(&self, car: &Value, price: &Value) -> String {
         let added = self.post("/v1/cars", car).await.expect(201);
         let id = added["id"].as_str().unwrap().to_owned();
@@ -166,7 +168,7 @@ impl Client {
 }
 
 impl World {
-    /// Somebody without a token at the first process.
+    /// A client without a token at the first process.
     pub fn visitor(&self) -> Client {
         Client { http: self.http.clone(), address: self.address(API), token: None, link: None }
     }

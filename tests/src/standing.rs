@@ -1,4 +1,4 @@
-//! How a system stands, told when a wait ends in vain.
+//! The state of a system, reported when a wait times out.
 
 use crate::{Answer, process::bare, program};
 use reqwest::Method;
@@ -13,12 +13,12 @@ use std::{
     time::Duration,
 };
 
-/// How long each part may take to tell.
+/// The timeout of each part's report.
 const EACH: Duration = Duration::from_secs(3);
-/// Lines of each log file.
+/// The number of reported lines of each log file.
 const LINES: usize = 15;
 
-/// Generations, their checkpoints and writers; and what is under way.
+/// Generations, their checkpoints and writers; and the jobs in progress.
 const TABLES: [(&str, &str); 5] = [
     ("projections", "select name, active_generation, paused, swaps from projections order by name"),
     (
@@ -51,8 +51,9 @@ const TABLES: [(&str, &str); 5] = [
     ),
 ];
 
-/// Where a system can be looked at from outside, whatever its own state is.
-pub(crate) struct SealState {
+/// The addresses at which a system can be observed from outside, independent of
+/// its own state.
+pub(crate) struct ObservedSystem {
     pub(crate) folder: PathBuf,
     pub(crate) http: reqwest::Client,
     pub(crate) database: String,
@@ -60,9 +61,9 @@ pub(crate) struct SealState {
     pub(crate) addresses: Arc<Mutex<HashMap<String, SocketAddr>>>,
 }
 
-impl SealState {
+impl ObservedSystem {
     /// Readiness, projections, rebuilds, locks, and the ends of the logs.
-    pub(crate) async fn tell(&self) -> String {
+    pub(crate) async fn report(&self) -> String {
         let mut reported = String::new();
         let addresses = self.addresses.lock().unwrap().clone();
         for (name, address) in addresses {
@@ -79,9 +80,10 @@ impl SealState {
                 tokio::process::Command::from(bare(&program("exodrive"), &args, &self.env));
             let done = command.kill_on_drop(true).output().await;
             let done = done.map_err(|error| error.to_string())?;
-            Ok([done.stdout, done.stderr]
-                .map(|it| String::from_utf8_lossy(&it).into_owned())
-                .concat())
+            let listed = serde_json::from_slice::<Vec<serde_json::Value>>(&done.stdout);
+            let listed = listed.unwrap_or_default();
+            let lines: String = listed.iter().map(|it| format!("\n  {it}")).collect();
+            Ok(lines + &String::from_utf8_lossy(&done.stderr))
         });
         reported += &format!("\nexodrive projections list --json: {}", list.await);
         for (name, sql) in TABLES {
@@ -93,8 +95,8 @@ impl SealState {
         reported
     }
 
-    /// The rows of a query, each as JSON on a line of its own. By a connection
-    /// of its own: those of the test may be what is waited for.
+    /// The rows of a query, each as JSON on a line of its own. It uses a
+    /// connection of its own: the wait may be for one of the test's.
     async fn rows(&self, sql: &str) -> Result<String, String> {
         let sql = AssertSqlSafe(format!("select to_jsonb(it)::text from ({sql}) as it"));
         let rows = async {
@@ -109,7 +111,7 @@ impl SealState {
 async fn bounded(part: impl Future<Output = Result<String, String>>) -> String {
     match tokio::time::timeout(EACH, part).await {
         Ok(Ok(reported)) => reported,
-        Ok(Err(error)) => format!(" cannot be told: {error}"),
+        Ok(Err(error)) => format!(" cannot be read: {error}"),
         Err(_) => format!(" no answer within {EACH:?}"),
     }
 }

@@ -1,3 +1,6 @@
+//! The reference fold: the rows that events make when they are folded one by
+//! one.
+
 use exodrive_domain::{Event, Recorded, decode};
 use exodrive_projections::{Projection, for_each_projection};
 use serde_json::Value;
@@ -6,8 +9,8 @@ use std::collections::BTreeMap;
 /// Rows of a view by key: the position that last changed each, and its data.
 pub type Rows = BTreeMap<String, (u64, Value)>;
 
-/// Folds events into rows, one by one: what the engine does in batches must
-/// come to the same.
+/// Folds events into rows, one by one. The engine folds in batches and must make
+/// the same rows.
 pub fn fold<P: Projection>(events: &[Recorded]) -> Rows {
     let mut rows: BTreeMap<String, (u64, P::Row)> = BTreeMap::new();
     for recorded in events {

@@ -1,8 +1,8 @@
-//! Waiting: every wait of the tests passes through [`within`]. It has a bound,
-//! and one that ends in vain says what was waited for, what was seen last, and
-//! how the system stands.
+//! Waits: every wait of the tests goes through [`within`]. It has a limit. A
+//! wait that times out reports the expectation, the last observation, and the
+//! state of the system.
 
-use crate::standing::SealState;
+use crate::standing::ObservedSystem;
 use std::{
     cell::RefCell,
     fmt::Display,
@@ -10,19 +10,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long anything may take that a test waits for. Reached only by failures.
+/// The longest time that a test waits for anything. Reached only by failures.
 pub const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How much longer than the limit the last look may take.
-const FINAL_SEAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long telling how a system stands may take.
-const TELLING: Duration = Duration::from_secs(20);
+/// The time beyond the limit that the last probe may take.
+const FINAL_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The timeout of the report on a system's state.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What one look came to.
+/// The result of one probe.
 pub trait Probe {
-    /// What is waited for.
+    /// The awaited value.
     type Value;
 
-    /// The value, or what was seen instead if the probe says it.
+    /// The value, or the probe's last observation if it gives one.
     fn outcome(self) -> Result<Self::Value, Option<String>>;
 }
 
@@ -48,11 +48,11 @@ pub async fn eventually<P: Probe>(what: &str, probe: impl AsyncFnMut() -> P) -> 
 }
 
 /// Waits until `probe` gives a value, for at most `limit`. A probe that gives
-/// `Err` says what it saw.
+/// `Err` describes its observation.
 ///
 /// # Panics
-/// When the limit is over: with what was waited for, what was seen last, and
-/// how the systems of this test stand.
+/// When the limit is over: with the expectation, the last observation, and the
+/// state of this test's systems.
 pub async fn within<P: Probe>(
     limit: Duration,
     what: &str,
@@ -61,46 +61,46 @@ pub async fn within<P: Probe>(
     let began = Instant::now();
     let mut seen = None;
     loop {
-        let left = (limit + FINAL_SEAL_TIMEOUT).saturating_sub(began.elapsed());
-        let Ok(looked) = tokio::time::timeout(left, probe()).await else {
-            in_vain(what, began.elapsed(), Some("the last look did not end")).await
+        let left = (limit + FINAL_PROBE_TIMEOUT).saturating_sub(began.elapsed());
+        let Ok(probed) = tokio::time::timeout(left, probe()).await else {
+            timed_out(what, began.elapsed(), Some("the last probe did not end")).await
         };
-        match looked.outcome() {
+        match probed.outcome() {
             Ok(value) => return value,
             Err(now) => seen = now.or(seen),
         }
         if began.elapsed() >= limit {
-            in_vain(what, began.elapsed(), seen.as_deref()).await
+            timed_out(what, began.elapsed(), seen.as_deref()).await
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// Ends the test: something did not happen in time.
-pub(crate) async fn in_vain(what: &str, waited: Duration, seen: Option<&str>) -> ! {
+/// Ends the test: the expectation was not met in time.
+pub(crate) async fn timed_out(what: &str, waited: Duration, seen: Option<&str>) -> ! {
     let mut reported = String::new();
     for system in systems() {
-        let standing = tokio::time::timeout(TELLING, system.tell()).await;
+        let standing = tokio::time::timeout(REPORT_TIMEOUT, system.report()).await;
         reported +=
-            &standing.unwrap_or_else(|_| "how the system stands could not be told".to_owned());
+            &standing.unwrap_or_else(|_| "the state of the system could not be read".to_owned());
     }
-    let seen = seen.unwrap_or("the probe does not say");
+    let seen = seen.unwrap_or("the probe gives no observation");
     panic!("did not happen within {waited:.1?}: {what}\nseen last: {seen}\n{reported}")
 }
 
 thread_local! {
     // A test and its waits are on one thread; several tests run in one process.
-    static SYSTEMS: RefCell<Vec<Weak<SealState>>> = const { RefCell::new(Vec::new()) };
+    static SYSTEMS: RefCell<Vec<Weak<ObservedSystem>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Remembers a system of this thread's test, to tell how it stands.
-pub(crate) fn remember(system: &Arc<SealState>) {
+/// Remembers a system of this thread's test, to report its state.
+pub(crate) fn remember(system: &Arc<ObservedSystem>) {
     SYSTEMS.with_borrow_mut(|systems| {
         systems.retain(|it| it.strong_count() > 0);
         systems.push(Arc::downgrade(system));
     });
 }
 
-fn systems() -> Vec<Arc<SealState>> {
+fn systems() -> Vec<Arc<ObservedSystem>> {
     SYSTEMS.with_borrow(|systems| systems.iter().filter_map(Weak::upgrade).collect())
 }

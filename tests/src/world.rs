@@ -1,8 +1,10 @@
+//! A whole system for one test: servers, processes, and calls to them.
+
 use crate::{
     Answer, Delivery, Process, Rows, client, eventually, fold_by_name, free_address,
     process::{bare, program},
     sign,
-    standing::SealState,
+    standing::ObservedSystem,
     token, wait,
 };
 use async_nats::{ConnectOptions, Event, jetstream};
@@ -27,18 +29,18 @@ use tokio::io::AsyncReadExt;
 
 /// The process that serves the API.
 pub const API: &str = "serve";
-/// The process that keeps the projections.
+/// The process that runs the projections.
 pub const WORKER: &str = "work";
 
 /// The secret that signs the tokens of every world.
 pub const TOKEN_SECRET: &str = "e2e-token-secret-4b1d9c";
 
-/// What wraps the data keys of every world.
+/// The key that wraps the data keys of every world.
 pub const DATA_KEYS: &str = "1:ZTJlIHdyYXBwaW5nIGtleSwgb2YgMzIgYnl0ZXMhISE=";
-/// What a NATS server has refused to a connection.
+/// Refusals of a NATS server on a connection.
 pub type PermissionErrors = Arc<Mutex<Vec<String>>>;
 
-/// What signs the checkpoints of every world.
+/// The key that signs the checkpoints of every world.
 pub const SEAL_KEY: &str = "ZTJlIHNlYWwga2V5LCBvZiAzMiBieXRlcyEhISEhISE=";
 
 /// A whole system of its own: servers, API and worker. Dropping it kills all
@@ -55,8 +57,8 @@ pub struct World {
     metrics: Mutex<HashMap<String, SocketAddr>>,
     env: Vec<(String, String)>,
     database: PgPool,
-    /// Told when a wait ends in vain.
-    _standing: Arc<SealState>,
+    /// Reported when a wait times out.
+    _standing: Arc<ObservedSystem>,
     folder: TempDir,
 }
 
@@ -103,7 +105,8 @@ impl World {
             ("EXODRIVE_RATE_LIMIT_FAILED_WEBHOOK", "100000/1m"),
             ("EXODRIVE_RATE_LIMIT_BOOKING", "100000/1m"),
             ("EXODRIVE_LINK_SECRET", "e2e-link-secret-9f20c1"),
-            // Tests count events: what they read is told when they want it.
+            // Tests count events: reads are recorded at once only when a test
+            // asks for it.
             ("EXODRIVE_ACCESS_INTERVAL", "1h"),
             ("EXODRIVE_DATA_KEYS", DATA_KEYS),
             ("EXODRIVE_SEAL_KEYS", SEAL_KEY),
@@ -121,7 +124,7 @@ impl World {
         let env: Vec<_> = env.into_iter().collect();
         let (http, addresses) = (http_client(), HashMap::from([(API.to_owned(), address)]));
         let addresses = Arc::new(Mutex::new(addresses));
-        let standing = Arc::new(SealState {
+        let standing = Arc::new(ObservedSystem {
             folder: folder.path().to_owned(),
             http: http.clone(),
             database: urls.database.clone(),
@@ -148,17 +151,17 @@ impl World {
         self.folder.path().join("services")
     }
 
-    /// The log's server, for whoever goes behind the system's back.
+    /// The log's server, for tests that go behind the system's back.
     pub async fn jetstream(&self) -> jetstream::Context {
         jetstream_as(&self.urls().nats_operator, PermissionErrors::default()).await
     }
 
-    /// Where the servers are.
+    /// The addresses of the servers.
     pub fn urls(&self) -> &ServiceUrls {
         self.services.urls()
     }
 
-    /// A folder of its own, which goes with it.
+    /// A folder of its own, which is removed with it.
     pub fn folder(&self) -> &std::path::Path {
         self.folder.path()
     }
@@ -180,12 +183,12 @@ impl World {
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
-    /// Runs `exodrive` with these arguments to its end, which must come.
+    /// Runs `exodrive` with these arguments to its end.
     pub async fn exodrive(&self, args: &[&str]) -> Output {
         run(args, &self.env).await
     }
 
-    /// What `exodrive` prints with these arguments, when it succeeds.
+    /// The output of `exodrive` with these arguments, when it succeeds.
     pub async fn exodrive_prints(&self, args: &[&str]) -> String {
         let done = self.exodrive(args).await;
         assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
@@ -198,13 +201,13 @@ impl World {
     }
 
     /// Starts another process that serves the API, on an address of its own,
-    /// which it keeps when it is started again; does not wait for it.
+    /// which stays the same when it is started again; does not wait for it.
     pub fn start_api_as(&self, name: &str) {
         self.addresses.lock().unwrap().entry(name.to_owned()).or_insert_with(free_address);
         self.start_process(name, API);
     }
 
-    /// Where a process serves the API.
+    /// The address at which a process serves the API.
     pub fn address(&self, name: &str) -> SocketAddr {
         self.addresses.lock().unwrap()[name]
     }
@@ -215,8 +218,36 @@ impl World {
         self.start_process(name, WORKER);
     }
 
+    /// Starts a process that serves the API or a worker, with these settings on
+    /// top, and does not wait for it.
+    pub fn start_with(&self, name: &str, command: &str, settings: &[(&str, &str)]) {
+        if command == API {
+            self.addresses.lock().unwrap().entry(name.to_owned()).or_insert_with(free_address);
+        }
+        let settings = settings.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        self.start_process_with(name, command, settings);
+    }
+
+    /// Waits until a process has ended by itself; gives how.
+    pub async fn ended(&self, name: &str) -> std::process::ExitStatus {
+        eventually(&format!("{name} ends by itself"), async || {
+            self.running().get_mut(name).expect("a process").ended()
+        })
+        .await
+    }
+
     fn start_process(&self, name: &str, command: &str) {
+        self.start_process_with(name, command, []);
+    }
+
+    fn start_process_with(
+        &self,
+        name: &str,
+        command: &str,
+        settings: impl IntoIterator<Item = (String, String)>,
+    ) {
         let mut env = self.env.clone();
+        env.extend(settings);
         if command == API {
             env.push(("EXODRIVE_HTTP_ADDR".to_owned(), self.address(name).to_string()));
         }
@@ -259,12 +290,12 @@ impl World {
         self.folder.path().join(format!("{name}.log"))
     }
 
-    /// What a process has printed so far.
+    /// The output of a process so far.
     pub fn printed(&self, name: &str) -> String {
         fs::read_to_string(self.log_file(name)).unwrap_or_default()
     }
 
-    /// What the NATS server has printed so far.
+    /// The output of the NATS server so far.
     pub fn nats_printed(&self) -> String {
         fs::read_to_string(self.folder.path().join("services/logs/nats-server.log")).unwrap()
     }
@@ -366,7 +397,7 @@ impl World {
         .await
     }
 
-    /// The log, read beside the API.
+    /// The log, read without the API.
     pub async fn log(&self) -> Log {
         open_log(&self.urls().nats).await
     }
@@ -417,7 +448,7 @@ impl World {
         found.into_iter().map(row).collect()
     }
 
-    /// Every view must hold what a fresh fold of the log gives, once the
+    /// Every view must hold the rows that a fresh fold of the log gives, once the
     /// projections have reached its end. Gives the log's events.
     pub async fn views_equal_a_fresh_fold(&self) -> Vec<Recorded> {
         self.settled().await;
@@ -442,7 +473,7 @@ impl World {
         String::from_utf8(answer.body.to_vec()).unwrap()
     }
 
-    /// The sum of all samples of one metric; none if there is no sample.
+    /// The sum of all samples of one metric; `None` if there is no sample.
     pub async fn metric(&self, process: &str, name: &str) -> Option<f64> {
         let text = self.metrics(process).await;
         let values: Vec<f64> = text
@@ -464,7 +495,7 @@ pub fn wrapping_keys() -> WrappingKeys {
 
 /// The log of a NATS server.
 pub async fn open_log(url: &str) -> Log {
-    let config = LogConfig {
+    let mut config = LogConfig {
         url: url.to_owned(),
         monitor_url: None,
         require_sync: false,
@@ -474,11 +505,13 @@ pub async fn open_log(url: &str) -> Log {
         connect_timeout: Duration::from_secs(10),
         keys: wrapping_keys(),
     };
-    Log::open(&config).await.unwrap()
+    // Tests append too, which needs the settings that the streams have.
+    config.duplicate_window = Log::open(&config).await.unwrap().duplicate_window();
+    Log::connect(&config).await.unwrap()
 }
 
-/// JetStream on a NATS server, as the user of this address; what the server
-/// refuses is added to `refusals`.
+/// JetStream on a NATS server, as the user of this address; the server's
+/// refusals are added to `refusals`.
 pub async fn jetstream_as(url: &str, refusals: PermissionErrors) -> jetstream::Context {
     let server: async_nats::ServerAddr = url.parse().unwrap();
     let user = server.username().unwrap().to_owned();
@@ -515,7 +548,7 @@ pub async fn run(args: &[&str], env: &[(String, String)]) -> Output {
     }
     let printed = [&stdout, &stderr].map(|it| String::from_utf8_lossy(it).into_owned()).concat();
     let what = format!("`exodrive {}` ends", args.join(" "));
-    wait::in_vain(&what, began.elapsed(), Some(&format!("it printed:\n{printed}"))).await
+    wait::timed_out(&what, began.elapsed(), Some(&format!("it printed:\n{printed}"))).await
 }
 
 /// A client for one test: no proxy, no redirect.

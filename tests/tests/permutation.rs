@@ -1,5 +1,5 @@
-//! Views do not mind in which order, how often and in which batches an email's
-//! events come.
+//! Views do not depend on the order, the repetition and the batches of an
+//! email's events.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 const EMAILS: [&str; 2] =
     ["4ef9a417-02e9-4d39-ad75-9611e0fcc33c", "56761188-7520-42d8-8898-ff6fc54ce618"];
 
-/// What was stored once or more, under one id.
+/// An event that was stored once or more, under one id.
 #[derive(Clone, Debug)]
 struct Message {
     id: String,
@@ -214,8 +214,8 @@ fn fold<P: Projection>(messages: &[&Message], batches: &[usize]) -> BTreeMap<Str
     stored
 }
 
-/// Rows without what belongs to the log's order, and the number of repeats
-/// that all of them mark.
+/// Rows without the fields that depend on the log's order, and the number of
+/// repeats that all of them mark.
 fn settled(mut rows: BTreeMap<String, Value>) -> (BTreeMap<String, Value>, usize) {
     let mut marked = 0;
     for row in rows.values_mut() {
@@ -262,7 +262,7 @@ proptest! {
         batches in vec(1_usize..6, 1..6),
     ) {
         let once: Vec<&Message> = messages.iter().collect();
-        // A shuffle with repeats: what is drawn, then what was not.
+        // A shuffle with repeats: the drawn events first, then the rest.
         let mut often: Vec<&Message> = order.iter().map(|index| index.get(&once)).copied().collect();
         for message in once.iter().rev() {
             if !often.iter().any(|drawn| drawn.id == message.id) {
@@ -279,8 +279,8 @@ proptest! {
     }
 }
 
-/// The generator reaches what the property is about; a property over nothing
-/// would hold as well.
+/// The generator makes every kind of event that the property is about;
+/// otherwise the property would hold without being tested.
 #[test]
 fn the_generator_makes_events_of_every_kind() {
     use proptest::{strategy::ValueTree, test_runner::TestRunner};

@@ -7,6 +7,7 @@
 //! are scattered need a reading of all that the view is made of: rarely while
 //! the log is small, once an hour when it is not.
 
+use crate::{Next, StepError, System, Worker};
 use exodrive_commands::event::sha256;
 use exodrive_log::Log;
 use exodrive_projections::{Database, Projection, engine::cache::Cache, for_each_projection};
@@ -15,7 +16,6 @@ use std::{
     collections::{BTreeSet, HashMap},
     time::{Duration, Instant},
 };
-use tokio_util::sync::CancellationToken;
 
 /// Rows looked at in a round, of each projection; and half as many keys of
 /// events.
@@ -29,52 +29,69 @@ const ROUNDS_IN_DOUBT: u64 = 3;
 /// How often a larger log is read whole.
 const RARELY: Duration = Duration::from_secs(3_600);
 
-/// The parts that are compared.
-pub struct DriftChecker {
-    /// The truth.
-    pub log: Log,
-    /// The rows, read as their owner.
-    pub database: Database,
-    /// The views.
-    pub cache: Cache,
-}
-
 /// Keys that differed when they were last looked at, by projection.
 type Drifting = HashMap<&'static str, BTreeSet<String>>;
 
-impl DriftChecker {
-    /// Checks every `interval` until `stop`; never if that is zero.
-    pub async fn run(self, interval: Duration, stop: CancellationToken) {
-        if interval.is_zero() {
-            return;
+/// Compares views with the log.
+pub struct DriftCheck {
+    log: Log,
+    database: Database,
+    cache: Cache,
+    interval: Duration,
+    drifting: Drifting,
+    round: u64,
+    read_all: Instant,
+}
+
+impl Worker for DriftCheck {
+    const NAME: &'static str = "drift-check";
+    const ABOUT: &'static str = "Compares rows and Redis views with the log, a few at a time.";
+
+    fn new(system: &System) -> Self {
+        Self {
+            log: system.log.clone(),
+            database: system.database.clone(),
+            cache: system.cache.clone(),
+            interval: system.check_interval,
+            drifting: Drifting::new(),
+            round: 0,
+            read_all: Instant::now(),
         }
-        let mut drifting = Drifting::new();
-        let mut read_all = Instant::now();
-        for round in 1_u64.. {
-            tokio::select! {
-                () = tokio::time::sleep(interval) => {}
-                () = stop.cancelled() => return,
-            }
-            let rounds =
-                if drifting.values().all(BTreeSet::is_empty) { ROUNDS } else { ROUNDS_IN_DOUBT };
-            let small = self.log.last_position().await.is_ok_and(|end| end < SMALL);
-            let all =
-                if small { round.is_multiple_of(rounds) } else { read_all.elapsed() >= RARELY };
-            if all {
-                read_all = Instant::now();
-            }
-            for_each_projection!(P => {
-                let known = drifting.entry(P::NAME).or_default();
-                tokio::select! {
-                    outcome = self.check::<P>(all, known) => if let Err(error) = outcome {
-                        // Whoever folds tells of a fault of the log or Postgres.
-                        let error = exodrive_runtime::error_chain(&error);
-                        tracing::debug!(projection = P::NAME, error, "Cannot check rows");
-                    },
-                    () = stop.cancelled() => return,
-                }
-            });
+    }
+
+    async fn step(&mut self) -> Result<Next, StepError> {
+        if self.interval.is_zero() {
+            return Ok(Next::Never);
         }
+        // The views have a moment to come up first.
+        let round = self.round;
+        self.round += 1;
+        if round > 0 {
+            self.check_round(round).await?;
+        }
+        Ok(Next::After(self.interval))
+    }
+}
+
+impl DriftCheck {
+    async fn check_round(&mut self, round: u64) -> Result<(), StepError> {
+        let none_differs = self.drifting.values().all(BTreeSet::is_empty);
+        let rounds = if none_differs { ROUNDS } else { ROUNDS_IN_DOUBT };
+        let small = self.log.last_position().await.is_ok_and(|end| end < SMALL);
+        let all = match small {
+            true => round.is_multiple_of(rounds),
+            false => self.read_all.elapsed() >= RARELY,
+        };
+        if all {
+            self.read_all = Instant::now();
+        }
+        for_each_projection!(P => {
+            let mut drifting = self.drifting.remove(P::NAME).unwrap_or_default();
+            let checked = self.check::<P>(all, &mut drifting).await;
+            self.drifting.insert(P::NAME, drifting);
+            checked?;
+        });
+        Ok(())
     }
 
     async fn check<P: Projection>(

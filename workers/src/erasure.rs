@@ -2,6 +2,7 @@
 //! row folded afresh from what is left, and tells the log. Each step may be
 //! repeated; after a crash another worker goes on.
 
+use crate::{Next, StepError, System, Worker};
 use exodrive_commands::erasure::{
     ErasureError, ErasureRecord, Erasures, SUBJECTS, all_records,
     restored::{keys_not_cleaned, origin, own_key, record_keys_again, started, uuid},
@@ -15,58 +16,49 @@ use exodrive_projections::{Database, engine::cache::Cache};
 use exodrive_replays::person::{self, Touched};
 use redis::Cmd;
 use std::{collections::HashSet, time::Duration};
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// How often is looked for something to carry out.
 const TICK: Duration = Duration::from_millis(500);
-const RETRY_DELAY: Duration = Duration::from_secs(2);
 /// Answers to commands that Redis keeps for repeats: they hold what customers
 /// gave. The log has them all.
 const ANSWERS: &str = "exo:command:*";
 
-/// Where erasures are carried out.
-#[derive(Clone)]
+/// Executes approved erasures.
 pub struct ErasureExecutor {
     log: Log,
     database: Database,
     cache: Cache,
+    /// Rows that a restored database still held are clean.
+    cleaned: bool,
+    /// The newest event about an erasure that was taken care of.
+    seen: Option<u64>,
+}
+
+impl Worker for ErasureExecutor {
+    const NAME: &'static str = "erasure";
+    const ABOUT: &'static str =
+        "Executes approved erasures: destroys data keys, then cleans every view.";
+
+    fn new(system: &System) -> Self {
+        let System { log, database, cache, .. } = system.clone();
+        Self { log, database, cache, cleaned: false, seen: None }
+    }
+
+    async fn step(&mut self) -> Result<Next, StepError> {
+        if !self.cleaned {
+            self.clean_restored().await?;
+            self.cleaned = true;
+        }
+        // After a failure every erasure is looked at again.
+        let mut seen = self.seen.take();
+        self.run_due_erasures(&mut seen).await?;
+        self.seen = seen;
+        Ok(Next::After(TICK))
+    }
 }
 
 impl ErasureExecutor {
-    /// On a system's parts.
-    pub fn new(log: Log, database: Database, cache: Cache) -> Self {
-        Self { log, database, cache }
-    }
-
-    /// Carries out what is approved, until `stop`.
-    pub async fn run(self, stop: CancellationToken) {
-        let (mut cleaned, mut seen) = (false, None);
-        while !stop.is_cancelled() {
-            let pause = match self.step(&mut cleaned, &mut seen).await {
-                Ok(()) => TICK,
-                Err(error) => {
-                    seen = None;
-                    let error = exodrive_runtime::error_chain(&error);
-                    tracing::warn!(error, "An erasure cannot go on, will try again");
-                    RETRY_DELAY
-                }
-            };
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = stop.cancelled() => {}
-            }
-        }
-    }
-
-    async fn step(&self, cleaned: &mut bool, seen: &mut Option<u64>) -> Result<(), ErasureError> {
-        if !*cleaned {
-            self.clean_restored().await?;
-            *cleaned = true;
-        }
-        self.run_due_erasures(seen).await
-    }
-
     /// Looks for something to do, if an erasure has a new event since `seen`.
     async fn run_due_erasures(&self, seen: &mut Option<u64>) -> Result<(), ErasureError> {
         let last = self.log.last_position_under(SUBJECTS).await?;
@@ -175,29 +167,6 @@ impl ErasureExecutor {
         }
     }
 
-    /// Sets right what a restored backup has brought back, as far as workers
-    /// must not begin before it is: destroys keys again, and folds rows afresh
-    /// that this database does not know to be erased.
-    ///
-    /// # Errors
-    /// When log, database or Redis do not answer.
-    pub async fn reapply(&self) -> Result<(), ErasureError> {
-        let known = self.database.known_erasures().await?;
-        let record = all_records(&self.log).await?;
-        for known in known.iter().filter(|known| !record.contains_key(&known.id.to_string())) {
-            tracing::warn!(
-                erasure = %known.id,
-                "The log does not tell of an erasure that the database knows: it was restored from \
-                 a backup. It is carried out again"
-            );
-            record_keys_again(&self.log, known.id.into(), &known.keys).await?;
-        }
-        if reapply_keys(&self.log).await? {
-            tokio::time::sleep(KEY_CACHE + Duration::from_secs(1)).await;
-        }
-        Ok(())
-    }
-
     /// Has rows folded afresh that this database does not know to be erased.
     async fn clean_restored(&self) -> Result<(), ErasureError> {
         let keys_not_cleaned = keys_not_cleaned(&self.log, &self.database).await?;
@@ -215,6 +184,29 @@ impl ErasureExecutor {
         self.clean_rows(&keys_not_cleaned).await?;
         Ok(())
     }
+}
+
+/// Sets right what a restored backup has brought back, as far as workers
+/// must not begin before it is: destroys keys again, and folds rows afresh
+/// that this database does not know to be erased.
+///
+/// # Errors
+/// When log, database or Redis do not answer.
+pub async fn reapply(system: &System) -> Result<(), ErasureError> {
+    let known = system.database.known_erasures().await?;
+    let record = all_records(&system.log).await?;
+    for known in known.iter().filter(|known| !record.contains_key(&known.id.to_string())) {
+        tracing::warn!(
+            erasure = %known.id,
+            "The log does not tell of an erasure that the database knows: it was restored from \
+             a backup. It is carried out again"
+        );
+        record_keys_again(&system.log, known.id.into(), &known.keys).await?;
+    }
+    if reapply_keys(&system.log).await? {
+        tokio::time::sleep(KEY_CACHE + Duration::from_secs(1)).await;
+    }
+    Ok(())
 }
 
 /// Destroys keys again that the log tells to be destroyed and a restored key

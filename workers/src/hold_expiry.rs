@@ -2,32 +2,42 @@
 //! bookings says which may be due; the decision is made on the log, by the
 //! log's clock. Any number of workers may do so: the first one's event stands.
 
+use crate::{Next, StepError, System, Worker};
 use chrono::{DateTime, Utc};
 use exodrive_commands::{
     context::{Actor, CommandContext},
     rental::{RentalCommands, RentalError},
 };
 use exodrive_domain::booking::{BookingAction, BookingRejection};
+use exodrive_log::Commands;
 use exodrive_projections::{Database, Error, Identity, views::bookings::read::due_holds};
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 
-/// How often is looked.
+/// The pause between two steps.
 const TICK: Duration = Duration::from_millis(500);
 /// Holds ended in one go.
 const BATCH: i64 = 200;
 
-/// Looks and ends holds until `stop`.
-pub async fn run(rental: RentalCommands, database: Database, stop: CancellationToken) {
-    while !stop.is_cancelled() {
-        if let Err(error) = end_due(&rental, &database).await {
-            let error = exodrive_runtime::error_chain(&error);
-            tracing::warn!(error, "Cannot look for holds that have ended, will look again");
-        }
-        tokio::select! {
-            () = tokio::time::sleep(TICK) => {}
-            () = stop.cancelled() => {}
-        }
+/// Ends holds that are due.
+pub struct HoldExpiry {
+    rental: RentalCommands,
+    database: Database,
+}
+
+impl Worker for HoldExpiry {
+    const NAME: &'static str = "hold-expiry";
+    const ABOUT: &'static str = "Ends the holds of bookings that nobody paid in time.";
+
+    fn new(system: &System) -> Self {
+        let commands = Commands::new(system.log.clone(), Some(system.cache.redis().clone()));
+        let (database, cache) = (system.readers.clone(), system.cache.clone());
+        let rental = RentalCommands::new(commands, database.clone(), cache, "", Duration::ZERO);
+        Self { rental, database }
+    }
+
+    async fn step(&mut self) -> Result<Next, StepError> {
+        end_due(&self.rental, &self.database).await?;
+        Ok(Next::After(TICK))
     }
 }
 

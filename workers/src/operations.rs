@@ -1,84 +1,63 @@
-//! Heeds what operators want of the projections, as the log tells it, and tells
-//! the log of finished swaps. Any number of workers may do so: each event is
-//! heeded once.
+//! Applies operators' events about projections, each once, and records finished
+//! swaps in the log.
 
+use crate::{Next, StepError, System, Worker};
 use chrono::{DateTime, Utc};
 use exodrive_commands::event::operation_event;
 use exodrive_domain::{
     Payload, Recorded, decode,
     operation::{OPERATION_SUBJECTS, Operation, OperationEvent},
 };
-use exodrive_log::{AppendError, Log, NewEvent, ReadError, Reader};
+use exodrive_log::{Log, NewEvent, Reader};
 use exodrive_projections::{
     Database, Error,
     engine::operations::{OperatorCommand, UnrecordedSwap},
 };
 use serde::Deserialize;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 
-/// How often is looked for finished swaps while no event comes.
+/// How long a step waits for an event, before it looks for finished swaps.
 const TICK: Duration = Duration::from_millis(500);
-/// Events taken in one go.
+/// Events of one step.
 const BATCH: usize = 100;
-/// After an outage.
-const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Why the next step could not be made. Every one is tried again.
-#[derive(Debug, thiserror::Error)]
-enum StepError {
-    #[error("the event log cannot be read")]
-    Read(#[from] ReadError),
-    #[error("the database does not answer")]
-    Database(#[from] Error),
-    #[error("the event log does not take the event")]
-    Append(#[from] AppendError),
-    #[error("an event cannot be written as JSON")]
-    Encode(#[from] serde_json::Error),
+/// Applies operators' events.
+pub struct ApplyOperations {
+    log: Log,
+    database: Database,
+    reader: Option<Reader>,
 }
 
-/// Heeds and tells until `stop`.
-pub async fn run(log: Log, database: Database, stop: CancellationToken) {
-    let mut reader = None;
-    while !stop.is_cancelled() {
-        let done = tokio::select! {
-            done = apply_new_commands(&log, &database, &mut reader) => done,
-            () = stop.cancelled() => return,
-        };
-        if let Err(error) = done {
-            let error = exodrive_runtime::error_chain(&error);
-            tracing::warn!(error, "Cannot heed operators' events, will try again");
-            reader = None;
-            tokio::select! {
-                () = tokio::time::sleep(RETRY_DELAY) => {}
-                () = stop.cancelled() => return,
+impl Worker for ApplyOperations {
+    const NAME: &'static str = "operations";
+    const ABOUT: &'static str =
+        "Applies operators' events (rebuild, pause, retry, ...) and records finished swaps.";
+
+    fn new(system: &System) -> Self {
+        Self { log: system.log.clone(), database: system.database.clone(), reader: None }
+    }
+
+    async fn step(&mut self) -> Result<Next, StepError> {
+        // After a failure it reads again from the last event that was applied.
+        let mut reader = match self.reader.take() {
+            Some(reader) => reader,
+            None => {
+                let applied = self.database.applied_position_in(&self.log).await?;
+                self.log.reader_of(&[OPERATION_SUBJECTS.to_owned()], applied + 1)
             }
+        };
+        for event in reader.next_batch(BATCH, TICK).await?.events {
+            apply_event(&self.database, &event).await?;
         }
-    }
-}
-
-async fn apply_new_commands(
-    log: &Log,
-    database: &Database,
-    reader: &mut Option<Reader>,
-) -> Result<(), StepError> {
-    let current = match reader {
-        Some(reader) => reader,
-        None => {
-            let applied = database.applied_position_in(log).await?;
-            reader.insert(log.reader_of(&[OPERATION_SUBJECTS.to_owned()], applied + 1))
+        for swap in self.database.unrecorded_swaps().await? {
+            if let Some(event) = swap_event(&swap, self.log.now())? {
+                self.log.append_fact(&event).await?;
+            }
+            self.database.mark_recorded(&swap.id).await?;
         }
-    };
-    for event in current.next_batch(BATCH, TICK).await?.events {
-        apply_event(database, &event).await?;
+        self.reader = Some(reader);
+        Ok(Next::Now)
     }
-    for swap in database.unrecorded_swaps().await? {
-        if let Some(event) = swap_event(&swap, log.now())? {
-            log.append_fact(&event).await?;
-        }
-        database.mark_recorded(&swap.id).await?;
-    }
-    Ok(())
 }
 
 async fn apply_event(database: &Database, recorded: &Recorded) -> Result<(), Error> {

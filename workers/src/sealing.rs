@@ -1,51 +1,66 @@
-//! Has the log sealed while a worker runs, and says why if that stops.
+//! Seals the log while the process runs, and says why if that stops.
 
-use exodrive_audit::seal::{SealError, SealFault, Sealer};
+use crate::{Next, StepError, System, Worker};
+use exodrive_audit::{
+    seal::{SealError, SealFault, Sealer, Session},
+    store::SealStore,
+};
 use exodrive_runtime::error_chain;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 
-/// How often is looked whether there is something to do.
+/// The pause while another process seals, or sealing has halted.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a last look may take.
-const FINAL_SEAL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the last comparison may take.
+const LAST_COMPARISON: Duration = Duration::from_secs(60);
 
-/// Seals until `stop`.
-pub async fn run(sealer: &Sealer, stop: &CancellationToken) {
-    let mut reported = false;
-    loop {
-        let outcome = tokio::select! {
-            outcome = sealer.work() => outcome,
-            () = stop.cancelled() => break,
-        };
-        match outcome {
-            Ok(()) => reported = false,
-            Err(SealError::Fault(fault)) => halt(sealer, &fault).await,
-            Err(error) if !reported => {
-                reported = true;
-                let error = error_chain(&error);
-                tracing::warn!(error, "Cannot seal the log at the moment, will try again");
-            }
-            Err(_) => {}
-        }
-        tokio::select! {
-            () = tokio::time::sleep(POLL_INTERVAL) => {}
-            () = stop.cancelled() => break,
-        }
-    }
-    // Another worker need not wait for the lease to end.
-    let _ = sealer.seals.leave_sealing(&sealer.worker).await;
+/// Seals the log.
+pub struct Sealing {
+    sealer: Sealer,
+    session: Option<Session>,
 }
 
-/// Compares the log with its seals once more, for a worker that cannot go on:
-/// a log that projections refuse may be one that somebody has changed.
-pub async fn seal_before_stop(sealer: &Sealer) {
-    let sealed = tokio::time::timeout(FINAL_SEAL_TIMEOUT, sealer.seal_new_events()).await;
-    if let Ok(Err(SealError::Fault(fault))) = sealed {
-        halt(sealer, &fault).await;
+impl Worker for Sealing {
+    const NAME: &'static str = "sealing";
+    const ABOUT: &'static str =
+        "Seals the log: Merkle tree, signed checkpoints, rolling comparison.";
+
+    fn new(system: &System) -> Self {
+        let sealer = Sealer {
+            log: system.log.clone(),
+            seals: SealStore::of(&system.database),
+            keys: system.seal_keys.clone(),
+            interval: system.seal_interval,
+            worker: system.process.clone(),
+        };
+        Self { sealer, session: None }
     }
-    let _ = sealer.seals.leave_sealing(&sealer.worker).await;
+
+    async fn step(&mut self) -> Result<Next, StepError> {
+        match self.sealer.step(&mut self.session).await {
+            Ok(()) => {}
+            // It is known, and no retry mends it.
+            Err(SealError::Fault(fault)) => halt(&self.sealer, &fault).await,
+            Err(error) => return Err(error.into()),
+        }
+        Ok(if self.session.is_some() { Next::Now } else { Next::After(POLL_INTERVAL) })
+    }
+
+    async fn stop(&mut self) {
+        // Another process need not wait for the lease to end.
+        let _ = self.sealer.seals.leave_sealing(&self.sealer.worker).await;
+    }
+}
+
+/// Compares the log with its seals once more, for a process that cannot go on: a
+/// log that projections refuse may be one that somebody has changed.
+pub async fn compare_once_more(system: &System) {
+    let mut sealing = Sealing::new(system);
+    let compared = tokio::time::timeout(LAST_COMPARISON, sealing.sealer.compare_newest()).await;
+    if let Ok(Err(SealError::Fault(fault))) = compared {
+        halt(&sealing.sealer, &fault).await;
+    }
+    sealing.stop().await;
 }
 
 async fn halt(sealer: &Sealer, fault: &SealFault) {

@@ -1,7 +1,7 @@
-//! `exodrive doctor`: every part checked, with what to do about each fault.
+//! `exodrive doctor`: checks every part, and says what to do about each fault.
 
 use super::{Failure, table};
-use crate::settings::{Connections, HttpSettings, LogSettings};
+use crate::settings::{Connections, HttpSettings};
 use exodrive_log::{
     Log, LogConfig,
     permissions::{self, Deviations, User},
@@ -18,19 +18,17 @@ pub(super) struct Doctor {
     #[command(flatten)]
     connections: Connections,
     #[command(flatten)]
-    log: LogSettings,
-    #[command(flatten)]
     http: HttpSettings,
 }
 
-/// What was found of one part.
+/// Finding about one part.
 type Finding = (&'static str, Verdict);
 
 enum Verdict {
     Fine(String),
-    /// No fault, and ought to be known.
+    /// No fault, but worth knowing.
     Note(String),
-    /// And what to do.
+    /// A fault, and what to do about it.
     Fault(String),
 }
 
@@ -43,11 +41,8 @@ impl From<Result<String, String>> for Verdict {
 impl Doctor {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let urls = self.connections.resolve()?;
-        let mut config = self.log.config(
-            urls.nats.clone(),
-            urls.nats_monitor.clone(),
-            self.connections.wrapping_keys()?,
-        );
+        let mut config =
+            self.connections.appending_config(urls.nats.clone(), urls.nats_monitor.clone())?;
         config.connect_timeout = Duration::ZERO;
         let mut findings: Vec<Finding> = Vec::new();
         let log = Log::connect(&config).await;
@@ -93,14 +88,14 @@ impl Doctor {
                     Ok(format!("{}: at position {}", projection.name, projection.position))
                 }
                 (true, parked) => Err(format!(
-                    "{}: {parked} events are parked; mend the cause, then `exodrive projections retry {}`",
+                    "{}: {parked} events are parked; remove the cause, then `exodrive projections retry {}`",
                     projection.name, projection.name
                 )),
             };
             findings.push(("projection", Verdict::from(finding)));
         }
         let secrets = self.http.webhook_secrets(&self.connections);
-        let secrets = secrets.map(|_| "sound".to_owned()).map_err(|error| error.to_string());
+        let secrets = secrets.map(|_| "valid".to_owned()).map_err(|error| error.to_string());
         findings.push(("webhook secret", secrets.into()));
         let mut table = table::table(&["part", "", "finding"]);
         let valid = !findings.iter().any(|(_, verdict)| matches!(verdict, Verdict::Fault(_)));
@@ -117,7 +112,7 @@ impl Doctor {
     }
 }
 
-/// Whether the log's users may do what they must, and no more.
+/// Checks that the log's users may do what they must, and no more.
 async fn nats_users(config: &LogConfig, urls: &ServiceUrls) -> Vec<Finding> {
     use User::{Api, Operator, Worker};
     if urls.nats == urls.nats_operator {
@@ -134,8 +129,8 @@ async fn nats_users(config: &LogConfig, urls: &ServiceUrls) -> Vec<Finding> {
     ]
 }
 
-/// Of a server whose operator is not named apart: the user may be restricted
-/// all the same.
+/// Checks the only user of a server. Without an operator user that user may
+/// still be restricted.
 async fn only_user(config: &LogConfig, url: &str) -> Verdict {
     let all = check(config, url, User::Operator, User::Operator).await;
     if let Verdict::Fine(_) = all {
@@ -159,7 +154,7 @@ async fn check(config: &LogConfig, url: &str, must: User, may: User) -> Verdict 
             Verdict::Fine(if may == User::Operator {
                 "may make streams and change their settings".to_owned()
             } else {
-                "may do its work, and is refused to change a stream or what it holds".to_owned()
+                "may do its work, and may not change a stream or its messages".to_owned()
             })
         }
         Ok(Deviations { excess, missing }) => Verdict::Fault(format!(

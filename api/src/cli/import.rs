@@ -1,4 +1,4 @@
-//! `exodrive import`: the present product's tables, as events.
+//! `exodrive import`: imports the tables of the present product as events.
 
 use super::{Failure, table};
 use crate::{
@@ -36,10 +36,10 @@ Examples:
 pub(super) struct Import {
     /// The folder with the CSV files
     folder: PathBuf,
-    /// Say what would be taken and what not, and change nothing
+    /// Only report what would be taken and what not
     #[arg(long)]
     dry_run: bool,
-    /// Where the cars are (IANA): their days are calendar days there
+    /// Time zone of the cars (IANA): their days are calendar days there
     #[arg(long, default_value = TIME_ZONE, value_name = "ZONE")]
     time_zone: String,
     /// Print the report as JSON
@@ -77,13 +77,13 @@ impl Import {
     }
 }
 
-/// A desk of this program's own, beside the API's.
+/// Opens command handlers for this program, beside the API's.
 pub(super) async fn open(
     connections: &Connections,
     bookings: &BookingSettings,
 ) -> Result<(RentalCommands, Log), Failure> {
     let urls = connections.resolve()?;
-    let log = Log::open(&connections.reading_config(urls.nats)?).await?;
+    let log = Log::connect(&connections.appending_config(urls.nats, urls.nats_monitor)?).await?;
     let redis = Cache::new(&urls.redis)?;
     let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
     let database = Database::for_readers(&urls.database)?;
@@ -91,7 +91,7 @@ pub(super) async fn open(
     Ok((RentalCommands::new(commands, database, redis, &secret, bookings.hold_period), log))
 }
 
-/// Imports the tables, or rehearses it; gives how many steps that were.
+/// Imports the tables, or rehearses it. Returns the number of steps.
 pub(super) async fn import(
     rental: &RentalCommands,
     log: &Log,
@@ -100,7 +100,9 @@ pub(super) async fn import(
     dry_run: bool,
 ) -> Result<(Report, usize), Failure> {
     if time_zone.parse::<chrono_tz::Tz>().is_err() {
-        return Err(format!("{time_zone:?} is no time zone: for example America/New_York").into());
+        return Err(
+            format!("{time_zone:?} is not a time zone: give for example America/New_York").into()
+        );
     }
     let plan = import::plan(tables, time_zone, Utc::now());
     let mut report = Report::of(tables, &plan);
@@ -131,7 +133,7 @@ pub(super) async fn import(
 
 fn print(report: &Report, dry_run: bool, took: Duration) {
     let taken = if dry_run { "would be taken" } else { "taken" };
-    let mut counts = table::table(&["table", "rows", taken, "known already", "refused"]);
+    let mut counts = table::table(&["table", "rows", taken, "imported before", "rejected"]);
     for (name, it) in &report.tables {
         let number = |n: usize| table::number(n as u64);
         counts.add_row([
@@ -155,13 +157,13 @@ fn print(report: &Report, dry_run: bool, took: Duration) {
         }
         say!("\n{rows}");
     };
-    list("taken as something else", &report.remarks);
+    list("taken with other values", &report.remarks);
     list("not taken", &report.problems);
     let all: usize = report.tables.values().map(|counts| counts.taken).sum();
     let seconds = took.as_secs_f64();
     let changed = if dry_run { "Nothing was changed" } else { "Every row taken is an event" };
     say!(
-        "\n{} rows {taken}, {} refused, in {seconds:.1} s. {changed}.",
+        "\n{} rows {taken}, {} rejected, in {seconds:.1} s. {changed}.",
         table::number(all as u64),
         report.problems.len()
     );

@@ -1,12 +1,12 @@
-//! The command line: one program, `exodrive`, with a command for everything.
+//! The command line: one program, `exodrive`, with a subcommand for every task.
 //!
-//! Results go to standard output, what happens on the way to standard error.
-//! Exit codes: 0 done, 1 failed, 2 wrong usage.
+//! Results go to standard output, progress to standard error. Exit codes: 0
+//! done, 1 failed, 2 wrong usage.
 
 #![expect(clippy::print_stderr, reason = "a command line prints")]
 
-/// Prints a line to standard output. A reader that has seen enough (`| head`)
-/// ends the program, quietly.
+/// Prints a line to standard output. If the reader has closed the pipe (`|
+/// head`), the program ends quietly.
 macro_rules! say {
     ($($text:tt)*) => {
         $crate::cli::print_line(format_args!($($text)*))
@@ -17,25 +17,28 @@ mod audit;
 mod demo;
 mod doctor;
 mod import;
+mod metrics;
 mod projections;
 mod replay;
 mod serve;
 mod table;
 mod terminal;
 mod up;
+mod work;
+mod workers;
 
 use crate::http::auth::{tokens, tokens::Role};
 use crate::{
     http,
-    settings::{Connections, DEFAULT_FILTER, HttpSettings, LogSettings, Logging},
+    settings::{Connections, DEFAULT_FILTER, Given, HttpSettings, Logging},
 };
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use exodrive_log::Log;
 use exodrive_projections::Database;
 use exodrive_runtime::{error_chain, folder, telemetry};
 use std::{io::Write, process::ExitCode, time::Duration};
 
-/// What went wrong, for the person at the terminal.
+/// An error, for the person at the terminal.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// ExoDrive: exotic-car rental on an event log.
@@ -53,9 +56,9 @@ pub struct Cli {
 
 const EXAMPLES: &str = "Examples:
   exodrive up                                  start everything, Ctrl-C stops it
-  exodrive demo                                send the sample deliveries and look at them
+  exodrive demo                                send sample data and show the outcome
   exodrive token --role auditor                a token for curl
-  exodrive replay email 4ef9a417-02e9-4d39-ad75-9611e0fcc33c
+  exodrive replay email f3c95789-ace1-4954-ac5d-6baed2eac902
   exodrive projections list
   exodrive projections verify --all            prove that the views are what the log says
   (export $(exodrive env); psql \"$EXODRIVE_DATABASE_URL\")";
@@ -66,26 +69,29 @@ enum Command {
     Up(up::Up),
     /// Run the API
     Serve(serve::Serve),
-    /// Run a worker: it keeps the projections level with the log
-    Work(serve::Work),
+    /// Run a worker: it keeps the projections up to date with the log
+    Work(work::Work),
     /// Prepare the event log and the database: streams, migrations, and the tables of every
     /// projection
     Migrate(Migrate),
-    /// Send the sample deliveries through the webhook and look at the outcome
+    /// Send sample data through the API and the webhook, and show the outcome
     Demo(demo::Demo),
-    /// Take the tables of the present product over, from CSV files
+    /// Import the tables of the present product from CSV files
     Import(import::Import),
-    /// Travel in time: a row of any view as it was, and what made it so, from the log
+    /// Travel in time: a row of any view at an earlier point, and the events
+    /// that made it, from the log
     Replay(replay::Replay),
     /// Evidence for auditors, and the erasure of personal data
     Audit(audit::Audit),
-    /// Look at the projections and mend them
+    /// Show and repair the projections
     Projections(projections::Projections),
-    /// Print a token for a system whose secret is at hand (for development)
+    /// Show the status of the background workers: holds, erasures, sealing, operations, drift check
+    Workers(workers::Workers),
+    /// Print a token for a system whose secret is available (for development)
     Token(Token),
     /// Print the addresses of the running system as lines EXODRIVE_..._URL=...
     Env(Env),
-    /// Check every part of the system, with what to do about each fault
+    /// Check every part of the system, and say what to do about each fault
     Doctor(doctor::Doctor),
     /// Print the OpenAPI 3.1 description of the API
     Openapi,
@@ -95,26 +101,24 @@ enum Command {
 #[command(after_help = "Example:
   EXODRIVE_NATS_OPERATOR_URL=nats://exodrive-operator:... exodrive migrate
 
-Makes the streams that are missing; changes none that is there. docs/nats.conf
+Makes the streams that are missing; never changes one that exists. docs/nats.conf
 shows a NATS whose other users may not.")]
 struct Migrate {
     #[command(flatten)]
     connections: Connections,
-    #[command(flatten)]
-    log: LogSettings,
 }
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:
   curl -H \"Authorization: Bearer $(exodrive token --role auditor)\" http://127.0.0.1:8080/v1/inbox")]
 struct Token {
-    /// What the bearer is: customer, admin, auditor or operator
+    /// Role of the bearer: customer, admin, auditor or operator
     #[arg(long)]
     role: Role,
-    /// Who the bearer is
+    /// Id of the bearer
     #[arg(long, default_value = "developer")]
     subject: String,
-    /// How long the token is good for
+    /// Lifetime of the token
     #[arg(long, default_value = "12h", value_parser = humantime::parse_duration)]
     ttl: Duration,
     #[command(flatten)]
@@ -138,13 +142,29 @@ fn print_line(text: std::fmt::Arguments<'_>) {
 }
 
 impl Cli {
-    /// Runs the command.
-    pub fn run(self) -> ExitCode {
+    /// Reads the command line and runs the command. Ends the process if it cannot
+    /// be read, or if help is asked for.
+    pub fn run_from_args() -> ExitCode {
+        let mut command = Self::command();
+        // Global options stand in each command's own list only then.
+        command.build();
+        let matches = command.get_matches_mut();
+        let given = matches.subcommand().and_then(|(name, matches)| {
+            command.find_subcommand(name).map(|command| Given::of(command, matches))
+        });
+        match Self::from_arg_matches(&matches) {
+            Ok(cli) => cli.run(given.unwrap_or_default()),
+            Err(error) => error.exit(),
+        }
+    }
+
+    fn run(self, given: Given) -> ExitCode {
         // The first TLS connection would find no provider without it. Fails
         // only if there is one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let quiet = !matches!(self.command, Command::Up(_) | Command::Serve(_) | Command::Work(_));
-        // A command's answer is its output; its log is for when it fails.
+        // The answer of a command is its output. Its log lines are for
+        // failures.
         let filter = if quiet && self.logging.filter == DEFAULT_FILTER {
             "error"
         } else {
@@ -161,7 +181,7 @@ impl Cli {
                 return ExitCode::FAILURE;
             }
         };
-        match runtime.block_on(self.command.run(&self.logging)) {
+        match runtime.block_on(self.command.run(given)) {
             Ok(code) => code,
             Err(error) => {
                 eprintln!("error: {}", error_chain(error.as_ref()));
@@ -172,17 +192,18 @@ impl Cli {
 }
 
 impl Command {
-    async fn run(self, logging: &Logging) -> Result<ExitCode, Failure> {
+    async fn run(self, given: Given) -> Result<ExitCode, Failure> {
         match self {
-            Self::Up(command) => command.run(logging).await?,
+            Self::Up(command) => command.with_given(given).run().await?,
             Self::Serve(command) => command.run().await?,
             Self::Work(command) => command.run().await?,
             Self::Migrate(command) => command.run().await?,
-            Self::Demo(command) => command.run(logging).await?,
+            Self::Demo(command) => command.run(given).await?,
             Self::Import(command) => return command.run().await,
             Self::Replay(command) => return command.run().await,
             Self::Audit(command) => return command.run().await,
             Self::Projections(command) => return command.run().await,
+            Self::Workers(command) => return command.run().await,
             Self::Token(command) => command.run()?,
             Self::Env(command) => command.run()?,
             Self::Doctor(command) => return command.run().await,
@@ -195,8 +216,7 @@ impl Command {
 impl Migrate {
     async fn run(self) -> Result<(), Failure> {
         let urls = self.connections.resolve()?;
-        let keys = self.connections.wrapping_keys()?;
-        let config = self.log.config(urls.nats_operator, urls.nats_monitor, keys);
+        let config = self.connections.appending_config(urls.nats_operator, urls.nats_monitor)?;
         Log::prepare(&config).await?;
         say!("The event log is ready: it has its streams, with the settings that they must have.");
         Database::for_workers(&urls.database)?.migrate().await?;
@@ -229,5 +249,73 @@ impl Env {
             say!("EXODRIVE_API_URL={}", system.url);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{collections::BTreeSet, ffi::OsStr};
+
+    fn command() -> clap::Command {
+        let mut command = Cli::command();
+        command.build();
+        command
+    }
+
+    /// Long name and variable of every option of a command that has a variable.
+    fn options(command: &str) -> BTreeSet<(String, String)> {
+        let cli = self::command();
+        let command = cli.find_subcommand(command).unwrap();
+        let named = command.get_arguments().filter_map(|arg| {
+            let text = |text: &OsStr| text.to_str().unwrap().to_owned();
+            Some((arg.get_long()?.to_owned(), text(arg.get_env()?)))
+        });
+        named.collect()
+    }
+
+    #[test]
+    fn up_has_every_setting_of_its_parts() {
+        let up = options("up");
+        for part in ["serve", "work"] {
+            let missing: Vec<_> = options(part).difference(&up).cloned().collect();
+            assert!(missing.is_empty(), "exodrive up has not what {part} has: {missing:?}");
+        }
+    }
+
+    /// A value that the option takes, written as people would.
+    fn value(option: &str) -> &'static str {
+        match option {
+            name if name.ends_with("-addr") => "127.0.0.1:9",
+            name if name.starts_with("rate-limit") => "7/1m",
+            name if name.ends_with("-interval") || name.ends_with("-limit") => "7s",
+            "duplicate-window" | "hold-period" => "7m",
+            "log-sync" => "default",
+            "log-replicas" => "3",
+            "rebuild-memory-mib" => "7",
+            "jwt-algorithm" => "RS256",
+            "log-format" => "json",
+            "trusted-proxies" => "10.0.0.0/8,192.168.0.0/16",
+            "resend-webhook-secrets" => "whsec_b25l,whsec_dHdv",
+            "seal-keys" => "one,two",
+            _ => "text",
+        }
+    }
+
+    #[test]
+    fn up_hands_every_setting_that_is_given_to_its_parts() {
+        for (option, variable) in options("up") {
+            let mut command = command();
+            let args = ["exodrive", "up", &format!("--{option}"), value(&option)];
+            let matches = command.try_get_matches_from_mut(args).unwrap();
+            let (name, matches) = matches.subcommand().unwrap();
+            let given = Given::of(command.find_subcommand(name).unwrap(), matches);
+            let handed: Vec<_> = given
+                .variables()
+                .filter(|(name, _)| std::env::var_os(name).is_none())
+                .map(|(name, value)| (name.to_owned(), value.to_str().unwrap().to_owned()))
+                .collect();
+            assert_eq!(handed, [(variable, value(&option).to_owned())], "--{option}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! `exodrive replay`: history, told from the log.
+//! `exodrive replay`: history of any row, folded from the log.
 
 use super::{Failure, table, terminal};
 use crate::settings::Connections;
@@ -17,13 +17,13 @@ use std::process::ExitCode;
 
 const COMMAND: &str = "exodrive replay";
 
-/// See the command's own description.
+/// Options of `exodrive replay`, with a subcommand for each view.
 #[derive(clap::Args)]
 #[command(
     subcommand_value_name = "VIEW",
     subcommand_help_heading = "Views",
-    after_help = "Every view is a fold over the log, so a row can be told as it was at any time or
-position, and what made it so. Only the log is needed: Postgres and Redis may be
+    after_help = "Every view is a fold over the log, so this shows a row at any earlier time or
+position, and the events that made it. Only the log is needed: Postgres and Redis may be
 down. Where a row's events are scattered (bookings, customers), all events of
 that kind are read.
 
@@ -38,7 +38,7 @@ pub(super) struct Replay {
     what: ReplayCommand,
 }
 
-/// The views are taken from the one list of them.
+/// The subcommands: one for email, and one for each view in the list of views.
 enum ReplayCommand {
     Email(Email),
     View(&'static str, View),
@@ -46,8 +46,10 @@ enum ReplayCommand {
 
 impl Subcommand for ReplayCommand {
     fn augment_subcommands(command: Command) -> Command {
-        // Arguments that are shared bring a description of their own: ours last.
-        let about = "The history of one email, in words, in the order of arrival or as it happened";
+        // Shared arguments bring a description of their own, so ours comes
+        // last.
+        let about =
+            "The history of one email, in words, in the order of arrival or as the events happened";
         let email = Email::augment_args(Command::new("email")).about(about).long_about(None);
         names().into_iter().fold(command.subcommand(email), |command, view| {
             let (about, key) = describe(view);
@@ -86,17 +88,17 @@ impl FromArgMatches for ReplayCommand {
     }
 }
 
-/// What a row of a view is, and a key of one.
+/// Describes a row of a view, with an example of a key.
 fn describe(view: &str) -> (&'static str, &'static str) {
     const ID: &str = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4";
     match view {
-        "inbox" => ("An email, by its id", "4ef9a417-02e9-4d39-ad75-9611e0fcc33c"),
+        "inbox" => ("An email, by its id", "f3c95789-ace1-4954-ac5d-6baed2eac902"),
         "email_timeline" => {
-            ("An event of an email, by EMAIL/EVENT", "4ef9a417-02e9-4d39-ad75-9611e0fcc33c/msg_1")
+            ("An event of an email, by EMAIL/EVENT", "f3c95789-ace1-4954-ac5d-6baed2eac902/msg_1")
         }
         "deliveries" => ("A message of the provider, by its id", "msg_2kVZ"),
         "cars" => ("A car, by its id", ID),
-        "calendar" => ("The days of a car that somebody has, by the car's id", ID),
+        "calendar" => ("The days of a car that are taken, by the car's id", ID),
         "bookings" => ("A booking, by its id", ID),
         "booking_timeline" => (
             "An event of a booking, by BOOKING/POSITION (20 digits), or BOOKING/email/EMAIL",
@@ -107,8 +109,8 @@ fn describe(view: &str) -> (&'static str, &'static str) {
             ("An amount taken or given back, by its position (20 digits)", "00000000000000000120")
         }
         "accesses" => (
-            "A reader's reads of one thing in a day, by RESOURCE/ID/DAY/ACTOR",
-            "email/4ef9a417-02e9-4d39-ad75-9611e0fcc33c/2026-11-20/auditor:ada",
+            "A reader's reads of one resource in a day, by RESOURCE/ID/DAY/ACTOR",
+            "email/f3c95789-ace1-4954-ac5d-6baed2eac902/2026-11-20/auditor:ada",
         ),
         _ => ("A row of the view, by its key", "KEY"),
     }
@@ -121,11 +123,11 @@ struct View {
     /// Stop after this time (RFC 3339) or position
     #[arg(long, value_name = "TIME|POSITION", conflicts_with = "diff")]
     at: Option<Until>,
-    /// The fields that differ between two points, and which event last changed
-    /// each: times, positions, or `now`
+    /// Compare the row at two points, and name the event that last changed each
+    /// field: times, positions, or `now`
     #[arg(long, num_args = 2, value_names = ["A", "B"], value_parser = parse_point)]
     diff: Option<Vec<Until>>,
-    /// An object, for programs
+    /// Print a JSON object, for programs
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -138,22 +140,23 @@ pub(super) fn parse_point(text: &str) -> Result<Until, String> {
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  exodrive replay email 4ef9a417-02e9-4d39-ad75-9611e0fcc33c
-  exodrive replay email 4ef9a417-02e9-4d39-ad75-9611e0fcc33c --at 2026-11-20T09:15:06Z --order happened
-  exodrive replay email 4ef9a417-02e9-4d39-ad75-9611e0fcc33c --json | jq '.[-1].state'")]
+  exodrive replay email f3c95789-ace1-4954-ac5d-6baed2eac902
+  exodrive replay email f3c95789-ace1-4954-ac5d-6baed2eac902 --at 2026-11-20T09:15:06Z --order happened
+  exodrive replay email f3c95789-ace1-4954-ac5d-6baed2eac902 --json | jq '.[-1].state'")]
 struct Email {
     /// The provider's id of the email
     id: EmailId,
     /// Stop after this time (RFC 3339) or position
     #[arg(long, value_name = "TIME|POSITION")]
     at: Option<Until>,
-    /// received: as we learnt of it; happened: as the provider dates it
+    /// received: the order in which we received the events; happened: as the
+    /// provider dates them
     #[arg(long, default_value = "received", value_name = "ORDER")]
     order: Order,
-    /// A JSON array, an object for each event with the state after it
+    /// Print a JSON array, an object for each event with the state after it
     #[arg(long, conflicts_with = "raw")]
     json: bool,
-    /// The received headers and bytes of each event
+    /// Print the received headers and bytes of each event
     #[arg(long)]
     raw: bool,
     #[command(flatten)]
@@ -185,7 +188,8 @@ impl View {
                 let compared = replays::compare(&log, view, &self.key, points, &progress).await;
                 bar.finish_and_clear();
                 let compared = compared?;
-                terminal::record(&log, COMMAND, shown.filter(|_| compared.is_some())).await;
+                terminal::record(&self.connections, COMMAND, shown.filter(|_| compared.is_some()))
+                    .await;
                 compared.map(|compared| self.print_diff(view, &compared)).transpose()?
             }
             _ => {
@@ -193,7 +197,8 @@ impl View {
                 let history = replays::row_history(&log, view, &self.key, until, &progress).await;
                 bar.finish_and_clear();
                 let history = history?;
-                terminal::record(&log, COMMAND, shown.filter(|_| history.is_some())).await;
+                terminal::record(&self.connections, COMMAND, shown.filter(|_| history.is_some()))
+                    .await;
                 history.map(|history| self.print(view, &history)).transpose()?
             }
         };
@@ -247,7 +252,7 @@ impl View {
     }
 }
 
-/// The fields in which a row differs, as a table.
+/// Prints the fields in which a row differs, as a table.
 pub(super) fn print_fields(what: &str, compared: &Compared) {
     let mut fields = table::table(&["field", "before", "after", "last changed", "by"]);
     for field in &compared.fields {
@@ -272,7 +277,7 @@ pub(super) fn print_fields(what: &str, compared: &Compared) {
     );
 }
 
-/// A bar for reading much of the log; shown on a terminal only.
+/// A progress bar for reading much of the log. It is shown on a terminal only.
 pub(super) fn reading_bar() -> Result<ProgressBar, Failure> {
     let style = ProgressStyle::with_template("{msg} {bar:40} {human_pos}/{human_len} {eta} left")?;
     Ok(ProgressBar::new(0).with_style(style))
@@ -284,7 +289,7 @@ fn merge(object: &mut Value, more: Value) {
     }
 }
 
-/// A pointer, for people.
+/// Text of a pointer, for people.
 fn whole(pointer: &str) -> String {
     if pointer.is_empty() { "(the row)".to_owned() } else { table::short(pointer, 60) }
 }
@@ -322,7 +327,7 @@ impl Email {
             }
             return Ok(ExitCode::FAILURE);
         }
-        terminal::record(&log, COMMAND, [("email", Some(self.id.as_str()))]).await;
+        terminal::record(&self.connections, COMMAND, [("email", Some(self.id.as_str()))]).await;
         if self.json {
             let frames: Vec<_> = frames.iter().map(to_json).collect();
             say!("{}", serde_json::to_string_pretty(&frames)?);
@@ -364,7 +369,7 @@ fn print_raw(frame: &Frame<InboxRow>) {
     say!("\n{}\n", String::from_utf8_lossy(&frame.recorded.body));
 }
 
-/// The history as a table, and the state at its end.
+/// Prints the history as a table, and the state at its end.
 pub(super) fn print_history(frames: &[Frame<InboxRow>], order: Order) {
     let mut table =
         table::table(&["position", "happened (UTC)", "received (UTC)", "event", "effect"]);
@@ -383,7 +388,7 @@ pub(super) fn print_history(frames: &[Frame<InboxRow>], order: Order) {
     say!("{table}");
     let order = match order {
         Order::Happened => "as they happened",
-        Order::Received => "as we learnt of them",
+        Order::Received => "as they were received",
     };
     say!("{} events {order}, read from the log.", frames.len());
     let Some(state) = before else { return };
@@ -404,7 +409,7 @@ pub(super) fn print_history(frames: &[Frame<InboxRow>], order: Order) {
     }
 }
 
-/// What an event did to the email, in words.
+/// Describes the effect of an event on the email, in words.
 fn effect(before: Option<&InboxRow>, after: Option<&InboxRow>) -> String {
     match (before, after) {
         (None, None) => "no effect".to_owned(),

@@ -1,6 +1,6 @@
-//! `exodrive serve` and `exodrive work`.
+//! `exodrive serve`: runs the API.
 
-use super::Failure;
+use super::{Failure, metrics::serve_metrics};
 use crate::{
     http::{
         self, Api,
@@ -9,31 +9,20 @@ use crate::{
         layers::erasure_gate::ErasureGate,
         state::{blocked_keys::BlockedKeys, limits::Limiter, view_cache::ViewCache},
     },
-    settings::{
-        BookingSettings, CheckSettings, Connections, HttpSettings, LogSettings, MetricsSettings,
-        RebuildArgs, SealSettings, SettingsError,
-    },
+    settings::{BookingSettings, Connections, HttpSettings, MetricsSettings, SettingsError},
 };
-use axum::{Router, routing::get};
-use exodrive_audit::{seal::Sealer, store::SealStore};
+use exodrive_audit::store::SealStore;
 use exodrive_commands::{
     access_log::AccessLog, erasure::Erasures, operations::Operator, rental::RentalCommands,
 };
 use exodrive_log::{Commands, Log};
-use exodrive_projections::{
-    Database,
-    engine::{self, cache::Cache},
-};
-use exodrive_runtime::shutdown;
-use exodrive_workers::{
-    drift_check::DriftChecker, erasure::ErasureExecutor, hold_expiry, operations, sealing,
-};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+use exodrive_projections::{Database, engine::cache::Cache};
+use exodrive_runtime::{shutdown, tasks::Tasks};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// The address of the API when none is given.
+/// Address of the API if none is given.
 pub(super) const HTTP_ADDR: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
 
@@ -44,8 +33,6 @@ pub(super) struct Serve {
     #[command(flatten)]
     connections: Connections,
     #[command(flatten)]
-    log: LogSettings,
-    #[command(flatten)]
     http: HttpSettings,
     #[command(flatten)]
     bookings: BookingSettings,
@@ -53,46 +40,30 @@ pub(super) struct Serve {
     metrics: MetricsSettings,
 }
 
-#[derive(clap::Args)]
-#[command(after_help = "Example:
-  exodrive work        (any number of them: they share the projections and take over from each other)")]
-pub(super) struct Work {
-    #[command(flatten)]
-    connections: Connections,
-    #[command(flatten)]
-    log: LogSettings,
-    #[command(flatten)]
-    rebuilds: RebuildArgs,
-    #[command(flatten)]
-    seals: SealSettings,
-    #[command(flatten)]
-    metrics: MetricsSettings,
-    #[command(flatten)]
-    checks: CheckSettings,
-}
-
 impl Serve {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let stop = shutdown::requested()?;
+        let tasks = Tasks::new(stop.clone());
         let urls = self.connections.resolve()?;
         let webhook_secrets = self.http.webhook_secrets(&self.connections)?;
         let tokens = self.tokens()?;
-        serve_metrics(self.metrics.metrics_addr, &stop).await?;
-        let log = Log::connect(&self.log.config(
-            urls.nats,
-            urls.nats_monitor,
-            self.connections.wrapping_keys()?,
-        ))
-        .await?;
+        serve_metrics(self.metrics.metrics_addr, &tasks).await?;
+        let log =
+            Log::connect(&self.connections.appending_config(urls.nats, urls.nats_monitor)?).await?;
         let redis = Cache::new(&urls.redis)?;
-        let [emails, cars, calendars] = ["inbox", "cars", "calendar"].map(|view| {
+        let [emails, cars, calendars] = [
+            ("inbox", "view-cache-inbox"),
+            ("cars", "view-cache-cars"),
+            ("calendar", "view-cache-calendar"),
+        ]
+        .map(|(view, task)| {
             let cache = ViewCache::new(view, redis.clone());
-            tokio::spawn(cache.clone().follow(stop.clone()));
+            tasks.spawn(task, cache.clone().follow(stop.clone()));
             cache
         });
         let database = Database::for_readers(&urls.database)?;
         let blocked = BlockedKeys::default();
-        tokio::spawn(blocked.clone().follow(database.clone(), stop.clone()));
+        tasks.spawn("blocked-keys", blocked.clone().follow(database.clone(), stop.clone()));
         let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
         let secret = self.bookings.secret(&self.connections)?;
         let hold_period = self.bookings.hold_period;
@@ -101,18 +72,18 @@ impl Serve {
         let operator = Operator::new(log.clone(), database.clone());
         let gate = ErasureGate::closed();
         let open = gate.clone().open_when_clean(log.clone(), database.clone(), stop.clone());
-        tokio::spawn(open);
+        tasks.spawn("erasure-gate", open);
         let erasures = Erasures::new(log.clone());
         let accesses = AccessLog::default();
-        // Ends after the last request.
+        // Cancelled after the last request.
         let served_all = CancellationToken::new();
         let interval = self.http.access_interval;
-        let recorder =
-            tokio::spawn(accesses.clone().run(log.clone(), interval, served_all.clone()));
+        tasks.spawn("access-log", accesses.clone().run(log.clone(), interval, served_all.clone()));
         let api = Api {
             log,
             seals: SealStore::of(&database),
             database,
+            tasks: tasks.clone(),
             limiter: Limiter::new(redis.clone(), self.http.rates()),
             redis,
             emails,
@@ -137,17 +108,20 @@ impl Serve {
         tracing::info!(address = %listener.local_addr()?, "Serving");
         let service =
             http::router(Arc::new(api)).into_make_service_with_connect_info::<SocketAddr>();
-        let quit = stop.clone();
+        let draining = CancellationToken::new();
+        let quit = draining.clone();
         let served = axum::serve(listener, service)
             .with_graceful_shutdown(async move { quit.cancelled().await });
         tokio::select! {
             outcome = served => outcome?,
-            // Connections that are kept open for nothing do not hold us up.
-            () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => {}
+            () = drain(&tasks, &draining) => {}
         }
         served_all.cancel();
-        recorder.await?;
-        Ok(())
+        let running = tasks.finish(GRACE).await;
+        if !running.is_empty() {
+            tracing::warn!(?running, "Some tasks did not end in time");
+        }
+        Ok(tasks.outcome()?)
     }
 
     fn tokens(&self) -> Result<Tokens, SettingsError> {
@@ -163,90 +137,18 @@ impl Serve {
     }
 }
 
-/// How long requests in flight are waited for at the end.
-const GRACE: Duration = Duration::from_secs(5);
-
-impl Work {
-    pub(super) async fn run(self) -> Result<(), Failure> {
-        let stop = shutdown::requested()?;
-        let urls = self.connections.resolve()?;
-        let seal_keys = self.seals.keys(&self.connections)?;
-        serve_metrics(self.metrics.metrics_addr, &stop).await?;
-        let keys = self.connections.wrapping_keys()?;
-        let log = Log::connect(&self.log.config(urls.nats_worker, urls.nats_monitor, keys)).await?;
-        let database = Database::for_workers(&urls.database)?;
-        let cache = Cache::new(&urls.redis)?;
-        let commands = Commands::new(log.clone(), Some(cache.redis().clone()));
-        let readers = Database::for_readers(&urls.database)?;
-        let rental =
-            RentalCommands::new(commands, readers.clone(), cache.clone(), "", Duration::ZERO);
-        tokio::spawn(hold_expiry::run(rental, readers, stop.clone()));
-        let checker =
-            DriftChecker { log: log.clone(), database: database.clone(), cache: cache.clone() };
-        tokio::spawn(checker.run(self.checks.check_interval, stop.clone()));
-        tokio::spawn(operations::run(log.clone(), database.clone(), stop.clone()));
-        let executor = ErasureExecutor::new(log.clone(), database.clone(), cache.clone());
-        // Nothing is folded before; services start in any order.
-        while let Err(error) = executor.reapply().await {
-            let error = exodrive_runtime::error_chain(&error);
-            tracing::warn!(error, "Cannot look whether erasures hold, will try again");
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_secs(1)) => {}
-                () = stop.cancelled() => return Ok(()),
-            }
-        }
-        tokio::spawn(executor.run(stop.clone()));
-        let worker = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
-        tracing::info!(worker, "Working");
-        let sealer = Sealer {
-            log: log.clone(),
-            seals: SealStore::of(&database),
-            keys: seal_keys,
-            interval: self.seals.seal_interval,
-            worker: worker.clone(),
-        };
-        let rebuilds = self.rebuilds.settings();
-        let work = engine::run_all(&log, &database, &cache, &worker, rebuilds, &stop);
-        let sealed = CancellationToken::new();
-        let work = async {
-            let worked = work.await;
-            sealed.cancel();
-            worked
-        };
-        let (worked, ()) = tokio::join!(work, sealing::run(&sealer, &sealed));
-        if worked.is_err() {
-            sealing::seal_before_stop(&sealer).await;
-        }
-        Ok(worked?)
+/// Returns when the process should end although requests are in flight: they have
+/// had [`GRACE`], and idle connections that stay open do not delay the end.
+async fn drain(tasks: &Tasks, draining: &CancellationToken) {
+    if tasks.run_until_stopped().await.is_err() {
+        // `/readyz` names the task, so that load balancers leave first.
+        tokio::time::sleep(NOTICE).await;
     }
+    draining.cancel();
+    tokio::time::sleep(GRACE).await;
 }
 
-/// Collects metrics and serves them until `stop`.
-async fn serve_metrics(address: SocketAddr, stop: &CancellationToken) -> Result<(), Failure> {
-    let recorder = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)?
-        .install_recorder()?;
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|error| format!("cannot listen on {address} (EXODRIVE_METRICS_ADDR): {error}"))?;
-    tracing::info!(address = %listener.local_addr()?, "Metrics at /metrics");
-    let upkeep = recorder.clone();
-    let page = Router::new().route("/metrics", get(move || async move { recorder.render() }));
-    let stop = stop.clone();
-    tokio::spawn(async move {
-        let mut tick = tokio::time::interval(Duration::from_secs(5));
-        let served = async { axum::serve(listener, page).await };
-        tokio::pin!(served);
-        loop {
-            tokio::select! {
-                _ = &mut served => return,
-                _ = tick.tick() => upkeep.run_upkeep(),
-                () = stop.cancelled() => return,
-            }
-        }
-    });
-    Ok(())
-}
-
-const BUCKETS: [f64; 13] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+/// Time for which a process whose task has ended goes on answering.
+const NOTICE: Duration = Duration::from_secs(2);
+/// Time for requests in flight to finish at the end.
+const GRACE: Duration = Duration::from_secs(5);

@@ -1,9 +1,9 @@
-//! Tables that people can read.
+//! Tables and values in a form for people.
 
 use chrono::{DateTime, Utc};
 use comfy_table::{ContentArrangement, LineStyle, Table, presets};
 
-/// A table with these headings, as wide as the terminal.
+/// Makes a table with these headings, as wide as the terminal.
 pub(super) fn table(headings: &[&str]) -> Table {
     let mut table = Table::new();
     table
@@ -16,13 +16,13 @@ pub(super) fn table(headings: &[&str]) -> Table {
     table
 }
 
-/// A time as people read it, in UTC, to the second.
+/// Formats a time for people: UTC, to the second.
 pub(super) fn time(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// Text cut to a length, with an ellipsis. Control characters cannot reach the
-/// terminal.
+/// Cuts a text to a length, with an ellipsis. Control characters are replaced,
+/// so that they cannot reach the terminal.
 pub(super) fn short(text: &str, length: usize) -> String {
     let clean = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     if text.chars().count() <= length {
@@ -31,7 +31,7 @@ pub(super) fn short(text: &str, length: usize) -> String {
     text.chars().take(length.saturating_sub(1)).map(clean).chain(['…']).collect()
 }
 
-/// A value as JSON on one line, cut to a length; a dash for none.
+/// Formats a value as JSON on one line, cut to a length; a dash for none.
 pub(super) fn json(value: Option<&serde_json::Value>, length: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |value| short(&value.to_string(), length))
 }
@@ -41,7 +41,7 @@ pub(super) fn words(name: impl Into<&'static str>) -> String {
     name.into().replace('_', " ")
 }
 
-/// A number with separators, for example `1,284,906`.
+/// Formats a number with separators, for example `1,284,906`.
 pub(super) fn number(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);

@@ -1,17 +1,17 @@
-//! `exodrive up`: everything, until Ctrl-C.
+//! `exodrive up`: starts everything and runs it until Ctrl-C.
 
 use super::{Failure, serve::HTTP_ADDR};
 use crate::{
     http::auth::{tokens, tokens::Role},
     settings::{
-        BookingSettings, Connections, HttpSettings, LogSettings, Logging, MetricsSettings,
-        SealSettings,
+        BookingSettings, CheckSettings, Connections, Given, HttpSettings, MetricsSettings,
+        RebuildArgs, SealSettings,
     },
 };
 use exodrive_log::Log;
 use exodrive_projections::Database;
 use exodrive_runtime::{
-    folder::{self, System},
+    folder::{self, LogRequirements, System},
     services::{
         Options, PrivateServices, ProcessSpec, ServiceUrls, Supervised, SyncMode, supervise,
     },
@@ -32,14 +32,12 @@ use std::{
 
 A part that dies is started again. The parts' own logs are in the data folder.")]
 pub(super) struct Up {
-    /// Throw the data away at the end (of a folder made for it, unless
-    /// --data-dir names one)
+    /// Delete the data at the end (of a temporary folder, unless --data-dir
+    /// names one)
     #[arg(long)]
     ephemeral: bool,
     #[command(flatten)]
     connections: Connections,
-    #[command(flatten)]
-    log: LogSettings,
     #[command(flatten)]
     http: HttpSettings,
     #[command(flatten)]
@@ -47,10 +45,17 @@ pub(super) struct Up {
     #[command(flatten)]
     seals: SealSettings,
     #[command(flatten)]
+    rebuilds: RebuildArgs,
+    #[command(flatten)]
+    checks: CheckSettings,
+    #[command(flatten)]
     metrics: MetricsSettings,
+    /// Every setting that was given, for the parts.
+    #[arg(skip)]
+    given: Given,
 }
 
-/// A system that runs.
+/// A running system.
 pub(super) struct RunningSystem {
     pub(super) url: String,
     pub(super) metrics_urls: Vec<String>,
@@ -60,15 +65,15 @@ pub(super) struct RunningSystem {
     throwaway: Option<PathBuf>,
 }
 
-/// How long the API may take to be ready.
+/// Time that the API has to become ready.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Up {
-    pub(super) async fn run(self, logging: &Logging) -> Result<(), Failure> {
+    pub(super) async fn run(self) -> Result<(), Failure> {
         let stop = shutdown::requested()?;
         let (connections, http) = (self.connections.clone(), self.http.clone());
         let system = tokio::select! {
-            system = self.start(logging) => system?,
+            system = self.start() => system?,
             () = stop.cancelled() => return Ok(()),
         };
         say!("{}", banner(&system, &connections, &http)?);
@@ -77,6 +82,11 @@ impl Up {
         system.stop().await;
         eprintln!("Stopped.");
         Ok(())
+    }
+
+    /// With every setting that was given on the command line or by environment.
+    pub(super) fn with_given(self, given: Given) -> Self {
+        Self { given, ..self }
     }
 
     /// An ephemeral system with default settings.
@@ -93,13 +103,14 @@ impl Up {
         up
     }
 
-    /// Starts everything, saying what is done and how long it takes.
-    pub(super) async fn start(mut self, logging: &Logging) -> Result<RunningSystem, Failure> {
+    /// Starts everything, and prints each step with its duration.
+    pub(super) async fn start(mut self) -> Result<RunningSystem, Failure> {
         let throwaway = self.choose_folder()?;
         let data_dir = self.connections.data_dir.clone();
+        let requirements = self.connections.log.over(LogRequirements::default());
         let step = Step::begin("Starting NATS, Postgres and Redis");
         let services = PrivateServices::start(Options {
-            sync: self.log.log_sync,
+            sync: requirements.sync,
             ephemeral: self.ephemeral,
             nats: self.connections.nats_url.clone(),
             nats_worker: self.connections.nats_worker_url.clone(),
@@ -115,8 +126,11 @@ impl Up {
         let urls = services.urls().clone();
         let step = Step::begin("Checking the event log");
         let (nats, monitor) = (urls.nats_operator.clone(), urls.nats_monitor.clone());
-        let keys = self.connections.wrapping_keys()?;
-        Log::prepare(&self.log.config(nats, monitor, keys)).await?;
+        let mut config = self.connections.appending_config(nats, monitor)?;
+        config.require_sync = requirements.sync == SyncMode::Always;
+        config.duplicate_window = requirements.duplicate_window;
+        config.replicas = requirements.replicas;
+        Log::prepare(&config).await?;
         step.done();
         let step = Step::begin("Preparing the database");
         Database::for_workers(&urls.database)?.migrate().await?;
@@ -128,22 +142,10 @@ impl Up {
                 .map(free_port);
         let [serve_metrics, work_metrics] = metrics;
         let (serve_metrics, work_metrics) = (serve_metrics?, work_metrics?);
-        let serve = part("serve", &urls, &data_dir, serve_metrics, logging)?
-            .env("EXODRIVE_HTTP_ADDR", http_addr.to_string());
         let serve = self
-            .http_variables()
-            .into_iter()
-            .fold(serve, |serve, (name, value)| serve.env(name, value));
-        let work = part("work", &urls, &data_dir, work_metrics, logging)?
-            .env("EXODRIVE_SEAL_ORIGIN", &self.seals.seal_origin)
-            .env("EXODRIVE_SEAL_KEYS", self.seals.seal_keys.join(","))
-            .env(
-                "EXODRIVE_SEAL_INTERVAL",
-                humantime::format_duration(self.seals.seal_interval).to_string(),
-            );
-        let work = log_variables(&self.log)
-            .into_iter()
-            .fold(work, |work, (name, value)| work.env(name, value));
+            .part("serve", &urls, serve_metrics)?
+            .env("EXODRIVE_HTTP_ADDR", http_addr.to_string());
+        let work = self.part("work", &urls, work_metrics)?;
         let parts = vec![supervise(serve)?, supervise(work)?];
         let system = RunningSystem {
             url: format!("http://{http_addr}"),
@@ -157,14 +159,19 @@ impl Up {
         };
         folder::announce(
             &system.data_dir,
-            &System { url: system.url.clone(), metrics_urls: system.metrics_urls.clone() },
+            &System {
+                url: system.url.clone(),
+                metrics_urls: system.metrics_urls.clone(),
+                log: Some(requirements),
+            },
         )?;
         system.wait_until_ready().await?;
         step.done();
         Ok(system)
     }
 
-    /// An ephemeral system does not touch the folder of one that stays.
+    /// Chooses the data folder. An ephemeral system does not touch the folder
+    /// of one that stays.
     fn choose_folder(&mut self) -> Result<Option<PathBuf>, Failure> {
         if !self.ephemeral || self.connections.data_dir != Path::new(".exodrive") {
             return Ok(None);
@@ -176,46 +183,31 @@ impl Up {
         Ok(Some(folder))
     }
 
-    /// The settings of API and bookings as variables, wherever they were given.
-    fn http_variables(&self) -> Vec<(&'static str, String)> {
-        let http = &self.http;
-        let proxies: Vec<_> = http.trusted_proxies.iter().map(ToString::to_string).collect();
-        let given = [
-            ("EXODRIVE_RESEND_WEBHOOK_SECRETS", Some(http.resend_webhook_secrets.join(","))),
-            ("EXODRIVE_JWT_SECRET", http.jwt_secret.clone()),
-            ("EXODRIVE_JWT_JWKS", http.jwt_jwks.clone()),
-            ("EXODRIVE_JWT_ALGORITHM", Some(http.jwt_algorithm.to_string())),
-            ("EXODRIVE_JWT_ISSUER", http.jwt_issuer.clone()),
-            ("EXODRIVE_JWT_AUDIENCE", http.jwt_audience.clone()),
-            ("EXODRIVE_JWT_ROLE_CLAIM", Some(http.jwt_role_claim.clone())),
-            ("EXODRIVE_TRUSTED_PROXIES", Some(proxies.join(","))),
-            ("EXODRIVE_RATE_LIMIT_PUBLIC", Some(http.rate_limit_public.to_string())),
-            ("EXODRIVE_RATE_LIMIT_SIGNED_IN", Some(http.rate_limit_signed_in.to_string())),
-            ("EXODRIVE_RATE_LIMIT_ADMIN", Some(http.rate_limit_admin.to_string())),
-            (
-                "EXODRIVE_RATE_LIMIT_FAILED_WEBHOOK",
-                Some(http.rate_limit_failed_webhook.to_string()),
-            ),
-            ("EXODRIVE_RATE_LIMIT_BOOKING", Some(http.rate_limit_booking.to_string())),
-            (
-                "EXODRIVE_ACCESS_INTERVAL",
-                Some(humantime::format_duration(http.access_interval).to_string()),
-            ),
-            (
-                "EXODRIVE_HOLD_PERIOD",
-                Some(humantime::format_duration(self.bookings.hold_period).to_string()),
-            ),
-            ("EXODRIVE_LINK_SECRET", self.bookings.link_secret.clone()),
-            ("EXODRIVE_DATA_KEYS", self.connections.data_keys.clone()),
-            (
-                "EXODRIVE_DATA_KEYS_FILE",
-                self.connections.data_keys_file.as_ref().map(|file| file.display().to_string()),
-            ),
-        ];
-        let given = given
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)));
-        given.chain(log_variables(&self.log)).collect()
+    /// The program itself as a part of the system, with every setting that was
+    /// given.
+    fn part(
+        &self,
+        command: &str,
+        urls: &ServiceUrls,
+        metrics: SocketAddr,
+    ) -> Result<ProcessSpec, Failure> {
+        let program = ProcessSpec::new(command, std::env::current_exe()?).arg(command);
+        let given = self.given.variables();
+        let spec = given.fold(program, |spec, (name, value)| spec.env(name, value));
+        // Each part knows the password of its own user only.
+        let nats = if command == "work" { &urls.nats_worker } else { &urls.nats };
+        let mut spec = spec
+            .env("EXODRIVE_NATS_URL", nats)
+            .env("EXODRIVE_NATS_WORKER_URL", nats)
+            .env("EXODRIVE_NATS_OPERATOR_URL", nats)
+            .env("EXODRIVE_DATABASE_URL", &urls.database)
+            .env("EXODRIVE_REDIS_URL", &urls.redis)
+            .env("EXODRIVE_DATA_DIR", &self.connections.data_dir)
+            .env("EXODRIVE_METRICS_ADDR", metrics.to_string());
+        if let Some(monitor) = &urls.nats_monitor {
+            spec = spec.env("EXODRIVE_NATS_MONITOR_URL", monitor);
+        }
+        Ok(spec)
     }
 }
 
@@ -240,7 +232,7 @@ impl RunningSystem {
         }
     }
 
-    /// Stops the API and the worker, then what they stand on.
+    /// Stops the API and the worker, then the services below them.
     pub(super) async fn stop(self) {
         for part in &self.parts {
             part.stop().await;
@@ -252,47 +244,8 @@ impl RunningSystem {
     }
 }
 
-/// The settings of the log as variables, wherever they were given.
-fn log_variables(log: &LogSettings) -> [(&'static str, String); 3] {
-    let sync = match log.log_sync {
-        SyncMode::Always => "always",
-        SyncMode::Default => "default",
-    };
-    let window = humantime::format_duration(log.duplicate_window).to_string();
-    [
-        ("EXODRIVE_LOG_SYNC", sync.to_owned()),
-        ("EXODRIVE_DUPLICATE_WINDOW", window),
-        ("EXODRIVE_LOG_REPLICAS", log.log_replicas.to_string()),
-    ]
-}
-
-/// The program itself as a part of the system.
-fn part(
-    command: &str,
-    urls: &ServiceUrls,
-    data_dir: &Path,
-    metrics: SocketAddr,
-    logging: &Logging,
-) -> Result<ProcessSpec, Failure> {
-    // Each part knows the password of its own user only.
-    let nats = if command == "work" { &urls.nats_worker } else { &urls.nats };
-    let mut spec = ProcessSpec::new(command, std::env::current_exe()?)
-        .arg(command)
-        .env("EXODRIVE_NATS_URL", nats)
-        .env("EXODRIVE_NATS_WORKER_URL", nats)
-        .env("EXODRIVE_NATS_OPERATOR_URL", nats)
-        .env("EXODRIVE_DATABASE_URL", &urls.database)
-        .env("EXODRIVE_REDIS_URL", &urls.redis)
-        .env("EXODRIVE_DATA_DIR", data_dir)
-        .env("EXODRIVE_METRICS_ADDR", metrics.to_string())
-        .env("EXODRIVE_LOG", &logging.filter);
-    if let Some(monitor) = &urls.nats_monitor {
-        spec = spec.env("EXODRIVE_NATS_MONITOR_URL", monitor);
-    }
-    Ok(spec)
-}
-
-/// The address given; else the usual one, or a free port when somebody has it.
+/// Returns the address that is given, or else the usual one, or a free port if
+/// that one is in use.
 fn choose_address(given: Option<SocketAddr>) -> Result<SocketAddr, Failure> {
     match given {
         Some(address) => free_port(address),
@@ -301,7 +254,7 @@ fn choose_address(given: Option<SocketAddr>) -> Result<SocketAddr, Failure> {
     }
 }
 
-/// The address, with a free port if it says 0.
+/// Returns the address, with a free port instead of port 0.
 fn free_port(address: SocketAddr) -> Result<SocketAddr, Failure> {
     let listener = TcpListener::bind(address)
         .map_err(|error| format!("cannot listen on {address}: {error}"))?;
@@ -342,12 +295,12 @@ fn banner(
     Ok(banner)
 }
 
-/// How the program was called, to be pasted.
+/// The command by which this program was called, to be pasted.
 fn program() -> String {
     std::env::args().next().unwrap_or_else(|| "exodrive".to_owned())
 }
 
-/// A line that says what is done, and then how long it took.
+/// A line with a step, and then its duration.
 struct Step {
     started: Instant,
     what: &'static str,

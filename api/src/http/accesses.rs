@@ -1,4 +1,4 @@
-//! Who of the staff read what, and what was refused, for auditors.
+//! Reads of personal data by staff, and rejected webhooks, for auditors.
 
 use super::problem::{ApiError, Problem};
 use super::{
@@ -22,15 +22,15 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use utoipa::{IntoParams, ToSchema};
 
-/// Which accesses, and which page of them.
+/// Filter of accesses, and the page.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(crate) struct AccessQuery {
-    /// Only of this kind of thing.
+    /// Only of this kind of resource.
     #[param(example = "email")]
     resource: Option<String>,
-    /// Only of the thing with this id.
+    /// Only of the resource with this id.
     key: Option<String>,
     /// Only by this reader.
     #[param(example = "admin:0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4")]
@@ -39,10 +39,10 @@ pub(crate) struct AccessQuery {
     since: Option<String>,
     /// Only before this time (RFC 3339).
     until: Option<String>,
-    /// How many, 1 to 100. 20 if not said.
+    /// Rows on the page, 1 to 100. 20 if not given.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
     limit: Option<String>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     after: Option<String>,
 }
 
@@ -53,23 +53,23 @@ pub(crate) struct AccessList {
     object: &'static str,
     /// The page.
     data: Vec<Access>,
-    /// Whether another page follows.
+    /// True if another page follows.
     has_more: bool,
-    /// What `after` must be for it.
+    /// Value of `after` for it.
     next_cursor: Option<String>,
 }
 
-/// Lists who of the staff read what personal data, the latest first.
+/// Lists reads of personal data by staff, the latest first.
 ///
-/// One row for each reader, thing and day (UTC). Reads are told a second or two
-/// later; reading this is told too. Who changed something is told by the events
-/// themselves.
+/// One row for each reader, resource and day (UTC). A read appears a second or
+/// two later, and so does a read of this list. For changes, the events
+/// themselves name the actor.
 #[utoipa::path(
     get, path = "/v1/audit/accesses", tag = "audit", security(("token" = [])),
     params(AccessQuery),
     responses(
         (status = 200, description = "A page", body = AccessList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_accesses(
@@ -82,7 +82,7 @@ pub(crate) async fn list_accesses(
     let query: AccessQuery = parse_query(query, &known)?;
     let after = query.after.map(|after| {
         accesses::parse_cursor(&after).ok_or_else(|| {
-            ApiError::parameter("after", "it must be the next_cursor of a page before")
+            ApiError::parameter("after", "it must be the next_cursor of an earlier page")
         })
     });
     let filter = Filter {
@@ -105,7 +105,7 @@ pub(crate) async fn list_accesses(
     }))
 }
 
-/// From when to when.
+/// Range of time.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
@@ -116,28 +116,28 @@ pub(crate) struct RejectedWebhookQuery {
     until: Option<String>,
 }
 
-/// Webhooks that were refused.
+/// Rejected webhooks.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RejectedWebhooks {
-    /// Always `refusals`.
+    /// Always `rejected_webhooks`.
     object: &'static str,
-    /// How many for each reason. `duplicate` was answered 2xx, since the log has
-    /// the delivery; the others were not believed.
+    /// Count for each reason. `duplicate` was answered 2xx, because the log has
+    /// the delivery. The others were not verified.
     counts: BTreeMap<String, u64>,
     /// The newest, 100 at most, newest first.
     newest: Vec<RejectedWebhook>,
 }
 
-/// A webhook that was refused: nothing of its body is kept.
+/// A webhook that was rejected. Nothing of its body is stored.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RejectedWebhook {
-    /// When.
+    /// Time of receipt.
     #[serde(with = "serde_micros")]
     at: DateTime<Utc>,
-    /// Why: an open set.
+    /// Reason; new values may be added.
     #[schema(example = "signature")]
     reason: String,
-    /// The message's id as it claims, if it has the form of one.
+    /// Message id that the delivery claims, if it has the form of one.
     claimed_id: Option<String>,
     /// Size of the body in bytes; null if it was not read to its end.
     size: Option<u64>,
@@ -152,19 +152,19 @@ impl From<RejectedDelivery> for RejectedWebhook {
 
 const NEWEST: usize = 100;
 
-/// Counts the webhooks that were refused, and shows the newest.
+/// Counts the webhooks that were rejected, and shows the newest.
 ///
-/// They are kept for 90 days, a million at most. One that was refused for its
-/// sender's rate is not kept, but counted by a metric.
+/// They are stored for 90 days, a million at most. A webhook that was rejected
+/// for its sender's rate is only counted by a metric.
 #[utoipa::path(
-    get, path = "/v1/audit/refusals", tag = "audit", security(("token" = [])),
+    get, path = "/v1/audit/rejected-webhooks", tag = "audit", security(("token" = [])),
     params(RejectedWebhookQuery),
     responses(
         (status = 200, description = "Counts and the newest", body = RejectedWebhooks),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
-pub(crate) async fn get_refusals(
+pub(crate) async fn get_rejected_webhooks(
     State(api): App,
     _: Auditor,
     RawQuery(query): RawQuery,
@@ -179,5 +179,5 @@ pub(crate) async fn get_refusals(
         newest.truncate(NEWEST);
     };
     api.log.refusals(since, until, each).await.map_err(log_unavailable)?;
-    Ok(Json(RejectedWebhooks { object: "refusals", counts, newest: newest.into() }))
+    Ok(Json(RejectedWebhooks { object: "rejected_webhooks", counts, newest: newest.into() }))
 }

@@ -1,4 +1,4 @@
-//! What is done with a booking: `POST /v1/bookings/{id}/{action}`.
+//! Actions on a booking: `POST /v1/bookings/{id}/{action}`.
 
 use super::problem::{ApiError, Problem};
 use super::{
@@ -22,7 +22,7 @@ use serde::Deserialize;
 use std::collections::BTreeSet;
 use utoipa::ToSchema;
 
-/// Carries out what `act` makes of the command.
+/// Executes the action that `act` makes of the request.
 async fn act<T>(
     api: &Api,
     id: &str,
@@ -41,7 +41,8 @@ async fn act<T>(
     Ok(command.once(api, &context, run).await?.into_response())
 }
 
-/// A refusal; one for being stale with the booking as it is now.
+/// The answer to an error. A stale command gets the present state of the
+/// booking with it.
 async fn map_action_error(
     api: &Api,
     booking_id: BookingId,
@@ -72,14 +73,14 @@ macro_rules! booking_action_routes {
             params(
                 ("id" = String, Path, description = "The booking's id"),
                 ("Idempotency-Key" = Option<String>, Header, description = "A repeat under the same key gets the first answer"),
-                ("If-Match" = Option<String>, Header, description = "Only if the booking is as this `ETag` says; else 412 with `current`"),
+                ("If-Match" = Option<String>, Header, description = "Only if the booking still has this `ETag`; else 412 with `current`"),
             ),
             request_body = $body,
             responses(
-                (status = 200, description = "The booking after it", body = BookingDetail),
+                (status = 200, description = "The booking after the command", body = BookingDetail),
                 (status = 409, description = "`action_not_allowed` with `allowed_actions`; `dates_unavailable`; `too_early`; `price_changed`; `request_in_flight`", body = Problem, content_type = "application/problem+json"),
                 (status = 412, description = "`stale`, with `current`", body = Problem, content_type = "application/problem+json"),
-                (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+                Problem,
             ),
         )]
         pub(crate) async fn $name(
@@ -101,9 +102,9 @@ macro_rules! booking_action_routes {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct AmountRequest {
-    /// In cents; what is open if not said.
+    /// Amount in cents; the open amount if not given.
     amount_cents: Option<i64>,
-    /// Of the payment provider.
+    /// Reference of the payment provider.
     reference: Option<String>,
 }
 
@@ -111,17 +112,17 @@ pub(crate) struct AmountRequest {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RefundRequest {
-    /// In cents; all that can be refunded if not said.
+    /// Amount in cents; all that can be refunded if not given.
     amount_cents: Option<i64>,
-    /// Why.
+    /// Reason of the refund.
     reason: Option<String>,
 }
 
-/// Why.
+/// A reason.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReasonRequest {
-    /// For the timeline.
+    /// Reason, for the timeline.
     reason: Option<String>,
 }
 
@@ -129,7 +130,7 @@ pub(crate) struct ReasonRequest {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DocumentRequest {
-    /// Its id at whoever has it signed.
+    /// Id of the document at the signing service.
     document: Option<String>,
 }
 
@@ -137,21 +138,21 @@ pub(crate) struct DocumentRequest {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReturnRequest {
-    /// The day; today, where the car is, if not said.
+    /// Day of the return; today in the car's time zone if not given.
     returned_on: Option<NaiveDate>,
 }
 
-/// A dispute that is over.
+/// The end of a dispute.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ResolveRequest {
     /// `completed` or `cancelled`.
     status: String,
-    /// Why.
+    /// Reason of the decision.
     reason: Option<String>,
 }
 
-/// Other days.
+/// New days for a booking.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RescheduleRequest {
@@ -159,14 +160,14 @@ pub(crate) struct RescheduleRequest {
     start_date: NaiveDate,
     /// The last day.
     end_date: NaiveDate,
-    /// Ids of optional fees, and with them where the car is had and left; what
-    /// was chosen stays if nothing is said.
+    /// Ids of optional fees; then `pick_up` and `drop_off` are read too. If not
+    /// given, the earlier choice stays.
     fees: Option<BTreeSet<String>>,
-    /// Id of the location where the car is to be had, with `fees`.
+    /// Id of the location where the customer picks the car up, with `fees`.
     pick_up: Option<String>,
-    /// Id of the location where it will be left, with `fees`.
+    /// Id of the location where the customer leaves the car, with `fees`.
     drop_off: Option<String>,
-    /// The total that the customer was shown, in cents.
+    /// Total that the customer was shown, in cents.
     expected_total_cents: Option<i64>,
 }
 
@@ -174,9 +175,9 @@ pub(crate) struct RescheduleRequest {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ExtendRequest {
-    /// The last day.
+    /// The new last day.
     end_date: NaiveDate,
-    /// The total that the customer was shown, in cents.
+    /// Total that the customer was shown, in cents.
     expected_total_cents: Option<i64>,
 }
 
@@ -189,55 +190,59 @@ pub(crate) struct NoteRequest {
 }
 
 booking_action_routes! {
-    /// Records that the payment provider holds what is open. Staff.
+    /// Records that the payment provider holds the open amount. Staff.
     authorize_payment "/v1/bookings/{id}/authorize-payment" AmountRequest: |body, _api, _context|
         BookingAction::AuthorizePayment { amount_cents: body.amount_cents, reference: body.reference.clone() };
-    /// Records that an amount was taken. Staff.
+    /// Records that an amount was captured. Staff.
     capture_payment "/v1/bookings/{id}/capture-payment" AmountRequest: |body, _api, _context|
         BookingAction::CapturePayment { amount_cents: body.amount_cents, reference: body.reference.clone() };
     /// Records that a payment failed. Staff.
     fail_payment "/v1/bookings/{id}/fail-payment" ReasonRequest: |body, _api, _context|
         BookingAction::FailPayment { reason: body.reason.clone() };
-    /// Records that a held payment was let go; before the rental that cancels the booking. Staff.
+    /// Records that a held payment was voided; before the rental that cancels
+    /// the booking. Staff.
     void_payment "/v1/bookings/{id}/void-payment" ReasonRequest: |body, _api, _context|
         BookingAction::VoidPayment { reason: body.reason.clone() };
-    /// Records that an amount was given back. Staff.
+    /// Records that an amount was refunded. Staff.
     refund_payment "/v1/bookings/{id}/refund-payment" RefundRequest: |body, _api, _context|
         BookingAction::RefundPayment { amount_cents: body.amount_cents, reason: body.reason.clone() };
     /// Records that the contract was sent. Staff.
     send_contract "/v1/bookings/{id}/send-contract" DocumentRequest: |body, _api, _context|
         BookingAction::SendContract { document: body.document.clone() };
-    /// Records that the contract was looked at. Staff.
+    /// Records that the contract was viewed. Staff.
     view_contract "/v1/bookings/{id}/view-contract" EmptyBody: |_body, _api, _context| BookingAction::ViewContract;
     /// Records that the contract was signed. Staff.
     sign_contract "/v1/bookings/{id}/sign-contract" EmptyBody: |_body, _api, _context| BookingAction::SignContract;
     /// Records that the contract was declined. Staff.
     decline_contract "/v1/bookings/{id}/decline-contract" ReasonRequest: |body, _api, _context|
         BookingAction::DeclineContract { reason: body.reason.clone() };
-    /// Hands the car out, from the first day on. Staff.
+    /// Records that the customer picked the car up, from the first day on.
+    /// Staff.
     pick_up "/v1/bookings/{id}/pick-up" EmptyBody: |_body, _api, _context| BookingAction::PickUp;
-    /// Takes the car back; the days after that are free. Staff.
+    /// Records that the car is back; the days after that become free. Staff.
     return_car "/v1/bookings/{id}/return" ReturnRequest: |body, _api, _context|
         BookingAction::Return { on: body.returned_on };
-    /// Settles the rental. Staff.
+    /// Completes the rental. Staff.
     complete "/v1/bookings/{id}/complete" EmptyBody: |_body, _api, _context| BookingAction::Complete;
-    /// Calls the rental off; the days are free. Staff, and the customer.
+    /// Cancels the rental; the days become free. Staff, and the customer.
     cancel "/v1/bookings/{id}/cancel" ReasonRequest: |body, _api, _context|
         BookingAction::Cancel { reason: body.reason.clone() };
-    /// Nobody came for the car; the days are free. Staff, from the first day on.
+    /// Records that the customer did not come for the car; the days become
+    /// free. Staff, from the first day on.
     no_show "/v1/bookings/{id}/no-show" ReasonRequest: |body, _api, _context|
         BookingAction::NoShow { reason: body.reason.clone() };
     /// Records a dispute. Staff.
     dispute "/v1/bookings/{id}/dispute" ReasonRequest: |body, _api, _context|
         BookingAction::Dispute { reason: body.reason.clone() };
-    /// Records how a dispute ended. Staff.
+    /// Records the end of a dispute. Staff.
     resolve_dispute "/v1/bookings/{id}/resolve-dispute" ResolveRequest: |body, _api, _context| {
         let status: Status = body.status.parse().map_err(|_| {
             validation(vec![InvalidField::new("/status", "must be completed or cancelled")])
         })?;
         BookingAction::ResolveDispute { status, reason: body.reason.clone() }
     };
-    /// Gives the booking other days, priced as a new booking of them, or leaves it as it is. Staff, and the customer.
+    /// Moves the booking to other days, priced as a new booking of them. If
+    /// they are taken, the booking does not change. Staff, and the customer.
     reschedule "/v1/bookings/{id}/reschedule" RescheduleRequest: |body, _api, _context| {
         let days = days(body.start_date, body.end_date)?;
         let (pick_up, drop_off) = (body.pick_up.clone(), body.drop_off.clone());
@@ -249,45 +254,44 @@ booking_action_routes! {
         last: body.end_date,
         expected_total_cents: body.expected_total_cents,
     };
-    /// Writes something down. Staff.
+    /// Adds a note. Staff.
     add_note "/v1/bookings/{id}/notes" NoteRequest: |body, _api, _context|
         BookingAction::AddNote { text: body.text.clone() };
-    /// Changes who rents. Staff.
+    /// Changes the customer of the booking. Staff.
     change_customer "/v1/bookings/{id}/customer" CustomerRequest: |body, api, context| {
         let customer = body.customer(&context.actor);
         BookingAction::ChangeCustomer { customer_id: api.rental.customer_id(&customer), customer }
     };
 }
 
-/// Another car for a booking.
+/// Request to move a booking to another car.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct MoveRequest {
-    /// The other car's id or slug.
+    /// Id or slug of the other car.
     car_id: String,
-    /// Leave the price as it was agreed, whatever the other car costs.
+    /// True to keep the agreed price, whatever the other car costs.
     #[serde(default)]
     keep_price: bool,
-    /// Why.
+    /// Reason of the move.
     reason: Option<String>,
-    /// The total that the customer was shown, in cents.
+    /// Total that the customer was shown, in cents.
     expected_total_cents: Option<i64>,
 }
 
-/// Moves a booking to another car: the days change hands on both, or on
-/// neither. Staff.
+/// Moves a booking to another car: both calendars change, or neither. Staff.
 #[utoipa::path(
     post, path = "/v1/bookings/{id}/move", tag = "bookings", security(("token" = [])),
     params(
         ("id" = String, Path, description = "The booking's id"),
         ("Idempotency-Key" = Option<String>, Header, description = "A repeat under the same key gets the first answer"),
-        ("If-Match" = Option<String>, Header, description = "Only if the booking is as this `ETag` says; else 412 with `current`"),
+        ("If-Match" = Option<String>, Header, description = "Only if the booking still has this `ETag`; else 412 with `current`"),
     ),
     request_body = MoveRequest,
     responses(
-        (status = 200, description = "The booking after it", body = BookingDetail),
+        (status = 200, description = "The booking after the command", body = BookingDetail),
         (status = 409, description = "`dates_unavailable`: the other car is taken; `action_not_allowed`; `car_not_bookable`", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn move_booking(
@@ -313,7 +317,7 @@ pub(crate) async fn move_booking(
     Ok(command.once(&api, &context, run).await?.into_response())
 }
 
-/// Makes another link by which the customer sees the booking, good for 30
+/// Makes another link by which the customer sees the booking, valid for 30
 /// days. Staff.
 #[utoipa::path(
     post, path = "/v1/bookings/{id}/access-link", tag = "bookings", security(("token" = [])),
@@ -321,7 +325,7 @@ pub(crate) async fn move_booking(
     request_body = EmptyBody,
     responses(
         (status = 200, description = "The link", body = LinkDetail),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn issue_link(
@@ -332,7 +336,7 @@ pub(crate) async fn issue_link(
     command.only_staff()?;
     let context = command.command_context();
     let booking_id = known_form(&id)?;
-    // Each command has a link of its own, the same in every retry.
+    // Each command has its own link, the same in every retry.
     let n = usize::try_from(u32::from_str_radix(&context.command_id[..7], 16).unwrap_or(1))
         .unwrap_or(1);
     let token = api.rental.link_token(booking_id, n);

@@ -1,4 +1,5 @@
-//! Bookings: made by anybody, seen by whoever they belong to, run by staff.
+//! Bookings: customers and visitors make them and see their own, staff manage
+//! them.
 
 use super::problem::{ApiError, Code, Problem};
 use super::{
@@ -41,14 +42,14 @@ use std::{
 };
 use utoipa::{IntoParams, ToSchema};
 
-/// How long a guest's link is good for.
+/// Days for which a guest's link is valid.
 const LINK_DAYS: i64 = 7;
-/// The same of a booking that staff made.
+/// Days for which the link of a booking that staff made is valid.
 pub(super) const STAFF_LINK_DAYS: i64 = 30;
 /// The longest hold that staff may give.
 const LONGEST_HOLD_MINUTES: u32 = 30 * 24 * 60;
 
-/// A booking to be made.
+/// Request for a booking.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct BookingRequest {
@@ -58,25 +59,26 @@ pub(crate) struct BookingRequest {
     start_date: NaiveDate,
     /// The last day of the rental; the same as the first for one day.
     end_date: NaiveDate,
-    /// Who rents.
+    /// The customer who rents.
     customer: CustomerRequest,
     /// Ids of optional fees.
     #[serde(default)]
     fees: BTreeSet<String>,
-    /// Id of the location where the car is to be had.
+    /// Id of the location where the customer picks the car up.
     pick_up: Option<String>,
-    /// Id of the location where it will be left; the same if not said.
+    /// Id of the location where the customer leaves the car; the same if not
+    /// given.
     drop_off: Option<String>,
-    /// The total that the customer was shown, in cents: another one is refused
-    /// (`price_changed`).
+    /// Total that the customer was shown, in cents. If the total is another
+    /// one, the booking is rejected (`price_changed`).
     expected_total_cents: Option<i64>,
     /// A note for staff.
     notes: Option<String>,
-    /// For how many minutes the days are held unpaid. Staff only.
+    /// Minutes for which the days are held unpaid. Staff only.
     hold_minutes: Option<u32>,
 }
 
-/// Who rents.
+/// The customer of a booking.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CustomerRequest {
@@ -88,7 +90,8 @@ pub(crate) struct CustomerRequest {
     last_name: String,
     /// Telephone number.
     phone: Option<String>,
-    /// The customer's account. Staff only: a signed-in customer's own is known.
+    /// Account of the customer. Staff only: for a signed-in customer it is
+    /// their own.
     user_id: Option<String>,
 }
 
@@ -109,26 +112,26 @@ impl CustomerRequest {
     }
 }
 
-/// A booking that was made.
+/// A new booking.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct NewBookingDetail {
     #[serde(flatten)]
     booking: BookingDetail,
-    /// By which the customer sees it without an account.
+    /// Link by which the customer sees it without an account.
     access_link: LinkDetail,
 }
 
-/// By which a customer without an account sees a booking.
+/// Link by which a customer without an account sees a booking.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct LinkDetail {
     /// Send it as `ExoDrive-Booking-Token`, or as `?token=`.
     pub(super) token: String,
-    /// When it ends.
+    /// Time at which it expires.
     #[serde(with = "serde_micros")]
     pub(super) expires_at: DateTime<Utc>,
 }
 
-/// Makes a booking: holds the days until it is paid, or the hold ends.
+/// Makes a booking: holds the days until it is paid, or until the hold expires.
 ///
 /// Send an `Idempotency-Key`, so that a repeat cannot book twice: it gets the
 /// same answer.
@@ -138,14 +141,14 @@ pub(crate) struct LinkDetail {
     request_body = BookingRequest,
     responses(
         (status = 201, description = "Held", body = NewBookingDetail, headers(
-            ("Location" = String, description = "Where the booking is"),
+            ("Location" = String, description = "Path of the booking"),
             ("ETag" = String, description = "For `If-Match`"),
             ("ExoDrive-Position" = u64, description = "Read with `ExoDrive-Min-Position` to see it in every view"),
             ("Idempotent-Replayed" = bool, description = "`true`: the first answer to this key"),
         )),
         (status = 409, description = "`dates_unavailable` with `conflicts` and `next_free`; `price_changed`; `car_not_bookable`; `request_in_flight`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`validation_failed`, `idempotency_key_reused`", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn create_booking(
@@ -170,7 +173,7 @@ pub(crate) async fn create_booking(
             Ok(shown(&done, &context)?.made(format!("/v1/bookings/{id}")))
         })
         .await?;
-    // Not among what is kept of the answer: the token opens the booking.
+    // The token is not part of the stored answer, because it opens the booking.
     let created_at = answer.body.get("created_at").and_then(|it| it.as_str()).and_then(time::parse);
     let mut answer = answer;
     if let (Some(body), Some(created_at)) = (answer.body.as_object_mut(), created_at) {
@@ -229,12 +232,12 @@ fn new_booking(
     })
 }
 
-/// The car that an id or a slug names.
+/// Finds the car with an id or a slug.
 pub(crate) async fn car_id(api: &Api, id_or_slug: &str) -> Result<CarId, ApiError> {
     if let Ok(id) = id_or_slug.parse() {
         return Ok(id);
     }
-    // Postgres takes no NUL.
+    // Postgres stores no NUL.
     if id_or_slug.contains('\0') {
         return Err(super::command::no_such_car());
     }
@@ -265,12 +268,12 @@ pub(super) fn known_form(id: &str) -> Result<BookingId, ApiError> {
     id.parse().map_err(|_| no_such_booking())
 }
 
-/// A booking with all that the caller may see of it.
+/// A booking with everything that the caller may see of it.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct FullBooking {
     #[serde(flatten)]
     booking: BookingDetail,
-    /// What staff wrote down; shown to staff.
+    /// Notes of staff; only staff see them.
     #[serde(skip_serializing_if = "Option::is_none")]
     notes: Option<Vec<NoteDetail>>,
 }
@@ -292,7 +295,7 @@ fn full(
     FullBooking { booking, notes }
 }
 
-/// Gives a booking to whoever it belongs to, and to staff.
+/// Gives a booking to its customer, and to staff.
 #[utoipa::path(
     get, path = "/v1/bookings/{id}", tag = "bookings", security((), ("token" = [])),
     params(
@@ -305,7 +308,7 @@ fn full(
         (status = 200, description = "The booking", body = FullBooking, headers(
             ("ETag" = String, description = "For `If-Match`"),
         )),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_booking(
@@ -322,16 +325,16 @@ pub(crate) async fn get_booking(
     let subject = Subject::Booking(row.booking.car_id).to_string();
     let full = full(row, &who, api.rental.now());
     let json = serde_json::to_vec(&full).unwrap_or_default();
-    // What can be done changes with the day, of which the ETag says nothing: so
-    // never 304.
+    // The possible actions change with the day, which the ETag does not cover:
+    // so the answer is never 304.
     let etag = format!("\"{position}\"");
     let mut answer = view_answer(&HeaderMap::new(), &etag, position, json.into(), "MISS");
     add_blocked_header(&api, "bookings", &[&id.to_string(), &subject], &mut answer);
     Ok(answer)
 }
 
-/// A booking that the caller may see; if that depends on its link, one that
-/// has not ended.
+/// Returns a booking that the caller may see. If that depends on a link, the
+/// link must not have expired.
 async fn visible(
     api: &Api,
     who: &Requester,
@@ -345,7 +348,7 @@ async fn visible(
     };
     let row = match find().await? {
         Some(row) => row,
-        // It may have been made a moment ago.
+        // The booking may have been made a moment ago.
         None => {
             reach_the_end(api, view).await?;
             find().await?.ok_or_else(no_such_booking)?
@@ -359,7 +362,7 @@ async fn visible(
     }
 }
 
-/// Which bookings, and which page of them.
+/// Filter of bookings, and the page.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
@@ -381,10 +384,10 @@ pub(crate) struct BookingQuery {
     created_lt: Option<String>,
     /// Only with this text in id, reference, name, email or telephone number.
     q: Option<String>,
-    /// How many, 1 to 100. 20 if not said.
+    /// Rows on the page, 1 to 100. 20 if not given.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
     limit: Option<String>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     after: Option<String>,
 }
 
@@ -395,11 +398,11 @@ pub(crate) struct BookingList {
     object: &'static str,
     /// The page.
     data: Vec<FullBooking>,
-    /// Whether another page follows.
+    /// True if another page follows.
     has_more: bool,
-    /// What `after` must be for it.
+    /// Value of `after` for it.
     next_cursor: Option<String>,
-    /// How many bookings there are of each status, whatever is asked for.
+    /// Number of bookings of each status, whatever the filter.
     counts: BTreeMap<String, i64>,
 }
 
@@ -416,14 +419,13 @@ const BOOKING_QUERY: [&str; 10] = [
     "after",
 ];
 
-/// Lists bookings, newest first: all of them for staff, a customer's own for a
-/// customer.
+/// Lists bookings, newest first: staff see all of them, a customer their own.
 #[utoipa::path(
     get, path = "/v1/bookings", tag = "bookings", security(("token" = [])),
     params(BookingQuery),
     responses(
         (status = 200, description = "A page", body = BookingList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_bookings(
@@ -461,7 +463,7 @@ fn filter(query: BookingQuery) -> Result<Filter, ApiError> {
     let statuses: Vec<_> = statuses.map(str::trim).filter(|it| !it.is_empty()).collect();
     if let Some(unknown) = statuses.iter().find(|status| status.parse::<Status>().is_err()) {
         let names = Status::NAMES.join(", ");
-        return Err(ApiError::parameter("status", format!("{unknown:?} is none of {names}")));
+        return Err(ApiError::parameter("status", format!("{unknown:?} is not one of {names}")));
     }
     let first = query.from.unwrap_or(NaiveDate::MIN);
     let range = match (query.from, query.to) {
@@ -475,7 +477,7 @@ fn filter(query: BookingQuery) -> Result<Filter, ApiError> {
     };
     let after = query.after.map(|after| {
         bookings::parse_cursor(&after).ok_or_else(|| {
-            ApiError::parameter("after", "it must be the next_cursor of a page before")
+            ApiError::parameter("after", "it must be the next_cursor of an earlier page")
         })
     });
     Ok(Filter {
@@ -491,17 +493,17 @@ fn filter(query: BookingQuery) -> Result<Filter, ApiError> {
     })
 }
 
-/// Everything that became of a booking.
+/// The timeline of a booking.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct BookingTimeline {
     /// Always `list`.
     object: &'static str,
-    /// In the order that it happened.
+    /// Entries in the order that they happened.
     data: Vec<BookingEntry>,
 }
 
-/// Gives everything that became of a booking: events, payments, and the email
-/// that was tagged with it. For admins and auditors.
+/// Gives the timeline of a booking: events, payments, and the email that was
+/// tagged with it. For admins and auditors.
 #[utoipa::path(
     get, path = "/v1/bookings/{id}/timeline", tag = "bookings", security(("token" = [])),
     params(
@@ -510,7 +512,7 @@ pub(crate) struct BookingTimeline {
     ),
     responses(
         (status = 200, description = "The timeline", body = BookingTimeline),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_booking_timeline(

@@ -1,4 +1,4 @@
-//! The fleet as the public sees it: cars, calendars, quotes.
+//! The fleet for the public: cars, calendars, quotes.
 
 use super::problem::{ApiError, Problem};
 use super::{
@@ -43,10 +43,10 @@ use utoipa::{IntoParams, ToSchema};
 
 /// The longest calendar, in days.
 const LONGEST_CALENDAR: u32 = 731;
-/// The days of a calendar when nothing is said.
+/// Days of a calendar if no last day is given.
 const CALENDAR_DAYS: i64 = 90;
 
-/// Which cars, and which page of them.
+/// Filter of cars, and the page.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
@@ -74,10 +74,10 @@ pub(crate) struct CarQuery {
     /// Staff: also cars that the public does not see.
     #[param(value_type = Option<bool>)]
     all: Option<String>,
-    /// How many, 1 to 100. 20 if not said.
+    /// Rows on the page, 1 to 100. 20 if not given.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
     limit: Option<String>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     after: Option<String>,
 }
 
@@ -102,9 +102,9 @@ pub(crate) struct CarList {
     object: &'static str,
     /// The page.
     data: Vec<CarSummary>,
-    /// Whether another page follows.
+    /// True if another page follows.
     has_more: bool,
-    /// What `after` must be for it.
+    /// Value of `after` for it.
     next_cursor: Option<String>,
 }
 
@@ -114,7 +114,7 @@ pub(crate) struct CarList {
     params(CarQuery),
     responses(
         (status = 200, description = "A page", body = CarList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_cars(
@@ -159,17 +159,17 @@ fn filter(query: CarQuery, who: &Requester) -> Result<Filter, ApiError> {
                 .map_err(|error| ApiError::parameter("available_to", error.to_string()))?,
         ),
         (Some(_), None) => {
-            return Err(ApiError::parameter("available_to", "it must be said as well"));
+            return Err(ApiError::parameter("available_to", "it must be given as well"));
         }
         (None, Some(_)) => {
-            return Err(ApiError::parameter("available_from", "it must be said as well"));
+            return Err(ApiError::parameter("available_from", "it must be given as well"));
         }
     };
     let sort = match query.sort {
         None => Sort::default(),
         Some(name) => Sort::ALL.into_iter().find(|sort| sort.name() == name).ok_or_else(|| {
             let names = Sort::ALL.map(Sort::name).join(", ");
-            ApiError::parameter("sort", format!("{name:?} is none of {names}"))
+            ApiError::parameter("sort", format!("{name:?} is not one of {names}"))
         })?,
     };
     let all = match query.all.as_deref() {
@@ -180,7 +180,7 @@ fn filter(query: CarQuery, who: &Requester) -> Result<Filter, ApiError> {
     };
     let after = query.after.map(|after| {
         cars::parse_cursor(&after, sort).ok_or_else(|| {
-            let detail = "it must be the next_cursor of a page before, in the same order";
+            let detail = "it must be the next_cursor of an earlier page, in the same order";
             ApiError::parameter("after", detail)
         })
     });
@@ -203,7 +203,7 @@ fn filter(query: CarQuery, who: &Requester) -> Result<Filter, ApiError> {
     get, path = "/v1/cars/{id}", tag = "cars", security((), ("token" = [])),
     params(
         ("id" = String, Path, description = "The car's id or slug"),
-        ("If-None-Match" = Option<String>, Header, description = "An `ETag` that you hold: answered 304 while it stands"),
+        ("If-None-Match" = Option<String>, Header, description = "An `ETag` that you hold: answered 304 while it is current"),
         ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
     ),
     responses(
@@ -212,7 +212,7 @@ fn filter(query: CarQuery, who: &Requester) -> Result<Filter, ApiError> {
             ("ETag" = String, description = "For `If-Match` and `If-None-Match`"),
         )),
         (status = 304, description = "Unchanged"),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_car(
@@ -228,8 +228,8 @@ pub(crate) async fn get_car(
     Ok(answer)
 }
 
-/// A car as JSON, from whichever is nearest; staff also see cars that the
-/// public does not.
+/// A car as JSON, from the nearest cache that has it. Staff also see cars that
+/// the public does not see.
 async fn car_json(
     api: &Api,
     who: &Requester,
@@ -242,7 +242,7 @@ async fn car_json(
     {
         return Ok((position, json, level.name()));
     }
-    // Postgres takes no NUL.
+    // Postgres stores no NUL.
     if id.contains('\0') {
         return Err(no_such_car());
     }
@@ -253,14 +253,14 @@ async fn car_json(
     Ok((car.position, json.into(), "MISS"))
 }
 
-/// Which days of a calendar.
+/// Days of a calendar.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(crate) struct CalendarQuery {
-    /// The first day; today, where the car is, if not said.
+    /// The first day; today in the car's time zone if not given.
     from: Option<NaiveDate>,
-    /// The last day; 90 days in all if not said, 731 at most.
+    /// The last day. At most 731 days in all, 90 if not given.
     to: Option<NaiveDate>,
 }
 
@@ -271,7 +271,7 @@ pub(crate) struct CarCalendar {
     object: &'static str,
     /// The car.
     car_id: String,
-    /// Where the car is (IANA): the days are calendar days there.
+    /// Time zone of the car (IANA): the days are calendar days there.
     time_zone: String,
     /// The first day.
     from: NaiveDate,
@@ -288,12 +288,12 @@ pub(crate) struct CalendarDay {
     date: NaiveDate,
     /// `available`, `held` (booked, not paid yet), `booked` or `maintenance`.
     status: String,
-    /// Which booking or block has it; shown to staff.
+    /// Id of the booking or block that takes it; only staff see it.
     #[serde(skip_serializing_if = "Option::is_none")]
     by: Option<String>,
 }
 
-/// Gives each day of a car, and whether it can be had.
+/// Gives each day of a car, and whether it is available.
 #[utoipa::path(
     get, path = "/v1/cars/{id}/calendar", tag = "cars", security((), ("token" = [])),
     params(
@@ -305,7 +305,7 @@ pub(crate) struct CalendarDay {
         (status = 200, description = "The days", body = CarCalendar, headers(
             ("X-Cache" = String, description = "`L1` from this process, `L2` from Redis, `MISS` from Postgres"),
         )),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_calendar(
@@ -337,8 +337,8 @@ pub(crate) async fn get_calendar(
     let (entries, position, cache) = entries(&api, &headers, &car.id).await?;
     let staff = identity(&who) != Identity::Public;
     let day = |date: NaiveDate| {
-        // A block may be forced over a booking: then the day is not to be had
-        // for the block's sake.
+        // A block may be forced over a booking. Then the block is why the day
+        // is not available.
         let mut by = entries.iter().filter(|entry| entry.days.contains(date));
         let first = by.next();
         let entry = by.find(|entry| entry.status == "maintenance").or(first);
@@ -382,7 +382,7 @@ async fn entries(
     Ok((entries, position, "MISS"))
 }
 
-/// A rental to be priced.
+/// Request for a quote.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct QuoteRequest {
@@ -395,14 +395,15 @@ pub(crate) struct QuoteRequest {
     /// Ids of optional fees.
     #[serde(default)]
     fees: BTreeSet<String>,
-    /// Id of the location where the car is to be had.
+    /// Id of the location where the customer picks the car up.
     pick_up: Option<String>,
-    /// Id of the location where it will be left; the same if not said.
+    /// Id of the location where the customer leaves the car; the same if not
+    /// given.
     drop_off: Option<String>,
 }
 
-/// What a rental costs: a booking made at the same price list is charged just
-/// this.
+/// The price of a rental. A booking at the same version of the price list is
+/// charged exactly this.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct QuoteDetail {
     /// Always `quote`.
@@ -413,17 +414,17 @@ pub(crate) struct QuoteDetail {
     start_date: NaiveDate,
     /// The last day.
     end_date: NaiveDate,
-    /// How many days that are.
+    /// Number of days.
     days: u32,
     /// The price.
     total: Money,
-    /// What the total is made of.
+    /// Lines that add up to the total.
     lines: Vec<LineDetail>,
-    /// Held apart from the total while the car is out.
+    /// Deposit that is held while the car is out, apart from the total.
     deposit: Money,
     /// The version of the car's price list.
     price_list_version: u32,
-    /// Whether all of the days can be had at the moment.
+    /// True if all of the days are available at the moment.
     available: bool,
 }
 
@@ -434,7 +435,7 @@ pub(crate) struct QuoteDetail {
     responses(
         (status = 200, description = "The price", body = QuoteDetail),
         (status = 422, description = "`validation_failed`: for example fewer days than the car is rented for", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn create_quote(

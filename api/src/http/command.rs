@@ -1,5 +1,5 @@
-//! What all commands share: the body, the `Idempotency-Key`, `If-Match`, and
-//! how a refusal is told.
+//! Parts that all commands share: the body, `Idempotency-Key`, `If-Match`, and
+//! the answer to a rejection.
 
 use super::problem::{ApiError, Code, Conflict, DateRange, FieldError};
 use super::{
@@ -36,13 +36,15 @@ use std::{future::Future, sync::Arc, sync::LazyLock};
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-/// How long an answer is kept. After that the log still knows the command.
+/// Seconds for which Redis stores an answer. After that the log still
+/// recognises the command.
 const KEPT_SECONDS: u64 = 24 * 3_600;
-/// How long a command may be in flight: longer than it can take, and no longer
-/// than a caller should wait whose first attempt died with its process.
+/// Milliseconds for which a command may be in flight: longer than a command
+/// takes, and short enough for a caller whose first attempt died with its
+/// process.
 const IN_FLIGHT_MS: u64 = 10_000;
 
-/// A command as it came: the body as `T`, and what surrounds it.
+/// A command as received: the body as `T`, and what its request says besides.
 pub(crate) struct Command<T> {
     pub(crate) body: T,
     pub(crate) who: Requester,
@@ -73,7 +75,8 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Command<T> {
         let key = key(&parts.headers)?;
         let if_position = if_match(&parts.headers)?;
         let parsed = parse(&parts.headers, &body)?;
-        // As it was meant, not as it was spelt: a retry may be serialised anew.
+        // The hash covers the value and not the spelling: a retry may be
+        // serialised differently.
         let meant: serde_json::Value =
             serde_json::from_slice(&body).unwrap_or_else(|_| serde_json::json!({}));
         let asked = (parts.method.as_str(), parts.uri.path(), if_position, &meant);
@@ -98,7 +101,8 @@ fn if_match(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
         return Ok(None);
     }
     let position = text.trim_matches('"').rsplit('-').next().and_then(|it| it.parse().ok());
-    let position = position.ok_or_else(|| header_fault("If-Match", "must be an ETag of ours"))?;
+    let position = position
+        .ok_or_else(|| header_fault("If-Match", "must be an ETag that this API has sent"))?;
     Ok(Some(position))
 }
 
@@ -141,7 +145,8 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
     path.iter().map(step).collect()
 }
 
-/// Where in the text it stands says nothing to who sent an object.
+/// Removes the place in the text: it means nothing to a caller who sent an
+/// object.
 fn without_place(message: &str) -> String {
     message.split(" at line ").next().unwrap_or(message).to_owned()
 }
@@ -161,7 +166,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The thing after the command.
+    /// The car, booking or job after the command.
     pub(crate) fn of(body: &impl Serialize, position: u64) -> Result<Self, ApiError> {
         let body = serde_json::to_value(body).map_err(|error| {
             ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR).caused_by(&error)
@@ -174,12 +179,12 @@ impl Answer {
         Self { replayed, ..self }
     }
 
-    /// Something that goes on after the answer.
+    /// A job that goes on after the answer.
     pub(crate) fn begun(self, location: String) -> Self {
         Self { status: 202, location: Some(location), ..self }
     }
 
-    /// A thing that was made.
+    /// A resource that was created.
     pub(crate) fn made(self, location: String) -> Self {
         Self { status: 201, location: Some(location), ..self }
     }
@@ -194,7 +199,8 @@ impl IntoResponse for Answer {
         if let Some(hash) = self.leaf_hash.and_then(|it| HeaderValue::from_str(&it).ok()) {
             headers.insert(LEAF_HASH, hash);
         }
-        // The ETag is of the thing, which a later command may have changed.
+        // The ETag is that of the resource, which a later command may have
+        // changed.
         let etag = self.body.get("position").and_then(serde_json::Value::as_u64);
         if let Some(etag) = etag.and_then(|it| HeaderValue::from_str(&format!("\"{it}\"")).ok()) {
             headers.insert(ETAG, etag);
@@ -209,18 +215,18 @@ impl IntoResponse for Answer {
     }
 }
 
-/// What Redis keeps of a command under its id.
+/// An entry of Redis about a command, under its id.
 #[derive(Serialize, Deserialize)]
 struct StoredAnswer {
     hash: String,
-    /// None while it is in flight.
+    /// `None` while it is in flight.
     answer: Option<Answer>,
-    /// Tells the one that is in flight from another.
+    /// Distinguishes this attempt from another one.
     attempt: u64,
 }
 
-/// Sets the key if there is none; else gives what it holds. ARGV: the value,
-/// and for how many milliseconds.
+/// Sets the key if it does not exist, or else returns its value. ARGV: the
+/// value, and its lifetime in milliseconds.
 static BEGIN: LazyLock<redis::Script> = LazyLock::new(|| {
     redis::Script::new(
         r"local held = redis.call('GET', KEYS[1])
@@ -238,7 +244,7 @@ static GIVE_UP: LazyLock<redis::Script> = LazyLock::new(|| {
 });
 
 impl<T> Command<T> {
-    /// What the command is to the desk.
+    /// The command context for the command handlers.
     pub(crate) fn command_context(&self) -> CommandContext {
         let actor = self.who.actor();
         let command_id = match &self.key {
@@ -257,8 +263,8 @@ impl<T> Command<T> {
         }
     }
 
-    /// Carries the command out once: a repeat under the same key gets the
-    /// first one's answer.
+    /// Executes the command once: a repeat under the same key gets the first
+    /// answer.
     pub(crate) async fn once(
         &self,
         api: &Api,
@@ -267,7 +273,8 @@ impl<T> Command<T> {
     ) -> Result<Answer, ApiError> {
         let run = async {
             let answer = run.await?;
-            // A receipt, as far as it can be had: the event is stored.
+            // Adds the hash of the event for a receipt, if it is available. The
+            // event is stored in any case.
             let leaf = stored_leaf(api, answer.position).await.ok().flatten();
             Ok(Answer { leaf_hash: leaf.map(hex::encode), ..answer })
         };
@@ -280,7 +287,7 @@ impl<T> Command<T> {
         let mine = serde_json::to_string(&mine).unwrap_or_default();
         let mut begin = BEGIN.prepare_invoke();
         begin.key(&key).arg(&mine).arg(IN_FLIGHT_MS);
-        // Without Redis the log alone tells repeats apart.
+        // Without Redis the log alone recognises repeats.
         let held: Option<String> = api.redis.invoke(&begin).await.unwrap_or_default();
         if let Some(saved) = held.and_then(|held| serde_json::from_str::<StoredAnswer>(&held).ok())
         {
@@ -312,7 +319,7 @@ impl<T> Command<T> {
     }
 }
 
-/// Keys of one caller do not meet those of another.
+/// Separates the keys of one caller from those of others.
 fn scope(actor: &Actor) -> String {
     match actor {
         Actor::Staff(subject) | Actor::Customer(subject) => subject.clone(),
@@ -330,13 +337,13 @@ fn key_reused() -> ApiError {
 }
 
 fn in_flight() -> ApiError {
-    let detail = "A request with this Idempotency-Key is being carried out.";
+    let detail = "A request with this Idempotency-Key is still in progress.";
     let mut error = ApiError::new(Code::RequestInFlight, detail);
     error.retry_after = Some(1);
     error
 }
 
-/// A refusal, as callers are told it.
+/// The answer to an error of a command.
 pub(crate) fn rental_problem(error: RentalError, staff: bool) -> ApiError {
     match error {
         RentalError::Booking(refusal) => booking_rejected(refusal, staff),
@@ -347,7 +354,9 @@ pub(crate) fn rental_problem(error: RentalError, staff: bool) -> ApiError {
             let detail = format!("Only staff may do {}.", action.name());
             ApiError::new(Code::Forbidden, detail)
         }
-        RentalError::Busy => ApiError::new(Code::Busy, "Many decide about this car at once."),
+        RentalError::Busy => {
+            ApiError::new(Code::Busy, "Too many commands decide about this car at once.")
+        }
         RentalError::View(error) => super::read_answer::view_unavailable(error),
         RentalError::ViewBehind { reached, end } => {
             let detail = format!("The view is at position {reached}, the log at {end}.");
@@ -356,7 +365,7 @@ pub(crate) fn rental_problem(error: RentalError, staff: bool) -> ApiError {
             error
         }
         RentalError::Append(AppendError::Conflict) => {
-            ApiError::new(Code::Busy, "Many decide about this car at once.")
+            ApiError::new(Code::Busy, "Too many commands decide about this car at once.")
         }
         RentalError::Append(error @ AppendError::TooLarge) => {
             ApiError::new(Code::BodyTooLarge, "It is too large to be stored.").caused_by(&error)
@@ -364,7 +373,8 @@ pub(crate) fn rental_problem(error: RentalError, staff: bool) -> ApiError {
         RentalError::Read(error) => super::read_answer::log_failed(error.outage(), &error),
         RentalError::Append(error) => super::read_answer::log_failed(error.outage(), &error),
         RentalError::NewerRelease(error) => {
-            let detail = "This server's release cannot read what a newer one has written about it.";
+            let detail =
+                "This server's release cannot read an event that a newer release has appended.";
             ApiError::new(Code::NewerRelease, detail).caused_by(&error)
         }
         error @ (RentalError::Decode(_) | RentalError::Encode(_)) => {
@@ -452,7 +462,7 @@ fn booking_rejected(refusal: BookingRejection, staff: bool) -> ApiError {
             error
         }
         BookingRejection::Unchanged => {
-            validation(vec![InvalidField::new("/car_id", "it is that car already")])
+            validation(vec![InvalidField::new("/car_id", "the booking is on that car already")])
         }
         BookingRejection::Faulty(faults) => validation(faults),
     }
@@ -462,9 +472,13 @@ fn fleet_rejected(refusal: FleetRejection) -> ApiError {
     match refusal {
         FleetRejection::KeyReused | FleetRejection::AlreadyDone(_) => key_reused(),
         FleetRejection::NoSuchCar => no_such_car(),
-        FleetRejection::Exists => ApiError::new(Code::CarConflict, "There is a car of this id."),
+        FleetRejection::Exists => {
+            ApiError::new(Code::CarConflict, "A car with this id exists already.")
+        }
         FleetRejection::Stale(position) => stale(position),
-        FleetRejection::Unchanged => ApiError::new(Code::CarConflict, "It is so already."),
+        FleetRejection::Unchanged => {
+            ApiError::new(Code::CarConflict, "The car is in this state already.")
+        }
         FleetRejection::Archived => {
             ApiError::new(Code::CarConflict, "The car is archived: restore it first.")
         }
@@ -476,15 +490,15 @@ fn fleet_rejected(refusal: FleetRejection) -> ApiError {
 }
 
 fn stale(position: u64) -> ApiError {
-    ApiError::new(Code::Stale, format!("Its last change stands at position {position}."))
+    ApiError::new(Code::Stale, format!("Its last change is at position {position}."))
 }
 
-/// Days as people name them.
+/// The range of days in the form of the API.
 pub(crate) fn range(days: Days) -> DateRange {
     DateRange { start_date: days.first(), end_date: days.last() }
 }
 
-/// What cannot be in a command.
+/// An error about invalid values in a command.
 pub(crate) fn validation(faults: Vec<InvalidField>) -> ApiError {
     let reported: Vec<_> = faults
         .iter()
@@ -507,7 +521,7 @@ pub(crate) fn days(
 }
 
 impl<T> Command<T> {
-    /// Refuses everybody but admins.
+    /// Rejects every caller but admins.
     pub(crate) fn only_staff(&self) -> Result<(), ApiError> {
         match self.who.role() {
             Some(Role::Admin) => Ok(()),

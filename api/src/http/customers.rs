@@ -1,4 +1,4 @@
-//! What staff look at: the dashboard and the customers.
+//! The dashboard and the customers, for staff.
 
 use super::problem::{ApiError, Code, Problem};
 use super::{
@@ -23,7 +23,7 @@ use utoipa::{IntoParams, ToSchema};
     get, path = "/v1/dashboard", tag = "office", security(("token" = [])),
     responses(
         (status = 200, description = "The figures", body = Dashboard),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_dashboard(
@@ -36,17 +36,17 @@ pub(crate) async fn get_dashboard(
     figures.map(Json).map_err(view_unavailable)
 }
 
-/// Which customers, and which page of them.
+/// Filter of customers, and the page.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(crate) struct CustomerQuery {
     /// Only with this text in name, email or telephone number.
     q: Option<String>,
-    /// How many, 1 to 100. 20 if not said.
+    /// Rows on the page, 1 to 100. 20 if not given.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
     limit: Option<String>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     after: Option<String>,
 }
 
@@ -57,9 +57,9 @@ pub(crate) struct CustomerList {
     object: &'static str,
     /// The page.
     data: Vec<CustomerSummary>,
-    /// Whether another page follows.
+    /// True if another page follows.
     has_more: bool,
-    /// What `after` must be for it.
+    /// Value of `after` for it.
     next_cursor: Option<String>,
 }
 
@@ -69,7 +69,7 @@ pub(crate) struct CustomerList {
     params(CustomerQuery),
     responses(
         (status = 200, description = "A page", body = CustomerList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_customers(
@@ -82,7 +82,7 @@ pub(crate) async fn list_customers(
     let (text, limit) = (text(query.q), limit(query.limit)?);
     let after = query.after.map(|after| {
         customers::parse_cursor(&after).ok_or_else(|| {
-            ApiError::parameter("after", "it must be the next_cursor of a page before")
+            ApiError::parameter("after", "it must be the next_cursor of an earlier page")
         })
     });
     let mut transaction = begin_read(&api, &reader.identity, "customers", &headers).await?;
@@ -104,7 +104,7 @@ pub(crate) async fn list_customers(
     params(("id" = String, Path, description = "The customer's id")),
     responses(
         (status = 200, description = "The customer", body = CustomerSummary),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_customer(
@@ -114,7 +114,7 @@ pub(crate) async fn get_customer(
     Path(id): Path<String>,
 ) -> Result<Json<CustomerSummary>, ApiError> {
     let missing = || ApiError::new(Code::NotFound, "There is no such customer.");
-    // Postgres takes no NUL.
+    // Postgres stores no NUL.
     if id.contains('\0') {
         return Err(missing());
     }

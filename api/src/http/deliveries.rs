@@ -1,4 +1,4 @@
-//! Deliveries as they came, for auditors.
+//! Webhook deliveries as received, for auditors.
 
 use super::problem::{ApiError, Code, Problem};
 use super::{App, auth::extract::EmailReader, layers::request, read_answer::log_unavailable};
@@ -10,23 +10,23 @@ use axum::{
 };
 use exodrive_domain::{Subject, WEBHOOK_RECEIVED, time};
 
-/// Gives the exact bytes of a delivery out of the log.
+/// Gives the exact bytes of a delivery from the log.
 ///
 /// The headers that the provider signed come back under their own names, after
 /// `ExoDrive-Received-`, for example `ExoDrive-Received-Svix-Signature`.
 #[utoipa::path(
     get, path = "/v1/deliveries/{position}/raw", tag = "deliveries", security(("token" = [])),
-    params(("position" = u64, Path, description = "Where it stands in the log")),
+    params(("position" = u64, Path, description = "Position in the log")),
     responses(
-        (status = 200, description = "The bytes as they were received", content_type = "application/octet-stream",
+        (status = 200, description = "The bytes as received", content_type = "application/octet-stream",
             body = inline(String),
             headers(
-                ("ExoDrive-Received-At" = String, description = "When it reached us, RFC 3339"),
+                ("ExoDrive-Received-At" = String, description = "Time of receipt, RFC 3339"),
                 ("ExoDrive-Received-Svix-Id" = String, description = "`svix-id` as received"),
                 ("ExoDrive-Received-Svix-Timestamp" = String, description = "`svix-timestamp` as received"),
                 ("ExoDrive-Received-Svix-Signature" = String, description = "`svix-signature` as received"),
             )),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_raw(
@@ -47,7 +47,7 @@ pub(crate) async fn get_raw(
         identity.shows(&api.accesses, "email", Some(id.as_str()));
     }
     let mut headers = HeaderMap::new();
-    // Never shown as a page, whatever a sender has put into it.
+    // The browser never shows it as a page, whatever a sender has put into it.
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     headers.insert("exodrive-position", recorded.position.into());

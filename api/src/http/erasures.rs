@@ -1,5 +1,5 @@
-//! Erasing a person's data, for operators: planned, asked for, approved by
-//! somebody else, followed.
+//! Erasure of a person's data, for operators: planned, requested, approved by
+//! another operator, followed.
 
 use super::problem::{ApiError, Code, FieldError, Problem};
 use super::{
@@ -21,32 +21,32 @@ use exodrive_domain::{UnreadableEvent, erasure::ErasureRejection, id::ErasureId}
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Whose data is to be erased.
+/// Request to erase a person's data.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ErasureRequest {
     /// The person's email address.
     email_address: String,
-    /// Why: it stays in the log, so it says nothing personal.
+    /// Reason. It stays in the log, so it must hold nothing personal.
     reason: String,
-    /// Also what only mentions the address: mail to others, other customers'
-    /// bookings.
+    /// True to erase events that only mention the address, too: mail to others,
+    /// other customers' bookings.
     #[serde(default)]
     include_mentions: bool,
-    /// Only say what would be erased.
+    /// Dry run: only describe what would be erased.
     #[serde(default)]
     dry_run: bool,
 }
 
-/// Whose data must be kept, or need not be any longer.
+/// A hold to be placed on a person's data, or released.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct HoldRequest {
     /// The person's email address.
     email_address: String,
-    /// Why: it stays in the log, so it says nothing personal.
+    /// Reason. It stays in the log, so it must hold nothing personal.
     reason: String,
-    /// `false` lifts the hold.
+    /// `false` releases the hold.
     #[serde(default = "held")]
     held: bool,
 }
@@ -55,11 +55,11 @@ fn held() -> bool {
     true
 }
 
-/// Why an erasure is called off.
+/// Reason of a cancellation.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CancelErasure {
-    /// Why: it stays in the log.
+    /// Reason. It stays in the log.
     reason: String,
 }
 
@@ -68,9 +68,9 @@ pub(crate) struct CancelErasure {
 pub(crate) struct HoldAnswer {
     /// Always `hold`.
     object: &'static str,
-    /// Its id; follows from the address.
+    /// Id of the hold; derived from the address.
     id: String,
-    /// Whether it is placed.
+    /// True if it is placed.
     held: bool,
 }
 
@@ -79,7 +79,7 @@ pub(crate) struct HoldAnswer {
 pub(crate) struct ErasureList {
     /// Always `list`.
     object: &'static str,
-    /// Newest first.
+    /// Erasures, newest first.
     data: Vec<ErasureDetail>,
 }
 
@@ -94,9 +94,9 @@ fn erasure_problem(error: ErasureError) -> ApiError {
         ErasureError::Address => field("/email_address"),
         ErasureError::NoReason | ErasureError::LongReason(_) => field("/reason"),
         ErasureError::Rejected(ErasureRejection::NotFound) => no_such_erasure(),
-        ErasureError::Rejected(_) => ApiError::new(Code::OperationRefused, detail),
+        ErasureError::Rejected(_) => ApiError::new(Code::OperationRejected, detail),
         ErasureError::Append(exodrive_log::AppendError::Conflict) => {
-            ApiError::new(Code::Busy, "Somebody else was first.")
+            ApiError::new(Code::Busy, "Another command about this erasure was first.")
         }
         ErasureError::Read(error) => super::read_answer::log_failed(error.outage(), &error),
         ErasureError::Append(error) => super::read_answer::log_failed(error.outage(), &error),
@@ -106,12 +106,13 @@ fn erasure_problem(error: ErasureError) -> ApiError {
             ApiError::new(Code::ViewUnavailable, "Redis does not answer.").caused_by(&error)
         }
         ErasureError::Unreadable(UnreadableEvent::NewerRelease(error)) => {
-            let detail = "This server's release cannot read what a newer one has written about it.";
+            let detail =
+                "This server's release cannot read an event that a newer release has appended.";
             ApiError::new(Code::NewerRelease, detail).caused_by(&error)
         }
         error
         @ (ErasureError::Unreadable(_) | ErasureError::Cache(_) | ErasureError::Encode(_)) => {
-            ApiError::new(Code::Internal, "The request could not be carried out.").caused_by(&error)
+            ApiError::new(Code::Internal, "The request could not be executed.").caused_by(&error)
         }
     }
 }
@@ -135,17 +136,18 @@ fn origin<T>(command: &Command<T>, what: &str) -> Result<Origin, ApiError> {
     })
 }
 
-/// Wants a person's data erased. For operators; another operator approves it.
+/// Requests the erasure of a person's data. For operators; another operator
+/// approves it.
 ///
-/// A dry run is answered 200 with an `erasure_plan`: it reads all of the log.
+/// A dry run is answered 200 with an `erasure_plan`: it reads the whole log.
 #[utoipa::path(
     post, path = "/v1/operator/erasures", tag = "operator", security(("token" = [])),
     request_body = ErasureRequest,
     responses(
         (status = 202, description = "Recorded; waits for an approval", body = ErasureDetail),
         (status = 200, description = "Of a dry run", body = ErasurePlan),
-        (status = 409, description = "`operation_refused`: a hold forbids it", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`operation_rejected`: a hold forbids it", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn request_erasure(
@@ -155,9 +157,10 @@ pub(crate) async fn request_erasure(
     let origin = origin(&command, "erasure")?;
     let ErasureRequest { email_address, reason, include_mentions, dry_run } = &command.body;
     if *dry_run {
-        let _turn = api.full_readings.try_acquire().map_err(|_| {
-            ApiError::new(Code::Busy, "Others are reading all of the log just now.")
-        })?;
+        let _turn = api
+            .full_readings
+            .try_acquire()
+            .map_err(|_| ApiError::new(Code::Busy, "Other requests are reading the whole log."))?;
         let plan = api.erasures.plan(email_address, *include_mentions, |_, _| {}).await;
         return Ok(Json(plan.map_err(erasure_problem)?).into_response());
     }
@@ -174,15 +177,15 @@ pub(crate) async fn request_erasure(
     Ok(command.once(&api, &context, run).await?.into_response())
 }
 
-/// Approves an erasure, which a worker then carries out. For operators: another
-/// one than asked for it.
+/// Approves an erasure, which a worker then executes. For operators: the one
+/// who requested it may not approve it.
 #[utoipa::path(
     post, path = "/v1/operator/erasures/{id}/approve", tag = "operator", security(("token" = [])),
     params(("id" = String, Path, description = "The erasure's id")),
     responses(
         (status = 200, description = "Recorded", body = ErasureDetail),
-        (status = 409, description = "`operation_refused`", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`operation_rejected`", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn approve_erasure(
@@ -194,15 +197,15 @@ pub(crate) async fn approve_erasure(
     answer(&api, &command, api.erasures.approve(id_of(&id)?, true, &origin)).await
 }
 
-/// Calls an erasure off that is not approved yet. For operators.
+/// Cancels an erasure that is not approved yet. For operators.
 #[utoipa::path(
     post, path = "/v1/operator/erasures/{id}/cancel", tag = "operator", security(("token" = [])),
     params(("id" = String, Path, description = "The erasure's id")),
     request_body = CancelErasure,
     responses(
         (status = 200, description = "Recorded", body = ErasureDetail),
-        (status = 409, description = "`operation_refused`", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`operation_rejected`", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn cancel_erasure(
@@ -227,13 +230,14 @@ async fn answer<T>(
     Ok(command.once(api, &context, run).await?.into_response())
 }
 
-/// Forbids that a person's data is erased, or allows it again. For operators.
+/// Places a hold, which forbids the erasure of a person's data, or releases it.
+/// For operators.
 #[utoipa::path(
     post, path = "/v1/operator/holds", tag = "operator", security(("token" = [])),
     request_body = HoldRequest,
     responses(
         (status = 200, description = "Recorded", body = HoldAnswer),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn set_hold(
@@ -247,12 +251,12 @@ pub(crate) async fn set_hold(
     Ok(Json(HoldAnswer { object: "hold", id: id.to_string(), held: *held }))
 }
 
-/// Lists every erasure, without whose data it is about. For operators.
+/// Lists every erasure, without the persons that they are about. For operators.
 #[utoipa::path(
     get, path = "/v1/operator/erasures", tag = "operator", security(("token" = [])),
     responses(
         (status = 200, description = "Newest first", body = ErasureList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_erasures(
@@ -263,14 +267,14 @@ pub(crate) async fn list_erasures(
     Ok(Json(ErasureList { object: "list", data }))
 }
 
-/// Gives an erasure: how far it is, and which data keys it has destroyed. For
+/// Gives an erasure: its progress, and the data keys that it has destroyed. For
 /// operators.
 #[utoipa::path(
     get, path = "/v1/operator/erasures/{id}", tag = "operator", security(("token" = [])),
     params(("id" = String, Path, description = "The erasure's id")),
     responses(
         (status = 200, description = "The erasure", body = ErasureDetail),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_erasure(

@@ -1,5 +1,5 @@
-//! The log itself, for auditors: events as they are stored, with what they say,
-//! and exports that can be proven.
+//! The log itself, for auditors: stored events with their content, and exports
+//! that can be proven.
 
 use super::problem::{ApiError, Code, Problem};
 use super::{
@@ -40,10 +40,10 @@ use std::{
 use tokio::sync::mpsc;
 use utoipa::{IntoParams, ToSchema};
 
-/// Events looked at for one page, at most: a page can have fewer than asked for
-/// and still not be the last.
+/// Largest number of events that are read for one page: a page can have fewer
+/// events than requested and still not be the last.
 const EFFORT: u64 = 20_000;
-/// Pieces of an export that wait for a slow reader, at most.
+/// Largest number of pieces of an export that wait for a slow reader.
 const PIECES: usize = 4;
 
 const KNOWN: [&str; 11] = [
@@ -51,7 +51,7 @@ const KNOWN: [&str; 11] = [
     "content",
 ];
 
-/// Which events.
+/// Filter of events.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
@@ -75,16 +75,16 @@ pub(crate) struct EventQuery {
     /// Only those at this position or before it.
     #[param(value_type = Option<u64>, minimum = 1)]
     to: Option<String>,
-    /// Where a page begins: `next` of the page before.
+    /// Start of the page: `next` of the previous page.
     #[param(value_type = Option<u64>)]
     after: Option<String>,
-    /// How many on a page, 1 to 100. 20 if not said.
+    /// Events on a page, 1 to 100. 20 if not given.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
     limit: Option<String>,
-    /// `json`: a page. `ndjson`, `csv` or `parquet`: an export of all of them,
-    /// to be proven.
+    /// `json`: a page. `ndjson`, `csv` or `parquet`: an export of all of them
+    /// that can be proven.
     format: Option<String>,
-    /// In an export, `true`: with the decrypted content of every event.
+    /// `true`: an export has the decrypted content of every event.
     #[param(value_type = Option<bool>)]
     content: Option<String>,
 }
@@ -94,11 +94,11 @@ pub(crate) struct EventQuery {
 pub(crate) struct EventList {
     /// Always `list`.
     object: &'static str,
-    /// In log order.
+    /// Events in log order.
     data: Vec<AuditEvent>,
-    /// Whether there may be more.
+    /// True if there may be more.
     has_more: bool,
-    /// What to give as `after` for them.
+    /// Value of `after` for them.
     next: Option<u64>,
 }
 
@@ -109,48 +109,48 @@ pub(crate) struct EventHeader {
     value: String,
 }
 
-/// An event, as it is stored and what it says.
+/// An event as stored, with its content.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AuditEvent {
     /// Always `audit_event`.
     object: &'static str,
-    /// Where it stands in the log.
+    /// Position in the log.
     position: u64,
-    /// When the log's server stored it, to the nanosecond.
+    /// Time at which the log's server stored it, to the nanosecond.
     stored_at: String,
-    /// What it is about.
+    /// Subject of the event.
     subject: String,
     /// Its type.
     #[serde(rename = "type")]
     kind: String,
     /// Its id.
     event_id: String,
-    /// Who did it.
+    /// The actor of the event.
     actor: Option<String>,
     /// Every stored header, sorted by name.
     headers: Vec<EventHeader>,
-    /// What it says, decrypted: JSON, or base64 of what is none. Null if it
-    /// was erased.
+    /// Decrypted content: JSON, or base64 if it is not JSON. Null if it was
+    /// erased.
     #[schema(value_type = Option<Object>)]
     content: Option<Value>,
-    /// Whether personal data in it was erased.
+    /// True if personal data in it was erased.
     erased: bool,
-    /// The hash of its leaf, in hex, computed from what is stored.
+    /// Hash of its leaf, in hex, computed from the stored message.
     leaf_hash: String,
-    /// Whether a checkpoint covers it.
+    /// True if a checkpoint covers it.
     sealed: bool,
 }
 
 /// Lists events of the log in its order; as NDJSON, exports all of them.
 ///
 /// With `Accept: application/x-ndjson` (or `format=ndjson`) the answer is not a
-/// page but an export of every event asked for, in log order, as
-/// `/v1/audit/export` gives it.
+/// page but an export of every event that the filter matches, in log order, in
+/// the form of `/v1/audit/export`.
 #[utoipa::path(
     get, path = "/v1/audit/events", tag = "audit", security(("token" = [])), params(EventQuery),
     responses(
         (status = 200, description = "A page, or an export", body = EventList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_events(
@@ -204,13 +204,13 @@ pub(crate) async fn list_events(
     Ok(([(CACHE_CONTROL, "no-store")], Json(list)).into_response())
 }
 
-/// Gives one event, as it is stored and what it says.
+/// Gives one event as stored, with its content.
 #[utoipa::path(
     get, path = "/v1/audit/events/{position}", tag = "audit", security(("token" = [])),
     params(("position" = u64, Path, description = "The event's position")),
     responses(
         (status = 200, description = "The event", body = AuditEvent),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_event(
@@ -225,17 +225,17 @@ pub(crate) async fn get_event(
     Ok(([(CACHE_CONTROL, "no-store")], Json(event)).into_response())
 }
 
-/// Exports events of the log in its order, to be proven offline by
-/// `exodrive audit verify`.
+/// Exports events of the log in its order, for the offline proof by `exodrive
+/// audit verify`.
 ///
-/// The export ends at the newest checkpoint, which is inside; events after it
-/// are left for the next one. Events that are not asked for are left out as
-/// hashes. One that breaks off has no `end` record.
+/// The export ends at the newest checkpoint, which it contains. Events after
+/// that are left for the next export. Events that the filter does not match are
+/// represented by hashes. An export that breaks off has no `end` record.
 #[utoipa::path(
     get, path = "/v1/audit/export", tag = "audit", security(("token" = [])), params(EventQuery),
     responses(
         (status = 200, description = "The export: NDJSON if `format` is not given", content_type = "application/x-ndjson", body = inline(String)),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_export(
@@ -278,7 +278,7 @@ fn selection(query: &EventQuery) -> Result<Selection, ApiError> {
     })
 }
 
-/// What is stored, and what it says.
+/// Describes stored events with their content.
 async fn describe(api: &Api, found: Vec<StoredMessage>) -> Result<Vec<AuditEvent>, ApiError> {
     let sealed = api.seals.newest_seal().await.map_err(seals_unavailable)?;
     let sealed = sealed.map_or(0, |seal| seal.size);
@@ -313,13 +313,14 @@ fn content(body: &Bytes) -> Option<Value> {
     Some(json.unwrap_or_else(|| BASE64_STANDARD.encode(body).into()))
 }
 
-/// One of the few readings of all of the log, while it lives.
+/// A permit for one of the few concurrent readings of the whole log, while it
+/// lives.
 struct Reading(Arc<Api>);
 
 impl Reading {
     fn start(api: &Arc<Api>) -> Result<Self, ApiError> {
         let permit = api.full_readings.try_acquire().map_err(|_| {
-            let detail = "Others are reading all of the log; this export would have to.";
+            let detail = "Other requests are reading the whole log, and this export would have to read it, too.";
             let mut error = ApiError::new(Code::Busy, detail);
             error.retry_after = Some(5);
             error
@@ -335,7 +336,7 @@ impl Drop for Reading {
     }
 }
 
-/// What is written and not sent yet.
+/// Bytes that are written and not sent yet.
 #[derive(Clone, Default)]
 struct Buffer(Arc<Mutex<Vec<u8>>>);
 
@@ -356,7 +357,8 @@ impl io::Write for Buffer {
     }
 }
 
-/// An answer that is written while it is read: a slow reader slows it down.
+/// An answer that is written while the log is read: a slow reader slows it
+/// down.
 async fn export(api: Arc<Api>, query: EventQuery, format: Format) -> Result<Response, ApiError> {
     for (name, given) in [("after", &query.after), ("limit", &query.limit)] {
         if given.is_some() {
@@ -384,7 +386,7 @@ async fn export(api: Arc<Api>, query: EventQuery, format: Format) -> Result<Resp
         if let Err(error) = write(&mut export, format, &pieces).await {
             let error_chain = exodrive_runtime::error_chain(&error);
             tracing::warn!(error = error_chain, "An export broke off");
-            // The reader sees that it did, and the file has no end.
+            // The reader sees that it broke off, and the file has no end.
             let _ = pieces.send(Err(io::Error::other("the export broke off"))).await;
         }
     });
@@ -395,7 +397,7 @@ async fn export(api: Arc<Api>, query: EventQuery, format: Format) -> Result<Resp
     Ok((headers, Body::from_stream(body)).into_response())
 }
 
-/// Writes and sends until the end, or until nobody listens.
+/// Writes and sends until the end, or until the client disconnects.
 async fn write(
     export: &mut Export,
     format: Format,

@@ -1,4 +1,4 @@
-//! The fleet as staff change it: cars, prices, pictures, blocked days.
+//! Commands of staff about the fleet: cars, prices, pictures, blocked days.
 
 use super::problem::{ApiError, DateRange, Problem};
 use super::{
@@ -29,16 +29,16 @@ use exodrive_projections::views::cars::read::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A car, to be added or described anew.
+/// Description of a car, new or changed.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CarRequest {
-    /// Its name in URLs: a-z, 0-9 and `-`, unique. Said when the car is added,
-    /// and never changed.
+    /// Name in URLs: a-z, 0-9 and `-`, unique. Given when the car is added, and
+    /// never changed.
     slug: Option<String>,
-    /// For people, 1 to 100 characters.
+    /// Name for people, 1 to 100 characters.
     name: String,
-    /// For example `Supercar`.
+    /// Category, for example `Supercar`.
     category: String,
     /// The long text.
     #[serde(default)]
@@ -46,17 +46,17 @@ pub(crate) struct CarRequest {
     /// The short text.
     #[serde(default)]
     short_description: String,
-    /// Facts, in the order to be shown.
+    /// Specifications, in the order to be shown.
     #[serde(default)]
     specifications: Vec<NamedTextDetail>,
-    /// What it offers, in the order to be shown.
+    /// Features, in the order to be shown.
     #[serde(default)]
     features: Vec<NamedTextDetail>,
-    /// Where the car is (IANA); `America/New_York` if not said.
+    /// Time zone of the car (IANA); `America/New_York` if not given.
     time_zone: Option<String>,
 }
 
-/// Where a car is if nobody says.
+/// Time zone of a car if none is given.
 pub(crate) const TIME_ZONE: &str = "America/New_York";
 
 impl CarRequest {
@@ -81,23 +81,23 @@ fn named_text(it: &NamedTextDetail) -> NamedText {
     NamedText { name: it.name.clone(), text: it.text.clone(), highlighted: it.highlighted }
 }
 
-/// What a car costs. Shares are in basis points: 10,000 are 100 %.
+/// Price list of a car. Shares are in basis points: 10,000 are 100 %.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PriceRequest {
-    /// ISO 4217; `USD` if not said.
+    /// Currency (ISO 4217); `USD` if not given.
     currency: Option<String>,
-    /// A day, in cents.
+    /// Price of a day, in cents.
     base_per_day_cents: i64,
-    /// Off the days and fees.
+    /// Discount on days and fees.
     #[serde(default)]
     discount_basis_points: u32,
-    /// What to tell customers about the discount.
+    /// Text about the discount for customers.
     offer_text: Option<String>,
-    /// Held while the car is out, apart from the price; 30 % of the total if
-    /// not said.
+    /// Deposit held while the car is out, apart from the price; 30 % of the
+    /// total if not given.
     deposit_cents: Option<i64>,
-    /// The shortest rental; 1 if not said.
+    /// Shortest rental in days; 1 if not given.
     minimum_days: Option<u32>,
     /// Fees for a whole rental.
     #[serde(default)]
@@ -105,31 +105,31 @@ pub(crate) struct PriceRequest {
     /// Days that cost more.
     #[serde(default)]
     peaks: Vec<PeakRequest>,
-    /// Where the car can be had and left.
+    /// Locations where the car can be picked up and left.
     #[serde(default)]
     locations: Vec<LocationDetail>,
-    /// For leaving the car elsewhere than it was had.
+    /// Fee for leaving the car elsewhere than where it was picked up.
     #[serde(default)]
     one_way_fee_cents: i64,
-    /// On everything, after the discount.
+    /// Tax on everything, after the discount.
     #[serde(default)]
     tax_basis_points: u32,
 }
 
-/// Days that cost more.
+/// Rule for days that cost more.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PeakRequest {
-    /// For people.
+    /// Name for people.
     name: String,
     /// Only these weekdays, 0 is Sunday; any if empty.
     #[serde(default)]
     weekdays: Vec<u8>,
-    /// The first day; any if not said.
+    /// The first day; any if not given.
     start_date: Option<NaiveDate>,
-    /// The last day; must be said if the first is.
+    /// The last day; required if the first is given.
     end_date: Option<NaiveDate>,
-    /// A day's price becomes this share of it: 11,500 is 15 % more.
+    /// Share of its price that such a day costs: 11,500 is 15 % more.
     multiplier_basis_points: u32,
 }
 
@@ -145,7 +145,7 @@ impl PriceRequest {
                 (Some(first), Some(last)) => {
                     Some(Days::inclusive(first, last).map_err(|it| fault(&it.to_string()))?)
                 }
-                _ => return Err(fault("must be said if start_date is, and the other way round")),
+                _ => return Err(fault("must be given together with start_date")),
             };
             peaks.push(Peak {
                 name: peak.name.clone(),
@@ -193,15 +193,16 @@ impl PriceRequest {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ImagesRequest {
-    /// In the order to be shown; exactly one is primary, unless there is none.
+    /// Pictures in the order to be shown; exactly one is primary, unless there
+    /// are none.
     images: Vec<ImageDetail>,
 }
 
-/// Why.
+/// A reason.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ArchiveRequest {
-    /// For the record.
+    /// Reason, for the record.
     reason: Option<String>,
 }
 
@@ -251,7 +252,7 @@ async fn change_by_name<T>(
     responses(
         (status = 201, description = "Added", body = CarDetail),
         (status = 409, description = "`slug_taken`", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn create_car(
@@ -261,7 +262,7 @@ pub(crate) async fn create_car(
     command.only_staff()?;
     let context = command.command_context();
     let car_id = CarId::from(derived_uuid(&["car", &context.command_id, &context.request_hash]));
-    let slug = command.body.slug.clone().ok_or_else(|| fault("/slug", "must be said"))?;
+    let slug = command.body.slug.clone().ok_or_else(|| fault("/slug", "must be given"))?;
     let profile = command.body.profile();
     let request = FleetCommand::Add { car_id, slug, profile };
     let run = async {
@@ -283,14 +284,14 @@ macro_rules! fleet_change_routes {
             params(
                 ("id" = String, Path, description = "The car's id or slug"),
                 ("Idempotency-Key" = Option<String>, Header, description = "A repeat under the same key gets the first answer"),
-                ("If-Match" = Option<String>, Header, description = "Only if the car is as this `ETag` says; else 412 with `current`"),
+                ("If-Match" = Option<String>, Header, description = "Only if the car still has this `ETag`; else 412 with `current`"),
             ),
             request_body = $body,
             responses(
-                (status = 200, description = "The car after it", body = CarDetail),
+                (status = 200, description = "The car after the command", body = CarDetail),
                 (status = 409, description = "`car_conflict`", body = Problem, content_type = "application/problem+json"),
                 (status = 412, description = "`stale`, with `current`", body = Problem, content_type = "application/problem+json"),
-                (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+                Problem,
             ),
         )]
         pub(crate) async fn $name(
@@ -304,14 +305,15 @@ macro_rules! fleet_change_routes {
 }
 
 fleet_change_routes! {
-    /// Describes a car anew. Its slug stays. Staff.
+    /// Changes the description of a car. Its slug stays. Staff.
     describe_car put "/v1/cars/{id}/profile" CarRequest: |body| {
         if body.slug.is_some() {
             return Err(fault("/slug", "never changes: leave it out"));
         }
         FleetCommand::Describe(body.profile())
     };
-    /// Sets what a car costs from now on. Bookings keep the price that was agreed. Staff.
+    /// Sets the price list of a car from now on. Bookings keep the price that
+    /// was agreed. Staff.
     price_car put "/v1/cars/{id}/price" PriceRequest: |body| FleetCommand::Price(body.prices()?);
     /// Sets a car's pictures, in order. Staff.
     set_car_images put "/v1/cars/{id}/images" ImagesRequest: |body| {
@@ -324,20 +326,21 @@ fleet_change_routes! {
     };
     /// Shows a car to the public, who can then book it. Staff.
     list_car post "/v1/cars/{id}/list" EmptyBody: |_body| FleetCommand::List;
-    /// Hides a car from the public. Bookings stand. Staff.
+    /// Hides a car from the public. Bookings do not change. Staff.
     hide_car post "/v1/cars/{id}/hide" EmptyBody: |_body| FleetCommand::Hide;
     /// Shows a car before others. Staff.
     feature_car post "/v1/cars/{id}/feature" EmptyBody: |_body| FleetCommand::Feature;
     /// Shows a car among the others. Staff.
     unfeature_car post "/v1/cars/{id}/unfeature" EmptyBody: |_body| FleetCommand::Unfeature;
-    /// Takes a car out of the fleet: nobody can book it. Bookings stand. Staff.
+    /// Takes a car out of the fleet, so that it cannot be booked. Bookings do
+    /// not change. Staff.
     archive_car post "/v1/cars/{id}/archive" ArchiveRequest: |body|
         FleetCommand::Archive { reason: body.reason.clone() };
-    /// Takes a car into the fleet again. Staff.
+    /// Takes an archived car into the fleet again. Staff.
     restore_car post "/v1/cars/{id}/restore" EmptyBody: |_body| FleetCommand::Restore;
 }
 
-/// Days to be blocked.
+/// Request to block days.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct BlockRequest {
@@ -345,9 +348,10 @@ pub(crate) struct BlockRequest {
     start_date: NaiveDate,
     /// The last day.
     end_date: NaiveDate,
-    /// Why: for the calendar of staff.
+    /// Reason, for the calendar of staff.
     reason: String,
-    /// Also over bookings, which stand: somebody has to move them.
+    /// True to block days over bookings, too. The bookings stay, and staff have
+    /// to move them.
     #[serde(default)]
     force: bool,
 }
@@ -363,9 +367,9 @@ pub(crate) struct BlockDetail {
     car_id: String,
     #[serde(flatten)]
     days: Option<DateRange>,
-    /// Why.
+    /// Reason, for staff.
     reason: Option<String>,
-    /// Where its event stands.
+    /// Position of its event.
     position: u64,
 }
 
@@ -382,8 +386,8 @@ impl BlockDetail {
     }
 }
 
-/// Blocks days of a car for maintenance and the like. Over a booking only
-/// by `force`; the bookings are named either way. Staff.
+/// Blocks days of a car for maintenance and the like. Days of a booking are
+/// blocked only with `force`; the answer names the bookings either way. Staff.
 #[utoipa::path(
     post, path = "/v1/cars/{id}/blocks", tag = "fleet", security(("token" = [])),
     params(
@@ -394,7 +398,7 @@ impl BlockDetail {
     responses(
         (status = 201, description = "Blocked", body = BlockDetail),
         (status = 409, description = "`dates_unavailable`, with the bookings in `conflicts`", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn create_block(
@@ -419,7 +423,7 @@ pub(crate) async fn create_block(
     Ok(command.once(&api, &context, run).await?.into_response())
 }
 
-/// Gives blocked days free. Staff.
+/// Unblocks days of a car. Staff.
 #[utoipa::path(
     delete, path = "/v1/cars/{id}/blocks/{block_id}", tag = "fleet", security(("token" = [])),
     params(
@@ -428,7 +432,7 @@ pub(crate) async fn create_block(
     ),
     responses(
         (status = 200, description = "The days are free", body = BlockDetail),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn delete_block(

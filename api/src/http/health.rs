@@ -1,4 +1,5 @@
-//! Whether the process lives, and whether the system can do its work.
+//! Liveness and readiness: whether the process lives, and whether the system
+//! can do its work.
 
 use super::problem::Problem;
 use super::{Api, App};
@@ -9,7 +10,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use exodrive_audit::store::SealState;
-use exodrive_projections::engine::store;
+use exodrive_projections::engine::store::{self, RecordedWorker, WorkerState};
+use exodrive_workers::{Description, WORKERS};
 use redis::Cmd;
 use serde::Serialize;
 use std::{
@@ -20,22 +22,24 @@ use std::{
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
-/// A finding serves everybody who asks within this time.
+/// Time for which a finding serves every caller.
 const FRESH: Duration = Duration::from_millis(500);
-/// No part is waited for longer.
+/// Longest time to wait for one part.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
-/// A worker shows a sign of life every second.
+/// Seconds without a heartbeat after which a worker counts as dead. A worker
+/// sends one every second.
 const HEARTBEAT_TIMEOUT: f64 = 10.0;
 
-/// What readiness found last, so that many who ask cost what one does.
+/// Last findings of the readiness check, so that many callers cost as much as
+/// one.
 #[derive(Default)]
 pub struct Latest(Mutex<Option<(Instant, Readiness)>>);
 
-/// Whether the system can do its work.
+/// Readiness of the system.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Readiness {
-    /// `ready`; `degraded`: it works, but slower (Redis is away), or sealing has
-    /// halted; `not_ready`.
+    /// `ready`; `degraded`: it works, but slower (Redis does not answer), or
+    /// sealing has halted, or a background worker does not work; `not_ready`.
     status: Overall,
     /// The parts.
     checks: Checks,
@@ -52,7 +56,7 @@ enum Overall {
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
 struct Checks {
-    /// A write to a small stream beside the log.
+    /// The log accepts a write, to a small stream beside it.
     log: Check,
     /// Postgres answers.
     postgres: Check,
@@ -60,22 +64,28 @@ struct Checks {
     migrations: Check,
     /// Redis answers.
     redis: Check,
-    /// The log is sealed, and is what was sealed. Reads and writes go on if not.
+    /// The log is sealed, and agrees with the seals. Reads and writes go on if
+    /// not.
     seals: SealCheck,
-    /// The database holds nothing that was erased; a restored one may, until a
-    /// worker has cleaned it.
+    /// The database holds no erased data. A restored database may hold some
+    /// until a worker has cleaned it.
     erasures: Check,
-    /// Every projection has a worker and rows of this release's version, and
-    /// how far it is.
+    /// The background tasks of this process run. One that ended ends the process.
+    tasks: TaskCheck,
+    /// Every background worker runs in some process. Reads and writes go on if
+    /// not.
+    workers: Vec<WorkerCheck>,
+    /// State of every projection: it has a worker, and rows of this release's
+    /// version.
     projections: Vec<ProjectionCheck>,
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
 struct Check {
     ok: bool,
-    /// Milliseconds it took.
+    /// Duration of the check in milliseconds.
     ms: f64,
-    /// What is wrong.
+    /// Description of the fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<&'static str>,
 }
@@ -83,9 +93,29 @@ struct Check {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 struct SealCheck {
     ok: bool,
-    /// How many events the newest checkpoint covers.
+    /// Number of events that the newest checkpoint covers.
     sealed: u64,
-    /// What is wrong.
+    /// Description of the fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<&'static str>,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+struct TaskCheck {
+    ok: bool,
+    /// The task that ended, and its outcome.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+struct WorkerCheck {
+    /// Name of the worker, as in `exodrive workers`.
+    name: &'static str,
+    ok: bool,
+    /// Steps that failed in a row.
+    failures: u32,
+    /// Description of the fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<&'static str>,
 }
@@ -95,17 +125,17 @@ struct ProjectionCheck {
     name: String,
     ok: bool,
     position: u64,
-    /// How many events the log holds behind that position; null while the log
-    /// does not say.
+    /// Events of the log after that position; null while the log does not
+    /// answer.
     lag_events: Option<u64>,
-    /// Seconds since its worker last showed a sign of life; null if it never
-    /// did.
+    /// Seconds since the last heartbeat of its worker; null if there was none.
     heartbeat_age_seconds: Option<f64>,
-    /// Events that could not be folded, and those waiting behind them.
+    /// Parked events: those that could not be folded, and those that wait
+    /// behind them.
     parked: u64,
 }
 
-/// Says that the process lives. Asks nothing else.
+/// Says that the process lives. Checks nothing else.
 #[utoipa::path(
     get, path = "/livez", tag = "health",
     responses((status = 200, description = "It lives", body = inline(serde_json::Value))),
@@ -118,9 +148,9 @@ pub(crate) async fn livez() -> Json<serde_json::Value> {
 #[utoipa::path(
     get, path = "/readyz", tag = "health",
     responses(
-        (status = 200, description = "Ready, or degraded: Redis is away, or sealing has halted", body = Readiness),
+        (status = 200, description = "Ready, or degraded: Redis does not answer, sealing has halted, or a background worker does not work", body = Readiness),
         (status = 503, description = "Not ready; `checks` says why", body = Readiness),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn readyz(State(api): App) -> Response {
@@ -145,14 +175,18 @@ pub(crate) async fn readyz(State(api): App) -> Response {
 
 async fn examine(api: &Arc<Api>) -> Readiness {
     let ping = Cmd::ping();
-    let (log, end, postgres, migrated, seals, redis) = tokio::join!(
+    let (log, end, postgres, migrated, seals, workers, redis) = tokio::join!(
         check(api.log.probe(), "it did not acknowledge a write"),
         check(api.log.last_position(), "it did not answer"),
         check(api.database.projections(), "it did not answer"),
         check(api.database.is_migrated(), "it did not answer"),
         check(api.seals.sealing(), "it did not answer"),
+        check(api.database.workers(), "it did not answer"),
         check(api.redis.query::<String>(&ping), "it did not answer"),
     );
+    let workers = check_workers(workers.1.as_deref());
+    let ended = api.tasks.ended();
+    let tasks = TaskCheck { ok: ended.is_none(), problem: ended.map(|ended| ended.to_string()) };
     let seals = check_seals(seals.1);
     let (mut migrations, migrated) = migrated;
     if migrated == Some(false) {
@@ -168,22 +202,34 @@ async fn examine(api: &Arc<Api>) -> Readiness {
     let closed = api.gate.is_closed();
     let erasures = Check { ok: !closed, ms: 0.0, problem: closed.then_some(cleaning) };
     let whole = [&log.0, &postgres, &migrations, &erasures].into_iter().all(|check| check.ok)
+        && tasks.ok
         && !projections.is_empty()
         && projections.iter().all(|projection| projection.ok);
-    let status = match (whole, redis.0.ok && seals.ok) {
+    let reduced = !redis.0.ok || !seals.ok || workers.iter().any(|worker| !worker.ok);
+    let status = match (whole, !reduced) {
         (false, _) => Overall::NotReady,
         (true, false) => Overall::Degraded,
         (true, true) => Overall::Ready,
     };
     let redis = redis.0;
-    let checks = Checks { log: log.0, postgres, migrations, redis, seals, erasures, projections };
+    let checks = Checks {
+        log: log.0,
+        postgres,
+        migrations,
+        redis,
+        seals,
+        erasures,
+        tasks,
+        workers,
+        projections,
+    };
     Readiness { status, checks }
 }
 
 fn check_seals(standing: Option<SealState>) -> SealCheck {
     let halted = standing.as_ref().is_some_and(|standing| standing.halt.is_some());
     let problem = match &standing {
-        None => Some("it is not known how they stand"),
+        None => Some("their status is not known"),
         Some(_) if halted => Some(
             "the log is not what was sealed, and sealing has halted: see `exodrive audit verify --live`",
         ),
@@ -192,12 +238,39 @@ fn check_seals(standing: Option<SealState>) -> SealCheck {
     SealCheck { ok: !halted, sealed: standing.map_or(0, |it| it.sealed), problem }
 }
 
+/// Failures in a row after which a worker counts as not working.
+const FAILURES: u32 = 3;
+
+/// `recorded`: rows of the database; `None` if it does not answer.
+fn check_workers(recorded: Option<&[RecordedWorker]>) -> Vec<WorkerCheck> {
+    let check = |worker: &Description| {
+        let of_worker =
+            || recorded.into_iter().flatten().filter(|it| it.status.name == worker.name);
+        let failures = of_worker().filter(|it| it.is_alive()).map(|it| it.status.failures).min();
+        let panicked = of_worker().any(|it| it.status.state == WorkerState::Panicked);
+        let problem = match (recorded, failures) {
+            (None, _) => Some("its status is not known"),
+            (_, Some(failures)) if failures >= FAILURES => {
+                Some("its steps fail: `exodrive workers status` says why")
+            }
+            (_, Some(_)) => None,
+            (_, None) if panicked => {
+                Some("no process runs it, and it has panicked: see `exodrive workers status`")
+            }
+            (_, None) => Some("no process runs it: start one with `exodrive work`"),
+        };
+        let failures = failures.unwrap_or(0);
+        WorkerCheck { name: worker.name, ok: problem.is_none(), failures, problem }
+    };
+    WORKERS.iter().map(check).collect()
+}
+
 fn check_projections(found: Vec<store::Status>, end: Option<u64>) -> Vec<ProjectionCheck> {
     let count = |number: i64| u64::try_from(number).unwrap_or(0);
     found
         .into_iter()
         .map(|projection| ProjectionCheck {
-            // Rows of an older version are another release's to read.
+            // Rows of an older version are for another release to read.
             ok: projection.heartbeat_age_seconds.is_some_and(|age| age < HEARTBEAT_TIMEOUT)
                 && projection.version >= exodrive_projections::version(&projection.name),
             position: count(projection.position),

@@ -33,34 +33,35 @@ const NDJSON: &str = "application/x-ndjson";
 /// Emails or deliveries fetched at a time for a stream.
 const STREAMED: i64 = 50;
 
-/// Of what, as of when, and in which order.
+/// Scope of a history, its end and its order.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(crate) struct HistoryQuery {
-    /// Of this email, by its id. One of `email`, `address` and `booking`, or a
-    /// time.
+    /// History of this email, by its id. Give one of `email`, `address` and
+    /// `booking`, or a time.
     email: Option<String>,
-    /// Of every email that names this address, in any case, as sender,
-    /// recipient of any kind, or for answers.
+    /// History of every email that names this address, in any case, as sender,
+    /// recipient of any kind, or reply-to.
     address: Option<String>,
-    /// Of this booking, and of every email that was tagged with it.
+    /// History of this booking, and of every email that was tagged with it.
     booking: Option<String>,
-    /// Of the deliveries that were stored at this time or later (RFC 3339).
+    /// History of the deliveries that were stored at this time or later (RFC
+    /// 3339).
     since: Option<String>,
-    /// Of the deliveries that were stored before this time (RFC 3339).
+    /// History of the deliveries that were stored before this time (RFC 3339).
     until: Option<String>,
-    /// `received` (as we learnt of it) or `happened` (as the provider dates it).
-    /// `received` if not said.
+    /// `received` (order in which we received the events) or `happened` (as the
+    /// provider dates them). `received` if not given.
     order: Option<String>,
     /// Only what was known at this time (RFC 3339) or position.
     #[param(example = "2026-11-20T09:15:00Z")]
     at: Option<String>,
-    /// How many emails of an address, or deliveries of a time, 1 to 100. 20 if
-    /// not said.
+    /// Emails of an address, or deliveries of a time, on the page, 1 to 100. 20
+    /// if not given.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
     limit: Option<String>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     after: Option<String>,
 }
 
@@ -72,34 +73,33 @@ const HISTORY_QUERY: [&str; 9] =
 pub(crate) struct History {
     /// Always `list`.
     object: &'static str,
-    /// What happened, in the order asked for. A page of an address may be
-    /// short.
+    /// Entries in the requested order. A page of an address may be short.
     data: Vec<Entry>,
-    /// What is known of each email in it.
+    /// Evidence about each email on the page.
     emails: Vec<EmailEvidence>,
-    /// Whether another page follows.
+    /// True if another page follows.
     has_more: bool,
-    /// What `after` must be for it.
+    /// Value of `after` for it.
     next_cursor: Option<String>,
 }
 
-/// Tells the history of an email, of an address, of a booking or of a time, with
-/// all its evidence.
+/// Gives the history of an email, of an address, of a booking or of a time,
+/// with all its evidence.
 ///
-/// Every delivery comes with its bytes and signed headers as they were received,
-/// whether a secret in use now signed them, how often it came again or was
-/// claimed by somebody who was not believed, and the email as it was after it;
-/// every email with who of the staff read it. With `Accept:
-/// application/x-ndjson` all pages come as one stream, an object on each line.
+/// Every delivery comes with its bytes and signed headers as received, whether
+/// a present secret signed them, how often it was repeated, how often an
+/// unverified sender claimed its id, and the state of the email after it. Every
+/// email comes with the reads by staff. With `Accept: application/x-ndjson` all
+/// pages come as one stream, an object on each line.
 #[utoipa::path(
     get, path = "/v1/audit/history", tag = "audit", security(("token" = [])),
     params(HistoryQuery),
     responses(
-        (status = 200, description = "A page; or, as it is asked for, a line for each entry and each email", content(
+        (status = 200, description = "A page; or a stream with a line for each entry and each email", content(
             (History = "application/json"),
             (String = "application/x-ndjson"),
         )),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_history(
@@ -123,7 +123,7 @@ pub(crate) async fn get_history(
     }
     let page = evidence_query.page(&request).await.map_err(problem)?;
     if page.entries.is_empty() && matches!(request.scope, Scope::Email(_) | Scope::Booking(_)) {
-        let detail = "The log has no event about it up to then.";
+        let detail = "The log has no event about it up to that point.";
         return Err(ApiError::new(Code::NotFound, detail));
     }
     note_accesses(&api, &identity, &request.scope, &page);
@@ -140,7 +140,7 @@ pub(crate) async fn get_history(
     Ok(([(CACHE_CONTROL, "no-store")], Json(history)).into_response())
 }
 
-/// Notes what a page shows.
+/// Notes the reads of personal data on a page.
 fn note_accesses(api: &Api, identity: &request::Identity, scope: &Scope, page: &Page) {
     if let Scope::Booking(id) = scope {
         identity.shows(&api.accesses, "booking", Some(&id.to_string()));
@@ -157,8 +157,9 @@ fn note_accesses(api: &Api, identity: &request::Identity, scope: &Scope, page: &
     }
 }
 
-/// Every page as lines, one page in memory at a time. A page that cannot be had
-/// cuts the connection, so that nobody takes the part for the whole.
+/// Streams every page as lines, one page in memory at a time. If a page cannot
+/// be read, the connection is cut, so that no client takes the part for the
+/// whole.
 fn stream_of(
     api: Arc<Api>,
     identity: request::Identity,
@@ -241,7 +242,7 @@ fn problem(error: HistoryError) -> ApiError {
     }
 }
 
-/// From when to when.
+/// The two points of a comparison.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
@@ -249,22 +250,22 @@ pub(crate) struct DiffQuery {
     /// The email's id.
     #[param(required = true)]
     email: Option<String>,
-    /// This time (RFC 3339) or position ...
+    /// The first point: a time (RFC 3339) or position.
     #[param(required = true)]
     from: Option<String>,
-    /// ... and this one.
+    /// The second point: a time (RFC 3339) or position.
     #[param(required = true)]
     to: Option<String>,
 }
 
-/// Tells in what an email differs between two times, and which delivery changed
-/// each field last.
+/// Compares an email at two times, and names the delivery that last changed
+/// each field.
 #[utoipa::path(
     get, path = "/v1/audit/history/diff", tag = "audit", security(("token" = [])),
     params(DiffQuery),
     responses(
         (status = 200, description = "The fields that differ", body = ReplayDiff),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_history_diff(
@@ -280,7 +281,8 @@ pub(crate) async fn get_history_diff(
     let id = email_id(&given("email", query.email)?)?.to_string();
     let (from, to) = (given("from", query.from)?, given("to", query.to)?);
     let diff = replay::difference(&api, "inbox", &id, (from, to)).await?;
-    let missing = || ApiError::new(Code::NotFound, "The log has no event about it up to then.");
+    let missing =
+        || ApiError::new(Code::NotFound, "The log has no event about it up to that point.");
     let diff = diff.ok_or_else(missing)?;
     identity.shows(&api.accesses, "email", Some(&id));
     Ok(([(CACHE_CONTROL, "no-store")], Json(diff)).into_response())

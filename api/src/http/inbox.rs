@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::{IntoParams, ToSchema};
 
-/// Which emails, and which page of them.
+/// Filter of emails, and the page.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
@@ -45,10 +45,10 @@ pub(crate) struct ListQuery {
     status: Option<String>,
     /// Only emails with this text in sender, recipients, subject, tags or id.
     q: Option<String>,
-    /// How many, 1 to 100. 20 if not said.
+    /// Rows on the page, 1 to 100. 20 if not given.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
     limit: Option<String>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     after: Option<String>,
 }
 
@@ -59,11 +59,11 @@ pub(crate) struct EmailList {
     object: &'static str,
     /// The page.
     data: Vec<EmailSummary>,
-    /// Whether another page follows.
+    /// True if another page follows.
     has_more: bool,
-    /// What `after` must be for it.
+    /// Value of `after` for it.
     next_cursor: Option<String>,
-    /// How many emails there are of each status, whatever `status` asks for.
+    /// Number of emails of each status, whatever `status` asks for.
     counts: BTreeMap<String, i64>,
 }
 
@@ -72,7 +72,7 @@ pub(crate) struct EmailList {
 pub(crate) struct Timeline {
     /// Always `list`.
     object: &'static str,
-    /// The events, in the order asked for.
+    /// Events in the requested order.
     data: Vec<email_timeline::TimelineEntry>,
 }
 
@@ -81,17 +81,17 @@ pub(crate) struct Timeline {
 pub(crate) struct Deliveries {
     /// Always `list`.
     object: &'static str,
-    /// The deliveries, in log order.
+    /// Deliveries in log order.
     data: Vec<deliveries::Delivery>,
 }
 
-/// In which order a timeline is told.
+/// Order of a timeline.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(crate) struct TimelineQuery {
-    /// `happened` (as the provider dates it) or `received` (as we learnt of
-    /// it). `happened` if not said.
+    /// `happened` (as the provider dates the events) or `received` (order in
+    /// which we received them). `happened` if not given.
     #[param(inline)]
     order: Option<email_timeline::Order>,
 }
@@ -102,7 +102,7 @@ pub(crate) struct TimelineQuery {
     params(ListQuery),
     responses(
         (status = 200, description = "A page", body = EmailList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_emails(
@@ -127,12 +127,12 @@ pub(crate) async fn list_emails(
     }))
 }
 
-/// Gives all that is known of an email.
+/// Gives an email with everything that its events report.
 #[utoipa::path(
     get, path = "/v1/inbox/{email_id}", tag = "inbox", security(("token" = [])),
     params(
         ("email_id" = String, Path, description = "The provider's id"),
-        ("If-None-Match" = Option<String>, Header, description = "An `ETag` that you hold: answered 304 while it stands"),
+        ("If-None-Match" = Option<String>, Header, description = "An `ETag` that you hold: answered 304 while it is current"),
         ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
     ),
     responses(
@@ -143,7 +143,7 @@ pub(crate) async fn list_emails(
             ("ExoDrive-Position" = u64, description = "The position that last changed it"),
         )),
         (status = 304, description = "Unchanged"),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_email(
@@ -153,7 +153,8 @@ pub(crate) async fn get_email(
     Path(email_id): Path<String>,
 ) -> Result<Response, ApiError> {
     let email_id = known_form(&email_id)?;
-    // Redis may be behind Postgres; who asks for a position gets Postgres.
+    // Redis may be behind Postgres: a caller who asks for a position gets the
+    // row from Postgres.
     if !headers.contains_key(MIN_POSITION)
         && let Some((position, json, level)) = api.emails.get(email_id.as_str()).await
     {
@@ -178,15 +179,15 @@ pub(crate) async fn get_email(
     Ok(with_access_note(&api, "inbox", &email_id, answer))
 }
 
-/// The answer, which says so if the email waits behind an event.
+/// Adds a header to the answer if the email waits behind a parked event.
 fn with_access_note(api: &Api, view: &str, email_id: &EmailId, mut answer: Response) -> Response {
     let subject = Subject::Email(email_id.clone()).to_string();
     add_blocked_header(api, view, &[email_id.as_str(), &subject], &mut answer);
     answer
 }
 
-/// An erasure changes the answer and leaves the position as it was: so the
-/// answer itself counts too.
+/// An erasure changes the answer but not the position, so the ETag covers the
+/// answer too.
 fn etag(position: u64, json: &[u8]) -> String {
     let digest = digest(&SHA256, json);
     let digest = hex::encode(&digest.as_ref()[..8]);
@@ -199,7 +200,7 @@ fn etag(position: u64, json: &[u8]) -> String {
     params(("email_id" = String, Path, description = "The provider's id"), TimelineQuery),
     responses(
         (status = 200, description = "The events", body = Timeline),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_timeline(
@@ -228,7 +229,7 @@ pub(crate) async fn get_timeline(
     params(("email_id" = String, Path, description = "The provider's id")),
     responses(
         (status = 200, description = "The deliveries", body = Deliveries),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_deliveries(
@@ -262,7 +263,7 @@ fn filter(query: ListQuery) -> Result<Filter, ApiError> {
     let after = match query.after {
         None => None,
         Some(after) => Some(Cursor::parse(&after).ok_or_else(|| {
-            ApiError::parameter("after", "it must be the next_cursor of a page before")
+            ApiError::parameter("after", "it must be the next_cursor of an earlier page")
         })?),
     };
     let statuses: Vec<String> = query
@@ -276,7 +277,7 @@ fn filter(query: ListQuery) -> Result<Filter, ApiError> {
     if let Some(unknown) = statuses.iter().find(|status| !known(status)) {
         let mut names: Vec<_> = Status::ALL.iter().map(|status| status.name()).collect();
         names.dedup();
-        let detail = format!("{unknown:?} is none of {}", names.join(", "));
+        let detail = format!("{unknown:?} is not one of {}", names.join(", "));
         return Err(ApiError::parameter("status", detail));
     }
     let text = text(query.q);

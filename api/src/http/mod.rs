@@ -1,7 +1,7 @@
-//! The HTTP API: its state, its routes, and what surrounds every request.
+//! The HTTP API: its state, its routes, and the layers around every request.
 //!
-//! A handler gives a value or an [`ApiError`]; the
-//! outermost layer (`edge`) adds the request's id, renders errors, counts and
+//! A handler returns a value or an [`ApiError`]. The outermost layer
+//! ([`layers::request`]) adds the request's id, renders errors, counts and
 //! logs.
 
 mod accesses;
@@ -10,6 +10,7 @@ mod booking_actions;
 mod bookings;
 mod cars;
 mod command;
+mod components;
 mod customers;
 mod deliveries;
 mod erasures;
@@ -46,6 +47,7 @@ use exodrive_commands::{
 };
 use exodrive_log::Log;
 use exodrive_projections::{Database, engine::cache::Cache};
+use exodrive_runtime::tasks::Tasks;
 use ipnet::IpNet;
 use std::sync::{Arc, LazyLock};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -56,45 +58,47 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::SwaggerUi;
 
-/// What handlers need.
+/// State that handlers share.
 pub struct Api {
     /// The event log.
     pub log: Log,
-    /// The views, as a role that reads.
+    /// The views, through a role that only reads.
     pub database: Database,
-    /// What the log is sealed with.
+    /// Seals of the log.
     pub seals: SealStore,
     /// Redis.
     pub redis: Cache,
-    /// Email details, in this process and in Redis.
+    /// Email details, cached in this process and in Redis.
     pub emails: ViewCache,
-    /// Cars, the same.
+    /// Cars, cached likewise.
     pub cars: ViewCache,
-    /// Calendars, the same.
+    /// Calendars, cached likewise.
     pub calendars: ViewCache,
-    /// Rows that wait behind an event.
+    /// Keys whose rows wait behind a parked event.
     pub blocked: BlockedKeys,
-    /// Where commands are carried out.
+    /// Command handlers for cars and bookings.
     pub rental: RentalCommands,
-    /// Where operators' acts are carried out.
+    /// Operators' commands and reads.
     pub operator: Operator,
-    /// Where erasures are asked for.
+    /// Erasure commands and reads.
     pub erasures: Erasures,
-    /// Shut while the database may hold what was erased.
+    /// Gate that is shut while the database may hold erased data.
     pub gate: ErasureGate,
     /// Signing secrets of the webhook.
     pub webhook_secrets: Secrets,
-    /// Who may call.
+    /// Checks tokens.
     pub tokens: Tokens,
-    /// Where it is noted who of the staff reads what.
+    /// Records reads of personal data by staff.
     pub accesses: AccessLog,
-    /// How often.
+    /// Rate limits.
     pub limiter: Limiter,
-    /// Proxies whose `X-Forwarded-For` is believed.
+    /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// What readiness found last.
+    /// The background tasks of this process.
+    pub tasks: Tasks,
+    /// Last findings of the readiness check.
     pub health: health::Latest,
-    /// How many histories may read all of the log at a time.
+    /// Limits how many histories read the whole log at a time.
     pub full_readings: tokio::sync::Semaphore,
 }
 
@@ -103,7 +107,7 @@ pub(crate) type App = State<Arc<Api>>;
 pub(crate) use fleet::TIME_ZONE;
 pub use replay::FULL_READINGS;
 
-/// A webhook's body may have this many bytes.
+/// Largest body of a request, in bytes.
 pub const MAX_BODY: usize = 1 << 20;
 
 #[derive(OpenApi)]
@@ -116,17 +120,17 @@ pub const MAX_BODY: usize = 1 << 20;
     components(schemas(Problem)),
     modifiers(&Bearer),
     tags(
-        (name = "cars", description = "The fleet as the public sees it, and what a rental costs."),
-        (name = "bookings", description = "Bookings: made by anybody, run by staff. `allowed_actions` says what can be done."),
-        (name = "fleet", description = "The fleet as admins change it."),
+        (name = "cars", description = "The fleet for the public, and quotes."),
+        (name = "bookings", description = "Bookings: made by customers and visitors, managed by staff. `allowed_actions` lists the actions that are possible."),
+        (name = "fleet", description = "Changes of the fleet, by admins."),
         (name = "office", description = "The business. For admins and auditors."),
         (name = "inbox", description = "Email, in and out. For admins and auditors."),
-        (name = "deliveries", description = "The webhook deliveries that email is known by, byte for byte. For admins and auditors."),
-        (name = "replay", description = "Time travel: any row of any view as it was. For admins and auditors."),
-        (name = "audit", description = "For those who trust nobody: checkpoints, proofs and tiles for everybody; events, exports, the history of email with all its evidence, who read what and what was refused for auditors."),
-        (name = "operator", description = "The projections: how they stand, and rebuild, rollback, pause, retry, skip, prune. For operators."),
-        (name = "webhooks", description = "Where providers report."),
-        (name = "documentation", description = "What there is, and what errors mean."),
+        (name = "deliveries", description = "The webhook deliveries about email, byte for byte. For admins and auditors."),
+        (name = "replay", description = "Time travel: any row of any view at an earlier position or time. For admins and auditors."),
+        (name = "audit", description = "Evidence that needs no trust in us. Public: checkpoints, proofs and tiles. For auditors: events, exports, the history of email with all its evidence, reads by staff, and rejected webhooks."),
+        (name = "operator", description = "The projections: their status, and rebuild, rollback, pause, retry, skip, prune. For operators."),
+        (name = "webhooks", description = "Webhooks of providers."),
+        (name = "documentation", description = "The API's description, and pages about errors."),
         (name = "health", description = "For load balancers and operators."),
     ),
 )]
@@ -215,7 +219,7 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(deliveries::get_raw))
         .routes(routes!(replay::get_replay))
         .routes(routes!(accesses::list_accesses))
-        .routes(routes!(accesses::get_refusals))
+        .routes(routes!(accesses::get_rejected_webhooks))
         .routes(routes!(history::get_history))
         .routes(routes!(history::get_history_diff))
         .routes(routes!(proofs::get_checkpoint))
@@ -236,16 +240,19 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
 /// The OpenAPI 3.1 description of every route.
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let mut document = documented().split_for_parts().1;
-    // A path that may have slashes is the router's affair.
+    // The router needs the pattern for paths with slashes; the document does
+    // not.
     let paths = std::mem::take(&mut document.paths.paths);
     document.paths.paths =
         paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
+    components::share(&mut document);
     document
 }
 
-/// Every route, and what surrounds them.
+/// Every route, with the layers around it.
 pub fn router(api: Arc<Api>) -> Router {
     let gate = api.gate.clone();
+    let tasks = api.tasks.clone();
     let accesses = api.accesses.clone();
     documented()
         .split_for_parts()
@@ -256,6 +263,7 @@ pub fn router(api: Arc<Api>) -> Router {
             utoipa_swagger_ui::Config::from("/v1/openapi.json").persist_authorization(true),
         ))
         .layer(axum::middleware::from_fn_with_state(gate, ErasureGate::pass))
+        .layer(axum::middleware::from_fn_with_state(tasks, layers::detach::run_to_its_end))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(axum::middleware::from_fn_with_state(accesses, layers::request::trace_request))
@@ -275,13 +283,13 @@ async fn describe(_: auth::extract::Anyone) -> impl IntoResponse {
     ([(CONTENT_TYPE, "application/json")], DOCUMENT.as_str())
 }
 
-/// Explains a problem: the page that its `type` points to.
+/// Explains a problem code. A problem's `type` links to this page.
 #[utoipa::path(
     get, path = "/problems/{code}", tag = "documentation",
     params(("code" = Code, Path, description = "The problem's code")),
     responses(
-        (status = 200, description = "What it means and what to do", content_type = "text/plain", body = inline(String)),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The meaning of the code, and advice", content_type = "text/plain", body = inline(String)),
+        Problem,
     ),
 )]
 async fn explain(_: auth::extract::Anyone, Path(code): Path<String>) -> Result<Response, ApiError> {

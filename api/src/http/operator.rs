@@ -1,5 +1,5 @@
-//! What operators look at and do: the projections and their rebuilds. Every act
-//! is appended as an event; the workers carry it out.
+//! Projections and their rebuilds for operators. Every command is appended as
+//! an event; the workers apply it.
 
 use super::problem::{ApiError, Code, FieldError, Problem};
 use super::{
@@ -29,7 +29,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-/// How often a rebuild is looked at for whoever follows it.
+/// Interval at which a rebuild is read for a caller who follows it.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Every projection.
@@ -37,7 +37,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 pub(crate) struct ProjectionList {
     /// Always `list`.
     object: &'static str,
-    /// By name.
+    /// Projections by name.
     data: Vec<ProjectionStatus>,
 }
 
@@ -46,91 +46,91 @@ pub(crate) struct ProjectionList {
 pub(crate) struct RebuildList {
     /// Always `list`.
     object: &'static str,
-    /// Newest first.
+    /// Rebuilds, newest first.
     data: Vec<Job>,
 }
 
-/// Which rebuilds.
+/// Filter of rebuilds.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(crate) struct RebuildQuery {
     /// Only of this projection.
     projection: Option<String>,
-    /// How many, 1 to 100. 20 if not said.
+    /// Rows on the page, 1 to 100. 20 if not given.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
     limit: Option<String>,
 }
 
-/// What is to be folded anew.
+/// Request for a rebuild.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RebuildRequest {
-    /// Why: it stays in the log.
+    /// Reason. It stays in the log.
     reason: String,
     /// Only this row, in place.
     key: Option<String>,
-    /// Only rows that an event from this position on touches.
+    /// Only rows that an event at this position or later touches.
     from_position: Option<u64>,
-    /// Into how many parts the keys are split from then on, 1 to 64.
+    /// Number of partitions that the keys are split into from then on, 1 to 64.
     partitions: Option<u32>,
     /// Swap although rows differ from the present ones.
     #[serde(default)]
     accept_differences: bool,
-    /// Only say what would be done.
+    /// Dry run: only describe the effect.
     #[serde(default)]
     dry_run: bool,
 }
 
-/// An act that needs a reason.
+/// A command that needs a reason.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReasonedRequest {
-    /// Why: it stays in the log.
+    /// Reason. It stays in the log.
     reason: String,
-    /// Only say what would be done.
+    /// Dry run: only describe the effect.
     #[serde(default)]
     dry_run: bool,
 }
 
-/// An act that needs none.
+/// A command that needs no reason.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct PlainRequest {
-    /// Why, for the record.
+    /// Reason, for the record.
     reason: String,
-    /// Only say what would be done.
+    /// Dry run: only describe the effect.
     dry_run: bool,
 }
 
-/// Which parked events.
+/// Parked events to retry.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RetryRequest {
-    /// Only those of this key; else all of them.
+    /// Only the events of this key; without it all of them.
     key: Option<String>,
-    /// Why, for the record.
+    /// Reason, for the record.
     reason: String,
-    /// Only say what would be done.
+    /// Dry run: only describe the effect.
     dry_run: bool,
 }
 
-/// Which event is left out of which row.
+/// An event to skip, and the row that it is left out of.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SkipRequest {
     /// The parked key.
     key: String,
-    /// The first parked event of it.
+    /// Position of the first parked event of the key.
     position: u64,
-    /// Why: it stays in the log.
+    /// Reason. It stays in the log.
     reason: String,
-    /// Only say what would be done.
+    /// Dry run: only describe the effect.
     #[serde(default)]
     dry_run: bool,
 }
 
-/// A refusal, as callers are told it.
+/// The answer to an error of an operator's command.
 fn operator_problem(error: OperatorError) -> ApiError {
     let detail = error.to_string();
     match error {
@@ -145,27 +145,27 @@ fn operator_problem(error: OperatorError) -> ApiError {
         }
         OperatorError::Invalid(_) => ApiError::new(Code::ValidationFailed, detail),
         OperatorError::UnderWay { rebuild, .. } => {
-            let mut problem = ApiError::new(Code::RebuildUnderWay, detail);
+            let mut problem = ApiError::new(Code::RebuildInProgress, detail);
             problem.more.rebuild = Some(rebuild);
             problem
         }
-        OperatorError::Rejected(_) => ApiError::new(Code::OperationRefused, detail),
+        OperatorError::Rejected(_) => ApiError::new(Code::OperationRejected, detail),
         OperatorError::NotBuilt(_) => ApiError::new(Code::ViewUnavailable, detail),
         OperatorError::Database(error) => view_unavailable(error),
         OperatorError::Read(error) => super::read_answer::log_failed(error.outage(), &error),
         OperatorError::Append(error) => super::read_answer::log_failed(error.outage(), &error),
         OperatorError::Encode(_) => {
-            ApiError::new(Code::Internal, "The request could not be carried out.").caused_by(&error)
+            ApiError::new(Code::Internal, "The request could not be executed.").caused_by(&error)
         }
     }
 }
 
-/// Says how every projection stands. For operators.
+/// Gives the status of every projection. For operators.
 #[utoipa::path(
     get, path = "/v1/operator/projections", tag = "operator", security(("token" = [])),
     responses(
         (status = 200, description = "By name", body = ProjectionList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_projections(
@@ -182,7 +182,7 @@ pub(crate) async fn list_projections(
     params(("name" = String, Path, description = "The projection")),
     responses(
         (status = 200, description = "The projection", body = ProjectionDetails),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_projection(
@@ -193,7 +193,7 @@ pub(crate) async fn get_projection(
     api.operator.show(&name).await.map(Json).map_err(operator_problem)
 }
 
-/// Carries an act out, or says what it would do.
+/// Records a command, or describes its effect in a dry run.
 async fn run_command<T>(
     api: &Api,
     name: &str,
@@ -212,7 +212,7 @@ async fn run_command<T>(
     let run = async {
         let location = |id: &str| format!("/v1/operator/rebuilds/{id}");
         if is_job && !dry_run {
-            // The same request, whose answer was lost.
+            // This is the same request, and its answer was lost.
             let before = api.operator.database().rebuild(origin.id).await;
             if let Some(before) = before.map_err(view_unavailable)? {
                 let job = Job::from(before);
@@ -253,9 +253,9 @@ macro_rules! projection_command_routes {
             ),
             request_body = $body,
             responses(
-                (status = $status, description = "Recorded; a dry run is answered 200 with an `act`", body = $answer),
-                (status = 409, description = "`rebuild_under_way` or `operation_refused`", body = Problem, content_type = "application/problem+json"),
-                (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+                (status = $status, description = "Recorded; a dry run is answered 200 with an object `command`", body = $answer),
+                (status = 409, description = "`rebuild_in_progress` or `operation_rejected`", body = Problem, content_type = "application/problem+json"),
+                Problem,
             ),
         )]
         pub(crate) async fn $name(
@@ -271,22 +271,25 @@ macro_rules! projection_command_routes {
 }
 
 projection_command_routes! {
-    /// Folds a projection anew beside what readers see, compares, and swaps. A job: follow it under `Location`. For operators.
+    /// Rebuilds a projection beside what readers see, compares, and swaps. A
+    /// job: follow it under `Location`. For operators.
     rebuild_projection "/v1/operator/projections/{name}/rebuild" RebuildRequest => 202 Job: |body| ProjectionCommand::Rebuild {
         key: body.key.clone(),
         from_position: body.from_position,
         partitions: body.partitions,
         accept_differences: body.accept_differences,
     };
-    /// Shows readers the generation before. A job: follow it under `Location`. For operators.
+    /// Shows readers the previous generation. A job: follow it under
+    /// `Location`. For operators.
     rollback_projection "/v1/operator/projections/{name}/rollback" ReasonedRequest => 202 Job: |body| ProjectionCommand::Rollback;
-    /// Stops folding; readers see the rows as of then. For operators.
+    /// Stops folding; readers see the rows of that moment. For operators.
     pause_projection "/v1/operator/projections/{name}/pause" ReasonedRequest => 200 CommandReceipt: |body| ProjectionCommand::Pause;
-    /// Folds again. For operators.
+    /// Resumes folding. For operators.
     resume_projection "/v1/operator/projections/{name}/resume" PlainRequest => 200 CommandReceipt: |body| ProjectionCommand::Resume;
-    /// Folds parked events again, in order. For operators.
+    /// Retries parked events in order. For operators.
     retry_parked "/v1/operator/projections/{name}/retry" RetryRequest => 200 CommandReceipt: |body| ProjectionCommand::Retry { key: body.key.clone() };
-    /// Leaves the event that blocks a key out of its row, and folds those behind it. For operators.
+    /// Skips the event that blocks a key: leaves it out of the row, and folds
+    /// the events behind it. For operators.
     skip_event "/v1/operator/projections/{name}/skip" SkipRequest => 200 CommandReceipt: |body| ProjectionCommand::Skip {
         key: body.key.clone(),
         position: body.position,
@@ -301,7 +304,7 @@ projection_command_routes! {
     params(RebuildQuery),
     responses(
         (status = 200, description = "Newest first", body = RebuildList),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn list_rebuilds(
@@ -327,7 +330,7 @@ async fn find_job(api: &Api, id: &str) -> Result<Job, ApiError> {
     params(("id" = String, Path, description = "The rebuild's id")),
     responses(
         (status = 200, description = "The rebuild", body = Job),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_rebuild(
@@ -338,14 +341,14 @@ pub(crate) async fn get_rebuild(
     find_job(&api, &id).await.map(Json)
 }
 
-/// Swaps a rebuild that waits since rows differ. For operators.
+/// Swaps a rebuild that waits because rows differ. For operators.
 #[utoipa::path(
     post, path = "/v1/operator/rebuilds/{id}/accept", tag = "operator", security(("token" = [])),
     params(("id" = String, Path, description = "The rebuild's id")),
     responses(
         (status = 200, description = "Recorded", body = CommandReceipt),
-        (status = 409, description = "`operation_refused`", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`operation_rejected`", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn accept_rebuild(
@@ -357,14 +360,14 @@ pub(crate) async fn accept_rebuild(
     end(&api, &id, &command, ProjectionCommand::Accept).await
 }
 
-/// Ends a rebuild; readers keep what they see. For operators.
+/// Cancels a rebuild; readers go on seeing the present rows. For operators.
 #[utoipa::path(
     post, path = "/v1/operator/rebuilds/{id}/cancel", tag = "operator", security(("token" = [])),
     params(("id" = String, Path, description = "The rebuild's id")),
     responses(
         (status = 200, description = "Recorded", body = CommandReceipt),
-        (status = 409, description = "`operation_refused`", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`operation_rejected`", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn cancel_rebuild(
@@ -390,14 +393,14 @@ async fn end(
     run_command(api, &job.projection, command, (act, "", false)).await
 }
 
-/// Follows a rebuild: an event `rebuild` for every change of state or progress;
-/// the stream ends after the last one. For operators.
+/// Follows a rebuild: an event `rebuild` for every change of state or progress.
+/// The stream ends after the last one. For operators.
 #[utoipa::path(
     get, path = "/v1/operator/rebuilds/{id}/events", tag = "operator", security(("token" = [])),
     params(("id" = String, Path, description = "The rebuild's id")),
     responses(
         (status = 200, description = "Server-sent events, each with the rebuild as data", body = Job, content_type = "text/event-stream"),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn follow_rebuild(
@@ -418,7 +421,7 @@ pub(crate) async fn follow_rebuild(
     Ok(Sse::new(changes).keep_alive(KeepAlive::default()))
 }
 
-/// Waits for the next change; none when it cannot be told.
+/// Waits for the next change; `None` if it cannot be read.
 async fn change(api: &Arc<Api>, last: Job) -> Option<Job> {
     loop {
         tokio::time::sleep(POLL_INTERVAL).await;
@@ -426,7 +429,8 @@ async fn change(api: &Arc<Api>, last: Job) -> Option<Job> {
             Ok(now) if now != last => return Some(now),
             Ok(_) => {}
             Err(error) if error.code == Code::NotFound => return None,
-            // An outage of the database: it goes on when that is over.
+            // The database is unavailable. The stream goes on when it answers
+            // again.
             Err(_) => {}
         }
     }

@@ -10,60 +10,75 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use utoipa::ToSchema;
+use std::collections::BTreeMap;
+use utoipa::{
+    IntoResponses, ToSchema,
+    openapi::{Content, Ref, RefOr, ResponseBuilder, response::Response as Documented},
+};
 
 /// The media type of a problem.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
-/// What went wrong, for programs (`code`) and for people.
+/// An error, for programs (`code`) and for people.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Problem {
-    /// A page about this code.
+    /// Link to a page about this code.
     #[serde(rename = "type")]
     #[schema(example = "/problems/not_found")]
     pub kind: String,
-    /// The code, for people.
+    /// Title of the code, for people.
     #[schema(example = "Not found")]
     pub title: String,
     /// The HTTP status.
     #[schema(example = 404)]
     pub status: u16,
-    /// What a program decides by.
+    /// The code by which a program decides.
     pub code: Code,
-    /// This occurrence, for people.
+    /// Description of this occurrence, for people.
     pub detail: String,
-    /// What to do next.
+    /// Advice on what to do next.
     pub next: String,
-    /// Names this request in our logs.
+    /// Id of this request in our logs.
     #[schema(example = "req_0198f3a6c1f07d5ab0c4a2f3e1d2c3b4")]
     pub request_id: String,
-    /// Which parts of the request are wrong.
+    /// Invalid parts of the request.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
-    /// What more this code tells.
+    /// Members that only some codes have.
     #[serde(flatten)]
     pub more: More,
 }
 
-/// What only some codes tell.
+/// Documents the failures of a route that it does not list: `responses(…, Problem)`.
+impl IntoResponses for Problem {
+    fn responses() -> BTreeMap<String, RefOr<Documented>> {
+        let content = Content::new(Some(Ref::from_schema_name("Problem")));
+        let response = ResponseBuilder::new()
+            .description("Any failure that is not listed")
+            .content(PROBLEM_JSON, content);
+        [("default".to_owned(), response.into())].into()
+    }
+}
+
+/// Members of a problem that only some codes have.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct More {
     /// `dates_unavailable`: the days that are taken, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conflicts: Vec<Conflict>,
-    /// `dates_unavailable`: as many days in a row that are free.
+    /// `dates_unavailable`: the next free days, as many in a row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_free: Option<DateRange>,
-    /// `action_not_allowed`: what could be done.
+    /// `action_not_allowed`: actions that are possible.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allowed_actions: Option<Vec<String>>,
-    /// `stale`: the thing as it is now.
+    /// `stale`: the present state of the car or booking.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub current: Option<serde_json::Value>,
-    /// `price_changed`: the total now, in cents.
+    /// `price_changed`: the present total in cents.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total_cents: Option<i64>,
-    /// `rebuild_under_way`: the rebuild's id.
+    /// `rebuild_in_progress`: id of the rebuild.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rebuild: Option<String>,
 }
@@ -76,31 +91,31 @@ pub struct Conflict {
     /// `held`, `booked` or `maintenance`.
     #[schema(example = "booked")]
     pub status: String,
-    /// By which booking; told to staff.
+    /// Id of the booking that takes it; only staff see it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub booking_id: Option<String>,
 }
 
-/// Days in a row.
+/// A range of days.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct DateRange {
-    /// The first.
+    /// The first day.
     pub start_date: chrono::NaiveDate,
-    /// The last.
+    /// The last day.
     pub end_date: chrono::NaiveDate,
 }
 
-/// One wrong part of a request.
+/// An invalid part of a request.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct FieldError {
     /// A JSON pointer into the body, or `?name` for a query parameter.
     #[schema(example = "?limit")]
     pub pointer: String,
-    /// What is wrong with it.
+    /// Description of the fault.
     pub detail: String,
 }
 
-/// Every code there is.
+/// Codes of problems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "each is described by title() and next()")]
@@ -132,14 +147,14 @@ pub enum Code {
     RequestInFlight,
     Busy,
     NewerRelease,
-    RebuildUnderWay,
-    OperationRefused,
-    /// Personal data that was erased: nobody can read it any more.
+    RebuildInProgress,
+    OperationRejected,
+    /// Personal data was erased and cannot be read any more.
     Erased,
 }
 
 impl Code {
-    /// Every code there is.
+    /// Every code.
     pub const ALL: [Self; 30] = [
         Self::InvalidRequest,
         Self::SignatureInvalid,
@@ -168,12 +183,12 @@ impl Code {
         Self::RequestInFlight,
         Self::Busy,
         Self::NewerRelease,
-        Self::RebuildUnderWay,
-        Self::OperationRefused,
+        Self::RebuildInProgress,
+        Self::OperationRejected,
         Self::Erased,
     ];
 
-    /// The code as it stands in a problem.
+    /// Name of the code on the wire.
     pub fn name(self) -> &'static str {
         match self {
             Self::InvalidRequest => "invalid_request",
@@ -203,13 +218,13 @@ impl Code {
             Self::RequestInFlight => "request_in_flight",
             Self::Busy => "busy",
             Self::NewerRelease => "newer_release",
-            Self::RebuildUnderWay => "rebuild_under_way",
-            Self::OperationRefused => "operation_refused",
+            Self::RebuildInProgress => "rebuild_in_progress",
+            Self::OperationRejected => "operation_rejected",
             Self::Erased => "erased",
         }
     }
 
-    /// The status it is answered with.
+    /// HTTP status of the code.
     pub fn status(self) -> StatusCode {
         match self {
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
@@ -231,8 +246,8 @@ impl Code {
             | Self::CarConflict
             | Self::SlugTaken
             | Self::RequestInFlight
-            | Self::RebuildUnderWay
-            | Self::OperationRefused => StatusCode::CONFLICT,
+            | Self::RebuildInProgress
+            | Self::OperationRejected => StatusCode::CONFLICT,
             Self::Erased => StatusCode::GONE,
             Self::Stale => StatusCode::PRECONDITION_FAILED,
             Self::LogUnavailable
@@ -243,7 +258,7 @@ impl Code {
         }
     }
 
-    /// The code, for people.
+    /// Title of the code, for people.
     pub fn title(self) -> &'static str {
         match self {
             Self::InvalidRequest => "The request cannot be understood",
@@ -256,33 +271,33 @@ impl Code {
             Self::BodyTooLarge => "The body is too large",
             Self::UnsupportedMediaType => "The body's media type is not supported",
             Self::RateLimited => "Too many requests",
-            Self::Internal => "Something went wrong on our side",
+            Self::Internal => "An error on our side",
             Self::LogUnavailable => "The event log is not available",
             Self::ViewUnavailable => "The view is not available",
             Self::ViewBehind => "The view has not reached that position",
-            Self::ValidationFailed => "The request asks for something that cannot be",
+            Self::ValidationFailed => "The request has invalid values",
             Self::DatesUnavailable => "The days are taken",
-            Self::ActionNotAllowed => "The booking is not where this can be done",
-            Self::TooEarly => "Not before the first day of the rental",
+            Self::ActionNotAllowed => "The booking's status does not allow this action",
+            Self::TooEarly => "The rental has not begun",
             Self::CarNotBookable => "The car cannot be booked",
             Self::PriceChanged => "The price has changed",
-            Self::CarConflict => "The car is not where this can be done",
+            Self::CarConflict => "The car's state does not allow this command",
             Self::SlugTaken => "The slug belongs to another car",
             Self::Stale => "It has changed since it was read",
             Self::IdempotencyKeyReused => "The Idempotency-Key belongs to another request",
-            Self::RequestInFlight => "The same request is being carried out",
-            Self::Busy => "Too many decide about the same thing at once",
-            Self::NewerRelease => "A newer release is writing",
-            Self::RebuildUnderWay => "A rebuild of the projection is under way",
-            Self::OperationRefused => "It cannot be done as things are",
+            Self::RequestInFlight => "The same request is still in progress",
+            Self::Busy => "Too many commands decide about the same car at once",
+            Self::NewerRelease => "A newer release has appended an event",
+            Self::RebuildInProgress => "A rebuild of the projection is in progress",
+            Self::OperationRejected => "The present state does not allow the command",
             Self::Erased => "It was erased",
         }
     }
 
-    /// What to do next.
+    /// Advice on what to do next.
     pub fn next(self) -> &'static str {
         match self {
-            Self::InvalidRequest => "Mend what `errors` names; /docs shows what is accepted.",
+            Self::InvalidRequest => "Correct what `errors` names; /docs shows what is accepted.",
             Self::SignatureInvalid => {
                 "Check that EXODRIVE_RESEND_WEBHOOK_SECRETS holds the endpoint's signing secret, and that both clocks are right."
             }
@@ -301,7 +316,7 @@ impl Code {
                 "Send the same request again after `Retry-After` seconds; nothing is stored twice."
             }
             Self::ViewUnavailable | Self::ViewBehind => "Try again after `Retry-After` seconds.",
-            Self::ValidationFailed => "Mend what `errors` and `detail` name.",
+            Self::ValidationFailed => "Correct what `errors` and `detail` name.",
             Self::DatesUnavailable => {
                 "Choose other days: `conflicts` names those that are taken, `next_free` the next that are not."
             }
@@ -313,10 +328,10 @@ impl Code {
             }
             Self::CarConflict => "Read the car again; `detail` says what is in the way.",
             Self::SlugTaken => {
-                "Choose another slug: it is unique for ever, archived cars included."
+                "Choose another slug: slugs are never reused, archived cars included."
             }
             Self::Stale => {
-                "Look at `current`, then send the command again with its `position` in `If-Match`."
+                "Read `current`, then send the command again with its `position` in `If-Match`."
             }
             Self::IdempotencyKeyReused => {
                 "Use a new key for a new request; the same key only to repeat the same one."
@@ -330,28 +345,30 @@ impl Code {
             Self::NewerRelease => {
                 "Send the same request again after `Retry-After` seconds: a server of the newer release answers it. Nothing was changed."
             }
-            Self::RebuildUnderWay => "Wait for the rebuild that `rebuild` names, or cancel it.",
-            Self::OperationRefused => "Read the thing again; `detail` says what is in the way.",
+            Self::RebuildInProgress => "Wait for the rebuild that `rebuild` names, or cancel it.",
+            Self::OperationRejected => {
+                "Read the state again; `detail` says what prevents the command."
+            }
             Self::Erased => "Nothing brings it back; what is left is in the views.",
         }
     }
 }
 
-/// An error on its way to becoming a [`Problem`]: the outermost layer adds the
-/// request's id. Causes go to the log, never to the caller.
+/// An error before it becomes a [`Problem`]: the outermost layer adds the
+/// request's id. The cause goes to the log and never to the caller.
 #[derive(Clone, Debug)]
 pub struct ApiError {
     /// The code.
     pub code: Code,
-    /// This occurrence, for people. Nothing internal.
+    /// Description of this occurrence, for people. Nothing internal.
     pub detail: String,
-    /// Wrong parts of the request.
+    /// Invalid parts of the request.
     pub errors: Vec<FieldError>,
     /// Seconds after which to try again.
     pub retry_after: Option<u64>,
-    /// What more its code tells.
+    /// Members that only its code has.
     pub more: Box<More>,
-    /// What caused it, for the log.
+    /// Cause, for the log.
     pub cause: Option<String>,
 }
 
@@ -364,7 +381,7 @@ impl ApiError {
         Self { code, detail, errors: Vec::new(), retry_after, more, cause: None }
     }
 
-    /// A query parameter that cannot be understood.
+    /// An error about a query parameter that cannot be understood.
     pub fn parameter(name: &str, detail: impl Into<String>) -> Self {
         let detail = detail.into();
         let mut error =
@@ -373,7 +390,7 @@ impl ApiError {
         error
     }
 
-    /// Over a rate limit.
+    /// An error about a rate limit that is exceeded.
     pub fn rate_limited(verdict: &Verdict) -> Self {
         let seconds = verdict.retry_after_secs();
         let mut error =
@@ -382,14 +399,14 @@ impl ApiError {
         error
     }
 
-    /// Remembers what caused it.
+    /// Adds the cause.
     #[must_use]
     pub fn caused_by(mut self, cause: &dyn std::error::Error) -> Self {
         self.cause = Some(exodrive_runtime::error_chain(cause));
         self
     }
 
-    /// The problem, as the caller of `request_id` gets it.
+    /// The problem for the caller of `request_id`.
     pub fn into_problem(self, request_id: &str) -> Problem {
         Problem {
             kind: format!("/problems/{}", self.code.name()),
@@ -404,8 +421,7 @@ impl ApiError {
         }
     }
 
-    /// The error that a bare status stands for: those that the framework
-    /// answers by itself.
+    /// The error for a bare status that the framework answers by itself.
     pub fn of_status(status: StatusCode) -> Self {
         let (code, detail) = match status {
             StatusCode::NOT_FOUND => (Code::NotFound, "There is nothing at this path."),
@@ -424,7 +440,7 @@ impl ApiError {
             status if status.is_client_error() => {
                 (Code::InvalidRequest, "The request cannot be understood.")
             }
-            _ => (Code::Internal, "The request could not be carried out."),
+            _ => (Code::Internal, "The request could not be executed."),
         };
         Self::new(code, detail)
     }
@@ -447,7 +463,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Gives an error response its body; leaves others as they are. The second
+/// Gives an error response its body. Other responses do not change. The second
 /// value is the error, for the log.
 pub(crate) fn render(response: Response, request_id: &str) -> (Response, Option<ApiError>) {
     let status = response.status();

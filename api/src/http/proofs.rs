@@ -1,8 +1,9 @@
-//! What a stranger needs to check the log: checkpoints, keys, proofs, tiles,
-//! receipts. Public, as those of transparency logs are: hashes tell nothing.
+//! Evidence with which a stranger can check the log: checkpoints, keys, proofs,
+//! tiles, receipts. It is public, as in transparency logs: hashes show no
+//! content.
 //!
-//! `/v1/audit` is the prefix of C2SP tlog-tiles, entries apart, which may be
-//! personal.
+//! `/v1/audit` is the prefix of C2SP tlog-tiles. Entries are left out, since
+//! they may be personal.
 
 use super::problem::{ApiError, Code, Problem};
 use super::{Api, App, auth::extract::Anyone, read_answer::parse_query};
@@ -21,34 +22,34 @@ use exodrive_proof::{Hash, tile::Tile};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-/// The hash of the event that a command appended.
+/// Header with the hash of the event that a command appended.
 pub(super) const LEAF_HASH: HeaderName = HeaderName::from_static("exodrive-leaf-hash");
 
 const TEXT: &str = "text/plain; charset=utf-8";
-/// What will never be another.
+/// Cache control of an answer that never changes.
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 const NOW: &str = "no-cache";
 
-/// Which checkpoint.
+/// Size of the requested checkpoint.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(crate) struct CheckpointQuery {
-    /// The one of this size; the newest if not said.
+    /// Size of the checkpoint; the newest if not given.
     #[param(value_type = Option<u64>, minimum = 1)]
     size: Option<String>,
 }
 
-/// Gives a signed checkpoint: how many events there are, and the root of their
+/// Gives a signed checkpoint: the number of events, and the root of their
 /// Merkle tree.
 ///
-/// A signed note (C2SP tlog-checkpoint). Without `size`, the newest. Keep it:
-/// `exodrive audit verify` finds any change to what it covers.
+/// A signed note (C2SP tlog-checkpoint). Without `size`, the newest. Save it:
+/// `exodrive audit verify` finds any change to the events that it covers.
 #[utoipa::path(
     get, path = "/v1/audit/checkpoint", tag = "audit", params(CheckpointQuery),
     responses(
         (status = 200, description = "The signed note", content_type = "text/plain", body = inline(String)),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_checkpoint(
@@ -64,15 +65,15 @@ pub(crate) async fn get_checkpoint(
     Ok(([(CONTENT_TYPE, TEXT), (CACHE_CONTROL, saved)], seal.note).into_response())
 }
 
-/// Gives the public keys that have signed checkpoints, one a line.
+/// Gives the public keys that have signed checkpoints, one on each line.
 ///
-/// Verifier keys of C2SP signed-note. Whoever trusts nobody gets them another
-/// way, too.
+/// Verifier keys of C2SP signed-note. An auditor who does not trust this server
+/// gets them by another way, too.
 #[utoipa::path(
     get, path = "/v1/audit/keys", tag = "audit",
     responses(
         (status = 200, description = "Verifier keys, the newest first", content_type = "text/plain", body = inline(String)),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_keys(State(api): App, _: Anyone) -> Result<Response, ApiError> {
@@ -81,7 +82,7 @@ pub(crate) async fn get_keys(State(api): App, _: Anyone) -> Result<Response, Api
     Ok(([(CONTENT_TYPE, TEXT), (CACHE_CONTROL, NOW)], lines).into_response())
 }
 
-/// Which event, in which tree.
+/// Event and tree of an inclusion proof.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
@@ -89,7 +90,7 @@ pub(crate) struct InclusionQuery {
     /// The event's position.
     #[param(value_type = u64, minimum = 1)]
     position: Option<String>,
-    /// The size of the tree; that of the newest checkpoint if not said.
+    /// Size of the tree; that of the newest checkpoint if not given.
     #[param(value_type = Option<u64>, minimum = 1)]
     size: Option<String>,
 }
@@ -116,7 +117,7 @@ pub(crate) struct InclusionProof {
     get, path = "/v1/audit/inclusion", tag = "audit", params(InclusionQuery),
     responses(
         (status = 200, description = "The proof", body = InclusionProof),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_inclusion(
@@ -147,7 +148,7 @@ pub(crate) async fn get_inclusion(
     }))
 }
 
-/// Which two trees.
+/// Sizes of the two trees of a consistency proof.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
@@ -155,12 +156,12 @@ pub(crate) struct ConsistencyQuery {
     /// The size of the smaller tree.
     #[param(value_type = u64, minimum = 1)]
     from: Option<String>,
-    /// The size of the larger; that of the newest checkpoint if not said.
+    /// Size of the larger tree; that of the newest checkpoint if not given.
     #[param(value_type = Option<u64>, minimum = 1)]
     to: Option<String>,
 }
 
-/// The proof that one tree is the beginning of another.
+/// Proof that one tree is the beginning of another.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ConsistencyProof {
     /// Always `consistency_proof`.
@@ -173,12 +174,12 @@ pub(crate) struct ConsistencyProof {
     proof: Vec<String>,
 }
 
-/// Proves that the tree of one size is the beginning of that of another.
+/// Proves that the tree of one size is the beginning of the tree of another.
 #[utoipa::path(
     get, path = "/v1/audit/consistency", tag = "audit", params(ConsistencyQuery),
     responses(
         (status = 200, description = "The proof", body = ConsistencyProof),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_consistency(
@@ -209,8 +210,8 @@ pub(crate) async fn get_consistency(
     ),
     responses(
         (status = 200, description = "The hashes", content_type = "application/octet-stream", body = inline(Vec<u8>),
-            headers(("Cache-Control" = String, description = "What was served once is never another"))),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+            headers(("Cache-Control" = String, description = "A tile never changes once it is served"))),
+        Problem,
     ),
 )]
 pub(crate) async fn get_tile(
@@ -234,7 +235,8 @@ pub(crate) async fn get_tile(
     Ok((headers, hashes.as_flattened().to_vec()).into_response())
 }
 
-/// That an event is in the log: what to keep, to hold us to it.
+/// Receipt of an event: evidence that it is in the log. Save it to hold us to
+/// it.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct EventReceipt {
     /// Always `event_receipt`.
@@ -243,21 +245,21 @@ pub(crate) struct EventReceipt {
     position: u64,
     /// The hash of its leaf, in hex.
     leaf_hash: String,
-    /// The size of the first checkpoint that covers it; null until there is
-    /// one, some seconds after it was stored.
+    /// Size of the first checkpoint that covers it; null until there is one,
+    /// some seconds after it was stored.
     sealed_in: Option<u64>,
 }
 
 /// Gives the receipt of an event: the hash of its leaf, and the checkpoint that
 /// covers it.
 ///
-/// The answer to a command carries the same hash in `ExoDrive-Leaf-Hash`.
+/// The answer to a command has the same hash in `ExoDrive-Leaf-Hash`.
 #[utoipa::path(
     get, path = "/v1/audit/receipts/{position}", tag = "audit",
     params(("position" = u64, Path, description = "The event's position")),
     responses(
         (status = 200, description = "The receipt", body = EventReceipt),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_receipt(
@@ -278,7 +280,7 @@ pub(crate) async fn get_receipt(
     Ok(Json(EventReceipt { object: "event_receipt", position, leaf_hash, sealed_in }))
 }
 
-/// The hash of an event as the log holds it.
+/// Hash of an event that the log has stored.
 pub(super) async fn stored_leaf(api: &Api, position: u64) -> Result<Option<Hash>, ApiError> {
     let stored =
         api.log.read_stored(position).await.map_err(super::read_answer::log_unavailable)?;
@@ -319,7 +321,7 @@ pub(super) fn nothing_sealed() -> ApiError {
     )
 }
 
-/// Postgres does not answer, or the seals in it are not whole.
+/// The answer if Postgres is unavailable, or the seals in it are damaged.
 pub(super) fn seals_unavailable(error: StoreError) -> ApiError {
     let code = match error {
         StoreError::NoNode(_) => Code::Internal,

@@ -1,4 +1,4 @@
-//! What all reads share.
+//! Parts that all reads share.
 
 use super::Api;
 use super::problem::{ApiError, Code, FieldError};
@@ -17,16 +17,17 @@ use std::time::Duration;
 
 const DEFAULT_LIMIT: i64 = 20;
 const LARGEST_LIMIT: i64 = 100;
-/// How long a read waits for a view to reach the position it asks for.
+/// Time for which a read waits until a view reaches the requested position.
 const VIEW_WAIT_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) const MIN_POSITION: &str = "exodrive-min-position";
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
-/// The event that the row waits behind: later ones about it are not in it yet.
+/// Header with the position of the event that the row waits behind: later
+/// events about it are not in the row yet.
 const BLOCKED_AT: HeaderName = HeaderName::from_static("exodrive-blocked-at");
 pub(super) const POSITION: HeaderName = HeaderName::from_static("exodrive-position");
 
-/// Begins to read, once the view has reached the position that the caller asks
-/// for, if any.
+/// Begins a read, once the view has reached the position that the caller asks
+/// for, if there is one.
 pub(super) async fn begin_read(
     api: &Api,
     identity: &Identity,
@@ -56,7 +57,7 @@ pub(super) async fn begin_read(
     api.database.read_as(identity).await.map_err(view_unavailable)
 }
 
-/// Waits until the view has reached the log's end as it is now.
+/// Waits until the view has reached the present end of the log.
 pub(super) async fn reach_the_end(api: &Api, view: &str) -> Result<(), ApiError> {
     let end = api.log.last_position().await.map_err(log_unavailable)?;
     reach(api, view, end).await
@@ -86,8 +87,8 @@ pub(super) fn view_unavailable(error: Error) -> ApiError {
     ApiError::new(code, "The view cannot be read at the moment.").caused_by(&error)
 }
 
-/// Reads a query string. A parameter that is not known, or given twice, is
-/// refused, not silently left out.
+/// Reads a query string. A parameter that is unknown, or given twice, is
+/// rejected and not silently left out.
 pub(super) fn parse_query<T: serde::de::DeserializeOwned>(
     query: Option<String>,
     known: &[&str],
@@ -104,7 +105,7 @@ pub(super) fn parse_query<T: serde::de::DeserializeOwned>(
             let detail = format!("it is not known here; known are {}", known.join(", "));
             return Err(ApiError::parameter(&name, detail));
         }
-        // Postgres takes none.
+        // Postgres stores no NUL.
         if value.contains('\0') {
             return Err(ApiError::parameter(&name, "it must not contain NUL"));
         }
@@ -136,13 +137,14 @@ pub(super) fn log_unavailable(error: ReadError) -> ApiError {
     log_failed(error.outage(), &error)
 }
 
-/// Names the service that is out; without one, the fault is ours and stays.
+/// Names the service that is unavailable. Without one, the fault is ours, and a
+/// repeat does not help.
 pub(super) fn log_failed(outage: Option<Outage>, error: &dyn std::error::Error) -> ApiError {
     match outage {
         Some(service) => {
             ApiError::new(Code::LogUnavailable, format!("The {service} does not answer."))
         }
-        None => ApiError::new(Code::Internal, "The request could not be carried out."),
+        None => ApiError::new(Code::Internal, "The request could not be executed."),
     }
     .caused_by(error)
 }
@@ -152,7 +154,7 @@ pub(super) fn text(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
 }
 
-/// Tells of a row that it waits behind an event which could not be folded.
+/// Adds a header if a row waits behind an event that could not be folded.
 /// `keys` are the row's key and the subjects of its events.
 pub(super) fn add_blocked_header(api: &Api, view: &str, keys: &[&str], answer: &mut Response) {
     if let Some(position) = api.blocked.behind(view, keys) {
@@ -160,7 +162,7 @@ pub(super) fn add_blocked_header(api: &Api, view: &str, keys: &[&str], answer: &
     }
 }
 
-/// A view as JSON, or 304 if the caller holds it.
+/// Answers with a view as JSON, or with 304 if the caller has it.
 pub(super) fn view_answer(
     headers: &HeaderMap,
     etag: &str,

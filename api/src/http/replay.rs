@@ -1,5 +1,6 @@
-//! Time travel, for admins and auditors: a row of any view as it was, folded
-//! from the log. Rows hold personal data, so operators get none.
+//! Time travel, for admins and auditors: a row of any view at an earlier
+//! position or time, folded from the log. Rows hold personal data, so operators
+//! get none.
 
 use super::problem::{ApiError, Code, Problem};
 use super::{
@@ -23,36 +24,36 @@ use serde_json::Value;
 use tokio::sync::SemaphorePermit;
 use utoipa::{IntoParams, ToSchema};
 
-/// Readings of all that a view is made of that go on at a time, at most: each
-/// takes as long as the log is.
+/// Largest number of concurrent readings of everything that a view is made of:
+/// each takes as long as the log is.
 pub const FULL_READINGS: usize = 2;
 
-/// As of when, or from when to when.
+/// The point of a replay, or the two points of a comparison.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(crate) struct ReplayQuery {
-    /// As of this time (RFC 3339, as we knew it then) or position. Now if not
-    /// said.
+    /// Replay up to this time (RFC 3339, by when we received the events) or
+    /// position. Now if not given.
     #[param(example = "2026-11-20T09:15:00Z")]
     at: Option<String>,
-    /// The fields that differ from this time or position ...
+    /// First point of a comparison: a time or position.
     from: Option<String>,
-    /// ... to this one.
+    /// Second point of a comparison: a time or position.
     to: Option<String>,
 }
 
-/// A row as it was, or two of them compared.
+/// A row at one point, or its differences between two.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(crate) enum Answer {
-    /// As of one point.
+    /// The row at one point.
     At(Replay),
-    /// From one point to another.
+    /// The differences between two points.
     Between(ReplayDiff),
 }
 
-/// A row of a view as it was, and what had made it so.
+/// A row of a view at one point, and the events that made it.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Replay {
     /// Always `replay`.
@@ -61,14 +62,13 @@ pub(crate) struct Replay {
     view: String,
     /// The row's key.
     key: String,
-    /// As of when: what was asked for.
+    /// The requested point.
     at: Option<String>,
-    /// The position that had last changed the row; 0 if it had never been
-    /// there.
+    /// Position that had last changed the row; 0 if the row had never existed.
     position: u64,
-    /// Always true: this is not how it is now, though it may be the same.
+    /// Always true: this is not the present row, though it may be equal.
     historical: bool,
-    /// The row; null if there was none.
+    /// The row; null if it did not exist.
     #[schema(value_type = Option<Object>)]
     state: Option<Value>,
     /// Every event up to then that touches the row, in log order.
@@ -78,27 +78,27 @@ pub(crate) struct Replay {
 /// An event that touches a row.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ReplayEvent {
-    /// Where it stands in the log.
+    /// Position in the log.
     position: u64,
-    /// The provider's type, or ours.
+    /// Type: the provider's, or ours.
     #[serde(rename = "type")]
     kind: String,
     /// Its id.
     event_id: String,
-    /// When we learnt of it.
+    /// Time at which we received it.
     #[serde(with = "serde_micros")]
     at: chrono::DateTime<chrono::Utc>,
-    /// Who did it.
+    /// The actor of the event.
     actor: Option<String>,
-    /// The fields of the row that it changed, as JSON pointers; an empty one
-    /// stands for the whole row.
+    /// Fields of the row that it changed, as JSON pointers; an empty pointer
+    /// means the whole row.
     changed: Vec<String>,
-    /// Why it could not be folded, if so; the row is then as before.
+    /// Error, if it could not be folded. The row is then as before the event.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
-/// A row of a view at two points, compared.
+/// The differences of a row of a view between two points.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ReplayDiff {
     /// Always `replay_diff`.
@@ -107,15 +107,15 @@ pub(crate) struct ReplayDiff {
     view: String,
     /// The row's key.
     key: String,
-    /// The first point: what was asked for.
+    /// The first point, as requested.
     from: String,
-    /// The second point: what was asked for.
+    /// The second point, as requested.
     to: String,
     /// Always true.
     historical: bool,
     /// The position that had last changed the row at the first point.
     from_position: u64,
-    /// The same at the second point.
+    /// Position that had last changed the row at the second point.
     to_position: u64,
     /// The fields that differ.
     fields: Vec<ReplayField>,
@@ -124,26 +124,26 @@ pub(crate) struct ReplayDiff {
 /// A field that differs.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ReplayField {
-    /// Which: a JSON pointer, empty for the whole row.
+    /// JSON pointer of the field, empty for the whole row.
     pointer: String,
-    /// Its value at the first point; null if it was not there.
+    /// Value at the first point; null if the field did not exist.
     #[schema(value_type = Option<Object>)]
     old: Option<Value>,
-    /// Its value at the second point; null if it was not there.
+    /// Value at the second point; null if the field did not exist.
     #[schema(value_type = Option<Object>)]
     new: Option<Value>,
-    /// Where the event stands that last changed it between the two points.
+    /// Position of the event that last changed it between the two points.
     position: Option<u64>,
     /// That event's type.
     #[serde(rename = "type")]
     kind: Option<String>,
 }
 
-/// Gives a row of any view as it was at a time or position, or what changed
-/// between two.
+/// Gives a row of any view at a time or position, or its differences between
+/// two.
 ///
-/// It is folded from the log by the same fold that keeps the view, so it needs
-/// no database. A key with a slash in it is sent with `%2F`.
+/// It is folded from the log by the same fold that maintains the view, so it
+/// needs no database. Send a slash in a key as `%2F`.
 #[utoipa::path(
     get, path = "/v1/replay/{view}/{key}", tag = "replay", security(("token" = [])),
     params(
@@ -152,9 +152,9 @@ pub(crate) struct ReplayField {
         ReplayQuery,
     ),
     responses(
-        (status = 200, description = "The row as it was; with `from` and `to`, what changed", body = Answer,
+        (status = 200, description = "The row; with `from` and `to`, the differences", body = Answer,
             headers(("Cache-Control" = String, description = "`no-store`"))),
-        (status = "default", description = "A failure", body = Problem, content_type = "application/problem+json"),
+        Problem,
     ),
 )]
 pub(crate) async fn get_replay(
@@ -208,7 +208,7 @@ pub(crate) async fn get_replay(
     Ok(([(CACHE_CONTROL, "no-store")], Json(answer)).into_response())
 }
 
-/// In what a row differs between two points; `None` if the log has no event
+/// Differences of a row between two points; `None` if the log has no event
 /// about it up to either.
 pub(super) async fn difference(
     api: &Api,

@@ -1,6 +1,6 @@
-//! Where providers report. The path depends on nothing but the log: Postgres
-//! is asked only about events older than the log's duplicate window, and a
-//! delivery is stored when it does not answer.
+//! Webhooks of providers. This path depends on nothing but the log: it asks
+//! Postgres only about events older than the log's duplicate window, and stores
+//! a delivery if Postgres does not answer.
 
 use super::{Api, App, MAX_BODY, auth::extract, layers::request};
 use super::{
@@ -23,13 +23,13 @@ use serde::Serialize;
 use std::{error::Error as _, time::Duration};
 use utoipa::ToSchema;
 
-/// How long a body may take to arrive.
+/// Time limit for receiving a body.
 const BODY_READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long Postgres may take to say whether it knows an old delivery.
+/// Time limit for Postgres to find an old delivery.
 const LOOKUP_TIMEOUT: Duration = Duration::from_millis(1_000);
 
-/// Headers that are kept with the body, as received.
-const IDEMPOTENCY_PERIOD: [&str; 7] = [
+/// Headers that are stored with the body, as received.
+const STORED_HEADERS: [&str; 7] = [
     "svix-id",
     "svix-timestamp",
     "svix-signature",
@@ -46,16 +46,16 @@ pub(crate) struct WebhookReceipt {
     object: &'static str,
     /// The provider's message id.
     id: String,
-    /// Where it stands in the log.
+    /// Position in the log.
     position: u64,
-    /// It stood there already.
+    /// True if the log had it already.
     duplicate: bool,
 }
 
 /// Takes a delivery of Resend.
 ///
 /// Answers 2xx once the delivery is durably in the log, byte for byte, or was
-/// there already. Never refused for its shape, type or age.
+/// there already. Its shape, type or age never leads to a rejection.
 #[utoipa::path(
     post,
     path = "/v1/webhooks/resend",
@@ -68,11 +68,11 @@ pub(crate) struct WebhookReceipt {
     request_body(content = inline(serde_json::Value), content_type = "application/json"),
     responses(
         (status = 200, description = "Durably stored, now or before", body = WebhookReceipt,
-            headers(("ExoDrive-Position" = u64, description = "Where it stands in the log"))),
+            headers(("ExoDrive-Position" = u64, description = "Position in the log"))),
         (status = 401, description = "Not signed by a known secret", body = super::problem::Problem, content_type = "application/problem+json"),
         (status = 413, description = "More than 1 MiB", body = super::problem::Problem, content_type = "application/problem+json"),
         (status = 503, description = "The log did not acknowledge; send it again", body = super::problem::Problem, content_type = "application/problem+json"),
-        (status = "default", description = "Any other failure", body = super::problem::Problem, content_type = "application/problem+json"),
+        super::problem::Problem,
     ),
 )]
 pub(crate) async fn receive_resend(
@@ -98,7 +98,7 @@ pub(crate) async fn receive_resend(
     let id = match api.webhook_secrets.verify(header, &body, now.timestamp()) {
         Ok(id) => id.to_owned(),
         Err(refusal) => {
-            metrics::counter!("exodrive_webhook_refused_total", "reason" => refusal.name())
+            metrics::counter!("exodrive_webhook_rejected_total", "reason" => refusal.name())
                 .increment(1);
             let peer = extract::network_of(extract::peer(&parts, &api.trusted_proxies));
             let verdict = api.limiter.check(Limit::FailedWebhook, &peer).await;
@@ -129,13 +129,13 @@ pub(crate) async fn receive_resend(
     Ok((StatusCode::OK, headers, Json(receipt)).into_response())
 }
 
-/// The id that a delivery claims, whoever sent it.
+/// Message id that a delivery claims, verified or not.
 fn claimed_id(headers: &HeaderMap) -> Option<&str> {
     let id = headers.get("svix-id").or_else(|| headers.get("webhook-id"))?;
     id.to_str().ok()
 }
 
-/// The whole body, if it is not too large and comes in time.
+/// Reads the whole body, if it is not too large and arrives in time.
 pub(super) async fn read_body(body: Body) -> Result<Bytes, ApiError> {
     match tokio::time::timeout(BODY_READ_TIMEOUT, to_bytes(body, MAX_BODY)).await {
         Ok(Ok(body)) => Ok(body),
@@ -159,7 +159,7 @@ fn event(
     body: Bytes,
     delivery: &Delivery,
 ) -> NewEvent {
-    let provider_headers = IDEMPOTENCY_PERIOD
+    let provider_headers = STORED_HEADERS
         .iter()
         .filter_map(|name| {
             Some(((*name).to_owned(), headers.get(*name)?.to_str().ok()?.to_owned()))
@@ -183,9 +183,9 @@ fn event(
     }
 }
 
-/// Where a delivery stands that is too old for the log's server to remember.
-/// Answers `None` when it is new, or when nobody can say: then it is stored,
-/// and the views count it once.
+/// Finds the position of a delivery that is older than the duplicate window.
+/// `None` if it is new, or if Postgres does not answer: then it is stored, and
+/// the views count it once.
 async fn find_old_duplicate(
     api: &Api,
     event: &NewEvent,
@@ -205,11 +205,11 @@ async fn find_old_duplicate(
         Ok(Ok(known)) => known?,
         Ok(Err(error)) => {
             let cause = exodrive_runtime::error_chain(&error);
-            tracing::warn!(cause, "Cannot look an old delivery up, storing it");
+            tracing::warn!(cause, "Cannot look up an old delivery, storing it");
             return None;
         }
         Err(_) => {
-            tracing::warn!("Cannot look an old delivery up in time, storing it");
+            tracing::warn!("Cannot look up an old delivery in time, storing it");
             return None;
         }
     };
@@ -224,10 +224,10 @@ async fn report(api: &Api, event: &NewEvent, appended: Appended) {
         return;
     }
     metrics::counter!("exodrive_webhook_duplicates_total").increment(1);
-    tracing::info!(position, "Repeated delivery, stands at {position} already");
+    tracing::info!(position, "Repeated delivery, it is already at position {position}");
     let (id, size) = (&event.envelope.id, event.body.len() as u64);
     api.log.refuse(&RejectedDelivery::new(event.envelope.time, DUPLICATE, Some(id), Some(size)));
-    // Its sender gets 2xx whatever comes of this look.
+    // The sender gets 2xx whatever this comparison finds.
     if let Ok(Ok(Some(first))) =
         tokio::time::timeout(LOOKUP_TIMEOUT, api.log.read_event(position)).await
         && !api.log.is_same(event, &first)
@@ -237,10 +237,10 @@ async fn report(api: &Api, event: &NewEvent, appended: Appended) {
 }
 
 fn warn_of_different_body(position: u64) {
-    metrics::counter!("exodrive_webhook_duplicates_with_other_bytes_total").increment(1);
+    metrics::counter!("exodrive_webhook_duplicates_with_different_body_total").increment(1);
     tracing::warn!(
         position,
-        "A repeated delivery has other bytes than the first, which stands at {position}"
+        "A repeated delivery has a different body than the first, which is at position {position}"
     );
 }
 
@@ -249,7 +249,7 @@ fn append_error_problem(error: AppendError) -> ApiError {
         AppendError::TooLarge => {
             ApiError::new(Code::BodyTooLarge, "The delivery is too large to be stored.")
         }
-        // A delivery that no retry gets in: somebody has to look.
+        // No retry gets this delivery in: an operator has to investigate.
         error if error.outage().is_none() => {
             ApiError::new(Code::Internal, "The delivery could not be stored.")
         }

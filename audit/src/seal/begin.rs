@@ -1,4 +1,4 @@
-//! What a sealer makes sure of before it goes on from the newest checkpoint.
+//! Checks that a sealer makes before it continues from the newest checkpoint.
 
 use super::{
     SealError, SealFault, Sealer, check_seal, compare, compare::Messages, growth::TreeGrowth,
@@ -12,8 +12,7 @@ use exodrive_proof::{
 use std::collections::BTreeMap;
 
 impl Sealer {
-    /// The tree as it was sealed last, after a look at whether it may be
-    /// continued.
+    /// The tree that was sealed last, after checks that it may be continued.
     pub(super) async fn begin(&self, standing: &SealState) -> Result<TreeGrowth, SealError> {
         let sealed = self.seals.newest_seal().await?;
         let keys = self.keys.verifiers();
@@ -32,8 +31,8 @@ impl Sealer {
             let last_tile = size.saturating_sub(1) / WIDTH * WIDTH + 1;
             compare(&self.log, &self.seals, last_tile, size, &|_, _| {}).await?;
         } else {
-            // Another stream than the one that was sealed, or an alarm was
-            // cleared: all of it.
+            // Another stream than the one that was sealed, or an alarm was cleared: compare all of
+            // it.
             compare(&self.log, &self.seals, 1, size, &|_, _| {}).await?;
             self.seals.seals_compared(&log).await?;
         }
@@ -55,9 +54,8 @@ impl Sealer {
         })
     }
 
-    /// Compares the checkpoint that is kept beside the log with the newest one.
-    /// Gives it if the database lacks it: then the log has been found to be
-    /// what it says.
+    /// Compares the checkpoint that is saved beside the log with the newest one. Returns it if the
+    /// database lacks it: then the log has been compared with it.
     async fn beside(
         &self,
         sealed: Option<&Seal>,
@@ -78,8 +76,7 @@ impl Sealer {
         if end < saved.size {
             return Err(SealFault::Short { end, sealed: saved.size }.into());
         }
-        // Read twice, now and to be sealed: signed is only what was found to
-        // agree to its end.
+        // Read twice, now and to be sealed: only a log that agrees to its end is signed.
         let (mut grown, mut messages) = (tree.clone(), Messages::new(&self.log, sealed_size + 1));
         while grown.size() < saved.size {
             let batch = messages.next(saved.size - grown.size()).await?;

@@ -1,4 +1,4 @@
-//! The log against what was sealed of it.
+//! Compares the log with its seals.
 
 use super::leaf::leaf_hash;
 use crate::store::{Place, Seal, SealStore, StoreError};
@@ -17,15 +17,15 @@ use std::{
 
 /// Messages held at a time.
 const BATCH: u64 = 2_048;
-/// How long the log may be silent about messages that it holds.
+/// Time without a message after which a read of messages that the log holds fails.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// A silent log is asked so many times, each a moment later.
+/// Number of attempts to read, with a pause after each.
 const ATTEMPTS: u32 = 5;
 const RETRY_DELAY: Duration = Duration::from_millis(400);
 /// Checkpoints read at a time.
 const PAGE: i64 = 500;
 
-/// What is wrong with the log, or with its seals.
+/// A defect of the log or of its seals.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealFault {
     /// A sealed event is not there.
@@ -35,24 +35,24 @@ pub enum SealFault {
         position: u64,
     },
     /// An event is not what was sealed.
-    #[error(
-        "the event at position {position} is not what was sealed: somebody has changed the log"
-    )]
+    #[error("the event at position {position} is not what was sealed: the log has been changed")]
     Changed {
         /// The first that differs.
         position: u64,
     },
     /// The log ends too early.
-    #[error("the log ends at position {end}, but {sealed} events are sealed: somebody has cut it")]
+    #[error(
+        "the log ends at position {end}, but {sealed} events are sealed: its end has been removed"
+    )]
     Short {
-        /// Where it ends.
+        /// Its end.
         end: u64,
-        /// Where it should.
+        /// The expected end.
         sealed: u64,
     },
-    /// The log is not what a signed checkpoint says, somewhere.
+    /// The log differs somewhere from a signed checkpoint.
     #[error(
-        "the log is not what was signed: between positions {from} and {to} it differs from the checkpoint that is kept beside it"
+        "the log is not what was signed: between positions {from} and {to} it differs from the checkpoint that is saved beside it"
     )]
     Fork {
         /// The first position that may differ.
@@ -62,7 +62,7 @@ pub enum SealFault {
     },
     /// A tile is missing, or is not made of those below it.
     #[error(
-        "the tile of hashes at level {level}, index {index} in the database is wrong: somebody has changed the seals"
+        "the tile of hashes at level {level}, index {index} in the database is wrong: the seals have been changed"
     )]
     Tile {
         /// Its level.
@@ -72,7 +72,7 @@ pub enum SealFault {
     },
     /// The tiles do not give the root that was signed.
     #[error(
-        "the hashes in the database do not give the root of the checkpoint of size {size}: somebody has changed the seals"
+        "the hashes in the database do not give the root of the checkpoint of size {size}: the seals have been changed"
     )]
     Root {
         /// The checkpoint's size.
@@ -80,18 +80,18 @@ pub enum SealFault {
     },
     /// A checkpoint is not signed as it should be.
     #[error(
-        "the checkpoint of size {size} is not sound: {why}. If its key was replaced, name the old verifier key in EXODRIVE_SEAL_KEYS too"
+        "the checkpoint of size {size} is not valid: {why}. If its key was replaced, name the old verifier key in EXODRIVE_SEAL_KEYS too"
     )]
     Signature {
         /// The checkpoint's size; 0 if it cannot be read.
         size: u64,
-        /// What is wrong with it.
+        /// The defect.
         why: String,
     },
 }
 
 impl SealFault {
-    /// The first position that is wrong, where one can be named.
+    /// The first position that is wrong, if it is known.
     pub fn position(&self) -> Option<u64> {
         match self {
             Self::Missing { position } | Self::Changed { position } => Some(*position),
@@ -102,7 +102,7 @@ impl SealFault {
     }
 }
 
-/// Why the log could not be compared with its seals, or that it differs.
+/// Reason that the log could not be compared with its seals, or the fault that was found.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
     /// It differs.
@@ -116,8 +116,7 @@ pub enum SealError {
     Database(#[from] StoreError),
 }
 
-/// Reads stored messages one batch after another; what the log lacks is a
-/// fault.
+/// Reads stored messages batch by batch; a missing message is a fault.
 pub(crate) struct Messages {
     log: Log,
     filters: Vec<String>,
@@ -131,7 +130,7 @@ impl Messages {
         Self::of(log, &[], position)
     }
 
-    /// Those of some subjects; of these nobody can tell whether one is missing.
+    /// Messages of some subjects only; a missing one cannot be detected among these.
     pub(crate) fn of(log: &Log, filters: &[String], position: u64) -> Self {
         let reader = log.stored_reader_of(filters, position);
         Self { log: log.clone(), filters: filters.to_vec(), reader, next: position }
@@ -159,7 +158,7 @@ impl Messages {
             if failures >= ATTEMPTS {
                 return Err(error.into());
             }
-            // A log without its end is silent too.
+            // A log whose end was removed sends nothing either.
             if self.filters.is_empty() && is_missing(&self.log, self.next).await? {
                 return Err(SealFault::Missing { position: self.next }.into());
             }
@@ -169,8 +168,8 @@ impl Messages {
     }
 }
 
-/// Whether the log surely has no message at a position that it should have. A
-/// replica that is behind is given time.
+/// True if the log certainly has no message at a position that it should have. A replica that is
+/// behind gets time to catch up.
 async fn is_missing(log: &Log, position: u64) -> Result<bool, ReadError> {
     for _ in 0..ATTEMPTS {
         if log.read_stored(position).await?.is_some() {
@@ -195,7 +194,7 @@ pub async fn compare(
 ) -> Result<(), SealError> {
     let end = log.last_position().await?;
     if end < to && from <= to {
-        // What is there is compared first: the first fault is named.
+        // The events that are there are compared first, so that the first fault is reported.
         Box::pin(compare(log, seals, from, end, progress)).await?;
         return Err(SealFault::Short { end, sealed: to }.into());
     }
@@ -271,10 +270,10 @@ pub async fn check_seal(
     }
 }
 
-/// Checks every checkpoint. Gives how many there are.
+/// Checks every checkpoint. Returns their number.
 ///
 /// # Errors
-/// [`SealError::Fault`] names the first that is not sound.
+/// [`SealError::Fault`] names the first that is not valid.
 pub async fn check_seals(seals: &SealStore, keys: &[VerifierKey]) -> Result<u64, SealError> {
     let (mut from, mut count) = (0, 0);
     loop {
@@ -288,7 +287,7 @@ pub async fn check_seals(seals: &SealStore, keys: &[VerifierKey]) -> Result<u64,
     }
 }
 
-/// What a note says that one of the keys has signed.
+/// The checkpoint of a note that one of the keys has signed.
 ///
 /// # Errors
 /// [`SealFault::Signature`].

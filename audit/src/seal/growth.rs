@@ -1,4 +1,4 @@
-//! The tree that grows, before it is sealed.
+//! The growing tree, before it is sealed.
 
 use crate::store::{Place, Seal};
 use exodrive_proof::{
@@ -10,12 +10,12 @@ use exodrive_proof::{
 use std::collections::BTreeMap;
 use tokio::time::Instant;
 
-/// A checkpoint is made after so many events ...
+/// A checkpoint is made after this many events ...
 const STEP: u64 = 256;
-/// ... or after so many while the log is far ahead.
+/// ... or after this many while the log is far ahead.
 const LONG_STEP: u64 = 4_096;
 
-/// What is sealed, and what is not yet.
+/// The sealed tree, and the events that are not sealed yet.
 pub(super) struct TreeGrowth {
     pub(super) tree: Tree,
     /// The newest checkpoint.
@@ -25,12 +25,12 @@ pub(super) struct TreeGrowth {
     pub(super) newest_leaf: Option<Hash>,
     /// Tiles that were not full then, and have grown since.
     pub(super) tiles: BTreeMap<Place, Vec<Hash>>,
-    /// A checkpoint that is kept beside the log and that the database has
-    /// lost: nothing is signed before the tree has its size and its root.
+    /// A checkpoint that is saved beside the log and that the database has lost: nothing is signed
+    /// before the tree has its size and its root.
     pub(super) floor: Option<Checkpoint>,
-    /// When the events that are not sealed must be.
+    /// Time by which the events that are not sealed must be.
     pub(super) due: Option<Instant>,
-    /// How many events the log holds that were not read yet.
+    /// Number of events in the log that were not read yet.
     pub(super) behind: u64,
 }
 
@@ -58,14 +58,14 @@ impl TreeGrowth {
         self.tree.size() - self.sealed_size()
     }
 
-    /// How many events fit before the next checkpoint.
+    /// Number of events that fit before the next checkpoint.
     pub(super) fn room(&self) -> usize {
         let room = self.step() - self.unsealed() % self.step();
         let floor = self.floor.as_ref().map_or(room, |it| it.size.saturating_sub(self.tree.size()));
         room.min(floor).max(1) as usize
     }
 
-    /// Whether it is time for a checkpoint.
+    /// True if a checkpoint is due.
     pub(super) fn is_due(&self) -> bool {
         let late = self.due.is_some_and(|due| due <= Instant::now());
         let full = match &self.floor {

@@ -1,4 +1,4 @@
-//! What the tree holds of an event.
+//! The leaf that the tree holds for an event.
 
 use exodrive_log::StoredMessage;
 use exodrive_proof::{Hash, Leaf};

@@ -1,20 +1,19 @@
 //! Sealing: the events of the log as leaves of a Merkle tree (RFC 6962), its
 //! tiles in Postgres, and its root signed now and then (C2SP tlog-checkpoint).
 //!
-//! **Never a checkpoint that contradicts the one before.** A sealer begins with
-//! the newest checkpoint: it is signed by a key of ours, the tiles give its
-//! root, the log holds what the last tile says, and the checkpoint that is kept
-//! beside the log agrees. Before it signs, it proves to itself that the new
-//! tree extends the old one. Tiles and checkpoint are on disk before anybody is
-//! shown them. Sealed events are read again all the time, a few in each round,
-//! and compared with the tiles.
+//! **No checkpoint ever contradicts the one before.** A sealer begins with the newest checkpoint:
+//! it is signed by a key of ours, the tiles give its root, the log has the events of the last tile,
+//! and the checkpoint that is saved beside the log agrees. Before it signs, it proves to itself
+//! that the new tree extends the old one. Tiles and checkpoint are on disk before they are shown to
+//! any client. Sealed events are read again continually, a few in each round, and compared with the
+//! tiles.
 //!
-//! **What it cannot explain halts it**: a hole, a changed event, a log shorter
-//! than what is sealed. The reason is kept; no sealer signs until an operator
-//! has cleared it, and then only after all of the log has been compared.
+//! **A fault halts it**: a hole, a changed event, a log shorter than its sealed part. The reason is
+//! stored. No sealer signs until an operator has cleared it, and then only after all of the log has
+//! been compared.
 //!
-//! One sealer at a time, by a lease; whoever writes proves in the transaction
-//! that he still has it.
+//! One sealer works at a time, by a lease. A sealer proves in the transaction of each write that it
+//! still has the lease.
 
 mod begin;
 mod compare;
@@ -33,24 +32,24 @@ use exodrive_proof::{
     tree::{consistency_nodes, consistency_proof, verify_consistency},
 };
 use growth::TreeGrowth;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// How often a sealer that waits looks again, and shows that it lives.
+/// Time between two rounds of a sealer, each of which also renews its lease.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Sealed events that are read again in a round: so many, and more if a whole
-/// turn would take longer than this many rounds.
+/// Sealed events that are read again in a round: this many, and more if reading all of them would
+/// take longer than this many rounds.
 const CHECKED: u64 = 512;
 const CHECKED_AT_MOST: u64 = 8_192;
 const ROUNDS: u64 = 360;
 
-/// By whom checkpoints are signed.
+/// The keys that sign checkpoints.
 pub struct SealKeys {
     /// The log's name in its checkpoints.
     pub origin: String,
     /// Every one of these signs.
     pub signing: Vec<SigningKey>,
-    /// What these have signed stands, though they sign no more.
+    /// Keys that sign no more; their signatures remain valid.
     pub former: Vec<VerifierKey>,
 }
 
@@ -66,14 +65,22 @@ impl SealKeys {
     }
 }
 
+/// The tree of a sealer that has the lease, as far as it has grown.
+pub struct Session {
+    tree: TreeGrowth,
+    reader: StoredReader,
+    /// When sealed events were last compared again.
+    checked: Instant,
+}
+
 /// Seals the log. Any number may run; one of them works.
 pub struct Sealer {
-    /// What is sealed.
+    /// The log that is sealed.
     pub log: Log,
-    /// Where tiles and checkpoints are kept, as its owner.
+    /// The store of tiles and checkpoints, as its owner.
     pub seals: SealStore,
     /// Who signs.
-    pub keys: SealKeys,
+    pub keys: Arc<SealKeys>,
     /// An event waits no longer than this for its checkpoint.
     pub interval: Duration,
     /// This worker's name.
@@ -81,56 +88,68 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// Seals until another does, or somebody has halted it.
+    /// Goes on with a session of sealing, or begins one if no other sealer has
+    /// the lease. Waits a moment for new events. Afterwards there is no session
+    /// if another sealer took over, or sealing has halted.
     ///
     /// # Errors
     /// [`SealError::Fault`] is for [`Sealer::halt`]; after others it can be
-    /// tried again.
-    pub async fn work(&self) -> Result<(), SealError> {
-        let standing = self.read_state().await?.0;
-        if standing.halt.is_some() {
-            return Ok(());
-        }
-        if !self.seals.take_sealing(&self.worker).await? {
-            return Ok(());
-        }
-        let mut growing = self.begin(&standing).await?;
-        let mut reader = self.log.stored_reader(growing.tree.size() + 1);
-        let mut checked = Instant::now();
-        while self.seals.take_sealing(&self.worker).await? {
-            self.gather(&mut growing, &mut reader).await?;
-            if growing.is_due() && !self.seal(&mut growing).await? {
-                break;
-            }
-            if checked.elapsed() >= self.interval {
-                checked = Instant::now();
-                self.check_again(growing.sealed_size()).await?;
-            }
-            let (standing, end) = self.read_state().await?;
-            if standing.halt.is_some() {
-                break;
-            }
-            if end < growing.tree.size() {
-                return Err(SealFault::Short { end, sealed: growing.tree.size() }.into());
-            }
-        }
+    /// tried again, with a new session.
+    pub async fn step(&self, session: &mut Option<Session>) -> Result<(), SealError> {
+        *session = match session.take() {
+            Some(session) => self.advance(session).await?,
+            None => self.begin_session().await?,
+        };
         Ok(())
+    }
+
+    async fn begin_session(&self) -> Result<Option<Session>, SealError> {
+        let state = self.read_state().await?.0;
+        if state.halt.is_some() || !self.seals.take_sealing(&self.worker).await? {
+            return Ok(None);
+        }
+        let tree = self.begin(&state).await?;
+        let reader = self.log.stored_reader(tree.tree.size() + 1);
+        Ok(Some(Session { tree, reader, checked: Instant::now() }))
+    }
+
+    async fn advance(&self, mut session: Session) -> Result<Option<Session>, SealError> {
+        if !self.seals.take_sealing(&self.worker).await? {
+            return Ok(None);
+        }
+        let Session { tree, reader, checked } = &mut session;
+        self.gather(tree, reader).await?;
+        if tree.is_due() && !self.seal(tree).await? {
+            return Ok(None);
+        }
+        if checked.elapsed() >= self.interval {
+            *checked = Instant::now();
+            self.check_again(tree.sealed_size()).await?;
+        }
+        let (state, end) = self.read_state().await?;
+        if state.halt.is_some() {
+            return Ok(None);
+        }
+        if end < tree.tree.size() {
+            return Err(SealFault::Short { end, sealed: tree.tree.size() }.into());
+        }
+        Ok(Some(session))
     }
 
     /// Compares the log with the newest seals, and signs nothing.
     ///
     /// # Errors
-    /// As [`Sealer::work`].
-    pub async fn seal_new_events(&self) -> Result<(), SealError> {
-        let standing = self.seals.sealing().await?;
-        if standing.halt.is_none() {
-            self.begin(&standing).await?;
+    /// As [`Sealer::step`].
+    pub async fn compare_newest(&self) -> Result<(), SealError> {
+        let state = self.seals.sealing().await?;
+        if state.halt.is_none() {
+            self.begin(&state).await?;
         }
         Ok(())
     }
 
-    /// Lets nobody seal, for this reason, until an operator clears it. Gives
-    /// whether somebody sealed until now.
+    /// Halts sealing, for this reason, until an operator clears it. Returns false if it was halted
+    /// already.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -139,7 +158,7 @@ impl Sealer {
         Ok(self.seals.halt_sealing(fault.position(), &fault.to_string()).await?)
     }
 
-    /// Sets the metrics, and gives how it stands and where the log ends.
+    /// Sets the metrics; returns the state of sealing and the log's end.
     async fn read_state(&self) -> Result<(SealState, u64), SealError> {
         let standing = self.seals.sealing().await?;
         let end = self.log.last_position().await?;
@@ -150,7 +169,7 @@ impl Sealer {
         Ok((standing, end))
     }
 
-    /// Reads what comes next, for a moment.
+    /// Reads the next events, for a moment.
     async fn gather(
         &self,
         growing: &mut TreeGrowth,
@@ -178,8 +197,8 @@ impl Sealer {
         Ok(())
     }
 
-    /// Signs the tree as it is and keeps it. Gives false if somebody else has
-    /// taken over.
+    /// Signs the present tree and stores the checkpoint. Returns false if another sealer has taken
+    /// over.
     async fn seal(&self, growing: &mut TreeGrowth) -> Result<bool, SealError> {
         let (size, root) = (growing.tree.size(), growing.tree.root());
         let early = match &growing.floor {
@@ -219,8 +238,8 @@ impl Sealer {
         Ok(true)
     }
 
-    /// Reads the last sealed event again: a message that was put in or taken
-    /// out before it would have moved it.
+    /// Reads the last sealed event again: a message inserted or removed before it would have moved
+    /// it.
     async fn is_sealed_event_unchanged(&self, growing: &TreeGrowth) -> Result<(), SealError> {
         let position = growing.sealed_size();
         let Some(sealed) = growing.sealed_leaf else { return Ok(()) };
@@ -261,11 +280,10 @@ impl Sealer {
         Ok(self.seals.seals_checked(to).await?)
     }
 
-    /// Keeps the newest checkpoint beside the log. One that is not kept now is
-    /// by the next.
+    /// Saves the newest checkpoint beside the log. After a failure the next one is saved instead.
     async fn save_local_checkpoint(&self, note: &str) {
         if let Err(error) = self.log.keep_checkpoint(note).await {
-            tracing::warn!(%error, "Cannot keep the newest checkpoint beside the log, the next one will be");
+            tracing::warn!(%error, "Cannot save the newest checkpoint beside the log, will save the next one");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the tiles lack.
+//! The error for a missing node of the tree.
 
 /// A tile that the database should hold and does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -6,6 +6,6 @@
 pub struct NoNode {
     /// Levels above the leaves.
     pub level: u8,
-    /// Which of its level.
+    /// Its index in the level.
     pub index: u64,
 }

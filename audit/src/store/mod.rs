@@ -1,6 +1,6 @@
-//! What seals the log, as Postgres keeps it: the tiles of its Merkle tree, the
-//! signed checkpoints, and why sealing stands still. Not a projection: a
-//! projection can be folded again, a signature that was shown stands.
+//! The log's seals in Postgres: the tiles of its Merkle tree, the signed checkpoints, and the
+//! reason of a halt. This is not a projection: a projection can be folded again, but a signature
+//! that was shown cannot be replaced.
 
 mod error;
 mod write;
@@ -26,35 +26,35 @@ use std::collections::{BTreeSet, HashMap};
 /// A signed checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seal {
-    /// How many events it covers: those at the positions 1 to this.
+    /// Number of events that it covers: those at the positions 1 to this.
     pub size: u64,
     /// The root of their Merkle tree.
     pub root: Hash,
     /// The signed note (C2SP tlog-checkpoint), its whole text.
     pub note: String,
-    /// When it was kept, by the database's clock.
+    /// Time that it was stored, by the database's clock.
     pub sealed_at: DateTime<Utc>,
 }
 
-/// Why sealing stands still.
+/// A halt of sealing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Halt {
-    /// Since when.
+    /// Time since when.
     pub halted_at: DateTime<Utc>,
-    /// The first position that is wrong, where one can be named.
+    /// The first position that is wrong, if it is known.
     pub position: Option<u64>,
-    /// What is wrong, and what to do.
+    /// The defect, and instructions for the operator.
     pub reason: String,
 }
 
-/// How sealing stands.
+/// State of sealing.
 #[derive(Clone, Debug)]
 pub struct SealState {
     /// Events that are sealed.
     pub sealed: u64,
-    /// Why it stands still, if it does.
+    /// The halt, if sealing is halted.
     pub halt: Option<Halt>,
-    /// How far the rolling comparison has come.
+    /// The position that the rolling comparison has reached.
     pub checked: u64,
     /// The log that was compared with all tiles last.
     pub compared_log: Option<String>,
@@ -65,16 +65,16 @@ pub struct SealState {
 pub struct SealKey {
     /// The verifier key of C2SP signed-note: name, key id, key.
     pub vkey: String,
-    /// When it signed first.
+    /// Time of its first signature.
     pub first_used_at: DateTime<Utc>,
-    /// When it signed last.
+    /// Time of its last signature.
     pub last_used_at: DateTime<Utc>,
 }
 
 /// A place of a tile: its level and its index.
 pub type Place = (u8, u64);
 
-/// Tiles at hand, by which nodes of the tree of one size are found.
+/// Tiles in memory, by which nodes of the tree of one size are found.
 #[derive(Clone, Debug, Default)]
 pub struct Tiles {
     size: u64,
@@ -116,13 +116,13 @@ pub struct SealStore {
     pool: PgPool,
 }
 
-/// Why the seals could not be read or written.
+/// Reason that the seals could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Postgres does not answer, or refused.
+    /// Postgres does not answer, or rejected the statement.
     #[error("the database of the seals failed")]
     Database(#[from] sqlx::Error),
-    /// The seals are not whole.
+    /// A node of the tree is missing.
     #[error(transparent)]
     NoNode(#[from] NoNode),
 }
@@ -133,7 +133,7 @@ impl SealStore {
         Self { pool: database.pool().clone() }
     }
 
-    /// How sealing stands.
+    /// The state of sealing.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -160,7 +160,7 @@ impl SealStore {
         })
     }
 
-    /// The newest checkpoint; none before the first.
+    /// The newest checkpoint; `None` before the first.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -216,7 +216,7 @@ impl SealStore {
             .collect())
     }
 
-    /// Tiles as they are kept. One that is not there is left out.
+    /// Stored tiles. A missing one is left out.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -241,8 +241,7 @@ impl SealStore {
         Ok(rows.iter().map(|row| tile(row.level, row.index, &row.hashes)).collect())
     }
 
-    /// What holds these nodes (level and index of each) of the tree of `size`
-    /// leaves.
+    /// The tiles that hold these nodes (level and index of each) of the tree of `size` leaves.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -250,7 +249,7 @@ impl SealStore {
         Ok(Tiles::new(size, self.seal_tiles(places(nodes, size)).await?))
     }
 
-    /// The hash of the event at a position; none if it is not sealed.
+    /// The hash of the event at a position; `None` if it is not sealed.
     ///
     /// # Errors
     /// When the database does not answer.

@@ -1,19 +1,19 @@
-//! Who seals, what he writes, and what stops him.
+//! Writes of the sealer: its lease, tiles and checkpoints, and halts.
 
 use super::{Place, SealStore, StoreError};
 use exodrive_projections::engine::store::to_i64;
 use exodrive_proof::Hash;
 use std::{collections::BTreeMap, time::Duration};
 
-/// For so long a sealer may be silent before another takes over.
+/// Time without a heartbeat after which another sealer takes over.
 const LEASE: Duration = Duration::from_secs(5);
-/// Taken by whoever writes a checkpoint, for one transaction.
+/// Advisory lock of a transaction that writes a checkpoint.
 const LOCK: i64 = 0x0065_786f_7365_616c;
 
-/// A checkpoint that is to be kept.
+/// A checkpoint to be stored.
 #[derive(Clone, Debug)]
 pub struct NewSeal<'a> {
-    /// How many events it covers.
+    /// Number of events that it covers.
     pub size: u64,
     /// The root of their tree.
     pub root: Hash,
@@ -21,12 +21,11 @@ pub struct NewSeal<'a> {
     pub note: &'a str,
 }
 
-/// Why tiles and a checkpoint were not written.
+/// Reason that tiles and a checkpoint were not written.
 #[derive(Debug, thiserror::Error)]
 pub enum SealWriteError {
-    /// Another sealer has taken over, or somebody has halted the sealing: look
-    /// again.
-    #[error("somebody else seals")]
+    /// Another sealer has taken over, or sealing was halted: read the state again.
+    #[error("another sealer has taken over, or sealing is halted")]
     TakenOver,
     /// A tile holds other hashes than those that it should begin with.
     #[error("the tile at level {}, index {} holds other hashes than were sealed", .0.0, .0.1)]
@@ -42,11 +41,11 @@ impl From<sqlx::Error> for SealWriteError {
     }
 }
 
-/// Sealing stands still by this; false: it did already.
+/// True if this call halted sealing; false if it was halted already.
 pub type Halted = bool;
 
 impl SealStore {
-    /// Takes the sealing over if nobody has it, or keeps it.
+    /// Takes or renews the lease of sealing. Returns false if another sealer has it.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -63,7 +62,7 @@ impl SealStore {
         Ok(taken.rows_affected() == 1)
     }
 
-    /// Lets another take it over at once.
+    /// Gives the lease up, so that another sealer can take it at once.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -77,9 +76,8 @@ impl SealStore {
         Ok(())
     }
 
-    /// Keeps wider tiles, and a checkpoint that stands on them, at once: both
-    /// are on disk when this returns. `before` is the note that was the newest,
-    /// which must still be.
+    /// Stores wider tiles, and a checkpoint that is based on them, at once: both are on disk when
+    /// this returns. `before` is the note that was the newest, which it must still be.
     ///
     /// # Errors
     /// [`SealWriteError`]; nothing is written then.
@@ -91,8 +89,8 @@ impl SealStore {
         seal: Option<&NewSeal<'_>>,
     ) -> Result<(), SealWriteError> {
         let mut transaction = self.pool.begin().await?;
-        // Workers do not wait for the disk otherwise; whoever is shown a
-        // signature must be able to rely on it.
+        // Workers do not wait for the disk otherwise; a client that gets a signature must be able
+        // to rely on it.
         sqlx::query!("set local synchronous_commit = on").execute(&mut *transaction).await?;
         sqlx::query!("select pg_advisory_xact_lock($1)", LOCK).fetch_one(&mut *transaction).await?;
         let stands = sqlx::query_scalar!(
@@ -156,7 +154,7 @@ impl SealStore {
         Ok(())
     }
 
-    /// Lets nobody seal, for this reason, until somebody clears it.
+    /// Halts sealing, for this reason, until an operator clears it.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -173,8 +171,8 @@ impl SealStore {
         Ok(halted.execute(&self.pool).await?.rows_affected() == 1)
     }
 
-    /// Lets sealing go on, after the whole log has been compared again. Gives
-    /// the reason for which it stood still; none if it did not.
+    /// Lets sealing continue, after the whole log has been compared again. Returns the reason of
+    /// the halt; `None` if there was none.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -201,7 +199,7 @@ impl SealStore {
         Ok(reason)
     }
 
-    /// Remembers how far the rolling comparison has come.
+    /// Stores the position that the rolling comparison has reached.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -212,7 +210,7 @@ impl SealStore {
         Ok(())
     }
 
-    /// Remembers which log was compared with all tiles.
+    /// Stores the identity of the log that was compared with all tiles.
     ///
     /// # Errors
     /// When the database does not answer.

@@ -1,25 +1,27 @@
+//! Errors of erasure commands.
+
 use exodrive_domain::{UnreadableEvent, erasure::ErasureRejection};
 use exodrive_log::{AppendError, KeyError, ReadError};
 
-/// Why nothing was erased.
+/// An error of an erasure command; nothing was erased.
 #[derive(Debug, thiserror::Error)]
 pub enum ErasureError {
-    /// The address is none.
+    /// The text is not an email address.
     #[error("give an email address, for example dana@example.com")]
     Address,
-    /// A reason is needed.
-    #[error("say why: a reason is needed, it stays in the log (write nothing personal into it)")]
+    /// The command needs a reason.
+    #[error("a reason is required; it stays in the log (write nothing personal into it)")]
     NoReason,
     /// The reason is too long.
     #[error("the reason has more than {0} characters")]
     LongReason(usize),
-    /// As things are, it may not be.
+    /// The domain rejects the command in the present state.
     #[error(transparent)]
     Rejected(#[from] ErasureRejection),
     /// The log cannot be read.
     #[error("the event log cannot be read")]
     Read(#[from] ReadError),
-    /// An event of it cannot be read, so nothing is decided about it.
+    /// An event cannot be read, so nothing is decided about the erasure.
     #[error(transparent)]
     Unreadable(#[from] UnreadableEvent),
     /// The log did not take the event.
@@ -34,7 +36,7 @@ pub enum ErasureError {
     /// Redis failed.
     #[error("Redis does not answer")]
     Cache(#[from] exodrive_projections::engine::cache::CacheError),
-    /// An event that cannot be written down.
+    /// An event cannot be written as JSON.
     #[error("an event cannot be written as JSON")]
     Encode(#[from] serde_json::Error),
 }

@@ -1,5 +1,5 @@
-//! Erasing a person's data: found in the log, wanted, approved, and carried out
-//! by a worker ([`carry_out`]). Used by the command line and by HTTP.
+//! Erasure of a person's data: found in the log, requested, approved, and
+//! executed by a worker. Used by the command line and by HTTP.
 
 mod error;
 pub mod restored;
@@ -22,18 +22,18 @@ use std::collections::BTreeMap;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-/// Every subject of erasures, for a reader.
+/// Filter for the subjects of every erasure, for a reader of the log.
 pub const SUBJECTS: &str = exodrive_domain::erasure::ERASURE_SUBJECTS;
-/// A reason may have this many characters.
+/// Characters that a reason may have.
 const LONGEST_REASON: usize = 500;
 
-/// See the module. Cheap to clone.
+/// Erasure commands and reads on one log. Cheap to clone.
 #[derive(Clone)]
 pub struct Erasures {
     log: Log,
 }
 
-/// What erasing a person would do.
+/// A plan: what erasing a person would destroy.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ErasurePlan {
     /// Always `erasure_plan`.
@@ -42,25 +42,25 @@ pub struct ErasurePlan {
     /// `customer.<id>` for each customer that the person is, `delivery.<digest>`
     /// for a delivery about no email.
     pub keys: Vec<String>,
-    /// How many events nobody could read any more.
+    /// Events that would become unreadable.
     pub events: u64,
-    /// How many emails that is.
+    /// Emails among them.
     pub emails: usize,
     /// Customers that the person is, by id.
     pub customers: Vec<String>,
     /// Events about others that mention the address; they stay, unless
     /// `include_mentions` is asked for.
     pub mentions: Vec<ErasureMention>,
-    /// Why nothing may be erased, if a hold is placed.
+    /// The reason of a hold, if one forbids the erasure.
     pub hold: Option<String>,
-    /// Up to here the log was read.
+    /// Position up to which the log was read.
     pub position: u64,
 }
 
 /// An event about others that mentions the person.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ErasureMention {
-    /// Where it stands.
+    /// Position of the event.
     pub position: u64,
     /// The event's type.
     #[serde(rename = "type")]
@@ -87,7 +87,7 @@ impl ErasurePlan {
     }
 }
 
-/// An erasure as it stands. Holds no personal data.
+/// An erasure in its present state. Holds no personal data.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ErasureDetail {
     /// Always `erasure`.
@@ -96,24 +96,24 @@ pub struct ErasureDetail {
     pub id: String,
     /// `requested`, `approved`, `started`, `completed` or `cancelled`.
     pub status: &'static str,
-    /// Who wanted it.
+    /// The actor who requested it.
     pub requested_by: String,
-    /// When.
+    /// Time of the request.
     #[serde(with = "serde_micros")]
     pub requested_at: DateTime<Utc>,
-    /// Who approved it.
+    /// The actor who approved it.
     pub approved_by: Option<String>,
-    /// Why.
+    /// Reason, as the requester wrote it.
     pub reason: String,
-    /// Also what only mentions the address.
+    /// True if the erasure includes events that only mention the address.
     pub include_mentions: bool,
     /// Data keys destroyed, by name.
     pub keys: Vec<String>,
-    /// Events that nobody can read any more.
+    /// Events that are unreadable now.
     pub events: u64,
-    /// Rows folded afresh, over all projections.
+    /// Rows folded again, over all projections.
     pub rows: u64,
-    /// Where its last event stands.
+    /// Position of its last event.
     pub position: u64,
 }
 
@@ -122,17 +122,17 @@ pub struct ErasureDetail {
 pub struct ErasureRecord {
     /// Its id.
     pub id: ErasureId,
-    /// How it stands.
+    /// Its state.
     pub erasure: Erasure,
-    /// The person's address, as long as the erasure's own key is there.
+    /// The person's address, while the erasure's own key exists.
     pub address: Option<String>,
     requested_at: DateTime<Utc>,
-    /// Where its last event stands.
+    /// Position of its last event.
     pub position: u64,
 }
 
 impl ErasureRecord {
-    /// Takes one more event in.
+    /// Applies one more event to what is known.
     fn evolve(known: Option<Self>, event: &ErasureEvent, recorded: &Recorded) -> Option<Self> {
         let actor = recorded.envelope.actor.as_deref().unwrap_or("unknown");
         let (erasure, address, requested_at) = match known {
@@ -150,7 +150,7 @@ impl ErasureRecord {
         Some(Self { id, erasure, address, requested_at, position })
     }
 
-    /// As it is shown.
+    /// The erasure as the API shows it.
     pub fn detail(&self) -> ErasureDetail {
         let Erasure { status, requested_by, approved_by, include_mentions, .. } = &self.erasure;
         ErasureDetail {
@@ -176,7 +176,7 @@ impl ErasureRecord {
     }
 }
 
-/// Every erasure that the log tells of, by id.
+/// Every erasure that the log has, by id.
 ///
 /// # Errors
 /// When the log cannot be read.
@@ -199,15 +199,16 @@ pub async fn all_records(log: &Log) -> Result<BTreeMap<String, ErasureRecord>, E
 }
 
 impl Erasures {
-    /// On a log.
+    /// Erasure commands on `log`.
     pub fn new(log: Log) -> Self {
         Self { log }
     }
 
-    /// What erasing a person would do; changes nothing. Reads all of the log.
+    /// Plans an erasure: what it would destroy. Changes nothing. Reads the
+    /// whole log.
     ///
     /// # Errors
-    /// When the address is none, or the log does not answer.
+    /// When the text is not an address, or the log does not answer.
     pub async fn plan(
         &self,
         address: &str,
@@ -220,11 +221,11 @@ impl Erasures {
         Ok(ErasurePlan::of(found, hold))
     }
 
-    /// Wants a person erased. Waits for an approval then.
+    /// Requests the erasure of a person. It then waits for an approval.
     ///
     /// # Errors
-    /// When address or reason are none, a hold forbids it, or the log does not
-    /// take it.
+    /// When the address or the reason is invalid, a hold forbids it, or the log
+    /// does not take it.
     pub async fn request(
         &self,
         address: &str,
@@ -250,11 +251,11 @@ impl Erasures {
         self.get(id).await
     }
 
-    /// Has an erasure carried out by a worker. `apart`: only by somebody else
-    /// than who asked for it.
+    /// Approves an erasure, which a worker then executes. `apart`: the approver
+    /// must not be the requester.
     ///
     /// # Errors
-    /// When that is refused, or the log does not take it.
+    /// When the approval is rejected, or the log does not take it.
     pub async fn approve(
         &self,
         id: ErasureId,
@@ -272,10 +273,10 @@ impl Erasures {
         self.get(id).await
     }
 
-    /// Calls an erasure off that was not approved yet.
+    /// Cancels an erasure that is not approved yet.
     ///
     /// # Errors
-    /// When that is refused, or the log does not take it.
+    /// When the cancellation is rejected, or the log does not take it.
     pub async fn cancel(
         &self,
         id: ErasureId,
@@ -291,10 +292,10 @@ impl Erasures {
         self.get(id).await
     }
 
-    /// Forbids or allows again that a person is erased.
+    /// Places a hold that forbids the erasure of a person, or releases it.
     ///
     /// # Errors
-    /// When address or reason are none, or the log does not take it.
+    /// When the address or the reason is invalid, or the log does not take it.
     pub async fn hold(
         &self,
         address: &str,
@@ -320,7 +321,7 @@ impl Erasures {
     /// One erasure.
     ///
     /// # Errors
-    /// When there is none of this id, or the log does not answer.
+    /// When no erasure has this id, or the log does not answer.
     pub async fn get(&self, id: ErasureId) -> Result<ErasureDetail, ErasureError> {
         let record = self.record(id).await?;
         Ok(record.ok_or(exodrive_domain::erasure::ErasureRejection::NotFound)?.detail())
@@ -337,7 +338,7 @@ impl Erasures {
         Ok(all)
     }
 
-    /// One erasure, folded from its events; none if there is none of this id.
+    /// One erasure, folded from its events; `None` if no erasure has this id.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -352,7 +353,8 @@ impl Erasures {
         Ok(record)
     }
 
-    /// Appends what became of an erasure, if nothing did since `last`.
+    /// Appends the next event of an erasure, unless another one was appended
+    /// after `last`.
     ///
     /// # Errors
     /// When the log does not take it.
@@ -368,7 +370,8 @@ impl Erasures {
         Ok(self.log.append_decision(&event, last).await?.position)
     }
 
-    /// The hold that a person would have, and the reason of one that is placed.
+    /// Id of the hold that a person has or would have, and the reason if one is
+    /// placed.
     async fn hold_of(&self, address: &str) -> Result<(HoldId, Option<String>), ErasureError> {
         let (id, reason, _) = self.hold_state(address).await?;
         Ok((id, reason))
@@ -384,7 +387,7 @@ impl Erasures {
         Ok((id, reason, last))
     }
 
-    /// Why a hold is placed, if it is, and where its last event stands.
+    /// Reason of a hold, if it is placed, and the position of its last event.
     async fn reason_of(&self, id: HoldId) -> Result<(Option<String>, u64), ErasureError> {
         let history = self.log.history(&Subject::Hold(id)).await?;
         let last = history.last().map_or(0, |recorded| recorded.position);
@@ -401,7 +404,7 @@ impl Erasures {
     }
 }
 
-/// An address as it is compared.
+/// Normalises an address for comparisons.
 fn normal(address: &str) -> Result<String, ErasureError> {
     let address = address.trim().to_lowercase();
     let parts = address.split_once('@').filter(|(local, domain)| {

@@ -1,4 +1,4 @@
-//! Whether what was erased is still gone: a database or a key store that was
+//! Checks that erased data is still gone: a database or a key store that was
 //! restored from a backup may hold it again.
 
 use super::{ErasureError, Erasures, all_records};
@@ -36,8 +36,8 @@ pub async fn keys_not_cleaned(
     Ok(completed)
 }
 
-/// Tells a log of an erasure that it does not tell of any more, so that it is
-/// carried out again.
+/// Appends an erasure that the log does not have any more (the log was restored
+/// from a backup), so that it is executed again.
 ///
 /// # Errors
 /// When the log does not take it.
@@ -55,8 +55,8 @@ pub async fn record_keys_again(
     }
 }
 
-/// Whether a key store that was restored from a backup holds keys that the log
-/// tells to be destroyed.
+/// True if a key store that was restored from a backup holds keys that the log
+/// says are destroyed.
 ///
 /// # Errors
 /// When the log does not answer.
@@ -71,8 +71,8 @@ pub async fn has_revived_keys(log: &Log) -> Result<bool, ErasureError> {
     Ok(false)
 }
 
-/// Keys of the erasures that the log says are begun; of one that is not
-/// completed all but its own.
+/// Keys of the erasures that the log says are begun. The own key of an erasure
+/// that is not completed is not among them.
 ///
 /// # Errors
 /// When the log cannot be read.
@@ -91,17 +91,18 @@ pub async fn started(log: &Log) -> Result<Vec<(ErasureId, Vec<String>)>, Erasure
     Ok(started)
 }
 
-/// The key of the erasure's own event, which says whom it is about.
+/// Name of the key of the erasure's own event, which says whom it is about.
 pub fn own_key(id: ErasureId) -> String {
     format!("erasure.{id}")
 }
 
-/// As the database keeps its id.
+/// The id as the database stores it.
 pub fn uuid(id: ErasureId) -> Uuid {
     id.into()
 }
 
-/// The same in every attempt, so that nothing is told twice.
+/// Origin of a step's event: the same in every attempt, so that no event is
+/// appended twice.
 pub fn origin(id: ErasureId, step: &str) -> Origin {
     Origin {
         id: crate::event::derived_uuid(&["erasure", &id.to_string(), step]),

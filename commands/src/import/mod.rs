@@ -1,6 +1,7 @@
-//! Takes the present product's tables over: reads them as CSV, and gives the
-//! desk a command for each thing in them, with the time that it happened. What
-//! was taken over before is left alone, so that an import can be repeated.
+//! Imports the tables of the present product: reads them as CSV, and gives one
+//! command for each car, booking and email in them, with the time that it
+//! happened. Rows that an earlier import took are left alone, so an import can
+//! be repeated.
 
 mod plan;
 mod rehearsal;
@@ -29,48 +30,48 @@ use std::{
     time::Duration,
 };
 
-/// Begins the id of every command of an import.
+/// Prefix of the id of every command of an import.
 const PREFIX: &str = "import-";
-/// Cars worked on at a time.
+/// Cars imported at a time.
 const CONCURRENT: usize = 16;
 
-/// What became of one step.
+/// Outcome of one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was appended, or would be.
+    /// Its event was appended, or would be in a rehearsal.
     Taken,
-    /// It was taken over before.
+    /// An earlier import took it.
     Known,
-    /// It cannot be.
+    /// It was rejected; the text says why.
     Refused(String),
 }
 
-/// What an import came to.
+/// Result of an import.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
-    /// By table.
+    /// Counts by table.
     pub tables: BTreeMap<String, Counts>,
-    /// Rows that were not taken, and why.
+    /// Rows that were not taken, with the reason.
     pub problems: Vec<Problem>,
-    /// Rows that were taken as something else, and why.
+    /// Rows that were taken with other values than they hold, with the reason.
     pub remarks: Vec<Problem>,
 }
 
-/// What became of a table's rows.
+/// Counts of a table's rows by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// In the file.
+    /// Rows in the file.
     pub rows: usize,
-    /// Taken now.
+    /// Rows taken now.
     pub taken: usize,
-    /// Taken by an import before.
+    /// Rows that an earlier import took.
     pub known: usize,
-    /// Not taken.
+    /// Rows that were not taken.
     pub refused: usize,
 }
 
 impl Report {
-    /// A report of what was read, before anything was done.
+    /// Report of the rows that were read, before any step is done.
     pub fn of(tables: &Tables, plan: &Plan) -> Self {
         let mut report = Self::default();
         for (table, rows) in tables.counts() {
@@ -88,7 +89,7 @@ impl Report {
         self.problems.push(problem);
     }
 
-    /// Counts what became of a step: its rows stand or fall with it.
+    /// Counts the outcome of a step, which is the outcome of its rows.
     pub fn count(&mut self, step: &Step, outcome: Outcome) {
         for (table, line, id) in &step.rows {
             let counts = self.tables.entry((*table).to_owned()).or_default();
@@ -106,7 +107,7 @@ impl Report {
     }
 }
 
-/// The ids of the events that imports before have appended.
+/// Ids of the events that earlier imports have appended.
 ///
 /// # Errors
 /// When the log cannot be read.
@@ -124,7 +125,7 @@ pub async fn known(log: &Log) -> Result<HashSet<String>, exodrive_log::ReadError
     Ok(known)
 }
 
-/// The desk's view of a step.
+/// Command context of a step.
 pub(crate) fn command_context(log: &Log, step: &Step) -> CommandContext {
     CommandContext {
         command_id: format!("{PREFIX}{}", step.id),
@@ -138,7 +139,7 @@ pub(crate) fn command_context(log: &Log, step: &Step) -> CommandContext {
     }
 }
 
-/// Carries a plan out; `done` is told of each step.
+/// Executes a plan. `done` is called with each step.
 ///
 /// # Errors
 /// When the log or the views fail: the import can be repeated from there.
@@ -150,11 +151,11 @@ pub async fn run_import(
 ) -> Result<(), RentalError> {
     let known = &known(log).await?;
     for stage in &plan.stages {
-        // Of two cars with one slug the first gets it, as in the rehearsal.
+        // If two cars have one slug, the first gets it, as in the rehearsal.
         let adds =
             |step: &Step| matches!(&step.command, ImportCommand::Car(_, FleetCommand::Add { .. }));
         let at_once = if stage.values().flatten().any(adds) { 1 } else { CONCURRENT };
-        // Steps about one car are taken one after the other.
+        // Steps about one car run one after the other.
         let mut outcomes = stream::iter(stage.values())
             .map(|steps| async move {
                 let mut outcomes = Vec::with_capacity(steps.len());
@@ -189,7 +190,7 @@ async fn send_step(
         ImportCommand::Car(car_id, command) => {
             rental.change_car(*car_id, command, &context).await.map(|_| ())
         }
-        // It may have moved to another car since it was taken.
+        // The booking may have moved to another car since it was taken.
         ImportCommand::Booking(_, BookingCommand::Change(id, act)) => {
             rental.change_booking(*id, act.clone(), &context).await.map(|_| ())
         }
@@ -226,7 +227,7 @@ async fn send_step(
     }
 }
 
-/// Customers' ids come of the desk's secret.
+/// Fills in the customer's id, which is derived from the link secret.
 pub(crate) fn with_customer_id(
     rental: &RentalCommands,
     command: &BookingCommand,
@@ -238,7 +239,8 @@ pub(crate) fn with_customer_id(
     command
 }
 
-/// Why a row cannot be taken; an error that is none of the row's stays one.
+/// Returns the reason why a row cannot be taken. An error that is not about the
+/// row stays an error.
 pub(crate) fn refusal(error: RentalError) -> Result<String, RentalError> {
     Ok(match error {
         RentalError::SlugTaken => "another car has this slug".to_owned(),
@@ -248,12 +250,12 @@ pub(crate) fn refusal(error: RentalError) -> Result<String, RentalError> {
         }
         RentalError::Fleet(refusal) => match refusal {
             FleetRejection::KeyReused => {
-                "was taken over from another row of this id: change the car here".to_owned()
+                "was taken over from another row with this id: change the car here".to_owned()
             }
-            FleetRejection::NoSuchCar => "its car is not here".to_owned(),
+            FleetRejection::NoSuchCar => "its car is not in this system".to_owned(),
             FleetRejection::NoPrice => "has no price, and cannot be listed".to_owned(),
             FleetRejection::Archived => "the car is archived here".to_owned(),
-            FleetRejection::Exists => "there is a car of this id here".to_owned(),
+            FleetRejection::Exists => "a car with this id exists here".to_owned(),
             other => format!("{other:?}"),
         },
         RentalError::Booking(BookingRejection::DaysTaken { taken, .. }) => {
@@ -271,10 +273,10 @@ pub(crate) fn refusal(error: RentalError) -> Result<String, RentalError> {
         }
         RentalError::Booking(refusal) => match refusal {
             BookingRejection::KeyReused => {
-                "was taken over from another row of this id: change the booking here".to_owned()
+                "was taken over from another row with this id: change the booking here".to_owned()
             }
-            BookingRejection::NoSuchCar => "its car is not here".to_owned(),
-            BookingRejection::NoSuchBooking => "its booking is not here".to_owned(),
+            BookingRejection::NoSuchCar => "its car is not in this system".to_owned(),
+            BookingRejection::NoSuchBooking => "its booking is not in this system".to_owned(),
             BookingRejection::Faulty(faults) => {
                 let reported = faults.iter().map(|it| format!("{} {}", it.pointer, it.detail));
                 reported.collect::<Vec<_>>().join("; ")

@@ -1,5 +1,5 @@
-//! A dry run: the same decisions on copies of the states, and nothing is
-//! appended.
+//! Rehearsal of an import (a dry run): the same decisions on copies of the
+//! states, without appending.
 
 use super::{
     ImportCommand, Outcome, Plan, Step, command_context, known, refusal, with_customer_id,
@@ -15,7 +15,7 @@ use exodrive_domain::{
 use exodrive_log::Log;
 use std::collections::{HashMap, HashSet};
 
-/// See the module.
+/// A rehearsal of an import, with copies of the states that it changes.
 pub struct Rehearsal<'a> {
     rental: &'a RentalCommands,
     now: DateTime<Utc>,
@@ -26,7 +26,7 @@ pub struct Rehearsal<'a> {
 }
 
 impl<'a> Rehearsal<'a> {
-    /// A rehearsal on the system as it is now.
+    /// A rehearsal on the present state of the system.
     pub fn new(rental: &'a RentalCommands) -> Self {
         Self {
             rental,
@@ -38,7 +38,7 @@ impl<'a> Rehearsal<'a> {
         }
     }
 
-    /// Goes through a plan; `done` is told of each step.
+    /// Goes through a plan. `done` is called with each step.
     ///
     /// # Errors
     /// When the log does not answer.
@@ -134,7 +134,7 @@ impl<'a> Rehearsal<'a> {
         self.calendars.entry(car_id).or_default().evolve(&Event { recorded, payload });
     }
 
-    /// The event as the log would hold it.
+    /// The event in the form that the log would store.
     fn recorded(&mut self, meta: &Meta, kind: &str) -> Recorded {
         self.position += 1;
         Recorded {

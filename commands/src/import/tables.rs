@@ -1,10 +1,10 @@
-//! The present product's tables as CSV. Every row is read by itself: one that
-//! cannot be read is named, and the others are taken.
+//! The tables of the present product as CSV. Every row is read by itself: a row
+//! that cannot be read is reported, and the others are taken.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{fs::File, io, path::Path};
 
-/// A row that was not taken, or was taken as something else.
+/// A row that was not taken, or was taken with other values than it holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// The table.
@@ -13,7 +13,7 @@ pub struct Problem {
     pub line: u64,
     /// The row's id.
     pub id: String,
-    /// Why.
+    /// Reason, for people.
     pub why: String,
 }
 
@@ -44,7 +44,7 @@ macro_rules! tables {
             $(pub $field: Vec<Row<$name>>,)*
             /// Rows that cannot be read.
             pub problems: Vec<Problem>,
-            /// Files that are not there.
+            /// Files that do not exist.
             pub missing: Vec<String>,
         }
 
@@ -52,8 +52,8 @@ macro_rules! tables {
             /// Reads the files of a folder, `<table>.csv` each.
             ///
             /// # Errors
-            /// When a file cannot be read. One that is not there is an empty
-            /// table.
+            /// When a file cannot be read. A file that does not exist is an
+            /// empty table.
             pub fn read_folder(folder: &Path) -> io::Result<Self> {
                 let mut tables = Self::default();
                 $(
@@ -69,10 +69,10 @@ macro_rules! tables {
                 Ok(tables)
             }
 
-            /// Reads the tables of a program's own data: table name and CSV.
+            /// Reads tables that are in memory: pairs of table name and CSV.
             ///
             /// # Errors
-            /// Never, in truth: what is in memory can be read.
+            /// Never in practice: what is in memory can be read.
             pub fn parse(files: &[(&str, &[u8])]) -> io::Result<Self> {
                 let mut tables = Self::default();
                 for (file, bytes) in files {
@@ -85,8 +85,8 @@ macro_rules! tables {
                 Ok(tables)
             }
 
-            /// How many rows each table has, those that cannot be read
-            /// included.
+            /// Number of rows of each table, including those that cannot be
+            /// read.
             pub fn counts(&self) -> Vec<(&'static str, usize)> {
                 let unread = |table: &str| self.problems.iter().filter(|it| it.table == table).count();
                 vec![$((stringify!($field), self.$field.len() + unread(stringify!($field))),)*]
@@ -98,15 +98,15 @@ macro_rules! tables {
 tables! {
     /// A car.
     cars CarColumns { id, slug, name, category; description, short_description, available, featured, hidden, created_at }
-    /// What a car costs.
+    /// The price of a car.
     car_pricing PricingColumns { id, car_id, base_price; currency, discount_percentage, special_offer_text, deposit_amount, minimum_days }
     /// A fee.
     car_additional_fees FeeColumns { id, car_id, name, amount; is_optional }
-    /// A picture.
+    /// An image.
     car_images ImageColumns { id, car_id, url; alt, is_primary, sort_order }
-    /// A fact.
+    /// A specification.
     car_specifications SpecificationColumns { id, car_id, name; value, is_highlighted }
-    /// What a car offers.
+    /// A feature of a car.
     car_features FeatureColumns { id, car_id, name; description, is_highlighted }
     /// A day of a car.
     car_availability DayColumns { id, car_id, date, status; booking_id }
@@ -114,9 +114,9 @@ tables! {
     customers CustomerColumns { id, email; first_name, last_name, phone, user_id }
     /// A booking.
     bookings BookingColumns { id, car_id, customer_id, start_date, end_date, total_price, overall_status; currency, security_deposit_amount, payment_status, contract_status, notes, created_at }
-    /// Something that became of a booking.
+    /// An event of a booking.
     booking_events EventColumns { id, booking_id, event_type, timestamp; actor_type, actor_id, actor_name, details, summary_text }
-    /// An email, with what last became of it.
+    /// An email with its last event.
     inbox_emails EmailColumns { id, resend_email_id, last_event_type; last_event_at, created_at, recipient_email, sender_email, subject, booking_id, tags, bounce_type, bounce_description, opened_at, clicked_at, raw_payload }
 }
 

@@ -1,44 +1,45 @@
-//! Acts, checked against what is.
+//! Operators' commands on projections, checked against the present state.
 
 use super::{Operator, OperatorError, known};
 use exodrive_domain::operation::{Operation, OperationEvent};
 use exodrive_projections::engine::operations::{GenerationState, Rebuild, RebuildState};
 use uuid::Uuid;
 
-/// What an operator wants of a projection.
+/// A command on a projection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProjectionCommand {
-    /// Fold it anew, beside what readers see.
+    /// Fold it from the log into a new generation, beside the one that readers
+    /// see.
     Rebuild {
         /// Only this row.
         key: Option<String>,
-        /// Only rows that an event from here on touches.
+        /// Only rows that an event at this position or later touches.
         from_position: Option<u64>,
-        /// Into how many parts its keys are split.
+        /// Number of partitions that its keys are split into.
         partitions: Option<u32>,
         /// Swap although rows differ.
         accept_differences: bool,
     },
-    /// Swap the rebuild that waits since rows differ.
+    /// Swap the rebuild that waits because rows differ.
     Accept,
-    /// End the rebuild that is under way.
+    /// Cancel the rebuild that is in progress.
     Cancel,
-    /// Show readers the generation before.
+    /// Show readers the previous generation.
     Rollback,
-    /// Fold nothing.
+    /// Pause: fold nothing.
     Pause,
-    /// Fold again.
+    /// Resume folding.
     Resume,
-    /// Fold parked events again.
+    /// Retry parked events.
     Retry {
-        /// Only those of this key.
+        /// Only the events of this key.
         key: Option<String>,
     },
-    /// Leave an event out of a row.
+    /// Skip an event: leave it out of a row.
     Skip {
-        /// Which row.
+        /// Key of the row.
         key: String,
-        /// Which event.
+        /// Position of the event.
         position: u64,
     },
     /// Drop the generations that readers no longer see.
@@ -51,23 +52,25 @@ impl ProjectionCommand {
     }
 }
 
-/// An act that can be carried out as things are.
+/// A checked command: the present state allows it.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What is appended.
+    /// The event to append.
     pub event: OperationEvent,
-    /// What comes of it, for people.
+    /// Effect of the command, for people.
     pub effect: String,
 }
 
-/// A reason may have this many characters.
+/// Characters that a reason may have.
 const LONGEST_REASON: usize = 500;
 
 impl Operator {
-    /// Checks an act against what is. Changes nothing: a dry run ends here.
+    /// Checks a command against the present state. Changes nothing: a dry run
+    /// ends here.
     ///
     /// # Errors
-    /// Why it is refused, and what to do about it.
+    /// When the command is rejected. The error says why, and what to do about
+    /// it.
     pub async fn plan(
         &self,
         name: &str,
@@ -83,7 +86,7 @@ impl Operator {
             let fault = format!("the reason has more than {LONGEST_REASON} characters");
             return Err(OperatorError::Invalid(fault));
         }
-        // Postgres takes none.
+        // Postgres stores no NUL.
         if reason.contains('\0') {
             return Err(OperatorError::Invalid("the reason has a NUL character".to_owned()));
         }
@@ -129,7 +132,7 @@ impl Operator {
         }
     }
 
-    /// The active generation: its number and its fold's version.
+    /// The active generation: its number and the version of its fold.
     async fn active(&self, name: &str) -> Result<(i32, i32), OperatorError> {
         let standings = self.database().projections().await?;
         let found = standings.into_iter().find(|it| it.name == name);
@@ -169,11 +172,11 @@ impl Operator {
         Ok(match (key, from_position) {
             (Some(key), _) => {
                 format!(
-                    "fold row {key} of {name} anew, in generation {generation} that readers see"
+                    "fold row {key} of {name} again, in generation {generation} that readers see"
                 )
             }
             (None, Some(from)) => format!(
-                "build a generation of {name} beside {generation}, folding anew the rows that events {from} to {end} touch; compare both, and swap"
+                "build a generation of {name} beside {generation}, folding again the rows that events {from} to {end} touch; compare both, and swap"
             ),
             (None, None) => format!(
                 "build a generation of {name} beside {generation} from events 1 to {end}, with version {version} of the fold; compare both, and swap"
@@ -188,10 +191,10 @@ impl Operator {
                 format!("swap {name} to the generation of rebuild {}", rebuild.id),
             )),
             Some(rebuild) => Err(OperatorError::Rejected(format!(
-                "rebuild {} of {name} does not wait for anybody, it is {}",
+                "rebuild {} of {name} does not wait for a decision, it is {}",
                 rebuild.id, rebuild.state
             ))),
-            None => Err(OperatorError::Rejected(format!("no rebuild of {name} is under way"))),
+            None => Err(OperatorError::Rejected(format!("no rebuild of {name} is in progress"))),
         }
     }
 
@@ -199,9 +202,12 @@ impl Operator {
         match self.under_way(name).await? {
             Some(rebuild) => Ok((
                 Operation::RebuildCancelled { rebuild: rebuild.id },
-                format!("end rebuild {} of {name}; readers keep what they see", rebuild.id),
+                format!(
+                    "cancel rebuild {} of {name}; readers go on seeing the present rows",
+                    rebuild.id
+                ),
             )),
-            None => Err(OperatorError::Rejected(format!("no rebuild of {name} is under way"))),
+            None => Err(OperatorError::Rejected(format!("no rebuild of {name} is in progress"))),
         }
     }
 
@@ -212,7 +218,7 @@ impl Operator {
         let before = generations.into_iter().find(|it| it.state == GenerationState::Previous);
         let before = before.ok_or_else(|| {
             OperatorError::Rejected(format!(
-                "{name} has no earlier generation to roll back to: readers see {active}, and no other is kept"
+                "{name} has no earlier generation to roll back to: readers see {active}, and no other is stored"
             ))
         })?;
         let generation = before.generation;
@@ -233,7 +239,7 @@ impl Operator {
             (true, true) => {
                 let (by, why) = (found.paused_by, found.pause_reason);
                 Err(OperatorError::Rejected(format!(
-                    "{name} is paused already, by {}: {}",
+                    "{name} is already paused by {}: {}",
                     by.unwrap_or_default(),
                     why.unwrap_or_default()
                 )))
@@ -241,11 +247,12 @@ impl Operator {
             (false, false) => Err(OperatorError::Rejected(format!("{name} is not paused"))),
             (true, false) => Ok((
                 Operation::Paused {},
-                format!("fold nothing into {name}; readers see its rows as of then"),
+                format!("fold nothing into {name}; readers see the rows of this moment"),
             )),
-            (false, true) => {
-                Ok((Operation::Resumed {}, format!("fold again into {name} what came meanwhile")))
-            }
+            (false, true) => Ok((
+                Operation::Resumed {},
+                format!("fold into {name} the events that came meanwhile"),
+            )),
         }
     }
 
@@ -292,7 +299,7 @@ impl Operator {
         Ok((
             Operation::EventSkipped { key: key.to_owned(), position },
             format!(
-                "leave event {position} out of row {key} of {name} in every generation, and fold those behind it"
+                "leave event {position} out of row {key} of {name} in every generation, and fold the events behind it"
             ),
         ))
     }
@@ -314,7 +321,7 @@ impl Operator {
     /// One rebuild.
     ///
     /// # Errors
-    /// When there is none, or the database does not answer.
+    /// When no rebuild has this id, or the database does not answer.
     pub async fn rebuild(&self, id: Uuid) -> Result<Rebuild, OperatorError> {
         self.database().rebuild(id).await?.ok_or(OperatorError::NoSuchRebuild)
     }

@@ -1,32 +1,34 @@
+//! Errors of operators' commands.
+
 use exodrive_log::{AppendError, ReadError};
 use exodrive_projections::{Error, names};
 
-/// Why an act was not carried out.
+/// An error of an operator's command; it was not recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
     /// No projection has the name.
     #[error("there is no projection {0:?}; there are {known}", known = names().join(", "))]
     NoSuchProjection(String),
-    /// It has no generation yet.
+    /// The projection has no generation yet.
     #[error("projection {0} has no tables yet: run `exodrive migrate`")]
     NotBuilt(String),
-    /// The act needs a reason.
-    #[error("say why: a reason is needed, it stays in the log")]
+    /// The command needs a reason.
+    #[error("a reason is required; it stays in the log")]
     NoReason,
-    /// Something in the request is wrong.
+    /// The request is invalid; the text says where.
     #[error("{0}")]
     Invalid(String),
-    /// One is under way.
+    /// A rebuild of the projection is in progress.
     #[error(
-        "rebuild {rebuild} of {projection} is under way: wait for it, or cancel it (`exodrive projections rebuild {projection} --cancel`)"
+        "rebuild {rebuild} of {projection} is in progress: wait for it, or cancel it (`exodrive projections rebuild {projection} --cancel`)"
     )]
     UnderWay {
-        /// Which projection.
+        /// Name of the projection.
         projection: String,
-        /// Which rebuild.
+        /// Id of the rebuild.
         rebuild: String,
     },
-    /// As things are, there is nothing to be done.
+    /// The command is rejected in the present state; the text says why.
     #[error("{0}")]
     Rejected(String),
     /// No rebuild has the id.
@@ -41,7 +43,7 @@ pub enum OperatorError {
     /// The database failed.
     #[error("the database of the projections does not answer")]
     Database(#[from] Error),
-    /// An event that cannot be written down.
+    /// An event cannot be written as JSON.
     #[error("an event cannot be written as JSON")]
     Encode(#[from] serde_json::Error),
 }

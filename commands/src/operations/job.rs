@@ -1,3 +1,6 @@
+//! Rebuilds and receipts as operators see them, on the command line and over
+//! HTTP.
+
 use super::{Plan, Recorded};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{operation::Operation, time::serde_micros};
@@ -11,66 +14,66 @@ use utoipa::ToSchema;
 pub struct Job {
     /// Always `rebuild`.
     pub object: &'static str,
-    /// A UUID: that of the event that asked for it.
+    /// A UUID: the id of the event that requested it.
     pub id: String,
-    /// Of which projection.
+    /// Name of the projection.
     pub projection: String,
     /// What it is.
     pub kind: RebuildKind,
     /// Where it is on its way.
     pub state: RebuildState,
-    /// How far it is.
+    /// Progress so far.
     pub progress: Progress,
     /// The version of the fold.
     pub version: i64,
-    /// The generation that it builds, or rolls back to.
+    /// The generation that it builds, or that it rolls back to.
     pub generation: Option<i32>,
     /// Only this row.
     pub key: Option<String>,
-    /// Only rows that an event from here on touches.
+    /// Only rows that an event at this position or later touches.
     pub from_position: Option<u64>,
-    /// Into how many parts the keys are split; null: as before.
+    /// Number of partitions that the keys are split into; null: as before.
     pub partitions: Option<i64>,
-    /// Swap although rows differ.
+    /// True if it swaps although rows differ.
     pub accepted: bool,
-    /// Somebody wants it to end.
-    pub cancel_wanted: bool,
-    /// Why.
+    /// True once an operator has asked to cancel it.
+    pub cancel_requested: bool,
+    /// Reason, as the operator wrote it.
     pub reason: String,
-    /// Who.
+    /// The operator who requested it.
     pub actor: String,
-    /// Carried out by.
+    /// The worker that executes it.
     pub worker: Option<String>,
-    /// When it was asked for.
+    /// Time of the request.
     #[serde(with = "serde_micros::option")]
     pub requested_at: Option<DateTime<Utc>>,
-    /// When it began.
+    /// Time at which it began.
     #[serde(with = "serde_micros::option")]
     pub started_at: Option<DateTime<Utc>>,
-    /// When it ended.
+    /// Time at which it ended.
     #[serde(with = "serde_micros::option")]
     pub finished_at: Option<DateTime<Utc>>,
-    /// The old and the new generation, compared.
+    /// Comparison of the old and the new generation.
     #[schema(value_type = Option<Object>)]
     pub comparison: Option<Value>,
-    /// Why it failed.
+    /// The error that it failed with.
     pub error: Option<String>,
 }
 
-/// How far a rebuild is.
+/// Progress of a rebuild.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Progress {
-    /// Events folded.
+    /// Events folded so far.
     pub done: u64,
-    /// How many there were to fold when it began.
+    /// Events to fold, as counted when it began.
     pub total: u64,
-    /// How fast.
+    /// Events folded in a second.
     pub events_per_second: f64,
-    /// When the rest will be folded, at that pace.
+    /// Seconds until the rest is folded, at that rate.
     pub eta_seconds: Option<f64>,
     /// Bytes of rows in memory.
     pub resident_bytes: u64,
-    /// How many there may be; 0 while nobody works on it.
+    /// Limit on those bytes; 0 while no worker works on it.
     pub resident_limit_bytes: u64,
     /// Seconds spent waiting so that reads stay fast.
     pub yielded_seconds: f64,
@@ -105,7 +108,7 @@ impl From<Rebuild> for Job {
             from_position: it.from_position.map(count),
             partitions: it.partitions.map(i64::from),
             accepted: it.accepted,
-            cancel_wanted: it.cancel_wanted,
+            cancel_requested: it.cancel_wanted,
             reason: it.reason,
             actor: it.actor,
             worker: it.worker,
@@ -119,8 +122,8 @@ impl From<Rebuild> for Job {
 }
 
 impl Job {
-    /// A rebuild or rollback that stands in the log, and that no worker has
-    /// heeded.
+    /// A rebuild or rollback that is recorded in the log and that no worker has
+    /// applied yet.
     pub fn recorded(plan: &Plan, actor: &str, recorded: &Recorded) -> Self {
         let mut job = Self {
             object: "rebuild",
@@ -143,7 +146,7 @@ impl Job {
             from_position: None,
             partitions: None,
             accepted: false,
-            cancel_wanted: false,
+            cancel_requested: false,
             reason: plan.event.reason.clone(),
             actor: actor.to_owned(),
             worker: None,
@@ -180,40 +183,43 @@ impl Job {
         job
     }
 
-    /// Whether nothing more comes of it.
+    /// True if the job has ended.
     pub fn is_over(&self) -> bool {
         self.state.is_over()
     }
 }
 
-/// What became of an act, or would become of it.
+/// Receipt of an operator's command: its effect, or in a dry run the effect
+/// that it would have.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct CommandReceipt {
-    /// Always `act`.
+    /// Always `command`.
     pub object: &'static str,
-    /// The type of its event.
+    /// Type of its event.
     #[serde(rename = "type")]
     #[schema(example = "exodrive.projection.paused")]
     pub kind: &'static str,
-    /// Of which projection.
+    /// Name of the projection.
     pub projection: String,
-    /// What comes of it.
+    /// Effect of the command, for people.
     pub effect: String,
-    /// Nothing was done.
+    /// True if nothing was recorded.
     pub dry_run: bool,
-    /// Its event's id.
+    /// Id of its event.
     pub id: Option<String>,
-    /// Where its event stands.
+    /// Position of its event.
     pub position: Option<u64>,
-    /// A worker has heeded it; else it takes effect when one starts.
+    /// True if a worker has applied it. If not, it takes effect when a worker
+    /// starts.
     pub applied: bool,
 }
 
 impl CommandReceipt {
-    /// Of an act that was recorded, or else of one that was only planned.
+    /// Receipt of a command that was recorded, or with `None` of one that was
+    /// only planned.
     pub fn of(plan: &Plan, recorded: Option<&Recorded>) -> Self {
         Self {
-            object: "act",
+            object: "command",
             kind: plan.event.operation.kind(),
             projection: plan.event.projection.clone(),
             effect: plan.effect.clone(),

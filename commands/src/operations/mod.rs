@@ -1,6 +1,6 @@
-//! What operators may do with projections: checked against what is, appended as
-//! an event, and followed until a worker has heeded it. Used by the command
-//! line and by HTTP.
+//! Operators' commands on projections: checked against the present state,
+//! appended as events, and followed until a worker has applied them. Used by
+//! the command line and by HTTP.
 
 mod act;
 mod error;
@@ -25,45 +25,46 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-/// How long a worker has to heed an act before the operator is told that none
-/// did.
+/// Time that a worker has to apply a command before the operator is shown that
+/// no worker did.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(3);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Parked events that are shown at once.
 const SHOWN: i64 = 1_000;
 
-/// See the module. Cheap to clone.
+/// Operators' commands and reads, on one log and one database. Cheap to clone.
 #[derive(Clone)]
 pub struct Operator {
     log: Log,
     database: Database,
 }
 
-/// Who acts, and how the act is told from others.
+/// The operator of a command, and the id that its retries share.
 #[derive(Clone, Debug)]
 pub struct Origin {
-    /// Becomes the event's id, and the rebuild's: the same in every retry.
+    /// Id of the event, and of the rebuild: the same in every retry.
     pub id: Uuid,
-    /// Who.
+    /// The operator, for example `admin:ada`.
     pub actor: String,
-    /// The trace that it belongs to.
+    /// W3C `traceparent` of the trace that the command belongs to.
     pub traceparent: Option<String>,
-    /// The request that it came of.
+    /// Id of the request that led to the command.
     pub correlation: Option<String>,
 }
 
-/// An act that stands in the log.
+/// A command that is recorded in the log.
 #[derive(Clone, Copy, Debug)]
 pub struct Recorded {
-    /// Its event's id; of a rebuild or rollback also the rebuild's.
+    /// Id of its event; for a rebuild or rollback also the id of the rebuild.
     pub id: Uuid,
-    /// Where its event stands.
+    /// Position of its event.
     pub position: u64,
-    /// A worker has heeded it; else none runs, and it takes effect later.
+    /// True if a worker has applied it. If not, no worker runs, and it takes
+    /// effect later.
     pub applied: bool,
 }
 
-/// Said of an act that no worker has heeded.
+/// Notice about a command that no worker has applied.
 pub const NO_WORKER_NOTICE: &str =
     "Recorded; no worker is running, it takes effect when one starts (`exodrive work`).";
 
@@ -73,17 +74,18 @@ impl Operator {
         Self { log, database }
     }
 
-    /// The log that acts are appended to.
+    /// The log that commands are appended to.
     pub fn log(&self) -> &Log {
         &self.log
     }
 
-    /// The database that shows what they come to.
+    /// The database that shows their effects.
     pub fn database(&self) -> &Database {
         &self.database
     }
 
-    /// Appends what was planned, and waits a moment for a worker to heed it.
+    /// Appends the event of a plan, and waits a moment for a worker to apply
+    /// it.
     ///
     /// # Errors
     /// When the log does not take it.
@@ -98,7 +100,8 @@ impl Operator {
         event.envelope.correlation.clone_from(&with.correlation);
         let position = self.log.append_fact(&event).await?.position;
         let deadline = Instant::now() + APPLY_TIMEOUT;
-        // It is recorded: that the database does not answer changes nothing.
+        // The event is recorded. A database that does not answer changes
+        // nothing about that.
         let mut applied = false;
         while !applied && Instant::now() < deadline {
             tokio::time::sleep(POLL_INTERVAL).await;
@@ -108,7 +111,7 @@ impl Operator {
         Ok(Recorded { id: with.id, position, applied })
     }
 
-    /// One projection, whole.
+    /// One projection with its generations, rebuilds and parked events.
     ///
     /// # Errors
     /// When there is no such projection, or log or database do not answer.
@@ -131,7 +134,7 @@ impl Operator {
         })
     }
 
-    /// A rebuild or rollback as it stands now, that was just recorded.
+    /// The present state of a rebuild or rollback that was just recorded.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -146,30 +149,29 @@ impl Operator {
     }
 }
 
-/// A projection, whole.
+/// A projection with its generations, rebuilds and parked events.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ProjectionDetails {
     /// Always `projection`.
     pub object: &'static str,
-    /// How it stands.
+    /// Its status.
     #[serde(flatten)]
     pub status: ProjectionStatus,
     /// The version of the fold in this release.
     pub release_version: u32,
     /// Prefixes of the subjects whose events it may fold.
     pub subjects: &'static [&'static str],
-    /// What becomes of an event that this release cannot read.
+    /// Effect of an event that this release cannot read.
     pub unknown_events: &'static str,
     /// Its generations, newest first.
     pub generations: Vec<Generation>,
     /// Its last rebuilds, newest first.
     pub rebuilds: Vec<Job>,
-    /// What is parked, in log order, 1,000 at most.
+    /// Parked events in log order, 1,000 at most.
     pub parked_events: Vec<ParkedEvent>,
 }
 
-/// What becomes of an event that this release cannot read: the rule, for
-/// people.
+/// Rule for an event that this release cannot read, for people.
 pub const UNKNOWN_EVENTS: &str = "An event of a type that this release does not know changes no \
     row: a newer release appended it, and its own projections fold it. One of a known type in a \
     newer version parks its subject until a release that reads it runs, and `retry`.";

@@ -1,3 +1,5 @@
+//! Status of projections: state, position, lag, worker.
+
 use super::{Operator, OperatorError};
 use exodrive_log::ReadError;
 use exodrive_projections::engine::store::Status;
@@ -5,15 +7,15 @@ use serde::Serialize;
 use std::collections::HashMap;
 use utoipa::ToSchema;
 
-/// A worker that has been silent for so long is taken for dead.
+/// Seconds without a heartbeat after which a worker counts as dead.
 const HEARTBEAT_TIMEOUT_SECONDS: f64 = 10.0;
 
-/// How a projection stands.
+/// Status of a projection.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ProjectionStatus {
-    /// Which.
+    /// Name of the projection.
     pub name: String,
-    /// The fold's version that wrote the rows.
+    /// Version of the fold that wrote the rows.
     pub version: i32,
     /// The generation that readers see.
     pub generation: i32,
@@ -21,36 +23,36 @@ pub struct ProjectionStatus {
     /// rows meanwhile) or `no_worker` (no sign of life for 10 s).
     #[schema(example = "level")]
     pub state: &'static str,
-    /// Everything up to here is in the rows.
+    /// Position up to which every event is in the rows.
     pub position: u64,
-    /// How many events of the log are not.
+    /// Events of the log that are not in the rows yet.
     pub lag_events: u64,
-    /// How long the first of them has been waiting.
+    /// Seconds that the first of them has been waiting.
     pub lag_seconds: f64,
     /// Events parked.
     pub parked: i64,
     /// Events folded in a second, lately.
     pub events_per_second: f32,
-    /// Into how many parts its keys are split.
+    /// Number of partitions that its keys are split into.
     pub partitions: i32,
-    /// It folds nothing.
+    /// True if it is paused and folds nothing.
     pub paused: bool,
-    /// Why.
+    /// Reason of the pause.
     pub pause_reason: Option<String>,
-    /// Who paused it.
+    /// The operator who paused it.
     pub paused_by: Option<String>,
-    /// The rebuild or rollback that is under way.
+    /// Id of the rebuild or rollback that is in progress.
     pub rebuild: Option<String>,
-    /// Its worker.
+    /// The worker that folds it.
     pub worker: Option<String>,
     /// Seconds since its worker last showed a sign of life; null if none did.
     pub heartbeat_age_seconds: Option<f64>,
-    /// Everything up to here is in Redis.
+    /// Position up to which every event is in Redis.
     pub published: u64,
 }
 
 impl Operator {
-    /// How every projection stands, by name.
+    /// Status of every projection, by name.
     ///
     /// # Errors
     /// When log or database do not answer.
@@ -71,7 +73,7 @@ impl Operator {
         Ok(all)
     }
 
-    /// For how many seconds the first event after a position has been waiting.
+    /// Seconds that the first event after a position has been waiting.
     async fn waiting_since(&self, position: u64, end: u64) -> Result<f64, ReadError> {
         if position >= end {
             return Ok(0.0);

@@ -1,3 +1,5 @@
+//! Errors of rental commands.
+
 use exodrive_domain::{
     DecodeError, NewerRelease, UnreadableEvent,
     booking::{Action, BookingRejection},
@@ -6,20 +8,20 @@ use exodrive_domain::{
 use exodrive_log::{AppendError, CommandError, ReadError};
 use std::convert::Infallible;
 
-/// Why a command was not carried out.
+/// An error of a rental command; it was not recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum RentalError {
-    /// Refused for the state of the car.
-    #[error("refused: {0:?}")]
+    /// The domain rejects the command in the state of the car.
+    #[error("rejected: {0:?}")]
     Fleet(FleetRejection),
-    /// Refused for the state of the calendar.
-    #[error("refused: {0:?}")]
+    /// The domain rejects the command in the state of the calendar.
+    #[error("rejected: {0:?}")]
     Booking(BookingRejection),
     /// The slug belongs to another car.
     #[error("the slug is taken")]
     SlugTaken,
-    /// There is such a booking, and it is somebody else's.
-    #[error("the booking is somebody else's")]
+    /// The booking exists, but it belongs to another customer.
+    #[error("the booking belongs to another customer")]
     NotTheirs,
     /// Only staff may do that.
     #[error("only staff may do {}", .0.name())]
@@ -30,8 +32,8 @@ pub enum RentalError {
     /// The log did not take the event.
     #[error("the event log did not take the event")]
     Append(#[from] AppendError),
-    /// Too many decided about the same thing at once.
-    #[error("too many decide about the same thing at once")]
+    /// Too many commands decide about the same car at once.
+    #[error("too many commands decide about the same car at once")]
     Busy,
     /// An event of a newer release, which this release cannot read.
     #[error(transparent)]
@@ -39,19 +41,19 @@ pub enum RentalError {
     /// A malformed event.
     #[error("an event cannot be read")]
     Decode(#[from] DecodeError),
-    /// The view that says which car a booking is of.
+    /// The view that has the car of a booking failed.
     #[error("the view of bookings failed")]
     View(#[from] exodrive_projections::Error),
-    /// The view does not know the booking, and has not reached the log's end:
-    /// it cannot be told whether there is such a booking.
+    /// The view does not have the booking and is behind the log, so it is
+    /// unknown whether the booking exists.
     #[error("the view of bookings is at {reached}, the log at {end}")]
     ViewBehind {
-        /// How far the view is.
+        /// Position that the view has reached.
         reached: u64,
-        /// How far the log is.
+        /// Position of the end of the log.
         end: u64,
     },
-    /// An event that cannot be written down.
+    /// An event cannot be written as JSON.
     #[error("an event cannot be written as JSON")]
     Encode(#[from] serde_json::Error),
 }
@@ -65,7 +67,7 @@ impl From<UnreadableEvent> for RentalError {
     }
 }
 
-/// Why a decision came to no event.
+/// Reason why a decision gave no event.
 pub(super) enum Rejected {
     Booking(BookingRejection),
     Fleet(FleetRejection),

@@ -1,6 +1,6 @@
-//! Where commands about cars and bookings are carried out: load, decide,
-//! append, answer with the state after it. Used by HTTP, the import and the
-//! worker that ends holds.
+//! Command handlers for cars and bookings: load, decide, append, and answer
+//! with the state after the event. Used by HTTP, the import, and the worker
+//! that ends holds.
 
 mod error;
 
@@ -31,29 +31,30 @@ use redis::Cmd;
 use ring::hmac;
 use std::{sync::Arc, time::Duration};
 
-/// How long other processes are told the car of a booking.
+/// Seconds for which Redis shows other processes the car of a booking.
 const SHARED_SECONDS: u64 = 24 * 3_600;
-/// Bookings whose car is remembered.
+/// Bookings whose car is cached in memory.
 const REMEMBERED: u64 = 100_000;
-/// How long a booking that no view knows is waited for.
+/// Time to wait for a booking that the view does not have yet.
 const VIEW_WAIT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A booking that moves from car to car while it is looked for.
+/// Moves from car to car that are followed while a booking is looked up.
 const MOVES: usize = 5;
 
-/// A command that was carried out.
+/// A command that was executed.
 #[derive(Clone, Debug)]
 pub struct Done<T> {
-    /// The thing after it.
+    /// The car, booking or calendar after it.
     pub value: T,
-    /// Where its event stands.
+    /// Position of its event.
     pub position: u64,
-    /// When it was carried out.
+    /// Time at which it was executed.
     pub at: DateTime<Utc>,
-    /// It was carried out before, and this is how it was then.
+    /// True if this is a repeat. `value` is then the state after the first
+    /// execution.
     pub replayed: bool,
 }
 
-/// See the module. Cheap to clone.
+/// Command handlers for cars and bookings. Cheap to clone.
 #[derive(Clone)]
 pub struct RentalCommands {
     commands: Commands,
@@ -65,7 +66,7 @@ pub struct RentalCommands {
 }
 
 impl RentalCommands {
-    /// A desk that holds unpaid bookings for `hold_period`.
+    /// Command handlers that hold unpaid bookings for `hold_period`.
     pub fn new(
         commands: Commands,
         database: Database,
@@ -79,31 +80,30 @@ impl RentalCommands {
         Self { commands, database, redis, secret, hold_period, cars }
     }
 
-    /// The log that it decides on.
+    /// The log that they decide on.
     pub fn log(&self) -> &Log {
         self.commands.log()
     }
 
-    /// Now, by the log's clock.
+    /// The present time by the log's clock.
     pub fn now(&self) -> DateTime<Utc> {
         self.log().now()
     }
 
-    /// How long an unpaid booking holds its days.
+    /// Time for which an unpaid booking holds its days.
     pub fn hold_period(&self) -> TimeDelta {
         self.hold_period
     }
 
-    /// The id of the customer with this email address. Says nothing of the
-    /// address to who does not know the secret.
+    /// Id of the customer with this email address. The address cannot be
+    /// derived from it without the secret.
     pub fn customer_id(&self, customer: &Customer) -> CustomerId {
         let email = customer.details.0.email.trim().to_lowercase();
         let tag = hmac::sign(&self.secret, format!("customer\n{email}").as_bytes());
         uuid_of(tag.as_ref()).into()
     }
 
-    /// The token of a booking's n-th link: always the same, so that it need
-    /// not be kept.
+    /// Token of a booking's n-th link. It is derived, so it need not be stored.
     pub fn link_token(&self, booking_id: BookingId, n: usize) -> String {
         let tag = hmac::sign(&self.secret, format!("link\n{booking_id}\n{n}").as_bytes());
         hex::encode(tag)
@@ -119,7 +119,7 @@ impl RentalCommands {
         }
     }
 
-    /// The car as it is now.
+    /// The present state of a car.
     ///
     /// # Errors
     /// When the log does not answer.
@@ -129,7 +129,7 @@ impl RentalCommands {
         Ok(loaded.state.0.clone())
     }
 
-    /// The calendar of a car as it is now.
+    /// The present calendar of a car.
     ///
     /// # Errors
     /// When the log does not answer.
@@ -200,7 +200,7 @@ impl RentalCommands {
         Ok(Done { value, position, at, replayed })
     }
 
-    /// Makes a booking of a car, or takes one over.
+    /// Makes a booking of a car, or imports one.
     ///
     /// # Errors
     /// [`RentalError`].
@@ -217,7 +217,7 @@ impl RentalCommands {
             BookingCommand::Change(id, _) => *id,
         };
         match self.decide(car_id, car.as_ref(), booking_id, command, context).await {
-            // It was made here and is elsewhere now.
+            // The booking was made on this car and is on another car now.
             Err(RentalError::Booking(BookingRejection::MovedTo(other))) => {
                 self.find_replayed(booking_id, other, context).await
             }
@@ -225,7 +225,7 @@ impl RentalCommands {
         }
     }
 
-    /// Does something with a booking.
+    /// Executes an action on a booking.
     ///
     /// # Errors
     /// [`RentalError`].
@@ -343,8 +343,9 @@ impl RentalCommands {
         Err(RentalError::Busy)
     }
 
-    /// A booking that has moved, to this car when it was last seen: this very
-    /// command may have been carried out before it did, or have moved it.
+    /// Finds this command in the history of a booking that has moved. The
+    /// command may have been executed before the booking moved, or may have
+    /// moved it.
     async fn find_replayed(
         &self,
         booking_id: BookingId,
@@ -399,7 +400,7 @@ impl RentalCommands {
         .await
     }
 
-    /// Gives blocked days free.
+    /// Unblocks days of a car.
     ///
     /// # Errors
     /// [`RentalError`].
@@ -444,12 +445,12 @@ impl RentalCommands {
         }
     }
 
-    /// The car that a booking is of: as remembered here or in Redis, else by
-    /// the view, which is waited for if it does not know the booking yet. May
-    /// be one that the booking has left: the calendar says so.
+    /// The car of a booking: from this process's cache, from Redis, or else
+    /// from the view. Waits for the view if it does not have the booking yet.
+    /// The booking may have left that car: the calendar says so.
     ///
     /// # Errors
-    /// When there is no such booking, or neither view nor log answers.
+    /// When the booking does not exist, or neither view nor log answers.
     pub async fn car_of(&self, booking_id: BookingId) -> Result<CarId, RentalError> {
         if let Some(car_id) = self.cars.get(&booking_id) {
             return Ok(car_id);
@@ -480,7 +481,8 @@ impl RentalCommands {
         Ok(car_id)
     }
 
-    /// Remembers the car of a booking that was made or moved, for other
+    /// Caches the car of a booking that was made or moved, for other processes
+    /// too, until the view has it.
     /// processes too, until the view knows.
     fn remember(&self, booking_id: BookingId, car_id: CarId) {
         if self.cars.get(&booking_id) == Some(car_id) {
@@ -499,7 +501,7 @@ impl RentalCommands {
         Ok(bookings::car_of(&mut reader, booking_id).await?)
     }
 
-    /// A booking as it was after the event at a position.
+    /// The booking in its state after the event at a position.
     async fn load_past_booking(
         &self,
         booking_id: BookingId,
@@ -510,7 +512,7 @@ impl RentalCommands {
         Ok(Done { value, position, at: recorded.envelope.time, replayed: true })
     }
 
-    /// The state of a subject as it was after the event at a position.
+    /// The state of a subject after the event at a position.
     async fn load_past_state<S: DecisionState>(
         &self,
         position: u64,
@@ -535,7 +537,8 @@ fn car_key(booking_id: BookingId) -> String {
     format!("exo:car-of:{booking_id}")
 }
 
-/// Refuses who may not do that with the booking, if it is on this calendar.
+/// Rejects actors who may not do that with the booking, if it is on this
+/// calendar.
 fn authorize(
     calendar: &Calendar,
     booking_id: BookingId,

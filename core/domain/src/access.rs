@@ -1,5 +1,5 @@
-//! Who of the staff read personal data, as events on `exo.access.api`. Who
-//! changed something is told by the actor of the event that changed it.
+//! Reads of personal data by staff, as events on `exo.access.api`. A change
+//! needs no such record: the event of the change names its actor.
 
 use crate::time::serde_micros;
 use chrono::{DateTime, Utc};
@@ -8,27 +8,28 @@ use serde::{Deserialize, Serialize};
 /// Personal data was shown to staff.
 pub const ACCESS_RECORDED: &str = "exodrive.access.recorded";
 
-/// What was shown within a moment: few events tell of many reads.
+/// Personal data that was shown within a short time. One event records many
+/// reads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccessEvent {
-    /// One for each reader and thing.
+    /// One entry for each pair of reader and resource.
     pub entries: Vec<AccessEntry>,
 }
 
-/// One reader's reads of one thing by one route. Holds no personal data of
-/// whom it is about: no address, and nothing that was searched for.
+/// One reader's reads of one resource by one route. Holds no personal data of
+/// the person it is about: no address and no search text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccessEntry {
-    /// Who read, for example `auditor:` and the user's id.
+    /// The reader, for example `auditor:` and the user's id.
     pub actor: String,
-    /// What kind of thing, for example `email`: an open set.
+    /// The kind of resource, for example `email`: an open set.
     pub resource: String,
     /// Its id; none for a list.
     pub key: Option<String>,
-    /// By which route of the API or command, for example
-    /// `GET /v1/inbox/{email_id}`.
+    /// The route of the API or the command, for example `GET
+    /// /v1/inbox/{email_id}`.
     pub route: String,
-    /// How often.
+    /// The number of reads.
     pub count: u64,
     /// The first time.
     #[serde(with = "serde_micros")]

@@ -1,45 +1,46 @@
-//! What every command carries besides what it wants.
+//! The context that every command carries.
 
 use crate::Recorded;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-/// A command's identity and circumstances.
+/// A command's identity and context.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
     /// The command's id, which becomes its event's: the same in every retry.
     pub command_id: String,
-    /// What was asked: another hash under the same id is another request.
+    /// Hash of the request. Another hash under the same id is another request.
     pub request_hash: String,
     /// Now, by the log's clock.
     pub now: DateTime<Utc>,
-    /// Only if the thing's last change stands at this position.
+    /// Execute the command only if the last change of its car or booking is at
+    /// this position.
     pub if_position: Option<u64>,
-    /// By staff, who may do what customers may not.
+    /// True if the actor is staff, who may do more than customers.
     pub by_staff: bool,
 }
 
-/// A command that was carried out.
+/// A command that was executed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandRecord {
     /// Its id.
     pub id: String,
-    /// What was asked.
+    /// Hash of its request.
     pub hash: String,
-    /// Where its event stands.
+    /// The position of its event.
     pub position: u64,
 }
 
-/// How a command relates to those carried out before.
+/// Relation of a command to an earlier one of the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
-    /// The same, carried out by the event at this position.
+    /// The same command, executed by the event at this position.
     Same(u64),
-    /// Another one under the same id.
+    /// Another command under the same id.
     Other,
 }
 
-/// Commands remembered for each thing.
+/// The number of commands remembered for each car, booking or block.
 const REMEMBERED: usize = 64;
 
 pub(crate) fn remember(
@@ -49,7 +50,7 @@ pub(crate) fn remember(
 ) {
     let Some(hash) = request_hash else { return };
     if commands.len() >= REMEMBERED {
-        // The first is the one that made the thing.
+        // The first command made the entity and stays remembered.
         commands.remove(1);
     }
     commands.push(CommandRecord {
@@ -60,7 +61,8 @@ pub(crate) fn remember(
 }
 
 impl Meta {
-    /// How the command relates to those carried out before.
+    /// Finds this command's id among the executed ones: the same command or
+    /// another one.
     pub fn repeats(&self, commands: &[CommandRecord]) -> Option<Repeat> {
         let known = commands.iter().find(|known| known.id == self.command_id)?;
         Some(if known.hash == self.request_hash {

@@ -19,7 +19,7 @@ struct Bounds {
     until: NaiveDate,
 }
 
-/// Two dates that make no range.
+/// Two dates that do not make a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DaysError {
     /// The last day is before the first.
@@ -37,7 +37,8 @@ impl Days {
     /// The days from `first` to `last`, both of them included.
     ///
     /// # Errors
-    /// When `last` is before `first`, or a year is out of all reason.
+    /// When `last` is before `first`, or a year is outside of the allowed
+    /// range.
     pub fn inclusive(first: NaiveDate, last: NaiveDate) -> Result<Self, DaysError> {
         if last < first {
             return Err(DaysError::Backwards);
@@ -59,22 +60,22 @@ impl Days {
         self.until.pred_opt().unwrap_or(self.until)
     }
 
-    /// The first day that is not in it any more.
+    /// The first day after the range.
     pub fn until(&self) -> NaiveDate {
         self.until
     }
 
-    /// How many days.
+    /// The number of days.
     pub fn count(&self) -> u32 {
         u32::try_from((self.until - self.from).num_days()).unwrap_or(0)
     }
 
-    /// Whether a day is in it.
+    /// True if the range contains the day.
     pub fn contains(&self, day: NaiveDate) -> bool {
         self.from <= day && day < self.until
     }
 
-    /// Whether they share a day.
+    /// True if both ranges contain a common day.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.from < other.until && other.from < self.until
     }
@@ -85,14 +86,15 @@ impl Days {
         (from < until).then_some(Self { from, until })
     }
 
-    /// The same first day, and `last` as the last day if that is sooner.
+    /// The same range, cut so that `last` is its last day at the latest. It keeps
+    /// at least its first day.
     #[must_use]
     pub fn cut_after(&self, last: NaiveDate) -> Self {
         let until = last.succ_opt().unwrap_or(self.until).min(self.until);
         Self { from: self.from, until: until.max(self.from.succ_opt().unwrap_or(self.until)) }
     }
 
-    /// As many days, beginning with `first`.
+    /// The same number of days, beginning with `first`.
     pub fn beginning(&self, first: NaiveDate) -> Option<Self> {
         let last = first.checked_add_days(Count::new(u64::from(self.count()) - 1))?;
         Self::inclusive(first, last).ok()

@@ -1,3 +1,6 @@
+//! The envelope of an event (its CloudEvents attributes), and an event as the
+//! log stores it.
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
@@ -12,32 +15,32 @@ pub struct Envelope {
     pub kind: String,
     /// `ce-dataschema`: the version of the body's shape, from 1.
     pub version: u32,
-    /// `ce-source`: where the event came from.
+    /// `ce-source`: the origin of the event.
     pub source: String,
-    /// `ce-time`: when we learnt of it (for a delivery: its arrival).
+    /// `ce-time`: the time at which we learned of it (for a delivery: its
+    /// arrival).
     pub time: DateTime<Utc>,
     /// W3C trace context of the request that appended it.
     pub traceparent: Option<String>,
     /// Id of the event or request that caused it.
     pub causation: Option<String>,
-    /// Id shared by all that one request set off.
+    /// Id shared by all events that one request caused.
     pub correlation: Option<String>,
-    /// Who did it: a user id or a system's name.
+    /// The actor: a user id or a system's name.
     pub actor: Option<String>,
 }
 
 /// The newest version of every event that comes from a decision.
 pub const DECISION_VERSION: u32 = 1;
-/// `ce-source` of every event that a decision of ours made.
+/// `ce-source` of every event that one of our decisions made.
 pub const DECISION_SOURCE: &str = "exodrive";
 
 impl Envelope {
     /// The attributes of an event that a decision made: type `kind` at
-    /// [`DECISION_VERSION`], unique by `id`, learnt of
-    /// at `now`, from [`DECISION_SOURCE`]. Nobody caused it and nobody did it
-    /// yet: set `actor`, `correlation`, `causation` and `traceparent` with
-    /// [`Envelope::by`], [`Envelope::within`], [`Envelope::because_of`] and
-    /// [`Envelope::traced`].
+    /// [`DECISION_VERSION`], unique by `id`, at time `now`, from
+    /// [`DECISION_SOURCE`]. Its cause and actor are not set yet: set `actor`,
+    /// `correlation`, `causation` and `traceparent` with [`Envelope::by`],
+    /// [`Envelope::within`], [`Envelope::because_of`] and [`Envelope::traced`].
     pub fn decision(kind: impl Into<String>, id: impl Into<String>, now: DateTime<Utc>) -> Self {
         Self {
             id: id.into(),
@@ -58,7 +61,7 @@ impl Envelope {
         Self { actor: Some(actor.into()), ..self }
     }
 
-    /// The same, as part of all that one request set off.
+    /// The same, with the correlation id of the request that caused it.
     #[must_use]
     pub fn within(self, correlation: Option<String>) -> Self {
         Self { correlation, ..self }
@@ -89,35 +92,36 @@ pub struct Recorded {
     pub position: u64,
     /// The subject it was appended to, as spelt by [`crate::Subject`].
     pub subject: String,
-    /// When the log's server stored it.
+    /// The time at which the log's server stored it.
     pub stored_at: DateTime<Utc>,
     /// The event's attributes.
     pub envelope: Envelope,
     /// The provider's own headers of a delivery (`svix-id`, …), as received.
     pub provider_headers: Vec<(String, String)>,
-    /// The event's JSON; for a delivery the received bytes, verbatim. Where
-    /// personal data was erased, JSON says so, and a delivery has no bytes.
+    /// The event's JSON; for a delivery the received bytes, verbatim. If
+    /// personal data was erased, the JSON marks it, and a delivery has no bytes.
     pub body: Bytes,
-    /// How its personal data is protected in the log; none if it has none.
+    /// Protection of its personal data in the log; `None` if it has no personal
+    /// data.
     pub protection: Option<Protection>,
 }
 
 impl Recorded {
-    /// Whether its personal data is erased.
+    /// True if its personal data is erased.
     pub fn is_erased(&self) -> bool {
         self.protection.as_ref().is_some_and(|protection| protection.erased)
     }
 }
 
-/// How an event's personal data is protected in the log.
+/// Protection of an event's personal data in the log.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Protection {
     /// The name of the data key that encrypts it.
     pub key: String,
-    /// A keyed MAC of id and body as they were received, by which a repeat is
-    /// recognised when the body cannot be read any more.
+    /// A keyed MAC of id and body as received. It identifies a repeat after the
+    /// body has become unreadable.
     pub mac: String,
-    /// The data key was destroyed: nobody can read it.
+    /// The data key was destroyed: the data cannot be read any more.
     pub erased: bool,
     /// Of a delivery: its type, which is no personal datum.
     pub provider_type: Option<String>,
@@ -130,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_decision_says_what_it_was_given_and_nothing_else() {
+    fn an_envelope_of_a_decision_has_only_the_given_attributes() {
         let now = crate::time::parse("2026-11-20T09:00:00Z").unwrap();
         let plain = Envelope::decision("exodrive.booking.held", "a", now);
         let expected = Envelope {

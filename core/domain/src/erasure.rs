@@ -1,7 +1,7 @@
-//! Erasing a person's data: wished for, approved by somebody, carried out by
-//! destroying the data keys, told when done. On `exo.erasure.<erasure id>`. And
-//! holds, while which nothing of a person may be erased, on
-//! `exo.hold.<hold id>`.
+//! Erasure of a person's data: requested, approved by a second person, executed
+//! by destroying the data keys, and completed. The events are on
+//! `exo.erasure.<erasure id>`. Also holds: while a person is under a hold, none
+//! of their data may be erased. Those events are on `exo.hold.<hold id>`.
 
 use crate::{
     id::{ErasureId, HoldId},
@@ -13,22 +13,22 @@ use strum::{IntoStaticStr, VariantNames};
 /// Every subject of erasures.
 pub const ERASURE_SUBJECTS: &str = "exo.erasure.>";
 
-/// Something that became of an erasure.
+/// A step of an erasure.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ErasureEvent {
-    /// Which erasure.
+    /// The erasure.
     pub erasure_id: ErasureId,
-    /// What.
+    /// The step.
     #[serde(flatten)]
     pub change: ErasureChange,
 }
 
-/// See [`ErasureEvent`].
+/// A step of an erasure, with its data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "snake_case", prefix = "exodrive.erasure.")]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ErasureChange {
-    /// Somebody wants a person's data erased.
+    /// An actor requests that a person's data is erased.
     Requested {
         /// The person's email address, lower case. Encrypted with a key of the
         /// erasure's own, which is destroyed with the others.
@@ -36,36 +36,36 @@ pub enum ErasureChange {
         address: Personal<String>,
         /// The hold that would forbid it; follows from the address.
         hold_id: HoldId,
-        /// Also what only mentions the address: mail to others, other
-        /// customers' bookings.
+        /// True to erase also data that only mentions the address: mail to
+        /// others, other customers' bookings.
         #[serde(default)]
         include_mentions: bool,
-        /// Why.
+        /// Reason, as the requester wrote it.
         reason: String,
     },
-    /// Somebody agreed: it is carried out from now on.
+    /// A second actor approved it: execution begins.
     Approved {},
-    /// It will not be carried out.
+    /// It will not be executed.
     Cancelled {
-        /// Why.
+        /// Reason, as the actor wrote it.
         reason: String,
     },
-    /// These data keys are destroyed from now on. Told before it is done, so
-    /// that it can be taken up after a crash, and so that a backup that has the
-    /// keys can be cleaned of them again.
+    /// These data keys are destroyed from now on. Recorded before the first is
+    /// destroyed, so that a worker can go on after a crash, and so that the keys
+    /// can be removed from a backup that still has them.
     Started {
         /// Their names: ids, no personal data.
         keys: Vec<String>,
-        /// How many events they encrypted.
+        /// The number of events that the keys encrypted.
         events: u64,
     },
     /// No view, cache or parked copy holds the data any more.
     Completed {
-        /// Data keys destroyed.
+        /// The number of destroyed data keys.
         keys: u64,
-        /// Events that nobody can read any more.
+        /// The number of events that cannot be read any more.
         events: u64,
-        /// Rows folded afresh, over all projections.
+        /// The number of rows rebuilt, over all projections.
         rows: u64,
     },
 }
@@ -73,32 +73,32 @@ pub enum ErasureChange {
 /// A hold was placed or lifted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HoldEvent {
-    /// Which hold; follows from the address.
+    /// The hold; its id follows from the address.
     pub hold_id: HoldId,
-    /// What.
+    /// The change.
     #[serde(flatten)]
     pub change: HoldChange,
 }
 
-/// See [`HoldEvent`].
+/// A change of a hold, with its data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "snake_case", prefix = "exodrive.hold.")]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum HoldChange {
-    /// Nothing of this person may be erased.
+    /// The hold begins: none of this person's data may be erased.
     Placed {
-        /// Why.
+        /// Reason, as the actor wrote it.
         reason: String,
     },
-    /// It may again.
+    /// The hold ends.
     Lifted {
-        /// Why.
+        /// Reason, as the actor wrote it.
         reason: String,
     },
 }
 
 impl ErasureChange {
-    /// Every type (`ce-type`).
+    /// Every event type (`ce-type`).
     pub const KINDS: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
 
     /// The event's type (`ce-type`).
@@ -108,7 +108,7 @@ impl ErasureChange {
 }
 
 impl HoldChange {
-    /// Every type (`ce-type`).
+    /// Every event type (`ce-type`).
     pub const KINDS: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
 
     /// The event's type (`ce-type`).
@@ -117,25 +117,25 @@ impl HoldChange {
     }
 }
 
-/// How far an erasure is.
+/// Progress of an erasure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum ErasureStatus {
     /// Waits for an approval.
     Requested,
-    /// Being carried out.
+    /// In execution.
     Approved,
-    /// Will not be carried out.
+    /// Will not be executed.
     Cancelled,
     /// Data keys are being destroyed, then views and caches cleaned.
     Started,
-    /// Done.
+    /// Completed.
     Completed,
 }
 
 impl ErasureStatus {
-    /// The status as it stands in JSON.
+    /// The status as JSON spells it.
     pub fn name(self) -> &'static str {
         self.into()
     }
@@ -144,37 +144,37 @@ impl ErasureStatus {
 /// An erasure, folded from its events. Holds no personal data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Erasure {
-    /// How far it is.
+    /// The progress.
     pub status: ErasureStatus,
-    /// Who wanted it.
+    /// The actor who requested it.
     pub requested_by: String,
-    /// Who agreed.
+    /// The actor who approved it.
     pub approved_by: Option<String>,
     /// The hold that would forbid it.
     pub hold_id: HoldId,
-    /// Also what only mentions the address.
+    /// True to erase also data that only mentions the address.
     pub include_mentions: bool,
-    /// Why.
+    /// The reason given in the request.
     pub reason: String,
-    /// Data keys destroyed, by name.
+    /// The names of the destroyed data keys.
     pub keys: Vec<String>,
-    /// How many events they encrypted.
+    /// The number of events that the keys encrypted.
     pub events: u64,
-    /// Rows folded afresh.
+    /// The number of rows rebuilt.
     pub rows: u64,
 }
 
-/// Why an erasure does not go on.
+/// Reason why a step of an erasure is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ErasureRejection {
-    /// No such erasure.
+    /// There is no such erasure.
     #[error("there is no erasure of this id")]
     NotFound,
-    /// It is beyond that.
+    /// Its progress does not allow the step any more.
     #[error("the erasure is {0:?} already")]
     Already(ErasureStatus),
-    /// Whoever wanted it cannot approve it.
-    #[error("an erasure is approved by somebody else than {0}, who asked for it")]
+    /// The requester cannot approve it.
+    #[error("{0} requested the erasure, so another person must approve it")]
     SamePerson(String),
     /// A hold forbids it.
     #[error("a legal hold forbids it: {0}")]
@@ -199,8 +199,8 @@ impl Erasure {
         }
         let mut state = match (state, change) {
             (Some(state), _) => state,
-            // A log that was restored from a backup may have lost what came
-            // before.
+            // A log that was restored from a backup may have lost the earlier
+            // events.
             (None, ErasureChange::Started { .. }) => Self {
                 status: ErasureStatus::Started,
                 requested_by: actor.to_owned(),
@@ -238,9 +238,9 @@ impl Erasure {
         Some(state)
     }
 
-    /// Whether `actor` may have it carried out now. `hold` is the reason of a
-    /// hold on the person, if there is one; `apart`: only somebody else than
-    /// who asked for it may.
+    /// Decides if `actor` may approve the erasure now. `hold` is the reason of
+    /// a hold on the person, if there is one. With `apart`, the requester may
+    /// not approve it.
     ///
     /// # Errors
     /// [`ErasureRejection`].
@@ -263,7 +263,7 @@ impl Erasure {
         }
     }
 
-    /// Whether it can still be called off.
+    /// Decides if it can still be cancelled.
     ///
     /// # Errors
     /// [`ErasureRejection`].
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn given_a_request_then_somebody_else_approves_it_once() {
+    fn given_a_request_then_another_person_approves_it_once() {
         let state = given(&[(requested(), "ann")]);
         let same = Erasure::approve(state.as_ref(), "ann", None, true);
         assert_eq!(same, Err(ErasureRejection::SamePerson("ann".into())));

@@ -1,3 +1,6 @@
+//! The types of event, their names and versions, and [`decode`], which turns a
+//! recorded body into a typed [`Payload`].
+
 use crate::{
     DECISION_VERSION, Envelope, Recorded, Subject,
     access::{ACCESS_RECORDED, AccessEvent},
@@ -14,7 +17,8 @@ use strum::VariantArray;
 
 /// A webhook delivery of a provider, its body verbatim.
 pub const WEBHOOK_RECEIVED: &str = "exodrive.webhook.received";
-/// What the present product knew of an email, told as its provider would.
+/// An email that the present product knew, in the shape of the provider's
+/// delivery.
 pub const EMAIL_IMPORTED: &str = "exodrive.email.imported";
 /// The newest version of [`WEBHOOK_RECEIVED`] that this release appends.
 pub const WEBHOOK_RECEIVED_VERSION: u32 = 1;
@@ -24,14 +28,14 @@ pub const WEBHOOK_RECEIVED_VERSION: u32 = 1;
 pub struct Event<'a> {
     /// The event as the log holds it.
     pub recorded: &'a Recorded,
-    /// What it says, by [`decode`].
+    /// The typed body, from [`decode`].
     pub payload: &'a Payload,
 }
 
-/// What an event says, by type.
+/// The body of an event, by type.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Payload {
-    /// [`WEBHOOK_RECEIVED`], and [`EMAIL_IMPORTED`], which is told the same way.
+    /// [`WEBHOOK_RECEIVED`], and [`EMAIL_IMPORTED`], which has the same shape.
     Delivery(Delivery),
     /// `exodrive.car.*`.
     Fleet(FleetEvent),
@@ -43,8 +47,8 @@ pub enum Payload {
     Operation(OperationEvent),
     /// [`ACCESS_RECORDED`].
     Access(AccessEvent),
-    /// `exodrive.erasure.*`. Changes no view: rows are folded afresh from what
-    /// can still be read.
+    /// `exodrive.erasure.*`. Changes no view by itself: the affected rows are
+    /// rebuilt from the events that can still be read.
     Erasure(ErasureEvent),
     /// `exodrive.hold.*`. By rule it changes no view.
     Hold(HoldEvent),
@@ -61,13 +65,13 @@ pub struct Delivery {
     pub provider_type: Option<String>,
     /// `created_at` of the body: when the provider made the event.
     pub happened_at: Option<chrono::DateTime<chrono::Utc>>,
-    /// What it says about an email, if it is about one.
+    /// The report, if the delivery is about an email.
     pub report: Option<Report>,
 }
 
 impl Delivery {
-    /// Reads the body of a recorded one; if that was erased, what is left: which
-    /// email, what happened to it, and when.
+    /// Reads the body of a recorded delivery. Of an erased one, the email, the
+    /// kind of report and its time are left.
     fn recorded(recorded: &Recorded, read: impl FnOnce(&[u8]) -> Self) -> Self {
         let Some(protection) = recorded.protection.as_ref().filter(|it| it.erased) else {
             return read(&recorded.body);
@@ -84,8 +88,8 @@ impl Delivery {
         Self { provider_type, happened_at: protection.happened_at, report }
     }
 
-    /// Reads a body as far as it can be read. Never fails: a body that is no
-    /// JSON is a delivery that says nothing.
+    /// Reads a body as far as it can be read. Never fails: a body that is not
+    /// JSON is a delivery without content.
     pub fn parse(body: &[u8]) -> Self {
         Self::read_version(body, WEBHOOK_RECEIVED_VERSION)
     }
@@ -118,7 +122,7 @@ impl Delivery {
 /// An event that this release cannot read, though it knows the type.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// Written by a newer release.
+    /// A newer release wrote the event.
     #[error(
         "{kind} version {version} is newer than this release reads ({newest}): deploy the release that wrote it, then retry"
     )]
@@ -130,7 +134,7 @@ pub enum DecodeError {
         /// The newest version this release reads.
         newest: u32,
     },
-    /// The version is no version.
+    /// The version is invalid.
     #[error("{kind} has no version {version}")]
     NoSuchVersion {
         /// The event's type.
@@ -143,7 +147,7 @@ pub enum DecodeError {
     Body {
         /// The event's type.
         kind: String,
-        /// What is wrong with it.
+        /// The parser's message.
         reason: String,
     },
 }
@@ -153,7 +157,7 @@ pub enum DecodeError {
 ///
 /// # Errors
 /// When the event is of a known type but of a version that this release cannot
-/// read; never for what a provider put into a webhook's body.
+/// read; never for the content of a webhook's body.
 pub fn decode(recorded: &Recorded) -> Result<Payload, DecodeError> {
     let Some(family) = Family::of(&recorded.envelope.kind) else { return Ok(Payload::Unknown) };
     check_version(recorded, family.newest())?;
@@ -233,7 +237,7 @@ pub fn event_types() -> impl Iterator<Item = (&'static str, u32)> {
     Family::VARIANTS.iter().flat_map(types)
 }
 
-/// The newest version of a type that this release reads; none if it does not
+/// The newest version of a type that this release reads; `None` if it does not
 /// know the type.
 pub(crate) fn newest_version(kind: &str) -> Option<u32> {
     Family::of(kind).map(Family::newest)

@@ -1,5 +1,5 @@
-//! Ids of what we make ourselves. They come from outside as arguments, since
-//! nothing here may be random.
+//! Ids of our own entities. The caller passes them as arguments, since this
+//! crate has no randomness.
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
@@ -45,9 +45,9 @@ ids! {
     CarId "car";
     /// A booking: a UUID.
     BookingId "booking";
-    /// Days on which a car is not to be had: a UUID.
+    /// Days on which a car is not available: a UUID.
     BlockId "block";
-    /// A customer, by his email address: a UUID.
+    /// A customer, by email address: a UUID.
     CustomerId "customer";
     /// An erasure of personal data: a UUID.
     ErasureId "erasure";

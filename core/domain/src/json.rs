@@ -3,9 +3,9 @@
 
 use serde_json::Value;
 
-/// Parses a body. JSON that is sound but for its text (bytes that are not
-/// UTF-8, half of a surrogate pair) is read with U+FFFD in those places, since
-/// a provider's slip in a subject line must not hide what became of a mail.
+/// Parses a body. JSON that is valid except for its text (bytes that are not
+/// UTF-8, half of a surrogate pair) is read with U+FFFD in those places: a
+/// provider's mistake in a subject line must not hide the state of a mail.
 pub(crate) fn parse(body: &[u8]) -> Option<Value> {
     serde_json::from_slice(body).ok().or_else(|| {
         let repaired = replace_lone_surrogates(&String::from_utf8_lossy(body));
@@ -31,7 +31,8 @@ fn replace_lone_surrogates(text: &str) -> String {
                 continue;
             }
             (Some(_), _) => 6,
-            // A backslash and whatever it escapes, which may be many bytes long.
+            // A backslash and the escaped character, which may be several bytes
+            // long.
             (None, _) => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
         };
         out.push_str(&rest[..take]);
@@ -57,7 +58,7 @@ pub(crate) fn texts(object: &Value, field: &str) -> Vec<String> {
     }
 }
 
-/// See [`text`].
+/// The text without the characters that Postgres cannot store; see [`text`].
 pub(crate) fn clean(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
@@ -67,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn odd_text_is_repaired_and_the_rest_is_kept() {
+    fn odd_text_is_repaired_and_the_rest_is_unchanged() {
         let body = br#"{"a":"x\ud83d y \ud83d\ude00 \\ud83d","b":"\udc00"}"#;
         let value = parse(body).unwrap();
         assert_eq!(value["a"], "x\u{fffd} y 😀 \\ud83d");

@@ -1,9 +1,8 @@
-//! What a decision may rest on: events that this release can read, every one
-//! of them.
+//! Events that a decision may rest on: those that this release can read.
 //!
-//! A view skips an event of an unknown type: the newer release that appended
-//! it has views of its own. A decision must not. The event may have taken the
-//! days that the decision is about to give away.
+//! A view skips an event of an unknown type: the newer release that appended it
+//! has views of its own. A decision must not. The event may have taken the days
+//! that the decision is about to give away.
 
 use crate::{
     DecodeError, Envelope, Event, Payload, Recorded,
@@ -11,8 +10,8 @@ use crate::{
 };
 
 /// An event whose type and version this release knows. Only
-/// [`KnownEvent::read`] makes one, so whoever takes a `KnownEvent` cannot be
-/// handed an event that this release would skip.
+/// [`KnownEvent::read`] makes one, so code that takes a `KnownEvent` never gets
+/// an event that this release would skip.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KnownEvent<'a> {
     recorded: &'a Recorded,
@@ -20,7 +19,7 @@ pub struct KnownEvent<'a> {
 }
 
 /// A newer release appends to the log: this release cannot read one of its
-/// events, and decides nothing about the subject of that event.
+/// events, and makes no decision about the subject of that event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a newer release is writing: this release cannot read event {kind} v{version} at position {position}"
@@ -30,11 +29,11 @@ pub struct NewerRelease {
     pub kind: String,
     /// The version of its body's shape.
     pub version: u32,
-    /// Where it stands in the log.
+    /// Its position in the log.
     pub position: u64,
 }
 
-/// Why no decision can rest on an event.
+/// Reason why no decision can rest on an event.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnreadableEvent {
     /// Its type is unknown to this release, or its version is newer. A newer
@@ -47,8 +46,8 @@ pub enum UnreadableEvent {
 }
 
 impl<'a> KnownEvent<'a> {
-    /// Reads the body of a recorded event, as [`decode`] does, and refuses what
-    /// this release does not know.
+    /// Reads the body of a recorded event, as [`decode`] does, and rejects an
+    /// event that this release does not know.
     ///
     /// # Errors
     /// [`UnreadableEvent::NewerRelease`] for an unknown type and for a newer
@@ -72,7 +71,7 @@ impl<'a> KnownEvent<'a> {
     }
 }
 
-/// Whether this release reads events of a type at a version.
+/// True if this release reads events of a type at a version.
 pub fn is_known(kind: &str, version: u32) -> bool {
     newest_version(kind).is_some_and(|newest| (1..=newest).contains(&version))
 }
@@ -134,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn given_a_malformed_body_then_no_newer_release_is_blamed() {
+    fn given_a_malformed_body_then_the_error_is_not_newer_release() {
         let mut recorded = given("exodrive.calendar.blocked", DECISION_VERSION);
         recorded.body = "{}".into();
         let refused = KnownEvent::read(&recorded);

@@ -1,21 +1,22 @@
-//! What ExoDrive knows, without how it is stored or served: the events, their
-//! envelope and subjects, and the folds that turn events into state.
+//! The domain, without storage and transport: the events, their envelope and
+//! subjects, and the folds that turn events into state.
 //!
 //! **May import** serde, chrono (and its time zones), strum, uuid, bytes and
-//! thiserror. No IO, no clock and no
-//! randomness: the manifest holds no crate for them and `clippy.toml` refuses
-//! the standard library's.
+//! thiserror. No IO, no clock and no randomness: the manifest holds no crate
+//! for them and `clippy.toml` forbids those of the standard library.
 //!
-//! **Flow.** The log hands over a [`Recorded`] event (envelope and body bytes);
-//! [`decode`] lifts old versions on raw JSON and types the body; a fold such as [`email::evolve`] turns state and event into the
-//! next state. A decision takes in each as a [`KnownEvent`], so it
-//! never passes one that this release cannot read. The same functions serve the live projections, replay, and
-//! every later rebuild, so they cannot disagree. A command ([`fleet::decide`],
-//! [`booking::decide`]) turns state and wish into an event or a refusal; the log
-//! room appends the event if the state was the newest.
+//! **Flow.** The log hands over a [`Recorded`] event (envelope and body bytes).
+//! [`decode`] lifts old versions on raw JSON and types the body. A fold such as
+//! [`email::evolve`] turns state and event into the next state. A decision
+//! folds each event as a [`KnownEvent`], so it never skips one that this
+//! release cannot read. Live projections, replay and every later rebuild use
+//! the same functions, so they cannot disagree. A decision ([`fleet::decide`],
+//! [`booking::decide`]) turns state and command into an event or a rejection.
+//! The log crate appends the event if the state was the newest.
 //!
 //! **To add an event**: a variant of [`Payload`], its name and version in
-//! `event.rs`, and a golden file in `tests/golden`.
+//! `event.rs`, a sample in `tests/tests/golden/samples.rs`, and the files that
+//! `EXODRIVE_WRITE_GOLDEN=1 cargo test -p exodrive-tests --test golden` writes.
 
 pub mod access;
 pub mod booking;

@@ -1,24 +1,24 @@
-//! Personal data, marked where it stands, whose it is, and what takes its
-//! place once it is erased.
+//! Personal data in events: its mark, its owner, and the value that replaces it
+//! once it is erased.
 
 use crate::{EMAIL_IMPORTED, Subject, WEBHOOK_RECEIVED, json};
 use serde_json::Value;
 use std::fmt;
 
-/// What readers see where personal data was erased.
+/// The text that readers see for erased personal data.
 pub const ERASED: &str = "erased";
 
-/// The key that an event has in the place of [`MARK`] once the data under it is
+/// The key that an event has instead of [`MARK`] once the data under it is
 /// erased.
 pub const ERASED_MARK: &str = "$erased";
 
-/// Fields of bookings' events that hold what people wrote freely, and so may
-/// hold personal data, though no [`Personal`] marks them.
+/// Fields of bookings' events that hold free text. They may hold personal data,
+/// although no [`Personal`] marks them.
 pub const FREE_TEXT: [&str; 3] = ["reason", "reference", "document"];
 
-/// What stands in the place of erased data of a type.
+/// A type with a value that replaces erased data.
 pub trait Erasable {
-    /// See the trait.
+    /// The value that replaces erased data.
     fn erased() -> Self;
 }
 
@@ -34,23 +34,23 @@ impl<T: Erasable> Erasable for Option<T> {
     }
 }
 
-/// Which part of an event's body is personal, and by whose key it is to be
-/// encrypted.
+/// The personal part of an event's body, and the key that encrypts it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Protected {
-    /// Nothing.
+    /// The event holds no personal data.
     Nothing,
-    /// The whole body, byte for byte: what a provider sent. One key for each
+    /// The whole body, byte for byte, as a provider sent it. One key for each
     /// email; for a delivery about no email, one of its own.
     Whole(KeyScope),
-    /// What is marked in the JSON ([`MARK`], [`FREE_TEXT`]).
+    /// The parts that are marked in the JSON ([`MARK`], [`FREE_TEXT`]).
     Marked(KeyScope),
 }
 
-/// Whose key: all that is encrypted with one key is erased together.
+/// The owner of a data key: all data that is encrypted with one key is erased
+/// together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyScope {
-    /// One email's, by its id.
+    /// One email, by its id.
     Email(String),
     /// One delivery's, about no email, by the provider's message id.
     Delivery(String),
@@ -61,16 +61,16 @@ pub enum KeyScope {
     Erasure(String),
 }
 
-/// How a body names a person.
+/// The manner in which a body names a person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trace {
     /// In passing: in the middle of a text.
     Mention,
-    /// As one of those whom it is about: as an address of its own.
+    /// As a person that it is about: as an address of its own.
     Own,
 }
 
-/// Whether a body names an email address (in lower case).
+/// Finds an email address (in lower case) in a body.
 pub fn trace(body: &[u8], address: &str) -> Option<Trace> {
     match json::parse(body) {
         Some(body) => trace_in(&body, address),
@@ -101,8 +101,8 @@ fn trace_in(value: &Value, address: &str) -> Option<Trace> {
     }
 }
 
-/// Says what of an event is personal. `body` is asked for only if that is in
-/// its JSON.
+/// Returns the personal part of an event. `body` is called only if that part is
+/// inside the JSON; the parsed body is returned too.
 pub fn protected(
     kind: &str,
     id: &str,
@@ -129,10 +129,10 @@ pub fn protected(
     }
 }
 
-/// Personal data: no `Debug` shows it and nothing serialises it by itself. A
-/// field of an event says `#[serde(with = "personal::marked")]`, which writes
-/// it under [`MARK`], so that whatever stores events can find all of it in the
-/// JSON and need not know the types.
+/// Personal data. `Debug` does not show it, and it has no `Serialize` of its
+/// own. A field of an event declares `#[serde(with = "personal::marked")]`,
+/// which writes it under [`MARK`]. So the code that stores events finds all of
+/// it in the JSON without knowing the types.
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct Personal<T>(pub T);
 
@@ -165,7 +165,7 @@ pub mod marked {
         erased: bool,
     }
 
-    /// A field that is there, though it may be null.
+    /// Reads a field that is present, although it may be null.
     fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
         input: D,
     ) -> Result<Option<T>, D::Error> {
@@ -180,8 +180,7 @@ pub mod marked {
         Marked { value: &personal.0 }.serialize(out)
     }
 
-    /// Reads what [`serialize`] wrote, and what is left of it once it is
-    /// erased.
+    /// Reads the output of [`serialize`], and an erased value.
     pub fn deserialize<'de, T: Deserialize<'de> + Erasable, D: Deserializer<'de>>(
         input: D,
     ) -> Result<Personal<T>, D::Error> {
@@ -213,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_person_is_found_as_one_concerned_or_as_mentioned() {
+    fn a_person_is_found_as_an_address_or_as_a_mention() {
         let found = |body: &str| trace(body.as_bytes(), "dana@example.com");
         assert_eq!(found(r#"{"data":{"to":["DANA@example.com"]}}"#), Some(Trace::Own));
         assert_eq!(found(r#"{"from":"Dana Ray <dana@example.com>"}"#), Some(Trace::Own));
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_erased_says_so() {
+    fn an_erased_value_is_marked() {
         let note: Note = serde_json::from_str(r#"{"text":{"$erased":true}}"#).unwrap();
         assert_eq!(note.text.0, ERASED);
         assert!(serde_json::from_str::<Note>(r#"{"text":{}}"#).is_err());

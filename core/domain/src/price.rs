@@ -16,24 +16,24 @@ const DEPOSIT_SHARE: u32 = 3_000;
 /// 100 %, in basis points.
 const WHOLE: u32 = 10_000;
 
-/// What a car costs. Shares are in basis points: 10,000 are 100 %.
+/// The price list of a car. Shares are in basis points: 10,000 are 100 %.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PriceList {
     /// Counts the car's price lists, from 1.
     #[serde(default)]
     pub version: u32,
-    /// ISO 4217, for example `USD`.
+    /// The currency by ISO 4217, for example `USD`.
     pub currency: String,
     /// A day, in cents.
     pub base_per_day_cents: i64,
-    /// Off the days and fees.
+    /// The discount on days and fees.
     #[serde(default)]
     pub discount_basis_points: u32,
-    /// What to tell customers about the discount.
+    /// The text about the discount that customers see.
     #[serde(default)]
     pub offer_text: Option<String>,
     /// Held while the car is out, and not part of the price; 30 % of the total
-    /// if not said.
+    /// if left out.
     #[serde(default)]
     pub deposit_cents: Option<i64>,
     /// The shortest rental.
@@ -45,13 +45,13 @@ pub struct PriceList {
     /// Days that cost more.
     #[serde(default)]
     pub peaks: Vec<Peak>,
-    /// Where the car can be had and left.
+    /// The places where the car can be picked up and left.
     #[serde(default)]
     pub locations: Vec<Location>,
-    /// For leaving the car elsewhere than it was had.
+    /// The fee for leaving the car at another place than the pick-up.
     #[serde(default)]
     pub one_way_fee_cents: i64,
-    /// On everything, after the discount.
+    /// The tax on all of it, after the discount.
     #[serde(default)]
     pub tax_basis_points: u32,
 }
@@ -65,23 +65,23 @@ fn one() -> u32 {
 pub struct Fee {
     /// Names it in a request; unique within the price list.
     pub id: String,
-    /// For people.
+    /// The name that people see.
     pub name: String,
-    /// In cents.
+    /// The amount in cents.
     pub amount_cents: i64,
-    /// Charged whether chosen or not.
+    /// True if it is charged even when it is not chosen.
     pub mandatory: bool,
 }
 
 /// Days that cost more. Of several that match a day the highest counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peak {
-    /// For people.
+    /// The name that people see.
     pub name: String,
     /// Only these weekdays, 0 is Sunday; any if empty.
     #[serde(default)]
     pub weekdays: BTreeSet<u8>,
-    /// Only these days; any if not said.
+    /// Only these days; any if left out.
     #[serde(default)]
     pub days: Option<Days>,
     /// A day's price becomes this share of it, 10,000 to 50,000.
@@ -96,42 +96,42 @@ impl Peak {
     }
 }
 
-/// A place to have or leave the car.
+/// A place to pick up or leave the car.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Location {
     /// Names it in a request; unique within the price list.
     pub id: String,
-    /// For people.
+    /// The name that people see.
     pub name: String,
-    /// For having the car there.
+    /// The fee for the pick-up there.
     #[serde(default)]
     pub pick_up: LocationFee,
-    /// For leaving it there.
+    /// The fee for leaving it there.
     #[serde(default)]
     pub drop_off: LocationFee,
 }
 
-/// A fixed amount and a share of the days' price; either may be nothing.
+/// A fixed amount and a share of the days' price; either may be 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocationFee {
-    /// In cents.
+    /// The amount in cents.
     #[serde(default)]
     pub fixed_cents: i64,
-    /// Of the price of the days.
+    /// The share of the days' price.
     #[serde(default)]
     pub basis_points: u32,
 }
 
-/// What a customer chooses besides the days.
+/// The customer's choices besides the days.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Choices {
     /// Ids of optional fees.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub fees: BTreeSet<String>,
-    /// Id of the location where the car is had.
+    /// Id of the location of the pick-up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pick_up: Option<String>,
-    /// Id of the location where it is left; the same if not said.
+    /// Id of the location where it is left; the pick-up's if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop_off: Option<String>,
 }
@@ -141,9 +141,9 @@ pub struct Choices {
 pub struct Quote {
     /// Version of the price list that it was made by.
     pub price_list_version: u32,
-    /// ISO 4217.
+    /// The currency by ISO 4217.
     pub currency: String,
-    /// What the total is made of.
+    /// The parts of the total.
     pub lines: Vec<Line>,
     /// The sum of the lines, in cents. Never negative.
     pub total_cents: i64,
@@ -154,19 +154,19 @@ pub struct Quote {
 /// A part of a price: `amount_cents` is `quantity` times `unit_cents`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
-    /// What it is for.
+    /// The subject of the line.
     pub kind: LineKind,
-    /// For people.
+    /// A text for people.
     pub label: String,
-    /// How many.
+    /// The quantity.
     pub quantity: u32,
-    /// Each, in cents.
+    /// The amount of one, in cents.
     pub unit_cents: i64,
-    /// All, in cents; negative for a discount.
+    /// The amount of all, in cents; negative for a discount.
     pub amount_cents: i64,
 }
 
-/// What a line is for.
+/// The subject of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it")]
@@ -179,11 +179,11 @@ pub enum LineKind {
     OneWay,
     Discount,
     Tax,
-    /// A booking taken over from the present product, which keeps no lines.
+    /// A booking imported from the present product, which stores no lines.
     Imported,
 }
 
-/// Why there is no price.
+/// Reason why there is no price.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuoteError {
     /// Fewer days than the car is rented for.
@@ -199,10 +199,10 @@ pub enum QuoteError {
     #[error("the car has no optional fee {0:?}")]
     UnknownFee(String),
     /// A location to have the car at that the price list does not have.
-    #[error("the car is not had at {0:?}")]
+    #[error("the car cannot be picked up at {0:?}")]
     UnknownPickUp(String),
     /// The same, to leave it.
-    #[error("the car is not left at {0:?}")]
+    #[error("the car cannot be left at {0:?}")]
     UnknownDropOff(String),
 }
 
@@ -212,7 +212,7 @@ fn share(amount_cents: i64, basis_points: u32) -> i64 {
     (amount_cents * i64::from(basis_points) + whole / 2) / whole
 }
 
-/// The price of a rental by a price list that is sound ([`PriceList::check`]).
+/// The price of a rental by a valid price list ([`PriceList::check`]).
 ///
 /// # Errors
 /// [`QuoteError`].
@@ -332,13 +332,12 @@ fn percent(basis_points: u32) -> String {
     }
 }
 
-/// A part of a command that cannot be: where it stands, as a JSON pointer, and
-/// what is wrong with it.
+/// An invalid part of a command: its place, as a JSON pointer, and the fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidField {
     /// For example `/base_per_day_cents`.
     pub pointer: String,
-    /// For people.
+    /// A text for people.
     pub detail: String,
 }
 
@@ -350,7 +349,7 @@ impl InvalidField {
 }
 
 impl PriceList {
-    /// What is unsound about it; nothing if it can be quoted by.
+    /// The faults of the price list; empty if quotes can be made from it.
     pub fn check(&self) -> Vec<InvalidField> {
         let mut faults = Vec::new();
         let mut check = |is_valid: bool, pointer: &str, detail: &str| {
@@ -378,9 +377,9 @@ impl PriceList {
         check(self.fees.len() <= 50, "/fees", "must be at most 50");
         check(self.peaks.len() <= 50, "/peaks", "must be at most 50");
         check(self.locations.len() <= 50, "/locations", "must be at most 50");
-        check(unique(self.fees.iter().map(|fee| &fee.id)), "/fees", "each id may stand once");
+        check(unique(self.fees.iter().map(|fee| &fee.id)), "/fees", "each id may occur once");
         let ids = self.locations.iter().map(|location| &location.id);
-        check(unique(ids), "/locations", "each id may stand once");
+        check(unique(ids), "/locations", "each id may occur once");
         for (index, fee) in self.fees.iter().enumerate() {
             let pointer = format!("/fees/{index}/amount_cents");
             check(amount(fee.amount_cents), &pointer, "must be from 0 to 10000000");
@@ -520,7 +519,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_same_day_rental_is_one_day_and_limits_are_kept() {
+    fn a_same_day_rental_is_one_day_and_limits_apply() {
         let one = quote(&prices(), days("2027-01-08", "2027-01-08"), &Choices::default());
         assert_eq!(one.unwrap().total_cents, 99_999);
         let long = PriceList { minimum_days: 3, ..prices() };

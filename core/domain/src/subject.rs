@@ -1,6 +1,6 @@
-//! The only place where subjects are spelt. A subject is the consistency
-//! boundary of what is appended to it, and the server keeps about 300 bytes a
-//! subject in memory for ever, so they are few: one per thing that changes.
+//! The only place that spells subjects. A subject is the consistency boundary
+//! of the events on it. The server holds about 300 bytes for each subject in
+//! memory for ever, so there are few: one for each entity that changes.
 
 use crate::{
     email::EmailId,
@@ -23,29 +23,28 @@ const ACCESS: &str = "exo.access.api";
 const ERASURE: &str = "exo.erasure.";
 const HOLD: &str = "exo.hold.";
 
-/// What an event is about.
+/// The entity that an event is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Subject {
     /// One email: the provider's deliveries about it, in or out.
     Email(EmailId),
-    /// Deliveries about no email: contacts, domains, topics, and whatever
-    /// could not be read.
+    /// Deliveries about no email: contacts, domains, topics, and deliveries
+    /// that could not be read.
     Provider,
-    /// One car: what it is and costs.
+    /// One car: its description and prices.
     Fleet(CarId),
     /// The calendar of one car: every booking and block of it, so that two
     /// decisions about the same days cannot both be appended.
     Booking(CarId),
-    /// Who has a slug. Its first event stands for ever.
+    /// The owner of a slug. Its first event is valid for ever.
     Slug(String),
-    /// One projection: what operators want of it, by its name.
+    /// One projection by its name: the operators' commands to it.
     Projection(String),
-    /// Who of the staff read personal data.
+    /// Reads of personal data by staff.
     Access,
-    /// One erasure of a person's data, from the wish to the end.
+    /// One erasure of a person's data, from the request to its completion.
     Erasure(ErasureId),
-    /// Whether one person's data must be kept, by an id that follows from the
-    /// address.
+    /// Holds on one person's data, by an id that follows from the address.
     Hold(HoldId),
 }
 

@@ -26,7 +26,7 @@ pub mod serde_micros {
         out.serialize_str(&super::format(time))
     }
 
-    /// Reads what [`serialize`] wrote.
+    /// Reads the output of [`serialize`].
     pub fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<DateTime<Utc>, D::Error> {
         let text = std::borrow::Cow::<str>::deserialize(input)?;
         super::parse(&text).ok_or_else(|| D::Error::custom("not an RFC 3339 time"))
@@ -48,7 +48,7 @@ pub mod serde_micros {
             }
         }
 
-        /// Reads what [`serialize`] wrote.
+        /// Reads the output of [`serialize`].
         pub fn deserialize<'de, D: Deserializer<'de>>(
             input: D,
         ) -> Result<Option<DateTime<Utc>>, D::Error> {

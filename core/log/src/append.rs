@@ -1,3 +1,6 @@
+//! Appends to the log: facts without a condition, and decisions guarded by the
+//! last position of their subject.
+
 use crate::{
     codec,
     error::{AppendError, KeyError},
@@ -19,28 +22,29 @@ use std::{collections::HashSet, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
-/// The server keeps few batches open at a time, each for some milliseconds.
+/// The delay before a batch is sent again. The server has few batches open at a
+/// time, each for some milliseconds.
 const BATCH_RETRY_DELAY: Duration = Duration::from_millis(10);
 
 impl Log {
     /// Appends a fact from outside: no condition, but counted once. An event
     /// whose id the server remembers ([`Log::duplicate_window`]) is answered
-    /// with the first one's position. Returns once the event is durable as far
-    /// as the server's sync mode goes.
+    /// with the first one's position. Returns once the event is as durable as
+    /// the server's sync mode makes it.
     ///
     /// # Errors
-    /// Any [`AppendError`] but [`AppendError::Conflict`].
+    /// Any [`AppendError`] except [`AppendError::Conflict`].
     pub async fn append_fact(&self, event: &NewEvent) -> Result<Appended, AppendError> {
         self.publish(event, |message| message.message_id(&event.envelope.id)).await
     }
 
-    /// Appends a decision, if nothing was appended to its subject since
-    /// `last`, the position of the event that it was decided on (0: none).
-    /// A retry of an append whose acknowledgement was lost is recognised by
-    /// the event's id and answered as a duplicate, at any later time.
+    /// Appends a decision, if nothing was appended to its subject since `last`,
+    /// the position of the event that it was decided on (0: no event). A retry
+    /// of an append whose acknowledgement was lost is recognised by the event's
+    /// id and answered as a duplicate, at any later time.
     ///
     /// # Errors
-    /// [`AppendError::Conflict`] when somebody was first; else as
+    /// [`AppendError::Conflict`] when another event was appended first; else as
     /// [`Log::append_fact`].
     pub async fn append_decision(
         &self,
@@ -56,8 +60,8 @@ impl Log {
     /// Appends one decision over several subjects: all of its events or none,
     /// at consecutive positions. Each is guarded as by [`Log::append_decision`]
     /// with the position given beside it; of several events of one subject the
-    /// first one's counts. Dear (some 50 single appends): for what must not be
-    /// half done.
+    /// first one's counts. A batch costs about as much as 50 single appends: use
+    /// it only where half of the events would be wrong.
     ///
     /// A retry after a lost acknowledgement is recognised by the events' ids
     /// as long as one of the subjects has no newer event.
@@ -85,7 +89,7 @@ impl Log {
             }
         });
         match outcome.await.map_err(|_| AppendError::Unavailable(None))? {
-            // The answer tells the position of the last event only.
+            // The answer has the position of the last event only.
             Ok(last) => {
                 metrics::histogram!("exodrive_log_append_seconds").record(started.elapsed());
                 Ok(consecutive(events.len(), last, events.len() - 1, false))
@@ -105,8 +109,8 @@ impl Log {
         probe(&self.context, self.ack_timeout).await
     }
 
-    /// If the last event of any subject is ours the whole batch is stored: no
-    /// part of it is without the others.
+    /// Recognises a batch that was stored earlier. If the last event of any
+    /// subject is ours, the whole batch is stored: it is appended all or nothing.
     async fn own_earlier_batch(
         &self,
         events: &[(NewEvent, u64)],
@@ -127,8 +131,8 @@ impl Log {
         Err(AppendError::Conflict)
     }
 
-    /// Where events stand that may have been appended at their guards'
-    /// positions, however many of others' followed.
+    /// The positions of events that may have been appended at their guards'
+    /// positions, however many other events followed.
     ///
     /// # Errors
     /// [`AppendError::Conflict`] when they are not stored.
@@ -190,10 +194,11 @@ impl Log {
         Err(AppendError::unavailable("an empty batch").into())
     }
 
-    /// Current servers answer the retry of a stored decision with "wrong last
-    /// sequence": if the subject's last event is ours, it is no conflict. The
-    /// same id is not enough: it may be another request under a key that was
-    /// used before, decided on a state that did not know of it yet.
+    /// Recognises the retry of a stored decision. Current servers answer it
+    /// with "wrong last sequence": if the subject's last event is ours, there
+    /// is no conflict. The same id is not enough: it may be another request
+    /// under a key that was used before, decided on a state that did not
+    /// contain that earlier request yet.
     async fn own_earlier_append(&self, event: &NewEvent) -> Result<Appended, AppendError> {
         let subject = event.subject.to_string();
         match self.stream.get_last_raw_message_by_subject(&subject).await {
@@ -213,14 +218,18 @@ impl Log {
         }
     }
 
-    /// Whether a recorded event is the one that was to be appended: of the same
-    /// id and the same bytes as received, whether or not they can still be read.
+    /// True if a recorded event is the one that was to be appended: it has the
+    /// same id and the same received bytes. It does not matter if they can
+    /// still be read.
     pub fn is_same(&self, event: &NewEvent, recorded: &Recorded) -> bool {
         codec::is_same(&self.keys, event, recorded)
     }
 
     /// Headers and body of the message to be stored.
     async fn encode(&self, event: &NewEvent) -> Result<(HeaderMap, Bytes), AppendError> {
+        if !self.checked {
+            return Err(AppendError::OpenedForReading);
+        }
         let encoded = codec::encode(&self.keys, event).await?;
         let mut headers = wire::headers(&event.envelope, &encoded.provider_headers);
         for (name, value) in encoded.headers {
@@ -237,7 +246,7 @@ impl Log {
         let started = Instant::now();
         let deadline = started + self.ack_timeout;
         let encoded = timeout_at(deadline, self.encode(event)).await;
-        // Only the key store is asked for anything so far.
+        // Nothing but the key store was called so far.
         let (headers, body) = encoded.map_err(|_| KeyError::Unavailable(None))??;
         let message = guard(PublishMessage::build().headers(headers).payload(body));
         let subject = event.subject.to_string();
@@ -262,7 +271,7 @@ impl Log {
 }
 
 enum BatchError {
-    /// Nothing is stored; the server has no place for a batch just now.
+    /// Nothing was stored; the server has too many batches open now.
     TooManyOpen,
     Append(AppendError),
 }
@@ -300,8 +309,7 @@ async fn ask(
     }
 }
 
-/// Where the events of a batch stand, of which the one at `index` stands at
-/// `position`.
+/// The positions of a batch's events, if the one at `index` is at `position`.
 fn consecutive(count: usize, position: u64, index: usize, duplicate: bool) -> Vec<Appended> {
     let distance = |from: usize, to: usize| u64::try_from(to - from).unwrap_or(u64::MAX);
     let before = (0..index).map(|at| position.saturating_sub(distance(at, index)));

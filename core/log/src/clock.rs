@@ -1,5 +1,5 @@
-//! The time by the log server's clock, so that machines whose own clocks are
-//! wrong agree on what is past.
+//! The time by the log server's clock, so that machines with wrong clocks agree
+//! on the time.
 
 use crate::names::STREAM;
 use async_nats::jetstream::Context;
@@ -14,12 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long an answer of the server is relied on.
+/// The time for which an answer of the server is relied on.
 const REFRESH: Duration = Duration::from_secs(30);
-/// The time in an answer that took longer than this says too little.
+/// The longest round trip of an answer whose time is exact enough.
 const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(1);
 
-/// The log server's clock, kept by this machine's monotonic one. Cheap to
+/// The log server's clock, continued by this machine's monotonic one. Cheap to
 /// clone; clones agree.
 #[derive(Clone)]
 pub(crate) struct LogClock {
@@ -38,8 +38,8 @@ struct Shared {
 }
 
 impl LogClock {
-    /// Asks the server once. When it does not say, this machine's clock stands
-    /// in until it does.
+    /// Asks the server once. Until the server answers, this machine's clock is
+    /// used.
     pub(crate) async fn start(context: Context) -> Self {
         let started = Instant::now();
         let clock = Self {
@@ -78,14 +78,14 @@ impl LogClock {
             Ok(Some(said)) if round_trip <= LONGEST_ROUND_TRIP => {
                 self.shared.set(said, sent + round_trip / 2);
             }
-            Ok(_) => tracing::debug!(?round_trip, "The log server did not tell its time"),
-            Err(error) => tracing::debug!(%error, "The log server did not tell its time"),
+            Ok(_) => tracing::debug!(?round_trip, "The log server did not report its time"),
+            Err(error) => tracing::debug!(%error, "The log server did not report its time"),
         }
     }
 }
 
 impl Shared {
-    /// Whether the server is to be asked; true for one caller at a time.
+    /// True if the server must be asked; true for one caller at a time.
     fn is_due(&self) -> bool {
         let now = nanoseconds(self.started.elapsed());
         let due = self.refresh_due.load(Ordering::Relaxed);

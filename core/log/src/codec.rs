@@ -1,12 +1,13 @@
-//! What stands between an event and its stored message: personal data is
-//! encrypted on append and decrypted on read. Nothing else in the system sees
+//! The encoding between an event and its stored message: personal data is
+//! encrypted on append and decrypted on read. No other part of the system sees
 //! ciphertext.
 //!
 //! A provider's delivery is encrypted whole, with its signature, which is a MAC
-//! of it: the body is a byte 1, a nonce of 24 bytes, and XChaCha20-Poly1305 of
-//! (length and JSON of the hidden headers, the received bytes). Of other events
-//! the marked values are taken out and encrypted together, under `$sealed`.
-//! Bound to the event's identity, so that no ciphertext can be moved to another.
+//! of it. The body is a byte 1, a nonce of 24 bytes, and XChaCha20-Poly1305 of
+//! (length and JSON of the hidden headers, the received bytes). Of other
+//! events, the marked values are taken out and encrypted together, under
+//! `$sealed`. The ciphertext is bound to the event's identity, so that it
+//! cannot be moved to another event.
 
 use crate::{
     error::{AppendError, ReadError},
@@ -28,30 +29,31 @@ use std::collections::{HashMap, HashSet};
 
 /// The data key's name.
 const KEY: &str = "exo-key";
-/// See [`Protection::mac`].
+/// Header of [`Protection::mac`].
 const MAC: &str = "exo-mac";
-/// See [`Protection::provider_type`].
+/// Header of [`Protection::provider_type`].
 const PROVIDER_TYPE: &str = "exo-provider-type";
-/// See [`Protection::happened_at`].
+/// Header of [`Protection::happened_at`].
 const HAPPENED_AT: &str = "exo-happened-at";
-/// Where the ciphertext of marked values stands in a JSON body, and what stands
-/// in the place of each: its number.
+/// The field of a JSON body that holds the ciphertext of its marked values.
+/// Each marked value is replaced by its number.
 const SEALED: &str = "$sealed";
 /// The first byte of a body that is encrypted whole. No JSON begins so.
 const WHOLE: u8 = 1;
-/// MACs of the received bytes: whoever knew the secret could try guesses.
+/// MACs of the received bytes: with the secret, a reader could use them to test
+/// guesses of the erased data.
 const HIDDEN: [&str; 2] = ["svix-signature", "webhook-signature"];
 /// A provider's type is shown to everybody only if it looks like one.
 const LONGEST_TYPE: usize = 64;
 
-/// An event as it is to be stored.
+/// An event in the form in which it is stored.
 pub(crate) struct Encoded {
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) provider_headers: Vec<(String, String)>,
     pub(crate) body: Bytes,
 }
 
-/// Encrypts what is personal in an event.
+/// Encrypts the personal data of an event.
 ///
 /// # Errors
 /// [`AppendError::Key`], [`AppendError::Encode`] or [`AppendError::TooLarge`].
@@ -67,7 +69,7 @@ pub(crate) async fn encode(keys: &KeyStore, event: &NewEvent) -> Result<Encoded,
         (Protected::Whole(scope), _) => (scope, None),
         (Protected::Marked(scope), Some(mut body)) => {
             let mut taken = Vec::new();
-            // Of others, what is free text is the operator's own.
+            // The free text of other events was written by operators.
             let free_text: &[&str] = match scope {
                 KeyScope::Customer(_) => &FREE_TEXT,
                 _ => &[],
@@ -129,7 +131,7 @@ fn is_type(text: &str) -> bool {
     text.len() <= LONGEST_TYPE && text.chars().all(valid)
 }
 
-/// What a ciphertext is bound to.
+/// The identity that a ciphertext is bound to.
 fn about(key: &str, kind: &str, id: &str, version: u32, subject: &str) -> Vec<u8> {
     ["exodrive event", key, kind, id, &version.to_string(), subject].join("\0").into_bytes()
 }
@@ -158,7 +160,7 @@ fn take_out(value: &mut Value, free_text: &[&str], taken: &mut Vec<Value>) {
     }
 }
 
-/// Puts values back; without them, says that they are erased.
+/// Puts values back; without them, marks them as erased.
 fn put_back(value: &mut Value, values: Option<&[Value]>) {
     match value {
         Value::Object(fields) => {
@@ -237,7 +239,7 @@ fn open(held: &HashMap<String, KeyState>, message: StoredMessage) -> Result<Reco
     Ok(recorded)
 }
 
-/// Gives whether it is erased; none if it cannot be what was stored.
+/// Returns true if it is erased; `None` if it was changed after it was stored.
 fn open_whole(
     recorded: &mut Recorded,
     key: &str,
@@ -284,8 +286,8 @@ fn about_recorded(recorded: &Recorded, key: &str) -> Vec<u8> {
     about(key, &envelope.kind, &envelope.id, envelope.version, &recorded.subject)
 }
 
-/// Whether a recorded event is the same as one that was to be appended: of its
-/// id, and of the same bytes as received.
+/// True if a recorded event is the one that was to be appended: it has the same
+/// id and the same received bytes.
 pub(crate) fn is_same(keys: &KeyStore, event: &NewEvent, recorded: &Recorded) -> bool {
     recorded.envelope.id == event.envelope.id
         && match &recorded.protection {

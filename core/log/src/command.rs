@@ -1,16 +1,16 @@
-//! The one command path: load a subject's state, decide, append, and again if
-//! somebody was first.
+//! The one command path: load a subject's state, decide, append, and repeat if
+//! another event was appended first.
 //!
-//! States are kept in this process, then in Redis, else folded from the log.
-//! None of the copies is trusted. An acceptance is guarded by the position of
-//! the state that it was decided on, and a refusal is given only on a state
-//! that was compared with the log. A stale or lost copy costs a retry, never a
-//! wrong decision.
+//! States are cached in this process and in Redis; without a cached state, the
+//! log is folded. No cached state is trusted. An acceptance is guarded by the
+//! position of the state that it was decided on. A rejection is given only on a
+//! state that was compared with the log. A stale or lost copy costs a retry,
+//! never a wrong decision.
 //!
-//! A state never passes an event that this release cannot read: an unknown
-//! type or a newer version stops every command about its subject
+//! A state never passes an event that this release cannot read: an unknown type
+//! or a newer version stops every command about its subject
 //! ([`CommandError::NewerRelease`]). The state stays before that event, so the
-//! log refuses an append that is guarded by the state's position.
+//! log rejects an append that is guarded by the state's position.
 
 mod decided;
 mod error;
@@ -41,9 +41,9 @@ use uuid::Uuid;
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(8);
 /// Lost races after which a command gives up.
 const ATTEMPTS: u32 = 50;
-/// Lost races after which it begins to stand back between attempts.
+/// The number of lost races after which it begins to back off between attempts.
 const EAGER_ATTEMPTS: u32 = 3;
-/// The longest that it stands back.
+/// The longest delay between attempts.
 const MAX_RETRY_DELAY: Duration = Duration::from_millis(30);
 /// The pause before an event is sent again that was not acknowledged.
 const RESEND_DELAY: Duration = Duration::from_millis(250);
@@ -53,14 +53,14 @@ const RESEND_DELAY: Duration = Duration::from_millis(250);
 pub struct Executed<S> {
     /// The state after its event.
     pub state: Arc<S>,
-    /// Where its event stands.
+    /// The position of its event.
     pub position: u64,
     /// The event was stored before, by an earlier call.
     pub repeated: bool,
 }
 
-/// Executes commands. Cheap to clone; clones share what they keep, so there
-/// should be one in a process.
+/// Executes commands. Cheap to clone; clones share their caches, so a
+/// process should have only one.
 #[derive(Clone)]
 pub struct Commands {
     log: Log,
@@ -75,13 +75,13 @@ impl fmt::Debug for Commands {
     }
 }
 
-/// What was decided: an event for each subject, and perhaps a claim.
+/// The result of a decision: an event for each subject, and perhaps a claim.
 struct Decision<const N: usize> {
     events: [NewEvent; N],
     claim: Option<NewEvent>,
 }
 
-/// A subject, and where its state is kept.
+/// A subject, and the key under which its state is cached.
 #[derive(Clone, Copy)]
 struct StateKey<'a> {
     subject: &'a Subject,
@@ -89,7 +89,8 @@ struct StateKey<'a> {
 }
 
 impl Commands {
-    /// Commands on a log; without Redis, states are kept in this process only.
+    /// Commands on a log; without Redis, states are cached in this process
+    /// only.
     pub fn new(log: Log, redis: Option<Redis>) -> Self {
         let states = Arc::new(States::default());
         let snapshots = redis.map(|redis| Snapshots::new(redis, states.clone(), log.created_at()));
@@ -118,7 +119,8 @@ impl Commands {
         let mut held = match self.states.get::<S>(&key) {
             Some(held) => held,
             None => {
-                // One of many readers folds, the others find what it kept.
+                // One of many readers folds, and the others find the state that
+                // it cached.
                 let turn = timeout_at(deadline, self.queues.turn(&key.subject)).await;
                 _turn = Some(turn.map_err(|_| CommandError::Contended)?);
                 self.load_state::<S>(place).await?
@@ -128,18 +130,18 @@ impl Commands {
         Ok(held)
     }
 
-    /// Decides on the state of a subject and appends what was decided. Asks
-    /// `decide` again whenever the state turns out to be another: it must have
-    /// no effect of its own. Commands of one process about a subject take
-    /// turns.
+    /// Decides on the state of a subject and appends the decided event. Calls
+    /// `decide` again whenever the state has changed: it must have no effect of
+    /// its own. Commands of one process about a subject run one after the
+    /// other.
     ///
     /// When an acknowledgement is lost, the same event is sent once more. If
-    /// that fails too it may be stored all the same: a `decide` that is called
-    /// with the same command later must look for it in the state.
+    /// that fails too, the event may be stored all the same: a `decide` that is
+    /// called with the same command later must look for it in the state.
     ///
     /// # Errors
-    /// [`CommandError`]; [`CommandError::Rejected`] is what `decide` said about
-    /// the subject's current state.
+    /// [`CommandError`]; [`CommandError::Rejected`] is the rejection that
+    /// `decide` gave on the subject's current state.
     pub async fn execute<S: DecisionState, R>(
         &self,
         subject: &Subject,
@@ -150,7 +152,7 @@ impl Commands {
         Ok(executed)
     }
 
-    /// One decision over two subjects, appended all or nothing
+    /// Makes one decision over two subjects, appended all or nothing
     /// ([`Log::append_batch`]). The events must be about the subjects, in the
     /// same order. Otherwise as [`Commands::execute`].
     ///
@@ -166,14 +168,14 @@ impl Commands {
         self.run(subjects, decide).await.map_err(unclaimed)
     }
 
-    /// Like [`Commands::execute`], but `decide` gives a claim beside the event:
-    /// an event that must be the first on its own subject, of which nothing is
-    /// folded. Both are appended or none.
+    /// Like [`Commands::execute`], but `decide` gives a claim beside the event.
+    /// A claim is an event that must be the first on its own subject; no state
+    /// is folded from it. Both are appended or none.
     ///
     /// # Errors
     /// [`ClaimError::Taken`] when the claim's subject has an event already and
-    /// the main subject, which is looked at first, gives no reason to decide
-    /// anew; else as [`Commands::execute`].
+    /// the main subject, which is checked first, gives no reason to decide
+    /// again; else as [`Commands::execute`].
     pub async fn execute_claiming<S: DecisionState, R>(
         &self,
         subject: &Subject,
@@ -275,8 +277,8 @@ impl Commands {
                 .collect();
             match self.append(places, &guarded, deadline).await {
                 Ok((appended, resent)) if appended.iter().any(|appended| appended.duplicate) => {
-                    // Stored at an earlier attempt: others' events may stand
-                    // before and after.
+                    // An earlier attempt stored it: other events may precede
+                    // and follow it.
                     self.catch_up_all(places, &mut held, deadline).await?;
                     let mut appended = appended.into_iter();
                     return Ok(held.map(|held| Executed {
@@ -322,7 +324,8 @@ impl Commands {
         Err(CommandError::Contended.into())
     }
 
-    /// Appends, and once more if no acknowledgement came; tells whether it did.
+    /// Appends, and once more if no acknowledgement came. Returns true if one
+    /// came.
     async fn append<const N: usize>(
         &self,
         places: [StateKey<'_>; N],
@@ -341,7 +344,8 @@ impl Commands {
                 }
                 sleep(RESEND_DELAY).await;
                 let appended = match append().await {
-                    // Perhaps with our own event, and somebody's after it.
+                    // The conflict may be with our own event, followed by
+                    // another one.
                     Err(AppendError::Conflict) => self.log.find_earlier_batch(events).await,
                     outcome => outcome,
                 };
@@ -351,7 +355,7 @@ impl Commands {
         }
     }
 
-    /// What is kept of a state, however old; else a fold.
+    /// The cached state, however old; else a fold.
     async fn load_state<S: DecisionState>(
         &self,
         place: StateKey<'_>,
@@ -373,7 +377,7 @@ impl Commands {
         Ok(held)
     }
 
-    /// Brings states up to date with the log; tells whether one was not.
+    /// Brings states up to date with the log. Returns true if any was behind.
     async fn catch_up_all<S: DecisionState, const N: usize>(
         &self,
         places: [StateKey<'_>; N],
@@ -390,7 +394,7 @@ impl Commands {
         timeout_at(deadline, all).await.map_err(too_late)?
     }
 
-    /// Brings a state up to date with the log; tells whether it was not.
+    /// Brings a state up to date with the log. Returns true if it was behind.
     async fn catch_up<S: DecisionState>(
         &self,
         place: StateKey<'_>,
@@ -405,7 +409,7 @@ impl Commands {
                 subject = %place.subject,
                 position = held.position,
                 last,
-                "A kept state is ahead of the log: it is thrown away"
+                "A cached state is ahead of the log: it is dropped"
             );
             self.states.remove(place.key);
             if let Some(snapshots) = &self.snapshots {
@@ -418,7 +422,7 @@ impl Commands {
         Ok(true)
     }
 
-    /// Folds events onto a state and keeps it.
+    /// Folds events onto a state and caches it.
     fn apply_batch<S: DecisionState>(
         &self,
         place: StateKey<'_>,
@@ -447,7 +451,7 @@ impl Commands {
     }
 }
 
-/// Why a state could not be brought up to date.
+/// Reason why a state could not be brought up to date.
 enum FoldError {
     Read(ReadError),
     Unreadable(UnreadableEvent),
@@ -492,7 +496,7 @@ fn invalid_append<R>(reason: &'static str) -> CommandError<R> {
     CommandError::Append(AppendError::Rejected(reason.into()))
 }
 
-/// The error of a command that claims nothing.
+/// The error of a command without a claim.
 fn unclaimed<R>(error: ClaimError<R>) -> CommandError<R> {
     match error {
         ClaimError::Command(error) => error,

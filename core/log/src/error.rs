@@ -1,9 +1,10 @@
-//! Why the log could not be read, appended to, or its keys used.
+//! Errors of reading the log, appending to it, and using its keys.
 //!
-//! An error is an outage, which passes, or it is permanent: the same call fails
-//! again until somebody changes something. [`ReadError::outage`],
-//! [`AppendError::outage`] and [`KeyError::outage`] tell them apart, so that
-//! callers retry outages and nothing else, and name the service that is out.
+//! An error is either an outage, which passes, or permanent: the same call
+//! fails again until the data or the settings are repaired.
+//! [`ReadError::outage`], [`AppendError::outage`] and [`KeyError::outage`]
+//! distinguish them, so that callers retry outages and nothing else, and name
+//! the service that is out.
 
 use async_nats::jetstream::{
     self, ErrorCode,
@@ -15,7 +16,7 @@ use std::{error::Error, fmt};
 /// client does not know it as "wrong last sequence".
 const WRONG_LAST_SEQUENCE_IN_FLIGHT: u64 = 10164;
 
-/// A service that does not answer. Whoever tries again later may succeed.
+/// A service that does not answer. A later retry may succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outage {
     /// The stream of events.
@@ -33,15 +34,15 @@ impl fmt::Display for Outage {
     }
 }
 
-/// Why the log could not be read.
+/// Reason why the log could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The server does not answer; try again.
     #[error("the event log does not answer")]
     Unavailable(#[source] Box<dyn Error + Send + Sync>),
-    /// The log has a hole. Nothing may be folded past it.
+    /// The log has a hole. No fold may skip it.
     #[error(
-        "the event log has a hole: position {expected} is missing, {found} follows. Somebody has deleted events; restore the stream from a backup"
+        "the event log has a hole: position {expected} is missing, {found} follows. Events were deleted; restore the stream from a backup"
     )]
     Hole {
         /// The position that should come next.
@@ -49,8 +50,8 @@ pub enum ReadError {
         /// The one that came.
         found: u64,
     },
-    /// A data key is missing that was not erased. Nothing may be folded past
-    /// it: the event would look as if its person had been erased.
+    /// A data key is missing that was not erased. No fold may skip the event: it
+    /// would look as if the person had been erased.
     #[error(
         "data key {key} of the event at position {position} is missing, and was not erased: restore stream EXODRIVE_KEYS from a backup"
     )]
@@ -62,7 +63,7 @@ pub enum ReadError {
     },
     /// An encrypted event is not what was appended.
     #[error(
-        "the event at position {position} is not what was appended: key {key} does not open it. Somebody has changed the log; `exodrive audit verify --live` says more"
+        "the event at position {position} is not what was appended: key {key} does not open it. The log was changed; `exodrive audit verify --live` gives details"
     )]
     Changed {
         /// The event.
@@ -70,14 +71,14 @@ pub enum ReadError {
         /// The key's name.
         key: String,
     },
-    /// The data key of an event is not to be had: the key store does not
-    /// answer, or holds what these settings cannot open.
+    /// The data key of an event is not available: the key store does not
+    /// answer, or holds a key that these settings cannot open.
     #[error(transparent)]
     Key(#[from] KeyError),
 }
 
 impl ReadError {
-    /// Which service is out; none if the error is permanent.
+    /// The service that is out; `None` if the error is permanent.
     pub fn outage(&self) -> Option<Outage> {
         match self {
             Self::Unavailable(_) => Some(Outage::EventLog),
@@ -91,45 +92,53 @@ impl ReadError {
     }
 }
 
-/// Why an event was not (or may not have been) appended.
+/// Reason why an event was not (or may not have been) appended.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// Somebody else appended to the subject first: load again, decide again.
+    /// Another event was appended to the subject first: load again, decide
+    /// again.
     #[error("the subject has changed since it was read")]
     Conflict,
     /// No acknowledgement in time. The event may be stored all the same: send
     /// it again under the same id.
     #[error("the event log did not acknowledge in time")]
     Unavailable(#[source] Option<Box<dyn Error + Send + Sync>>),
-    /// The server will not have it; sending it again changes nothing.
-    #[error("the event log refused the event")]
+    /// The server rejects it, and would reject it again.
+    #[error("the event log rejected the event")]
     Rejected(#[source] Box<dyn Error + Send + Sync>),
+    /// The log was opened to be read ([`Log::open`](crate::Log::open)), and its
+    /// settings were not checked. Nothing was sent.
+    #[error("the event log was opened to be read: connect to it to append")]
+    OpenedForReading,
     /// The event is larger than the server takes. Nothing was stored.
     #[error("the event is larger than the event log takes")]
     TooLarge,
-    /// The event cannot be written down or encrypted. Nothing was sent.
+    /// The event cannot be encoded or encrypted. Nothing was sent.
     #[error("the event cannot be encoded")]
     Encode(#[source] Box<dyn Error + Send + Sync>),
-    /// The data key that the event is to be encrypted with is not to be had.
-    /// Nothing was sent.
+    /// The data key for encrypting the event is not available. Nothing was
+    /// sent.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The acknowledgement was lost, or somebody else was first, and what
-    /// stands on the subject cannot be read: whether the event is stored is not
-    /// known.
-    #[error("whether the event is stored cannot be read")]
+    /// The acknowledgement was lost, or another event was appended first, and
+    /// the subject cannot be read: the event may or may not be stored.
+    #[error("the event may or may not be stored: the subject cannot be read")]
     Unreadable(#[source] ReadError),
 }
 
 impl AppendError {
-    /// Which service is out; none for [`AppendError::Conflict`] and if the
+    /// The service that is out; `None` for [`AppendError::Conflict`] and if the
     /// error is permanent.
     pub fn outage(&self) -> Option<Outage> {
         match self {
             Self::Unavailable(_) => Some(Outage::EventLog),
             Self::Key(error) => error.outage(),
             Self::Unreadable(error) => error.outage(),
-            Self::Conflict | Self::Rejected(_) | Self::TooLarge | Self::Encode(_) => None,
+            Self::Conflict
+            | Self::Rejected(_)
+            | Self::OpenedForReading
+            | Self::TooLarge
+            | Self::Encode(_) => None,
         }
     }
 
@@ -141,7 +150,7 @@ impl AppendError {
         Self::Encode(error.into())
     }
 
-    /// What the server's answer to an append means.
+    /// The error that the server's answer to an append means.
     pub(crate) fn of_server(error: jetstream::Error) -> Self {
         match error.error_code() {
             code if is_clash(code) => Self::Conflict,
@@ -189,9 +198,13 @@ fn is_too_large(code: ErrorCode) -> bool {
         || code == ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM
 }
 
-/// Why a data key is not to be had.
+/// Reason why a data key is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
+    /// The log was opened to be read ([`Log::open`](crate::Log::open)). Nothing was
+    /// changed.
+    #[error("the event log was opened to be read: connect to it to destroy keys")]
+    OpenedForReading,
     /// The key store does not answer; try again.
     #[error("the key store does not answer")]
     Unavailable(#[source] Option<Box<dyn Error + Send + Sync>>),
@@ -206,7 +219,7 @@ pub enum KeyError {
         /// The wrapping key's version.
         version: u32,
     },
-    /// A record in the key store that is none.
+    /// A record in the key store is malformed.
     #[error("data key {0} cannot be read from the key store")]
     Malformed(String),
     /// A new key that cannot be wrapped or written down.
@@ -215,11 +228,14 @@ pub enum KeyError {
 }
 
 impl KeyError {
-    /// Which service is out; none if the error is permanent.
+    /// The service that is out; `None` if the error is permanent.
     pub fn outage(&self) -> Option<Outage> {
         match self {
             Self::Unavailable(_) => Some(Outage::KeyStore),
-            Self::Wrapping { .. } | Self::Malformed(_) | Self::Encode(_) => None,
+            Self::OpenedForReading
+            | Self::Wrapping { .. }
+            | Self::Malformed(_)
+            | Self::Encode(_) => None,
         }
     }
 }

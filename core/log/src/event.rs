@@ -7,22 +7,22 @@ use exodrive_domain::{Envelope, Subject};
 /// An event to be appended.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
-    /// What it is about.
+    /// The entity that it is about.
     pub subject: Subject,
     /// Its attributes.
     pub envelope: Envelope,
-    /// A delivery's own headers, to be kept beside the envelope.
+    /// A delivery's own headers, stored beside the envelope.
     pub provider_headers: Vec<(String, String)>,
-    /// The body, stored as it is.
+    /// The body; it is stored unchanged.
     pub body: Bytes,
 }
 
 /// An event that is durably in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
-    /// Where it stands.
+    /// Its position.
     pub position: u64,
-    /// It stood there already: an event of this id was appended before.
+    /// True if it was stored already: an event of this id was appended before.
     pub duplicate: bool,
 }
 
@@ -31,7 +31,7 @@ pub struct Appended {
 pub struct StoredMessage {
     /// Its sequence in the stream.
     pub position: u64,
-    /// When the server stored it; exact to the nanosecond.
+    /// The time at which the server stored it, with nanoseconds.
     pub stored_at: DateTime<Utc>,
     /// Its subject.
     pub subject: String,

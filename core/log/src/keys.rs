@@ -1,11 +1,11 @@
-//! The keys that personal data in the log is encrypted with: in a stream of
+//! The keys that encrypt personal data in the log. They are in a stream of
 //! their own beside it (`exo-keys.<name>`), so that one can be destroyed while
-//! the log stays as it is.
+//! the log does not change.
 //!
-//! Each is wrapped (encrypted) by a key from configuration. Three things are
-//! never confused: a key that was destroyed leaves a tombstone; one that is
-//! missing without a tombstone is an error that nothing is folded past; and a
-//! stream that does not answer is tried again.
+//! Each is wrapped (encrypted) by a key from configuration. Three cases are
+//! kept apart. A key that was destroyed leaves a tombstone. A key that is
+//! missing without a tombstone is an error, and no fold skips it. A stream that
+//! does not answer is tried again.
 
 use crate::{
     error::KeyError,
@@ -40,16 +40,17 @@ use std::{
 };
 use tokio::time::timeout;
 
-/// How long a process may go on using a key that was destroyed meanwhile.
+/// The longest time for which a process may use a key after its destruction.
 pub const KEY_CACHE: Duration = Duration::from_secs(10);
 const CACHED_KEYS: u64 = 100_000;
-/// Keys asked for at a time; the server takes 1,024.
+/// The number of keys in one request; the server takes 1,024.
 const AT_ONCE: usize = 512;
-/// Up to so many are asked for singly.
+/// Up to this number, keys are requested one by one.
 const FEW: usize = 3;
-/// How long the server may be silent.
+/// The timeout of an answer of the server.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// Makes the MACs of what was received. Never destroyed: it opens nothing.
+/// Name of the key for the MACs of received bytes. It is never destroyed: it
+/// decrypts no data.
 const MAC_KEY: &str = "mac";
 const NONCE: usize = 24;
 
@@ -64,7 +65,7 @@ impl fmt::Debug for WrappingKeys {
     }
 }
 
-/// Text that is no set of wrapping keys.
+/// A text that is not a set of wrapping keys.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "wrapping keys are written as <version>:<base64 of 32 bytes>, several with commas or line ends between; the highest version is used for new keys"
@@ -72,10 +73,11 @@ impl fmt::Debug for WrappingKeys {
 pub struct WrappingKeysError;
 
 impl WrappingKeys {
-    /// Reads `1:<base64 of 32 bytes>,2:…`; line ends do as well as commas.
+    /// Reads `1:<base64 of 32 bytes>,2:…`; keys may also be on lines of their
+    /// own.
     ///
     /// # Errors
-    /// When it is none, or there is no key.
+    /// When a key is malformed, or there is no key.
     pub fn parse(text: &str) -> Result<Self, WrappingKeysError> {
         let mut keys = BTreeMap::new();
         for part in text.split([',', '\n']).map(str::trim).filter(|part| !part.is_empty()) {
@@ -103,7 +105,7 @@ impl WrappingKeys {
     }
 }
 
-/// What a wrapped key is bound to.
+/// The identity that a wrapped key is bound to.
 fn wrapped_as(name: &str, version: u32) -> Vec<u8> {
     format!("exodrive data key\0{name}\0{version}").into_bytes()
 }
@@ -119,21 +121,21 @@ pub(crate) fn encrypt(cipher: &XChaCha20Poly1305, about: &[u8], plain: &[u8]) ->
     Some(out)
 }
 
-/// What [`encrypt`] encrypted; none if it was changed, or is about something
-/// else.
+/// Decrypts the output of [`encrypt`]; `None` if it was changed, or belongs to
+/// another identity.
 pub(crate) fn decrypt(cipher: &XChaCha20Poly1305, about: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
     let (nonce, sealed) = sealed.split_first_chunk::<NONCE>()?;
     cipher.decrypt(&XNonce::from(*nonce), Payload { msg: sealed, aad: about }).ok()
 }
 
-/// A data key, or what is left of it.
+/// A data key, or the fact that it was erased.
 #[derive(Clone)]
 pub(crate) enum KeyState {
     Key(XChaCha20Poly1305),
     Erased,
 }
 
-/// What the key store holds under a name.
+/// A record of the key store.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Stored {
@@ -141,7 +143,7 @@ enum Stored {
     Erased { erasure: ErasureId, at: String },
 }
 
-/// See the module. Cheap to clone.
+/// The data keys of a log, with a cache of those in use. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct KeyStore {
     context: Context,
@@ -159,7 +161,8 @@ fn subject(name: &str) -> String {
 fn name_of(scope: &KeyScope) -> String {
     match scope {
         KeyScope::Email(id) => format!("email.{id}"),
-        // A provider's id may hold anything; its digest can stand in a subject.
+        // A provider's id may contain any character; its digest is valid in a
+        // subject.
         KeyScope::Delivery(id) => {
             let digest = digest::digest(&digest::SHA256, id.as_bytes());
             format!("delivery.{}", hex::encode(&digest.as_ref()[..16]))
@@ -207,9 +210,10 @@ impl KeyStore {
         hex::encode(&context.sign().as_ref()[..16])
     }
 
-    /// The key to encrypt with, and its name: made if there is none. A scope
-    /// that was erased gets a new key if its person may give data again; else
-    /// a key that nobody keeps, so that what comes late is erased at once.
+    /// The key to encrypt with, and its name; makes a key if there is no key
+    /// yet. An erased scope gets a new key if its person may give data again.
+    /// Otherwise it gets a key that is not stored, so that late data is erased
+    /// at once.
     pub(crate) async fn for_append(
         &self,
         scope: &KeyScope,
@@ -257,7 +261,7 @@ impl KeyStore {
             }
         }
         for names in missing.chunks(AT_ONCE) {
-            // Singly there is less to be said.
+            // A few keys are read one by one below, which is less work.
             if names.len() > FEW {
                 for (name, stored) in self.read_many(names).await? {
                     let held = self.keep(&name, &stored)?;
@@ -285,7 +289,7 @@ impl KeyStore {
         }
     }
 
-    /// The key in a record, kept for a while.
+    /// Unwraps the key of a record and caches it for [`KEY_CACHE`].
     fn keep(&self, name: &str, stored: &Stored) -> Result<KeyState, KeyError> {
         let held = match self.unwrap(name, stored)? {
             Some(key) => KeyState::Key(XChaCha20Poly1305::new(&key.into())),
@@ -295,7 +299,7 @@ impl KeyStore {
         Ok(held)
     }
 
-    /// The key; none if it was erased.
+    /// The key; `None` if it was erased.
     fn unwrap(&self, name: &str, stored: &Stored) -> Result<Option<[u8; 32]>, KeyError> {
         match stored {
             Stored::Erased { .. } => Ok(None),
@@ -329,7 +333,7 @@ impl KeyStore {
             let answer = answer.ok_or(KeyError::Unavailable(None))?;
             match answer.status.map(|status| status.as_u16()) {
                 None => {}
-                // The end, or none of them.
+                // The end, or the answer that there is no match.
                 Some(204 | 404) => return Ok(found),
                 Some(_) => return Err(KeyError::Unavailable(None)),
             }
@@ -348,7 +352,7 @@ impl KeyStore {
         let body = match self.stream.direct_get_last_for_subject(subject(name)).await {
             Ok(message) => message.payload,
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => {
-                // A replica that is behind would say so too; the leader knows.
+                // A replica that is behind gives the same answer; only the leader's counts.
                 match self.stream.get_last_raw_message_by_subject(&subject(name)).await {
                     Ok(message) => message.payload,
                     Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
@@ -371,7 +375,7 @@ impl KeyStore {
         self.publish(name, &stored, 0).await
     }
 
-    /// Stores a record if the name's last one stands at `last`.
+    /// Stores a record if the name's last one is at `last`.
     async fn publish(&self, name: &str, stored: &Stored, last: u64) -> Result<bool, KeyError> {
         let body = serde_json::to_vec(stored);
         let body = body.map_err(|_| KeyError::Encode(name.to_owned()))?;
@@ -388,8 +392,8 @@ impl KeyStore {
         }
     }
 
-    /// Destroys a key: leaves a tombstone, then has the server overwrite the
-    /// key on disk. May be repeated; a key that is gone stays gone.
+    /// Destroys a key: leaves a tombstone, then makes the server overwrite
+    /// the key on disk. May be repeated: a destroyed key is not made again.
     pub(crate) async fn destroy(
         &self,
         name: &str,
@@ -428,7 +432,7 @@ impl KeyStore {
         }
     }
 
-    /// Whether a key is destroyed.
+    /// True if a key is destroyed.
     pub(crate) async fn is_destroyed(&self, name: &str) -> Result<bool, KeyError> {
         Ok(matches!(self.read_stored(name).await?, Some(Stored::Erased { .. })))
     }

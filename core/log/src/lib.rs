@@ -4,21 +4,20 @@
 //! client for the server's monitoring endpoint. Knows nothing of Postgres or
 //! HTTP handlers.
 //!
-//! **Flow.** [`Log::prepare`] makes the streams, as the operator;
-//! [`Log::connect`] refuses a server or stream that could lose or change an
-//! event ([`topology`]); [`permissions`] proves what each user may do. A
-//! webhook becomes a [`NewEvent`] and goes in by [`Log::append_fact`]
-//! (unconditional, counted once by its id). A command goes in by [`Commands`]:
-//! load the subject's state, decide, append guarded by the subject's last
-//! sequence ([`Log::append_decision`], [`Log::append_batch`] for two subjects),
-//! and again if somebody was first.
-//! Projections and replays take events out as
-//! [`Recorded`](exodrive_domain::Recorded): [`Log::reader`] in log order from
-//! a position, [`Log::reader_of`] some subjects only, [`Log::history`] for one
-//! subject, [`Log::read`] for one event. All of them are [`StoredMessage`]s
-//! first, as the server holds them; seals and proofs take those
-//! ([`Log::stored_reader`], [`Log::read_stored`]).
-//! What was refused at the door is kept beside the log ([`Log::refuse`],
+//! **Flow.** [`Log::prepare`] makes the streams, as the operator.
+//! [`Log::connect`] rejects a server or stream that could lose or change an
+//! event ([`topology`]). [`permissions`] proves what each user may do. A
+//! webhook becomes a [`NewEvent`] and is appended by [`Log::append_fact`]
+//! (unconditional, counted once by its id). A command goes through
+//! [`Commands`]: load the subject's state, decide, append guarded by the
+//! subject's last sequence ([`Log::append_decision`], [`Log::append_batch`] for
+//! two subjects), and repeat if another event was appended first. Projections
+//! and replays read events as [`Recorded`](exodrive_domain::Recorded):
+//! [`Log::reader`] in log order from a position, [`Log::reader_of`] some
+//! subjects only, [`Log::history`] for one subject, [`Log::read`] for one
+//! event. All of them are [`StoredMessage`]s first, as the server holds them;
+//! seals and proofs use those ([`Log::stored_reader`], [`Log::read_stored`]). A
+//! webhook that the API refuses is recorded beside the log ([`Log::refuse`],
 //! [`Log::refusals`]).
 
 mod append;

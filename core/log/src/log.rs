@@ -7,10 +7,10 @@ use exodrive_domain::id::ErasureId;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
-/// Refusals on their way to the server at a time, at most.
+/// The greatest number of refusals that are being sent at once.
 const IN_FLIGHT: usize = 64;
 
-/// What may be on its way at once.
+/// Permits for the refusals that are being sent at once.
 #[derive(Clone)]
 pub(crate) struct RejectionSlots(pub(crate) Arc<Semaphore>);
 
@@ -31,17 +31,20 @@ pub struct Log {
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) clock: LogClock,
     pub(crate) refusing: RejectionSlots,
+    /// The settings of server and streams were checked: it may be appended to.
+    pub(crate) checked: bool,
 }
 
 impl Log {
-    /// How long the server remembers an event's id, and answers a repeat with
-    /// the first position.
+    /// The time for which the server remembers an event's id, and answers a
+    /// repeat with the first position.
     pub fn duplicate_window(&self) -> Duration {
         self.duplicate_window
     }
 
-    /// When the stream was made: with its name, the identity of the log. What
-    /// was projected from another log must not be continued from this one.
+    /// The time at which the stream was made: with its name, the identity of
+    /// the log. A projection of another log must not be continued from this
+    /// one.
     pub fn created_at(&self) -> DateTime<Utc> {
         self.created_at
     }
@@ -52,17 +55,20 @@ impl Log {
         self.clock.now()
     }
 
-    /// Destroys a data key by name: nobody can read any more what was encrypted
-    /// with it. May be repeated. Other processes use a copy for at most
+    /// Destroys a data key by name: data that it encrypted cannot be read any
+    /// more. May be repeated. Other processes use a copy for at most
     /// [`KEY_CACHE`](crate::KEY_CACHE).
     ///
     /// # Errors
     /// When the key store does not answer.
     pub async fn destroy_key(&self, name: &str, erasure: ErasureId) -> Result<(), KeyError> {
+        if !self.checked {
+            return Err(KeyError::OpenedForReading);
+        }
         self.keys.destroy(name, erasure, self.now()).await
     }
 
-    /// Whether a data key is destroyed.
+    /// True if a data key is destroyed.
     ///
     /// # Errors
     /// When the key store does not answer.
@@ -70,8 +76,8 @@ impl Log {
         self.keys.is_destroyed(name).await
     }
 
-    /// A keyed MAC of something about a person, by which it is recognised
-    /// without being kept: 32 hexadecimal digits.
+    /// A keyed MAC of a text about a person, which identifies the text without
+    /// storing it: 32 hexadecimal digits.
     pub fn mac(&self, about: &str, text: &[u8]) -> String {
         self.keys.mac(about, text)
     }

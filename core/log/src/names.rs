@@ -11,14 +11,14 @@ pub(crate) const CANARY_SUBJECT: &str = "exo-canary";
 pub const KEYS_STREAM: &str = "EXODRIVE_KEYS";
 /// Its subjects.
 pub const KEYS_SUBJECTS: &str = "exo-keys.>";
-/// What they begin with.
+/// The prefix of their subjects.
 pub(crate) const KEYS_PREFIX: &str = "exo-keys";
 /// The last signed checkpoint; each subject keeps its last message only.
 pub const SEALS_STREAM: &str = "EXODRIVE_SEALS";
 /// Its subjects.
 pub const SEALS_SUBJECTS: &str = "exo-seals.>";
-/// Webhooks that were refused, without personal data; the oldest go after
-/// 90 days, or when there are a million.
+/// Refused webhooks, without personal data. The oldest are deleted after 90
+/// days, or when there are a million.
 pub const REFUSALS_STREAM: &str = "EXODRIVE_REFUSALS";
 /// Its subjects.
 pub const REFUSALS_SUBJECTS: &str = "exo-refusals.>";

@@ -1,9 +1,10 @@
-//! What a NATS user may do, found out by trying, so that nothing has to be
-//! believed. docs/nats-permissions.conf grants what is checked here.
+//! The permissions of a NATS user, tested by trial, so that no statement has to
+//! be trusted. docs/nats-permissions.conf grants the permissions that this
+//! module checks.
 //!
-//! Nothing is changed by a trial, even where it is allowed: the requests are
-//! not valid, name a stream that does not exist, or expect another stream than
-//! the one their subject leads to.
+//! A trial changes nothing, even where it is allowed: the requests are invalid,
+//! name a stream that does not exist, or expect another stream than the one of
+//! their subject.
 
 use crate::topology::{self, ConnectError, LogConfig};
 use async_nats::{Client, Event, HeaderMap, client::RequestErrorKind, header};
@@ -13,35 +14,37 @@ use tokio::{
     time::timeout,
 };
 
-/// Whom a process is to the NATS server. Each may do what those before it may.
+/// The user that a process is to the NATS server. Each may do all that those
+/// before it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum User {
     /// Serves the API, reads, appends.
     Api,
-    /// Keeps seals too, and destroys data keys.
+    /// Stores seals too, and destroys data keys.
     Worker,
     /// Makes streams and changes their settings.
     Operator,
 }
 
-/// Where a user's permissions are not what they must be; subjects.
+/// The difference between a user's permissions and the required ones, as
+/// subjects.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Deviations {
-    /// What it may do and must not.
+    /// Subjects that it may use and must not.
     pub excess: Vec<&'static str>,
-    /// What it must be able to do and may not.
+    /// Subjects that it must be able to use and may not.
     pub missing: Vec<&'static str>,
 }
 
-/// No stream has this name.
+/// A name that no stream has.
 const NOWHERE: &str = "EXODRIVE_DOCTOR";
 /// No request for JetStream is valid with this body.
 const INVALID: &str = "doctor";
-/// How long the server may take to answer or to refuse.
+/// The timeout for the server's answer or refusal.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What is tried, and the least of the users who may. Deleting and purging work
-/// without a body, so they name no stream that exists.
+/// The trials, each with the least powerful user who may do it. Deleting and
+/// purging work without a body, so they name a stream that does not exist.
 const TRIALS: [(&str, User); 37] = [
     ("exo.doctor", User::Api),
     ("exo-canary", User::Api),
@@ -82,8 +85,8 @@ const TRIALS: [(&str, User); 37] = [
     ("$JS.API.CONSUMER.DELETE.EXODRIVE.doctor", User::Operator),
 ];
 
-/// Tries, as the user of the configuration's address, what `must` has to be
-/// able to do and what is forbidden to `may`.
+/// Tries, as the user of the configuration's address, everything that `must`
+/// has to be able to do and everything that is forbidden to `may`.
 ///
 /// # Errors
 /// When the server cannot be reached, or neither answers nor refuses.
@@ -93,7 +96,7 @@ pub async fn check(config: &LogConfig, must: User, may: User) -> Result<Deviatio
         let sender = sender.clone();
         options.event_callback(move |event| {
             if let Event::ServerError(error) = event {
-                // Nobody listens any more: the trials are over.
+                // The send fails only after the trials are over.
                 let _ = sender.send(error.to_string());
             }
             std::future::ready(())
@@ -134,7 +137,7 @@ async fn is_allowed(
         tokio::select! {
             answer = asked => match answer {
                 Ok(_) => Some(true),
-                // It was let through to where nobody is.
+                // The request was let through, and there was no responder.
                 Err(error) if error.kind() == RequestErrorKind::NoResponders => Some(true),
                 Err(_) => None,
             },

@@ -1,3 +1,6 @@
+//! Reads of the log: readers from a position on, one subject's history, and
+//! single events.
+
 use crate::{
     codec,
     error::ReadError,
@@ -12,28 +15,29 @@ use async_nats::jetstream::{
 use exodrive_domain::{Recorded, Subject};
 use std::time::Duration;
 
-/// A consumer of one subject, which is read once, goes away by itself after this.
+/// The time after which the server deletes a consumer of one subject, which is
+/// read once.
 const INACTIVE_FOLD: Duration = Duration::from_secs(5);
-/// Events of one subject that are fetched singly before a consumer is made.
-/// Most subjects have no more; and a consumer for each of a thousand subjects
-/// that are asked for at once is more than the server makes in time.
+/// The number of events of one subject that are fetched one by one before a
+/// consumer is made. Most subjects have no more. A consumer for each of a
+/// thousand subjects at once is more than the server makes in time.
 const ONE_BY_ONE: usize = 8;
 
-/// Consecutive events, and how many wait behind them.
+/// Consecutive events, and the number of later ones.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// In log order; empty when nothing came in time.
     pub events: Vec<Recorded>,
-    /// How many more the log held when the last one was sent.
+    /// The number of later events in the log when the last one was sent.
     pub pending: u64,
 }
 
-/// Reads the log in order, from a position onwards, without a gap: all of it,
-/// or what a filter lets through.
+/// Reads the log in order, from a position onwards, without a gap: all
+/// events, or those that match a filter.
 pub struct Reader {
     log: Log,
-    /// Where the next batch begins. Moved only with decoded events: whoever
-    /// stops waiting, or cannot decode, loses none.
+    /// The beginning of the next batch. It moves only with decoded events: a
+    /// caller that stops waiting, or cannot decode, loses none.
     next: u64,
     stored: StoredReader,
 }
@@ -45,9 +49,9 @@ impl Log {
     }
 
     /// A reader of the events from `position` on whose subject is one of
-    /// `filters`, for example `exo.booking.>`; of all of them if there is no
-    /// filter. Filters must not overlap. It cannot tell a hole in the log from
-    /// events of others.
+    /// `filters`, for example `exo.booking.>`; of all events if there is no
+    /// filter. Filters must not overlap. It cannot distinguish a hole in the
+    /// log from events of other subjects.
     pub fn reader_of(&self, filters: &[String], position: u64) -> Reader {
         let stored = StoredReader::new(self, filters, position);
         Reader { log: self.clone(), next: stored.next(), stored }
@@ -56,10 +60,10 @@ impl Log {
     /// The event in a stored message.
     ///
     /// # Errors
-    /// When its data key is not to be had, or does not open it.
+    /// When its data key is not available, or does not open it.
     pub async fn decode_stored(&self, message: StoredMessage) -> Result<Recorded, ReadError> {
         let mut recorded = codec::decode(&self.keys, vec![message]).await?;
-        recorded.pop().ok_or_else(|| ReadError::unavailable("no event came of a message"))
+        recorded.pop().ok_or_else(|| ReadError::unavailable("a message gave no event"))
     }
 
     /// The events in stored messages, in the same order; cheaper than one by
@@ -74,7 +78,7 @@ impl Log {
         codec::decode(&self.keys, messages).await
     }
 
-    /// The event at a position; `None` if there is none (yet).
+    /// The event at a position; `None` if there is no event (yet).
     ///
     /// # Errors
     /// When the server does not answer.
@@ -85,7 +89,7 @@ impl Log {
         }
     }
 
-    /// The position of the newest event; 0 when there is none.
+    /// The position of the newest event; 0 when the log is empty.
     ///
     /// # Errors
     /// When the server does not answer.
@@ -103,7 +107,7 @@ impl Log {
     }
 
     /// The position of the last event whose subject a filter matches, for
-    /// example `exo.booking.>`; `None` if there is none.
+    /// example `exo.booking.>`; `None` if there is no match.
     ///
     /// # Errors
     /// When the server does not answer.
@@ -116,7 +120,7 @@ impl Log {
     }
 
     /// The first event from `position` on whose subject a filter matches;
-    /// `None` if there is none (yet).
+    /// `None` if there is no match (yet).
     ///
     /// # Errors
     /// When the server does not answer.
@@ -140,8 +144,8 @@ impl Log {
         self.events_after(subject, 0).await
     }
 
-    /// Every event of one subject after a position, in log order, as of now.
-    /// Cheap when there are none or few.
+    /// Every event of one subject after a position, in log order, up to now.
+    /// Cheap when there are few.
     ///
     /// # Errors
     /// When the server does not answer.
@@ -193,12 +197,12 @@ impl Log {
 }
 
 impl Reader {
-    /// The next events: waits up to `wait` for the first, then takes what is
-    /// there, up to `limit`. After an error the reader starts again where it
-    /// was.
+    /// The next events: waits up to `wait` for the first, then takes the
+    /// available ones, up to `limit`. After an error the reader starts again
+    /// at the same position.
     ///
     /// # Errors
-    /// [`ReadError`]; one that is no [`ReadError::outage`] is final.
+    /// [`ReadError`]; one without a [`ReadError::outage`] is final.
     pub async fn next_batch(&mut self, limit: usize, wait: Duration) -> Result<Batch, ReadError> {
         self.stored.seek(self.next);
         let batch = self.stored.next_batch(limit, wait).await?;

@@ -1,8 +1,8 @@
 //! A connection to Redis that costs little when Redis does not answer.
 //!
-//! Redis may be slow, stopped, flushed or gone at any time. Callers never wait
-//! for it longer than [`REDIS_TIMEOUT`], and after a failure do not ask it again
-//! for a while.
+//! Redis may be slow, stopped or flushed at any time. Callers never wait for it
+//! longer than [`REDIS_TIMEOUT`]. After a failure they do not call it again for
+//! a while.
 
 use ::redis::{
     Client, Cmd, ErrorKind, FromRedisValue, RedisError as ClientError, ScriptInvocation,
@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 /// The longest that a caller waits for Redis.
 pub const REDIS_TIMEOUT: Duration = Duration::from_millis(250);
-/// How long Redis is left alone after a failure.
+/// The pause after a failure, during which Redis is not called.
 const REST: Duration = Duration::from_millis(500);
 
 /// A connection to Redis. Cheap to clone.
@@ -33,11 +33,11 @@ pub struct Redis {
     rests_until_ms: Arc<AtomicU64>,
 }
 
-/// Why Redis gave no answer.
+/// Reason why Redis gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum RedisError {
     /// It failed a moment ago and is left alone.
-    #[error("Redis is resting after a failure")]
+    #[error("Redis is not called for a moment after a failure")]
     Resting,
     /// It did not answer in time.
     #[error("Redis did not answer in {} ms", REDIS_TIMEOUT.as_millis())]
@@ -45,13 +45,13 @@ pub enum RedisError {
     /// The connection broke, or Redis is not ready to answer.
     #[error("Redis failed")]
     Failed(#[source] ClientError),
-    /// It answered, and refused the command: the same command fails again.
-    #[error("Redis refused a command")]
+    /// It answered, and rejected the command: the same command fails again.
+    #[error("Redis rejected a command")]
     Refused(#[source] ClientError),
 }
 
 impl RedisError {
-    /// Whether Redis is out: it may answer the same command later.
+    /// True if Redis is out: it may answer the same command later.
     pub fn is_outage(&self) -> bool {
         !matches!(self, Self::Refused(_))
     }
@@ -78,11 +78,11 @@ impl From<ClientError> for RedisError {
 }
 
 impl Redis {
-    /// A connection that is made when first used. To be called within a tokio
+    /// A connection that is made when first used. Must be called within a tokio
     /// runtime.
     ///
     /// # Errors
-    /// When the URL is none.
+    /// When the URL is invalid.
     pub fn new(url: &str) -> Result<Self, RedisError> {
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(REDIS_TIMEOUT))
@@ -116,8 +116,8 @@ impl Redis {
         self.bounded(script.invoke_async(&mut connection)).await
     }
 
-    /// A connection of its own that hears what is published on a channel, until
-    /// it breaks.
+    /// A connection of its own that receives the messages of a channel, until it
+    /// breaks.
     ///
     /// # Errors
     /// When Redis does not take the subscription within [`REDIS_TIMEOUT`].
@@ -142,7 +142,8 @@ impl Redis {
             Ok(answer) => answer.map_err(RedisError::from),
             Err(_) => Err(RedisError::TimedOut),
         };
-        // One that answers is not left alone for what it refused.
+        // A server that answers is called again at once, even if it rejected a
+        // command.
         if outcome.as_ref().is_err_and(RedisError::is_outage) {
             let rest = u64::try_from(REST.as_millis()).unwrap_or(u64::MAX);
             self.rests_until_ms.store(now() + rest, Ordering::Relaxed);
@@ -156,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_redis_refuses_is_no_outage() {
+    fn a_command_that_redis_rejects_is_no_outage() {
         for (kind, outage) in [
             (ErrorKind::Io, true),
             (ErrorKind::Server(ServerErrorKind::BusyLoading), true),

@@ -1,6 +1,6 @@
-//! Webhooks that were refused, and repeats of a delivery that the log has: kept
-//! beside the log for a while, without personal data, for whoever asks why a
-//! delivery is missing.
+//! Refused webhooks, and repeats of a delivery that the log has. They are
+//! stored beside the log for a while, without personal data, for operators who
+//! search for a missing delivery.
 
 use crate::{
     error::ReadError,
@@ -15,33 +15,33 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Read at a time.
+/// The number of refusals in one read.
 const PULL: usize = 1_000;
-/// A consumer that nobody reads goes away by itself after this.
+/// The time after which the server deletes a consumer that is not read.
 const INACTIVE: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Said of a delivery that the log has already.
+/// The reason for a delivery that the log has already.
 pub const DUPLICATE: &str = "duplicate";
 
 /// A webhook that was not stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectedDelivery {
-    /// When.
+    /// The time of the refusal.
     #[serde(with = "serde_micros")]
     pub at: DateTime<Utc>,
-    /// Why: [`DUPLICATE`] for a repeat, which was answered 2xx; anything else
-    /// was not believed. An open set.
+    /// Reason: [`DUPLICATE`] for a repeat, which was answered 2xx; any other
+    /// reason means that the delivery was not authentic. An open set.
     pub reason: String,
-    /// The message's id as it claims, if that has the form of the provider's:
-    /// anything else may hold anything.
+    /// The claimed message id, if it has the form of the provider's ids. Any other
+    /// text could hold personal data.
     pub claimed_id: Option<String>,
-    /// Size of the body in bytes; none if it was not read to its end.
+    /// Size of the body in bytes; `None` if it was not read to its end.
     pub size: Option<u64>,
 }
 
 impl RejectedDelivery {
-    /// A refusal now, of whoever claims this id.
+    /// A refusal now, of a delivery that claims this id.
     pub fn new(
         at: DateTime<Utc>,
         reason: &str,
@@ -61,10 +61,10 @@ fn is_message_id(text: &str) -> bool {
 }
 
 impl Log {
-    /// Keeps a refusal. Waits for nothing: one that finds too many before it,
-    /// or a server that does not answer, is counted by a metric and lost.
+    /// Stores a refusal without waiting. If too many are waiting, or the server
+    /// does not answer, it is lost and counted by a metric.
     pub fn refuse(&self, refusal: &RejectedDelivery) {
-        let lost = || metrics::counter!("exodrive_webhook_refusals_lost_total").increment(1);
+        let lost = || metrics::counter!("exodrive_webhook_rejections_lost_total").increment(1);
         let Ok(permit) = self.refusing.0.clone().try_acquire_owned() else { return lost() };
         let Ok(body) = serde_json::to_vec(refusal) else { return lost() };
         let (context, ack_timeout) = (self.context.clone(), self.ack_timeout);
@@ -77,8 +77,8 @@ impl Log {
         });
     }
 
-    /// Gives `each` the refusals kept from `since` on and before `until`, by
-    /// the server's time, oldest first, holding few of them at a time.
+    /// Gives `each` the stored refusals from `since` on and before `until`, by
+    /// the server's time, oldest first. It holds few of them at a time.
     ///
     /// # Errors
     /// When the server does not answer.
@@ -118,7 +118,7 @@ impl Log {
             if until.is_some_and(|until| info.published >= until) {
                 break;
             }
-            // What a newer release wrote in another shape is no concern of ours.
+            // A refusal of a newer release in another shape is skipped.
             if let Ok(refusal) = serde_json::from_slice(&message.payload) {
                 each(refusal);
             }
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_an_id_by_its_form_is_kept() {
+    fn a_claimed_id_is_stored_only_if_it_has_the_form_of_an_id() {
         let claimed =
             |id: &str| RejectedDelivery::new(Utc::now(), "signature", Some(id), None).claimed_id;
         assert_eq!(claimed("msg_2kVZabc"), Some("msg_2kVZabc".to_owned()));

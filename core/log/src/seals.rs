@@ -1,5 +1,5 @@
-//! The newest signed checkpoint, kept beside the log, so that a database that
-//! has lost its seals cannot lead to a checkpoint that contradicts it.
+//! The newest signed checkpoint, stored beside the log. So a database that has
+//! lost its seals cannot lead to a checkpoint that contradicts it.
 
 use crate::{
     error::{AppendError, ReadError},
@@ -11,8 +11,8 @@ use async_nats::jetstream::stream::LastRawMessageErrorKind;
 const CHECKPOINT: &str = "exo-seals.checkpoint";
 
 impl Log {
-    /// The newest checkpoint that was kept beside the log, a signed note; none
-    /// if there is none.
+    /// The newest checkpoint that was stored beside the log, a signed note;
+    /// `None` if there is no checkpoint.
     ///
     /// # Errors
     /// When the server does not answer.
@@ -25,11 +25,14 @@ impl Log {
         }
     }
 
-    /// Keeps a signed checkpoint beside the log, in the place of the one before.
+    /// Stores a signed checkpoint beside the log, instead of the one before.
     ///
     /// # Errors
     /// When the server does not acknowledge it.
     pub async fn keep_checkpoint(&self, note: &str) -> Result<(), AppendError> {
+        if !self.checked {
+            return Err(AppendError::OpenedForReading);
+        }
         let sent = self.context.publish(CHECKPOINT, note.to_owned().into());
         sent.await?.await?;
         Ok(())

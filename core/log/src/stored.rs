@@ -1,5 +1,5 @@
-//! The log as it is stored: what the server holds, byte for byte, before
-//! anything is decoded. Seals and proofs are made of this.
+//! The log in its stored form: the server's bytes before any decoding. Seals
+//! and proofs are made from these.
 
 use crate::{error::ReadError, event::StoredMessage, log::Log, names::STREAM, wire};
 use async_nats::jetstream::{
@@ -12,26 +12,26 @@ use futures::{FutureExt, StreamExt};
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// Messages asked of the server at a time; larger pulls are no faster.
+/// The number of messages in one pull; larger pulls are no faster.
 pub(crate) const PULL: usize = 1_000;
 /// Bytes asked of the server at a time, and the most that a batch holds: a
 /// body may have 1 MiB, and a thousand of those are not held at once.
 const PULL_BYTES: usize = 16 << 20;
-/// A consumer that nobody reads goes away by itself after this.
+/// The time after which the server deletes a consumer that is not read.
 const INACTIVE: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// What a direct get adds behind the headers of the message
+/// The headers that a direct get adds behind those of the message
 /// (<https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-31.md>).
 const ADDED_BY_DIRECT_GET: [&str; 4] =
     ["Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp"];
 
-/// Consecutive messages, and how many wait behind them.
+/// Consecutive messages, and the number of later ones.
 #[derive(Debug, Default)]
 pub struct StoredBatch {
     /// In log order; empty when nothing came in time.
     pub messages: Vec<StoredMessage>,
-    /// How many more the log held when the last one was sent.
+    /// The number of later messages in the log when the last one was sent.
     pub pending: u64,
     bytes: usize,
 }
@@ -40,7 +40,7 @@ pub struct StoredBatch {
 pub struct StoredReader {
     log: Log,
     next: u64,
-    /// Only messages of these subjects, which may hold wildcards; all if none.
+    /// Only messages of these subjects, which may hold wildcards; all messages if it is empty.
     filters: Vec<String>,
     inactive: Duration,
     messages: Option<pull::Stream>,
@@ -58,7 +58,7 @@ impl Log {
         StoredReader::new(self, filters, position)
     }
 
-    /// The stored message at a position; `None` if there is none (yet).
+    /// The stored message at a position; `None` if there is no message (yet).
     ///
     /// # Errors
     /// When the server does not answer.
@@ -93,8 +93,8 @@ pub(crate) fn direct(message: StreamMessage) -> StoredMessage {
 }
 
 impl StoredReader {
-    /// Of the messages whose subject is one of `filters`; of all if there is
-    /// none.
+    /// A reader of the messages whose subject is one of `filters`; of all
+    /// messages if there is no filter.
     pub(crate) fn new(log: &Log, filters: &[String], position: u64) -> Self {
         Self {
             log: log.clone(),
@@ -105,7 +105,7 @@ impl StoredReader {
         }
     }
 
-    /// Lets the server forget this reader when it has not read for so long.
+    /// Sets the time after which the server deletes the consumer of an idle reader.
     pub(crate) fn unread_for(&mut self, inactive: Duration) {
         self.inactive = inactive;
     }
@@ -115,7 +115,7 @@ impl StoredReader {
         self.next
     }
 
-    /// Goes on at a position, wherever it was.
+    /// Continues at another position.
     pub(crate) fn seek(&mut self, position: u64) {
         if self.next != position {
             self.next = position;
@@ -123,9 +123,9 @@ impl StoredReader {
         }
     }
 
-    /// The next messages: waits up to `wait` for the first, then takes what is
-    /// there, up to `limit`. After an error the reader starts again where it
-    /// was.
+    /// The next messages: waits up to `wait` for the first, then takes the
+    /// available ones, up to `limit`. After an error the reader starts again
+    /// at the same position.
     ///
     /// # Errors
     /// [`ReadError`]; [`ReadError::Hole`] is final.
@@ -144,7 +144,8 @@ impl StoredReader {
     async fn gather(&mut self, limit: usize, wait: Duration) -> Result<StoredBatch, ReadError> {
         let deadline = Instant::now() + wait;
         let mut batch = StoredBatch::default();
-        // Moved only with the batch: whoever stops waiting loses no message.
+        // Moved only with the batch: a caller that stops waiting loses no
+        // message.
         let mut next = self.next;
         let mut messages = match self.messages.take() {
             Some(messages) => messages,
@@ -172,7 +173,8 @@ impl StoredReader {
             };
             match message {
                 Some(Ok(message)) => self.take(message, &mut next, &mut batch)?,
-                // What was taken is sound: hand it over, and open anew next time.
+                // The messages so far are valid: return them, and open a new
+                // consumer next time.
                 Some(Err(_)) | None if !batch.messages.is_empty() => {
                     self.next = next;
                     return Ok(batch);

@@ -1,5 +1,5 @@
-//! The streams and what the server must be: made by the operator, checked by
-//! everybody at start.
+//! The streams, and the required settings of the server. The operator makes
+//! them; every process checks them at start.
 
 use crate::{
     clock::LogClock,
@@ -26,58 +26,58 @@ use tokio::time::Instant;
 const REFUSALS_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 const MOST_REFUSALS: i64 = 1_000_000;
 
-/// The oldest server with every fix and feature that the log rests on.
+/// The oldest server with every fix and feature that the log needs.
 const OLDEST_SERVER: (u64, u64, u64) = (2, 12, 3);
 /// A webhook's body may have 1 MiB; headers come on top.
 const SMALLEST_MAX_PAYLOAD: usize = (1 << 20) + (64 << 10);
 
-/// Where the log is and what it must be.
+/// Address, names and required settings of the log.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
     /// `nats://user:password@host:port`.
     pub url: String,
     /// The server's monitoring endpoint, `http://host:port`, by which its sync
-    /// mode is checked. Without it the mode cannot be seen, and a warning says
-    /// so.
+    /// mode is checked. Without it the mode is unknown, and a warning is
+    /// logged.
     pub monitor_url: Option<String>,
     /// Refuse a server that acknowledges before it has flushed to disk. Such a
     /// server (the default) loses nothing when it crashes, but up to its
     /// `sync_interval` of two minutes when the machine does.
     pub require_sync: bool,
-    /// How long the server must remember the ids of events.
+    /// The time for which the server must remember the ids of events.
     pub duplicate_window: Duration,
-    /// Copies in a cluster: 1 or 3.
+    /// The number of copies in a cluster: 1 or 3.
     pub replicas: usize,
-    /// How long an append may wait for its acknowledgement.
+    /// The timeout of an append's acknowledgement.
     pub ack_timeout: Duration,
-    /// How long to keep trying to reach the server at start.
+    /// The time for which a start keeps trying to reach the server.
     pub connect_timeout: Duration,
-    /// What the data keys are wrapped with.
+    /// The keys that wrap the data keys.
     pub keys: WrappingKeys,
 }
 
-/// Why the log cannot be used.
+/// Reason why the log cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Nobody answers.
+    /// The server does not answer.
     #[error("the event log does not answer at {address}: is NATS running? (EXODRIVE_NATS_URL)")]
     Unreachable {
         /// Host and port, without credentials.
         address: String,
-        /// What the client said.
+        /// The client's error.
         #[source]
         source: Box<dyn Error + Send + Sync + 'static>,
     },
     /// A setting with which events could be lost or changed.
     #[error("refusing this event log: {setting} is {found}, it must be {requested}. {remedy}")]
     Setting {
-        /// The setting's own name, and whose it is.
+        /// The setting's own name, and the server or stream that has it.
         setting: String,
-        /// What it is.
+        /// The setting that was found.
         found: String,
-        /// What it must be.
+        /// The required setting.
         requested: String,
-        /// What to do.
+        /// The remedy.
         remedy: String,
     },
     /// A stream is not there, and this user must not make it.
@@ -85,7 +85,7 @@ pub enum ConnectError {
         "NATS has no stream {stream} yet: run `exodrive migrate`, as a user who may make streams (EXODRIVE_NATS_OPERATOR_URL)"
     )]
     Missing {
-        /// Which stream.
+        /// The stream.
         stream: String,
     },
     /// The server neither answered a request nor refused it.
@@ -99,11 +99,11 @@ pub enum ConnectError {
     /// The server refused to make or show a stream.
     #[error("cannot {action} stream {stream}")]
     Stream {
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
-        /// Which stream.
+        /// The stream.
         stream: String,
-        /// What the server said.
+        /// The server's error.
         #[source]
         source: Box<dyn Error + Send + Sync + 'static>,
     },
@@ -113,8 +113,8 @@ pub enum ConnectError {
 }
 
 impl Log {
-    /// Connects as the operator, makes the streams that are missing, checks
-    /// what is there, and changes none of it.
+    /// Connects as the operator, makes the missing streams, and checks the
+    /// existing ones without changing them.
     ///
     /// # Errors
     /// As [`Log::connect`], and when this user may not make streams.
@@ -122,7 +122,7 @@ impl Log {
         prepare(config).await
     }
 
-    /// Connects and checks what is there. Waits up to [`LogConfig::connect_timeout`]
+    /// Connects and checks server and streams. Waits up to [`LogConfig::connect_timeout`]
     /// for the streams to be made ([`Log::prepare`]).
     ///
     /// # Errors
@@ -133,8 +133,9 @@ impl Log {
         connect(config).await
     }
 
-    /// Connects to read: makes nothing and checks no setting but the server's
+    /// Connects to read: makes nothing and checks only the server's
     /// version. Waits up to [`LogConfig::connect_timeout`] for the stream to be made.
+    /// Appending to it is refused ([`AppendError::OpenedForReading`](crate::AppendError)).
     ///
     /// # Errors
     /// When the server cannot be reached, is too old, or has no log.
@@ -143,8 +144,8 @@ impl Log {
     }
 }
 
-/// Makes the streams that are missing, and checks all of them; for the user
-/// who may.
+/// Makes the streams that are missing, and checks all of them; for the
+/// operator's user.
 async fn prepare(config: &LogConfig) -> Result<Log, ConnectError> {
     let context = context(config).await?;
     check_sync(config).await?;
@@ -156,10 +157,10 @@ async fn prepare(config: &LogConfig) -> Result<Log, ConnectError> {
         check_stream(&stream.cached_info().config, &requested)?;
     }
     let stream = find_stream(&context, STREAM, Duration::ZERO).await?;
-    log(config, context, stream).await
+    log(config, context, stream, Access::Append).await
 }
 
-/// As [`prepare`], for those who may not make what is missing.
+/// As [`prepare`], for users who may not make streams.
 async fn connect(config: &LogConfig) -> Result<Log, ConnectError> {
     let context = context(config).await?;
     check_sync(config).await?;
@@ -168,7 +169,7 @@ async fn connect(config: &LogConfig) -> Result<Log, ConnectError> {
         check_stream(&stream.cached_info().config, &requested)?;
     }
     let stream = find_stream(&context, STREAM, Duration::ZERO).await?;
-    log(config, context, stream).await
+    log(config, context, stream, Access::Append).await
 }
 
 /// As [`connect`], for those who only read: leaves judging the settings to
@@ -176,10 +177,10 @@ async fn connect(config: &LogConfig) -> Result<Log, ConnectError> {
 async fn open(config: &LogConfig) -> Result<Log, ConnectError> {
     let context = context(config).await?;
     let stream = find_stream(&context, STREAM, config.connect_timeout).await?;
-    log(config, context, stream).await
+    log(config, context, stream, Access::Read).await
 }
 
-/// A stream that somebody else makes; waits for it until patience ends.
+/// Waits for a stream that another process makes, until the timeout.
 async fn find_stream(
     context: &jetstream::Context,
     name: &str,
@@ -216,10 +217,20 @@ async fn context(config: &LogConfig) -> Result<jetstream::Context, ConnectError>
         .build(client))
 }
 
+/// What a log is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// Its settings were not checked.
+    Read,
+    /// They were.
+    Append,
+}
+
 async fn log(
     config: &LogConfig,
     context: jetstream::Context,
     stream: Stream,
+    access: Access,
 ) -> Result<Log, ConnectError> {
     let keys = find_stream(&context, KEYS_STREAM, config.connect_timeout).await?;
     let info = stream.cached_info();
@@ -235,10 +246,11 @@ async fn log(
         created_at,
         clock,
         refusing: RejectionSlots::default(),
+        checked: access == Access::Append,
     })
 }
 
-/// Tries until the server answers or patience ends: services start in any
+/// Tries until the server answers or the timeout is over: services start in any
 /// order.
 pub(crate) async fn reach(
     config: &LogConfig,
@@ -253,8 +265,8 @@ pub(crate) async fn reach(
     let (with_credentials, servers) = with_credentials
         .and_then(|them| Ok((them, servers?)))
         .map_err(|error| unreachable(Box::new(error)))?;
-    // The client does not look for credentials in an address, and writes
-    // addresses into its log lines.
+    // The client ignores credentials in an address, and writes addresses into
+    // its log lines.
     let credentials = with_credentials
         .iter()
         .find_map(|server| Some((server.username()?.to_owned(), server.password()?.to_owned())));
@@ -409,9 +421,9 @@ fn streams(config: &LogConfig) -> [Config; 5] {
     ]
 }
 
-/// Compares a stream with what it must be, setting by setting.
+/// Compares a stream with the required one, setting by setting.
 fn check_stream(found: &Config, requested: &Config) -> Result<(), ConnectError> {
-    const RECREATE: &str = "No update can set it: the stream must be made anew, from a backup.";
+    const RECREATE: &str = "No update can set it: the stream must be made again, from a backup.";
     let edit = format!(
         "Change it with `nats stream edit {}`, as the operator, or the configuration to match.",
         requested.name

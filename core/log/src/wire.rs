@@ -18,7 +18,7 @@ const CORRELATION: &str = "ce-correlationid";
 const ACTOR: &str = "ce-actor";
 const TRACEPARENT: &str = "traceparent";
 
-/// Headers of a delivery that are kept as received, beside the envelope.
+/// Headers of a delivery that are stored as received, beside the envelope.
 const PROVIDER_PREFIXES: [&str; 3] = ["svix-", "webhook-", "content-type"];
 
 pub(crate) fn headers(envelope: &Envelope, provider_headers: &[(String, String)]) -> HeaderMap {
@@ -66,8 +66,8 @@ pub(crate) fn stored(
     StoredMessage { position, stored_at, subject: subject.to_owned(), headers, body }
 }
 
-/// The event in a message. A message that we did not write (it has no
-/// envelope) is an event of the empty type: it is kept, and changes nothing.
+/// The event in a message. A message that we did not write (it has no envelope)
+/// is an event of the empty type: it is part of the log, and changes nothing.
 pub(crate) fn recorded(message: StoredMessage) -> Recorded {
     let StoredMessage { position, stored_at, subject, headers, body } = message;
     let text = |name| headers.iter().find(|(it, _)| it == name).map(|(_, value)| value.clone());

@@ -1,6 +1,6 @@
-//! How long the verification of an export takes, beside one SHA-256 over the
-//! same bytes on one thread: `cargo run -p exodrive-proof --example
-//! verify-speed [EVENTS] [FORMAT]`.
+//! Measures the verification of an export, beside one SHA-256 over the same
+//! bytes on one thread: `cargo run -p exodrive-proof --example verify-speed
+//! [EVENTS] [FORMAT]`.
 
 #![allow(
     clippy::unwrap_used,
@@ -85,8 +85,8 @@ fn main() {
     }
 }
 
-/// Seconds of processor time of all threads so far, in hundredths; 0 where
-/// the system does not say.
+/// Seconds of processor time of all threads so far, in hundredths; 0 if
+/// the system does not report it.
 fn processor_time() -> f64 {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let after_name = stat.rsplit(')').next().unwrap_or_default();
@@ -94,8 +94,8 @@ fn processor_time() -> f64 {
     f64::from(ticks(11).unwrap_or(0) + ticks(12).unwrap_or(0)) / 100.0
 }
 
-/// About as large as a webhook in the log: 800 bytes of body and what the log
-/// keeps beside it.
+/// About as large as a webhook in the log: 800 bytes of body and the
+/// headers that the log stores.
 fn event(position: u64) -> Event<'static> {
     let text = |text: &str| Cow::Owned(text.to_owned());
     let headers = [

@@ -1,4 +1,4 @@
-//! The leaf of the Merkle tree that stands for one stored message.
+//! The leaf of the Merkle tree that represents one stored message.
 
 use sha2::{Digest, Sha256};
 
@@ -11,17 +11,17 @@ const VERSION: u8 = 1;
 /// Sets leaves apart from inner nodes (RFC 6962, section 2.1).
 const LEAF_PREFIX: u8 = 0;
 
-/// A message as the log's server stores it. Everything is covered: where and
-/// when it was stored, its subject, every header and the body's bytes.
+/// A message as the log's server stores it. The hash covers all of it: its
+/// position and time, its subject, every header and the body's bytes.
 ///
-/// `N` and `V` are header names and values in whatever form the caller has
-/// them: nothing is copied. Headers are sorted by name; the values of one name
-/// keep their order.
+/// `N` and `V` are header names and values in the form that the caller has:
+/// nothing is copied. Headers are sorted by name; the values of one name keep
+/// their order.
 #[derive(Debug, Clone, Copy)]
 pub struct Leaf<'a, N, V> {
     /// The message's position in the log, from 1.
     pub position: u64,
-    /// When the server stored it: Unix time, UTC, in nanoseconds.
+    /// The time at which the server stored it: Unix time, UTC, in nanoseconds.
     pub stored_at_nanos: i64,
     /// The message's subject.
     pub subject: &'a str,

@@ -1,24 +1,23 @@
-//! What lets a stranger check the log with our database switched off: the
-//! leaf that stands for a stored message, the Merkle tree over all leaves
+//! Proofs with which a stranger can check the log while our database is
+//! switched off: the leaf of a stored message, the Merkle tree over all leaves
 //! (RFC 6962, RFC 9162), its tiles, signed checkpoints and cosignatures (C2SP
-//! signed-note, tlog-checkpoint, tlog-tiles, tlog-cosignature), the files of
-//! an export and their verification offline, and a witness's decision.
+//! signed-note, tlog-checkpoint, tlog-tiles, tlog-cosignature), the files of an
+//! export and their verification offline, and a witness's decision.
 //!
 //! **May import** hashes, signatures and file formats. No other room, no
-//! network, no database and no async: whoever doubts us can read this crate
-//! alone.
+//! network, no database and no async: an auditor can read this crate alone.
 //!
 //! **Flow.** The sealer hashes each stored message ([`Leaf`]), pushes the
-//! hashes into a [`tree::Tree`], keeps them as [`tile::Tile`]s and signs the
+//! hashes into a [`tree::Tree`], stores them as [`tile::Tile`]s and signs the
 //! root ([`note::sign`]). The API answers with [`tree::inclusion_proof`] and
 //! [`tree::consistency_proof`] over those tiles. An export is a sequence of
 //! [`export::Record`]s, written by [`export::ExportWriter`] and checked by
-//! [`verify::verify`]. A [`witness::Witness`] cosigns what extends the
-//! checkpoint that it saw last.
+//! [`verify::verify`]. A [`witness::Witness`] cosigns a checkpoint that extends
+//! the one that it saw last.
 //!
-//! A position of the log counts from 1, an index of the tree from 0: the
-//! event at position `p` is leaf `p - 1`, and a tree of size `n` covers the
-//! positions `1..=n`.
+//! A position of the log counts from 1, an index of the tree from 0: the event
+//! at position `p` is leaf `p - 1`, and a tree of size `n` covers the positions
+//! `1..=n`.
 
 pub mod export;
 mod leaf;

@@ -1,32 +1,33 @@
-//! Tiles of the tree (C2SP tlog-tiles): how nodes are kept and served.
+//! Tiles of the tree (C2SP tlog-tiles): the form in which nodes are stored and
+//! served.
 //!
 //! A tile of height 8 holds up to 256 hashes side by side: at tile level 0 the
 //! leaves, at tile level `n` the nodes 8·n levels above them. Nodes between
-//! tile levels are computed. A tile with fewer hashes is partial; it grows,
-//! and what it holds never changes.
+//! tile levels are computed. A tile with fewer hashes is partial; it grows, and
+//! its hashes never change.
 
 use crate::{Hash, tree};
 use std::{fmt, str::FromStr};
 
 /// Levels of the tree between two levels of tiles.
 pub const HEIGHT: u8 = 8;
-/// Hashes of a full tile.
+/// The number of hashes in a full tile.
 pub const WIDTH: u64 = 1 << HEIGHT;
 
-/// Which tile, and how many hashes it holds.
+/// The place of a tile, and the number of hashes in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tile {
     /// The tile's level: its hashes are nodes at level 8·`level` of the tree.
     pub level: u8,
-    /// Which of its level, from the left.
+    /// Its index in its level, from the left.
     pub index: u64,
-    /// How many hashes it holds, 1 to 256.
+    /// The number of hashes in it, 1 to 256.
     pub width: u16,
 }
 
 impl Tile {
-    /// The tile at this place in a tree of `size` leaves. None if the tree
-    /// has no node there yet.
+    /// The tile at this place in a tree of `size` leaves. `None` if the
+    /// tree has no node there yet.
     pub fn of(level: u8, index: u64, size: u64) -> Option<Self> {
         let hashes = size.checked_shr(u32::from(level) * u32::from(HEIGHT)).unwrap_or(0);
         let width = hashes.saturating_sub(index.checked_mul(WIDTH)?).min(WIDTH);
@@ -34,8 +35,8 @@ impl Tile {
     }
 
     /// The tile of a tree of `size` leaves that holds the complete subtree at
-    /// `level` and `index`, or what it is computed from. None if the subtree
-    /// is not complete at that size.
+    /// `level` and `index`, or the nodes that it is computed from. `None` if the
+    /// subtree is not complete at that size.
     pub fn holding(level: u8, index: u64, size: u64) -> Option<Self> {
         let leaves = index.checked_add(1)?.checked_mul(1_u64.checked_shl(u32::from(level))?)?;
         if leaves > size {
@@ -45,7 +46,7 @@ impl Tile {
     }
 
     /// The node at `level` and `index` of the tree, out of this tile's hashes.
-    /// None if the tile does not hold what it is computed from.
+    /// `None` if the tile does not hold the nodes that it is computed from.
     pub fn node(&self, hashes: &[Hash], level: u8, index: u64) -> Option<Hash> {
         let above = level % HEIGHT;
         let first = index.checked_mul(1 << above)?;
@@ -65,14 +66,14 @@ impl Tile {
         row.first().copied()
     }
 
-    /// Whether it holds all the hashes that it ever will.
+    /// True if no further hash will be added to it.
     pub fn is_full(&self) -> bool {
         u64::from(self.width) == WIDTH
     }
 }
 
 /// The tiles that are new or wider in a tree of `to` leaves than in one of
-/// `from`, as they are in the larger.
+/// `from`, in the form of the larger tree.
 pub fn changed(from: u64, to: u64) -> Vec<Tile> {
     let mut tiles = Vec::new();
     for level in 0..=(u64::BITS / u32::from(HEIGHT)) as u8 {
@@ -111,7 +112,7 @@ impl fmt::Display for Tile {
     }
 }
 
-/// That is no path of a tile.
+/// The error of a text that is not the path of a tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not the path of a tile: expected tile/<level>/<index>[.p/<width>], such as tile/0/x001/067"
@@ -126,8 +127,8 @@ impl FromStr for Tile {
     }
 }
 
-/// Reads a path; what is spelt otherwise than [`Tile`] writes it is for the
-/// caller to refuse.
+/// Reads a path. The caller must reject a path that [`Tile`] would spell
+/// otherwise.
 fn parse(path: &str) -> Option<Tile> {
     let (level, rest) = path.strip_prefix("tile/")?.split_once('/')?;
     let (index, width) = match rest.split_once(".p/") {

@@ -1,6 +1,6 @@
-//! A witness's decision: whether a checkpoint extends the one that it saw
-//! last. Whoever holds a cosigned checkpoint knows that the witness was shown
-//! the same log as they were, up to that size.
+//! A witness's decision: it cosigns a checkpoint only if it extends the one
+//! that it saw last. So all holders of a cosigned checkpoint know that the
+//! witness saw the same log as they did, up to that size.
 
 use crate::{
     Hash,
@@ -8,7 +8,7 @@ use crate::{
     tree,
 };
 
-/// What a witness remembers: nothing but the checkpoint that it cosigned last.
+/// The memory of a witness: only the checkpoint that it cosigned last.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Witness {
     /// That checkpoint; none before the first, which is taken on trust.
@@ -19,7 +19,7 @@ pub struct Witness {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted<'a> {
     note: &'a SignedNote,
-    /// What it says.
+    /// Its content.
     pub checkpoint: Checkpoint,
 }
 
@@ -30,7 +30,7 @@ impl Accepted<'_> {
     }
 }
 
-/// Why a witness does not cosign.
+/// Reason why a witness does not cosign.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WitnessError {
     /// The checkpoint is not signed by the log.
@@ -44,7 +44,7 @@ pub enum WitnessError {
         /// The log that the witness follows.
         followed: String,
     },
-    /// It is older than what the witness saw.
+    /// It is older than the checkpoint that the witness saw.
     #[error(
         "the log shows size {found}, but it had shown size {seen} before: it was cut back, restored from an older copy, or is hiding events"
     )]
@@ -54,7 +54,7 @@ pub enum WitnessError {
         /// The size that the witness saw.
         seen: u64,
     },
-    /// Same size, other root.
+    /// The log signed two roots for one size.
     #[error(
         "SPLIT VIEW: the log signed two different trees of size {size}. Keep both checkpoints: together they prove it"
     )]
@@ -75,23 +75,23 @@ pub enum WitnessError {
 }
 
 impl WitnessError {
-    /// Whether it speaks against the log, and not only against what was sent.
+    /// True if the error accuses the log, and not only the request.
     pub fn is_alarm(&self) -> bool {
         matches!(self, Self::Smaller { .. } | Self::SplitView { .. } | Self::Inconsistent { .. })
     }
 }
 
 impl Witness {
-    /// Goes on to the checkpoint in `note` if `keys` sign it and `proof`, the
+    /// Advances to the checkpoint in `note` if `keys` sign it and `proof`, the
     /// consistency proof from the last checkpoint's size to this one's, holds.
     /// The proof is empty for the first checkpoint and for one of equal size.
     ///
-    /// Whoever calls this stores what [`Accepted::cosign`] gives before
-    /// showing it to anybody.
+    /// The caller must store the output of [`Accepted::cosign`] before showing
+    /// it to anyone.
     ///
     /// # Errors
     ///
-    /// The witness stays where it was.
+    /// The witness does not advance.
     pub fn advance<'a>(
         &mut self,
         note: &'a SignedNote,
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_extends_the_last_is_cosigned_and_nothing_else() {
+    fn only_an_extension_of_the_last_checkpoint_is_cosigned() {
         let key = SigningKey::generate(ORIGIN).unwrap();
         let keys = [key.verifier()];
         let own = WitnessKey::generate("witness.example").unwrap();

@@ -133,7 +133,7 @@ fn trees_and_proofs_of_every_size_are_those_of_the_rfc() {
 }
 
 #[test]
-fn proofs_of_what_is_not_there_are_refused() {
+fn proofs_of_absent_leaves_are_rejected() {
     let all = leaves(5);
     let root = mth(&all);
     assert!(tree::inclusion_proof(5, 5, &nodes(&all)).unwrap().is_empty());
@@ -157,7 +157,7 @@ fn a_node_is_pushed_only_where_the_tree_ends() {
 
 proptest! {
     #[test]
-    fn a_changed_proof_is_refused(size in 2_u64..300, at: prop::sample::Index, change in 0..6) {
+    fn a_changed_proof_is_rejected(size in 2_u64..300, at: prop::sample::Index, change in 0..6) {
         let all = leaves(size);
         let root = mth(&all);
         let index = at.index(size as usize) as u64;
@@ -216,7 +216,7 @@ fn every_complete_node_is_reported_once() {
     assert_eq!(reported.len() as u64, expected);
 }
 
-/// What a server keeps: tiles, filled as the tree grows.
+/// The storage of a server: tiles, filled as the tree grows.
 #[test]
 fn tiles_give_every_node() {
     let size = 70_000_u64;

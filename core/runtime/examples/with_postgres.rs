@@ -1,5 +1,5 @@
 //! Runs a command with `DATABASE_URL` of a throw-away Postgres, for
-//! `scripts/sqlx-prepare`. Stands on nothing that contains checked queries, so
+//! `scripts/sqlx-prepare`. Depends on no crate with checked queries, so
 //! that it builds when those do not.
 
 #![expect(clippy::print_stderr, reason = "a command line prints")]
@@ -15,7 +15,7 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         return Ok(ExitCode::from(2));
     };
     let folder = std::env::temp_dir().join(format!("exodrive-sqlx-{}", std::process::id()));
-    // An address of its own keeps a service from being started.
+    // A service with an address is not started.
     let not_needed = Some("unused://".to_owned());
     let services = PrivateServices::start(Options {
         nats: not_needed.clone(),

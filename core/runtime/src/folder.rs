@@ -1,12 +1,14 @@
-//! What a data folder keeps for the programs that find it: the secrets of a
-//! development system, and where its API listens.
+//! The files of a data folder for the programs that use it: the secrets of a
+//! development system, and the addresses of its API.
 
+use crate::services::SyncMode;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
+    time::Duration,
 };
 
 const SECRETS: &str = "secrets.json";
@@ -22,9 +24,9 @@ pub struct Secrets {
     /// Makes the links of bookings and the ids of customers.
     #[serde(default = "random")]
     pub links: String,
-    /// Wrap the keys that personal data in the log is encrypted with:
-    /// `1:<base64 of 32 bytes>`, several with commas between. Without them
-    /// nobody can read it any more.
+    /// Keys that wrap the keys that encrypt personal data in the log:
+    /// `1:<base64 of 32 bytes>`, several with commas between. Without them the
+    /// personal data cannot be read any more.
     #[serde(default = "wrapping_key")]
     pub data_keys: String,
     /// Signs the log's checkpoints: base64 of 32 bytes.
@@ -44,13 +46,36 @@ fn random() -> String {
     hex::encode(rand::random::<[u8; 32]>())
 }
 
-/// Where a running system listens.
+/// The addresses on which a running system listens.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct System {
     /// The API, for example `http://127.0.0.1:8080`.
     pub url: String,
     /// The metrics of the API and of the workers.
     pub metrics_urls: Vec<String>,
+    /// What its event log must be; `None` if an earlier release started it.
+    #[serde(default)]
+    pub log: Option<LogRequirements>,
+}
+
+/// What an event log must be for a system to append to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRequirements {
+    /// When the server flushes to disk.
+    pub sync: SyncMode,
+    /// How long the server remembers the ids of events.
+    pub duplicate_window: Duration,
+    /// Copies of the log in a cluster.
+    pub replicas: usize,
+}
+
+impl Default for LogRequirements {
+    /// Flushed before each acknowledgement, ids remembered for three days, one
+    /// copy.
+    fn default() -> Self {
+        let duplicate_window = Duration::from_secs(3 * 24 * 3_600);
+        Self { sync: SyncMode::Always, duplicate_window, replicas: 1 }
+    }
 }
 
 /// The folder's secrets, made on first use.
@@ -59,7 +84,7 @@ pub struct System {
 /// When the file cannot be read or written.
 pub fn secrets(data_dir: &Path) -> io::Result<Secrets> {
     if let Some(secrets) = read_json(&data_dir.join(SECRETS))? {
-        // A folder of an earlier release gets what it lacks.
+        // A folder of an earlier release gets the secrets that it lacks.
         write(&data_dir.join(SECRETS), &secrets)?;
         return Ok(secrets);
     }
@@ -82,7 +107,7 @@ pub fn existing_secrets(data_dir: &Path) -> io::Result<Option<Secrets>> {
     read_json(&data_dir.join(SECRETS))
 }
 
-/// Says where the system listens.
+/// Writes the addresses on which the system listens.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -90,7 +115,7 @@ pub fn announce(data_dir: &Path, system: &System) -> io::Result<()> {
     write(&data_dir.join(SYSTEM), system)
 }
 
-/// Where the folder's system listens, or listened last.
+/// The addresses on which the folder's system listens, or listened last.
 ///
 /// # Errors
 /// When the file cannot be read.

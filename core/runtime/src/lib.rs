@@ -1,15 +1,17 @@
-//! What every ExoDrive process needs to run, whatever it does: telemetry,
-//! shutdown, secrets of a data folder, and private services.
+//! The parts that every ExoDrive process needs to run: telemetry, shutdown,
+//! secrets of a data folder, and private services.
 //!
 //! **May import** no other room. Knows nothing of events, views or HTTP.
 //!
 //! **Flow.** A program calls [`telemetry::init`], resolves its addresses (given
 //! by environment, or those of the system running in its data folder, see
-//! [`services`] and [`folder`]), and runs until [`shutdown::requested`].
+//! [`services`] and [`folder`]), and runs until [`shutdown::requested`]; its
+//! background [`tasks`] end it if one of them ends.
 
 pub mod folder;
 pub mod services;
 pub mod shutdown;
+pub mod tasks;
 pub mod telemetry;
 
 /// An error with everything that caused it, on one line.

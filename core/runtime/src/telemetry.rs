@@ -6,7 +6,7 @@
 use std::{io::IsTerminal, panic};
 use tracing_subscriber::EnvFilter;
 
-/// How lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Format {
     /// Human on a terminal, else JSON.
@@ -26,7 +26,7 @@ impl std::str::FromStr for Format {
             "auto" => Ok(Self::Auto),
             "human" => Ok(Self::Human),
             "json" => Ok(Self::Json),
-            _ => Err(format!("{text:?} is none of auto, human, json")),
+            _ => Err(format!("{text:?} is not one of auto, human, json")),
         }
     }
 }
@@ -50,7 +50,7 @@ pub fn init(filter: &str, format: Format) -> Result<(), String> {
     } else {
         lines.json().flatten_event(true).with_current_span(true).with_span_list(false).init();
     }
-    // A panic's message may quote what it choked on, which may be personal.
+    // A panic's message may quote its input, which may hold personal data.
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(place, "Panicked; the message is withheld, it may hold personal data");
@@ -66,8 +66,8 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// A span of the caller's trace, if `traceparent` is sound, else of a new
-    /// one.
+    /// A span of the caller's trace if `traceparent` is valid, else of a new
+    /// trace.
     pub fn continuing(traceparent: Option<&str>) -> Self {
         let trace_id = traceparent.and_then(parse_trace_id).unwrap_or_else(nonzero);
         Self { trace_id, span_id: nonzero() }

@@ -15,7 +15,7 @@ fn options(data_dir: &Path) -> Options {
 }
 
 fn alive(pid: u32) -> bool {
-    // A process that ended and that nobody waits for has no command line.
+    // A process that ended and was not waited for has no command line.
     fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|text| !text.is_empty())
 }
 
@@ -79,7 +79,8 @@ async fn faults_restarts_and_a_second_start() {
     );
     again.stop().await;
 
-    // As an earlier release kept it: one user of NATS, and addresses of fewer users.
+    // The file of an earlier release: one user of NATS, and addresses of fewer
+    // users.
     let file = dir.join("services.json");
     let mut saved: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     saved["nats_password"] = "of one user".into();

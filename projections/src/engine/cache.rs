@@ -1,10 +1,9 @@
-//! Views in Redis: pushed by the projections, stamped with their position, so
-//! that an older one never replaces a newer one. Each generation has its own; a
-//! pointer says which one readers of a version of the fold read.
+//! Views in Redis: pushed by the projections, stamped with their position, so that an older one
+//! never replaces a newer one. Each generation has its own views; a pointer names the generation
+//! that readers of a version of the fold read.
 //!
-//! Redis may be slow, stopped, flushed or gone at any time. Callers never wait
-//! for it longer than [`REDIS_TIMEOUT`], and after a failure do not ask it again
-//! for a while.
+//! Redis may be slow, stopped, flushed or gone at any time. Callers never wait for it longer than
+//! [`REDIS_TIMEOUT`], and after a failure do not ask it again for a while.
 
 pub use exodrive_log::redis::{REDIS_TIMEOUT, RedisError as CacheError};
 
@@ -14,7 +13,7 @@ use futures::{Stream, StreamExt};
 use redis::{Cmd, FromRedisValue, ScriptInvocation};
 use std::sync::LazyLock;
 
-/// Rows published by one call; a longer script would hold Redis up.
+/// Rows published by one call; a longer script would block Redis.
 const CHUNK: usize = 200;
 
 /// The views in Redis. Cheap to clone.
@@ -31,11 +30,10 @@ pub(crate) struct Entry {
     pub(crate) json: String,
 }
 
-/// Sets each key whose stored position is lower, then says on the channel which
-/// keys those may be. A late writer does not undo an erasure, which leaves the
-/// position as it was. A value is its position, a line feed, and the JSON
-/// that readers get. ARGV: the channel, the notice, then position and JSON of
-/// each key.
+/// Sets each key whose stored position is lower, then publishes on the channel the keys that may
+/// have changed. A late writer does not undo an erasure, which does not change the position. A
+/// value is its position, a line feed, and the JSON that readers get. ARGV: the channel, the
+/// notice, then position and JSON of each key.
 static PUBLISH: LazyLock<redis::Script> = LazyLock::new(|| {
     redis::Script::new(
         r"for i, key in ipairs(KEYS) do
@@ -49,18 +47,18 @@ static PUBLISH: LazyLock<redis::Script> = LazyLock::new(|| {
     )
 });
 
-/// What a mark says.
+/// Value of the mark of a partition that Redis holds whole.
 const COMPLETE: &str = "complete";
 
 /// Values removed by one call.
 const SWEEP: usize = 500;
 
-/// What a publisher tells the readers of a view.
+/// A message from a publisher to the readers of a view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// These keys of a generation may have changed; none: its publisher lives.
+    /// These keys of a generation may have changed; if empty, the publisher is alive.
     Changed(i32, Vec<String>),
-    /// Readers are to look which generation they read.
+    /// Readers must check again which generation they read.
     Switched,
 }
 
@@ -80,30 +78,29 @@ const SWITCHED: &str = "switched";
 /// A row's view as Redis holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
-    /// The generation it is of.
+    /// Its generation.
     pub generation: i32,
     /// The position that last changed the row.
     pub position: u64,
-    /// What readers get.
+    /// The JSON that readers get.
     pub json: String,
 }
 
 impl Cache {
-    /// A connection that is made when first used. To be called within a tokio
-    /// runtime.
+    /// A connection that is made when first used. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// When the URL is none.
+    /// When the URL is invalid.
     pub fn new(url: &str) -> Result<Self, CacheError> {
         Ok(Self { redis: Redis::new(url)? })
     }
 
-    /// The connection, for what is no view.
+    /// The connection, for data other than views.
     pub fn redis(&self) -> &Redis {
         &self.redis
     }
 
-    /// Whether Redis answers at all.
+    /// True if Redis answers at all.
     pub(crate) async fn answers(&self) -> bool {
         self.query::<String>(&Cmd::ping()).await.is_ok()
     }
@@ -127,9 +124,9 @@ impl Cache {
         self.redis.invoke(script).await
     }
 
-    /// A row's view for readers of a version of the fold; `None` if Redis does
-    /// not hold it. `guess` is the generation that they read last (0: none
-    /// yet): if they read it still, this takes one call.
+    /// A row's view for readers of a version of the fold; `None` if Redis does not hold it. `guess`
+    /// is the generation that they read last (0: none yet): if they still read it, this takes one
+    /// call.
     ///
     /// # Errors
     /// [`CacheError`], within [`REDIS_TIMEOUT`].
@@ -156,7 +153,7 @@ impl Cache {
         }))
     }
 
-    /// Publishes views of a generation, and tells its readers.
+    /// Publishes views of a generation, and notifies its readers.
     pub(crate) async fn publish(
         &self,
         view: &str,
@@ -180,9 +177,8 @@ impl Cache {
         Ok(())
     }
 
-    /// What changes in a view, as it changes, until the connection breaks. Its
-    /// publisher gives a sign of life every second: who hears nothing for
-    /// longer may have missed something.
+    /// The changes of a view, as they happen, until the connection breaks. Its publisher sends a
+    /// heartbeat every second: a reader that hears nothing for longer may have missed something.
     ///
     /// # Errors
     /// When Redis does not take the subscription.
@@ -196,8 +192,8 @@ impl Cache {
         }))
     }
 
-    /// The generation that readers of a version of the fold are to read from
-    /// Redis; none: they are to ask Postgres.
+    /// The generation that readers of a version of the fold read from Redis; `None` if they must
+    /// read Postgres.
     ///
     /// # Errors
     /// [`CacheError`], within [`REDIS_TIMEOUT`].
@@ -205,9 +201,9 @@ impl Cache {
         self.query(&Cmd::get(pointer(view, version))).await
     }
 
-    /// Tells readers that the publisher of a generation is there, and that
-    /// those of this version of the fold are to read it; unless it does not
-    /// know of the last swap yet. `swaps` is how many it knows of.
+    /// Announces to readers that a generation has a publisher and that readers of this version of
+    /// the fold read it, unless the publisher does not know of the last swap yet. `swaps` is the
+    /// number of swaps that it knows of.
     pub(crate) async fn announce(
         &self,
         view: &str,
@@ -221,24 +217,22 @@ impl Cache {
         self.invoke(&script).await
     }
 
-    /// Sends readers of these versions to Postgres, until somebody who knows
-    /// of so many swaps announces a generation to them.
+    /// Sends readers of these versions to Postgres, until a publisher that knows of this many swaps
+    /// announces a generation to them.
     pub(crate) async fn withdraw(
         &self,
         view: &str,
         versions: &[u32],
         swaps: i64,
     ) -> Result<(), CacheError> {
-        // Whoever does not know of a swap within this time was mistaken: there
-        // was none.
+        // A swap that no publisher knows of within this time did not happen.
         self.query::<()>(&Cmd::set_ex(self::swaps(view), swaps, 10)).await?;
         let pointers: Vec<_> = versions.iter().map(|version| pointer(view, *version)).collect();
         self.query::<()>(&Cmd::del(pointers)).await?;
         self.query(&Cmd::publish(channel(view), SWITCHED)).await
     }
 
-    /// Whether Redis holds all of a part: it forgets the mark when it forgets
-    /// the rows.
+    /// True if Redis holds all of a partition: it forgets the mark when it forgets the rows.
     pub(crate) async fn is_complete(
         &self,
         view: &str,
@@ -248,7 +242,7 @@ impl Cache {
         Ok(mark.as_deref() == Some(COMPLETE))
     }
 
-    /// All of a part is going to be published.
+    /// Marks that all of a partition is being published.
     pub(crate) async fn begin_filling(
         &self,
         view: &str,
@@ -257,8 +251,8 @@ impl Cache {
         self.query(&Cmd::set(mark(view, part), "filling")).await
     }
 
-    /// All of a part has been published; unless Redis has forgotten since that
-    /// this was begun, and what was published with it.
+    /// Marks that all of a partition has been published, unless Redis has since forgotten the first
+    /// mark, and with it the rows that were published.
     pub(crate) async fn mark_complete(
         &self,
         view: &str,
@@ -269,8 +263,7 @@ impl Cache {
         self.query(&set).await
     }
 
-    /// The keys of a generation that Redis holds, in no order, some perhaps
-    /// twice.
+    /// The keys of a generation that Redis holds, in no order, some perhaps twice.
     ///
     /// # Errors
     /// [`CacheError`], for each call within [`REDIS_TIMEOUT`].
@@ -310,7 +303,7 @@ impl Cache {
         Ok(values.into_iter().map(|value| value.and_then(split)).collect())
     }
 
-    /// Forgets keys of a generation, and tells readers.
+    /// Removes keys of a generation, and notifies readers.
     pub(crate) async fn forget(
         &self,
         view: &str,
@@ -326,7 +319,7 @@ impl Cache {
         Ok(())
     }
 
-    /// Forgets a generation.
+    /// Removes a generation.
     pub(crate) async fn sweep(&self, view: &str, generation: i32) -> Result<(), CacheError> {
         let names: Vec<_> = self.keys(view, generation).await?;
         for chunk in names.chunks(SWEEP) {
@@ -348,9 +341,9 @@ fn split(mut value: String) -> Option<(u64, String)> {
     Some((position, value))
 }
 
-/// Points readers of a version at a generation, tells them if that is new, and
-/// gives a sign of life. KEYS: the pointer, the number of swaps. ARGV: the
-/// channel, the generation, the notice of a switch, the number of swaps.
+/// Points readers of a version at a generation, notifies them if that is new, and sends a
+/// heartbeat. KEYS: the pointer, the number of swaps. ARGV: the channel, the generation, the notice
+/// of a switch, the number of swaps.
 static ANNOUNCE: LazyLock<redis::Script> = LazyLock::new(|| {
     redis::Script::new(
         r"if tonumber(redis.call('GET', KEYS[2]) or '0') > tonumber(ARGV[4]) then

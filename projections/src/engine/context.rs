@@ -1,4 +1,4 @@
-//! What all of the engine works with, for one projection.
+//! The engine of one projection: everything that its parts work with.
 
 use super::{
     cache::Cache,
@@ -11,7 +11,7 @@ use super::{
 use exodrive_log::Log;
 use std::{sync::Arc, time::Duration};
 
-/// Where in a batch the engine is. Given to the hook of `Runner::on_step`.
+/// A step of the engine's work on a batch. Passed to the hook of `Runner::on_step`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Events were read.
@@ -30,12 +30,12 @@ pub enum Step {
 
 pub(crate) type OnStep = Arc<dyn Fn(Step) + Send + Sync>;
 
-/// How rebuilds are carried out.
+/// Settings of rebuilds.
 #[derive(Clone, Copy, Debug)]
 pub struct RebuildSettings {
-    /// Bytes of rows that a rebuild keeps in memory at most.
+    /// Bytes of rows that a rebuild holds in memory at most.
     pub memory: u64,
-    /// How long a read may take before a rebuild gives way.
+    /// Time that a read may take before a rebuild yields to readers.
     pub read_limit: Duration,
 }
 
@@ -45,12 +45,12 @@ impl Default for RebuildSettings {
     }
 }
 
-/// One projection, and where its events, rows and answers are. Cheap to clone.
+/// One projection, with its log, its database and its cache. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Engine {
     pub(crate) definition: Definition,
-    /// A projection's own code, behind a pointer: what reads it is compiled once
-    /// for all of them.
+    /// A projection's own code, behind a pointer: code that uses it is compiled once for all
+    /// projections.
     pub(crate) route: RouteFn,
     pub(crate) log: Log,
     pub(crate) feed: Feed,

@@ -1,3 +1,6 @@
+//! The read models' database: connections for readers and for workers, and the identity that a
+//! read is made with.
+
 use crate::{
     Error,
     engine::{projection::Definition, store},
@@ -9,8 +12,8 @@ use sqlx::{
 };
 use std::{str::FromStr, time::Duration};
 
-/// As whom a read is made: row-level security shows rows by it, so that a
-/// check forgotten in a handler leaks nothing.
+/// The identity of a reader. Row-level security shows rows by it, so that a check forgotten in a
+/// handler leaks nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {
     /// Staff that may read email.
@@ -19,11 +22,11 @@ pub enum Identity {
     Auditor,
     /// The system itself, for example to recognise a repeated delivery.
     System,
-    /// Anybody: sees what is public.
+    /// Anyone: sees public rows.
     Public,
-    /// A customer, by his account's id: sees what is his.
+    /// A customer, by the id of their account: sees their own rows.
     Customer(String),
-    /// Whoever holds the link with this hash: sees the booking it is for.
+    /// The holder of the link with this hash: sees the booking of the link.
     Guest(String),
 }
 
@@ -39,7 +42,7 @@ impl Identity {
         }
     }
 
-    /// Which account or link.
+    /// The account or the link.
     fn subject(&self) -> &str {
         match self {
             Self::Customer(subject) | Self::Guest(subject) => subject,
@@ -58,12 +61,11 @@ pub struct Database {
 pub type ReadTransaction = Transaction<'static, Postgres>;
 
 impl Database {
-    /// A database for readers. Connects when first used, so that what does not
-    /// need it works without it. Sessions run as `exodrive_reader`, which owns
-    /// nothing.
+    /// A database for readers. It connects when first used, so that code that does not need it
+    /// works without it. Sessions run as `exodrive_reader`, which owns nothing.
     ///
     /// # Errors
-    /// When the URL is none.
+    /// When the URL is invalid.
     pub fn for_readers(url: &str) -> Result<Self, Error> {
         let pool = PgPoolOptions::new()
             .max_connections(16)
@@ -82,13 +84,12 @@ impl Database {
         Ok(Self { pool })
     }
 
-    /// A database for workers, as its owner. The server undoes the transaction
-    /// of a worker that hangs once its lease has ended: its locks would keep
-    /// whoever takes over waiting. No commit waits for the disk: what a crash of
-    /// the server loses is folded again from the log.
+    /// A database for workers, as its owner. The server undoes the transaction of a worker that
+    /// hangs, once its lease has ended: otherwise its locks would make the next worker wait. No
+    /// commit waits for the disk: what a crash of the server loses is folded again from the log.
     ///
     /// # Errors
-    /// When the URL is none.
+    /// When the URL is invalid.
     pub fn for_workers(url: &str) -> Result<Self, Error> {
         let hung = format!("{}ms", store::LEASE.as_millis());
         let options = PgConnectOptions::from_str(url)?.application_name("exodrive work").options([
@@ -102,8 +103,8 @@ impl Database {
         Ok(Self { pool })
     }
 
-    /// Applies the migrations and makes the first generation of every
-    /// projection that has none. Does nothing to a database that is ready.
+    /// Applies the migrations and creates the first generation of every projection that has none.
+    /// Does nothing to a database that is ready.
     ///
     /// # Errors
     /// When the database fails.
@@ -130,7 +131,7 @@ impl Database {
         Ok(transaction)
     }
 
-    /// Whether every migration of this release has been applied.
+    /// True if every migration of this release has been applied.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -142,8 +143,7 @@ impl Database {
         Ok(applied >= exodrive_migrations::MIGRATOR.iter().map(|migration| migration.version).max())
     }
 
-    /// The connections, for those who keep tables of their own in the same
-    /// database.
+    /// The connections, for code that has tables of its own in the same database.
     pub fn pool(&self) -> &PgPool {
         &self.pool
     }

@@ -12,11 +12,11 @@ use std::{
 
 /// Events in a batch, at most.
 const BATCH: usize = 4_000;
-/// Bodies kept for projections that are behind the foremost one. Whoever is
-/// further behind reads for itself.
+/// Bytes of bodies that are cached for projections that are behind the foremost one. A projection
+/// that is further behind reads for itself.
 const WINDOW_BYTES: usize = 64 << 20;
 
-/// An event, and what it says.
+/// An event, and its decoded payload.
 pub(crate) struct Decoded {
     pub(crate) recorded: Recorded,
     pub(crate) payload: Result<Payload, DecodeError>,
@@ -40,7 +40,7 @@ struct Batch {
     bytes: usize,
 }
 
-/// Consecutive events from where a subscription stood. Cheap to clone.
+/// Consecutive events from a subscription's position on. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Events {
     batch: Arc<Batch>,
@@ -48,7 +48,7 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// Events that were not read in a row.
+    /// Events that were not read consecutively.
     pub(crate) fn of(events: Vec<Decoded>) -> Self {
         Self { batch: Arc::new(Batch { events, pending: 0, bytes: 0 }), from: 0 }
     }
@@ -57,20 +57,20 @@ impl Events {
         self.batch.events.get(self.from..).unwrap_or_default()
     }
 
-    /// How many more the log held when the last one was read.
+    /// Number of later events in the log when the last one was read.
     pub(crate) fn pending(&self) -> u64 {
         self.batch.pending
     }
 }
 
-/// See the module. Cheap to clone.
+/// One reading of the log that several projections share. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Feed(Arc<Shared>);
 
 struct Shared {
     log: Log,
-    /// Reads beyond the window. Held while reading, so that one reads and the
-    /// others get what it read.
+    /// Reads beyond the window. Held while reading, so that one projection reads and the others get
+    /// the same events.
     tip: tokio::sync::Mutex<Option<Reader>>,
     window: Mutex<Window>,
 }
@@ -79,22 +79,22 @@ struct Shared {
 struct Window {
     batches: VecDeque<Arc<Batch>>,
     bytes: usize,
-    /// What the reader at the tip reads next. Told here, since whoever holds
-    /// the tip may wait for long, and one that is behind must not wait with it.
+    /// The position that the reader at the tip reads next. It is here because the holder of the tip
+    /// may wait for long, and a projection that is behind must not wait with it.
     tip: u64,
-    /// What each subscription needs next.
+    /// The next position of each subscription.
     needed: HashMap<u64, u64>,
     subscriptions: u64,
 }
 
-/// One projection's place in the feed.
+/// One projection's position in the feed.
 pub(crate) struct Subscription {
     feed: Feed,
     id: u64,
     next: u64,
-    /// Up to here what others have read is not taken.
+    /// Events up to here are not taken from the window.
     again_until: u64,
-    /// Reads what has left the window.
+    /// Reads events that have left the window.
     own: Option<Reader>,
 }
 
@@ -104,7 +104,7 @@ impl Feed {
         Self(Arc::new(Shared { log, tip, window }))
     }
 
-    /// Reads from `position` on.
+    /// Begins to read at `position`.
     pub(crate) fn subscribe(&self, position: u64) -> Subscription {
         let mut window = self.window();
         window.subscriptions += 1;
@@ -127,8 +127,7 @@ impl Window {
         Some(Events { batch: batch.clone(), from })
     }
 
-    /// Lets go of what nobody needs any more, and of the oldest beyond the
-    /// limit.
+    /// Drops batches that no subscription needs any more, and the oldest beyond the limit.
     fn trim(&mut self) {
         let needed = self.needed.values().min().copied().unwrap_or(u64::MAX);
         while let Some(oldest) = self.batches.front()
@@ -152,13 +151,13 @@ async fn read_batch(reader: &mut Reader, wait: Duration) -> Result<Arc<Batch>, R
 }
 
 impl Subscription {
-    /// From now on takes nothing up to a position that was read before: it may
-    /// have been erased since.
+    /// From now on takes no event up to this position from the window: it may have been erased
+    /// since it was read.
     pub(crate) fn read_again(&mut self, until: u64) {
         self.again_until = self.again_until.max(until);
     }
 
-    /// The next events; none when none came within `wait`.
+    /// The next events; `None` if none came within `wait`.
     pub(crate) async fn next(&mut self, wait: Duration) -> Result<Option<Events>, ReadError> {
         let events = self.read_next(wait).await?;
         if let Some(event) = events.as_ref().and_then(|events| events.all().last()) {
@@ -178,7 +177,7 @@ impl Subscription {
         let Ok(mut tip) = tokio::time::timeout(wait, shared.tip.lock()).await else {
             return Ok(None);
         };
-        // Whoever held the tip may have read just this.
+        // The previous holder of the tip may have read these events.
         if let Some(place) = self.place() {
             drop(tip);
             return self.read_at(place, wait).await;
@@ -207,7 +206,7 @@ impl Subscription {
         Ok(Some(Events { batch, from: 0 }))
     }
 
-    /// Where the next event is to be had; none at the tip.
+    /// The place of the next event; `None` at the tip.
     fn place(&self) -> Option<ReadFrom> {
         let window = self.feed.window();
         let may_take = self.next > self.again_until;
@@ -234,7 +233,7 @@ impl Subscription {
     }
 }
 
-/// Where events that were read before are to be had.
+/// The place of events that were read before.
 enum ReadFrom {
     Window(Events),
     Behind,

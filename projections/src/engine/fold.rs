@@ -1,7 +1,7 @@
-//! Folding a batch in memory: five events of one email are one write.
+//! Folds a batch in memory: five events of one email become one write.
 //!
-//! All of it is a projection's own code, run in a [`Sandbox`](crate::engine::sandbox):
-//! a panic or an endless loop parks an event and harms nothing else.
+//! All of it is a projection's own code, and runs in a [`Sandbox`](crate::engine::sandbox): a panic
+//! or an endless loop parks an event and harms nothing else.
 
 use crate::engine::{
     PartitionId,
@@ -25,32 +25,31 @@ pub(crate) struct Stored<R> {
 /// An event that cannot be folded, or waits behind one that cannot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Parked {
-    /// A row's key; or a subject, when the event could not be read and so
-    /// could not say which rows it touches.
+    /// A row's key; or a subject, if the event could not be read and its rows are therefore
+    /// unknown.
     pub(crate) key: String,
     pub(crate) position: u64,
-    /// Empty for one that only waits.
+    /// Empty for an event that only waits.
     pub(crate) error: String,
 }
 
 /// Rows by key, `None` for a row that is gone.
 pub(crate) type Rows<R> = BTreeMap<String, Option<Stored<R>>>;
 
-/// What the fold of some events must not do.
+/// Keys and events to leave out: blocked, skipped, or known to hang.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Exclusions {
     /// Keys and subjects that have parked events.
     pub(crate) blocked: HashSet<String>,
-    /// Events that operators want left out, and out of which rows (or, by a
-    /// subject, out of all).
+    /// Events that operators skip, with the rows that each is left out of (or, by a subject, out of
+    /// all).
     pub(crate) skipped: HashMap<u64, Vec<String>>,
-    /// Where folding must not be tried again: found out in the middle of a
-    /// batch.
+    /// Folds that must not be tried again: they hung in the middle of a batch.
     pub(crate) hung_folds: HashSet<HungFold>,
 }
 
 impl Exclusions {
-    /// Whether an event is parked because its fold does not end.
+    /// True if an event is parked because its fold does not end.
     pub(crate) fn is_hung(&self, position: u64) -> bool {
         self.hung_folds.iter().any(|hung| hung.position == position)
     }
@@ -60,12 +59,12 @@ impl Exclusions {
     }
 }
 
-/// An event of a batch that a part of a projection has to do with.
+/// An event of a batch that concerns a partition.
 #[derive(Debug)]
 pub(crate) struct RoutedEvent {
-    /// Which event of the batch.
+    /// The event's index in the batch.
     at: usize,
-    /// The rows it touches, or why that cannot be known.
+    /// The rows that it touches, or the reason that they are unknown.
     keys: Result<Vec<String>, String>,
 }
 
@@ -73,8 +72,8 @@ pub(crate) struct RoutedEvent {
 pub(crate) type RouteFn =
     fn(&Events, PartitionId, &Exclusions, Option<&str>, &Mark) -> Vec<RoutedEvent>;
 
-/// The events of a batch that a part has to do with. All of an event's keys if
-/// `only` is its subject, else only that key.
+/// The events of a batch that concern a partition. All of an event's keys if `only` is its subject,
+/// else only that key.
 pub(crate) fn route<P: Projection>(
     events: &Events,
     part: PartitionId,
@@ -122,8 +121,7 @@ pub(crate) fn keys(events: &[RoutedEvent]) -> Vec<String> {
     keys
 }
 
-/// Keeps only keys that are wanted, and events that have one or could not be
-/// read.
+/// Keeps only requested keys, and events that have one or could not be read.
 pub(crate) fn retain(events: &mut Vec<RoutedEvent>, requested: impl Fn(&str) -> bool) {
     events.retain_mut(|event| match &mut event.keys {
         Ok(keys) => {
@@ -134,8 +132,8 @@ pub(crate) fn retain(events: &mut Vec<RoutedEvent>, requested: impl Fn(&str) -> 
     });
 }
 
-/// Leaves out what waits behind a parked event of its key or subject, and that
-/// event: `parked` has the first of each.
+/// Leaves out parked events and the events behind them of the same key or subject: `parked` has the
+/// first of each.
 pub(crate) fn leave_out(
     events: &Events,
     routed: &mut Vec<RoutedEvent>,
@@ -155,8 +153,7 @@ pub(crate) fn leave_out(
     });
 }
 
-/// Every key that is touched, with the position of the event that does, in
-/// log order.
+/// Every touched key, with the position of the event that touches it, in log order.
 pub(crate) fn touches(events: &Events, routed: &[RoutedEvent]) -> Vec<(String, u64)> {
     let mut touches = Vec::new();
     for RoutedEvent { at, keys } in routed {
@@ -173,14 +170,14 @@ pub(crate) fn first_of(events: &Events, routed: &[RoutedEvent], key: &str) -> Op
     touches.find(|(own, _)| own == key).map(|(_, position)| position)
 }
 
-/// Rows as a fold sees them: where it finds them and puts them.
+/// Rows that a fold reads and writes.
 pub(crate) trait Table<R> {
     fn get(&self, key: &str) -> Option<&R>;
-    /// Puts a row, made larger by at most so many bytes.
+    /// Puts a row, which grew by at most this many bytes.
     fn put(&mut self, key: &str, row: Option<Stored<R>>, bytes: usize);
 }
 
-/// Rows that were loaded, and how a batch changes them.
+/// Rows that were loaded, and the changes that a batch makes to them.
 pub(crate) struct Loaded<R> {
     pub(crate) rows: HashMap<String, Stored<R>>,
     pub(crate) changed: Rows<R>,
@@ -200,8 +197,8 @@ impl<R> Table<R> for Loaded<R> {
     }
 }
 
-/// Folds a batch over the rows it touches; gives what had to be parked.
-/// `exclusions.blocked` learns of it.
+/// Folds a batch over the rows it touches; returns the events that had to be parked, and adds them
+/// to `exclusions.blocked`.
 pub(crate) fn fold<P: Projection>(
     events: &Events,
     routed: &[RoutedEvent],

@@ -1,4 +1,4 @@
-//! Some rows, folded afresh: no more of the log is read than they need.
+//! Folds some rows again, and reads no more of the log than they need.
 
 use crate::{
     Error,
@@ -25,24 +25,23 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Subjects read at once.
 const AT_ONCE: usize = 8;
 
-/// The folds of everything that some rows were made of.
+/// The folds of all events that some rows are made of.
 pub(crate) struct KeyHistories<P: Projection> {
     log: Log,
     part: PartitionId,
-    /// What operators want left out, and where folding does not end.
+    /// Events that operators skip, and folds that hang.
     exclusions: Exclusions,
-    /// The first parked event of keys and subjects: it and what follows are in
-    /// no row.
+    /// The first parked event of keys and subjects: it and the events after it are in no row.
     parked: HashMap<String, u64>,
     sandbox: Sandbox,
-    /// Which keys have their events where.
+    /// Keys by the place of their events.
     groups: BTreeMap<Sources, Arc<HashSet<String>>>,
-    /// Keys whose rows say where their events are.
+    /// Keys whose rows show the place of their events.
     by_row: HashSet<String>,
     rows: HashMap<String, Stored<P::Row>>,
-    /// Why a row could not be folded.
+    /// The error of each row that could not be folded.
     errors: BTreeMap<String, String>,
-    /// How far the log has been folded.
+    /// The position up to which the log has been folded.
     position: u64,
 }
 
@@ -55,17 +54,16 @@ enum Scope {
     All,
 }
 
-/// What folding rows afresh came to.
+/// Result of folding rows again.
 pub(crate) struct Fresh<R> {
-    /// The rows as they are to be.
+    /// The new rows.
     pub(crate) rows: Rows<R>,
-    /// Why others could not be folded.
+    /// The errors of the other rows.
     pub(crate) errors: BTreeMap<String, String>,
 }
 
 impl<P: Projection> KeyHistories<P> {
-    /// Nothing folded yet. `keys` come with their rows as they stand, where
-    /// these are to be believed.
+    /// Begins with nothing folded. `keys` come with their present rows, where these can be trusted.
     pub(crate) fn new(
         log: &Log,
         part: PartitionId,
@@ -96,12 +94,12 @@ impl<P: Projection> KeyHistories<P> {
         }
     }
 
-    /// How far the log has been folded.
+    /// The position up to which the log has been folded.
     pub(crate) fn position(&self) -> u64 {
         self.position
     }
 
-    /// Whether it was begun with the same events left out.
+    /// True if it was begun with the same events left out.
     pub(crate) fn leaves_out(
         &self,
         exclusions: &Exclusions,
@@ -110,7 +108,7 @@ impl<P: Projection> KeyHistories<P> {
         self.exclusions.skipped == exclusions.skipped && self.parked == *parked
     }
 
-    /// Folds on, up to and with a position.
+    /// Continues to fold, up to and including a position.
     pub(crate) async fn fold_until(mut self, until: u64) -> Result<Self, Error> {
         let from = self.position;
         if until <= from {
@@ -137,7 +135,7 @@ impl<P: Projection> KeyHistories<P> {
                 _ => self.read_history(&everything::<P>(), &keys, until, Scope::All).await?,
             }
         }
-        // A row that misled us as to where its events are.
+        // Rows that were wrong about the place of their events.
         let lost = |key: &String| !self.rows.contains_key(key) && !self.errors.contains_key(key);
         let lost: HashSet<_> = self.by_row.iter().filter(|key| lost(key)).cloned().collect();
         if from == 0 && !lost.is_empty() {
@@ -152,7 +150,7 @@ impl<P: Projection> KeyHistories<P> {
         Ok(self)
     }
 
-    /// Folds what filters let through, as it is read.
+    /// Folds the events of some filters, while they are read.
     async fn read_history(
         &mut self,
         filters: &[String],
@@ -193,7 +191,7 @@ impl<P: Projection> KeyHistories<P> {
                     self.exclusions.hung_folds.clear();
                     return Ok(());
                 }
-                // It is parked, in this fold only, and the others go on.
+                // It is parked, in this fold only, and the others continue.
                 Err(hung) if hung.position > 0 && self.exclusions.hung_folds.insert(hung) => {}
                 Err(hung) => return Err(hung.error(P::NAME)),
             }
@@ -238,8 +236,8 @@ impl<P: Projection> KeyHistories<P> {
                 self.fail(key, position);
                 continue;
             }
-            // It names a subject: what is known to touch ours waits for it, and
-            // where all that is read is ours, it is ours too.
+            // It names a subject. If events of others are read too, the keys that the event is
+            // known to touch wait for it; otherwise all keys do.
             let waits = touches.iter().filter(|(_, at)| *at == position).map(|(key, _)| key);
             let waits: Vec<_> = match scope {
                 Scope::Own => keys.iter().collect(),
@@ -252,13 +250,13 @@ impl<P: Projection> KeyHistories<P> {
         Ok(())
     }
 
-    /// The first reason stands. It quotes nothing.
+    /// Records the first error of a key. It quotes no data.
     fn fail(&mut self, key: String, position: u64) {
         let error = || format!("the event at position {position} cannot be folded into it");
         self.errors.entry(key).or_insert_with(error);
     }
 
-    /// What it came to.
+    /// The result.
     pub(crate) fn end(mut self) -> Fresh<P::Row> {
         let mut rows = Rows::new();
         for key in self.groups.values().flat_map(|keys| keys.iter()) {
@@ -270,7 +268,7 @@ impl<P: Projection> KeyHistories<P> {
     }
 }
 
-/// Whether there may be more events than are held at once.
+/// True if there may be more events than are held at once.
 fn is_long(sources: &Sources) -> bool {
     match sources {
         Sources::Subjects(subjects) => subjects.contains(&Subject::Provider),
@@ -279,13 +277,13 @@ fn is_long(sources: &Sources) -> bool {
     }
 }
 
-/// Filters for whatever a projection may fold.
+/// Filters for every event that a projection may fold.
 fn everything<P: Projection>() -> Vec<String> {
     P::SUBJECTS.iter().map(|prefix| format!("{prefix}>")).collect()
 }
 
-/// A fold of rows: what changed, what could not be folded, and which event
-/// touches which key.
+/// A fold of rows: the changed rows, the events that could not be folded, and the positions of the
+/// events that touch each key.
 type Folded<R> = (Rows<R>, Vec<Parked>, Vec<(String, u64)>);
 
 fn fold_rows<P: Projection>(
@@ -300,8 +298,7 @@ fn fold_rows<P: Projection>(
     (table.changed, parked, fold::touches(events, routed))
 }
 
-/// The events of one source between two positions, the first not included, in
-/// log order.
+/// The events of one source between two positions, without the event at the first, in log order.
 async fn history(
     log: &Log,
     sources: &Sources,

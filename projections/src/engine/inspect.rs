@@ -1,5 +1,5 @@
-//! Looking at the rows of a projection from outside the engine: as they stand
-//! at one moment, with what was folded into them by then.
+//! Reads the rows of a projection from outside the engine: at one moment, with the events that were
+//! folded into them by then.
 
 use crate::{
     Database, Error, Projection,
@@ -21,8 +21,8 @@ use std::{
 
 pub use super::store::inspection::Found;
 
-/// How far the active generation of a projection is, and what is left out of
-/// it.
+/// Checkpoints of the active generation of a projection, and the events that are left out of its
+/// rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActiveGeneration {
     /// The active generation.
@@ -31,10 +31,10 @@ pub struct ActiveGeneration {
     pub version: u32,
     /// The checkpoint of each partition of its keys; never empty.
     positions: Vec<u64>,
-    /// By partition, the first parked event of each key, and of each subject
-    /// whose events could not be read.
+    /// By partition, the first parked event of each key, and of each subject whose events could not
+    /// be read.
     blocked: HashMap<(i32, String), u64>,
-    /// Events that an operator wants left out of a row.
+    /// Events that an operator skips in a row.
     skipped: HashSet<(String, u64)>,
 }
 
@@ -74,14 +74,13 @@ impl ActiveGeneration {
         self.positions.iter().copied().max().unwrap_or(0)
     }
 
-    /// How many keys and subjects wait behind an event that was parked.
+    /// Number of keys and subjects that wait behind a parked event.
     pub fn blocked(&self) -> usize {
         self.blocked.keys().map(|(_, key)| key).collect::<HashSet<_>>().len()
     }
 
-    /// Whether an event of a subject is not in the row of a key: not yet, or
-    /// because it is parked or waits behind one that is, or because an
-    /// operator wants it so.
+    /// True if an event of a subject is not in the row of a key: it is not folded yet, it is parked
+    /// or waits behind a parked event, or an operator skips it.
     pub fn lacks(&self, key: &str, subject: &str, position: u64) -> bool {
         position > self.limit(key)
             || self.is_skipped(subject, position)
@@ -90,8 +89,8 @@ impl ActiveGeneration {
             || self.is_parked(self.partition(key), key, position)
     }
 
-    /// Whether an event that cannot be read should have been read by now: it
-    /// is neither parked nor left out by an operator.
+    /// True if an event that cannot be read should have been read by now: it is neither parked nor
+    /// skipped by an operator.
     pub fn expects(&self, subject: &str, position: u64) -> bool {
         let parts = 0..i32::try_from(self.positions.len()).unwrap_or(i32::MAX);
         position <= self.least()
@@ -112,8 +111,8 @@ impl ActiveGeneration {
         !self.skipped.is_empty() && self.skipped.contains(&(key.to_owned(), position))
     }
 
-    /// Whether what was folded up to `position`, when things stood as
-    /// `before`, is part of what is folded as they stand here.
+    /// True if the events that were folded up to `position` in the state `before` are a part of
+    /// those that are folded in this state.
     pub fn continues(&self, before: &Self, position: u64) -> bool {
         let parked = |active_generation: &Self| -> HashMap<(i32, String), u64> {
             let first = active_generation.blocked.iter().filter(|(_, first)| **first <= position);
@@ -125,7 +124,7 @@ impl ActiveGeneration {
             && self.skipped == before.skipped
     }
 
-    /// Whether Redis holds all views of the generation.
+    /// True if Redis holds all views of the generation.
     ///
     /// # Errors
     /// When Redis does not answer.
@@ -141,7 +140,7 @@ impl ActiveGeneration {
     }
 }
 
-/// The rows of a projection at one moment, however long they are looked at.
+/// The rows of a projection at one moment, however long they are read.
 pub struct Snapshot<P> {
     transaction: Transaction<'static, Postgres>,
     active_generation: ActiveGeneration,
@@ -149,7 +148,7 @@ pub struct Snapshot<P> {
 }
 
 impl Database {
-    /// How a projection stands.
+    /// The state of a projection's active generation.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -168,7 +167,7 @@ impl Database {
         Ok(Snapshot { transaction, active_generation, projection: PhantomData })
     }
 
-    /// Keys of up to so many rows, by chance.
+    /// Keys of up to this many rows, chosen at random.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -195,7 +194,7 @@ impl Database {
 }
 
 impl<P: Projection> Snapshot<P> {
-    /// How the projection stood at that moment.
+    /// The state of the projection at that moment.
     pub fn active_generation(&self) -> &ActiveGeneration {
         &self.active_generation
     }

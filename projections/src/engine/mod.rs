@@ -1,11 +1,10 @@
-//! Keeps a projection level with the log: read a batch, load its rows, fold,
-//! write rows and checkpoint in one transaction, publish.
+//! Keeps a projection level with the log: read a batch, load its rows, fold, write rows and
+//! checkpoint in one transaction, publish.
 //!
-//! A projection has one or more generations, each of one or more parts; each
-//! part has a checkpoint and a writer of its own. Any number of workers may
-//! run an engine for the same projection and share the parts. A worker that
-//! stops, dies or hangs loses its leases within [`store::LEASE`], and the
-//! fencing epoch refuses whatever it still tries to write.
+//! A projection has one or more generations, each of one or more partitions; each partition has a
+//! checkpoint and a writer of its own. Any number of workers may run an engine for the same
+//! projection and share the partitions. A worker that stops, dies or hangs loses its leases within
+//! [`store::LEASE`], and the fencing epoch rejects whatever it still tries to write.
 
 pub mod cache;
 mod context;

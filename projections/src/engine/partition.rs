@@ -1,24 +1,24 @@
-//! How the keys of a generation are split.
+//! Splits the keys of a generation into partitions.
 
 use sha2::{Digest, Sha256};
 
-/// One part of a generation: the rows whose keys belong to it.
+/// One partition of a generation: the rows whose keys belong to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PartitionId {
     pub(crate) generation: i32,
     pub(crate) partition: i32,
-    /// How many there are.
+    /// Number of partitions of the generation.
     pub(crate) partitions: i32,
 }
 
 impl PartitionId {
-    /// Whether a row of this key belongs to it.
+    /// True if a row of this key belongs to it.
     pub(crate) fn holds(&self, key: &str) -> bool {
         partition_of(key, self.partitions) == self.partition
     }
 }
 
-/// Which of so many partitions a key belongs to. The same in every release.
+/// The partition that a key belongs to. The same in every release.
 pub fn partition_of(key: &str, partitions: i32) -> i32 {
     if partitions <= 1 {
         return 0;

@@ -1,4 +1,4 @@
-//! What a view is to the engine.
+//! The trait that a view implements, and the engine's data about it.
 
 use exodrive_domain::{Event, Subject};
 use serde::{Serialize, de::DeserializeOwned};
@@ -9,12 +9,15 @@ use std::fmt::Debug;
 ///
 /// To add one: a folder in `views/` with the fold (`mod.rs`), its table
 /// (`schema.sql`) and its queries (`read.rs`), a line in `views/mod.rs`, and a
-/// line in [`crate::for_each_projection`] (`views/list.rs`).
+/// line in [`crate::for_each_projection`] (`views/list.rs`), and what
+/// it makes of every golden event, which
+/// `EXODRIVE_WRITE_GOLDEN=1 cargo test -p exodrive-tests --test golden` writes.
+/// A raised [`Projection::VERSION`] writes its rows in the same way.
 pub trait Projection: Send + Sync + 'static {
     /// Names the table, the view in `public` and, with a generation, the schema.
     const NAME: &'static str;
-    /// Raised whenever [`Projection::evolve`] or the table gives other rows
-    /// for the same log.
+    /// Raised by every change after which [`Projection::evolve`] or the table gives other rows for
+    /// the same log.
     const VERSION: u32;
     /// Prefixes of the subjects whose events it may fold.
     const SUBJECTS: &'static [&'static str];
@@ -29,57 +32,55 @@ pub trait Projection: Send + Sync + 'static {
     /// The keys of the rows that the event touches.
     fn keys(event: &Event<'_>) -> Vec<String>;
 
-    /// The row of this key after the event; `None` is no row.
+    /// The row of this key after the event; `None` if there is no row.
     fn evolve(key: &str, row: Option<Self::Row>, event: &Event<'_>) -> Option<Self::Row>;
 
-    /// Where every event is that touches the key: all that a fold of this one
-    /// row has to read. `row` is the row as it stands, if known.
-    /// [`Sources::All`] is always right; anything else must be certain.
+    /// The place of every event that touches the key: all that a fold of this one row has to read.
+    /// `row` is the present row, if known. [`Sources::All`] is always right; anything else must be
+    /// certain.
     fn sources(_key: &str, _row: Option<&Self::Row>) -> Sources {
         Sources::All
     }
 
-    /// Whether rows are served from Redis.
+    /// True if rows are served from Redis.
     const CACHED: bool = false;
 
-    /// The answer that readers get for this row, if rows are served from
-    /// Redis: JSON, with the position that last changed the row.
+    /// The answer that readers get for this row, if rows are served from Redis: JSON, with the
+    /// position that last changed the row.
     fn cached(_row: &Self::Row, _position: u64) -> Option<String> {
         None
     }
 
-    /// Under which further keys the row is served from Redis. They must stay
-    /// the same for as long as there is the row.
+    /// Further keys under which Redis serves the row. They must not change while the row exists.
     fn aliases(_row: &Self::Row) -> Vec<String> {
         Vec::new()
     }
 
-    /// Whom row-level security shows a row: a condition in SQL on
-    /// `current_setting('exodrive.identity', true)`, `exodrive.subject` and the
-    /// row's columns.
+    /// Readers to whom row-level security shows a row: a condition in SQL on
+    /// `current_setting('exodrive.identity', true)`, `exodrive.subject` and the row's columns.
     const READERS: &'static str = STAFF;
 }
 
-/// Where the events of one key are.
+/// The place of the events of one key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Sources {
-    /// All of them are of these subjects.
+    /// All of them have these subjects.
     Subjects(Vec<Subject>),
     /// No other event than the one at this position.
     Position(u64),
-    /// Only a reading of everything under [`Projection::SUBJECTS`] finds them.
+    /// Only reading everything under [`Projection::SUBJECTS`] finds them.
     All,
 }
 
 impl Sources {
-    /// One subject; nothing if the key names none, since then no event has it.
+    /// One subject; nothing if the key does not give a valid one, since then no event has it.
     pub(crate) fn subject(subject: Option<Subject>) -> Self {
         Self::Subjects(subject.into_iter().collect())
     }
 }
 
-/// What of a projection is no code: most of the engine needs no more, and is
-/// compiled once for all of them.
+/// The part of a projection that is data, not code: most of the engine needs no more, and is
+/// compiled once for all projections.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Definition {
     pub(crate) name: &'static str,
@@ -106,11 +107,11 @@ impl Definition {
     }
 }
 
-/// See [`Projection::READERS`].
+/// The condition for rows that only staff see: see [`Projection::READERS`].
 pub(crate) const STAFF: &str =
     "current_setting('exodrive.identity', true) in ('admin', 'auditor', 'system')";
 
-/// Whether a projection reads a subject at all.
+/// True if a projection reads a subject at all.
 pub fn reads<P: Projection>(subject: &str) -> bool {
     P::SUBJECTS.iter().any(|prefix| subject.starts_with(prefix))
 }

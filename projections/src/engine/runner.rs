@@ -1,5 +1,4 @@
-//! Runs projections: finds parts that nobody writes and has them written, and
-//! has rebuilds carried out.
+//! Runs projections: finds partitions without a writer and starts one, and starts rebuilds.
 
 use super::{
     PartitionId,
@@ -31,9 +30,9 @@ use std::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// How often an engine looks for parts that nobody writes.
+/// Time between two polls for partitions without a writer.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
-/// How often it looks after what changes rarely.
+/// Time between two runs of the housekeeping.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
 /// What a runner's tasks are called in errors.
 const REBUILDING: &str = "The task that carries out a projection's rebuilds";
@@ -43,8 +42,8 @@ const WRITING: &str = "The writer of a projection's partition";
 #[derive(Clone)]
 pub struct Runner {
     engine: Engine,
-    /// Code that is compiled for each projection, behind pointers: the rest is
-    /// compiled once for all of them.
+    /// Code that is compiled for each projection, behind pointers: the rest is compiled once for
+    /// all of them.
     turn: WriterFn,
     load: LoadFn,
 }
@@ -95,7 +94,7 @@ pub async fn run_all(
     outcome
 }
 
-/// Twice a second: says that the worker is there, and learns its share.
+/// Twice a second: records that the worker is alive, and reads its share.
 async fn balance(
     database: &Database,
     worker: &str,
@@ -124,7 +123,7 @@ impl Runner {
         }
     }
 
-    /// A runner for the projection of this name; `None` if there is none.
+    /// A runner for the projection of this name; `None` if there is no such projection.
     pub fn named(
         name: &str,
         log: Log,
@@ -140,8 +139,7 @@ impl Runner {
         None
     }
 
-    /// Calls `hook` after each step of each batch: for tests that stop the
-    /// process there.
+    /// Calls `hook` after each step of each batch: for tests that stop the process there.
     #[must_use]
     pub fn on_step(mut self, hook: impl Fn(Step) + Send + Sync + 'static) -> Self {
         self.engine.on_step = Some(Arc::new(hook));
@@ -158,9 +156,9 @@ impl Runner {
     /// Runs until `stop`, through outages of the log, Postgres and Redis.
     ///
     /// # Errors
-    /// Only what no retry can mend: another log, a log that lost events.
+    /// Only for errors that no retry resolves: another log, a log that lost events.
     pub async fn run(&self, stop: &CancellationToken) -> Result<(), Error> {
-        // Ends everything that was begun when this ends.
+        // Cancels everything that was begun when this function ends.
         let stop = stop.child_token();
         let _end = stop.clone().drop_guard();
         let mut tasks = JoinSet::new();
@@ -201,14 +199,14 @@ impl Runner {
                 }
             }
         }
-        // Leases are given back.
+        // The tasks give their leases back.
         while let Some(ended) = tasks.join_next().await {
             ended.map_err(|error| Error::lost(task(error.id()), &error))??;
         }
         Ok(())
     }
 
-    /// Starts to keep the parts that nobody keeps.
+    /// Starts writers for partitions that have none.
     async fn assign_partitions(
         &self,
         stop: &CancellationToken,
@@ -245,20 +243,20 @@ impl Runner {
         tracing::warn!(
             projection = self.engine.definition.name,
             error = exodrive_runtime::error_chain(error),
-            "Projection interrupted, will go on from its checkpoint"
+            "Projection interrupted, will continue from its checkpoint"
         );
     }
 
-    /// Takes a part's lease if nobody has it, then folds until the lease is
-    /// lost or something fails.
+    /// Takes a partition's lease if no worker has it, then folds until the lease is lost or
+    /// something fails.
     async fn write_partition(
         &self,
         part: PartitionId,
         orphaned: bool,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
-        // What nobody takes, others cannot: it is of a version that they do not
-        // know.
+        // A partition that no worker takes for a while belongs to a version that the other workers
+        // do not know.
         let Some((_held, slot)) = self.engine.share.claim_slot(orphaned) else {
             return Ok(());
         };
@@ -297,8 +295,8 @@ impl Runner {
         outcome
     }
 
-    /// What changes rarely: a version that is not built yet, generations on
-    /// their way out, readers of a release whose workers have gone.
+    /// Housekeeping: a version that is not built yet, generations to be dropped, readers of a
+    /// release whose workers have gone.
     async fn run_housekeeping(&self) -> Result<(), Error> {
         let pool = self.engine.database.pool();
         generations::ensure_version(self.engine.definition, pool).await?;

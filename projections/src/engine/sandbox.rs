@@ -1,4 +1,4 @@
-//! A thread for code that may panic or never end: a projection's own.
+//! A thread for code that may panic or never end: a projection's own code.
 
 use crate::Error;
 use std::{
@@ -13,17 +13,17 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// How much processor time one event may take. Not time that passes: a thread
-/// that gets no processor is not to blame.
+/// Processor time that one event may take. It is not elapsed time: a thread that gets no processor
+/// is not at fault.
 const HANG_AFTER: Duration = Duration::from_millis(500);
-/// How often a thread is looked at.
+/// Time between two checks of a thread.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Tells which event the code is at, and which of its rows.
+/// Marks the event that the code is at, and the row.
 #[derive(Debug, Default)]
 pub(crate) struct Mark {
     position: AtomicU64,
-    /// One more than the row's number; 0: none yet.
+    /// One more than the row's number; 0 if there is none yet.
     row: AtomicUsize,
 }
 
@@ -48,12 +48,12 @@ const NOWHERE: HungFold = HungFold { position: 0, row: None };
 
 type Job = Box<dyn FnOnce(&Mark) + Send>;
 
-/// Where the code did not come to an end.
+/// The event and row of a fold that did not end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct HungFold {
-    /// With which event; 0 if with none.
+    /// Position of the event; 0 if there was none.
     pub(crate) position: u64,
-    /// With which of its rows; none if before these were known.
+    /// Number of the row; `None` if the rows were not known yet.
     pub(crate) row: Option<usize>,
 }
 
@@ -70,7 +70,7 @@ impl fmt::Display for HungFold {
     }
 }
 
-/// See the module. Its thread is started when first needed.
+/// Runs jobs on a thread of its own, which is started when first needed.
 #[derive(Default)]
 pub(crate) struct Sandbox {
     thread: Option<Thread>,
@@ -83,8 +83,8 @@ struct Thread {
 }
 
 impl Sandbox {
-    /// Runs a job and gives what it gives. A thread that is stuck is left to
-    /// itself at the lowest priority: there is no way to stop one.
+    /// Runs a job and returns its result. A thread that hangs is abandoned at the lowest priority,
+    /// because no thread can be stopped.
     ///
     /// # Errors
     /// [`HungFold`], with the event that the job last marked.
@@ -109,7 +109,7 @@ impl Sandbox {
                     self.thread = Some(thread);
                     return Ok(value);
                 }
-                // The thread panicked outside of what is caught.
+                // The thread panicked outside of the code whose panics are caught.
                 Ok(Err(_)) => return Err(thread.mark.place()),
                 Err(_) => {}
             }
@@ -142,8 +142,8 @@ impl Thread {
     }
 }
 
-/// What a thread of this process has used of a processor: fields `utime` and
-/// `stime` of proc(5), in hundredths of a second on Linux.
+/// Processor time that a thread of this process has used: fields `utime` and `stime` of proc(5), in
+/// hundredths of a second on Linux.
 fn processor_time(thread: i32) -> Duration {
     let text = fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap_or_default();
     // The second field, a name, may contain anything but ends with the last `)`.
@@ -152,7 +152,7 @@ fn processor_time(thread: i32) -> Duration {
     Duration::from_millis(10 * ticks.sum::<u64>())
 }
 
-/// Linux takes a thread's id for a process's here (setpriority(2)).
+/// Linux accepts a thread's id instead of a process's here (setpriority(2)).
 fn lower_priority(thread: i32) {
     if let Some(thread) = rustix::process::Pid::from_raw(thread) {
         let _ = rustix::process::setpriority_process(Some(thread), 19);

@@ -1,11 +1,11 @@
-//! How a worker's parts are counted against its share.
+//! Counts a worker's partitions against its share.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-/// How many parts a worker has, and how many are its share while there are
+/// The number of partitions that a worker has, and the number that is its share while there are
 /// other workers.
 #[derive(Clone, Default)]
 pub(crate) struct Share(Option<Arc<Counts>>);
@@ -23,22 +23,21 @@ impl Share {
         })))
     }
 
-    /// So many parts are the worker's share now.
+    /// Sets the worker's share to this many partitions.
     pub(crate) fn set_fair(&self, parts: usize) {
         if let Some(counts) = &self.0 {
             counts.fair.store(parts.max(1), Ordering::Relaxed);
         }
     }
 
-    /// Whether the worker should give a part up.
+    /// True if the worker should give a partition up.
     pub(crate) fn surplus(&self) -> bool {
         self.0.as_ref().is_some_and(|counts| {
             counts.held.load(Ordering::Relaxed) > counts.fair.load(Ordering::Relaxed)
         })
     }
 
-    /// Counts one more part, unless that is more than the worker's share; an
-    /// orphaned part is counted all the same.
+    /// Counts one more partition, unless it exceeds the worker's share and is not orphaned.
     pub(crate) fn claim_slot(&self, orphaned: bool) -> Option<(CountedPartition, Slot)> {
         let Some(counts) = &self.0 else { return Some((CountedPartition(None), Slot::Fair)) };
         let fair = counts.fair.load(Ordering::Relaxed);
@@ -49,16 +48,16 @@ impl Share {
     }
 }
 
-/// How a part counts against its worker's share.
+/// How a partition counts against its worker's share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Slot {
-    /// It is given up once the worker has more than its share.
+    /// The worker gives it up once it has more than its share.
     Fair,
-    /// It is kept however many parts the worker has: nobody else takes it.
+    /// The worker keeps it however many it has: no other worker takes it.
     BeyondShare,
 }
 
-/// A part that counts as held until this is dropped.
+/// A partition that counts as held until this is dropped.
 pub(crate) struct CountedPartition(Option<Arc<Counts>>);
 
 impl Drop for CountedPartition {

@@ -2,8 +2,7 @@
 
 use crate::engine::projection::{Definition, Projection};
 
-/// Runs `$body` for every projection, with `$P` standing for it. The one list
-/// of them.
+/// Runs `$body` for every projection, with `$P` as its type. The one list of them.
 #[macro_export]
 macro_rules! for_each_projection {
     ($P:ident => $body:expr) => {

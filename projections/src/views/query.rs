@@ -1,4 +1,4 @@
-//! What the reads of several projections share.
+//! Pages, cursors and patterns that the queries of several projections share.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::Serialize;
@@ -8,7 +8,7 @@ use serde::Serialize;
 pub struct Page<T> {
     /// The rows.
     pub rows: Vec<T>,
-    /// Where the next page begins, if there is one.
+    /// Cursor of the next page, if there is one.
     pub next: Option<String>,
 }
 
@@ -17,19 +17,18 @@ pub(crate) fn encode_cursor(parts: &[&str]) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(parts.join("\n"))
 }
 
-/// The parts of a cursor with this many of them; `None` if it is none of ours.
+/// The parts of a cursor with this many of them; `None` if the text is not such a cursor.
 pub(crate) fn decode_cursor<const N: usize>(text: &str) -> Option<[String; N]> {
     let plain = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
     if plain.contains('\0') {
         return None;
     }
-    // The last part may be a name, and have line feeds.
+    // The last part may be a name, and contain line feeds.
     let parts: Vec<_> = plain.splitn(N, '\n').map(str::to_owned).collect();
     parts.try_into().ok()
 }
 
-/// A pattern that finds the text anywhere; what would be a wildcard stands for
-/// itself.
+/// A pattern that finds the text anywhere; wildcards in the text match only themselves.
 pub(crate) fn like(text: &str) -> String {
     let mut pattern = String::from("%");
     for c in text.to_lowercase().chars() {

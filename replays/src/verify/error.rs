@@ -1,9 +1,9 @@
-//! Why verifying failed.
+//! Errors of a verification.
 
 use exodrive_log::ReadError;
 use exodrive_projections::Error;
 
-/// Why a projection could not be verified.
+/// Reason that a projection could not be verified.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// The log could not be read.
@@ -17,16 +17,16 @@ pub enum VerifyError {
         "the rows of {projection} were folded by version {found} of its fold, this release has version {own}: verify with the release that is running"
     )]
     OtherVersion {
-        /// Which projection.
+        /// The projection.
         projection: &'static str,
         /// The version of the rows.
         found: u32,
         /// The version of this release.
         own: u32,
     },
-    /// Somebody retried, skipped or rolled back, again and again.
+    /// Operators retried, skipped or rolled back again and again.
     #[error(
-        "projection {0} was operated on all the while (events retried or skipped, or an older generation taken): verify again when that is done"
+        "operators changed projection {0} during every attempt (events retried or skipped, or a rollback): verify again when that is done"
     )]
     Restless(&'static str),
 }

@@ -1,11 +1,9 @@
-//! Whether the live views are what the log says.
+//! Verifies that the live views equal what the log gives.
 //!
-//! **Exact while the system runs.** [`verify`] folds the log up to where the
-//! projection is, then looks at all rows as they stand at one moment (one
-//! repeatable-read transaction), folds the little that has come meanwhile up
-//! to just that moment's checkpoint, and compares. Redis follows Postgres
-//! within milliseconds, so a value that differs is looked at again before it
-//! is called wrong.
+//! **Exact while the system runs.** [`verify`] folds the log up to the projection's checkpoint,
+//! then reads all rows at one moment (one repeatable-read transaction), folds the few events that
+//! have come meanwhile up to exactly that moment's checkpoint, and compares. Redis follows Postgres
+//! within milliseconds, so a value that differs is read again before it is reported as wrong.
 //!
 //! **In bounded memory.** Rows are folded for a range of hashes of their keys
 //! at a time, as wide as [`Options::memory`] allows; rows of Postgres are read
@@ -37,32 +35,32 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-/// Which rows are verified.
+/// The rows to verify.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// All of them; and that Redis holds no others.
+    /// All rows; Redis must hold no others.
     All,
-    /// So many, by chance: rows of the table, and half as many of events of
-    /// the log, so that a row that is missing is found too.
+    /// This many, chosen at random: rows of the table, and half as many of events of the log, so
+    /// that a missing row is found too.
     Sample(usize),
-    /// Those of these keys.
+    /// The rows of these keys.
     Keys(Vec<String>),
 }
 
-/// How to verify.
+/// Options of a verification.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Which rows.
+    /// The rows.
     pub extent: Extent,
     /// Bytes of rows, as JSON, that are folded at a time.
     pub memory: usize,
 }
 
 impl Options {
-    /// Bytes of rows folded at a time, if nothing else is said.
+    /// Default of [`Options::memory`].
     pub const MEMORY: usize = 256 << 20;
 
-    /// These rows, with the usual memory.
+    /// These rows, with the default memory.
     pub fn new(extent: Extent) -> Self {
         Self { extent, memory: Self::MEMORY }
     }
@@ -70,14 +68,14 @@ impl Options {
 
 /// Rows read at a time.
 const PAGE: i64 = 1_000;
-/// How often a pass begins anew because the projection was operated on.
+/// Times that a pass begins again because operators changed the projection.
 const ATTEMPTS: u32 = 5;
 
-/// Folds rows of a projection afresh, and compares them with Postgres and, if
-/// `cache` is given, with Redis.
+/// Folds rows of a projection again, and compares them with Postgres and, if `cache` is given, with
+/// Redis.
 ///
 /// # Errors
-/// [`VerifyError`]. That Redis does not answer is told in the report.
+/// [`VerifyError`]. The report says if Redis does not answer.
 pub async fn verify<P: Projection>(
     log: &Log,
     database: &Database,
@@ -111,8 +109,7 @@ pub async fn verify<P: Projection>(
     Ok(report)
 }
 
-/// Verifies the keys with a hash from `first` on, as far as memory allows;
-/// gives the last hash.
+/// Verifies the keys with a hash from `first` on, as far as memory allows; returns the last hash.
 #[expect(clippy::too_many_arguments, reason = "what all passes share")]
 async fn pass<P: Projection>(
     log: &Log,
@@ -156,8 +153,7 @@ fn check_version<P: Projection>(active_generation: &ActiveGeneration) -> Result<
     Err(VerifyError::OtherVersion { projection: P::NAME, found, own })
 }
 
-/// Compares the rows of one moment with those folded afresh, of which none are
-/// left then.
+/// Compares the rows of one moment with the fresh ones, all of which are used up then.
 async fn compare<P: Projection>(
     snapshot: &mut Snapshot<P>,
     plan: &Plan,
@@ -242,7 +238,7 @@ fn compare_row<R: serde::Serialize>(found: &Found, fresh: &Fresh<R>, report: &mu
     report.find_fields(&found.key, Place::RowChanged, fields);
 }
 
-/// Keys of rows by chance, and of events by chance.
+/// Keys of random rows, and of random events.
 async fn sample<P: Projection>(
     log: &Log,
     database: &Database,
@@ -272,7 +268,7 @@ async fn sample<P: Projection>(
     Ok(keys)
 }
 
-/// Keys by where their events are.
+/// Keys by the place of their events.
 async fn by_sources<P: Projection>(
     database: &Database,
     keys: BTreeSet<String>,
@@ -294,8 +290,7 @@ async fn by_sources<P: Projection>(
     Ok(groups)
 }
 
-/// Keys, of those given, whose events are found without reading all that the
-/// view is made of.
+/// Those of the given keys whose events are found without reading all that the view is made of.
 ///
 /// # Errors
 /// When Postgres does not answer.
@@ -308,7 +303,7 @@ pub async fn exact<P: Projection>(
     Ok(exact.flat_map(|(_, keys)| keys).collect())
 }
 
-/// Keys by chance: so many of rows, half as many of events.
+/// Random keys: this many of rows, half as many of events.
 ///
 /// # Errors
 /// When the log or Postgres does not answer.

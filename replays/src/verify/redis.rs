@@ -1,4 +1,4 @@
-//! The views that Redis holds, compared with the rows.
+//! Compares the views that Redis holds with the rows.
 
 use super::{
     error::VerifyError,
@@ -21,20 +21,19 @@ use std::{
 
 /// Rows read at a time.
 const PAGE: i64 = 1_000;
-/// How often a value that differs is looked at again, and how long after.
+/// Times that a differing value is read again, and the pause before each.
 const MAX_ROUNDS: u32 = 8;
 const RETRY_DELAY: Duration = Duration::from_millis(400);
-/// Redis is left alone for a moment after a failure; it may be asked again so
-/// often.
+/// Callers do not ask Redis for a moment after a failure; it may be asked again this many times.
 const ATTEMPTS: u32 = 10;
-/// How long Redis may take to be filled after it was emptied.
+/// Time that Redis may take to be filled after it was emptied.
 const FILLING: Duration = Duration::from_secs(15);
-/// Values that are looked at again; more than so many are not looked for.
+/// Most values that are read again.
 const SUSPECTS: usize = 5_000;
 const CHUNK: usize = 200;
 
-/// Asks Redis, and again after it failed. No function: futures that borrow
-/// their caller's are not known to be `Send`.
+/// Asks Redis, and retries after a failure. Not a function: futures that borrow their caller's data
+/// are not known to be `Send`.
 macro_rules! retry_on_redis_error {
     ($ask:expr) => {{
         let mut attempt = 0;
@@ -50,11 +49,11 @@ macro_rules! retry_on_redis_error {
     }};
 }
 
-/// What Redis should hold under one key.
+/// The expected value of one key in Redis.
 struct Expected {
     /// The key in Redis: that of the row or an alias.
     name: String,
-    /// As it was when it was compared.
+    /// The row at the time of the comparison.
     row: Found,
     value: (u64, String),
 }
@@ -112,7 +111,7 @@ impl<'a, P: Projection> Views<'a, P> {
         self.suspects.clear();
     }
 
-    /// Notes rows, just read and found so, whose values differ.
+    /// Records rows, just read and found correct, whose values in Redis differ.
     pub(super) async fn compare(&mut self, rows: Vec<(Found, Fresh<P::Row>)>) {
         let Some(cache) = self.cache else { return };
         let expected: Vec<_> = rows
@@ -137,8 +136,7 @@ impl<'a, P: Projection> Views<'a, P> {
         }
     }
 
-    /// Looks again at the values that differed, with the rows as they are by
-    /// now, and reports those that stay different.
+    /// Reads the differing values again, with the rows of now, and reports those that still differ.
     pub(super) async fn settle(
         &mut self,
         database: &Database,
@@ -235,7 +233,7 @@ impl<'a, P: Projection> Views<'a, P> {
             let of_key = std::slice::from_ref(&key);
             match retry_on_redis_error!(cache.values(P::NAME, generation, of_key)) {
                 Ok(values) => {
-                    // Or it is gone meanwhile.
+                    // Or it is gone by now.
                     for value in values.into_iter().flatten() {
                         let fields = fields(None, Some(value));
                         report.find_fields(&key, Place::RedisTooMany, fields);
@@ -250,7 +248,7 @@ impl<'a, P: Projection> Views<'a, P> {
         Ok(())
     }
 
-    /// What became of it.
+    /// Result of the comparison.
     pub(super) fn end(self) -> RedisOutcome {
         match (self.unavailable, self.cache) {
             (Some(why), _) => RedisOutcome::Unavailable(why),
@@ -261,7 +259,7 @@ impl<'a, P: Projection> Views<'a, P> {
     }
 }
 
-/// What Redis should hold of a row that should be so.
+/// Expected values in Redis for a row that should be like this.
 fn expected<P: Projection>(found: Found, row: &P::Row, position: u64) -> Vec<Expected> {
     let Some(json) = P::cached(row, position) else { return Vec::new() };
     let names = std::iter::once(found.key.clone()).chain(P::aliases(row));
@@ -270,7 +268,7 @@ fn expected<P: Projection>(found: Found, row: &P::Row, position: u64) -> Vec<Exp
         .collect()
 }
 
-/// The same with the row as it is by now; nothing if that is gone.
+/// The same with the row of now; `None` if the row is gone.
 fn renewed<P: Projection>(expected: Expected, rows: &[Found]) -> Option<Expected> {
     let now = rows.iter().find(|row| row.key == expected.row.key)?;
     if *now == expected.row {
@@ -303,7 +301,7 @@ fn report_difference(expected: &Expected, found: Option<(u64, String)>, report: 
 }
 
 fn fields(expected: Option<(u64, String)>, found: Option<(u64, String)>) -> Vec<Field> {
-    // Text that is no JSON is told as text.
+    // Text that is not JSON is reported as text.
     let value = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
     let at = |it: &Option<(u64, String)>| it.as_ref().map(|(position, _)| *position);
     let text = |it: &Option<(u64, String)>| it.as_ref().map(|(_, text)| value(text));

@@ -1,4 +1,4 @@
-//! Rows folded afresh from the log, as many as memory may hold.
+//! Folds rows again from the log, as many as memory may hold.
 
 use crate::{
     Progress,
@@ -15,15 +15,15 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-/// Which rows are folded.
+/// The rows that are folded.
 pub(super) enum Plan {
-    /// All in the range of hashes.
+    /// All rows in the range of hashes.
     Range,
-    /// These keys, by where their events are.
+    /// The rows of these keys, by the place of their events.
     Keys(BTreeMap<Sources, HashSet<String>>),
 }
 
-/// A row folded afresh.
+/// A row folded again.
 pub(super) struct Fresh<R> {
     pub(super) row: R,
     /// The position that last changed it.
@@ -31,13 +31,13 @@ pub(super) struct Fresh<R> {
     bytes: usize,
 }
 
-/// Why nothing more was folded into a row, or out of a subject.
+/// The event at which the fold of a row or of a subject stopped, and its error.
 pub(super) struct Unfolded {
     pub(super) position: u64,
     pub(super) error: String,
 }
 
-/// Rows on their way from nothing to what they should be.
+/// Rows that are being folded from the beginning of the log.
 pub(super) struct Refold<P: Projection> {
     /// The hashes of keys from here ...
     pub(super) first: u64,
@@ -51,20 +51,20 @@ pub(super) struct Refold<P: Projection> {
 }
 
 impl<P: Projection> Refold<P> {
-    /// Nothing yet of the keys with a hash from `first` on. Its rows have at
-    /// most `limit` bytes as JSON, or there is only one.
+    /// Begins with no rows, for the keys with a hash from `first` on. Its rows have at most `limit`
+    /// bytes as JSON, or there is only one.
     pub(super) fn new(first: u64, limit: usize) -> Self {
         let (rows, unfolded) = (HashMap::new(), HashMap::new());
         Self { first, last: u64::MAX, rows, unfolded, bytes: 0, limit }
     }
 
-    /// Whether a key's hash is in the range.
+    /// True if a key's hash is in the range.
     pub(super) fn holds(&self, key: &str) -> bool {
         (self.first..=self.last).contains(&hash(key))
     }
 
-    /// Folds the events after `from`, up to and with `to`, as far as they are
-    /// in the rows of a projection that stands so.
+    /// Folds the events after `from`, up to and including `to`, that are in the rows of a
+    /// projection in this state.
     pub(super) async fn fold(
         &mut self,
         plan: &Plan,
@@ -86,7 +86,7 @@ impl<P: Projection> Refold<P> {
                 Sources::All => {
                     read_filtered(log, &filters::<P>(), from, to, progress, apply).await?;
                 }
-                // As long as the log is: never held whole.
+                // As long as the log: never held whole.
                 Sources::Subjects(subjects) if subjects.contains(&Subject::Provider) => {
                     let subjects: Vec<_> = subjects.iter().map(Subject::to_string).collect();
                     read_filtered(log, &subjects, from, to, &|_, _| {}, apply).await?;
@@ -186,7 +186,7 @@ impl<P: Projection> Refold<P> {
     }
 }
 
-/// Where a key stands among all keys.
+/// The place of a key among all keys.
 fn hash(key: &str) -> u64 {
     // Not seeded: every pass sees the same order.
     let mut hasher = DefaultHasher::new();
@@ -194,7 +194,7 @@ fn hash(key: &str) -> u64 {
     hasher.finish()
 }
 
-/// How long a row is as JSON.
+/// Length of a row as JSON.
 fn length<R: Serialize>(row: &R) -> usize {
     struct Count(usize);
     impl Write for Count {

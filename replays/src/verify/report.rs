@@ -1,24 +1,24 @@
-//! What a verification finds.
+//! The report of a verification.
 
 use crate::Change;
 use serde::Serialize;
 use serde_json::Value;
 use std::fmt;
 
-/// Findings that are told in full; the others are counted.
+/// Most findings that are reported in full; the others are counted.
 const REPORTED: usize = 100;
 
-/// What is wrong with a row or its view in Redis.
+/// The kind of a difference between the log, the rows and Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
-    /// The row is not what the log says.
+    /// The row is not what the log gives.
     RowChanged,
-    /// The log says that there is a row, and there is none.
+    /// The log gives a row, and the table has none.
     RowMissing,
-    /// There is a row that the log knows nothing of.
+    /// The table has a row that the log does not give.
     RowTooMany,
-    /// Redis holds something else than the row's view.
+    /// Redis holds something other than the row's view.
     RedisStale,
     /// Redis lacks the row's view, though it has the others.
     RedisMissing,
@@ -45,11 +45,11 @@ impl fmt::Display for Place {
 /// A field that differs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Field {
-    /// Which: `position`, or a JSON pointer into the document.
+    /// The field: `position`, or a JSON pointer into the document.
     pub field: String,
-    /// What the log says.
+    /// The value that the log gives.
     pub expected: Option<Value>,
-    /// What was found.
+    /// The value that was found.
     pub found: Option<Value>,
 }
 
@@ -59,31 +59,31 @@ impl From<Change> for Field {
     }
 }
 
-/// Something that is not as the log says.
+/// A difference from what the log gives.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Finding {
     /// The row's key; the key in Redis for a view of no row; the subject of an
     /// event that cannot be read.
     pub key: String,
-    /// What is wrong.
+    /// The kind of difference.
     #[serde(rename = "where")]
     pub place: Place,
     /// The fields that differ.
     pub fields: Vec<Field>,
-    /// More of it, for people.
+    /// More details, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
 
-/// What became of the comparison with Redis.
+/// Result of the comparison with Redis.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RedisOutcome {
     /// The rows are not served from Redis.
     NotServed,
-    /// Nobody wanted it.
+    /// No comparison with Redis was requested.
     LeftOut,
-    /// So many values were compared.
+    /// Number of values that were compared.
     Compared(u64),
     /// Redis does not answer, or is being filled.
     Unavailable(String),
@@ -92,23 +92,23 @@ pub enum RedisOutcome {
 /// A projection, verified.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
-    /// Which.
+    /// Its name.
     pub name: &'static str,
     /// The generation that readers see.
     pub generation: i32,
-    /// Up to where the log was folded and compared.
+    /// Position up to which the log was folded and compared.
     pub position: u64,
     /// Rows compared.
     pub checked: u64,
-    /// Keys that wait behind a parked event: compared as they were before it.
+    /// Keys that wait behind a parked event: compared in their state before it.
     pub blocked: usize,
-    /// How often the log was folded, each time for a part of the keys.
+    /// Number of times the log was folded, each time for some of the keys.
     pub passes: u32,
-    /// What became of the comparison with Redis.
+    /// Result of the comparison with Redis.
     pub redis: RedisOutcome,
-    /// How much is not as the log says.
+    /// Number of differences.
     pub differences: u64,
-    /// The first of it.
+    /// The first of them.
     pub findings: Vec<Finding>,
 }
 
@@ -138,7 +138,7 @@ impl Report {
         self.add_finding(Finding { key: key.to_owned(), place, fields, detail: None });
     }
 
-    /// Whether all that was looked at is as the log says.
+    /// True if everything that was compared equals what the log gives.
     pub fn is_equal(&self) -> bool {
         self.differences == 0
     }

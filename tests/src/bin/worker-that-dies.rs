@@ -39,7 +39,7 @@ async fn main() {
         .unwrap()
         .on_step(move |step| {
             if format!("{step:?}") == fate.step && fate.trigger.exists() {
-                // Once: a worker that goes on must not meet the same fate again.
+                // Only once: a worker that continues must not be hit again.
                 std::fs::remove_file(&fate.trigger).unwrap();
                 raise(fate.signal).unwrap();
             }

@@ -1,5 +1,5 @@
 //! A worker of `inbox` whose fold is not the release's: a newer version, or one
-//! with defects. For the tests of what such a fold may and may not do.
+//! with defects. For the tests of the limits of such a fold.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "part of the tests")]
 
@@ -13,7 +13,7 @@ use exodrive_runtime::telemetry;
 use exodrive_tests::open_log;
 use tokio_util::sync::CancellationToken;
 
-/// The next version: every row says so.
+/// The next version: every row contains its number.
 struct Newer;
 
 impl Projection for Newer {

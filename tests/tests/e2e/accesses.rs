@@ -1,4 +1,4 @@
-//! Who of the staff read what: recorded beside the reads, shown to auditors.
+//! Reads by the staff: recorded beside the reads, shown to auditors.
 
 use exodrive_domain::{Subject, access::ACCESS_RECORDED};
 use exodrive_tests::{API, Delivery, World, day, email_body, within};
@@ -21,14 +21,14 @@ async fn accesses(world: &World, query: &str) -> Vec<Value> {
     list["data"].as_array().unwrap().clone()
 }
 
-/// The row of a reader and a thing, once it is there.
+/// The row of a reader and a record, once it is there.
 async fn seen(world: &World, limit: Duration, actor: &str, resource: &str, key: &str) -> Value {
     let query = format!("actor={actor}&resource={resource}&key={key}");
-    within(limit, "a read is told", async || accesses(world, &query).await.pop()).await
+    within(limit, "a read is recorded", async || accesses(world, &query).await.pop()).await
 }
 
 #[tokio::test]
-async fn what_staff_reads_is_reported_to_auditors_within_two_seconds() {
+async fn reads_by_staff_are_shown_to_auditors_within_two_seconds() {
     let world = World::with(&[SECOND]).await;
     let position = mail(&world).await;
     world.get("/v1/inbox/em-1").await.expect(200);
@@ -44,22 +44,22 @@ async fn what_staff_reads_is_reported_to_auditors_within_two_seconds() {
     assert_eq!(world.get_as("admin", &raw).await.status, 200);
     world.get_as("admin", "/v1/replay/inbox/em-1").await.expect(200);
     seen(&world, SOON, "admin:admin-user", "delivery", &position.to_string()).await;
-    let row = within(SOON, "all of them are told", async || {
+    let row = within(SOON, "all of them are recorded", async || {
         let row = seen(&world, SOON, "admin:admin-user", "email", "em-1").await;
         (row["count"] == 5).then_some(row)
     })
     .await;
     assert_eq!(row["routes"]["GET /v1/replay/{view}/{key}"], 1, "{row}");
 
-    // A search is told, what was searched for is not.
+    // A search is recorded, its text is not.
     world.get_as("admin", "/v1/inbox?q=guest%40example.com").await.expect(200);
     world.get_as("admin", "/v1/customers/dana%40example.com").await.problem(404, "not_found");
-    within(SOON, "a list is told", async || {
+    within(SOON, "a list is recorded", async || {
         accesses(&world, "actor=admin:admin-user&resource=inbox").await.pop()
     })
     .await;
-    // So is the reading of this list.
-    within(SOON, "who asks is told too", async || {
+    // The reading of this list is recorded too.
+    within(SOON, "the auditor's read is recorded too", async || {
         accesses(&world, "actor=auditor:auditor-user&resource=access").await.pop()
     })
     .await;
@@ -78,7 +78,7 @@ async fn what_staff_reads_is_reported_to_auditors_within_two_seconds() {
 }
 
 #[tokio::test]
-async fn what_is_not_personal_or_not_read_by_staff_is_not_recorded() {
+async fn only_reads_of_personal_data_by_staff_are_recorded() {
     let world = World::with(&[("EXODRIVE_ACCESS_INTERVAL", "100ms")]).await;
     mail(&world).await;
     let (admin, visitor) = (world.admin(), world.visitor());
@@ -92,19 +92,21 @@ async fn what_is_not_personal_or_not_read_by_staff_is_not_recorded() {
     admin.get("/v1/cars/one/calendar").await.expect(200);
     admin.get("/v1/dashboard").await.expect(200);
     world.get_as("operator", "/v1/operator/projections").await.expect(200);
-    // Refused: nothing was shown.
+    // Rejected: nothing was shown.
     world.get_as("customer", "/v1/inbox/em-1").await.problem(403, "forbidden");
     world.get_as("operator", "/v1/inbox/em-1").await.problem(403, "forbidden");
     world.get("/v1/inbox/em-2").await.problem(404, "not_found");
     tokio::time::sleep(Duration::from_millis(500)).await;
     let is_record = |subject: &str| subject.starts_with("exo.access.");
     assert!(!world.events().await.iter().any(|event| is_record(&event.subject)));
-    // And so that the test could see one:
+    // Proof that the test would see a record:
     admin.get(&path).await.expect(200);
     let id = booking["id"].as_str().unwrap();
     seen(&world, SOON, "admin:admin-user", "booking", id).await;
     for role in ["admin", "operator", "customer"] {
-        for path in ["/v1/audit/accesses", "/v1/audit/refusals", "/v1/audit/history?email=em-1"] {
+        for path in
+            ["/v1/audit/accesses", "/v1/audit/rejected-webhooks", "/v1/audit/history?email=em-1"]
+        {
             world.get_as(role, path).await.problem(403, "forbidden");
         }
     }
@@ -117,14 +119,14 @@ async fn what_is_not_personal_or_not_read_by_staff_is_not_recorded() {
 }
 
 #[tokio::test]
-async fn what_waits_is_kept_while_the_log_is_away_and_appended_at_the_end() {
+async fn records_wait_while_the_log_is_away_and_are_appended_at_the_end() {
     use exodrive_runtime::services::{Service, Signal};
     let world = World::with(&[("EXODRIVE_ACCESS_INTERVAL", "300ms")]).await;
     mail(&world).await;
     world.get("/v1/inbox/em-1").await.expect(200);
     seen(&world, SOON, "auditor:auditor-user", "email", "em-1").await;
     world.services.signal(Service::Nats, Signal::SIGSTOP).unwrap();
-    // From Redis: it needs no log.
+    // From Redis: this needs no log.
     world.get_as("admin", "/v1/inbox/em-1").await.expect(200);
     tokio::time::sleep(Duration::from_secs(1)).await;
     world.services.signal(Service::Nats, Signal::SIGCONT).unwrap();
@@ -144,7 +146,7 @@ async fn what_waits_is_kept_while_the_log_is_away_and_appended_at_the_end() {
 }
 
 #[tokio::test]
-async fn what_a_command_shows_is_recorded() {
+async fn reads_by_the_command_line_are_recorded() {
     let world = World::start().await;
     mail(&world).await;
     world.exodrive_prints(&["replay", "email", "em-1"]).await;

@@ -1,4 +1,4 @@
-//! The guarded append: of those who decide on the same state, one is stored.
+//! The guarded append: of several decisions on the same state, one is stored.
 
 use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
 use exodrive_domain::{Envelope, Subject, WEBHOOK_RECEIVED};
@@ -13,18 +13,26 @@ async fn log() -> (PrivateServices, Log, tempfile::TempDir) {
     start(Some("unused://".to_owned())).await
 }
 
-/// NATS with a log, and Redis unless it is elsewhere.
+/// NATS with a log, and Redis unless an address is given.
 pub(crate) async fn start(redis: Option<String>) -> (PrivateServices, Log, tempfile::TempDir) {
+    start_with(redis, Duration::from_secs(2)).await
+}
+
+/// The same, with this limit for an append.
+async fn start_with(
+    redis: Option<String>,
+    ack_timeout: Duration,
+) -> (PrivateServices, Log, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let services = PrivateServices::start(Options {
-        // An address of its own keeps a service from being started.
+        // With an address of its own, the service is not started.
         database: Some("unused://".to_owned()),
         redis,
         ..Options::for_tests(folder.path().join("data"))
     })
     .await
     .unwrap();
-    let config = config(&services, wrapping_keys());
+    let config = LogConfig { ack_timeout, ..config(&services, wrapping_keys()) };
     let operators = LogConfig { url: services.urls().nats_operator.clone(), ..config.clone() };
     Log::prepare(&operators).await.unwrap();
     let log = Log::connect(&config).await.unwrap();
@@ -81,7 +89,7 @@ async fn of_many_decisions_on_the_same_state_one_is_stored() {
 }
 
 #[tokio::test]
-async fn a_retry_after_a_lost_acknowledgement_is_no_conflict() {
+async fn a_retry_after_a_lost_acknowledgement_is_not_a_conflict() {
     let (_services, log, _folder) = log().await;
     let first = decision("em-1", "first");
     let Appended { position, duplicate } = log.append_decision(&first, 0).await.unwrap();
@@ -123,7 +131,7 @@ async fn a_batch_is_stored_whole_or_not_at_all() {
     assert_eq!(ids(&log, &one.subject).await, [is(1, "a"), is(2, "b")]);
     assert_eq!(ids(&log, &other.subject).await, [is(0, "first"), is(3, "c")]);
     assert_eq!(ids(&log, &third.subject).await, [is(4, "d")]);
-    // Whichever of them is stale, none is stored.
+    // Whichever of them is stale, none of the batch is stored.
     for stale in 0..3 {
         let mut last = [before + 2, before + 3, before + 4];
         last[stale] -= 1;
@@ -146,7 +154,7 @@ async fn a_batch_sent_again_is_recognised() {
     let again = log.append_batch(&batch).await.unwrap();
     assert!(again.iter().all(|appended| appended.duplicate));
     assert_eq!(positions(&again), positions(&first));
-    // One subject goes on: the other still tells.
+    // After one subject has moved on, the other still shows the repeat.
     let [one, other] = [first[0].position, first[1].position];
     log.append_decision(&decision("em-2", "c"), other).await.unwrap();
     let again = log.append_batch(&batch).await.unwrap();
@@ -159,7 +167,10 @@ async fn a_batch_sent_again_is_recognised() {
 
 #[tokio::test]
 async fn more_batches_at_once_than_the_server_keeps_open_are_all_stored() {
-    let (_services, log, _folder) = log().await;
+    // The limit counts waiting for a place too: on a busy machine that takes
+    // seconds for so many.
+    let limit = exodrive_tests::WAIT_TIMEOUT;
+    let (_services, log, _folder) = start_with(Some("unused://".to_owned()), limit).await;
     let batches: Vec<_> = (0..120)
         .map(|n| [format!("em-{n}-a"), format!("em-{n}-b")])
         .map(|emails| emails.map(|email| (decision(&email, &email), 0)))
@@ -173,7 +184,7 @@ async fn more_batches_at_once_than_the_server_keeps_open_are_all_stored() {
 }
 
 #[tokio::test]
-async fn the_tail_of_a_subject_is_what_follows_a_position() {
+async fn the_tail_of_a_subject_is_its_events_after_a_position() {
     let (_services, log, _folder) = log().await;
     let subject = decision("em-1", "").subject;
     assert!(log.events_after(&subject, 0).await.unwrap().is_empty());
@@ -181,7 +192,7 @@ async fn the_tail_of_a_subject_is_what_follows_a_position() {
         log.append_fact(&decision("em-1", &format!("one-{n}"))).await.unwrap();
         log.append_fact(&decision("em-2", &format!("two-{n}"))).await.unwrap();
     }
-    // The events of the subject stand at the odd positions up to 59.
+    // The events of the subject are at the odd positions up to 59.
     for after in [0, 1, 2, 39, 40, 57, 58, 59, 60, 1_000] {
         let tail = log.events_after(&subject, after).await.unwrap();
         let found: Vec<_> = tail.iter().map(|event| event.position).collect();
@@ -215,7 +226,7 @@ fn received(email: &str, id: &str) -> NewEvent {
 }
 
 #[tokio::test]
-async fn an_event_that_is_too_large_is_no_outage() {
+async fn an_event_that_is_too_large_is_not_an_outage() {
     let (_services, log, _folder) = log().await;
     let large = |email: &str| NewEvent { body: vec![b' '; 3 << 20].into(), ..decision(email, "a") };
     let small = |email: &str| (decision(email, "b"), 0);
@@ -235,7 +246,7 @@ async fn an_event_that_is_too_large_is_no_outage() {
 }
 
 #[tokio::test]
-async fn a_wrapping_key_that_is_not_configured_is_no_outage() {
+async fn a_wrapping_key_that_is_not_configured_is_not_an_outage() {
     let (services, log, _folder) = log().await;
     let newer = format!("{DATA_KEYS},9:{}", BASE64.encode([9; 32]));
     let theirs = config(&services, WrappingKeys::parse(&newer).unwrap());
@@ -252,4 +263,20 @@ async fn a_wrapping_key_that_is_not_configured_is_no_outage() {
     };
     assert_eq!(error.outage(), None);
     theirs.append_fact(&received("em-1", "second")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_log_that_was_opened_to_be_read_takes_no_event() {
+    let (services, connected, _folder) = log().await;
+    let opened = Log::open(&config(&services, wrapping_keys())).await.unwrap();
+    let event = decision("em-1", "one");
+    let fact = opened.append_fact(&event).await;
+    assert!(matches!(fact, Err(AppendError::OpenedForReading)), "{fact:?}");
+    let decided = opened.append_decision(&event, 0).await;
+    assert!(matches!(decided, Err(AppendError::OpenedForReading)), "{decided:?}");
+    let batch = [(decision("em-2", "two"), 0), (decision("em-3", "three"), 0)];
+    let batch = opened.append_batch(&batch).await;
+    assert!(matches!(batch, Err(AppendError::OpenedForReading)), "{batch:?}");
+    assert_eq!(connected.last_position().await.unwrap(), 0);
+    connected.append_fact(&event).await.unwrap();
 }

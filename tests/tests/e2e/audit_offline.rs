@@ -1,5 +1,5 @@
-//! `exodrive audit verify` and `audit witness`, as an auditor uses them: on
-//! another machine, with nothing but files and the log's address.
+//! `exodrive audit verify` and `audit witness`, as an auditor uses them: on another machine, with
+//! only files and the log's address.
 
 use axum::{Json, Router, extract::Query, http::StatusCode, routing::get};
 use exodrive_proof::{
@@ -22,7 +22,7 @@ use std::{
 
 const ORIGIN: &str = "rental.example/log";
 
-/// A log of somebody whom nobody has to trust.
+/// A log whose operator nobody has to trust.
 #[derive(Clone)]
 struct Log {
     key: Arc<SigningKey>,
@@ -130,34 +130,34 @@ fn output_of(done: &Output) -> String {
 async fn an_export_is_verified_with_nothing_but_files() {
     let (log, folder) = (Log::new(1500), AuditorFolder::new());
     folder.put("log.pub", &format!("# the log\n{}\n", log.key.verifier()));
-    folder.put("kept-1.txt", &log.note(700).to_string());
-    folder.put("kept-2.txt", &log.note(1500).to_string());
+    folder.put("saved-1.txt", &log.note(700).to_string());
+    folder.put("saved-2.txt", &log.note(1500).to_string());
     for format in Format::ALL {
         log.export(&folder.path("log.export"), format);
         let words =
-            "verify --export log.export --checkpoint kept-1.txt kept-2.txt --public-key log.pub";
+            "verify --export log.export --checkpoint saved-1.txt saved-2.txt --public-key log.pub";
         let done = folder.audit(words).await;
         assert_eq!(done.status.code(), Some(0), "{format:?}: {}", output_of(&done));
-        assert!(output_of(&done).contains("1,500, each computed anew"), "{}", output_of(&done));
+        assert!(output_of(&done).contains("1,500, each recomputed"), "{}", output_of(&done));
         let done = folder.audit(&format!("{words} --json")).await;
         let verdict: Value = serde_json::from_slice(&done.stdout).unwrap();
         assert_eq!(
-            (&verdict["verdict"], &verdict["kept_checkpoints"]),
-            (&json!("sound"), &json!(2))
+            (&verdict["verdict"], &verdict["saved_checkpoints"]),
+            (&json!("valid"), &json!(2))
         );
     }
     assert!(!folder.path("no-data-folder").exists());
 }
 
 #[tokio::test]
-async fn what_was_done_to_an_export_is_reported_with_the_exit_code() {
+async fn changes_to_an_export_are_reported_by_the_exit_code() {
     let (log, folder) = (Log::new(40), AuditorFolder::new());
     folder.put("log.pub", &log.key.verifier().to_string());
-    folder.put("kept.txt", &log.note(20).to_string());
+    folder.put("saved.txt", &log.note(20).to_string());
     folder.put("other.pub", &SigningKey::generate(ORIGIN).unwrap().verifier().to_string());
     log.export(&folder.path("log.ndjson"), Format::Ndjson);
     let lines = folder.text("log.ndjson");
-    let words = "verify --export changed.ndjson --checkpoint kept.txt --public-key log.pub --json";
+    let words = "verify --export changed.ndjson --checkpoint saved.txt --public-key log.pub --json";
 
     folder.put("changed.ndjson", &lines.replacen("exo.email.7\"", "exo.email.8\"", 1));
     let done = folder.audit(words).await;
@@ -168,7 +168,7 @@ async fn what_was_done_to_an_export_is_reported_with_the_exit_code() {
         (&json!("tampered"), &json!(7))
     );
 
-    // The right key under another history.
+    // The right key, with another history.
     let mut forged = Log { events: log.events[..9].to_vec(), ..log.clone() };
     forged.grow(40, "forged");
     forged.export(&folder.path("changed.ndjson"), Format::Ndjson);
@@ -179,10 +179,10 @@ async fn what_was_done_to_an_export_is_reported_with_the_exit_code() {
 
     for (words, code, part) in [
         ("verify --export log.ndjson --public-key other.pub", 1, "not signed by any of the keys"),
-        ("verify --export log.ndjson --public-key log.pub", 0, "You kept no checkpoint"),
-        ("verify --export kept.txt --public-key log.pub", 2, "this is no export"),
+        ("verify --export log.ndjson --public-key log.pub", 0, "You saved no checkpoint"),
+        ("verify --export saved.txt --public-key log.pub", 2, "this is no export"),
         ("verify --export absent.ndjson --public-key log.pub", 2, "cannot be read"),
-        ("verify --export log.ndjson --public-key kept.txt", 2, "not a public key"),
+        ("verify --export log.ndjson --public-key saved.txt", 2, "not a public key"),
         (
             "verify --export log.ndjson --checkpoint log.pub --public-key log.pub",
             2,
@@ -196,8 +196,7 @@ async fn what_was_done_to_an_export_is_reported_with_the_exit_code() {
     }
 }
 
-/// Serves a log as its operator does, who may exchange it behind everybody's
-/// back.
+/// Serves a log as its operator does, who may exchange it without notice.
 async fn serve(log: &Arc<Mutex<Log>>) -> SocketAddr {
     let shown = || {
         let log = Arc::clone(log);
@@ -235,7 +234,7 @@ async fn serve(log: &Arc<Mutex<Log>>) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn a_witness_cosigns_what_extends_and_nothing_else() {
+async fn a_witness_cosigns_only_logs_that_extend_the_last_one() {
     let (truth, folder) = (Log::new(30), AuditorFolder::new());
     let log = Arc::new(Mutex::new(truth.clone()));
     let address = serve(&log).await;
@@ -295,14 +294,14 @@ async fn a_witness_cosigns_what_extends_and_nothing_else() {
         seen(47);
     }
 
-    // By a key that is not the log's.
+    // Signed by a key that is not the log's.
     let mut other = grown.clone();
     other.key = Arc::new(SigningKey::generate(ORIGIN).unwrap());
     show(&other);
     let done = folder.audit(&format!("{words} --public-key log.pub")).await;
     assert_eq!(done.status.code(), Some(2), "{}", output_of(&done));
 
-    // Another's state file, and one that was changed.
+    // The state file of another log, and one that was changed.
     show(&grown);
     let mut own = folder.text("seen.txt");
     folder.put("seen.txt", &grown.note(30).to_string());
@@ -313,7 +312,7 @@ async fn a_witness_cosigns_what_extends_and_nothing_else() {
     fs::remove_file(folder.path("seen.txt")).unwrap();
     assert!(look().await.status.success());
 
-    // What it cosigned is what an auditor asks for.
+    // An auditor asks for the checkpoint that it cosigned.
     grown.export(&folder.path("log.csv"), Format::Csv);
     let words = "verify --export log.csv --checkpoint seen.txt --public-key log.pub --witness-key witness.pub";
     let done = folder.audit(words).await;

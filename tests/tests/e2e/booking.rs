@@ -1,10 +1,10 @@
-//! The life of a booking, and every way that a request can be wrong.
+//! The life of a booking, and every way in which a request can be invalid.
 
 use exodrive_tests::{Answer, Client, World, booking_body, day, key};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// Does one thing after another; each must be among what was offered.
+/// Executes actions one after another; each must be among the allowed ones.
 async fn story(client: &Client, booking: &Value, acts: &[(&str, Value, &str)]) -> Value {
     let mut now = booking.clone();
     for (action, body, status) in acts {
@@ -21,7 +21,7 @@ async fn a_rental_from_the_hold_to_its_end() {
     let world = World::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 100_000).await;
-    // The first day is today, where the car is.
+    // The first day is today, in the car's time zone.
     let calendar = visitor.get(&format!("/v1/cars/{car}/calendar")).await.expect(200);
     assert_eq!(calendar["days"].as_array().unwrap().len(), 90);
     let today: chrono::NaiveDate = calendar["from"].as_str().unwrap().parse().unwrap();
@@ -66,7 +66,7 @@ async fn a_rental_from_the_hold_to_its_end() {
 }
 
 #[tokio::test]
-async fn a_refusal_names_the_days_that_are_taken_and_the_next_that_are_free() {
+async fn a_rejection_names_the_taken_days_and_the_next_free_ones() {
     let world = World::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 100_000).await;
@@ -92,10 +92,10 @@ async fn a_refusal_names_the_days_that_are_taken_and_the_next_that_are_free() {
     assert_eq!(refused["next_free"], json!({"start_date": day(9), "end_date": day(13)}));
     let refused = admin.book(&car, day(3), day(7)).await.problem(409, "dates_unavailable");
     assert_eq!(refused["conflicts"], named(true));
-    // Between them is room, to the day.
+    // There is room between them, to the day.
     visitor.booked(&car, day(4), day(4)).await;
     visitor.booked(&car, day(6), day(6)).await;
-    // A booking does not stand in its own way.
+    // A booking does not conflict with itself.
     let link = visitor.with_link(held["access_link"]["token"].as_str().unwrap());
     let to = json!({"start_date": day(1), "end_date": day(3)});
     link.act(&held, "reschedule", to).await.expect(200);
@@ -104,7 +104,7 @@ async fn a_refusal_names_the_days_that_are_taken_and_the_next_that_are_free() {
     assert_eq!(refused["conflicts"], json!([{"date": day(4), "status": "held"}]));
 }
 
-/// A problem that says what to do next, and where in the body it lies.
+/// A problem that says what to do next, and points at the place in the body.
 #[track_caller]
 fn assert_problem(answer: &Answer, status: u16, code: &str, pointer: Option<&str>) {
     let problem = answer.problem(status, code);
@@ -113,7 +113,7 @@ fn assert_problem(answer: &Answer, status: u16, code: &str, pointer: Option<&str
 }
 
 #[tokio::test]
-async fn whatever_is_wrong_is_reported_with_its_place_and_what_to_do_next() {
+async fn every_invalid_field_is_reported_with_its_place_and_what_to_do_next() {
     let world = World::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 100_000).await;
@@ -207,7 +207,7 @@ async fn whatever_is_wrong_is_reported_with_its_place_and_what_to_do_next() {
         let answer = Answer::of(request).await.unwrap();
         assert_problem(&answer, 400, "invalid_request", Some("Idempotency-Key"));
     }
-    // None of it has booked, and the sound one does.
+    // None of these requests has booked, and the valid one does.
     visitor.post_as(&key(), path, &valid).await.expect(201);
     assert_eq!(exodrive_tests::bookings_in(&world.events().await), 1);
 }
@@ -225,7 +225,7 @@ async fn bookings_of_visitors_and_customers_are_limited_and_those_of_admins_are_
         let limited = client.book(&car, day(0), day(0)).await;
         limited.problem(429, "rate_limited");
         assert!(limited.header("retry-after").parse::<u64>().unwrap() >= 1);
-        // Nothing else is.
+        // No other request is limited.
         client.get(&format!("/v1/cars/{car}")).await.expect(200);
         let quote = json!({"car_id": car, "start_date": day(0), "end_date": day(0)});
         client.post("/v1/quotes", &quote).await.expect(200);

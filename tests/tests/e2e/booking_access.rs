@@ -1,4 +1,4 @@
-//! Whose a booking is, who sees it, and who may do what with it.
+//! The owner of a booking, its readers, and the commands that each may send.
 
 use exodrive_tests::{Answer, Client, World, booking_body, day};
 use reqwest::Method;
@@ -13,7 +13,7 @@ fn ids(list: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_booking_is_shown_to_whom_it_belongs_and_to_staff() {
+async fn a_booking_is_shown_to_its_customer_and_to_staff() {
     let world = World::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let (ada, ben) = (world.user("ada", "customer"), world.user("ben", "customer"));
@@ -27,7 +27,7 @@ async fn a_booking_is_shown_to_whom_it_belongs_and_to_staff() {
 
     let shown = guest.get(&path(&guests)).await.expect(200);
     assert_eq!(shown["customer"]["email"], "ada@example.com");
-    assert_eq!(shown["notes"], Value::Null, "what staff wrote is theirs");
+    assert_eq!(shown["notes"], Value::Null, "the staff's notes are for staff only");
     let by_query = format!("{}?token={token}", path(&guests));
     assert_eq!(visitor.get(&by_query).await.expect(200), shown);
     let missing = |client: &Client, booking: &Value| {
@@ -46,7 +46,7 @@ async fn a_booking_is_shown_to_whom_it_belongs_and_to_staff() {
     let auditor = world.user("eve", "auditor");
     for booking in [&guests, &adas, &bens] {
         let shown = auditor.get(&path(booking)).await.expect(200);
-        assert_eq!(shown["allowed_actions"], json!([]), "an auditor may look");
+        assert_eq!(shown["allowed_actions"], json!([]), "an auditor may read");
         let shown = admin.get(&path(booking)).await.expect(200);
         assert!(shown["allowed_actions"].as_array().unwrap().contains(&json!("move")));
     }
@@ -71,7 +71,7 @@ async fn a_booking_is_shown_to_whom_it_belongs_and_to_staff() {
 }
 
 #[tokio::test]
-async fn customers_may_do_what_is_theirs_and_nobody_else_anything() {
+async fn only_staff_and_its_customer_may_change_a_booking() {
     let world = World::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let (ada, ben) = (world.user("ada", "customer"), world.user("ben", "customer"));
@@ -162,7 +162,7 @@ async fn a_link_is_good_for_its_booking_until_it_ends_and_staff_make_another() {
     for token in [&first, &second] {
         visitor.with_link(token).get_from(position, &path(&booking)).await.expect(200);
     }
-    // Only hashes are kept.
+    // Only hashes are stored.
     let saved =
         format!("{:?}", world.events().await) + &format!("{:?}", world.rows("bookings").await);
     assert!(!saved.contains(&first) && !saved.contains(&second));

@@ -1,4 +1,4 @@
-//! What the public and staff see of a car's days.
+//! A car's days, as the public and staff see them.
 
 use exodrive_tests::{Answer, World, day, eventually};
 use reqwest::Method;
@@ -65,7 +65,7 @@ async fn each_day_has_its_status_and_staff_see_by_whom() {
 }
 
 #[tokio::test]
-async fn a_block_over_bookings_is_refused_with_them_named_or_forced() {
+async fn a_block_over_bookings_is_rejected_and_names_them_unless_forced() {
     let world = World::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 100_000).await;
@@ -78,13 +78,13 @@ async fn a_block_over_bookings_is_refused_with_them_named_or_forced() {
     let made = admin.post(&blocks, &block(0, 1, true)).await;
     let forced = made.expect(201);
     assert_eq!(made.header("location"), format!("{blocks}/{}", forced["id"].as_str().unwrap()));
-    // No block goes over another, forced or not.
+    // No block may cover another, forced or not.
     let refused = admin.post(&blocks, &block(0, 0, true)).await.problem(409, "dates_unavailable");
     assert_eq!(refused["conflicts"], json!([{"date": day(0), "status": "maintenance"}]));
     let path = format!("/v1/cars/{car}/calendar?from={}&to={}", day(0), day(3));
     let both = admin.get_from(forced["position"].as_u64().unwrap(), &path).await.expect(200);
     assert_eq!(statuses(&both), ["maintenance", "maintenance", "held", "available"]);
-    // The booking stands until somebody sees to it; it goes by any way.
+    // The booking stays until staff change it, in any way.
     let events = world.events().await;
     let blocked = events.iter().find(|it| it.envelope.kind == "exodrive.calendar.blocked").unwrap();
     let body: Value = serde_json::from_slice(&blocked.body).unwrap();
@@ -117,7 +117,7 @@ fn to_days(from: i64, to: i64) -> Value {
 }
 
 #[tokio::test]
-async fn the_cache_never_shows_a_day_as_it_was() {
+async fn the_cache_never_shows_an_old_status_of_a_day() {
     let world = World::start().await;
     let names = world.serve_from(2).await;
     let (admin, visitor) = (world.admin(), world.visitor());

@@ -1,4 +1,4 @@
-//! `exodrive up`, and what finds the system it started.
+//! `exodrive up`, and the commands that find the system it started.
 
 use exodrive_runtime::services::Signal;
 use exodrive_tests::{Process, eventually, free_address, program, run};
@@ -47,7 +47,7 @@ impl Up {
     }
 }
 
-/// Processes whose command line or working folder lies in the folder.
+/// Processes whose command line or working folder is in the folder.
 fn living_in(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
@@ -128,12 +128,13 @@ async fn two_systems_come_up_side_by_side_and_ctrl_c_leaves_nothing_behind() {
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&again.stderr).contains("make run"), "it says what to do");
 
-    // The other one has not noticed.
+    // The other system has not noticed.
     let ready = client.get(format!("{}/readyz", other.url)).send().await.unwrap();
     assert_eq!(ready.status().as_u16(), 200);
-    // Killed, it takes its parts with it: nothing holds the ports and folders.
+    // When it is killed, its servers and processes end with it: nothing holds the ports and
+    // folders.
     other.process.signal(Signal::SIGKILL);
-    eventually("its parts end with it", async || {
+    eventually("its servers and processes end with it", async || {
         living_in(other.folder.path()).is_empty().then_some(())
     })
     .await;

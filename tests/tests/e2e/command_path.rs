@@ -1,5 +1,5 @@
-//! The command path: whatever is kept of a state, and whoever else decides at
-//! the same time, a decision rests on the log.
+//! The command path: a decision is based on the log, whatever is cached of a state and whatever
+//! other processes decide at the same time.
 
 use crate::append::{decision, start};
 use exodrive_domain::{Envelope, KnownEvent, Subject, WEBHOOK_RECEIVED};
@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A purse: each event's body is what comes in, or goes out if negative.
+/// A purse: each event's body is an amount that comes in, or goes out if negative.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Purse {
     balance: i64,
@@ -53,7 +53,7 @@ fn change(name: &str, id: &str, amount: i64) -> NewEvent {
     known(amount.to_string(), decision(name, id))
 }
 
-/// Takes one out, if there is one.
+/// Takes one out of a purse that is not empty.
 fn take<'a>(name: &'a str, id: &'a str) -> impl FnMut(&Purse) -> Result<NewEvent, TooLittle> + 'a {
     move |purse| if purse.balance > 0 { Ok(change(name, id, -1)) } else { Err(TooLittle) }
 }
@@ -63,7 +63,7 @@ async fn put(commands: &Commands, name: &str, id: &str, amount: i64) -> u64 {
     commands.execute(&purse(name), decide).await.unwrap().position
 }
 
-/// Each stands for a process.
+/// Each represents a process.
 fn process(services: &PrivateServices, log: &Log) -> Commands {
     let redis = Redis::new(&services.urls().redis).unwrap();
     Commands::new(log.clone(), Some(redis))
@@ -104,7 +104,7 @@ async fn contend(log: &Log, processes: &[Commands]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_many_contenders_as_many_are_accepted_as_there_is_room_for() {
+async fn as_many_contenders_are_accepted_as_there_is_room_for() {
     let (services, log, _folder) = start(None).await;
     let processes: Vec<_> = (0..4).map(|_| process(&services, &log)).collect();
     contend(&log, &processes).await;
@@ -134,7 +134,7 @@ async fn a_wrong_snapshot_never_leads_to_a_wrong_decision() {
     let rich = |position: u64| format!("{position}\n{{\"balance\":9,\"events\":9}}");
     let poor = |position: u64| format!("{position}\n{{\"balance\":0,\"events\":9}}");
     let mut events = 1;
-    // The purse holds one before each round, and none after it.
+    // The purse holds one before each round, and nothing after it.
     for (n, wrong) in [
         old.clone(),
         String::new(),
@@ -186,18 +186,18 @@ async fn a_decision_on_a_stale_state_is_corrected() {
     one.load::<Purse>(&purse("p")).await.unwrap();
     put(&one, "p", "a", 0).await;
     put(&other, "p", "b", 1).await;
-    // It knows of nothing in the purse, but there is one.
+    // Its state of the purse is empty, but there is one in it.
     let taken = one.execute(&purse("p"), counted("c")).await.unwrap();
     assert_eq!(*taken.state, Purse { balance: 0, events: 3 });
     assert_eq!(asked.load(Ordering::Relaxed), 2);
-    // It knows of one in the purse, which is gone.
+    // Its state of the purse has one, which is gone.
     let outcome = other.execute(&purse("p"), counted("d")).await;
     assert!(matches!(outcome, Err(CommandError::Rejected(TooLittle))), "{outcome:?}");
     assert_eq!(asked.load(Ordering::Relaxed), 2);
     assert_eq!(log.last_position().await.unwrap(), 3);
 }
 
-/// Moves one from a purse to another, if there is one.
+/// Moves one from a purse that is not empty to another.
 async fn transfer(
     commands: &Commands,
     [from, to]: [&str; 2],
@@ -211,7 +211,7 @@ async fn transfer(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn what_goes_out_of_one_subject_comes_into_the_other() {
+async fn a_transfer_changes_both_subjects_or_neither() {
     let (services, log, _folder) = start(None).await;
     let processes = [process(&services, &log), process(&services, &log), without_redis(&log)];
     put(&processes[0], "p", "start", 20).await;
@@ -297,7 +297,7 @@ async fn redis_may_hang_or_die_at_any_time() {
             let (mut count, mut longest) = (0, Duration::ZERO);
             while began.elapsed() < until {
                 let started = Instant::now();
-                // Each tenth is about a subject that nobody knows yet.
+                // Every tenth command is about a subject that has no state yet.
                 let name = match count % 10 {
                     0 => format!("new-{worker}-{count}"),
                     _ => format!("p-{}", worker % 3),
@@ -343,7 +343,7 @@ async fn an_event_whose_acknowledgement_is_lost_is_stored_once() {
     put(&commands, "q", "a", 0).await;
     for (n, both) in [false, true].into_iter().enumerate() {
         services.signal(Service::Nats, Signal::SIGSTOP).unwrap();
-        // A process runs on for a moment.
+        // A process continues for a moment.
         tokio::time::sleep(Duration::from_millis(50)).await;
         let id = format!("hung-{n}");
         let command = async {
@@ -353,8 +353,7 @@ async fn an_event_whose_acknowledgement_is_lost_is_stored_once() {
                 commands.execute(&purse("p"), take("p", &id)).await.unwrap();
             }
         };
-        // Longer than an append waits, so that it is sent twice; others come
-        // in between.
+        // Longer than an append waits, so that it is sent twice; other appends come in between.
         let resume = async {
             tokio::time::sleep(Duration::from_millis(2_080)).await;
             services.signal(Service::Nats, Signal::SIGCONT).unwrap();

@@ -14,8 +14,8 @@ struct Doomed {
 }
 
 impl Doomed {
-    /// A worker of `projection` that will get `signal` at `step` of a batch
-    /// that it reads after [`Doomed::seal_fate`].
+    /// A worker of `projection` that will get `signal` at `step` of a batch that it reads after
+    /// [`Doomed::seal_fate`].
     fn start(world: &World, projection: &str, step: &str, signal: Signal) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut env = world.env().to_vec();
@@ -46,8 +46,8 @@ impl Doomed {
     }
 }
 
-/// Events of an email that has a row already, of one that has none, and a
-/// message that the log holds already.
+/// Events of an email that has a row already, of one that has no row, and a message that the log
+/// holds already.
 async fn post_some(world: &World, n: usize) {
     let at = format!("2026-11-20T09:{:02}:00Z", n % 60);
     let deliveries = [
@@ -59,8 +59,7 @@ async fn post_some(world: &World, n: usize) {
     join_all(deliveries.iter().map(|delivery| world.stored(delivery))).await;
 }
 
-/// The lease of a killed worker ends by itself after some seconds; that it does
-/// is tested elsewhere.
+/// The lease of a killed worker ends by itself after some seconds, which another test covers.
 async fn end_leases(world: &World) {
     let sql = "update checkpoints set lease_until = null";
     sqlx::query(sql).execute(world.database()).await.unwrap();
@@ -97,7 +96,7 @@ async fn a_worker_killed_between_any_two_steps_leaves_no_double_and_no_gap() {
     for_each_projection!(P => {
         for step in STEPS {
             let mut doomed = Doomed::start(&world, P::NAME, step, Signal::SIGKILL);
-            // First it mends what the one before it left.
+            // First it completes what the previous worker left.
             let end = world.log().await.last_position().await.unwrap();
             eventually("the worker reaches the log's end", async || {
                 (position(&world, P::NAME).await == end).then_some(())

@@ -1,5 +1,5 @@
-//! Folds with defects: a panic or an endless loop parks an event and the later
-//! ones of its key, and harms nothing else.
+//! Folds with defects: a panic or an endless loop parks an event and the later ones of its key, and
+//! harms nothing else.
 
 use exodrive_tests::{Delivery, Process, WORKER, World, email_body, eventually};
 use serde_json::Value;
@@ -46,7 +46,7 @@ async fn folded(world: &World, position: i64) {
     .await;
 }
 
-/// What is parked: key, position, the beginning of the error, attempts.
+/// Parked events: key, position, the beginning of the error, attempts.
 async fn parked(world: &World) -> Vec<(String, i64, String, i32)> {
     let sql = "select key, position, left(error, 16), attempts from parked_events
          where projection = 'inbox' order by position";
@@ -89,9 +89,9 @@ async fn a_panic_and_an_endless_loop_park_their_keys_and_harm_nothing_else() {
         assert_eq!(status(&world, email).await, folded, "{email}");
     }
 
-    // Tried again by itself, ever more rarely; what does not end only when
-    // somebody asks.
-    eventually("the panic is tried again", async || {
+    // A panic is retried automatically, after longer and longer pauses; an endless loop only when
+    // an operator requests it.
+    eventually("the panic is retried", async || {
         let attempts = |found: &[(String, i64, String, i32)], at| {
             found.iter().find(|it| it.1 == at).map(|it| it.3)
         };
@@ -100,7 +100,7 @@ async fn a_panic_and_an_endless_loop_park_their_keys_and_harm_nothing_else() {
         (attempts(&found, 3) >= Some(2)).then_some(())
     })
     .await;
-    let answer = eventually("readers of the key are told", async || {
+    let answer = eventually("readers of the key are informed", async || {
         let answer = world.get("/v1/inbox/em-1").await;
         (answer.status == 200 && !answer.header("exodrive-blocked-at").is_empty()).then_some(answer)
     })
@@ -109,14 +109,14 @@ async fn a_panic_and_an_endless_loop_park_their_keys_and_harm_nothing_else() {
     assert_eq!(world.get("/v1/inbox/em-3").await.status, 404);
     assert_eq!(world.get("/v1/inbox/em-0").await.header("exodrive-blocked-at"), "");
 
-    // The release that mends it.
+    // The release without the defects.
     drop(worker);
     world.start_worker(WORKER);
     world.wait_until("ready").await;
     world.exodrive_prints(&["projections", "retry", "inbox"]).await;
     eventually("all of it is folded", async || parked(&world).await.is_empty().then_some(())).await;
     world.views_equal_a_fresh_fold().await;
-    eventually("and readers are told no more", async || {
+    eventually("readers are no longer informed", async || {
         let answer = world.get("/v1/inbox/em-1").await;
         let reported = answer.header("exodrive-blocked-at").to_owned();
         (reported.is_empty() && answer.json()["status"] == "opened").then_some(())
@@ -125,7 +125,7 @@ async fn a_panic_and_an_endless_loop_park_their_keys_and_harm_nothing_else() {
 }
 
 #[tokio::test]
-async fn what_is_parked_is_shown_and_skipped_with_a_reason() {
+async fn parked_events_are_shown_and_skipped_with_a_reason() {
     let (world, _worker) = world_with_defects().await;
     world.start_worker(WORKER);
     for event in [
@@ -135,7 +135,7 @@ async fn what_is_parked_is_shown_and_skipped_with_a_reason() {
     ] {
         world.stored(&event).await;
     }
-    // Whichever worker holds inbox: the one that runs all else gives it up.
+    // Either worker may hold inbox: the one that runs the others gives it up.
     let held = "select worker from checkpoints where projection = 'inbox'";
     let worker: Option<String> =
         sqlx::query_scalar(held).fetch_one(world.database()).await.unwrap();
@@ -147,7 +147,7 @@ async fn what_is_parked_is_shown_and_skipped_with_a_reason() {
     }
     let skip = ["projections", "skip", "inbox", "--key", "em-1", "--position", "3"];
     let refused = world.exodrive(&skip).await;
-    assert_eq!(refused.status.code(), Some(2), "a reason is asked for");
+    assert_eq!(refused.status.code(), Some(2), "a reason is required");
     world.exodrive_prints(&[&skip[..], &["--reason", "a test"]].concat()).await;
     eventually("the later ones are folded", async || {
         (status(&world, "em-1").await == "delivered" && parked(&world).await.is_empty())
@@ -155,7 +155,7 @@ async fn what_is_parked_is_shown_and_skipped_with_a_reason() {
     })
     .await;
 
-    // A rebuild leaves it out too, and so does who verifies.
+    // A rebuild leaves it out too, and so does a verification.
     drop(_worker);
     tokio::time::sleep(Duration::from_millis(100)).await;
     let args = ["projections", "rebuild", "inbox", "--reason", "a test", "--json"];
@@ -167,7 +167,7 @@ async fn what_is_parked_is_shown_and_skipped_with_a_reason() {
 }
 
 #[tokio::test]
-async fn a_rebuild_parks_what_cannot_be_folded_too() {
+async fn a_rebuild_parks_events_that_cannot_be_folded() {
     let world = World::start().await;
     for event in [
         delivery("a", 1, "sent", "em-1"),

@@ -1,5 +1,5 @@
-//! No two people get the same car on the same day, however many ask at once
-//! at however many processes.
+//! No two customers get the same car on the same day, however many ask at once, and at however many
+//! processes.
 
 use chrono::NaiveDate;
 use exodrive_tests::{Answer, Client, Holders, World, booking_body, bookings_in, day, rounds};
@@ -26,7 +26,7 @@ fn date(value: &Value) -> NaiveDate {
     value.as_str().unwrap().parse().unwrap()
 }
 
-/// The days that a refusal names, which must be in order and of the kind.
+/// The days that a rejection names, which must be in order and held.
 #[track_caller]
 fn conflicts(answer: &Answer) -> BTreeSet<NaiveDate> {
     let problem = answer.problem(409, "dates_unavailable");
@@ -35,17 +35,20 @@ fn conflicts(answer: &Answer) -> BTreeSet<NaiveDate> {
     let dates: Vec<_> = named.iter().map(|named| date(&named["date"])).collect();
     assert!(dates.is_sorted_by(|a, b| a < b), "each day once, in order: {problem}");
     assert!(named.iter().all(|named| named["status"] == "held"), "{problem}");
-    assert!(named.iter().all(|named| named["booking_id"].is_null()), "no business of theirs");
+    assert!(
+        named.iter().all(|named| named["booking_id"].is_null()),
+        "other customers' bookings are not shown"
+    );
     dates.into_iter().collect()
 }
 
-/// What a round came to: the accepted ranges, and how many were refused.
+/// Result of a round: the accepted ranges, and the number of rejections.
 struct Outcome {
     accepted: Vec<(Range, String)>,
     refused: usize,
 }
 
-/// All ask at once; then each answer is held against all others.
+/// All ask at once; then each answer is compared with all others.
 async fn contend(clients: &[Client], car: &str, ranges: &[Range]) -> Outcome {
     let asked = ranges.iter().enumerate().map(|(n, range)| {
         let client = &clients[n % clients.len()];
@@ -68,8 +71,8 @@ async fn contend(clients: &[Client], car: &str, ranges: &[Range]) -> Outcome {
     }
     for (range, answer) in answers.iter().filter(|(_, answer)| answer.status != 201) {
         let named = conflicts(answer);
-        assert!(!named.is_empty(), "a free range was refused: {range:?}");
-        // Of each booking that was there, all shared days; nothing else.
+        assert!(!named.is_empty(), "a free range was rejected: {range:?}");
+        // For each booking that was made, all shared days; nothing else.
         let mut left = named.clone();
         for (other, _) in &accepted {
             let shared: BTreeSet<_> =
@@ -83,7 +86,7 @@ async fn contend(clients: &[Client], car: &str, ranges: &[Range]) -> Outcome {
         }
         assert!(left.is_empty(), "{left:?} is free or was not asked for: {range:?}");
     }
-    // Once all is quiet a refusal names just what is taken.
+    // When no request is running, a rejection names exactly the taken days.
     if let Some((range, _)) = answers.iter().find(|(_, answer)| answer.status != 201) {
         let again = clients[0].book(car, range.0, range.1).await;
         let shared: BTreeSet<_> = taken.intersection(&days_of(*range)).copied().collect();
@@ -98,8 +101,8 @@ fn range_in(field: i64, at: std::ops::Range<i64>, longest: i64) -> Range {
     (day(field + first), day(field + last))
 }
 
-/// The contenders of a round: all for one range; or for ranges that overlap,
-/// and one for days that nobody else asks for.
+/// The contenders of a round: all for one range; or for ranges that overlap, and one for days that
+/// no other contender asks for.
 fn round(n: usize, field: i64) -> Vec<Range> {
     if n.is_multiple_of(2) {
         return vec![range_in(field, 0..4, 5); CONTENDERS];

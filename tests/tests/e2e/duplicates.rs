@@ -1,12 +1,11 @@
-//! A message counts once, for ever. Three nets see to it; here each hangs
-//! alone.
+//! A message counts once, for ever. Three mechanisms ensure it; each is tested alone.
 
 use exodrive_runtime::services::Service;
 use exodrive_tests::{API, Answer, Delivery, World, email_body, eventually};
 use reqwest::Method;
 
 const LONG_AGO: &str = "2025-03-01T09:00:00Z";
-/// Never older than the log's window, so that no view is asked about it.
+/// Never older than the log's window, so that no view is queried for it.
 const FAR_AHEAD: &str = "2099-01-01T00:00:00Z";
 
 #[tokio::test]
@@ -40,20 +39,20 @@ async fn past_the_logs_window_the_view_knows_a_repeat_and_without_it_the_folds_d
     window_passes(&world, "msg_probe_1").await;
     let end = world.log().await.last_position().await.unwrap();
 
-    // The second net: the deliveries view.
+    // The second mechanism: the deliveries view.
     let receipt = world.post(&old).await.expect(200);
     assert_eq!((&receipt["position"], &receipt["duplicate"]), (&1.into(), &true.into()));
     let changed = Delivery::new("msg_old", email_body("failed", "em-1", LONG_AGO, ""));
     let receipt = world.post(&changed).await.expect(200);
     assert_eq!((&receipt["position"], &receipt["duplicate"]), (&1.into(), &true.into()));
-    let counted = world.metric(API, "exodrive_webhook_duplicates_with_other_bytes_total").await;
+    let counted = world.metric(API, "exodrive_webhook_duplicates_with_different_body_total").await;
     assert_eq!(counted, Some(1.0));
     assert_eq!(world.log().await.last_position().await.unwrap(), end, "nothing was stored");
 
-    // The third: every fold.
+    // The third mechanism: every fold.
     world.services.stop_service(Service::Postgres).await.unwrap();
     let receipt = world.post(&old).await.expect(200);
-    assert_eq!(receipt["duplicate"], false, "nobody knows it, so it is stored");
+    assert_eq!(receipt["duplicate"], false, "its repeat is not recognised, so it is stored");
     let again = receipt["position"].as_u64().unwrap();
     assert!(again > end);
     world.services.start_service(Service::Postgres).await.unwrap();
@@ -71,8 +70,8 @@ async fn past_the_logs_window_the_view_knows_a_repeat_and_without_it_the_folds_d
     assert_eq!((&repeats[0]["position"], &repeats[0]["same_bytes"]), (&again.into(), &true.into()));
 }
 
-/// Waits until the log's server forgets a message that it has just stored, and
-/// so any that it stored before.
+/// Waits until the log's server forgets a message that it has just stored, and so every message
+/// that it stored before.
 async fn window_passes(world: &World, id: &str) {
     let probe = Delivery::new(id, email_body("sent", "em-probe", FAR_AHEAD, ""));
     let first = world.stored(&probe).await;

@@ -1,6 +1,6 @@
-//! The log edited behind the server's back: its files changed on disk while the
-//! server is stopped, with the checksums made right again, so that the server
-//! notices nothing. Sealing notices, and so does whoever verifies.
+//! The log edited without the server: its files are changed on disk while the server is stopped,
+//! and the checksums are corrected, so that the server notices nothing. Sealing detects it, and so
+//! does a verifier.
 
 use crate::seal::{checkpoint_of, deliver, sealed};
 use exodrive_runtime::services::Service;
@@ -63,7 +63,7 @@ fn read(block: &[u8]) -> Vec<Stored> {
             headers,
             body: rest[body..size - 8].to_vec(),
         };
-        assert_eq!(rest[size - 8..size], checksum(&stored), "the store's form is another");
+        assert_eq!(rest[size - 8..size], checksum(&stored), "the store's format is another");
         all.push(stored);
         rest = &rest[size..];
     }
@@ -91,7 +91,7 @@ fn write(messages: &[Stored]) -> Vec<u8> {
     block
 }
 
-/// The one block of the log, and what the server remembers of it.
+/// The one block of the log, and the files in which the server caches its state.
 fn block_of(folder: &Path) -> PathBuf {
     let mut folders = vec![folder.to_path_buf()];
     while let Some(folder) = folders.pop() {
@@ -100,7 +100,7 @@ fn block_of(folder: &Path) -> PathBuf {
             if path.ends_with("streams/EXODRIVE/msgs/1.blk") {
                 return path;
             }
-            // Postgres makes and removes folders as it runs.
+            // Postgres creates and removes folders while it runs.
             if path.is_dir() && !path.ends_with("postgres") {
                 folders.push(path);
             }
@@ -109,8 +109,7 @@ fn block_of(folder: &Path) -> PathBuf {
     panic!("the log has no block in {}", folder.display());
 }
 
-/// Stops the server, edits its block, starts it; then a worker, which may find
-/// that it cannot go on.
+/// Stops the server, edits its block, starts it; then starts a worker, which may halt.
 async fn edit(world: &World, edit: impl FnOnce(&mut Vec<u8>)) {
     world.kill(WORKER);
     world.services.stop_service(Service::Nats).await.unwrap();
@@ -118,7 +117,7 @@ async fn edit(world: &World, edit: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(&block).unwrap();
     edit(&mut bytes);
     fs::write(&block, bytes).unwrap();
-    // Made anew from the block.
+    // The server rebuilds it from the block.
     let _ = fs::remove_file(block.with_file_name("index.db"));
     world.services.start_service(Service::Nats).await.unwrap();
     world.services.wait_until_ready(Service::Nats).await.unwrap();
@@ -133,8 +132,7 @@ fn renumber(messages: &mut [Stored]) {
     }
 }
 
-/// Every edit, and the first position that it makes wrong. The log has twelve
-/// messages.
+/// Every edit, and the first position that it makes wrong. The log has twelve messages.
 const EDITS: [(&str, u64, Edit); 9] = [
     ("a byte of a body", 7, |all| all[6].body[10] ^= 1),
     ("a byte of a header", 3, |all| {
@@ -158,7 +156,7 @@ const EDITS: [(&str, u64, Edit); 9] = [
     ("a message inserted", 2, |all| {
         let forged = all[4].clone();
         all.insert(1, forged);
-        // The projections would fold one more.
+        // The projections would fold one more event.
         all.pop();
         renumber(all);
     }),
@@ -166,48 +164,79 @@ const EDITS: [(&str, u64, Edit); 9] = [
     ("the first message", 1, |all| all[0].body.push(b' ')),
 ];
 
-#[tokio::test]
-async fn whatever_is_done_to_the_files_of_the_log_is_found() {
+/// A sealed log, and what an auditor kept of it.
+struct Kept {
+    world: World,
+    original: Vec<u8>,
+    checkpoint: PathBuf,
+    keys: PathBuf,
+}
+
+async fn kept() -> Kept {
     let world = World::start().await;
     deliver(&world, 12).await;
     sealed(&world, 12).await;
-    let saved = world.folder().join("kept.txt");
+    let checkpoint = world.folder().join("kept.txt");
     let keys = world.folder().join("log.pub");
-    checkpoint_of(&world, &saved).await;
+    checkpoint_of(&world, &checkpoint).await;
     world.exodrive_prints(&["audit", "public-key", "--out", keys.to_str().unwrap()]).await;
 
     world.services.stop_service(Service::Nats).await.unwrap();
     let original = fs::read(block_of(world.folder())).unwrap();
-    assert_eq!(write(&read(&original)), original, "the form of the store is understood");
+    assert_eq!(write(&read(&original)), original, "the format of the store is understood");
     world.services.start_service(Service::Nats).await.unwrap();
     world.services.wait_until_ready(Service::Nats).await.unwrap();
+    Kept { world, original, checkpoint, keys }
+}
 
-    for (what, first_bad, change) in EDITS {
+async fn are_found(edits: &[(&str, u64, Edit)]) {
+    let Kept { world, original, checkpoint, keys } = kept().await;
+    for (what, first_bad, change) in edits {
         edit(&world, |bytes| {
             let mut messages = read(&original);
             change(&mut messages);
             *bytes = write(&messages);
         })
         .await;
-        found(&world, what, Some(first_bad)).await;
-        if what != "the end cut off" {
-            export_is_refused(&world, what, &saved, &keys, first_bad).await;
+        found(&world, what, Some(*first_bad)).await;
+        if *what != "the end cut off" {
+            export_is_refused(&world, what, &checkpoint, &keys, *first_bad).await;
         }
         restore(&world, &original).await;
     }
+}
 
-    // Damage that the server itself notices leaves a hole.
+#[tokio::test]
+async fn a_changed_message_is_found() {
+    are_found(&EDITS[..4]).await;
+}
+
+#[tokio::test]
+async fn a_message_dropped_moved_or_added_is_found() {
+    are_found(&EDITS[4..7]).await;
+}
+
+#[tokio::test]
+async fn a_cut_end_and_a_changed_beginning_are_found() {
+    are_found(&EDITS[7..]).await;
+}
+
+#[tokio::test]
+async fn damage_that_the_server_notices_is_found() {
+    let Kept { world, original, .. } = kept().await;
+    // Damage that the server itself detects leaves a hole.
     edit(&world, |bytes| {
         let place = bytes.len() / 2;
         bytes[place] ^= 0xff;
     })
     .await;
+    // It leaves a hole.
     found(&world, "damage without a right checksum", None).await;
     restore(&world, &original).await;
 }
 
-/// Sealing has halted and says so everywhere; nothing is signed; the verifier
-/// names the place.
+/// Sealing has halted and reports it everywhere; nothing is signed; the verifier names the
+/// position.
 async fn found(world: &World, what: &str, first_bad: Option<u64>) {
     let ready = eventually(&format!("sealing halts: {what}"), async || {
         let ready = world.get("/readyz").await;
@@ -226,14 +255,14 @@ async fn found(world: &World, what: &str, first_bad: Option<u64>) {
     if let Some(first_bad) = first_bad {
         assert_eq!(verdict["first_bad_position"], first_bad, "{what}: {said}");
     }
-    // An operator who only wants it to go on does not get far.
+    // An operator cannot clear the halt while the fault exists.
     let again = world.exodrive(&["audit", "unhalt", "--reason", "wishful thinking"]).await;
     assert_eq!(again.status.code(), Some(1), "{what}");
-    assert!(String::from_utf8_lossy(&again.stdout).contains("still stands"), "{what}");
+    assert!(String::from_utf8_lossy(&again.stdout).contains("still exists"), "{what}");
     assert_eq!(world.get("/v1/audit/checkpoint").await.body, before, "nothing is signed: {what}");
 }
 
-/// An export made of the edited log fails against what an auditor kept.
+/// An export made of the edited log contradicts the checkpoint that an auditor saved.
 async fn export_is_refused(world: &World, what: &str, saved: &Path, keys: &Path, first_bad: u64) {
     let [saved, keys] = [saved, keys].map(|path| path.to_str().unwrap());
     for format in ["ndjson", "csv", "parquet"] {
@@ -241,7 +270,7 @@ async fn export_is_refused(world: &World, what: &str, saved: &Path, keys: &Path,
         let file = file.to_str().unwrap();
         let exported = world.exodrive(&["audit", "export", "--out", file]).await;
         if !exported.status.success() {
-            // What is not there cannot be exported.
+            // A missing event cannot be exported.
             let said = String::from_utf8_lossy(&exported.stderr);
             assert!(said.contains("missing") || said.contains("does not answer"), "{what}: {said}");
             continue;
@@ -256,7 +285,7 @@ async fn export_is_refused(world: &World, what: &str, saved: &Path, keys: &Path,
     }
 }
 
-/// Puts the files back; sealing goes on after an operator has said so.
+/// Restores the files; sealing continues after an operator has cleared the halt.
 async fn restore(world: &World, original: &[u8]) {
     edit(world, |bytes| *bytes = original.to_vec()).await;
     let done = world.exodrive(&["audit", "unhalt", "--reason", "the files were put back"]).await;

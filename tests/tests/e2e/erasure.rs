@@ -1,5 +1,5 @@
-//! A person is erased: nowhere to be found afterwards, while everybody else,
-//! the log and its proofs stay as they are.
+//! A person is erased and cannot be found afterwards, while all other people, the log and its
+//! proofs do not change.
 
 use exodrive_domain::personal::ERASED;
 use exodrive_runtime::services::{Service, Signal};
@@ -15,7 +15,7 @@ use std::{
 };
 
 const ADDRESS: &str = "canary.d7e1@example.com";
-/// Stands in everything that is personal of the canary.
+/// A word in all personal data of the canary.
 const CANARY: &str = "canary.d7e1";
 
 fn delivery(id: &str, kind: &str, email: &str, to: &str, more: &str) -> Delivery {
@@ -47,7 +47,7 @@ async fn live(world: &World) -> (Value, Value) {
             world.stored(&delivery(&id, kind, &email(n), "bo@example.com", "")).await;
         }
     }
-    // About no email: a contact.
+    // Not about an email: a contact.
     let contact = format!(
         r#"{{"type":"contact.created","created_at":"2026-11-20T09:15:05Z","data":{{"id":"c1","email":"{ADDRESS}","first_name":"{CANARY}"}}}}"#
     );
@@ -72,7 +72,7 @@ async fn live(world: &World) -> (Value, Value) {
     (own, other.expect(201))
 }
 
-/// Rows of every view by key, but those that are about the canary.
+/// Rows of every view by key, without those that are about the canary.
 async fn others(world: &World, own_booking: &str) -> BTreeMap<String, String> {
     let mut rows = BTreeMap::new();
     for view in VIEWS {
@@ -100,7 +100,7 @@ const VIEWS: [&str; 9] = [
     "payments",
 ];
 
-/// Where the canary stands in files, tables, Redis, lines and the decrypted log.
+/// Places of the canary in files, tables, Redis, log lines and the decrypted log.
 async fn traces(world: &World) -> Vec<String> {
     let mut traces = Vec::new();
     let holds = |bytes: &[u8]| String::from_utf8_lossy(bytes).to_lowercase().contains(CANARY);
@@ -152,7 +152,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Asks for the canary's erasure and approves it; gives it when it is done.
+/// Requests the canary's erasure and approves it; returns it when it is done.
 async fn erase(world: &World) -> Value {
     let reason = "--reason=request of 3 May";
     let asked = ["audit", "erase", "--email-address", ADDRESS, reason, "--json"];
@@ -198,9 +198,9 @@ async fn an_erased_person_is_nowhere_to_be_found() {
         assert_eq!(after.get(key), Some(row), "{key}");
     }
 
-    // What is left says what it is, and is true.
+    // The remaining data says that it is erased, and is true.
     let shown = world.get(&mail).await;
-    assert_ne!(shown.headers["etag"], tag, "whoever kept the old answer is told");
+    assert_ne!(shown.headers["etag"], tag, "a client with the old answer gets the new one");
     let shown = shown.expect(200);
     assert_eq!((&shown["from"], &shown["subject"]), (&json!(ERASED), &json!(ERASED)));
     assert_eq!((&shown["status"], &shown["erased"]), (&json!("clicked"), &json!(true)));
@@ -216,7 +216,7 @@ async fn an_erased_person_is_nowhere_to_be_found() {
     let other = format!("/v1/bookings/{}", other["id"].as_str().unwrap());
     assert_eq!(admin.get(&other).await.expect(200)["customer"]["email"], "ada@example.com");
 
-    // Rebuilds and replays come to the same.
+    // Rebuilds and replays give the same rows.
     world.views_equal_a_fresh_fold().await;
     let verified = world.exodrive(&["projections", "verify", "--all"]).await;
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
@@ -227,8 +227,8 @@ async fn an_erased_person_is_nowhere_to_be_found() {
     assert_eq!(traces(&world).await, Vec::<String>::new());
     world.views_equal_a_fresh_fold().await;
 
-    // What comes late about an erased email is erased as it comes; the person
-    // may come back as a customer, with a new key.
+    // Late events about an erased email are erased as they come; the person may come back as a
+    // customer, with a new key.
     world.stored(&delivery("own-late", "complained", &email(2), ADDRESS, "")).await;
     world.settled().await;
     assert_eq!(traces(&world).await, Vec::<String>::new());
@@ -249,7 +249,7 @@ async fn an_erased_person_is_nowhere_to_be_found() {
 }
 
 #[tokio::test]
-async fn a_hold_forbids_it_and_nobody_approves_his_own_wish() {
+async fn a_hold_forbids_an_erasure_and_no_operator_approves_their_own_request() {
     let world = World::start().await;
     world.stored(&delivery("own", "sent", &email(1), ADDRESS, "")).await;
     let hold = ["audit", "hold", "--email-address", ADDRESS, "--reason=case 12"];
@@ -269,17 +269,17 @@ async fn a_hold_forbids_it_and_nobody_approves_his_own_wish() {
     let asked = post(&ann, "/v1/operator/erasures", &request).await.expect(202);
     let path = format!("/v1/operator/erasures/{}", asked["id"].as_str().unwrap());
     let approve = format!("{path}/approve");
-    post(&ann, &approve, &json!({})).await.problem(409, "operation_refused");
+    post(&ann, &approve, &json!({})).await.problem(409, "operation_rejected");
     let auditor = world.token("auditor");
     post(&auditor, &approve, &json!({})).await.problem(403, "forbidden");
-    // A hold that comes between forbids it still.
+    // A hold that comes in between still forbids it.
     let held = json!({"email_address": ADDRESS, "reason": "case 13"});
     post(&ben, "/v1/operator/holds", &held).await.expect(200);
-    post(&ben, &approve, &json!({})).await.problem(409, "operation_refused");
+    post(&ben, &approve, &json!({})).await.problem(409, "operation_rejected");
     let lifted = json!({"email_address": ADDRESS, "reason": "closed", "held": false});
     post(&ben, "/v1/operator/holds", &lifted).await.expect(200);
     post(&ben, &approve, &json!({})).await.expect(200);
-    let done = eventually("it is carried out", async || {
+    let done = eventually("it is executed", async || {
         let now = world.get_as("operator", &path).await.expect(200);
         (now["status"] == "completed").then_some(now)
     })
@@ -293,11 +293,11 @@ async fn a_hold_forbids_it_and_nobody_approves_his_own_wish() {
     assert!(!text.contains(CANARY));
     post(&ben, &format!("{path}/cancel"), &json!({"reason": "no"}))
         .await
-        .problem(409, "operation_refused");
+        .problem(409, "operation_rejected");
 }
 
 #[tokio::test]
-async fn a_worker_that_dies_in_the_middle_is_followed_by_another() {
+async fn another_worker_finishes_the_erasure_of_one_that_dies() {
     let world = World::start().await;
     live(&world).await;
     world.settled().await;
@@ -312,18 +312,19 @@ async fn a_worker_that_dies_in_the_middle_is_followed_by_another() {
     eventually("it begins", async || (status().await == "started").then_some(())).await;
     world.kill(WORKER);
     world.start_worker(WORKER);
-    eventually("another goes on", async || (status().await == "completed").then_some(())).await;
+    eventually("another worker continues", async || (status().await == "completed").then_some(()))
+        .await;
     world.settled().await;
     assert_eq!(traces(&world).await, Vec::<String>::new());
     world.views_equal_a_fresh_fold().await;
 }
 
 #[tokio::test]
-async fn a_missing_key_halts_and_an_unreachable_store_is_tried_again() {
+async fn a_missing_key_halts_and_an_unreachable_store_is_retried() {
     let world = World::start().await;
     world.stored(&delivery("m1", "sent", &email(1), "bo@example.com", "")).await;
     world.settled().await;
-    // Unreachable: nothing is lost, nothing is taken for erased.
+    // Unreachable: nothing is lost, nothing counts as erased.
     world.services.signal(Service::Nats, Signal::SIGSTOP).unwrap();
     let late = delivery("m2", "delivered", &email(2), "bo@example.com", "");
     assert_eq!(world.post(&late).await.status, 503);
@@ -333,7 +334,7 @@ async fn a_missing_key_halts_and_an_unreachable_store_is_tried_again() {
     let shown = world.get(&format!("/v1/inbox/{}", email(2))).await.expect(200);
     assert_eq!(shown["subject"], "Your booking");
 
-    // Missing, and no tombstone: somebody has removed it behind our back.
+    // Missing without a tombstone: the key was removed by other means.
     let client = world.jetstream().await;
     let keys = client.get_stream("EXODRIVE_KEYS").await.unwrap();
     let name = format!("exo-keys.email.{}", email(1));
@@ -352,11 +353,11 @@ async fn a_missing_key_halts_and_an_unreachable_store_is_tried_again() {
     world.exodrive_prints(&args).await;
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     let shown = world.get(&format!("/v1/inbox/{}", email(1))).await.expect(200);
-    assert_eq!(shown["subject"], "Your booking", "the live row stands");
+    assert_eq!(shown["subject"], "Your booking", "the live row is unchanged");
     assert!(world.printed(WORKER).contains("is missing, and was not erased"));
-    // Restored, it goes on.
+    // After the key is restored, it continues.
     client.publish(name, stored.payload).await.unwrap().await.unwrap();
-    eventually("the rebuild goes on", async || {
+    eventually("the rebuild continues", async || {
         let sql = "select count(*) from rebuilds where state = 'done'";
         let done: i64 = sqlx::query(sql).fetch_one(world.database()).await.unwrap().get(0);
         (done == 1).then_some(())
@@ -413,7 +414,7 @@ async fn a_destroyed_key_is_overwritten_on_disk_and_restored_backups_are_erased_
     .await;
     shut.problem(503, "view_unavailable");
     let taken = world.post(&delivery("m9", "sent", &email(9), "bo@example.com", "")).await;
-    assert_eq!(taken.status, 200, "webhooks go on");
+    assert_eq!(taken.status, 200, "webhooks are accepted");
     world.start_worker(WORKER);
     // Keys are destroyed again, and every process forgets its copies first.
     let mut shown = world.get(&path).await;

@@ -1,6 +1,5 @@
-//! Every way to change who has which day, at once and while servers and
-//! processes die: no day is given twice, nothing that was acknowledged is lost,
-//! nothing happens twice.
+//! Every command that changes the taken days, at once and while servers and processes die: no day
+//! is given twice, no acknowledged command is lost, no command is executed twice.
 
 use chrono::NaiveDate;
 use exodrive_domain::Recorded;
@@ -19,12 +18,11 @@ use std::{
 };
 
 const CARS: usize = 3;
-/// Days that are fought over.
+/// Days that the commands compete for.
 const SEASON: i64 = 45;
 const ACTORS: usize = 12;
 
-/// What somebody was told that happened: where its event stands, of what, and
-/// on which car.
+/// An acknowledged event: its position, its booking or block, and the car.
 #[derive(Clone, Debug, PartialEq)]
 struct StressedBooking {
     object: String,
@@ -32,7 +30,7 @@ struct StressedBooking {
 }
 
 struct Storm {
-    /// The same admin at the door of each process.
+    /// The same admin as a client of each process.
     clients: Vec<Client>,
     cars: Vec<String>,
     bookings: Mutex<Vec<String>>,
@@ -53,7 +51,7 @@ fn range() -> (NaiveDate, NaiveDate) {
     (day(first), day(first + rand::random_range(0..6)))
 }
 
-/// What must have happened among the commands.
+/// Events that must occur among the commands.
 const KINDS: [&str; 3] =
     ["exodrive.booking.moved_in", "exodrive.booking.rescheduled", "exodrive.booking.extended"];
 
@@ -82,7 +80,7 @@ impl Storm {
         self.cars[rand::random_range(0..self.cars.len())].clone()
     }
 
-    /// Some command: the method, the path and the body.
+    /// A random command: the method, the path and the body.
     fn command(&self) -> (Method, String, Value) {
         let (first, last) = range();
         let dates = json!({"start_date": first, "end_date": last});
@@ -115,7 +113,7 @@ impl Storm {
         }
     }
 
-    /// One command, until it is known what became of it.
+    /// One command, repeated until its result is known.
     async fn step(&self) {
         let (method, path, body) = self.command();
         let mut clients = self.clients.clone();
@@ -136,7 +134,7 @@ impl Storm {
         let position = answer.header("exodrive-position").parse().unwrap();
         let new = StressedBooking { object: object.clone(), car: car.clone() };
         if let Some(before) = self.acknowledged.lock().unwrap().insert(position, new.clone()) {
-            // A booking that was so already is shown as its last event left it.
+            // A command that changed nothing is answered with the booking's last event.
             assert_eq!(before, new, "two answers of one event");
         }
         if answer.status == 201 && acknowledged["object"] == "booking" {
@@ -146,14 +144,14 @@ impl Storm {
         }
     }
 
-    /// Commands one after the other, until it is enough.
+    /// Commands one after the other, until there are enough.
     async fn run(&self, at_least: usize) {
         while !self.stop.load(Ordering::Relaxed) || self.done.load(Ordering::Relaxed) < at_least {
             self.step().await;
         }
     }
 
-    /// More commands, until what is rare by chance has happened too.
+    /// More commands, until the rare ones have happened too.
     async fn until_all_happened(&self, world: &World) {
         for _ in 0..100 {
             let events = world.events().await;
@@ -167,7 +165,7 @@ impl Storm {
         }
     }
 
-    /// What must hold whatever happened.
+    /// Invariants that must hold in the end.
     async fn holds(&self, world: &World) {
         self.until_all_happened(world).await;
         let events = world.views_equal_a_fresh_fold().await;
@@ -180,14 +178,14 @@ impl Storm {
             assert!(kinds.contains(kind), "{kind} happened");
         }
         println!(
-            "{} commands: {} refused, {} events",
+            "{} commands: {} rejected, {} events",
             self.done.load(Ordering::Relaxed),
             self.refused.load(Ordering::Relaxed),
             acknowledged.len()
         );
     }
 
-    /// The calendars and the bookings show what the log says.
+    /// The calendars and the bookings agree with the log.
     async fn views_show(&self, world: &World, holders: &Holders, end: u64) {
         let admin = world.admin();
         for car in &self.cars {
@@ -208,7 +206,7 @@ impl Storm {
             let of = |car: &String| holders.days.get(car).is_some_and(|days| days.contains_key(id));
             let on: Vec<_> = self.cars.iter().filter(|car| of(car)).collect();
             if booking["status"] == "cancelled" {
-                assert!(on.is_empty(), "{id} has given its days up");
+                assert!(on.is_empty(), "{id} has no days any more");
             } else {
                 assert_eq!(on, [booking["car_id"].as_str().unwrap()], "{id} is on one car");
                 let days = &holders.days[on[0]][id];
@@ -219,7 +217,7 @@ impl Storm {
     }
 }
 
-/// Each event was told to somebody, and whatever was told is an event.
+/// Each event was acknowledged, and each acknowledged command is an event.
 fn every_acknowledged_event_is_stored(
     events: &[Recorded],
     acknowledged: &BTreeMap<u64, StressedBooking>,
@@ -228,7 +226,7 @@ fn every_acknowledged_event_is_stored(
     for event in events {
         let kind = event.envelope.kind.as_str();
         let other = !event.subject.starts_with("exo.booking.");
-        // Its other half is told.
+        // Its other half was acknowledged.
         if other || kind == "exodrive.booking.moved_out" {
             continue;
         }
@@ -246,7 +244,7 @@ fn every_acknowledged_event_is_stored(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_door_gives_a_day_twice() {
+async fn no_route_gives_a_day_twice() {
     let world = World::start().await;
     let storm = Storm::new(&world, 3).await;
     storm.stop.store(true, Ordering::Relaxed);
@@ -255,7 +253,7 @@ async fn no_door_gives_a_day_twice() {
     storm.holds(&world).await;
 }
 
-/// Kills, hangs and empties what can be, one after the other.
+/// Kills, hangs and empties servers and processes, one after the other.
 async fn havoc(world: &World) {
     let pause = || tokio::time::sleep(Duration::from_millis(700));
     for _ in 0..2 {
@@ -282,7 +280,7 @@ async fn havoc(world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nor_while_redis_nats_workers_and_processes_die() {
+async fn no_day_is_given_twice_while_redis_nats_workers_and_processes_die() {
     let world = World::start().await;
     let storm = Storm::new(&world, 3).await;
     let havoc = async {

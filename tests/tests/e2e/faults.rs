@@ -41,8 +41,8 @@ const POSTERS: usize = 4;
 const EMAILS: usize = 25;
 const KINDS: [&str; 5] = ["sent", "delivered", "opened", "clicked", "complained"];
 
-/// What Resend does meanwhile: deliveries one after the other, each sent again
-/// until it is taken, some of them once more for no reason.
+/// Simulates Resend: deliveries one after the other, each sent again until it is accepted, some of
+/// them once more for no reason.
 struct Load {
     taken: Mutex<BTreeMap<String, Delivery>>,
     stop: AtomicBool,
@@ -53,7 +53,7 @@ impl Load {
     async fn run(&self, world: &World) {
         while !self.stop.load(Ordering::Relaxed) {
             let n = self.next.fetch_add(1, Ordering::Relaxed);
-            // Old ones are looked up in Postgres, new ones are not.
+            // Old deliveries are looked up in Postgres, new ones are not.
             let at = match n % 2 {
                 0 => chrono::Utc::now().to_rfc3339(),
                 _ => format!("2026-01-20T09:{:02}:{:02}Z", n / 60 % 60, n % 60),
@@ -69,10 +69,10 @@ impl Load {
         }
     }
 
-    /// Waits until so many more have been taken.
+    /// Waits until this many more deliveries have been accepted.
     async fn flows(&self, more: usize) {
         let before = self.taken.lock().unwrap().len();
-        eventually("deliveries are taken again", async || {
+        eventually("deliveries are accepted again", async || {
             (self.taken.lock().unwrap().len() >= before + more).then_some(())
         })
         .await;
@@ -173,14 +173,14 @@ async fn another_worker_takes_over_from_one_that_hangs_within_5_s() {
     world.signal(WORKER, Signal::SIGCONT);
     world.stored(&delivery(3, "opened")).await;
     eventually("the first worker learns that it was replaced", async || {
-        // By the fence, or because its reader of the log has ended meanwhile.
+        // The fence rejected it, or its reader of the log ended in the meantime.
         let printed = world.printed(WORKER);
         let noticed = |text: &str| printed.matches(text).count();
         (noticed("has taken over") + noticed("Projection interrupted") >= 3).then_some(())
     })
     .await;
     world.views_equal_a_fresh_fold().await;
-    assert_eq!(workers(&world).await, second, "and takes nothing back");
+    assert_eq!(workers(&world).await, second, "it takes no lease back");
     let (_, row) = &world.rows("inbox").await["em-1"];
     assert_eq!((&row["status"], &row["email"]["repeats"]), (&"opened".into(), &0.into()));
 }

@@ -91,7 +91,7 @@ async fn the_list_is_filtered_sorted_and_paged() {
     visitor.get(&other).await.problem(400, "invalid_request");
     let all = admin.get("/v1/cars?all=true&sort=-price").await.expect(200);
     assert_eq!(slugs(&all)[0], "omega");
-    assert_eq!(slugs(&admin.get("/v1/cars").await.expect(200)).len(), 4, "only if asked for");
+    assert_eq!(slugs(&admin.get("/v1/cars").await.expect(200)).len(), 4, "only if requested");
     assert_eq!(ids.len(), 5);
     for query in [
         "all=true",
@@ -187,7 +187,7 @@ async fn a_car_is_shown_from_the_cache_and_after_hiding_no_longer() {
 }
 
 #[tokio::test]
-async fn a_car_is_described_and_priced_and_what_cannot_be_is_reported() {
+async fn a_car_is_described_and_priced_and_invalid_fields_are_reported() {
     let world = World::start().await;
     let admin = world.admin();
     let car = admin.post("/v1/cars", &car_body("one")).await;
@@ -279,7 +279,7 @@ async fn a_car_is_described_and_priced_and_what_cannot_be_is_reported() {
 }
 
 #[tokio::test]
-async fn of_cars_that_want_one_slug_at_once_one_gets_it() {
+async fn of_cars_added_under_one_slug_at_once_one_gets_it() {
     let world = World::start().await;
     let names = world.serve_from(3).await;
     let admin = world.admin();

@@ -13,7 +13,7 @@ fn ids(history: &Value) -> Vec<&str> {
     history["data"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap()).collect()
 }
 
-/// What becomes of one email, as it reaches us; the second event happened first.
+/// The events of one email, as they reach us; the second event happened first.
 fn deliveries() -> [Delivery; 3] {
     let of = |id: &str, kind: &str, at: &str, more: &str| {
         Delivery::new(id, email_body(kind, "em-1", at, more))
@@ -25,7 +25,7 @@ fn deliveries() -> [Delivery; 3] {
     ]
 }
 
-/// A delivery that nobody believes.
+/// A delivery with an invalid signature.
 async fn refused(world: &World, id: &str, body: &str) {
     let request = world
         .request(reqwest::Method::POST, "/v1/webhooks/resend")
@@ -45,7 +45,7 @@ async fn every_delivery_of_an_email_is_reported_with_its_evidence() {
         let other = email_body("sent", "em-2", "2026-11-20T09:00:00Z", "");
         world.stored(&Delivery::new(format!("{}2", delivery.id), other)).await;
     }
-    // It came again, and somebody claimed its id and was not believed.
+    // It came again, and another delivery with its id was rejected.
     for _ in 0..2 {
         assert_eq!(world.post(&deliveries()[0]).await.expect(200)["duplicate"], true);
     }
@@ -54,16 +54,17 @@ async fn every_delivery_of_an_email_is_reported_with_its_evidence() {
     world.settled().await;
     world.get_as("admin", "/v1/inbox/em-1").await.expect(200);
 
-    let reported = within(Duration::from_secs(5), "refusals and accesses are told", async || {
-        let reported = history(&world, "email=em-1").await;
-        let email = &reported["emails"][0];
-        let by_admin = |it: &&Value| it["actor"] == "admin:admin-user";
-        let all = email["duplicates"] == 2
-            && email["refused"] == 1
-            && email["accesses"].as_array().unwrap().iter().any(|it| by_admin(&it));
-        all.then_some(reported)
-    })
-    .await;
+    let reported =
+        within(Duration::from_secs(5), "rejections and accesses are shown", async || {
+            let reported = history(&world, "email=em-1").await;
+            let email = &reported["emails"][0];
+            let by_admin = |it: &&Value| it["actor"] == "admin:admin-user";
+            let all = email["duplicates"] == 2
+                && email["refused"] == 1
+                && email["accesses"].as_array().unwrap().iter().any(|it| by_admin(&it));
+            all.then_some(reported)
+        })
+        .await;
     assert_eq!(ids(&reported), ["msg_a", "msg_b", "msg_c"]);
     assert_eq!((&reported["has_more"], &reported["next_cursor"]), (&json!(false), &Value::Null));
     let statuses = ["delivered", "delivered", "bounced"];
@@ -93,7 +94,7 @@ async fn every_delivery_of_an_email_is_reported_with_its_evidence() {
     assert_eq!(reported["data"][2]["state"], live, "the last state is that of the view");
     assert_eq!(reported["emails"][0]["deliveries"], 3);
 
-    // Both orders, and what was known at a point.
+    // Both orders, and the history as known at a point.
     let happened = history(&world, "email=em-1&order=happened").await;
     assert_eq!(ids(&happened), ["msg_b", "msg_a", "msg_c"]);
     assert_eq!(happened["data"][0]["state"]["status"], "sent");
@@ -113,14 +114,15 @@ async fn every_delivery_of_an_email_is_reported_with_its_evidence() {
         (&json!(positions[2]), &json!("email.bounced"))
     );
 
-    // Refusals are counted, and hold nothing of a body or of an odd id.
-    let refusals = world.get("/v1/audit/refusals").await.expect(200);
-    assert_eq!(refusals["counts"], json!({"duplicate": 2, "signature": 2}));
-    let newest = &refusals["newest"][0];
+    // Rejected webhooks are counted. A record holds nothing of a body or of an odd id.
+    let rejected = world.get("/v1/audit/rejected-webhooks").await.expect(200);
+    assert_eq!(rejected["object"], "rejected_webhooks");
+    assert_eq!(rejected["counts"], json!({"duplicate": 2, "signature": 2}));
+    let newest = &rejected["newest"][0];
     assert_eq!((&newest["reason"], &newest["claimed_id"]), (&json!("signature"), &Value::Null));
-    assert!(!refusals.to_string().contains("dana"), "{refusals}");
+    assert!(!rejected.to_string().contains("dana"), "{rejected}");
     let since = chrono::Utc::now().format("%Y-%m-%dT%H:%M:%SZ");
-    let later = format!("/v1/audit/refusals?since={since}&until={since}");
+    let later = format!("/v1/audit/rejected-webhooks?since={since}&until={since}");
     assert_eq!(world.get(&later).await.expect(200)["counts"], json!({}));
 
     for (query, wrong) in [
@@ -172,7 +174,7 @@ async fn history_is_reported_by_address_by_booking_and_by_time() {
     emails.sort_unstable();
     assert_eq!(emails, ["em-1", "em-2", "em-4"]);
     assert_eq!(ids(&reported), ["msg_1sent", "msg_2sent", "msg_4sent", "msg_1delivered"]);
-    // Page by page they are the same, and as lines.
+    // The pages together equal the whole, and so do the lines.
     let (mut after, mut paged) = (String::new(), Vec::new());
     loop {
         let page = history(&world, &format!("address=dana%40example.com&limit=1{after}")).await;
@@ -226,7 +228,7 @@ async fn history_is_reported_by_address_by_booking_and_by_time() {
 }
 
 #[tokio::test]
-async fn the_command_line_tells_the_same_and_old_secrets_show() {
+async fn the_command_line_shows_the_same_history_and_unknown_secrets() {
     let mut world = World::start().await;
     for delivery in deliveries() {
         world.stored(&delivery).await;
@@ -241,7 +243,7 @@ async fn the_command_line_tells_the_same_and_old_secrets_show() {
         let text = world.exodrive_prints(&[&["audit", "history", "--json"], args].concat()).await;
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
-    eventually("the command's own reading is told", async || {
+    eventually("the command's own read is recorded", async || {
         let reported = lines(&["--email", "em-1", "--order", "happened"]).await;
         assert_eq!(reported[0]["id"], "msg_b");
         let accesses = reported.last().unwrap()["accesses"].as_array().unwrap().clone();

@@ -1,4 +1,4 @@
-//! A hold that nobody paid ends by an event of a worker, and by nothing else.
+//! An unpaid hold ends by an event of a worker, and by nothing else.
 
 use exodrive_tests::{WORKER, World, day, eventually};
 use serde_json::{Value, json};
@@ -54,7 +54,7 @@ async fn an_unpaid_hold_ends_once_and_its_days_are_free() {
     assert_eq!((&shown["status"], &shown["allowed_actions"]), (&json!("expired"), &json!([])));
     let late = admin.act(&unpaid[0], "authorize-payment", json!({})).await;
     assert_eq!(late.problem(409, "action_not_allowed")["allowed_actions"][0], "notes");
-    // The two workers wrote one event for each, and the last hold's too.
+    // The two workers wrote one event for each hold, and for the last one too.
     eventually("the last hold ends", async || (expired_events(&world).await == 6).then_some(()))
         .await;
     assert_eq!(status(&world, &paid).await, "pending_contract");
@@ -65,7 +65,7 @@ async fn an_unpaid_hold_ends_once_and_its_days_are_free() {
 
 #[tokio::test]
 async fn without_a_worker_nothing_ends_by_itself_and_a_new_one_makes_up_for_it() {
-    // Long enough for the view to know the booking before the worker dies.
+    // Long enough for the view to have the booking before the worker dies.
     let world = World::with(&[("EXODRIVE_HOLD_PERIOD", "4s")]).await;
     let visitor = world.visitor();
     let car = world.admin().add_car("one", 100_000).await;

@@ -1,5 +1,5 @@
-//! A repeat changes nothing and gets the first answer, whatever happened in
-//! between; and who decides on something old is told.
+//! A repeat changes nothing and gets the first answer, whatever happened in between; a command on a
+//! stale state is answered with the present one.
 
 use exodrive_runtime::services::Service;
 use exodrive_tests::{API, Answer, Client, World, booking_body, bookings_in, day, eventually, key};
@@ -14,7 +14,7 @@ use std::{
     },
 };
 
-/// The answer must be the first one, byte for byte, and say that it is.
+/// Asserts that the answer is the first one, byte for byte, and is marked as a repeat.
 #[track_caller]
 fn repeated(first: &Answer, again: &Answer, when: &str) {
     assert_eq!(
@@ -29,7 +29,7 @@ fn repeated(first: &Answer, again: &Answer, when: &str) {
     assert_eq!(again.header("idempotent-replayed"), "true", "{when}");
 }
 
-/// Forgets everything that is kept in Redis.
+/// Empties Redis.
 async fn flush(world: &World) {
     let client = redis::Client::open(world.urls().redis.as_str()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
@@ -37,7 +37,7 @@ async fn flush(world: &World) {
 }
 
 #[tokio::test]
-async fn a_booking_is_answered_the_same_for_ever() {
+async fn a_repeated_booking_gets_the_first_answer_for_ever() {
     let world = World::start().await;
     let names = world.serve_from(2).await;
     let (admin, visitor) = (world.admin(), world.visitor());
@@ -60,7 +60,7 @@ async fn a_booking_is_answered_the_same_for_ever() {
     };
     again(&visitor, "at once").await;
     again(&other_process, "from another process").await;
-    // Spelt otherwise, meant the same.
+    // Another spelling of the same request.
     let spelt = serde_json::to_string_pretty(&body).unwrap();
     let request = other_process.request(Method::POST, "/v1/bookings").body(spelt);
     let request = request.header("content-type", "application/json");
@@ -98,13 +98,13 @@ async fn a_booking_is_answered_the_same_for_ever() {
 }
 
 #[tokio::test]
-async fn another_request_under_a_key_is_reported_apart_without_redis_and_on_a_stale_state() {
+async fn a_different_request_under_a_key_is_detected_without_redis_and_on_a_stale_state() {
     let world = World::start().await;
     let names = world.serve_from(2).await;
     let (here, there) = (world.admin(), world.admin().at(&world, &names[1]));
     let car = here.add_car("one", 100_000).await;
     let booked = key();
-    // The other process knows the car's calendar from before.
+    // The other process has the car's calendar in its cache.
     there.booked(&car, day(30), day(30)).await;
     let body = booking_body(&car, day(0), day(2));
     let booking = here.post_as(&booked, "/v1/bookings", &body).await.expect(201);
@@ -116,7 +116,7 @@ async fn another_request_under_a_key_is_reported_apart_without_redis_and_on_a_st
     let id = booking["id"].as_str().unwrap();
     let noted = key();
     let path = format!("/v1/bookings/{id}/notes");
-    there.post(&path, &json!({"text": "so that it knows"})).await.expect(200);
+    there.post(&path, &json!({"text": "so that it has the state"})).await.expect(200);
     here.post_as(&noted, &path, &json!({"text": "one"})).await.expect(200);
     flush(&world).await;
     let other = there.post_as(&noted, &path, &json!({"text": "two"})).await;
@@ -153,7 +153,7 @@ async fn equal_requests_at_once_make_one_booking() {
         }
         assert_eq!(given.len(), 1, "round {round}");
         flush(&world).await;
-        // Without what Redis keeps, the log alone tells them apart.
+        // Without Redis's data, the log alone tells them apart.
         let asked = (0..6).map(|n| clients[n % 3].post_as(&key, "/v1/bookings", &body));
         for answer in join_all(asked).await.iter().filter(|answer| answer.status != 409) {
             assert_eq!(
@@ -165,7 +165,7 @@ async fn equal_requests_at_once_make_one_booking() {
     assert_eq!(in_flight + made, 200);
     assert_eq!(bookings_in(&world.events().await), 5);
 
-    // And while Redis is away.
+    // The same while Redis is down.
     world.services.stop_service(Service::Redis).await.unwrap();
     let (key, body) = (key(), booking_body(&car, day(50), day(51)));
     let asked = (0..12).map(|n| clients[n % 3].post_as(&key, "/v1/bookings", &body));
@@ -240,7 +240,7 @@ async fn a_key_goes_with_every_command() {
     let request = here.request(Method::POST, &format!("/v1/cars/{car}/unfeature"));
     let bare = Answer::of(request.header("idempotency-key", &key)).await.unwrap();
     assert_eq!((bare.status, bare.header("idempotent-replayed")), (200, "true"));
-    // A refusal is not kept: the command may go through later.
+    // A rejection is not remembered: the command may be accepted later.
     let body = booking_body(&car, day(40), day(40));
     here.post_as("later", "/v1/bookings", &body).await.problem(409, "dates_unavailable");
     let calendar = here.get(&format!("/v1/cars/{car}/calendar?from={0}&to={0}", day(40))).await;
@@ -261,7 +261,7 @@ async fn a_process_that_dies_between_append_and_answer_doubles_nothing() {
     let requested = Mutex::new(BTreeMap::new());
     let next = AtomicI64::new(0);
     for _ in 0..4 {
-        // Each books on until the process is gone.
+        // Each client books until the process is gone.
         let load = async || {
             loop {
                 let (key, n) = (key(), next.fetch_add(1, Ordering::Relaxed));
@@ -318,7 +318,7 @@ async fn a_process_that_dies_between_append_and_answer_doubles_nothing() {
 }
 
 #[tokio::test]
-async fn who_decides_on_something_old_is_reported_what_is_now() {
+async fn a_command_on_a_stale_state_is_answered_with_the_present_state() {
     let world = World::start().await;
     let names = world.serve_from(2).await;
     let admin = world.admin();
@@ -330,7 +330,7 @@ async fn who_decides_on_something_old_is_reported_what_is_now() {
     let read = admin.get_from(booking.header("exodrive-position").parse().unwrap(), &path).await;
     assert_eq!(read.header("etag"), booking.header("etag"));
 
-    // Of two with the same ETag one wins.
+    // Of two commands with the same ETag one succeeds.
     let mut won = 0;
     for _ in 0..5 {
         let etag = admin.get(&path).await.header("etag").to_owned();

@@ -1,4 +1,4 @@
-//! The present product's tables become events, once, with their own times.
+//! The tables of the present product become events, once, with their own times.
 
 use exodrive_tests::World;
 use serde_json::Value;
@@ -16,21 +16,21 @@ async fn import(world: &World, folder: &str, more: &[&str]) -> (Value, bool) {
     (report(&done), done.status.success())
 }
 
-/// How many rows of all tables a report counts as `what`.
+/// Number of rows of all tables that a report counts as `what`.
 fn sum(report: &Value, what: &str) -> u64 {
     let tables = report["tables"].as_object().unwrap();
     tables.values().map(|counts| counts[what].as_u64().unwrap()).sum()
 }
 
 #[tokio::test]
-async fn a_season_is_taken_once_with_its_own_times() {
+async fn a_season_is_imported_once_with_its_own_times() {
     let world = World::start().await;
     let (rehearsed, _) = import(&world, SEASON, &["--dry-run"]).await;
     assert_eq!(world.events().await.len(), 0, "a dry run changes nothing");
 
     let (taken, success) = import(&world, SEASON, &[]).await;
     assert!(success, "{taken:#}");
-    assert_eq!(rehearsed, taken, "a dry run says what is done");
+    assert_eq!(rehearsed, taken, "a dry run reports what an import does");
     assert_eq!(sum(&taken, "taken"), sum(&taken, "rows"));
     let events = world.views_equal_a_fresh_fold().await;
 
@@ -43,7 +43,7 @@ async fn a_season_is_taken_once_with_its_own_times() {
     let csv = fs::read_to_string(Path::new(SEASON).join("bookings.csv")).unwrap();
     let rows = world.rows("bookings").await;
     let mut compared = 0;
-    // Rows whose notes break no line.
+    // Rows without a quoted field: a quoted note may contain a line break.
     for line in csv.lines().skip(1).filter(|line| !line.contains('"')) {
         let columns: Vec<_> = line.split(',').collect();
         let [id, _, _, start, end, total, ..] = columns[..] else { continue };
@@ -68,7 +68,7 @@ async fn a_season_is_taken_once_with_its_own_times() {
         .collect();
     assert!(months.len() > 4, "{months:?}");
 
-    // Its history and its mail stand in a booking's timeline.
+    // Its history and its mail are in a booking's timeline.
     let mail = fs::read_to_string(Path::new(SEASON).join("inbox_emails.csv")).unwrap();
     let booking = mail.lines().nth(1).unwrap().split(',').nth(8).unwrap().to_owned();
     let timeline = world.get(&format!("/v1/bookings/{booking}/timeline")).await.expect(200);
@@ -83,7 +83,7 @@ async fn a_season_is_taken_once_with_its_own_times() {
     }
 }
 
-/// Cars and bookings with something wrong in most rows.
+/// Cars and bookings with an error in most rows.
 const UNSOUND: [(&str, &str); 4] = [
     (
         "cars",
@@ -113,7 +113,7 @@ const UNSOUND: [(&str, &str); 4] = [
 ];
 
 #[tokio::test]
-async fn rows_that_cannot_be_taken_are_named_with_the_reason() {
+async fn rows_that_cannot_be_imported_are_reported_with_the_reason() {
     let world = World::start().await;
     let folder = tempfile::tempdir().unwrap();
     for (table, csv) in UNSOUND {
@@ -147,7 +147,7 @@ async fn rows_that_cannot_be_taken_are_named_with_the_reason() {
         assert_eq!((table, line), (found.0, found.1), "{found:?}");
         assert!(found.2.contains(why), "{found:?}");
     }
-    // One is taken as what it truly is, and the report says so.
+    // One is imported with its actual status, and the report says so.
     let remarks = report["remarks"].as_array().unwrap();
     let unsigned = remarks.iter().find(|it| it["table"] == "bookings").unwrap();
     assert_eq!(unsigned["line"], 7, "{report:#}");
@@ -159,7 +159,7 @@ async fn rows_that_cannot_be_taken_are_named_with_the_reason() {
 }
 
 #[tokio::test]
-async fn an_import_that_was_killed_is_finished_by_the_next() {
+async fn an_import_that_was_killed_is_finished_by_the_next_one() {
     let world = World::start().await;
     let (log, env) = (world.log().await, world.env().to_vec());
     let mut child = tokio::process::Command::new(exodrive_tests::program("exodrive"))
@@ -185,5 +185,5 @@ async fn an_import_that_was_killed_is_finished_by_the_next() {
     let mut once = ids.clone();
     once.sort_unstable();
     once.dedup();
-    assert_eq!(once.len(), ids.len(), "no event stands twice");
+    assert_eq!(once.len(), ids.len(), "no event is stored twice");
 }

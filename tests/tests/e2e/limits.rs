@@ -1,11 +1,12 @@
-//! Rate limits: every tier, what callers are told, and who is counted as whom.
+//! Rate limits: every tier, the answers that callers get, and the identity that a request counts
+//! for.
 
 use exodrive_runtime::services::Service;
 use exodrive_tests::{API, Answer, Delivery, World, email_body, eventually};
 use futures::{StreamExt, stream};
 use reqwest::Method;
 
-/// One more request after so many that were not limited.
+/// One more request after this many that were not limited.
 async fn limited_after(
     allowed: u32,
     policy: &str,
@@ -39,7 +40,7 @@ async fn every_tier_is_limited_by_its_own_rate_and_verified_webhooks_by_none() {
         world.request(Method::GET, path).header("x-forwarded-for", address)
     };
 
-    // Without a token: by address, whatever is asked for.
+    // Without a token: by address, for any path.
     let public = "\"public\";q=5;w=3600";
     let refused = limited_after(5, public, || from("198.51.100.1", "/v1/inbox")).await;
     let seconds: u64 = refused.header("retry-after").parse().unwrap();
@@ -47,7 +48,7 @@ async fn every_tier_is_limited_by_its_own_rate_and_verified_webhooks_by_none() {
     Answer::of(from("198.51.100.1", "/v1/nothing")).await.unwrap().problem(429, "rate_limited");
     let behind_proxy = from("198.51.100.2, 10.1.2.3", "/v1/inbox");
     assert_eq!(Answer::of(behind_proxy).await.unwrap().status, 401, "another address");
-    // A token that is not believed is none.
+    // An invalid token counts as no token.
     limited_after(5, public, || from("198.51.100.3", "/v1/inbox").bearer_auth("garbage")).await;
     // An IPv6 user has a whole /64.
     limited_after(5, public, || {
@@ -56,7 +57,7 @@ async fn every_tier_is_limited_by_its_own_rate_and_verified_webhooks_by_none() {
     })
     .await;
 
-    // With one: by user, wherever he is.
+    // With a token: by user, from any address.
     let by_user = |subject: &'static str, role: &'static str| {
         let (world, token) = (&world, world.token_of(subject, role));
         move || {
@@ -72,7 +73,7 @@ async fn every_tier_is_limited_by_its_own_rate_and_verified_webhooks_by_none() {
     limited_after(6, "\"admin\";q=6;w=3600", by_user("three", "admin")).await;
     limited_after(6, "\"admin\";q=6;w=3600", by_user("four", "operator")).await;
 
-    // Webhooks: those that fail, by address; those that are verified, never.
+    // Webhooks: rejected ones by address; verified ones are never limited.
     let unsigned = || {
         world
             .request(Method::POST, "/v1/webhooks/resend")
@@ -88,7 +89,7 @@ async fn every_tier_is_limited_by_its_own_rate_and_verified_webhooks_by_none() {
         assert_eq!(Answer::of(request).await.unwrap().status, 200);
     }
 
-    // The count is kept apart from the process that counts.
+    // The count is not in the process that counts.
     world.kill(API);
     world.start_api();
     world.wait_until("ready").await;
@@ -112,7 +113,7 @@ async fn while_redis_is_down_each_process_counts_for_itself() {
 }
 
 #[tokio::test]
-async fn without_a_trusted_proxy_nobody_can_pass_for_somebody_else_and_time_heals() {
+async fn without_a_trusted_proxy_no_client_can_pose_as_another_and_limits_recover() {
     let world = World::with(&[
         ("EXODRIVE_RATE_LIMIT_PUBLIC", "5/1h"),
         ("EXODRIVE_RATE_LIMIT_ADMIN", "2/1s"),

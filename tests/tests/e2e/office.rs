@@ -1,5 +1,5 @@
-//! What staff look at: figures, customers, and what became of a booking, its
-//! email among it.
+//! The reads of staff: dashboard, customers, and the timeline of a booking with
+//! its email.
 
 use exodrive_tests::{Client, Delivery, World, booking_body, day, email_body};
 use serde_json::{Value, json};
@@ -28,7 +28,8 @@ async fn the_dashboard_counts_what_happened() {
     let act = async |n: usize, action: &str, body: Value| {
         admin.act(&made[n], action, body).await.expect(200)
     };
-    // Two dollar bookings paid, one of them in two parts and with some back.
+    // Two bookings in dollars are paid, one of them in two parts and with a
+    // partial refund.
     act(0, "capture-payment", json!({"amount_cents": 5_000})).await;
     act(0, "capture-payment", json!({})).await;
     act(1, "authorize-payment", json!({})).await;
@@ -55,7 +56,7 @@ async fn the_dashboard_counts_what_happened() {
     assert_eq!(shown["bookings"], statuses);
     assert_eq!((&shown["active"], &shown["upcoming"]), (&json!(0), &json!(1)));
     assert_eq!((&shown["cars"], &shown["customers"]), (&json!(2), &json!(4)));
-    // Of two cars in 30 days: three bookings of car one, of two days each.
+    // Two cars in 30 days; car one has three bookings of two days each.
     assert_eq!(shown["occupancy_basis_points"], 6 * 10_000 / 60);
     assert_eq!(shown["popular_cars"][0]["car_id"], *one);
     assert_eq!(
@@ -95,7 +96,7 @@ async fn customers_are_one_by_email_address_with_what_they_booked_and_paid() {
     admin.get("/v1/customers/a%00b").await.problem(404, "not_found");
     admin.get("/v1/customers?limit=x").await.problem(400, "invalid_request");
 
-    // Somebody else rents: the booking goes to his row.
+    // Another customer rents: the booking moves to their row.
     let body = json!({"email": "ben@example.com", "first_name": "Ben", "last_name": "B"});
     let changed = admin.act(&second, "customer", body).await;
     let position = changed.header("exodrive-position").parse().unwrap();
@@ -117,7 +118,7 @@ async fn the_timeline_joins_email_that_comes_before_or_after_the_booking() {
         let body = email_body(kind, id, "2026-11-20T09:00:00Z", &more);
         world.stored(&Delivery::new(format!("msg_{id}_{kind}"), body)).await;
     };
-    // The id is the same for the same command, so that it is known before.
+    // The id is the same for the same command, so the test knows it before.
     let key = exodrive_tests::key();
     let body = booking_body(&car, day(0), day(0));
     let booking = visitor.post_as(&key, "/v1/bookings", &body).await.expect(201);
@@ -157,8 +158,9 @@ async fn the_timeline_joins_email_that_comes_before_or_after_the_booking() {
 
 #[tokio::test]
 async fn email_that_comes_before_its_booking_is_in_its_timeline() {
-    // The id of a booking follows from the command, and from the log's own key
-    // for MACs: one world tells it, in the next the email is first.
+    // The id of a booking is derived from the command, and from the log's own
+    // key for MACs. The first world shows the id, and in the second the email
+    // comes first.
     let (key, mut id, mut mac_key) = (exodrive_tests::key(), String::new(), None);
     let car_key = exodrive_tests::key();
     for email_first in [false, true] {
@@ -185,7 +187,7 @@ async fn email_that_comes_before_its_booking_is_in_its_timeline() {
             let body = email_body("sent", "em-1", "2026-11-20T09:00:00Z", &more);
             world.stored(&Delivery::new("msg_1", body)).await;
             world.settled().await;
-            // An email alone makes no booking.
+            // An email alone does not make a booking.
             let path = format!("/v1/bookings/{id}");
             admin.get(&path).await.problem(404, "not_found");
         }

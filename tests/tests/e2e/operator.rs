@@ -1,5 +1,6 @@
-//! What operators do with projections: every act is an event with actor and
-//! reason, heeded by a worker once, the same from the terminal and over HTTP.
+//! Operators' commands on projections: every command is an event with actor and
+//! reason, which a worker applies once. It is the same from the terminal and
+//! over HTTP.
 
 use chrono::Utc;
 use exodrive_domain::{
@@ -15,7 +16,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use std::process::Output;
 
-/// No worker has this version of a fold: what asks for it stays queued.
+/// A version of a fold that no worker has: a rebuild of it stays queued.
 const FUTURE: u32 = 99;
 
 fn new_event(subject: Subject, id: &str, kind: &str, version: u32, body: Vec<u8>) -> NewEvent {
@@ -37,7 +38,7 @@ async fn append(world: &World, event: &NewEvent) -> u64 {
     world.log().await.append_fact(event).await.unwrap().position
 }
 
-/// A rebuild that a newer release asks for.
+/// Requests a rebuild as a newer release would.
 async fn rebuild_of_the_future(world: &World, projection: &str, id: &str) -> u64 {
     let operation = Operation::RebuildRequested {
         version: FUTURE,
@@ -53,8 +54,8 @@ async fn rebuild_of_the_future(world: &World, projection: &str, id: &str) -> u64
     append(world, &new_event(subject, id, kind, 1, serde_json::to_vec(&event).unwrap())).await
 }
 
-/// An email whose second event this release cannot read: it is parked at the
-/// position given.
+/// Makes an email whose second event this release cannot read. Returns the
+/// position at which it is parked.
 async fn parked_email(world: &World) -> u64 {
     let body =
         |kind: &str, n: u32| email_body(kind, "em-1", &format!("2026-11-20T09:{n:02}:00Z"), "");
@@ -67,7 +68,7 @@ async fn parked_email(world: &World) -> u64 {
     position
 }
 
-/// A generation that readers saw once, of a fold that no worker has.
+/// Makes a generation that readers saw once, of a fold that no worker has.
 async fn earlier_generation(world: &World, projection: &str) {
     let table = "insert into generations (projection, generation, version, state)
                  values ($1, 0, 99, 'previous')";
@@ -87,8 +88,8 @@ async fn operations(world: &World) -> Vec<(Recorded, OperationEvent)> {
     events.filter_map(operation).collect()
 }
 
-/// The last act in the log: its event, and who did it.
-async fn last_act(world: &World) -> (OperationEvent, String) {
+/// The last command in the log: its event, and its actor.
+async fn last_command(world: &World) -> (OperationEvent, String) {
     let (recorded, event) = operations(world).await.pop().unwrap();
     assert_eq!(recorded.subject, format!("exo.projection.{}", event.projection));
     assert_eq!(recorded.envelope.kind, event.operation.kind());
@@ -111,8 +112,8 @@ async fn prints(world: &World, args: &[&str]) -> Value {
     serde_json::from_str(&printed).unwrap()
 }
 
-/// What the terminal says when it does not do it.
-async fn refused(world: &World, args: &[&str], code: i32) -> String {
+/// Runs a command that fails, and returns what the terminal prints.
+async fn rejected(world: &World, args: &[&str], code: i32) -> String {
     let done = run(world, args).await;
     let said = String::from_utf8(done.stderr).unwrap();
     assert_eq!(done.status.code(), Some(code), "{args:?}: {said}");
@@ -139,9 +140,9 @@ async fn a_projection_is_paused_and_resumed_from_the_terminal_and_over_http() {
     let mut world = World::start().await;
     world.set("USER", "grace");
     let done = prints(&world, &["pause", "inbox", "--reason", "the disk is full"]).await;
-    assert_eq!((&done["object"], &done["applied"]), (&json!("act"), &json!(true)));
+    assert_eq!((&done["object"], &done["applied"]), (&json!("command"), &json!(true)));
     assert_eq!(done["type"], "exodrive.projection.paused");
-    let (event, actor) = last_act(&world).await;
+    let (event, actor) = last_command(&world).await;
     assert_eq!((event.projection.as_str(), event.operation), ("inbox", Operation::Paused {}));
     assert_eq!((event.reason.as_str(), actor.as_str()), ("the disk is full", "operator:grace@cli"));
     let paused = "select name || ', ' || pause_reason || ', ' || paused_by
@@ -151,11 +152,11 @@ async fn a_projection_is_paused_and_resumed_from_the_terminal_and_over_http() {
     let shown = get(&world, "projections/inbox").await;
     assert_eq!((&shown["state"], &shown["paused"]), (&json!("paused"), &json!(true)));
 
-    // Paused is paused; the reason is told.
-    let again = refused(&world, &["pause", "inbox", "--reason", "again"], 1).await;
-    assert!(again.contains("paused already, by operator:grace@cli: the disk is full"), "{again}");
+    // A paused projection cannot be paused again; the answer has the reason.
+    let again = rejected(&world, &["pause", "inbox", "--reason", "again"], 1).await;
+    assert!(again.contains("already paused by operator:grace@cli: the disk is full"), "{again}");
     let again = post(&world, "projections/inbox/pause", &json!({"reason": "again"})).await;
-    again.problem(409, "operation_refused");
+    again.problem(409, "operation_rejected");
 
     // A repeat under one key is one event.
     let key = key();
@@ -169,7 +170,7 @@ async fn a_projection_is_paused_and_resumed_from_the_terminal_and_over_http() {
         assert_eq!(answer.expect(200)["applied"], true);
         assert_eq!(answer.header("idempotent-replayed") == "true", replayed);
     }
-    let (event, actor) = last_act(&world).await;
+    let (event, actor) = last_command(&world).await;
     assert_eq!(
         (event.operation, actor.as_str()),
         (Operation::Resumed {}, "operator:operator-user")
@@ -177,7 +178,7 @@ async fn a_projection_is_paused_and_resumed_from_the_terminal_and_over_http() {
     assert_eq!(event.reason, "there is room");
     assert_eq!(operations(&world).await.len(), 2);
     assert_eq!(one::<i64>(&world, "select count(*) from projections where paused").await, 0);
-    assert!(refused(&world, &["resume", "inbox"], 1).await.contains("not paused"));
+    assert!(rejected(&world, &["resume", "inbox"], 1).await.contains("not paused"));
 }
 
 #[tokio::test]
@@ -186,7 +187,7 @@ async fn one_rebuild_at_a_time_and_it_is_followed_and_cancelled() {
     let id = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b6";
     rebuild_of_the_future(&world, "cars", id).await;
     let path = format!("rebuilds/{id}");
-    eventually("it is heeded", async || {
+    eventually("it is applied", async || {
         let sql = "select count(*) from rebuilds";
         (one::<i64>(&world, sql).await == 1).then_some(())
     })
@@ -203,20 +204,21 @@ async fn one_rebuild_at_a_time_and_it_is_followed_and_cancelled() {
     let cars = status.as_array().unwrap().iter().find(|it| it["name"] == "cars").unwrap();
     assert_eq!((&cars["state"], &cars["rebuild"]), (&json!("rebuilding"), &json!(id)));
 
-    // Refused, with its id; and if it is asked for all the same, it fails and says why.
+    // It is rejected, and the answer has the id of the other. If the event is
+    // appended all the same, the rebuild fails and says why.
     let end = world.log().await.last_position().await.unwrap();
-    let said = refused(&world, &["rebuild", "cars", "--reason", "me too"], 1).await;
+    let said = rejected(&world, &["rebuild", "cars", "--reason", "me too"], 1).await;
     assert!(said.contains(id) && said.contains("--cancel"), "{said}");
     let answer = post(&world, "projections/cars/rebuild", &json!({"reason": "me too"})).await;
-    assert_eq!(answer.problem(409, "rebuild_under_way")["rebuild"], id);
+    assert_eq!(answer.problem(409, "rebuild_in_progress")["rebuild"], id);
     let answer = post(&world, "projections/cars/rollback", &json!({"reason": "back"})).await;
-    answer.problem(409, "rebuild_under_way");
-    let all = refused(&world, &["rebuild", "--all", "--reason", "all"], 1).await;
-    assert!(all.contains(id), "none is begun if one is refused: {all}");
+    answer.problem(409, "rebuild_in_progress");
+    let all = rejected(&world, &["rebuild", "--all", "--reason", "all"], 1).await;
+    assert!(all.contains(id), "no rebuild begins if one is rejected: {all}");
     assert_eq!(world.log().await.last_position().await.unwrap(), end);
     let second = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b7";
     rebuild_of_the_future(&world, "cars", second).await;
-    let failed = eventually("the second one is told", async || {
+    let failed = eventually("the second one is recorded", async || {
         let path = format!("/v1/operator/rebuilds/{second}");
         let answer = world.get_as("operator", &path).await;
         (answer.status == 200).then(|| answer.json())
@@ -226,13 +228,13 @@ async fn one_rebuild_at_a_time_and_it_is_followed_and_cancelled() {
     assert!(failed["error"].as_str().unwrap().contains(id), "{failed}");
     post(&world, &format!("rebuilds/{second}/cancel"), &json!({}))
         .await
-        .problem(409, "operation_refused");
+        .problem(409, "operation_rejected");
     post(&world, &format!("rebuilds/{id}/accept"), &json!({}))
         .await
-        .problem(409, "operation_refused");
+        .problem(409, "operation_rejected");
     post(&world, "rebuilds/nonsense/cancel", &json!({})).await.problem(404, "not_found");
 
-    // Watched from the terminal: Ctrl-C leaves it to the worker.
+    // The rebuild is watched from the terminal: Ctrl-C leaves it to the worker.
     let output = tempfile::NamedTempFile::new().unwrap();
     let args = ["projections", "rebuild", "cars", "--watch"];
     let mut watching = Process::start(&program("exodrive"), &args, world.env(), output.path());
@@ -245,7 +247,7 @@ async fn one_rebuild_at_a_time_and_it_is_followed_and_cancelled() {
     assert!(printed().contains("goes on in the worker"), "{}", printed());
     assert!(!one::<bool>(&world, "select bool_or(cancel_wanted) from rebuilds").await);
 
-    // Followed over HTTP: an event for each change.
+    // The rebuild is followed over HTTP: an event for each change.
     let request = world.request(Method::GET, &format!("/v1/operator/{path}/events"));
     let mut followed = request.bearer_auth(world.token("operator")).send().await.unwrap();
     assert_eq!(followed.headers()["content-type"], "text/event-stream");
@@ -254,13 +256,13 @@ async fn one_rebuild_at_a_time_and_it_is_followed_and_cancelled() {
         seen += std::str::from_utf8(&followed.chunk().await.unwrap().unwrap()).unwrap();
     }
     assert!(seen.starts_with("event: rebuild\ndata: {") && seen.contains(id), "{seen}");
-    assert!(seen.contains("\"cancel_wanted\":false"), "{seen}");
+    assert!(seen.contains("\"cancel_requested\":false"), "{seen}");
     let answer = post(&world, &format!("{path}/cancel"), &json!({})).await.expect(200);
     assert_eq!(answer["type"], "exodrive.projection.rebuild_cancelled");
-    let (event, _) = last_act(&world).await;
+    let (event, _) = last_command(&world).await;
     assert_eq!(event.operation, Operation::RebuildCancelled { rebuild: id.parse().unwrap() });
-    assert_eq!(get(&world, &path).await["cancel_wanted"], true);
-    while !seen.contains("\"cancel_wanted\":true") {
+    assert_eq!(get(&world, &path).await["cancel_requested"], true);
+    while !seen.contains("\"cancel_requested\":true") {
         seen += std::str::from_utf8(&followed.chunk().await.unwrap().unwrap()).unwrap();
     }
 }
@@ -280,7 +282,7 @@ async fn a_rebuild_carries_what_was_asked_for() {
     let (recorded, event) = operations(&world).await.pop().unwrap();
     assert_eq!(job["id"], recorded.envelope.id);
     let Operation::RebuildRequested { from_position, partitions, .. } = event.operation else {
-        panic!("another act: {event:?}")
+        panic!("another command: {event:?}")
     };
     assert_eq!((from_position, partitions), (Some(1), Some(3)));
     let key = json!({"reason": "one row", "key": "em-9"});
@@ -316,20 +318,20 @@ async fn a_parked_key_is_shown_retried_and_skipped() {
     let people = world.exodrive_prints(&["projections", "show", "inbox"]).await;
     assert!(people.contains("exo.email.em-1") && people.contains("newer than this release"));
 
-    // Only what is parked, and of that the first.
+    // Only a parked event can be skipped, and only the first one.
     let end = world.log().await.last_position().await.unwrap();
     let skip = |key: &'static str, position: u64| json!({"key": key, "position": position, "reason": "a test"});
     for (key, position) in [("em-1", position), ("exo.email.em-1", position + 1)] {
         post(&world, "projections/inbox/skip", &skip(key, position))
             .await
-            .problem(409, "operation_refused");
+            .problem(409, "operation_rejected");
         let at = position.to_string();
         let args = ["skip", "inbox", "--key", key, "--position", &at, "--reason", "a test"];
-        refused(&world, &args, 1).await;
+        rejected(&world, &args, 1).await;
     }
     let retry = json!({"key": "em-2"});
-    post(&world, "projections/inbox/retry", &retry).await.problem(409, "operation_refused");
-    let said = refused(&world, &["retry", "cars"], 1).await;
+    post(&world, "projections/inbox/retry", &retry).await.problem(409, "operation_rejected");
+    let said = rejected(&world, &["retry", "cars"], 1).await;
     assert!(said.contains("nothing is parked in cars"), "{said}");
     assert_eq!(world.log().await.last_position().await.unwrap(), end);
 
@@ -338,7 +340,7 @@ async fn a_parked_key_is_shown_retried_and_skipped() {
         (&done["type"], &done["applied"]),
         (&json!("exodrive.projection.retry_requested"), &json!(true))
     );
-    let (event, _) = last_act(&world).await;
+    let (event, _) = last_command(&world).await;
     let key = Some("exo.email.em-1".to_owned());
     assert_eq!(event.operation, Operation::RetryRequested { key });
     eventually("it is tried, and parked again", async || {
@@ -348,7 +350,7 @@ async fn a_parked_key_is_shown_retried_and_skipped() {
     .await;
     let done = post(&world, "projections/inbox/skip", &skip("exo.email.em-1", position)).await;
     assert_eq!(done.expect(200)["applied"], true);
-    let (event, actor) = last_act(&world).await;
+    let (event, actor) = last_command(&world).await;
     let key = "exo.email.em-1".to_owned();
     assert_eq!(event.operation, Operation::EventSkipped { key, position });
     assert_eq!(actor, "operator:operator-user");
@@ -361,20 +363,20 @@ async fn a_parked_key_is_shown_retried_and_skipped() {
 #[tokio::test]
 async fn old_generations_are_rolled_back_to_and_pruned() {
     let world = World::start().await;
-    let said = refused(&world, &["rollback", "cars", "--reason", "back"], 1).await;
+    let said = rejected(&world, &["rollback", "cars", "--reason", "back"], 1).await;
     assert!(said.contains("no earlier generation"), "{said}");
     let prune = post(&world, "projections/cars/prune", &json!({})).await;
-    prune.problem(409, "operation_refused");
+    prune.problem(409, "operation_rejected");
     assert_eq!(prints(&world, &["prune"]).await, json!([]));
     earlier_generation(&world, "cars").await;
     earlier_generation(&world, "customers").await;
     let job = prints(&world, &["rollback", "cars", "--reason", "back", "--no-wait"]).await;
     assert_eq!((&job["kind"], &job["generation"]), (&json!("rollback"), &json!(0)));
-    let (event, _) = last_act(&world).await;
+    let (event, _) = last_command(&world).await;
     assert_eq!(event.operation, Operation::RollbackRequested { version: FUTURE, generation: 0 });
     let answer = post(&world, "projections/customers/prune", &json!({"reason": "room"})).await;
     assert_eq!(answer.expect(200)["applied"], true);
-    let (event, _) = last_act(&world).await;
+    let (event, _) = last_command(&world).await;
     assert_eq!(event.operation, Operation::PruneRequested { generations: vec![0] });
     let left = "select count(*) from generations where projection = 'customers'
                   and generation = 0 and state <> 'dropping'";
@@ -403,7 +405,11 @@ async fn a_dry_run_says_what_it_would_do_and_does_nothing() {
         vec!["prune", "cars"],
     ] {
         let said = prints(&world, &[&args[..], &["--dry-run"]].concat()).await;
-        assert_eq!((&said["object"], &said["dry_run"]), (&json!("act"), &json!(true)), "{args:?}");
+        assert_eq!(
+            (&said["object"], &said["dry_run"]),
+            (&json!("command"), &json!(true)),
+            "{args:?}"
+        );
         assert!(said["position"].is_null() && said["effect"].as_str().unwrap().len() > 10);
     }
     let all = prints(&world, &["rebuild", "--all", "--reason", "to see", "--dry-run"]).await;
@@ -493,25 +499,26 @@ async fn the_terminal_and_http_report_the_same_and_only_operators_are_reported()
     Answer::of(anybody).await.unwrap().problem(401, "unauthenticated");
     assert_eq!(world.log().await.last_position().await.unwrap(), end);
 
-    // What cannot be understood is told before anything is recorded.
+    // A request that cannot be understood is rejected before anything is
+    // recorded.
     let unknown = post(&world, "projections/nothing/pause", &body).await;
     assert!(unknown.problem(404, "not_found")["detail"].as_str().unwrap().contains("inbox"));
     let blank = post(&world, "projections/inbox/pause", &json!({"reason": " "})).await;
     assert_eq!(blank.problem(422, "validation_failed")["errors"][0]["pointer"], "/reason");
     let many = json!({"reason": "because", "partitions": 65});
     post(&world, "projections/inbox/rebuild", &many).await.problem(422, "validation_failed");
-    refused(&world, &["rebuild", "inbox"], 2).await;
-    refused(&world, &["rebuild", "nothing", "--reason", "because"], 2).await;
-    refused(&world, &["skip", "inbox", "--key", "a", "--reason", "because"], 2).await;
-    refused(&world, &["pause", "inbox", "--reason", " "], 1).await;
+    rejected(&world, &["rebuild", "inbox"], 2).await;
+    rejected(&world, &["rebuild", "nothing", "--reason", "because"], 2).await;
+    rejected(&world, &["skip", "inbox", "--key", "a", "--reason", "because"], 2).await;
+    rejected(&world, &["pause", "inbox", "--reason", " "], 1).await;
     assert_eq!(world.log().await.last_position().await.unwrap(), end);
 }
 
 #[tokio::test]
-async fn an_act_without_a_worker_is_recorded_and_takes_effect_when_one_starts() {
+async fn a_command_without_a_worker_is_recorded_and_takes_effect_when_one_starts() {
     let world = World::start().await;
     let paused = "select count(*) from projections where paused";
-    // A worker that hangs, and is killed before it has heeded anything.
+    // A worker hangs, and is killed before it has applied anything.
     world.signal(WORKER, Signal::SIGSTOP);
     let done = run(&world, &["pause", "inbox", "--reason", "no worker"]).await;
     assert_eq!(done.status.code(), Some(0));
@@ -523,7 +530,7 @@ async fn an_act_without_a_worker_is_recorded_and_takes_effect_when_one_starts() 
     let job = post(&world, "projections/bookings/rebuild", &body).await.expect(202);
     assert_eq!(job["state"], "recorded");
     assert_eq!(one::<i64>(&world, paused).await, 0);
-    // What no release can read is passed over.
+    // Workers skip an event that no release can read.
     let subject = Subject::Projection("inbox".to_owned());
     let kind = Operation::Paused {}.kind();
     append(&world, &new_event(subject.clone(), &key(), kind, FUTURE, b"{}".to_vec())).await;
@@ -535,7 +542,7 @@ async fn an_act_without_a_worker_is_recorded_and_takes_effect_when_one_starts() 
     assert_eq!(one::<i64>(&world, paused).await, 0);
     world.start_worker("work-1");
     world.start_worker("work-2");
-    eventually("they are heeded", async || {
+    eventually("they are applied", async || {
         let applied: i64 = one(&world, "select position from operations").await;
         (applied == i64::try_from(last).unwrap()).then_some(())
     })
@@ -552,7 +559,7 @@ async fn an_act_without_a_worker_is_recorded_and_takes_effect_when_one_starts() 
 #[tokio::test]
 async fn a_database_made_again_keeps_what_lasts_and_begins_nothing_old() {
     let world = World::start().await;
-    // As if it had been made after what follows.
+    // The database looks as if it had been made after what follows.
     let made = "update _sqlx_migrations set installed_on = now() + interval '1 hour'";
     sqlx::query(made).execute(world.database()).await.unwrap();
     let id = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b6";
@@ -569,9 +576,9 @@ async fn differences_wait_for_a_decision_and_a_swap_is_reported_to_the_log_once(
     let id = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b6";
     rebuild_of_the_future(&world, "cars", id).await;
     let applied = "select count(*) from rebuilds";
-    eventually("it is heeded", async || (one::<i64>(&world, applied).await == 1).then_some(()))
+    eventually("it is applied", async || (one::<i64>(&world, applied).await == 1).then_some(()))
         .await;
-    // As the worker of the newer release leaves it.
+    // Rows in the state in which the worker of the newer release leaves them.
     let comparison = json!({
         "from_generation": 1, "to_generation": 2, "from_version": 1, "to_version": 99,
         "position": 7, "rows": 3, "digest": "abcd", "difference_count": 2,
@@ -579,14 +586,14 @@ async fn differences_wait_for_a_decision_and_a_swap_is_reported_to_the_log_once(
     });
     let waits = "update rebuilds set state = 'waiting', comparison = $1";
     sqlx::query(waits).bind(&comparison).execute(world.database()).await.unwrap();
-    let said = refused(&world, &["rebuild", "cars", "--watch"], 1).await;
+    let said = rejected(&world, &["rebuild", "cars", "--watch"], 1).await;
     for reported in ["car-1", "changed", "car-2", "added", "--accept", "--cancel"] {
         assert!(said.contains(reported), "{reported}: {said}");
     }
     assert_eq!(get(&world, &format!("rebuilds/{id}")).await["comparison"], comparison);
     let done = prints(&world, &["rebuild", "cars", "--accept", "--no-wait"]).await;
     assert_eq!(done["type"], "exodrive.projection.rebuild_accepted");
-    let (event, _) = last_act(&world).await;
+    let (event, _) = last_command(&world).await;
     assert_eq!(event.operation, Operation::RebuildAccepted { rebuild: id.parse().unwrap() });
     assert!(one::<bool>(&world, "select accepted from rebuilds").await);
 
@@ -594,18 +601,21 @@ async fn differences_wait_for_a_decision_and_a_swap_is_reported_to_the_log_once(
     let swapped = "update rebuilds set state = 'done', finished_at = now()";
     sqlx::query(swapped).execute(world.database()).await.unwrap();
     let reported = "select count(*) from rebuilds where told";
-    eventually("it is told", async || (one::<i64>(&world, reported).await == 1).then_some(()))
-        .await;
-    let (event, actor) = last_act(&world).await;
+    eventually("the swap is recorded", async || {
+        (one::<i64>(&world, reported).await == 1).then_some(())
+    })
+    .await;
+    let (event, actor) = last_command(&world).await;
     let Operation::Swapped { rebuild, to_generation, rows, digest, differences, .. } =
         event.operation
     else {
-        panic!("another act: {event:?}")
+        panic!("another command: {event:?}")
     };
     assert_eq!((rebuild.to_string().as_str(), to_generation), (id, 2));
     assert_eq!((rows, digest.as_str(), differences), (3, "abcd", 2));
     assert_eq!((event.reason.as_str(), actor.as_str()), ("a newer fold", "operator:newer-release"));
-    // Told again, as by a worker that died before it had noted it.
+    // The swap is recorded again, as by a worker that died before it had noted
+    // it.
     sqlx::query("update rebuilds set told = false").execute(world.database()).await.unwrap();
     eventually("it is noted", async || (one::<i64>(&world, reported).await == 1).then_some(()))
         .await;

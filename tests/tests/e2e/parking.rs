@@ -1,5 +1,5 @@
-//! Events that cannot be folded: set aside with the reason, in order, without
-//! holding up the others.
+//! Events that cannot be folded are parked in order, with the reason, and hold
+//! up no others.
 
 use chrono::Utc;
 use exodrive_domain::{Envelope, Subject, WEBHOOK_RECEIVED};
@@ -14,8 +14,8 @@ fn delivery(n: u32, kind: &str, email: &str) -> Delivery {
     Delivery::new(format!("msg_{n}"), email_body(kind, email, &at, ""))
 }
 
-/// What is parked in a projection: key, position, and whether it is the cause
-/// or waits behind it.
+/// The parked events of a projection: key, position, and true if the event is
+/// the cause and does not only wait.
 async fn parked(world: &World, projection: &str) -> Vec<(String, i64, bool)> {
     let sql =
         "select key, position, error from parked_events where projection = $1 order by position";
@@ -38,7 +38,7 @@ async fn status(world: &World, email: &str) -> Value {
     rows.get(email).map_or(Value::Null, |(_, row)| row["status"].clone())
 }
 
-/// How often the worker has retried something, whatever came of it.
+/// Number of retries that the worker has made, whatever their outcome.
 fn retries(world: &World) -> usize {
     let printed = world.printed(WORKER);
     printed.matches("Retried parked events").count() + printed.matches("stays parked").count()
@@ -93,8 +93,11 @@ async fn an_event_of_a_newer_release_blocks_its_subject_and_no_other() {
     }
     assert_eq!(status(&world, "em-1").await, "sent", "nothing is folded past it");
     assert_eq!(status(&world, "em-2").await, "delivered");
-    assert!(world.printed(WORKER).contains("newer than this release"), "the reason is told");
-    eventually("readiness tells of it, and stays ready", async || {
+    assert!(
+        world.printed(WORKER).contains("newer than this release"),
+        "the log line has the reason"
+    );
+    eventually("readiness reports it, and stays ready", async || {
         let ready = world.wait_until("ready").await;
         let projections = ready["checks"]["projections"].as_array().unwrap();
         let of_email = ["inbox", "email_timeline", "deliveries"];
@@ -104,7 +107,8 @@ async fn an_event_of_a_newer_release_blocks_its_subject_and_no_other() {
     })
     .await;
 
-    // This release still cannot read it: all of it waits on, in order.
+    // This release still cannot read it: all of the events stay parked, in
+    // order.
     retry(&world, "inbox").await;
     assert_eq!(parked(&world, "inbox").await, waiting);
     assert_eq!(status(&world, "em-1").await, "sent");
@@ -122,7 +126,7 @@ async fn an_event_of_a_newer_release_blocks_its_subject_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_row_that_postgres_refuses_is_parked_and_folded_in_order_after_the_fix() {
+async fn a_row_that_postgres_rejects_is_parked_and_folded_in_order_after_the_fix() {
     let world = World::start().await;
     let refuse = "alter table inbox_g1.inbox add constraint odd check (key <> 'em-1')";
     sqlx::query(refuse).execute(world.database()).await.unwrap();
@@ -142,7 +146,8 @@ async fn a_row_that_postgres_refuses_is_parked_and_folded_in_order_after_the_fix
         (Value::Null, "sent".into())
     );
 
-    // Nothing was mended: it is refused again, and others are still folded.
+    // The cause is still there: the row is rejected again, and others are still
+    // folded.
     retry(&world, "inbox").await;
     assert_eq!(
         parked(&world, "inbox").await,
@@ -167,7 +172,8 @@ async fn a_row_that_postgres_refuses_is_parked_and_folded_in_order_after_the_fix
 #[tokio::test]
 async fn an_id_too_long_for_an_index_holds_nothing_up() {
     let world = World::start().await;
-    // Random: Postgres would press a repetitive one into its page.
+    // The id is random: Postgres would compress a repetitive one until it fits
+    // a page.
     let id: String =
         (0..6_000).map(|_| rand::rng().sample(rand::distr::Alphanumeric) as char).collect();
     let long = Delivery::new(id, email_body("sent", "em-1", "2026-11-20T09:00:00Z", ""));

@@ -1,5 +1,6 @@
-//! Nobody but the operator may touch a stream's settings, or take anything out
-//! of the log: not the API's user of NATS, and not the worker's.
+//! Permissions of NATS users: only the operator may change a stream's settings
+//! or take messages out of the log. The API's user and the worker's user may
+//! not.
 
 use async_nats::jetstream::{
     consumer::{AckPolicy, push},
@@ -9,6 +10,7 @@ use exodrive_tests::{
     API, Delivery, PermissionErrors, Process, WORKER, World, email_body, eventually, free_address,
     jetstream_as,
 };
+use futures::future::join_all;
 use std::{fs, path::Path, time::Duration};
 
 const STREAMS: [&str; 5] =
@@ -35,19 +37,23 @@ async fn api_and_worker_can_change_no_stream_and_take_nothing_out() {
     for url in [&urls.nats, &urls.nats_worker] {
         let refusals = PermissionErrors::default();
         let jetstream = jetstream_as(url, refusals.clone()).await;
-        for (name, found) in STREAMS.into_iter().zip(&before) {
+        // Nobody answers what is refused: all at once, each waits a second.
+        let attempts = STREAMS.into_iter().zip(&before).map(async |(name, found)| {
             let stream = jetstream.get_stream(name).await.unwrap();
             let lowered = Config { max_messages: 1, ..found.config.clone() };
-            assert!(jetstream.update_stream(lowered).await.is_err(), "{name}");
-            assert!(stream.purge().await.is_err(), "{name}");
-            assert!(jetstream.delete_stream(name).await.is_err(), "{name}");
-            if name != "EXODRIVE_KEYS" {
-                assert!(stream.delete_message(1).await.is_err(), "{name}");
-            }
-        }
+            let kept = name == "EXODRIVE_KEYS";
+            let (updated, purged, deleted, taken) = tokio::join!(
+                jetstream.update_stream(lowered),
+                stream.purge().into_future(),
+                jetstream.delete_stream(name),
+                async { kept || stream.delete_message(1).await.is_err() },
+            );
+            assert!(updated.is_err() && purged.is_err() && deleted.is_err() && taken, "{name}");
+        });
+        join_all(attempts).await;
         let other = Config { name: "OTHER".to_owned(), ..Config::default() };
         assert!(jetstream.create_stream(other).await.is_err());
-        // Each because it may not, and for no other reason.
+        // Every attempt failed for its permissions, and for no other reason.
         assert_eq!(refusals.lock().unwrap().len(), 3 * 5 + 4 + 1, "{refusals:?}");
     }
     assert!(operator.get_stream("OTHER").await.is_err());
@@ -55,7 +61,7 @@ async fn api_and_worker_can_change_no_stream_and_take_nothing_out() {
         let after = operator.get_stream(name).await.unwrap().get_info().await.unwrap();
         assert_eq!(after.config, before.config, "{name}");
         assert_eq!(after.created, before.created, "{name}");
-        // Readiness goes on writing there, and sealing.
+        // The readiness check and sealing go on writing to these streams.
         if !["EXODRIVE_CANARY", "EXODRIVE_SEALS"].contains(&name) {
             let held = |it: &State| (it.messages, it.bytes, it.first_sequence, it.last_sequence);
             assert_eq!(held(&after.state), held(&before.state), "{name}");
@@ -86,8 +92,8 @@ async fn the_worker_destroys_keys_and_keeps_seals_and_the_api_does_neither() {
     assert!(keys.direct_get(ack.sequence).await.is_err());
     sealed(&worker).await.unwrap().unwrap();
 
-    // A consumer that delivers what was published to where publishing is
-    // refused is no way round.
+    // A consumer cannot be used to deliver messages to a subject where
+    // publishing is denied.
     let stream = api.get_stream("EXODRIVE_REFUSALS").await.unwrap();
     for (name, to) in [("a", "exo-seals.last"), ("b", "$JS.API.STREAM.DELETE.EXODRIVE_CANARY")] {
         let config = push::Config {
@@ -96,7 +102,7 @@ async fn the_worker_destroys_keys_and_keeps_seals_and_the_api_does_neither() {
             ack_policy: AckPolicy::None,
             ..push::Config::default()
         };
-        // The server may refuse it as well.
+        // The server may deny it as well.
         let _ = stream.create_consumer(config).await;
     }
     api.publish("exo-refusals.none", "".into()).await.unwrap().await.unwrap();
@@ -108,7 +114,7 @@ async fn the_worker_destroys_keys_and_keeps_seals_and_the_api_does_neither() {
 }
 
 #[tokio::test]
-async fn ordinary_work_is_refused_nothing() {
+async fn ordinary_work_meets_no_denial() {
     let world = World::start().await;
     mail(&world, 20).await;
     world.settled().await;
@@ -126,12 +132,12 @@ async fn ordinary_work_is_refused_nothing() {
     assert!(printed.contains("Server is ready"));
     let refused = printed.lines().find(|line| line.contains("Violation"));
     assert_eq!(refused, None);
-    // The server's log would tell: it does of what the doctor tries.
+    // The server's log would show a violation: it shows those of the doctor.
     world.exodrive(&["doctor"]).await;
     assert!(world.nats_printed().contains("Violation"));
 }
 
-/// docs/nats.conf on ports of its own, changed by `change`.
+/// Runs NATS with docs/nats.conf on other ports, changed by `change`.
 fn server(world: &World, folder: &Path, change: impl Fn(String) -> String) -> (Process, [u16; 2]) {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
     let ports = [free_address().port(), free_address().port()];
@@ -151,7 +157,7 @@ fn server(world: &World, folder: &Path, change: impl Fn(String) -> String) -> (P
     (Process::start(&program, &arguments, &env, &folder.join("nats.log")), ports)
 }
 
-/// What `exodrive doctor` says of one part.
+/// The finding of `exodrive doctor` about one part.
 async fn said_of(world: &World, part: &str) -> String {
     let done = world.exodrive(&["doctor"]).await;
     let printed = String::from_utf8_lossy(&done.stdout).into_owned();
@@ -181,11 +187,11 @@ async fn the_doctor_proves_the_permissions_of_the_documented_server() {
         let said = said_of(&world, part).await;
         assert!(said.contains(" ok "), "{said}");
     }
-    // The operator's doings, asked of a user who may not.
+    // The operator's tasks are given to a user who may not do them.
     world.set("EXODRIVE_NATS_OPERATOR_URL", &url("worker", ports));
     let said = said_of(&world, "nats operator").await;
     assert!(said.contains("FAULT") && said.contains("may not publish to $JS.API."), "{said}");
-    // One user for both, as far as it goes.
+    // One user has both roles, where that is possible.
     world.set("EXODRIVE_NATS_OPERATOR_URL", &url("operator", ports));
     world.set("EXODRIVE_NATS_WORKER_URL", &url("api", ports));
     let said = said_of(&world, "nats user").await;
@@ -193,7 +199,8 @@ async fn the_doctor_proves_the_permissions_of_the_documented_server() {
     drop(documented);
 
     let (mighty, ports) = server(&world, folder.path(), |text| {
-        // Of an included variable that nobody uses the server says it is unknown.
+        // The server says that an included variable which no user refers to is
+        // unknown.
         let spare = "users: [\n    { user: spare, password: spare, permissions: $EXODRIVE_API }";
         text.replace("permissions: $EXODRIVE_API ", "permissions: $EXODRIVE_OPERATOR ")
             .replace("users: [", spare)
@@ -206,16 +213,17 @@ async fn the_doctor_proves_the_permissions_of_the_documented_server() {
     let said = said_of(&world, "nats api").await;
     assert!(said.contains("FAULT") && said.contains("must not be able to publish to"), "{said}");
     assert!(said_of(&world, "nats worker").await.contains(" ok "));
-    // Where nobody else is known it is a note: it was so before there were users.
+    // Without another user it is a note: it was so before there were users.
     world.set("EXODRIVE_NATS_OPERATOR_URL", &url("api", ports));
     world.set("EXODRIVE_NATS_WORKER_URL", &url("api", ports));
     let said = said_of(&world, "nats user").await;
     assert!(said.contains(" note ") && said.contains("may do everything"), "{said}");
-    // Nothing was changed by all the trying.
+    // The attempts have changed nothing.
     let jetstream = jetstream_as(&url("operator", ports), PermissionErrors::default()).await;
     for name in STREAMS {
         let info = jetstream.get_stream(name).await.unwrap().get_info().await.unwrap();
-        // What readiness writes, and the key that makes MACs.
+        // The exceptions are the messages of the readiness check, and the key
+        // that makes MACs.
         let expected = ["EXODRIVE_CANARY", "EXODRIVE_KEYS"].contains(&name);
         assert_eq!(info.state.messages, u64::from(expected), "{name}");
     }

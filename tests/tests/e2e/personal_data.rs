@@ -1,5 +1,5 @@
-//! Who rents is told to whoever may know, and to no line of a log and no copy
-//! of a state.
+//! Personal data of customers is shown to those who may know it. It is in no
+//! log line and in no cached state.
 
 use crate::telemetry::LOUD;
 use exodrive_runtime::services::{Service, Signal};
@@ -16,7 +16,7 @@ fn customer() -> Value {
     })
 }
 
-/// Bookings, and every way that they can fail.
+/// Makes bookings, and every failure that they can have.
 async fn live(world: &World) {
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 10_000).await;
@@ -55,7 +55,7 @@ async fn live(world: &World) {
         assert_eq!(found["data"].as_array().unwrap().len(), 1);
     }
 
-    // Wrong requests: what is wrong with them may be personal.
+    // Invalid requests: the invalid parts may be personal.
     let mut wrong = body.clone();
     wrong["customer"]["email"] = json!(CANARY);
     visitor.post("/v1/bookings", &wrong).await.problem(422, "validation_failed");
@@ -74,7 +74,7 @@ async fn live(world: &World) {
     visitor.book(CANARY, day(5), day(5)).await.problem(404, "not_found");
     visitor.get(&format!("/v1/cars?q={CANARY}&limit=0")).await.problem(400, "invalid_request");
 
-    // Outages, with something to do.
+    // Outages while requests come in.
     let mut later = body.clone();
     later["start_date"] = json!(day(10));
     later["end_date"] = json!(day(11));
@@ -84,7 +84,7 @@ async fn live(world: &World) {
     assert!(cut_off.status == 503, "{}", cut_off.json());
     world.services.signal(Service::Nats, Signal::SIGCONT).unwrap();
     world.wait_until("ready").await;
-    // A row that Postgres refuses: its own message would quote it.
+    // Postgres rejects a row: its own message would quote the row.
     let refuse = "alter table customers_g1.customers add constraint no_canary
                   check (data ->> 'search' not like '%refused%') not valid";
     sqlx::query(refuse).execute(world.database()).await.unwrap();
@@ -93,14 +93,14 @@ async fn live(world: &World) {
     refused["end_date"] = json!(day(21));
     refused["customer"]["last_name"] = json!(format!("{CANARY} refused"));
     visitor.post("/v1/bookings", &refused).await.expect(201);
-    eventually("the row is refused", async || {
+    eventually("the row is rejected", async || {
         world.printed(WORKER).contains("Parked").then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn no_line_and_no_kept_state_says_who_rents_or_why() {
+async fn no_line_and_no_stored_state_says_who_rents_or_why() {
     let world = World::with(&[("EXODRIVE_LOG", LOUD)]).await;
     live(&world).await;
     let lines = world.printed(API) + &world.printed(WORKER);
@@ -123,5 +123,5 @@ async fn no_line_and_no_kept_state_says_who_rents_or_why() {
         let text = String::from_utf8_lossy(&held);
         assert!(!key.contains(CANARY) && !text.contains(CANARY), "{key}: {text}");
     }
-    assert!(states >= 3 && answers >= 5, "something was kept: {states} {answers}");
+    assert!(states >= 3 && answers >= 5, "something was stored: {states} {answers}");
 }

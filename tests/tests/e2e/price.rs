@@ -1,4 +1,4 @@
-//! What is quoted is charged, and what was agreed stays.
+//! Customers are charged what they were quoted, and an agreed price stays.
 
 use exodrive_tests::{Answer, World, booking_body, car_body, day};
 use reqwest::Method;
@@ -31,7 +31,7 @@ fn price_lists() -> [Value; 5] {
     ]
 }
 
-/// What may be chosen from the lists with fees and locations.
+/// Choices from the price lists with fees and locations.
 fn choices() -> [Value; 4] {
     [
         json!({}),
@@ -94,11 +94,11 @@ async fn the_quote_is_charged_line_by_line() {
         }
     }
     assert!(bookings.len() > 40);
-    // Whatever comes later, what was agreed stays.
+    // Whatever comes later, the agreed price stays.
     for n in 0..price_lists().len() {
         let request = admin.request(Method::PUT, &format!("/v1/cars/car-{n}/price"));
-        let dearer = json!({"base_per_day_cents": 999_999, "tax_basis_points": 2_000});
-        let car = Answer::of(request.json(&dearer)).await.unwrap().expect(200);
+        let pricier = json!({"base_per_day_cents": 999_999, "tax_basis_points": 2_000});
+        let car = Answer::of(request.json(&pricier)).await.unwrap().expect(200);
         assert_eq!(car["price"]["version"], 2);
     }
     world.settled().await;
@@ -115,7 +115,7 @@ async fn the_quote_is_charged_line_by_line() {
     world.views_equal_a_fresh_fold().await;
 }
 
-/// An example by hand, so that the quote is not only equal to itself.
+/// An example computed by hand, so that the quote is not only equal to itself.
 #[tokio::test]
 async fn an_example_of_the_pages_comes_to_what_it_says() {
     let world = World::start().await;
@@ -149,7 +149,7 @@ async fn a_price_changes_only_with_what_is_agreed_again() {
     let world = World::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 10_000).await;
-    let dearer = admin.add_car("two", 30_000).await;
+    let pricier = admin.add_car("two", 30_000).await;
     let booking = visitor.booked(&car, day(0), day(1)).await;
     assert_eq!(booking["total"]["amount_cents"], 20_000);
     let link = visitor.with_link(booking["access_link"]["token"].as_str().unwrap());
@@ -160,10 +160,10 @@ async fn a_price_changes_only_with_what_is_agreed_again() {
     assert_eq!(moved["total"]["amount_cents"], 30_000);
     let longer = link.act(&booking, "extend", json!({"end_date": day(9)})).await.expect(200);
     assert_eq!((&longer["total"]["amount_cents"], &longer["days"]), (&json!(50_000), &json!(5)));
-    let keep = json!({"car_id": dearer, "keep_price": true});
+    let keep = json!({"car_id": pricier, "keep_price": true});
     let saved = admin.act(&booking, "move", keep).await.expect(200);
     assert_eq!(saved["total"]["amount_cents"], 50_000);
     admin.act(&booking, "move", json!({"car_id": car})).await.expect(200);
-    let dear = admin.act(&booking, "move", json!({"car_id": dearer})).await.expect(200);
-    assert_eq!(dear["total"]["amount_cents"], 150_000);
+    let expensive = admin.act(&booking, "move", json!({"car_id": pricier})).await.expect(200);
+    assert_eq!(expensive["total"]["amount_cents"], 150_000);
 }

@@ -1,5 +1,5 @@
-//! What readers get: the inbox, one email, its timeline and deliveries, who may
-//! read, and what every failure looks like.
+//! Reads: the inbox, one email, its timeline and deliveries, roles, and the
+//! form of every failure.
 
 use exodrive_runtime::services::{Service, Signal};
 use exodrive_tests::{API, Answer, Delivery, WORKER, World, email_body, eventually};
@@ -28,8 +28,8 @@ async fn list(world: &World, parameters: &[(&str, &str)]) -> Value {
     Answer::of(query(world, parameters)).await.unwrap().expect(200)
 }
 
-/// Many emails, some of the same second, in three statuses; and some that are
-/// hard to find.
+/// Makes many emails, some of the same second, in three statuses, and some that
+/// are hard to find.
 async fn fill(world: &World) {
     let mut deliveries = Vec::new();
     for n in 0..130 {
@@ -98,7 +98,7 @@ async fn the_inbox_is_paged_filtered_searched_and_counted() {
     let both = list(&world, &[("status", "bounced,opened"), ("limit", "100")]).await;
     assert_eq!(ids(&both).len(), 47);
 
-    // Text: in any case; wildcards and quotes stand for themselves.
+    // Text is found in any case; wildcards and quotes have no special meaning.
     for (text, expected) in [
         ("100% OFF", vec!["odd-0"]),
         ("0_off", vec![]),
@@ -292,8 +292,8 @@ async fn an_email_is_read_from_memory_or_redis_and_without_them_from_postgres() 
         })
         .await
     };
-    // What is kept in memory is trusted for as long as Redis and the worker
-    // give signs of life.
+    // The cache in memory is used only while Redis and the worker send
+    // heartbeats.
     let from_postgres = async || {
         eventually("the API stops trusting its memory", async || {
             let answer = world.get("/v1/inbox/em-1").await;
@@ -308,7 +308,7 @@ async fn an_email_is_read_from_memory_or_redis_and_without_them_from_postgres() 
     })
     .await;
 
-    // Forgotten, while nobody publishes.
+    // Redis has forgotten the view, and no worker publishes.
     world.signal(WORKER, Signal::SIGSTOP);
     let client = redis::Client::open(world.urls().redis.as_str()).unwrap();
     let mut redis = client.get_multiplexed_async_connection().await.unwrap();
@@ -320,7 +320,7 @@ async fn an_email_is_read_from_memory_or_redis_and_without_them_from_postgres() 
     world.signal(WORKER, Signal::SIGCONT);
     cached_status("sent").await;
 
-    // Hung: it keeps an old view, and takes none.
+    // Redis hangs: it has an old view and takes no new one.
     world.services.signal(Service::Redis, Signal::SIGSTOP).unwrap();
     world.stored(&delivery(2, "delivered")).await;
     world.settled().await;
@@ -328,7 +328,7 @@ async fn an_email_is_read_from_memory_or_redis_and_without_them_from_postgres() 
     world.services.signal(Service::Redis, Signal::SIGCONT).unwrap();
     cached_status("delivered").await;
 
-    // Gone.
+    // Redis is stopped.
     world.services.stop_service(Service::Redis).await.unwrap();
     world.stored(&delivery(3, "opened")).await;
     world.settled().await;
@@ -342,7 +342,7 @@ async fn an_email_is_read_from_memory_or_redis_and_without_them_from_postgres() 
 }
 
 #[tokio::test]
-async fn readiness_tells_what_is_wrong() {
+async fn readiness_says_what_is_wrong() {
     let world = World::start().await;
     let ready = async || Answer::of(world.request(Method::GET, "/readyz")).await.unwrap();
     let checks = ready().await.expect(200)["checks"].clone();
@@ -430,6 +430,6 @@ async fn every_failure_is_a_problem_whose_request_is_found_in_the_log() {
     assert_eq!(ids.len(), problems.len(), "each request has an id of its own");
     let log = world.printed(API);
     for id in ids {
-        assert!(log.contains(id), "{id} stands in the log");
+        assert!(log.contains(id), "{id} is in the log");
     }
 }

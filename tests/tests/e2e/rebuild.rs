@@ -1,5 +1,5 @@
-//! Rebuilds at noon: another generation is built, compared and swapped in, and
-//! nobody who reads or writes notices.
+//! Rebuilds under load: another generation is built, compared and swapped in
+//! while readers and writers go on undisturbed.
 
 use crate::defects::worker_with;
 use exodrive_projections::{engine::partition_of, names};
@@ -32,7 +32,7 @@ pub(crate) async fn post_many(world: &World, from: usize, to: usize) {
     }
 }
 
-/// Asks for a rebuild as an operator does, and waits for its end.
+/// Requests a rebuild as an operator does, and waits for its end.
 pub(crate) async fn rebuild(world: &World, args: &[&str]) -> Value {
     let args = [&["projections", "rebuild"], args, &["--reason", "a test", "--json"]].concat();
     serde_json::from_str(&world.exodrive_prints(&args).await).unwrap()
@@ -44,9 +44,9 @@ async fn generations(world: &World, projection: &str) -> Vec<(i32, i32, String)>
     sqlx::query_as(sql).bind(projection).fetch_all(world.database()).await.unwrap()
 }
 
-/// Waits until nothing of a rebuild is left to be done.
+/// Waits until no rebuild has anything left to do.
 pub(crate) async fn at_rest(world: &World) {
-    eventually("no rebuild is under way and nothing is left of one", async || {
+    eventually("no rebuild is in progress and nothing is left of one", async || {
         let sql = "select (select count(*) from rebuilds
                  where state not in ('done', 'cancelled', 'failed'))
              + (select count(*) from generations
@@ -66,7 +66,7 @@ pub(crate) async fn is_verified(world: &World) {
     assert_eq!(verified.status.code(), Some(0), "{reported}");
 }
 
-/// Writers and readers that must not notice anything.
+/// Writers and readers that a rebuild must not disturb.
 struct Noon {
     stop: AtomicBool,
     posted: AtomicUsize,
@@ -93,8 +93,8 @@ impl Noon {
         }
     }
 
-    /// Reads one email and the lists again and again: never an error, and
-    /// never an answer older than one that was given before.
+    /// Reads one email and the lists again and again. There must be no error,
+    /// and no answer older than an earlier one.
     async fn read(&self, world: &World, email: &str) {
         let (mut newest, mut longest) = ((0, 0), 0);
         let path = format!("/v1/inbox/{email}");
@@ -121,7 +121,7 @@ impl Noon {
 }
 
 #[tokio::test]
-async fn a_rebuild_at_noon_is_noticed_by_nobody() {
+async fn a_rebuild_at_noon_disturbs_no_reader_and_no_writer() {
     let world = World::start().await;
     post_many(&world, 0, 100).await;
     world.settled().await;
@@ -163,7 +163,7 @@ async fn a_rebuild_at_noon_is_noticed_by_nobody() {
     let states: Vec<_> = saved.iter().map(|(_, _, state)| state.as_str()).collect();
     assert_eq!(states, ["active", "previous"], "rolled back, and old ones are pruned");
     let text = "exodrive.projection.swapped";
-    eventually("each swap is told to the log", async || {
+    eventually("each swap is recorded in the log", async || {
         let reported =
             world.events().await.iter().filter(|event| event.envelope.kind == text).count();
         (reported == 12).then_some(())
@@ -188,7 +188,7 @@ async fn a_worker_killed_at_any_moment_leaves_no_rebuild_half_done() {
         let pause = rand::rng().random_range(0..700);
         tokio::time::sleep(Duration::from_millis(pause)).await;
         world.kill(WORKER);
-        // What readers see is whole, whatever was being done.
+        // Readers see complete rows at every step.
         world.get("/v1/inbox/em-0").await.expect(200);
         world.start_worker(WORKER);
         at_rest(&world).await;
@@ -259,7 +259,7 @@ async fn one_row_is_folded_again_or_all_that_changed_since() {
 #[tokio::test]
 async fn rows_beyond_the_limit_of_memory_wait_in_the_table() {
     let world = World::with(&[("EXODRIVE_REBUILD_MEMORY_MIB", "1")]).await;
-    // Emails come back long after they were put aside.
+    // Events of these emails come long after the emails were parked.
     for (turn, kind) in KINDS.iter().take(3).enumerate() {
         for from in (0..1_500).step_by(50) {
             let padding = format!(r#","padding":"{}""#, "x".repeat(600));
@@ -296,8 +296,13 @@ async fn a_newer_version_is_built_beside_and_two_releases_serve() {
     .await;
     let sql = "select comparison from rebuilds where kind = 'version'";
     let comparison: Value = sqlx::query_scalar(sql).fetch_one(world.database()).await.unwrap();
-    assert_eq!(comparison["difference_count"], EMAILS.min(12), "it tells what changed");
-    // The older release reads its own rows on, kept level by its own worker.
+    assert_eq!(
+        comparison["difference_count"],
+        EMAILS.min(12),
+        "the comparison has the differences"
+    );
+    // The older release goes on reading its own rows, which its own worker
+    // maintains.
     post_many(&world, 60, 80).await;
     eventually("the newer one follows the log", async || {
         let rows = world.rows("inbox").await;
@@ -313,7 +318,7 @@ async fn a_newer_version_is_built_beside_and_two_releases_serve() {
     assert!(answer.header("etag").starts_with("\"1-"), "by its own version");
     let listed = world.get("/v1/inbox?q=newer").await.expect(200);
     assert_eq!(listed["data"], json!([]), "and lists too");
-    // Its worker goes: it reads what there is.
+    // Its worker stops: it reads the rows that there are.
     world.kill(WORKER);
     within(Duration::from_secs(20), "the older release reads the newer rows", async || {
         let listed = world.get("/v1/inbox?q=newer&limit=1").await;

@@ -1,6 +1,6 @@
-//! Rows folded afresh in every generation, as after an erasure: whatever is
-//! wrong in them is right again, in Redis and in every process too, while
-//! everything runs.
+//! Rows that are folded again in every generation, as after an erasure:
+//! whatever is wrong in them becomes right, in Redis and in every process too,
+//! while everything runs.
 
 use crate::rebuild::{at_rest, is_verified, post_many, rebuild};
 use exodrive_projections::{Database, engine::store::RefoldsLeft};
@@ -19,9 +19,9 @@ use std::{
     time::Duration,
 };
 
-/// What must be nowhere afterwards.
+/// Text that must be nowhere afterwards.
 const CANARY: &str = "canary.person";
-/// How long a refold may take.
+/// Time limit of a refold.
 const SOON: Duration = Duration::from_secs(10);
 
 async fn sql(world: &World, sql: &str) -> u64 {
@@ -71,7 +71,7 @@ async fn forge(world: &World, rows: &[(&str, Vec<String>)]) {
     }
 }
 
-/// Where the canary is.
+/// Places that hold the canary.
 async fn canaries(world: &World) -> Vec<String> {
     let mut found = Vec::new();
     for (projection, generation) in tables(world).await {
@@ -124,7 +124,7 @@ fn of_email(email: &str) -> Vec<(&'static str, Vec<String>)> {
     vec![("inbox", vec![email.to_owned()])]
 }
 
-/// All keys of a view that begin so.
+/// All keys of a view with a prefix.
 async fn keys(world: &World, view: &str, prefix: &str) -> Vec<String> {
     let rows = world.rows(view).await;
     rows.into_keys().filter(|key| key.starts_with(prefix)).collect()
@@ -170,7 +170,7 @@ async fn every_generation_redis_and_every_process_forget_while_events_flow() {
     let flow = async {
         let mut n = 100;
         while !stop.load(Ordering::Relaxed) {
-            // Of all emails but em-7, the position of which stays.
+            // Events of all emails but em-7, the position of which stays.
             let email = format!("em-{}", n % 7);
             let body = email_body("opened", &email, "2026-11-20T10:00:00Z", "");
             world.stored(&Delivery::new(format!("flow_{n}"), body)).await;
@@ -182,7 +182,7 @@ async fn every_generation_redis_and_every_process_forget_while_events_flow() {
         let request = RefoldRequest::make(&world, &rows, &[]).await;
         assert!(!request.left().await.is_empty());
         request.is_met(&world).await;
-        // Wanted once more under the same id, it is not done again.
+        // A second request under the same id does nothing.
         let end = world.log().await.last_position().await.unwrap();
         request.database.request_refolds(request.id, end, &rows, &[]).await.unwrap();
         assert_eq!(request.left().await, []);
@@ -193,7 +193,7 @@ async fn every_generation_redis_and_every_process_forget_while_events_flow() {
     let request = world.request(Method::GET, "/v1/inbox/em-7").bearer_auth(world.token("auditor"));
     let request = request.header("if-none-match", forged.header("etag"));
     let answer = Answer::of(request).await.unwrap();
-    assert_eq!(answer.status, 200, "what the caller holds stands no more");
+    assert_eq!(answer.status, 200, "the caller's copy is no longer current");
     assert!(!String::from_utf8_lossy(&answer.body).contains(CANARY));
     assert_eq!(
         answer.header("exodrive-position"),
@@ -201,7 +201,8 @@ async fn every_generation_redis_and_every_process_forget_while_events_flow() {
         "although nothing happened to it"
     );
 
-    // The previous generation is what the log says up to where it was left.
+    // The previous generation is what the log says up to the position where it
+    // was left.
     let states = "select state from generations where projection = 'inbox' order by generation";
     let states: Vec<String> = sqlx::query_scalar(states).fetch_all(world.database()).await.unwrap();
     assert_eq!(states, ["previous", "active"]);
@@ -228,7 +229,7 @@ async fn a_rebuild_meanwhile_neither_copies_nor_reports_what_was_wrong() {
         let email = format!("em-{}", 3 + round % 8);
         forge(&world, &of_email(&email)).await;
         let request = RefoldRequest::make(&world, &of_email(&email), &[]).await;
-        // The second kind takes over the rows of the one that readers see.
+        // The second kind takes the rows of the generation that readers see.
         let all = ["projections", "rebuild", "inbox", "--reason", "a test", "--no-wait", "--json"];
         let some = [&all[..], &["--from", "90"]].concat();
         world.exodrive_prints(if round % 2 == 0 { &all } else { &some }).await;
@@ -245,7 +246,7 @@ async fn a_rebuild_meanwhile_neither_copies_nor_reports_what_was_wrong() {
 }
 
 #[tokio::test]
-async fn a_worker_killed_at_any_moment_leaves_nothing_as_it_was() {
+async fn a_worker_killed_at_any_moment_leaves_no_row_unfolded() {
     let world = World::start().await;
     post_many(&world, 0, 100).await;
     world.settled().await;
@@ -276,7 +277,7 @@ async fn without_redis_the_table_is_right_and_redis_as_soon_as_it_is_back() {
         (!rows["em-3"].1.to_string().contains(CANARY)).then_some(())
     })
     .await;
-    eventually("it is told what is left", async || {
+    eventually("the rest is reported", async || {
         let left = request.left().await;
         let error = left.first()?.error.clone()?;
         assert!(error.contains("Redis"), "{error}");
@@ -289,7 +290,7 @@ async fn without_redis_the_table_is_right_and_redis_as_soon_as_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_row_that_is_refused_or_waits_holds_no_other_up() {
+async fn a_row_that_postgres_rejects_or_that_waits_holds_up_no_other() {
     let world = World::start().await;
     post_many(&world, 0, 50).await;
     world.settled().await;
@@ -320,7 +321,7 @@ async fn a_row_that_is_refused_or_waits_holds_no_other_up() {
         (wrong("em-3") && !wrong("em-4") && !wrong("em-waits")).then_some(())
     })
     .await;
-    let left = eventually("it is told what is left", async || {
+    let left = eventually("the rest is reported", async || {
         let left = request.left().await;
         (left.len() == 1 && left[0].rows == 1 && left[0].error.is_some()).then_some(left)
     })
@@ -337,7 +338,7 @@ async fn a_row_that_is_refused_or_waits_holds_no_other_up() {
 }
 
 #[tokio::test]
-async fn a_generation_that_nobody_can_fold_any_more_is_dropped() {
+async fn a_generation_that_no_worker_can_fold_any_more_is_dropped() {
     let world = World::start().await;
     post_many(&world, 0, 20).await;
     world.settled().await;

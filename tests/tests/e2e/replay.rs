@@ -1,4 +1,4 @@
-//! `exodrive replay email`: needs only the log.
+//! `exodrive replay email` needs only the log.
 
 use exodrive_runtime::services::Service;
 use exodrive_tests::{API, Delivery, WORKER, World, email_body};
@@ -18,7 +18,7 @@ async fn history_is_reported_from_the_log_alone() {
     ];
     for delivery in &posted {
         world.stored(delivery).await;
-        // Between them, events of others.
+        // Events of other emails lie between them.
         let other = email_body("sent", "em-2", "2026-11-20T09:00:00Z", "");
         world.stored(&Delivery::new(format!("{}_other", delivery.id), other)).await;
     }

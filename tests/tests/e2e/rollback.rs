@@ -1,4 +1,4 @@
-//! A rollback ends, also when Redis missed rows meanwhile.
+//! A rollback ends, also when Redis missed rows meanwhile; and so does watching one.
 
 use crate::rebuild::at_rest;
 use chrono::Utc;
@@ -8,7 +8,7 @@ use exodrive_projections::{
     engine::{Runner, Step, cache::Cache, operations::OperatorCommand},
 };
 use exodrive_runtime::services::{Service, Signal};
-use exodrive_tests::{Delivery, World, email_body, eventually};
+use exodrive_tests::{Delivery, WORKER, World, email_body, eventually};
 use sqlx::types::Uuid;
 use std::{
     sync::{
@@ -19,22 +19,23 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Does nothing at the steps of a batch.
+/// The steps of a batch do nothing.
 const ASLEEP: u8 = 0;
-/// Waits for the first batch of the generation that is behind.
+/// A step waits for the first batch of the generation that is behind.
 const ARMED: u8 = 1;
-/// That batch has been read; another event is to come.
+/// That batch has been read, and another event is to come.
 const READ: u8 = 2;
 /// The generation that readers see has folded the other event.
 const AHEAD: u8 = 3;
 /// Redis is stopped.
 const STOPPED: u8 = 4;
-/// Redis goes on.
+/// Redis runs again.
 const GOES_ON: u8 = 5;
 
-/// How long a client leaves Redis alone after a failure, and a little more.
+/// A little more than the time for which a client leaves Redis alone after a
+/// failure.
 const REST: Duration = Duration::from_millis(650);
-/// How long the steps wait for each other at most.
+/// Longest time that the steps wait for each other.
 const TURNS: u32 = 1_000;
 
 async fn post(world: &World, n: u32) -> i64 {
@@ -44,7 +45,7 @@ async fn post(world: &World, n: u32) -> i64 {
     taken["position"].as_i64().unwrap()
 }
 
-/// Checkpoint and what Redis has, of each generation of the inbox.
+/// Checkpoint of each generation of the inbox, and its position in Redis.
 async fn checkpoints(world: &World) -> Vec<(i32, i64, i64)> {
     let sql = "select generation, position, published from checkpoints
          where projection = 'inbox' order by generation";
@@ -63,7 +64,7 @@ async fn reached(world: &World, generation: i32, position: i64) {
     .await;
 }
 
-/// What a worker makes of an operator's event.
+/// Applies an operator's event as a worker does.
 async fn apply_command(database: &Database, position: u64, operation: Operation) -> Uuid {
     let (id, reason) = (Uuid::now_v7(), "a test".to_owned());
     let event = OperationEvent { projection: "inbox".to_owned(), reason, operation };
@@ -96,8 +97,9 @@ async fn a_rollback_ends_although_redis_missed_rows_and_no_event_comes() {
     let hook = move |now: Step| {
         let is = at.load(Ordering::SeqCst);
         match (is, now) {
-            // Generation 1. It stays here until 2 is ahead of it, so that it is
-            // not level while Redis rests, when nobody waits for Redis.
+            // Generation 1 waits here until generation 2 is ahead of it. So it
+            // is not up to date while Redis is stopped, when no worker waits
+            // for Redis.
             (ARMED, Step::Read) => {
                 at.store(READ, Ordering::SeqCst);
                 tokio::task::block_in_place(|| {
@@ -111,14 +113,15 @@ async fn a_rollback_ends_although_redis_missed_rows_and_no_event_comes() {
             }
             // Generation 2.
             (READ, Step::Published) => at.store(AHEAD, Ordering::SeqCst),
-            // Generation 1 again, from here on.
+            // From here on it is generation 1 again.
             (AHEAD, Step::Committed) => {
                 own.services.signal(Service::Redis, Signal::SIGSTOP).unwrap();
                 at.store(STOPPED, Ordering::SeqCst);
             }
             (STOPPED, Step::Published) => {
                 own.services.signal(Service::Redis, Signal::SIGCONT).unwrap();
-                // Its next batch comes before it gives Redis again what it missed.
+                // Its next batch comes before it writes the missed rows to
+                // Redis.
                 tokio::task::block_in_place(|| std::thread::sleep(REST));
                 at.store(GOES_ON, Ordering::SeqCst);
             }
@@ -162,4 +165,23 @@ async fn a_rollback_ends_although_redis_missed_rows_and_no_event_comes() {
     assert_eq!(row["email"]["event_ids"].as_array().unwrap().len(), 3, "{row}");
     stop.cancel();
     running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn watching_ends_when_nothing_moves_and_says_how_everything_stands() {
+    let world = World::start().await;
+    post(&world, 1).await;
+    world.settled().await;
+    world.kill(WORKER);
+    let asked = ["projections", "rebuild", "inbox", "--reason", "a test", "--stalled-after", "1s"];
+    let ended = world.exodrive(&asked).await;
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{told}");
+    for part in
+        ["Nothing has moved for 1s", "is recorded", "generation 1 (version 1): active, at 1"]
+    {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    world.start_worker(WORKER);
+    at_rest(&world).await;
 }

@@ -1,4 +1,4 @@
-//! Row-level security: a check forgotten in a handler leaks nothing.
+//! Row-level security: a check that a handler forgets leaks nothing.
 
 use exodrive_tests::{Delivery, World, day, email_body};
 use ring::digest;
@@ -6,7 +6,7 @@ use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
 #[tokio::test]
-async fn the_reading_role_sees_rows_only_as_somebody_who_may() {
+async fn the_reading_role_sees_only_rows_that_its_identity_may_see() {
     let world = World::start().await;
     let body = email_body("sent", "em-1", "2026-11-20T09:00:00Z", "");
     world.stored(&Delivery::new("msg_1".to_owned(), body)).await;
@@ -54,7 +54,8 @@ async fn a_booking_is_read_by_whom_it_belongs_to_and_by_staff() {
 
     let mut reader = PgConnection::connect(&world.urls().database).await.unwrap();
     sqlx::raw_sql("set role exodrive_reader").execute(&mut reader).await.unwrap();
-    // Who asks; then how many bookings, cars and other rows he gets.
+    // The identity, and the numbers of bookings, cars and other rows that it
+    // sees.
     let staff = |cars| (4, cars, true);
     for (identity, subject, (bookings, cars, all)) in [
         ("", "", (0, 1, false)),

@@ -1,4 +1,4 @@
-//! Sealing: what a stranger can check of the log.
+//! Sealing: checks of the log that a stranger can make.
 
 use exodrive_audit::seal::leaf_hash;
 use exodrive_proof::{
@@ -12,7 +12,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use std::{fs, path::Path};
 
-/// Posts so many deliveries about as many emails.
+/// Posts `count` deliveries about as many emails.
 pub(crate) async fn deliver(world: &World, count: usize) {
     let first = world.log().await.last_position().await.unwrap();
     for number in 0..count as u64 {
@@ -23,7 +23,7 @@ pub(crate) async fn deliver(world: &World, count: usize) {
     }
 }
 
-/// Waits until so many events are sealed; gives the checkpoint, verified.
+/// Waits until `size` events are sealed. Returns the checkpoint, verified.
 pub(crate) async fn sealed(world: &World, size: u64) -> (SignedNote, Checkpoint) {
     eventually("events are sealed", async || {
         let answer = world.get("/v1/audit/checkpoint").await;
@@ -44,7 +44,7 @@ async fn verified(world: &World, note: &[u8]) -> (SignedNote, Checkpoint) {
     (note, checkpoint)
 }
 
-/// Keeps the newest checkpoint in a file.
+/// Saves the newest checkpoint in a file.
 pub(crate) async fn checkpoint_of(world: &World, file: &Path) {
     world.exodrive_prints(&["audit", "checkpoint", "--out", file.to_str().unwrap()]).await;
 }
@@ -55,13 +55,13 @@ fn hashes(value: &Value) -> Vec<Hash> {
 }
 
 async fn json_of(world: &World, path: &str) -> Value {
-    // Public: without a token.
+    // The route is public: the request has no token.
     let answer = exodrive_tests::Answer::of(world.request(Method::GET, path)).await.unwrap();
     assert_eq!(answer.status, 200, "{path}: {}", String::from_utf8_lossy(&answer.body));
     answer.json()
 }
 
-/// The root of the log as it is now, folded here from what the server holds.
+/// Root of the present log, computed here from the stored messages.
 async fn root_of_log(world: &World, size: u64) -> Hash {
     let log = world.log().await;
     let mut tree = Tree::new();
@@ -80,7 +80,7 @@ async fn what_is_stored_is_sealed_and_can_be_proven() {
     let (first_note, first) = sealed(&world, 5).await;
     assert_eq!(first.root, root_of_log(&world, first.size).await);
 
-    // A command's answer carries its receipt.
+    // The answer to a command has its receipt.
     let car = exodrive_tests::car_body("seal-car");
     let request = world.request(Method::POST, "/v1/cars").bearer_auth(world.token("admin"));
     let request = request.header("idempotency-key", key()).json(&car);
@@ -104,7 +104,7 @@ async fn what_is_stored_is_sealed_and_can_be_proven() {
     let proof = hashes(&json_of(&world, &path).await["proof"]);
     assert!(verify_consistency(first.size, second.size, &first.root, &second.root, &proof));
 
-    // A checkpoint that was shown is shown for ever; a tile likewise.
+    // A checkpoint that was shown once is always available; a tile likewise.
     let old = world.get(&format!("/v1/audit/checkpoint?size={}", first.size)).await;
     assert_eq!(old.body, first_note.to_string());
     let tile = Tile::of(0, 0, second.size).unwrap();
@@ -160,14 +160,14 @@ async fn an_export_in_every_format_is_verified_by_a_stranger() {
     sealed(&world, 20).await;
     let folder = world.folder();
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
-    checkpoint_of(&world, &folder.join("kept.txt")).await;
+    checkpoint_of(&world, &folder.join("saved.txt")).await;
     deliver(&world, 10).await;
     sealed(&world, 50).await;
     world.exodrive_prints(&["audit", "public-key", "--out", &path("log.pub")]).await;
     let one = "exo.email.00000000-0000-4000-8000-000000000007";
     let verify = async |file: &str| -> Value {
-        // No data folder, no server: another machine.
-        let (saved, keys) = (path("kept.txt"), path("log.pub"));
+        // On another machine there is no data folder and no server.
+        let (saved, keys) = (path("saved.txt"), path("log.pub"));
         let args = ["audit", "verify", "--export", file, "--checkpoint", &saved];
         let args = [&args[..], &["--public-key", &keys, "--json"]].concat();
         let done = exodrive_tests::run(&args, &[]).await;
@@ -189,7 +189,7 @@ async fn an_export_in_every_format_is_verified_by_a_stranger() {
         let args = ["audit", "export", "--out", &range, "--from", "11", "--to", "30"];
         world.exodrive_prints(&args).await;
         assert_eq!(verify(&range).await["events"], 20, "{format}");
-        // The same over HTTP.
+        // The export over HTTP is the same.
         let answer = world.get(&format!("/v1/audit/export?format={format}")).await;
         assert_eq!(answer.status, 200);
         fs::write(path("http"), &answer.body).unwrap();
@@ -201,7 +201,7 @@ async fn an_export_in_every_format_is_verified_by_a_stranger() {
     let answer = exodrive_tests::Answer::of(request).await.unwrap();
     fs::write(path("http"), &answer.body).unwrap();
     assert_eq!(verify(&path("http")).await["events"], 50);
-    // Personal data is in no export that did not ask for it.
+    // An export has personal data only if the request asked for it.
     let plain = world.get("/v1/audit/export").await.body;
     assert!(!String::from_utf8_lossy(&plain).contains("guest@example.com"));
     let done = world.exodrive(&["audit", "verify", "--live"]).await;
@@ -219,15 +219,15 @@ async fn one_of_many_workers_seals_and_another_takes_over() {
     deliver(&world, 30).await;
     sealed(&world, 330).await;
     world.kill("second");
-    // Events that came while nobody sealed are caught up with.
+    // Events that came while no worker sealed are sealed now.
     deliver(&world, 600).await;
     world.start_worker(WORKER);
     let (_, newest) = sealed(&world, 930).await;
     assert_eq!(newest.root, root_of_log(&world, newest.size).await);
-    // Every checkpoint that there ever was is on one line of history.
+    // Every checkpoint is on one line of history.
     let done = world.exodrive(&["audit", "verify", "--live", "--json"]).await;
     let verdict: Value = serde_json::from_slice(&done.stdout).unwrap();
-    assert_eq!((done.status.code(), &verdict["verdict"]), (Some(0), &json!("sound")));
+    assert_eq!((done.status.code(), &verdict["verdict"]), (Some(0), &json!("valid")));
     assert!(verdict["checkpoints"].as_u64().unwrap() >= 4);
     let tile = Tile { level: 0, index: 0, width: WIDTH as u16 };
     let answer = world.get(&format!("/v1/audit/{tile}")).await;
@@ -254,8 +254,8 @@ async fn a_database_that_lost_its_seals_cannot_lead_to_another_history() {
     let (again, _) = sealed(&world, 20).await;
     assert_eq!(again.to_string(), note.to_string(), "the same checkpoint, to the byte");
 
-    // The stream is made anew by somebody who may, with all its messages; not
-    // even their times are what they were.
+    // A user with permission makes the stream again with all its messages. Even
+    // their times differ.
     world.kill(WORKER);
     wipe(&world).await;
     recreate(&world).await;
@@ -303,7 +303,7 @@ async fn a_key_is_replaced_with_overlap_and_a_lost_one_halts() {
     deliver(&world, 3).await;
     let (note, _) = sealed(&world, 6).await;
     assert_eq!(note.signatures().len(), 2, "the old and the new one sign");
-    // Only then the old one goes.
+    // Only then the old stream is deleted.
     world.kill(WORKER);
     world.set("EXODRIVE_SEAL_KEYS", new_key);
     world.start_worker(WORKER);
@@ -311,7 +311,7 @@ async fn a_key_is_replaced_with_overlap_and_a_lost_one_halts() {
     let (note, _) = sealed(&world, 9).await;
     assert_eq!(note.signatures().len(), 1);
 
-    // A key that has signed nothing before: is it ours?
+    // A key has signed nothing so far: the worker must not take it for ours.
     world.kill(WORKER);
     world.set("EXODRIVE_SEAL_KEYS", "YSB0aGlyZCBrZXksIG9mIDMyIGJ5dGVzLCB5ZXMhISE=");
     world.start_worker(WORKER);
@@ -323,7 +323,7 @@ async fn a_key_is_replaced_with_overlap_and_a_lost_one_halts() {
     .await;
     assert_eq!(world.metric(WORKER, "exodrive_seal_halted").await, Some(1.0));
     assert!(world.printed(WORKER).contains("EXODRIVE_SEAL_KEYS"), "it says what to do");
-    // Whoever names the former key goes on.
+    // A worker that has the former key, too, goes on.
     let all = world.exodrive_prints(&["audit", "public-key"]).await;
     let former = all.lines().find(|line| !old_public.contains(line)).unwrap();
     world.kill(WORKER);

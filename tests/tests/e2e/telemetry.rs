@@ -1,5 +1,5 @@
-//! What the system says of itself: lines that can be joined and hold nothing
-//! personal, and metrics.
+//! Telemetry: log lines that can be joined and hold nothing personal, and
+//! metrics.
 
 use exodrive_runtime::services::{Service, Signal};
 use exodrive_tests::{API, Answer, Delivery, WORKER, World, email_body, eventually, fixtures};
@@ -12,7 +12,7 @@ pub(crate) const LOUD: &str = "debug,exodrive_api=trace,exodrive_domain=trace,ex
 
 const CANARY: &str = "canary-7f3a";
 
-/// A full life: deliveries of every kind, reads, and every way to fail.
+/// Makes every kind of delivery, read and failure.
 async fn live(world: &World) {
     let more = format!(
         r#","cc":["{CANARY}-cc@example.com"],"tags":{{"booking_id":"{CANARY}"}},"click":{{"link":"https://example.com/{CANARY}","ipAddress":"{CANARY}"}}"#
@@ -53,7 +53,7 @@ async fn live(world: &World) {
     let unsigned = world.request(Method::POST, "/v1/webhooks/resend").body(body.clone());
     Answer::of(unsigned).await.unwrap().problem(401, "signature_invalid");
 
-    // Outages, with something to do.
+    // Outages while requests come in.
     world.services.stop_service(Service::Redis).await.unwrap();
     world.services.stop_service(Service::Postgres).await.unwrap();
     world.post(&Delivery::new("msg_5", body.replace("em-1", "em-2"))).await.expect(200);
@@ -64,7 +64,7 @@ async fn live(world: &World) {
     world.post(&Delivery::new("msg_6", body.clone())).await.problem(503, "log_unavailable");
     world.services.signal(Service::Nats, Signal::SIGCONT).unwrap();
     world.wait_until("ready").await;
-    // Rows that Postgres refuses: its own message would quote them.
+    // Postgres rejects rows: its own message would quote them.
     let refuse = "alter table inbox_g1.inbox add constraint no_canary check (key <> 'em-refused')";
     sqlx::query(refuse).execute(world.database()).await.unwrap();
     world.post(&Delivery::new("msg_7", body.replace("em-1", "em-refused"))).await.expect(200);
@@ -106,7 +106,7 @@ async fn no_line_holds_an_address_a_payload_a_token_or_a_secret() {
         let line = lines.lines().find(|line| line.contains(secret));
         assert_eq!(line, None, "holds {secret:?}");
     }
-    // Nor any address of the fixtures.
+    // The output does not have any address of the fixtures, either.
     let addresses = |text: &str| {
         let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || "@.+-_".contains(c)));
         words
@@ -152,23 +152,23 @@ async fn one_trace_joins_the_webhook_its_append_and_every_projection() {
     assert_eq!(joined(API, "Stored a delivery"), 1);
     assert_eq!(joined(API, "Request answered"), 1);
     assert!(joined(API, answer.header("request-id")) >= 2, "both under the request's id");
-    // Those that read of email say so, and the others may.
+    // Projections that read email log this event, and the others may.
     let of_email = ["booking_timeline", "deliveries", "email_timeline", "inbox"];
-    eventually("every projection tells of it", async || {
+    eventually("every projection of email logs the event", async || {
         let printed = world.printed(WORKER);
         let lines: Vec<_> = printed
             .lines()
             .filter(|line| line.contains(trace) && line.contains("Projected"))
             .collect();
-        let tells = |name: &str| {
+        let logs = |name: &str| {
             let to = format!("to `{name}`");
             lines.iter().filter(|line| line.contains(&to)).count() == 1
         };
-        of_email.iter().all(|name| tells(name)).then_some(())
+        of_email.iter().all(|name| logs(name)).then_some(())
     })
     .await;
 
-    // A trace of its own for whoever brings none, or an unsound one.
+    // A request with no trace, or an invalid one, gets its own.
     let request = world.request(Method::GET, "/livez").header("traceparent", "nonsense");
     let own = Answer::of(request).await.unwrap().header("traceparent").to_owned();
     assert_eq!((own.len(), &own[..3]), (55, "00-"));
@@ -195,7 +195,7 @@ async fn metrics_count_what_happened() {
     for (name, value) in [
         ("exodrive_webhook_appended_total", 5.0),
         ("exodrive_webhook_duplicates_total", 1.0),
-        ("exodrive_webhook_refused_total", 1.0),
+        ("exodrive_webhook_rejected_total", 1.0),
         ("exodrive_cache_hits_total", 1.0),
         ("exodrive_log_append_seconds_count", 6.0),
     ] {

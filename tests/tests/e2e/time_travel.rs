@@ -1,5 +1,5 @@
-//! Any row of any view as it was, at any position and time: from the log
-//! alone, on the command line and over HTTP.
+//! Any row of any view at any earlier position and time: from the log alone, on
+//! the command line and over HTTP.
 
 use crate::varied::{self, SHORT_WINDOW};
 use exodrive_domain::{Event, Recorded, decode, time};
@@ -76,7 +76,8 @@ async fn the_sources_of_a_row_hold_every_event_of_it() {
         "payments",
     ];
     assert_eq!(narrow, BTreeSet::from(certain));
-    // A message that came again about another email is looked for everywhere.
+    // Repeats about another email may be in any subject, so the replay reads
+    // all of them.
     let rows = world.rows("deliveries").await;
     let row = serde_json::from_value(rows["msg_1"].1.clone()).unwrap();
     let sources = exodrive_projections::views::deliveries::Deliveries::sources("msg_1", Some(&row));
@@ -107,7 +108,7 @@ async fn every_row_of_every_view_is_reported_as_it_was_from_the_log_alone() {
     let log = world.log().await;
     let end = events.len() as u64;
 
-    // At every position, by the library.
+    // The library replays at every position.
     for_each_projection!(P => {
         let keys: Vec<_> = past[events.len()][P::NAME].keys().cloned().collect();
         for key in &keys {
@@ -123,7 +124,7 @@ async fn every_row_of_every_view_is_reported_as_it_was_from_the_log_alone() {
         }
     });
 
-    // At some positions and times, over HTTP and on the command line.
+    // HTTP and the command line replay at some positions and times.
     for view in names() {
         let rows = &past[events.len()][view];
         let keys = rows.keys().sample(&mut rand::rng(), 4);
@@ -140,7 +141,8 @@ async fn every_row_of_every_view_is_reported_as_it_was_from_the_log_alone() {
             for (at, known) in points {
                 let answer = world.get(&path(view, key, &format!("?at={at}"))).await;
                 let Some((changed, row)) = known else {
-                    // It has events later, or events that made no row.
+                    // The row has events only later, or events that made no
+                    // row.
                     let nothing = answer.status == 404 || answer.json()["state"].is_null();
                     assert!(nothing, "{key} of {view} at {at}: {}", answer.json());
                     continue;
@@ -167,7 +169,7 @@ async fn every_row_of_every_view_is_reported_as_it_was_from_the_log_alone() {
         }
     }
 
-    // What is not there, and what cannot be asked.
+    // Rows that do not exist, and requests that are invalid.
     world.get("/v1/replay/nothing/x").await.problem(404, "not_found");
     for view in names() {
         world.get(&path(view, "no-such-key", "")).await.problem(404, "not_found");
@@ -260,7 +262,7 @@ async fn few_histories_read_all_of_the_log_at_a_time() {
     let car = admin.add_car("one", 10_000).await;
     let id = admin.booked(&car, day(0), day(1)).await["id"].as_str().unwrap().to_owned();
     let (of_all, of_subject) = (path("bookings", &id, ""), path("cars", &car, ""));
-    // A log that hangs keeps its readers: two of four, and refuses the others.
+    // A log that hangs holds its readers: two of four. The others are rejected.
     world.services.signal(Service::Nats, Signal::SIGSTOP).unwrap();
     let answers = join_all((0..4).map(|_| world.get(&of_all))).await;
     world.services.signal(Service::Nats, Signal::SIGCONT).unwrap();

@@ -1,11 +1,11 @@
-//! A log that could lose or change an event is refused at start, by the name of
-//! the setting.
+//! Settings of the log: a start fails if the log could lose or change an event,
+//! and names the setting.
 
 use async_nats::jetstream::{self, stream::Config};
 use exodrive_tests::{API, PermissionErrors, World, jetstream_as};
 use std::time::Duration;
 
-/// What `exodrive serve` says when it refuses to start.
+/// Runs a command that fails to start, and returns what it prints.
 async fn refusal(world: &World, command: &str) -> String {
     let done = world.exodrive(&[command]).await;
     assert_eq!(done.status.code(), Some(1), "{command}");
@@ -13,7 +13,7 @@ async fn refusal(world: &World, command: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_start_is_refused_by_the_name_of_the_wrong_setting() {
+async fn a_start_fails_and_names_the_wrong_setting() {
     let mut world = World::without_processes(&[]).await;
     let jetstream = jetstream_as(&world.urls().nats_operator, PermissionErrors::default()).await;
 
@@ -60,7 +60,7 @@ async fn a_start_is_refused_by_the_name_of_the_wrong_setting() {
         jetstream.delete_stream("EXODRIVE").await.unwrap();
     }
 
-    // The same, as it should be: it was none of the above by chance.
+    // The same with valid settings: the failures above had no other cause.
     jetstream.create_stream(valid()).await.unwrap();
     world.start_api();
     world.wait_until("not_ready").await;
@@ -70,7 +70,7 @@ async fn a_start_is_refused_by_the_name_of_the_wrong_setting() {
     assert!(said.contains("duplicate_window of stream EXODRIVE is "), "{said}");
     world.set("EXODRIVE_DUPLICATE_WINDOW", "3d");
 
-    // Those beside the log are judged as well.
+    // The streams beside the log are checked as well.
     let keys = jetstream.get_stream("EXODRIVE_KEYS").await.unwrap().get_info().await.unwrap();
     let weak = Config { max_messages: 1_000, ..keys.config };
     jetstream.update_stream(weak).await.unwrap();
@@ -81,7 +81,7 @@ async fn a_start_is_refused_by_the_name_of_the_wrong_setting() {
 }
 
 #[tokio::test]
-async fn a_start_is_refused_without_what_it_needs() {
+async fn a_start_fails_without_what_it_needs() {
     let mut world = World::without_processes(&[]).await;
     for secret in ["whsec_", "whsec_not base64", ","] {
         world.set("EXODRIVE_RESEND_WEBHOOK_SECRETS", secret);
@@ -93,4 +93,28 @@ async fn a_start_is_refused_without_what_it_needs() {
     let done = world.exodrive(&["serve"]).await;
     assert_eq!(done.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&done.stderr).contains("--rate-limit-public"));
+}
+
+#[tokio::test]
+async fn every_command_that_appends_refuses_a_log_that_serve_would_refuse() {
+    let mut world = World::start().await;
+    world.settled().await;
+    let end = world.log().await.last_position().await.unwrap();
+    // The private server of a test does not flush before it acknowledges.
+    world.set("EXODRIVE_LOG_SYNC", "always");
+    let season = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/season");
+    for command in [
+        &["import", season][..],
+        &["projections", "pause", "inbox", "--reason", "a try"],
+        &["projections", "rebuild", "inbox", "--reason", "a try"],
+        &["projections", "rollback", "inbox", "--reason", "a try"],
+        &["audit", "erase", "--email-address", "ada@example.com", "--reason", "a try"],
+        &["audit", "hold", "--email-address", "ada@example.com", "--reason", "a try"],
+    ] {
+        let done = world.exodrive(command).await;
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(1), "{command:?}: {said}");
+        assert!(said.contains("sync_interval") && said.contains("EXODRIVE_LOG_SYNC"), "{said}");
+    }
+    assert_eq!(world.log().await.last_position().await.unwrap(), end, "nothing was appended");
 }

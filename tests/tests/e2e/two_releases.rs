@@ -1,6 +1,6 @@
 //! Two releases beside each other: the newer one writes events that the older
-//! one, which runs here, cannot read. The older one decides nothing about what
-//! they are about, and goes on with all else.
+//! one, which runs here, cannot read. The older one decides nothing about their
+//! subjects, and goes on with everything else.
 
 use exodrive_domain::{DECISION_VERSION, Envelope, Subject};
 use exodrive_log::NewEvent;
@@ -22,37 +22,37 @@ fn of_a_newer_release(car: &str, kind: &str, version: u32) -> NewEvent {
 }
 
 #[track_caller]
-fn refused(answer: &Answer) {
+fn rejected(answer: &Answer) {
     let problem = answer.problem(503, "newer_release");
-    assert_eq!(problem["title"], "A newer release is writing");
+    assert_eq!(problem["title"], "A newer release has appended an event");
     assert!(!answer.header("retry-after").is_empty(), "{problem}");
 }
 
-/// Everything that can be asked of a calendar. `held` is a booking on it.
+/// Tries every command on a calendar. `held` is a booking on it.
 async fn nothing_is_decided(world: &World, admin: &Client, car: &str, held: &Value) {
     let before = world.log().await.last_position().await.unwrap();
     let asked = key();
     for _ in 0..2 {
         let path = "/v1/bookings";
-        refused(&admin.post_as(&asked, path, &booking_body(car, day(0), day(4))).await);
+        rejected(&admin.post_as(&asked, path, &booking_body(car, day(0), day(4))).await);
     }
-    refused(&admin.book(car, day(40), day(41)).await);
+    rejected(&admin.book(car, day(40), day(41)).await);
     let block = json!({"start_date": day(30), "end_date": day(31), "reason": "tyres"});
-    refused(&admin.post(&format!("/v1/cars/{car}/blocks"), &block).await);
+    rejected(&admin.post(&format!("/v1/cars/{car}/blocks"), &block).await);
     for (action, body) in [
         ("authorize-payment", json!({})),
         ("send-contract", json!({"document": "doc-1"})),
         ("extend", json!({"end_date": day(22)})),
         ("cancel", json!({"reason": "a test"})),
     ] {
-        refused(&admin.act(held, action, body).await);
+        rejected(&admin.act(held, action, body).await);
     }
     let after = world.log().await.last_position().await.unwrap();
     assert_eq!(after, before, "nothing is appended");
 }
 
 /// `kind` at `version` takes days that this release would give away.
-async fn the_older_release_stands_back(kind: &str, version: u32) {
+async fn the_older_release_decides_nothing(kind: &str, version: u32) {
     let world = World::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 100_000).await;
@@ -68,17 +68,19 @@ async fn the_older_release_stands_back(kind: &str, version: u32) {
     log.append_decision(&newer, last).await.unwrap();
 
     nothing_is_decided(&world, &admin, &car, &held).await;
-    // Nor by a process that has kept nothing, from whatever Redis has.
+    // A process that has cached nothing decides nothing, either, whatever Redis
+    // has.
     let fresh = world.serve_from(2).await;
     nothing_is_decided(&world, &admin.at(&world, &fresh[1]), &car, &held).await;
 
-    // A booking cannot move to that car, and nothing of the move is done.
+    // A booking cannot move to that car, and no part of the move is done.
     let before = log.last_position().await.unwrap();
     let to = json!({"car_id": car});
-    refused(&admin.act(&on_other, "move", to).await);
+    rejected(&admin.act(&on_other, "move", to).await);
     assert_eq!(log.last_position().await.unwrap(), before);
 
-    // The other car goes on, and what is no decision about days does too.
+    // Commands on the other car go on, and so do commands that decide nothing
+    // about days.
     visitor.booked(&other, day(0), day(4)).await;
     admin.act(&on_other, "authorize-payment", json!({})).await.expect(200);
     admin.post("/v1/cars", &car_body("three")).await.expect(201);
@@ -86,10 +88,10 @@ async fn the_older_release_stands_back(kind: &str, version: u32) {
 
 #[tokio::test]
 async fn an_event_of_a_type_that_only_the_newer_release_knows_stops_the_older_one() {
-    the_older_release_stands_back("exodrive.booking.lent_out", 1).await;
+    the_older_release_decides_nothing("exodrive.booking.lent_out", 1).await;
 }
 
 #[tokio::test]
 async fn an_event_of_a_newer_version_stops_the_older_release() {
-    the_older_release_stands_back("exodrive.calendar.blocked", DECISION_VERSION + 1).await;
+    the_older_release_decides_nothing("exodrive.calendar.blocked", DECISION_VERSION + 1).await;
 }

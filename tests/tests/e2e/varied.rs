@@ -1,4 +1,4 @@
-//! A run in which a little of everything happens.
+//! A run with a little of everything.
 
 use chrono::Utc;
 use exodrive_domain::{
@@ -10,7 +10,7 @@ use exodrive_tests::{Delivery, World, booking_body, day, email_body, fixtures};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// So that repeats reach the log.
+/// A short duplicate window, so that repeats reach the log.
 pub(crate) const SHORT_WINDOW: (&str, &str) = ("EXODRIVE_DUPLICATE_WINDOW", "500ms");
 
 /// Cars, blocks, bookings that move between cars and customers, payments, and
@@ -64,8 +64,8 @@ pub(crate) async fn happens(world: &World) {
     }
     world.stored(&Delivery::new("msg_odd", "no json")).await;
 
-    // Stored again past every net: the same bytes, and others, also about
-    // another email.
+    // Stored again because no check recognises the repeat: the same body, and
+    // others, also about another email.
     tokio::time::sleep(Duration::from_millis(700)).await;
     let same = email_body("sent", "em-0", "2026-11-20T09:05:00Z", "");
     let again = |id: &str, subject: Subject, body: String| NewEvent {

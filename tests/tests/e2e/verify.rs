@@ -1,5 +1,5 @@
-//! `exodrive projections verify` and the checker: clean when all is well, also
-//! while everything moves, and never silent when something is not.
+//! `exodrive projections verify` and the checker: they report nothing while all
+//! is well, even under load, and report everything that is wrong.
 
 use crate::varied::{self, SHORT_WINDOW};
 use exodrive_runtime::services::Service;
@@ -13,8 +13,8 @@ use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-/// Runs `projections verify` with these arguments; gives the exit code and the
-/// answer.
+/// Runs `projections verify` with these arguments. Returns the exit code and
+/// the answer.
 async fn verify(world: &World, args: &[&str]) -> (Option<i32>, Value) {
     let args = [&["projections", "verify", "--json"], args].concat();
     let done = world.exodrive(&args).await;
@@ -23,7 +23,7 @@ async fn verify(world: &World, args: &[&str]) -> (Option<i32>, Value) {
     (done.status.code(), reported)
 }
 
-/// What was found: view, where, key.
+/// The findings: view, place, key.
 fn findings(reported: &Value) -> BTreeSet<(String, String, String)> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let of = |report: &Value| -> Vec<_> {
@@ -45,7 +45,7 @@ fn checked(reported: &Value, view: &str) -> u64 {
     report["checked"].as_u64().unwrap()
 }
 
-/// Redis, beside the system.
+/// Connects to Redis, beside the system.
 async fn redis(world: &World) -> redis::aio::MultiplexedConnection {
     let client = redis::Client::open(world.urls().redis.as_str()).unwrap();
     client.get_multiplexed_async_connection().await.unwrap()
@@ -77,7 +77,7 @@ async fn it_is_clean_after_a_run_with_faults_and_names_whatever_is_wrong() {
     let table = world.exodrive_prints(&["projections", "verify"]).await;
     assert!(table.contains("Equal") && table.contains("booking_timeline"), "{table}");
 
-    // A row is changed by hand: what it says, then only its position.
+    // A row is changed by hand: its content, then only its position.
     let sql = |sql: &str| {
         let sql = sqlx::AssertSqlSafe(sql.to_owned());
         async { sqlx::query(sql).execute(world.database()).await.unwrap().rows_affected() }
@@ -119,8 +119,8 @@ async fn it_is_clean_after_a_run_with_faults_and_names_whatever_is_wrong() {
     );
     sql(undo).await;
 
-    // A row is missing, and one is too many. Of a view that is not in Redis,
-    // of events in one subject, and of one whose events are scattered.
+    // A row is missing, and one is too many: in a view that is not in Redis, in
+    // one with events in one subject, and in one with scattered events.
     for (view, key) in [("email_timeline", "em-0/msg_0"), ("bookings", "%")] {
         let table = format!("{view}_g1.{view}");
         let find = format!("select key from {table} where key like '{key}' order by key limit 1");
@@ -148,8 +148,8 @@ async fn it_is_clean_after_a_run_with_faults_and_names_whatever_is_wrong() {
     }
     is_clean(&verify(&world, &["--all"]).await);
 
-    // Redis: another text, an older position, nothing, too much, and under the
-    // car's slug.
+    // Redis has another text, an older position, nothing, too much, and a wrong
+    // entry under the car's slug.
     let mut redis = redis(&world).await;
     let names: Vec<String> = redis.keys("exo:view:*").await.unwrap();
     let named = |view: &str, key: &str| {
@@ -188,7 +188,7 @@ async fn it_is_clean_after_a_run_with_faults_and_names_whatever_is_wrong() {
     let () = redis.set(&slug, of_car).await.unwrap();
     is_clean(&verify(&world, &["--all"]).await);
 
-    // Redis is away: that is no proof of anything.
+    // Redis is stopped: that proves nothing.
     world.services.stop_service(Service::Redis).await.unwrap();
     let (code, reported) = verify(&world, &["inbox", "--sample", "5"]).await;
     assert_eq!(code, Some(2), "{reported:#}");
@@ -221,7 +221,8 @@ async fn it_raises_no_false_alarm_while_everything_moves() {
             let body = booking_body(&car, day(n), day(n));
             let made = admin.post("/v1/bookings", &body).await.expect(201);
             admin.act(&made, "capture-payment", json!({})).await.expect(200);
-            // A car's calendar is one row: not thousands of bookings.
+            // A car's calendar is one row, so it must not have thousands of
+            // bookings.
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     };
@@ -292,8 +293,8 @@ async fn blocked_keys_are_compared_as_they_were_before_the_parked_event() {
     let (code, reported) = verify(&world, &["inbox", "--all"]).await;
     is_clean(&(code, reported.clone()));
     assert_eq!(reported["projections"][0]["blocked"], 1);
-    // An operator leaves it out of the row: then the row is wrong without the
-    // event behind it.
+    // An operator skips the event: then the row is wrong, and no event blocks
+    // it.
     let skip = "insert into skipped_events (projection, key, position, actor, reason)
                 values ('inbox', 'em-1', $1, 'test', 'test')";
     sqlx::query(skip).bind(i64::try_from(parked).unwrap()).execute(world.database()).await.unwrap();
@@ -308,7 +309,7 @@ async fn blocked_keys_are_compared_as_they_were_before_the_parked_event() {
 }
 
 #[tokio::test]
-async fn the_checker_tells_of_drift_and_that_it_is_gone() {
+async fn the_checker_reports_drift_and_its_end() {
     let world = World::with(&[("EXODRIVE_CHECK_INTERVAL", "200ms")]).await;
     for fixture in fixtures() {
         world.stored(&Delivery::new(fixture.name, fixture.body)).await;
@@ -335,5 +336,5 @@ async fn the_checker_tells_of_drift_and_that_it_is_gone() {
     let mend = r#"update inbox_g1.inbox set data = jsonb_set(data, '{status}', '"sent"') where key = 'em-1'"#;
     sqlx::query(mend).execute(world.database()).await.unwrap();
     eventually("and that it is gone", async || (drift().await? == 0.0).then_some(())).await;
-    assert_eq!(printed.matches("A view is not what the log says").count(), 1, "told once");
+    assert_eq!(printed.matches("A view is not what the log says").count(), 1, "reported once");
 }

@@ -1,5 +1,5 @@
-//! The webhook's contract: what is taken, what is refused, and what of it is
-//! in the log.
+//! The webhook's contract: the deliveries that it takes and rejects, and the
+//! parts of them that the log has.
 
 use bytes::Bytes;
 use exodrive_tests::{
@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, HashMap};
 
 const IN_FLIGHT: usize = 8;
 
-/// Every fixture under an id of its own, each posted one to three times, in a
-/// random order.
+/// Every fixture under its own id, each posted one to three times, in a random
+/// order.
 fn shuffled(prefix: &str, seed: u64) -> Vec<Delivery> {
     let mut deliveries = Vec::new();
     for (n, Fixture { name, body }) in fixtures().into_iter().enumerate() {
@@ -62,7 +62,8 @@ async fn every_body_is_in_the_log_once_byte_for_byte_and_emails_have_the_highest
     statuses_are_by_rank(&world, &first).await;
     assert_eq!(world.rows("deliveries").await.len(), expected.len());
 
-    // The same facts under other ids: stored again, and no status changes.
+    // The same facts come under other ids: they are stored again, and no status
+    // changes.
     let second = shuffled("msg_second", 2);
     post_all(&world, &second).await;
     assert_eq!(world.views_equal_a_fresh_fold().await.len(), 2 * expected.len());
@@ -90,7 +91,7 @@ async fn statuses_are_by_rank(world: &World, deliveries: &[Delivery]) {
 }
 
 #[tokio::test]
-async fn what_is_not_signed_is_refused_and_leaves_nothing_in_the_log() {
+async fn an_unsigned_delivery_is_rejected_and_leaves_nothing_in_the_log() {
     let world = World::start().await;
     let delivery = Delivery::new("msg_1", email_body("sent", "em-1", "2026-11-20T09:00:00Z", ""));
     let now = chrono::Utc::now().timestamp();
@@ -126,8 +127,9 @@ async fn what_is_not_signed_is_refused_and_leaves_nothing_in_the_log() {
         answer.problem(401, "signature_invalid");
     }
     assert_eq!(world.log().await.last_position().await.unwrap(), 0);
-    assert_eq!(world.metric(API, "exodrive_webhook_refused_total").await, Some(7.0));
-    // The same delivery, as it should be: it was none of the above by chance.
+    assert_eq!(world.metric(API, "exodrive_webhook_rejected_total").await, Some(7.0));
+    // The same delivery with a valid signature: the rejections above had no
+    // other cause.
     post(&[id, at(now), signed(signature)], &delivery.body).await.expect(200);
 }
 
@@ -153,7 +155,7 @@ async fn what_is_signed_is_taken_whatever_it_is() {
     .map(|(n, (_, body))| Delivery::new(format!("msg_odd_{n}"), body))
     .collect();
     sent.push(Delivery::new("msg_binary", Bytes::from_static(b"\x00\xff\xfe{\r\n")));
-    // Exactly as large as may be.
+    // The body is exactly as large as allowed.
     sent.push(Delivery::new("msg_large", vec![b'x'; 1 << 20]));
     for delivery in &sent {
         world.post(delivery).await.expect(200);
@@ -162,7 +164,7 @@ async fn what_is_signed_is_taken_whatever_it_is() {
     let too_large = Delivery::new("msg_too_large", vec![b'x'; (1 << 20) + 1]);
     world.post(&too_large).await.problem(413, "body_too_large");
 
-    // Any media type, or none.
+    // The media type may be any, or missing.
     let now = chrono::Utc::now().timestamp();
     for (n, kind) in
         [Some("text/plain"), Some("application/octet-stream"), None].into_iter().enumerate()
@@ -182,7 +184,8 @@ async fn what_is_signed_is_taken_whatever_it_is() {
         sent.push(delivery);
     }
 
-    // The names of Standard Webhooks, several signatures, and the second secret.
+    // The header names of Standard Webhooks, several signatures, and the second
+    // secret.
     let delivery = Delivery::new("msg_standard", "{}");
     let signatures = format!(
         "v1a,bm90IG91cnM= v1,bm90IG91cnM= {}",
@@ -207,7 +210,7 @@ async fn what_is_signed_is_taken_whatever_it_is() {
     assert_eq!(stored, sent);
     let standard = events.iter().find(|event| event.envelope.id == "msg_standard").unwrap();
     assert!(standard.provider_headers.contains(&("webhook-signature".to_owned(), signatures)));
-    assert_eq!(world.rows("inbox").await.len(), 0, "none of it says what became of an email");
+    assert_eq!(world.rows("inbox").await.len(), 0, "none of it reports an event of an email");
 }
 
 #[tokio::test]
@@ -229,7 +232,7 @@ async fn fifty_copies_at_once_store_one() {
 }
 
 #[tokio::test]
-async fn the_first_bytes_of_an_id_stand_and_others_are_counted() {
+async fn the_first_body_of_an_id_stays_and_others_are_counted() {
     let world = World::start().await;
     let at = chrono::Utc::now().to_rfc3339();
     let first = Delivery::new("msg_1", email_body("sent", "em-1", &at, ""));
@@ -242,7 +245,7 @@ async fn the_first_bytes_of_an_id_stand_and_others_are_counted() {
     }
     let events = world.views_equal_a_fresh_fold().await;
     assert_eq!(events.iter().map(|event| &event.body).collect::<Vec<_>>(), [&first.body]);
-    let counted = world.metric(API, "exodrive_webhook_duplicates_with_other_bytes_total").await;
+    let counted = world.metric(API, "exodrive_webhook_duplicates_with_different_body_total").await;
     assert_eq!(counted, Some(2.0));
-    assert!(world.printed(API).contains("\"WARN\""), "a warning stands in the log");
+    assert!(world.printed(API).contains("\"WARN\""), "the log has a warning");
 }

@@ -114,7 +114,7 @@ struct Story {
     now: DateTime<Utc>,
     cars: [Option<Car>; 2],
     calendars: [Calendar; 2],
-    events: Vec<(String, Recorded)>,
+    events: Vec<Recorded>,
 }
 
 impl Story {
@@ -162,7 +162,7 @@ impl Story {
                 calendar.evolve(&event);
             }
         }
-        self.events.push((format!("{n}, {kind}"), recorded.clone()));
+        self.events.push(recorded.clone());
         self.now += TimeDelta::minutes(1);
         recorded
     }
@@ -353,7 +353,7 @@ fn accesses() -> [AccessEvent; 2] {
 }
 
 /// A story that ends with an event of this type.
-pub(crate) fn of(kind: &str) -> Vec<(String, Recorded)> {
+pub(crate) fn of(kind: &str) -> Vec<Recorded> {
     let mut story = Story::new();
     match kind.strip_prefix("exodrive.").unwrap().split_once('.').unwrap() {
         ("car", name) => of_car(&mut story, name),
@@ -420,7 +420,7 @@ pub(crate) fn of(kind: &str) -> Vec<(String, Recorded)> {
             }
         }
     }
-    let made = story.events.iter().any(|(_, event)| event.envelope.kind == kind);
+    let made = story.events.iter().any(|event| event.envelope.kind == kind);
     assert!(made, "no story tells of {kind}");
     story.events
 }

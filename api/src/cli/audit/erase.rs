@@ -1,4 +1,4 @@
-//! Erasure, from the command line.
+//! Erasure of a person's data, from the command line.
 
 use super::{Failure, table};
 use crate::{
@@ -22,20 +22,21 @@ use uuid::Uuid;
 
 The whole log is read for the address: mail from and to it, bookings of the customer with it, contacts. Erasing
 destroys the data keys that encrypt those events. The events stay, unreadable, so every seal and proof holds; every
-view, cache and parked copy is made anew without the data and says `erased`. It cannot be undone.
+view, cache and parked copy is rebuilt without the data and says `erased`. It cannot be undone.
 
-It begins when somebody has approved it: `exodrive audit approve ID`.")]
+It begins when it is approved: `exodrive audit approve ID`.")]
 pub(super) struct Erase {
     /// The person's email address
     #[arg(long, value_name = "ADDRESS")]
     email_address: String,
-    /// Why: it stays in the log, so write nothing personal
+    /// Reason: it stays in the log, so write nothing personal
     #[arg(long, value_name = "TEXT")]
     reason: String,
-    /// Also what only mentions the address: mail to others, other customers' bookings
+    /// Erase events that only mention the address, too: mail to others, other
+    /// customers' bookings
     #[arg(long)]
     include_mentions: bool,
-    /// Only say what would be erased
+    /// Only describe what would be erased
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -46,13 +47,13 @@ pub(super) struct Erase {
 #[command(after_help = "Example:
   exodrive audit approve 0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4
 
-Somebody else than who asked for it should: over HTTP that is enforced; here whoever has the system's secrets acts, the
-log says as whom, and a warning says if both are the same.")]
+Another person than the requester should approve. HTTP enforces that. Here, anyone who has the system's secrets can act: the
+log records their name, and a warning is printed if both are the same person.")]
 pub(super) struct Approve {
-    /// The erasure
+    /// Id of the erasure
     #[arg(value_name = "ID")]
     id: ErasureId,
-    /// Refuse if it is the same person who asked for it
+    /// Reject the approval if the same person requested the erasure
     #[arg(long)]
     apart: bool,
     /// Do not wait until it is done
@@ -64,10 +65,10 @@ pub(super) struct Approve {
 
 #[derive(clap::Args)]
 pub(super) struct Cancel {
-    /// The erasure
+    /// Id of the erasure
     #[arg(value_name = "ID")]
     id: ErasureId,
-    /// Why: it stays in the log
+    /// Reason: it stays in the log
     #[arg(long, value_name = "TEXT")]
     reason: String,
     #[command(flatten)]
@@ -90,8 +91,8 @@ pub(super) struct List {
 #[command(after_help = "Example:
   exodrive audit reapply --erasures erasures.json
 
-A log restored from a backup, into an empty database, knows nothing of erasures after the backup. This tells it of
-them; workers carry them out as they start. Erasures that log or database know of are carried out without this.")]
+A log restored from a backup, into an empty database, does not have erasures after the backup. This command appends
+them; workers execute them when they start. Erasures that the log or the database has are executed without this.")]
 pub(super) struct Reapply {
     /// The list that `exodrive audit erasures --out` wrote
     #[arg(long, value_name = "FILE")]
@@ -105,13 +106,13 @@ pub(super) struct Reapply {
   exodrive audit hold --email-address dana@example.com --reason 'case 12/2026'
   exodrive audit hold --email-address dana@example.com --reason 'case 12/2026 is closed' --lift")]
 pub(super) struct Hold {
-    /// The person's email address; the log holds a keyed digest of it only
+    /// The person's email address; the log holds only a keyed digest of it
     #[arg(long, value_name = "ADDRESS")]
     email_address: String,
-    /// Why: it stays in the log, so write nothing personal
+    /// Reason: it stays in the log, so write nothing personal
     #[arg(long, value_name = "TEXT")]
     reason: String,
-    /// Allow it again
+    /// Release the hold
     #[arg(long)]
     lift: bool,
     #[command(flatten)]
@@ -120,7 +121,7 @@ pub(super) struct Hold {
 
 #[derive(clap::Args)]
 struct Common {
-    /// For programs
+    /// Print JSON, for programs
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -129,8 +130,8 @@ struct Common {
 
 impl Common {
     async fn log(&self) -> Result<Log, Failure> {
-        let (nats, _) = self.connections.resolve_log()?;
-        Ok(Log::open(&self.connections.reading_config(nats)?).await?)
+        let (nats, monitor) = self.connections.resolve_log()?;
+        Ok(Log::connect(&self.connections.appending_config(nats, monitor)?).await?)
     }
 
     fn print(&self, erasure: &ErasureDetail) -> Result<(), Failure> {
@@ -184,7 +185,7 @@ impl Erase {
         rows.add_row(["emails", &plan.emails.to_string()]);
         rows.add_row(["customers", &plan.customers.len().to_string()]);
         rows.add_row(["data keys to destroy", &plan.keys.len().to_string()]);
-        rows.add_row(["events nobody could read any more", &plan.events.to_string()]);
+        rows.add_row(["events that would become unreadable", &plan.events.to_string()]);
         let stay = if self.include_mentions { "" } else { " (they stay)" };
         rows.add_row(["events that only mention it", &format!("{}{stay}", plan.mentions.len())]);
         rows.add_row(["log read up to", &plan.position.to_string()]);
@@ -262,7 +263,7 @@ impl List {
     }
 }
 
-/// What of a kept list is needed.
+/// Fields of a saved list of erasures that this command needs.
 #[derive(Deserialize)]
 struct ErasureListEntry {
     id: ErasureId,
@@ -282,7 +283,7 @@ impl Reapply {
                 reported += 1;
             }
         }
-        say!("{reported} erasures are to be carried out again; a worker does so.");
+        say!("{reported} erasures are recorded again; a worker executes them.");
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -295,9 +296,9 @@ impl Hold {
         if self.common.json {
             say!("{}", serde_json::json!({ "object": "hold", "id": id.to_string(), "held": held }));
         } else if held {
-            say!("Hold {id}: nothing of this person is erased until it is lifted.");
+            say!("Hold {id}: nothing of this person is erased until it is released.");
         } else {
-            say!("Hold {id} is lifted.");
+            say!("Hold {id} is released.");
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -306,9 +307,9 @@ impl Hold {
 fn described(erasure: &ErasureDetail) -> String {
     match erasure.status {
         "completed" => format!(
-            "Erased: {} data keys destroyed, {} events cannot be read any more, {} rows folded afresh.\n\
+            "Erased: {} data keys destroyed, {} events cannot be read any more, {} rows folded again.\n\
              Every seal and proof holds: they are of the ciphertext. Backups made before hold the keys:\n\
-             `exodrive audit erasures --out FILE` keeps what has to be erased again after a restore.",
+             `exodrive audit erasures --out FILE` saves what has to be erased again after a restore.",
             erasure.keys.len(),
             erasure.events,
             erasure.rows

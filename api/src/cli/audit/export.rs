@@ -1,4 +1,5 @@
-//! `exodrive audit export`: part of the log, to be proven by whoever reads it.
+//! `exodrive audit export`: writes part of the log into a file that its reader
+//! can verify.
 
 use super::{Failure, log, seal_store, table};
 use crate::{cli::replay::reading_bar, settings::Connections};
@@ -18,8 +19,8 @@ use std::{
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "The export ends at the newest signed checkpoint, which is inside; events after it
-(of the last seconds) are left for the next one. What is not asked for stands in it
+    after_help = "The export ends at the newest signed checkpoint, which it contains; events after that
+(of the last seconds) are left for the next one. Events that are not asked for are in it
 as hashes, so that an export of one email is proven by the same checkpoint as one
 of everything. Event bodies are as stored: personal data in them is encrypted, and
 --content adds what they say, which is not proven and is for people.
@@ -34,8 +35,9 @@ pub(super) struct Export {
     /// The file; - is standard output
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// ndjson, csv or parquet; by the file's name if not given, else ndjson
-    // Not `format`: that is the id of an option of every command.
+    /// ndjson, csv or parquet; if not given, by the file's name, or else ndjson
+    // The option is not named `format`: every command has an option with that
+    // id.
     #[arg(long = "format", value_name = "FORMAT")]
     file_format: Option<Format>,
     /// Only events at this position or after it
@@ -59,7 +61,7 @@ pub(super) struct Export {
     /// Only events by this actor
     #[arg(long, value_name = "ACTOR")]
     actor: Option<String>,
-    /// With the decrypted content of every event
+    /// Add the decrypted content of every event
     #[arg(long)]
     content: bool,
     #[command(flatten)]
@@ -91,7 +93,7 @@ impl Export {
             self.write(export, io::stdout()).await?;
             return Ok(ExitCode::SUCCESS);
         }
-        // Whole or not at all.
+        // Write the file whole or not at all.
         let mut draft = self.out.clone().into_os_string();
         draft.push(".draft");
         let cannot =

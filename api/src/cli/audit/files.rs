@@ -1,4 +1,4 @@
-//! Keys and checkpoints in files.
+//! Files with keys and checkpoints.
 
 use crate::cli::Failure;
 use exodrive_proof::note::{KeyError, SignedNote};
@@ -9,13 +9,13 @@ use std::{
     path::Path,
 };
 
-/// A file's text.
+/// Reads the text of a file.
 pub(super) fn text(path: &Path) -> Result<String, Failure> {
     fs::read_to_string(path)
         .map_err(|error| format!("{} cannot be read: {error}", path.display()).into())
 }
 
-/// The public keys of a file, one a line.
+/// Reads the public keys of a file, one on each line.
 pub(super) fn keys<K>(
     path: &Path,
     parse: fn(&str) -> Result<K, KeyError>,
@@ -31,7 +31,7 @@ pub(super) fn keys<K>(
     Ok(keys)
 }
 
-/// The checkpoint of a file.
+/// Reads the checkpoint of a file.
 pub(super) fn checkpoint(path: &Path) -> Result<SignedNote, Failure> {
     text(path)?.parse().map_err(|error| {
         format!("{}: {error}; give a file as `exodrive audit checkpoint` writes it", path.display())
@@ -54,7 +54,7 @@ pub(super) fn write_secret(path: &Path, secret: &str) -> Result<(), Failure> {
     })
 }
 
-/// Replaces a file whole or not at all, and not before it is on disk.
+/// Replaces a file whole or not at all. Returns once it is on disk.
 pub(super) fn replace(path: &Path, text: &str) -> Result<(), Failure> {
     let replaced = || {
         let mut draft = path.as_os_str().to_owned();
@@ -63,7 +63,7 @@ pub(super) fn replace(path: &Path, text: &str) -> Result<(), Failure> {
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&draft, path)?;
-        // The new name, too, must outlive a power cut.
+        // The new name must outlive a power cut, too.
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     };

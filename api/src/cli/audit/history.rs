@@ -17,34 +17,36 @@ const COMMAND: &str = "exodrive audit history";
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Every delivery is shown with the verdict on its signature, looked at now, and what
-it made of the email; every email with what came again, what was refused, and
-who of the staff read it. That you read it is recorded too. --json has the bytes.
+    after_help = "Every delivery is shown with the present verdict on its signature, and with the
+state of the email after it; every email with its repeats, its rejected deliveries,
+and the reads by staff. Your read is recorded too. --json has the bytes.
 
 Examples:
-  exodrive audit history --email 4ef9a417-02e9-4d39-ad75-9611e0fcc33c --order happened
+  exodrive audit history --email f3c95789-ace1-4954-ac5d-6baed2eac902 --order happened
   exodrive audit history --address guest@example.com --at 2026-11-20T09:15:00Z
   exodrive audit history --booking 0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4
   exodrive audit history --since 2026-11-20T00:00:00Z --until 2026-11-21T00:00:00Z --json
-  exodrive audit history --email 4ef9a417-02e9-4d39-ad75-9611e0fcc33c --diff 120 now"
+  exodrive audit history --email f3c95789-ace1-4954-ac5d-6baed2eac902 --diff 120 now"
 )]
 pub(super) struct History {
     #[command(flatten)]
     of: Of,
-    /// Of the deliveries that were stored at this time or later (RFC 3339)
+    /// History of the deliveries that were stored at this time or later (RFC
+    /// 3339)
     #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "Of")]
     since: Option<DateTime<Utc>>,
-    /// Of the deliveries that were stored before this time (RFC 3339)
+    /// History of the deliveries that were stored before this time (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "Of")]
     until: Option<DateTime<Utc>>,
-    /// received: as we learnt of it; happened: as the provider dates it
+    /// received: the order in which we received the events; happened: as the
+    /// provider dates them
     #[arg(long, default_value = "received", value_name = "ORDER")]
     order: Order,
     /// Only what was known at this time (RFC 3339) or position
     #[arg(long, value_name = "TIME|POSITION", conflicts_with = "diff")]
     at: Option<Until>,
-    /// The fields of the email that differ between two points, and which
-    /// delivery last changed each: times, positions, or `now`
+    /// Compare the email at two points, and name the delivery that last changed
+    /// each field: times, positions, or `now`
     #[arg(long, num_args = 2, value_names = ["A", "B"], value_parser = replay::parse_point, requires = "email")]
     diff: Option<Vec<Until>>,
     /// An object on each line, for programs
@@ -59,13 +61,13 @@ pub(super) struct History {
 #[derive(clap::Args)]
 #[group(multiple = false)]
 struct Of {
-    /// Of this email, by its id
+    /// History of this email, by its id
     #[arg(long, value_name = "ID")]
     email: Option<EmailId>,
-    /// Of every email that names this address
+    /// History of every email that names this address
     #[arg(long, value_name = "ADDRESS")]
     address: Option<String>,
-    /// Of this booking, and of every email that was tagged with it
+    /// History of this booking, and of every email that was tagged with it
     #[arg(long, value_name = "ID")]
     booking: Option<BookingId>,
 }
@@ -96,7 +98,7 @@ impl History {
         let mut reported = false;
         loop {
             let page = evidence_query.page(&request).await?;
-            record(&evidence_query.log, &request.scope, &page).await;
+            record(&self.connections, &request.scope, &page).await;
             reported |= !page.entries.is_empty();
             match self.json {
                 true => print_lines(&page)?,
@@ -133,7 +135,7 @@ impl History {
             eprintln!("The log has no event about it up to there.");
             return Ok(ExitCode::FAILURE);
         };
-        terminal::record(&log, COMMAND, [("email", Some(id.as_str()))]).await;
+        terminal::record(&self.connections, COMMAND, [("email", Some(id.as_str()))]).await;
         if self.json {
             let (from, to) = (compared.before.position, compared.after.position);
             say!("{}", json!({"email": id, "from": from, "to": to, "fields": compared.fields}));
@@ -144,14 +146,14 @@ impl History {
     }
 }
 
-async fn record(log: &Log, scope: &Scope, page: &Page) {
+async fn record(connections: &Connections, scope: &Scope, page: &Page) {
     let booking = match scope {
         Scope::Booking(id) if !page.entries.is_empty() => Some(id.to_string()),
         _ => None,
     };
     let booking = booking.as_deref().map(|id| ("booking", Some(id)));
     let emails = page.emails.iter().map(|email| ("email", Some(email.email_id.as_str())));
-    terminal::record(log, COMMAND, booking.into_iter().chain(emails)).await;
+    terminal::record(connections, COMMAND, booking.into_iter().chain(emails)).await;
 }
 
 fn print_lines(page: &Page) -> Result<(), Failure> {
@@ -176,7 +178,7 @@ fn print(page: &Page) {
         "about",
         "evidence",
         "again",
-        "refused",
+        "rejected",
         "after",
     ]);
     for entry in &page.entries {
@@ -212,7 +214,7 @@ fn of_booking(it: &BookingEntry) -> [String; 9] {
         String::new(),
         table::short(&it.kind, 40),
         table::short(&it.summary, 60),
-        format!("by {}", table::short(it.actor.as_deref().unwrap_or("nobody"), 40)),
+        format!("by {}", table::short(it.actor.as_deref().unwrap_or("-"), 40)),
         String::new(),
         String::new(),
         it.status.clone().unwrap_or_default(),
@@ -221,7 +223,7 @@ fn of_booking(it: &BookingEntry) -> [String; 9] {
 
 fn print_email(email: &EmailEvidence) {
     say!(
-        "email {}: {} deliveries; {} stored again, {} duplicates at the door, {} refused",
+        "email {}: {} deliveries; {} stored again, {} duplicates not stored, {} rejected",
         email.email_id,
         table::number(email.deliveries),
         table::number(email.stored_again),

@@ -1,5 +1,6 @@
-//! `exodrive audit verify --live`: is the log what was sealed, and are the views
-//! of it what it says? Where the system runs, and while it does.
+//! `exodrive audit verify --live`: verifies that the log is what was sealed,
+//! and that the views are what the log says. It runs where the system runs, and
+//! meanwhile.
 
 use super::{Failure, TAMPERED, UNUSABLE, database, files, log, table};
 use crate::{cli::replay::reading_bar, settings::Connections};
@@ -20,7 +21,7 @@ use std::{path::Path, process::ExitCode};
 /// Differences shown of one view.
 const SHOWN: usize = 10;
 
-/// What was found.
+/// Findings of a verification.
 #[derive(Default)]
 struct Findings {
     sealed: u64,
@@ -28,7 +29,8 @@ struct Findings {
     checkpoints: u64,
     fault: Option<SealFault>,
     views: Vec<Report>,
-    /// Who says which keys count.
+    /// True if the auditor gave the keys; false if they are those of the
+    /// database.
     own_keys: bool,
 }
 
@@ -40,7 +42,7 @@ pub(super) async fn run(
     let found = match examine(connections, public_key).await {
         Ok(found) => found,
         Err(error) => {
-            eprintln!("error: it could not be found out: {}", error_chain(error.as_ref()));
+            eprintln!("error: the system could not be verified: {}", error_chain(error.as_ref()));
             return Ok(ExitCode::from(UNUSABLE));
         }
     };
@@ -86,7 +88,7 @@ async fn examine(
         Err(SealError::Fault(fault)) => found.fault = Some(fault),
         Err(error) => return Err(error.into()),
     }
-    // What the log does not hold any more, no view can be compared with.
+    // Views cannot be compared with a log that has lost events.
     if found.fault.is_none() {
         let redis = connections.redis_url.clone();
         let redis = redis.or_else(|| connections.resolve().ok().map(|urls| urls.redis));
@@ -98,7 +100,7 @@ async fn examine(
     Ok(found)
 }
 
-/// Every checkpoint, and the one that is kept beside the log.
+/// Checks every checkpoint, and the one that is stored beside the log.
 async fn checkpoints(
     log: &Log,
     seals: &SealStore,
@@ -109,7 +111,7 @@ async fn checkpoints(
     if let Some(note) = log.newest_checkpoint().await? {
         let saved = signed(&note, keys)?;
         if saved.size > sealed {
-            // One that came since is known to the database by now.
+            // A checkpoint that was signed since is in the database by now.
             let now = seals.sealing().await?.sealed;
             if saved.size > now {
                 return Err(SealFault::Short { end: now, sealed: saved.size }.into());
@@ -144,7 +146,7 @@ impl Findings {
     fn as_json(&self) -> Value {
         json!({
             "object": "live_verification",
-            "verdict": if self.is_valid() { "sound" } else { "tampered" },
+            "verdict": if self.is_valid() { "valid" } else { "tampered" },
             "sealed": self.sealed,
             "events": self.end,
             "checkpoints": self.checkpoints,
@@ -162,13 +164,13 @@ impl Findings {
                 say!("The first bad position is {position}.");
             }
             say!(
-                "Change nothing; an export and the checkpoints that auditors kept are the evidence."
+                "Change nothing; an export and the checkpoints that auditors saved are the evidence."
             );
             return;
         }
         say!("The log is what was sealed.\n");
         say!("  events        {}, {} sealed, each compared", number(self.end), number(self.sealed));
-        say!("  checkpoints   {}, every root and signature right", number(self.checkpoints));
+        say!("  checkpoints   {}, every root and signature valid", number(self.checkpoints));
         for view in &self.views {
             let redis = match &view.redis {
                 RedisOutcome::Compared(values) => format!(", {} in Redis", number(*values)),
@@ -186,7 +188,7 @@ impl Findings {
             }
         }
         if self.views.iter().any(|view| !view.is_equal()) {
-            say!("\nA view is not what the log says: `exodrive projections rebuild` mends it.");
+            say!("\nA view is not what the log says: `exodrive projections rebuild` repairs it.");
         }
         if !self.own_keys {
             say!("\nThe keys were those of the database; with --public-key they are yours.");

@@ -1,5 +1,5 @@
-//! `exodrive audit`: evidence for auditors and for those who trust nobody, and
-//! erasure.
+//! `exodrive audit`: evidence for auditors who need not trust this system, and
+//! erasure of personal data.
 
 mod erase;
 mod export;
@@ -18,27 +18,27 @@ use exodrive_log::Log;
 use exodrive_projections::Database;
 use std::process::ExitCode;
 
-/// The log is not what was signed, or what was shown before.
+/// Exit code: the log is not what was signed, or what was shown before.
 const TAMPERED: u8 = 1;
-/// Nothing can be said.
+/// Exit code: the answer is unknown.
 const UNUSABLE: u8 = 2;
 
 #[derive(clap::Args)]
-#[command(after_help = "What an auditor does:
-  1. Get the log's public key once, from somebody other than whoever runs the log.
-  2. Keep a checkpoint now and then, or run a witness, on a machine of your own.
-  3. Ask for an export, and verify it against all that you kept. Everything that
-     the log said at a checkpoint is then proven to be said still, unchanged.
+#[command(after_help = "The steps of an audit:
+  1. Get the log's public key once, from another source than the operator of the log.
+  2. Save a checkpoint now and then, or run a witness, on a machine of your own.
+  3. Ask for an export, and verify it against all that you saved. This proves that
+     everything that the log said at a checkpoint is still there, unchanged.
 
 Examples:
   exodrive audit public-key --out log.pub
-  exodrive audit checkpoint --out kept.txt
+  exodrive audit checkpoint --out saved.txt
   exodrive audit export --out log.ndjson
-  exodrive audit verify --export log.ndjson --checkpoint kept/*.txt --public-key log.pub
+  exodrive audit verify --export log.ndjson --checkpoint saved/*.txt --public-key log.pub
   exodrive audit verify --live
   exodrive audit witness --new-key witness.key --name witness.example.org
   exodrive audit witness --url https://rental.example --state seen.txt --key witness.key
-  exodrive audit history --email 4ef9a417-02e9-4d39-ad75-9611e0fcc33c
+  exodrive audit history --email f3c95789-ace1-4954-ac5d-6baed2eac902
   exodrive audit history --address guest@example.com --at 2026-11-20T09:15:00Z
   exodrive audit erase --email-address dana@example.com --reason 'request of 3 May' --dry-run
   exodrive audit approve 0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4")]
@@ -51,7 +51,7 @@ pub(super) struct Audit {
 enum Action {
     /// Write part of the log, or all of it, into a file that can be verified offline
     Export(export::Export),
-    /// Write the newest signed checkpoint: keep it
+    /// Write the newest signed checkpoint, for you to save
     Checkpoint(seals::Checkpoint),
     /// Print the public keys that checkpoints are signed with
     PublicKey(seals::PublicKey),
@@ -59,23 +59,25 @@ enum Action {
     Verify(verify::Verify),
     /// Prove that one event is in the log
     Proof(seals::Proof),
-    /// Watch a log from a machine of your own, and cosign what it shows
+    /// Watch a log from a machine of your own, and cosign its checkpoints
     Witness(witness::Witness),
-    /// Let sealing go on after an alarm: first all of the log is compared again
+    /// Let sealing go on after an alarm, once the whole log has been compared
+    /// again
     Unhalt(seals::Unhalt),
     /// The history of an email, an address, a booking or a time, with all its evidence
     History(Box<history::History>),
-    /// Have a person's data erased: say what that is, and ask for an approval
+    /// Request the erasure of a person's data: show what it would destroy, and
+    /// wait for an approval
     Erase(erase::Erase),
     /// Approve an erasure: a worker destroys the keys, then cleans every view
     Approve(erase::Approve),
-    /// Call an erasure off that is not approved yet
+    /// Cancel an erasure that is not approved yet
     Cancel(erase::Cancel),
-    /// List the erasures; --out keeps the list, for a restore from a backup
+    /// List the erasures; --out saves the list, for a restore from a backup
     Erasures(erase::List),
-    /// After a restore: erase again what a kept list of erasures names
+    /// After a restore: erase again what a saved list of erasures names
     Reapply(erase::Reapply),
-    /// Place or lift a legal hold: nothing of that person may be erased
+    /// Place or release a legal hold: nothing of that person may be erased
     Hold(erase::Hold),
 }
 
@@ -100,7 +102,7 @@ impl Audit {
     }
 }
 
-/// The database, as its owner.
+/// Connects to the database as its owner.
 fn database(connections: &Connections) -> Result<Database, Failure> {
     let url = match &connections.database_url {
         Some(url) => url.clone(),
@@ -113,7 +115,7 @@ fn seal_store(connections: &Connections) -> Result<SealStore, Failure> {
     Ok(SealStore::of(&database(connections)?))
 }
 
-/// The log, to be read.
+/// Opens the log for reading.
 async fn log(connections: &Connections) -> Result<Log, Failure> {
     let (nats, _) = connections.resolve_log()?;
     Ok(Log::open(&connections.reading_config(nats)?).await?)

@@ -1,4 +1,5 @@
-//! Checkpoints, keys and proofs, and sealing again after an alarm.
+//! Commands about checkpoints, keys and proofs, and about sealing after an
+//! alarm.
 
 use super::{Failure, files, log, seal_store};
 use crate::{
@@ -15,18 +16,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a worker has to seal again before the command ends.
+/// Time that a worker has to seal again before the command ends.
 const UNHALT_TIMEOUT: Duration = Duration::from_secs(30);
 const NOTHING_SEALED: &str = "nothing is sealed yet: the first checkpoint comes some seconds after the first event, made by a worker (`exodrive work`)";
 
 #[derive(clap::Args)]
 #[command(
     after_help = "A checkpoint says how many events there are and what the root of their Merkle tree is,
-signed. Who keeps one can prove later that the log still says what it said then.
+signed. Whoever saves one can prove later that the log still says what it said then.
 
 Examples:
-  exodrive audit checkpoint --out kept.txt
-  exodrive audit checkpoint --out kept-$(date +%F).txt"
+  exodrive audit checkpoint --out saved.txt
+  exodrive audit checkpoint --out saved-$(date +%F).txt"
 )]
 pub(super) struct Checkpoint {
     /// The file; - is standard output
@@ -42,7 +43,7 @@ pub(super) struct Checkpoint {
 #[derive(clap::Args)]
 #[command(
     after_help = "Verifier keys of C2SP signed-note, the newest first. They check signatures; give them to
-auditors by a way of your own, not only by this system.
+auditors by another way, too, and not only by this system.
 
 Example:
   exodrive audit public-key --out log.pub"
@@ -59,10 +60,10 @@ pub(super) struct PublicKey {
 #[command(after_help = "Example:
   exodrive audit proof 1042")]
 pub(super) struct Proof {
-    /// The event's position
+    /// Position of the event
     #[arg(value_name = "POSITION")]
     position: u64,
-    /// In the tree of this size; that of the newest checkpoint if not given
+    /// Size of the tree; that of the newest checkpoint if not given
     #[arg(long, value_name = "EVENTS")]
     size: Option<u64>,
     #[command(flatten)]
@@ -71,15 +72,15 @@ pub(super) struct Proof {
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Sealing halts when the log is not what was sealed. Find out what happened first
+    after_help = "Sealing halts when the log is not what was sealed. Investigate the cause first
 (`exodrive audit verify --live`). This compares all of the log with its seals and
-refuses while the cause still stands; a worker does the same again before it signs.
+changes nothing while the cause still exists; a worker does the same again before it signs.
 
 Example:
   exodrive audit unhalt --reason 'the stream was restored from the backup of 3 May'"
 )]
 pub(super) struct Unhalt {
-    /// Why: it is kept
+    /// Reason: it is stored
     #[arg(long, value_name = "TEXT")]
     reason: String,
     #[command(flatten)]
@@ -155,7 +156,7 @@ impl Proof {
 impl Unhalt {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         if self.reason.trim().is_empty() {
-            return Err("--reason must say why".into());
+            return Err("--reason must not be empty".into());
         }
         let (log, seals) = (log(&self.connections).await?, seal_store(&self.connections)?);
         let standing = seals.sealing().await?;
@@ -173,7 +174,7 @@ impl Unhalt {
         match compared {
             Ok(()) => {}
             Err(SealError::Fault(fault)) => {
-                say!("Not cleared, the cause still stands: {fault}.");
+                say!("Not cleared, the cause still exists: {fault}.");
                 return Ok(ExitCode::FAILURE);
             }
             Err(error) => return Err(error.into()),

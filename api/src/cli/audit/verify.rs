@@ -1,4 +1,4 @@
-//! `exodrive audit verify`: is an export what the log signed?
+//! `exodrive audit verify`: verifies that an export is what the log signed.
 
 use super::{TAMPERED, UNUSABLE, files, live, table};
 use crate::{cli::Failure, settings::Connections};
@@ -18,41 +18,42 @@ use std::{
 #[derive(clap::Args)]
 #[command(
     after_help = "Needs no network, no database and no data folder: copy this program, the export
-and what you kept to a machine that you trust.
+and what you saved to a machine that you trust.
 
-Every event's leaf is computed anew from its position, time, subject, headers and
+Every event's leaf is recomputed from its position, time, subject, headers and
 body; the root of all leaves is compared with the signed checkpoint in the export
-and with every checkpoint that you kept; every signature is checked. What is left
-out of the export (a range or a filter) stands in it as hashes. Formats (NDJSON,
-CSV, Parquet) are told apart by content.
+and with every checkpoint that you saved; every signature is checked. What is left
+out of the export (a range or a filter) is in it as hashes. Formats (NDJSON,
+CSV, Parquet) are recognised by content.
 
-Proven is what was stored, in which order, and that nothing is missing up to the
-largest checkpoint that you kept. Without one of your own, only that the export is
-what somebody with the log's key signed: they could have signed another history.
+This proves what was stored, in which order, and that nothing is missing up to the
+largest checkpoint that you saved. Without one of your own, it proves only that the export is
+what a holder of the log's key signed: they could have signed another history.
 Not proven: `content` (bodies decrypted for people), and when the export was made.
 
 With --live it runs where the system does: every event of the log is compared with
 the hash that was sealed, every checkpoint with the hashes and its signature, then
 the deliveries and the inbox with the log.
 
-Exit codes: 0 sound, 1 tampered with (and the first bad position), 2 unusable: it
-could not be found out.
+Exit codes: 0 valid, 1 tampered with (and the first bad position), 2 unusable: the
+answer is unknown.
 
 Examples:
-  exodrive audit verify --export log.ndjson --checkpoint kept.txt --public-key log.pub
-  exodrive audit verify --export log.parquet --checkpoint kept/*.txt --public-key log.pub
+  exodrive audit verify --export log.ndjson --checkpoint saved.txt --public-key log.pub
+  exodrive audit verify --export log.parquet --checkpoint saved/*.txt --public-key log.pub
   exodrive audit verify --live
   exodrive audit verify --export log.csv --checkpoint seen.txt --public-key log.pub \\
     --witness-key witness.pub --json | jq .verdict"
 )]
 pub(super) struct Verify {
-    /// The export
+    /// File of the export
     #[arg(long, value_name = "FILE", required_unless_present = "live", requires = "public_key")]
     export: Option<PathBuf>,
-    /// Verify the system that runs instead: its log, its seals, the deliveries and the inbox
+    /// Verify the running system instead: its log, its seals, the deliveries
+    /// and the inbox
     #[arg(long, conflicts_with_all = ["export", "checkpoint", "witness_key"])]
     live: bool,
-    /// Checkpoints that you kept; the export must be consistent with each
+    /// Checkpoints that you saved; the export must be consistent with each
     #[arg(long, value_name = "FILE", num_args = 1..)]
     checkpoint: Vec<PathBuf>,
     /// The log's public keys, one a line
@@ -61,10 +62,11 @@ pub(super) struct Verify {
     /// Public keys of witnesses, one a line; each must have cosigned one of the checkpoints
     #[arg(long, value_name = "FILE")]
     witness_key: Option<PathBuf>,
-    /// How many threads read the export; as many as there are processors if not given
+    /// Threads that read the export; as many as there are processors if not
+    /// given
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     threads: usize,
-    /// An object, for programs
+    /// Print a JSON object, for programs
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -137,14 +139,14 @@ impl Verify {
         let export = export.display();
         match verdict {
             Ok(verified) => print_valid(verified, took),
-            // What stands in a file that somebody changed may be meant for the
+            // A changed file may hold text that is meant to control the
             // terminal.
             Err(VerifyError::Tampered(tampered)) => {
                 say!("TAMPERED: {export}\n{}", table::short(&tampered.to_string(), 4000));
                 say!("Keep this file and your checkpoints: together they are the evidence.");
             }
             Err(VerifyError::Unusable(why)) => {
-                eprintln!("error: nothing can be said about {export}: {}", table::short(why, 4000));
+                eprintln!("error: {export} cannot be verified: {}", table::short(why, 4000));
             }
         }
     }
@@ -152,8 +154,8 @@ impl Verify {
 
 fn print_valid(verified: &VerifiedExport, took: Duration) {
     let number = table::number;
-    say!("Sound: every event is what the log {:?} signed.\n", verified.origin);
-    say!("  events        {}, each computed anew", number(verified.events));
+    say!("Valid: every event is what the log {:?} signed.\n", verified.origin);
+    say!("  events        {}, each recomputed", number(verified.events));
     if verified.omitted > 0 {
         say!("  left out      {}, proven by hashes", number(verified.omitted));
     }
@@ -162,9 +164,9 @@ fn print_valid(verified: &VerifiedExport, took: Duration) {
         number(verified.size),
         hex::encode(verified.root)
     );
-    match verified.kept_checkpoints {
-        0 => say!("  kept          no checkpoint"),
-        saved => say!("  kept          {saved} checkpoints, all consistent"),
+    match verified.saved_checkpoints {
+        0 => say!("  saved         no checkpoint"),
+        saved => say!("  saved         {saved} checkpoints, all consistent"),
     }
     for (witness, size) in &verified.cosigned_by {
         say!("  witness       {witness} saw the log up to position {}", number(*size));
@@ -172,9 +174,9 @@ fn print_valid(verified: &VerifiedExport, took: Duration) {
     let seconds = took.as_secs_f64();
     let rate = verified.bytes as f64 / 1e6 / seconds.max(1e-9);
     say!("  file          {} bytes in {seconds:.1} s, {rate:.0} MB/s", number(verified.bytes));
-    if verified.kept_checkpoints == 0 {
+    if verified.saved_checkpoints == 0 {
         eprintln!(
-            "\nYou kept no checkpoint, so this does not say that the log always said so. Keep one now: exodrive audit checkpoint --out FILE"
+            "\nYou saved no checkpoint, so this does not prove that the log always said so. Save one now: exodrive audit checkpoint --out FILE"
         );
     }
 }
@@ -182,7 +184,7 @@ fn print_valid(verified: &VerifiedExport, took: Duration) {
 fn as_json(verdict: &Result<VerifiedExport, VerifyError>, took: Duration) -> Value {
     let mut object = match verdict {
         Ok(verified) => json!({
-            "verdict": "sound",
+            "verdict": "valid",
             "origin": verified.origin,
             "events": verified.events,
             "omitted": verified.omitted,
@@ -190,7 +192,7 @@ fn as_json(verdict: &Result<VerifiedExport, VerifyError>, took: Duration) -> Val
             "root": hex::encode(verified.root),
             "bytes": verified.bytes,
             "leaf_bytes": verified.leaf_bytes,
-            "kept_checkpoints": verified.kept_checkpoints,
+            "saved_checkpoints": verified.saved_checkpoints,
             "earlier_checkpoints": verified.earlier_checkpoints,
             "cosigned_by": verified.cosigned_by.iter().map(|(name, size)| json!({"name": name, "size": size})).collect::<Vec<_>>(),
         }),

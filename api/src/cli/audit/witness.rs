@@ -1,5 +1,5 @@
-//! `exodrive audit witness`: remembers what a log showed, and cosigns what
-//! extends it.
+//! `exodrive audit witness`: remembers the checkpoint that a log showed, and
+//! cosigns a new one that extends it.
 
 use super::{TAMPERED, UNUSABLE, files, table};
 use crate::cli::Failure;
@@ -16,9 +16,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// Longest wait for one answer of the log.
+/// Longest time to wait for one answer of the log.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// A checkpoint or a proof is far smaller.
+/// Largest answer that is read. A checkpoint or a proof is far smaller.
 const MAX_ANSWER: usize = 1 << 20;
 
 #[derive(clap::Args)]
@@ -33,8 +33,8 @@ The first checkpoint is taken on trust. Give --public-key with the key that you
 have from elsewhere; without it, the key is what the log itself says.
 
 Exit codes: 0 cosigned; 1 the log shows something else than before (cut back, another
-history, a split view): keep the state file and what is printed, they are the evidence;
-2 nothing can be said. With --interval, what cannot be reached is tried again.
+history, a split view): save the state file and what is printed, they are the evidence;
+2 the answer is unknown. With --interval, what cannot be reached is tried again.
 
 Examples:
   exodrive audit witness --new-key witness.key --name witness.example.org > witness.pub
@@ -43,16 +43,16 @@ Examples:
     --public-key log.pub --interval 10m"
 )]
 pub(super) struct Witness {
-    /// Make a key: write it into this new file, print its public half
+    /// Make a key: write it into this new file, and print its public half
     #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "state", "key", "public_key", "once", "interval"])]
     new_key: Option<PathBuf>,
-    /// The new key's name: by whom, as a host or address
+    /// Name of the new key: its owner, as a host or address
     #[arg(long, default_value = "exodrive.local/witness", requires = "new_key")]
     name: String,
-    /// Where the log's API is
+    /// Address of the log's API
     #[arg(long, required_unless_present = "new_key")]
     url: Option<String>,
-    /// Where the last cosigned checkpoint is kept
+    /// File in which the last cosigned checkpoint is stored
     #[arg(long, value_name = "FILE", required_unless_present = "new_key")]
     state: Option<PathBuf>,
     /// The witness's key
@@ -61,10 +61,10 @@ pub(super) struct Witness {
     /// The log's public keys, one a line
     #[arg(long, value_name = "FILE")]
     public_key: Option<PathBuf>,
-    /// Look once
+    /// Check once
     #[arg(long, conflicts_with = "interval")]
     once: bool,
-    /// Look so often
+    /// Interval between two checks
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     interval: Duration,
 }
@@ -82,7 +82,7 @@ impl Witness {
     }
 
     async fn watch(&self) -> Result<ExitCode, Failure> {
-        // clap asks for all three.
+        // clap requires all three.
         let (Some(url), Some(state), Some(key)) = (&self.url, &self.state, &self.key) else {
             return Err("--url, --state and --key are needed".into());
         };
@@ -120,15 +120,15 @@ fn new_key(path: &Path, name: &str) -> Result<ExitCode, Failure> {
     let key = WitnessKey::generate(name)?;
     files::write_secret(path, &format!("{}\n", key.to_text()))?;
     say!("{}", key.verifier());
-    eprintln!("The secret half is in {}. Give the line above to whoever verifies.", path.display());
+    eprintln!("The secret half is in {}. Give the line above to those who verify.", path.display());
     Ok(ExitCode::SUCCESS)
 }
 
-/// Why a checkpoint was not cosigned.
+/// Reason why a checkpoint was not cosigned.
 enum CheckError {
-    /// It speaks against the log.
+    /// It is evidence against the log.
     Alarm(String),
-    /// It may be better next time.
+    /// It may succeed next time.
     Failed(Failure),
 }
 
@@ -142,12 +142,12 @@ struct Watch<'a> {
     log: Log,
     state: &'a Path,
     key: WitnessKey,
-    /// None if the log is to be asked.
+    /// Keys of the log; `None` if they are to be asked from the log.
     log_keys: Option<Vec<VerifierKey>>,
 }
 
 impl Watch<'_> {
-    /// Looks at the log once; cosigns, keeps and prints its checkpoint.
+    /// Checks the log once: cosigns, stores and prints its checkpoint.
     async fn check_once(&self) -> Result<(), CheckError> {
         let mut witness = witness::Witness { last: None };
         if let Some(saved) = self.saved()? {
@@ -177,7 +177,7 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// The last checkpoint, which must be our own.
+    /// The last checkpoint, which must have this witness's cosignature.
     fn saved(&self) -> Result<Option<SignedNote>, Failure> {
         if !self.state.try_exists()? {
             return Ok(None);
@@ -196,13 +196,14 @@ impl Watch<'_> {
         if !error.is_alarm() {
             return error.into();
         }
-        // The evidence must not be lost with the terminal.
+        // Write the evidence into a file: it must not be lost with the
+        // terminal.
         let mut path = self.state.as_os_str().to_owned();
         path.push(".refused");
         let path = PathBuf::from(path);
         let saved = match files::replace(&path, &note.to_string()) {
             Ok(()) => format!("What it showed is in {}.", path.display()),
-            Err(error) => format!("What it showed could not be kept: {error}."),
+            Err(error) => format!("What it showed could not be saved: {error}."),
         };
         CheckError::Alarm(format!(
             "{error}. {saved} What it had shown before is in {}.",
@@ -216,7 +217,7 @@ struct Consistency {
     proof: Vec<String>,
 }
 
-/// The log's API.
+/// Client of the log's API.
 struct Log {
     client: reqwest::Client,
     url: String,
@@ -228,7 +229,7 @@ impl Log {
         Ok(Self { client, url: url.trim_end_matches('/').to_owned() })
     }
 
-    /// The keys that the log itself names.
+    /// Asks the log for its keys.
     async fn keys(&self) -> Result<Vec<VerifierKey>, Failure> {
         let text = self.text("v1/audit/keys").await?;
         let keys = text.lines().filter(|line| !line.is_empty()).map(VerifierKey::parse);
@@ -239,7 +240,7 @@ impl Log {
         let text = self.text(&format!("v1/audit/consistency?from={from}&to={to}")).await?;
         let answer: Consistency = serde_json::from_str(&text)?;
         let hash = |text: &String| {
-            Ok(hex::decode(text)?.try_into().map_err(|_| "a hash has not 32 bytes")?)
+            Ok(hex::decode(text)?.try_into().map_err(|_| "a hash does not have 32 bytes")?)
         };
         answer.proof.iter().map(hash).collect()
     }

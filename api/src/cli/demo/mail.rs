@@ -1,4 +1,5 @@
-//! Mail: the sample deliveries through the webhook, the inbox, a replay.
+//! Mail in the demo: the sample deliveries through the webhook, the inbox, a
+//! replay.
 
 use super::{Demo, Failure};
 use crate::{
@@ -22,7 +23,7 @@ const PAYLOADS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/payloads.
 
 /// Emails shown.
 const SHOWN: usize = 20;
-/// How many deliveries are under way at a time.
+/// Deliveries in flight at a time.
 const IN_FLIGHT: usize = 8;
 
 #[derive(Deserialize)]
@@ -51,7 +52,7 @@ impl Demo {
     }
 
     /// Sends every sample once and every third again, shuffled, as Resend
-    /// would. Gives the last position.
+    /// would. Returns the last position.
     async fn send(&self, client: &reqwest::Client, url: &str) -> Result<u64, Failure> {
         let secrets = self.http.webhook_secrets(&self.connections)?;
         let mut queue: Vec<_> = PAYLOADS.iter().chain(PAYLOADS.iter().step_by(3)).collect();
@@ -127,7 +128,7 @@ async fn send(
     name: &str,
     body: &'static [u8],
 ) -> Result<Receipt, Failure> {
-    // The same in every run: a second demo adds nothing to the log.
+    // The id is the same in every run: a second demo adds nothing to the log.
     let id = format!("msg_demo_{}", name.trim_end_matches(".json").replace('.', "_"));
     let now = Utc::now().timestamp();
     let answer = client
@@ -172,7 +173,7 @@ fn print_inbox(inbox: &Inbox) {
     say!("The newest {SHOWN} of {all} emails: {}.", counts.join(", "));
 }
 
-/// `Name <a@b>` is shown by its name.
+/// Name of a sender: `Name <a@b>` is shown as `Name`.
 fn sender_name(from: &str) -> &str {
     match from.split_once('<') {
         Some((name, _)) if !name.trim().is_empty() => name.trim(),

@@ -1,25 +1,25 @@
-//! `exodrive demo`: the main jobs on sample data.
+//! `exodrive demo`: the main tasks on sample data.
 
 mod mail;
 mod rental;
 
 use super::{Failure, up::Up};
-use crate::settings::{BookingSettings, Connections, HttpSettings, Logging};
+use crate::settings::{BookingSettings, Connections, Given, HttpSettings};
 use exodrive_runtime::folder;
 use std::time::Duration;
 
 #[derive(clap::Args)]
 #[command(
     after_help = "Imports a season of rentals, shows the fleet and a calendar, makes a booking, shows
-that nobody else gets its days, and cancels it; then sends sample deliveries through
-the webhook and tells the history of one email.
+that no other customer gets its days, and cancels it; then sends sample deliveries through
+the webhook and shows the history of one email.
 
 Examples:
   exodrive demo              against the system that runs in .exodrive; starts one if none does
   exodrive demo --seed 7     another order of deliveries"
 )]
 pub(super) struct Demo {
-    /// Decides the order of the deliveries
+    /// Seed for the order of the deliveries
     #[arg(long, default_value_t = 1)]
     seed: u64,
     #[command(flatten)]
@@ -31,7 +31,7 @@ pub(super) struct Demo {
 }
 
 impl Demo {
-    pub(super) async fn run(mut self, logging: &Logging) -> Result<(), Failure> {
+    pub(super) async fn run(mut self, given: Given) -> Result<(), Failure> {
         if self.connections.resolve().is_ok() {
             return self.tour().await;
         }
@@ -39,8 +39,8 @@ impl Demo {
             "No system runs in {}; starting one for the demo.",
             self.connections.data_dir.display()
         );
-        let quiet = Logging { filter: "error".to_owned(), format: logging.format };
-        let system = Up::throwaway(&self.connections).start(&quiet).await?;
+        let quiet = given.with("EXODRIVE_LOG", "error");
+        let system = Up::throwaway(&self.connections).with_given(quiet).start().await?;
         self.connections.data_dir.clone_from(&system.data_dir);
         let outcome = self.tour().await;
         system.stop().await;

@@ -1,5 +1,5 @@
-//! Rental: the season, the fleet, a calendar, a booking, a refused double
-//! booking.
+//! Rental in the demo: the season, the fleet, a calendar, a booking, a rejected
+//! double booking.
 
 use super::{Demo, Failure};
 use crate::{
@@ -42,7 +42,8 @@ struct Day {
 }
 
 impl Demo {
-    /// Imports the season, shows fleet and calendar, books, and is refused.
+    /// Imports the season, shows fleet and calendar, books, and tries to book
+    /// the same days again.
     pub(super) async fn tour_of_rental(&self, client: &Client, url: &str) -> Result<(), Failure> {
         let end = self.import_the_season().await?;
         let cars: List<CarSummary> =
@@ -68,7 +69,7 @@ impl Demo {
         let taken: usize = report.tables.values().map(|counts| counts.taken).sum();
         let known: usize = report.tables.values().map(|counts| counts.known).sum();
         say!(
-            "{} rows taken as {} events, {} known already, {} refused.\n",
+            "{} rows taken as {} events, {} imported before, {} rejected.\n",
             table::number(taken as u64),
             table::number(if taken == 0 { 0 } else { steps as u64 }),
             table::number(known as u64),
@@ -111,7 +112,7 @@ impl Demo {
         let status = refused.status();
         let problem: Value = refused.json().await?;
         say!(
-            "Bob wants the same days: {status}, {}: {}",
+            "Bob asks for the same days: {status}, {}: {}",
             problem["code"].as_str().unwrap_or_default(),
             problem["detail"].as_str().unwrap_or_default()
         );
@@ -127,7 +128,7 @@ impl Demo {
         Ok(())
     }
 
-    /// A token of a customer of this run's own.
+    /// Makes a token of a customer of this run.
     fn customer(&self) -> Result<String, Failure> {
         let secret = self.http.token_secret(&self.connections)?;
         let subject = format!("demo-{:08x}", rand::random::<u32>());
@@ -202,7 +203,7 @@ fn print_calendar(days: &[Day]) {
     say!("\n  · available   h held   █ booked   m maintenance");
 }
 
-/// The first days in a row that are free, as many as are booked.
+/// Finds the first free days in a row, as many as the demo books.
 fn free(days: &[Day]) -> Option<(NaiveDate, NaiveDate)> {
     let window =
         days.windows(DAYS).find(|window| window.iter().all(|day| day.status == "available"))?;

@@ -1,4 +1,4 @@
-//! The acts that are done when a worker has heeded them.
+//! Operators' commands that are done once a worker has applied them.
 
 use super::{super::Failure, append_planned, operator, parse_name};
 use crate::settings::Connections;
@@ -8,13 +8,13 @@ use exodrive_commands::operations::{
 use exodrive_projections::names;
 use std::process::ExitCode;
 
-/// What every act knows.
+/// Options of every command.
 #[derive(clap::Args)]
 pub(super) struct Common {
-    /// Only say what would be done
+    /// Only describe the effect
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// An object, for programs
+    /// Print a JSON object, for programs
     #[arg(long)]
     pub(super) json: bool,
     #[command(flatten)]
@@ -26,10 +26,10 @@ pub(super) struct Common {
   exodrive projections pause inbox --reason 'the disk is nearly full'
   exodrive projections resume inbox")]
 pub(super) struct Pause {
-    /// Which projection
+    /// Name of the projection
     #[arg(value_parser = parse_name)]
     name: String,
-    /// Why: it stays in the log
+    /// Reason: it stays in the log
     #[arg(long)]
     reason: String,
     #[command(flatten)]
@@ -40,10 +40,10 @@ pub(super) struct Pause {
 #[command(after_help = "Example:
   exodrive projections resume inbox")]
 pub(super) struct Resume {
-    /// Which projection
+    /// Name of the projection
     #[arg(value_parser = parse_name)]
     name: String,
-    /// Why, for the record
+    /// Reason, for the record
     #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
     #[command(flatten)]
@@ -53,18 +53,18 @@ pub(super) struct Resume {
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   exodrive projections retry inbox
-  exodrive projections retry inbox --key exo.email.4ef9a417-02e9-4d39-ad75-9611e0fcc33c
+  exodrive projections retry inbox --key exo.email.f3c95789-ace1-4954-ac5d-6baed2eac902
 
 What still cannot be folded is parked again, in order; `exodrive projections
-show NAME` tells what stays parked, and why.")]
+show NAME` shows what stays parked, and why.")]
 pub(super) struct Retry {
-    /// Which projection
+    /// Name of the projection
     #[arg(value_parser = parse_name)]
     name: String,
     /// Only this key (a row's key, or a subject); all of them if not given
     #[arg(long)]
     key: Option<String>,
-    /// Why, for the record
+    /// Reason, for the record
     #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
     #[command(flatten)]
@@ -73,22 +73,24 @@ pub(super) struct Retry {
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:
-  exodrive projections show inbox --key 4ef9a417     (what blocks it: position and error)
-  exodrive projections skip inbox --key 4ef9a417 --position 1042 --reason 'a test of the provider'
+  exodrive projections show inbox --key f3c95789-ace1-4954-ac5d-6baed2eac902
+  exodrive projections skip inbox --key f3c95789-ace1-4954-ac5d-6baed2eac902 --position 1042 --reason 'a test of the provider'
 
-The event stays in the log; it is left out of this row, in every generation, for
-ever. Only the event that blocks the key can be skipped: the first parked one.")]
+`projections show` prints the position and the error of the event that blocks the key.
+
+The event stays in the log; it is left out of this row permanently, in every
+generation. Only the event that blocks the key can be skipped: the first parked one.")]
 pub(super) struct Skip {
-    /// Which projection
+    /// Name of the projection
     #[arg(value_parser = parse_name)]
     name: String,
     /// The parked key (a row's key, or a subject)
     #[arg(long)]
     key: String,
-    /// Where the event stands
+    /// Position of the event
     #[arg(long)]
     position: u64,
-    /// Why: it stays in the log
+    /// Reason: it stays in the log
     #[arg(long)]
     reason: String,
     #[command(flatten)]
@@ -102,10 +104,10 @@ pub(super) struct Skip {
 
 There is no rollback to a generation that was dropped; it can be rebuilt.")]
 pub(super) struct Prune {
-    /// Which projection; all of them if not given
+    /// Name of the projection; all of them if not given
     #[arg(value_parser = parse_name)]
     name: Option<String>,
-    /// Why, for the record
+    /// Reason, for the record
     #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
     #[command(flatten)]
@@ -155,7 +157,7 @@ impl Prune {
                 .await
             {
                 Ok(receipt) => receipts.push(receipt),
-                // That one has nothing to drop.
+                // That projection has nothing to drop.
                 Err(error) if is_refused(&error) => {}
                 Err(error) => return Err(error),
             }
@@ -206,12 +208,12 @@ async fn send_command(
     Ok(ExitCode::SUCCESS)
 }
 
-/// A receipt, for people.
+/// Prints a receipt for people.
 pub(super) fn print_receipt_line(receipt: &CommandReceipt) {
     match receipt.position {
         None => say!("Would {}. Nothing was done.", receipt.effect),
         Some(position) if receipt.applied => {
-            say!("Recorded at position {position}, and heeded: {}.", receipt.effect);
+            say!("Recorded at position {position}, and applied: {}.", receipt.effect);
         }
         Some(position) => say!("{NO_WORKER_NOTICE}\nPosition {position}: {}.", receipt.effect),
     }

@@ -1,4 +1,4 @@
-//! `exodrive projections list`.
+//! `exodrive projections list`: the status of every projection.
 
 use super::{super::Failure, operator, table};
 use crate::settings::Connections;
@@ -11,9 +11,9 @@ use std::process::ExitCode;
   exodrive projections status --json | jq '.[] | select(.state != \"level\") | .name'
 
 States: level (at the log's end), catching_up, paused, rebuilding (readers see
-the present rows meanwhile), no_worker (no sign of life for 10 s).")]
+the present rows meanwhile), no_worker (no heartbeat for 10 s).")]
 pub(super) struct List {
-    /// An array of objects, for programs
+    /// Print a JSON array, for programs
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -37,7 +37,7 @@ impl List {
             "lag",
             "behind",
             "events/s",
-            "sign of life",
+            "heartbeat",
             "parked",
             "worker",
         ];
@@ -64,14 +64,14 @@ impl List {
     }
 }
 
-/// What to look at next.
+/// Prints advice on what to do next.
 fn hint(it: &ProjectionStatus) {
     let name = &it.name;
     if it.parked > 0 {
-        say!("{name}: events are parked; `exodrive projections show {name}` tells why.");
+        say!("{name}: events are parked; `exodrive projections show {name}` shows why.");
     }
     if it.paused {
-        let by = it.paused_by.as_deref().unwrap_or("somebody");
+        let by = it.paused_by.as_deref().unwrap_or("an operator");
         let why = table::short(it.pause_reason.as_deref().unwrap_or_default(), 80);
         say!("{name}: paused by {by}: {why}");
     }

@@ -1,4 +1,4 @@
-//! `exodrive projections`: for operators.
+//! `exodrive projections`: commands for operators.
 
 mod acts;
 mod list;
@@ -20,11 +20,11 @@ use uuid::Uuid;
   exodrive projections status
   exodrive projections status --json | jq '.[] | select(.lag_events > 0)'
   exodrive projections rebuild inbox --reason 'after the fix of the status fold'
-  exodrive projections show inbox --key 4ef9a417-02e9-4d39-ad75-9611e0fcc33c
+  exodrive projections show inbox --key f3c95789-ace1-4954-ac5d-6baed2eac902
   exodrive projections retry inbox
 
-Every act is an event of the log, with who did it and why. The workers
-(`exodrive work`) carry it out; readers see the present rows meanwhile.")]
+Every command is an event of the log, with the operator and the reason. The workers
+(`exodrive work`) apply it; readers see the present rows meanwhile.")]
 pub(super) struct Projections {
     #[command(subcommand)]
     action: Action,
@@ -32,26 +32,29 @@ pub(super) struct Projections {
 
 #[derive(Subcommand)]
 enum Action {
-    /// How every projection stands: state, position, lag, sign of life, parked events
+    /// Show the status of every projection: state, position, lag, heartbeat,
+    /// parked events
     #[command(visible_alias = "status")]
     List(list::List),
-    /// One projection whole, or one row of it with the events parked for it
+    /// Show one projection, or one row of it with the events parked for it
     Show(show::Show),
-    /// Fold anew beside what readers see, compare, and swap
+    /// Build a new generation from the log beside the one that readers see,
+    /// compare, and swap
     Rebuild(rebuild::Rebuild),
-    /// Show readers the generation before
+    /// Show readers the previous generation
     Rollback(rebuild::Rollback),
-    /// Stop folding; readers see the rows as of then
+    /// Stop folding; readers see the rows of that moment
     Pause(acts::Pause),
-    /// Fold again after a pause
+    /// Resume folding after a pause
     Resume(acts::Resume),
-    /// Fold parked events again, in order, after what stopped them was mended
+    /// Retry parked events in order, once their cause is removed
     Retry(acts::Retry),
-    /// Leave the event that blocks a key out of its row, and fold those behind it
+    /// Skip the event that blocks a key: leave it out of the row, and fold the
+    /// events behind it
     Skip(acts::Skip),
     /// Drop generations that readers no longer see
     Prune(acts::Prune),
-    /// Fold the log afresh and compare it with the rows and with Redis
+    /// Fold the log again and compare the result with the rows and with Redis
     Verify(super::projections::verify::Verify),
 }
 
@@ -79,14 +82,14 @@ impl Projections {
     }
 }
 
-/// Where acts are carried out; needs the log and Postgres.
+/// Connects to the log and Postgres for operators' commands.
 async fn operator(connections: &Connections) -> Result<Operator, Failure> {
-    let (nats, _) = connections.resolve_log()?;
+    let (nats, monitor) = connections.resolve_log()?;
     let database = match &connections.database_url {
         Some(url) => url.clone(),
         None => connections.resolve()?.database,
     };
-    let log = Log::open(&connections.reading_config(nats)?).await?;
+    let log = Log::connect(&connections.appending_config(nats, monitor)?).await?;
     Ok(Operator::new(log, Database::for_workers(&database)?))
 }
 
@@ -94,7 +97,8 @@ fn origin() -> Origin {
     Origin { id: Uuid::now_v7(), actor: terminal::actor(), traceparent: None, correlation: None }
 }
 
-/// Appends a plan as whoever sits here.
+/// Appends the event of a plan, with the person at the terminal as the
+/// operator.
 async fn append_planned(operator: &Operator, plan: &Plan) -> Result<Recorded, Failure> {
     Ok(operator.append_planned(plan, &origin()).await?)
 }

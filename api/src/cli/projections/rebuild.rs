@@ -1,4 +1,5 @@
-//! `exodrive projections rebuild` and `rollback`: asked for, then watched.
+//! `exodrive projections rebuild` and `rollback`: requests them, then watches
+//! them.
 
 use super::{
     super::Failure,
@@ -20,13 +21,13 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How often the rebuild is looked at.
+/// Interval at which the rebuild is read.
 const POLL_INTERVAL: Duration = Duration::from_millis(150);
-/// How often a line is printed where no terminal is.
+/// Interval at which a line is printed if there is no terminal.
 const LINE: Duration = Duration::from_secs(2);
-/// After how long without a sign of life the operator is told.
+/// Time without a heartbeat after which the operator is warned.
 const QUIET_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long one answer of the database may take.
+/// Longest time to wait for one answer of the database.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Differing keys that are printed.
 const SHOWN: usize = 20;
@@ -38,33 +39,34 @@ const INTERRUPTED: u8 = 130;
   exodrive projections rebuild inbox --reason 'after the fix of the status fold'
   exodrive projections rebuild inbox --reason 'try it' --dry-run
   exodrive projections rebuild bookings --partitions 4 --reason 'more than one core'
-  exodrive projections rebuild inbox --key 4ef9a417 --reason 'changed by hand'
+  exodrive projections rebuild inbox --key f3c95789-ace1-4954-ac5d-6baed2eac902 --reason 'changed by hand'
   exodrive projections rebuild --all --reason 'restored from a backup' --json
-  exodrive projections rebuild inbox --watch        (one that is under way)
+  exodrive projections rebuild inbox --watch        (one that is in progress)
   exodrive projections rebuild inbox --cancel
 
 A worker builds a new generation beside the one that readers see, compares both
 at the same position, and swaps in one transaction. Rows of the same version
 that differ are shown before the swap. Ctrl-C leaves the rebuild to the worker.
-Exit codes: 0 swapped, 1 failed, refused, stalled or waiting for you, 130 left
+Exit codes: 0 swapped, 1 failed, rejected, stalled or waiting for you, 130 left
 by Ctrl-C.")]
 pub(super) struct Rebuild {
-    /// Which projection
+    /// Name of the projection
     #[arg(value_parser = parse_name, required_unless_present = "all")]
     name: Option<String>,
     /// Every projection, one after the other
     #[arg(long, conflicts_with_all = ["name", "key", "from", "watch", "cancel", "accept"])]
     all: bool,
-    /// Why: it stays in the log
+    /// Reason: it stays in the log
     #[arg(long, required_unless_present_any = ["watch", "cancel", "accept"])]
     reason: Option<String>,
     /// Only this row, in place
     #[arg(long, conflicts_with_all = ["from", "partitions"])]
     key: Option<String>,
-    /// Only rows that an event from this position on touches
+    /// Only rows that an event at this position or later touches
     #[arg(long, value_name = "POSITION")]
     from: Option<u64>,
-    /// Split the keys into so many parts, which workers fold side by side
+    /// Number of partitions that the keys are split into, which workers fold
+    /// side by side
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     partitions: Option<u32>,
     /// Swap although rows differ from the present ones
@@ -73,13 +75,14 @@ pub(super) struct Rebuild {
     /// Do not wait for it
     #[arg(long)]
     no_wait: bool,
-    /// Watch the one that is under way
+    /// Watch the rebuild that is in progress
     #[arg(long, group = "running", conflicts_with = "reason")]
     watch: bool,
-    /// End the one that is under way; readers keep what they see
+    /// Cancel the rebuild that is in progress; readers go on seeing the present
+    /// rows
     #[arg(long, group = "running")]
     cancel: bool,
-    /// Swap the one that waits since rows differ
+    /// Swap the rebuild that waits because rows differ
     #[arg(long, group = "running")]
     accept: bool,
     #[command(flatten)]
@@ -88,10 +91,10 @@ pub(super) struct Rebuild {
     common: Common,
 }
 
-/// How long to watch.
+/// Options of watching.
 #[derive(clap::Args)]
 struct Bound {
-    /// Stop watching when nothing has moved for so long; the worker goes on
+    /// Stop watching when nothing has moved for this long; the worker goes on
     #[arg(long, default_value = "5m", value_name = "DURATION",
           value_parser = humantime::parse_duration)]
     stalled_after: Duration,
@@ -102,12 +105,12 @@ struct Bound {
   exodrive projections rollback inbox --reason 'the new status is wrong' --dry-run
   exodrive projections rollback inbox --reason 'the new status is wrong'
 
-Readers see the generation before, level with the log, after one transaction.")]
+Readers see the previous generation, up to date with the log, after one transaction.")]
 pub(super) struct Rollback {
-    /// Which projection
+    /// Name of the projection
     #[arg(value_parser = parse_name)]
     name: String,
-    /// Why: it stays in the log
+    /// Reason: it stays in the log
     #[arg(long)]
     reason: String,
     /// Do not wait for it
@@ -141,7 +144,7 @@ impl Rebuild {
         append_planned_all(&operator, &names, &command, &reason, &self.common, waits).await
     }
 
-    /// Watches, ends or swaps what is under way.
+    /// Watches, cancels or swaps the rebuild that is in progress.
     async fn resume(
         &self,
         operator: &Operator,
@@ -150,8 +153,9 @@ impl Rebuild {
     ) -> Result<ExitCode, Failure> {
         let rebuilds = operator.database().rebuilds(Some(name), 50).await?;
         let job = rebuilds.into_iter().find(|it| !it.is_over()).map(Job::from);
-        let job = job
-            .ok_or_else(|| OperatorError::Rejected(format!("no rebuild of {name} is under way")))?;
+        let job = job.ok_or_else(|| {
+            OperatorError::Rejected(format!("no rebuild of {name} is in progress"))
+        })?;
         if !self.watch {
             let command =
                 if self.cancel { ProjectionCommand::Cancel } else { ProjectionCommand::Accept };
@@ -210,9 +214,9 @@ fn print_json<T: serde::Serialize>(values: &[T]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Plans for every projection, so that none is begun if one is refused; then
-/// appends, and watches one after the other: each for as long as something moves
-/// within `waits`; not at all if that is none.
+/// Plans for every projection first, so that no rebuild begins if one is
+/// rejected. Then appends the events, and watches one rebuild after the other,
+/// each while something moves within `waits`. With `None` it does not watch.
 async fn append_planned_all(
     operator: &Operator,
     names: &[String],
@@ -276,19 +280,19 @@ async fn append_planned_all(
     Ok(code)
 }
 
-/// Why a rebuild is watched no longer though it is not over.
+/// Reason why watching ended before the rebuild did.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Left {
     /// Ctrl-C.
     Interrupted,
-    /// It waits for somebody to accept what differs.
+    /// It waits for an operator to accept the differences.
     Undecided,
     /// Nothing has moved for too long.
     Stalled,
 }
 
-/// How far a rebuild has come, whatever it goes back to in between: a generation
-/// that cannot be swapped in is compared again and again.
+/// Furthest progress of a rebuild, even if it goes back in between: a
+/// generation that cannot be swapped in is compared again and again.
 struct Furthest {
     stage: usize,
     done: u64,
@@ -318,7 +322,7 @@ impl Furthest {
         }
     }
 
-    /// Takes note of how far it is now. Once both generations are level, more
+    /// Notes the present progress. Once both generations are up to date, more
     /// events do not bring it nearer to its end.
     fn note(&mut self, job: &Job) {
         let now = Self::of(job);
@@ -338,7 +342,7 @@ struct End {
 struct Watch<'a> {
     operator: &'a Operator,
     stop: CancellationToken,
-    /// It has been accepted: a worker will go on with it.
+    /// True once it is accepted: a worker will go on with it.
     accepted: bool,
     stalled_after: Duration,
 }
@@ -352,8 +356,8 @@ impl<'a> Watch<'a> {
         Ok(Self { operator, stop: shutdown::requested()?, accepted, stalled_after })
     }
 
-    /// Shows how far a rebuild is until it is over, waits for a decision, nothing
-    /// has moved for too long, or Ctrl-C is pressed.
+    /// Shows the progress of a rebuild until it is over, waits for a decision,
+    /// nothing has moved for too long, or Ctrl-C is pressed.
     async fn until_over(&mut self, mut job: Job) -> Result<End, Failure> {
         let id = job.id.parse()?;
         let mut shown = ProgressLine::begin(&job);
@@ -366,7 +370,7 @@ impl<'a> Watch<'a> {
                 return Ok(End { job, left: None });
             }
             let undecided =
-                job.state == RebuildState::Waiting && !job.accepted && !job.cancel_wanted;
+                job.state == RebuildState::Waiting && !job.accepted && !job.cancel_requested;
             if undecided && !self.accepted {
                 shown.end();
                 print_differences(&job);
@@ -387,7 +391,7 @@ impl<'a> Watch<'a> {
             if !warned && quiet_since.elapsed() > QUIET_TIMEOUT && !self.is_alive(&job).await {
                 warned = true;
                 shown.say(&format!(
-                    "No worker shows a sign of life: {} goes on when one starts (`exodrive work`).",
+                    "No worker sends a heartbeat: {} goes on when one starts (`exodrive work`).",
                     job.projection
                 ));
             }
@@ -402,7 +406,7 @@ impl<'a> Watch<'a> {
                     return Ok(End { job, left: Some(Left::Interrupted) });
                 }
             };
-            // The worker carries it out: an outage of the database here does not
+            // The worker executes it: an outage of the database here does not
             // end it.
             if let Ok(Ok(now)) = looked.map(|found| found.map(Job::from)) {
                 if now != job {
@@ -413,7 +417,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Says what has not moved, and how everything stands.
+    /// Prints what has not moved, and the state of the generations.
     async fn print_standing(&self, job: &Job) {
         let (name, progress) = (&job.projection, &job.progress);
         eprintln!(
@@ -429,7 +433,7 @@ impl<'a> Watch<'a> {
         let database = self.operator.database();
         let found = tokio::time::timeout(READ_TIMEOUT, database.generations(name)).await;
         let Ok(Ok(generations)) = found else {
-            eprintln!("The database does not say how the generations stand.");
+            eprintln!("The database does not answer, so the state of the generations is unknown.");
             return;
         };
         for it in generations {
@@ -452,7 +456,7 @@ impl<'a> Watch<'a> {
         worker.and_then(|it| it.heartbeat_age_seconds).is_some_and(|age| age <= 5.0)
     }
 
-    /// Asks whether to swap all the same. Gives whether a decision was made.
+    /// Asks whether to swap all the same. Returns true if a decision was made.
     async fn ask(&mut self, job: &Job) -> Result<bool, Failure> {
         if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
             return Ok(false);
@@ -460,7 +464,8 @@ impl<'a> Watch<'a> {
         eprint!("Swap all the same? [y/N] ");
         std::io::stderr().flush()?;
         let (sender, answer) = tokio::sync::oneshot::channel();
-        // A thread of its own: nobody waits for it at the end, however long it reads.
+        // A thread of its own: the program does not wait for it at the end,
+        // however long it reads.
         std::thread::spawn(move || {
             let mut answer = String::new();
             let read = std::io::stdin().lock().read_line(&mut answer).map(|_| answer);
@@ -479,7 +484,7 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// A bar on a terminal, else lines.
+/// A progress bar on a terminal, or else lines.
 struct ProgressLine {
     bar: Option<ProgressBar>,
     last: Option<(RebuildState, Instant)>,
@@ -556,7 +561,7 @@ fn print_differences(job: &Job) {
     }
 }
 
-/// Says how it ended, on standard output unless that is for programs.
+/// Prints how it ended, on standard output unless that is for programs.
 fn conclude(end: &End, json: bool) -> ExitCode {
     let (job, name) = (&end.job, &end.job.projection);
     match end.left {
@@ -602,7 +607,7 @@ fn conclude(end: &End, json: bool) -> ExitCode {
 fn print_outcome(job: &Job) {
     let name = &job.projection;
     if let Some(key) = &job.key {
-        say!("Row {} of {name} was folded anew.", table::short(key, 100));
+        say!("Row {} of {name} was folded again.", table::short(key, 100));
         return;
     }
     if job.comparison.is_none() {

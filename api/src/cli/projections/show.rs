@@ -1,5 +1,5 @@
-//! `exodrive projections show`. Prints stored data to the operator's terminal;
-//! none of it goes to a log.
+//! `exodrive projections show`. It prints stored data to the operator's
+//! terminal, and none of it to a log.
 
 use super::{super::Failure, operator, parse_name, table};
 use crate::settings::Connections;
@@ -12,19 +12,19 @@ use std::process::ExitCode;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   exodrive projections show inbox
-  exodrive projections show inbox --key 4ef9a417-02e9-4d39-ad75-9611e0fcc33c
+  exodrive projections show inbox --key f3c95789-ace1-4954-ac5d-6baed2eac902
   exodrive projections show inbox --json | jq '.parked_events[0].error'
 
 With --key it prints the row and every event parked for it as they are stored,
 personal data among it: it is for your eyes.")]
 pub(super) struct Show {
-    /// Which projection
+    /// Name of the projection
     #[arg(value_parser = parse_name)]
     name: String,
     /// The row of this key, and the events parked for it (a row's key, or a subject)
     #[arg(long)]
     key: Option<String>,
-    /// An object, for programs
+    /// Print a JSON object, for programs
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -142,7 +142,7 @@ fn error(parked: &ParkedEvent) -> String {
 
 fn tried(parked: &ParkedEvent) -> String {
     let next = match parked.next_attempt_at {
-        _ if parked.retry_wanted => "a retry has been asked for".to_owned(),
+        _ if parked.retry_requested => "a retry has been asked for".to_owned(),
         Some(at) => format!("next attempt {}", table::time(at)),
         None => "no more by itself: `retry` asks for one".to_owned(),
     };
@@ -159,7 +159,7 @@ fn print(shown: &ProjectionDetails) {
     say!("  unknown   {}", shown.unknown_events);
     if status.paused {
         let why = table::short(status.pause_reason.as_deref().unwrap_or_default(), 100);
-        say!("  paused    by {}: {why}", status.paused_by.as_deref().unwrap_or("somebody"));
+        say!("  paused    by {}: {why}", status.paused_by.as_deref().unwrap_or("an operator"));
     }
     say!(
         "  position  {}, {} events and {:.1} s behind the log",
@@ -215,7 +215,8 @@ fn print_parked_keys(shown: &ProjectionDetails) {
         return;
     }
     say!("\nParked");
-    // No table: keys are copied from here, and would be broken to fit.
+    // The keys are not in a table: they are copied from here, and a table would
+    // break them.
     for first in parked.iter().filter(|it| !it.error.is_empty()) {
         let waiting = parked.iter().filter(|it| it.key == first.key && it.error.is_empty()).count();
         let position = table::number(u64::try_from(first.position).unwrap_or(0));

@@ -1,4 +1,5 @@
-//! `exodrive projections verify`: are the views what the log says?
+//! `exodrive projections verify`: verifies that the views are what the log
+//! says.
 
 use crate::cli::{Failure, replay::reading_bar, table};
 use crate::settings::Connections;
@@ -10,14 +11,14 @@ use indicatif::ProgressBar;
 use serde_json::json;
 use std::process::ExitCode;
 
-/// Differences shown of one projection.
+/// Differences printed of one projection.
 const SHOWN: usize = 10;
-/// Fields shown of one difference.
+/// Fields printed of one difference.
 const FIELDS: usize = 6;
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "The log is folded afresh, as a rebuild would, and every row is compared with the one
+    after_help = "The log is folded again, as in a rebuild, and every row is compared with the one
 in Postgres (document and position, at one moment: the system may go on) and with
 its views in Redis. Memory does not grow with the log: rows are folded for a part
 of the keys at a time.
@@ -26,9 +27,9 @@ A sample takes rows, and keys of events, by chance; it is quick and finds what i
 wrong with many rows. --all finds everything, and views in Redis of no row.
 
 What can be wrong: row changed, row missing, row too many, redis stale, redis
-missing, redis too many, not folded. A rebuild of the projection mends all of it.
+missing, redis too many, not folded. A rebuild of the projection repairs all of it.
 
-Exit codes: 0 equal, 1 different, 2 it could not be found out.
+Exit codes: 0 equal, 1 different, 2 the answer is unknown.
 
 Examples:
   exodrive projections verify
@@ -37,10 +38,10 @@ Examples:
   exodrive projections verify --all --json | jq '.projections[] | select(.differences > 0)'"
 )]
 pub(super) struct Verify {
-    /// Which projection; all of them if not given
+    /// Name of the projection; all of them if not given
     #[arg(value_parser = super::parse_name)]
     name: Option<String>,
-    /// Compare so many rows of each, taken by chance
+    /// Rows of each projection that are compared, chosen at random
     #[arg(long, value_name = "N", default_value_t = 100)]
     sample: usize,
     /// Compare all rows
@@ -53,14 +54,14 @@ pub(super) struct Verify {
     #[arg(long, value_name = "MIB", default_value_t = (Options::MEMORY >> 20) as u64,
           value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     memory: u64,
-    /// An object, for programs
+    /// Print a JSON object, for programs
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     connections: Connections,
 }
 
-/// Nothing can be said.
+/// Exit code: the answer is unknown.
 const UNUSABLE: u8 = 2;
 
 impl Verify {
@@ -182,6 +183,6 @@ fn print_findings(report: &Report) {
     say!("\n{rows}");
     let more = report.differences.saturating_sub(SHOWN as u64);
     if more > 0 {
-        say!("... and {} more of {}; --json tells more of them.", table::number(more), report.name);
+        say!("... and {} more of {}; --json shows more of them.", table::number(more), report.name);
     }
 }

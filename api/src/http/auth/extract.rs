@@ -1,5 +1,5 @@
-//! Who may go on, and how often: extractors that a handler names in its
-//! signature.
+//! Extractors that a handler names in its signature: they check the caller's
+//! role and rate.
 
 use super::tokens::Caller;
 pub(crate) use super::tokens::Role;
@@ -20,16 +20,16 @@ use std::{
     sync::Arc,
 };
 
-/// Anybody, with or without a token.
+/// Any caller, with or without a token.
 pub(crate) struct Anyone;
 
-/// Somebody who may read email.
+/// A caller who may read email.
 pub(crate) struct EmailReader {
-    /// As whom.
+    /// The identity with which the views are read.
     pub(crate) identity: Identity,
 }
 
-/// Whoever calls: by a token, by the link of a booking, or by neither.
+/// The caller: identified by a token, by the link of a booking, or not at all.
 #[derive(Clone, Debug)]
 pub(crate) struct Requester {
     caller: Option<Caller>,
@@ -38,8 +38,8 @@ pub(crate) struct Requester {
 }
 
 impl Requester {
-    /// Counts the request and says who calls. `books`: the request makes a
-    /// booking, which is counted apart.
+    /// Counts the request and identifies the caller. `books`: the request makes
+    /// a booking, which has its own limit.
     pub(crate) async fn check_access(
         parts: &mut Parts,
         api: &Arc<Api>,
@@ -55,7 +55,7 @@ impl Requester {
         self.caller.as_ref().map(|caller| caller.role)
     }
 
-    /// The user's id, of somebody who may run the system.
+    /// Id of the user, if they may operate the system.
     pub(crate) fn operator(&self) -> Result<&str, ApiError> {
         match &self.caller {
             Some(caller) if caller.role == Role::Operator => Ok(&caller.subject),
@@ -67,7 +67,7 @@ impl Requester {
         }
     }
 
-    /// Who that is to a command.
+    /// The actor of the caller's commands.
     pub(crate) fn actor(&self) -> Actor {
         match (&self.caller, &self.link) {
             (Some(caller), _) if caller.role == Role::Admin => Actor::Staff(caller.subject.clone()),
@@ -77,7 +77,7 @@ impl Requester {
         }
     }
 
-    /// As whom bookings are read.
+    /// The identity with which bookings are read.
     pub(crate) fn reads_bookings_as(&self) -> Identity {
         let staff = self.role().and_then(Role::reads_email_as);
         match (staff, &self.caller, &self.link) {
@@ -97,7 +97,7 @@ impl FromRequestParts<Arc<Api>> for Requester {
     }
 }
 
-/// Somebody who may run the system.
+/// A caller who may operate the system.
 pub(crate) struct Operates;
 
 impl FromRequestParts<Arc<Api>> for Operates {
@@ -141,7 +141,7 @@ impl FromRequestParts<Arc<Api>> for EmailReader {
     }
 }
 
-/// Somebody who looks after all that was done, and what was read.
+/// A caller who may audit: read all events, and all reads by staff.
 pub(crate) struct Auditor;
 
 impl FromRequestParts<Arc<Api>> for Auditor {
@@ -159,8 +159,8 @@ impl FromRequestParts<Arc<Api>> for Auditor {
     }
 }
 
-/// Counts the request and says who calls, if it carries a token. One that is
-/// not believed is counted with those that carry none.
+/// Counts the request and identifies the caller, if it has a token. A request
+/// with an invalid token is counted with those without one.
 async fn check_access(parts: &Parts, api: &Api, books: bool) -> Result<Option<Caller>, ApiError> {
     let caller = match bearer(&parts.headers) {
         Some(token) => api.tokens.check(token).await.map(Some),
@@ -198,8 +198,8 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// Whoever sent the request: the connection's peer, unless that is a proxy we
-/// trust, then the nearest address before it that we do not.
+/// Address of the sender: the connection's peer, unless that is a trusted
+/// proxy, then the nearest address before it that is not one.
 pub(crate) fn peer(parts: &Parts, trusted: &[IpNet]) -> IpAddr {
     let connected = parts
         .extensions
@@ -220,7 +220,7 @@ pub(crate) fn peer(parts: &Parts, trusted: &[IpNet]) -> IpAddr {
         .collect();
     let mut nearest = connected;
     for address in forwarded.into_iter().rev() {
-        // What cannot be read was not written by a proxy of ours.
+        // A trusted proxy did not write an address that cannot be read.
         let Ok(address) = address else { break };
         nearest = address;
         if !is_trusted(&address) {
@@ -230,8 +230,8 @@ pub(crate) fn peer(parts: &Parts, trusted: &[IpNet]) -> IpAddr {
     nearest.to_canonical()
 }
 
-/// What is counted as one caller: an IPv4 address, or the /64 that an IPv6
-/// user has to himself.
+/// The network that is counted as one caller: an IPv4 address, or the /64 that
+/// an IPv6 user has for themselves.
 pub(crate) fn network_of(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => address.to_string(),

@@ -1,4 +1,4 @@
-//! Who calls, and what they may do.
+//! Authentication and authorization of callers.
 
 pub mod extract;
 mod token_crypto;

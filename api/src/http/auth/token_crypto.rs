@@ -1,5 +1,5 @@
-//! Token signatures by ring, which is in the program anyway: the crate's own
-//! back ends would bring a second one.
+//! Token signatures by ring, which the program contains anyway: the back ends
+//! of the token crate would add a second library.
 
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind, EncodingKey,
@@ -18,7 +18,7 @@ static PROVIDER: CryptoProvider = CryptoProvider {
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// Makes ring the token crate's back end. Later calls do nothing.
+/// Makes ring the back end of the token crate. Later calls do nothing.
 pub(crate) fn install() {
     let _ = PROVIDER.install_default();
 }
@@ -57,8 +57,8 @@ enum Key {
     Rsa(RsaPublicKeyComponents<Vec<u8>>),
 }
 
-/// The key's family must be the algorithm's: a public key is never taken for a
-/// shared secret.
+/// Returns a verifier if the key's family is the algorithm's: a public key is
+/// never taken for a shared secret.
 fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>> {
     let key = match (algorithm, key.family(), key.kind()) {
         (Algorithm::HS256, AlgorithmFamily::Hmac, DecodingKeyKind::SecretOrDer(secret)) => {

@@ -1,4 +1,4 @@
-//! Who calls: tokens (JWT), the roles in them, and what each may read.
+//! Tokens (JWT), the roles in them, and what each role may read.
 
 use super::token_crypto;
 use exodrive_projections::Identity;
@@ -15,21 +15,21 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// What a person is to ExoDrive.
+/// A person's role in ExoDrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Rents.
+    /// Rents cars.
     Customer,
-    /// Runs the business.
+    /// Manages the business.
     Admin,
     /// Reads everything and changes nothing.
     Auditor,
-    /// Runs the system, and reads no mail.
+    /// Operates the system, and reads no mail.
     Operator,
 }
 
 impl Role {
-    /// All of them.
+    /// Every role.
     pub const ALL: [Self; 4] = [Self::Customer, Self::Admin, Self::Auditor, Self::Operator];
 
     /// The role's name in a token.
@@ -42,7 +42,7 @@ impl Role {
         }
     }
 
-    /// As whom the role reads email; `None` if it may not.
+    /// The identity with which the role reads email; `None` if it may not.
     pub fn reads_email_as(self) -> Option<Identity> {
         match self {
             Self::Admin => Some(Identity::Admin),
@@ -56,14 +56,13 @@ impl FromStr for Role {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|role| role.name() == text)
-            .ok_or_else(|| format!("{text:?} is no role: customer, admin, auditor or operator"))
+        Self::ALL.into_iter().find(|role| role.name() == text).ok_or_else(|| {
+            format!("{text:?} is not a role; the roles are customer, admin, auditor and operator")
+        })
     }
 }
 
-/// An algorithm of public keys.
+/// A public-key algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Algorithm(jsonwebtoken::Algorithm);
 
@@ -75,7 +74,7 @@ impl FromStr for Algorithm {
             "ES256" => Ok(Self(jsonwebtoken::Algorithm::ES256)),
             "RS256" => Ok(Self(jsonwebtoken::Algorithm::RS256)),
             "EdDSA" => Ok(Self(jsonwebtoken::Algorithm::EdDSA)),
-            _ => Err(format!("{text:?} is none of ES256, RS256, EdDSA")),
+            _ => Err(format!("{text:?} is not one of ES256, RS256, EdDSA")),
         }
     }
 }
@@ -86,7 +85,7 @@ impl fmt::Display for Algorithm {
     }
 }
 
-/// Who calls, by a token that was believed.
+/// A caller, identified by a verified token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// `sub`: the user's id.
@@ -95,17 +94,17 @@ pub struct Caller {
     pub role: Role,
 }
 
-/// Why a token is not believed.
+/// Reason why a token is rejected.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// It has ended.
+    /// The token has expired.
     #[error("the token has expired")]
     Expired,
-    /// Signature, issuer, audience, algorithm or form is not as it must be.
-    #[error("the token is not valid here")]
+    /// Signature, issuer, audience, algorithm or form is wrong.
+    #[error("the token is not valid for this system")]
     Invalid,
-    /// The issuer gave it no role that we know.
-    #[error("the token carries no role")]
+    /// The token has no role that this release knows.
+    #[error("the token has no role")]
     NoRole,
 }
 
@@ -114,25 +113,25 @@ pub struct Tokens {
     keys: Keys,
     validation: Validation,
     role_claim: Vec<String>,
-    /// Tokens that were believed a moment ago, and when they end.
+    /// Tokens that were verified a moment ago, with their ends.
     believed: Cache<String, (Caller, u64)>,
 }
 
-/// How long a token is believed without looking at its signature again. A key
-/// that the issuer withdraws is honoured for so long.
+/// Time for which a token is not verified again. A key that the issuer
+/// withdraws is honoured for that long.
 const BELIEVED: Duration = Duration::from_secs(30);
-/// How many tokens are remembered.
+/// Tokens that are cached.
 const REMEMBERED: u64 = 10_000;
-/// By how many seconds clocks may differ.
+/// Seconds by which clocks may differ.
 const LEEWAY: u64 = 30;
 
-/// What a token must be.
+/// Requirements on a token.
 pub struct TokenRules {
     /// The issuer it must name.
     pub issuer: Option<String>,
     /// The audience it must name.
     pub audience: Option<String>,
-    /// Where the role stands, with dots between.
+    /// Claim with the role, with dots between the names of nested claims.
     pub role_claim: String,
 }
 
@@ -147,7 +146,7 @@ struct Published {
     fetched: Option<Instant>,
 }
 
-/// How often an unknown key id may make us ask the issuer again.
+/// Shortest interval between two fetches of the keys for an unknown key id.
 const REFETCH: Duration = Duration::from_secs(30);
 
 impl Tokens {
@@ -158,14 +157,14 @@ impl Tokens {
         Self::new(keys, jsonwebtoken::Algorithm::HS256, rules)
     }
 
-    /// Tokens signed with keys that the issuer publishes at a URL, or that
-    /// stand in a file.
+    /// Tokens signed with keys that the issuer publishes at a URL, or that are
+    /// in a file.
     pub fn by_jwks(source: String, algorithm: Algorithm, rules: TokenRules) -> Self {
         token_crypto::install();
         Self::new(Keys::Published { source, cache: RwLock::default() }, algorithm.0, rules)
     }
 
-    /// The algorithm is pinned here, never taken from a token.
+    /// Pins the algorithm: it is never taken from a token.
     fn new(keys: Keys, algorithm: jsonwebtoken::Algorithm, rules: TokenRules) -> Self {
         let mut validation = Validation::new(algorithm);
         validation.set_required_spec_claims(&["exp", "sub"]);
@@ -183,7 +182,7 @@ impl Tokens {
         Self { keys, validation, role_claim, believed }
     }
 
-    /// Who the bearer of a token is.
+    /// Identifies the bearer of a token.
     ///
     /// # Errors
     /// [`TokenError`].
@@ -315,7 +314,8 @@ mod tests {
         let forged = issue("other", "u1", Role::Admin, HOUR, CLAIM).unwrap();
         assert_eq!(check(&tokens, &forged), Err(TokenError::Invalid));
         assert_eq!(check(&tokens, "garbage"), Err(TokenError::Invalid));
-        // A user may write anywhere but where the issuer puts the role.
+        // A user may be able to write any claim except the issuer's claim for
+        // the role.
         let elsewhere = issue("secret", "u1", Role::Admin, HOUR, "user_metadata.role").unwrap();
         assert_eq!(check(&tokens, &elsewhere), Err(TokenError::NoRole));
         let unsigned = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ1IiwiZXhwIjo5OTk5OTk5OTk5fQ.";

@@ -1,5 +1,5 @@
-//! Keeps what a restored database may still hold from readers, until a worker
-//! has cleaned it.
+//! Gate that hides the views while a restored database may hold erased data,
+//! until a worker has cleaned it.
 
 use crate::http::problem::{ApiError, Code};
 use axum::{
@@ -23,44 +23,45 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// What is served while the gate is shut: it holds no rows.
+/// Paths that are served while the gate is shut: they hold no rows.
 const OPEN: [&str; 6] =
     ["/v1/webhooks/", "/livez", "/readyz", "/docs", "/v1/openapi.json", "/v1/operator/"];
 
-/// See the module. Cheap to clone.
+/// A gate in front of the views. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ErasureGate(Arc<AtomicBool>);
 
 impl ErasureGate {
-    /// Shut, until [`ErasureGate::open_when_clean`] has looked.
+    /// A gate that is shut until [`ErasureGate::open_when_clean`] opens it.
     pub fn closed() -> Self {
         Self(Arc::new(AtomicBool::new(true)))
     }
 
-    /// Whether reads are refused.
+    /// True while the gate is shut and reads are rejected.
     pub fn is_closed(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 
-    /// Opens once the database is known to hold nothing that was erased. A log
-    /// without erasures suffices for that.
+    /// Opens the gate once the database is known to hold no erased data, and then
+    /// waits for `stop`. If the log has no erasures, that is known at once.
     pub async fn open_when_clean(self, log: Log, database: Database, stop: CancellationToken) {
         let (mut reported, mut revived) = (false, false);
         loop {
             match is_clean(&log, &database, &mut revived).await {
                 Ok(true) => {
                     if revived {
-                        // This process may have used such a key.
+                        // This process may have cached a key that came back.
                         tokio::time::sleep(KEY_CACHE).await;
                     }
                     self.0.store(false, Ordering::Release);
+                    stop.cancelled().await;
                     return;
                 }
                 Ok(false) if !reported => {
                     reported = true;
                     tracing::warn!(
                         "Database or key store may hold what was erased (was one restored from a \
-                         backup?): reads are refused until a worker has cleaned them"
+                         backup?): reads are rejected until a worker has cleaned them"
                     );
                 }
                 Ok(false) => {}
@@ -76,7 +77,7 @@ impl ErasureGate {
         }
     }
 
-    /// Refuses reads while it is shut.
+    /// Rejects reads while the gate is shut.
     pub async fn pass(State(gate): State<Self>, request: Request, next: Next) -> Response {
         let path = request.uri().path();
         if gate.is_closed() && !OPEN.iter().any(|open| path.starts_with(open)) {

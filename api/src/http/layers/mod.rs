@@ -1,4 +1,5 @@
-//! What surrounds every request.
+//! Layers around every request.
 
+pub mod detach;
 pub mod erasure_gate;
 pub mod request;

@@ -1,5 +1,5 @@
-//! What surrounds every request: its id and trace, its limits' headers, its
-//! problem if it failed, its line in the log and its place in the metrics.
+//! The layer around every request: id and trace, rate-limit headers, the
+//! problem of a failure, log line and metrics.
 
 use crate::http::{auth::tokens::Caller, problem, state::limits::Verdict};
 use axum::{
@@ -28,23 +28,23 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub(crate) struct Identity {
     pub(crate) request_id: Arc<str>,
     pub(crate) trace: TraceContext,
-    /// Set by whatever counted the request.
+    /// Set by the extractor that counted the request.
     pub(crate) verdict: Arc<OnceLock<Verdict>>,
-    /// Set by whatever admitted somebody of the staff.
+    /// Set by the extractor that admitted a member of staff.
     pub(crate) staff: Arc<OnceLock<Caller>>,
     method: Method,
     route: Option<MatchedPath>,
 }
 
-/// A UUIDv7 from the thread's own generator: the system's costs a system call
-/// for each request.
+/// A UUIDv7 from a generator of the thread: the system's generator costs a
+/// system call for each request.
 fn request_uuid() -> uuid::Uuid {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let millis = u64::try_from(since.as_millis()).unwrap_or(0);
     uuid::Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid()
 }
 
-/// Marks an answer that says with an error status what was asked: readiness.
+/// Marks an answer whose error status is the answer itself: readiness.
 #[derive(Clone, Copy)]
 pub(crate) struct NotAProblem;
 
@@ -65,7 +65,7 @@ impl Identity {
         self.route.as_ref().map_or("unmatched", MatchedPath::as_str)
     }
 
-    /// Notes that the request shows something personal, if staff makes it.
+    /// Notes a read of personal data, if staff made the request.
     pub(crate) fn shows(&self, accesses: &AccessLog, resource: &str, key: Option<&str>) {
         let Some(caller) = self.staff.get() else { return };
         let access = Access {
@@ -79,7 +79,7 @@ impl Identity {
     }
 }
 
-/// What stands in a path for the first variable of its route.
+/// Value of the first variable of a route in a path.
 fn variable<'a>(route: &str, uri: &'a Uri) -> Option<&'a str> {
     let both = route.split('/').zip(uri.path().split('/'));
     both.into_iter().find(|(step, _)| step.starts_with('{')).map(|(_, value)| value)
@@ -132,7 +132,7 @@ pub(crate) async fn trace_request(
                 %method, route, status, elapsed_ms,
                 code = error.code.name(),
                 cause = error.cause,
-                "Request refused"
+                "Request rejected"
             ),
             None => tracing::debug!(%method, route, status, elapsed_ms, "Request answered"),
         }
@@ -159,7 +159,8 @@ pub(crate) async fn trace_request(
     response
 }
 
-/// A caller may send any word as a method; a label may not be just any word.
+/// Name of the method as a metric label. A caller may send any word as a
+/// method, and a label must be one of a few.
 fn label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",

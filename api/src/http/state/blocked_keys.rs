@@ -1,5 +1,5 @@
-//! Rows that wait behind an event which cannot be folded, so that whoever
-//! reads one of them is told.
+//! Keys whose rows wait behind an event that cannot be folded, so that the API
+//! can say so to a reader.
 
 use exodrive_projections::Database;
 use std::{
@@ -9,17 +9,17 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How often Postgres is asked.
+/// Interval at which Postgres is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// For each view the keys (or subjects) with parked events, and where the first
-/// of them stands. Cheap to clone.
+/// Keys (or subjects) of each view with parked events, and the position of the
+/// first one. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct BlockedKeys(Arc<RwLock<HashMap<String, HashMap<String, u64>>>>);
 
 impl BlockedKeys {
-    /// Keeps up with Postgres until `stop`. While that does not answer, what
-    /// was known stands.
+    /// Polls Postgres until `stop`. While Postgres does not answer, the last
+    /// answer stays in use.
     pub async fn follow(self, database: Database, stop: CancellationToken) {
         while !stop.is_cancelled() {
             if let Ok(found) = database.blocked_keys().await {
@@ -33,8 +33,8 @@ impl BlockedKeys {
         }
     }
 
-    /// The position of the event that a row of this key waits behind, if it
-    /// does. `keys` are the row's key and the subjects of its events.
+    /// Position of the event that a row of this key waits behind, if it waits.
+    /// `keys` are the row's key and the subjects of its events.
     pub fn behind(&self, view: &str, keys: &[&str]) -> Option<u64> {
         let blocked = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let of_view = blocked.get(view)?;

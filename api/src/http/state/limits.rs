@@ -1,6 +1,5 @@
-//! Rate limits: what is limited, how much, and the one way it is counted
-//! (GCRA, the generic cell rate algorithm), in Redis or, while Redis is away,
-//! in this process.
+//! Rate limits, and the one way to count (GCRA, the generic cell rate
+//! algorithm): in Redis or, while Redis does not answer, in this process.
 
 use exodrive_projections::engine::cache::Cache;
 use governor::{Quota, RateLimiter, clock::Clock, middleware::StateInformationMiddleware};
@@ -13,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Everything that is limited.
+/// Limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// Requests without a token, per address.
@@ -24,7 +23,8 @@ pub enum Limit {
     Admin,
     /// Webhooks that fail verification, per address.
     FailedWebhook,
-    /// Bookings made, staff apart, per user, else per address.
+    /// Bookings made by callers other than staff, per user, or per address
+    /// without a token.
     Booking,
 }
 
@@ -40,7 +40,7 @@ impl Limit {
         }
     }
 
-    /// What is allowed when nothing is configured.
+    /// Rate of the limit if none is configured.
     pub const fn default_rate(self) -> Rate {
         let (amount, seconds) = match self {
             Self::Public => (60, 60),
@@ -53,7 +53,7 @@ impl Limit {
     }
 }
 
-/// So many requests in a period, all at once if need be.
+/// Number of requests in a period. They may come all at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     amount: u32,
@@ -64,13 +64,13 @@ impl FromStr for Rate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let unsound =
+        let invalid =
             || format!("{text:?} is no rate: write a number, a slash and a period, like 60/1m");
-        let (amount, period) = text.split_once('/').ok_or_else(unsound)?;
-        let amount = amount.trim().parse().ok().filter(|amount| *amount > 0).ok_or_else(unsound)?;
-        let period = humantime::parse_duration(period.trim()).map_err(|_| unsound())?;
+        let (amount, period) = text.split_once('/').ok_or_else(invalid)?;
+        let amount = amount.trim().parse().ok().filter(|amount| *amount > 0).ok_or_else(invalid)?;
+        let period = humantime::parse_duration(period.trim()).map_err(|_| invalid())?;
         let valid = (Duration::from_millis(1)..=Duration::from_secs(86_400)).contains(&period);
-        if valid { Ok(Self { amount, period }) } else { Err(unsound()) }
+        if valid { Ok(Self { amount, period }) } else { Err(invalid()) }
     }
 }
 
@@ -98,20 +98,20 @@ pub struct Rates {
     pub booking: Rate,
 }
 
-/// How one request fared.
+/// Result of counting one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// Which limit it fell under.
+    /// The limit that applies to it.
     pub limit: Limit,
     /// That limit's rate.
     pub rate: Rate,
-    /// Whether it may go on.
+    /// True if it may go on.
     pub allowed: bool,
-    /// How many more may follow at once.
+    /// Requests that may follow at once.
     pub remaining: u32,
-    /// Until everything is allowed again.
+    /// Time until the full rate is available again.
     pub reset: Duration,
-    /// Until one more is allowed; zero if it was.
+    /// Time until one more request is allowed; zero if this one was.
     pub retry_after: Duration,
 }
 
@@ -122,7 +122,8 @@ impl Verdict {
         format!("\"{}\";q={};w={window}", self.limit.name(), self.rate.amount)
     }
 
-    /// `RateLimit`: what is left, and the seconds until all of it is back.
+    /// `RateLimit`: what is left, and the seconds until the full rate is
+    /// available.
     pub fn state(&self) -> String {
         format!("\"{}\";r={};t={}", self.limit.name(), self.remaining, ceil_secs(self.reset))
     }
@@ -146,41 +147,40 @@ type Local = RateLimiter<
 
 /// Counts requests.
 ///
-/// Every request is counted in Redis, exactly, over all processes. Only under a
-/// limit of 100 requests a second or more, where that call would cost more than the request,
-/// a tenth of what Redis says is left may be spent here before it is asked
-/// again and told: such a limit can be overspent by about so much, for half a
-/// second.
+/// Every request is counted in Redis, exactly, over all processes. The
+/// exception is a limit of 100 requests a second or more, where that call would
+/// cost more than the request: a tenth of what Redis says is left may be spent
+/// in this process before it reports to Redis and asks again. Such a limit can
+/// be exceeded by about that much, for half a second.
 pub struct Limiter {
     cache: Cache,
     tiers: [(Limit, Rate, Local); 5],
     leases: Mutex<HashMap<String, Lease>>,
 }
 
-/// Requests that may go on without asking Redis.
+/// A lease: requests that may go on without asking Redis.
 struct Lease {
     verdict: Verdict,
     left: u32,
-    /// Gone on and not told to Redis yet.
+    /// Requests that went on and that Redis has not counted yet.
     spent: u32,
     until: Instant,
 }
 
-/// Requests in a second.
+/// Requests in a second from which a limit is leased.
 const FAST: u32 = 100;
-/// How long a lease is good for.
+/// Lifetime of a lease.
 const LEASE: Duration = Duration::from_millis(500);
-/// Which part of what is left is leased.
+/// Divisor of what is left: the part that is leased.
 const LEASED: u32 = 10;
 
-/// Past this many keys the local counters of those who have been silent are
-/// dropped.
+/// Number of keys beyond which the local counters of idle callers are dropped.
 const LOCAL_KEYS: usize = 10_000;
 
-/// One call, by Redis's own clock. KEYS[1]: who. ARGV: microseconds that one
-/// request costs, the most that may be owed, and how many requests went on
-/// before this one without being counted. The key holds the time at which
-/// nothing is owed any more. Answers: allowed, and what is owed now.
+/// One call, by Redis's own clock. KEYS[1]: the caller. ARGV: microseconds that
+/// one request costs, the most that may be owed, and the number of requests
+/// that went on before this one without being counted. The key holds the time
+/// at which nothing is owed any more. Answers: allowed, and what is owed now.
 static GCRA: LazyLock<redis::Script> = LazyLock::new(|| {
     redis::Script::new(
         r"local time = redis.call('TIME')
@@ -260,8 +260,8 @@ impl Limiter {
         verdict
     }
 
-    /// Lets a request go on under a lease; else says how many went on under
-    /// the last one and must be told to Redis.
+    /// Spends one request of a lease. Without a lease returns how many requests
+    /// of the last one Redis must still count.
     fn spend_leased(&self, key: &str) -> Result<Verdict, u32> {
         let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(lease) = leases.get_mut(key) else { return Err(0) };
@@ -283,8 +283,8 @@ impl Limiter {
         if leases.len() > LOCAL_KEYS {
             leases.retain(|_, lease| lease.until > Instant::now());
         }
-        // Two requests may have asked at once: what went on under the first
-        // one's lease is still to be told.
+        // Two requests may have asked at once: Redis must still count what went
+        // on under the first one's lease.
         let spent = leases.get(&key).map_or(0, |lease| lease.spent);
         if left > 0 || spent > 0 {
             leases.insert(key, Lease { verdict, left, spent, until });
@@ -325,8 +325,8 @@ mod tests {
     fn rates_are_read_and_shown() {
         assert_eq!("1000/1m".parse::<Rate>().unwrap().to_string(), "1000/1m");
         assert_eq!("5/30s".parse::<Rate>().unwrap().to_string(), "5/30s");
-        for unsound in ["", "60", "0/1m", "-1/1m", "60/", "60/soon", "1/0s", "1/2d"] {
-            assert!(unsound.parse::<Rate>().is_err(), "{unsound}");
+        for invalid in ["", "60", "0/1m", "-1/1m", "60/", "60/soon", "1/0s", "1/2d"] {
+            assert!(invalid.parse::<Rate>().is_err(), "{invalid}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What this process keeps between requests.
+//! State of this process between requests.
 
 pub mod blocked_keys;
 pub mod limits;

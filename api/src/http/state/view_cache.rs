@@ -1,5 +1,5 @@
-//! Views in this process, in front of those in Redis. Kept only while Redis
-//! tells what changes, so that nothing old is served.
+//! Cache of views in this process, in front of Redis. It is used only while
+//! Redis sends notices of changes, so no old answer is served.
 
 use bytes::Bytes;
 use exodrive_projections::{
@@ -19,14 +19,16 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Bytes of answers kept.
+/// Bytes of cached answers.
 const CAPACITY: u64 = 64 << 20;
-/// The publisher gives a sign of life every second.
+/// Time without a notice after which notices count as lost: the publisher sends
+/// one every second.
 const NOTICE_TIMEOUT: Duration = Duration::from_millis(2_500);
-/// Keys share counters of changes; more of them, fewer needless misses.
+/// Counters of changes, which keys share. More counters mean fewer needless
+/// misses.
 const COUNTERS: usize = 1_024;
 
-/// Where an answer came from.
+/// Level of the cache that an answer came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     /// This process.
@@ -36,7 +38,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// As in `X-Cache`.
+    /// Name of the level in `X-Cache`.
     pub fn name(self) -> &'static str {
         match self {
             Self::L1 => "L1",
@@ -45,7 +47,7 @@ impl Level {
     }
 }
 
-/// The answers of one view. Cheap to clone.
+/// Cached answers of one view. Cheap to clone.
 #[derive(Clone)]
 pub struct ViewCache {
     view: &'static str,
@@ -56,12 +58,12 @@ pub struct ViewCache {
 
 struct Shared {
     local: Local<String, (u64, Bytes)>,
-    /// The generation that was read last; 0 if none was.
+    /// The generation that was read last; 0 if none was read.
     read: AtomicI32,
-    /// The generation of what is kept, if every change since it was read has
-    /// been heard of; else 0.
+    /// The generation of the cached answers, if every notice since it was read
+    /// has arrived; else 0.
     trusted: AtomicI32,
-    /// How often keys that hash here have changed.
+    /// Number of changes of the keys that share each counter.
     changes: Vec<AtomicU64>,
     hasher: RandomState,
 }
@@ -106,7 +108,7 @@ impl ViewCache {
         let json = Bytes::from(json);
         if trusted.load(Ordering::Acquire) == generation {
             local.insert(key.to_owned(), (position, json.clone()));
-            // It may have changed between the answer and now.
+            // The row may have changed between the answer and now.
             if changes.load(Ordering::Acquire) != before
                 || trusted.load(Ordering::Acquire) != generation
             {
@@ -123,7 +125,8 @@ impl ViewCache {
         &self.shared.changes[index]
     }
 
-    /// Listens for changes until `stop`. While it cannot, nothing is kept.
+    /// Listens for changes until `stop`. While it cannot listen, nothing is
+    /// cached.
     pub async fn follow(self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             if let Ok(notices) = self.redis.changes(self.view).await {
@@ -137,8 +140,8 @@ impl ViewCache {
         }
     }
 
-    /// Drops what each notice names; ends when notices of the generation that
-    /// is read do, or another one is to be read.
+    /// Drops the answer that each notice names. Ends when the notices end, or
+    /// when another generation is to be read.
     async fn consume_notices(&self, notices: impl Stream<Item = Notice>) {
         let read = self.redis.generation(self.view, self.version).await;
         let Ok(Some(generation)) = read else { return };
@@ -153,7 +156,8 @@ impl ViewCache {
                 self.shared.local.invalidate(&key);
             }
             if self.shared.trusted.load(Ordering::Acquire) != generation {
-                // What is on its way from Redis may have changed before we heard.
+                // An answer on its way from Redis may have changed before the
+                // notices began.
                 self.clear_all();
                 self.shared.trusted.store(generation, Ordering::Release);
             }

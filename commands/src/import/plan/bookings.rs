@@ -1,4 +1,4 @@
-//! Bookings, whose they are, and what became of them.
+//! Plan for bookings, their customers, and their later events.
 
 use super::{
     BOOKINGS, CellError, HISTORY, ImportCommand, Plan, Step, cents, moment, parse, problem,
@@ -21,7 +21,7 @@ use exodrive_domain::{
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 
-/// Plans the bookings; gives the car of each.
+/// Plans the bookings. Returns the car of each booking.
 pub(super) fn plan_bookings(
     tables: &Tables,
     now: DateTime<Utc>,
@@ -53,7 +53,7 @@ pub(super) fn plan_bookings(
     }
     for row in &tables.customers {
         if !with_booking.contains(row.columns.id.as_str()) {
-            let why = "has no booking that was taken: a customer is known by his bookings";
+            let why = "has no booking that was taken: a customer is known by their bookings";
             plan.problems.push(problem("customers", row.line, &row.columns.id, why));
         }
     }
@@ -100,7 +100,7 @@ fn plan_booking(
     };
     let import = Import {
         id,
-        // The desk's secret decides it.
+        // The real id is derived from the link secret.
         customer_id: derived_uuid(&["customer", &known.id]).into(),
         customer,
         days,
@@ -121,14 +121,14 @@ fn plan_booking(
         payment,
         paid_at: moment("timestamp of payment_captured", paid_at)?,
         contract,
-        // Staff have a day to see to those that nobody paid.
+        // Staff have a day to decide about unpaid bookings.
         hold_expires_at: (status == Status::PendingPayment).then(|| now + TimeDelta::days(1)),
         created_at,
     };
     remark(row, said, &import, plan);
     let about = it.car_id.clone();
     let mut rows = vec![("bookings", row.line, it.id.clone())];
-    // A customer counts with the first booking.
+    // A customer is counted with their first booking.
     if counted.insert(known.id.clone()) {
         rows.push(("customers", customer_row.line, known.id.clone()));
     }
@@ -156,7 +156,7 @@ fn plan_booking(
     Ok((car_id, days))
 }
 
-/// Says where a booking is taken as something else than the table says.
+/// Adds a remark if a booking is taken with another status than the table has.
 fn remark(row: &Row<BookingColumns>, said: Status, import: &Import, plan: &mut Plan) {
     let paid = matches!(import.payment.status, PaymentStatus::Authorized | PaymentStatus::Captured);
     let signed = import.contract.status == ContractStatus::Signed;
@@ -227,8 +227,8 @@ pub(super) fn plan_history(
                 .ok_or_else(|| format!("its booking {} was not taken", it.booking_id))?;
             let happened_at = moment("timestamp", Some(&it.timestamp))?;
             let kind = it.actor_type.as_deref().unwrap_or("system");
-            // A customer is told by his booking; a name here would be one more
-            // place to forget him in.
+            // The booking already says who the customer is. A name here would
+            // be one more place to erase.
             let actor = match (kind, &it.actor_id) {
                 ("customer", _) | (_, None) => kind.to_owned(),
                 (_, Some(id)) => format!("{kind}:{id}"),

@@ -1,4 +1,4 @@
-//! Days of cars.
+//! Plan for blocked days of cars.
 
 use super::{BLOCKS, BOOKINGS, ImportCommand, Plan, Rows, Step, parse, problem};
 use crate::{
@@ -13,8 +13,8 @@ use exodrive_domain::{
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 
-/// Days of bookings follow from the bookings; what is left is maintenance,
-/// blocked day after day in one.
+/// Plans maintenance as blocks: consecutive days become one block. Days of
+/// bookings follow from the bookings.
 pub(super) fn plan_blocks(
     tables: &Tables,
     cars_of: &HashMap<String, (CarId, Days)>,
@@ -38,7 +38,7 @@ pub(super) fn plan_blocks(
                 maintenance.entry(&it.car_id).or_default().insert(date, row);
             }
             ("available", _) => {
-                let why = "a day is available unless something else is said";
+                let why = "a day is available unless a row says otherwise";
                 plan.remarks.push(problem("car_availability", row.line, &it.id, why));
             }
             ("booked" | "pending_confirmation", Some(booking_id)) => {
@@ -46,7 +46,7 @@ pub(super) fn plan_blocks(
                     Some((car_id, days))
                         if days.contains(date) && car_id.to_string() == it.car_id =>
                     {
-                        // Counted with its booking.
+                        // The day is counted with its booking.
                         let about = it.car_id.clone();
                         let steps = plan.stages[BOOKINGS].get_mut(&about);
                         let id = format!("bookings-{booking_id}");
@@ -55,12 +55,12 @@ pub(super) fn plan_blocks(
                             step.rows.push(("car_availability", row.line, it.id.clone()));
                         }
                     }
-                    Some(_) => refuse(plan, format!("is no day of its booking {booking_id}")),
+                    Some(_) => refuse(plan, format!("is not a day of its booking {booking_id}")),
                     None => refuse(plan, format!("its booking {booking_id} was not taken")),
                 }
             }
             ("booked" | "pending_confirmation", None) => {
-                refuse(plan, "is booked by no booking".to_owned());
+                refuse(plan, "is booked, but has no booking".to_owned());
             }
             (other, _) => refuse(plan, format!("status is unknown: {other:?}")),
         }

@@ -1,4 +1,4 @@
-//! Cars with all that belongs to them.
+//! Plan for cars with their prices, fees, images, specifications and features.
 
 use super::{
     CARS, CellError, ImportCommand, Plan, Rows, Step, basis_points, cents, flag, moment, parse,
@@ -16,7 +16,7 @@ use exodrive_domain::{
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 
-/// The rows of a table by the car that they are of; a car's own order is kept.
+/// Groups the rows of a table by car. Rows of a car stay in order.
 fn by_car<T>(rows: &[Row<T>], car_id: impl Fn(&T) -> &str) -> HashMap<String, Vec<&Row<T>>> {
     let mut found: HashMap<String, Vec<&Row<T>>> = HashMap::new();
     for row in rows {
@@ -126,7 +126,7 @@ fn plan_car(
     if let Some((images, rows, source)) = pictures(parts)? {
         step("images", rows, source, FleetCommand::SetImages(images));
     }
-    // What these are made of is counted with the car.
+    // Rows that these are made of are counted with the car.
     let priced = !parts.pricing.is_empty();
     if available && !hidden && priced {
         step("list", Vec::new(), json!("list"), FleetCommand::List);
@@ -198,7 +198,7 @@ fn pictures(parts: &CarParts<'_>) -> Result<Option<(Vec<Image>, Rows, Value)>, C
     }
     ordered.sort_by_key(|(order, _)| *order);
     let mut images: Vec<_> = ordered.into_iter().map(|(_, image)| image).collect();
-    // The present product holds nobody to exactly one.
+    // The present product does not enforce exactly one primary image.
     let primary = images.iter().position(|image| image.primary).unwrap_or(0);
     for (index, image) in images.iter_mut().enumerate() {
         image.primary = index == primary;

@@ -1,4 +1,4 @@
-//! Emails.
+//! Plan for emails.
 
 use super::{CellError, HISTORY, ImportCommand, Plan, Step, moment, problem};
 use crate::import::tables::{EmailColumns, Tables};
@@ -30,16 +30,15 @@ pub(super) fn plan_emails(tables: &Tables, plan: &mut Plan) {
     }
 }
 
-/// What became of it, when, and the body that tells it.
+/// An event of an email: its type, its time, and the body that reports it.
 type ReportedEvent = (String, DateTime<Utc>, Value);
 
-/// What is known of an email, each told as its provider would: the last event,
-/// and when it was opened and clicked.
+/// Events of an email in the form that its provider would send: the last event,
+/// and the times at which it was opened and clicked.
 fn reports(it: &EmailColumns) -> Result<(EmailId, Vec<ReportedEvent>), CellError> {
-    let email_id: EmailId = it
-        .resend_email_id
-        .parse()
-        .map_err(|_| format!("resend_email_id is no id of an email: {:?}", it.resend_email_id))?;
+    let email_id: EmailId = it.resend_email_id.parse().map_err(|_| {
+        format!("resend_email_id is not an id of an email: {:?}", it.resend_email_id)
+    })?;
     let created_at = moment("created_at", it.created_at.as_deref())?;
     let last_at = moment("last_event_at", it.last_event_at.as_deref())?
         .or(created_at)
@@ -47,7 +46,7 @@ fn reports(it: &EmailColumns) -> Result<(EmailId, Vec<ReportedEvent>), CellError
     let kind = it.last_event_type.trim().trim_start_matches("email.").to_owned();
     let kind = if kind == "delivery_failed" { "failed".to_owned() } else { kind };
     let raw = it.raw_payload.as_deref().map(serde_json::from_str::<Value>);
-    let raw = raw.transpose().map_err(|error| format!("raw_payload is no JSON: {error}"))?;
+    let raw = raw.transpose().map_err(|error| format!("raw_payload is not JSON: {error}"))?;
     let mut data = raw
         .as_ref()
         .and_then(|raw| raw.get("data").cloned())
@@ -55,7 +54,7 @@ fn reports(it: &EmailColumns) -> Result<(EmailId, Vec<ReportedEvent>), CellError
         .unwrap_or_else(|| json!({}));
     let mut tags = match it.tags.as_deref().map(serde_json::from_str::<Value>) {
         Some(Ok(tags)) => tags,
-        Some(Err(error)) => return Err(format!("tags is no JSON: {error}")),
+        Some(Err(error)) => return Err(format!("tags is not JSON: {error}")),
         None => data.get("tags").cloned().unwrap_or_else(|| json!({})),
     };
     if let (Some(booking_id), Some(tags)) = (&it.booking_id, tags.as_object_mut()) {

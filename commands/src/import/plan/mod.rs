@@ -1,4 +1,4 @@
-//! What the rows come to: the steps of an import, in our words.
+//! The plan of an import: rows become steps, and a step is a command or a fact.
 
 mod bookings;
 mod calendar;
@@ -18,36 +18,36 @@ use exodrive_domain::{
 use serde_json::Value;
 use std::{collections::BTreeMap, str::FromStr};
 
-/// The steps of an import: what may be worked on at the same time by car,
-/// stage after stage.
+/// The steps of an import, in stages. Within a stage, steps about different
+/// cars may run at the same time.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// Each stage's steps, in order, by what they are about.
+    /// Steps of each stage, in order, by the car or email that they are about.
     pub stages: [BTreeMap<String, Vec<Step>>; 4],
-    /// Rows that come to nothing.
+    /// Rows that give no step.
     pub problems: Vec<Problem>,
-    /// Rows that come to something else than they say.
+    /// Rows that are taken with other values than they hold.
     pub remarks: Vec<Problem>,
 }
 
 /// One command or fact.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// Names it for ever.
+    /// Permanent name of the step, from which its command's id is made.
     pub id: String,
-    /// The rows that it is made of: table, line, id.
+    /// Rows that it is made of: table, line, id.
     pub rows: Vec<(&'static str, u64, String)>,
-    /// The rows' content, to tell when they have changed.
+    /// Content of the rows, to detect that they have changed.
     pub source: Value,
-    /// When it happened, if the rows say.
+    /// Time at which it happened, if the rows have it.
     pub happened_at: Option<DateTime<Utc>>,
-    /// Who did it, if the rows say.
+    /// The person who did it, if the rows have it.
     pub actor: Option<String>,
-    /// What it does.
+    /// The command.
     pub command: ImportCommand,
 }
 
-/// What a step does.
+/// The command of a step.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum ImportCommand {
@@ -63,12 +63,12 @@ const BLOCKS: usize = 2;
 const HISTORY: usize = 3;
 
 impl Plan {
-    /// How many steps.
+    /// Number of steps.
     pub fn len(&self) -> usize {
         self.stages.iter().flat_map(BTreeMap::values).map(Vec::len).sum()
     }
 
-    /// Whether there is nothing to do.
+    /// True if there is no step.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -78,7 +78,7 @@ impl Plan {
     }
 }
 
-/// What is wrong with a row.
+/// The fault of a row, as text.
 type CellError = String;
 
 fn parse<T: FromStr>(what: &str, text: &str) -> Result<T, CellError> {
@@ -87,12 +87,13 @@ fn parse<T: FromStr>(what: &str, text: &str) -> Result<T, CellError> {
 
 fn moment(what: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, CellError> {
     let parse = |text: &str| {
-        // Postgres writes a space, and offsets without minutes.
+        // Postgres writes a space instead of the `T`, and offsets without
+        // minutes.
         let text = text.trim().replacen(' ', "T", 1);
         let with_minutes = format!("{text}:00");
         time::parse(&text)
             .or_else(|| time::parse(&with_minutes))
-            .ok_or_else(|| format!("{what} is no time: {text:?}"))
+            .ok_or_else(|| format!("{what} is not a time: {text:?}"))
     };
     text.map(parse).transpose()
 }
@@ -106,9 +107,9 @@ fn flag(what: &str, text: Option<&str>, otherwise: bool) -> Result<bool, CellErr
     }
 }
 
-/// Major units with at most two digits after the point, as cents.
+/// Converts major units with at most two digits after the point to cents.
 fn cents(what: &str, text: &str) -> Result<i64, CellError> {
-    let unsound = || format!("{what} is no amount: {text:?}");
+    let invalid = || format!("{what} is not an amount: {text:?}");
     let (negative, digits) = match text.trim().strip_prefix('-') {
         Some(digits) => (true, digits),
         None => (false, text.trim()),
@@ -117,20 +118,20 @@ fn cents(what: &str, text: &str) -> Result<i64, CellError> {
     let part = part.trim_end_matches('0');
     let valid = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
     if whole.is_empty() || part.len() > 2 || !valid(whole) || !valid(part) {
-        return Err(unsound());
+        return Err(invalid());
     }
-    let cents: i64 = format!("{whole}{part:0<2}").parse().map_err(|_| unsound())?;
+    let cents: i64 = format!("{whole}{part:0<2}").parse().map_err(|_| invalid())?;
     Ok(if negative { -cents } else { cents })
 }
 
-/// A percentage, as basis points.
+/// Converts a percentage to basis points.
 fn basis_points(what: &str, text: Option<&str>) -> Result<u32, CellError> {
     let points = text.map_or(Ok(0), |text| cents(what, text))?;
     u32::try_from(points).map_err(|_| format!("{what} is negative"))
 }
 
-/// Makes the plan. `time_zone` is where the cars are; `now` decides what became
-/// of unpaid bookings.
+/// Makes the plan. `time_zone` is the time zone of the cars. `now` decides
+/// whether an unpaid booking has expired.
 pub fn plan(tables: &Tables, time_zone: &str, now: DateTime<Utc>) -> Plan {
     let mut plan = Plan::default();
     cars::plan_cars(tables, time_zone, &mut plan);
@@ -141,7 +142,7 @@ pub fn plan(tables: &Tables, time_zone: &str, now: DateTime<Utc>) -> Plan {
     plan
 }
 
-/// The rows that a step is made of: table, line, id.
+/// Rows that a step is made of: table, line, id.
 type Rows = Vec<(&'static str, u64, String)>;
 
 fn problem(table: &str, line: u64, id: &str, why: impl Into<String>) -> Problem {
@@ -160,8 +161,8 @@ mod tests {
         assert_eq!(read("7"), Ok(700));
         assert_eq!(read("-0.01"), Ok(-1));
         assert_eq!(read("12.3400"), Ok(1_234));
-        for unsound in ["", "1.005", "1,000", "1e3", "abc", ".5"] {
-            assert!(read(unsound).is_err(), "{unsound}");
+        for invalid in ["", "1.005", "1,000", "1e3", "abc", ".5"] {
+            assert!(read(invalid).is_err(), "{invalid}");
         }
         assert_eq!(basis_points("it", Some("12.5")), Ok(1_250));
     }

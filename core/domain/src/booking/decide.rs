@@ -1,3 +1,6 @@
+//! Commands about the bookings and blocks of one car, and the decisions on
+//! them: each gives the events of the change, or the reason why it is rejected.
+
 use super::{
     AccessLink, Action, BlockChange, BlockEvent, Booking, BookingChange, BookingEvent, Calendar,
     Contract, Customer, Payment, Status, StatusRejection, allowed, changed,
@@ -12,33 +15,33 @@ use crate::{
 };
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
-/// What somebody wants of a car's bookings.
+/// A request to change a car's bookings.
 #[derive(Clone, Debug, PartialEq)]
 pub enum BookingCommand {
     /// Hold days for a customer.
     Hold(NewBooking),
     /// Take a booking of the present product over.
     Import(Import),
-    /// Do something with a booking.
+    /// Change a booking.
     Change(BookingId, BookingAction),
 }
 
-/// A booking that somebody wants.
+/// A request for a new booking.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewBooking {
     /// Its id: the same in every retry.
     pub id: BookingId,
-    /// Whose it will be.
+    /// The customer that it is for.
     pub customer_id: CustomerId,
-    /// Who that is.
+    /// The customer's name and address.
     pub customer: Customer,
-    /// Which days.
+    /// The days of the rental.
     pub days: Days,
-    /// What besides.
+    /// The extras and locations.
     pub choices: Choices,
-    /// For how long the days are held without payment.
+    /// The time for which the days are held without payment.
     pub hold_for: TimeDelta,
-    /// By which the customer will see it.
+    /// The link by which the customer will see it.
     pub link: Option<AccessLink>,
     /// A note for staff.
     pub note: Option<String>,
@@ -51,30 +54,29 @@ pub struct NewBooking {
 pub struct Import {
     /// Its id there.
     pub id: BookingId,
-    /// Whose it is.
+    /// The customer that it is for.
     pub customer_id: CustomerId,
-    /// Who that is.
+    /// The customer's name and address.
     pub customer: Customer,
-    /// Which days.
+    /// The days of the rental.
     pub days: Days,
-    /// The price as it was agreed.
+    /// The agreed price.
     pub quote: Quote,
-    /// Where it stands.
+    /// The status.
     pub status: Status,
-    /// What was paid.
+    /// The amounts paid.
     pub payment: Payment,
-    /// When what was captured was paid.
+    /// The time at which the captured amount was paid.
     pub paid_at: Option<DateTime<Utc>>,
-    /// How the contract stands.
+    /// The state of the contract.
     pub contract: Contract,
-    /// Until when an unpaid one is held.
+    /// The time until which an unpaid one is held.
     pub hold_expires_at: Option<DateTime<Utc>>,
-    /// When it was made.
+    /// The time at which it was made.
     pub created_at: DateTime<Utc>,
 }
 
-/// What is to be done with a booking. Amounts that are not said are what is
-/// open.
+/// A change to one booking. An amount that is left out is the open amount.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "see Action")]
 pub enum BookingAction {
@@ -122,7 +124,7 @@ pub enum BookingAction {
         status: Status,
         reason: Option<String>,
     },
-    /// The choices stay as they are if none are said.
+    /// The choices do not change if they are left out.
     Reschedule {
         days: Days,
         choices: Option<Choices>,
@@ -132,7 +134,7 @@ pub enum BookingAction {
         last: NaiveDate,
         expected_total_cents: Option<i64>,
     },
-    /// If the hold has ended by `meta.now`.
+    /// Expire the booking if its hold has ended by `meta.now`.
     Expire,
     AddNote {
         text: String,
@@ -152,7 +154,7 @@ pub enum BookingAction {
 }
 
 impl BookingAction {
-    /// Which action it is.
+    /// Returns the action that the request asks for.
     pub fn action(&self) -> Action {
         match self {
             Self::AuthorizePayment { .. } => Action::AuthorizePayment,
@@ -181,23 +183,23 @@ impl BookingAction {
     }
 }
 
-/// A day that somebody has.
+/// A day that is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TakenDay {
     /// The day.
     pub date: NaiveDate,
-    /// Who has it.
+    /// The booking or block that takes it.
     pub by: Taken,
 }
 
-/// Who has a day.
+/// The booking or block that takes a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Taken {
     /// An unpaid booking.
     Held(BookingId),
     /// A booking.
     Booked(BookingId),
-    /// Maintenance and the like.
+    /// Blocked, for example for maintenance.
     Blocked(BlockId),
 }
 
@@ -219,12 +221,12 @@ impl Taken {
     }
 }
 
-/// Why not.
+/// Reason why a command is rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BookingRejection {
-    /// This very command was carried out by the event at this position.
+    /// The event at this position already executed this command.
     AlreadyDone(u64),
-    /// Another command was carried out under its id.
+    /// Another command was executed under its id.
     KeyReused,
     /// There is no such car.
     NoSuchCar,
@@ -232,53 +234,54 @@ pub enum BookingRejection {
     NotBookable(&'static str),
     /// There is no such booking on this car.
     NoSuchBooking,
-    /// It is on this car now.
+    /// The booking is on this car now.
     MovedTo(CarId),
     /// There is no such block.
     NoSuchBlock,
-    /// It changed meanwhile: its last change stands at this position.
+    /// The booking changed meanwhile: its last change is at this position.
     Stale(u64),
-    /// Not where the booking stands.
+    /// The booking's status does not allow the action.
     WrongStatus {
-        /// What was wanted.
+        /// The requested action.
         action: Action,
-        /// Where it stands.
+        /// The booking's status.
         status: Status,
-        /// What more there is to say.
+        /// A further reason, if the status alone does not explain it.
         because: Option<&'static str>,
-        /// What could be done.
+        /// The actions that are allowed now.
         allowed: Vec<Action>,
     },
-    /// Not before the first day.
+    /// The action is not allowed before the first day.
     TooEarly(NaiveDate),
-    /// Somebody has the days.
+    /// Another booking or a block takes the days.
     DaysTaken {
-        /// Which of them.
+        /// The days that are taken.
         taken: Vec<TakenDay>,
-        /// As many days in a row that are free, from the first day on.
+        /// The next free range of the same length, on or after the first day.
         next_free: Option<Days>,
     },
-    /// The first day is over, where the car is.
+    /// The first day is over, in the car's time zone.
     InThePast(NaiveDate),
-    /// There is no price.
+    /// No price can be computed.
     NoQuote(QuoteError),
-    /// The total is not what the customer was shown.
+    /// The total differs from the one that the customer saw.
     PriceChanged {
-        /// What it was.
+        /// The total that the client expected.
         expected_cents: i64,
-        /// What it is.
+        /// The total now.
         total_cents: i64,
     },
-    /// It is so already.
+    /// The command would change nothing.
     Unchanged,
-    /// Parts of the command cannot be.
+    /// Parts of the command are invalid.
     Faulty(Vec<InvalidField>),
 }
 
 use BookingRejection as No;
 
-/// The event that a command about a car's bookings comes to. `car` is the car
-/// of the calendar; only what makes or changes a price needs it.
+/// Decides a command about a car's bookings: gives the event that it results
+/// in. `car` is the car of the calendar; only a command that makes or changes a
+/// price needs it.
 ///
 /// # Errors
 /// [`BookingRejection`].
@@ -332,7 +335,7 @@ pub fn decide(
     }
 }
 
-/// The event of a change, with what it comes to.
+/// The event of a change, with the customer and status that result from it.
 fn event(
     before: Option<&Booking>,
     (booking_id, car_id, customer_id): (BookingId, CarId, CustomerId),
@@ -472,9 +475,9 @@ fn change(
     })
 }
 
-/// The two events by which a booking moves from the source's car to `car`,
-/// whose calendar is the target: out of the one and into the other, or not at
-/// all. `keep_price` leaves the price as it was agreed.
+/// Gives the two events that move a booking from the source's car to `car`,
+/// whose calendar is the target. The log appends both or none. `keep_price`
+/// keeps the agreed price.
 ///
 /// # Errors
 /// [`BookingRejection`].
@@ -512,7 +515,7 @@ pub fn decide_move(
     Ok([BookingEvent { occupies: None, ..out }, into])
 }
 
-/// The event by which days are blocked. Over a booking only by `force`.
+/// Decides a block: gives its event. It may cover a booking only with `force`.
 ///
 /// # Errors
 /// [`BookingRejection`].
@@ -555,10 +558,10 @@ pub fn decide_block(
     Ok(BlockEvent { car_id, block_id, request_hash: Some(meta.request_hash.clone()), change })
 }
 
-/// Three years.
+/// The longest block: three years.
 const LONGEST_BLOCK: u32 = 1_096;
 
-/// The event by which blocked days are free again.
+/// Decides the removal of a block: gives its event.
 ///
 /// # Errors
 /// [`BookingRejection`].
@@ -584,7 +587,8 @@ fn ensure_not_repeated(calendar: &Calendar, meta: &Meta) -> Result<(), BookingRe
     }
 }
 
-/// Refuses a booking that is there: by this very command, or by another one.
+/// Rejects the making of a booking that exists: `AlreadyDone` if this command
+/// made it, else another rejection.
 fn ensure_absent(calendar: &Calendar, id: BookingId, meta: &Meta) -> Result<(), BookingRejection> {
     if let Some(car_id) = calendar.moved.get(&id) {
         return Err(No::MovedTo(*car_id));
@@ -688,7 +692,7 @@ fn requote(
     expected_cents: Option<i64>,
     meta: &Meta,
 ) -> Result<Quote, BookingRejection> {
-    // A booking stands though its car is not offered any more.
+    // A booking stays valid although its car is not offered any more.
     let staff = Meta { by_staff: true, ..meta.clone() };
     let car = bookable(car, &staff)?;
     let quote = price(car, days, choices, expected_cents, meta)?;

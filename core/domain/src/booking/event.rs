@@ -1,3 +1,5 @@
+//! The events of a car's calendar: changes of its bookings and of its blocks.
+
 use super::{AccessLink, Booking, Status};
 use crate::{
     days::Days,
@@ -10,28 +12,28 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 use strum::{IntoStaticStr, VariantNames};
 
-/// Something that became of a booking, on `exo.booking.<car id>`.
+/// A change of a booking, on `exo.booking.<car id>`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BookingEvent {
-    /// Which booking.
+    /// The booking that changed.
     pub booking_id: BookingId,
     /// The car whose calendar it changes.
     pub car_id: CarId,
-    /// Whose it is, once the event has happened.
+    /// The booking's customer, after the event.
     pub customer_id: CustomerId,
-    /// Where it stands, once the event has happened.
+    /// The booking's status, after the event.
     pub status: Status,
     /// The days of that car that it has, once the event has happened.
     pub occupies: Option<Days>,
-    /// What the command asked for, to tell a retry from another request.
+    /// Hash of the command's request. It tells a retry from another request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_hash: Option<String>,
-    /// What became of it.
+    /// The change.
     #[serde(flatten)]
     pub change: BookingChange,
 }
 
-/// What became of a booking. Each carries the whole change.
+/// A change of a booking. Each variant holds the complete new values.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "snake_case", prefix = "exodrive.booking.")]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -129,11 +131,11 @@ pub enum BookingChange {
     LinkIssued {
         link: AccessLink,
     },
-    /// Taken over from the present product as it stood there.
+    /// Imported from the present product in the state that it had there.
     Imported {
         booking: Box<Booking>,
         customer: Customer,
-        /// When what was captured was paid.
+        /// The time at which the captured amount was paid.
         #[serde(with = "serde_micros::option", default)]
         paid_at: Option<DateTime<Utc>>,
     },
@@ -146,7 +148,7 @@ pub enum BookingChange {
 }
 
 impl BookingChange {
-    /// Every type (`ce-type`).
+    /// Every event type (`ce-type`).
     pub const KINDS: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
 
     /// The event's type (`ce-type`).
@@ -155,18 +157,18 @@ impl BookingChange {
     }
 }
 
-/// Who rents.
+/// The person who rents.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Customer {
     /// The account, if there is one.
     #[serde(default)]
     pub user_id: Option<String>,
-    /// Name and how to reach the customer.
+    /// The customer's name and contact data.
     #[serde(with = "marked")]
     pub details: Personal<CustomerDetails>,
 }
 
-/// Name and how to reach a customer.
+/// A customer's name and contact data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CustomerDetails {
     /// Email address, as given.
@@ -187,22 +189,22 @@ impl Erasable for CustomerDetails {
     }
 }
 
-/// Days on which a car is not to be had, on `exo.booking.<car id>`.
+/// Days on which a car is not available, on `exo.booking.<car id>`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BlockEvent {
-    /// Which car.
+    /// The blocked car.
     pub car_id: CarId,
-    /// Which block.
+    /// The block that changed.
     pub block_id: BlockId,
-    /// What the command asked for, to tell a retry from another request.
+    /// Hash of the command's request. It tells a retry from another request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_hash: Option<String>,
-    /// What became of it.
+    /// The change.
     #[serde(flatten)]
     pub change: BlockChange,
 }
 
-/// What became of a block.
+/// A change of a block.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "snake_case", prefix = "exodrive.calendar.")]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -219,7 +221,7 @@ pub enum BlockChange {
 }
 
 impl BlockChange {
-    /// Every type (`ce-type`).
+    /// Every event type (`ce-type`).
     pub const KINDS: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
 
     /// The event's type (`ce-type`).

@@ -28,86 +28,86 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
 
-/// A booking as its events tell it, without personal data.
+/// A booking, folded from its events, without personal data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Booking {
     /// Its id.
     pub id: BookingId,
     /// The car.
     pub car_id: CarId,
-    /// Whose it is.
+    /// The booking's customer.
     pub customer_id: CustomerId,
     /// The account that it belongs to, if any.
     pub user_id: Option<String>,
     /// The days rented and charged.
     pub days: Days,
-    /// When the car came back; the days after it are free.
+    /// The day on which the car came back; the days after it are free.
     pub returned_on: Option<NaiveDate>,
-    /// Where it stands.
+    /// The status.
     pub status: Status,
-    /// What was paid.
+    /// The amounts paid.
     pub payment: Payment,
-    /// How the contract stands.
+    /// The state of the contract.
     pub contract: Contract,
-    /// What was chosen besides the days.
+    /// The chosen extras and locations.
     #[serde(default)]
     pub choices: Choices,
     /// The price agreed.
     pub quote: Quote,
-    /// Where the car is (IANA).
+    /// The time zone of the car's place (IANA).
     pub time_zone: String,
-    /// Until when the days are held without payment.
+    /// The time until which the days are held without payment.
     #[serde(with = "serde_micros::option")]
     pub hold_expires_at: Option<DateTime<Utc>>,
-    /// By which the customer sees the booking.
+    /// The links by which the customer sees the booking.
     pub links: Vec<AccessLink>,
-    /// When it was made.
+    /// The time at which it was made.
     #[serde(with = "serde_micros")]
     pub created_at: DateTime<Utc>,
-    /// When it last changed.
+    /// The time of its last change.
     #[serde(with = "serde_micros")]
     pub updated_at: DateTime<Utc>,
     /// The position that last changed it.
     pub position: u64,
-    /// Commands carried out.
+    /// The executed commands that are remembered.
     pub commands: Vec<CommandRecord>,
 }
 
-/// What was paid, in cents.
+/// The amounts paid, in cents.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payment {
-    /// In one word.
+    /// The state in one word.
     pub status: PaymentStatus,
-    /// Held at the provider and not captured.
+    /// Authorized at the provider and not captured.
     pub authorized_cents: i64,
-    /// Taken.
+    /// Captured.
     pub captured_cents: i64,
-    /// Given back.
+    /// Refunded.
     pub refunded_cents: i64,
 }
 
 /// The contract.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contract {
-    /// In one word.
+    /// The state in one word.
     pub status: ContractStatus,
-    /// Its id at whoever has it signed.
+    /// Its id at the signing provider.
     pub document: Option<String>,
 }
 
-/// A link by which a customer without an account sees a booking. Only its
-/// hash is kept.
+/// A link by which a customer without an account sees a booking. Only its hash
+/// is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccessLink {
     /// SHA-256 of the token, in hexadecimal.
     pub hash: String,
-    /// When it ends.
+    /// The time at which it ends.
     #[serde(with = "serde_micros")]
     pub expires_at: DateTime<Utc>,
 }
 
 impl Payment {
-    /// Nothing paid.
+    /// A payment of 0.
     pub fn none() -> Self {
         let status = PaymentStatus::Pending;
         Self { status, authorized_cents: 0, captured_cents: 0, refunded_cents: 0 }
@@ -131,7 +131,7 @@ impl Payment {
 }
 
 impl Booking {
-    /// The days that nobody else can have; none if it has given them up.
+    /// The days that no other booking can take; `None` if it has given them up.
     pub fn occupied(&self) -> Option<Days> {
         match (self.status, self.returned_on) {
             (Status::Cancelled | Status::Expired, _) => None,
@@ -140,8 +140,8 @@ impl Booking {
         }
     }
 
-    /// What is neither captured nor authorized of the price; negative if too
-    /// much was.
+    /// The part of the price that is neither captured nor authorized; negative
+    /// if too much was paid.
     pub fn open_cents(&self) -> i64 {
         match self.status {
             Status::Cancelled | Status::Expired => 0,
@@ -149,12 +149,13 @@ impl Booking {
         }
     }
 
-    /// What is not captured of the price. Nothing once nobody will pay it any
-    /// more: the booking is off, or after the rental all was given back.
+    /// The part of the price that is not captured. Zero if no payment is due
+    /// any more: the booking is cancelled or expired, or all was refunded after
+    /// the rental.
     pub fn uncaptured_cents(&self) -> i64 {
         let given_back = self.payment.status == PaymentStatus::Refunded;
         match self.status {
-            // A fee for cancelling late is taken from what is held.
+            // A fee for cancelling late is taken from the authorized amount.
             Status::Cancelled => self.payment.authorized_cents,
             Status::Expired => 0,
             Status::Returned | Status::Completed | Status::Disputed if given_back => 0,
@@ -162,8 +163,8 @@ impl Booking {
         }
     }
 
-    /// What may be given back: while the rental can take place, what was paid
-    /// too much.
+    /// The amount that may be refunded. While the rental can take place, this
+    /// is only the amount that was paid too much.
     pub fn refundable_cents(&self) -> i64 {
         let kept = self.payment.kept_cents();
         match self.status {
@@ -173,7 +174,7 @@ impl Booking {
         }
     }
 
-    /// What the day is where the car is.
+    /// The current day in the car's time zone.
     pub fn today(&self, now: DateTime<Utc>) -> NaiveDate {
         crate::fleet::today(&self.time_zone, now)
     }
@@ -183,8 +184,8 @@ impl Booking {
         self.links.iter().find(|link| link.hash == hash && now < link.expires_at)
     }
 
-    /// Where it stands after a change. What the change says of status is not
-    /// yet in it, all else is.
+    /// The status after a change. The booking already has every other effect of
+    /// the change.
     fn status_after(&self, change: &BookingChange) -> Status {
         let nothing_captured = self.payment.captured_cents == 0;
         match change {
@@ -206,7 +207,7 @@ impl Booking {
         }
     }
 
-    /// Payment and contract say together how far it is.
+    /// The status before the rental; payment and contract together determine it.
     fn status_before_rental(&self) -> Status {
         let paid =
             matches!(self.payment.status, PaymentStatus::Authorized | PaymentStatus::Captured)
@@ -238,7 +239,7 @@ pub fn evolve(
     Some(booking)
 }
 
-/// The booking with what an event says of it, its status apart.
+/// The booking with every change of an event except its status.
 fn changed(booking: Option<Booking>, event: &BookingEvent, at: DateTime<Utc>) -> Option<Booking> {
     let mut booking = match &event.change {
         BookingChange::Held {
@@ -341,35 +342,35 @@ impl Booking {
     }
 }
 
-/// The calendar of one car: all its bookings and blocks. What decisions about
-/// them are made on.
+/// The calendar of one car: all its bookings and blocks. It is the state that
+/// decisions about them are made on.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Calendar {
     /// Every booking that is of this car.
     pub bookings: BTreeMap<BookingId, Arc<Booking>>,
-    /// Every block that stands.
+    /// Every block that was not removed.
     pub blocks: BTreeMap<BlockId, Block>,
-    /// Bookings that are of another car now.
+    /// Bookings that were moved to another car.
     pub moved: BTreeMap<BookingId, CarId>,
     /// The commands that made those, so that none makes another booking here.
     pub made_moved: BTreeMap<BookingId, String>,
-    /// Commands about blocks.
+    /// Executed commands about blocks.
     pub commands: Vec<CommandRecord>,
 }
 
-/// Days on which the car is not to be had.
+/// Days on which the car is not available.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Block {
-    /// Which days.
+    /// The blocked days.
     pub days: Days,
-    /// Why.
+    /// The reason, as it was given.
     pub reason: String,
     /// The position of its event.
     pub position: u64,
 }
 
 impl Calendar {
-    /// Learns of an event of the car's subject.
+    /// Folds an event of the car's subject.
     pub fn evolve(&mut self, event: &Event<'_>) {
         match event.payload {
             Payload::Booking(booking) => self.apply_booking(booking, event.recorded),
@@ -407,8 +408,8 @@ impl Calendar {
         }
     }
 
-    /// Every day of `days` that somebody has, in order. Of days had twice (a
-    /// block forced over a booking) both are named.
+    /// Every day of `days` that is taken, in order. A day that is taken twice
+    /// (a block forced over a booking) is listed twice.
     pub fn taken(&self, days: Days, except: Option<BookingId>) -> Vec<TakenDay> {
         let mut taken = Vec::new();
         for booking in self.bookings.values().filter(|booking| Some(booking.id) != except) {
@@ -425,12 +426,12 @@ impl Calendar {
         taken
     }
 
-    /// The first days in a row, as many as `days`, that are free from its
-    /// first day on.
+    /// The first free range with as many days as `days`, on or after its first
+    /// day.
     pub fn next_free(&self, days: Days, except: Option<BookingId>) -> Option<Days> {
         let others = self.bookings.values().filter(|booking| Some(booking.id) != except);
         let occupied = others.filter_map(|booking| booking.occupied());
-        // Of a long history most is over.
+        // Most ranges of a long history are over.
         let mut ranges: Vec<Days> = occupied
             .chain(self.blocks.values().map(|block| block.days))
             .filter(|range| range.until() > days.first())

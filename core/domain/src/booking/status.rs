@@ -6,7 +6,7 @@ use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString, IntoStaticStr, VariantArray, VariantNames};
 
-/// Where a booking stands.
+/// The status of a booking.
 #[derive(
     Clone,
     Copy,
@@ -37,17 +37,17 @@ pub enum Status {
     Active,
     /// The car is back, the rental not settled.
     Returned,
-    /// Settled.
+    /// The rental is settled.
     Completed,
     /// Called off, by either side; the days are free.
     Cancelled,
-    /// Nobody paid in time; the days are free.
+    /// Not paid in time; the days are free.
     Expired,
     /// Disputed with us or the payment provider.
     Disputed,
 }
 
-/// How the payment stands.
+/// The state of the payment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -61,7 +61,7 @@ pub enum PaymentStatus {
     Failed,
 }
 
-/// How the contract stands.
+/// The state of the contract.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -75,8 +75,8 @@ pub enum ContractStatus {
     Declined,
 }
 
-/// What can be done with a booking. The name is the last part of its path:
-/// `POST /v1/bookings/{id}/pick-up`.
+/// An action on a booking. The name is the last part of its path: `POST
+/// /v1/bookings/{id}/pick-up`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "kebab-case")]
 #[expect(missing_docs, reason = "see Action::effect")]
@@ -118,12 +118,12 @@ impl Status {
     /// The names of them, in the same order.
     pub const NAMES: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
 
-    /// The status as it stands in JSON.
+    /// The status as JSON spells it.
     pub fn name(self) -> &'static str {
         self.into()
     }
 
-    /// What it means, for people.
+    /// The meaning, for people.
     pub fn meaning(self) -> &'static str {
         match self {
             S::PendingPayment => "The days are held for a while; nothing is paid.",
@@ -138,21 +138,21 @@ impl Status {
         }
     }
 
-    /// Whether the rental has not begun and may still take place.
+    /// True if the rental has not begun and may still take place.
     pub fn is_before_rental(self) -> bool {
         matches!(self, S::PendingPayment | S::PendingContract | S::Upcoming)
     }
 }
 
 impl PaymentStatus {
-    /// The status as it stands in JSON.
+    /// The status as JSON spells it.
     pub fn name(self) -> &'static str {
         self.into()
     }
 }
 
 impl ContractStatus {
-    /// The status as it stands in JSON.
+    /// The status as JSON spells it.
     pub fn name(self) -> &'static str {
         self.into()
     }
@@ -217,7 +217,7 @@ impl Action {
         }
     }
 
-    /// What it does, for people.
+    /// The effect, for people.
     pub fn effect(self) -> &'static str {
         match self {
             A::AuthorizePayment => {
@@ -258,16 +258,16 @@ impl Action {
         }
     }
 
-    /// Whether the customer may do it himself, by his link or his account.
+    /// True if customers may do it themselves, by link or account.
     pub fn is_customers(self) -> bool {
         matches!(self, A::Cancel | A::Reschedule | A::Extend)
     }
 
-    /// Whether it can be done with a booking on this day, in the car's time
+    /// Checks that it can be done with a booking on this day, in the car's time
     /// zone.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason why it cannot.
     pub fn check(self, booking: &Booking, today: NaiveDate) -> Result<(), StatusRejection> {
         if !self.from().contains(&booking.status) {
             return Err(StatusRejection::Status);
@@ -300,14 +300,14 @@ impl Action {
     }
 }
 
-/// Why an action cannot be done with a booking.
+/// Reason why an action cannot be done with a booking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatusRejection {
-    /// Not in its status.
+    /// The status does not allow it.
     Status,
-    /// Not before its first day.
+    /// It is not allowed before the first day.
     TooEarly,
-    /// For another reason.
+    /// Another reason.
     Because(&'static str),
 }
 
@@ -347,7 +347,7 @@ pub fn table() -> String {
 
 /// Text that names no status.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no status of a booking")]
+#[error("{0:?} is not a status of a booking")]
 pub struct StatusError(String);
 
 impl StatusError {

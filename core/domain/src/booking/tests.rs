@@ -1,6 +1,6 @@
 //! A world of two cars, and stories about it: given, when, then. Every event
-//! goes through JSON and [`decode`] before it is folded, and is searched for
-//! personal data that stands where it should not.
+//! goes through JSON and [`decode`] before it is folded. Each event is searched
+//! for personal data outside of the marked fields.
 
 mod calendar;
 mod moves;
@@ -20,9 +20,9 @@ use chrono::TimeDelta;
 use serde_json::Value;
 use uuid::Uuid;
 
-/// In everything personal that the stories say, and in nothing else.
+/// A name in every personal value of the stories, and in no other value.
 const SECRET: &str = "Dana";
-/// Of the two cars.
+/// Ids of the two cars.
 const CARS: [u128; 2] = [1, 2];
 const DAY_CENTS: i64 = 100_000;
 
@@ -100,7 +100,7 @@ fn car(number: u128) -> Car {
     }
 }
 
-/// Something that somebody does or that becomes of the world.
+/// A command, or an outside event in the world.
 #[derive(Clone, Debug)]
 struct Step {
     command: Command,
@@ -112,7 +112,7 @@ struct Step {
 }
 
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "almost every deed is of a booking")]
+#[expect(clippy::large_enum_variant, reason = "almost every command is about a booking")]
 enum Command {
     Booking(BookingCommand),
     Move { booking: BookingId, to: u128, keep_price: bool, expected_total_cents: Option<i64> },
@@ -133,7 +133,7 @@ impl Step {
         Self { at: Some(time(text)), ..self }
     }
 
-    /// Under a command id, with the hash of what was asked.
+    /// The same step under a command id, with the hash of its request.
     fn under(self, id: &str, hash: &str) -> Self {
         Self { key: Some((id.into(), hash.into())), ..self }
     }
@@ -380,7 +380,7 @@ impl World {
         })
     }
 
-    /// Appends an event and folds what was read back of it.
+    /// Appends an event, reads it back and folds it.
     fn record(&mut self, payload: &Payload, meta: &Meta) {
         let (kind, on, json) = match payload {
             Payload::Booking(event) => {
@@ -447,7 +447,7 @@ fn keeps_secrets(recorded: &Recorded, payload: &Payload) {
     assert!(!format!("{payload:?}").contains(SECRET));
 }
 
-/// What a step came to.
+/// The outcome of a step.
 #[derive(Debug)]
 struct Outcome {
     world: World,
@@ -456,7 +456,7 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// It was done, and its booking stands so.
+    /// The command succeeded and its booking has this status.
     fn then(self, status: Status) -> World {
         assert_eq!(self.result, Ok(()), "{:?}", self.step);
         let id = match &self.step.command {
@@ -472,19 +472,20 @@ impl Outcome {
         self.world
     }
 
-    /// It was done.
+    /// The command succeeded.
     fn then_done(self) -> World {
         assert_eq!(self.result, Ok(()), "{:?}", self.step);
         self.world
     }
 
-    /// It was refused for this reason.
-    fn then_refused(self, refusal: BookingRejection) -> World {
+    /// The command was rejected for this reason.
+    fn then_rejected(self, refusal: BookingRejection) -> World {
         assert_eq!(self.result, Err(refusal), "{:?}", self.step);
         self.world
     }
 
-    /// It was refused: not in this status, because of this.
+    /// The command was rejected: not allowed in this status, for this further
+    /// reason.
     fn then_wrong(self, because: impl Into<Option<&'static str>>) -> World {
         let Err(BookingRejection::WrongStatus { because: reported, .. }) = self.result else {
             panic!("{:?} came to {:?}", self.step, self.result)
@@ -493,7 +494,7 @@ impl Outcome {
         self.world
     }
 
-    /// It was refused: this part of it cannot be.
+    /// The command was rejected: the field at this pointer is invalid.
     fn then_faulty(self, pointer: &str) -> World {
         let Err(BookingRejection::Faulty(faults)) = self.result else {
             panic!("{:?} came to {:?}", self.step, self.result)
@@ -503,10 +504,10 @@ impl Outcome {
         self.world
     }
 
-    /// It was refused: these days are taken.
+    /// The command was rejected: these days are taken.
     fn then_taken(self, taken: &[(&str, Taken)], next_free: Option<Days>) -> World {
         let date = |(date, by): &(&str, Taken)| TakenDay { date: day(date), by: *by };
         let taken = taken.iter().map(date).collect();
-        self.then_refused(BookingRejection::DaysTaken { taken, next_free })
+        self.then_rejected(BookingRejection::DaysTaken { taken, next_free })
     }
 }

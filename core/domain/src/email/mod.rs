@@ -1,4 +1,4 @@
-//! Email, in and out: what the provider reports of it ([`Report`]) and the
+//! Email, in and out: the provider's reports about it ([`Report`]) and the
 //! fold of those reports ([`Email`], [`evolve`]).
 
 mod report;
@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
 /// The provider's id of an email. One to 64 ASCII letters, digits, `-` or `_`
-/// (Resend uses UUIDs), so that it can stand in a subject and in a URL as it
-/// is.
+/// (Resend uses UUIDs), so that a subject and a URL can contain it without
+/// escaping.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct EmailId(String);
 
-/// Text that is no email id.
+/// A text that is not an email id.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an email id is 1 to 64 ASCII letters, digits, '-' or '_'")]
 pub struct EmailIdError;

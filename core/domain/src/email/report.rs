@@ -1,3 +1,6 @@
+//! Reports about an email: the typed content of the provider's `email.*`
+//! deliveries, read leniently.
+
 use super::EmailId;
 use crate::{json, personal::ERASED};
 use chrono::{DateTime, Utc};
@@ -5,21 +8,22 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// What one delivery of an `email.*` type says about an email. Read leniently:
-/// a field that is missing, null or of another shape is simply not said.
+/// The content of one delivery of an `email.*` type about an email. It is read
+/// leniently: a field that is missing, null or of another shape counts as
+/// absent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// The email.
     pub email_id: EmailId,
-    /// What happened to it.
+    /// The kind of report.
     pub kind: ReportKind,
-    /// What it repeats about the mail itself.
+    /// The facts that it repeats about the mail itself.
     pub mail: Mail,
     /// Its personal data was erased.
     pub erased: bool,
 }
 
-/// What happened to an email, with the detail of that kind.
+/// The kind of a report about an email, with the detail of that kind.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "named after Resend's event types, which Status explains")]
 pub enum ReportKind {
@@ -41,19 +45,19 @@ pub enum ReportKind {
 /// The facts about the mail that every report repeats.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Mail {
-    /// When the mail (not the event) was made.
+    /// The time at which the mail (not the event) was made.
     pub created_at: Option<DateTime<Utc>>,
     /// The sender as given at send: `a@b` or `Name <a@b>`.
     pub from: Option<String>,
     /// Those this report is about; may be fewer than the mail had.
     pub to: Vec<String>,
-    /// Copies.
+    /// The `Cc` addresses.
     pub cc: Vec<String>,
-    /// Blind copies.
+    /// The `Bcc` addresses.
     pub bcc: Vec<String>,
-    /// Where answers go.
+    /// The reply addresses.
     pub reply_to: Vec<String>,
-    /// Inbound: the addresses of ours that it came for.
+    /// Inbound: our addresses that it was sent to.
     pub received_for: Vec<String>,
     /// The subject line.
     pub subject: Option<String>,
@@ -65,7 +69,7 @@ pub struct Mail {
     pub broadcast_id: Option<String>,
     /// The template it was made from.
     pub template_id: Option<String>,
-    /// Inbound: what is attached.
+    /// Inbound: the attachments.
     pub attachments: Vec<Attachment>,
 }
 
@@ -80,7 +84,7 @@ pub struct Click {
     pub user_agent: Option<String>,
 }
 
-/// Why a mail bounced.
+/// Reason why a mail bounced.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Bounce {
     /// `bounce.type`: Permanent, Transient, Undetermined, …: an open set.
@@ -88,27 +92,27 @@ pub struct Bounce {
     pub kind: Option<String>,
     /// `bounce.subType`: General, MailboxFull, …: an open set.
     pub sub_type: Option<String>,
-    /// For people.
+    /// A text for people.
     pub message: Option<String>,
     /// One SMTP line for each recipient.
     #[serde(default)]
     pub diagnostic_codes: Vec<String>,
 }
 
-/// Why Resend could not send.
+/// Reason why Resend could not send.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Failure {
     /// For example `reached_daily_quota`.
     pub reason: Option<String>,
 }
 
-/// Why Resend did not send.
+/// Reason why Resend did not send.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Suppression {
     /// `OnAccountSuppressionList`, `Suppressed`, …: an open set.
     #[serde(rename = "type")]
     pub kind: Option<String>,
-    /// For people.
+    /// A text for people.
     pub message: Option<String>,
     /// `previous_bounce` or `previous_complaint`.
     pub reason: Option<String>,
@@ -142,7 +146,7 @@ impl Report {
         })
     }
 
-    /// What is left of a report whose personal data was erased.
+    /// The rest of a report whose personal data was erased.
     pub(crate) fn erased(provider_type: &str, email_id: EmailId) -> Option<Self> {
         let kind = ReportKind::parse(provider_type.strip_prefix("email.")?, &Value::Null);
         let erased = || ERASED.to_owned();

@@ -1,3 +1,5 @@
+//! The state of an email, and the fold that makes it from reports in any order.
+
 use super::{
     Attachment, Bounce, Click, EmailId, Failure, Mail, Report, ReportKind, Status, Suppression,
 };
@@ -5,13 +7,13 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// An email as all reports of it together tell it.
+/// An email, folded from all reports of it.
 ///
-/// The fold ignores order and repetition: any permutation of an email's
-/// reports gives the same state, and a report that was stored twice under one
-/// id counts once and is marked in [`Email::repeats`]. So: statuses and times
-/// are greatest or least values, sets are unions, and where two reports differ
-/// in a fact about the mail, the fullest value stands.
+/// The fold ignores order and repetition. Any permutation of an email's reports
+/// gives the same state. A report that was stored twice under one id counts
+/// once and is marked in [`Email::repeats`]. So statuses and times are greatest
+/// or least values, and sets are unions. Where two reports differ in a fact
+/// about the mail, the fullest value is used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Email {
     /// The provider's id.
@@ -20,10 +22,10 @@ pub struct Email {
     pub direction: Direction,
     /// The highest-ranked status ever reported.
     pub status: Status,
-    /// When the mail was made, by the earliest report of it.
+    /// The time at which the mail was made, by the earliest report of it.
     #[serde(with = "crate::time::serde_micros")]
     pub created_at: DateTime<Utc>,
-    /// When the latest report happened.
+    /// The time of the latest report.
     #[serde(with = "crate::time::serde_micros")]
     pub last_event_at: DateTime<Utc>,
     /// The sender.
@@ -35,13 +37,13 @@ pub struct Email {
     /// Everybody it was reported for, each with the highest-ranked status
     /// reported for that address.
     pub recipients: BTreeMap<String, Status>,
-    /// Copies.
+    /// The `Cc` addresses.
     pub cc: BTreeSet<String>,
-    /// Blind copies.
+    /// The `Bcc` addresses.
     pub bcc: BTreeSet<String>,
-    /// Where answers go.
+    /// The reply addresses.
     pub reply_to: BTreeSet<String>,
-    /// Inbound: the addresses of ours it came for.
+    /// Inbound: our addresses that it was sent to.
     pub received_for: BTreeSet<String>,
     /// Tags as set at send.
     pub tags: BTreeMap<String, String>,
@@ -49,9 +51,9 @@ pub struct Email {
     pub broadcast_id: Option<String>,
     /// The template it was made from.
     pub template_id: Option<String>,
-    /// Inbound: attachments.
+    /// Inbound: the attachments.
     pub attachments: BTreeSet<Attachment>,
-    /// What was reported, and when, by status.
+    /// Count and times of the reports, by status.
     pub stages: BTreeMap<Status, Stage>,
     /// The gravest bounce, the latest of those.
     pub bounce: Option<Sighting<Bounce>>,
@@ -63,14 +65,14 @@ pub struct Email {
     pub click: Option<Sighting<Click>>,
     /// Ids of the reports counted.
     pub event_ids: BTreeSet<String>,
-    /// How many stored events repeated one already counted.
+    /// The number of stored events that repeated one already counted.
     pub repeats: u32,
-    /// Personal data of it was erased: what is left is no personal datum.
+    /// True if its personal data was erased: the rest holds none.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub erased: bool,
 }
 
-/// Which way a mail went.
+/// The direction of a mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
@@ -80,7 +82,7 @@ pub enum Direction {
     Inbound,
 }
 
-/// How often and when one status was reported.
+/// Count and times of the reports of one status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stage {
     /// The earliest.
@@ -89,17 +91,17 @@ pub struct Stage {
     /// The latest.
     #[serde(with = "crate::time::serde_micros")]
     pub last_at: DateTime<Utc>,
-    /// How many reports.
+    /// The number of reports.
     pub count: u32,
 }
 
-/// A detail with the report that brought it; of several the greatest stands:
-/// by status, then time, then id.
+/// A detail with the report that brought it. Of several details the greatest is
+/// used: by status, then time, then id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Sighting<T> {
     /// The status it was reported with.
     pub status: Status,
-    /// When it happened.
+    /// The time at which it happened.
     #[serde(with = "crate::time::serde_micros")]
     pub at: DateTime<Utc>,
     /// The report's id.
@@ -114,14 +116,15 @@ pub struct Sighting<T> {
 pub struct Dated<'a> {
     /// The provider's message id, the same in every repeat.
     pub id: &'a str,
-    /// When it happened: the report's own time, else its arrival.
+    /// The time at which it happened: the report's own time, or else its
+    /// arrival.
     pub at: DateTime<Utc>,
-    /// What it says.
+    /// The report.
     pub report: &'a Report,
 }
 
-/// The email after one more report. A report of a type that we do not know
-/// changes nothing, and begins nothing.
+/// The email after one more report. A report of an unknown type changes no
+/// email, and makes none.
 pub fn evolve(email: Option<Email>, event: Dated<'_>) -> Option<Email> {
     let Some(status) = Status::reported(&event.report.kind) else { return email };
     let mut email = email.unwrap_or_else(|| Email::first_met(status, event));
@@ -137,7 +140,8 @@ pub fn evolve(email: Option<Email>, event: Dated<'_>) -> Option<Email> {
 }
 
 impl Email {
-    /// Nothing known yet but the id: the least element that reports add to.
+    /// An email of which only the id is known: the least element that reports add
+    /// to.
     fn first_met(status: Status, event: Dated<'_>) -> Self {
         Self {
             id: event.report.email_id.clone(),
@@ -307,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn given_two_bounces_then_the_gravest_stands() {
+    fn given_two_bounces_then_the_gravest_is_shown() {
         let email = given(&[
             ("m1", body("bounced", 1, r#","bounce":{"type":"Permanent","message":"gone"}"#)),
             ("m2", body("bounced", 2, r#","bounce":{"type":"Transient","message":"full"}"#)),
@@ -330,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn given_an_unknown_type_then_nothing_begins_and_nothing_changes() {
+    fn given_an_unknown_type_then_no_email_is_made_or_changed() {
         assert_eq!(given(&[("m1", body("teleported", 1, ""))]), None);
         let before = given(&[("m1", body("sent", 1, ""))]);
         let after = given(&[("m1", body("sent", 1, "")), ("m2", body("teleported", 2, ""))]);
@@ -379,7 +383,7 @@ mod tests {
                 bodies.into_iter().enumerate().map(|(n, body)| (format!("msg_{n}"), body)).collect();
             let events: Vec<(&str, String)> =
                 numbered.iter().map(|(id, body)| (id.as_str(), body.clone())).collect();
-            // A shuffle with repeats: drawn ones first, then whatever was not drawn.
+            // A shuffle with repeats: the drawn events first, then the rest.
             let mut shuffled: Vec<_> = order.iter().map(|index| events[index.index(events.len())].clone()).collect();
             for event in events.iter().rev() {
                 if !shuffled.contains(event) {

@@ -1,8 +1,10 @@
+//! The status of an email, and its order of rank.
+
 use super::ReportKind;
 use serde::{Deserialize, Serialize};
 use strum::{IntoStaticStr, VariantArray};
 
-/// Where an email stands. The order of the variants is the order of rank: the
+/// The status of an email. The order of the variants is the order of rank: the
 /// status of an email is the greatest ever reported for it, and nothing lowers
 /// it, so the order of arrival does not matter.
 ///
@@ -35,7 +37,7 @@ pub enum Status {
     Canceled,
     /// Resend accepted it.
     Sent,
-    /// The receiving server refused it for now; Resend still tries.
+    /// The receiving server rejected it for now; Resend still tries.
     DeliveryDelayed,
     /// A bounce that may pass: `Transient`, `Temporary` or `Undetermined`.
     #[strum(to_string = "bounced")]
@@ -65,8 +67,7 @@ impl Status {
         self.into()
     }
 
-    /// What a report says of the mail's status; `None` for one of a type that
-    /// we do not know.
+    /// The status that a report states; `None` if its type is unknown.
     pub fn reported(kind: &ReportKind) -> Option<Self> {
         Some(match kind {
             ReportKind::Scheduled => Self::Scheduled,

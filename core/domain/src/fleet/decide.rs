@@ -1,3 +1,6 @@
+//! Commands about a car, and the decisions on them: each gives the event of the
+//! change, or the reason why it is rejected.
+
 use super::{Car, FleetChange, FleetEvent, Image, NamedText, Profile};
 use crate::{
     command::{Meta, Repeat},
@@ -5,7 +8,7 @@ use crate::{
     price::{InvalidField, PriceList},
 };
 
-/// What somebody wants of a car.
+/// A request to change a car.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum FleetCommand {
@@ -21,30 +24,30 @@ pub enum FleetCommand {
     Restore,
 }
 
-/// Why not.
+/// Reason why a command is rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FleetRejection {
-    /// This very command was carried out by the event at this position.
+    /// The event at this position already executed this command.
     AlreadyDone(u64),
-    /// Another command was carried out under its id.
+    /// Another command was executed under its id.
     KeyReused,
     /// There is no such car.
     NoSuchCar,
-    /// A car of this id is there.
+    /// A car of this id exists.
     Exists,
-    /// It changed meanwhile: its last change stands at this position.
+    /// The car changed meanwhile: its last change is at this position.
     Stale(u64),
-    /// It is so already.
+    /// The command would change nothing.
     Unchanged,
     /// It is archived: restore it first.
     Archived,
     /// It cannot be listed without a price.
     NoPrice,
-    /// Parts of the command cannot be.
+    /// Parts of the command are invalid.
     Faulty(Vec<InvalidField>),
 }
 
-/// The event that a command comes to.
+/// Decides a command: gives the event that it results in.
 ///
 /// # Errors
 /// [`FleetRejection`].
@@ -285,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_with_the_reason() {
+    fn an_invalid_command_is_rejected_with_the_reason() {
         let car = given(&[add()]);
         let refused = |command| decide(car.as_ref(), &command, &meta("x")).unwrap_err();
         assert_eq!(refused(FleetCommand::List), FleetRejection::NoPrice);

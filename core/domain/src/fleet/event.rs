@@ -1,21 +1,24 @@
+//! The events of a car: its description, prices, images and slug.
+
 use crate::{id::CarId, price::PriceList};
 use serde::{Deserialize, Serialize};
 use strum::{IntoStaticStr, VariantNames};
 
-/// Something that became of a car, on `exo.fleet.<car id>`.
+/// A change of a car, on `exo.fleet.<car id>`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FleetEvent {
-    /// Which car.
+    /// The car.
     pub car_id: CarId,
-    /// What the command asked for, to tell a retry from another request.
+    /// Hash of the command's request. It tells a retry from another request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_hash: Option<String>,
-    /// What became of it.
+    /// The change.
     #[serde(flatten)]
     pub change: FleetChange,
 }
 
-/// What became of a car. The whole of what changed, not a difference.
+/// A change of a car. Each variant holds the complete new values, not a
+/// difference.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "snake_case", prefix = "exodrive.car.")]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -42,14 +45,14 @@ pub enum FleetChange {
         reason: Option<String>,
     },
     Restored {},
-    /// On `exo.slug.<slug>`: nobody else may have the slug.
+    /// On `exo.slug.<slug>`: no other car may have the slug.
     SlugClaimed {
         slug: String,
     },
 }
 
 impl FleetChange {
-    /// Every type (`ce-type`).
+    /// Every event type (`ce-type`).
     pub const KINDS: &'static [&'static str] = <Self as VariantNames>::VARIANTS;
 
     /// The event's type (`ce-type`).
@@ -58,10 +61,10 @@ impl FleetChange {
     }
 }
 
-/// What a car is.
+/// The description of a car.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
-    /// For people.
+    /// The name that customers see.
     pub name: String,
     /// For example `Supercar`.
     pub category: String,
@@ -71,13 +74,14 @@ pub struct Profile {
     /// The short text.
     #[serde(default)]
     pub short_description: String,
-    /// Facts, in the order shown.
+    /// The facts, in the order shown.
     #[serde(default)]
     pub specifications: Vec<NamedText>,
-    /// What it offers, in the order shown.
+    /// The features, in the order shown.
     #[serde(default)]
     pub features: Vec<NamedText>,
-    /// Where the car is (IANA): a day of a rental is a calendar day there.
+    /// The time zone of the car's place (IANA): a day of a rental is a calendar
+    /// day there.
     pub time_zone: String,
 }
 
@@ -89,7 +93,7 @@ pub struct NamedText {
     /// For example `325 km/h`.
     #[serde(default)]
     pub text: String,
-    /// Shown first.
+    /// True if it is shown first.
     #[serde(default)]
     pub highlighted: bool,
 }
@@ -97,12 +101,12 @@ pub struct NamedText {
 /// A picture of a car; its bytes are elsewhere.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Image {
-    /// Where it is.
+    /// The address of the image.
     pub url: String,
-    /// What it shows, for who cannot see it.
+    /// Text for people who cannot see the image.
     #[serde(default)]
     pub alt: String,
-    /// The one that stands for the car.
+    /// True for the image that represents the car in lists.
     #[serde(default)]
     pub primary: bool,
 }

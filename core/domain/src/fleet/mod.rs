@@ -1,4 +1,4 @@
-//! The fleet: what a car is, what it costs and whether it is offered.
+//! The fleet: a car's description, its prices, and if it is offered.
 
 mod decide;
 mod event;
@@ -13,34 +13,34 @@ use crate::{
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
-/// A car as its events tell it.
+/// A car, folded from its events.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Car {
     /// Its id.
     pub id: CarId,
     /// Its name in URLs: unique, and never changed.
     pub slug: String,
-    /// What it is.
+    /// The description.
     pub profile: Profile,
-    /// What it costs; without it, it cannot be booked.
+    /// The price list; a car without one cannot be booked.
     pub prices: Option<PriceList>,
-    /// In the order shown; exactly one is primary, unless there is none.
+    /// In the order shown. Exactly one is primary if there are any.
     pub images: Vec<Image>,
-    /// Shown to the public and bookable by it.
+    /// True if the public sees it and can book it.
     pub listed: bool,
-    /// Shown first.
+    /// True if it is shown first.
     pub featured: bool,
-    /// Out of the fleet: cannot be booked by anybody.
+    /// Out of the fleet: the car cannot be booked.
     pub archived: bool,
-    /// When it was added.
+    /// The time at which it was added.
     #[serde(with = "serde_micros")]
     pub created_at: DateTime<Utc>,
-    /// When it last changed.
+    /// The time of its last change.
     #[serde(with = "serde_micros")]
     pub updated_at: DateTime<Utc>,
     /// The position that last changed it.
     pub position: u64,
-    /// Commands carried out.
+    /// The executed commands that are remembered.
     pub commands: Vec<CommandRecord>,
 }
 

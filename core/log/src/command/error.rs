@@ -1,13 +1,13 @@
-//! Why a command was not executed.
+//! Reasons why a command was not executed.
 
 use crate::error::{AppendError, ReadError};
 use exodrive_domain::{DecodeError, NewerRelease, UnreadableEvent};
 
-/// Why a command was not executed.
+/// Reason why a command was not executed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError<R> {
     /// The decision, made on the subject's current state.
-    #[error("the command was refused")]
+    #[error("the command was rejected")]
     Rejected(R),
     /// The state could not be read.
     #[error(transparent)]
@@ -24,12 +24,12 @@ pub enum CommandError<R> {
     #[error(transparent)]
     Decode(DecodeError),
     /// Others were first, again and again, or for too long.
-    #[error("too many commands about the same thing; try again")]
+    #[error("too many commands about the same subject; try again")]
     Contended,
 }
 
 impl<R> CommandError<R> {
-    /// The same error with another refusal.
+    /// The same error with another rejection.
     pub fn map<Q>(self, refusal: impl FnOnce(R) -> Q) -> CommandError<Q> {
         match self {
             Self::Rejected(reason) => CommandError::Rejected(refusal(reason)),
@@ -42,13 +42,13 @@ impl<R> CommandError<R> {
     }
 }
 
-/// Why a claiming command was not executed.
+/// Reason why a claiming command was not executed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError<R> {
-    /// The claim's subject has an event already, of somebody else.
-    #[error("it is claimed already")]
+    /// The claim's subject has an event of another entity already.
+    #[error("another entity has claimed it already")]
     Taken,
-    /// Anything else.
+    /// Any other error.
     #[error(transparent)]
     Command(#[from] CommandError<R>),
 }

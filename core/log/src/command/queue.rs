@@ -8,7 +8,7 @@ use tokio::sync::OwnedMutexGuard;
 
 type Lock = Arc<tokio::sync::Mutex<()>>;
 
-/// A lock for each subject that somebody holds or waits for.
+/// A lock for each subject that a command holds or waits for.
 #[derive(Default)]
 pub(super) struct Queues {
     locks: Mutex<HashMap<Arc<str>, Lock>>,
@@ -23,11 +23,11 @@ pub(super) struct Turn<'a> {
 }
 
 impl Queues {
-    /// Waits until nobody else has the subject's turn.
+    /// Waits until no other command holds the subject.
     pub(super) async fn turn(&self, subject: &Arc<str>) -> Turn<'_> {
         let lock = self.locks().entry(subject.clone()).or_default().clone();
-        // Made before the wait, so that a lock that nobody waits for any
-        // longer goes too.
+        // Made before the wait, so that its drop removes a lock that no command
+        // waits for any longer.
         let mut turn = Turn { queues: self, subject: subject.clone(), lock, held: None };
         turn.held = Some(turn.lock.clone().lock_owned().await);
         turn
@@ -55,7 +55,7 @@ mod tests {
     use futures::FutureExt;
 
     #[tokio::test]
-    async fn a_lock_goes_with_the_last_who_wants_it() {
+    async fn a_lock_is_removed_with_its_last_waiter() {
         let queues = Queues::default();
         let subject: Arc<str> = "exo.test".into();
         let first = queues.turn(&subject).await;

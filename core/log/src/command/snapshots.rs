@@ -15,17 +15,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a changed state waits to be written at least, so that a hot
+/// The least time that a changed state waits to be written, so that a hot
 /// subject is serialised some 50 times a second and not at every event.
 const DELAY: Duration = Duration::from_millis(20);
-/// Serialising takes one part of the time in so many: large states that change
-/// often wait longer. What is not written yet is folded from the log.
+/// Serialising takes at most this fraction of the time (one part in 20): large
+/// states that change often wait longer. A state that is not written yet is
+/// folded from the log.
 const SHARE: u32 = 20;
 /// The longest wait.
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 /// States written by one call; a longer script would hold Redis up.
 const CHUNK: usize = 100;
-/// A subject that nobody has decided on for so long is folded anew.
+/// The time after which Redis drops the state of a subject that no command
+/// changed. The next command folds it from the log.
 const LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Sets each key whose stored position is lower. A value is its position, a
@@ -43,10 +45,11 @@ static WRITE: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Names what this release reads: every type of event and its newest version.
-/// It stands in the key of a snapshot. A release that reads other events folds
-/// for itself, so no snapshot hides an event from it: neither one that the
-/// writer skipped, nor one that the writer understood and the reader does not.
+/// Names the events that this release reads: every type and its newest version.
+/// It is part of the key of a snapshot. A release that reads other events makes
+/// its own snapshots, so no snapshot hides an event from it: neither one that
+/// the writer skipped, nor one that the writer understood and the reader does
+/// not.
 static READS: LazyLock<String> = LazyLock::new(|| reads(event_types()));
 
 fn reads<'a>(types: impl Iterator<Item = (&'a str, u32)>) -> String {
@@ -56,7 +59,7 @@ fn reads<'a>(types: impl Iterator<Item = (&'a str, u32)>) -> String {
     hex::encode(&digest.as_ref()[..8])
 }
 
-/// The snapshots of the states that this process keeps.
+/// The snapshots of the states that this process caches.
 #[derive(Clone)]
 pub(super) struct Snapshots {
     redis: Redis,
@@ -70,11 +73,12 @@ pub(super) struct Snapshots {
 #[derive(Default)]
 struct Changed {
     states: HashMap<Key, Serialize>,
-    /// What serialising took last time, many times over.
+    /// The pause after writing: many times the time that the last serialisation
+    /// took.
     rest: Duration,
 }
 
-/// Gives position and JSON of the newest state, if this process keeps it.
+/// Gives position and JSON of the newest state, if this process caches it.
 type Serialize = fn(&States, &Key) -> Option<(u64, String)>;
 
 impl Snapshots {
@@ -82,13 +86,13 @@ impl Snapshots {
         Self { redis, states, log: log.timestamp_millis(), changed: Arc::default() }
     }
 
-    /// What Redis holds, however old. Throws away what it cannot read.
+    /// The state in Redis, however old. Drops a state that cannot be read.
     pub(super) async fn read<S: DecisionState>(&self, key: &Key) -> Option<Loaded<S>> {
         let value: Result<Option<Vec<u8>>, _> = self.redis.query(&Cmd::get(self.name(key))).await;
         let value = value.inspect_err(|error| failed(error, "read")).ok()??;
         let parsed = parse(&value);
         if parsed.is_none() {
-            tracing::warn!(subject = %key.subject, "A snapshot cannot be read: it is thrown away");
+            tracing::warn!(subject = %key.subject, "A snapshot cannot be read: it is dropped");
             self.erase(key).await;
         }
         parsed
@@ -101,8 +105,8 @@ impl Snapshots {
         }
     }
 
-    /// Writes the state that this process keeps in a moment, without keeping
-    /// the caller.
+    /// Writes the state that this process caches, after a moment. The caller
+    /// does not wait.
     pub(super) fn write_soon<S: DecisionState>(&self, key: &Key) {
         let mut changed = self.changed();
         let is_first = changed.states.is_empty();
@@ -162,10 +166,10 @@ fn parse<S: DecisionState>(value: &[u8]) -> Option<Loaded<S>> {
     Some(Loaded { state: Arc::new(state), position })
 }
 
-/// Said once a failure, not for every command while Redis is left alone.
+/// Logs a failure once, not for every command during the pause after it.
 fn failed(error: &RedisError, action: &str) {
     if !matches!(error, RedisError::Resting) {
-        tracing::warn!(%error, "Redis did not {action} a snapshot; the log has it all");
+        tracing::warn!(%error, "Redis did not {action} a snapshot; no event is lost");
     }
 }
 

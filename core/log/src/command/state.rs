@@ -4,8 +4,8 @@ use exodrive_domain::{KnownEvent, Recorded, UnreadableEvent};
 use serde::{Serialize, de::DeserializeOwned};
 use std::sync::Arc;
 
-/// What decisions about one subject are made on: a fold of its events. Holds
-/// no personal data, since snapshots of it are kept in Redis.
+/// A state that decisions about one subject are made on: a fold of its events.
+/// Holds no personal data, since snapshots of it are stored in Redis.
 pub trait DecisionState:
     Default + Clone + Serialize + DeserializeOwned + Send + Sync + 'static
 {
@@ -16,7 +16,7 @@ pub trait DecisionState:
     /// by a release that reads other events than the release that wrote it.
     const VERSION: u32;
 
-    /// Takes in the next event of the subject. It is never one that this
+    /// Folds the next event of the subject. It is never one that this
     /// release cannot read: [`KnownEvent::read`] stops at the first of those.
     /// Must not rest on `stored_at`, which is a guess for an event that this
     /// process has just appended.
@@ -28,7 +28,7 @@ pub trait DecisionState:
 pub struct Loaded<S> {
     /// The fold of its events.
     pub state: Arc<S>,
-    /// The position of the last of them; 0 when there is none.
+    /// The position of the last folded event; 0 when there is no event.
     pub position: u64,
 }
 

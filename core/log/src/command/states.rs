@@ -1,4 +1,4 @@
-//! The states that this process keeps.
+//! The states that this process caches.
 
 use super::state::{DecisionState, Loaded};
 use exodrive_domain::Subject;
@@ -8,10 +8,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// States kept at most: two generations of this many.
+/// Half of the greatest number of cached states: the cache has two generations
+/// of this many.
 const GENERATION: usize = 4_096;
 
-/// Which state of which subject.
+/// The subject and type of a state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) subject: Arc<str>,
@@ -38,8 +39,8 @@ pub(super) struct States {
     generations: Mutex<Generations>,
 }
 
-/// What is used moves to the young; when those are many, the old go and the
-/// young become old.
+/// A state that is used moves to the young generation. When that is full, the
+/// old generation is dropped and the young one becomes the old one.
 #[derive(Default)]
 struct Generations {
     young: HashMap<Key, CachedState>,
@@ -60,7 +61,7 @@ impl States {
         Some(Loaded { state: saved.state.downcast().ok()?, position: saved.position })
     }
 
-    /// Keeps a state, unless a newer one is there.
+    /// Caches a state, unless a newer one is cached.
     pub(super) fn keep<S: DecisionState>(&self, key: &Key, loaded: &Loaded<S>) {
         let saved = CachedState { state: loaded.state.clone(), position: loaded.position };
         // Dropped when the lock is no longer held.
@@ -85,7 +86,7 @@ impl States {
 }
 
 impl Generations {
-    /// Gives the states that are no longer kept.
+    /// Returns the states that are no longer cached.
     fn insert(&mut self, key: &Key, saved: CachedState) -> HashMap<Key, CachedState> {
         let mut gone = HashMap::new();
         if self.young.len() >= GENERATION {

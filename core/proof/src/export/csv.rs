@@ -4,12 +4,12 @@ use super::{COLUMNS, Flaw, Record, row::Row, text};
 use csv::StringRecord;
 use std::{borrow::Cow, io};
 
-/// How a CSV export begins.
+/// The first line of a CSV export.
 pub(crate) const HEADING: &str =
     "object,position,until,stored_at,subject,headers,body,leaf_hash,content,note";
 
-/// What a spreadsheet might take for a formula begins with one of these; the
-/// apostrophe is here so that it can be told apart from ours.
+/// Characters that begin a formula in a spreadsheet. The apostrophe is in the
+/// list so that a cell's own apostrophe differs from the guard's.
 const DANGEROUS: [char; 8] = ['=', '+', '-', '@', '\t', '\r', '\n', '\''];
 
 pub(super) struct Writer<W: io::Write> {
@@ -58,7 +58,7 @@ fn guarded(text: Cow<'_, str>) -> Cow<'_, str> {
     if text.starts_with(DANGEROUS) { Cow::Owned(format!("'{text}")) } else { text }
 }
 
-/// The cell's text; None if nobody wrote it so.
+/// The cell's text; `None` if our writer would spell it otherwise.
 fn unguarded(cell: &str) -> Option<&str> {
     match cell.strip_prefix('\'') {
         Some(text) => text.starts_with(DANGEROUS).then_some(text),

@@ -1,14 +1,15 @@
-//! An export: part of the log with all that is needed to prove it, in one
-//! file. The same records in three formats.
+//! An export: part of the log with all that is needed to prove it, in one file.
+//! The same records in three formats.
 //!
-//! First a [`Header`] with the signed checkpoint, last an [`End`]. Between
-//! them [`Event`]s and [`Omitted`] ranges cover every position from 1 to the
-//! checkpoint's size, in order, so that an export of one email is proven by
-//! the same root as one of everything. Earlier checkpoints may stand where the
-//! tree had their size; they help to say where a forged history begins.
+//! First comes a [`Header`] with the signed checkpoint, last an [`End`].
+//! Between them [`Event`]s and [`Omitted`] ranges cover every position from 1
+//! to the checkpoint's size, in order. So an export of one email is proven by
+//! the same root as one of everything. An earlier checkpoint may follow the
+//! position at which the tree had its size; earlier checkpoints help to locate
+//! the beginning of a forged history.
 //!
 //! Proven are an event's position, time, subject, headers and body, and that
-//! nothing lies between two events but what is said to be omitted. **Not
+//! nothing is left out between two events except the omitted ranges. **Not
 //! proven** are the header's filters and time of making, and an event's
 //! `content`, which is the body decrypted for people.
 //!
@@ -37,7 +38,7 @@ use std::{borrow::Cow, io, str::FromStr};
 
 /// The name and version of the records' form.
 pub const FORMAT: &str = "exodrive-export-v1";
-/// At most one earlier checkpoint stands in an export for so many events.
+/// An export holds at most one earlier checkpoint for this number of events.
 pub const CHECKPOINT_EVERY: u64 = 1024;
 /// The columns of CSV and Parquet.
 pub const COLUMNS: [&str; 10] = [
@@ -53,10 +54,10 @@ pub const COLUMNS: [&str; 10] = [
     "note",
 ];
 
-/// Why something is no record.
+/// Reason why a text is not a valid record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Flaw {
-    /// What is wrong with it.
+    /// The fault.
     Malformed(String),
     /// It is the header of another version of the form.
     OtherFormat(String),
@@ -68,7 +69,7 @@ impl<T: Into<String>> From<T> for Flaw {
     }
 }
 
-/// That this is our form.
+/// Checks the name of the format.
 fn check_format(format: &str) -> Result<(), Flaw> {
     if format == FORMAT {
         return Ok(());
@@ -79,28 +80,28 @@ fn check_format(format: &str) -> Result<(), Flaw> {
     Err(flaw(format!("its form is {format:?}")))
 }
 
-/// Names with values.
+/// Pairs of name and value.
 pub type Pairs<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
 
-/// What an export is about. The first record.
+/// The range, filters and checkpoint of an export. The first record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header<'a> {
     /// The log's name, as in the checkpoint.
     pub origin: Cow<'a, str>,
     /// The signed checkpoint that the export ends at, the whole note.
     pub checkpoint: Cow<'a, str>,
-    /// The first position asked for, from 1.
+    /// The first requested position, from 1.
     pub from: u64,
-    /// The last position asked for; at most the checkpoint's size.
+    /// The last requested position; at most the checkpoint's size.
     pub to: u64,
-    /// By what the events between were chosen; empty if they are all there.
+    /// The filters that chose the events in the range; empty if it has all.
     pub filters: Pairs<'a>,
-    /// When the export was made.
+    /// The time at which the export was made.
     pub created_at: DateTime<Utc>,
 }
 
 impl Header<'_> {
-    /// The same with nothing borrowed.
+    /// The same as an owned value.
     pub fn into_owned(self) -> Header<'static> {
         let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
         let pair = |(name, value)| (owned(name), owned(value));
@@ -120,7 +121,7 @@ impl Header<'_> {
 pub struct Event<'a> {
     /// Its position in the log, from 1.
     pub position: u64,
-    /// When the server stored it: Unix time, UTC, in nanoseconds.
+    /// The time at which the server stored it: Unix time, UTC, in nanoseconds.
     pub stored_at_nanos: i64,
     /// Its subject.
     pub subject: Cow<'a, str>,
@@ -130,13 +131,13 @@ pub struct Event<'a> {
     pub body: Cow<'a, [u8]>,
     /// The hash of its leaf.
     pub leaf_hash: Hash,
-    /// The body decrypted, if asked for and not erased; not proven. Written
-    /// as JSON where it is JSON, else as a string of base64; not read.
+    /// The decrypted body, if it was requested and is not erased; not proven.
+    /// Written as JSON if it is JSON, else as a string of base64; not read.
     pub content: Option<Cow<'a, [u8]>>,
 }
 
 impl Event<'_> {
-    /// The leaf of what the record says.
+    /// The leaf of the record's fields.
     pub fn leaf(&self) -> Leaf<'_, Cow<'_, str>, Cow<'_, str>> {
         Leaf {
             position: self.position,
@@ -164,7 +165,7 @@ impl Omitted {
     ///
     /// # Errors
     ///
-    /// A node cannot be had.
+    /// A node is not available.
     pub fn new<N: tree::Nodes>(from: u64, to: u64, nodes: &N) -> Result<Self, N::Error> {
         let hashes =
             Self::places(from, to).into_iter().map(|(level, index)| nodes.node(level, index));
@@ -196,7 +197,7 @@ impl Omitted {
 /// That the export is whole. The last record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct End {
-    /// How many events it has.
+    /// The number of events in it.
     pub events: u64,
     /// The checkpoint's root.
     pub root: Hash,
@@ -209,7 +210,7 @@ pub enum Record<'a> {
     Header(Header<'a>),
     /// A stored message.
     Event(Event<'a>),
-    /// What is left out.
+    /// A range of positions that is left out.
     Omitted(Omitted),
     /// An earlier signed checkpoint, the whole note, where the tree had its
     /// size.
@@ -218,7 +219,7 @@ pub enum Record<'a> {
     End(End),
 }
 
-/// How an export is written.
+/// The file format of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// A JSON object a line.
@@ -256,7 +257,7 @@ impl Format {
 
 /// There is no such format.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no format {0:?}: use ndjson, csv or parquet")]
+#[error("there is no format {0:?}: use ndjson, csv or parquet")]
 pub struct NoSuchFormat(String);
 
 impl FromStr for Format {

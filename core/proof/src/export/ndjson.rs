@@ -160,8 +160,7 @@ struct Kind<'a> {
     object: Cow<'a, str>,
 }
 
-/// The record of a line; else what is wrong with it. An event's content is
-/// not kept.
+/// The record of a line, or the fault. The content of an event is dropped.
 pub(crate) fn parse(line: &str) -> Result<Record<'_>, Flaw> {
     match quick_event(line) {
         Some(event) => Ok(Record::Event(event)),
@@ -169,8 +168,8 @@ pub(crate) fn parse(line: &str) -> Result<Record<'_>, Flaw> {
     }
 }
 
-/// An event exactly as [`write_event`] writes it, without escapes. Whatever
-/// else it may be is for [`slow`] to say.
+/// An event exactly as [`write_event`] writes it, without escapes.
+/// [`slow`] reads every other line.
 fn quick_event(line: &str) -> Option<Event<'_>> {
     let rest = line.strip_prefix(EVENT)?;
     let (position, rest) = rest.split_at_checked(memchr(b',', rest.as_bytes())?)?;
@@ -184,8 +183,8 @@ fn quick_event(line: &str) -> Option<Event<'_>> {
     let (leaf_hash, rest) = string(rest.strip_prefix(LEAF_HASH)?)?;
     let rest = rest.strip_prefix('"')?;
     if rest != "}" {
-        // What a reader that takes the last of two fields would believe must
-        // not hide in it.
+        // The content must not hide a second field: a reader that takes the
+        // last of two fields would use it.
         let content = rest.strip_prefix(CONTENT)?.strip_suffix('}')?;
         serde_json::from_str::<IgnoredAny>(content).ok()?;
     }
@@ -200,7 +199,8 @@ fn quick_event(line: &str) -> Option<Event<'_>> {
     })
 }
 
-/// What a field of pairs without escapes holds, and what follows.
+/// Reads a field of pairs without escapes; gives the pairs and the rest of the
+/// line.
 fn quick_pairs(json: &str) -> Option<(Pairs<'_>, &str)> {
     let mut rest = json.strip_prefix('[')?;
     if let Some(rest) = rest.strip_prefix(']') {
@@ -228,8 +228,8 @@ pub(super) fn parse_pairs(json: Cow<'_, str>) -> Result<Pairs<'_>, serde_json::E
     }
 }
 
-/// A string without escapes up to its closing quote, and what follows, with
-/// the quote.
+/// A string without escapes up to its closing quote, and the rest from the
+/// quote on.
 fn string(text: &str) -> Option<(&str, &str)> {
     let end = memchr2(b'"', b'\\', text.as_bytes())?;
     text.split_at_checked(end).filter(|(_, rest)| rest.starts_with('"'))
@@ -237,7 +237,8 @@ fn string(text: &str) -> Option<(&str, &str)> {
 
 /// The same, without control characters, which JSON does not allow.
 fn plain(text: &str) -> Option<(&str, &str)> {
-    // Without an early exit, so that many bytes are looked at at a time.
+    // Without an early exit, so that the compiler can check many bytes at a
+    // time.
     let controls = |text: &str| text.bytes().fold(false, |found, byte| found | (byte < b' '));
     string(text).filter(|(string, _)| !controls(string))
 }

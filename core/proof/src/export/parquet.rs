@@ -19,9 +19,10 @@ use parquet::{
 };
 use std::{borrow::Cow, fs::File, io, sync::Arc};
 
-/// A row group has at most so many records …
+/// A row group has at most this number of records …
 const GROUP_RECORDS: usize = 10_000;
-/// … and, but for one record, so many bytes of bodies, contents and notes.
+/// … and, except for one record, this number of bytes of bodies, contents and
+/// notes.
 const GROUP_BYTES: usize = 16 << 20;
 
 fn schema() -> Result<TypePtr, ParquetError> {
@@ -68,8 +69,8 @@ impl<W: io::Write + Send> Writer<W> {
         let mut properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
             .set_created_by("exodrive".to_owned());
-        // What differs in every row gains nothing from a dictionary or from
-        // its least and greatest value.
+        // Values that differ in every row gain nothing from a dictionary or from
+        // statistics.
         for column in ["body", "leaf_hash", "content", "note"] {
             properties = properties
                 .set_column_dictionary_enabled(column.into(), false)
@@ -132,7 +133,7 @@ impl<W: io::Write + Send> Writer<W> {
     }
 }
 
-/// Values that are there, and for every row whether it has one.
+/// The values that are present, and for every row 1 if it has a value, else 0.
 fn present<T>(values: impl Iterator<Item = Option<T>>) -> (Vec<T>, Vec<i16>) {
     let mut levels = Vec::new();
     let values =
@@ -171,7 +172,7 @@ pub(crate) struct Rows {
 impl Rows {
     /// # Errors
     ///
-    /// It is not Parquet, or has other columns; the text says what is wrong.
+    /// It is not Parquet, or has other columns; the text describes the fault.
     pub(crate) fn open(file: File) -> Result<Self, String> {
         let file = SerializedFileReader::new(file).map_err(|error| error.to_string())?;
         let expected = schema().map_err(|error| error.to_string())?;
@@ -182,14 +183,14 @@ impl Rows {
         Ok(Self { file, next: 0 })
     }
 
-    /// How many bytes the groups take in the file, and which comes next.
+    /// The number of bytes that the next group takes in the file.
     pub(crate) fn group_bytes(&self) -> u64 {
         let groups = self.file.metadata().row_groups();
         groups.get(self.next).map_or(0, |group| group.compressed_size().max(0).cast_unsigned())
     }
 
-    /// The rows of the next group, which are at most as many as one of ours
-    /// has.
+    /// The rows of the next group. Their number is at most that of a group of
+    /// our own writer.
     pub(crate) fn next_group(&mut self) -> Option<Result<Vec<Row<'static>>, String>> {
         (self.next < self.file.num_row_groups()).then(|| {
             self.next += 1;
@@ -238,7 +239,7 @@ impl Rows {
     }
 }
 
-/// Gives every row its value. None if there are not as many as rows.
+/// Gives every row its value. `None` if the numbers of rows and values differ.
 fn spread<T>(
     rows: &mut [Row<'static>],
     levels: &[i16],

@@ -15,7 +15,7 @@ use super::{
 use chrono::DateTime;
 use std::borrow::Cow;
 
-/// One row; what an object does not use is `None`.
+/// One row; a column that an object does not use is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Row<'a> {
     pub(super) object: Cow<'a, str>,
@@ -30,7 +30,7 @@ pub(crate) struct Row<'a> {
     pub(super) note: Option<Cow<'a, str>>,
 }
 
-/// The same with nothing borrowed.
+/// The same as an owned value.
 pub(super) fn owned(row: Row<'_>) -> Row<'static> {
     let text = |it: Option<Cow<'_, str>>| it.map(|it| Cow::Owned(it.into_owned()));
     Row {
@@ -96,8 +96,7 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// The record; else what is wrong with the row. An event's content is not
-    /// read.
+    /// The record, or the fault of the row. An event's content is not read.
     pub(crate) fn into_record(mut self) -> Result<Record<'a>, Flaw> {
         let object = std::mem::take(&mut self.object);
         let record = match object.as_ref() {

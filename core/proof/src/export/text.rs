@@ -1,5 +1,5 @@
-//! How times, hashes and bytes are spelt. There is one spelling of each, so
-//! that a changed file cannot say the same.
+//! Spellings of times, hashes and bytes. There is one spelling of each, so that
+//! a changed file cannot mean the same.
 
 use crate::Hash;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -12,7 +12,7 @@ pub(super) fn time(nanos: i64) -> String {
     DateTime::from_timestamp_nanos(nanos).to_rfc3339_opts(SecondsFormat::Nanos, true)
 }
 
-/// Reads what [`time`] writes, and nothing else.
+/// Reads the output of [`time`], and no other spelling.
 pub(super) fn parse_time(text: &str) -> Option<i64> {
     let bytes: &[u8; 30] = text.as_bytes().try_into().ok()?;
     const FORM: &[u8; 30] = b"0000-00-00T00:00:00.000000000Z";
@@ -65,7 +65,7 @@ pub(super) fn parse_bytes(text: &str) -> Option<Vec<u8>> {
 pub(super) fn push_base64(bytes: &[u8], out: &mut Vec<u8>) {
     let from = out.len();
     out.resize(from + bytes.len().div_ceil(3) * 4, 0);
-    // The room is exact, so it is filled and nothing fails.
+    // The buffer has exactly the needed length, so encoding cannot fail.
     let written = STANDARD.encode_slice(bytes, &mut out[from..]).unwrap_or(0);
     out.truncate(from + written);
 }
@@ -76,7 +76,7 @@ pub(super) fn content(plain: &[u8]) -> Cow<'_, str> {
     let json = std::str::from_utf8(plain).ok();
     let json = json.filter(|json| serde_json::from_str::<IgnoredAny>(json).is_ok());
     match json {
-        // A line break in JSON stands only between tokens.
+        // A line break in JSON occurs only between tokens.
         Some(json) if json.contains(['\n', '\r']) => Cow::Owned(json.replace(['\n', '\r'], "")),
         Some(json) => Cow::Borrowed(json),
         None => Cow::Owned(format!("\"{}\"", STANDARD.encode(plain))),

@@ -5,12 +5,12 @@ use crate::Hash;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use std::{fmt, str::FromStr};
 
-/// What a log says about itself at one moment.
+/// A log's statement about its size and root at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The log's name, which is also the name of its keys.
     pub origin: String,
-    /// How many leaves the tree has.
+    /// The number of leaves in the tree.
     pub size: u64,
     /// Its root.
     pub root: Hash,

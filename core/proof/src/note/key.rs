@@ -1,4 +1,4 @@
-//! Keys of logs and witnesses, and how they are written (C2SP signed-note).
+//! Keys of logs and witnesses, and their text form (C2SP signed-note).
 
 use super::Signature;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -12,10 +12,10 @@ use std::{fmt, str::FromStr};
 /// Signature types of C2SP signed-note.
 const ED25519_NOTE: u8 = 0x01;
 const COSIGNATURE_V1: u8 = 0x04;
-/// How Go's `sumdb/note` begins a private key.
+/// The prefix of a private key of Go's `sumdb/note`.
 const PRIVATE: &str = "PRIVATE+KEY+";
 
-/// Why a key cannot be used. Never holds the key.
+/// Reason why a key cannot be used. Never holds the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The name is empty or has a space or plus sign.
@@ -34,20 +34,20 @@ pub enum KeyError {
         "not a public key: expected <name>+<8 hex digits>+<base64>, as `exodrive audit public-key` prints it"
     )]
     Verifier,
-    /// It is a key for something else.
+    /// It is a key of another purpose.
     #[error("this is the key of a {found}, not of a {expected}")]
     Kind {
-        /// What it is for.
+        /// The purpose of the key.
         found: &'static str,
-        /// What it should be for.
+        /// The required purpose.
         expected: &'static str,
     },
-    /// The system gives no randomness.
-    #[error("the system gives no random bytes")]
+    /// The system returned no random bytes.
+    #[error("the system returned no random bytes")]
     Random,
 }
 
-/// Whether signed-note allows the name.
+/// True if signed-note allows the name.
 pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty()
         && !name.contains(|it: char| it == '+' || it.is_whitespace() || it.is_control())
@@ -125,7 +125,7 @@ impl fmt::Display for Public {
     }
 }
 
-/// The private half: a seed and the pair that comes of it.
+/// The private half: a seed and the key pair that it makes.
 struct Private {
     public: Public,
     seed: [u8; 32],
@@ -190,17 +190,17 @@ macro_rules! keys {
                 Public::parse(text, $algorithm).map(Self)
             }
 
-            /// Whose key it is.
+            /// The name of the key's owner.
             pub fn name(&self) -> &str {
                 &self.0.name
             }
 
-            /// Name and id, for people.
+            /// The name and id, for people.
             pub fn short(&self) -> String {
                 self.0.short()
             }
 
-            /// Whether a signature bears this key's name and id.
+            /// True if a signature has this key's name and id.
             pub fn is_of(&self, signature: &Signature) -> bool {
                 self.0.is_of(signature)
             }
@@ -248,7 +248,7 @@ macro_rules! keys {
             ///
             /// # Errors
             ///
-            /// The name is not allowed, or it is no seed.
+            /// The name is not allowed, or the seed is malformed.
             pub fn from_text(name: &str, seed: &str) -> Result<Self, KeyError> {
                 let seed = STANDARD.decode(seed.trim()).ok().and_then(|it| it.try_into().ok());
                 Private::new($algorithm, name, seed.ok_or(KeyError::Seed)?).map(Self)
@@ -273,7 +273,7 @@ macro_rules! keys {
                 STANDARD.encode(self.0.seed)
             }
 
-            /// Whose key it is.
+            /// The name of the key's owner.
             pub fn name(&self) -> &str {
                 &self.0.public.name
             }
@@ -297,14 +297,14 @@ keys!(
     ED25519_NOTE,
     /// A log's signing key.
     SigningKey,
-    /// What checks a log's signatures.
+    /// A key that checks a log's signatures.
     VerifierKey
 );
 keys!(
     COSIGNATURE_V1,
     /// A witness's key.
     WitnessKey,
-    /// What checks a witness's cosignatures.
+    /// A key that checks a witness's cosignatures.
     WitnessVerifierKey
 );
 

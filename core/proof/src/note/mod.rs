@@ -11,15 +11,15 @@ pub use key::{KeyError, SigningKey, VerifierKey, WitnessKey, WitnessVerifierKey}
 use base64::{Engine, engine::general_purpose::STANDARD};
 use std::{fmt, str::FromStr};
 
-/// A note longer than this is refused.
+/// The greatest length of a note.
 const MAX_BYTES: usize = 1 << 20;
-/// A note with more signatures is refused.
+/// The greatest number of signatures of a note.
 const MAX_SIGNATURES: usize = 100;
 
-/// Why a note is not what it should be.
+/// Reason why a note is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoteError {
-    /// It is not written as C2SP signed-note or tlog-checkpoint says.
+    /// It does not have the form of C2SP signed-note or tlog-checkpoint.
     #[error("not a signed checkpoint: {0}")]
     Malformed(&'static str),
     /// No signature is by a key that was given.
@@ -29,7 +29,7 @@ pub enum NoteError {
     NotSigned {
         /// The keys given.
         given: String,
-        /// Who signed it, by their own account.
+        /// The signers that the note names.
         signers: String,
     },
     /// A signature that bears the name and id of a key is not by that key.
@@ -52,13 +52,13 @@ pub struct Signature {
     pub name: String,
     /// The signer's key id.
     pub id: [u8; 4],
-    /// What follows the id: the signature, after a timestamp if it is a
+    /// The bytes after the id: the signature, after a timestamp if it is a
     /// cosignature.
     pub bytes: Vec<u8>,
 }
 
-/// A text with signatures, as C2SP signed-note says. Its form is checked, its
-/// signatures are not: that is what [`verify`] is for.
+/// A text with signatures, in the form of C2SP signed-note. Its form is
+/// checked; [`verify`] checks the signatures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedNote {
     text: String,
@@ -66,7 +66,7 @@ pub struct SignedNote {
 }
 
 impl SignedNote {
-    /// What is signed; ends with a line feed.
+    /// The signed text; ends with a line feed.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -76,16 +76,16 @@ impl SignedNote {
         &self.signatures
     }
 
-    /// What it says, without a look at who says so.
+    /// The note's checkpoint, without a check of the signatures.
     ///
     /// # Errors
     ///
-    /// The text is no checkpoint.
+    /// The text is not a checkpoint.
     pub fn checkpoint(&self) -> Result<Checkpoint, NoteError> {
         self.text.parse()
     }
 
-    /// Who signed it, by their own account.
+    /// The signers that the note names.
     fn signers(&self) -> String {
         list(self.signatures.iter().map(|it| key::display_id(&it.name, it.id)))
     }
@@ -154,9 +154,9 @@ pub fn sign(checkpoint: &Checkpoint, keys: &[&SigningKey]) -> SignedNote {
     SignedNote { text, signatures }
 }
 
-/// What a note says, if it is signed by one of the keys. Signatures of unknown
-/// keys are ignored; every signature that bears the name and id of a known key
-/// must be right.
+/// The checkpoint of a note, if one of the keys signed it. Signatures of
+/// unknown keys are ignored; every signature that has the name and id of a
+/// known key must be right.
 ///
 /// # Errors
 ///
@@ -182,15 +182,15 @@ pub fn verify(note: &SignedNote, keys: &[VerifierKey]) -> Result<Checkpoint, Not
     Ok(checkpoint)
 }
 
-/// What a witness signs: that at this time it had seen no other tree than one
-/// that this extends.
+/// The text that a witness signs: at this time, it had seen no other tree than
+/// one that this tree extends.
 fn cosigned_text(note: &SignedNote, unix_time: u64) -> String {
     format!("cosignature/v1\ntime {unix_time}\n{}", note.text)
 }
 
-/// The note with the witness's signature as the last, in the place of an
-/// older one of the same key. Whether the checkpoint deserves it is for
-/// [`crate::witness::Witness`] to say.
+/// The note with the witness's signature as the last, instead of an older one
+/// of the same key. [`crate::witness::Witness`] decides if the checkpoint may
+/// be cosigned.
 pub fn cosign(note: &SignedNote, key: &WitnessKey, unix_time: u64) -> SignedNote {
     let mut cosigned = note.clone();
     cosigned.signatures.retain(|signature| !key.verifier().is_of(signature));
@@ -198,11 +198,11 @@ pub fn cosign(note: &SignedNote, key: &WitnessKey, unix_time: u64) -> SignedNote
     cosigned
 }
 
-/// When the witness saw the checkpoint, as Unix time.
+/// The time at which the witness saw the checkpoint, as Unix time.
 ///
 /// # Errors
 ///
-/// It has not signed, or a signature that bears its name and id is wrong.
+/// It has not signed, or a signature that has its name and id is wrong.
 pub fn verify_cosignature(note: &SignedNote, key: &WitnessVerifierKey) -> Result<u64, NoteError> {
     let mut seen = None;
     for signature in note.signatures().iter().filter(|signature| key.is_of(signature)) {

@@ -1,3 +1,6 @@
+//! Tests of notes: against notes of other programs, malformed ones, keys and
+//! cosignatures.
+
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
@@ -29,7 +32,7 @@ fn a_note_of_another_program_verifies() {
     assert_eq!(note.to_string(), PETER_NOTE);
     let peter = VerifierKey::parse(PETER).unwrap();
     assert_eq!(peter.to_string(), PETER);
-    // The signature is right; the text is no checkpoint.
+    // The signature is right; the text is not a checkpoint.
     assert!(matches!(verify(&note, std::slice::from_ref(&peter)), Err(NoteError::Malformed(_))));
     let changed: SignedNote = PETER_NOTE.replace("answer", "Answer").parse().unwrap();
     assert_eq!(
@@ -107,7 +110,7 @@ fn every_flipped_byte_of_a_note_is_found() {
 }
 
 #[test]
-fn malformed_notes_are_refused() {
+fn malformed_notes_are_rejected() {
     let note = sign(&checkpoint(), &[&key(1)]).to_string();
     assert!(note.parse::<SignedNote>().is_ok());
     for malformed in [

@@ -18,9 +18,9 @@ const NODE_PREFIX: u8 = 1;
 /// and `index` covers the leaves `index << level .. (index + 1) << level`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Node {
-    /// How many levels above the leaves.
+    /// The number of levels above the leaves.
     pub level: u8,
-    /// Which of its level, from the left.
+    /// Its index in its level, from the left.
     pub index: u64,
     /// Its hash.
     pub hash: Hash,
@@ -56,8 +56,8 @@ pub fn canonical(from: u64, to: u64) -> Vec<(u8, u64)> {
 }
 
 /// The hash of the leaves that `canonical` nodes cover, from their hashes in
-/// the same order: RFC 6962's MTH of them if the first leaf is where a
-/// subtree of that size begins, as it is for a tree and for every part of a
+/// the same order. It is RFC 6962's MTH of them if a subtree of that size
+/// begins at the first leaf; that is so for a tree and for every part of a
 /// proof.
 pub fn root_of(hashes: &[Hash]) -> Hash {
     let Some((last, rest)) = hashes.split_last() else { return empty_root() };
@@ -91,7 +91,7 @@ impl Tree {
     }
 
     /// The tree of `size` leaves whose [`canonical`]`(0, size)` nodes have
-    /// these hashes. None if their number is another.
+    /// these hashes. `None` if their number is wrong.
     pub fn from_edge(size: u64, hashes: &[Hash]) -> Option<Self> {
         let places = canonical(0, size);
         (places.len() == hashes.len()).then(|| Self {
@@ -104,7 +104,7 @@ impl Tree {
         })
     }
 
-    /// How many leaves it has.
+    /// The number of its leaves.
     pub fn size(&self) -> u64 {
         self.size
     }
@@ -125,8 +125,8 @@ impl Tree {
         self.push_leaf_with(hash, |_| ());
     }
 
-    /// Appends a leaf and tells of every node that is complete by it, the leaf
-    /// first.
+    /// Appends a leaf and passes every node that it completes to `complete`,
+    /// the leaf first.
     pub fn push_leaf_with(&mut self, hash: Hash, complete: impl FnMut(Node)) {
         self.grow(Node { level: 0, index: self.size, hash }, complete);
     }

@@ -3,16 +3,16 @@
 use super::{canonical, empty_root, node_hash, root_of};
 use crate::Hash;
 
-/// Where the hashes of complete subtrees come from.
+/// A source of the hashes of complete subtrees.
 pub trait Nodes {
-    /// Why one cannot be had.
+    /// Reason why a hash is not available.
     type Error;
 
     /// The hash of the complete subtree at this level and index.
     ///
     /// # Errors
     ///
-    /// It cannot be had.
+    /// It is not available.
     fn node(&self, level: u8, index: u64) -> Result<Hash, Self::Error>;
 }
 
@@ -35,7 +35,7 @@ type Ranges = Vec<(u64, u64)>;
 ///
 /// # Errors
 ///
-/// A node cannot be had.
+/// A node is not available.
 pub fn inclusion_proof<N: Nodes>(index: u64, size: u64, nodes: &N) -> Result<Vec<Hash>, N::Error> {
     hashes(&inclusion_ranges(index, size), nodes)
 }
@@ -45,7 +45,7 @@ pub fn inclusion_proof<N: Nodes>(index: u64, size: u64, nodes: &N) -> Result<Vec
 ///
 /// # Errors
 ///
-/// A node cannot be had.
+/// A node is not available.
 pub fn consistency_proof<N: Nodes>(from: u64, to: u64, nodes: &N) -> Result<Vec<Hash>, N::Error> {
     hashes(&consistency_ranges(from, to), nodes)
 }
@@ -117,7 +117,8 @@ fn consistency_ranges(old: u64, size: u64) -> Ranges {
             from = middle;
         }
     }
-    // The verifier knows the old root, so it is left out where it is a node.
+    // The verifier knows the old root, so the proof leaves it out if it is a
+    // node.
     if from != 0 {
         ranges.push((from, to));
     }
@@ -125,9 +126,9 @@ fn consistency_ranges(old: u64, size: u64) -> Ranges {
     ranges
 }
 
-/// Whether `proof` shows that the leaf with this hash is number `index` of
-/// the tree of `size` leaves with this root. The proof must have exactly the
-/// hashes that are needed.
+/// True if `proof` shows that the leaf with this hash is number `index` of the
+/// tree of `size` leaves with this root. The proof must have exactly the hashes
+/// that are needed.
 pub fn verify_inclusion(leaf: &Hash, index: u64, size: u64, proof: &[Hash], root: &Hash) -> bool {
     if index >= size {
         return false;
@@ -153,7 +154,7 @@ pub fn verify_inclusion(leaf: &Hash, index: u64, size: u64, proof: &[Hash], root
     last == 0 && hash == *root
 }
 
-/// Whether `proof` shows that the tree of `from` leaves with the root
+/// True if `proof` shows that the tree of `from` leaves with the root
 /// `from_root` is the beginning of the tree of `to` leaves with the root
 /// `to_root`. The proof must have exactly the hashes that are needed: none if
 /// the sizes are equal or the first tree has no leaves.

@@ -19,13 +19,13 @@ struct Claim {
     saved: bool,
 }
 
-/// Where in the file we are.
+/// The current part of the file.
 enum State {
-    /// Nothing has come yet.
+    /// No record was read yet.
     Start,
-    /// Among events.
+    /// Between the header and the end.
     Inside(Inside),
-    /// The end has come.
+    /// The end was read.
     Ended,
 }
 
@@ -38,16 +38,17 @@ pub(super) struct Checker<'a> {
     expected: &'a Expectations,
     state: State,
     tree: Tree,
-    /// Those of kept checkpoints and the export's own, the smallest last.
+    /// Checkpoints that the auditor saved and the export's own ones, the
+    /// smallest last.
     claims: Vec<Claim>,
-    /// The size of the largest kept checkpoint that the tree agreed with.
+    /// The size of the largest saved checkpoint that the tree agreed with.
     kept_good: u64,
     /// The same of a checkpoint in the export, which who forged the export may
     /// have signed.
     earlier_good: u64,
     kept_sizes: Vec<u64>,
     kept_checked: usize,
-    /// A kept checkpoint that lies inside of what is omitted.
+    /// A saved checkpoint whose size is inside an omitted range.
     uncheckable: Option<u64>,
     cosigned_by: Vec<(String, u64)>,
     origin: String,
@@ -60,11 +61,11 @@ pub(super) struct Checker<'a> {
 type Checked = Result<(), VerifyError>;
 
 impl<'a> Checker<'a> {
-    /// Checks the signatures of what the auditor kept.
+    /// Checks the signatures of the checkpoints that the auditor saved.
     pub(super) fn new(expected: &'a Expectations) -> Result<Self, VerifyError> {
         if expected.keys.is_empty() {
             return Err(VerifyError::Unusable(
-                "no public key of the log is given; get one from somebody other than the log's operator"
+                "no public key of the log is given; get one from a source other than the log's operator"
                     .to_owned(),
             ));
         }
@@ -86,7 +87,7 @@ impl<'a> Checker<'a> {
             leaf_bytes: 0,
         };
         for saved in &expected.saved {
-            let which = "a checkpoint that you kept";
+            let which = "a checkpoint that you saved";
             let checkpoint = match note::verify(saved, &expected.keys) {
                 Ok(checkpoint) => checkpoint,
                 Err(error @ NoteError::Malformed(_)) => {
@@ -96,7 +97,7 @@ impl<'a> Checker<'a> {
             };
             if !checker.origin.is_empty() && checker.origin != checkpoint.origin {
                 return Err(VerifyError::Unusable(format!(
-                    "you kept checkpoints of two logs, {:?} and {:?}; give those of one",
+                    "you saved checkpoints of two logs, {:?} and {:?}; give those of one",
                     checker.origin, checkpoint.origin
                 )));
             }
@@ -156,7 +157,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Something is wrong there.
+    /// The error of a fault at the current place.
     fn bad(&self, reason: impl Into<String>) -> VerifyError {
         VerifyError::tampered(self.place(), reason)
     }
@@ -176,7 +177,7 @@ impl<'a> Checker<'a> {
             (State::Ended, _) => Err(self.bad("something follows the end of the export")),
             (State::Inside(_), Item::Header(_)) => Err(self.bad("a second header")),
             (State::Inside(_), Item::Flawed(Flaw::Malformed(why) | Flaw::OtherFormat(why))) => {
-                Err(self.bad(format!("what stands there is no record: {why}")))
+                Err(self.bad(format!("it is not a valid record: {why}")))
             }
             (State::Inside(_), Item::Event { position, leaf, matches }) => {
                 self.event(position, leaf, matches)
@@ -201,7 +202,7 @@ impl<'a> Checker<'a> {
         }
         if !self.expected.saved.is_empty() && checkpoint.origin != self.origin {
             return Err(whole(format!(
-                "the export is of the log {:?}, but you kept a checkpoint of {:?}",
+                "the export is of the log {:?}, but you saved a checkpoint of {:?}",
                 checkpoint.origin, self.origin
             )));
         }
@@ -214,20 +215,20 @@ impl<'a> Checker<'a> {
         }
         if let Some(larger) = self.kept_sizes.iter().copied().filter(|saved| *saved > size).max() {
             return Err(whole(format!(
-                "the export ends at {size}, but a checkpoint that you kept says {larger}: the log was cut, or this is an older export; make a new one"
+                "the export ends at {size}, but a checkpoint that you saved says {larger}: the log was cut, or this is an older export; make a new one"
             )));
         }
         self.cosignatures(&note, size)?;
         let missing = |name: &str| !self.cosigned_by.iter().any(|(known, _)| known == name);
         if let Some(witness) = self.expected.witnesses.iter().find(|it| missing(it.name())) {
             return Err(VerifyError::Unusable(format!(
-                "the witness {} has cosigned neither the export's checkpoint nor one that you kept; get its newest checkpoint and give it, too",
+                "the witness {} has cosigned neither the export's checkpoint nor one that you saved; get its newest checkpoint and give it, too",
                 witness.name()
             )));
         }
         self.claims.push(Claim { size, root: checkpoint.root, saved: false });
-        // The smallest last; of one size the kept ones last, so that they come
-        // first.
+        // The smallest last. Of one size the saved ones last, so that they are
+        // checked first.
         self.claims.sort_by_key(|claim| (std::cmp::Reverse(claim.size), claim.saved));
         self.origin.clone_from(&checkpoint.origin);
         self.state = State::Inside(Inside { header, checkpoint });
@@ -238,22 +239,22 @@ impl<'a> Checker<'a> {
         let State::Inside(Inside { header, checkpoint }) = &self.state else { return Ok(()) };
         let next = self.next();
         if position > next {
-            return Err(self.bad(format!("it is missing: {position} stands in its place")));
+            return Err(self.bad(format!("it is missing: {position} is in its place")));
         }
         if position < next {
-            // A record that is right in itself stands there once more.
+            // The same valid record appears once more.
             let place = if matches && position > 0 { position } else { next };
             return Err(VerifyError::tampered(
                 Place::Position(place),
                 format!(
-                    "position {position} stands where {next} should: doubled, moved or inserted"
+                    "position {position} is where {next} should be: doubled, moved or inserted"
                 ),
             ));
         }
         if position > checkpoint.size {
             return Err(VerifyError::tampered(
                 Place::Position(position),
-                format!("it stands behind the checkpoint's size, {}", checkpoint.size),
+                format!("it is after the checkpoint's size, {}", checkpoint.size),
             ));
         }
         if !(header.from..=header.to).contains(&position) {
@@ -331,9 +332,9 @@ impl<'a> Checker<'a> {
                     self.kept_good = size;
                     self.kept_checked += 1;
                 }
-                // Whoever signed the fork signed what it holds in between.
+                // The signer of the fork signed the positions in between.
                 (true, false) => {
-                    return Err(self.forked(self.kept_good, "a checkpoint that you kept"));
+                    return Err(self.forked(self.kept_good, "a checkpoint that you saved"));
                 }
                 (false, true) => {}
                 (false, false) => {
@@ -362,7 +363,7 @@ impl<'a> Checker<'a> {
         VerifyError::tampered(
             place,
             format!(
-                "the root of the positions 1 to {up_to} is not that of {which}; the history was written anew"
+                "the root of the positions 1 to {up_to} is not that of {which}; the history was rewritten"
             ),
         )
     }
@@ -399,7 +400,7 @@ impl<'a> Checker<'a> {
         }
         if let Some(size) = self.uncheckable {
             return Err(VerifyError::Unusable(format!(
-                "nothing was found, but a checkpoint that you kept, of size {size}, lies inside of what the export leaves out and cannot be compared; make the export with a range that begins at position 1 and without a filter"
+                "nothing was found, but a checkpoint that you saved, of size {size}, is inside an omitted range of the export and cannot be compared; make the export with a range that begins at position 1 and without a filter"
             )));
         }
         Ok(VerifiedExport {
@@ -410,7 +411,7 @@ impl<'a> Checker<'a> {
             root: self.tree.root(),
             bytes,
             leaf_bytes: self.leaf_bytes,
-            kept_checkpoints: self.kept_checked,
+            saved_checkpoints: self.kept_checked,
             earlier_checkpoints: self.earlier,
             cosigned_by: self.cosigned_by,
         })

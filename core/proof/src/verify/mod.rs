@@ -1,10 +1,10 @@
 //! Verification of an export offline: one file, the log's public key and the
-//! checkpoints that the auditor kept.
+//! checkpoints that the auditor saved.
 //!
-//! **Flow.** A thread reads the file in chunks; others turn chunks into
-//! records and hash their leaves; the caller's thread takes the outcomes in
-//! the file's order, lets the tree grow and compares its root with every
-//! checkpoint. Memory does not grow with the file.
+//! **Flow.** A thread reads the file in chunks. Others turn chunks into records
+//! and hash their leaves. The caller's thread takes the outcomes in the file's
+//! order, lets the tree grow and compares its root with every checkpoint.
+//! Memory does not grow with the file.
 
 mod check;
 mod outcome;
@@ -17,22 +17,23 @@ use crate::{
 };
 use std::{fmt, path::Path};
 
-/// What an export is verified against.
+/// The keys and checkpoints that an export is verified against.
 #[derive(Debug, Clone, Default)]
 pub struct Expectations {
     /// The log's keys; every checkpoint must be signed by one of them.
     pub keys: Vec<VerifierKey>,
-    /// Checkpoints that the auditor kept. The export must be consistent with
+    /// Checkpoints that the auditor saved. The export must be consistent with
     /// each.
     pub saved: Vec<SignedNote>,
-    /// Witnesses; each must have cosigned the export's checkpoint or a kept
+    /// Witnesses; each must have cosigned the export's checkpoint or a saved
     /// one.
     pub witnesses: Vec<WitnessVerifierKey>,
-    /// How many threads read records; 0 for as many as there are processors.
+    /// The number of threads that read records; 0 for as many as there are
+    /// processors.
     pub threads: usize,
 }
 
-/// What a sound export proved.
+/// The facts that a verified export proves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedExport {
     /// The log's name.
@@ -45,42 +46,42 @@ pub struct VerifiedExport {
     pub size: u64,
     /// Its root.
     pub root: Hash,
-    /// Bytes of the file.
+    /// The size of the file in bytes.
     pub bytes: u64,
     /// Bytes of the leaves that were hashed.
     pub leaf_bytes: u64,
-    /// Kept checkpoints that it is consistent with.
-    pub kept_checkpoints: usize,
+    /// The auditor's saved checkpoints that it is consistent with.
+    pub saved_checkpoints: usize,
     /// Earlier checkpoints in the export itself.
     pub earlier_checkpoints: usize,
-    /// Witnesses that cosigned the export's checkpoint or a kept one: the
+    /// Witnesses that cosigned the export's checkpoint or a saved one: the
     /// name, and the largest size cosigned.
     pub cosigned_by: Vec<(String, u64)>,
 }
 
-/// Where an export is bad.
+/// The place of a fault in an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// At this position first.
+    /// The first bad position.
     Position(u64),
-    /// Somewhere after `after` and up to `up_to`: whoever changed it computed
-    /// the hashes anew.
+    /// A position after `after` and up to `up_to`: the forger recomputed the
+    /// hashes.
     Between {
         /// The last position known to be good.
         after: u64,
         /// The last of the positions in question.
         up_to: u64,
     },
-    /// In what it says of itself, or against another checkpoint as a whole.
+    /// In its header, or in its disagreement with a checkpoint as a whole.
     Whole,
 }
 
-/// An export that is not what the log signed.
+/// An export that differs from the log that was signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tampered {
-    /// What is wrong, for people.
+    /// The fault, for people.
     pub reason: String,
-    /// Where.
+    /// The place of the fault.
     pub place: Place,
 }
 
@@ -107,13 +108,13 @@ impl fmt::Display for Tampered {
     }
 }
 
-/// Why an export is not sound.
+/// Reason why an export is not verified.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
     /// It was changed, or is not of this log.
     #[error("tampered: {0}")]
     Tampered(Tampered),
-    /// Nothing can be said; the text tells what to do.
+    /// The export cannot be judged; the text names the remedy.
     #[error("{0}")]
     Unusable(String),
 }
@@ -123,7 +124,7 @@ impl VerifyError {
         Self::Tampered(Tampered { reason: reason.into(), place })
     }
 
-    /// A checkpoint that cannot be believed.
+    /// The error of a checkpoint that cannot be trusted.
     pub(crate) fn of_note(place: Place, which: &str, error: &NoteError) -> Self {
         let hint = match error {
             NoteError::NotSigned { .. } => {
@@ -135,12 +136,12 @@ impl VerifyError {
     }
 }
 
-/// Verifies an export in any format, without network or database. `progress`
-/// is told how many bytes are done and how many there are.
+/// Verifies an export in any format, without network or database. `progress` is
+/// called with the number of bytes that are done and their total.
 ///
 /// # Errors
 ///
-/// It is tampered with, or nothing can be said.
+/// It is tampered with, or cannot be judged.
 pub fn verify(
     file: &Path,
     expected: &Expectations,

@@ -1,4 +1,4 @@
-//! What the threads tell the checker.
+//! The results that the threads send to the checker.
 
 use crate::{
     Hash,
@@ -6,21 +6,21 @@ use crate::{
     note::{Checkpoint, NoteError},
 };
 
-/// What the checker needs to know of a record.
+/// The facts about a record that the checker needs.
 pub(super) enum Item {
     Header(Header<'static>),
     Event {
         position: u64,
-        /// The hash of what the record says.
+        /// The hash of the record's fields.
         leaf: Hash,
-        /// Whether that is what the record says it is.
+        /// True if that hash is the one in the record.
         matches: bool,
     },
     Omitted(Omitted),
     /// An earlier checkpoint, if it can be believed.
     Checkpoint(Result<Checkpoint, NoteError>),
     End(End),
-    /// No record, and why.
+    /// An invalid record, with the fault.
     Flawed(Flaw),
 }
 

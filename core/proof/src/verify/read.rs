@@ -10,14 +10,14 @@ use std::{
     path::Path,
 };
 
-/// Bytes by which a file's format is known.
+/// The number of bytes that identify a file's format.
 const START: u64 = 4096;
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 20;
-/// A line longer than this is not ours: a webhook has at most 1 MiB.
+/// The longest line that our writer makes: a webhook has at most 1 MiB.
 const MAX_LINE: usize = 64 << 20;
 
-/// Records that have not been looked at yet.
+/// Records that are not parsed yet.
 pub(super) enum Chunk {
     /// Whole lines of NDJSON.
     Lines(Vec<u8>),
@@ -25,11 +25,11 @@ pub(super) enum Chunk {
     Cells(Vec<StringRecord>),
     /// Rows of Parquet.
     Rows(Vec<Row<'static>>),
-    /// The file cannot be read further here, and why.
+    /// The rest of the file cannot be read, for this reason.
     Broken(String),
 }
 
-/// A chunk, and how many bytes of the file it took.
+/// A chunk, and its number of bytes in the file.
 pub(super) struct Part {
     pub(super) chunk: Chunk,
     pub(super) bytes: u64,
@@ -74,7 +74,7 @@ impl Source {
             return Err(VerifyError::tampered(Place::Whole, reason));
         } else {
             return Err(unusable(
-                "this is no export; make one with `exodrive audit export`, and unpack it if it is compressed"
+                "this is not an export; make one with `exodrive audit export`, and unpack it if it is compressed"
                     .to_owned(),
             ));
         };

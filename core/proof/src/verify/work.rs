@@ -47,7 +47,7 @@ pub(super) fn run(
         let mut done = 0;
         let mut checked = Ok(());
         for output in outputs.iter().cycle() {
-            // Threads end when the reader has ended; the next in turn first.
+            // Threads end when the reader has ended; the next one first.
             let Ok(outcome) = output.recv() else { break };
             done += outcome.bytes;
             progress(done.min(total), total);
@@ -56,7 +56,7 @@ pub(super) fn run(
                 break;
             }
         }
-        // Whoever still sends is told to stop.
+        // Makes every thread that still sends stop.
         drop(outputs);
         if let Err(panic) = reader.join() {
             resume_unwind(panic);
@@ -117,7 +117,7 @@ impl Worker<'_> {
                 let lines = lines.strip_suffix('\n').unwrap_or(lines);
                 memchr_lines(lines, |line| self.record(parse_line(line)));
             }
-            // Those before the bad one are still to be looked at.
+            // The records before the bad one must still be checked.
             Err(error) => {
                 let good = memchr::memrchr(b'\n', &lines[..error.valid_up_to()]);
                 if let Some(end) = good {

@@ -3,7 +3,7 @@
 use crate::sample::{Log, SIZE, WHOLE, verified_bytes, written};
 use exodrive_proof::{export::Format, verify::VerifyError};
 
-/// Bytes of what is not proven: when the export was made.
+/// The bytes of the field that is not proven: the export's time.
 fn unproven(bytes: &[u8]) -> std::ops::Range<usize> {
     let made: &[u8] = b"2026-09-21T14:13:20.000000001Z";
     let from = bytes.windows(made.len()).position(|window| window == made).unwrap();
@@ -39,7 +39,7 @@ fn every_cut_of_a_text_is_found() {
     let log = Log::new();
     for format in [Format::Ndjson, Format::Csv] {
         let bytes = written(format, &log.export(&WHOLE));
-        // Without its last line feed a CSV says the same.
+        // A CSV without its last line feed has the same records.
         for length in 1..bytes.len() - 1 {
             let verdict = verified_bytes(&bytes[..length], &log.expected(&[SIZE]));
             assert!(verdict.is_err(), "{format:?} of {length} bytes");
@@ -53,10 +53,10 @@ fn every_cut_of_a_text_is_found() {
     }
 }
 
-/// Parquet has bytes that say nothing about the records; whatever is changed,
-/// the file is either refused or still says what the log signed.
+/// Parquet has bytes that carry no record data. After any change, the file is
+/// either rejected or still holds the records that the log signed.
 #[test]
-fn a_flipped_byte_of_parquet_deceives_nobody() {
+fn a_flipped_byte_of_parquet_is_found_or_harmless() {
     let log = Log::new();
     let bytes = written(Format::Parquet, &log.export(&WHOLE));
     let valid = verified_bytes(&bytes, &log.expected(&[SIZE])).unwrap();

@@ -1,4 +1,5 @@
-//! What is done to the records of an export, and where it is found.
+//! Changes of an export's records, and the places at which verification finds
+//! them.
 
 use crate::sample::{Asked, Log, SIZE, WHOLE, event, found, place, verified};
 use exodrive_proof::{
@@ -11,7 +12,7 @@ use std::borrow::Cow;
 
 type Records = Vec<Record<'static>>;
 
-/// Where the event at a position stands among the records.
+/// The index of a position's event among the records.
 fn at(records: &Records, position: u64) -> usize {
     let is = |it: &Record<'_>| matches!(it, Record::Event(event) if event.position == position);
     records.iter().position(is).unwrap()
@@ -23,7 +24,7 @@ fn event_mut(records: &mut Records, position: u64) -> &mut Event<'static> {
     event
 }
 
-/// Every way to change one event, and whether it can be done to it.
+/// A way to change one event; returns true if it applies to the event.
 type Change = (&'static str, fn(&mut Event<'static>) -> bool);
 
 const CHANGES: [Change; 13] = [
@@ -150,7 +151,7 @@ fn truncation_is_found() {
         let next = last.unwrap_or(0) + 1;
         let expected = if next <= SIZE { Place::Position(next) } else { Place::Whole };
         assert_eq!(place("cut off", cut, &log.expected(&[])), expected, "{length} records");
-        // With an end that says so.
+        // With an end that has the changed numbers.
         let Some(Record::End(mut end)) = whole.last().cloned() else { panic!("no end") };
         if length < whole.len() - 1 {
             end.events = last.unwrap_or(0);
@@ -166,8 +167,8 @@ fn truncation_is_found() {
     assert_eq!(place("behind", &behind, &log.expected(&[])), Place::Position(SIZE + 1));
 }
 
-/// Leaves computed anew, but no key: the signed checkpoints tell, the nearest
-/// first. Where a kept one does, those of the export are not believed.
+/// Recomputed leaves, but no key: the signed checkpoints expose the forgery,
+/// the nearest first. If a saved one does, those of the export are not trusted.
 #[test]
 fn a_history_written_again_is_found_between_two_checkpoints() {
     let log = Log::new();
@@ -186,13 +187,18 @@ fn a_history_written_again_is_found_between_two_checkpoints() {
             1 => Place::Position(up_to),
             _ => Place::Between { after, up_to },
         };
-        assert_eq!(place("anew", &records, &log.expected(saved)), expected, "{position} {saved:?}");
+        assert_eq!(
+            place("recomputed", &records, &log.expected(saved)),
+            expected,
+            "{position} {saved:?}"
+        );
     }
 }
 
-/// The operator with the right key: only what the auditor kept tells.
+/// The operator with the right key: only the auditor's saved checkpoints expose
+/// the forgery.
 #[test]
-fn a_fork_by_the_right_key_is_found_by_what_was_kept() {
+fn a_fork_by_the_right_key_is_found_by_a_saved_checkpoint() {
     let log = Log::new();
     for (position, saved, after, up_to) in
         [(3, &[6, 13][..], 0, 6), (9, &[6, 13], 6, 13), (13, &[12, 13], 12, 13), (1, &[1], 0, 1)]
@@ -236,7 +242,7 @@ fn a_wrong_key_is_found() {
     let expected = Expectations { saved: Vec::new(), ..forger.expected(&[]) };
     assert_eq!(place("auditor's key", &log.export(&WHOLE), &expected), Place::Whole);
     let saved = Expectations { saved: vec![forger.note(6)], ..log.expected(&[]) };
-    assert_eq!(place("kept by another key", &log.export(&WHOLE), &saved), Place::Whole);
+    assert_eq!(place("saved by another key", &log.export(&WHOLE), &saved), Place::Whole);
     // An earlier checkpoint by the forger.
     let mut records = log.export(&WHOLE);
     let index = at(&records, 4) + 1;
@@ -260,8 +266,8 @@ fn another_log_is_found() {
     assert_eq!(place("checkpoint of another", &records, &both(Vec::new())), Place::Whole);
     let Record::Header(header) = &mut records[0] else { panic!("no header") };
     header.origin = Cow::Borrowed("other.example");
-    let moved = found("kept of another", &records, &both(vec![log.note(6)]));
-    assert!(moved.reason.contains("you kept a checkpoint of"), "{moved}");
+    let moved = found("saved of another", &records, &both(vec![log.note(6)]));
+    assert!(moved.reason.contains("you saved a checkpoint of"), "{moved}");
     assert_eq!(place("earlier of another", &records, &both(Vec::new())), Place::Position(5));
 }
 
@@ -275,10 +281,10 @@ fn a_log_that_was_cut_is_found_by_a_newer_checkpoint() {
 }
 
 #[test]
-fn what_is_said_to_be_left_out_is_checked() {
+fn omitted_ranges_are_checked() {
     let log = Log::new();
     let odd = |position: u64| position % 2 == 1;
-    let asked = Asked { saved: Some(&odd), earlier: &[3], ..WHOLE };
+    let asked = Asked { filter: Some(&odd), earlier: &[3], ..WHOLE };
     let change = |change: &dyn Fn(&mut Omitted)| {
         let mut records = log.export(&asked);
         let omitted = records.iter_mut().find_map(|record| match record {
@@ -341,11 +347,11 @@ proptest! {
 
     /// Any order of the records but the right one.
     #[test]
-    fn no_other_order_passes(order in Just((0..16_usize).collect::<Vec<_>>()).prop_shuffle(), saved in 0..16_usize) {
+    fn no_other_order_passes(order in Just((0..16_usize).collect::<Vec<_>>()).prop_shuffle(), retained in 0..16_usize) {
         let log = Log::new();
         let whole = log.export(&WHOLE);
         let records: Records =
-            order.iter().filter(|index| **index <= saved || saved > 12).filter_map(|index| whole.get(*index).cloned()).collect();
+            order.iter().filter(|index| **index <= retained || retained > 12).filter_map(|index| whole.get(*index).cloned()).collect();
         prop_assume!(records != whole);
         for format in Format::ALL {
             let refused = verified(format, &records, &log.expected(&[]));

@@ -1,4 +1,4 @@
-//! A small log, exports of it, and what the verifier says of them.
+//! A small log, exports of it, and the verifier's results.
 
 use exodrive_proof::{
     Hash,
@@ -11,7 +11,7 @@ use std::{borrow::Cow, io::Write};
 use tempfile::NamedTempFile;
 
 pub(crate) const ORIGIN: &str = "exodrive.example/log";
-/// The sizes of checkpoints that stand in a whole export.
+/// The sizes of the earlier checkpoints in a whole export.
 pub(crate) const EARLIER: [u64; 2] = [4, 8];
 pub(crate) const SIZE: u64 = 13;
 
@@ -20,20 +20,20 @@ pub(crate) struct Log {
     pub(crate) events: Vec<Event<'static>>,
 }
 
-/// What an export is to have.
+/// The requested content of an export.
 pub(crate) struct Asked<'a> {
     pub(crate) size: u64,
     pub(crate) from: u64,
     pub(crate) to: u64,
-    /// Positions that a filter keeps.
-    pub(crate) saved: Option<&'a dyn Fn(u64) -> bool>,
-    /// Where what is omitted is cut.
+    /// The positions that a filter lets through.
+    pub(crate) filter: Option<&'a dyn Fn(u64) -> bool>,
+    /// The positions at which an omitted range is cut.
     pub(crate) cuts: &'a [u64],
     pub(crate) earlier: &'a [u64],
 }
 
 pub(crate) const WHOLE: Asked<'static> =
-    Asked { size: SIZE, from: 1, to: SIZE, saved: None, cuts: &[], earlier: &EARLIER };
+    Asked { size: SIZE, from: 1, to: SIZE, filter: None, cuts: &[], earlier: &EARLIER };
 
 pub(crate) fn event(position: u64) -> Event<'static> {
     let owned =
@@ -88,7 +88,7 @@ impl Log {
         note::sign(&self.checkpoint(size), &[&self.key])
     }
 
-    /// Changes an event and computes its leaf anew, as a forger would.
+    /// Changes an event and recomputes its leaf, as a forger would.
     pub(crate) fn forge(&mut self, position: u64) {
         let event = &mut self.events[position as usize - 1];
         event.body = Cow::Borrowed(b"forged");
@@ -106,7 +106,7 @@ impl Log {
 
     pub(crate) fn export(&self, asked: &Asked<'_>) -> Vec<Record<'static>> {
         let text = |text: String| Cow::Owned(text);
-        let filters = asked.saved.map(|_| (Cow::Borrowed("subject"), Cow::Borrowed("=some")));
+        let filters = asked.filter.map(|_| (Cow::Borrowed("subject"), Cow::Borrowed("=some")));
         let checkpoint = self.checkpoint(asked.size);
         let mut records = vec![Record::Header(Header {
             origin: Cow::Borrowed(ORIGIN),
@@ -121,7 +121,7 @@ impl Log {
         for position in 1..=asked.size + 1 {
             let inside = position <= asked.size
                 && (asked.from..=asked.to).contains(&position)
-                && asked.saved.is_none_or(|saved| saved(position));
+                && asked.filter.is_none_or(|passes| passes(position));
             if !inside && position <= asked.size {
                 omitted_from.get_or_insert(position);
                 continue;
@@ -176,7 +176,7 @@ pub(crate) fn verified(
     verified_bytes(&written(format, records), expected)
 }
 
-/// What was found in a changed export, the same in every format.
+/// The fault found in a changed export, the same in every format.
 pub(crate) fn found(what: &str, records: &[Record<'_>], expected: &Expectations) -> Tampered {
     let found = Format::ALL.map(|format| match verified(format, records, expected) {
         Err(VerifyError::Tampered(tampered)) => tampered,

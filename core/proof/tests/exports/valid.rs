@@ -1,5 +1,5 @@
-//! What is sound passes, and what cannot be judged is told apart from what is
-//! bad.
+//! Valid exports pass, and an export that cannot be judged is distinguished
+//! from a bad one.
 
 use crate::sample::{
     Asked, EARLIER, Log, SIZE, WHOLE, event, found, verified, verified_bytes, written,
@@ -21,7 +21,7 @@ fn a_whole_export_is_valid() {
         let valid = verified(format, &records, &expected).unwrap();
         assert_eq!((valid.events, valid.omitted, valid.size), (SIZE, 0, SIZE), "{format:?}");
         assert_eq!(valid.root, log.checkpoint(SIZE).root);
-        assert_eq!((valid.kept_checkpoints, valid.earlier_checkpoints), (7, EARLIER.len()));
+        assert_eq!((valid.saved_checkpoints, valid.earlier_checkpoints), (7, EARLIER.len()));
         assert_eq!(valid.bytes, written(format, &records).len() as u64);
         assert!(valid.leaf_bytes > 1000);
     }
@@ -32,7 +32,7 @@ fn ranges_and_filters_are_valid() {
     let log = Log::new();
     let odd = |position: u64| position % 2 == 1;
     let none = |_: u64| false;
-    for (size, from, to, saved, events) in [
+    for (size, from, to, filter, events) in [
         (SIZE, 3, 9, None, 7),
         (12, 1, 12, Some(&odd as &dyn Fn(u64) -> bool), 6),
         (SIZE, 4, 10, Some(&odd), 3),
@@ -41,7 +41,7 @@ fn ranges_and_filters_are_valid() {
         (SIZE, SIZE + 1, SIZE, None, 0),
         (0, 1, 0, None, 0),
     ] {
-        let asked = Asked { size, from, to, saved, cuts: &[], earlier: &[4, 5, 7, 9] };
+        let asked = Asked { size, from, to, filter, cuts: &[], earlier: &[4, 5, 7, 9] };
         for format in Format::ALL {
             let valid = verified(format, &log.export(&asked), &log.expected(&[0, size])).unwrap();
             assert_eq!((valid.events, valid.omitted), (events, size - events));
@@ -110,7 +110,7 @@ fn json_written_by_other_programs_is_read() {
 #[test]
 fn spreadsheets_find_no_formula() {
     let log = Log::new();
-    let mut records = log.export(&Asked { saved: Some(&|_| true), ..WHOLE });
+    let mut records = log.export(&Asked { filter: Some(&|_| true), ..WHOLE });
     for (record, subject) in records[1..].iter_mut().zip(["=cmd", "+1", "-1", "@x", "\tx", "\rx"]) {
         let Record::Event(event) = record else { continue };
         event.subject = Cow::Borrowed(subject);
@@ -149,7 +149,7 @@ fn what_is_no_export_is_unusable() {
 }
 
 #[test]
-fn a_kept_checkpoint_inside_of_what_is_left_out_needs_a_cut() {
+fn a_saved_checkpoint_inside_an_omitted_range_needs_a_cut() {
     let log = Log::new();
     let range = Asked { from: 10, ..WHOLE };
     for format in Format::ALL {

@@ -1,4 +1,5 @@
-//! The data folder: its lock, what is kept in `services.json`, ports and passwords.
+//! The data folder: its lock, the content of `services.json`, ports and
+//! passwords.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
@@ -27,16 +28,18 @@ pub(super) struct SavedSettings {
     pub(super) postgres_password: String,
     /// Folder of the Postgres data; outside the data folder if its user cannot get there.
     pub(super) postgres_folder: Option<PathBuf>,
-    /// Set once the database exists. Before that the folder holds half of an initdb and is made anew.
+    /// Set once the database exists. Before that, the folder holds an
+    /// unfinished initdb and is made again from the beginning.
     pub(super) postgres_made: bool,
     pub(super) redis_port: u16,
     pub(super) redis_password: String,
-    /// Where to connect, while the services run.
+    /// The addresses to connect to, while the services run.
     #[serde(deserialize_with = "of_this_release")]
     pub(super) urls: Option<ServiceUrls>,
 }
 
-/// Addresses as another release kept them are as good as none: they are written at each start.
+/// Reads the addresses. Those of another release count as absent: they are
+/// written at each start.
 fn of_this_release<'de, D: Deserializer<'de>>(saved: D) -> Result<Option<ServiceUrls>, D::Error> {
     Ok(serde_json::from_value(serde_json::Value::deserialize(saved)?).unwrap_or_default())
 }
@@ -126,7 +129,8 @@ pub(super) fn lock(data_dir: &Path) -> Result<Flock<File>, ServiceError> {
         .mode(0o600)
         .open(&path)
         .map_err(failed)?;
-    // `running` holds the lock for an instant, so one refusal means nothing.
+    // `running` holds the lock for an instant, so one failed attempt means
+    // nothing.
     for _ in 0..10 {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => {
@@ -145,7 +149,7 @@ pub(super) fn lock(data_dir: &Path) -> Result<Flock<File>, ServiceError> {
     Err(ServiceError::Locked { data_dir: data_dir.to_owned(), pid: pid.trim().to_owned() })
 }
 
-/// True if somebody holds the lock.
+/// True if a process holds the lock.
 pub(super) fn is_locked(data_dir: &Path) -> bool {
     File::open(data_dir.join("lock")).is_ok_and(|file| {
         matches!(
@@ -155,15 +159,17 @@ pub(super) fn is_locked(data_dir: &Path) -> bool {
     })
 }
 
-/// Ports on 127.0.0.1 that stay bound until they are released, so that nobody else takes them before the server does.
+/// Ports on 127.0.0.1 that stay bound until they are released, so that no other
+/// process takes them before the server does.
 #[derive(Default)]
 pub(super) struct Ports(Vec<TcpListener>);
 
 impl Ports {
-    /// The wanted port if it is free, else another one.
+    /// The requested port if it is free, else another one.
     ///
-    /// A new port comes from below the range of outgoing connections: a client that keeps trying a port of that range
-    /// while the server is down ends up connected to itself, and the server cannot come back.
+    /// A new port comes from below the range of outgoing connections: a client
+    /// that keeps trying a port of that range while the server is down ends up
+    /// connected to itself, and the server cannot come back.
     pub(super) fn reserve(&mut self, requested: u16) -> Result<u16, ServiceError> {
         let mut tried = BTreeSet::new();
         let mut port = requested;

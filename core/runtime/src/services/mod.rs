@@ -28,23 +28,24 @@ pub use supervisor::{Output, ProcessSpec, Supervised, supervise};
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// When the private nats-server flushes to disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The policy by which the private nats-server flushes to disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SyncMode {
-    /// Before each acknowledgement: nothing acknowledged is lost in a power cut.
+    /// Before each acknowledgement: a power cut loses no acknowledged event.
     Always,
-    /// Every two minutes, as the server does by itself: a killed server loses nothing, a power cut may.
+    /// Every two minutes, the server's default: a killed server loses no event, a power cut may lose some.
     Default,
 }
 
 /// One of the three servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
-    /// nats-server.
+    /// `nats-server`.
     Nats,
     /// Postgres.
     Postgres,
-    /// redis-server.
+    /// `redis-server`.
     Redis,
 }
 
@@ -63,12 +64,12 @@ impl fmt::Display for Service {
     }
 }
 
-/// What to start, and where its data is.
+/// The services to start, and the folder of their data.
 #[derive(Clone)]
 pub struct Options {
     /// Folder of all data; created if it is not there.
     pub data_dir: PathBuf,
-    /// When NATS flushes to disk.
+    /// The policy by which NATS flushes to disk.
     pub sync: SyncMode,
     /// For tests: Postgres does not flush to disk and takes less memory.
     pub fast: bool,
@@ -76,9 +77,10 @@ pub struct Options {
     pub ephemeral: bool,
     /// NATS that runs elsewhere, as the API's user; none is started then.
     pub nats: Option<String>,
-    /// The same as the worker's user; the API's if there is none.
+    /// The same with the worker's user; without it, the API's user is used.
     pub nats_worker: Option<String>,
-    /// The same as the user who makes streams; the API's if there is none.
+    /// The same with the user who makes streams; without it, the API's user is
+    /// used.
     pub nats_operator: Option<String>,
     /// Monitoring address of the NATS that runs elsewhere.
     pub nats_monitor: Option<String>,
@@ -105,13 +107,14 @@ impl Options {
         }
     }
 
-    /// Starts all three for a test: quick, and gone afterwards.
+    /// Options of a test: all three services, fast, with data that is removed afterwards.
     pub fn for_tests(data_dir: impl Into<PathBuf>) -> Self {
         Self { sync: SyncMode::Default, fast: true, ephemeral: true, ..Self::new(data_dir) }
     }
 }
 
-/// Where the services are. The addresses hold passwords, so `Debug` leaves them out.
+/// The addresses of the services. They hold passwords, so `Debug` leaves them
+/// out.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceUrls {
     /// NATS, as the user of the API and of commands that read or append.
@@ -150,7 +153,7 @@ pub fn redact(url: &str) -> String {
     let mut parts = url.split("://");
     let mut out = parts.next().unwrap_or_default().to_owned();
     if !url.contains("://") {
-        // No scheme: only what follows the last @ is surely not a secret.
+        // No scheme: only the text after the last @ is surely not a secret.
         out = out.rsplit_once('@').map_or(out.clone(), |(_, host)| format!("***@{host}"));
     }
     for part in parts {
@@ -166,13 +169,13 @@ pub fn redact(url: &str) -> String {
     out + parameters
 }
 
-/// Why the services could not be started or stopped.
+/// Reason why the services could not be started or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// The operating system refused something.
+    /// The operating system reported an error.
     #[error("cannot {doing}: {source}")]
     Io {
-        /// What was tried.
+        /// The attempted action.
         doing: String,
         /// The answer.
         source: io::Error,
@@ -180,9 +183,9 @@ pub enum ServiceError {
     /// A program is not installed.
     #[error("{what} is needed (found: {found}); run `make tools`")]
     Missing {
-        /// What is needed.
+        /// The requirement.
         what: String,
-        /// What there is instead.
+        /// The state that was found instead.
         found: String,
     },
     /// Another process uses the data folder.
@@ -190,7 +193,7 @@ pub enum ServiceError {
     Locked {
         /// The data folder.
         data_dir: PathBuf,
-        /// Who holds it.
+        /// The process that holds it.
         pid: String,
     },
     /// A program that prepares a service failed.
@@ -198,15 +201,15 @@ pub enum ServiceError {
     Failed {
         /// The program.
         command: String,
-        /// What it printed.
+        /// Its output.
         output: String,
     },
     /// A server was started and does not answer.
     #[error("{service} does not answer after {seconds} s (see {}): {tail}", log.display())]
     NotReady {
-        /// Which one.
+        /// The service.
         service: Service,
-        /// How long it was given.
+        /// The timeout in seconds.
         seconds: u64,
         /// Its log.
         log: PathBuf,
@@ -285,7 +288,7 @@ impl Slot {
             {
                 return Ok(());
             }
-            // One that keeps dying at once will not come up by waiting.
+            // Waiting does not help a service that dies at each start.
             let hopeless = restarts >= 5 && began.elapsed() > Duration::from_secs(5);
             if hopeless || began.elapsed() > START_LIMIT {
                 return Err(ServiceError::NotReady {
@@ -321,11 +324,12 @@ pub struct PrivateServices {
     ephemeral: bool,
     urls: ServiceUrls,
     slots: Vec<Slot>,
-    // Last, so that the folder is free only when nothing runs in it any more.
+    // The last field, so that the folder is free only when no service runs in it any more.
     _lock: Flock<File>,
 }
 
-/// What can be done before a server is started, and must be done one after the other.
+/// The steps that precede the start of the servers. They run one after the
+/// other.
 struct ServicePreparation {
     data_dir: PathBuf,
     lock: Flock<File>,
@@ -337,7 +341,7 @@ struct ServicePreparation {
 
 impl ServicePreparation {
     fn prepare_folder(options: &Options) -> Result<Self, ServiceError> {
-        // Missing programs first: nothing is created for a start that cannot succeed.
+        // Programs are checked first: a start that cannot succeed creates no files.
         let nats = options.nats.is_none().then(nats::binary).transpose()?;
         let postgres = options.database.is_none().then(postgres::binaries).transpose()?;
         let redis = options.redis.is_none().then(redis::binary).transpose()?;
@@ -446,7 +450,8 @@ impl PrivateServices {
             drop(ports);
             slot.start().await.map(|()| Some((slot, saved)))
         };
-        // All three to their end, even if one fails: an initdb that nobody waits for would go on in the folder.
+        // All three run to their end, even if one fails: an abandoned initdb
+        // would go on in the folder.
         let (nats, postgres, redis) = tokio::join!(nats, postgres, redis);
         let postgres: Result<_, ServiceError> = postgres;
         let mut slots = Vec::new();
@@ -490,7 +495,7 @@ impl PrivateServices {
                 format!("redis://:{}@127.0.0.1:{}/0", saved.redis_password, saved.redis_port)
             }),
         };
-        // Built before a failure is returned, so that an ephemeral folder goes away in that case too.
+        // Built before a failure is returned, so that an ephemeral folder is removed in that case too.
         let services = Self { data_dir, ephemeral: options.ephemeral, urls, slots, _lock: lock };
         result?;
         saved.urls = Some(services.urls.clone());
@@ -504,7 +509,7 @@ impl PrivateServices {
         Ok(services)
     }
 
-    /// Where the services are.
+    /// The addresses of the services.
     pub fn urls(&self) -> &ServiceUrls {
         &self.urls
     }
@@ -514,7 +519,7 @@ impl PrivateServices {
         self.slot(service).ok()?.pid()
     }
 
-    /// How often the supervisor has started a service again.
+    /// The number of times that the supervisor has restarted a service.
     pub fn restarts(&self, service: Service) -> u32 {
         self.slot(service)
             .ok()
@@ -522,7 +527,7 @@ impl PrivateServices {
             .unwrap_or_default()
     }
 
-    /// Sends a signal to a service, to see what a fault does. Stop, continue and kill reach all of its processes.
+    /// Sends a signal to a service, to test a fault. Stop, continue and kill reach all of its processes.
     pub fn signal(&self, service: Service, signal: Signal) -> Result<(), ServiceError> {
         let sent = match &*self.slot(service)?.running() {
             Some(child) => child
@@ -575,7 +580,8 @@ impl Drop for PrivateServices {
     }
 }
 
-/// Where the services of a running system are; none if nothing runs on this data folder.
+/// The addresses of a running system's services; `None` if nothing runs on this
+/// data folder.
 pub fn running(data_dir: &Path) -> Option<ServiceUrls> {
     // The lock goes with the process that holds it, so a killed one is not taken for a running one.
     if !folder::is_locked(data_dir) {
@@ -584,7 +590,8 @@ pub fn running(data_dir: &Path) -> Option<ServiceUrls> {
     SavedSettings::read(data_dir).ok()?.urls
 }
 
-/// Removes a data folder, and the Postgres data if it had to be kept elsewhere.
+/// Removes a data folder, and the Postgres data if it had to be stored
+/// elsewhere.
 pub fn remove(data_dir: &Path) -> Result<(), ServiceError> {
     if !data_dir.exists() {
         return Ok(());

@@ -10,7 +10,7 @@ use super::{ServiceError, SyncMode, process};
 /// Older servers order the checks of a repeated append differently, or store a batch without its guards.
 const OLDEST: (u32, u32, u32) = (2, 12, 3);
 
-/// What the server's users may do: the same as on a server of one's own.
+/// The permissions of the server's users: the same as on a production server.
 const PERMISSIONS: &str = include_str!("../../../../docs/nats-permissions.conf");
 const PERMISSIONS_FILE: &str = "nats-permissions.conf";
 
@@ -29,7 +29,7 @@ pub(super) fn binary() -> Result<PathBuf, ServiceError> {
             Some((major, minor, patch)) => {
                 found.push(format!("{} is {major}.{minor}.{patch}", candidate.display()))
             }
-            None => found.push(format!("{} does not tell its version", candidate.display())),
+            None => found.push(format!("{} does not report its version", candidate.display())),
         }
     }
     let (major, minor, patch) = OLDEST;

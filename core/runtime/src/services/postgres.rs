@@ -1,4 +1,5 @@
-//! The private Postgres. It refuses to run as root, so as root it runs as `postgres` or `nobody`.
+//! The private Postgres. Postgres does not start as root, so a root user starts
+//! it as `postgres` or `nobody`.
 
 use std::fs;
 use std::io::Write;
@@ -14,7 +15,7 @@ use super::folder::{self, SavedSettings};
 use super::supervisor::ProcessSpec;
 use super::{ServiceError, process};
 
-/// Where the data goes when its user cannot get into the data folder.
+/// The folder of the data when its user cannot enter the data folder.
 const ELSEWHERE: &str = "/var/lib/exodrive";
 
 /// The folder with initdb and postgres of one version.
@@ -45,7 +46,7 @@ pub(super) fn binaries() -> Result<PathBuf, ServiceError> {
         })
 }
 
-/// User and group that Postgres must run as, if not ours.
+/// User and group that Postgres must run as; `None` for those of this process.
 pub(super) fn user() -> Result<Option<(u32, u32)>, ServiceError> {
     if !geteuid().is_root() {
         return Ok(None);
@@ -58,7 +59,7 @@ pub(super) fn user() -> Result<Option<(u32, u32)>, ServiceError> {
         }
     }
     Err(ServiceError::Missing {
-        what: "an unprivileged user for Postgres, which refuses to run as root".to_owned(),
+        what: "an unprivileged user for Postgres, which does not start as root".to_owned(),
         found: "neither postgres nor nobody".to_owned(),
     })
 }
@@ -86,7 +87,7 @@ pub(super) fn pid_file(data: &Path) -> PathBuf {
     data.join("postmaster.pid")
 }
 
-/// Chooses where the data goes and writes it down before anything is put there.
+/// Chooses the folder of the data, and records it before any file is made there.
 pub(super) fn choose_folder(
     data_dir: &Path,
     saved: &mut SavedSettings,
@@ -124,7 +125,8 @@ pub(super) fn remove_outside(saved: &SavedSettings) -> Result<(), ServiceError> 
     let Some(data) = &saved.postgres_folder else {
         return Ok(());
     };
-    // Only a folder that `choose_folder` can have named, whatever the file says.
+    // Accept only a folder that `choose_folder` can have named, regardless of
+    // the file.
     let named =
         data.file_name().is_some_and(|name| name.to_string_lossy().starts_with("postgres-"));
     if !named || data.parent() != Some(Path::new(ELSEWHERE)) {
@@ -193,7 +195,7 @@ fn make(
 ) -> Result<(), ServiceError> {
     let failed =
         |error| ServiceError::io(format!("make the Postgres folder {}", data.display()), error);
-    // Whatever is here is half of an initdb: the name was written down before, the success was not.
+    // The folder holds an unfinished initdb: its name was recorded, its success was not.
     if data.exists() {
         fs::remove_dir_all(data).map_err(failed)?;
     }

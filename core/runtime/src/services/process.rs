@@ -1,4 +1,4 @@
-//! What the operating system says about processes, users and binaries.
+//! Facts about processes, users and binaries, from the operating system.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +18,7 @@ pub(super) fn in_path(name: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// `setpriv`, if it can tie a child's life to ours: servers then go away even when this process is killed.
+/// `setpriv`, if it can tie a child's life to ours: servers then end even when this process is killed.
 pub(super) fn life_line() -> Option<&'static Path> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
     FOUND
@@ -35,7 +35,7 @@ pub(super) fn life_line() -> Option<&'static Path> {
 pub(super) fn send(pid: u32, signal: Signal) -> nix::Result<()> {
     let tree = match signal {
         Signal::SIGKILL => {
-            // A stopped parent starts no child between the look and the kill.
+            // A stopped parent starts no child between the listing and the kill.
             kill(raw(pid), Signal::SIGSTOP)?;
             descendants(pid)
         }
@@ -48,7 +48,7 @@ pub(super) fn send(pid: u32, signal: Signal) -> nix::Result<()> {
     };
     let result = kill(raw(pid), signal);
     for child in tree {
-        // Gone in the meantime is as good.
+        // The child may have ended meanwhile.
         let _ = kill(raw(child), signal);
     }
     result
@@ -94,8 +94,9 @@ pub(super) fn read_pid(file: &Path) -> Option<u32> {
     fs::read_to_string(file).ok()?.lines().next()?.trim().parse().ok()
 }
 
-/// True if the process is alive and its command line or its working folder mentions one of the folders. A pid alone
-/// proves nothing: the number may belong to somebody else by now.
+/// True if the process is alive and its command line or its working folder
+/// mentions one of the folders. A pid alone proves nothing: the number may
+/// belong to another process by now.
 fn works_in(pid: u32, folders: &[&Path]) -> bool {
     let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let command = String::from_utf8_lossy(&command);

@@ -18,7 +18,8 @@ pub(super) fn pid_file(data_dir: &Path) -> PathBuf {
     data_dir.join("redis/redis.pid")
 }
 
-/// Writes the configuration and returns the command. Nothing is kept on disk: all of it can be built again.
+/// Writes the configuration and returns the command. Redis stores nothing on
+/// disk: all of its content can be built again.
 pub(super) fn prepare(
     data_dir: &Path,
     saved: &SavedSettings,

@@ -1,4 +1,4 @@
-//! Keeps one child process running.
+//! Supervises one child process: starts it again whenever it ends.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -19,7 +19,7 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 
-/// Where the output of a child goes.
+/// The destination of a child's output.
 #[derive(Clone, Debug)]
 pub enum Output {
     /// Both streams are those of this process.
@@ -28,7 +28,7 @@ pub enum Output {
     File(PathBuf),
 }
 
-/// A command to keep running.
+/// A command to supervise.
 #[derive(Clone)]
 pub struct ProcessSpec {
     /// Name in log lines.
@@ -41,7 +41,7 @@ pub struct ProcessSpec {
     pub env: Vec<(OsString, OsString)>,
     /// Working folder, if not the current one.
     pub folder: Option<PathBuf>,
-    /// Where its output goes.
+    /// The destination of its output.
     pub output: Output,
     /// User and group to run as, if not the current ones; needs root.
     pub user: Option<(u32, u32)>,
@@ -84,7 +84,7 @@ impl ProcessSpec {
     fn spawn(&self) -> io::Result<Child> {
         let mut command = match process::life_line() {
             Some(setpriv) => {
-                // Checked here because setpriv would only say so in its exit status.
+                // Checked here because setpriv would report it only in its exit status.
                 if self.program.components().count() > 1 && !self.program.is_file() {
                     return Err(io::Error::new(
                         io::ErrorKind::NotFound,
@@ -213,7 +213,8 @@ fn keep_running(
     }
 }
 
-/// Starts the child unless it must stop. The state is locked meanwhile: whoever sets `stopping` afterwards sees the pid.
+/// Starts the child unless it must stop. The state is locked meanwhile: a
+/// caller that sets `stopping` afterwards sees the pid.
 fn spawn(spec: &ProcessSpec, shared: &watch::Sender<State>) -> Option<io::Result<Child>> {
     let mut result = None;
     shared.send_modify(|state| {
@@ -237,7 +238,7 @@ impl Supervised {
         self.state.borrow().pid
     }
 
-    /// How often it was started again.
+    /// The number of restarts.
     pub fn restarts(&self) -> u32 {
         self.state.borrow().restarts
     }

@@ -1,4 +1,4 @@
-//! Events of operators, and what they come to.
+//! Applies operators' events to the database.
 
 use crate::{
     Database, Error,
@@ -17,20 +17,20 @@ use uuid::Uuid;
 /// An event of an operator, as the log holds it.
 #[derive(Clone, Debug)]
 pub struct OperatorCommand<'a> {
-    /// Where it stands.
+    /// Its position.
     pub position: u64,
-    /// Its id, which a rebuild takes over.
+    /// Its id, which becomes the id of a rebuild that it requests.
     pub id: Uuid,
-    /// Who.
+    /// The operator.
     pub actor: &'a str,
-    /// When the log stored it.
+    /// Time that the log stored it.
     pub at: DateTime<Utc>,
-    /// What.
+    /// The event.
     pub event: &'a OperationEvent,
 }
 
 impl Database {
-    /// How far the operators' events have been heeded.
+    /// The position up to which operators' events have been applied.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -38,8 +38,8 @@ impl Database {
         operations::position(self.pool()).await
     }
 
-    /// The same, for a worker, which refuses to heed another log than the one
-    /// that this database belongs to.
+    /// The same, for a worker, which must not apply events of another log than the one that this
+    /// database belongs to.
     ///
     /// # Errors
     /// When the database does not answer, or belongs to another log.
@@ -49,13 +49,13 @@ impl Database {
         self.applied_position().await
     }
 
-    /// Heeds an event, unless a worker has: its effect and the place of it are
-    /// one transaction. Gives whether this was the first to.
+    /// Applies an event, unless a worker has: its effect and its position are one transaction.
+    /// Returns true if this call applied it.
     ///
     /// # Errors
-    /// When the database does not answer; the event is to be heeded again.
+    /// When the database does not answer; the event must be applied again.
     pub async fn apply_command(&self, command: &OperatorCommand<'_>) -> Result<bool, Error> {
-        // When the database was made: what was wanted before is done with.
+        // Commands from before the database was made have no effect on it.
         let made = operations::database_made(self.pool()).await?;
         let stale = made.is_some_and(|made| seconds(command.at) < made - CLOCKS_DIFFER);
         let mut transaction = self.pool().begin().await?;
@@ -82,7 +82,7 @@ impl Database {
         Ok(true)
     }
 
-    /// Passes over an event that cannot be heeded.
+    /// Skips an event that cannot be applied.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -93,7 +93,7 @@ impl Database {
         Ok(first)
     }
 
-    /// Swaps that the log has not been told of.
+    /// Swaps that the log has not recorded yet.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -101,7 +101,7 @@ impl Database {
         operations::unrecorded_swaps(self.pool()).await
     }
 
-    /// Remembers that the log has been told of a swap.
+    /// Remembers that the log has recorded a swap.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -110,15 +110,14 @@ impl Database {
     }
 }
 
-/// By how much the clocks of the log and of Postgres may differ.
+/// Seconds by which the clocks of the log and of Postgres may differ.
 const CLOCKS_DIFFER: f64 = 60.0;
 
 fn seconds(at: DateTime<Utc>) -> f64 {
     at.timestamp_micros() as f64 / 1e6
 }
 
-/// Whether an operator's event means something to a database that is made
-/// after it.
+/// True if an operator's event has an effect on a database that is made after it.
 fn outlives_database(operation: &Operation) -> bool {
     matches!(
         operation,
@@ -177,7 +176,7 @@ async fn apply_operation(
         Operation::PruneRequested { generations } => {
             operations::prune(connection, projection, generations).await
         }
-        // A worker told it, after it was done.
+        // A worker recorded it after it had done the swap.
         Operation::Swapped { .. } => Ok(()),
     }
 }
@@ -200,8 +199,8 @@ fn of<'a>(command: &OperatorCommand<'a>, kind: RebuildKind, version: u32) -> New
     }
 }
 
-/// Begins a rebuild or a rollback, or says why it cannot be. Whoever waits for
-/// it finds it either way.
+/// Begins a rebuild or a rollback, or records why it cannot begin. The client that polls for it
+/// finds it either way.
 async fn insert_rebuild(
     connection: &mut PgConnection,
     mut new: NewRebuild<'_>,

@@ -1,6 +1,6 @@
-//! What operators want of the projections: heeded once, by whichever worker is
-//! first, and read back for whoever asks. The wishes are events of the log;
-//! what they come to stands in tables, which the engine goes by.
+//! Operators' commands for projections. Each is an event of the log; the first worker to see it
+//! applies it, once. Its effects are in tables, which the engine obeys and which the API reads
+//! back.
 
 mod apply;
 
@@ -13,7 +13,7 @@ pub use apply::OperatorCommand;
 
 use crate::{Projection, for_each_projection};
 
-/// What a projection is, by its code.
+/// A projection's name, version and subjects, from its code.
 #[derive(Clone, Copy, Debug)]
 pub struct Description {
     /// Its name.
@@ -25,12 +25,12 @@ pub struct Description {
 }
 
 impl Description {
-    /// The projection of this name; none if there is none.
+    /// The projection of this name; `None` if there is none.
     pub fn of(name: &str) -> Option<Self> {
         Self::all().into_iter().find(|it| it.name == name)
     }
 
-    /// All of them.
+    /// All projections.
     pub fn all() -> Vec<Self> {
         let mut all = Vec::new();
         for_each_projection!(P => {

@@ -1,8 +1,8 @@
 //! Two generations of a projection, compared at the same position.
 //!
-//! Both are read in one snapshot. Their checkpoints may lie apart there, by
-//! events that one has folded and the other has not yet; the rows that these
-//! touch are left to a second look, when nothing moves any more.
+//! Both are read in one snapshot. Their checkpoints may differ there, by events that one has folded
+//! and the other has not yet. The rows that these events touch are compared again later, when
+//! neither generation moves any more.
 
 use crate::{
     Error,
@@ -23,7 +23,7 @@ use std::{collections::BTreeSet, time::Duration};
 const BATCH: usize = 4_000;
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Keys that events between two positions touch, the first not included.
+/// Keys that events between two positions touch, without the event at the first position.
 async fn touched(engine: &Engine, after: u64, until: u64) -> Result<BTreeSet<String>, Error> {
     let whole = PartitionId { generation: 0, partition: 0, partitions: 1 };
     let mut keys = BTreeSet::new();
@@ -45,8 +45,7 @@ async fn touched(engine: &Engine, after: u64, until: u64) -> Result<BTreeSet<Str
     Ok(keys)
 }
 
-/// Compares two generations; gives also the keys that are left to
-/// [`still_different`].
+/// Compares two generations; returns also the keys that are left to [`still_different`].
 pub(crate) async fn compare(
     engine: &Engine,
     from: i32,
@@ -82,8 +81,8 @@ pub(crate) async fn compare(
     Ok((comparison, moving))
 }
 
-/// Which of these keys differ, now that the first generation does not move and
-/// the second has reached it.
+/// Those of these keys that differ, now that the first generation does not move and the second has
+/// reached it.
 pub(crate) async fn still_different(
     engine: &Engine,
     connection: &mut PgConnection,
@@ -100,8 +99,8 @@ pub(crate) async fn still_different(
     comparison::differences_of(engine.definition, connection, from, to, &keys).await
 }
 
-/// Takes over from a generation every row that no event from a position on has
-/// touched; gives the keys of the others, and up to which event that is so.
+/// Copies from a generation every row that no event from a position on has touched; returns the
+/// keys of the others, and the position up to which that is true.
 pub(crate) async fn copy_untouched(
     engine: &Engine,
     from: i32,

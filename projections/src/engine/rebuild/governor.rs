@@ -13,14 +13,14 @@ use std::{
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-/// How often a read is made to see how long it takes.
+/// Time between two reads that measure how long readers wait.
 const PROBE: Duration = Duration::from_millis(100);
-/// How many reads are looked at.
+/// Number of reads that are measured.
 const READS: usize = 10;
 /// Pauses grow from the first to the second while reads are slow.
 const DELAY_RANGE: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(500)];
 
-/// See the module.
+/// Makes a rebuild pause while reads take longer than its limit.
 pub(crate) struct Governor {
     shared: Arc<Shared>,
     _probe: AbortOnDropHandle<()>,
@@ -33,7 +33,7 @@ struct Shared {
 }
 
 impl Governor {
-    /// Begins to look how long readers of a generation wait.
+    /// Begins to measure how long readers of a generation wait.
     pub(crate) fn watch(
         definition: Definition,
         pool: PgPool,
@@ -66,7 +66,7 @@ impl Governor {
         Self { shared, _probe: AbortOnDropHandle::new(probe) }
     }
 
-    /// Waits for as long as reads ask for.
+    /// Waits for as long as slow reads require.
     pub(crate) async fn yield_to_readers(&self) {
         let pause = self.shared.pause_us.load(Ordering::Relaxed);
         if pause > 0 {
@@ -75,7 +75,7 @@ impl Governor {
         }
     }
 
-    /// How long that was, all in all.
+    /// Total of the pauses.
     pub(crate) fn yielded(&self) -> Duration {
         Duration::from_micros(self.shared.yielded_us.load(Ordering::Relaxed))
     }

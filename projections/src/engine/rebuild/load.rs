@@ -1,11 +1,11 @@
-//! Filling a generation in bulk: the log is read once, rows are folded in
-//! memory and copied into a table that has no index yet.
+//! Fills a generation in bulk: the log is read once, rows are folded in memory and copied into a
+//! table that has no index yet.
 //!
-//! Memory is bounded. When the rows in memory take half of the limit, those
-//! that no event has touched for longest are copied out. An event that touches
-//! a row which was copied out takes it back; for that the table gets its key
-//! first. The ids of such rows are remembered as hashes; when these take too
-//! much, every row that is not in memory is looked for in the table.
+//! Memory is bounded. When the rows in memory take half of the limit, those that no event has
+//! touched for longest are copied out. An event that touches a row which was copied out takes it
+//! back; for that the table gets its primary key first. The keys of such rows are remembered as
+//! hashes. When these take too much memory, every row that is not in memory is searched for in the
+//! table.
 
 use super::{governor::Governor, progress::Progress};
 use crate::{
@@ -41,40 +41,38 @@ const BATCH: usize = 4_000;
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Batches that are read ahead.
 const AHEAD: usize = 3;
-/// Rows with longer keys are written once there is an index, which may refuse
-/// them.
+/// Rows with longer keys are written once there is an index, because it may reject them.
 const LONGEST_KEY: usize = 2_000;
-/// What a remembered hash takes.
+/// Memory that a remembered hash takes.
 const HASH_BYTES: usize = 16;
 
-/// What is to be loaded.
+/// The events and rows to load.
 pub(crate) struct Plan {
     pub(crate) generation: i32,
     pub(crate) partitions: i32,
-    /// Up to and with this position.
+    /// Last position, inclusive.
     pub(crate) until: u64,
-    /// Only these rows, if not all.
+    /// Only these rows; all if `None`.
     pub(crate) only: Option<Arc<HashSet<String>>>,
 }
 
-/// Rows in memory, in two halves: those touched lately and those before.
+/// Rows in memory, in two halves: those touched recently and those before.
 struct Loader<R> {
     young: HashMap<String, Resident<R>>,
     old: HashMap<String, Resident<R>>,
     young_bytes: usize,
     old_bytes: usize,
     limit: usize,
-    /// Hashes of the keys of rows that are in the table. None: there are too
-    /// many of them.
+    /// Hashes of the keys of rows that are in the table. `None`: there are too many of them.
     copied: Option<HashSet<u64>>,
     hasher: RandomState,
-    /// Rows whose keys an index may refuse.
+    /// Rows whose keys an index may reject.
     late: Vec<Line>,
 }
 
 struct Resident<R> {
     row: Option<Stored<R>>,
-    /// The bodies of the events that made it: it holds nothing else.
+    /// Size of the bodies of the events that made it: it holds nothing else.
     bytes: usize,
 }
 
@@ -121,7 +119,7 @@ impl<R> Loader<R> {
             + self.copied.as_ref().map_or(0, HashSet::len) * HASH_BYTES
     }
 
-    /// Which of these keys may be in the table and are not in memory.
+    /// Those of these keys that may be in the table and are not in memory.
     fn missing(&self, keys: Vec<String>) -> Vec<String> {
         let absent = |key: &String| !self.young.contains_key(key) && !self.old.contains_key(key);
         let may_be_copied = |key: &String| match &self.copied {
@@ -148,7 +146,7 @@ impl<R> Loader<R> {
         self.lines::<P>(old, mark)
     }
 
-    /// Every row that is left.
+    /// Every remaining row.
     fn rest<P: Projection<Row = R>>(&mut self, mark: &Mark) -> Result<Vec<Line>, Error> {
         let (young, old) = (std::mem::take(&mut self.young), std::mem::take(&mut self.old));
         (self.young_bytes, self.old_bytes) = (0, 0);
@@ -184,10 +182,10 @@ impl<R> Loader<R> {
     }
 }
 
-/// What loading works with.
+/// The place that is filled, and the statements for its indexes.
 pub(crate) struct Filling<'a> {
     pub(crate) plan: &'a Plan,
-    /// The statements that make the table's indexes.
+    /// The statements that create the table's indexes.
     pub(crate) indexes: &'a mut Vec<String>,
     pub(crate) governor: &'a Governor,
     pub(crate) progress: &'a Progress,
@@ -200,9 +198,9 @@ const COPYING: &str = "The task that copies a rebuild's rows";
 pub(crate) type LoadFn =
     for<'a> fn(&'a Engine, Filling<'a>) -> BoxFuture<'a, Result<Vec<String>, Error>>;
 
-/// Fills the table of a generation, which has been made and has no rows, with
-/// the fold of the log up to a position; parks what cannot be folded. Gives the
-/// keys of the rows that Postgres refused.
+/// Fills the table of a generation, which exists and has no rows, with the fold of the log up to a
+/// position; parks events that cannot be folded. Returns the keys of the rows that Postgres
+/// rejected.
 pub(crate) async fn load<P: Projection>(
     engine: &Engine,
     mut filling: Filling<'_>,
@@ -216,7 +214,7 @@ pub(crate) async fn load<P: Projection>(
             Err(Filled::HungFold(hung))
                 if hung.position > 0 && exclusions.hung_folds.insert(hung) =>
             {
-                // What was in memory went with the thread: all begins anew.
+                // The rows in memory were lost with the thread: everything begins again.
                 let position = hung.position;
                 tracing::error!(projection = P::NAME, position, "An event's fold does not end");
                 exclusions.blocked.clear();
@@ -321,7 +319,7 @@ impl<P: Projection> Pipeline<P> {
         Ok(refused)
     }
 
-    /// What the events touch, and which of it may be in the table.
+    /// Finds the rows that the events touch, and those of them that may be in the table.
     async fn route(
         &mut self,
         events: &Events,
@@ -344,7 +342,7 @@ impl<P: Projection> Pipeline<P> {
         Ok((routed, missing))
     }
 
-    /// Folds, and copies out what is too much.
+    /// Folds, and copies rows out if there are too many.
     async fn fold(
         &mut self,
         events: &Events,
@@ -371,7 +369,7 @@ impl<P: Projection> Pipeline<P> {
         if self.copies.send(copy).await.is_ok() {
             return Ok(());
         }
-        // It ended, so it knows why.
+        // The task ended, so it has the error.
         Err(match (&mut self.copying).await {
             Ok(Err(error)) => error,
             Ok(Ok(_)) => Error::TaskEnded(COPYING),
@@ -380,7 +378,7 @@ impl<P: Projection> Pipeline<P> {
         .into())
     }
 
-    /// Takes rows out of the table and into memory.
+    /// Moves rows from the table into memory.
     async fn take_back(
         &mut self,
         keys: Vec<String>,
@@ -433,8 +431,8 @@ async fn read_events(log: Log, until: u64, events: mpsc::Sender<Result<Events, E
     }
 }
 
-/// Parks events in the parts that their keys belong to; a subject that cannot
-/// be read, in all of them.
+/// Parks events in the partitions that their keys belong to; a subject that cannot be read, in all
+/// of them.
 async fn park(
     engine: &Engine,
     plan: &Plan,
@@ -455,8 +453,7 @@ async fn park(
     Ok(())
 }
 
-/// Parks every event of rows that Postgres refused: another reading of the log
-/// finds them.
+/// Parks every event of rows that Postgres rejected: another reading of the log finds them.
 pub(crate) async fn park_refused(
     engine: &Engine,
     plan: &Plan,
@@ -480,7 +477,7 @@ pub(crate) async fn park_refused(
         let mut parked = Vec::new();
         for (key, position) in job.await.map_err(|hung| hung.error(engine.definition.name))? {
             let first = known.insert(key.clone());
-            let error = if first { "Postgres refused the row's value" } else { "" };
+            let error = if first { "Postgres rejected the row's value" } else { "" };
             parked.push(Parked { key, position, error: error.to_owned() });
         }
         park(engine, plan, &parked, &exclusions).await?;
@@ -488,7 +485,7 @@ pub(crate) async fn park_refused(
     Ok(())
 }
 
-/// Makes what a filled table still lacks.
+/// Creates the indexes that a filled table still lacks.
 pub(crate) async fn finish(
     engine: &Engine,
     generation: i32,

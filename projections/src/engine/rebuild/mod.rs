@@ -1,5 +1,5 @@
-//! Rebuilds: another generation is filled beside the one that readers see,
-//! caught up, compared with it, and swapped in.
+//! Rebuilds: another generation is filled beside the one that readers see, caught up, compared with
+//! it, and swapped in.
 
 mod compare;
 mod governor;

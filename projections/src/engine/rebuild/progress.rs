@@ -1,4 +1,4 @@
-//! How far a rebuild is, told to operators twice a second.
+//! Progress of a rebuild, stored for operators twice a second.
 
 use crate::{
     Error,
@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Keeps the lease of a rebuild for as long as it is there.
+/// Keeps the lease of a rebuild for as long as this value exists.
 pub(crate) struct Progress {
     shared: Arc<Shared>,
     _beating: AbortOnDropHandle<()>,
@@ -28,9 +28,9 @@ pub(crate) struct Progress {
 struct Shared {
     reached: Mutex<RebuildProgress>,
     accepted: AtomicBool,
-    /// The rebuild is to end.
+    /// Cancelled when the rebuild must end.
     ended: CancellationToken,
-    /// Because an operator wants it to; else, because the lease is lost.
+    /// True if an operator cancelled it; otherwise the lease is lost.
     cancelled: AtomicBool,
 }
 
@@ -65,7 +65,7 @@ impl Progress {
                         }
                     }
                     Err(Error::Fenced(_)) => own.ended.cancel(),
-                    // The lease lasts a while; when it is lost we learn of it.
+                    // The lease lasts a while; if it is lost, the next heartbeat reports it.
                     Err(_) => {}
                 }
                 tokio::time::sleep(HEARTBEAT_INTERVAL).await;
@@ -74,17 +74,17 @@ impl Progress {
         Self { shared, _beating: AbortOnDropHandle::new(beating) }
     }
 
-    /// There are so many events to fold.
+    /// Sets the number of events to fold.
     pub(crate) fn total(&self, events: u64) {
         self.shared.reached().total = events;
     }
 
-    /// So many bytes of rows may be in memory.
+    /// Sets the bytes of rows that may be in memory.
     pub(crate) fn limit(&self, bytes: u64) {
         self.shared.reached().resident_limit = bytes;
     }
 
-    /// Events have been folded up to a position.
+    /// Records that events have been folded up to a position.
     pub(crate) fn reached(&self, position: u64, resident: usize, yielded: Duration) {
         let mut reached = self.shared.reached();
         reached.done = position;
@@ -92,24 +92,24 @@ impl Progress {
         reached.yielded_seconds = yielded.as_secs_f64();
     }
 
-    /// The rows are loaded; the generation is at a position.
+    /// Records that the rows are loaded and the generation is at a position.
     pub(crate) fn follows(&self, position: u64) {
         let mut reached = self.shared.reached();
         reached.done = position;
         reached.resident = 0;
     }
 
-    /// Whether an operator has accepted the differences.
+    /// True if an operator has accepted the differences.
     pub(crate) fn accepted(&self) -> bool {
         self.shared.accepted.load(Ordering::Relaxed)
     }
 
-    /// Waits until the rebuild is to end before it is done.
+    /// Waits until the rebuild must end before it is done.
     pub(crate) async fn ended(&self) {
         self.shared.ended.cancelled().await;
     }
 
-    /// Whether an operator has cancelled it.
+    /// True if an operator has cancelled it.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.shared.cancelled.load(Ordering::Relaxed)
     }

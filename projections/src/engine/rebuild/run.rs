@@ -1,10 +1,9 @@
-//! Rebuilds: another generation is filled beside the one that readers see,
-//! caught up, compared with it, and swapped in.
+//! The stages of a rebuild: fill another generation, let it catch up, compare it with the one that
+//! readers see, and swap it in.
 //!
-//! Any worker of the right version carries a rebuild out. It holds the
-//! rebuild's lease; if it dies, another takes over: rows that were being loaded
-//! are thrown away and loaded anew, anything later goes on where it was. A swap
-//! is one transaction, so that it is never half done.
+//! Any worker of the right version executes a rebuild. It holds the rebuild's lease. If it dies,
+//! another worker takes over: rows that were being loaded are discarded and loaded again, every
+//! later stage continues where it was. A swap is one transaction, so that it is never half done.
 
 use super::{
     compare,
@@ -28,18 +27,18 @@ use crate::{
 use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// How often the runner looks for work.
+/// Time between two polls for rebuilds.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// How often it looks whether a generation has caught up.
+/// Time between two polls for a generation that catches up.
 const POLL: Duration = Duration::from_millis(20);
-/// Events between two generations that are taken for level.
+/// Two generations that differ by at most this many events count as level.
 const NEAR: u64 = 2_000;
-/// How often it is said that a generation does not become level.
+/// Time between two warnings that a generation does not become level.
 const WARN: Duration = Duration::from_secs(30);
-/// How long a swap waits for Redis to have the new views.
+/// Time that a swap waits for Redis to have the new views.
 const REDIS_WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Carries out the rebuilds of a projection until `stop`.
+/// Executes the rebuilds of a projection until `stop`.
 pub(crate) async fn run(
     engine: &Engine,
     load: LoadFn,
@@ -56,7 +55,7 @@ pub(crate) async fn run(
             Err(error) => tracing::warn!(
                 projection = engine.definition.name,
                 error = exodrive_runtime::error_chain(&error),
-                "Rebuild interrupted, will go on"
+                "Rebuild interrupted, will continue"
             ),
         }
         tokio::select! {
@@ -92,7 +91,7 @@ async fn run_pending(engine: &Engine, load: LoadFn) -> Result<(), Error> {
     }
 }
 
-/// Whether it is worth while to try again.
+/// True if a retry may succeed.
 fn may_pass(error: &Error) -> bool {
     match error {
         Error::Fenced(_) | Error::Log(_) => true,
@@ -101,7 +100,7 @@ fn may_pass(error: &Error) -> bool {
     }
 }
 
-/// Lets go of a generation that will not be swapped in.
+/// Gives up a generation that will not be swapped in.
 async fn discard(engine: &Engine, job: &Job) -> Result<(), Error> {
     let Some(generation) = job.generation else { return Ok(()) };
     generations::let_go(engine.definition, engine.database.pool(), generation, job.kind).await
@@ -168,7 +167,7 @@ async fn build_or_swap(
     swap_in(engine, job, progress, to).await
 }
 
-/// Makes a generation and fills it with the log as it is now; gives it.
+/// Creates a generation, fills it with the log up to its present end, and returns it.
 async fn build(
     engine: &Engine,
     load: LoadFn,
@@ -176,7 +175,7 @@ async fn build(
     progress: &Progress,
 ) -> Result<i32, Error> {
     let pool = engine.database.pool();
-    // What somebody else had begun to load.
+    // The generation that another worker had begun to load.
     discard(engine, job).await?;
     let active = generations::active(engine.definition, pool).await?;
     let from_position = job.from_position.filter(|_| active.version == engine.definition.version);
@@ -247,7 +246,7 @@ async fn swap_in(engine: &Engine, job: &Job, progress: &Progress, to: i32) -> Re
         let mut connection = pool.acquire().await?;
         rebuilds::compared(&mut connection, job, &comparison).await?;
         drop(connection);
-        // A new version, or one that an operator goes back to, may differ.
+        // A new version, or one that an operator rolls back to, may differ.
         let same =
             job.kind == RebuildKind::Rebuild && comparison.from_version == comparison.to_version;
         if same && comparison.difference_count > 0 {
@@ -266,7 +265,7 @@ async fn swap_in(engine: &Engine, job: &Job, progress: &Progress, to: i32) -> Re
                     accepted(engine, job, progress).await?;
                     enter(engine, job, RebuildState::Swapping).await?;
                 }
-                // A lock that did not come in time.
+                // A lock was not available in time.
                 Err(Error::Database(error)) if is_lock_timeout(&error) => {}
                 Err(error) => return Err(error),
             }
@@ -293,8 +292,8 @@ async fn enter(engine: &Engine, job: &Job, next: RebuildState) -> Result<(), Err
     rebuilds::enter(engine.definition, &mut connection, job, next).await
 }
 
-/// Waits until a generation is level with the one that readers see, or nearly
-/// so, and no row of either is to be folded afresh.
+/// Waits until a generation is level or nearly level with the one that readers see, and no row of
+/// either is to be folded again.
 async fn caught_up(engine: &Engine, progress: &Progress, from: i32, to: i32) -> Result<(), Error> {
     let began = tokio::time::Instant::now();
     let mut warned = began;
@@ -339,8 +338,8 @@ async fn caught_up(engine: &Engine, progress: &Progress, from: i32, to: i32) -> 
     }
 }
 
-/// Waits until an operator accepts that rows differ. If he cancels instead,
-/// this is dropped.
+/// Waits until an operator accepts that rows differ. If they cancel instead, the caller drops this
+/// future.
 async fn accepted(engine: &Engine, job: &Job, progress: &Progress) -> Result<(), Error> {
     if !progress.accepted() {
         enter(engine, job, RebuildState::Waiting).await?;

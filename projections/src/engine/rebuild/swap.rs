@@ -1,4 +1,4 @@
-//! Giving readers another generation, in one transaction.
+//! Swaps another generation in for readers, in one transaction.
 
 use super::compare;
 use crate::{
@@ -20,10 +20,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the old generation is held still at most.
+/// Longest time that the old generation is held still.
 const HOLD: Duration = Duration::from_millis(500);
 
-/// What came of an attempt.
+/// Result of an attempt.
 pub(crate) enum Swapped {
     /// Readers see the new generation.
     Yes,
@@ -33,8 +33,8 @@ pub(crate) enum Swapped {
     Differs(Comparison),
 }
 
-/// Swaps, once the new generation has folded all that the old one has; the old
-/// one is held still meanwhile.
+/// Swaps, once the new generation has folded every event that the old one has; the old one is held
+/// still meanwhile.
 pub(crate) async fn swap(
     engine: &Engine,
     job: &Job,
@@ -50,7 +50,7 @@ pub(crate) async fn swap(
     if before.active_generation != from || is_blocked {
         return Ok(Swapped::NotLevel);
     }
-    // Whoever writes the old one waits until we are done, and is then fenced.
+    // The writers of the old one wait until we are done, and are then fenced.
     let position = swaps::hold_still(definition, &mut transaction, from).await?;
     let began = Instant::now();
     while !reached(engine, &mut transaction, to, position).await? {
@@ -78,7 +78,7 @@ pub(crate) async fn swap(
     rebuilds::enter(definition, &mut transaction, job, RebuildState::Done).await?;
     transaction.commit().await?;
     if engine.definition.cached {
-        // If not now, its writer does so within a second.
+        // If this fails, its writer does so within a second.
         let version = comparison.to_version.unsigned_abs();
         let _ = engine.cache.announce(engine.definition.name, version, to, count).await;
     }
@@ -94,8 +94,8 @@ pub(crate) async fn swap(
     Ok(Swapped::Yes)
 }
 
-/// Until the new generation is announced, readers ask Postgres: no view of the
-/// old one is served after one of the new one.
+/// Withdraws the views of the old generation from Redis. Until the new generation is announced,
+/// readers use Postgres: no view of the old generation is served after one of the new.
 async fn withdraw_views(
     engine: &Engine,
     transaction: &mut Transaction<'static, Postgres>,
@@ -111,14 +111,14 @@ async fn withdraw_views(
         tracing::warn!(
             projection = definition.name,
             error = exodrive_runtime::error_chain(&error),
-            "Redis could not be told of a swap; it takes effect there when it is back"
+            "Redis does not know of a swap yet; it takes effect there when Redis is back"
         );
     }
     Ok(())
 }
 
-/// Whether a generation has folded everything up to a position, and Redis has
-/// all of it. If so, it is held still too.
+/// True if a generation has folded everything up to a position, and Redis has all of it. If so, it
+/// is held still too.
 async fn reached(
     engine: &Engine,
     transaction: &mut Transaction<'static, Postgres>,
@@ -135,32 +135,32 @@ async fn reached(
         attempt.commit().await?;
         return Ok(true);
     }
-    // Its writers must be able to go on.
+    // Its writers must be able to continue.
     attempt.rollback().await?;
     Ok(false)
 }
 
-/// How far two generations are.
+/// Positions of two generations.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Positions {
     /// The checkpoint of the one that readers see.
     pub(crate) from: u64,
-    /// The lowest checkpoint of the one that is to take its place.
+    /// The lowest checkpoint of the one that is to replace it.
     pub(crate) to: u64,
-    /// Up to here Redis has the rows of the second.
+    /// Redis has the rows of the second up to here.
     pub(crate) published: u64,
 }
 
 impl Positions {
-    /// Whether the second is at most so many events behind the first, and Redis
-    /// so many behind the second.
+    /// True if the second is at most this many events behind the first, and Redis at most this many
+    /// behind the second.
     pub(crate) fn are_near(&self, engine: &Engine, near: u64) -> bool {
         let redis = !engine.definition.cached || self.published + near >= self.to;
         self.to + near >= self.from && redis
     }
 }
 
-/// Reads how far two generations are.
+/// Reads the positions of two generations.
 pub(crate) async fn positions(engine: &Engine, from: i32, to: i32) -> Result<Positions, Error> {
     let found = swaps::distance(engine.definition, engine.database.pool(), from, to).await?;
     let (from, to, published) = (to_u64(found.old), to_u64(found.new), to_u64(found.published));

@@ -1,25 +1,25 @@
-//! Two generations of a projection beside each other.
+//! Comparison of two generations of a projection.
 
 use super::{to_i64, to_u64};
 use crate::{Error, engine::projection::Definition};
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Row, Transaction};
 
-/// Differences that are named.
+/// Most differences that are listed.
 const NAMED: i64 = 100;
 
-/// What a comparison found.
+/// Result of a comparison.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// The generation that readers see.
     pub from_generation: i32,
-    /// The one that is to take its place.
+    /// The generation that is to replace it.
     pub to_generation: i32,
     /// The fold's version of the first.
     pub from_version: i32,
-    /// And of the second.
+    /// The fold's version of the second.
     pub to_version: i32,
-    /// Up to which event they were compared.
+    /// The event up to which they were compared.
     pub position: u64,
     /// Rows of the second.
     pub rows: i64,
@@ -41,7 +41,7 @@ pub struct Difference {
     pub change: String,
 }
 
-/// A transaction that sees both generations as they are at one moment.
+/// A transaction that sees both generations at one moment.
 pub(crate) async fn snapshot(pool: &PgPool) -> Result<Transaction<'static, Postgres>, Error> {
     let begin = "begin isolation level repeatable read read only; set local idle_in_transaction_session_timeout = '5min'";
     Ok(pool.begin_with(begin).await?)
@@ -90,8 +90,7 @@ pub(crate) async fn versions(
     Ok((versions.old, versions.new))
 }
 
-/// How many rows a generation has, and a digest of them; those of some keys
-/// left out.
+/// Number of rows of a generation, and a digest of them; rows of some keys are left out.
 pub(crate) async fn digest(
     definition: Definition,
     connection: &mut PgConnection,
@@ -108,8 +107,8 @@ pub(crate) async fn digest(
     Ok((row.try_get("rows")?, row.try_get("digest")?))
 }
 
-/// How many rows of two generations differ, and the first of them; those of
-/// some keys left out.
+/// Number of rows of two generations that differ, and the first of them; rows of some keys are left
+/// out.
 pub(crate) async fn differences(
     definition: Definition,
     connection: &mut PgConnection,
@@ -137,7 +136,7 @@ pub(crate) async fn differences(
     Ok((count, differences))
 }
 
-/// Which rows of these keys differ.
+/// The rows of these keys that differ.
 pub(crate) async fn differences_of(
     definition: Definition,
     connection: &mut PgConnection,
@@ -161,8 +160,8 @@ pub(crate) async fn differences_of(
     found.into_iter().map(difference).collect()
 }
 
-/// Copies rows from one generation into another, those of some keys left out;
-/// and, of events before a position, what is parked of them.
+/// Copies rows from one generation into another, without those of some keys, and the parked events
+/// of those rows before a position.
 pub(crate) async fn copy(
     definition: Definition,
     connection: &mut PgConnection,

@@ -6,8 +6,8 @@ use bytes::{BufMut, BytesMut};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use tokio::sync::{mpsc, oneshot};
 
-/// Chunks of rows that wait to be copied: each may have half of what may be in
-/// memory, less as JSON.
+/// Chunks of rows that wait to be copied: each may have half of the rows that may be in memory; as
+/// JSON they take less.
 pub(crate) const CHUNKS: usize = 1;
 
 /// A row on its way into the table.
@@ -17,16 +17,15 @@ pub(crate) struct Line {
     pub(crate) json: String,
 }
 
-/// What the copying task does.
+/// A command to the copying task.
 pub(crate) enum Copy {
     /// Writes these rows.
     Lines(Vec<Line>),
-    /// Tell when everything before this is in the table.
+    /// Signals when everything before this is in the table.
     Flush(oneshot::Sender<()>),
 }
 
-/// Copies rows into the table as they come; gives the keys of those that
-/// Postgres refused.
+/// Copies rows into the table as they come; returns the keys of those that Postgres rejected.
 pub(crate) async fn copy(
     definition: Definition,
     pool: PgPool,
@@ -92,7 +91,7 @@ async fn copy_lines(
     Ok(())
 }
 
-/// Writes each row alone; gives the keys of those that Postgres refuses.
+/// Writes each row alone; returns the keys of those that Postgres rejects.
 pub(crate) async fn one_by_one(
     connection: &mut PgConnection,
     table: &str,

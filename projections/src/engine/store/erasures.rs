@@ -1,6 +1,5 @@
-//! What this database knows of erasures of personal data, so that one that is
-//! restored from a backup is cleaned again, and tells a restored log what it
-//! has forgotten.
+//! Erasures of personal data that this database knows of. A database that is restored from a backup
+//! is cleaned again, and a restored log learns from it which data keys must be destroyed.
 
 use super::states::GenerationState;
 use crate::{Database, Error};
@@ -13,7 +12,7 @@ const LOCK: i64 = 0x65_78_6f_5f_65_72_61_73;
 /// An erasure that this database knows of.
 #[derive(Clone, Debug)]
 pub struct KnownErasure {
-    /// Which.
+    /// Its id.
     pub id: Uuid,
     /// Data keys that are destroyed, by name.
     pub keys: Vec<String>,
@@ -21,11 +20,11 @@ pub struct KnownErasure {
     pub applied: bool,
 }
 
-/// Held while one worker carries erasures out, so that no other does.
+/// Held while one worker executes erasures, so that no other worker does.
 pub struct ErasureLock(PoolConnection<sqlx::Postgres>);
 
 impl ErasureLock {
-    /// Lets others.
+    /// Releases the lock.
     ///
     /// # Errors
     /// When the database does not answer; the lock is gone then too.
@@ -37,7 +36,7 @@ impl ErasureLock {
 }
 
 impl Database {
-    /// The right to carry erasures out; none while another worker has it.
+    /// The right to execute erasures; `None` while another worker has it.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -60,8 +59,8 @@ impl Database {
         Ok(known.fetch_all(self.pool()).await?)
     }
 
-    /// Rows, by projection, whose keys name one of these ids: what is left of the
-    /// log may no longer say that there is such a row.
+    /// Rows, by projection, whose keys contain one of these ids: the rest of the log may no longer
+    /// show that such a row exists.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -89,7 +88,7 @@ impl Database {
         Ok(found)
     }
 
-    /// Makes an erasure known, before any key is destroyed.
+    /// Records an erasure, before any key is destroyed.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -105,7 +104,7 @@ impl Database {
         Ok(())
     }
 
-    /// Notes that no row holds the data of an erasure any more.
+    /// Records that no row holds the data of an erasure any more.
     ///
     /// # Errors
     /// When the database does not answer.

@@ -1,5 +1,4 @@
-//! Builds of a projection beside each other, and the views by which readers
-//! see one of them.
+//! Generations of a projection, and the database views through which readers see one of them.
 
 use super::{
     LEASE,
@@ -19,16 +18,14 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Row};
 use std::sync::LazyLock;
 use uuid::Uuid;
 
-/// The schema whose views this release reads by: named after the versions of
-/// all its folds.
+/// The schema whose views this release reads: named after the versions of all its folds.
 pub(crate) static RELEASE: LazyLock<String> = LazyLock::new(|| {
     let mut digest = Sha256::new();
     for_each_projection!(P => digest.update(format!("{}={}\n", P::NAME, P::VERSION)));
     format!("release_{}", hex::encode(&digest.finalize()[..5]))
 });
 
-/// Two programs that change a projection's generations do it one after the
-/// other.
+/// Makes programs that change a projection's generations wait for each other.
 async fn lock(connection: &mut PgConnection, projection: &str) -> Result<(), Error> {
     sqlx::query!("select pg_advisory_xact_lock(hashtext($1))", projection)
         .fetch_one(connection)
@@ -36,8 +33,8 @@ async fn lock(connection: &mut PgConnection, projection: &str) -> Result<(), Err
     Ok(())
 }
 
-/// Makes the first generation of a projection if it has none, and the views
-/// that this release reads it by.
+/// Creates the first generation of a projection if it has none, and the views through which this
+/// release reads it.
 pub(crate) async fn ensure(definition: Definition, pool: &PgPool) -> Result<(), Error> {
     let mut transaction = pool.begin().await?;
     lock(&mut transaction, definition.name).await?;
@@ -69,8 +66,8 @@ pub(crate) async fn ensure(definition: Definition, pool: &PgPool) -> Result<(), 
     Ok(())
 }
 
-/// Asks for a generation of this version of the fold if readers see one of an
-/// older version. Once: what operators made of it stands.
+/// Requests a generation of this version of the fold if readers see one of an older version. It
+/// does so once: what operators did with the request stays.
 pub(crate) async fn ensure_version(definition: Definition, pool: &PgPool) -> Result<(), Error> {
     sqlx::query!(
         "insert into rebuilds (id, projection, kind, version, actor, reason)
@@ -156,8 +153,8 @@ pub(crate) async fn open_to_readers(
     Ok(())
 }
 
-/// Takes the indexes off a table that is to be filled, and gives the
-/// statements that make them again.
+/// Removes the indexes of a table that is to be filled, and returns the statements that create them
+/// again.
 pub(crate) async fn take_indexes(
     definition: Definition,
     connection: &mut PgConnection,
@@ -187,8 +184,8 @@ pub(crate) async fn take_indexes(
     Ok(again)
 }
 
-/// Makes every view of a projection show the generation that its readers are
-/// to see. A view that shows it already is left alone.
+/// Makes every view of a projection show the generation that its readers must see. A view that
+/// shows it already is not changed.
 pub(crate) async fn point_views(
     connection: &mut PgConnection,
     projection: &str,
@@ -212,7 +209,7 @@ pub(crate) async fn point_views(
         if shown.as_deref() == Some(target.to_string().as_str()) {
             continue;
         }
-        // Dropped first: the columns of two versions may differ.
+        // Dropped first, because the columns of two versions may differ.
         let sql = format!(
             "create schema if not exists {schema};
              grant usage on schema {schema} to exodrive_reader;
@@ -228,7 +225,7 @@ pub(crate) async fn point_views(
     Ok(())
 }
 
-/// Brings the views up to date with what releases are to read.
+/// Updates the views to the generations that releases must read.
 pub(crate) async fn refresh_views(pool: &PgPool, projection: &str) -> Result<(), Error> {
     let mut transaction = pool.begin_with("begin; set local lock_timeout = '200ms'").await?;
     lock(&mut transaction, projection).await?;
@@ -237,11 +234,11 @@ pub(crate) async fn refresh_views(pool: &PgPool, projection: &str) -> Result<(),
     Ok(())
 }
 
-/// The parts without a writer, of the generations that workers of this version
-/// of the fold keep level: of what readers see, of what is being built, and of
-/// what the readers of this release still see after another was swapped in; and
-/// those of any other previous one that have rows to be folded afresh. With
-/// each, whether nobody has taken it for a while.
+/// The partitions without a writer, of the generations that workers of this version of the fold
+/// keep level: the one that readers see, those that are being built, and the one that the readers
+/// of this release still see after another was swapped in; also those of any other previous
+/// generation that have rows to be folded again. The flag of each is true if no worker has taken it
+/// for a while.
 pub(crate) async fn without_writer(
     definition: Definition,
     pool: &PgPool,
@@ -276,7 +273,7 @@ pub(crate) async fn without_writer(
     Ok(parts.map(|it| (part(it.generation, it.partition, it.partitions), it.orphaned)).collect())
 }
 
-/// Generations on their way out.
+/// Generations that are being dropped.
 pub(crate) async fn dropping(pool: &PgPool, projection: &str) -> Result<Vec<i32>, Error> {
     let found = sqlx::query_scalar!(
         "select generation from generations where projection = $1 and state = $2",
@@ -315,8 +312,7 @@ pub(crate) async fn drop_generation(
     Ok(())
 }
 
-/// Lets go of a generation that a rebuild of this kind will not swap in; unless
-/// it did.
+/// Gives up a generation that a rebuild of this kind is building, unless it was swapped in.
 pub(crate) async fn let_go(
     definition: Definition,
     pool: &PgPool,
@@ -396,7 +392,7 @@ pub(crate) async fn active(definition: Definition, pool: &PgPool) -> Result<Acti
     Ok(active.fetch_one(pool).await?)
 }
 
-/// A number that no generation has.
+/// The next free generation number.
 pub(crate) async fn next_number(
     definition: Definition,
     connection: &mut PgConnection,
@@ -450,7 +446,7 @@ pub(crate) async fn make_index(pool: &PgPool, statement: &str) -> Result<(), Err
     Ok(())
 }
 
-/// Has Postgres look at what a filled table holds, so that it plans reads well.
+/// Makes Postgres analyze a filled table, so that it plans reads well.
 pub(crate) async fn analyze(
     definition: Definition,
     pool: &PgPool,
@@ -460,7 +456,7 @@ pub(crate) async fn analyze(
     Ok(())
 }
 
-/// Any row of a generation: what a reader waits for now.
+/// Reads any row of a generation, to measure how long readers wait now.
 pub(crate) async fn probe(
     definition: Definition,
     pool: &PgPool,

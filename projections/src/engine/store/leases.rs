@@ -1,4 +1,4 @@
-//! Checkpoints, and who may move them.
+//! Checkpoints, and the leases without which no worker may move them.
 
 use super::{states::GenerationState, to_i64, to_u64};
 use crate::{
@@ -8,11 +8,10 @@ use crate::{
 use sqlx::{PgConnection, PgPool};
 use std::time::Duration;
 
-/// How long a worker may be silent before another takes over.
+/// Time without a heartbeat after which another worker takes over.
 pub const LEASE: Duration = Duration::from_secs(3);
 
-/// The right to write one part of a generation, until another worker takes
-/// over.
+/// The right to write one partition of a generation, until another worker takes over.
 #[derive(Clone, Debug)]
 pub(crate) struct Lease {
     pub(crate) part: PartitionId,
@@ -21,8 +20,8 @@ pub(crate) struct Lease {
     pub(crate) published: u64,
 }
 
-/// Takes a part over if nobody holds it. Raises the fencing epoch, so that
-/// whoever held it before can write no more.
+/// Takes a partition over if no worker holds it. Raises the fencing epoch, so that the previous
+/// holder can write no more.
 pub(crate) async fn acquire(
     definition: Definition,
     pool: &PgPool,
@@ -51,20 +50,20 @@ pub(crate) async fn acquire(
     }))
 }
 
-/// What a worker learns as it shows a sign of life.
+/// Directives that a worker reads with its heartbeat.
 pub(crate) struct Directives {
     /// The generation's state.
     pub(crate) state: GenerationState,
-    /// Whether nothing is to be folded.
+    /// True if nothing may be folded.
     pub(crate) paused: bool,
-    /// Whether nobody reads the generation: only its rows that are to be folded
-    /// afresh keep it from rest.
+    /// True if no reader uses the generation: its writer only folds rows again that must be, and
+    /// then rests.
     pub(crate) unread: bool,
-    /// How often readers were given another generation.
+    /// Number of swaps so far.
     pub(crate) swaps: i64,
 }
 
-/// Keeps the lease without moving the checkpoint, and asks what is wanted.
+/// Keeps the lease without moving the checkpoint, and reads the directives.
 pub(crate) async fn heartbeat(
     definition: Definition,
     pool: &PgPool,
@@ -146,7 +145,7 @@ pub(crate) async fn advance(
     if moved.rows_affected() == 1 { Ok(()) } else { Err(Error::Fenced(definition.name)) }
 }
 
-/// Says that a worker is there, and gives how many parts are its fair share.
+/// Records that a worker is alive, and returns the number of partitions that is its fair share.
 pub(crate) async fn share(pool: &PgPool, worker: &str) -> Result<usize, Error> {
     sqlx::query!(
         "insert into workers (name, seen_at) values ($1, clock_timestamp())
@@ -170,7 +169,7 @@ pub(crate) async fn share(pool: &PgPool, worker: &str) -> Result<usize, Error> {
     Ok(usize::try_from(share).unwrap_or(usize::MAX))
 }
 
-/// A worker that goes leaves its share to the others at once.
+/// Removes a worker that stops, so that the others get its share at once.
 pub(crate) async fn leave(pool: &PgPool, worker: &str) -> Result<(), Error> {
     sqlx::query!(
         "delete from workers where name = $1 or seen_at < clock_timestamp() - interval '1 hour'",

@@ -1,5 +1,5 @@
-//! What the engine keeps in Postgres: rows, checkpoints and leases,
-//! generations, parked events, rows to be folded afresh.
+//! The engine's tables in Postgres: rows, checkpoints and leases, generations, parked events, rows
+//! to be folded again.
 
 pub(crate) mod comparison;
 pub(crate) mod copy;
@@ -17,6 +17,7 @@ mod rows;
 pub(crate) mod states;
 mod status;
 pub(crate) mod swaps;
+mod worker_status;
 
 pub use comparison::{Comparison, Difference};
 pub use erasures::{ErasureLock, KnownErasure};
@@ -29,3 +30,4 @@ pub(crate) use rows::{
 };
 pub use states::{GenerationState, RebuildKind, RebuildState};
 pub use status::Status;
+pub use worker_status::{RecordedWorker, WorkerState, WorkerStatus};

@@ -1,11 +1,11 @@
-//! Positions and versions as Postgres has them, and back.
+//! Conversion of positions and versions to and from Postgres's integers.
 
-/// A position as Postgres keeps it.
+/// A position as Postgres stores it.
 pub fn to_i64(position: u64) -> i64 {
     i64::try_from(position).unwrap_or(i64::MAX)
 }
 
-/// A position as it is counted, from what Postgres keeps.
+/// A position, from what Postgres stores.
 pub fn to_u64(position: i64) -> u64 {
     u64::try_from(position).unwrap_or(0)
 }

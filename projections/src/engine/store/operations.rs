@@ -1,4 +1,4 @@
-//! How far operators' events have been applied, and what they change.
+//! The position up to which operators' events have been applied, and the tables that they change.
 
 use super::{
     states::{GenerationState, RebuildKind, RebuildState},
@@ -9,28 +9,28 @@ use serde_json::Value;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-/// A swap that the log has not been told of.
+/// A swap that the log has not recorded yet.
 #[derive(Clone, Debug)]
 pub struct UnrecordedSwap {
     /// The rebuild that it ended.
     pub id: String,
-    /// Of which projection.
+    /// Its projection.
     pub projection: String,
-    /// Why, and who wanted it.
+    /// The reason, as the requester wrote it.
     pub reason: String,
-    /// Who wanted it.
+    /// The requester.
     pub actor: String,
     /// The old and the new generation, compared.
     pub comparison: Option<Value>,
 }
 
-/// How far the operators' events have been applied.
+/// The position up to which operators' events have been applied.
 pub(crate) async fn position(pool: &PgPool) -> Result<u64, Error> {
     let position = sqlx::query_scalar!("select position from operations");
     Ok(to_u64(position.fetch_one(pool).await?))
 }
 
-/// When the database was made, in seconds since 1970.
+/// Time that the database was made, in seconds since 1970.
 pub(crate) async fn database_made(pool: &PgPool) -> Result<Option<f64>, Error> {
     let made = sqlx::query_scalar(
         "select extract(epoch from min(installed_on))::float8 from _sqlx_migrations",
@@ -38,19 +38,19 @@ pub(crate) async fn database_made(pool: &PgPool) -> Result<Option<f64>, Error> {
     Ok(made.fetch_one(pool).await?)
 }
 
-/// Takes an event's turn: locks the place, and moves it. Gives whether nobody
-/// has been there.
+/// Claims an event: locks the applied position, and moves it. Returns false if the event was
+/// already applied.
 pub(crate) async fn claim_position(
     connection: &mut PgConnection,
     position: u64,
 ) -> Result<bool, Error> {
-    // For whoever waits for the lock the condition is looked at again.
+    // A transaction that waited for the lock evaluates the condition again.
     let moved =
         sqlx::query!("update operations set position = $1 where position < $1", to_i64(position));
     Ok(moved.execute(connection).await?.rows_affected() == 1)
 }
 
-/// Whether there is a projection of this name.
+/// True if there is a projection of this name.
 pub(crate) async fn knows(connection: &mut PgConnection, projection: &str) -> Result<bool, Error> {
     let known = sqlx::query_scalar!(
         r#"select exists (select from projections where name = $1) as "known!""#,
@@ -59,7 +59,7 @@ pub(crate) async fn knows(connection: &mut PgConnection, projection: &str) -> Re
     Ok(known.fetch_one(connection).await?)
 }
 
-/// Swaps that the log has not been told of.
+/// Swaps that the log has not recorded yet.
 pub(crate) async fn unrecorded_swaps(pool: &PgPool) -> Result<Vec<UnrecordedSwap>, Error> {
     let rows = sqlx::query_as!(
         UnrecordedSwap,
@@ -72,7 +72,7 @@ pub(crate) async fn unrecorded_swaps(pool: &PgPool) -> Result<Vec<UnrecordedSwap
     Ok(rows.fetch_all(pool).await?)
 }
 
-/// Remembers that the log has been told of a swap.
+/// Remembers that the log has recorded a swap.
 pub(crate) async fn mark_recorded(pool: &PgPool, rebuild: &str) -> Result<(), Error> {
     sqlx::query!("update rebuilds set told = true where id = $1::text::uuid", rebuild)
         .execute(pool)
@@ -94,7 +94,7 @@ pub(crate) async fn under_way(
     Ok(under_way.fetch_optional(connection).await?)
 }
 
-/// A rebuild or a rollback that an operator asks for.
+/// A rebuild or a rollback that an operator requests.
 pub(crate) struct NewRebuild<'a> {
     pub(crate) id: Uuid,
     pub(crate) projection: &'a str,
@@ -109,11 +109,11 @@ pub(crate) struct NewRebuild<'a> {
     pub(crate) generation: Option<i32>,
     /// In seconds since 1970.
     pub(crate) requested_at: f64,
-    /// Why it fails at once, if it does.
+    /// The reason that it fails at once, if it does.
     pub(crate) error: Option<String>,
 }
 
-/// Asks for a rebuild, unless it was asked for before.
+/// Requests a rebuild, unless it was requested before.
 pub(crate) async fn request(
     connection: &mut PgConnection,
     new: &NewRebuild<'_>,
@@ -164,7 +164,7 @@ pub(crate) async fn accept(
     Ok(())
 }
 
-/// Wants a rebuild to end.
+/// Requests that a rebuild be cancelled.
 pub(crate) async fn cancel(
     connection: &mut PgConnection,
     projection: &str,
@@ -182,7 +182,7 @@ pub(crate) async fn cancel(
     Ok(())
 }
 
-/// Has nothing more folded.
+/// Pauses the fold of a projection.
 pub(crate) async fn pause(
     connection: &mut PgConnection,
     projection: &str,
@@ -201,7 +201,7 @@ pub(crate) async fn pause(
     Ok(())
 }
 
-/// Has events folded again.
+/// Resumes the fold of a projection.
 pub(crate) async fn resume(connection: &mut PgConnection, projection: &str) -> Result<(), Error> {
     sqlx::query!(
         "update projections set paused = false, pause_reason = null, paused_by = null
@@ -236,7 +236,7 @@ pub(crate) async fn skip(
     Ok(())
 }
 
-/// Has previous generations dropped.
+/// Marks previous generations for dropping.
 pub(crate) async fn prune(
     connection: &mut PgConnection,
     projection: &str,
@@ -255,8 +255,8 @@ pub(crate) async fn prune(
     Ok(())
 }
 
-/// Wants parked events retried, in the generation that readers see and in one
-/// that is on its way to them.
+/// Requests a retry of parked events, in the generation that readers see and in those that are
+/// being built.
 pub(crate) async fn retry(
     connection: &mut PgConnection,
     projection: &str,

@@ -1,4 +1,4 @@
-//! How projections, generations, rebuilds and parked events stand.
+//! Lists of projections' generations, rebuilds and parked events.
 
 use super::states::{GenerationState, RebuildKind, RebuildState};
 use crate::{Database, Error, engine::store};
@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, Row, types::Json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-/// One build of a projection.
+/// A generation of a projection.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Generation {
     /// Its number.
@@ -18,15 +18,15 @@ pub struct Generation {
     pub version: i32,
     /// What it is for.
     pub state: GenerationState,
-    /// Into how many parts its keys are split.
+    /// Number of partitions of its keys.
     pub partitions: i32,
-    /// Everything up to here is in its rows.
+    /// Every event up to here is in its rows.
     pub position: i64,
     /// Its worker, or several.
     pub worker: Option<String>,
-    /// Until when the worker has it to itself.
+    /// Time until which the worker alone may write it.
     pub lease_until: Option<DateTime<Utc>>,
-    /// When it was begun.
+    /// Time that it was begun.
     pub created_at: DateTime<Utc>,
 }
 
@@ -62,7 +62,7 @@ pub struct Rebuild {
 }
 
 impl Rebuild {
-    /// Whether nothing more comes of it.
+    /// True if the rebuild has ended.
     pub fn is_over(&self) -> bool {
         self.state.is_over()
     }
@@ -71,20 +71,21 @@ impl Rebuild {
 /// An event that could not be folded, or waits behind one.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ParkedEvent {
-    /// Of which row, or of which subject if it cannot be read.
+    /// Key of the row, or the subject if the event cannot be read.
     pub key: String,
-    /// Where it stands in the log.
+    /// Its position in the log.
     pub position: i64,
-    /// Why; empty if it only waits behind another.
+    /// The error; empty if it only waits behind another event.
     pub error: String,
-    /// Since when.
+    /// Time that it was parked.
     pub parked_at: DateTime<Utc>,
-    /// How often it has been tried again.
+    /// Number of retries so far.
     pub attempts: i32,
-    /// When it is tried again; null when somebody has to ask.
+    /// Time of the next retry; null if it waits for an operator.
     pub next_attempt_at: Option<DateTime<Utc>>,
-    /// Somebody has asked.
-    pub retry_wanted: bool,
+    /// True while a retry that an operator asked for is outstanding.
+    #[serde(alias = "retry_wanted")]
+    pub retry_requested: bool,
 }
 
 impl Database {
@@ -136,7 +137,7 @@ impl Database {
         decode_rows(rows.fetch_all(self.pool()).await?)
     }
 
-    /// What is parked in a generation, or of one key of it, in log order.
+    /// Parked events of a generation, or of one key of it, in log order.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -159,8 +160,8 @@ impl Database {
         decode_rows(rows.fetch_all(self.pool()).await?)
     }
 
-    /// A row of the active generation, as it stands: its position and its data.
-    /// Only for the owner of the database; others see no row.
+    /// A row of the active generation: its position and its data. Only the owner of the database
+    /// sees rows here.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -177,7 +178,7 @@ impl Database {
     }
 }
 
-/// Rows as Postgres writes them in JSON, which spells times and ids as we do.
+/// Rows as Postgres writes them in JSON; its form of times and ids is the same as ours.
 fn decode_rows<T: DeserializeOwned>(rows: Vec<Value>) -> Result<Vec<T>, Error> {
     let read = |row| serde_json::from_value(row).map_err(|error| sqlx::Error::Decode(error.into()));
     Ok(rows.into_iter().map(read).collect::<Result<_, _>>()?)

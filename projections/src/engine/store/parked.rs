@@ -12,12 +12,12 @@ use crate::{
 use sqlx::{PgConnection, PgPool};
 use std::collections::{HashMap, HashSet};
 
-/// How often an event is tried again by itself: after 2 s, 4 s, 8 s, …, the
-/// last time after 17 minutes. Then it waits for an operator.
+/// Number of automatic retries of an event: after 2 s, 4 s, 8 s, …, the last one after 17 minutes.
+/// Then it waits for an operator.
 pub(crate) const ATTEMPTS: i32 = 10;
 
-/// Parks events. An event parked before stays as it was. `attempts` is how
-/// often those with an error have been tried again.
+/// Parks events. An event that was parked before does not change. `attempts` is the number of
+/// retries so far of those with an error.
 pub(crate) async fn park(
     definition: Definition,
     connection: &mut PgConnection,
@@ -53,8 +53,8 @@ pub(crate) async fn park(
     Ok(())
 }
 
-/// What a part must not fold: keys with parked events, and events that
-/// operators want left out.
+/// Keys and events that a partition must not fold: keys with parked events, and events that
+/// operators skip.
 pub(crate) async fn exclusions(
     definition: Definition,
     pool: &PgPool,
@@ -99,16 +99,16 @@ pub(crate) async fn firsts(
     Ok(found.map(|it| (it.key, to_u64(it.position))).collect())
 }
 
-/// The parked events of a key that are to be tried again.
+/// The parked events of a key that are due for a retry.
 pub(crate) struct Due {
     pub(crate) key: String,
     /// In log order.
     pub(crate) positions: Vec<u64>,
-    /// How often that has been tried.
+    /// Number of retries so far.
     pub(crate) attempts: i32,
 }
 
-/// One key that an operator wants retried, or whose time has come.
+/// One key whose retry an operator requested, or whose retry is due.
 pub(crate) async fn due(
     definition: Definition,
     pool: &PgPool,
@@ -143,8 +143,8 @@ pub(crate) enum Again {
     WhenAsked,
 }
 
-/// Leaves the parked events of a key parked, until their time comes or an
-/// operator asks again.
+/// Leaves the parked events of a key parked, until the next retry is due or an operator requests
+/// one.
 pub(crate) async fn keep(
     definition: Definition,
     connection: &mut PgConnection,
@@ -174,8 +174,7 @@ pub(crate) async fn keep(
     Ok(())
 }
 
-/// Forgets the parked events of a key, which have been folded or will be
-/// parked anew.
+/// Removes the parked events of a key: they have been folded, or will be parked again.
 pub(crate) async fn unpark(
     definition: Definition,
     connection: &mut PgConnection,
@@ -196,8 +195,8 @@ pub(crate) async fn unpark(
 }
 
 impl crate::Database {
-    /// View, key (or subject) and first parked position of everything that is
-    /// blocked in what readers see.
+    /// View, key (or subject) and first parked position of everything that is blocked in the
+    /// generations that readers see.
     ///
     /// # Errors
     /// When the database does not answer.

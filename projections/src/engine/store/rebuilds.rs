@@ -1,4 +1,4 @@
-//! The rebuilds that operators and releases want, from the wish to the end.
+//! Rebuilds that operators and releases request, from the request to the end.
 
 use super::{
     LEASE,
@@ -14,7 +14,7 @@ use serde_json::json;
 use sqlx::{PgConnection, PgPool, types::Json};
 use uuid::Uuid;
 
-/// A rebuild that this worker carries out.
+/// A rebuild that this worker executes.
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
     pub(crate) id: Uuid,
@@ -25,8 +25,7 @@ pub(crate) struct Job {
     pub(crate) from_position: Option<u64>,
 }
 
-/// Takes a rebuild of this projection and version over, if there is one that
-/// nobody carries out.
+/// Takes over a rebuild of this projection and version, if there is one that no worker executes.
 pub(crate) async fn acquire(
     definition: Definition,
     pool: &PgPool,
@@ -62,7 +61,7 @@ pub(crate) async fn acquire(
     }))
 }
 
-/// How far a rebuild is.
+/// Progress of a rebuild.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RebuildProgress {
     pub(crate) done: u64,
@@ -73,13 +72,13 @@ pub(crate) struct RebuildProgress {
     pub(crate) yielded_seconds: f64,
 }
 
-/// What operators say of a rebuild meanwhile.
+/// An operator's input to a rebuild while it runs.
 pub(crate) struct OperatorInput {
     pub(crate) accepted: bool,
     pub(crate) cancel_wanted: bool,
 }
 
-/// Keeps the lease of a rebuild and tells how far it is.
+/// Keeps the lease of a rebuild and stores its progress.
 pub(crate) async fn heartbeat(
     definition: Definition,
     pool: &PgPool,
@@ -136,7 +135,7 @@ pub(crate) async fn enter(
     if moved.rows_affected() == 1 { Ok(()) } else { Err(Error::Fenced(definition.name)) }
 }
 
-/// Shows the comparison of the two generations.
+/// Stores the comparison of the two generations.
 pub(crate) async fn compared(
     connection: &mut PgConnection,
     job: &Job,
@@ -155,8 +154,8 @@ pub(crate) async fn compared(
     Ok(())
 }
 
-/// Gives a rebuild up, for a reason that no retry mends; unless another worker
-/// has taken it over. One of a single row has no lease and epoch 0.
+/// Fails a rebuild, for a reason that no retry resolves, unless another worker has taken it over. A
+/// rebuild of a single row has no lease and epoch 0.
 pub(crate) async fn fail(
     connection: &mut PgConnection,
     id: Uuid,
@@ -179,7 +178,7 @@ pub(crate) async fn fail(
     Ok(())
 }
 
-/// Leaves a rebuild to whoever takes it over.
+/// Gives up the lease of a rebuild, so that another worker takes it over.
 pub(crate) async fn release(pool: &PgPool, job: &Job) -> Result<(), Error> {
     sqlx::query!(
         "update rebuilds set lease_until = null, worker = null where id = $1 and epoch = $2",
@@ -191,8 +190,8 @@ pub(crate) async fn release(pool: &PgPool, job: &Job) -> Result<(), Error> {
     Ok(())
 }
 
-/// One row that an operator wants folded afresh, of this part of what readers
-/// see.
+/// One row of this partition of the active generation that an operator requested to be folded
+/// again.
 pub(crate) async fn key_requested(
     definition: Definition,
     pool: &PgPool,
@@ -213,7 +212,7 @@ pub(crate) async fn key_requested(
     Ok(own.map(|requested| (requested.id, requested.key)))
 }
 
-/// Tells that a row was folded afresh.
+/// Records that a row was folded again.
 pub(crate) async fn key_done(
     definition: Definition,
     connection: &mut PgConnection,

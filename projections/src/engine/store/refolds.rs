@@ -1,5 +1,4 @@
-//! Rows that are to be folded afresh in every generation, because what the log
-//! says of them was erased.
+//! Rows that must be folded again in every generation, because events in the log were erased.
 
 use super::{
     states::{GenerationState, RebuildState},
@@ -14,33 +13,32 @@ use sqlx::{PgConnection, PgPool};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// Rows folded afresh at a time.
+/// Rows that are folded again at a time.
 const AT_ONCE: i64 = 1_000;
 /// Pauses between attempts grow to 2 to the power of this, in seconds.
 const SLOWEST: i32 = 9;
-/// A generation whose rows nobody has folded afresh for so long, in seconds,
-/// is of a release that is gone.
+/// A generation whose rows no worker has folded again for this long, in seconds, belongs to a
+/// release that is gone.
 const ABANDONED_AFTER: f64 = 60.0;
 
-/// What is left of a wish in one generation.
+/// The rest of a request in one generation.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RefoldsLeft {
-    /// Of which projection.
+    /// The projection.
     pub projection: String,
-    /// Of which generation.
+    /// The generation.
     pub generation: i32,
-    /// How many rows.
+    /// Number of rows.
     pub rows: i64,
-    /// Why the last attempt at one of them failed, if one did.
+    /// The error of the last attempt at one of them, if it failed.
     pub error: Option<String>,
 }
 
 impl crate::Database {
-    /// Wants rows folded afresh in every generation that there is, and errors
-    /// of parked events forgotten. `position` is the log's end after the data
-    /// was erased: up to there, a worker may have read events before. No process
-    /// may be able to read what was erased any more. Rows that were wanted under
-    /// this id before are not wanted again.
+    /// Requests that rows be folded again in every generation that exists, and that errors of
+    /// parked events be forgotten. `position` is the log's end after the data was erased: a worker
+    /// may have read events up to there before. No process may be able to read the erased data any
+    /// more. Rows that were requested under this id before are not requested again.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -53,10 +51,10 @@ impl crate::Database {
     ) -> Result<(), Error> {
         let position = to_i64(position);
         let parked: Vec<_> = parked.iter().copied().map(to_i64).collect();
-        // Unlike rows, what is wanted is not made again after a crash.
+        // Unlike rows, requests are not made again after a crash.
         let begin = "begin; set local synchronous_commit = on";
         let mut transaction = self.pool().begin_with(begin).await?;
-        // A generation may be made of another's rows: not at the same moment.
+        // A generation may be copied from another's rows: not at the same moment.
         sqlx::query!("select name from projections order by name for update")
             .fetch_all(&mut *transaction)
             .await?;
@@ -117,8 +115,8 @@ impl crate::Database {
         Ok(())
     }
 
-    /// What is left of what was wanted under an id; nothing once every row of
-    /// every generation and of Redis was folded afresh, or is gone.
+    /// The rest of a request; empty once every row of every generation and of Redis was folded
+    /// again, or is gone.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -133,8 +131,8 @@ impl crate::Database {
         Ok(left.fetch_all(self.pool()).await?)
     }
 
-    /// Forgets which rows differed in rebuilds that have ended, and why they
-    /// failed: keys may be named after people, and reasons quote rows.
+    /// Forgets which rows differed in rebuilds that have ended, and why rebuilds failed: keys may
+    /// contain people's names, and reasons quote rows.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -156,15 +154,15 @@ impl crate::Database {
     }
 }
 
-/// Rows of a part that are due, and what wants each.
+/// Rows of a partition that are due, with the ids of the requests for each.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Due {
     pub(crate) rows: BTreeMap<String, Vec<Uuid>>,
-    /// Up to here events may have been read before they were erased.
+    /// Events up to here may have been read before they were erased.
     pub(crate) position: u64,
 }
 
-/// Rows of a part to be folded afresh now.
+/// Rows of a partition that are due to be folded again.
 pub(crate) async fn due(
     definition: Definition,
     pool: &PgPool,
@@ -190,8 +188,8 @@ pub(crate) async fn due(
     Ok(due)
 }
 
-/// Up to where events of a projection may have been read before they were
-/// erased; 0 if nothing was.
+/// Position up to which events of a projection may have been read before they were erased; 0 if
+/// nothing was erased.
 pub(crate) async fn erased_until(definition: Definition, pool: &PgPool) -> Result<u64, Error> {
     let position = sqlx::query_scalar!(
         "select max(position) from refolds where projection = $1",
@@ -200,14 +198,13 @@ pub(crate) async fn erased_until(definition: Definition, pool: &PgPool) -> Resul
     Ok(position.fetch_one(pool).await?.map_or(0, to_u64))
 }
 
-/// Keys, and ids of what wants them, side by side.
+/// Keys, and the ids of the requests for them, side by side.
 fn pairs<'a>(due: &'a Due, keys: impl Iterator<Item = &'a String>) -> (Vec<String>, Vec<Uuid>) {
     let pairs = keys.filter_map(|key| due.rows.get_key_value(key));
     pairs.flat_map(|(key, ids)| ids.iter().map(|id| (key.clone(), *id))).unzip()
 }
 
-/// Tells that the table has these rows. Parked errors of erased events go with
-/// what was due.
+/// Records that the table has these rows. Parked errors of erased events are removed with them.
 pub(crate) async fn folded<'a>(
     definition: Definition,
     connection: &mut PgConnection,
@@ -243,7 +240,7 @@ pub(crate) async fn folded<'a>(
     Ok(())
 }
 
-/// Forgets what was due and is done: the table and Redis have these rows.
+/// Removes requests that are done: the table and Redis have these rows.
 pub(crate) async fn done<'a>(
     definition: Definition,
     connection: &mut PgConnection,
@@ -267,7 +264,7 @@ pub(crate) async fn done<'a>(
     Ok(())
 }
 
-/// Leaves rows to be tried again later, ever more rarely.
+/// Postpones rows after a failure, longer each time.
 pub(crate) async fn failed(
     definition: Definition,
     connection: &mut PgConnection,
@@ -317,9 +314,8 @@ pub(crate) async fn unfolded(
     Ok(keys.fetch_all(connection).await?)
 }
 
-/// Whether a generation must not be swapped in: its table does not have every
-/// row yet that is to be folded afresh, or that of the one that readers see
-/// will have some presently.
+/// True if a generation must not be swapped in: its table does not have every row yet that must be
+/// folded again, or rows of the generation that readers see are still to be replaced.
 pub(crate) async fn blocks_swap(
     definition: Definition,
     connection: &mut PgConnection,
@@ -337,7 +333,7 @@ pub(crate) async fn blocks_swap(
     Ok(bars.fetch_one(connection).await?)
 }
 
-/// What is due in a generation is due in one that takes over its rows.
+/// Copies the requests of a generation to one that takes over its rows.
 pub(crate) async fn inherit(
     definition: Definition,
     connection: &mut PgConnection,
@@ -358,8 +354,8 @@ pub(crate) async fn inherit(
     Ok(())
 }
 
-/// Lets go of previous generations whose rows no worker of their version folds
-/// afresh any more: nobody could roll back to them either.
+/// Drops previous generations whose rows no worker of their version folds again any more: nobody
+/// could roll back to them either.
 pub(crate) async fn drop_abandoned(definition: Definition, pool: &PgPool) -> Result<(), Error> {
     sqlx::query!(
         "update generations set state = $4

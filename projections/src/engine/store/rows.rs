@@ -1,4 +1,4 @@
-//! The rows of a generation, and which log they are made of.
+//! The rows of a generation, and the identity of the log that they are made from.
 
 use super::{to_i64, to_u64};
 use crate::{
@@ -15,7 +15,7 @@ use sqlx::{
 };
 use std::collections::HashMap;
 
-/// Remembers which log the database belongs to, or refuses another.
+/// Remembers the log that the database belongs to; fails for another log.
 pub(crate) async fn check_log(pool: &PgPool, log: &str) -> Result<(), Error> {
     sqlx::query!("insert into log_identity (created_at) values ($1) on conflict do nothing", log)
         .execute(pool)
@@ -27,8 +27,8 @@ pub(crate) async fn check_log(pool: &PgPool, log: &str) -> Result<(), Error> {
     Err(Error::OtherLog { database: known.created_at, log: log.to_owned() })
 }
 
-/// A transaction that writes rows. They are found by key: a young table has no
-/// statistics, and would be scanned whole.
+/// A transaction that writes rows. Rows are found by key: a young table has no statistics, and
+/// would be scanned whole.
 pub(crate) async fn begin_transaction(
     pool: &PgPool,
 ) -> Result<Transaction<'static, Postgres>, Error> {
@@ -50,7 +50,7 @@ pub(crate) async fn load<P: Projection>(
     found.into_iter().map(stored).collect()
 }
 
-/// Takes the rows of these keys out of the table.
+/// Removes the rows of these keys from the table, and returns them.
 pub(crate) async fn take<P: Projection>(
     connection: &mut PgConnection,
     generation: i32,
@@ -62,8 +62,8 @@ pub(crate) async fn take<P: Projection>(
     found.into_iter().map(stored).collect()
 }
 
-/// A page of the rows of a part changed since a position, in the order of
-/// keys; and the key to go on after, if there may be more.
+/// A page of the rows of a partition that changed since a position, in the order of keys; and the
+/// key to continue after, if there may be more.
 pub(crate) async fn changed_since<P: Projection>(
     pool: &PgPool,
     part: PartitionId,
@@ -134,8 +134,7 @@ pub(crate) async fn write<P: Projection>(
     Ok(())
 }
 
-/// Whether Postgres refused a value, which no retry will change, rather than
-/// failed.
+/// True if Postgres rejected a value, which no retry will change; false if it failed.
 pub(crate) fn is_refused_value(error: &Error) -> bool {
     let Error::Database(sqlx::Error::Database(error)) = error else { return false };
     // Data exception, integrity constraint violation, program limit exceeded.

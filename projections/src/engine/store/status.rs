@@ -1,37 +1,36 @@
-//! How projections stand, for operators and readiness.
+//! State of projections, for operators and readiness.
 
 use super::{states::RebuildState, to_i64, to_u64};
 use crate::{Error, version};
 use serde::Serialize;
 use std::time::Duration;
 
-/// How a projection stands, by the generation that readers see.
+/// State of a projection, by the generation that readers see.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
-    /// Which projection.
+    /// Its name.
     pub name: String,
     /// The fold's version that wrote the rows.
     pub version: i32,
     /// The active generation.
     pub generation: i32,
-    /// Into how many parts it is split.
+    /// Number of partitions of that generation.
     pub partitions: i32,
-    /// An operator has stopped it.
+    /// True if an operator has paused it.
     pub paused: bool,
-    /// Why.
+    /// Reason of the pause.
     pub pause_reason: Option<String>,
-    /// Who.
+    /// The operator who paused it.
     pub paused_by: Option<String>,
     /// The rebuild or rollback that is under way.
     pub rebuild: Option<String>,
-    /// The checkpoint; of several parts the one that is furthest behind.
+    /// The checkpoint; of several partitions the lowest one.
     pub position: i64,
     /// Everything up to here is in Redis.
     pub published: i64,
-    /// Events folded in a second, lately.
+    /// Events folded in a second, recently.
     pub events_per_second: f32,
-    /// Seconds since its worker last showed a sign of life; none if it never
-    /// did.
+    /// Seconds since its worker's last heartbeat; `None` if there never was one.
     pub heartbeat_age_seconds: Option<f64>,
     /// Events parked.
     pub parked: i64,
@@ -40,7 +39,7 @@ pub struct Status {
 }
 
 impl crate::Database {
-    /// How every projection stands.
+    /// The state of every projection.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -69,8 +68,8 @@ impl crate::Database {
         Ok(rows.fetch_all(self.pool()).await?)
     }
 
-    /// Waits until the rows that this release reads of a projection have
-    /// reached a position, at most `timeout`; gives the position reached.
+    /// Waits until the rows that this release reads of a projection have reached a position, at
+    /// most `timeout`; returns the position reached.
     ///
     /// # Errors
     /// When the database does not answer.

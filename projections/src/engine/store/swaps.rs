@@ -1,4 +1,4 @@
-//! Whose readers see which generation, and how that changes.
+//! The generation that readers see, and how a swap changes it.
 
 use super::{
     comparison::Comparison,
@@ -8,8 +8,8 @@ use super::{
 use crate::{Error, engine::projection::Definition};
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
-/// A transaction that swaps generations. It gives up soon where it would have to
-/// wait; its commit waits for the disk.
+/// A transaction that swaps generations. It fails soon if it would have to wait for a lock; its
+/// commit waits for the disk.
 pub(crate) async fn begin_transaction(
     pool: &PgPool,
 ) -> Result<Transaction<'static, Postgres>, Error> {
@@ -17,14 +17,14 @@ pub(crate) async fn begin_transaction(
     Ok(pool.begin_with(begin).await?)
 }
 
-/// What readers see before a swap.
+/// The state that readers see before a swap.
 pub(crate) struct Before {
     pub(crate) active_generation: i32,
-    /// How many swaps there were.
+    /// Number of swaps so far.
     pub(crate) swaps: i64,
 }
 
-/// Lets nobody else swap until the transaction ends.
+/// Prevents other swaps until the transaction ends.
 pub(crate) async fn lock(
     definition: Definition,
     connection: &mut PgConnection,
@@ -37,8 +37,8 @@ pub(crate) async fn lock(
     Ok(before.fetch_one(connection).await?)
 }
 
-/// Lets nobody write a generation until the transaction ends; gives the position
-/// that it has reached.
+/// Prevents writes to a generation until the transaction ends; returns the position that it has
+/// reached.
 pub(crate) async fn hold_still(
     definition: Definition,
     connection: &mut PgConnection,
@@ -53,14 +53,13 @@ pub(crate) async fn hold_still(
     Ok(held.fetch_all(connection).await?.into_iter().max().unwrap_or(0))
 }
 
-/// How far a part has been written, and published.
+/// Positions up to which a partition has been written and published.
 pub(crate) struct Progress {
     pub(crate) position: i64,
     pub(crate) published: i64,
 }
 
-/// How far the parts of a generation are; nobody writes them until the
-/// transaction ends.
+/// Progress of the partitions of a generation; no worker writes them until the transaction ends.
 pub(crate) async fn parts(
     definition: Definition,
     connection: &mut PgConnection,
@@ -76,15 +75,15 @@ pub(crate) async fn parts(
     Ok(parts.fetch_all(connection).await?)
 }
 
-/// How far two generations are.
+/// Positions of two generations.
 pub(crate) struct Distance {
     pub(crate) old: i64,
     pub(crate) new: i64,
-    /// Of the new one.
+    /// Published position of the new one.
     pub(crate) published: i64,
 }
 
-/// How far two generations are.
+/// Reads the positions of two generations.
 pub(crate) async fn distance(
     definition: Definition,
     pool: &PgPool,
@@ -119,8 +118,8 @@ pub(crate) async fn versions_read(
     Ok(versions.into_iter().flatten().map(i32::unsigned_abs).collect())
 }
 
-/// Gives readers the second generation instead of the first, which was held
-/// still at a position: whoever writes the first is fenced.
+/// Gives readers the second generation instead of the first, which was held still at a position.
+/// The writers of the first are fenced.
 pub(crate) async fn swap(
     definition: Definition,
     connection: &mut PgConnection,
@@ -168,7 +167,7 @@ pub(crate) async fn swap(
     )
     .execute(&mut *connection)
     .await?;
-    // One to roll back to is enough; another release may need its own.
+    // One generation to roll back to is enough; another release may need its own.
     sqlx::query!(
         "update generations set state = $5
          where projection = $1 and state = $6 and generation <> $2

@@ -1,4 +1,4 @@
-//! Rows that Redis has missed, and what it gets of a row.
+//! Rows that Redis has missed, and the entries that it gets for a row.
 
 use crate::{
     Error,
@@ -7,29 +7,29 @@ use crate::{
 use sqlx::PgPool;
 use std::time::Instant;
 
-/// Rows published at a time when Redis has to be filled again.
+/// Rows that are published at a time when Redis has to be filled again.
 const REPUBLISH: i64 = 1_000;
 
-/// Publishing rows that Redis has missed, page by page in the order of keys.
+/// State of publishing rows that Redis has missed, page by page in the order of keys.
 #[derive(Clone)]
 pub(super) struct Backlog {
-    /// When to go on.
+    /// Time to continue.
     pub(super) due: Instant,
     /// The last key published.
     pub(super) after: String,
 }
 
-/// Which page of the rows that Redis has missed.
+/// A page of the rows that Redis has missed.
 #[derive(PartialEq, Eq)]
 pub(super) struct PageCursor {
     pub(super) since: u64,
     pub(super) after: String,
 }
 
-/// Entries, and the key to go on after if there may be more.
+/// Entries, and the key to continue after if there may be more.
 pub(super) type Page = (Vec<Entry>, Option<String>);
 
-/// A page of the rows that Redis has missed.
+/// Reads a page of the rows that Redis has missed.
 pub(super) async fn fetch<P: Projection>(
     pool: PgPool,
     part: PartitionId,
@@ -41,7 +41,7 @@ pub(super) async fn fetch<P: Projection>(
     Ok((entries, next))
 }
 
-/// What Redis gets of a row, under its key and its aliases.
+/// The entries of a row for Redis, under its key and its aliases.
 pub(super) fn entries<P: Projection>(key: &str, stored: &Stored<P::Row>) -> Vec<Entry> {
     let Some(json) = P::cached(&stored.row, stored.position) else { return Vec::new() };
     let entry = |key| Entry { key, position: stored.position, json: json.clone() };

@@ -1,5 +1,4 @@
-//! Writes one part of one generation for as long as this worker holds its
-//! lease.
+//! Writes one partition of one generation for as long as this worker holds its lease.
 
 mod backlog;
 mod publish;

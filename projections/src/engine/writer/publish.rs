@@ -1,4 +1,4 @@
-//! What of a turn goes to Redis.
+//! The part of the writer that publishes rows to Redis.
 
 use super::{
     backlog::{Backlog, PageCursor, entries, fetch},
@@ -11,12 +11,11 @@ use crate::{
 use std::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Pages published at a time; folding goes on between.
+/// Pages published at a time; folding continues between them.
 const REPUBLISH_PAGES: usize = 5;
 
 impl<P: Projection> PartitionWriter<'_, P> {
-    /// Whoever waits to swap a generation in wants to know at once that Redis
-    /// has its views.
+    /// Records the published position at once: a swap may be waiting for Redis to have the views.
     pub(super) async fn record_published(&self) -> Result<(), Error> {
         if self.seen || !P::CACHED {
             return Ok(());
@@ -26,8 +25,8 @@ impl<P: Projection> PartitionWriter<'_, P> {
         Ok(())
     }
 
-    /// Publishes the rows of a batch. What Redis does not take is published
-    /// later, from the rows.
+    /// Publishes the rows of a batch. Rows that Redis does not take are published later, from the
+    /// table.
     pub(super) async fn publish(&mut self, changed: &Rows<P::Row>, last: u64) {
         if !P::CACHED {
             self.lease.published = last;
@@ -55,8 +54,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
         }
     }
 
-    /// Publishes some pages of the backlog, if one is due; folding goes on
-    /// between.
+    /// Publishes some pages of the backlog, if it is due; folding continues between them.
     pub(super) async fn publish_backlog(&mut self) -> Result<(), Error> {
         let (pool, part) = (self.engine.database.pool(), self.lease.part);
         for _ in 0..REPUBLISH_PAGES {
@@ -77,18 +75,19 @@ impl<P: Projection> PartitionWriter<'_, P> {
                 Error::lost("The task that reads the rows that Redis lacks", &error)
             })??;
             if let Some(after) = &next {
-                // While Redis takes this page, Postgres gives the next.
+                // While Redis takes this page, Postgres reads the next.
                 let place = PageCursor { since, after: after.clone() };
                 self.ahead = Some((place, fetch(after.clone())));
             }
             let cache = &self.engine.cache;
             let whole = since == 0;
             if whole && backlog.after.is_empty() {
-                // Should Redis forget it all half way, it forgets this too.
+                // If Redis forgets the rows half way, it forgets this mark too.
                 let _ = cache.begin_filling(P::NAME, part).await;
             }
             let published = match cache.publish(P::NAME, part.generation, &entries).await {
-                // Of a part only, Redis may have forgotten the rest meanwhile.
+                // If only a part of the rows was published, Redis may have forgotten the rest
+                // meanwhile.
                 Ok(()) if next.is_none() && whole => cache.mark_complete(P::NAME, part).await,
                 outcome => outcome,
             };

@@ -1,5 +1,5 @@
-//! What of a turn folds rows afresh, beside the folding of events: one that an
-//! operator wants, or those of which the log says less since an erasure.
+//! The part of the writer that folds rows again, beside the folding of events: one row that an
+//! operator requested, or rows whose events were erased.
 
 use super::{
     backlog::entries,
@@ -22,12 +22,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What its task is called in errors.
 const REFOLDING: &str = "The task that folds rows again";
-/// Events that a turn may read by the way; more are read beside it.
+/// Events that the writer may read itself; more are read by a task beside it.
 const FEW: u64 = 4_000;
 
 impl<P: Projection> PartitionWriter<'_, P> {
-    /// If rows are wanted folded afresh: begins to; or puts them in the place of
-    /// what is there.
+    /// Begins to fold rows again if any are requested, or writes rows whose folding has ended.
     pub(super) async fn refold(&mut self) -> Result<(), Error> {
         if let Some(refold) = self.refolding.take_if(|refold| refold.is_finished()) {
             self.end_refold(refold).await?;
@@ -43,7 +42,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
         let (definition, pool) = (self.engine.definition, self.engine.database.pool());
         let part = self.lease.part;
         let (source, keys) = match rebuilds::key_requested(definition, pool, part).await? {
-            // Its row may be wrong: it is not asked where its events are.
+            // Its row may be wrong, so it does not determine where its events are.
             Some((id, key)) => (RefoldSource::Key(id, key.clone()), vec![(key, None)]),
             None => {
                 let due = refolds::due(definition, pool, part).await?;
@@ -74,7 +73,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
             parked::firsts(self.engine.definition, self.engine.database.pool(), self.lease.part)
                 .await?;
         let folded = match task.await.unwrap_or_else(|error| Err(Error::lost(REFOLDING, &error))) {
-            // Other events are left out of rows now: it begins anew.
+            // Other events are left out of rows now: the folding begins again.
             Ok(histories) if !histories.leaves_out(&self.exclusions, &parked) => return Ok(()),
             Ok(histories) if position.saturating_sub(histories.position()) > FEW => {
                 self.refolding = Some(Refold::new(source, histories, position));
@@ -94,12 +93,12 @@ impl<P: Projection> PartitionWriter<'_, P> {
             (Err(Error::TaskPanicked(_) | Error::TaskEnded(_)), source) => {
                 Fresh::failed(source.keys(), "the engine failed; see the worker's log")
             }
-            // Events are folded on meanwhile.
+            // Folding of events continues meanwhile.
             (Err(error), RefoldSource::Erased(due)) if !error.is_final() => {
                 tracing::warn!(
                     projection = P::NAME,
                     error = exodrive_runtime::error_chain(&error),
-                    "Rows could not be folded afresh, will be tried again"
+                    "Rows could not be folded again, will be retried"
                 );
                 Fresh::failed(due.rows.keys(), "the log could not be read; see the worker's log")
             }
@@ -108,7 +107,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
         self.put(&source, fresh).await
     }
 
-    /// Puts fresh rows in the place of what is there.
+    /// Replaces the stored rows by fresh ones.
     async fn put(&mut self, source: &RefoldSource, fresh: Fresh<P::Row>) -> Result<(), Error> {
         let Fresh { mut rows, mut errors } = fresh;
         let (definition, pool) = (self.engine.definition, self.engine.database.pool().clone());
@@ -120,7 +119,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
         changed.retain(|key, row| before.get(key) != row.as_ref());
         for key in write_each::<P>(&mut transaction, part.generation, &changed).await? {
             rows.remove(&key);
-            errors.insert(key, "Postgres refused the row's value".to_owned());
+            errors.insert(key, "Postgres rejected the row's value".to_owned());
         }
         match source {
             RefoldSource::Key(id, key) => match errors.get(key) {
@@ -147,19 +146,19 @@ impl<P: Projection> PartitionWriter<'_, P> {
             generation = part.generation,
             rows = rows.len(),
             failed = errors.len(),
-            "Folded rows afresh"
+            "Folded rows again"
         );
         if !P::CACHED {
             return Ok(());
         }
-        // It may hold rows of before.
+        // It may hold the previous rows.
         self.ahead = None;
         match (self.republish(&before, &rows).await, source) {
             (Ok(()), RefoldSource::Key(..)) => {}
             (Err(_), RefoldSource::Key(..)) => self.miss(TICK),
             (Ok(()), RefoldSource::Erased(due)) => {
-                // Unless another worker has taken over: what we told Redis may
-                // have come too late, and is due still.
+                // Unless another worker has taken over: then Redis may have got our rows too late,
+                // and they are still due.
                 let mut transaction = store::begin_transaction(&pool).await?;
                 let tx = &mut transaction;
                 store::leases::advance(definition, tx, &self.lease, position, 0).await?;
@@ -167,7 +166,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
                 transaction.commit().await?;
             }
             (Err(_), RefoldSource::Erased(due)) => {
-                let error = || "Redis does not answer; it may hold the row of before".to_owned();
+                let error = || "Redis does not answer; it may hold the previous row".to_owned();
                 let errors = rows.into_keys().map(|key| (key, error())).collect();
                 let mut connection = pool.acquire().await?;
                 refolds::failed(definition, &mut connection, part, due, &errors).await?;
@@ -176,9 +175,9 @@ impl<P: Projection> PartitionWriter<'_, P> {
         Ok(())
     }
 
-    /// Has Redis, and whoever keeps a copy, forget rows, and gives them the
-    /// fresh ones. Redis keeps the higher position of two: that of a row that
-    /// was wrong may be too high, and that of an erased one is the same.
+    /// Makes Redis, and readers that cache rows, forget rows, and gives them the fresh ones. Redis
+    /// retains the higher position of two: that of a wrong row may be too high, and that of an
+    /// erased one is the same.
     async fn republish(
         &self,
         before: &HashMap<String, Stored<P::Row>>,
@@ -204,7 +203,7 @@ impl<R> Fresh<R> {
     }
 }
 
-/// Writes rows; gives the keys of those that Postgres refuses.
+/// Writes rows; returns the keys of those that Postgres rejects.
 async fn write_each<P: Projection>(
     connection: &mut PgConnection,
     generation: i32,

@@ -1,4 +1,4 @@
-//! Rows that are being folded afresh, in a task beside the turn.
+//! Rows that are being folded again, in a task beside the writer.
 
 use crate::{
     Error,
@@ -7,13 +7,13 @@ use crate::{
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-/// Rows being folded afresh.
+/// Rows that are being folded again.
 pub(super) struct Refold<P: Projection> {
     pub(super) source: RefoldSource,
     pub(super) task: AbortOnDropHandle<Result<KeyHistories<P>, Error>>,
 }
 
-/// Who wants it.
+/// The requester.
 pub(super) enum RefoldSource {
     /// An operator, by this rebuild.
     Key(Uuid, String),

@@ -1,4 +1,4 @@
-//! What of a turn mends rows: events tried again, refused rows found.
+//! The part of the writer that repairs rows: it retries parked events and finds rejected rows.
 
 use super::turn::{BatchError, Outcome, PartitionWriter};
 use crate::{
@@ -17,8 +17,8 @@ use sqlx::{Connection, PgConnection};
 use std::time::Duration;
 
 impl<P: Projection> PartitionWriter<'_, P> {
-    /// Finds the rows of a batch that Postgres refuses, by writing each alone
-    /// in a transaction that is then undone.
+    /// Finds the rows of a batch that Postgres rejects, by writing each alone in a transaction that
+    /// is then rolled back.
     pub(super) async fn write_one_by_one(&mut self, events: &Events) -> Result<Vec<Parked>, Error> {
         let generation = self.lease.part.generation;
         let routed = self.route(events, None).await.map_err(|hung| hung.error(P::NAME))?;
@@ -33,7 +33,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
                 continue;
             }
             if let Some(position) = fold::first_of(events, &routed, &key) {
-                let error = "Postgres refused the row's value".to_owned();
+                let error = "Postgres rejected the row's value".to_owned();
                 refused.push(Parked { key, position, error });
             }
         }
@@ -41,8 +41,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
         Ok(refused)
     }
 
-    /// Folds the parked events of one key that an operator wants retried, or
-    /// whose time has come.
+    /// Folds the parked events of one key whose retry an operator requested, or whose retry is due.
     pub(super) async fn retry_parked(&mut self) -> Result<(), Error> {
         let (pool, part) = (self.engine.database.pool().clone(), self.lease.part);
         let Some(due) = parked::due(self.engine.definition, &pool, part).await? else {
@@ -63,14 +62,14 @@ impl<P: Projection> PartitionWriter<'_, P> {
         let Outcome { changed, parked, mut exclusions, .. } = match outcome {
             Ok(outcome) => outcome,
             Err(BatchError::HungFold(_)) => {
-                // The transaction may have been given up for hung meanwhile.
+                // The server may have ended the transaction as hung meanwhile.
                 drop(transaction);
                 let mut connection = pool.acquire().await?;
                 let again = Again::WhenAsked;
                 parked::keep(self.engine.definition, &mut connection, part, &due, again).await?;
                 tracing::error!(
                     projection = P::NAME,
-                    "The fold does not end still, it stays parked"
+                    "The fold still does not end, the event stays parked"
                 );
                 return Ok(());
             }
@@ -84,7 +83,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
             transaction.rollback().await?;
             tracing::error!(
                 projection = P::NAME,
-                "Postgres refuses the row still, it stays parked"
+                "Postgres still rejects the row, the event stays parked"
             );
             let mut connection = pool.acquire().await?;
             let again = Again::Later;
@@ -110,7 +109,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
             still_parked = parked.len(),
             "Retried parked events"
         );
-        // Their positions lie behind what Redis is known to have.
+        // Their positions are before the one up to which Redis is known to have rows.
         if let Some(first) = due.positions.first() {
             self.lease.published = self.lease.published.min(first.saturating_sub(1));
             self.miss(Duration::ZERO);
@@ -119,7 +118,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
     }
 }
 
-/// Writes rows, or leaves all as it was and says so if Postgres refuses one.
+/// Writes rows; returns false and changes nothing if Postgres rejects one.
 pub(super) async fn try_write<P: Projection>(
     connection: &mut PgConnection,
     generation: i32,

@@ -1,5 +1,5 @@
-//! The writer's loop: a batch of events from the log to readers, and once a
-//! second whatever else is due.
+//! The writer's loop: a batch of events from the log to readers, and once a second whatever else is
+//! due.
 
 use super::{
     refolding::Refold,
@@ -20,15 +20,15 @@ use crate::{
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// How often a turn looks whether rows have been folded afresh beside it.
+/// Time between two checks if rows have been folded again by the task beside the writer.
 const REFOLDING: Duration = Duration::from_millis(100);
-/// How long the checkpoint may wait to be moved past events that are none of
-/// the part's. Most events are none of most projections': one statement for many
-/// of them leaves the database to those that are.
+/// Time that the checkpoint may wait to be moved past events that do not concern the partition.
+/// Most events do not concern most projections: one statement for many of them leaves the database
+/// to those that do.
 const CHECKPOINT_WITHOUT_ROWS: Duration = Duration::from_millis(20);
 
-/// Folds until `stop`, until the lease is lost, or until something fails; gives
-/// the lease back as it is then.
+/// Folds until `stop`, until the lease is lost, or until something fails; returns the lease in its
+/// last state.
 pub(crate) async fn write_until_lost<P: Projection>(
     engine: &Engine,
     lease: Lease,
@@ -45,8 +45,8 @@ pub(crate) async fn write_until_lost<P: Projection>(
 }
 
 impl<P: Projection> PartitionWriter<'_, P> {
-    /// Folds until `stop`, or until the worker has more than its share of the
-    /// work, or there is none. A batch in flight is finished.
+    /// Folds until `stop`, until the worker has more than its share of the work, or until there is
+    /// no work. A batch in flight is finished.
     async fn fold_until(&mut self, stop: &CancellationToken) -> Result<(), Error> {
         self.tick().await?;
         while !stop.is_cancelled()
@@ -151,9 +151,8 @@ impl<P: Projection> PartitionWriter<'_, P> {
         Ok(())
     }
 
-    /// Folds and writes a batch and moves the checkpoint, in one transaction.
-    /// Keys in `refused` are parked instead of folded. Does nothing if no event
-    /// is the part's.
+    /// Folds and writes a batch and moves the checkpoint, in one transaction. Keys in `refused` are
+    /// parked instead of folded. Does nothing if no event concerns the partition.
     async fn write(
         &mut self,
         events: &Events,
@@ -171,7 +170,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
         let Outcome { changed, parked, exclusions, .. } =
             self.fold(&mut transaction, events, routed, exclusions).await?;
         store::write::<P>(&mut transaction, part.generation, &changed).await?;
-        // The reasons come first: what only waits does not overwrite them.
+        // The errors come first, so that events that only wait do not overwrite them.
         parked::park(self.engine.definition, &mut transaction, part, refused, 0).await?;
         let (hung, parked): (Vec<_>, Vec<_>) =
             parked.into_iter().partition(|parked| exclusions.is_hung(parked.position));
@@ -205,9 +204,9 @@ impl<P: Projection> PartitionWriter<'_, P> {
         Ok(Some(changed))
     }
 
-    /// Moves the checkpoint past events that are none of the part's.
+    /// Moves the checkpoint past events that do not concern the partition.
     async fn pass(&mut self, last: u64) -> Result<(), Error> {
-        // The statement commits itself: nothing is between it and the commit.
+        // The statement commits itself: there is no step between it and the commit.
         for step in [Step::Loaded, Step::Written, Step::Advanced] {
             self.engine.step(step);
         }
@@ -226,7 +225,8 @@ impl<P: Projection> PartitionWriter<'_, P> {
         self.record_published().await
     }
 
-    /// Once a second: a sign of life, operators' wishes, and Redis made whole.
+    /// Once a second: sends a heartbeat, reads operators' directives, and fills Redis again if
+    /// needed.
     async fn tick(&mut self) -> Result<(), Error> {
         let pool = self.engine.database.pool();
         let rate = match self.ticked {
@@ -259,7 +259,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
         }
         let (version, generation) = (P::VERSION, self.lease.part.generation);
         if self.seen {
-            // Whoever misses it stops trusting what it keeps.
+            // A reader that misses it stops trusting its cache.
             let cache = &self.engine.cache;
             let _ = cache.announce(P::NAME, version, generation, directives.swaps).await;
         }
@@ -277,7 +277,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
     }
 }
 
-/// Ties each event's trace to its projection, for whoever follows a request.
+/// Links each event's trace to its projection, for people who follow a request.
 fn trace<P: Projection>(events: &[Decoded]) {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return;

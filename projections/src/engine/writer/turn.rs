@@ -1,4 +1,4 @@
-//! One worker's time as the writer of one part of a generation.
+//! The state of one partition's writer while this worker holds the lease.
 
 use super::{
     backlog::{Backlog, Page, PageCursor},
@@ -20,37 +20,38 @@ use sqlx::PgConnection;
 use std::time::{Duration, Instant};
 use tokio_util::task::AbortOnDropHandle;
 
-/// How often a turn shows a sign of life and looks for operators' wishes.
+/// Time between two heartbeats, which also read operators' directives.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// Writes one partition of one generation for as long as this worker holds its lease.
 pub(super) struct PartitionWriter<'a, P: Projection> {
     pub(super) engine: &'a Engine,
     pub(super) lease: Lease,
     pub(super) events: Subscription,
     pub(super) exclusions: Exclusions,
     pub(super) sandbox: Sandbox,
-    /// Whether it is given up once the worker has more than its share.
+    /// How the partition counts against the worker's share.
     pub(super) slot: Slot,
-    /// Whether readers see the generation; known after the first tick.
+    /// True if readers see the generation; known after the first tick.
     pub(super) seen: bool,
     pub(super) paused: bool,
-    /// Whether nobody reads it: the turn is for rows to be folded afresh only.
+    /// True if no reader uses the generation: the writer only folds rows again that must be.
     pub(super) unread: bool,
-    /// Of such a turn: none are left.
+    /// True if no rows are left for such a writer.
     pub(super) at_rest: bool,
-    /// Up to here nothing was the part's since its checkpoint, and since when.
+    /// The position up to which no event since the checkpoint concerned the partition, and the time
+    /// since when.
     pub(super) passed: Option<(u64, Instant)>,
     /// Rows changed after `lease.published` may not be in Redis.
     pub(super) backlog: Option<Backlog>,
-    /// The page of the backlog that comes next, on its way.
+    /// The next page of the backlog, which is being read.
     pub(super) ahead: Option<(PageCursor, AbortOnDropHandle<Result<Page, Error>>)>,
     pub(super) ticked: Option<(Instant, u64)>,
     pub(super) refolding: Option<Refold<P>>,
 }
 
 impl<'a, P: Projection> PartitionWriter<'a, P> {
-    /// A turn that has not begun to fold.
+    /// A writer that has not begun to fold.
     pub(super) async fn begin(engine: &'a Engine, lease: Lease, slot: Slot) -> Result<Self, Error> {
         let (definition, pool) = (engine.definition, engine.database.pool());
         let mut events = engine.feed.subscribe(lease.position + 1);
@@ -79,7 +80,7 @@ impl<'a, P: Projection> PartitionWriter<'a, P> {
         Ok(writer)
     }
 
-    /// What of a batch the part has to do with.
+    /// The events of a batch that concern the partition.
     pub(super) async fn route(
         &mut self,
         events: &Events,
@@ -112,15 +113,15 @@ impl<'a, P: Projection> PartitionWriter<'a, P> {
         Ok(outcome.await?)
     }
 
-    /// Redis has missed rows: all that changed after `lease.published` are
-    /// published again, beginning after `pause`.
+    /// Redis has missed rows: all that changed after `lease.published` are published again,
+    /// beginning after `pause`.
     pub(super) fn miss(&mut self, pause: Duration) {
         let due = Instant::now() + pause;
         self.backlog = P::CACHED.then(|| Backlog { due, after: String::new() });
     }
 }
 
-/// What folding a batch came to.
+/// Result of folding a batch.
 pub(super) struct Outcome<R> {
     pub(super) changed: Rows<R>,
     pub(super) parked: Vec<Parked>,
@@ -128,7 +129,7 @@ pub(super) struct Outcome<R> {
     pub(super) routed: Vec<RoutedEvent>,
 }
 
-/// Why a batch was not folded.
+/// Reason that a batch was not folded.
 pub(super) enum BatchError {
     Error(Error),
     HungFold(HungFold),

@@ -1,5 +1,5 @@
-//! `accesses`: who of the staff read which personal data. One row for each
-//! thing, reader and day (UTC). Shown to auditors only.
+//! `accesses`: the staff's reads of personal data. One row for each record, reader and day (UTC).
+//! Shown to auditors only.
 
 pub mod read;
 
@@ -9,19 +9,19 @@ use exodrive_domain::{Event, Payload, access::AccessEntry, time::serde_micros};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// See the module.
+/// The view of reads of personal data.
 pub struct Accesses;
 
-/// One reader's reads of one thing in one day.
+/// One reader's reads of one record in one day.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AccessRow {
-    /// What kind of thing.
+    /// The kind of record.
     pub resource: String,
-    /// Its id; none for a list.
+    /// Its id; `None` for a list.
     pub key: Option<String>,
-    /// Who read.
+    /// The reader.
     pub actor: String,
-    /// How often.
+    /// Number of reads.
     pub count: u64,
     /// The first time.
     #[serde(with = "serde_micros")]
@@ -29,9 +29,9 @@ pub struct AccessRow {
     /// The last time.
     #[serde(with = "serde_micros")]
     pub last_at: DateTime<Utc>,
-    /// How often by each route.
+    /// Number of reads by each route.
     pub routes: BTreeMap<String, u64>,
-    /// The request of the last time.
+    /// Id of the last read's request.
     pub request_id: Option<String>,
 }
 
@@ -58,7 +58,7 @@ impl AccessRow {
     }
 }
 
-/// Begins with the thing: its rows stand together in the index.
+/// Begins with the record, so that its rows are together in the index.
 fn row_key(entry: &AccessEntry) -> String {
     let AccessEntry { resource, key, actor, first_at, .. } = entry;
     let day = first_at.date_naive();

@@ -1,4 +1,4 @@
-//! What auditors get of the accesses.
+//! Queries and answers of the log of reads, for auditors.
 
 use super::{AccessRow, Accesses};
 use crate::{
@@ -11,20 +11,20 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
-/// One reader's reads of one thing in one day (UTC).
+/// One reader's reads of one record in one day (UTC).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Access {
     /// Always `access`.
     pub object: String,
-    /// What kind of thing was read: an open set.
+    /// The kind of record that was read: an open set.
     #[schema(example = "email")]
     pub resource: String,
     /// Its id; null for a list.
     pub key: Option<String>,
-    /// Who read: a role and the user's id.
+    /// The reader: a role and the user's id.
     #[schema(example = "auditor:0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4")]
     pub actor: String,
-    /// How often.
+    /// Number of reads.
     pub count: u64,
     /// The first time of the day.
     #[serde(with = "serde_micros")]
@@ -32,20 +32,20 @@ pub struct Access {
     /// The last time of the day.
     #[serde(with = "serde_micros")]
     pub last_at: DateTime<Utc>,
-    /// How often by each route or command.
+    /// Number of reads by each route or command.
     pub routes: BTreeMap<String, u64>,
-    /// The request of the last time, as our logs name it.
+    /// Id of the last read's request, as our logs name it.
     pub request_id: Option<String>,
     /// The position in the log that last changed this.
     pub position: u64,
 }
 
-/// Which accesses a list shows.
+/// The accesses that a list shows.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Those of this kind of thing.
+    /// Those of this kind of record.
     pub resource: Option<String>,
-    /// Those of the thing with this id.
+    /// Those of the record with this id.
     pub key: Option<String>,
     /// Those of this reader.
     pub actor: Option<String>,
@@ -53,9 +53,9 @@ pub struct Filter {
     pub since: Option<DateTime<Utc>>,
     /// Those before this time.
     pub until: Option<DateTime<Utc>>,
-    /// What [`Page::next`] of the page before said.
+    /// The previous page's [`Page::next`].
     pub after: Option<[String; 2]>,
-    /// How many at most.
+    /// Most rows to return.
     pub limit: i64,
 }
 

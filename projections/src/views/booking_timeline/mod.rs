@@ -1,5 +1,5 @@
-//! `booking_timeline`: one row for each event of a booking, and one for each
-//! email that was tagged with it, whichever was known first.
+//! `booking_timeline`: one row for each event of a booking, and one for each email that was tagged
+//! with it, in whatever order the two became known.
 
 pub mod read;
 
@@ -12,10 +12,10 @@ use exodrive_domain::{
 };
 use serde::{Deserialize, Serialize};
 
-/// See the module.
+/// The view of bookings' timelines.
 pub struct BookingTimeline;
 
-/// Something that became of a booking.
+/// An event of a booking, or an email about it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TimelineRow {
     /// The event's type; `email` for an email.
@@ -23,22 +23,22 @@ pub struct TimelineRow {
     pub kind: String,
     /// The event's id; the email's for an email.
     pub id: String,
-    /// Where it stands in the log.
+    /// Its position in the log.
     pub position: u64,
-    /// When it happened.
+    /// Time that it happened.
     #[serde(with = "serde_micros")]
     pub at: DateTime<Utc>,
-    /// Who did it.
+    /// The actor.
     pub actor: Option<String>,
-    /// What happened, for people.
+    /// Text for people.
     pub summary: String,
-    /// Why, if somebody said.
+    /// The reason, if one was given.
     pub reason: Option<String>,
-    /// Where the booking stood then.
+    /// The booking's status after the event.
     pub status: Option<String>,
-    /// The event that caused it.
+    /// Id of the event that caused it.
     pub causation: Option<String>,
-    /// The request that it came of.
+    /// Id of the request that it results from.
     pub correlation: Option<String>,
 }
 
@@ -88,7 +88,7 @@ impl Projection for BookingTimeline {
                     correlation: envelope.correlation.clone(),
                 })
             }
-            // What became of the email is in the inbox.
+            // The later events of the email are in the inbox.
             Payload::Delivery(delivery) => {
                 let report = delivery.report.as_ref()?;
                 Some(TimelineRow {
@@ -125,7 +125,7 @@ fn money(cents: i64) -> String {
     format!("{sign}{}.{:02}", cents / 100, cents % 100)
 }
 
-/// What an event says, for people, and the reason that it names.
+/// A text for people, and the reason that the event names.
 fn describe_event(event: &BookingEvent) -> (String, Option<String>) {
     let mut because = None;
     let mut because_of = |reason: &Option<String>| because.clone_from(reason);

@@ -1,4 +1,4 @@
-//! What readers get of a booking's timeline.
+//! Queries and answers of a booking's timeline.
 
 use super::{BookingTimeline, TimelineRow};
 use crate::{Error, Projection, ReadTransaction, views::bookings::read::reference};
@@ -7,7 +7,7 @@ use exodrive_domain::time::serde_micros;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Something that became of a booking.
+/// An event of a booking, or an email about it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BookingEntry {
     /// Always `booking_event`.
@@ -18,26 +18,26 @@ pub struct BookingEntry {
     pub kind: String,
     /// The event's id; the email's for an email.
     pub id: String,
-    /// Where it stands in the log.
+    /// Its position in the log.
     pub position: u64,
-    /// When it happened.
+    /// Time that it happened.
     #[serde(with = "serde_micros")]
     pub at: DateTime<Utc>,
-    /// Who did it.
+    /// The actor.
     pub actor: Option<String>,
-    /// What happened, for people; an email's subject.
+    /// Text for people; an email's subject.
     pub summary: String,
-    /// Why, if somebody said.
+    /// The reason, if one was given.
     pub reason: Option<String>,
-    /// Where the booking stood then; for an email where that stands now.
+    /// The booking's status after the event; an email's present status.
     pub status: Option<String>,
-    /// The event that caused it.
+    /// Id of the event that caused it.
     pub causation: Option<String>,
-    /// The request that it came of.
+    /// Id of the request that it results from.
     pub correlation: Option<String>,
 }
 
-/// Everything that became of a booking, in the order that it happened.
+/// All entries of a booking's timeline, in the order that they happened.
 ///
 /// # Errors
 /// When the database fails.

@@ -1,4 +1,4 @@
-//! `bookings`: one row for each booking, with who rents.
+//! `bookings`: one row for each booking, with its customer.
 
 pub mod read;
 
@@ -11,30 +11,30 @@ use exodrive_domain::{
 };
 use serde::{Deserialize, Serialize};
 
-/// See the module.
+/// The view of bookings.
 pub struct Bookings;
 
-/// A booking, who rents, and what lists search by.
+/// A booking, its customer, and the text that lists search.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BookingRow {
     /// The booking as folded.
     pub booking: Booking,
-    /// Who rents.
+    /// The customer.
     pub customer: CustomerDetails,
-    /// What staff wrote down, oldest first.
+    /// The staff's notes, oldest first.
     pub notes: Vec<Note>,
-    /// What free text is looked for in, in lower case.
+    /// Text that a search looks through, in lower case.
     pub search: String,
 }
 
-/// What staff wrote down.
+/// A note of the staff.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Note {
     /// The text.
     pub text: String,
-    /// By whom.
+    /// Its author.
     pub actor: Option<String>,
-    /// When.
+    /// Time that it was written.
     #[serde(with = "serde_micros")]
     pub at: DateTime<Utc>,
 }
@@ -54,7 +54,7 @@ impl BookingRow {
         let phone = phone.as_deref().unwrap_or_default();
         let texts = [&id, &reference, email, &format!("{first_name} {last_name}"), phone];
         self.search = texts.map(|text| text.to_lowercase()).join("\n");
-        // Of use to decisions only.
+        // Only decisions use them.
         self.booking.commands.clear();
     }
 
@@ -86,7 +86,7 @@ impl Projection for Bookings {
 
     fn evolve(_key: &str, row: Option<BookingRow>, event: &Event<'_>) -> Option<BookingRow> {
         let Payload::Booking(change) = event.payload else { return row };
-        // The other half of a move says it all.
+        // The other half of a move has all the facts.
         if matches!(change.change, BookingChange::MovedOut { .. }) {
             return row;
         }
@@ -118,7 +118,7 @@ impl Projection for Bookings {
     }
 }
 
-/// What people call a booking by.
+/// A booking's short reference, for people.
 pub fn reference(booking_id: &str) -> String {
     format!("EXO-{}", booking_id[..booking_id.len().min(8)].to_uppercase())
 }

@@ -1,4 +1,4 @@
-//! What readers get of bookings.
+//! Queries and answers about bookings.
 
 pub use super::reference;
 
@@ -25,57 +25,57 @@ pub struct BookingDetail {
     pub object: String,
     /// A UUID.
     pub id: String,
-    /// What people call it by.
+    /// Short reference, for people.
     #[schema(example = "EXO-0198F3A6")]
     pub reference: String,
     /// The car.
     pub car_id: String,
-    /// Whose it is.
+    /// Id of the customer.
     pub customer_id: String,
-    /// Who rents; left out of answers to commands.
+    /// The customer; left out of answers to commands.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub customer: Option<CustomerDetail>,
     /// The first day of the rental.
     pub start_date: NaiveDate,
     /// The last day of the rental.
     pub end_date: NaiveDate,
-    /// How many days that are.
+    /// Number of days.
     pub days: u32,
-    /// When the car came back.
+    /// Day that the car came back.
     pub returned_on: Option<NaiveDate>,
-    /// Where it stands: `pending_payment`, `pending_contract`, `upcoming`,
-    /// `active`, `returned`, `completed`, `cancelled`, `expired`, `disputed`.
+    /// `pending_payment`, `pending_contract`, `upcoming`, `active`, `returned`, `completed`,
+    /// `cancelled`, `expired` or `disputed`.
     #[schema(example = "pending_payment")]
     pub status: String,
-    /// What was paid.
+    /// State of the payment.
     pub payment: PaymentDetail,
-    /// How the contract stands.
+    /// State of the contract.
     pub contract: ContractDetail,
     /// The price agreed.
     pub total: Money,
-    /// What the total is made of.
+    /// Lines that add up to the total.
     pub lines: Vec<LineDetail>,
     /// The version of the car's price list that it was made by.
     pub price_list_version: u32,
     /// Held apart from the total while the car is out.
     pub deposit: Money,
-    /// Until when the days are held without payment.
+    /// Time until which the days are held without payment.
     #[serde(with = "serde_micros::option")]
     pub hold_expires_at: Option<DateTime<Utc>>,
-    /// What the caller can do with it now: each is the last part of a path,
-    /// `POST /v1/bookings/{id}/{action}`.
+    /// Commands that the caller can send now: each is the last part of a path, `POST
+    /// /v1/bookings/{id}/{action}`.
     pub allowed_actions: Vec<String>,
-    /// When it was made.
+    /// Time that it was made.
     #[serde(with = "serde_micros")]
     pub created_at: DateTime<Utc>,
-    /// When it last changed.
+    /// Time that it last changed.
     #[serde(with = "serde_micros")]
     pub updated_at: DateTime<Utc>,
     /// The position in the log that last changed it: its `ETag`.
     pub position: u64,
 }
 
-/// Who rents.
+/// A customer's name and addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CustomerDetail {
     /// Email address.
@@ -106,7 +106,7 @@ pub struct Money {
     pub currency: String,
 }
 
-/// What was paid, in cents.
+/// State of a payment, in cents.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PaymentDetail {
     /// `pending`, `authorized`, `captured`, `refunded`, `voided` or `failed`.
@@ -115,18 +115,18 @@ pub struct PaymentDetail {
     pub authorized_cents: i64,
     /// Taken.
     pub captured_cents: i64,
-    /// Given back.
+    /// Refunded.
     pub refunded_cents: i64,
-    /// Neither held nor taken of the price; negative if too much was.
+    /// Part of the price that is neither held nor taken; negative if too much was.
     pub open_cents: i64,
 }
 
-/// How the contract stands.
+/// State of the contract.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ContractDetail {
     /// `not_sent`, `sent`, `viewed`, `signed` or `declined`.
     pub status: String,
-    /// Its id at whoever has it signed.
+    /// The document's id at the signature provider.
     pub document: Option<String>,
 }
 
@@ -136,9 +136,9 @@ pub struct LineDetail {
     /// `days`, `mandatory_fee`, `optional_fee`, `pick_up`, `drop_off`,
     /// `one_way`, `discount`, `tax` or `imported`.
     pub kind: String,
-    /// For people.
+    /// Text for people.
     pub label: String,
-    /// How many.
+    /// Number of units.
     pub quantity: u32,
     /// Each, in cents.
     pub unit_cents: i64,
@@ -169,19 +169,19 @@ impl From<&Line> for LineDetail {
     }
 }
 
-/// For whom a booking is shown: staff are offered more actions.
+/// The reader of a booking: staff are offered more actions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Viewer {
     /// Admins.
     Staff,
     /// The customer.
     Customer,
-    /// Whoever may look and do nothing.
+    /// A reader who may change nothing.
     Onlooker,
 }
 
 impl BookingDetail {
-    /// What a reader gets of a booking at `now`.
+    /// The booking as this reader sees it at `now`.
     pub fn of(booking: &Booking, viewer: Viewer, now: DateTime<Utc>) -> Self {
         let quote = &booking.quote;
         let money = |amount_cents| Money { amount_cents, currency: quote.currency.clone() };
@@ -227,7 +227,7 @@ impl BookingDetail {
     }
 }
 
-/// Which bookings, and which page of them.
+/// Filter and page of a list of bookings.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     /// Only these statuses; any if empty.
@@ -244,9 +244,9 @@ pub struct Filter {
     pub created_until: Option<DateTime<Utc>>,
     /// With this text in id, reference, name, email or telephone number.
     pub text: Option<String>,
-    /// Where the page before ended.
+    /// End of the previous page.
     pub after: Option<[String; 2]>,
-    /// How many.
+    /// Most rows to return.
     pub limit: i64,
 }
 
@@ -300,7 +300,7 @@ pub async fn find_bookings(
     Ok(Page { rows: rows.collect::<Result<_, _>>()?, next })
 }
 
-/// How many of the bookings that the reader may see there are of each status.
+/// Number of bookings of each status, of those that the reader may see.
 ///
 /// # Errors
 /// When the database fails.
@@ -368,14 +368,14 @@ fn row(key: &str, data: serde_json::Value) -> Result<BookingRow, Error> {
     })
 }
 
-/// What staff wrote down.
+/// A note of the staff.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NoteDetail {
     /// The text.
     pub text: String,
-    /// By whom.
+    /// Its author.
     pub actor: Option<String>,
-    /// When.
+    /// Time that it was written.
     #[serde(with = "serde_micros")]
     pub at: DateTime<Utc>,
 }

@@ -1,4 +1,4 @@
-//! `calendar`: one row for each car, with the days that somebody has.
+//! `calendar`: one row for each car, with its taken days.
 
 pub mod read;
 
@@ -11,10 +11,10 @@ use exodrive_domain::{
 };
 use serde::{Deserialize, Serialize};
 
-/// See the module.
+/// The view of cars' calendars.
 pub struct CalendarView;
 
-/// Who has the days of a car.
+/// The taken days of a car.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CalendarRow {
     /// In order of days.
@@ -23,10 +23,10 @@ pub struct CalendarRow {
     pub taken: String,
 }
 
-/// Days that somebody has.
+/// Days that are taken.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Entry {
-    /// Which days.
+    /// The days.
     pub days: Days,
     /// `held`, `booked` or `maintenance`.
     pub status: String,
@@ -34,11 +34,11 @@ pub struct Entry {
     pub id: String,
 }
 
-/// Days that are over for so long, as seen from the newest event, are dropped.
+/// Days that ended this many days before the newest event are dropped.
 const KEPT_DAYS: i64 = 400;
 
 impl CalendarRow {
-    /// Gives these days, or none, to a booking or block.
+    /// Gives these days to a booking or block; takes its days away if `None`.
     fn set(&mut self, id: &str, days: Option<Days>, status: &str) {
         self.entries.retain(|entry| entry.id != id);
         let (id, status) = (id.to_owned(), status.to_owned());
@@ -99,7 +99,7 @@ impl Projection for CalendarView {
         Some(row)
     }
 
-    /// A car's calendar is one subject, blocks and halves of moves included.
+    /// A car's calendar is one subject, with its blocks and both halves of moves.
     fn sources(key: &str, _row: Option<&CalendarRow>) -> Sources {
         Sources::subject(key.parse().ok().map(Subject::Booking))
     }
@@ -109,7 +109,7 @@ impl Projection for CalendarView {
     }
 }
 
-/// The day's number, as the calendar counts.
+/// The day's number, counted like the calendar's days.
 pub(crate) fn day_number(day: NaiveDate) -> i32 {
     day.to_epoch_days()
 }

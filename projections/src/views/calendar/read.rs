@@ -1,10 +1,10 @@
-//! What readers get of a car's calendar.
+//! Queries of a car's calendar.
 
 use super::{CalendarRow, CalendarView, Entry};
 use crate::{Error, Projection, ReadTransaction};
 
-/// The days of a car that somebody has, and the position that last changed
-/// them; nothing for a car that nobody ever booked or blocked.
+/// The taken days of a car, and the position that last changed them; nothing for a car that was
+/// never booked or blocked.
 ///
 /// # Errors
 /// When the database fails.

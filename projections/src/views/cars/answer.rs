@@ -1,4 +1,4 @@
-//! The fleet as readers get it. Redis holds a [`CarDetail`] as it is sent.
+//! Answers about the fleet. Redis holds a [`CarDetail`] as it is sent.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use exodrive_domain::{
@@ -27,9 +27,9 @@ pub struct CarSummary {
     pub short_description: String,
     /// Names of its features.
     pub features: Vec<String>,
-    /// The picture that stands for it.
+    /// The picture that represents it.
     pub primary_image: Option<ImageDetail>,
-    /// What it costs; null only for cars that the public does not see.
+    /// Its price; null only for cars that the public does not see.
     pub price: Option<PriceSummary>,
     /// Shown first.
     pub featured: bool,
@@ -41,7 +41,7 @@ pub struct CarSummary {
     pub position: u64,
 }
 
-/// What a car costs, in short.
+/// A car's price, in short.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PriceSummary {
     /// ISO 4217.
@@ -51,13 +51,13 @@ pub struct PriceSummary {
     pub base_per_day_cents: i64,
     /// Off the days and fees; 10,000 are 100 %.
     pub discount_basis_points: u32,
-    /// What to tell customers about the discount.
+    /// Text about the discount, for customers.
     pub offer_text: Option<String>,
     /// The shortest rental.
     pub minimum_days: u32,
 }
 
-/// All that is known of a car.
+/// All details of a car.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CarDetail {
     /// Always `car`.
@@ -77,13 +77,13 @@ pub struct CarDetail {
     pub short_description: String,
     /// Facts, in the order to be shown.
     pub specifications: Vec<NamedTextDetail>,
-    /// What it offers, in the order to be shown.
+    /// Its features, in the order to be shown.
     pub features: Vec<NamedTextDetail>,
-    /// In the order to be shown; exactly one is primary, unless there is none.
+    /// In the order to be shown; exactly one is primary, unless the list is empty.
     pub images: Vec<ImageDetail>,
-    /// What it costs; null only for cars that the public does not see.
+    /// Its price; null only for cars that the public does not see.
     pub price: Option<PriceDetail>,
-    /// Where the car is (IANA): a day of a rental is a calendar day there.
+    /// The time zone of the car's place (IANA): a day of a rental is a calendar day there.
     #[schema(example = "America/New_York")]
     pub time_zone: String,
     /// Shown first.
@@ -92,10 +92,10 @@ pub struct CarDetail {
     pub listed: bool,
     /// Out of the fleet.
     pub archived: bool,
-    /// When it was added.
+    /// Time that it was added.
     #[serde(with = "serde_micros")]
     pub created_at: DateTime<Utc>,
-    /// When it last changed.
+    /// Time that it last changed.
     #[serde(with = "serde_micros")]
     pub updated_at: DateTime<Utc>,
     /// The position in the log that last changed this.
@@ -118,17 +118,17 @@ pub struct NamedTextDetail {
 /// A picture.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ImageDetail {
-    /// Where it is.
+    /// Its address.
     pub url: String,
-    /// What it shows, for who cannot see it.
+    /// Description of the picture, for people who cannot see it.
     #[serde(default)]
     pub alt: String,
-    /// The one that stands for the car.
+    /// True for the one that represents the car.
     #[serde(default)]
     pub primary: bool,
 }
 
-/// What a car costs. Shares are in basis points: 10,000 are 100 %.
+/// A car's price. Shares are in basis points: 10,000 are 100 %.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PriceDetail {
     /// Counts the car's price lists, from 1.
@@ -140,7 +140,7 @@ pub struct PriceDetail {
     pub base_per_day_cents: i64,
     /// Off the days and fees.
     pub discount_basis_points: u32,
-    /// What to tell customers about the discount.
+    /// Text about the discount, for customers.
     pub offer_text: Option<String>,
     /// Held while the car is out, apart from the price; 30 % of the total if
     /// null.
@@ -151,9 +151,9 @@ pub struct PriceDetail {
     pub fees: Vec<FeeDetail>,
     /// Days that cost more.
     pub peaks: Vec<PeakDetail>,
-    /// Where the car can be had and left.
+    /// Places to pick the car up and to leave it.
     pub locations: Vec<LocationDetail>,
-    /// For leaving the car elsewhere than it was had.
+    /// Fee for leaving the car at another place than it was picked up.
     pub one_way_fee_cents: i64,
     /// On everything, after the discount.
     pub tax_basis_points: u32,
@@ -162,13 +162,13 @@ pub struct PriceDetail {
 /// A fee for a whole rental.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct FeeDetail {
-    /// What to choose it by.
+    /// Id by which a booking chooses it.
     pub id: String,
     /// For people.
     pub name: String,
     /// In cents.
     pub amount_cents: i64,
-    /// Charged whether chosen or not.
+    /// True if it is charged without being chosen.
     pub mandatory: bool,
 }
 
@@ -187,14 +187,14 @@ pub struct PeakDetail {
     pub multiplier_basis_points: u32,
 }
 
-/// A place to have or leave the car.
+/// A place to pick up or leave the car.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LocationDetail {
-    /// What to choose it by.
+    /// Id by which a booking chooses it.
     pub id: String,
     /// For people.
     pub name: String,
-    /// For having the car there: a fixed amount in cents …
+    /// For picking the car up there: a fixed amount in cents …
     pub pick_up_cents: i64,
     /// … and a share of the price of the days.
     pub pick_up_basis_points: u32,
@@ -267,7 +267,7 @@ impl From<&PriceList> for PriceDetail {
 }
 
 impl CarDetail {
-    /// What readers get of a car.
+    /// A car's detail; `position` last changed the car.
     pub fn of(car: &Car, position: u64) -> Self {
         let profile = &car.profile;
         Self {

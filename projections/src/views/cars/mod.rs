@@ -10,17 +10,17 @@ use exodrive_domain::{
 };
 use serde::{Deserialize, Serialize};
 
-/// See the module.
+/// The view of the fleet.
 pub struct Cars;
 
-/// A car, and what lists search, filter and sort by.
+/// A car, and the columns that lists search, filter and sort by.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CarRow {
     /// The car as folded.
     pub car: Car,
-    /// Whether the public sees it.
+    /// True if the public sees it.
     pub shown: bool,
-    /// What free text is looked for in, in lower case.
+    /// Text that a search looks through, in lower case.
     pub search: String,
     /// Names of features, in lower case.
     pub features: Vec<String>,
@@ -34,7 +34,7 @@ pub struct CarRow {
 
 impl CarRow {
     fn of(mut car: Car) -> Self {
-        // Of use to decisions only.
+        // Only decisions use them.
         car.commands.clear();
         let profile = &car.profile;
         let texts = [&profile.name, &car.slug, &profile.category, &profile.short_description];

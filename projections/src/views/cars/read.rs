@@ -1,4 +1,4 @@
-//! What readers get of the fleet.
+//! Queries of the fleet.
 
 pub use super::answer::{
     CarDetail, CarSummary, FeeDetail, ImageDetail, LocationDetail, NamedTextDetail, PeakDetail,
@@ -15,7 +15,7 @@ use crate::{
 };
 use exodrive_domain::days::Days;
 
-/// How a list of cars is sorted.
+/// Order of a list of cars.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sort {
     /// Featured cars first, then by name.
@@ -25,7 +25,7 @@ pub enum Sort {
     Name,
     /// Cheapest first.
     Price,
-    /// Dearest first.
+    /// Most expensive first.
     PriceDescending,
 }
 
@@ -33,7 +33,7 @@ impl Sort {
     /// Every order.
     pub const ALL: [Self; 4] = [Self::Featured, Self::Name, Self::Price, Self::PriceDescending];
 
-    /// As in a query.
+    /// Its name in a query.
     pub fn name(self) -> &'static str {
         match self {
             Self::Featured => "featured",
@@ -44,7 +44,7 @@ impl Sort {
     }
 }
 
-/// Which cars, and which page of them.
+/// Filter, order and page of a list of cars.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     /// Only of these categories, in lower case; any if empty.
@@ -59,13 +59,13 @@ pub struct Filter {
     pub text: Option<String>,
     /// Free on all of these days.
     pub free: Option<Days>,
-    /// Also those that the public does not see, if the reader may see them.
+    /// True to include those that the public does not see, if the reader may see them.
     pub all: bool,
-    /// In which order.
+    /// The order.
     pub sort: Sort,
-    /// Where the page before ended.
+    /// End of the previous page.
     pub after: Option<String>,
-    /// How many.
+    /// Most rows to return.
     pub limit: i64,
 }
 

@@ -1,5 +1,4 @@
-//! `customers`: one row for each customer, by email address, with what he
-//! booked and paid.
+//! `customers`: one row for each customer, by email address, with their bookings and payments.
 
 pub mod read;
 
@@ -14,27 +13,27 @@ use exodrive_domain::{
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// See the module.
+/// The view of customers.
 pub struct Customers;
 
 /// A customer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CustomerRow {
-    /// As last given.
+    /// Name, email address and telephone number, as last given.
     pub details: CustomerDetails,
     /// The account, if there is one.
     pub user_id: Option<String>,
-    /// His bookings.
+    /// Their bookings.
     pub bookings: BTreeSet<BookingId>,
-    /// What he paid and did not get back, in cents, by currency.
+    /// Payments less refunds, in cents, by currency.
     pub paid_cents: BTreeMap<String, i64>,
-    /// When he first booked.
+    /// Time of their first booking.
     #[serde(with = "serde_micros")]
     pub first_at: DateTime<Utc>,
-    /// When last something became of a booking of his.
+    /// Time that a booking of theirs last changed.
     #[serde(with = "serde_micros")]
     pub last_at: DateTime<Utc>,
-    /// What free text is looked for in, in lower case.
+    /// Text that a search looks through, in lower case.
     pub search: String,
 }
 
@@ -64,7 +63,7 @@ impl Projection for Customers {
             BookingChange::Held { customer, .. } | BookingChange::Imported { customer, .. } => {
                 row = Some(learn(row, customer, at));
             }
-            // The row of whose it was is another one than that of whose it is.
+            // The old customer's row is another one than the new customer's.
             BookingChange::CustomerChanged { customer, from_customer_id } => {
                 let was =
                     row.as_ref().is_some_and(|row| row.bookings.contains(&booking.booking_id));
@@ -108,7 +107,7 @@ impl Projection for Customers {
         Some(row)
     }
 
-    /// A customer books any car.
+    /// A customer may book any car.
     fn sources(_key: &str, _row: Option<&CustomerRow>) -> Sources {
         Sources::All
     }

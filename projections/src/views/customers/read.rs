@@ -1,4 +1,4 @@
-//! What readers get of customers.
+//! Queries and answers about customers.
 
 use super::{CustomerRow, Customers};
 use crate::{
@@ -20,19 +20,19 @@ pub struct CustomerSummary {
     pub object: String,
     /// A UUID, always the same for an email address.
     pub id: String,
-    /// As last given.
+    /// Name, email address and telephone number, as last given.
     #[serde(flatten)]
     pub details: CustomerDetail,
     /// The account, if there is one.
     pub user_id: Option<String>,
-    /// How many bookings.
+    /// Number of bookings.
     pub bookings: usize,
-    /// What was paid and not given back, by currency.
+    /// Payments less refunds, by currency.
     pub paid: Vec<Money>,
     /// The first booking.
     #[serde(with = "serde_micros")]
     pub created_at: DateTime<Utc>,
-    /// When last something became of a booking.
+    /// Time that a booking of theirs last changed.
     #[serde(with = "serde_micros")]
     pub last_at: DateTime<Utc>,
     /// The position in the log that last changed this.

@@ -1,6 +1,6 @@
-//! `deliveries`: the audit trail of webhooks. One row for each message of the
-//! provider that is in the log, whatever its type and whether or not it could
-//! be read; a message stored again is marked on its row.
+//! `deliveries`: the audit trail of webhooks. One row for each message of the provider that is in
+//! the log, of any type, and even if it could not be read. A message stored again is marked on its
+//! row.
 
 pub mod read;
 
@@ -12,7 +12,7 @@ use exodrive_domain::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// See the module.
+/// The view of webhook messages.
 pub struct Deliveries;
 
 /// One message of the provider.
@@ -23,12 +23,12 @@ pub struct DeliveryRow {
     /// The provider's type, if the body is JSON and has one.
     #[serde(rename = "type")]
     pub kind: Option<String>,
-    /// Where it stands in the log.
+    /// Its position in the log.
     pub position: u64,
-    /// When the provider made the event, by its body.
+    /// Time that the provider made the event, by its body.
     #[serde(with = "serde_micros::option")]
     pub happened_at: Option<DateTime<Utc>>,
-    /// When it reached us.
+    /// Time that it reached us.
     #[serde(with = "serde_micros")]
     pub received_at: DateTime<Utc>,
     /// Size of the body in bytes.
@@ -47,12 +47,12 @@ pub struct DeliveryRow {
 /// A message stored again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Repeat {
-    /// Where the repeat stands in the log.
+    /// The repeat's position in the log.
     pub position: u64,
-    /// When it reached us.
+    /// Time that it reached us.
     #[serde(with = "serde_micros")]
     pub received_at: DateTime<Utc>,
-    /// Whether its body has the same bytes as the first one's.
+    /// True if its body has the same bytes as the first one's.
     pub same_bytes: bool,
 }
 
@@ -103,9 +103,8 @@ impl Projection for Deliveries {
         })
     }
 
-    /// The same bytes are always of the same subject: that of the email that
-    /// they are about, else the provider's. A message that came again with
-    /// other bytes may be of another.
+    /// The same bytes always have the same subject: that of the email that they are about, or else
+    /// the provider's. A message that came again with other bytes may have another subject.
     fn sources(_key: &str, row: Option<&DeliveryRow>) -> Sources {
         match row {
             Some(row) if row.repeats.iter().all(|repeat| repeat.same_bytes) => {

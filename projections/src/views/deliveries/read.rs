@@ -1,4 +1,4 @@
-//! What readers get of the deliveries.
+//! Queries and answers of the audit trail of webhooks.
 
 use super::{Deliveries, DeliveryRow, Repeat};
 use crate::{Error, Projection, ReadTransaction};
@@ -14,16 +14,15 @@ pub struct Delivery {
     pub object: String,
     /// The provider's message id (`svix-id`).
     pub id: String,
-    /// The provider's type; null when the body is no JSON or has none.
+    /// The provider's type; null when the body is not JSON or has no type.
     #[serde(rename = "type")]
     pub kind: Option<String>,
-    /// Where it stands in the log; `/v1/deliveries/{position}/raw` has its
-    /// bytes.
+    /// Its position in the log; `/v1/deliveries/{position}/raw` has its bytes.
     pub position: u64,
-    /// When the provider made the event, by its body.
+    /// Time that the provider made the event, by its body.
     #[serde(with = "serde_micros::option")]
     pub happened_at: Option<DateTime<Utc>>,
-    /// When it reached us.
+    /// Time that it reached us.
     #[serde(with = "serde_micros")]
     pub received_at: DateTime<Utc>,
     /// Size of the body in bytes.

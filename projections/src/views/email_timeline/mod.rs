@@ -1,5 +1,5 @@
-//! `email_timeline`: one row for each event of an email, in whatever order
-//! readers want: as it happened, or as we learnt of it.
+//! `email_timeline`: one row for each event of an email. Readers choose the order: by the time of
+//! the event, or by its position in the log.
 
 pub mod read;
 
@@ -12,7 +12,7 @@ use exodrive_domain::{
 };
 use serde::{Deserialize, Serialize};
 
-/// See the module.
+/// The view of emails' timelines.
 pub struct EmailTimeline;
 
 /// One event of an email.
@@ -25,17 +25,17 @@ pub struct TimelineRow {
     /// The provider's type.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Where the event stands in the log.
+    /// The event's position in the log.
     pub position: u64,
-    /// When it happened, by the provider.
+    /// Time that it happened, by the provider.
     #[serde(with = "serde_micros::option")]
     pub happened_at: Option<DateTime<Utc>>,
-    /// When it reached us.
+    /// Time that it reached us.
     #[serde(with = "serde_micros")]
     pub received_at: DateTime<Utc>,
-    /// The status it reports; none for a type that we do not know.
+    /// The status it reports; `None` for a type that this release does not know.
     pub status: Option<String>,
-    /// Whom it is about.
+    /// Addresses that it is about.
     pub recipients: Vec<String>,
     /// Detail of a bounce.
     pub bounce: Option<Bounce>,
@@ -45,7 +45,7 @@ pub struct TimelineRow {
     pub suppression: Option<Suppression>,
     /// Detail of a click.
     pub click: Option<Click>,
-    /// Where the same event was stored again, and counted no second time.
+    /// Positions at which the same event was stored again; repeats are not counted.
     pub repeats: Vec<u64>,
 }
 

@@ -1,4 +1,4 @@
-//! What readers get of an email's timeline.
+//! Queries and answers of an email's timeline.
 
 use super::{EmailTimeline, TimelineRow};
 use crate::{Error, Projection, ReadTransaction};
@@ -18,21 +18,21 @@ pub struct TimelineEntry {
     #[serde(rename = "type")]
     #[schema(example = "email.delivered")]
     pub kind: String,
-    /// Where it stands in the log.
+    /// Its position in the log.
     pub position: u64,
-    /// When it happened, by the provider.
+    /// Time that it happened, by the provider.
     #[serde(with = "serde_micros::option")]
     pub happened_at: Option<DateTime<Utc>>,
-    /// When it reached us.
+    /// Time that it reached us.
     #[serde(with = "serde_micros")]
     pub received_at: DateTime<Utc>,
     /// The status it reports; null for a type that this release does not know.
     pub status: Option<String>,
-    /// Whom it is about.
+    /// Addresses that it is about.
     pub recipients: Vec<String>,
-    /// What the provider adds: `bounce`, `failure`, `suppression` or `click`.
+    /// Detail that the provider adds: `bounce`, `failure`, `suppression` or `click`.
     pub detail: Option<serde_json::Value>,
-    /// Where the same event was stored again, and counted no second time.
+    /// Positions at which the same event was stored again; repeats are not counted.
     pub repeats: Vec<u64>,
 }
 
@@ -62,14 +62,14 @@ impl From<TimelineRow> for TimelineEntry {
     }
 }
 
-/// In which order a timeline is told.
+/// Order of a timeline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
-    /// As it happened, by the provider's time.
+    /// By the provider's time of the event.
     #[default]
     Happened,
-    /// As we learnt of it: log order.
+    /// By position in the log: the order in which the events reached us.
     Received,
 }
 

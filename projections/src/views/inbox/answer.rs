@@ -1,4 +1,4 @@
-//! The inbox as readers get it. Redis holds an [`EmailDetail`] as it is sent.
+//! Answers about the inbox. Redis holds an [`EmailDetail`] as it is sent.
 
 use super::row::InboxRow;
 use chrono::{DateTime, Utc};
@@ -24,23 +24,23 @@ pub struct EmailSummary {
     pub status: String,
     /// The sender.
     pub from: Option<String>,
-    /// Everybody it was reported for.
+    /// All recipients in the reports.
     pub to: Vec<String>,
     /// The subject line.
     pub subject: Option<String>,
     /// The booking that it was tagged with.
     pub booking_id: Option<String>,
-    /// When the mail was made.
+    /// Time that the mail was made.
     #[serde(with = "serde_micros")]
     pub created_at: DateTime<Utc>,
-    /// When the latest event of it happened.
+    /// Time of its latest event.
     #[serde(with = "serde_micros")]
     pub last_event_at: DateTime<Utc>,
     /// The position in the log that last changed this.
     pub position: u64,
 }
 
-/// All that is known of an email.
+/// All details of an email.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EmailDetail {
     /// Always `email`.
@@ -54,16 +54,16 @@ pub struct EmailDetail {
     pub status: String,
     /// The sender.
     pub from: Option<String>,
-    /// Everybody it was reported for, each with the highest-ranked status
-    /// reported for that address.
+    /// All recipients in the reports, each with the highest-ranked status reported for that
+    /// address.
     pub to: Vec<Recipient>,
     /// Copies.
     pub cc: Vec<String>,
     /// Blind copies.
     pub bcc: Vec<String>,
-    /// Where answers go.
+    /// Addresses for replies.
     pub reply_to: Vec<String>,
-    /// Inbound: the addresses of ours that it came for.
+    /// Inbound: our addresses that it came for.
     pub received_for: Vec<String>,
     /// The subject line.
     pub subject: Option<String>,
@@ -77,11 +77,11 @@ pub struct EmailDetail {
     pub broadcast_id: Option<String>,
     /// The template it was made from.
     pub template_id: Option<String>,
-    /// Inbound: what is attached.
+    /// Inbound: its attachments.
     pub attachments: Vec<AttachmentDetail>,
-    /// What was reported, lowest rank first.
+    /// Statuses that were reported, lowest rank first.
     pub stages: Vec<StageDetail>,
-    /// The gravest bounce.
+    /// The most serious bounce.
     pub bounce: Option<BounceDetail>,
     /// The latest failure.
     pub failure: Option<FailureDetail>,
@@ -89,17 +89,17 @@ pub struct EmailDetail {
     pub suppression: Option<SuppressionDetail>,
     /// The latest click.
     pub click: Option<ClickDetail>,
-    /// How many events count.
+    /// Number of events that count.
     pub events: u64,
-    /// How many stored events repeat one that counts.
+    /// Number of stored events that repeat one that counts.
     pub repeats: u32,
-    /// Its personal data was erased: what stands in its place says `erased`.
+    /// True if its personal data was erased: the fields then say `erased`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub erased: bool,
-    /// When the mail was made.
+    /// Time that the mail was made.
     #[serde(with = "serde_micros")]
     pub created_at: DateTime<Utc>,
-    /// When the latest event of it happened.
+    /// Time of its latest event.
     #[serde(with = "serde_micros")]
     pub last_event_at: DateTime<Utc>,
     /// The position in the log that last changed this.
@@ -126,7 +126,7 @@ pub struct AttachmentDetail {
     pub content_type: Option<String>,
 }
 
-/// How often and when one status was reported.
+/// Number and times of the reports of one status.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StageDetail {
     /// The status.
@@ -137,11 +137,11 @@ pub struct StageDetail {
     /// The latest report.
     #[serde(with = "serde_micros")]
     pub last_at: DateTime<Utc>,
-    /// How many reports.
+    /// Number of reports.
     pub count: u32,
 }
 
-/// Why a mail bounced.
+/// Details of a bounce.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BounceDetail {
     /// Permanent, Transient, Undetermined, …: an open set.
@@ -149,40 +149,40 @@ pub struct BounceDetail {
     pub kind: Option<String>,
     /// General, MailboxFull, …: an open set.
     pub sub_type: Option<String>,
-    /// For people.
+    /// Text for people.
     pub message: Option<String>,
     /// One SMTP line for each recipient.
     pub diagnostic_codes: Vec<String>,
-    /// When.
+    /// Time of the bounce.
     #[serde(with = "serde_micros")]
     pub at: DateTime<Utc>,
     /// The event that reported it.
     pub event_id: String,
 }
 
-/// Why Resend could not send a mail.
+/// Details of a failure of Resend to send a mail.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct FailureDetail {
     /// For example `reached_daily_quota`.
     pub reason: Option<String>,
-    /// When.
+    /// Time of the failure.
     #[serde(with = "serde_micros")]
     pub at: DateTime<Utc>,
     /// The event that reported it.
     pub event_id: String,
 }
 
-/// Why Resend did not send a mail.
+/// Reason that Resend did not send a mail.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SuppressionDetail {
     /// `OnAccountSuppressionList`, …: an open set.
     #[serde(rename = "type")]
     pub kind: Option<String>,
-    /// For people.
+    /// Text for people.
     pub message: Option<String>,
     /// `previous_bounce` or `previous_complaint`.
     pub reason: Option<String>,
-    /// When.
+    /// Time of the suppression.
     #[serde(with = "serde_micros")]
     pub at: DateTime<Utc>,
     /// The event that reported it.
@@ -194,11 +194,11 @@ pub struct SuppressionDetail {
 pub struct ClickDetail {
     /// The link.
     pub link: Option<String>,
-    /// The follower's address.
+    /// The IP address of the person who followed it.
     pub ip_address: Option<String>,
-    /// The follower's browser.
+    /// The browser of the person who followed it.
     pub user_agent: Option<String>,
-    /// When.
+    /// Time that it was followed.
     #[serde(with = "serde_micros")]
     pub at: DateTime<Utc>,
     /// The event that reported it.

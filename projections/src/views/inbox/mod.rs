@@ -1,5 +1,5 @@
-//! `inbox`: one row for each email, in or out, with its status and all that
-//! was reported of it.
+//! `inbox`: one row for each email, inbound or outbound, with its status and everything that was
+//! reported about it.
 
 mod answer;
 pub mod read;
@@ -13,7 +13,7 @@ use exodrive_domain::{
     email::{self, Dated},
 };
 
-/// See the module.
+/// The view of emails.
 pub struct Inbox;
 
 impl Projection for Inbox {
@@ -41,7 +41,7 @@ impl Projection for Inbox {
         email::evolve(row.map(|row| row.email), dated).map(InboxRow::of)
     }
 
-    /// The key is the email's id, and its events are of its subject.
+    /// The key is the email's id, and its events have the email's subject.
     fn sources(key: &str, _row: Option<&InboxRow>) -> Sources {
         Sources::subject(key.parse().ok().map(Subject::Email))
     }

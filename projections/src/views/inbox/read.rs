@@ -1,4 +1,4 @@
-//! What readers get of the inbox.
+//! Queries of the inbox.
 
 pub use super::answer::{
     AttachmentDetail, BounceDetail, ClickDetail, EmailDetail, EmailSummary, FailureDetail,
@@ -14,17 +14,17 @@ use chrono::{DateTime, Utc};
 use exodrive_domain::{email::EmailId, time};
 use std::collections::BTreeMap;
 
-/// Which emails a list shows.
+/// The emails that a list shows.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Those of any of these statuses; empty: of all.
+    /// Those of any of these statuses; all if empty.
     pub statuses: Vec<String>,
     /// Those that have this text, in any case, in sender, recipients, subject,
     /// tags or id.
     pub text: Option<String>,
-    /// How many at most.
+    /// Most rows to return.
     pub limit: i64,
-    /// What [`Page::next`] of the page before said.
+    /// The previous page's [`Page::next`].
     pub after: Option<Cursor>,
 }
 
@@ -36,7 +36,7 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// Reads an opaque cursor; `None` if it is none of ours.
+    /// Reads an opaque cursor; `None` if the text is not such a cursor.
     pub fn parse(text: &str) -> Option<Self> {
         let [created_at, key] = decode_cursor(text)?;
         time::parse(&created_at)?;
@@ -88,9 +88,8 @@ pub async fn find_emails(
     Ok(Page { rows, next })
 }
 
-/// A page of the emails that name an address, in any case, as sender, as a
-/// recipient of any kind, or for answers; newest first. A page may be short
-/// and have another behind it.
+/// A page of the emails that name an address, in any case, as sender, as a recipient of any kind,
+/// or for replies; newest first. A page may be short although another follows it.
 ///
 /// # Errors
 /// When the database fails.
@@ -122,7 +121,7 @@ pub async fn find_emails_of_address(
     let mut rows = Vec::with_capacity(found.len());
     for found in found {
         let email = row(&found.key, found.data)?.email;
-        // The text may also stand in a subject, or within another address.
+        // The text may also be in a subject, or within another address.
         if email.addresses().any(|named| named == address) {
             rows.push(email.id);
         }
@@ -130,7 +129,7 @@ pub async fn find_emails_of_address(
     Ok(Page { rows, next })
 }
 
-/// How many emails there are of each status, of those that have the text.
+/// Number of emails of each status, of those that have the text.
 ///
 /// # Errors
 /// When the database fails.

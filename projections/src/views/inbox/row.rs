@@ -3,14 +3,14 @@
 use exodrive_domain::email::Email;
 use serde::{Deserialize, Serialize};
 
-/// An email, and what the list searches and filters by.
+/// An email, and the columns that lists search and filter by.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InboxRow {
     /// The email as folded.
     pub email: Email,
     /// Its status by the name that readers filter by.
     pub status: String,
-    /// What free text is looked for in, in lower case.
+    /// Text that a search looks through, in lower case.
     pub search: String,
 }
 

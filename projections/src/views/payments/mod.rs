@@ -1,5 +1,5 @@
-//! `payments`: one row for each amount taken or given back, when it was. The
-//! dashboard counts revenue by it.
+//! `payments`: one row for each payment or refund, with its time. The dashboard counts revenue by
+//! it.
 
 pub mod read;
 
@@ -12,20 +12,20 @@ use exodrive_domain::{
 };
 use serde::{Deserialize, Serialize};
 
-/// See the module.
+/// The view of payments.
 pub struct Payments;
 
-/// An amount taken or given back.
+/// A payment or a refund.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PaymentRow {
-    /// For which booking.
+    /// The booking.
     pub booking_id: String,
-    /// For which car.
+    /// The car.
     pub car_id: String,
-    /// When.
+    /// Time of the payment or refund.
     #[serde(with = "serde_micros")]
     pub at: DateTime<Utc>,
-    /// In cents; negative if it was given back.
+    /// In cents; negative for a refund.
     pub amount_cents: i64,
     /// ISO 4217.
     pub currency: String,
@@ -54,13 +54,13 @@ impl Projection for Payments {
         })
     }
 
-    /// Each amount has a row of its own, and the event's position for a key.
+    /// Each amount has its own row, whose key is the event's position.
     fn sources(key: &str, _row: Option<&PaymentRow>) -> Sources {
         key.parse().map_or(Sources::subject(None), Sources::Position)
     }
 }
 
-/// When it was, if that was before the event.
+/// Time of the payment, if that was before the event.
 fn paid_at(booking: &BookingEvent) -> Option<DateTime<Utc>> {
     match &booking.change {
         BookingChange::Imported { paid_at, .. } => *paid_at,
@@ -78,8 +78,8 @@ fn amount<'a>(event: &Event<'a>) -> Option<(i64, &'a str)> {
             Some((-amount_cents, currency))
         }
         BookingChange::Imported { booking, .. } => {
-            let kept = booking.payment.captured_cents - booking.payment.refunded_cents;
-            (kept != 0).then_some((kept, booking.quote.currency.as_str()))
+            let balance = booking.payment.captured_cents - booking.payment.refunded_cents;
+            (balance != 0).then_some((balance, booking.quote.currency.as_str()))
         }
         _ => None,
     }

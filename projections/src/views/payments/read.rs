@@ -10,49 +10,48 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
-/// Days that occupancy looks ahead.
+/// Days ahead that occupancy counts.
 const AHEAD: i32 = 30;
-/// Days that popularity looks back.
+/// Days back that popularity counts.
 const BACK: i64 = 90;
 
-/// How the business does.
+/// Figures of the business.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Dashboard {
     /// Always `dashboard`.
     pub object: String,
-    /// When it was counted.
+    /// Time that they were counted.
     #[serde(with = "serde_micros")]
     pub as_of: DateTime<Utc>,
-    /// Taken less given back in this calendar month (UTC), by the time of
-    /// payment.
+    /// Payments less refunds in this calendar month (UTC), by the time of payment.
     pub revenue_this_month: Vec<Money>,
     /// The same of the month before.
     pub revenue_last_month: Vec<Money>,
-    /// How many bookings there are of each status.
+    /// Number of bookings of each status.
     pub bookings: BTreeMap<String, i64>,
-    /// Cars that customers have.
+    /// Cars that customers have now.
     pub active: i64,
-    /// Rentals to come.
+    /// Rentals that have not begun.
     pub upcoming: i64,
     /// Cars that the public sees.
     pub cars: i64,
     /// Customers.
     pub customers: i64,
-    /// Which part of the days of those cars in the next 30 days is taken,
-    /// today included: 10,000 is all of it.
+    /// Share of the days of those cars in the next 30 days that is taken, today included: 10,000 is
+    /// all of it.
     pub occupancy_basis_points: i64,
     /// Cars booked most often in the last 90 days, four at most.
     pub popular_cars: Vec<PopularCar>,
 }
 
-/// A car, and how often it was booked.
+/// A car, and its number of bookings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PopularCar {
     /// A UUID.
     pub car_id: String,
     /// Its name.
     pub name: Option<String>,
-    /// How often it was booked, cancelled and unpaid bookings apart.
+    /// Number of bookings, without cancelled and unpaid ones.
     pub bookings: i64,
 }
 

@@ -1,5 +1,5 @@
-//! Sealing, exporting and verifying a large log. What verification is compared
-//! with is one SHA-256 over the same bytes: less cannot be read at all.
+//! Sealing, exporting and verifying a large log. Verification is compared
+//! with one SHA-256 over the same bytes, the least that any reader must do.
 
 use crate::{
     Failure, Scale,
@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often each side is measured: the file is in the page cache for both.
+/// The number of runs of each side: the file is in the page cache for both.
 const ROUNDS: usize = 5;
 
 pub(crate) async fn measure(scale: Scale) -> Result<Row, Failure> {
@@ -30,7 +30,7 @@ pub(crate) async fn measure(scale: Scale) -> Result<Row, Failure> {
     }
     let folder = tempfile::tempdir()?;
     let path = |name: &str| folder.path().join(name).display().to_string();
-    let (export, saved, keys) = (path("log.ndjson"), path("kept.txt"), path("log.pub"));
+    let (export, saved, keys) = (path("log.ndjson"), path("saved.txt"), path("log.pub"));
     let run = async |args: &[&str]| {
         let began = Instant::now();
         noon.system.run(args).await?;

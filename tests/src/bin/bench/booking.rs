@@ -1,5 +1,5 @@
-//! Bookings through the whole API: on many cars, on one that everybody wants,
-//! and how soon its calendar shows one.
+//! Bookings through the whole API: on many cars, on one that every client
+//! books, and the delay until its calendar shows one.
 
 use crate::{
     Failure, Scale,
@@ -25,12 +25,12 @@ use std::{
 
 /// The longest wait for a calendar.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Days within which the hot car is wanted.
+/// The season, in days, in which all bookings of the hot car are.
 const SEASON: u64 = 180;
 /// The longest rental of the hot car.
 const LONGEST: u64 = 7;
 
-/// A system that takes bookings, and what one weighs in its log.
+/// A system that takes bookings, and the size of one in its log.
 struct BookingLoad {
     system: System,
     log: Log,
@@ -61,8 +61,8 @@ impl BookingLoad {
         Ok(Self { system, log, raw, like: Box::new(like), body: booked.body })
     }
 
-    /// A round of requests; every 201 must have stored an event, and nothing
-    /// else may have.
+    /// A round of requests; every 201 must have stored an event, and no other
+    /// answer may have.
     async fn round(
         &self,
         round: Duration,
@@ -82,7 +82,7 @@ impl BookingLoad {
     }
 }
 
-/// Free days of many cars.
+/// Measures bookings of free days on many cars.
 pub(crate) async fn many_cars(sync: SyncMode, scale: Scale) -> Result<Row, Failure> {
     let name = match sync {
         SyncMode::Always => "bookings on many cars, sync always",
@@ -98,7 +98,7 @@ pub(crate) async fn many_cars(sync: SyncMode, scale: Scale) -> Result<Row, Failu
             post("/v1/bookings", &rental::request(cars[n % cars.len()], day, day))
         };
         let made = (next..next + most).map(request).collect();
-        // What a round leaves of its days stays free.
+        // The rest of a round's days stays free.
         next = (next + most).next_multiple_of(cars.len());
         made
     };
@@ -209,7 +209,7 @@ async fn hot(load_test: &BookingLoad, history: usize, scale: Scale) -> Result<Ro
     }
     let mut details = vec![
         Detail::new("accepted", accepted.median(), "/s"),
-        Detail::new("refused", refused.median(), "/s"),
+        Detail::new("rejected", refused.median(), "/s"),
     ];
     details.extend(latencies(&decided, &published));
     details.extend(Detail::cpu(&cpu));

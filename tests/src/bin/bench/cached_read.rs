@@ -22,12 +22,12 @@ use std::{
 
 /// Emails that are read in turn.
 const EMAILS: usize = 256;
-/// How long the API may take to trust its memory.
+/// The longest time for which the API may rely on its cache.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 const HIT: &str = "\r\nx-cache: L1\r\n";
 
-/// `database` is one whose projections have reached the log's end, and whose
-/// views Redis has.
+/// Measures cached reads. The projections of `database` must have reached the
+/// log's end, and Redis must hold its views.
 pub(crate) async fn measure(
     system: &mut System,
     database: &str,
@@ -36,7 +36,7 @@ pub(crate) async fn measure(
 ) -> Result<Row, Failure> {
     const NAME: &str = "cached read";
     progress(&format!("{NAME}: starting the API and a bare server"));
-    // The API keeps views in memory only while a worker gives signs of life.
+    // The API caches views in memory only while a worker sends heartbeats.
     let worker = system.exodrive("work", database);
     system.serve(database).await?;
     let token = auditor();

@@ -30,19 +30,19 @@ pub(crate) struct Filled {
     pub(crate) system: System,
     pub(crate) email_ids: Vec<String>,
     events: u64,
-    /// How many databases have been made.
+    /// The number of databases made so far.
     databases: usize,
 }
 
-/// What a worker did from zero to the log's end.
+/// The measurements of a worker's catch-up from zero to the log's end.
 pub(crate) struct CaughtUp {
     pub(crate) database: String,
     took: Duration,
-    /// By projection: rows written.
+    /// The number of written rows, by projection.
     rows: Vec<(String, i64)>,
     wal_bytes: i64,
     worker_cpu: f64,
-    /// Of everything that takes part.
+    /// Processor time of all parts of the system.
     cpu: f64,
     others: f64,
 }
@@ -57,8 +57,8 @@ impl Filled {
         Ok(Self { system, email_ids, events: log.last_position().await?, databases: 0 })
     }
 
-    /// A database of its own, ready for workers, and a connection that sees
-    /// how far they are.
+    /// A database of its own, ready for workers, and a connection that reads
+    /// their progress.
     async fn database(&mut self) -> Result<(String, PgPool), Failure> {
         self.databases += 1;
         let name = format!("bench_{}", self.databases);
@@ -95,7 +95,7 @@ impl Filled {
         Ok(CaughtUp { database, took, rows, wal_bytes, worker_cpu, cpu, others })
     }
 
-    /// One projection alone, in this process.
+    /// Runs one projection alone, in this process.
     async fn project_alone(&mut self, name: &str) -> Result<Duration, Failure> {
         let (database, pool) = self.database().await?;
         let log = self.system.log().await?;

@@ -23,7 +23,7 @@ const REQUESTS: usize = 64;
 /// A list that takes longer is too slow for people.
 const SLOW_FOR_PEOPLE_MS: f64 = 200.0;
 
-/// What is asked for, and a path that asks for it.
+/// The name of a query, and a function that gives its path.
 type Query = (&'static str, fn(usize) -> String);
 
 const QUERIES: [Query; 5] = [

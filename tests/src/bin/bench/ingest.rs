@@ -108,7 +108,7 @@ async fn publish(raw: &Raw, round: Duration, most: usize) -> Result<Outcome, Fai
     raw.round(round, (0..most).map(message).collect()).await
 }
 
-/// A round of appends by the log room: what the API adds to it is the rest.
+/// A round of appends by the log crate; the rest of the time is the API's.
 async fn append(log: &Log, round: Duration, most: usize) -> Result<Outcome, Failure> {
     let events: Vec<_> =
         (0..most).map(|_| mail::new_event("delivered", &mail::uuid(), Utc::now())).collect();

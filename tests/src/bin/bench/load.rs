@@ -1,8 +1,8 @@
-//! Closed-loop load: so many callers, each with one request in flight.
+//! Closed-loop load: a number of callers, each with one request in flight.
 //!
 //! The HTTP client sends requests that were written out beforehand and reads
 //! no more of an answer than its status, its length and one mark, on one
-//! thread: what it costs is missing from the side that it measures.
+//! thread: its processor time is not available to the side that it measures.
 
 use crate::Failure;
 use std::{
@@ -21,17 +21,17 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Callers at a time, where no other number is said.
+/// The default number of callers at a time.
 pub(crate) const IN_FLIGHT: usize = 64;
 
-/// How requests are sent, and what must come back.
+/// The requests to send, and the answers to expect.
 #[derive(Clone, Copy)]
 pub(crate) struct Load {
     /// Callers at a time.
     pub(crate) in_flight: usize,
-    /// What an answer may be.
+    /// The allowed statuses of an answer.
     pub(crate) statuses: &'static [u16],
-    /// What is looked for in the head of each answer.
+    /// A text that the head of each answer must contain.
     pub(crate) mark: Option<&'static str>,
 }
 
@@ -41,7 +41,7 @@ impl Default for Load {
     }
 }
 
-/// What a round of load came to.
+/// The result of a round of load.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) elapsed: Duration,
@@ -61,7 +61,7 @@ impl Outcome {
         self.count() as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// Takes in what another caller did meanwhile, or another round did.
+    /// Adds the result of another caller or another round.
     pub(crate) fn add(&mut self, other: Self) {
         self.elapsed += other.elapsed;
         self.latencies.extend(other.latencies);
@@ -103,7 +103,7 @@ impl Requests {
     }
 }
 
-/// Posts or gets for this long over so many connections.
+/// Posts or gets for this time over this number of connections.
 pub(crate) async fn http(
     address: SocketAddr,
     requests: Requests,
@@ -195,7 +195,7 @@ where
     Ok(outcome)
 }
 
-/// One kept-alive HTTP/1.1 connection.
+/// One HTTP/1.1 connection with keep-alive.
 pub(crate) struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -203,7 +203,7 @@ pub(crate) struct Connection {
 
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    /// Where the body begins.
+    /// The offset of the body.
     head: usize,
 }
 

@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 /// The webhook secret of every system here.
 pub(crate) const WEBHOOK_SECRET: &str = "whsec_YSBzZWNyZXQgb2YgdGhlIGJlbmNobWFyaywgMzIgYnk=";
 
-/// What becomes of a mail that is read.
+/// The statuses of a mail that is read.
 const LIFE: [&str; 6] = ["sent", "delivery_delayed", "delivered", "opened", "opened", "clicked"];
-/// How many later emails the events of one are spread over.
+/// The number of later emails over which the events of one are spread.
 const SPREAD: usize = 300;
 
 /// An id in the form of a UUID.
@@ -32,7 +32,7 @@ pub(crate) fn message_id() -> String {
 /// The body of a delivery about an email.
 pub(crate) fn body(kind: &str, email_id: &str, at: DateTime<Utc>) -> Bytes {
     let text = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Millis, true);
-    // Whatever varies with the email must be the same in all of its reports.
+    // A value that depends on the email must be the same in all of its reports.
     let n = u32::from_str_radix(&email_id[..6], 16).unwrap_or_default();
     let mut body = json!({
         "type": format!("email.{kind}"),
@@ -80,7 +80,7 @@ fn pad(body: &mut Value) {
     });
 }
 
-/// So many events as the webhook would append them, and the ids of their
+/// Events in the form in which the webhook appends them, and the ids of their
 /// emails.
 pub(crate) fn traffic(events: usize) -> (Vec<NewEvent>, Vec<String>) {
     let ids: Vec<_> = (0..events.div_ceil(LIFE.len())).map(|_| uuid()).collect();

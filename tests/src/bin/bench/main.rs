@@ -1,4 +1,4 @@
-//! `make bench`: how fast the system is, as ratios to ceilings that are
+//! `make bench`: the speed of the system, as ratios to ceilings that are
 //! measured in the same run.
 //!
 //! Absolute figures of a shared machine say little, so each row alternates
@@ -6,7 +6,7 @@
 //! the medians. The system is the real one: private servers with the settings
 //! of `exodrive up`, and `exodrive serve` and `exodrive work` as processes. The
 //! clients of both sides are as lean as they can be, since they share the
-//! machine's cores with what they measure.
+//! machine's cores with the measured system.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
@@ -38,14 +38,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Measures webhook ingest, projection catch-up, cached reads, bookings and
 /// lists of the fleet, rebuilds, and the verification of exports, each against a
-/// ceiling of this machine, and says which targets are met.
+/// ceiling of this machine, and reports the targets that are met.
 ///
-/// Takes about ten minutes. For figures worth comparing, let nothing
-/// else run.
+/// Takes about ten minutes. For comparable figures, run nothing else
+/// meanwhile.
 #[derive(Parser)]
 #[command(name = "bench", args_conflicts_with_subcommands = true)]
 struct Bench {
-    /// Short rounds and few events: shows that everything works, not how fast
+    /// Short rounds and few events: a check that everything works, without useful figures
     #[arg(long)]
     quick: bool,
     /// Print JSON instead of a table
@@ -54,7 +54,7 @@ struct Bench {
     /// Only these rows, with commas between
     #[arg(long, value_enum, value_delimiter = ',', value_name = "ROW")]
     only: Vec<Benchmark>,
-    /// How often each side is measured
+    /// Number of runs of each side
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
     #[command(subcommand)]
@@ -63,7 +63,7 @@ struct Bench {
 
 #[derive(Subcommand)]
 enum Part {
-    /// Serve a file as `exodrive serve` serves an email, and do nothing else
+    /// Serve only a file, as `exodrive serve` serves an email
     #[command(hide = true)]
     BareAxum { address: SocketAddr, file: PathBuf },
 }
@@ -72,7 +72,7 @@ enum Part {
 enum Benchmark {
     /// Webhooks, NATS flushing to disk before each acknowledgement
     IngestAlways,
-    /// Webhooks, NATS flushing to disk when it likes
+    /// Webhooks, NATS flushing to disk by its default
     IngestDefault,
     /// The projections from zero
     CatchUp,
@@ -80,16 +80,16 @@ enum Benchmark {
     CachedRead,
     /// Bookings on many cars, NATS flushing to disk before each acknowledgement
     BookingAlways,
-    /// Bookings on many cars, NATS flushing to disk when it likes
+    /// Bookings on many cars, NATS flushing to disk by its default
     BookingDefault,
-    /// Bookings on one car that everybody wants, accepted or refused
+    /// Bookings on one car that every client books, accepted or rejected
     HotCar,
     /// From a booking until its car's calendar shows it
     Calendar,
     /// Lists of a large fleet, by several filters
     Fleet,
-    /// Rebuilds beside what readers see, what readers notice of them, and how
-    /// soon a webhook is to be seen
+    /// Rebuilds beside the rows that readers see, their effect on readers, and
+    /// the delay until readers see a webhook
     Rebuild,
     /// Sealing, exporting and verifying a large log
     Audit,
@@ -97,11 +97,11 @@ enum Benchmark {
     CqrsEs,
 }
 
-/// How much is measured.
+/// The amounts that are measured.
 #[derive(Clone, Copy)]
 struct Scale {
-    /// Rounds of requests. Short and many, since what a shared disk or
-    /// processor gives changes from second to second.
+    /// Rounds of requests. Short and many, since the speed of a shared disk
+    /// or processor changes from second to second.
     rounds: usize,
     round: Duration,
     /// Rounds of catching up.
@@ -114,11 +114,11 @@ struct Scale {
     fleet: usize,
     /// Bookings of a car with a long history.
     history: usize,
-    /// Bookings whose calendar is looked at.
+    /// Bookings whose calendar is polled.
     visible: usize,
     /// Events of the larger log that is rebuilt from; `events` of the smaller.
     rebuild_events: usize,
-    /// Webhooks sent while is looked how soon they are to be seen.
+    /// Webhooks of the measurement of the delay until readers see them.
     live: usize,
     /// Events that go through cqrs-es too.
     side_by_side: usize,

@@ -1,4 +1,4 @@
-//! JetStream without anything of ours: the ceiling of whatever appends.
+//! JetStream without any of our code: the ceiling of every appender.
 
 use crate::{
     Failure,

@@ -1,5 +1,5 @@
-//! Rebuilds beside what readers see, against a consumer that reads the same
-//! stream and drops it; and what readers notice of them.
+//! Rebuilds beside the rows that readers see, against a consumer that reads the
+//! same stream and drops it; and the effect of rebuilds on readers.
 
 use crate::{
     Failure, Scale,
@@ -56,8 +56,8 @@ impl Noon {
         Ok(Self { system, pool, worker, events: 0, email_ids: Vec::new() })
     }
 
-    /// Appends until the log has so many events, and waits until the views have
-    /// them.
+    /// Appends until the log has this number of events, and waits until the
+    /// views have them.
     pub(crate) async fn fill(&mut self, events: usize) -> Result<(), Failure> {
         let log = self.system.log().await?;
         progress(&format!("rebuild: filling the log to {events} events"));
@@ -192,7 +192,8 @@ impl Noon {
         Ok(table)
     }
 
-    /// What readers of emails get, without and with a rebuild beside.
+    /// Measures the answers that readers of emails get, without and with a
+    /// rebuild beside.
     async fn reads(&mut self) -> Result<Row, Failure> {
         let token = auditor();
         let of = |id: &String| {
@@ -237,11 +238,11 @@ impl Noon {
         })
     }
 
-    /// From a webhook's answer until readers see what it says, at 500 events a
-    /// second.
+    /// The delay from a webhook's answer until readers see its content, at 500
+    /// events a second.
     async fn live(&mut self, events: usize) -> Result<Row, Failure> {
         const PER_SECOND: f64 = 500.0;
-        /// One sender of so many looks when its email is to be seen.
+        /// The number of senders; one of them polls until its email is visible.
         const SENDERS: usize = 10;
         let commits = "select xact_commit from pg_stat_database where datname = current_database()";
         let before: i64 = sqlx::query_scalar(commits).fetch_one(&self.pool).await?;
@@ -285,7 +286,7 @@ impl Noon {
         let elapsed = began.elapsed();
         self.events += events as u64;
         until_at(&self.pool, self.events, "%", || Ok(())).await?;
-        // Postgres tells of what idle sessions did after a while.
+        // Postgres reports the statistics of idle sessions after a while.
         tokio::time::sleep(Duration::from_secs(2)).await;
         let after: i64 = sqlx::query_scalar(commits).fetch_one(&self.pool).await?;
         let mut figure = Series::default();

@@ -13,10 +13,10 @@ use exodrive_domain::{
 use exodrive_log::{Log, NewEvent};
 use serde_json::{Value, json};
 
-/// What the fleet is made of.
+/// The categories of the fleet.
 pub(crate) const CATEGORIES: [&str; 5] =
     ["Supercar", "Convertible", "SUV", "Grand Tourer", "Sedan"];
-/// What cars offer: each has some.
+/// The features of cars: each has some.
 pub(crate) const FEATURES: [&str; 8] = [
     "Carbon brakes",
     "Lift system",
@@ -27,7 +27,7 @@ pub(crate) const FEATURES: [&str; 8] = [
     "Panoramic roof",
     "Rear axle steering",
 ];
-/// Who makes them.
+/// The makers of the cars.
 pub(crate) const MAKERS: [&str; 8] = [
     "Ferrari",
     "Lamborghini",
@@ -111,7 +111,7 @@ fn car(n: usize) -> Result<(CarId, [NewEvent; 3]), Failure> {
     Ok((car_id, [added?, priced?, listed?]))
 }
 
-/// Appends a fleet of so many cars.
+/// Appends a fleet of this number of cars.
 pub(crate) async fn fleet(log: &Log, cars: usize) -> Result<Vec<CarId>, Failure> {
     let cars = (0..cars).map(car).collect::<Result<Vec<_>, _>>()?;
     // Events on their way at once may change places: all are added, then all

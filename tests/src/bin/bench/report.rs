@@ -54,23 +54,24 @@ impl Series {
     }
 }
 
-/// What others may use of the machine, in percent, before it is said aloud.
+/// The share of the machine, in percent, that other processes may use before
+/// the report mentions it.
 const QUIET: f64 = 5.0;
 
-/// What a row must reach.
+/// The target of a row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Target {
     /// Figure divided by ceiling.
     Ratio(f64),
     /// The figure itself, per second.
     Rate(f64),
-    /// At most this, in ms, of what is `is`.
+    /// A limit `most` in ms for the measured `is`.
     P99 { most: f64, is: f64 },
-    /// Shown for those who look for the reason.
+    /// No target: the row helps to find the reason of another row.
     None,
 }
 
-/// Something measured beside.
+/// A further measurement of a row.
 #[derive(Clone, Debug)]
 pub(crate) struct Detail {
     name: String,
@@ -128,14 +129,14 @@ pub(crate) struct Row {
     /// Per second.
     pub(crate) ceiling: Series,
     pub(crate) target: Target,
-    /// Percent of the machine that processes other than ours used meanwhile.
+    /// Percent of the machine that other processes used meanwhile.
     pub(crate) others: f64,
     pub(crate) details: Vec<Detail>,
 }
 
 impl Row {
-    /// The median of the rounds' own ratios: what changes from round to round
-    /// changes both sides of one.
+    /// The median of the rounds' own ratios: a change from round to round affects
+    /// both sides of one round.
     fn ratio(&self) -> f64 {
         if self.figure.0.len() != self.ceiling.0.len() {
             return self.figure.median() / self.ceiling.median();
@@ -195,12 +196,12 @@ impl Row {
     }
 }
 
-/// What the figures were measured on.
+/// The machine that the figures were measured on.
 pub(crate) struct Machine {
     cores: usize,
     processor: String,
     memory_gb: f64,
-    /// Of the last minute, before we began.
+    /// The load of the last minute before the run.
     load: String,
 }
 

@@ -1,10 +1,11 @@
 //! The same events through the crate `cqrs-es` with its Postgres store, which
-//! lives in a workspace of its own (`bench-cqrs-es`), built by `make bench`.
+//! is in a workspace of its own (`bench-cqrs-es`), built by `make bench`.
 //!
-//! Both keep the same read model, a row for each email. `cqrs-es` writes event
-//! and row in the command's path; ours is append, then a projection, so it is
+//! Both maintain the same read model, a row for each email. `cqrs-es` writes
+//! event and row in the command's path. Ours appends, then projects, so it is
 //! measured until the row is level. Its log is the same Postgres that our
-//! projections write to; ours is a NATS server that flushes when it likes.
+//! projections write to; ours is a NATS server that flushes by its own
+//! schedule.
 
 use crate::{
     Failure, Scale,

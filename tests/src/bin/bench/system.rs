@@ -30,7 +30,7 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// The server remembers ids for as long as in a system of default settings.
 pub(crate) const DUPLICATE_WINDOW: Duration = Duration::from_secs(3 * 86_400);
 
-/// Servers, and what runs on them. Dropping it ends all of it.
+/// Servers, and the processes that use them. Dropping it ends all of them.
 pub(crate) struct System {
     // In this order: processes end before servers, and servers before their
     // folder.
@@ -127,7 +127,7 @@ impl System {
         self.folder.path().join(format!("{command}.log"))
     }
 
-    /// Fails if a process has ended, with what it printed.
+    /// Fails with the output of a process if it has ended.
     pub(crate) fn still_runs(&self, process: &mut Process, command: &str) -> Result<(), Failure> {
         match process.ended() {
             None => Ok(()),
@@ -167,7 +167,7 @@ impl System {
         kib.unwrap_or(f64::NAN) / 1_024.0
     }
 
-    /// What the parts of the system have used of the processors so far.
+    /// The processor time that the parts of the system have used so far.
     pub(crate) fn cpu(&self) -> Cpu {
         let seconds = |pid: Option<u32>| pid.map_or(0.0, cpu_seconds);
         Cpu {
@@ -179,7 +179,7 @@ impl System {
     }
 }
 
-/// A connection to NATS without anything of ours.
+/// A connection to NATS without any of our code.
 pub(crate) async fn client(url: &str) -> Result<async_nats::Client, Failure> {
     let server: ServerAddr = url.parse()?;
     let user = server.username().unwrap_or_default().to_owned();
@@ -187,7 +187,7 @@ pub(crate) async fn client(url: &str) -> Result<async_nats::Client, Failure> {
     Ok(ConnectOptions::new().user_and_password(user, password).connect(server).await?)
 }
 
-/// Waits until somebody answers HTTP there.
+/// Waits until a server answers HTTP there.
 pub(crate) async fn until_served(
     address: SocketAddr,
     mut check: impl FnMut() -> Result<(), Failure>,
@@ -201,7 +201,7 @@ pub(crate) async fn until_served(
         }
         check()?;
         if began.elapsed() > WAIT_TIMEOUT {
-            return Err(format!("nobody answers at {address}").into());
+            return Err(format!("no server answers at {address}").into());
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -219,7 +219,7 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
-    /// What each of `count` requests took since `before`.
+    /// The average cost of each of `count` requests since `before`.
     pub(crate) fn since(&self, before: &Self, count: usize) -> Self {
         let each = |now: f64, before: f64| (now - before) / count.max(1) as f64;
         Self {
@@ -246,8 +246,8 @@ fn ticks(line: &str, from: usize, count: usize) -> f64 {
     fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / PER_SECOND
 }
 
-/// Watches who uses the processors while we measure: what others take is
-/// missing from our figures.
+/// Observes the use of the processors during a measurement: the time of other
+/// processes is missing from our figures.
 pub(crate) struct Watch {
     began: Instant,
     all: f64,
@@ -259,13 +259,12 @@ impl Watch {
         Self { began: Instant::now(), all: all_cpu_seconds(), ours: our_cpu_seconds() }
     }
 
-    /// What we and our children have used, in seconds.
+    /// The processor time of this process and its children, in seconds.
     pub(crate) fn ours(&self) -> f64 {
         our_cpu_seconds() - self.ours
     }
 
-    /// The share of the machine that went to processes other than ours, in
-    /// percent.
+    /// The share of the machine that other processes used, in percent.
     pub(crate) fn others(&self) -> f64 {
         let others = (all_cpu_seconds() - self.all - self.ours()).max(0.0);
         let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
@@ -273,16 +272,17 @@ impl Watch {
     }
 }
 
-/// What all processes together have used since the machine began.
+/// The processor time of all processes since the machine began.
 fn all_cpu_seconds() -> f64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let all = stat.lines().next().unwrap_or_default();
-    // User, nice and system; then interrupts, which count as the time of
-    // whoever they interrupted.
+    // User, nice and system; then interrupts, which count as the time of the
+    // interrupted process.
     ticks(all, 1, 3) + ticks(all, 6, 2)
 }
 
-/// What we, our descendants, and those of them that have ended have used.
+/// The processor time of this process, its descendants, and those of them that
+/// have ended.
 fn our_cpu_seconds() -> f64 {
     let mut processes: Vec<(u32, u32, f64)> = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -324,12 +324,12 @@ pub(crate) fn post(path: &str, body: &Value) -> Vec<u8> {
         .into_bytes()
 }
 
-/// Appends events, many at a time; whatever guards them is not looked at.
+/// Appends events, many at a time; ignores their guards.
 pub(crate) async fn append_all(log: &Log, events: &[NewEvent]) -> Result<(), Failure> {
     append(log, events, PIPELINE).await
 }
 
-/// Appends events, so many at a time.
+/// Appends events, a number of them at a time.
 pub(crate) async fn append(
     log: &Log,
     events: &[NewEvent],
@@ -362,7 +362,7 @@ pub(crate) async fn stop(mut process: Process) {
     }
 }
 
-/// Says what is done.
+/// Prints the current step.
 pub(crate) fn progress(what: &str) {
     eprintln!("bench: {what}");
 }

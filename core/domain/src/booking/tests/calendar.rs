@@ -8,7 +8,7 @@ use proptest::{
 };
 use std::{cell::RefCell, collections::BTreeSet};
 
-/// Days that everything happens in.
+/// The number of days in which all bookings are.
 const SPAN: u64 = 24;
 
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ enum Who {
     Block(usize),
 }
 
-/// What the calendars should be.
+/// The calendars that the test expects.
 #[derive(Debug, Default)]
 struct Model {
     taken: [BTreeMap<NaiveDate, BTreeSet<Who>>; 2],
@@ -138,8 +138,8 @@ struct Run {
 }
 
 impl Run {
-    /// Does it in the world and in the model, and tells whether the model says
-    /// that it can be done; none if there is nothing to do it to.
+    /// Executes the attempt in the world and in the model. Returns true beside
+    /// the step if the model accepts it; `None` if there is no target for it.
     fn expect(&mut self, attempt: &Attempt) -> Option<(Step, bool)> {
         let model = &mut self.model;
         let count = model.bookings.len();
@@ -293,7 +293,7 @@ impl Run {
     }
 }
 
-/// How often each wish was accepted and refused.
+/// Counts of accepted and rejected commands, by command.
 type Tally = BTreeMap<&'static str, [u32; 2]>;
 
 fn run(attempts: &[(Attempt, Days)], tally: &RefCell<Tally>) -> Result<(), TestCaseError> {

@@ -33,7 +33,7 @@ fn it_leaves_one_car_and_is_on_the_other() {
 }
 
 #[test]
-fn its_price_is_kept_or_made_again() {
+fn its_price_stays_or_is_quoted_again() {
     assert_eq!(moved().booking("b1").quote.total_cents, 3 * DAY_CENTS);
     let world = given([hold("b1", "2027-01-01", "2027-01-03")]).with_car(2, |car| {
         car.prices = Some(PriceList { version: 7, base_per_day_cents: 2 * DAY_CENTS, ..prices() });
@@ -44,7 +44,7 @@ fn its_price_is_kept_or_made_again() {
     };
     let world = world
         .when(move_to(2, "b1", false).shown(3 * DAY_CENTS))
-        .then_refused(changed)
+        .then_rejected(changed)
         .when(move_to(2, "b1", false).shown(6 * DAY_CENTS))
         .then(Status::PendingPayment);
     let quote = &world.booking("b1").quote;
@@ -52,28 +52,28 @@ fn its_price_is_kept_or_made_again() {
 }
 
 #[test]
-fn the_car_that_it_left_says_where_it_is() {
+fn a_command_on_the_car_that_it_left_names_its_new_car() {
     let elsewhere = || BookingRejection::MovedTo(car_id(2));
     moved()
         .when(cancel("b1"))
-        .then_refused(elsewhere())
+        .then_rejected(elsewhere())
         .when(hold("b1", "2027-01-01", "2027-01-03").under("made", "asked"))
-        .then_refused(elsewhere())
+        .then_rejected(elsewhere())
         .when(move_to(2, "b1", true).under("move", "asked"))
-        .then_refused(elsewhere());
+        .then_rejected(elsewhere());
 }
 
 #[test]
 fn commands_are_remembered_where_it_is_now() {
     moved()
         .when(hold("b1", "2027-01-01", "2027-01-03").under("made", "asked").on_car(2))
-        .then_refused(BookingRejection::AlreadyDone(1))
+        .then_rejected(BookingRejection::AlreadyDone(1))
         .when(move_to(2, "b1", true).under("move", "asked").on_car(2))
-        .then_refused(BookingRejection::AlreadyDone(4))
+        .then_rejected(BookingRejection::AlreadyDone(4))
         .when(move_to(2, "b1", false).under("move", "asked otherwise").on_car(2))
-        .then_refused(BookingRejection::KeyReused)
+        .then_rejected(BookingRejection::KeyReused)
         .when(move_to(2, "b1", true).on_car(2))
-        .then_refused(BookingRejection::Unchanged);
+        .then_rejected(BookingRejection::Unchanged);
 }
 
 #[test]
@@ -83,13 +83,13 @@ fn it_comes_back() {
     assert_eq!(world.taken(2, "2027-01-01", "2027-01-03"), []);
     world
         .when(cancel("b1").on_car(2))
-        .then_refused(BookingRejection::MovedTo(car_id(1)))
+        .then_rejected(BookingRejection::MovedTo(car_id(1)))
         .when(cancel("b1"))
         .then(Status::Cancelled);
 }
 
 #[test]
-fn it_does_not_move_where_it_cannot_be() {
+fn it_moves_only_to_a_car_that_can_take_it() {
     let world = given([
         hold("b1", "2027-01-01", "2027-01-03"),
         hold("b2", "2027-01-03", "2027-01-05").on_car(2),
@@ -100,16 +100,16 @@ fn it_does_not_move_where_it_cannot_be() {
         .when(move_to(2, "b1", true))
         .then_taken(&taken, Some(days("2027-01-06", "2027-01-08")))
         .when(move_to(2, "b3", true))
-        .then_refused(BookingRejection::NoSuchBooking);
+        .then_rejected(BookingRejection::NoSuchBooking);
     assert_eq!(world.calendars, before.calendars);
     world
         .and([cancel("b2").on_car(2)])
         .with_car(2, |car| car.prices = None)
         .when(move_to(2, "b1", true))
-        .then_refused(BookingRejection::NotBookable("it has no price yet"))
+        .then_rejected(BookingRejection::NotBookable("it has no price yet"))
         .with_car(2, |car| car.archived = true)
         .when(move_to(2, "b1", true))
-        .then_refused(BookingRejection::NotBookable("it has left the fleet"));
+        .then_rejected(BookingRejection::NotBookable("it has left the fleet"));
 }
 
 #[test]

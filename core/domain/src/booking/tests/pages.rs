@@ -1,9 +1,9 @@
-//! The state machine: what it says, what `decide` does, and what the
-//! documentation shows.
+//! The state machine: its tables, the behaviour of `decide`, and the
+//! documentation must agree.
 
 use super::*;
 
-/// In the future of every story.
+/// A time after every story.
 const LATER: &str = "2027-06-01T17:00:00Z";
 
 /// Ways into every status, with the payment and contract in every state that
@@ -191,7 +191,7 @@ fn names_are_read_back() {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "a test that is told to write the page")]
+#[expect(clippy::disallowed_methods, reason = "a test that writes the page on request")]
 fn the_page_shows_this_state_machine() {
     const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/booking.md");
     const BEGIN: &str = "<!-- generated: booking::table() -->\n\n";

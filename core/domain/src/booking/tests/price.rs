@@ -1,4 +1,4 @@
-//! The price at the door is the price charged.
+//! The price that is charged is the price that was quoted.
 
 use super::*;
 use crate::price::{
@@ -22,13 +22,13 @@ fn charged(world: &World) -> Quote {
 
 proptest! {
     #[test]
-    fn the_quote_is_charged_whatever_list_comes_later(
+    fn the_quote_is_charged_after_any_later_price_list(
         lists in prop::array::uniform3(any_prices()),
         [first, second] in prop::array::uniform2(any_days()),
         (chosen, here, by) in (any::<bool>(), any::<bool>(), 1..60_u64),
     ) {
         let mut lists = lists;
-        // What is chosen is in every list, so that it can be priced by all.
+        // Every list has the chosen fees, so that all can price them.
         let fees = lists[0].fees.clone();
         for (version, list) in (1..).zip(&mut lists) {
             list.version = version;
@@ -53,7 +53,7 @@ proptest! {
         prop_assert_eq!(&charged(&world), &agreed);
         prop_assert_eq!(&world.booking("b1").quote, &agreed);
 
-        // What costs nothing is not paid.
+        // A booking that costs nothing needs no payment.
         let paid = (agreed.total_cents > 0).then(|| authorize("b1"));
         let world = paid.into_iter().fold(priced(world, by_second), |world, paid| world.and([paid]));
         let world = world.and([send("b1")]);

@@ -1,4 +1,4 @@
-//! What is refused, and why; blocks; the same command again.
+//! Rejections and their reasons; blocks; the same command again.
 
 use super::*;
 use crate::price::QuoteError;
@@ -59,10 +59,10 @@ fn only_staff_book_days_that_are_over_where_the_car_is() {
         .when(hold("b1", "2026-12-31", "2026-12-31").by_customer().at(night))
         .then(Status::PendingPayment)
         .when(hold("b2", "2026-12-30", "2027-01-02").by_customer().at("2027-01-01T05:00:00Z"))
-        .then_refused(today())
+        .then_rejected(today())
         .and([hold("b2", "2027-01-02", "2027-01-02")])
         .when(reschedule("b2", "2026-12-29", "2026-12-29").by_customer())
-        .then_refused(today())
+        .then_rejected(today())
         .when(reschedule("b2", "2026-12-29", "2026-12-29"))
         .then(Status::PendingPayment)
         .when(hold("b3", "2026-12-30", "2026-12-30"))
@@ -75,7 +75,7 @@ fn a_car_is_booked_only_while_it_is_offered() {
     given([])
         .with_car(1, |car| car.listed = false)
         .when(step().by_customer())
-        .then_refused(BookingRejection::NoSuchCar)
+        .then_rejected(BookingRejection::NoSuchCar)
         .when(step())
         .then(Status::PendingPayment)
         .when(extend("b1", "2027-01-04").by_customer())
@@ -83,18 +83,18 @@ fn a_car_is_booked_only_while_it_is_offered() {
     given([])
         .with_car(1, |car| car.prices = None)
         .when(step())
-        .then_refused(BookingRejection::NotBookable("it has no price yet"));
+        .then_rejected(BookingRejection::NotBookable("it has no price yet"));
     let archived = given([step()]).with_car(1, |car| car.archived = true);
     archived
         .when(hold("b2", "2027-02-01", "2027-02-01"))
-        .then_refused(BookingRejection::NotBookable("it has left the fleet"))
+        .then_rejected(BookingRejection::NotBookable("it has left the fleet"))
         .when(extend("b1", "2027-01-04"))
-        .then_refused(BookingRejection::NotBookable("it has left the fleet"))
+        .then_rejected(BookingRejection::NotBookable("it has left the fleet"))
         .when(cancel("b1"))
         .then(Status::Cancelled);
     let mut nowhere = given([]);
     nowhere.cars[0] = None;
-    nowhere.when(step()).then_refused(BookingRejection::NoSuchCar);
+    nowhere.when(step()).then_rejected(BookingRejection::NoSuchCar);
 }
 
 #[test]
@@ -105,17 +105,17 @@ fn the_price_is_the_one_that_was_shown() {
     };
     given([])
         .when(hold("b1", "2027-01-01", "2027-01-03").shown(2 * DAY_CENTS))
-        .then_refused(changed(2 * DAY_CENTS, 3 * DAY_CENTS))
+        .then_rejected(changed(2 * DAY_CENTS, 3 * DAY_CENTS))
         .when(hold("b1", "2027-01-01", "2027-01-03").shown(3 * DAY_CENTS))
         .then(Status::PendingPayment)
         .when(extend("b1", "2027-01-04").shown(1))
-        .then_refused(changed(1, 4 * DAY_CENTS))
+        .then_rejected(changed(1, 4 * DAY_CENTS))
         .when(reschedule("b1", "2027-01-01", "2027-01-01").shown(2))
-        .then_refused(changed(2, DAY_CENTS));
+        .then_rejected(changed(2, DAY_CENTS));
     given([])
         .with_car(1, |car| car.prices = Some(PriceList { minimum_days: 2, ..prices() }))
         .when(hold("b1", "2027-01-01", "2027-01-01"))
-        .then_refused(BookingRejection::NoQuote(QuoteError::TooShort { minimum: 2 }));
+        .then_rejected(BookingRejection::NoQuote(QuoteError::TooShort { minimum: 2 }));
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn a_block_over_a_booking_needs_force_and_names_it() {
 }
 
 #[test]
-fn a_block_is_valid_and_stands_once() {
+fn a_block_must_be_valid_and_is_made_once() {
     let world = given([block("m1", "2027-01-01", "2027-01-02").under("made", "asked")]);
     let because = |text: &str| {
         let reason = text.to_owned();
@@ -193,27 +193,27 @@ fn a_block_is_valid_and_stands_once() {
     };
     world
         .when(block("m1", "2027-01-01", "2027-01-02").under("made", "asked"))
-        .then_refused(BookingRejection::AlreadyDone(1))
+        .then_rejected(BookingRejection::AlreadyDone(1))
         .when(block("m1", "2027-01-01", "2027-01-03").under("made", "asked otherwise"))
-        .then_refused(BookingRejection::KeyReused)
+        .then_rejected(BookingRejection::KeyReused)
         .when(block("m1", "2027-01-01", "2027-01-02"))
-        .then_refused(BookingRejection::AlreadyDone(1))
+        .then_rejected(BookingRejection::AlreadyDone(1))
         .when(block("m1", "2027-02-01", "2027-02-02"))
-        .then_refused(BookingRejection::KeyReused)
+        .then_rejected(BookingRejection::KeyReused)
         .when(because(" "))
         .then_faulty("/reason")
         .when(block("m2", "2027-01-03", "2031-01-03"))
         .then_faulty("/end_date")
         .when(unblock("m2"))
-        .then_refused(BookingRejection::NoSuchBlock)
+        .then_rejected(BookingRejection::NoSuchBlock)
         .when(unblock("m1").if_position(9))
-        .then_refused(BookingRejection::Stale(1))
+        .then_rejected(BookingRejection::Stale(1))
         .when(unblock("m1").if_position(1).under("undo", "asked"))
         .then_done()
         .when(unblock("m1").under("undo", "asked"))
-        .then_refused(BookingRejection::AlreadyDone(2))
+        .then_rejected(BookingRejection::AlreadyDone(2))
         .when(block("m1", "2027-01-01", "2027-01-02").under("made", "asked"))
-        .then_refused(BookingRejection::AlreadyDone(1));
+        .then_rejected(BookingRejection::AlreadyDone(1));
 }
 
 #[test]
@@ -221,33 +221,33 @@ fn the_same_command_is_done_once() {
     let made = || hold("b1", "2027-01-01", "2027-01-03").under("made", "asked");
     given([made(), authorize("b1").under("pay", "asked"), send("b1")])
         .when(made())
-        .then_refused(BookingRejection::AlreadyDone(1))
+        .then_rejected(BookingRejection::AlreadyDone(1))
         .when(made().under("made", "asked otherwise"))
-        .then_refused(BookingRejection::KeyReused)
+        .then_rejected(BookingRejection::KeyReused)
         .when(hold("b2", "2027-02-01", "2027-02-01").under("made", "asked"))
-        .then_refused(BookingRejection::KeyReused)
+        .then_rejected(BookingRejection::KeyReused)
         .when(made().under("again", "asked"))
-        .then_refused(BookingRejection::AlreadyDone(3))
+        .then_rejected(BookingRejection::AlreadyDone(3))
         .when(authorize("b1").under("pay", "asked"))
-        .then_refused(BookingRejection::AlreadyDone(2))
+        .then_rejected(BookingRejection::AlreadyDone(2))
         .when(authorize("b1").under("pay", "asked").if_position(1))
-        .then_refused(BookingRejection::AlreadyDone(2))
+        .then_rejected(BookingRejection::AlreadyDone(2))
         .when(cancel("b1").under("pay", "asked otherwise"))
-        .then_refused(BookingRejection::KeyReused)
+        .then_rejected(BookingRejection::KeyReused)
         .and([cancel("b1")])
         .when(authorize("b1").under("pay", "asked"))
-        .then_refused(BookingRejection::AlreadyDone(2));
+        .then_rejected(BookingRejection::AlreadyDone(2));
 }
 
 #[test]
 fn a_command_for_what_it_was_before_is_stale() {
     given([hold("b1", "2027-01-01", "2027-01-03"), hold("b2", "2027-02-01", "2027-02-01")])
         .when(cancel("b1").if_position(2))
-        .then_refused(BookingRejection::Stale(1))
+        .then_rejected(BookingRejection::Stale(1))
         .when(authorize("b1").if_position(1))
         .then(Status::PendingContract)
         .when(cancel("b1").if_position(1))
-        .then_refused(BookingRejection::Stale(3))
+        .then_rejected(BookingRejection::Stale(3))
         .when(cancel("b3"))
-        .then_refused(BookingRejection::NoSuchBooking);
+        .then_rejected(BookingRejection::NoSuchBooking);
 }

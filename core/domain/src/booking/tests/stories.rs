@@ -278,7 +278,7 @@ fn other_days_free_the_days_before() {
     assert_eq!(booking.open_cents(), DAY_CENTS);
     world
         .when(reschedule("b1", "2027-01-03", "2027-01-06"))
-        .then_refused(BookingRejection::Unchanged)
+        .then_rejected(BookingRejection::Unchanged)
         .when(authorize("b1"))
         .then(Status::Upcoming)
         .when(hold("b2", "2027-01-01", "2027-01-02"))
@@ -309,9 +309,9 @@ fn who_does_not_come_gives_the_days_up() {
     let no_show = || act("b1", BookingAction::NoShow { reason: None });
     let world = upcoming()
         .when(no_show().at("2027-01-01T04:59:59Z"))
-        .then_refused(BookingRejection::TooEarly(day("2027-01-01")))
+        .then_rejected(BookingRejection::TooEarly(day("2027-01-01")))
         .when(pick_up("b1"))
-        .then_refused(BookingRejection::TooEarly(day("2027-01-01")))
+        .then_rejected(BookingRejection::TooEarly(day("2027-01-01")))
         .when(no_show().at("2027-01-01T05:00:00Z"))
         .then(Status::Cancelled);
     assert_eq!(world.taken(1, "2027-01-01", "2027-01-03"), []);
@@ -333,7 +333,7 @@ fn a_dispute_ends_completed_or_cancelled() {
 }
 
 #[test]
-fn a_hold_ends_exactly_when_it_says() {
+fn a_hold_ends_exactly_at_its_time() {
     let world = held()
         .when(expire("b1").at("2026-12-01T17:59:59.999999Z"))
         .then_wrong("the hold has not ended")
@@ -397,7 +397,7 @@ fn imported(status: Status, payment: PaymentStatus, contract: ContractStatus) ->
 }
 
 #[test]
-fn an_imported_booking_stands_where_it_stood_if_that_can_be() {
+fn an_imported_booking_has_its_old_status_if_that_is_valid() {
     use {ContractStatus as C, PaymentStatus as P, Status as S};
     for (status, payment, contract, becomes) in [
         (S::PendingPayment, P::Pending, C::NotSent, S::PendingPayment),
@@ -434,7 +434,7 @@ fn an_import_takes_no_days_of_others_unless_it_needs_none() {
         .when(imported(S::Cancelled, P::Voided, C::NotSent))
         .then(S::Cancelled)
         .when(imported(S::Cancelled, P::Voided, C::NotSent))
-        .then_refused(BookingRejection::AlreadyDone(2));
+        .then_rejected(BookingRejection::AlreadyDone(2));
 }
 
 #[test]
@@ -479,14 +479,14 @@ fn every_change_is_reported_and_survives() {
 }
 
 #[test]
-fn the_first_command_is_remembered_whatever_comes_after() {
+fn the_first_command_stays_remembered() {
     let note = |n| act("b1", BookingAction::AddNote { text: format!("note {n}") });
     let world = given([hold("b1", "2027-01-01", "2027-01-03").under("made", "asked")]);
     let world = world.and((0..200).map(note));
     assert_eq!(world.booking("b1").commands.len(), 64);
     world
         .when(hold("b1", "2027-01-01", "2027-01-03").under("made", "asked"))
-        .then_refused(BookingRejection::AlreadyDone(1));
+        .then_rejected(BookingRejection::AlreadyDone(1));
 }
 
 #[test]

@@ -1,0 +1,112 @@
+//! `exodrive work`: a process that folds the projections and runs every background
+//! worker.
+
+use super::{Failure, metrics::serve_metrics};
+use crate::settings::{CheckSettings, Connections, MetricsSettings, RebuildArgs, SealSettings};
+use exodrive_log::Log;
+use exodrive_projections::{
+    Database,
+    engine::{self, cache::Cache},
+};
+use exodrive_runtime::{error_chain, shutdown, tasks::Tasks};
+use exodrive_workers::{Driver, System, erasure, sealing, status, status::Statuses};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+/// Name of the task that folds the projections.
+const PROJECTIONS: &str = "projections";
+/// Time for workers to end their steps and release their leases.
+const GRACE: Duration = Duration::from_secs(6);
+/// Time limit for recording the last status.
+const LAST_STATUS: Duration = Duration::from_secs(1);
+
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  exodrive work        (any number of them: they share the projections and take over from each other)")]
+pub(super) struct Work {
+    #[command(flatten)]
+    connections: Connections,
+    #[command(flatten)]
+    rebuilds: RebuildArgs,
+    #[command(flatten)]
+    seals: SealSettings,
+    #[command(flatten)]
+    metrics: MetricsSettings,
+    #[command(flatten)]
+    checks: CheckSettings,
+}
+
+impl Work {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let stop = shutdown::requested()?;
+        let tasks = Tasks::new(stop.clone());
+        let urls = self.connections.resolve()?;
+        let seal_keys = Arc::new(self.seals.keys(&self.connections)?);
+        serve_metrics(self.metrics.metrics_addr, &tasks).await?;
+        let config = self.connections.appending_config(urls.nats_worker, urls.nats_monitor)?;
+        let log = Log::connect(&config).await?;
+        let process = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
+        let system = System {
+            log,
+            database: Database::for_workers(&urls.database)?,
+            readers: Database::for_readers(&urls.database)?,
+            cache: Cache::new(&urls.redis)?,
+            process: process.clone(),
+            seal_keys,
+            seal_interval: self.seals.seal_interval,
+            check_interval: self.checks.check_interval,
+        };
+        // Projections fold nothing before this. Services start in any order.
+        while let Err(error) = erasure::reapply(&system).await {
+            let error = error_chain(&error);
+            tracing::warn!(error, "Cannot check whether erased data is still gone, will retry");
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+        tracing::info!(worker = process, "Working");
+        let statuses = Statuses::new(&process);
+        let driver = Driver::new(tasks.clone(), statuses.clone());
+        exodrive_workers::start_all(&driver, &system);
+        tasks.spawn(
+            status::PUBLISHER,
+            statuses.clone().publish(system.database.clone(), stop.clone()),
+        );
+        let failed = Arc::new(Mutex::new(None));
+        tasks.spawn(PROJECTIONS, self.project(system.clone(), tasks.clone(), failed.clone()));
+        let outcome = tasks.run_until_stopped().await;
+        let running = tasks.finish(GRACE).await;
+        if !running.is_empty() {
+            tracing::warn!(?running, "Some tasks did not end in time");
+        }
+        let broken = outcome.as_ref().err().map(|ended| ended.name);
+        let last = statuses.publish_end(&system.database, broken);
+        let _ = tokio::time::timeout(LAST_STATUS, last).await;
+        if let Some(error) = failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            sealing::compare_once_more(&system).await;
+            return Err(Box::new(error));
+        }
+        Ok(outcome?)
+    }
+
+    /// Folds every projection until the process stops. A failure that no retry
+    /// cures is stored in `failed`, and ends the process.
+    fn project(
+        &self,
+        system: System,
+        tasks: Tasks,
+        failed: Arc<Mutex<Option<exodrive_projections::Error>>>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let rebuilds = self.rebuilds.settings();
+        async move {
+            let System { log, database, cache, process, .. } = &system;
+            let kept = engine::run_all(log, database, cache, process, rebuilds, tasks.stop()).await;
+            if let Err(error) = kept {
+                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            }
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Parameters, headers and responses that many routes share. The description has
+//! them once, under `components`, and each route refers to them.
+//!
+//! A route declares its parameters, headers and responses in full. [`share`] puts a
+//! reference wherever one of them equals a component. A test finds parts that are
+//! repeated and have no name here.
+
+use super::problem::{PROBLEM_JSON, Problem};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use utoipa::{
+    IntoResponses, PartialSchema,
+    openapi::{
+        Content, Header, KnownFormat, ObjectBuilder, OpenApi, Ref, RefOr, Required, Response,
+        ResponseBuilder, SchemaFormat, Type,
+        path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem},
+        schema::SchemaType,
+    },
+};
+
+type Named<T> = BTreeMap<String, RefOr<T>>;
+
+/// Adds the shared components to a description, and replaces equal parts of it by
+/// references to them.
+pub(super) fn share(document: &mut OpenApi) {
+    let (parameters, headers, responses) = (parameters(), headers(), responses());
+    for operation in document.paths.paths.values_mut().flat_map(operations) {
+        for parameter in operation.parameters.iter_mut().flatten() {
+            refer(parameter, &parameters, "parameters");
+        }
+        for response in operation.responses.responses.values_mut() {
+            if let RefOr::T(response) = response {
+                for header in response.headers.values_mut() {
+                    refer(header, &headers, "headers");
+                }
+            }
+            refer(response, &responses, "responses");
+        }
+    }
+    let components = document.components.get_or_insert_default();
+    components.parameters.extend(parameters);
+    components.headers.extend(headers);
+    components.responses.extend(responses);
+}
+
+/// The operations of a path.
+fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut path.get, &mut path.put, &mut path.post, &mut path.delete, &mut path.patch]
+        .into_iter()
+        .flatten()
+}
+
+/// Replaces a part by a reference to the component that is equal to it, if there
+/// is one.
+fn refer<T: Serialize>(part: &mut RefOr<T>, components: &Named<T>, section: &str) {
+    let Ok(written) = serde_json::to_value(&*part) else { return };
+    let same = |component| serde_json::to_value(component).is_ok_and(|it| it == written);
+    if let Some((name, _)) = components.iter().find(|(_, component)| same(*component)) {
+        *part = RefOr::Ref(Ref::new(format!("#/components/{section}/{name}")));
+    }
+}
+
+fn parameters() -> Named<Parameter> {
+    let parameter = |place, name: &str, description: &str, required, schema| {
+        ParameterBuilder::new()
+            .name(name)
+            .parameter_in(place)
+            .description(Some(description))
+            .required(required)
+            .schema(Some::<RefOr<_>>(schema))
+            .build()
+    };
+    let in_path = |name, description| {
+        parameter(ParameterIn::Path, name, description, Required::True, String::schema())
+    };
+    let in_header = |name, description, schema| {
+        parameter(ParameterIn::Header, name, description, Required::False, schema)
+    };
+    let in_query = |name, description, schema| {
+        parameter(ParameterIn::Query, name, description, Required::False, schema)
+    };
+    let or_null =
+        |kind| ObjectBuilder::new().schema_type(SchemaType::from_iter([kind, Type::Null]));
+    let text = || or_null(Type::String).into();
+    let int64 = || Some(SchemaFormat::KnownFormat(KnownFormat::Int64));
+    let position = or_null(Type::Integer).format(int64()).minimum(Some(0));
+    let limit = ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .format(int64())
+        .minimum(Some(1))
+        .maximum(Some(100));
+    named([
+        ("BookingId", in_path("id", "The booking's id")),
+        ("CarId", in_path("id", "The car's id or slug")),
+        ("EmailId", in_path("email_id", "The provider's id")),
+        ("ErasureId", in_path("id", "The erasure's id")),
+        ("ProjectionName", in_path("name", "The projection")),
+        ("RebuildId", in_path("id", "The rebuild's id")),
+        (
+            "IdempotencyKey",
+            in_header(
+                "Idempotency-Key",
+                "A repeat under the same key gets the first answer",
+                text(),
+            ),
+        ),
+        (
+            "IfBookingMatches",
+            in_header(
+                "If-Match",
+                "Only if the booking still has this `ETag`; else 412 with `current`",
+                text(),
+            ),
+        ),
+        (
+            "IfCarMatches",
+            in_header(
+                "If-Match",
+                "Only if the car still has this `ETag`; else 412 with `current`",
+                text(),
+            ),
+        ),
+        (
+            "IfNoneMatch",
+            in_header(
+                "If-None-Match",
+                "An `ETag` that you hold: answered 304 while it is current",
+                text(),
+            ),
+        ),
+        (
+            "MinPosition",
+            in_header(
+                "ExoDrive-Min-Position",
+                "Wait (at most 2 s) until the view has reached this position",
+                position.into(),
+            ),
+        ),
+        ("Cursor", in_query("after", "`next_cursor` of the previous page.", String::schema())),
+        ("Limit", in_query("limit", "Rows on the page, 1 to 100. 20 if not given.", limit.into())),
+    ])
+}
+
+fn headers() -> Named<Header> {
+    let header = |description: &str| {
+        let mut header = Header::new(String::schema());
+        header.description = Some(description.to_owned());
+        header
+    };
+    named([
+        ("ETag", header("For `If-Match`")),
+        ("XCache", header("`L1` from this process, `L2` from Redis, `MISS` from Postgres")),
+    ])
+}
+
+fn responses() -> Named<Response> {
+    let response = |description: &str, media_type: &str, schema: &str| {
+        let content = Content::new(Some(Ref::from_schema_name(schema)));
+        ResponseBuilder::new().description(description).content(media_type, content).build()
+    };
+    let json = |description, schema| response(description, "application/json", schema);
+    let problem = |description| response(description, PROBLEM_JSON, "Problem");
+    let mut responses = named([
+        ("BookingAfter", json("The booking after the command", "BookingDetail")),
+        (
+            "BookingRejected",
+            problem(
+                "`action_not_allowed` with `allowed_actions`; `dates_unavailable`; `too_early`; `price_changed`; `request_in_flight`",
+            ),
+        ),
+        ("CarAfter", json("The car after the command", "CarDetail")),
+        ("CarConflict", problem("`car_conflict`")),
+        ("OperationRejected", problem("`operation_rejected`")),
+        ("ProjectionCommandRejected", problem("`rebuild_in_progress` or `operation_rejected`")),
+        (
+            "Recorded",
+            json("Recorded; a dry run is answered 200 with an object `command`", "CommandReceipt"),
+        ),
+        ("Stale", problem("`stale`, with `current`")),
+        ("Unchanged", ResponseBuilder::new().description("Unchanged").build()),
+    ]);
+    let default = Problem::responses().into_values().next();
+    responses.extend(default.map(|response| ("Problem".to_owned(), response)));
+    responses
+}
+
+fn named<T, const N: usize>(components: [(&str, T); N]) -> Named<T> {
+    components.into_iter().map(|(name, it)| (name.to_owned(), RefOr::T(it))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+    use std::collections::BTreeMap;
+
+    /// Counts how often each part is written where a route could refer to it.
+    fn written() -> BTreeMap<String, usize> {
+        let document = serde_json::to_value(super::super::openapi()).unwrap();
+        let mut written = BTreeMap::new();
+        let mut note = |section: &str, name: &str, it: &Value| {
+            let text = match it["$ref"].as_str() {
+                Some(reference) => reference.to_owned(),
+                None => format!("{section} {name} {it}"),
+            };
+            *written.entry(text).or_insert(0) += 1;
+        };
+        let paths = document["paths"].as_object().unwrap().values();
+        for operation in paths.flat_map(|path| path.as_object().unwrap().values()) {
+            for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                note("parameter", "", parameter);
+            }
+            for response in operation["responses"].as_object().unwrap().values() {
+                note("response", "", response);
+                for (name, header) in response["headers"].as_object().into_iter().flatten() {
+                    note("header", name, header);
+                }
+            }
+        }
+        written
+    }
+
+    #[test]
+    fn what_routes_share_is_a_component() {
+        for (text, times) in written() {
+            let shared = text.starts_with("#/components/");
+            assert!(shared || times < 3, "{times} times, and not in components.rs: {text}");
+        }
+    }
+
+    #[test]
+    fn each_component_is_shared() {
+        let written = written();
+        let components = super::super::openapi().components.unwrap();
+        let of = |section, names: Vec<&String>| -> Vec<String> {
+            names.into_iter().map(|name| format!("#/components/{section}/{name}")).collect()
+        };
+        let all = [
+            of("parameters", components.parameters.keys().collect()),
+            of("headers", components.headers.keys().collect()),
+            of("responses", components.responses.keys().collect()),
+        ];
+        for reference in all.concat() {
+            let times = written.get(&reference).copied().unwrap_or_default();
+            assert!(
+                times > 1,
+                "{reference} is written {times} times: is its wording that of the routes?"
+            );
+        }
+    }
+}

@@ -51,7 +51,7 @@ pub enum Error {
     /// A fold does not end, or brings its thread down, and to leave out the event
     /// that it is at does not help: a defect of the projection's own code.
     #[error(
-        "the fold of projection {projection} does not end at position {position}, and leaving that event out does not help: mend the projection's code, and run a release that has it mended"
+        "the fold of projection {projection} does not end at position {position}, and leaving that event out does not help: fix the projection's code, and run a release with the fix"
     )]
     HungFold {
         /// Which projection.

@@ -22,7 +22,7 @@ pub(super) enum RefoldSource {
 }
 
 impl RefoldSource {
-    /// The rows that are to be folded afresh.
+    /// The rows that are to be folded again.
     pub(super) fn keys(&self) -> impl Iterator<Item = &String> {
         let (key, due) = match self {
             Self::Key(_, key) => (Some(key), None),

@@ -1,5 +1,8 @@
 //! Errors of the read side.
 
+use exodrive_log::ReadError;
+use tokio::task::JoinError;
+
 /// Reason that a view could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -11,7 +14,7 @@ pub enum Error {
     Migrate(#[from] sqlx::migrate::MigrateError),
     /// The log could not be read.
     #[error("the event log failed")]
-    Log(#[from] exodrive_log::ReadError),
+    Log(#[from] ReadError),
     /// The database was projected from another log.
     #[error(
         "this database was projected from another event log (made {database}, this one was made {log}): point EXODRIVE_DATABASE_URL at the right database, or at an empty one"
@@ -45,9 +48,27 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
-    /// A defect of the engine itself: its task panicked.
-    #[error("a projection's engine panicked, see the lines above; start the worker again")]
-    Engine,
+    /// A fold does not end, or brings its thread down, and to leave out the event
+    /// that it is at does not help: a defect of the projection's own code.
+    #[error(
+        "the fold of projection {projection} does not end at position {position}, and leaving that event out does not help: fix the projection's code, and run a release with the fix"
+    )]
+    HungFold {
+        /// Which projection.
+        projection: &'static str,
+        /// Where; 0 if at no event.
+        position: u64,
+    },
+    /// A task of the engine panicked: a defect of this program.
+    #[error(
+        "{0} panicked: the worker's log has the panic's message, which is a defect to report. Start the worker again; it goes on from its checkpoints"
+    )]
+    TaskPanicked(&'static str),
+    /// A task of the engine is gone, and nothing had ended it.
+    #[error(
+        "{0} ended before its work was done, though nothing had stopped it: start the worker again; it goes on from its checkpoints"
+    )]
+    TaskEnded(&'static str),
     /// Another worker has taken over.
     #[error("another worker has taken projection {0} over")]
     Fenced(&'static str),
@@ -56,12 +77,57 @@ pub enum Error {
 impl Error {
     /// True if no retry can succeed.
     pub(crate) fn is_final(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::OtherLog { .. }
-                | Self::AheadOfLog { .. }
-                | Self::Engine
-                | Self::Log(exodrive_log::ReadError::Hole { .. })
-        )
+            | Self::AheadOfLog { .. }
+            | Self::HungFold { .. }
+            | Self::TaskPanicked(_)
+            | Self::TaskEnded(_)
+            | Self::Log(ReadError::Hole { .. }) => true,
+            // A key that these settings can never open.
+            Self::Log(ReadError::Key(error)) => error.outage().is_none(),
+            Self::Log(
+                ReadError::Unavailable(_)
+                | ReadError::KeyMissing { .. }
+                | ReadError::Changed { .. },
+            )
+            | Self::Database(_)
+            | Self::Migrate(_)
+            | Self::Row { .. }
+            | Self::Fenced(_) => false,
+        }
+    }
+
+    /// Why a task gave nothing. `task` names it, as the subject of a sentence.
+    pub(crate) fn lost(task: &'static str, error: &JoinError) -> Self {
+        if error.is_panic() { Self::TaskPanicked(task) } else { Self::TaskEnded(task) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use exodrive_log::KeyError;
+
+    #[test]
+    fn a_permanent_fault_of_a_key_is_final_and_an_outage_is_not() {
+        let wrapping = KeyError::Wrapping { name: "email.a".to_owned(), version: 2 };
+        assert!(Error::from(ReadError::from(wrapping)).is_final());
+        let out = ReadError::from(KeyError::Unavailable(None));
+        assert!(!Error::from(out).is_final());
+        assert!(!Error::from(ReadError::Unavailable("no answer".into())).is_final());
+        assert!(Error::from(ReadError::Hole { expected: 1, found: 2 }).is_final());
+        assert!(!Error::Fenced("inbox").is_final());
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_not_one_that_is_gone() {
+        let panics = tokio::spawn(async { panic!("a panic of a test") });
+        let error = Error::lost("The test's task", &panics.await.unwrap_err());
+        assert!(matches!(error, Error::TaskPanicked(_)) && error.is_final());
+        let gone = tokio::spawn(std::future::pending::<()>());
+        gone.abort();
+        let error = Error::lost("The test's task", &gone.await.unwrap_err());
+        assert!(matches!(error, Error::TaskEnded(_)) && error.is_final());
     }
 }

@@ -36,6 +36,11 @@ pub(super) fn json(value: Option<&serde_json::Value>, length: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |value| short(&value.to_string(), length))
 }
 
+/// A name of a list as people read it, for example `catching up`.
+pub(super) fn words(name: impl Into<&'static str>) -> String {
+    name.into().replace('_', " ")
+}
+
 /// Formats a number with separators, for example `1,284,906`.
 pub(super) fn number(number: u64) -> String {
     let digits = number.to_string();

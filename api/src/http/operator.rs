@@ -348,7 +348,7 @@ async fn end(
 ) -> Result<Response, ApiError> {
     let job = find_job(api, id).await?;
     if job.is_over() {
-        let (rebuild, state) = (id.to_owned(), job.state.to_string());
+        let (rebuild, state) = (id.to_owned(), job.state);
         return Err(OperatorError::from(OperationRejection::Over { rebuild, state }).into());
     }
     run_command(api, &job.projection, command, (act, "", false)).await

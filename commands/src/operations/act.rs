@@ -2,7 +2,7 @@
 
 use super::{InvalidOperation, OperationRejection, Operator, OperatorError, known};
 use exodrive_domain::operation::{Operation, OperationEvent};
-use exodrive_projections::engine::operations::Rebuild;
+use exodrive_projections::engine::operations::{GenerationState, Rebuild, RebuildState};
 use uuid::Uuid;
 
 /// A command on a projection.
@@ -181,7 +181,7 @@ impl Operator {
 
     async fn accept(&self, name: &str) -> Result<(Operation, String), OperatorError> {
         match self.under_way(name).await? {
-            Some(rebuild) if rebuild.state == "waiting" => Ok((
+            Some(rebuild) if rebuild.state == RebuildState::Waiting => Ok((
                 Operation::RebuildAccepted { rebuild: rebuild.id },
                 format!("swap {name} to the generation of rebuild {}", rebuild.id),
             )),
@@ -212,7 +212,7 @@ impl Operator {
         self.nothing_under_way(name).await?;
         let (active, _) = self.active(name).await?;
         let generations = self.database().generations(name).await?;
-        let before = generations.into_iter().find(|it| it.state == "previous");
+        let before = generations.into_iter().find(|it| it.state == GenerationState::Previous);
         let before = before.ok_or_else(|| OperationRejection::NoEarlierGeneration {
             projection: name.to_owned(),
             active,
@@ -303,8 +303,8 @@ impl Operator {
 
     async fn prune(&self, name: &str) -> Result<(Operation, String), OperatorError> {
         let generations = self.database().generations(name).await?;
-        let old = generations.iter().filter(|it| it.state == "previous").map(|it| it.generation);
-        let generations: Vec<_> = old.collect();
+        let old = generations.iter().filter(|it| it.state == GenerationState::Previous);
+        let generations: Vec<_> = old.map(|it| it.generation).collect();
         if generations.is_empty() {
             return Err(OperationRejection::NoOldGeneration { projection: name.to_owned() }.into());
         }

@@ -1,7 +1,7 @@
 //! Errors of operators' commands.
 
 use exodrive_log::{AppendError, ReadError};
-use exodrive_projections::{Error, names};
+use exodrive_projections::{Error, engine::operations::RebuildState, names};
 
 /// An error of an operator's command; it was not recorded.
 #[derive(Debug, thiserror::Error)]
@@ -85,10 +85,10 @@ pub enum OperationRejection {
     OtherVersion { projection: String, found: i32, version: u32 },
     /// The rebuild does not wait to be accepted.
     #[error("rebuild {rebuild} of {projection} does not wait for a decision, it is {state}")]
-    NotWaiting { projection: String, rebuild: String, state: String },
+    NotWaiting { projection: String, rebuild: String, state: RebuildState },
     /// The rebuild has ended.
     #[error("rebuild {rebuild} is {state} already")]
-    Over { rebuild: String, state: String },
+    Over { rebuild: String, state: RebuildState },
     /// There is no rebuild to accept or cancel.
     #[error("no rebuild of {projection} is in progress")]
     NothingUnderWay { projection: String },

@@ -4,7 +4,7 @@
 use super::{Plan, Recorded};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{operation::Operation, time::serde_micros};
-use exodrive_projections::engine::operations::Rebuild;
+use exodrive_projections::engine::operations::{Rebuild, RebuildKind, RebuildState};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -18,15 +18,10 @@ pub struct Job {
     pub id: String,
     /// Name of the projection.
     pub projection: String,
-    /// `rebuild`, `key`, `rollback` or `version`.
-    #[schema(example = "rebuild")]
-    pub kind: String,
-    /// `recorded` (no worker has applied the request yet), `queued`,
-    /// `building`, `indexing`, `catching_up`, `comparing`, `waiting` (rows
-    /// differ: accept or cancel it), `swapping`, `done`, `cancelled` or
-    /// `failed`.
-    #[schema(example = "building")]
-    pub state: String,
+    /// What it is.
+    pub kind: RebuildKind,
+    /// Where it is on its way.
+    pub state: RebuildState,
     /// Progress so far.
     pub progress: Progress,
     /// The version of the fold.
@@ -134,8 +129,8 @@ impl Job {
             object: "rebuild",
             id: recorded.id.to_string(),
             projection: plan.event.projection.clone(),
-            kind: "rebuild".to_owned(),
-            state: "recorded".to_owned(),
+            kind: RebuildKind::Rebuild,
+            state: RebuildState::Recorded,
             progress: Progress {
                 done: 0,
                 total: 0,
@@ -170,7 +165,7 @@ impl Job {
                 accept_differences,
             } => {
                 if key.is_some() {
-                    "key".clone_into(&mut job.kind);
+                    job.kind = RebuildKind::Key;
                 }
                 job.version = (*version).into();
                 job.key.clone_from(key);
@@ -179,7 +174,7 @@ impl Job {
                 job.accepted = *accept_differences;
             }
             Operation::RollbackRequested { version, generation } => {
-                "rollback".clone_into(&mut job.kind);
+                job.kind = RebuildKind::Rollback;
                 job.version = (*version).into();
                 job.generation = Some(*generation);
             }
@@ -190,7 +185,7 @@ impl Job {
 
     /// True if the job has ended.
     pub fn is_over(&self) -> bool {
-        matches!(self.state.as_str(), "done" | "cancelled" | "failed")
+        self.state.is_over()
     }
 }
 

@@ -9,6 +9,7 @@ mod status;
 
 pub use act::{Plan, ProjectionCommand};
 pub use error::{InvalidOperation, OperationRejection, OperatorError};
+pub use exodrive_projections::engine::operations::{GenerationState, RebuildKind, RebuildState};
 pub use job::{CommandReceipt, Job, Progress};
 pub use status::ProjectionStatus;
 

@@ -45,6 +45,15 @@ pub(crate) struct KeyHistories<P: Projection> {
     position: u64,
 }
 
+/// Which events are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// Only those of the rows that are folded.
+    Own,
+    /// Also some that have to do with none of these rows.
+    All,
+}
+
 /// Result of folding rows again.
 pub(crate) struct Fresh<R> {
     /// The new rows.
@@ -115,15 +124,15 @@ impl<P: Projection> KeyHistories<P> {
             })
             .buffered(AT_ONCE);
         while let Some((events, keys)) = histories.next().await {
-            self.fold(events?, &keys, false).await?;
+            self.fold(events?, &keys, Scope::Own).await?;
         }
         for (sources, keys) in long {
             match sources {
                 Sources::Subjects(subjects) => {
                     let filters: Vec<_> = subjects.iter().map(Subject::to_string).collect();
-                    self.read_history(&filters, &keys, until, false).await?;
+                    self.read_history(&filters, &keys, until, Scope::Own).await?;
                 }
-                _ => self.read_history(&everything::<P>(), &keys, until, true).await?,
+                _ => self.read_history(&everything::<P>(), &keys, until, Scope::All).await?,
             }
         }
         // Rows that were wrong about the place of their events.
@@ -135,7 +144,7 @@ impl<P: Projection> KeyHistories<P> {
             }
             let all = self.groups.entry(Sources::All).or_default();
             Arc::make_mut(all).extend(lost.iter().cloned());
-            self.read_history(&everything::<P>(), &Arc::new(lost), until, true).await?;
+            self.read_history(&everything::<P>(), &Arc::new(lost), until, Scope::All).await?;
         }
         self.position = until;
         Ok(self)
@@ -147,7 +156,7 @@ impl<P: Projection> KeyHistories<P> {
         filters: &[String],
         keys: &Arc<HashSet<String>>,
         until: u64,
-        others: bool,
+        scope: Scope,
     ) -> Result<(), Error> {
         let mut last = 0;
         for filter in filters {
@@ -159,33 +168,32 @@ impl<P: Projection> KeyHistories<P> {
             let mut events = reader.next_batch(BATCH, READ_TIMEOUT).await?.events;
             let Some(read) = events.last().map(|event| event.position) else { continue };
             events.retain(|event| event.position <= until);
-            self.fold(events, keys, others).await?;
+            self.fold(events, keys, scope).await?;
             position = read;
         }
         Ok(())
     }
 
-    /// Folds events over the rows of `keys`. `others`: some of the events may concern none of these
-    /// keys.
+    /// Folds events over the rows of `keys`.
     async fn fold(
         &mut self,
         events: Vec<Recorded>,
         keys: &Arc<HashSet<String>>,
-        others: bool,
+        scope: Scope,
     ) -> Result<(), Error> {
         if events.is_empty() {
             return Ok(());
         }
         let events = Events::of(events.into_iter().map(Decoded::from).collect());
         loop {
-            match self.try_fold(&events, keys, others).await {
+            match self.try_fold(&events, keys, scope).await {
                 Ok(()) => {
                     self.exclusions.hung_folds.clear();
                     return Ok(());
                 }
                 // It is parked, in this fold only, and the others continue.
                 Err(hung) if hung.position > 0 && self.exclusions.hung_folds.insert(hung) => {}
-                Err(_) => return Err(Error::Engine),
+                Err(hung) => return Err(hung.error(P::NAME)),
             }
         }
     }
@@ -194,7 +202,7 @@ impl<P: Projection> KeyHistories<P> {
         &mut self,
         events: &Events,
         keys: &Arc<HashSet<String>>,
-        others: bool,
+        scope: Scope,
     ) -> Result<(), HungFold> {
         let (own, part, exclusions) = (events.clone(), self.part, self.exclusions.clone());
         let (requested, parked) = (keys.clone(), self.parked.clone());
@@ -231,7 +239,10 @@ impl<P: Projection> KeyHistories<P> {
             // It names a subject. If events of others are read too, the keys that the event is
             // known to touch wait for it; otherwise all keys do.
             let waits = touches.iter().filter(|(_, at)| *at == position).map(|(key, _)| key);
-            let waits: Vec<_> = if others { waits.collect() } else { keys.iter().collect() };
+            let waits: Vec<_> = match scope {
+                Scope::Own => keys.iter().collect(),
+                Scope::All => waits.collect(),
+            };
             for key in waits {
                 self.fail(key.clone(), position);
             }

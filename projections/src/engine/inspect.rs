@@ -8,16 +8,18 @@ use crate::{
         cache::{Cache, CacheError},
         partition_of,
         projection::{Definition, reads},
+        store::inspection,
     },
 };
 use exodrive_domain::{Event, Recorded, decode};
-use serde_json::Value;
-use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row, Transaction, postgres::PgRow};
+use sqlx::{PgConnection, Postgres, Transaction};
 use std::{
     collections::{HashMap, HashSet},
     marker::PhantomData,
     panic::{AssertUnwindSafe, catch_unwind},
 };
+
+pub use super::store::inspection::Found;
 
 /// Checkpoints of the active generation of a projection, and the events that are left out of its
 /// rows.
@@ -138,17 +140,6 @@ impl ActiveGeneration {
     }
 }
 
-/// A row as Postgres holds it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Found {
-    /// Its key.
-    pub key: String,
-    /// The position that last changed it.
-    pub position: u64,
-    /// The document.
-    pub data: Value,
-}
-
 /// The rows of a projection at one moment, however long they are read.
 pub struct Snapshot<P> {
     transaction: Transaction<'static, Postgres>,
@@ -171,10 +162,7 @@ impl Database {
     /// # Errors
     /// When the database does not answer.
     pub async fn snapshot<P: Projection>(&self) -> Result<Snapshot<P>, Error> {
-        // The caller may pause between two reads for longer than a worker may hang.
-        let begin = "begin isolation level repeatable read read only;
-                     set local idle_in_transaction_session_timeout = 0";
-        let mut transaction = self.pool().begin_with(begin).await?;
+        let mut transaction = inspection::snapshot(self.pool()).await?;
         let active_generation = active_generation::<P>(&mut transaction).await?;
         Ok(Snapshot { transaction, active_generation, projection: PhantomData })
     }
@@ -184,21 +172,8 @@ impl Database {
     /// # Errors
     /// When the database does not answer.
     pub async fn sample_keys<P: Projection>(&self, count: i64) -> Result<Vec<String>, Error> {
-        let table = table::<P>(self.active_generation::<P>().await?.generation);
-        let rows: Option<f64> = sqlx::query_scalar(
-            "select reltuples::float8 from pg_class where oid = to_regclass($1)",
-        )
-        .bind(&table)
-        .fetch_optional(self.pool())
-        .await?;
-        // Ordering all rows of a large table takes too long.
-        let share = match rows {
-            Some(rows) if rows > LARGE => format!("tablesample system ({})", 100.0 * LARGE / rows),
-            _ => String::new(),
-        };
-        let sql = format!("select key from {table} {share} order by random() limit $1");
-        let keys = sqlx::query_scalar(AssertSqlSafe(sql)).bind(count).fetch_all(self.pool());
-        Ok(keys.await?)
+        let generation = self.active_generation::<P>().await?.generation;
+        inspection::sample_keys(Definition::of::<P>(), self.pool(), generation, count).await
     }
 
     /// The active generation and its rows of these keys as of now, read as
@@ -211,19 +186,12 @@ impl Database {
         keys: &[String],
     ) -> Result<(i32, Vec<Found>), Error> {
         let mut connection = self.pool().acquire().await?;
-        let generation = sqlx::query_scalar!(
-            "select active_generation from projections where name = $1",
-            P::NAME
-        )
-        .fetch_one(&mut *connection)
-        .await?;
-        let rows = by_keys(&mut connection, &table::<P>(generation), keys).await?;
+        let definition = Definition::of::<P>();
+        let generation = inspection::active_number(definition, &mut connection).await?;
+        let rows = inspection::rows(definition, &mut connection, generation, keys).await?;
         Ok((generation, rows))
     }
 }
-
-/// A table with more rows than this is sampled, not scanned.
-const LARGE: f64 = 20_000.0;
 
 impl<P: Projection> Snapshot<P> {
     /// The state of the projection at that moment.
@@ -236,13 +204,9 @@ impl<P: Projection> Snapshot<P> {
     /// # Errors
     /// When the database does not answer.
     pub async fn page(&mut self, after: Option<&str>, limit: i64) -> Result<Vec<Found>, Error> {
-        let sql = format!(
-            "select key, position, data from {}
-             where $1::text is null or key > $1 order by key limit $2",
-            table::<P>(self.active_generation.generation)
-        );
-        let page = sqlx::query(AssertSqlSafe(sql)).bind(after).bind(limit);
-        page.fetch_all(&mut *self.transaction).await?.into_iter().map(found).collect()
+        let generation = self.active_generation.generation;
+        let transaction = &mut self.transaction;
+        inspection::page(Definition::of::<P>(), transaction, generation, after, limit).await
     }
 
     /// Its rows of these keys.
@@ -250,64 +214,21 @@ impl<P: Projection> Snapshot<P> {
     /// # Errors
     /// When the database does not answer.
     pub async fn rows(&mut self, keys: &[String]) -> Result<Vec<Found>, Error> {
-        by_keys(&mut self.transaction, &table::<P>(self.active_generation.generation), keys).await
+        let generation = self.active_generation.generation;
+        inspection::rows(Definition::of::<P>(), &mut self.transaction, generation, keys).await
     }
-}
-
-fn table<P: Projection>(generation: i32) -> String {
-    Definition::of::<P>().table(generation)
-}
-
-async fn by_keys(
-    connection: &mut PgConnection,
-    table: &str,
-    keys: &[String],
-) -> Result<Vec<Found>, Error> {
-    let sql = format!("select key, position, data from {table} where key = any($1)");
-    let rows = sqlx::query(AssertSqlSafe(sql)).bind(keys).fetch_all(connection).await?;
-    rows.into_iter().map(found).collect()
-}
-
-fn found(row: PgRow) -> Result<Found, Error> {
-    let position: i64 = row.try_get("position")?;
-    let position = u64::try_from(position).unwrap_or(0);
-    Ok(Found { key: row.try_get("key")?, position, data: row.try_get("data")? })
 }
 
 async fn active_generation<P: Projection>(
     connection: &mut PgConnection,
 ) -> Result<ActiveGeneration, Error> {
-    let parts = sqlx::query!(
-        "select generation, version, position from projections
-         join generations on projection = name and generation = active_generation
-         join checkpoints using (projection, generation)
-         where name = $1 order by partition",
-        P::NAME
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    let active = parts.first().ok_or(sqlx::Error::RowNotFound)?;
-    let blocked = sqlx::query!(
-        r#"select partition, key, min(position) as "position!" from parked_events
-           where projection = $1 and generation = $2 group by partition, key"#,
-        P::NAME,
-        active.generation
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    let skipped =
-        sqlx::query!("select key, position from skipped_events where projection = $1", P::NAME)
-            .fetch_all(&mut *connection)
-            .await?;
-    let position = |position: i64| u64::try_from(position).unwrap_or(0);
+    let found = inspection::folded(Definition::of::<P>(), connection).await?;
+    let blocked = found.blocked.into_iter();
     Ok(ActiveGeneration {
-        generation: active.generation,
-        version: u32::try_from(active.version).unwrap_or(0),
-        positions: parts.iter().map(|part| position(part.position)).collect(),
-        blocked: blocked
-            .into_iter()
-            .map(|it| ((it.partition, it.key), position(it.position)))
-            .collect(),
-        skipped: skipped.into_iter().map(|it| (it.key, position(it.position))).collect(),
+        generation: found.generation,
+        version: found.version,
+        positions: found.positions,
+        blocked: blocked.map(|(partition, key, first)| ((partition, key), first)).collect(),
+        skipped: found.skipped.into_iter().collect(),
     })
 }

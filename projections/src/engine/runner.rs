@@ -11,7 +11,7 @@ use super::{
         self,
         load::{self, LoadFn},
     },
-    share::Share,
+    share::{Share, Slot},
     store::{
         self, generations,
         leases::{self, Lease},
@@ -34,6 +34,9 @@ use tokio_util::sync::CancellationToken;
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// Time between two runs of the housekeeping.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
+/// What a runner's tasks are called in errors.
+const REBUILDING: &str = "The task that carries out a projection's rebuilds";
+const WRITING: &str = "The writer of a projection's partition";
 
 /// Runs one projection. Cheap to clone.
 #[derive(Clone)]
@@ -48,7 +51,7 @@ pub struct Runner {
 type WriterFn = for<'a> fn(
     &'a Engine,
     Lease,
-    /* held beyond the worker's share */ bool,
+    Slot,
     &'a CancellationToken,
 ) -> BoxFuture<'a, (Lease, Result<(), Error>)>;
 
@@ -79,7 +82,7 @@ pub async fn run_all(
     let balance = balance(database, worker, &share, stop);
     let run = async {
         while let Some(outcome) = runners.join_next().await {
-            outcome.unwrap_or(Err(Error::Engine))?;
+            outcome.map_err(|error| Error::lost("A projection's runner", &error))??;
         }
         Ok(())
     };
@@ -114,8 +117,8 @@ impl Runner {
         Self {
             engine: Engine::new::<P>(log, database, cache, worker),
             load: |engine, filling| Box::pin(load::load::<P>(engine, filling)),
-            turn: |engine, lease, beyond_share, stop| {
-                Box::pin(writer::write_until_lost::<P>(engine, lease, beyond_share, stop))
+            turn: |engine, lease, slot, stop| {
+                Box::pin(writer::write_until_lost::<P>(engine, lease, slot, stop))
             },
         }
     }
@@ -164,6 +167,7 @@ impl Runner {
             let (engine, load, stop) = (self.engine.clone(), self.load, stop.clone());
             tasks.spawn(async move { rebuild::run(&engine, load, &stop).await }).id()
         };
+        let task = |id: tokio::task::Id| if id == rebuilding { REBUILDING } else { WRITING };
         let mut kept_house: Option<Instant> = None;
         while !stop.is_cancelled() {
             let mut assigned = self.assign_partitions(&stop, &mut tasks, &mut running).await;
@@ -185,19 +189,19 @@ impl Runner {
                 Some(ended) = tasks.join_next_with_id() => {
                     let (id, outcome) = match ended {
                         Ok(ended) => ended,
-                        Err(error) => (error.id(), Err(Error::Engine)),
+                        Err(error) => (error.id(), Err(Error::lost(task(error.id()), &error))),
                     };
                     running.remove(&id);
                     outcome?;
                     if id == rebuilding && !stop.is_cancelled() {
-                        return Err(Error::Engine);
+                        return Err(Error::TaskEnded(REBUILDING));
                     }
                 }
             }
         }
         // The tasks give their leases back.
         while let Some(ended) = tasks.join_next().await {
-            ended.unwrap_or(Err(Error::Engine))?;
+            ended.map_err(|error| Error::lost(task(error.id()), &error))??;
         }
         Ok(())
     }
@@ -253,7 +257,7 @@ impl Runner {
     ) -> Result<(), Error> {
         // A partition that no worker takes for a while belongs to a version that the other workers
         // do not know.
-        let Some((_held, beyond_share)) = self.engine.share.claim_slot(orphaned) else {
+        let Some((_held, slot)) = self.engine.share.claim_slot(orphaned) else {
             return Ok(());
         };
         let pool = self.engine.database.pool();
@@ -284,7 +288,7 @@ impl Runner {
             lease.position,
             end - lease.position
         );
-        let (lease, outcome) = (self.turn)(&self.engine, lease, beyond_share, stop).await;
+        let (lease, outcome) = (self.turn)(&self.engine, lease, slot, stop).await;
         if !matches!(outcome, Err(Error::Fenced(_))) {
             let _ = leases::release(self.engine.definition, pool, &lease).await;
         }

@@ -1,5 +1,6 @@
 //! A thread for code that may panic or never end: a projection's own code.
 
+use crate::Error;
 use std::{
     fmt, fs,
     sync::{
@@ -54,6 +55,13 @@ pub(crate) struct HungFold {
     pub(crate) position: u64,
     /// Number of the row; `None` if the rows were not known yet.
     pub(crate) row: Option<usize>,
+}
+
+impl HungFold {
+    /// Why a projection cannot go on after it.
+    pub(crate) fn error(self, projection: &'static str) -> Error {
+        Error::HungFold { projection, position: self.position }
+    }
 }
 
 impl fmt::Display for HungFold {

@@ -37,15 +37,24 @@ impl Share {
         })
     }
 
-    /// Counts one more partition, unless it exceeds the worker's share and `anyway` is false.
-    /// Returns true if it exceeds the share.
-    pub(crate) fn claim_slot(&self, anyway: bool) -> Option<(CountedPartition, bool)> {
-        let Some(counts) = &self.0 else { return Some((CountedPartition(None), false)) };
+    /// Counts one more partition, unless it exceeds the worker's share and is not orphaned.
+    pub(crate) fn claim_slot(&self, orphaned: bool) -> Option<(CountedPartition, Slot)> {
+        let Some(counts) = &self.0 else { return Some((CountedPartition(None), Slot::Fair)) };
         let fair = counts.fair.load(Ordering::Relaxed);
-        let more = |held: usize| (held < fair || anyway).then_some(held + 1);
+        let more = |held: usize| (held < fair || orphaned).then_some(held + 1);
         let held = counts.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some((CountedPartition(Some(counts.clone())), held >= fair))
+        let slot = if held < fair { Slot::Fair } else { Slot::BeyondShare };
+        Some((CountedPartition(Some(counts.clone())), slot))
     }
+}
+
+/// How a partition counts against its worker's share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slot {
+    /// The worker gives it up once it has more than its share.
+    Fair,
+    /// The worker keeps it however many it has: no other worker takes it.
+    BeyondShare,
 }
 
 /// A partition that counts as held until this is dropped.

@@ -8,7 +8,7 @@ use super::{
 };
 use exodrive_commands::operations::{
     CommandReceipt, Job, NO_WORKER_NOTICE, OperationRejection, Operator, OperatorError,
-    ProjectionCommand,
+    ProjectionCommand, RebuildKind, RebuildState,
 };
 use exodrive_projections::names;
 use exodrive_runtime::shutdown;
@@ -300,20 +300,34 @@ struct Furthest {
 }
 
 impl Furthest {
-    const STAGES: [&str; 7] =
-        ["recorded", "queued", "building", "indexing", "catching_up", "comparing", "swapping"];
-
     fn of(job: &Job) -> Self {
-        let stage = Self::STAGES.iter().position(|state| *state == job.state).unwrap_or_default();
-        Self { stage, done: job.progress.done, at: Instant::now() }
+        Self { stage: Self::stage(job.state), done: job.progress.done, at: Instant::now() }
+    }
+
+    /// How near to its end a rebuild is in this state. One that waits begins
+    /// from the first when it is accepted.
+    fn stage(state: RebuildState) -> usize {
+        match state {
+            RebuildState::Recorded
+            | RebuildState::Waiting
+            | RebuildState::Done
+            | RebuildState::Cancelled
+            | RebuildState::Failed => 0,
+            RebuildState::Queued => 1,
+            RebuildState::Building => 2,
+            RebuildState::Indexing => 3,
+            RebuildState::CatchingUp => 4,
+            RebuildState::Comparing => 5,
+            RebuildState::Swapping => 6,
+        }
     }
 
     /// Notes the present progress. Once both generations are up to date, more
     /// events do not bring it nearer to its end.
     fn note(&mut self, job: &Job) {
         let now = Self::of(job);
-        let folds =
-            now.stage == self.stage && matches!(job.state.as_str(), "building" | "catching_up");
+        let folds = now.stage == self.stage
+            && matches!(job.state, RebuildState::Building | RebuildState::CatchingUp);
         if now.stage > self.stage || folds && now.done > self.done {
             *self = now;
         }
@@ -355,7 +369,8 @@ impl<'a> Watch<'a> {
                 shown.end();
                 return Ok(End { job, left: None });
             }
-            let undecided = job.state == "waiting" && !job.accepted && !job.cancel_requested;
+            let undecided =
+                job.state == RebuildState::Waiting && !job.accepted && !job.cancel_requested;
             if undecided && !self.accepted {
                 shown.end();
                 print_differences(&job);
@@ -410,7 +425,7 @@ impl<'a> Watch<'a> {
             humantime::format_duration(self.stalled_after),
             job.kind,
             job.id,
-            job.state.replace('_', " "),
+            table::words(job.state),
             table::number(progress.done),
             table::number(progress.total),
             job.worker.as_deref().unwrap_or("none")
@@ -426,7 +441,7 @@ impl<'a> Watch<'a> {
                 "  generation {} (version {}): {}, at {}, worker {}",
                 it.generation,
                 it.version,
-                it.state.replace('_', " "),
+                table::words(it.state),
                 it.position,
                 it.worker.as_deref().unwrap_or("none")
             );
@@ -472,7 +487,7 @@ impl<'a> Watch<'a> {
 /// A progress bar on a terminal, or else lines.
 struct ProgressLine {
     bar: Option<ProgressBar>,
-    last: Option<(String, Instant)>,
+    last: Option<(RebuildState, Instant)>,
 }
 
 impl ProgressLine {
@@ -493,7 +508,7 @@ impl ProgressLine {
         let progress = &job.progress;
         let pace = format!("{:.0} events/s", progress.events_per_second);
         let eta = progress.eta_seconds.map(|eta| format!(", {eta:.0} s left")).unwrap_or_default();
-        let state = job.state.replace('_', " ");
+        let state = table::words(job.state);
         if let Some(bar) = &self.bar {
             bar.set_length(progress.total);
             bar.set_position(progress.done);
@@ -506,7 +521,7 @@ impl ProgressLine {
         if due {
             let (done, total) = (table::number(progress.done), table::number(progress.total));
             eprintln!("{}: {state}, {done} of {total} events, {pace}{eta}", job.projection);
-            self.last = Some((job.state.clone(), Instant::now()));
+            self.last = Some((job.state, Instant::now()));
         }
     }
 
@@ -570,14 +585,14 @@ fn conclude(end: &End, json: bool) -> ExitCode {
         }
         None => {}
     }
-    match job.state.as_str() {
-        "done" => {
+    match job.state {
+        RebuildState::Done => {
             if !json {
                 print_outcome(job);
             }
             ExitCode::SUCCESS
         }
-        "cancelled" => {
+        RebuildState::Cancelled => {
             eprintln!("Rebuild {} of {name} was cancelled; readers see what they saw.", job.id);
             ExitCode::FAILURE
         }
@@ -614,7 +629,7 @@ fn print_outcome(job: &Job) {
         table::number(number("difference_count")),
         table::short(field(job, "digest").as_str().unwrap_or("-"), 64)
     );
-    if job.kind != "rollback" {
+    if job.kind != RebuildKind::Rollback {
         say!("To go back: exodrive projections rollback {name} --reason TEXT");
     }
 }

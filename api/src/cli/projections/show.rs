@@ -174,7 +174,7 @@ fn print(shown: &ProjectionDetails) {
     for it in &shown.generations {
         generations.add_row([
             it.generation.to_string(),
-            it.state.clone(),
+            table::words(it.state),
             it.version.to_string(),
             table::number(u64::try_from(it.position).unwrap_or(0)),
             it.partitions.to_string(),
@@ -197,8 +197,8 @@ fn rebuilds(jobs: &[Job]) -> impl std::fmt::Display {
         let reason = job.error.as_ref().unwrap_or(&job.reason);
         table.add_row([
             job.requested_at.map(table::time).unwrap_or_default(),
-            job.kind.clone(),
-            job.state.clone(),
+            job.kind.to_string(),
+            table::words(job.state),
             job.generation.map_or_else(|| "-".to_owned(), |it| it.to_string()),
             table::short(&job.actor, 40),
             table::short(reason, 80),

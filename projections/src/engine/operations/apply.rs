@@ -5,6 +5,7 @@ use crate::{
     engine::store::{
         self,
         operations::{self, NewRebuild, UnrecordedSwap},
+        states::RebuildKind,
     },
 };
 use chrono::{DateTime, Utc};
@@ -137,18 +138,21 @@ async fn apply_operation(
             partitions,
             accept_differences,
         } => {
+            let kind = if key.is_some() { RebuildKind::Key } else { RebuildKind::Rebuild };
             let new = NewRebuild {
                 key: key.as_deref(),
                 from_position: from_position.map(store::to_i64),
                 partitions: partitions.map(store::to_i32),
                 accepted: *accept_differences,
-                ..of(command, if key.is_some() { "key" } else { "rebuild" }, *version)
+                ..of(command, kind, *version)
             };
             insert_rebuild(connection, new).await
         }
         Operation::RollbackRequested { version, generation } => {
-            let new =
-                NewRebuild { generation: Some(*generation), ..of(command, "rollback", *version) };
+            let new = NewRebuild {
+                generation: Some(*generation),
+                ..of(command, RebuildKind::Rollback, *version)
+            };
             insert_rebuild(connection, new).await
         }
         Operation::RebuildAccepted { rebuild } => {
@@ -177,7 +181,7 @@ async fn apply_operation(
     }
 }
 
-fn of<'a>(command: &OperatorCommand<'a>, kind: &'static str, version: u32) -> NewRebuild<'a> {
+fn of<'a>(command: &OperatorCommand<'a>, kind: RebuildKind, version: u32) -> NewRebuild<'a> {
     NewRebuild {
         id: command.id,
         projection: &command.event.projection,

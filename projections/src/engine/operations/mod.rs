@@ -7,6 +7,7 @@ mod apply;
 pub use super::store::{
     operations::UnrecordedSwap,
     overview::{Generation, ParkedEvent, Rebuild},
+    states::{GenerationState, RebuildKind, RebuildState},
 };
 pub use apply::OperatorCommand;
 

@@ -191,6 +191,9 @@ pub(crate) struct Filling<'a> {
     pub(crate) progress: &'a Progress,
 }
 
+/// The task that writes rows into the table, for errors.
+const COPYING: &str = "The task that copies a rebuild's rows";
+
 /// [`load`] of one projection.
 pub(crate) type LoadFn =
     for<'a> fn(&'a Engine, Filling<'a>) -> BoxFuture<'a, Result<Vec<String>, Error>>;
@@ -217,7 +220,7 @@ pub(crate) async fn load<P: Projection>(
                 exclusions.blocked.clear();
                 generations::empty(engine.definition, pool, generation).await?;
             }
-            Err(Filled::HungFold(_)) => return Err(Error::Engine),
+            Err(Filled::HungFold(hung)) => return Err(hung.error(P::NAME)),
             Err(Filled::Error(error)) => return Err(error),
             Ok(refused) => return Ok(refused),
         }
@@ -305,7 +308,7 @@ impl<P: Projection> Pipeline<P> {
         let (rest, late) = job.await.map_err(Filled::HungFold)?;
         self.copy(Copy::Lines(rest?)).await?;
         drop(self.copies);
-        let mut refused = self.copying.await.map_err(|_| Error::Engine)??;
+        let mut refused = self.copying.await.map_err(|error| Error::lost(COPYING, &error))??;
         if !late.is_empty() {
             let pool = self.engine.database.pool();
             make_key(pool, filling.indexes).await?;
@@ -367,8 +370,12 @@ impl<P: Projection> Pipeline<P> {
             return Ok(());
         }
         // The task ended, so it has the error.
-        let ended = (&mut self.copying).await.unwrap_or(Err(Error::Engine));
-        Err(ended.err().unwrap_or(Error::Engine).into())
+        Err(match (&mut self.copying).await {
+            Ok(Err(error)) => error,
+            Ok(Ok(_)) => Error::TaskEnded(COPYING),
+            Err(error) => Error::lost(COPYING, &error),
+        }
+        .into())
     }
 
     /// Moves rows from the table into memory.
@@ -468,7 +475,7 @@ pub(crate) async fn park_refused(
             fold::touches(&events, &routed)
         });
         let mut parked = Vec::new();
-        for (key, position) in job.await.map_err(|_| Error::Engine)? {
+        for (key, position) in job.await.map_err(|hung| hung.error(engine.definition.name))? {
             let first = known.insert(key.clone());
             let error = if first { "Postgres rejected the row's value" } else { "" };
             parked.push(Parked { key, position, error: error.to_owned() });

@@ -20,6 +20,7 @@ use crate::{
             self, generations,
             rebuilds::{self, Job},
             refolds,
+            states::{GenerationState, RebuildKind, RebuildState},
         },
     },
 };
@@ -102,9 +103,7 @@ fn may_pass(error: &Error) -> bool {
 /// Gives up a generation that will not be swapped in.
 async fn discard(engine: &Engine, job: &Job) -> Result<(), Error> {
     let Some(generation) = job.generation else { return Ok(()) };
-    // A generation to roll back to is retained.
-    let state = if job.kind == "rollback" { "previous" } else { "dropping" };
-    generations::let_go(engine.definition, engine.database.pool(), generation, state).await
+    generations::let_go(engine.definition, engine.database.pool(), generation, job.kind).await
 }
 
 struct Rebuild<'a> {
@@ -128,7 +127,8 @@ impl Rebuild<'_> {
         // The job may have got its generation since.
         discard(engine, &Job { generation: self.job.generation.or(job.generation), ..job.clone() })
             .await?;
-        rebuilds::end(engine.definition, &mut connection, &job, "cancelled").await?;
+        let next = RebuildState::Cancelled;
+        rebuilds::enter(engine.definition, &mut connection, &job, next).await?;
         tracing::info!(projection = engine.definition.name, "Cancelled a rebuild");
         Ok(())
     }
@@ -141,21 +141,23 @@ async fn build_or_swap(
     progress: &Progress,
 ) -> Result<(), Error> {
     let pool = engine.database.pool();
-    let state = match job.generation {
-        Some(generation) => generations::state(engine.definition, pool, generation).await?,
+    let found = match job.generation {
+        Some(generation) => generations::state(engine.definition, pool, generation)
+            .await?
+            .map(|state| (generation, state)),
         None => None,
     };
-    let to = match state.as_deref() {
-        Some("catching_up") => job.generation.unwrap_or_default(),
-        Some("previous") if job.kind == "rollback" => {
-            let to = job.generation.unwrap_or_default();
+    let to = match (found, job.kind) {
+        (Some((to, GenerationState::CatchingUp)), _) => to,
+        (Some((to, GenerationState::Previous)), RebuildKind::Rollback) => {
             let mut transaction = pool.begin().await?;
-            generations::set_state(engine.definition, &mut transaction, to, "catching_up").await?;
-            rebuilds::stage(engine.definition, &mut transaction, job, "catching_up").await?;
+            generations::catch_up(engine.definition, &mut transaction, to).await?;
+            let next = RebuildState::CatchingUp;
+            rebuilds::enter(engine.definition, &mut transaction, job, next).await?;
             transaction.commit().await?;
             to
         }
-        _ if job.kind == "rollback" => {
+        (_, RebuildKind::Rollback) => {
             let mut connection = pool.acquire().await?;
             let error = "there is no such previous generation: it was dropped";
             return rebuilds::fail(&mut connection, job.id, job.epoch, error).await;
@@ -183,13 +185,13 @@ async fn build(
     };
     let mut transaction = pool.begin().await?;
     let generation = generations::next_number(engine.definition, &mut transaction).await?;
-    generations::insert(engine.definition, &mut transaction, generation, partitions, "building")
-        .await?;
+    let state = GenerationState::Building;
+    generations::insert(engine.definition, &mut transaction, generation, partitions, state).await?;
     generations::create_table(engine.definition, &mut transaction, generation).await?;
     let mut indexes =
         generations::take_indexes(engine.definition, &mut transaction, generation).await?;
     job.generation = Some(generation);
-    rebuilds::stage(engine.definition, &mut transaction, job, "building").await?;
+    rebuilds::enter(engine.definition, &mut transaction, job, RebuildState::Building).await?;
     transaction.commit().await?;
     let end = engine.log.last_position().await?;
     progress.total(end);
@@ -220,14 +222,14 @@ async fn build(
     let filling =
         load::Filling { plan: &plan, indexes: &mut indexes, governor: &governor, progress };
     let refused = load(engine, filling).await?;
-    stage(engine, job, "indexing").await?;
+    enter(engine, job, RebuildState::Indexing).await?;
     if !refused.is_empty() {
         load::park_refused(engine, &plan, &refused).await?;
     }
     load::finish(engine, generation, &mut indexes).await?;
     let mut transaction = pool.begin().await?;
-    rebuilds::stage(engine.definition, &mut transaction, job, "catching_up").await?;
-    generations::set_state(engine.definition, &mut transaction, generation, "catching_up").await?;
+    rebuilds::enter(engine.definition, &mut transaction, job, RebuildState::CatchingUp).await?;
+    generations::catch_up(engine.definition, &mut transaction, generation).await?;
     generations::set_position(engine.definition, &mut transaction, generation, until).await?;
     transaction.commit().await?;
     Ok(generation)
@@ -239,17 +241,18 @@ async fn swap_in(engine: &Engine, job: &Job, progress: &Progress, to: i32) -> Re
     loop {
         let from = generations::active(engine.definition, pool).await?;
         caught_up(engine, progress, from.generation, to).await?;
-        stage(engine, job, "comparing").await?;
+        enter(engine, job, RebuildState::Comparing).await?;
         let (comparison, moving) = compare::compare(engine, from.generation, to).await?;
         let mut connection = pool.acquire().await?;
         rebuilds::compared(&mut connection, job, &comparison).await?;
         drop(connection);
         // A new version, or one that an operator rolls back to, may differ.
-        let same = job.kind == "rebuild" && comparison.from_version == comparison.to_version;
+        let same =
+            job.kind == RebuildKind::Rebuild && comparison.from_version == comparison.to_version;
         if same && comparison.difference_count > 0 {
             accepted(engine, job, progress).await?;
         }
-        stage(engine, job, "swapping").await?;
+        enter(engine, job, RebuildState::Swapping).await?;
         for _ in 0..50 {
             let may_differ = !same || progress.accepted();
             match swap::swap(engine, job, &comparison, &moving, may_differ).await {
@@ -260,7 +263,7 @@ async fn swap_in(engine: &Engine, job: &Job, progress: &Progress, to: i32) -> Re
                     rebuilds::compared(&mut connection, job, &found).await?;
                     drop(connection);
                     accepted(engine, job, progress).await?;
-                    stage(engine, job, "swapping").await?;
+                    enter(engine, job, RebuildState::Swapping).await?;
                 }
                 // A lock was not available in time.
                 Err(Error::Database(error)) if is_lock_timeout(&error) => {}
@@ -284,9 +287,9 @@ async fn swap_in(engine: &Engine, job: &Job, progress: &Progress, to: i32) -> Re
     }
 }
 
-async fn stage(engine: &Engine, job: &Job, state: &str) -> Result<(), Error> {
+async fn enter(engine: &Engine, job: &Job, next: RebuildState) -> Result<(), Error> {
     let mut connection = engine.database.pool().acquire().await?;
-    rebuilds::stage(engine.definition, &mut connection, job, state).await
+    rebuilds::enter(engine.definition, &mut connection, job, next).await
 }
 
 /// Waits until a generation is level or nearly level with the one that readers see, and no row of
@@ -339,7 +342,7 @@ async fn caught_up(engine: &Engine, progress: &Progress, from: i32, to: i32) -> 
 /// future.
 async fn accepted(engine: &Engine, job: &Job, progress: &Progress) -> Result<(), Error> {
     if !progress.accepted() {
-        stage(engine, job, "waiting").await?;
+        enter(engine, job, RebuildState::Waiting).await?;
     }
     while !progress.accepted() {
         tokio::time::sleep(POLL_INTERVAL).await;

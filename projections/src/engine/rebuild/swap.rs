@@ -8,7 +8,9 @@ use crate::{
         store::{
             comparison::Comparison,
             rebuilds::{self, Job},
-            refolds, swaps, to_u64,
+            refolds,
+            states::RebuildState,
+            swaps, to_u64,
         },
     },
 };
@@ -70,23 +72,10 @@ pub(crate) async fn swap(
         return Ok(Swapped::Differs(found));
     }
     let count = before.swaps + 1;
-    if engine.definition.cached {
-        // Until the new generation is announced, readers use Postgres: no view of the old
-        // generation is served after one of the new.
-        let versions =
-            swaps::versions_read(definition, &mut transaction, comparison.to_version).await?;
-        if let Err(error) = engine.cache.withdraw(engine.definition.name, &versions, count).await {
-            tracing::warn!(
-                projection = engine.definition.name,
-                error = exodrive_runtime::error_chain(&error),
-                "Redis does not know of a swap yet; it takes effect there when Redis is back"
-            );
-        }
-    }
-    let withdrawn = job.kind == "rollback";
-    swaps::swap(definition, &mut transaction, comparison, position, count, withdrawn).await?;
+    withdraw_views(engine, &mut transaction, comparison, count).await?;
+    swaps::swap(definition, &mut transaction, comparison, position, count, job.kind).await?;
     rebuilds::compared(&mut transaction, job, &found).await?;
-    rebuilds::end(definition, &mut transaction, job, "done").await?;
+    rebuilds::enter(definition, &mut transaction, job, RebuildState::Done).await?;
     transaction.commit().await?;
     if engine.definition.cached {
         // If this fails, its writer does so within a second.
@@ -103,6 +92,29 @@ pub(crate) async fn swap(
         engine.definition.name
     );
     Ok(Swapped::Yes)
+}
+
+/// Withdraws the views of the old generation from Redis. Until the new generation is announced,
+/// readers use Postgres: no view of the old generation is served after one of the new.
+async fn withdraw_views(
+    engine: &Engine,
+    transaction: &mut Transaction<'static, Postgres>,
+    comparison: &Comparison,
+    swaps: i64,
+) -> Result<(), Error> {
+    let definition = engine.definition;
+    if !definition.cached {
+        return Ok(());
+    }
+    let versions = swaps::versions_read(definition, transaction, comparison.to_version).await?;
+    if let Err(error) = engine.cache.withdraw(definition.name, &versions, swaps).await {
+        tracing::warn!(
+            projection = definition.name,
+            error = exodrive_runtime::error_chain(&error),
+            "Redis does not know of a swap yet; it takes effect there when Redis is back"
+        );
+    }
+    Ok(())
 }
 
 /// True if a generation has folded everything up to a position, and Redis has all of it. If so, it

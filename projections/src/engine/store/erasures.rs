@@ -1,6 +1,7 @@
 //! Erasures of personal data that this database knows of. A database that is restored from a backup
 //! is cleaned again, and a restored log learns from it which data keys must be destroyed.
 
+use super::states::GenerationState;
 use crate::{Database, Error};
 use sqlx::{AssertSqlSafe, PgConnection, pool::PoolConnection};
 use uuid::Uuid;
@@ -68,7 +69,8 @@ impl Database {
         ids: &[String],
     ) -> Result<Vec<(&'static str, Vec<String>)>, Error> {
         let generations = sqlx::query!(
-            "select projection, generation from generations where state <> 'dropping'"
+            "select projection, generation from generations where state <> $1",
+            GenerationState::Dropping as _
         );
         let generations = generations.fetch_all(self.pool()).await?;
         let mut found = Vec::new();

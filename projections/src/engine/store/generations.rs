@@ -1,6 +1,10 @@
 //! Generations of a projection, and the database views through which readers see one of them.
 
-use super::{LEASE, to_i64};
+use super::{
+    LEASE,
+    states::{GenerationState, RebuildKind},
+    to_i64,
+};
 use crate::{
     Error,
     engine::{
@@ -44,7 +48,7 @@ pub(crate) async fn ensure(definition: Definition, pool: &PgPool) -> Result<(), 
         )
         .execute(&mut *transaction)
         .await?;
-        insert(definition, &mut transaction, 1, 1, "active").await?;
+        insert(definition, &mut transaction, 1, 1, GenerationState::Active).await?;
         create_table(definition, &mut transaction, 1).await?;
         open_to_readers(definition, &mut transaction, 1).await?;
     }
@@ -67,15 +71,16 @@ pub(crate) async fn ensure(definition: Definition, pool: &PgPool) -> Result<(), 
 pub(crate) async fn ensure_version(definition: Definition, pool: &PgPool) -> Result<(), Error> {
     sqlx::query!(
         "insert into rebuilds (id, projection, kind, version, actor, reason)
-         select $1, $2, 'version', $3, 'system:release', 'this release has a newer version of the fold'
+         select $1, $2, $4, $3, 'system:release', 'this release has a newer version of the fold'
          from generations join projections on name = projection and generation = active_generation
          where projection = $2 and version < $3
-           and not exists (select from rebuilds where projection = $2 and kind = 'version'
+           and not exists (select from rebuilds where projection = $2 and kind = $4
                            and version = $3)
          on conflict do nothing",
         Uuid::now_v7(),
         definition.name,
-        definition.version
+        definition.version,
+        RebuildKind::Version as _
     )
     .execute(pool)
     .await?;
@@ -88,7 +93,7 @@ pub(crate) async fn insert(
     connection: &mut PgConnection,
     generation: i32,
     partitions: i32,
-    state: &str,
+    state: GenerationState,
 ) -> Result<(), Error> {
     sqlx::query!(
         "insert into generations (projection, generation, version, partitions, state)
@@ -97,7 +102,7 @@ pub(crate) async fn insert(
         generation,
         definition.version,
         partitions,
-        state
+        state as _
     )
     .execute(&mut *connection)
     .await?;
@@ -248,8 +253,8 @@ pub(crate) async fn without_writer(
          join generations as own on own.projection = name
          join checkpoints on checkpoints.projection = name
              and checkpoints.generation = own.generation
-         where name = $1 and own.version = $2 and (own.state in ('active', 'catching_up')
-             or own.state = 'previous' and (not own.withdrawn and active.version <> $2
+         where name = $1 and own.version = $2 and (own.state = any($4)
+             or own.state = $5 and (not own.withdrawn and active.version <> $2
                  or exists (select from refolds_due as due
                      where due.projection = $1 and due.generation = own.generation
                        and due.partition = checkpoints.partition
@@ -258,7 +263,9 @@ pub(crate) async fn without_writer(
          order by own.generation, partition"#,
         definition.name,
         definition.version,
-        2.0 * LEASE.as_secs_f64()
+        2.0 * LEASE.as_secs_f64(),
+        GenerationState::kept_level() as _,
+        GenerationState::Previous as _
     );
     let part =
         |generation, partition, partitions| PartitionId { generation, partition, partitions };
@@ -269,8 +276,9 @@ pub(crate) async fn without_writer(
 /// Generations that are being dropped.
 pub(crate) async fn dropping(pool: &PgPool, projection: &str) -> Result<Vec<i32>, Error> {
     let found = sqlx::query_scalar!(
-        "select generation from generations where projection = $1 and state = 'dropping'",
-        projection
+        "select generation from generations where projection = $1 and state = $2",
+        projection,
+        GenerationState::Dropping as _
     );
     Ok(found.fetch_all(pool).await?)
 }
@@ -304,19 +312,20 @@ pub(crate) async fn drop_generation(
     Ok(())
 }
 
-/// Gives up a generation that is being built, unless it was swapped in: it gets this state.
+/// Gives up a generation that a rebuild of this kind is building, unless it was swapped in.
 pub(crate) async fn let_go(
     definition: Definition,
     pool: &PgPool,
     generation: i32,
-    state: &str,
+    kind: RebuildKind,
 ) -> Result<(), Error> {
     sqlx::query!(
         "update generations set state = $3
-         where projection = $1 and generation = $2 and state in ('building', 'catching_up')",
+         where projection = $1 and generation = $2 and state = any($4)",
         definition.name,
         generation,
-        state
+        kind.abandoned() as _,
+        GenerationState::unfinished() as _
     )
     .execute(pool)
     .await?;
@@ -329,10 +338,10 @@ pub(crate) async fn state(
     definition: Definition,
     pool: &PgPool,
     generation: i32,
-) -> Result<Option<String>, Error> {
+) -> Result<Option<GenerationState>, Error> {
     let state = sqlx::query_scalar!(
-        "select state from generations where projection = $1 and generation = $2
-           and version = $3",
+        r#"select state as "state: GenerationState" from generations
+         where projection = $1 and generation = $2 and version = $3"#,
         definition.name,
         generation,
         definition.version
@@ -340,22 +349,28 @@ pub(crate) async fn state(
     Ok(state.fetch_optional(pool).await?)
 }
 
-/// Gives a generation a state.
-pub(crate) async fn set_state(
+/// Has writers keep a generation level: its rows are loaded, or readers saw it
+/// before.
+///
+/// # Errors
+/// When another worker has dropped it meanwhile.
+pub(crate) async fn catch_up(
     definition: Definition,
     connection: &mut PgConnection,
     generation: i32,
-    state: &str,
 ) -> Result<(), Error> {
-    sqlx::query!(
-        "update generations set state = $3 where projection = $1 and generation = $2",
+    let next = GenerationState::CatchingUp;
+    let moved = sqlx::query!(
+        "update generations set state = $3
+         where projection = $1 and generation = $2 and state = any($4)",
         definition.name,
         generation,
-        state
+        next as _,
+        next.predecessors() as _
     )
     .execute(connection)
     .await?;
-    Ok(())
+    if moved.rows_affected() == 1 { Ok(()) } else { Err(Error::Fenced(definition.name)) }
 }
 
 /// The generation that readers see.

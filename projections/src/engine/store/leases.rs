@@ -1,6 +1,6 @@
 //! Checkpoints, and the leases without which no worker may move them.
 
-use super::{to_i64, to_u64};
+use super::{states::GenerationState, to_i64, to_u64};
 use crate::{
     Error,
     engine::{PartitionId, projection::Definition},
@@ -53,7 +53,7 @@ pub(crate) async fn acquire(
 /// Directives that a worker reads with its heartbeat.
 pub(crate) struct Directives {
     /// The generation's state.
-    pub(crate) state: String,
+    pub(crate) state: GenerationState,
     /// True if nothing may be folded.
     pub(crate) paused: bool,
     /// True if no reader uses the generation: its writer only folds rows again that must be, and
@@ -79,8 +79,8 @@ pub(crate) async fn heartbeat(
          where checkpoints.projection = $1 and checkpoints.generation = $2 and partition = $3
            and epoch = $4 and generations.projection = $1 and generations.generation = $2
            and projections.name = $1
-         returning generations.state, projections.paused, projections.swaps,
-             generations.state = 'previous' and (generations.withdrawn
+         returning generations.state as "state: GenerationState", projections.paused, projections.swaps,
+             generations.state = $8 and (generations.withdrawn
                  or generations.version = (select version from generations as active
                      where active.projection = $1 and active.generation = active_generation))
                  as "unread!""#,
@@ -90,7 +90,8 @@ pub(crate) async fn heartbeat(
         lease.epoch,
         to_i64(lease.published),
         events_per_second as f32,
-        LEASE.as_secs_f64()
+        LEASE.as_secs_f64(),
+        GenerationState::Previous as _
     );
     saved.fetch_optional(pool).await?.ok_or(Error::Fenced(definition.name))
 }
@@ -155,11 +156,12 @@ pub(crate) async fn share(pool: &PgPool, worker: &str) -> Result<usize, Error> {
     .await?;
     let counted = sqlx::query!(
         r#"select (select count(*) from checkpoints join generations using (projection, generation)
-             where state in ('active', 'catching_up')
+             where state = any($2)
                or heartbeat_at > clock_timestamp() - make_interval(secs => $1)) as "parts!",
              (select count(*) from workers
               where seen_at > clock_timestamp() - make_interval(secs => $1)) as "workers!""#,
-        LEASE.as_secs_f64()
+        LEASE.as_secs_f64(),
+        GenerationState::kept_level() as _
     )
     .fetch_one(pool)
     .await?;

@@ -5,6 +5,7 @@ pub(crate) mod comparison;
 pub(crate) mod copy;
 pub(crate) mod erasures;
 pub(crate) mod generations;
+pub(crate) mod inspection;
 pub(crate) mod leases;
 mod numbers;
 pub(crate) mod operations;
@@ -13,6 +14,7 @@ pub(crate) mod parked;
 pub(crate) mod rebuilds;
 pub(crate) mod refolds;
 mod rows;
+pub(crate) mod states;
 mod status;
 pub(crate) mod swaps;
 mod worker_status;
@@ -26,5 +28,6 @@ pub use refolds::RefoldsLeft;
 pub(crate) use rows::{
     begin_transaction, changed_since, check_log, is_refused_value, json, load, take, write,
 };
+pub use states::{GenerationState, RebuildKind, RebuildState};
 pub use status::Status;
 pub use worker_status::{RecordedWorker, WorkerState, WorkerStatus};

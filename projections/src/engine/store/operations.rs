@@ -1,6 +1,9 @@
 //! The position up to which operators' events have been applied, and the tables that they change.
 
-use super::{to_i64, to_u64};
+use super::{
+    states::{GenerationState, RebuildKind, RebuildState},
+    to_i64, to_u64,
+};
 use crate::Error;
 use serde_json::Value;
 use sqlx::{PgConnection, PgPool};
@@ -61,8 +64,10 @@ pub(crate) async fn unrecorded_swaps(pool: &PgPool) -> Result<Vec<UnrecordedSwap
     let rows = sqlx::query_as!(
         UnrecordedSwap,
         r#"select id::text as "id!", projection, reason, actor, comparison from rebuilds
-             where state = 'done' and not told and kind in ('rebuild', 'version', 'rollback')
-             order by finished_at limit 100"#
+             where state = $1 and not told and kind <> $2
+             order by finished_at limit 100"#,
+        RebuildState::Done as _,
+        RebuildKind::Key as _
     );
     Ok(rows.fetch_all(pool).await?)
 }
@@ -82,8 +87,9 @@ pub(crate) async fn under_way(
 ) -> Result<Option<String>, Error> {
     let under_way = sqlx::query_scalar!(
         r#"select id::text as "id!" from rebuilds
-         where projection = $1 and state not in ('done', 'cancelled', 'failed')"#,
-        projection
+         where projection = $1 and state <> all($2)"#,
+        projection,
+        RebuildState::over() as _
     );
     Ok(under_way.fetch_optional(connection).await?)
 }
@@ -92,7 +98,7 @@ pub(crate) async fn under_way(
 pub(crate) struct NewRebuild<'a> {
     pub(crate) id: Uuid,
     pub(crate) projection: &'a str,
-    pub(crate) kind: &'static str,
+    pub(crate) kind: RebuildKind,
     pub(crate) version: i32,
     pub(crate) key: Option<&'a str>,
     pub(crate) from_position: Option<i64>,
@@ -112,17 +118,17 @@ pub(crate) async fn request(
     connection: &mut PgConnection,
     new: &NewRebuild<'_>,
 ) -> Result<(), Error> {
+    let state = if new.error.is_none() { RebuildState::Queued } else { RebuildState::Failed };
     sqlx::query!(
         "insert into rebuilds (id, projection, kind, version, key, from_position, partitions,
              actor, reason, accepted, generation, requested_at, error, state, finished_at)
          values ($1::text::uuid, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
              to_timestamp($12::float8), $13,
-             case when $13::text is null then 'queued' else 'failed' end,
-             case when $13::text is null then null else now() end)
+             $14, case when $13::text is null then null else now() end)
          on conflict (id) do nothing",
         new.id.to_string(),
         new.projection,
-        new.kind,
+        new.kind as _,
         new.version,
         new.key,
         new.from_position,
@@ -132,7 +138,8 @@ pub(crate) async fn request(
         new.accepted,
         new.generation,
         new.requested_at,
-        new.error.as_deref()
+        new.error.as_deref(),
+        state as _
     )
     .execute(connection)
     .await?;
@@ -147,9 +154,10 @@ pub(crate) async fn accept(
 ) -> Result<(), Error> {
     sqlx::query!(
         "update rebuilds set accepted = true where id = $1::text::uuid and projection = $2
-                   and state not in ('done', 'cancelled', 'failed')",
+                   and state <> all($3)",
         rebuild.to_string(),
-        projection
+        projection,
+        RebuildState::over() as _
     )
     .execute(connection)
     .await?;
@@ -164,9 +172,10 @@ pub(crate) async fn cancel(
 ) -> Result<(), Error> {
     sqlx::query!(
         "update rebuilds set cancel_wanted = true where id = $1::text::uuid and projection = $2
-                   and state not in ('done', 'cancelled', 'failed')",
+                   and state <> all($3)",
         rebuild.to_string(),
-        projection
+        projection,
+        RebuildState::over() as _
     )
     .execute(connection)
     .await?;
@@ -234,10 +243,12 @@ pub(crate) async fn prune(
     generations: &[i32],
 ) -> Result<(), Error> {
     sqlx::query!(
-        "update generations set state = 'dropping'
-                 where projection = $1 and generation = any($2) and state = 'previous'",
+        "update generations set state = $3
+                 where projection = $1 and generation = any($2) and state = $4",
         projection,
-        generations
+        generations,
+        GenerationState::Dropping as _,
+        GenerationState::Previous as _
     )
     .execute(connection)
     .await?;
@@ -256,9 +267,10 @@ pub(crate) async fn retry(
          from generations as of
          where parked.projection = $1 and ($2::text is null or parked.key = $2)
            and of.projection = parked.projection and of.generation = parked.generation
-           and of.state in ('active', 'catching_up')",
+           and of.state = any($3)",
         projection,
-        key
+        key,
+        GenerationState::kept_level() as _
     )
     .execute(connection)
     .await?;

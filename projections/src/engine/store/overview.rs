@@ -1,5 +1,6 @@
 //! Lists of projections' generations, rebuilds and parked events.
 
+use super::states::{GenerationState, RebuildKind, RebuildState};
 use crate::{Database, Error, engine::store};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -15,8 +16,8 @@ pub struct Generation {
     pub generation: i32,
     /// The fold's version that wrote its rows.
     pub version: i32,
-    /// `building`, `catching_up`, `active`, `previous` or `dropping`.
-    pub state: String,
+    /// What it is for.
+    pub state: GenerationState,
     /// Number of partitions of its keys.
     pub partitions: i32,
     /// Every event up to here is in its rows.
@@ -35,7 +36,7 @@ pub struct Generation {
 pub struct Rebuild {
     pub id: Uuid,
     pub projection: String,
-    pub kind: String,
+    pub kind: RebuildKind,
     pub version: i32,
     pub key: Option<String>,
     pub from_position: Option<i64>,
@@ -43,7 +44,7 @@ pub struct Rebuild {
     pub actor: String,
     pub reason: String,
     pub requested_at: DateTime<Utc>,
-    pub state: String,
+    pub state: RebuildState,
     pub generation: Option<i32>,
     pub accepted: bool,
     pub cancel_wanted: bool,
@@ -63,7 +64,7 @@ pub struct Rebuild {
 impl Rebuild {
     /// True if the rebuild has ended.
     pub fn is_over(&self) -> bool {
-        matches!(self.state.as_str(), "done" | "cancelled" | "failed")
+        self.state.is_over()
     }
 }
 

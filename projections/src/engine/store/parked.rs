@@ -134,6 +134,15 @@ pub(crate) async fn due(
     Ok(key.map(|key| Due { key, positions, attempts }))
 }
 
+/// When parked events are tried again that could not be folded now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// After a pause, unless that was the last attempt.
+    Later,
+    /// Only when an operator asks.
+    WhenAsked,
+}
+
 /// Leaves the parked events of a key parked, until the next retry is due or an operator requests
 /// one.
 pub(crate) async fn keep(
@@ -141,9 +150,12 @@ pub(crate) async fn keep(
     connection: &mut PgConnection,
     part: PartitionId,
     due: &Due,
-    final_attempt: bool,
+    again: Again,
 ) -> Result<(), Error> {
-    let attempts = if final_attempt { ATTEMPTS } else { (due.attempts + 1).min(ATTEMPTS) };
+    let attempts = match again {
+        Again::Later => (due.attempts + 1).min(ATTEMPTS),
+        Again::WhenAsked => ATTEMPTS,
+    };
     sqlx::query!(
         "update parked_events set retry_wanted = false,
              attempts = case error when '' then 0 else $5::int end,

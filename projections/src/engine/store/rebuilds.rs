@@ -1,6 +1,11 @@
 //! Rebuilds that operators and releases request, from the request to the end.
 
-use super::{LEASE, comparison::Comparison, to_i64, to_u64};
+use super::{
+    LEASE,
+    comparison::Comparison,
+    states::{RebuildKind, RebuildState},
+    to_i64, to_u64,
+};
 use crate::{
     Error,
     engine::{PartitionId, projection::Definition},
@@ -13,7 +18,7 @@ use uuid::Uuid;
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
     pub(crate) id: Uuid,
-    pub(crate) kind: String,
+    pub(crate) kind: RebuildKind,
     pub(crate) epoch: i64,
     pub(crate) generation: Option<i32>,
     pub(crate) partitions: Option<i32>,
@@ -27,19 +32,22 @@ pub(crate) async fn acquire(
     worker: &str,
 ) -> Result<Option<Job>, Error> {
     let taken = sqlx::query!(
-        "update rebuilds set worker = $3, epoch = epoch + 1,
+        r#"update rebuilds set worker = $3, epoch = epoch + 1,
              started_at = coalesce(started_at, clock_timestamp()),
              lease_until = clock_timestamp() + make_interval(secs => $4)
          where id = (select id from rebuilds
-             where projection = $1 and version = $2 and kind <> 'key'
-               and state not in ('done', 'cancelled', 'failed')
+             where projection = $1 and version = $2 and kind <> $5
+               and state <> all($6)
                and (lease_until is null or lease_until < clock_timestamp())
              limit 1 for update skip locked)
-         returning id, kind, epoch, generation, partitions, from_position",
+         returning id, kind as "kind: RebuildKind", epoch, generation, partitions,
+             from_position"#,
         definition.name,
         definition.version,
         worker,
-        LEASE.as_secs_f64()
+        LEASE.as_secs_f64(),
+        RebuildKind::Key as _,
+        RebuildState::over() as _
     )
     .fetch_optional(pool)
     .await?;
@@ -82,7 +90,7 @@ pub(crate) async fn heartbeat(
         "update rebuilds set lease_until = clock_timestamp() + make_interval(secs => $3),
              done = $4, total = $5, events_per_second = $6, resident = $7, resident_limit = $8,
              yielded_seconds = $9
-         where id = $1 and epoch = $2 and state not in ('done', 'cancelled', 'failed')
+         where id = $1 and epoch = $2 and state <> all($10)
          returning accepted, cancel_wanted",
         job.id,
         job.epoch,
@@ -92,24 +100,35 @@ pub(crate) async fn heartbeat(
         reached.events_per_second as f32,
         to_i64(reached.resident),
         to_i64(reached.resident_limit),
-        reached.yielded_seconds as f32
+        reached.yielded_seconds as f32,
+        RebuildState::over() as _
     );
     said.fetch_optional(pool).await?.ok_or(Error::Fenced(definition.name))
 }
 
-/// Moves a rebuild to its next stage.
-pub(crate) async fn stage(
+/// Moves a rebuild to its next state, from one that this may follow; if it is
+/// over then, its lease ends.
+///
+/// # Errors
+/// When another worker has taken it over, or ended it.
+pub(crate) async fn enter(
     definition: Definition,
     connection: &mut PgConnection,
     job: &Job,
-    state: &str,
+    next: RebuildState,
 ) -> Result<(), Error> {
     let moved = sqlx::query!(
-        "update rebuilds set state = $3, generation = $4 where id = $1 and epoch = $2",
+        "update rebuilds set state = $3, generation = coalesce($4, generation),
+             finished_at = case when $5 then clock_timestamp() end,
+             worker = case when not $5 then worker end,
+             lease_until = case when not $5 then lease_until end
+         where id = $1 and epoch = $2 and state = any($6)",
         job.id,
         job.epoch,
-        state,
-        job.generation
+        next as _,
+        job.generation,
+        next.is_over(),
+        next.predecessors() as _
     )
     .execute(connection)
     .await?;
@@ -135,26 +154,6 @@ pub(crate) async fn compared(
     Ok(())
 }
 
-/// Ends a rebuild: `done` or `cancelled`.
-pub(crate) async fn end(
-    definition: Definition,
-    connection: &mut PgConnection,
-    job: &Job,
-    state: &str,
-) -> Result<(), Error> {
-    let ended = sqlx::query!(
-        "update rebuilds set state = $3, finished_at = clock_timestamp(), worker = null,
-             lease_until = null
-         where id = $1 and epoch = $2",
-        job.id,
-        job.epoch,
-        state
-    )
-    .execute(connection)
-    .await?;
-    if ended.rows_affected() == 1 { Ok(()) } else { Err(Error::Fenced(definition.name)) }
-}
-
 /// Fails a rebuild, for a reason that no retry resolves, unless another worker has taken it over. A
 /// rebuild of a single row has no lease and epoch 0.
 pub(crate) async fn fail(
@@ -163,13 +162,16 @@ pub(crate) async fn fail(
     epoch: i64,
     error: &str,
 ) -> Result<(), Error> {
+    let next = RebuildState::Failed;
     sqlx::query!(
-        "update rebuilds set state = 'failed', error = $3, finished_at = clock_timestamp(),
+        "update rebuilds set state = $4, error = $3, finished_at = clock_timestamp(),
              worker = null, lease_until = null
-         where id = $1 and epoch = $2",
+         where id = $1 and epoch = $2 and state = any($5)",
         id,
         epoch,
-        error
+        error,
+        next as _,
+        next.predecessors() as _
     )
     .execute(connection)
     .await?;
@@ -198,9 +200,11 @@ pub(crate) async fn key_requested(
     let requested = sqlx::query!(
         r#"select id, key as "key!" from rebuilds
            join projections on name = projection and active_generation = $2
-           where projection = $1 and kind = 'key' and state = 'queued'"#,
+           where projection = $1 and kind = $3 and state = $4"#,
         definition.name,
-        part.generation
+        part.generation,
+        RebuildKind::Key as _,
+        RebuildState::Queued as _
     )
     .fetch_all(pool)
     .await?;
@@ -226,15 +230,18 @@ pub(crate) async fn key_done(
         "position": position, "rows": 1, "digest": "",
         "difference_count": differences.len(), "differences": differences,
     });
+    let next = RebuildState::Done;
     sqlx::query!(
-        "update rebuilds set state = 'done', comparison = $2, generation = $3,
+        "update rebuilds set state = $5, comparison = $2, generation = $3,
              started_at = coalesce(started_at, requested_at), finished_at = clock_timestamp(),
              done = $4, total = $4
-         where id = $1",
+         where id = $1 and state = any($6)",
         id,
         comparison,
         part.generation,
-        to_i64(position)
+        to_i64(position),
+        next as _,
+        next.predecessors() as _
     )
     .execute(connection)
     .await?;

@@ -1,6 +1,9 @@
 //! Rows that must be folded again in every generation, because events in the log were erased.
 
-use super::{to_i64, to_u64};
+use super::{
+    states::{GenerationState, RebuildState},
+    to_i64, to_u64,
+};
 use crate::{
     Error,
     engine::{PartitionId, partition_of, projection::Definition},
@@ -140,8 +143,9 @@ impl crate::Database {
             "update rebuilds
              set comparison = jsonb_set(comparison, '{differences}', '[]'),
                  error = case when error is not null then 'erased' end
-             where state in ('done', 'cancelled', 'failed')
-               and (error is not null or comparison -> 'differences' <> '[]')"
+             where state = any($1)
+               and (error is not null or comparison -> 'differences' <> '[]')",
+            RebuildState::over() as _
         )
         .execute(&mut *transaction)
         .await?;
@@ -354,8 +358,8 @@ pub(crate) async fn inherit(
 /// could roll back to them either.
 pub(crate) async fn drop_abandoned(definition: Definition, pool: &PgPool) -> Result<(), Error> {
     sqlx::query!(
-        "update generations set state = 'dropping'
-         where projection = $1 and state = 'previous' and version <> $2
+        "update generations set state = $4
+         where projection = $1 and state = $5 and version <> $2
            and exists (select from refolds_due as due
                where due.projection = $1 and due.generation = generations.generation
                  and due.requested_at < clock_timestamp() - make_interval(secs => $3))
@@ -365,7 +369,9 @@ pub(crate) async fn drop_abandoned(definition: Definition, pool: &PgPool) -> Res
                  and heartbeat_at > clock_timestamp() - make_interval(secs => $3))",
         definition.name,
         definition.version,
-        ABANDONED_AFTER
+        ABANDONED_AFTER,
+        GenerationState::Dropping as _,
+        GenerationState::Previous as _
     )
     .execute(pool)
     .await?;

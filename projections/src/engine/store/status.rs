@@ -1,6 +1,6 @@
 //! State of projections, for operators and readiness.
 
-use super::{to_i64, to_u64};
+use super::{states::RebuildState, to_i64, to_u64};
 use crate::{Error, version};
 use serde::Serialize;
 use std::time::Duration;
@@ -49,7 +49,7 @@ impl crate::Database {
             r#"select name, version, generation, partitions, paused,
                 pause_reason, paused_by,
                 (select id::text from rebuilds where rebuilds.projection = name
-                    and rebuilds.state not in ('done', 'cancelled', 'failed')) as rebuild,
+                    and rebuilds.state <> all($1)) as rebuild,
                 min(position) as "position!", min(published) as "published!",
                 min(events_per_second) as "events_per_second!",
                 max(extract(epoch from clock_timestamp() - heartbeat_at))::float8
@@ -62,7 +62,8 @@ impl crate::Database {
              join generations on projection = name and generation = active_generation
              join checkpoints using (projection, generation)
              group by name, version, generation, partitions
-             order by name"#
+             order by name"#,
+            RebuildState::over() as _
         );
         Ok(rows.fetch_all(self.pool()).await?)
     }

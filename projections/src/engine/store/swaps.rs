@@ -1,6 +1,10 @@
 //! The generation that readers see, and how a swap changes it.
 
-use super::{comparison::Comparison, generations};
+use super::{
+    comparison::Comparison,
+    generations,
+    states::{GenerationState, RebuildKind},
+};
 use crate::{Error, engine::projection::Definition};
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
@@ -122,24 +126,28 @@ pub(crate) async fn swap(
     comparison: &Comparison,
     position: i64,
     swaps: i64,
-    withdrawn: bool,
+    kind: RebuildKind,
 ) -> Result<(), Error> {
     let (from, to) = (comparison.from_generation, comparison.to_generation);
+    // Whoever rolls back does not want what they roll back from.
+    let withdrawn = kind == RebuildKind::Rollback;
     sqlx::query!(
-        "update generations set state = 'previous', replaced_at = $3, withdrawn = $4
+        "update generations set state = $5, replaced_at = $3, withdrawn = $4
          where projection = $1 and generation = $2",
         definition.name,
         from,
         position,
-        withdrawn
+        withdrawn,
+        GenerationState::Previous as _
     )
     .execute(&mut *connection)
     .await?;
     sqlx::query!(
-        "update generations set state = 'active', withdrawn = false, replaced_at = null
+        "update generations set state = $3, withdrawn = false, replaced_at = null
          where projection = $1 and generation = $2",
         definition.name,
-        to
+        to,
+        GenerationState::Active as _
     )
     .execute(&mut *connection)
     .await?;
@@ -161,13 +169,15 @@ pub(crate) async fn swap(
     .await?;
     // One generation to roll back to is enough; another release may need its own.
     sqlx::query!(
-        "update generations set state = 'dropping'
-         where projection = $1 and state = 'previous' and generation <> $2
+        "update generations set state = $5
+         where projection = $1 and state = $6 and generation <> $2
            and (version = $3 or version = $4)",
         definition.name,
         from,
         comparison.from_version,
-        comparison.to_version
+        comparison.to_version,
+        GenerationState::Dropping as _,
+        GenerationState::Previous as _
     )
     .execute(&mut *connection)
     .await?;

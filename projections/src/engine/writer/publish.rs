@@ -71,7 +71,9 @@ impl<P: Projection> PartitionWriter<'_, P> {
                 Some((ahead, page)) if ahead == place => page,
                 _ => fetch(backlog.after.clone()),
             };
-            let (entries, next) = page.await.unwrap_or(Err(Error::Engine))?;
+            let (entries, next) = page.await.map_err(|error| {
+                Error::lost("The task that reads the rows that Redis lacks", &error)
+            })??;
             if let Some(after) = &next {
                 // While Redis takes this page, Postgres reads the next.
                 let place = PageCursor { since, after: after.clone() };

@@ -20,6 +20,8 @@ use crate::{
 use sqlx::PgConnection;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+/// What its task is called in errors.
+const REFOLDING: &str = "The task that folds rows again";
 /// Events that the writer may read itself; more are read by a task beside it.
 const FEW: u64 = 4_000;
 
@@ -70,7 +72,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
         let parked =
             parked::firsts(self.engine.definition, self.engine.database.pool(), self.lease.part)
                 .await?;
-        let folded = match task.await.unwrap_or(Err(Error::Engine)) {
+        let folded = match task.await.unwrap_or_else(|error| Err(Error::lost(REFOLDING, &error))) {
             // Other events are left out of rows now: the folding begins again.
             Ok(histories) if !histories.leaves_out(&self.exclusions, &parked) => return Ok(()),
             Ok(histories) if position.saturating_sub(histories.position()) > FEW => {
@@ -82,11 +84,14 @@ impl<P: Projection> PartitionWriter<'_, P> {
         };
         let fresh = match (folded, &source) {
             (Ok(histories), _) => histories.end(),
-            (Err(Error::Engine), RefoldSource::Key(_, key)) => {
+            (Err(Error::HungFold { .. }), RefoldSource::Key(_, key)) => {
                 Fresh::failed([key], "the fold of this row does not end")
             }
-            (Err(Error::Engine), RefoldSource::Erased(due)) => {
+            (Err(Error::HungFold { .. }), RefoldSource::Erased(due)) => {
                 Fresh::failed(due.rows.keys(), "the fold does not end")
+            }
+            (Err(Error::TaskPanicked(_) | Error::TaskEnded(_)), source) => {
+                Fresh::failed(source.keys(), "the engine failed; see the worker's log")
             }
             // Folding of events continues meanwhile.
             (Err(error), RefoldSource::Erased(due)) if !error.is_final() => {

@@ -21,6 +21,17 @@ pub(super) enum RefoldSource {
     Erased(Due),
 }
 
+impl RefoldSource {
+    /// The rows that are to be folded again.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &String> {
+        let (key, due) = match self {
+            Self::Key(_, key) => (Some(key), None),
+            Self::Erased(due) => (None, Some(due.rows.keys())),
+        };
+        key.into_iter().chain(due.into_iter().flatten())
+    }
+}
+
 impl<P: Projection> Refold<P> {
     pub(super) fn new(source: RefoldSource, histories: KeyHistories<P>, until: u64) -> Self {
         let task = AbortOnDropHandle::new(tokio::spawn(histories.fold_until(until)));

@@ -7,7 +7,10 @@ use crate::{
         feed::{Decoded, Events},
         fold::{self, Parked, Rows},
         projection::Projection,
-        store::{self, parked},
+        store::{
+            self,
+            parked::{self, Again},
+        },
     },
 };
 use sqlx::{Connection, PgConnection};
@@ -18,10 +21,11 @@ impl<P: Projection> PartitionWriter<'_, P> {
     /// is then rolled back.
     pub(super) async fn write_one_by_one(&mut self, events: &Events) -> Result<Vec<Parked>, Error> {
         let generation = self.lease.part.generation;
-        let routed = self.route(events, None).await.map_err(|_| Error::Engine)?;
+        let routed = self.route(events, None).await.map_err(|hung| hung.error(P::NAME))?;
         let mut transaction = store::begin_transaction(self.engine.database.pool()).await?;
         let folded = self.fold(&mut transaction, events, routed, self.exclusions.clone());
-        let Outcome { changed, routed, .. } = folded.await.map_err(BatchError::into_error)?;
+        let Outcome { changed, routed, .. } =
+            folded.await.map_err(|error| error.into_error(P::NAME))?;
         let mut refused = Vec::new();
         for (key, row) in changed {
             let alone = Rows::from([(key.clone(), row)]);
@@ -61,7 +65,8 @@ impl<P: Projection> PartitionWriter<'_, P> {
                 // The server may have ended the transaction as hung meanwhile.
                 drop(transaction);
                 let mut connection = pool.acquire().await?;
-                parked::keep(self.engine.definition, &mut connection, part, &due, true).await?;
+                let again = Again::WhenAsked;
+                parked::keep(self.engine.definition, &mut connection, part, &due, again).await?;
                 tracing::error!(
                     projection = P::NAME,
                     "The fold still does not end, the event stays parked"
@@ -81,7 +86,8 @@ impl<P: Projection> PartitionWriter<'_, P> {
                 "Postgres still rejects the row, the event stays parked"
             );
             let mut connection = pool.acquire().await?;
-            return parked::keep(self.engine.definition, &mut connection, part, &due, false).await;
+            let again = Again::Later;
+            return parked::keep(self.engine.definition, &mut connection, part, &due, again).await;
         }
         parked::park(self.engine.definition, &mut transaction, part, &parked, due.attempts + 1)
             .await?;

@@ -13,7 +13,8 @@ use crate::{
         fold::{Exclusions, Parked, Rows},
         projection::Projection,
         sandbox::HungFold,
-        store::{self, leases::Lease, parked},
+        share::Slot,
+        store::{self, GenerationState, leases::Lease, parked},
     },
 };
 use std::time::{Duration, Instant};
@@ -31,12 +32,11 @@ const CHECKPOINT_WITHOUT_ROWS: Duration = Duration::from_millis(20);
 pub(crate) async fn write_until_lost<P: Projection>(
     engine: &Engine,
     lease: Lease,
-    beyond_share: bool,
+    slot: Slot,
     stop: &CancellationToken,
 ) -> (Lease, Result<(), Error>) {
-    match PartitionWriter::<P>::begin(engine, lease.clone()).await {
+    match PartitionWriter::<P>::begin(engine, lease.clone(), slot).await {
         Ok(mut writer) => {
-            writer.beyond_share = beyond_share;
             let outcome = writer.fold_until(stop).await;
             (writer.lease, outcome)
         }
@@ -51,7 +51,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
         self.tick().await?;
         while !stop.is_cancelled()
             && !self.at_rest
-            && (self.beyond_share || !self.engine.share.surplus())
+            && (self.slot == Slot::BeyondShare || !self.engine.share.surplus())
         {
             let mut wait = if self.refolding.is_some() { REFOLDING } else { TICK };
             let due = self.backlog.as_ref().map(|backlog| backlog.due);
@@ -119,7 +119,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
                 Err(BatchError::Error(error)) if store::is_refused_value(&error) => {
                     let refused = self.write_one_by_one(events).await?;
                     let written = self.write(events, last, &refused).await;
-                    break written.map_err(BatchError::into_error)?.unwrap_or_default();
+                    break written.map_err(|error| error.into_error(P::NAME))?.unwrap_or_default();
                 }
                 Err(BatchError::Error(error)) => return Err(error),
             }
@@ -145,7 +145,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
     fn park_hung_events(&mut self, hung: HungFold) -> Result<(), Error> {
         let position = hung.position;
         if position == 0 || !self.exclusions.hung_folds.insert(hung) {
-            return Err(Error::Engine);
+            return Err(hung.error(P::NAME));
         }
         tracing::error!(projection = P::NAME, position, "An event's fold does not end");
         Ok(())
@@ -238,9 +238,10 @@ impl<P: Projection> PartitionWriter<'_, P> {
         self.ticked = Some((Instant::now(), self.lease.position));
         let directives =
             store::leases::heartbeat(self.engine.definition, pool, &self.lease, rate).await?;
+        let catches_up = directives.state == GenerationState::CatchingUp;
         self.unread = directives.unread;
-        self.paused = directives.unread || directives.paused && directives.state != "catching_up";
-        self.seen = !directives.unread && directives.state != "catching_up";
+        self.paused = directives.unread || directives.paused && !catches_up;
+        self.seen = !directives.unread && !catches_up;
         let hung_folds = std::mem::take(&mut self.exclusions.hung_folds);
         self.exclusions = Exclusions {
             hung_folds,

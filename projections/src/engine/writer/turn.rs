@@ -12,6 +12,7 @@ use crate::{
         fold::{self, Exclusions, Loaded, Parked, RoutedEvent, Rows},
         projection::Projection,
         sandbox::{HungFold, Sandbox},
+        share::Slot,
         store::{self, leases::Lease, parked, refolds},
     },
 };
@@ -29,8 +30,8 @@ pub(super) struct PartitionWriter<'a, P: Projection> {
     pub(super) events: Subscription,
     pub(super) exclusions: Exclusions,
     pub(super) sandbox: Sandbox,
-    /// True if the worker keeps the partition however many it has.
-    pub(super) beyond_share: bool,
+    /// How the partition counts against the worker's share.
+    pub(super) slot: Slot,
     /// True if readers see the generation; known after the first tick.
     pub(super) seen: bool,
     pub(super) paused: bool,
@@ -51,7 +52,7 @@ pub(super) struct PartitionWriter<'a, P: Projection> {
 
 impl<'a, P: Projection> PartitionWriter<'a, P> {
     /// A writer that has not begun to fold.
-    pub(super) async fn begin(engine: &'a Engine, lease: Lease) -> Result<Self, Error> {
+    pub(super) async fn begin(engine: &'a Engine, lease: Lease, slot: Slot) -> Result<Self, Error> {
         let (definition, pool) = (engine.definition, engine.database.pool());
         let mut events = engine.feed.subscribe(lease.position + 1);
         events.read_again(refolds::erased_until(definition, pool).await?);
@@ -61,7 +62,7 @@ impl<'a, P: Projection> PartitionWriter<'a, P> {
             events,
             exclusions,
             sandbox: Sandbox::default(),
-            beyond_share: false,
+            slot,
             seen: false,
             paused: false,
             unread: false,
@@ -135,10 +136,10 @@ pub(super) enum BatchError {
 }
 
 impl BatchError {
-    pub(super) fn into_error(self) -> Error {
+    pub(super) fn into_error(self, projection: &'static str) -> Error {
         match self {
             Self::Error(error) => error,
-            Self::HungFold(_) => Error::Engine,
+            Self::HungFold(hung) => hung.error(projection),
         }
     }
 }

@@ -7,6 +7,7 @@ use super::http::{
 use clap::{ArgMatches, Args, Command, parser::ValueSource};
 use exodrive_audit::seal::SealKeys;
 use exodrive_audit::webhook_signature::Secrets;
+use exodrive_commands::rental::{BookingSecret, EmptySecret};
 use exodrive_log::{LogConfig, WrappingKeys, WrappingKeysError};
 use exodrive_projections::engine::RebuildSettings;
 use exodrive_proof::note::{KeyError, SigningKey, VerifierKey};
@@ -64,23 +65,23 @@ pub struct Connections {
         conflicts_with = "data_keys"
     )]
     pub data_keys_file: Option<PathBuf>,
-    /// What the event log must be.
+    /// Properties that the event log must have.
     #[command(flatten)]
     pub log: LogSettings,
 }
 
-/// What the event log must be. What is not given is what the system that runs in
-/// the data folder was started with, else the default.
+/// Properties that the event log must have. If one is not given, it is that of the
+/// system that runs in the data folder, or else the default.
 #[derive(Args, Clone, Default)]
 #[command(next_help_heading = "The event log")]
 pub struct LogSettings {
-    /// 'always': NATS flushes to disk before it acknowledges, and a server that
-    /// does not is refused. 'default': faster, but a power cut can lose what
+    /// 'always': NATS flushes to disk before it acknowledges, and the program
+    /// rejects a server that does not. 'default': faster, but a power cut can lose what
     /// was acknowledged in the last two minutes. [default: always]
     #[arg(long, env = "EXODRIVE_LOG_SYNC", value_name = "MODE", value_parser = parse_sync)]
     pub log_sync: Option<SyncMode>,
-    /// How long NATS remembers the ids of events. Older repeats are recognised
-    /// by the deliveries view. [default: 3d]
+    /// Time for which NATS recognises the ids of events. Older repeats are
+    /// recognised by the deliveries view. [default: 3d]
     #[arg(long, env = "EXODRIVE_DUPLICATE_WINDOW", value_name = "DURATION",
           value_parser = humantime::parse_duration)]
     pub duplicate_window: Option<Duration>,
@@ -90,7 +91,7 @@ pub struct LogSettings {
 }
 
 impl LogSettings {
-    /// What is given, the rest by `otherwise`.
+    /// Returns the properties that are given, and the others from `otherwise`.
     pub fn over(&self, otherwise: LogRequirements) -> LogRequirements {
         LogRequirements {
             sync: self.log_sync.unwrap_or(otherwise.sync),
@@ -296,20 +297,21 @@ impl BookingSettings {
     /// else one that is derived from the tokens' secret in the environment.
     ///
     /// # Errors
-    /// When there is no such secret.
-    pub fn secret(&self, connections: &Connections) -> Result<String, SettingsError> {
+    /// When there is none of them, or it is empty.
+    pub fn secret(&self, connections: &Connections) -> Result<BookingSecret, SettingsError> {
         if let Some(secret) = &self.link_secret {
-            return Ok(secret.clone());
+            return Ok(BookingSecret::new(secret)?);
         }
         if let Some(saved) = connections.kept_secrets()? {
-            return Ok(saved.links);
+            return Ok(BookingSecret::new(&saved.links)?);
         }
-        std::env::var("EXODRIVE_JWT_SECRET").map(|secret| format!("links\n{secret}")).map_err(
-            |_| SettingsError::NoSecret {
-                what: "secret for links of bookings",
-                variable: "EXODRIVE_LINK_SECRET",
-            },
-        )
+        // What follows from an empty secret is as easy to guess as that.
+        let tokens = std::env::var("EXODRIVE_JWT_SECRET").ok().filter(|it| !it.trim().is_empty());
+        let tokens = tokens.ok_or(SettingsError::NoSecret {
+            what: "secret for links of bookings",
+            variable: "EXODRIVE_LINK_SECRET",
+        })?;
+        Ok(BookingSecret::new(&format!("links\n{tokens}"))?)
     }
 }
 
@@ -368,14 +370,15 @@ pub struct Logging {
     pub format: telemetry::Format,
 }
 
-/// The settings that were given for one command, on its command line or by
-/// environment, as variables: what a process hands to others of the same
-/// program. Read off the command line's own list, so that none can be missing.
+/// Settings that were given for one command, on its command line or in the
+/// environment, as variables. A process passes them to others of the same program.
+/// They come from the command's own list of options, so that none can be missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Given(Vec<(String, OsString)>);
 
 impl Given {
-    /// What `matches` says of every option of `command` that has a variable.
+    /// Returns the values that `matches` has for the options of `command` with a
+    /// variable.
     pub fn of(command: &Command, matches: &ArgMatches) -> Self {
         let given = command.get_arguments().filter_map(|arg| {
             let id = arg.get_id().as_str();
@@ -396,7 +399,7 @@ impl Given {
         Self(given.collect())
     }
 
-    /// The same, with one of them set to this.
+    /// Returns the same settings with one of them set to `value`.
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.0.retain(|(known, _)| known != name);
@@ -404,7 +407,7 @@ impl Given {
         self
     }
 
-    /// Name and value of each.
+    /// Name and value of each setting.
     pub fn variables(&self) -> impl Iterator<Item = (&str, &OsStr)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_os_str()))
     }
@@ -428,7 +431,10 @@ pub enum SettingsError {
         /// The variable that sets it.
         variable: &'static str,
     },
-    /// A webhook secret is invalid.
+    /// The secret for links of bookings is empty.
+    #[error("EXODRIVE_LINK_SECRET: {0}")]
+    LinkSecret(#[from] EmptySecret),
+    /// A secret that is none.
     #[error("EXODRIVE_RESEND_WEBHOOK_SECRETS: {0}")]
     Webhook(#[from] exodrive_audit::webhook_signature::SecretError),
     /// A wrapping key is invalid.
@@ -525,13 +531,13 @@ impl Connections {
         Ok(WrappingKeys::parse(&text)?)
     }
 
-    /// What the event log must be: what is given, else what the system that runs
-    /// in the data folder was started with, else the default.
+    /// Returns the properties that the event log must have: those that are given, or
+    /// else those of the system that runs in the data folder, or else the defaults.
     ///
     /// # Errors
     /// When the folder cannot be read.
     pub fn log_requirements(&self) -> Result<LogRequirements, SettingsError> {
-        // A log that is somewhere else has nothing to do with the folder's.
+        // A log elsewhere does not have the properties of the folder's log.
         let running = match &self.nats_url {
             Some(_) => None,
             None => folder::announced(&self.data_dir).map_err(|error| {
@@ -542,8 +548,8 @@ impl Connections {
         Ok(self.log.over(running))
     }
 
-    /// The log at `url`, to append to it: its settings are checked by
-    /// `monitor_url`, and what weakens it is refused.
+    /// Settings for a log at `url` to which the caller appends. Its properties are
+    /// checked by `monitor_url`, and a weaker log is rejected.
     ///
     /// # Errors
     /// As [`Connections::wrapping_keys`] and [`Connections::log_requirements`].
@@ -565,7 +571,8 @@ impl Connections {
         })
     }
 
-    /// The log at `url`, to be read and not judged.
+    /// Settings for a log at `url` that is only read. Its properties are not
+    /// checked.
     ///
     /// # Errors
     /// As [`Connections::wrapping_keys`].

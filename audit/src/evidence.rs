@@ -383,6 +383,7 @@ impl EvidenceQuery {
         claims: &Claims,
     ) -> Entry {
         let Frame { recorded, kind, happened_at, state, error } = frame;
+        // No claim and no repeat: 0 of them.
         let (first, times) = ids.0.get(&recorded.envelope.id).copied().unwrap_or_default();
         let (duplicates, refused) = claims.get(&recorded.envelope.id).copied().unwrap_or_default();
         let verdict = self.verdict(&recorded);

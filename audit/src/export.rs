@@ -127,7 +127,7 @@ impl Export {
     ) -> Result<bool, ExportError> {
         if !self.begun {
             self.begun = true;
-            out.write(&Record::Header(self.header()))?;
+            out.write(&Record::Header(self.header()?))?;
         }
         for _ in 0..RECORDS {
             if self.next > self.seal.size {
@@ -160,19 +160,21 @@ impl Export {
         Ok(true)
     }
 
-    fn header(&self) -> Header<'static> {
+    fn header(&self) -> Result<Header<'static>, ExportError> {
         let (from, to) = self.scan.range();
         let origin = self.seal.note.parse::<SignedNote>().ok();
         let origin = origin.and_then(|note| Some(note.checkpoint().ok()?.origin));
+        let origin =
+            origin.ok_or_else(|| io::Error::other("the newest checkpoint is not a signed note"))?;
         let filters = self.selection.filters().into_iter();
-        Header {
-            origin: origin.unwrap_or_default().into(),
+        Ok(Header {
+            origin: origin.into(),
             checkpoint: self.seal.note.clone().into(),
             from,
             to,
             filters: filters.map(|(name, value)| (name.into(), value.into())).collect(),
             created_at: Utc::now(),
-        }
+        })
     }
 
     /// Reads the next events, their hashes and their content.
@@ -212,6 +214,7 @@ impl Export {
         let header = |(name, value): &(String, String)| (name.clone().into(), value.clone().into());
         out.write(&Record::Event(Event {
             position: message.position,
+            // As in the leaf: the log has no other times.
             stored_at_nanos: message.stored_at.timestamp_nanos_opt().unwrap_or_default(),
             subject: Cow::Borrowed(&message.subject),
             headers: message.headers.iter().map(header).collect(),

@@ -1,9 +1,10 @@
 //! Records which staff read personal data. A read leaves a note in memory; the
 //! notes of an interval become one event.
 
+use crate::event::decided_event;
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
-    DECISION_VERSION, Envelope, Subject,
+    Envelope, Subject,
     access::{ACCESS_RECORDED, AccessEntry, AccessEvent},
 };
 use exodrive_log::{AppendError, Log, NewEvent};
@@ -163,7 +164,7 @@ impl AccessLog {
         (!entries.is_empty()).then_some(entries)
     }
 
-    /// Whether there is nothing to append.
+    /// True if there is nothing to append.
     pub fn is_empty(&self) -> bool {
         self.0.notes.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
@@ -178,20 +179,17 @@ impl AccessLog {
 }
 
 fn event(entries: Vec<AccessEntry>, now: DateTime<Utc>) -> Option<NewEvent> {
-    let body = serde_json::to_vec(&AccessEvent { entries }).ok()?;
-    let envelope = Envelope {
-        id: Uuid::now_v7().to_string(),
-        kind: ACCESS_RECORDED.to_owned(),
-        version: DECISION_VERSION,
-        source: "exodrive".to_owned(),
-        time: now,
-        traceparent: None,
-        causation: None,
-        correlation: None,
-        actor: Some("system:accesses".to_owned()),
-    };
-    let (subject, provider_headers) = (Subject::Access, Vec::new());
-    Some(NewEvent { subject, envelope, provider_headers, body: body.into() })
+    let id = Uuid::now_v7().to_string();
+    let envelope = Envelope::decision(ACCESS_RECORDED, id, now).by("system:accesses");
+    match decided_event(Subject::Access, envelope, &AccessEvent { entries }) {
+        Ok(event) => Some(event),
+        Err(error) => {
+            let cause = exodrive_runtime::error_chain(&error);
+            tracing::error!(cause, "A record of who read what cannot be written: it is lost");
+            metrics::counter!("exodrive_access_records_lost_total").increment(1);
+            None
+        }
+    }
 }
 
 /// Cleans a name: Postgres stores no NUL, and an issuer may put anything into a

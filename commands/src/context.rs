@@ -1,13 +1,17 @@
 //! Command contexts: the actor of a command, and the id that its retries share.
 
+use crate::digest::derived_uuid;
 use chrono::{DateTime, Utc};
-use exodrive_domain::booking::Booking;
+use exodrive_domain::{Envelope, booking::Booking};
+use uuid::Uuid;
 
 /// The actor of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Actor {
     /// An admin.
     Staff(String),
+    /// An operator, who runs the system and makes no bookings.
+    Operator(String),
     /// A customer, by the subject of their account.
     Customer(String),
     /// A guest, by the hash of the link that they hold.
@@ -24,9 +28,11 @@ impl Actor {
         matches!(self, Self::Staff(_) | Self::System(_))
     }
 
-    pub(crate) fn audit_name(&self) -> String {
+    /// As the log and the audit name them: `admin:<user id>`, `guest`, ….
+    pub fn audit_name(&self) -> String {
         match self {
             Self::Staff(subject) => format!("admin:{subject}"),
+            Self::Operator(subject) => format!("operator:{subject}"),
             Self::Customer(subject) => format!("customer:{subject}"),
             Self::Guest(_) => "guest".to_owned(),
             Self::Visitor => "visitor".to_owned(),
@@ -39,7 +45,7 @@ impl Actor {
             Self::Staff(_) | Self::System(_) => true,
             Self::Customer(subject) => booking.user_id.as_ref() == Some(subject),
             Self::Guest(hash) => booking.link(hash, now).is_some(),
-            Self::Visitor => false,
+            Self::Visitor | Self::Operator(_) => false,
         }
     }
 }
@@ -64,4 +70,50 @@ pub struct CommandContext {
     pub traceparent: Option<String>,
     /// Id of the request that led to the command.
     pub correlation: Option<String>,
+}
+
+impl CommandContext {
+    /// The context of command `command_id`, which asks for what has the hash
+    /// `request_hash`, given by `actor`: at any state, now, and part of no
+    /// request. The other fields say more.
+    pub fn new(
+        command_id: impl Into<String>,
+        request_hash: impl Into<String>,
+        actor: Actor,
+    ) -> Self {
+        Self {
+            command_id: command_id.into(),
+            request_hash: request_hash.into(),
+            actor,
+            if_position: None,
+            happened_at: None,
+            acted_by: None,
+            traceparent: None,
+            correlation: None,
+        }
+    }
+
+    /// The same command, given by another actor.
+    #[must_use]
+    pub fn given_by(self, actor: Actor) -> Self {
+        Self { actor, ..self }
+    }
+
+    /// Name of the person or part that did it, as the log records it.
+    pub fn actor_name(&self) -> String {
+        self.acted_by.clone().unwrap_or_else(|| self.actor.audit_name())
+    }
+
+    /// The id of the `what` that the command makes: the same in every retry.
+    pub fn derived_id(&self, what: &str) -> Uuid {
+        derived_uuid(&[what, &self.command_id, &self.request_hash])
+    }
+
+    /// Envelope of an event of this command.
+    pub(crate) fn envelope(&self, kind: &str, id: String, now: DateTime<Utc>) -> Envelope {
+        Envelope::decision(kind, id, now)
+            .by(self.actor_name())
+            .within(self.correlation.clone())
+            .traced(self.traceparent.clone())
+    }
 }

@@ -15,6 +15,7 @@
 
 pub mod access_log;
 pub mod context;
+pub mod digest;
 pub mod erasure;
 pub mod event;
 pub mod import;

@@ -22,6 +22,7 @@
 
 pub mod engine;
 mod error;
+mod outage;
 pub mod views;
 
 pub use engine::{
@@ -29,6 +30,7 @@ pub use engine::{
     projection::{PersonalData, Projection, Sources, reads},
 };
 pub use error::Error;
+pub use outage::is_postgres_outage;
 pub use views::{
     list::{ViewInfo, names, version, view, views},
     query::Page,

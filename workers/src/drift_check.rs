@@ -8,7 +8,7 @@
 //! the log is small, once an hour when it is not.
 
 use crate::{Next, StepError, System, Worker};
-use exodrive_commands::event::sha256;
+use exodrive_commands::digest::sha256_hex;
 use exodrive_log::Log;
 use exodrive_projections::{Database, Projection, engine::cache::Cache, for_each_projection};
 use exodrive_replays::verify::{self, Extent, Options, Place, VerifyError};
@@ -114,7 +114,7 @@ impl DriftCheck {
             if drifting.contains(&finding.key) || !different.insert(&finding.key) {
                 continue;
             }
-            let key = sha256(finding.key.as_bytes());
+            let key = sha256_hex(finding.key.as_bytes());
             tracing::error!(
                 projection = P::NAME,
                 key_sha256 = key,

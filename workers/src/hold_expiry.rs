@@ -31,7 +31,7 @@ impl Worker for HoldExpiry {
     fn new(system: &System) -> Self {
         let commands = Commands::new(system.log.clone(), Some(system.cache.redis().clone()));
         let (database, cache) = (system.readers.clone(), system.cache.clone());
-        let rental = RentalCommands::new(commands, database.clone(), cache, "", Duration::ZERO);
+        let rental = RentalCommands::new(commands, database.clone(), cache);
         Self { rental, database }
     }
 
@@ -69,15 +69,7 @@ async fn end_due(rental: &RentalCommands, database: &Database) -> Result<(), Err
 }
 
 fn command_context(booking_id: &str, now: DateTime<Utc>) -> CommandContext {
-    CommandContext {
-        // A hold may begin again after a payment that failed.
-        command_id: format!("expire-{booking_id}-{}", now.timestamp_micros()),
-        request_hash: "expire".to_owned(),
-        actor: Actor::System("hold-expiry"),
-        if_position: None,
-        happened_at: None,
-        acted_by: None,
-        traceparent: None,
-        correlation: None,
-    }
+    // A hold may begin again after a payment that failed.
+    let id = format!("expire-{booking_id}-{}", now.timestamp_micros());
+    CommandContext::new(id, "expire", Actor::System("hold-expiry"))
 }

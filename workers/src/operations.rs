@@ -3,9 +3,9 @@
 
 use crate::{Next, StepError, System, Worker};
 use chrono::{DateTime, Utc};
-use exodrive_commands::event::operation_event;
+use exodrive_commands::event::decided_event;
 use exodrive_domain::{
-    Payload, Recorded, decode,
+    Envelope, Payload, Recorded, Subject, decode,
     operation::{OPERATION_SUBJECTS, Operation, OperationEvent},
 };
 use exodrive_log::{Log, NewEvent, Reader};
@@ -135,7 +135,10 @@ fn swap_event(
     };
     let (projection, reason) = (swap.projection.clone(), swap.reason.clone());
     let event = OperationEvent { projection, reason, operation };
-    let mut event = operation_event(&event, format!("{}/swapped", swap.id), &swap.actor, now)?;
-    event.envelope.causation = Some(swap.id.clone());
-    Ok(Some(event))
+    let id = format!("{}/swapped", swap.id);
+    let envelope = Envelope::decision(event.operation.kind(), id, now)
+        .by(&*swap.actor)
+        .because_of(Some(swap.id.clone()));
+    let subject = Subject::Projection(event.projection.clone());
+    decided_event(subject, envelope, &event).map(Some)
 }

@@ -78,7 +78,11 @@ impl Doctor {
             )
         });
         findings.push(("redis", redis.into()));
-        for projection in database.projections().await.unwrap_or_default() {
+        let projections = database.projections().await.unwrap_or_else(|error| {
+            findings.push(("projections", Err(error_chain(&error)).into()));
+            Vec::new()
+        });
+        for projection in projections {
             let alive = projection.heartbeat_age_seconds.is_some_and(|age| age < 10.0);
             let finding = match (alive, projection.parked) {
                 (false, _) => {

@@ -8,7 +8,7 @@ use crate::{
 use chrono::Utc;
 use exodrive_commands::{
     import::{self, Rehearsal, Report, Tables},
-    rental::RentalCommands,
+    rental::{BookingSecret, RentalCommands},
 };
 use exodrive_log::{Commands, Log};
 use exodrive_projections::{Database, engine::cache::Cache};
@@ -66,8 +66,10 @@ impl Import {
             eprintln!("Not there, so taken as empty: {}.", tables.missing.join(", "));
         }
         let started = Instant::now();
-        let (rental, log) = open(&self.connections, &self.bookings).await?;
-        let (report, _) = import(&rental, &log, &tables, &self.time_zone, self.dry_run).await?;
+        let secret = self.bookings.secret(&self.connections)?;
+        let (rental, log) = open(&self.connections).await?;
+        let (report, _) =
+            import((&rental, &secret), &log, &tables, &self.time_zone, self.dry_run).await?;
         if self.json {
             say!("{}", serde_json::to_string_pretty(&report)?);
         } else {
@@ -78,22 +80,18 @@ impl Import {
 }
 
 /// Opens command handlers for this program, beside the API's.
-pub(super) async fn open(
-    connections: &Connections,
-    bookings: &BookingSettings,
-) -> Result<(RentalCommands, Log), Failure> {
+pub(super) async fn open(connections: &Connections) -> Result<(RentalCommands, Log), Failure> {
     let urls = connections.resolve()?;
     let log = Log::connect(&connections.appending_config(urls.nats, urls.nats_monitor)?).await?;
     let redis = Cache::new(&urls.redis)?;
     let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
     let database = Database::for_readers(&urls.database)?;
-    let secret = bookings.secret(connections)?;
-    Ok((RentalCommands::new(commands, database, redis, &secret, bookings.hold_period), log))
+    Ok((RentalCommands::new(commands, database, redis), log))
 }
 
 /// Imports the tables, or rehearses it. Returns the number of steps.
 pub(super) async fn import(
-    rental: &RentalCommands,
+    (rental, secret): (&RentalCommands, &BookingSecret),
     log: &Log,
     tables: &Tables,
     time_zone: &str,
@@ -114,9 +112,9 @@ pub(super) async fn import(
         bar.inc(1);
     };
     let outcome = if dry_run {
-        Rehearsal::new(rental).run(log, &plan, done).await
+        Rehearsal::new(rental, secret).run(log, &plan, done).await
     } else {
-        import::run_import(rental, log, &plan, done).await
+        import::run_import(rental, secret, log, &plan, done).await
     };
     bar.finish_and_clear();
     outcome.map_err(|error| {

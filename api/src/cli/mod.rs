@@ -142,11 +142,11 @@ fn print_line(text: std::fmt::Arguments<'_>) {
 }
 
 impl Cli {
-    /// Reads the command line and runs the command. Ends the process if it cannot
-    /// be read, or if help is asked for.
+    /// Reads the command line and runs the command. Ends the process if the command
+    /// line cannot be read, or if it asks for help.
     pub fn run_from_args() -> ExitCode {
         let mut command = Self::command();
-        // Global options stand in each command's own list only then.
+        // Only then the list of each command has the global options, too.
         command.build();
         let matches = command.get_matches_mut();
         let given = matches.subcommand().and_then(|(name, matches)| {
@@ -159,7 +159,7 @@ impl Cli {
     }
 
     fn run(self, given: Given) -> ExitCode {
-        // The first TLS connection would find no provider without it. Fails
+        // Without a provider the first TLS connection would fail. This call fails
         // only if there is one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let quiet = !matches!(self.command, Command::Up(_) | Command::Serve(_) | Command::Work(_));

@@ -11,6 +11,7 @@ use crate::{
     },
     settings::{BookingSettings, Connections, HttpSettings, MetricsSettings, SettingsError},
 };
+use chrono::TimeDelta;
 use exodrive_audit::store::SealStore;
 use exodrive_commands::{
     access_log::AccessLog, erasure::Erasures, operations::Operator, rental::RentalCommands,
@@ -45,6 +46,7 @@ impl Serve {
         let stop = shutdown::requested()?;
         let tasks = Tasks::new(stop.clone());
         let urls = self.connections.resolve()?;
+        let booking_secret = self.bookings.secret(&self.connections)?;
         let webhook_secrets = self.http.webhook_secrets(&self.connections)?;
         let tokens = self.tokens()?;
         serve_metrics(self.metrics.metrics_addr, &tasks).await?;
@@ -65,10 +67,7 @@ impl Serve {
         let blocked = BlockedKeys::default();
         tasks.spawn("blocked-keys", blocked.clone().follow(database.clone(), stop.clone()));
         let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
-        let secret = self.bookings.secret(&self.connections)?;
-        let hold_period = self.bookings.hold_period;
-        let rental =
-            RentalCommands::new(commands, database.clone(), redis.clone(), &secret, hold_period);
+        let rental = RentalCommands::new(commands, database.clone(), redis.clone());
         let operator = Operator::new(log.clone(), database.clone());
         let gate = ErasureGate::closed();
         let open = gate.clone().open_when_clean(log.clone(), database.clone(), stop.clone());
@@ -91,6 +90,8 @@ impl Serve {
             calendars,
             blocked,
             rental,
+            booking_secret,
+            hold_period: TimeDelta::from_std(self.bookings.hold_period).unwrap_or(TimeDelta::MAX),
             operator,
             erasures,
             gate,

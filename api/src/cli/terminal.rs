@@ -4,19 +4,33 @@
 use super::Failure;
 use crate::settings::Connections;
 use chrono::Utc;
-use exodrive_commands::access_log::{Access, AccessLog};
+use exodrive_commands::{
+    access_log::{Access, AccessLog},
+    context::{Actor, CommandContext},
+};
 use exodrive_log::Log;
 use exodrive_runtime::error_chain;
+use uuid::Uuid;
 
 /// Name of the person at this terminal, as an actor.
 pub(super) fn actor() -> String {
+    Actor::Operator(user()).audit_name()
+}
+
+fn user() -> String {
     use std::os::unix::fs::MetadataExt;
     let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
     let user = user.or_else(|| {
         let own = std::fs::metadata("/proc/self").ok()?;
         Some(own.uid().to_string())
     });
-    format!("operator:{}@cli", user.unwrap_or_else(|| "unknown".to_owned()))
+    format!("{}@cli", user.unwrap_or_else(|| "unknown".to_owned()))
+}
+
+/// Command context of the person at this terminal. Each call is another
+/// command.
+pub(super) fn command_context() -> CommandContext {
+    CommandContext::new(Uuid::now_v7().to_string(), "", Actor::Operator(user()))
 }
 
 /// Records what a command is about to show: kinds of resources and their ids.

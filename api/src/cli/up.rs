@@ -50,7 +50,7 @@ pub(super) struct Up {
     checks: CheckSettings,
     #[command(flatten)]
     metrics: MetricsSettings,
-    /// Every setting that was given, for the parts.
+    /// Settings that were given, for the parts.
     #[arg(skip)]
     given: Given,
 }
@@ -183,8 +183,7 @@ impl Up {
         Ok(Some(folder))
     }
 
-    /// The program itself as a part of the system, with every setting that was
-    /// given.
+    /// This program as a part of the system, with every setting that was given.
     fn part(
         &self,
         command: &str,
@@ -194,7 +193,7 @@ impl Up {
         let program = ProcessSpec::new(command, std::env::current_exe()?).arg(command);
         let given = self.given.variables();
         let spec = given.fold(program, |spec, (name, value)| spec.env(name, value));
-        // Each part knows the password of its own user only.
+        // Each part has only the password of its own user.
         let nats = if command == "work" { &urls.nats_worker } else { &urls.nats };
         let mut spec = spec
             .env("EXODRIVE_NATS_URL", nats)

@@ -4,7 +4,7 @@ use super::problem::{ApiError, Problem};
 use super::{
     App,
     auth::extract::Auditor,
-    read_answer::{begin_read, limit, log_unavailable, parse_query, time, view_unavailable},
+    read_answer::{begin_read, limit, parse_query, time},
 };
 use axum::{
     Json,
@@ -94,8 +94,7 @@ pub(crate) async fn list_accesses(
         limit: limit(query.limit)?,
     };
     let mut transaction = begin_read(&api, &Identity::Auditor, "accesses", &headers).await?;
-    let page =
-        accesses::find_accesses(&mut transaction, &filter).await.map_err(view_unavailable)?;
+    let page = accesses::find_accesses(&mut transaction, &filter).await?;
     Ok(Json(AccessList {
         object: "list",
         has_more: page.next.is_some(),
@@ -177,6 +176,6 @@ pub(crate) async fn get_rejected_webhooks(
         newest.push_front(RejectedWebhook::from(refusal));
         newest.truncate(NEWEST);
     };
-    api.log.refusals(since, until, each).await.map_err(log_unavailable)?;
+    api.log.refusals(since, until, each).await?;
     Ok(Json(RejectedWebhooks { object: "rejected_webhooks", counts, newest: newest.into() }))
 }

@@ -4,14 +4,15 @@ use super::problem::{ApiError, Problem};
 use super::{
     Api, App,
     bookings::{CustomerRequest, LinkDetail, STAFF_LINK_DAYS, car_id, known_form, shown, viewer},
-    command::{Answer, Command, EmptyBody, days, rental_problem, validation},
+    command::{Answer, Command, EmptyBody, days},
+    refusals::{rental_problem, validation},
 };
 use axum::{
     extract::{Path, State},
     response::{IntoResponse, Response},
 };
 use chrono::{NaiveDate, TimeDelta};
-use exodrive_commands::{context::CommandContext, event::sha256, rental::RentalError};
+use exodrive_commands::{context::CommandContext, digest::sha256_hex, rental::RentalError};
 use exodrive_domain::{
     booking::{AccessLink, BookingAction, BookingRejection, Status},
     id::BookingId,
@@ -30,16 +31,16 @@ async fn act<T>(
     command: Command<T>,
     make: impl FnOnce(&T, &CommandContext) -> Result<BookingAction, ApiError>,
 ) -> Result<Response, ApiError> {
-    let context = command.command_context();
+    let context = &command.context;
     let booking_id = known_form(id)?;
-    let act = make(&command.body, &context)?;
+    let act = make(&command.body, context)?;
     let run = async {
-        match api.rental.change_booking(booking_id, act, &context).await {
-            Ok(done) => shown(&done, &context),
-            Err(error) => Err(map_action_error(api, booking_id, error, &context).await),
+        match api.rental.change_booking(booking_id, act, context).await {
+            Ok(done) => shown(&done, context),
+            Err(error) => Err(map_action_error(api, booking_id, error, context).await),
         }
     };
-    Ok(command.once(api, &context, run).await?.into_response())
+    Ok(command.once(api, run).await?.into_response())
 }
 
 /// The answer to an error. A stale command gets the present state of the
@@ -267,7 +268,7 @@ booking_action_routes! {
     /// Changes the customer of the booking. Staff.
     change_customer "/v1/bookings/{id}/customer" CustomerRequest: |body, api, context| {
         let customer = body.customer(&context.actor);
-        BookingAction::ChangeCustomer { customer_id: api.rental.customer_id(&customer), customer }
+        BookingAction::ChangeCustomer { customer_id: api.booking_secret.customer_id(&customer), customer }
     };
 }
 
@@ -306,7 +307,7 @@ pub(crate) async fn move_booking(
     Path(id): Path<String>,
     command: Command<MoveRequest>,
 ) -> Result<Response, ApiError> {
-    let context = command.command_context();
+    let context = &command.context;
     let booking_id = known_form(&id)?;
     let body = &command.body;
     let run = async {
@@ -314,14 +315,14 @@ pub(crate) async fn move_booking(
         let (reason, expected) = (body.reason.as_deref(), body.expected_total_cents);
         let moved = api
             .rental
-            .move_booking(booking_id, to, body.keep_price, reason, expected, &context)
+            .move_booking(booking_id, to, body.keep_price, reason, expected, context)
             .await;
         match moved {
-            Ok(done) => shown(&done, &context),
-            Err(error) => Err(map_action_error(&api, booking_id, error, &context).await),
+            Ok(done) => shown(&done, context),
+            Err(error) => Err(map_action_error(&api, booking_id, error, context).await),
         }
     };
-    Ok(command.once(&api, &context, run).await?.into_response())
+    Ok(command.once(&api, run).await?.into_response())
 }
 
 /// Makes another link by which the customer sees the booking, valid for 30
@@ -341,22 +342,22 @@ pub(crate) async fn issue_link(
     command: Command<EmptyBody>,
 ) -> Result<Response, ApiError> {
     command.only_staff()?;
-    let context = command.command_context();
+    let context = &command.context;
     let booking_id = known_form(&id)?;
     // Each command has its own link, the same in every retry.
     let n = usize::try_from(u32::from_str_radix(&context.command_id[..7], 16).unwrap_or(1))
         .unwrap_or(1);
-    let token = api.rental.link_token(booking_id, n);
+    let token = api.booking_secret.link_token(booking_id, n);
     let expires_at = api.rental.now() + TimeDelta::days(STAFF_LINK_DAYS);
-    let link = AccessLink { hash: sha256(token.as_bytes()), expires_at };
+    let link = AccessLink { hash: sha256_hex(token.as_bytes()), expires_at };
     let answer = command
-        .once(&api, &context, async {
+        .once(&api, async {
             let done = api
                 .rental
-                .change_booking(booking_id, BookingAction::IssueLink { link }, &context)
+                .change_booking(booking_id, BookingAction::IssueLink { link }, context)
                 .await;
             let done = done.map_err(|error| rental_problem(error, true))?;
-            let hash = sha256(api.rental.link_token(booking_id, n).as_bytes());
+            let hash = sha256_hex(api.booking_secret.link_token(booking_id, n).as_bytes());
             let link = done.value.links.iter().find(|link| link.hash == hash);
             let expires_at = link.map_or(expires_at, |link| link.expires_at);
             let link = LinkDetail { token: String::new(), expires_at };

@@ -5,11 +5,12 @@ use super::problem::{ApiError, Code, Problem};
 use super::{
     Api, App,
     auth::extract::{Requester, Role},
-    command::{Answer, Command, days, no_such_booking, rental_problem, validation},
+    command::{Answer, Command, days},
     read_answer::{
-        add_blocked_header, begin_read, limit, parse_query, reach_the_end, text, view_answer,
-        view_unavailable,
+        add_blocked_header, begin_read, json_body, limit, parse_query, reach_the_end, text,
+        view_answer,
     },
+    refusals::{no_such_booking, no_such_car, rental_problem, validation},
 };
 use axum::{
     Json,
@@ -20,7 +21,7 @@ use axum::{
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use exodrive_commands::{
     context::{Actor, CommandContext},
-    event::{derived_uuid, sha256},
+    digest::sha256_hex,
     rental::Done,
 };
 use exodrive_domain::{
@@ -159,18 +160,17 @@ pub(crate) async fn create_booking(
         let detail = format!("The role {} may not book.", role.name());
         return Err(ApiError::new(Code::Forbidden, detail));
     }
-    let context = command.command_context();
+    let context = &command.context;
     let staff = context.actor.is_staff();
     let body = &command.body;
-    let id =
-        BookingId::from(derived_uuid(&["booking", &context.command_id, &context.request_hash]));
+    let id = BookingId::from(context.derived_id("booking"));
     let answer = command
-        .once(&api, &context, async {
-            let new = new_booking(&api, body, id, &context)?;
+        .once(&api, async {
+            let new = new_booking(&api, body, id, context)?;
             let car_id = car_id(&api, &body.car_id).await?;
-            let done = api.rental.book(car_id, &BookingCommand::Hold(new), &context).await;
+            let done = api.rental.book(car_id, &BookingCommand::Hold(new), context).await;
             let done = done.map_err(|error| rental_problem(error, staff))?;
-            Ok(shown(&done, &context)?.made(format!("/v1/bookings/{id}")))
+            Ok(shown(&done, context)?.made(format!("/v1/bookings/{id}")))
         })
         .await?;
     // The token is not part of the stored answer, because it opens the booking.
@@ -178,10 +178,10 @@ pub(crate) async fn create_booking(
     let mut answer = answer;
     if let (Some(body), Some(created_at)) = (answer.body.as_object_mut(), created_at) {
         let link = LinkDetail {
-            token: api.rental.link_token(id, 0),
+            token: api.booking_secret.link_token(id, 0),
             expires_at: created_at + TimeDelta::days(link_days(staff)),
         };
-        body.insert("access_link".to_owned(), serde_json::to_value(link).unwrap_or_default());
+        body.insert("access_link".to_owned(), serde_json::to_value(link)?);
     }
     Ok(answer.into_response())
 }
@@ -199,7 +199,7 @@ fn new_booking(
     let staff = context.actor.is_staff();
     let customer = body.customer.customer(&context.actor);
     let hold_for = match body.hold_minutes {
-        None => api.rental.hold_period(),
+        None => api.hold_period,
         Some(minutes) if staff && (1..=LONGEST_HOLD_MINUTES).contains(&minutes) => {
             TimeDelta::minutes(minutes.into())
         }
@@ -214,7 +214,7 @@ fn new_booking(
     }
     Ok(NewBooking {
         id,
-        customer_id: api.rental.customer_id(&customer),
+        customer_id: api.booking_secret.customer_id(&customer),
         customer,
         days: days(body.start_date, body.end_date)?,
         choices: Choices {
@@ -224,7 +224,7 @@ fn new_booking(
         },
         hold_for,
         link: Some(AccessLink {
-            hash: sha256(api.rental.link_token(id, 0).as_bytes()),
+            hash: sha256_hex(api.booking_secret.link_token(id, 0).as_bytes()),
             expires_at: api.rental.now() + TimeDelta::days(link_days(staff)),
         }),
         note: body.notes.clone().filter(|notes| !notes.trim().is_empty()),
@@ -239,20 +239,20 @@ pub(crate) async fn car_id(api: &Api, id_or_slug: &str) -> Result<CarId, ApiErro
     }
     // Postgres stores no NUL.
     if id_or_slug.contains('\0') {
-        return Err(super::command::no_such_car());
+        return Err(no_such_car());
     }
     let identity = exodrive_projections::Identity::System;
-    let mut reader = api.database.read_as(&identity).await.map_err(view_unavailable)?;
-    let car = exodrive_projections::views::cars::read::find_car(&mut reader, id_or_slug)
-        .await
-        .map_err(view_unavailable)?;
-    car.and_then(|(car, _)| car.id.parse().ok()).ok_or_else(super::command::no_such_car)
+    let mut reader = api.database.read_as(&identity).await?;
+    let car = exodrive_projections::views::cars::read::find_car(&mut reader, id_or_slug).await?;
+    car.and_then(|(car, _)| car.id.parse().ok()).ok_or_else(no_such_car)
 }
 
 pub(super) fn viewer(actor: &Actor) -> Viewer {
     match actor {
         Actor::Staff(_) | Actor::System(_) => Viewer::Staff,
-        Actor::Customer(_) | Actor::Guest(_) | Actor::Visitor => Viewer::Customer,
+        Actor::Customer(_) | Actor::Guest(_) | Actor::Visitor | Actor::Operator(_) => {
+            Viewer::Customer
+        }
     }
 }
 
@@ -331,11 +331,11 @@ pub(crate) async fn get_booking(
     let position = row.booking.position;
     let subject = Subject::Booking(row.booking.car_id).to_string();
     let full = full(row, &who, api.rental.now());
-    let json = serde_json::to_vec(&full).unwrap_or_default();
+    let json = json_body(&full)?;
     // The possible actions change with the day, which the ETag does not cover:
     // so the answer is never 304.
     let etag = format!("\"{position}\"");
-    let mut answer = view_answer(&HeaderMap::new(), &etag, position, json.into(), "MISS");
+    let mut answer = view_answer(&HeaderMap::new(), &etag, position, json, "MISS");
     add_blocked_header(&api, "bookings", &[&id.to_string(), &subject], &mut answer);
     Ok(answer)
 }
@@ -351,7 +351,7 @@ async fn visible(
 ) -> Result<exodrive_projections::views::bookings::BookingRow, ApiError> {
     let find = async || {
         let mut reader = begin_read(api, &who.reads_bookings_as(), view, headers).await?;
-        bookings::find_booking(&mut reader, &id.to_string()).await.map_err(view_unavailable)
+        Ok::<_, ApiError>(bookings::find_booking(&mut reader, &id.to_string()).await?)
     };
     let row = match find().await? {
         Some(row) => row,
@@ -440,8 +440,8 @@ pub(crate) async fn list_bookings(
     }
     let filter = filter(parse_query(query)?)?;
     let mut reader = begin_read(&api, &who.reads_bookings_as(), "bookings", &headers).await?;
-    let page = bookings::find_bookings(&mut reader, &filter).await.map_err(view_unavailable)?;
-    let counts = bookings::count_bookings(&mut reader).await.map_err(view_unavailable)?;
+    let page = bookings::find_bookings(&mut reader, &filter).await?;
+    let counts = bookings::count_bookings(&mut reader).await?;
     let now = api.rental.now();
     Ok(Json(BookingList {
         object: "list",
@@ -517,9 +517,7 @@ pub(crate) async fn get_booking_timeline(
 ) -> Result<Json<BookingTimeline>, ApiError> {
     let id = known_form(&id)?;
     let mut transaction = begin_read(&api, &reader.identity, "booking_timeline", &headers).await?;
-    let data = booking_timeline::timeline_of_booking(&mut transaction, &id.to_string())
-        .await
-        .map_err(view_unavailable)?;
+    let data = booking_timeline::timeline_of_booking(&mut transaction, &id.to_string()).await?;
     if data.is_empty() {
         return Err(no_such_booking());
     }

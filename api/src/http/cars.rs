@@ -5,11 +5,12 @@ use super::{
     Api, App,
     auth::extract::{Requester, Role},
     bookings::car_id,
-    command::{Command, days, no_such_car, rental_problem},
+    command::{Command, days},
     read_answer::{
-        MIN_POSITION, add_blocked_header, begin_read, limit, parse_query, text, view_answer,
-        view_unavailable,
+        MIN_POSITION, add_blocked_header, begin_read, json_body, limit, parse_query, text,
+        view_answer,
     },
+    refusals::{no_such_car, rental_problem},
 };
 use axum::{
     Json,
@@ -112,7 +113,7 @@ pub(crate) async fn list_cars(
     let filter = filter(parse_query(query)?, &who)?;
     let view = if filter.free.is_some() { "calendar" } else { "cars" };
     let mut reader = begin_read(&api, &identity(&who), view, &headers).await?;
-    let page = cars::find_cars(&mut reader, &filter).await.map_err(view_unavailable)?;
+    let page = cars::find_cars(&mut reader, &filter).await?;
     Ok(Json(CarList {
         object: "list",
         has_more: page.next.is_some(),
@@ -233,10 +234,9 @@ async fn car_json(
         return Err(no_such_car());
     }
     let mut reader = begin_read(api, &identity(who), "cars", headers).await?;
-    let car = cars::find_car(&mut reader, id).await.map_err(view_unavailable)?;
+    let car = cars::find_car(&mut reader, id).await?;
     let (car, _) = car.ok_or_else(no_such_car)?;
-    let json = serde_json::to_vec(&car).unwrap_or_default();
-    Ok((car.position, json.into(), "MISS"))
+    Ok((car.position, json_body(&car)?, "MISS"))
 }
 
 /// Days of a calendar.
@@ -308,9 +308,7 @@ pub(crate) async fn get_calendar(
     }
     let query: CalendarQuery = parse_query(query)?;
     let (_, json, _) = car_json(&api, &who, &headers, &id).await?;
-    let car: Known = serde_json::from_slice(&json).map_err(|error| {
-        ApiError::of_status(axum::http::StatusCode::INTERNAL_SERVER_ERROR).caused_by(&error)
-    })?;
+    let car: Known = serde_json::from_slice(&json)?;
     let from = query.from.unwrap_or_else(|| today(&car.time_zone, api.rental.now()));
     let last = || from.checked_add_signed(TimeDelta::days(CALENDAR_DAYS - 1)).unwrap_or(from);
     let to = query.to.unwrap_or_else(last);
@@ -342,10 +340,10 @@ pub(crate) async fn get_calendar(
         to,
         days: days.iter().map(day).collect(),
     };
-    let json = serde_json::to_vec(&calendar).unwrap_or_default();
+    let json = json_body(&calendar)?;
     let version = CalendarView::VERSION;
     let etag = format!("\"{version}-{position}-{from}-{to}-{}\"", u8::from(staff));
-    let mut answer = view_answer(&headers, &etag, position, json.into(), cache);
+    let mut answer = view_answer(&headers, &etag, position, json, cache);
     let keys = [&calendar.car_id, &format!("exo.booking.{}", calendar.car_id)];
     add_blocked_header(&api, "calendar", &keys.map(String::as_str), &mut answer);
     Ok(answer)
@@ -363,8 +361,7 @@ async fn entries(
         return Ok((entries, position, level.name()));
     }
     let mut reader = begin_read(api, &Identity::Public, "calendar", headers).await?;
-    let (entries, position) =
-        calendar::entries(&mut reader, car_id).await.map_err(view_unavailable)?;
+    let (entries, position) = calendar::entries(&mut reader, car_id).await?;
     Ok((entries, position, "MISS"))
 }
 

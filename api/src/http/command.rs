@@ -1,13 +1,13 @@
-//! Parts that all commands share: the body, `Idempotency-Key`, `If-Match`, and
-//! the answer to a rejection.
+//! Parts that all commands share: the body, `Idempotency-Key` and `If-Match`.
 
-use super::problem::{ApiError, Code, Conflict, DateRange, FieldError};
+use super::problem::{ApiError, Code, FieldError};
 use super::{
     Api,
     auth::extract::{Requester, Role},
     layers::request,
     proofs::{LEAF_HASH, stored_leaf},
     read_answer::POSITION,
+    refusals::{key_reused, validation},
 };
 use axum::{
     body::Bytes,
@@ -20,16 +20,9 @@ use axum::{
 };
 use exodrive_commands::{
     context::{Actor, CommandContext},
-    event::{request_hash, sha256},
-    rental::RentalError,
+    digest::{keyed_request_hash, sha256_hex},
 };
-use exodrive_domain::{
-    booking::{BookingRejection, Taken},
-    days::Days,
-    fleet::FleetRejection,
-    price::{InvalidField, QuoteError},
-};
-use exodrive_log::AppendError;
+use exodrive_domain::days::Days;
 use redis::Cmd;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{future::Future, sync::Arc, sync::LazyLock};
@@ -48,10 +41,10 @@ const IN_FLIGHT_MS: u64 = 10_000;
 pub(crate) struct Command<T> {
     pub(crate) body: T,
     pub(crate) who: Requester,
-    key: Option<String>,
-    hash: String,
-    if_position: Option<u64>,
-    identity: request::Identity,
+    /// Context for the command handlers, made once for a request.
+    pub(crate) context: CommandContext,
+    /// The caller gave an `Idempotency-Key`, so the command may be repeated.
+    repeatable: bool,
 }
 
 /// No body, or an empty object.
@@ -80,8 +73,21 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Command<T> {
         let meant: serde_json::Value =
             serde_json::from_slice(&body).unwrap_or_else(|_| serde_json::json!({}));
         let asked = (parts.method.as_str(), parts.uri.path(), if_position, &meant);
-        let hash = request_hash(&api.log, &asked);
-        Ok(Self { body: parsed, who, key, hash, if_position, identity })
+        let request_hash = keyed_request_hash(&api.log, &asked)?;
+        let actor = who.actor();
+        let command_id = match &key {
+            Some(key) => {
+                sha256_hex(format!("{}\n{key}", scope(&actor)).as_bytes())[..32].to_owned()
+            }
+            None => format!("{:032x}", rand::random::<u128>()),
+        };
+        let context = CommandContext {
+            if_position,
+            traceparent: Some(identity.trace.traceparent()),
+            correlation: Some(identity.request_id.to_string()),
+            ..CommandContext::new(command_id, request_hash, actor)
+        };
+        Ok(Self { body: parsed, who, context, repeatable: key.is_some() })
     }
 }
 
@@ -168,9 +174,7 @@ pub(crate) struct Answer {
 impl Answer {
     /// The car, booking or job after the command.
     pub(crate) fn of(body: &impl Serialize, position: u64) -> Result<Self, ApiError> {
-        let body = serde_json::to_value(body).map_err(|error| {
-            ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR).caused_by(&error)
-        })?;
+        let body = serde_json::to_value(body)?;
         Ok(Self { status: 200, body, position, location: None, leaf_hash: None, replayed: false })
     }
 
@@ -244,23 +248,10 @@ static GIVE_UP: LazyLock<redis::Script> = LazyLock::new(|| {
 });
 
 impl<T> Command<T> {
-    /// The command context for the command handlers.
-    pub(crate) fn command_context(&self) -> CommandContext {
-        let actor = self.who.actor();
-        let command_id = match &self.key {
-            Some(key) => sha256(format!("{}\n{key}", scope(&actor)).as_bytes())[..32].to_owned(),
-            None => format!("{:032x}", rand::random::<u128>()),
-        };
-        CommandContext {
-            command_id,
-            request_hash: self.hash.clone(),
-            actor,
-            if_position: self.if_position,
-            happened_at: None,
-            acted_by: None,
-            traceparent: Some(self.identity.trace.traceparent()),
-            correlation: Some(self.identity.request_id.to_string()),
-        }
+    /// The same command, given by an operator; other callers are rejected.
+    pub(crate) fn operator_context(&self) -> Result<CommandContext, ApiError> {
+        let operator = Actor::Operator(self.who.operator()?.to_owned());
+        Ok(self.context.clone().given_by(operator))
     }
 
     /// Executes the command once: a repeat under the same key gets the first
@@ -268,7 +259,6 @@ impl<T> Command<T> {
     pub(crate) async fn once(
         &self,
         api: &Api,
-        context: &CommandContext,
         run: impl Future<Output = Result<Answer, ApiError>>,
     ) -> Result<Answer, ApiError> {
         let run = async {
@@ -278,20 +268,21 @@ impl<T> Command<T> {
             let leaf = stored_leaf(api, answer.position).await.ok().flatten();
             Ok(Answer { leaf_hash: leaf.map(hex::encode), ..answer })
         };
-        if self.key.is_none() {
+        if !self.repeatable {
             return run.await;
         }
-        let key = format!("exo:command:{}", context.command_id);
+        let CommandContext { command_id, request_hash, .. } = &self.context;
+        let key = format!("exo:command:{command_id}");
         let attempt = rand::random();
-        let mine = StoredAnswer { hash: self.hash.clone(), answer: None, attempt };
-        let mine = serde_json::to_string(&mine).unwrap_or_default();
+        let mine = StoredAnswer { hash: request_hash.clone(), answer: None, attempt };
+        let mine = serde_json::to_string(&mine)?;
         let mut begin = BEGIN.prepare_invoke();
         begin.key(&key).arg(&mine).arg(IN_FLIGHT_MS);
         // Without Redis the log alone recognises repeats.
         let held: Option<String> = api.redis.invoke(&begin).await.unwrap_or_default();
         if let Some(saved) = held.and_then(|held| serde_json::from_str::<StoredAnswer>(&held).ok())
         {
-            if saved.hash != self.hash {
+            if saved.hash != *request_hash {
                 return Err(key_reused());
             }
             return match saved.answer {
@@ -302,8 +293,8 @@ impl<T> Command<T> {
         let outcome = run.await;
         match &outcome {
             Ok(answer) => {
-                let saved =
-                    StoredAnswer { hash: self.hash.clone(), answer: Some(answer.clone()), attempt };
+                let (hash, answer) = (request_hash.clone(), Some(answer.clone()));
+                let saved = StoredAnswer { hash, answer, attempt };
                 if let Ok(saved) = serde_json::to_string(&saved) {
                     let _: Result<(), _> =
                         api.redis.query(&Cmd::set_ex(&key, saved, KEPT_SECONDS)).await;
@@ -322,193 +313,19 @@ impl<T> Command<T> {
 /// Separates the keys of one caller from those of others.
 fn scope(actor: &Actor) -> String {
     match actor {
-        Actor::Staff(subject) | Actor::Customer(subject) => subject.clone(),
+        Actor::Staff(subject) | Actor::Operator(subject) | Actor::Customer(subject) => {
+            subject.clone()
+        }
         Actor::Guest(hash) => hash.clone(),
         Actor::Visitor => String::new(),
         Actor::System(part) => (*part).to_owned(),
     }
 }
 
-fn key_reused() -> ApiError {
-    ApiError::new(
-        Code::IdempotencyKeyReused,
-        "Another request was sent under this Idempotency-Key.",
-    )
-}
-
 fn in_flight() -> ApiError {
     let detail = "A request with this Idempotency-Key is still in progress.";
     let mut error = ApiError::new(Code::RequestInFlight, detail);
     error.retry_after = Some(1);
-    error
-}
-
-/// The answer to an error of a command.
-pub(crate) fn rental_problem(error: RentalError, staff: bool) -> ApiError {
-    match error {
-        RentalError::Booking(refusal) => booking_rejected(refusal, staff),
-        RentalError::Fleet(refusal) => fleet_rejected(refusal),
-        RentalError::SlugTaken => ApiError::new(Code::SlugTaken, "Another car has this slug."),
-        RentalError::NotTheirs => no_such_booking(),
-        RentalError::OnlyStaff(action) => {
-            let detail = format!("Only staff may do {}.", action.name());
-            ApiError::new(Code::Forbidden, detail)
-        }
-        RentalError::Busy => {
-            ApiError::new(Code::Busy, "Too many commands decide about this car at once.")
-        }
-        RentalError::View(error) => super::read_answer::view_unavailable(error),
-        RentalError::ViewBehind { reached, end } => {
-            let detail = format!("The view is at position {reached}, the log at {end}.");
-            let mut error = ApiError::new(Code::ViewBehind, detail);
-            error.retry_after = Some(1);
-            error
-        }
-        RentalError::Append(AppendError::Conflict) => {
-            ApiError::new(Code::Busy, "Too many commands decide about this car at once.")
-        }
-        RentalError::Append(error @ AppendError::TooLarge) => {
-            ApiError::new(Code::BodyTooLarge, "It is too large to be stored.").caused_by(&error)
-        }
-        RentalError::Read(error) => super::read_answer::log_failed(error.outage(), &error),
-        RentalError::Append(error) => super::read_answer::log_failed(error.outage(), &error),
-        RentalError::NewerRelease(error) => {
-            let detail =
-                "This server's release cannot read an event that a newer release has appended.";
-            ApiError::new(Code::NewerRelease, detail).caused_by(&error)
-        }
-        error @ (RentalError::Decode(_) | RentalError::Encode(_)) => {
-            ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR).caused_by(&error)
-        }
-    }
-}
-
-pub(crate) fn no_such_booking() -> ApiError {
-    ApiError::new(
-        Code::NotFound,
-        "There is no such booking, or it is not yours: sign in, or use the link that came with it.",
-    )
-}
-
-pub(crate) fn no_such_car() -> ApiError {
-    ApiError::new(Code::NotFound, "There is no such car.")
-}
-
-fn booking_rejected(refusal: BookingRejection, staff: bool) -> ApiError {
-    match refusal {
-        BookingRejection::KeyReused | BookingRejection::AlreadyDone(_) => key_reused(),
-        BookingRejection::NoSuchCar => no_such_car(),
-        BookingRejection::NotBookable(because) => {
-            ApiError::new(Code::CarNotBookable, format!("The car cannot be booked: {because}."))
-        }
-        BookingRejection::NoSuchBooking | BookingRejection::MovedTo(_) => no_such_booking(),
-        BookingRejection::NoSuchBlock => {
-            ApiError::new(Code::NotFound, "There is no such block on this car.")
-        }
-        BookingRejection::Stale(position) => stale(position),
-        BookingRejection::WrongStatus { action, status, because, allowed } => {
-            let because = because.map(|because| format!(": {because}")).unwrap_or_default();
-            let detail =
-                format!("The booking is {status}; {} is not possible{because}.", action.name());
-            let mut error = ApiError::new(Code::ActionNotAllowed, detail);
-            let allowed = allowed.iter().filter(|action| staff || action.is_customers());
-            error.more.allowed_actions =
-                Some(allowed.map(|action| action.name().to_owned()).collect());
-            error
-        }
-        BookingRejection::TooEarly(first) => {
-            ApiError::new(Code::TooEarly, format!("The rental begins on {first}."))
-        }
-        BookingRejection::DaysTaken { taken, next_free } => {
-            let mut dates: Vec<_> = taken.iter().map(|day| day.date.to_string()).collect();
-            dates.dedup();
-            let detail = match dates.as_slice() {
-                [one] => format!("{one} is taken."),
-                [first, .., last] => {
-                    format!("{} days from {first} to {last} are taken.", dates.len())
-                }
-                [] => "The days are taken.".to_owned(),
-            };
-            let mut error = ApiError::new(Code::DatesUnavailable, detail);
-            let conflict = |day: &exodrive_domain::booking::TakenDay| Conflict {
-                date: day.date,
-                status: day.by.name().to_owned(),
-                booking_id: match day.by {
-                    Taken::Held(id) | Taken::Booked(id) if staff => Some(id.to_string()),
-                    _ => None,
-                },
-            };
-            error.more.conflicts = taken.iter().map(conflict).collect();
-            error.more.next_free = next_free.map(range);
-            error
-        }
-        BookingRejection::InThePast(today) => validation(vec![InvalidField::new(
-            "/start_date",
-            format!("must not be before today, {today}"),
-        )]),
-        BookingRejection::NoQuote(error) => {
-            let pointer = match &error {
-                QuoteError::TooShort { .. } | QuoteError::TooLong => "/end_date",
-                QuoteError::UnknownFee(_) => "/fees",
-                QuoteError::UnknownPickUp(_) => "/pick_up",
-                QuoteError::UnknownDropOff(_) => "/drop_off",
-            };
-            validation(vec![InvalidField::new(pointer, error.to_string())])
-        }
-        BookingRejection::PriceChanged { expected_cents, total_cents } => {
-            let detail = format!("The total is {total_cents} cents, not {expected_cents}.");
-            let mut error = ApiError::new(Code::PriceChanged, detail);
-            error.more.total_cents = Some(total_cents);
-            error
-        }
-        BookingRejection::Unchanged => {
-            validation(vec![InvalidField::new("/car_id", "the booking is on that car already")])
-        }
-        BookingRejection::Faulty(faults) => validation(faults),
-    }
-}
-
-fn fleet_rejected(refusal: FleetRejection) -> ApiError {
-    match refusal {
-        FleetRejection::KeyReused | FleetRejection::AlreadyDone(_) => key_reused(),
-        FleetRejection::NoSuchCar => no_such_car(),
-        FleetRejection::Exists => {
-            ApiError::new(Code::CarConflict, "A car with this id exists already.")
-        }
-        FleetRejection::Stale(position) => stale(position),
-        FleetRejection::Unchanged => {
-            ApiError::new(Code::CarConflict, "The car is in this state already.")
-        }
-        FleetRejection::Archived => {
-            ApiError::new(Code::CarConflict, "The car is archived: restore it first.")
-        }
-        FleetRejection::NoPrice => {
-            ApiError::new(Code::CarConflict, "The car has no price: set one, then list it.")
-        }
-        FleetRejection::Faulty(faults) => validation(faults),
-    }
-}
-
-fn stale(position: u64) -> ApiError {
-    ApiError::new(Code::Stale, format!("Its last change is at position {position}."))
-}
-
-/// The range of days in the form of the API.
-pub(crate) fn range(days: Days) -> DateRange {
-    DateRange { start_date: days.first(), end_date: days.last() }
-}
-
-/// An error about invalid values in a command.
-pub(crate) fn validation(faults: Vec<InvalidField>) -> ApiError {
-    let reported: Vec<_> = faults
-        .iter()
-        .map(|fault| format!("`{}` {}", fault.pointer.trim_start_matches('/'), fault.detail))
-        .collect();
-    let mut error = ApiError::new(Code::ValidationFailed, format!("{}.", reported.join("; ")));
-    error.errors = faults
-        .into_iter()
-        .map(|fault| FieldError { pointer: fault.pointer, detail: fault.detail })
-        .collect();
     error
 }
 

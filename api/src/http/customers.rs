@@ -4,7 +4,7 @@ use super::problem::{ApiError, Code, Problem};
 use super::{
     App,
     auth::extract::EmailReader,
-    read_answer::{begin_read, limit, parse_query, text, view_unavailable},
+    read_answer::{begin_read, limit, parse_query, text},
 };
 use axum::{
     Json,
@@ -32,8 +32,7 @@ pub(crate) async fn get_dashboard(
     headers: HeaderMap,
 ) -> Result<Json<Dashboard>, ApiError> {
     let mut transaction = begin_read(&api, &reader.identity, "payments", &headers).await?;
-    let figures = dashboard(&mut transaction, api.rental.now()).await;
-    figures.map(Json).map_err(view_unavailable)
+    Ok(Json(dashboard(&mut transaction, api.rental.now()).await?))
 }
 
 /// Filter of customers, and the page.
@@ -88,8 +87,7 @@ pub(crate) async fn list_customers(
     let mut transaction = begin_read(&api, &reader.identity, "customers", &headers).await?;
     let page =
         customers::find_customers(&mut transaction, text.as_deref(), after.transpose()?, limit)
-            .await
-            .map_err(view_unavailable)?;
+            .await?;
     Ok(Json(CustomerList {
         object: "list",
         has_more: page.next.is_some(),
@@ -119,6 +117,6 @@ pub(crate) async fn get_customer(
         return Err(missing());
     }
     let mut transaction = begin_read(&api, &reader.identity, "customers", &headers).await?;
-    let found = customers::find_customer(&mut transaction, &id).await.map_err(view_unavailable)?;
+    let found = customers::find_customer(&mut transaction, &id).await?;
     found.map(Json).ok_or_else(missing)
 }

@@ -1,7 +1,7 @@
 //! Webhook deliveries as received, for auditors.
 
 use super::problem::{ApiError, Code, Problem};
-use super::{App, auth::extract::EmailReader, layers::request, read_answer::log_unavailable};
+use super::{App, auth::extract::EmailReader, layers::request};
 use axum::{
     Extension,
     extract::{Path, State},
@@ -37,7 +37,7 @@ pub(crate) async fn get_raw(
 ) -> Result<Response, ApiError> {
     let missing = || ApiError::new(Code::NotFound, "There is no delivery at this position.");
     let position = position.parse().map_err(|_| missing())?;
-    let recorded = api.log.read_event(position).await.map_err(log_unavailable)?;
+    let recorded = api.log.read_event(position).await?;
     let recorded =
         recorded.filter(|event| event.envelope.kind == WEBHOOK_RECEIVED).ok_or_else(missing)?;
     if recorded.is_erased() {

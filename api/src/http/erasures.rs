@@ -1,23 +1,20 @@
 //! Erasure of a person's data, for operators: planned, requested, approved by
 //! another operator, followed.
 
-use super::problem::{ApiError, Code, FieldError, Problem};
+use super::problem::{ApiError, Code, Problem};
 use super::{
     Api, App,
     auth::extract::Operates,
     command::{Answer, Command, EmptyBody},
+    refusals::no_such_erasure,
 };
 use axum::{
     Json,
     extract::{Path, State},
     response::{IntoResponse, Response},
 };
-use exodrive_commands::{
-    erasure::{ErasureDetail, ErasureError, ErasurePlan},
-    event::derived_uuid,
-    operations::Origin,
-};
-use exodrive_domain::{UnreadableEvent, erasure::ErasureRejection, id::ErasureId};
+use exodrive_commands::erasure::{ErasureDetail, ErasureError, ErasurePlan};
+use exodrive_domain::id::ErasureId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -83,57 +80,8 @@ pub(crate) struct ErasureList {
     data: Vec<ErasureDetail>,
 }
 
-fn erasure_problem(error: ErasureError) -> ApiError {
-    let detail = error.to_string();
-    let field = |pointer: &str| {
-        let mut problem = ApiError::new(Code::ValidationFailed, detail.clone());
-        problem.errors.push(FieldError { pointer: pointer.to_owned(), detail: detail.clone() });
-        problem
-    };
-    match error {
-        ErasureError::Address => field("/email_address"),
-        ErasureError::NoReason | ErasureError::LongReason(_) => field("/reason"),
-        ErasureError::Rejected(ErasureRejection::NotFound) => no_such_erasure(),
-        ErasureError::Rejected(_) => ApiError::new(Code::OperationRejected, detail),
-        ErasureError::Append(exodrive_log::AppendError::Conflict) => {
-            ApiError::new(Code::Busy, "Another command about this erasure was first.")
-        }
-        ErasureError::Read(error) => super::read_answer::log_failed(error.outage(), &error),
-        ErasureError::Append(error) => super::read_answer::log_failed(error.outage(), &error),
-        ErasureError::Key(error) => super::read_answer::log_failed(error.outage(), &error),
-        ErasureError::Database(error) => super::read_answer::view_unavailable(error),
-        ErasureError::Cache(error) if error.is_outage() => {
-            ApiError::new(Code::ViewUnavailable, "Redis does not answer.").caused_by(&error)
-        }
-        ErasureError::Unreadable(UnreadableEvent::NewerRelease(error)) => {
-            let detail =
-                "This server's release cannot read an event that a newer release has appended.";
-            ApiError::new(Code::NewerRelease, detail).caused_by(&error)
-        }
-        error
-        @ (ErasureError::Unreadable(_) | ErasureError::Cache(_) | ErasureError::Encode(_)) => {
-            ApiError::new(Code::Internal, "The request could not be executed.").caused_by(&error)
-        }
-    }
-}
-
-fn no_such_erasure() -> ApiError {
-    ApiError::new(Code::NotFound, "There is no such erasure.")
-}
-
 fn id_of(text: &str) -> Result<ErasureId, ApiError> {
     text.parse().map_err(|_| no_such_erasure())
-}
-
-fn origin<T>(command: &Command<T>, what: &str) -> Result<Origin, ApiError> {
-    let actor = format!("operator:{}", command.who.operator()?);
-    let context = command.command_context();
-    Ok(Origin {
-        id: derived_uuid(&[what, &context.command_id, &context.request_hash]),
-        actor,
-        traceparent: context.traceparent,
-        correlation: context.correlation,
-    })
 }
 
 /// Requests the erasure of a person's data. For operators; another operator
@@ -154,7 +102,7 @@ pub(crate) async fn request_erasure(
     State(api): App,
     command: Command<ErasureRequest>,
 ) -> Result<Response, ApiError> {
-    let origin = origin(&command, "erasure")?;
+    let context = command.operator_context()?;
     let ErasureRequest { email_address, reason, include_mentions, dry_run } = &command.body;
     if *dry_run {
         let _turn = api
@@ -162,19 +110,15 @@ pub(crate) async fn request_erasure(
             .try_acquire()
             .map_err(|_| ApiError::new(Code::Busy, "Other requests are reading the whole log."))?;
         let plan = api.erasures.plan(email_address, *include_mentions, |_, _| {}).await;
-        return Ok(Json(plan.map_err(erasure_problem)?).into_response());
+        return Ok(Json(plan?).into_response());
     }
-    let context = command.command_context();
     let run = async {
-        let erasure = api
-            .erasures
-            .request(email_address, *include_mentions, reason, &origin)
-            .await
-            .map_err(erasure_problem)?;
+        let erasure =
+            api.erasures.request(email_address, *include_mentions, reason, &context).await?;
         let location = format!("/v1/operator/erasures/{}", erasure.id);
         Ok(Answer::of(&erasure, erasure.position)?.begun(location))
     };
-    Ok(command.once(&api, &context, run).await?.into_response())
+    Ok(command.once(&api, run).await?.into_response())
 }
 
 /// Approves an erasure, which a worker then executes. For operators: the one
@@ -193,8 +137,8 @@ pub(crate) async fn approve_erasure(
     Path(id): Path<String>,
     command: Command<EmptyBody>,
 ) -> Result<Response, ApiError> {
-    let origin = origin(&command, "approval")?;
-    answer(&api, &command, api.erasures.approve(id_of(&id)?, true, &origin)).await
+    let context = command.operator_context()?;
+    answer(&api, &command, api.erasures.approve(id_of(&id)?, true, &context)).await
 }
 
 /// Cancels an erasure that is not approved yet. For operators.
@@ -213,8 +157,8 @@ pub(crate) async fn cancel_erasure(
     Path(id): Path<String>,
     command: Command<CancelErasure>,
 ) -> Result<Response, ApiError> {
-    let origin = origin(&command, "erasure cancelled")?;
-    answer(&api, &command, api.erasures.cancel(id_of(&id)?, &command.body.reason, &origin)).await
+    let context = command.operator_context()?;
+    answer(&api, &command, api.erasures.cancel(id_of(&id)?, &command.body.reason, &context)).await
 }
 
 async fn answer<T>(
@@ -222,12 +166,11 @@ async fn answer<T>(
     command: &Command<T>,
     act: impl Future<Output = Result<ErasureDetail, ErasureError>>,
 ) -> Result<Response, ApiError> {
-    let context = command.command_context();
     let run = async {
-        let erasure = act.await.map_err(erasure_problem)?;
+        let erasure = act.await?;
         Answer::of(&erasure, erasure.position)
     };
-    Ok(command.once(api, &context, run).await?.into_response())
+    Ok(command.once(api, run).await?.into_response())
 }
 
 /// Places a hold, which forbids the erasure of a person's data, or releases it.
@@ -244,10 +187,9 @@ pub(crate) async fn set_hold(
     State(api): App,
     command: Command<HoldRequest>,
 ) -> Result<Json<HoldAnswer>, ApiError> {
-    let origin = origin(&command, "hold")?;
+    let context = command.operator_context()?;
     let HoldRequest { email_address, reason, held } = &command.body;
-    let id =
-        api.erasures.hold(email_address, *held, reason, &origin).await.map_err(erasure_problem)?;
+    let id = api.erasures.hold(email_address, *held, reason, &context).await?;
     Ok(Json(HoldAnswer { object: "hold", id: id.to_string(), held: *held }))
 }
 
@@ -263,7 +205,7 @@ pub(crate) async fn list_erasures(
     State(api): App,
     _: Operates,
 ) -> Result<Json<ErasureList>, ApiError> {
-    let data = api.erasures.list().await.map_err(erasure_problem)?;
+    let data = api.erasures.list().await?;
     Ok(Json(ErasureList { object: "list", data }))
 }
 
@@ -282,5 +224,5 @@ pub(crate) async fn get_erasure(
     _: Operates,
     Path(id): Path<String>,
 ) -> Result<Json<ErasureDetail>, ApiError> {
-    api.erasures.get(id_of(&id)?).await.map(Json).map_err(erasure_problem)
+    Ok(Json(api.erasures.get(id_of(&id)?).await?))
 }

@@ -5,8 +5,7 @@ use super::problem::{ApiError, Code, Problem};
 use super::{
     Api, App,
     auth::extract::EmailReader,
-    proofs::seals_unavailable,
-    proofs::{no_event, nothing_sealed, number, path_position},
+    proofs::{no_event, number, path_position},
     read_answer::{limit, parse_query, text},
 };
 use axum::{
@@ -25,7 +24,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use exodrive_audit::{
     events::{Scan, Selection, check_subject},
     export::{Export, ExportError},
-    seal::{SealError, leaf_hash},
+    seal::leaf_hash,
 };
 use exodrive_domain::time;
 use exodrive_log::StoredMessage;
@@ -173,12 +172,12 @@ pub(crate) async fn list_events(
     let after = number("after", query.after.clone())?.unwrap_or(0);
     let mut selection = selection(&query)?;
     selection.from = Some(selection.from.unwrap_or(1).max(after.saturating_add(1)));
-    let end = api.log.last_position().await.map_err(|error| seal_error_problem(error.into()))?;
-    let mut scan = Scan::begin(&api.log, selection, end).await.map_err(seal_error_problem)?;
+    let end = api.log.last_position().await?;
+    let mut scan = Scan::begin(&api.log, selection, end).await?;
     let begin = scan.scanned();
     let (mut found, mut ended) = (Vec::new(), false);
     while found.len() < requested && scan.scanned() - begin < EFFORT {
-        match scan.next().await.map_err(seal_error_problem)? {
+        match scan.next().await? {
             Some(messages) => found.extend(messages),
             None => {
                 ended = true;
@@ -215,7 +214,7 @@ pub(crate) async fn get_event(
 ) -> Result<Response, ApiError> {
     let position = path_position(&position)?;
     let stored = api.log.read_stored(position).await;
-    let stored = stored.map_err(|error| seal_error_problem(error.into()))?.ok_or_else(no_event)?;
+    let stored = stored?.ok_or_else(no_event)?;
     let event = describe(&api, vec![stored]).await?.pop().ok_or_else(no_event)?;
     Ok(([(CACHE_CONTROL, "no-store")], Json(event)).into_response())
 }
@@ -275,10 +274,10 @@ fn selection(query: &EventQuery) -> Result<Selection, ApiError> {
 
 /// Describes stored events with their content.
 async fn describe(api: &Api, found: Vec<StoredMessage>) -> Result<Vec<AuditEvent>, ApiError> {
-    let sealed = api.seals.newest_seal().await.map_err(seals_unavailable)?;
+    let sealed = api.seals.newest_seal().await?;
     let sealed = sealed.map_or(0, |seal| seal.size);
     let recorded = api.log.decode_all(found.clone()).await;
-    let recorded = recorded.map_err(|error| seal_error_problem(error.into()))?;
+    let recorded = recorded?;
     let event = |(stored, recorded): (StoredMessage, exodrive_domain::Recorded)| AuditEvent {
         object: "audit_event",
         position: stored.position,
@@ -367,14 +366,7 @@ async fn export(api: Arc<Api>, query: EventQuery, format: Format) -> Result<Resp
     };
     let selection = selection(&query)?;
     let reading = Reading::start(&api)?;
-    let begun = Export::begin(&api.log, &api.seals, selection, content).await;
-    let mut export = begun.map_err(|error| match error {
-        ExportError::NothingSealed => nothing_sealed(),
-        ExportError::Seal(error) => seal_error_problem(error),
-        ExportError::Write(error) => {
-            ApiError::new(Code::Internal, "The export cannot be written.").caused_by(&error)
-        }
-    })?;
+    let mut export = Export::begin(&api.log, &api.seals, selection, content).await?;
     let (pieces, received) = mpsc::channel::<io::Result<Bytes>>(PIECES);
     tokio::spawn(async move {
         let _reading = reading;
@@ -411,17 +403,5 @@ async fn write(
             let _ = pieces.send(Ok(buffer.take())).await;
             return Ok(());
         }
-    }
-}
-
-fn seal_error_problem(error: SealError) -> ApiError {
-    match error {
-        SealError::Database(error) => seals_unavailable(error),
-        SealError::Fault(fault) => {
-            let detail =
-                "The log is not what was sealed: `exodrive audit verify --live` says where.";
-            ApiError::new(Code::Internal, detail).caused_by(&fault)
-        }
-        SealError::Log(error) => super::read_answer::log_unavailable(error),
     }
 }

@@ -4,7 +4,8 @@ use super::problem::{ApiError, DateRange, Problem};
 use super::{
     Api, App,
     bookings::car_id,
-    command::{Answer, Command, EmptyBody, days, range, rental_problem, validation},
+    command::{Answer, Command, EmptyBody, days},
+    refusals::{range, rental_problem, validation},
 };
 use axum::{
     extract::{Path, State},
@@ -13,7 +14,6 @@ use axum::{
 use chrono::NaiveDate;
 use exodrive_commands::{
     context::CommandContext,
-    event::derived_uuid,
     rental::{Done, RentalError},
 };
 use exodrive_domain::{
@@ -233,15 +233,15 @@ async fn change_by_name<T>(
     request: impl FnOnce(&T) -> Result<FleetCommand, ApiError>,
 ) -> Result<Response, ApiError> {
     command.only_staff()?;
-    let context = command.command_context();
+    let context = &command.context;
     let request = request(&command.body)?;
     let run = async {
         let car_id = car_id(api, id).await?;
-        let done = change(api, car_id, &request, &context).await?;
+        let done = change(api, car_id, &request, context).await?;
         let car = CarDetail::of(&done.value, done.value.position);
         Ok(Answer::of(&car, done.position)?.replayed(done.replayed))
     };
-    Ok(command.once(api, &context, run).await?.into_response())
+    Ok(command.once(api, run).await?.into_response())
 }
 
 /// Adds a car. It is shown once it has a price and is listed. Staff.
@@ -260,17 +260,17 @@ pub(crate) async fn create_car(
     command: Command<CarRequest>,
 ) -> Result<Response, ApiError> {
     command.only_staff()?;
-    let context = command.command_context();
-    let car_id = CarId::from(derived_uuid(&["car", &context.command_id, &context.request_hash]));
+    let context = &command.context;
+    let car_id = CarId::from(context.derived_id("car"));
     let slug = command.body.slug.clone().ok_or_else(|| fault("/slug", "must be given"))?;
     let profile = command.body.profile();
     let request = FleetCommand::Add { car_id, slug, profile };
     let run = async {
-        let done = change(&api, car_id, &request, &context).await?;
+        let done = change(&api, car_id, &request, context).await?;
         let answer = Answer::of(&CarDetail::of(&done.value, done.value.position), done.position)?;
         Ok(answer.made(format!("/v1/cars/{car_id}")).replayed(done.replayed))
     };
-    Ok(command.once(&api, &context, run).await?.into_response())
+    Ok(command.once(&api, run).await?.into_response())
 }
 
 macro_rules! fleet_change_routes {
@@ -407,20 +407,19 @@ pub(crate) async fn create_block(
     command: Command<BlockRequest>,
 ) -> Result<Response, ApiError> {
     command.only_staff()?;
-    let context = command.command_context();
+    let context = &command.context;
     let body = &command.body;
-    let block_id =
-        BlockId::from(derived_uuid(&["block", &context.command_id, &context.request_hash]));
+    let block_id = BlockId::from(context.derived_id("block"));
     let run = async {
         let ids = (car_id(&api, &id).await?, block_id);
         let days = days(body.start_date, body.end_date)?;
-        let done = api.rental.block(ids, days, &body.reason, body.force, &context).await;
+        let done = api.rental.block(ids, days, &body.reason, body.force, context).await;
         let done = done.map_err(|error| rental_problem(error, true))?;
         let answer = Answer::of(&BlockDetail::of(ids, &done), done.position)?;
         let answer = answer.made(format!("/v1/cars/{}/blocks/{block_id}", ids.0));
         Ok(answer.replayed(done.replayed))
     };
-    Ok(command.once(&api, &context, run).await?.into_response())
+    Ok(command.once(&api, run).await?.into_response())
 }
 
 /// Unblocks days of a car. Staff.
@@ -441,13 +440,13 @@ pub(crate) async fn delete_block(
     command: Command<EmptyBody>,
 ) -> Result<Response, ApiError> {
     command.only_staff()?;
-    let context = command.command_context();
+    let context = &command.context;
     let run = async {
         let gone = || rental_problem(RentalError::Booking(BookingRejection::NoSuchBlock), true);
         let ids = (car_id(&api, &id).await?, block_id.parse().map_err(|_| gone())?);
         let done =
-            api.rental.unblock(ids, &context).await.map_err(|error| rental_problem(error, true))?;
+            api.rental.unblock(ids, context).await.map_err(|error| rental_problem(error, true))?;
         Ok(Answer::of(&BlockDetail::of(ids, &done), done.position)?.replayed(done.replayed))
     };
-    Ok(command.once(&api, &context, run).await?.into_response())
+    Ok(command.once(&api, run).await?.into_response())
 }

@@ -5,7 +5,7 @@ use super::{
     Api, App,
     auth::extract::Auditor,
     layers::request,
-    read_answer::{limit, log_unavailable, parse_query, time, view_unavailable},
+    read_answer::{limit, parse_query, time},
     replay::{self, ReplayDiff},
 };
 use axum::{
@@ -118,7 +118,7 @@ pub(crate) async fn get_history(
     if lines {
         request.limit = STREAMED;
     }
-    let page = evidence_query.page(&request).await.map_err(problem)?;
+    let page = evidence_query.page(&request).await?;
     if page.entries.is_empty() && matches!(request.scope, Scope::Email(_) | Scope::Booking(_)) {
         let detail = "The log has no event about it up to that point.";
         return Err(ApiError::new(Code::NotFound, detail));
@@ -229,14 +229,6 @@ fn email_id(text: &str) -> Result<EmailId, ApiError> {
     text.parse().map_err(|error: exodrive_domain::email::EmailIdError| {
         ApiError::parameter("email", error.to_string())
     })
-}
-
-fn problem(error: HistoryError) -> ApiError {
-    match error {
-        HistoryError::Log(error) => log_unavailable(error),
-        HistoryError::View(error) => view_unavailable(error),
-        HistoryError::Cursor => ApiError::parameter("after", error.to_string()),
-    }
 }
 
 /// The two points of a comparison.

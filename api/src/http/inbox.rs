@@ -5,14 +5,14 @@ use super::{
     Api, App,
     auth::extract::EmailReader,
     read_answer::{
-        MIN_POSITION, add_blocked_header, begin_read, limit, parse_query, text, view_answer,
-        view_unavailable,
+        MIN_POSITION, add_blocked_header, begin_read, json_body, limit, parse_query, text,
+        view_answer,
     },
 };
 use axum::{
     Json,
     extract::{Path, RawQuery, State},
-    http::{HeaderMap, StatusCode},
+    http::HeaderMap,
     response::{IntoResponse, Response},
 };
 use exodrive_domain::{
@@ -114,10 +114,8 @@ pub(crate) async fn list_emails(
     let query: ListQuery = parse_query(query)?;
     let filter = filter(query)?;
     let mut transaction = begin_read(&api, &reader.identity, "inbox", &headers).await?;
-    let page = inbox::find_emails(&mut transaction, &filter).await.map_err(view_unavailable)?;
-    let counts = inbox::count_emails(&mut transaction, filter.text.as_deref())
-        .await
-        .map_err(view_unavailable)?;
+    let page = inbox::find_emails(&mut transaction, &filter).await?;
+    let counts = inbox::count_emails(&mut transaction, filter.text.as_deref()).await?;
     Ok(Json(EmailList {
         object: "list",
         has_more: page.next.is_some(),
@@ -166,16 +164,12 @@ pub(crate) async fn get_email(
     }
     metrics::counter!("exodrive_cache_misses_total", "view" => "inbox").increment(1);
     let mut transaction = begin_read(&api, &reader.identity, "inbox", &headers).await?;
-    let email = inbox::find_email(&mut transaction, email_id.as_str())
-        .await
-        .map_err(view_unavailable)?
-        .ok_or_else(no_such_email)?;
-    let json = serde_json::to_string(&email).map_err(|error| {
-        ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR).caused_by(&error)
-    })?;
+    let email =
+        inbox::find_email(&mut transaction, email_id.as_str()).await?.ok_or_else(no_such_email)?;
+    let json = json_body(&email)?;
     let position = email.position;
-    let etag = etag(position, json.as_bytes());
-    let answer = view_answer(&headers, &etag, position, json.into(), "MISS");
+    let etag = etag(position, &json);
+    let answer = view_answer(&headers, &etag, position, json, "MISS");
     Ok(with_access_note(&api, "inbox", &email_id, answer))
 }
 
@@ -213,9 +207,8 @@ pub(crate) async fn get_timeline(
     let order = parse_query::<TimelineQuery>(query)?.order.unwrap_or_default();
     let email_id = known_form(&email_id)?;
     let mut transaction = begin_read(&api, &reader.identity, "email_timeline", &headers).await?;
-    let data = email_timeline::timeline_of_email(&mut transaction, email_id.as_str(), order)
-        .await
-        .map_err(view_unavailable)?;
+    let data =
+        email_timeline::timeline_of_email(&mut transaction, email_id.as_str(), order).await?;
     if data.is_empty() {
         return Err(no_such_email());
     }
@@ -240,9 +233,7 @@ pub(crate) async fn get_deliveries(
 ) -> Result<Json<Deliveries>, ApiError> {
     let email_id = known_form(&email_id)?;
     let mut transaction = begin_read(&api, &reader.identity, "deliveries", &headers).await?;
-    let data = deliveries::deliveries_of_email(&mut transaction, email_id.as_str())
-        .await
-        .map_err(view_unavailable)?;
+    let data = deliveries::deliveries_of_email(&mut transaction, email_id.as_str()).await?;
     if data.is_empty() {
         Err(no_such_email())
     } else {

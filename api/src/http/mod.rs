@@ -24,6 +24,7 @@ mod operator;
 pub mod problem;
 mod proofs;
 mod read_answer;
+mod refusals;
 mod replay;
 mod shows;
 pub mod state;
@@ -42,10 +43,14 @@ use axum::{
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
+use chrono::TimeDelta;
 use exodrive_audit::store::SealStore;
 use exodrive_audit::webhook_signature::Secrets;
 use exodrive_commands::{
-    access_log::AccessLog, erasure::Erasures, operations::Operator, rental::RentalCommands,
+    access_log::AccessLog,
+    erasure::Erasures,
+    operations::Operator,
+    rental::{BookingSecret, RentalCommands},
 };
 use exodrive_log::Log;
 use exodrive_projections::{Database, engine::cache::Cache};
@@ -80,6 +85,10 @@ pub struct Api {
     pub blocked: BlockedKeys,
     /// Command handlers for cars and bookings.
     pub rental: RentalCommands,
+    /// Derives customers' ids and the tokens of bookings' links.
+    pub booking_secret: BookingSecret,
+    /// Time for which an unpaid booking holds its days.
+    pub hold_period: TimeDelta,
     /// Operators' commands and reads.
     pub operator: Operator,
     /// Erasure commands and reads.
@@ -262,9 +271,12 @@ async fn not_found(_: auth::extract::Anyone, _: Request) -> ApiError {
     get, path = "/v1/openapi.json", tag = "documentation",
     responses((status = 200, description = "OpenAPI 3.1", body = inline(serde_json::Value))),
 )]
-async fn describe(_: auth::extract::Anyone) -> impl IntoResponse {
-    static DOCUMENT: LazyLock<String> = LazyLock::new(|| openapi().to_json().unwrap_or_default());
-    ([(CONTENT_TYPE, "application/json")], DOCUMENT.as_str())
+async fn describe(_: auth::extract::Anyone) -> Result<Response, ApiError> {
+    static DOCUMENT: LazyLock<serde_json::Result<String>> = LazyLock::new(|| openapi().to_json());
+    let document = DOCUMENT
+        .as_ref()
+        .map_err(|error| ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR).caused_by(error))?;
+    Ok(([(CONTENT_TYPE, "application/json")], document.as_str()).into_response())
 }
 
 /// Explains a problem code. A problem's `type` links to this page.

@@ -1,12 +1,12 @@
 //! Projections and their rebuilds for operators. Every command is appended as
 //! an event; the workers apply it.
 
-use super::problem::{ApiError, Code, FieldError, Problem};
+use super::problem::{ApiError, Code, Problem};
 use super::{
     Api, App,
     auth::extract::Operates,
     command::{Answer, Command, EmptyBody},
-    read_answer::{limit, parse_query, view_unavailable},
+    read_answer::{limit, parse_query},
 };
 use axum::{
     Json,
@@ -16,12 +16,9 @@ use axum::{
         sse::{Event, KeepAlive, Sse},
     },
 };
-use exodrive_commands::{
-    event::derived_uuid,
-    operations::{
-        CommandReceipt, Job, OperatorError, Origin, ProjectionCommand, ProjectionDetails,
-        ProjectionStatus,
-    },
+use exodrive_commands::operations::{
+    CommandReceipt, Job, OperationRejection, OperatorError, ProjectionCommand, ProjectionDetails,
+    ProjectionStatus, operation_id,
 };
 use futures::{Stream, stream};
 use serde::{Deserialize, Serialize};
@@ -130,36 +127,6 @@ pub(crate) struct SkipRequest {
     dry_run: bool,
 }
 
-/// The answer to an error of an operator's command.
-fn operator_problem(error: OperatorError) -> ApiError {
-    let detail = error.to_string();
-    match error {
-        OperatorError::NoSuchProjection(_) | OperatorError::NoSuchRebuild => {
-            ApiError::new(Code::NotFound, detail)
-        }
-        OperatorError::NoReason => {
-            let mut problem = ApiError::new(Code::ValidationFailed, detail);
-            let detail = "must not be empty".to_owned();
-            problem.errors.push(FieldError { pointer: "/reason".to_owned(), detail });
-            problem
-        }
-        OperatorError::Invalid(_) => ApiError::new(Code::ValidationFailed, detail),
-        OperatorError::UnderWay { rebuild, .. } => {
-            let mut problem = ApiError::new(Code::RebuildInProgress, detail);
-            problem.more.rebuild = Some(rebuild);
-            problem
-        }
-        OperatorError::Rejected(_) => ApiError::new(Code::OperationRejected, detail),
-        OperatorError::NotBuilt(_) => ApiError::new(Code::ViewUnavailable, detail),
-        OperatorError::Database(error) => view_unavailable(error),
-        OperatorError::Read(error) => super::read_answer::log_failed(error.outage(), &error),
-        OperatorError::Append(error) => super::read_answer::log_failed(error.outage(), &error),
-        OperatorError::Encode(_) => {
-            ApiError::new(Code::Internal, "The request could not be executed.").caused_by(&error)
-        }
-    }
-}
-
 /// Gives the status of every projection. For operators.
 #[utoipa::path(
     get, path = "/v1/operator/projections", tag = "operator", security(("token" = [])),
@@ -172,7 +139,7 @@ pub(crate) async fn list_projections(
     State(api): App,
     _: Operates,
 ) -> Result<Json<ProjectionList>, ApiError> {
-    let data = api.operator.status().await.map_err(operator_problem)?;
+    let data = api.operator.status().await?;
     Ok(Json(ProjectionList { object: "list", data }))
 }
 
@@ -190,7 +157,7 @@ pub(crate) async fn get_projection(
     _: Operates,
     Path(name): Path<String>,
 ) -> Result<Json<ProjectionDetails>, ApiError> {
-    api.operator.show(&name).await.map(Json).map_err(operator_problem)
+    Ok(Json(api.operator.show(&name).await?))
 }
 
 /// Records a command, or describes its effect in a dry run.
@@ -200,43 +167,37 @@ async fn run_command<T>(
     command: &Command<T>,
     (act, reason, dry_run): (ProjectionCommand, &str, bool),
 ) -> Result<Response, ApiError> {
-    let actor = format!("operator:{}", command.who.operator()?);
-    let context = command.command_context();
-    let origin = Origin {
-        id: derived_uuid(&["operation", &context.command_id, &context.request_hash]),
-        actor,
-        traceparent: context.traceparent.clone(),
-        correlation: context.correlation.clone(),
-    };
+    let context = command.operator_context()?;
+    let id = operation_id(&context);
     let is_job = matches!(act, ProjectionCommand::Rebuild { .. } | ProjectionCommand::Rollback);
     let run = async {
         let location = |id: &str| format!("/v1/operator/rebuilds/{id}");
         if is_job && !dry_run {
             // This is the same request, and its answer was lost.
-            let before = api.operator.database().rebuild(origin.id).await;
-            if let Some(before) = before.map_err(view_unavailable)? {
+            let before = api.operator.database().rebuild(id).await;
+            if let Some(before) = before? {
                 let job = Job::from(before);
-                let applied =
-                    api.operator.database().applied_position().await.map_err(view_unavailable)?;
+                let applied = api.operator.database().applied_position().await?;
                 let answer = Answer::of(&job, applied)?.begun(location(&job.id));
                 return Ok(answer.replayed(true));
             }
         }
-        let plan = api.operator.plan(name, &act, reason).await.map_err(operator_problem)?;
+        let plan = api.operator.plan(name, &act, reason).await?;
         if dry_run {
-            let end = api.log.last_position().await.map_err(OperatorError::from);
-            return Answer::of(&CommandReceipt::of(&plan, None), end.map_err(operator_problem)?);
+            let end = api.log.last_position().await?;
+            return Answer::of(&CommandReceipt::of(&plan, None), end);
         }
-        let recorded =
-            api.operator.append_planned(&plan, &origin).await.map_err(operator_problem)?;
+        let recorded = api.operator.append_planned(&plan, &context).await?;
         if is_job {
-            let job = api.operator.job(&plan, &origin.actor, &recorded).await;
-            let job = job.unwrap_or_else(|_| Job::recorded(&plan, &origin.actor, &recorded));
+            let actor = context.actor_name();
+            let job = api.operator.job(&plan, &actor, &recorded).await;
+            // It is recorded: that the database does not answer changes nothing.
+            let job = job.unwrap_or_else(|_| Job::recorded(&plan, &actor, &recorded));
             return Ok(Answer::of(&job, recorded.position)?.begun(location(&job.id)));
         }
         Answer::of(&CommandReceipt::of(&plan, Some(&recorded)), recorded.position)
     };
-    Ok(command.once(api, &context, run).await?.into_response())
+    Ok(command.once(api, run).await?.into_response())
 }
 
 macro_rules! projection_command_routes {
@@ -315,13 +276,13 @@ pub(crate) async fn list_rebuilds(
     let query: RebuildQuery = parse_query(query)?;
     let limit = limit(query.limit)?;
     let rows = api.operator.database().rebuilds(query.projection.as_deref(), limit).await;
-    let data = rows.map_err(view_unavailable)?.into_iter().map(Job::from).collect();
+    let data = rows?.into_iter().map(Job::from).collect();
     Ok(Json(RebuildList { object: "list", data }))
 }
 
 async fn find_job(api: &Api, id: &str) -> Result<Job, ApiError> {
-    let id: Uuid = id.parse().map_err(|_| operator_problem(OperatorError::NoSuchRebuild))?;
-    api.operator.rebuild(id).await.map(Job::from).map_err(operator_problem)
+    let id: Uuid = id.parse().map_err(|_| OperatorError::NoSuchRebuild)?;
+    Ok(Job::from(api.operator.rebuild(id).await?))
 }
 
 /// Gives a rebuild. For operators.
@@ -387,8 +348,8 @@ async fn end(
 ) -> Result<Response, ApiError> {
     let job = find_job(api, id).await?;
     if job.is_over() {
-        let detail = format!("rebuild {id} is {} already", job.state);
-        return Err(operator_problem(OperatorError::Rejected(detail)));
+        let (rebuild, state) = (id.to_owned(), job.state.to_string());
+        return Err(OperatorError::from(OperationRejection::Over { rebuild, state }).into());
     }
     run_command(api, &job.projection, command, (act, "", false)).await
 }

@@ -474,7 +474,10 @@ pub(crate) fn render(response: Response, request_id: &str) -> (Response, Option<
     let error = parts.extensions.remove().unwrap_or_else(|| ApiError::of_status(status));
     let problem = error.clone().into_problem(request_id);
     parts.status = error.code.status();
-    let body = serde_json::to_vec(&problem).unwrap_or_default();
+    // A problem always has a body: clients decide by its code.
+    let body = serde_json::to_vec(&problem).unwrap_or_else(|_| {
+        br#"{"type":"/problems/internal","status":500,"code":"internal"}"#.to_vec()
+    });
     parts.headers.remove(CONTENT_LENGTH);
     parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
     (Response::from_parts(parts, Body::from(body)), Some(error))

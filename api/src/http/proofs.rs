@@ -6,7 +6,7 @@
 //! they may be personal.
 
 use super::problem::{ApiError, Code, Problem};
-use super::{Api, App, auth::extract::Anyone, read_answer::parse_query};
+use super::{Api, App, auth::extract::Anyone, read_answer::parse_query, refusals::nothing_sealed};
 use axum::{
     Json,
     extract::{Path, RawQuery, State},
@@ -17,7 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use exodrive_audit::seal::leaf_hash;
-use exodrive_audit::store::{Seal, StoreError};
+use exodrive_audit::store::Seal;
 use exodrive_proof::{Hash, tile::Tile};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -77,7 +77,7 @@ pub(crate) async fn get_checkpoint(
     ),
 )]
 pub(crate) async fn get_keys(State(api): App, _: Anyone) -> Result<Response, ApiError> {
-    let keys = api.seals.seal_keys().await.map_err(seals_unavailable)?;
+    let keys = api.seals.seal_keys().await?;
     let lines: String = keys.into_iter().map(|key| key.vkey + "\n").collect();
     Ok(([(CONTENT_TYPE, TEXT), (CACHE_CONTROL, NOW)], lines).into_response())
 }
@@ -132,8 +132,7 @@ pub(crate) async fn get_inclusion(
     let size = number("size", query.size)?.unwrap_or(sealed.size);
     within("size", size, 1, sealed.size)?;
     within("position", position, 1, size)?;
-    let (leaf, proof) =
-        api.seals.prove_inclusion(position, size).await.map_err(seals_unavailable)?;
+    let (leaf, proof) = api.seals.prove_inclusion(position, size).await?;
     let checkpoint = match size == sealed.size {
         true => Some(sealed),
         false => exactly(&api, size).await?,
@@ -194,7 +193,7 @@ pub(crate) async fn get_consistency(
     let to = number("to", query.to)?.unwrap_or(sealed.size);
     within("to", to, 1, sealed.size)?;
     within("from", from, 1, to)?;
-    let proof = api.seals.prove_consistency(from, to).await.map_err(seals_unavailable)?;
+    let proof = api.seals.prove_consistency(from, to).await?;
     Ok(Json(ConsistencyProof { object: "consistency_proof", from, to, proof: all_hex(&proof) }))
 }
 
@@ -227,7 +226,7 @@ pub(crate) async fn get_tile(
         return Err(no_tile());
     }
     let place = (tile.level, tile.index);
-    let mut tiles = api.seals.seal_tiles([place]).await.map_err(seals_unavailable)?;
+    let mut tiles = api.seals.seal_tiles([place]).await?;
     let mut hashes = tiles.remove(&place).ok_or_else(no_tile)?;
     hashes.truncate(tile.width.into());
     let kind = "application/octet-stream";
@@ -268,11 +267,11 @@ pub(crate) async fn get_receipt(
     Path(position): Path<String>,
 ) -> Result<Json<EventReceipt>, ApiError> {
     let position = path_position(&position)?;
-    let sealed = api.seals.sealed_leaf(position).await.map_err(seals_unavailable)?;
+    let sealed = api.seals.sealed_leaf(position).await?;
     let (leaf, sealed_in) = match sealed {
         Some(leaf) => {
             let seals = api.seals.seals_between(position, u64::MAX, 1).await;
-            (leaf, seals.map_err(seals_unavailable)?.first().map(|seal| seal.size))
+            (leaf, seals?.first().map(|seal| seal.size))
         }
         None => (stored_leaf(&api, position).await?.ok_or_else(no_event)?, None),
     };
@@ -282,8 +281,7 @@ pub(crate) async fn get_receipt(
 
 /// Hash of an event that the log has stored.
 pub(super) async fn stored_leaf(api: &Api, position: u64) -> Result<Option<Hash>, ApiError> {
-    let stored =
-        api.log.read_stored(position).await.map_err(super::read_answer::log_unavailable)?;
+    let stored = api.log.read_stored(position).await?;
     Ok(stored.as_ref().map(leaf_hash))
 }
 
@@ -314,29 +312,12 @@ fn all_hex(hashes: &[Hash]) -> Vec<String> {
     hashes.iter().map(hex::encode).collect()
 }
 
-pub(super) fn nothing_sealed() -> ApiError {
-    ApiError::new(
-        Code::NotFound,
-        "Nothing is sealed yet. The first checkpoint comes some seconds after the first event.",
-    )
-}
-
-/// The answer if Postgres is unavailable, or the seals in it are damaged.
-pub(super) fn seals_unavailable(error: StoreError) -> ApiError {
-    let code = match error {
-        StoreError::NoNode(_) => Code::Internal,
-        StoreError::Database(_) => Code::ViewUnavailable,
-    };
-    ApiError::new(code, "The seals cannot be read at the moment.").caused_by(&error)
-}
-
 async fn newest(api: &Api) -> Result<Seal, ApiError> {
-    api.seals.newest_seal().await.map_err(seals_unavailable)?.ok_or_else(nothing_sealed)
+    api.seals.newest_seal().await?.ok_or_else(nothing_sealed)
 }
 
 async fn exactly(api: &Api, size: u64) -> Result<Option<Seal>, ApiError> {
-    let seals: Result<_, StoreError> = api.seals.seals_between(size, size, 1).await;
-    Ok(seals.map_err(seals_unavailable)?.pop())
+    Ok(api.seals.seals_between(size, size, 1).await?.pop())
 }
 
 async fn of_size(api: &Api, size: u64) -> Result<Seal, ApiError> {

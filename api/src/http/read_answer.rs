@@ -11,8 +11,7 @@ use axum::{
 };
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use exodrive_log::{Outage, ReadError};
-use exodrive_projections::{Error, Identity, ReadTransaction};
+use exodrive_projections::{Identity, ReadTransaction};
 use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
 use std::time::Duration;
 
@@ -55,22 +54,18 @@ pub(super) async fn begin_read(
     if let Some(requested) = requested {
         reach(api, view, requested).await?;
     }
-    api.database.read_as(identity).await.map_err(view_unavailable)
+    Ok(api.database.read_as(identity).await?)
 }
 
 /// Waits until the view has reached the present end of the log.
 pub(super) async fn reach_the_end(api: &Api, view: &str) -> Result<(), ApiError> {
-    let end = api.log.last_position().await.map_err(log_unavailable)?;
+    let end = api.log.last_position().await?;
     reach(api, view, end).await
 }
 
 /// Waits until the view has reached a position.
 async fn reach(api: &Api, view: &str, requested: u64) -> Result<(), ApiError> {
-    let reached = api
-        .database
-        .wait_for(view, requested, VIEW_WAIT_TIMEOUT)
-        .await
-        .map_err(view_unavailable)?;
+    let reached = api.database.wait_for(view, requested, VIEW_WAIT_TIMEOUT).await?;
     if reached < requested {
         let detail = format!("The view is at position {reached}, {requested} was asked for.");
         let mut error = ApiError::new(Code::ViewBehind, detail);
@@ -78,14 +73,6 @@ async fn reach(api: &Api, view: &str, requested: u64) -> Result<(), ApiError> {
         return Err(error);
     }
     Ok(())
-}
-
-pub(super) fn view_unavailable(error: Error) -> ApiError {
-    let code = match error {
-        Error::Row { .. } => Code::Internal,
-        _ => Code::ViewUnavailable,
-    };
-    ApiError::new(code, "The view cannot be read at the moment.").caused_by(&error)
 }
 
 /// Takes in the names of the fields that serde reads into a struct, and ends.
@@ -164,22 +151,6 @@ pub(super) fn time(name: &str, text: Option<String>) -> Result<Option<DateTime<U
     text.map(read).transpose()
 }
 
-pub(super) fn log_unavailable(error: ReadError) -> ApiError {
-    log_failed(error.outage(), &error)
-}
-
-/// Names the service that is unavailable. Without one, the fault is ours, and a
-/// repeat does not help.
-pub(super) fn log_failed(outage: Option<Outage>, error: &dyn std::error::Error) -> ApiError {
-    match outage {
-        Some(service) => {
-            ApiError::new(Code::LogUnavailable, format!("The {service} does not answer."))
-        }
-        None => ApiError::new(Code::Internal, "The request could not be executed."),
-    }
-    .caused_by(error)
-}
-
 /// The free text of a list.
 pub(super) fn text(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
@@ -191,6 +162,12 @@ pub(super) fn add_blocked_header(api: &Api, view: &str, keys: &[&str], answer: &
     if let Some(position) = api.blocked.behind(view, keys) {
         answer.headers_mut().insert(BLOCKED_AT, position.into());
     }
+}
+
+/// An answer as JSON; one that cannot be written is an error, never an empty
+/// body.
+pub(super) fn json_body(answer: &impl serde::Serialize) -> Result<Bytes, ApiError> {
+    Ok(serde_json::to_vec(answer)?.into())
 }
 
 /// Answers with a view as JSON, or with 304 if the caller has it.
@@ -225,6 +202,15 @@ pub(super) fn view_answer(
 mod tests {
     use super::*;
     use serde::Deserialize;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn an_answer_that_is_no_json_is_a_fault_and_no_empty_body() {
+        let unwritable = BTreeMap::from([(vec![1_u8], "JSON has no such keys")]);
+        let error = json_body(&unwritable).unwrap_err();
+        assert_eq!(error.code, Code::Internal);
+        assert_eq!(json_body(&BTreeMap::from([("a", 1)])).unwrap().as_ref(), br#"{"a":1}"#);
+    }
 
     #[derive(Debug, Default, Deserialize, PartialEq)]
     #[serde(default)]

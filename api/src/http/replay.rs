@@ -3,12 +3,7 @@
 //! get none.
 
 use super::problem::{ApiError, Code, Problem};
-use super::{
-    Api, App,
-    auth::extract::EmailReader,
-    layers::request,
-    read_answer::{log_unavailable, parse_query},
-};
+use super::{Api, App, auth::extract::EmailReader, layers::request, read_answer::parse_query};
 use axum::{
     Extension, Json,
     extract::{Path, RawQuery, State},
@@ -191,9 +186,7 @@ pub(crate) async fn get_replay(
         None => {
             let until = at.unwrap_or_default();
             let history = replays::row_history(&api.log, &view, &key, until, &quiet).await;
-            history
-                .map_err(log_unavailable)?
-                .map(|history| Answer::At(replay(view, key, query.at, history)))
+            history?.map(|history| Answer::At(replay(view, key, query.at, history)))
         }
         Some(points) => difference(&api, &view, &key, points).await?.map(Answer::Between),
     };
@@ -224,7 +217,7 @@ pub(super) async fn difference(
         position: it.position,
         kind: it.kind,
     };
-    Ok(compared.map_err(log_unavailable)?.map(|compared| ReplayDiff {
+    Ok(compared?.map(|compared| ReplayDiff {
         object: "replay_diff",
         view: view.to_owned(),
         key: key.to_owned(),

@@ -17,10 +17,11 @@ use axum::{
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use exodrive_domain::{Delivery, Envelope, Subject, WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION};
-use exodrive_log::{AppendError, Appended, DUPLICATE, NewEvent, RejectedDelivery};
+use exodrive_log::{Appended, DUPLICATE, NewEvent, RejectedDelivery};
 use exodrive_projections::{Identity, views::deliveries};
+use http_body_util::LengthLimitError;
 use serde::Serialize;
-use std::{error::Error as _, time::Duration};
+use std::time::Duration;
 use utoipa::ToSchema;
 
 /// Time limit for receiving a body.
@@ -115,7 +116,11 @@ pub(crate) async fn receive_resend(
     let event = event(&identity, &parts.headers, id, now, body, &delivery);
     let appended = match find_old_duplicate(&api, &event, &delivery, now).await {
         Some(position) => Appended { position, duplicate: true },
-        None => api.log.append_fact(&event).await.map_err(append_error_problem)?,
+        None => api.log.append_fact(&event).await.inspect_err(|error| {
+            if error.outage().is_some() {
+                metrics::counter!("exodrive_webhook_unavailable_total").increment(1);
+            }
+        })?,
     };
     report(&api, &event, appended).await;
     let receipt = WebhookReceipt {
@@ -140,15 +145,26 @@ pub(super) async fn read_body(body: Body) -> Result<Bytes, ApiError> {
     match tokio::time::timeout(BODY_READ_TIMEOUT, to_bytes(body, MAX_BODY)).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(error)) => {
-            let too_large = error
-                .source()
-                .is_some_and(|cause| cause.to_string().contains("length limit exceeded"));
-            let status =
-                if too_large { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
+            let status = match is_over_limit(&error) {
+                true => StatusCode::PAYLOAD_TOO_LARGE,
+                false => StatusCode::BAD_REQUEST,
+            };
             Err(ApiError::of_status(status).caused_by(&error))
         }
         Err(_) => Err(ApiError::of_status(StatusCode::REQUEST_TIMEOUT)),
     }
+}
+
+/// True if a body could not be read because it is larger than the limit.
+fn is_over_limit(error: &axum::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<LengthLimitError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn event(
@@ -167,17 +183,10 @@ fn event(
         .collect();
     NewEvent {
         subject: delivery.email_id().cloned().map_or(Subject::Provider, Subject::Email),
-        envelope: Envelope {
-            id,
-            kind: WEBHOOK_RECEIVED.to_owned(),
-            version: WEBHOOK_RECEIVED_VERSION,
-            source: "resend".to_owned(),
-            time: now,
-            traceparent: Some(identity.trace.traceparent()),
-            causation: None,
-            correlation: Some(identity.request_id.to_string()),
-            actor: Some("provider:resend".to_owned()),
-        },
+        envelope: Envelope::received("resend", WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION, id, now)
+            .by("provider:resend")
+            .within(Some(identity.request_id.to_string()))
+            .traced(Some(identity.trace.traceparent())),
         provider_headers,
         body,
     }
@@ -244,24 +253,40 @@ fn warn_of_different_body(position: u64) {
     );
 }
 
-fn append_error_problem(error: AppendError) -> ApiError {
-    match &error {
-        AppendError::TooLarge => {
-            ApiError::new(Code::BodyTooLarge, "The delivery is too large to be stored.")
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::{Router, routing::post};
+    use tower::ServiceExt;
+
+    async fn status_of(body: Body) -> StatusCode {
+        async fn read(request: Request) -> Response {
+            match read_body(request.into_body()).await {
+                Ok(_) => StatusCode::OK.into_response(),
+                Err(error) => error.into_response(),
+            }
         }
-        // No retry gets this delivery in: an operator has to investigate.
-        error if error.outage().is_none() => {
-            ApiError::new(Code::Internal, "The delivery could not be stored.")
-        }
-        AppendError::Unavailable(_) => {
-            metrics::counter!("exodrive_webhook_unavailable_total").increment(1);
-            let detail = "The delivery was not acknowledged by the event log.";
-            ApiError::new(Code::LogUnavailable, detail)
-        }
-        error => {
-            metrics::counter!("exodrive_webhook_unavailable_total").increment(1);
-            super::read_answer::log_failed(error.outage(), error)
-        }
+        let request = axum::http::Request::post("/").body(body).unwrap();
+        Router::new().route("/", post(read)).oneshot(request).await.unwrap().status()
     }
-    .caused_by(&error)
+
+    /// A body whose sender does not say how long it is.
+    fn streamed(parts: Vec<Result<Bytes, std::io::Error>>) -> Body {
+        Body::from_stream(futures::stream::iter(parts))
+    }
+
+    #[tokio::test]
+    async fn a_body_one_byte_over_the_limit_is_too_large() {
+        let (fits, over) = (vec![b'a'; MAX_BODY], vec![b'a'; MAX_BODY + 1]);
+        assert_eq!(status_of(Body::from(fits.clone())).await, StatusCode::OK);
+        assert_eq!(status_of(Body::from(over)).await, StatusCode::PAYLOAD_TOO_LARGE);
+        let parts = vec![Ok(Bytes::from(fits)), Ok(Bytes::from_static(b"a"))];
+        assert_eq!(status_of(streamed(parts)).await, StatusCode::PAYLOAD_TOO_LARGE);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_is_not_too_large_whatever_it_says() {
+        let broken = std::io::Error::other("length limit exceeded");
+        assert_eq!(status_of(streamed(vec![Err(broken)])).await, StatusCode::BAD_REQUEST);
+    }
 }

@@ -127,6 +127,16 @@ pub enum StoreError {
     NoNode(#[from] NoNode),
 }
 
+impl StoreError {
+    /// Whether Postgres is out: the same call may succeed later.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Database(error) => exodrive_projections::is_postgres_outage(error),
+            Self::NoNode(_) => false,
+        }
+    }
+}
+
 impl SealStore {
     /// The seals that a database holds.
     pub fn of(database: &Database) -> Self {
@@ -311,6 +321,7 @@ struct Row {
 }
 
 fn micros(micros: i64) -> DateTime<Utc> {
+    // Postgres has no `timestamptz` beyond the range of this type.
     DateTime::from_timestamp_micros(micros).unwrap_or_default()
 }
 

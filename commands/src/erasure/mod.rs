@@ -6,10 +6,10 @@ pub mod restored;
 
 pub use error::ErasureError;
 
-use super::{event::uuid_of, operations::Origin};
+use crate::{context::CommandContext, digest::uuid_from_digest, event::decided_event};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
-    DECISION_VERSION, Envelope, KnownEvent, Payload, Recorded, Subject, decode,
+    KnownEvent, Payload, Recorded, Subject, decode,
     erasure::{Erasure, ErasureChange, ErasureEvent, ErasureStatus, HoldChange, HoldEvent},
     id::{ErasureId, HoldId},
     personal::Personal,
@@ -20,7 +20,6 @@ use exodrive_replays::person::{self, Found};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 /// Filter for the subjects of every erasure, for a reader of the log.
 pub const SUBJECTS: &str = exodrive_domain::erasure::ERASURE_SUBJECTS;
@@ -231,7 +230,7 @@ impl Erasures {
         address: &str,
         include_mentions: bool,
         reason: &str,
-        with: &Origin,
+        context: &CommandContext,
     ) -> Result<ErasureDetail, ErasureError> {
         let (address, reason) = (normal(address)?, is_valid_reason(reason)?);
         let (hold_id, hold, _) = self.hold_state(&address).await?;
@@ -240,14 +239,14 @@ impl Erasures {
                 hold,
             )));
         }
-        let id = ErasureId::from(with.id);
+        let id = ErasureId::from(context.derived_id("erasure"));
         let change = ErasureChange::Requested {
             address: Personal(address),
             hold_id,
             include_mentions,
             reason,
         };
-        self.append(id, change, 0, with).await?;
+        self.append(id, change, 0, context).await?;
         self.get(id).await
     }
 
@@ -260,7 +259,7 @@ impl Erasures {
         &self,
         id: ErasureId,
         apart: bool,
-        with: &Origin,
+        context: &CommandContext,
     ) -> Result<ErasureDetail, ErasureError> {
         let record = self.record(id).await?;
         let state = record.as_ref().map(|record| &record.erasure);
@@ -268,8 +267,8 @@ impl Erasures {
             Some(state) => self.reason_of(state.hold_id).await?.0,
             None => None,
         };
-        let change = Erasure::approve(state, &with.actor, hold.as_deref(), apart)?;
-        self.append(id, change, record.map_or(0, |record| record.position), with).await?;
+        let change = Erasure::approve(state, &context.actor_name(), hold.as_deref(), apart)?;
+        self.append(id, change, record.map_or(0, |record| record.position), context).await?;
         self.get(id).await
     }
 
@@ -281,14 +280,14 @@ impl Erasures {
         &self,
         id: ErasureId,
         reason: &str,
-        with: &Origin,
+        context: &CommandContext,
     ) -> Result<ErasureDetail, ErasureError> {
         let record = self.record(id).await?;
         let change = Erasure::cancel(
             record.as_ref().map(|record| &record.erasure),
             &is_valid_reason(reason)?,
         )?;
-        self.append(id, change, record.map_or(0, |record| record.position), with).await?;
+        self.append(id, change, record.map_or(0, |record| record.position), context).await?;
         self.get(id).await
     }
 
@@ -301,7 +300,7 @@ impl Erasures {
         address: &str,
         held: bool,
         reason: &str,
-        with: &Origin,
+        context: &CommandContext,
     ) -> Result<HoldId, ErasureError> {
         let (address, reason) = (normal(address)?, is_valid_reason(reason)?);
         let (hold_id, current, last) = self.hold_state(&address).await?;
@@ -313,7 +312,7 @@ impl Erasures {
             false => HoldChange::Lifted { reason },
         };
         let (kind, event) = (change.kind(), HoldEvent { hold_id, change });
-        let event = new_event(Subject::Hold(hold_id), kind, &event, with, self.log.now())?;
+        let event = self.event(Subject::Hold(hold_id), kind, &event, context)?;
         self.log.append_decision(&event, last).await?;
         Ok(hold_id)
     }
@@ -363,11 +362,24 @@ impl Erasures {
         id: ErasureId,
         change: ErasureChange,
         last: u64,
-        with: &Origin,
+        context: &CommandContext,
     ) -> Result<u64, ErasureError> {
         let (kind, event) = (change.kind(), ErasureEvent { erasure_id: id, change });
-        let event = new_event(Subject::Erasure(id), kind, &event, with, self.log.now())?;
+        let event = self.event(Subject::Erasure(id), kind, &event, context)?;
         Ok(self.log.append_decision(&event, last).await?.position)
+    }
+
+    /// An event of a command. One command appends one event of a kind, so the
+    /// kind tells its events apart.
+    fn event(
+        &self,
+        subject: Subject,
+        kind: &str,
+        body: &impl Serialize,
+        context: &CommandContext,
+    ) -> Result<NewEvent, ErasureError> {
+        let id = context.derived_id(kind).to_string();
+        Ok(decided_event(subject, context.envelope(kind, id, self.log.now()), body)?)
     }
 
     /// Id of the hold that a person has or would have, and the reason if one is
@@ -381,8 +393,8 @@ impl Erasures {
         &self,
         address: &str,
     ) -> Result<(HoldId, Option<String>, u64), ErasureError> {
-        let mac = hex::decode(self.log.mac("hold", address.as_bytes())).unwrap_or_default();
-        let id = HoldId::from(if mac.len() == 16 { uuid_of(&mac) } else { Uuid::nil() });
+        let mac = self.log.mac_bytes("hold", address.as_bytes());
+        let id = HoldId::from(uuid_from_digest(mac));
         let (reason, last) = self.reason_of(id).await?;
         Ok((id, reason, last))
     }
@@ -420,29 +432,4 @@ fn is_valid_reason(reason: &str) -> Result<String, ErasureError> {
         1..=LONGEST_REASON => Ok(reason.to_owned()),
         _ => Err(ErasureError::LongReason(LONGEST_REASON)),
     }
-}
-
-fn new_event(
-    subject: Subject,
-    kind: &str,
-    event: &impl Serialize,
-    with: &Origin,
-    now: DateTime<Utc>,
-) -> Result<NewEvent, ErasureError> {
-    Ok(NewEvent {
-        subject,
-        envelope: Envelope {
-            id: with.id.to_string(),
-            kind: kind.to_owned(),
-            version: DECISION_VERSION,
-            source: "exodrive".to_owned(),
-            time: now,
-            traceparent: with.traceparent.clone(),
-            causation: None,
-            correlation: with.correlation.clone(),
-            actor: Some(with.actor.clone()),
-        },
-        provider_headers: Vec::new(),
-        body: serde_json::to_vec(event)?.into(),
-    })
 }

@@ -2,7 +2,10 @@
 //! restored from a backup may hold it again.
 
 use super::{ErasureError, Erasures, all_records};
-use crate::operations::Origin;
+use crate::{
+    context::{Actor, CommandContext},
+    digest::derived_uuid,
+};
 use exodrive_domain::{
     erasure::{ErasureChange, ErasureStatus},
     id::ErasureId,
@@ -12,7 +15,7 @@ use exodrive_projections::Database;
 use std::collections::HashSet;
 use uuid::Uuid;
 
-const ACTOR: &str = "system:erasure";
+const ACTOR: Actor = Actor::System("erasure");
 
 /// Completed erasures whose data this database may still hold, with their keys.
 ///
@@ -101,13 +104,9 @@ pub fn uuid(id: ErasureId) -> Uuid {
     id.into()
 }
 
-/// Origin of a step's event: the same in every attempt, so that no event is
-/// appended twice.
-pub fn origin(id: ErasureId, step: &str) -> Origin {
-    Origin {
-        id: crate::event::derived_uuid(&["erasure", &id.to_string(), step]),
-        actor: ACTOR.to_owned(),
-        traceparent: None,
-        correlation: None,
-    }
+/// Context of a step: the same in every attempt, so that no event is appended
+/// twice.
+pub fn origin(id: ErasureId, step: &str) -> CommandContext {
+    let command_id = derived_uuid(&["erasure", &id.to_string(), step]).to_string();
+    CommandContext::new(command_id, step, ACTOR)
 }

@@ -13,12 +13,12 @@ pub use tables::{Problem, Tables};
 
 use crate::{
     context::{Actor, CommandContext},
-    event::request_hash,
-    rental::{RentalCommands, RentalError},
+    digest::keyed_request_hash,
+    rental::{BookingSecret, RentalCommands, RentalError},
 };
 use chrono::Utc;
 use exodrive_domain::{
-    DECISION_VERSION, EMAIL_IMPORTED, Envelope, Subject,
+    EMAIL_IMPORTED, Envelope, Subject,
     booking::{BookingCommand, BookingRejection, Taken},
     fleet::{FleetCommand, FleetRejection},
 };
@@ -126,17 +126,13 @@ pub async fn known(log: &Log) -> Result<HashSet<String>, exodrive_log::ReadError
 }
 
 /// Command context of a step.
-pub(crate) fn command_context(log: &Log, step: &Step) -> CommandContext {
-    CommandContext {
-        command_id: format!("{PREFIX}{}", step.id),
-        request_hash: request_hash(log, &step.source),
-        actor: Actor::System("import"),
-        if_position: None,
+pub(crate) fn command_context(log: &Log, step: &Step) -> Result<CommandContext, serde_json::Error> {
+    let (id, request) = (format!("{PREFIX}{}", step.id), keyed_request_hash(log, &step.source)?);
+    Ok(CommandContext {
         happened_at: step.happened_at,
         acted_by: step.actor.clone(),
-        traceparent: None,
-        correlation: None,
-    }
+        ..CommandContext::new(id, request, Actor::System("import"))
+    })
 }
 
 /// Executes a plan. `done` is called with each step.
@@ -145,6 +141,7 @@ pub(crate) fn command_context(log: &Log, step: &Step) -> CommandContext {
 /// When the log or the views fail: the import can be repeated from there.
 pub async fn run_import(
     rental: &RentalCommands,
+    secret: &BookingSecret,
     log: &Log,
     plan: &Plan,
     mut done: impl FnMut(&Step, Outcome),
@@ -164,7 +161,7 @@ pub async fn run_import(
                     let outcome = if known.contains(&id) {
                         Outcome::Known
                     } else {
-                        send_step(rental, log, step).await?
+                        send_step((rental, secret), log, step).await?
                     };
                     outcomes.push((step, outcome));
                 }
@@ -181,11 +178,11 @@ pub async fn run_import(
 }
 
 async fn send_step(
-    rental: &RentalCommands,
+    (rental, secret): (&RentalCommands, &BookingSecret),
     log: &Log,
     step: &Step,
 ) -> Result<Outcome, RentalError> {
-    let context = command_context(log, step);
+    let context = command_context(log, step)?;
     let outcome = match &step.command {
         ImportCommand::Car(car_id, command) => {
             rental.change_car(*car_id, command, &context).await.map(|_| ())
@@ -195,7 +192,7 @@ async fn send_step(
             rental.change_booking(*id, act.clone(), &context).await.map(|_| ())
         }
         ImportCommand::Booking(car_id, command) => {
-            let command = with_customer_id(rental, command);
+            let command = with_customer_id(secret, command);
             rental.book(*car_id, &command, &context).await.map(|_| ())
         }
         ImportCommand::Block(car_id, block_id, days, reason) => {
@@ -204,17 +201,12 @@ async fn send_step(
         ImportCommand::Email(email_id, body) => {
             let event = NewEvent {
                 subject: Subject::Email(email_id.clone()),
-                envelope: Envelope {
-                    id: context.command_id,
-                    kind: EMAIL_IMPORTED.to_owned(),
-                    version: DECISION_VERSION,
-                    source: "exodrive".to_owned(),
-                    time: step.happened_at.unwrap_or_else(Utc::now),
-                    traceparent: None,
-                    causation: None,
-                    correlation: None,
-                    actor: Some("system:import".to_owned()),
-                },
+                envelope: Envelope::decision(
+                    EMAIL_IMPORTED,
+                    context.command_id,
+                    step.happened_at.unwrap_or_else(Utc::now),
+                )
+                .by(context.actor.audit_name()),
                 provider_headers: Vec::new(),
                 body: body.to_string().into_bytes().into(),
             };
@@ -228,13 +220,10 @@ async fn send_step(
 }
 
 /// Fills in the customer's id, which is derived from the link secret.
-pub(crate) fn with_customer_id(
-    rental: &RentalCommands,
-    command: &BookingCommand,
-) -> BookingCommand {
+pub(crate) fn with_customer_id(secret: &BookingSecret, command: &BookingCommand) -> BookingCommand {
     let mut command = command.clone();
     if let BookingCommand::Import(import) = &mut command {
-        import.customer_id = rental.customer_id(&import.customer);
+        import.customer_id = secret.customer_id(&import.customer);
     }
     command
 }

@@ -4,10 +4,10 @@
 use super::{
     ImportCommand, Outcome, Plan, Step, command_context, known, refusal, with_customer_id,
 };
-use crate::rental::{RentalCommands, RentalError};
+use crate::rental::{BookingSecret, RentalCommands, RentalError};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
-    DECISION_VERSION, Envelope, Event, Meta, Payload, Recorded,
+    Envelope, Event, Meta, Payload, Recorded,
     booking::{self, BookingEvent, BookingRejection, Calendar},
     fleet::{self, Car, FleetCommand},
     id::CarId,
@@ -18,6 +18,7 @@ use std::collections::{HashMap, HashSet};
 /// A rehearsal of an import, with copies of the states that it changes.
 pub struct Rehearsal<'a> {
     rental: &'a RentalCommands,
+    secret: &'a BookingSecret,
     now: DateTime<Utc>,
     position: u64,
     cars: HashMap<CarId, Option<Car>>,
@@ -26,10 +27,11 @@ pub struct Rehearsal<'a> {
 }
 
 impl<'a> Rehearsal<'a> {
-    /// A rehearsal on the present state of the system.
-    pub fn new(rental: &'a RentalCommands) -> Self {
+    /// A rehearsal on the system as it is now.
+    pub fn new(rental: &'a RentalCommands, secret: &'a BookingSecret) -> Self {
         Self {
             rental,
+            secret,
             now: rental.now(),
             position: u64::MAX / 2,
             cars: HashMap::new(),
@@ -64,7 +66,7 @@ impl<'a> Rehearsal<'a> {
     }
 
     async fn apply_step(&mut self, step: &Step) -> Result<(), RentalError> {
-        let with = command_context(self.rental.log(), step);
+        let with = command_context(self.rental.log(), step)?;
         let meta = Meta {
             command_id: with.command_id,
             request_hash: with.request_hash,
@@ -87,7 +89,7 @@ impl<'a> Rehearsal<'a> {
                 self.cars.insert(*car_id, fleet::evolve(car, &event, &recorded));
             }
             ImportCommand::Booking(car_id, command) => {
-                let command = with_customer_id(self.rental, command);
+                let command = with_customer_id(self.secret, command);
                 let mut car_id = *car_id;
                 let event: BookingEvent = loop {
                     let car = self.car(car_id).await?;
@@ -141,17 +143,7 @@ impl<'a> Rehearsal<'a> {
             position: self.position,
             subject: String::new(),
             stored_at: self.now,
-            envelope: Envelope {
-                id: meta.command_id.clone(),
-                kind: kind.to_owned(),
-                version: DECISION_VERSION,
-                source: String::new(),
-                time: meta.now,
-                traceparent: None,
-                causation: None,
-                correlation: None,
-                actor: None,
-            },
+            envelope: Envelope::decision(kind, &*meta.command_id, meta.now),
             provider_headers: Vec::new(),
             body: Default::default(),
             protection: None,

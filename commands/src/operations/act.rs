@@ -1,6 +1,6 @@
 //! Operators' commands on projections, checked against the present state.
 
-use super::{Operator, OperatorError, known};
+use super::{InvalidOperation, OperationRejection, Operator, OperatorError, known};
 use exodrive_domain::operation::{Operation, OperationEvent};
 use exodrive_projections::engine::operations::Rebuild;
 use uuid::Uuid;
@@ -83,12 +83,11 @@ impl Operator {
             return Err(OperatorError::NoReason);
         }
         if reason.chars().count() > LONGEST_REASON {
-            let fault = format!("the reason has more than {LONGEST_REASON} characters");
-            return Err(OperatorError::Invalid(fault));
+            return Err(InvalidOperation::LongReason(LONGEST_REASON).into());
         }
         // Postgres stores no NUL.
         if reason.contains('\0') {
-            return Err(OperatorError::Invalid("the reason has a NUL character".to_owned()));
+            return Err(InvalidOperation::NulInReason.into());
         }
         let (operation, effect) = match act {
             ProjectionCommand::Rebuild { key, from_position, partitions, accept_differences } => {
@@ -146,27 +145,23 @@ impl Operator {
         version: u32,
         (key, from_position, partitions): (Option<&str>, Option<u64>, Option<u32>),
     ) -> Result<String, OperatorError> {
-        let invalid = |fault: &str| Err(OperatorError::Invalid(fault.to_owned()));
         if key.is_some() && (from_position.is_some() || partitions.is_some()) {
-            return invalid("one key is folded in place: leave `from` and `partitions` out");
+            return Err(InvalidOperation::KeyWithRange.into());
         }
         if key.is_some_and(|key| key.is_empty() || key.contains('\0')) {
-            return invalid("the key is empty or has a NUL character");
+            return Err(InvalidOperation::FaultyKey.into());
         }
         if partitions.is_some_and(|partitions| !(1..=64).contains(&partitions)) {
-            return invalid("there can be 1 to 64 partitions");
+            return Err(InvalidOperation::Partitions.into());
         }
         let end = self.log().last_position().await?;
         if from_position.is_some_and(|from| from == 0 || from > end) {
-            return Err(OperatorError::Invalid(format!(
-                "the log has positions 1 to {end}: begin at one of them"
-            )));
+            return Err(InvalidOperation::NoSuchPosition { end }.into());
         }
         let (generation, found) = self.active(name).await?;
         if (key.is_some() || from_position.is_some()) && i64::from(found) != i64::from(version) {
-            return Err(OperatorError::Rejected(format!(
-                "the rows of {name} were folded by version {found}, this release has version {version}: only the whole of it can be rebuilt"
-            )));
+            let projection = name.to_owned();
+            return Err(OperationRejection::OtherVersion { projection, found, version }.into());
         }
         self.nothing_under_way(name).await?;
         Ok(match (key, from_position) {
@@ -190,11 +185,13 @@ impl Operator {
                 Operation::RebuildAccepted { rebuild: rebuild.id },
                 format!("swap {name} to the generation of rebuild {}", rebuild.id),
             )),
-            Some(rebuild) => Err(OperatorError::Rejected(format!(
-                "rebuild {} of {name} does not wait for a decision, it is {}",
-                rebuild.id, rebuild.state
-            ))),
-            None => Err(OperatorError::Rejected(format!("no rebuild of {name} is in progress"))),
+            Some(rebuild) => Err(OperationRejection::NotWaiting {
+                projection: name.to_owned(),
+                rebuild: rebuild.id.to_string(),
+                state: rebuild.state,
+            }
+            .into()),
+            None => Err(OperationRejection::NothingUnderWay { projection: name.to_owned() }.into()),
         }
     }
 
@@ -207,7 +204,7 @@ impl Operator {
                     rebuild.id
                 ),
             )),
-            None => Err(OperatorError::Rejected(format!("no rebuild of {name} is in progress"))),
+            None => Err(OperationRejection::NothingUnderWay { projection: name.to_owned() }.into()),
         }
     }
 
@@ -216,13 +213,13 @@ impl Operator {
         let (active, _) = self.active(name).await?;
         let generations = self.database().generations(name).await?;
         let before = generations.into_iter().find(|it| it.state == "previous");
-        let before = before.ok_or_else(|| {
-            OperatorError::Rejected(format!(
-                "{name} has no earlier generation to roll back to: readers see {active}, and no other is stored"
-            ))
+        let before = before.ok_or_else(|| OperationRejection::NoEarlierGeneration {
+            projection: name.to_owned(),
+            active,
         })?;
         let generation = before.generation;
-        let version = u32::try_from(before.version).unwrap_or_default();
+        // Postgres has no unsigned numbers; versions begin at 1.
+        let version = before.version.unsigned_abs();
         Ok((
             Operation::RollbackRequested { version, generation },
             format!(
@@ -237,14 +234,14 @@ impl Operator {
         let found = found.ok_or_else(|| OperatorError::NotBuilt(name.to_owned()))?;
         match (pause, found.paused) {
             (true, true) => {
-                let (by, why) = (found.paused_by, found.pause_reason);
-                Err(OperatorError::Rejected(format!(
-                    "{name} is already paused by {}: {}",
-                    by.unwrap_or_default(),
-                    why.unwrap_or_default()
-                )))
+                let said = |text: Option<String>| text.unwrap_or_else(|| "unknown".to_owned());
+                let (by, reason) = (said(found.paused_by), said(found.pause_reason));
+                let projection = name.to_owned();
+                Err(OperationRejection::AlreadyPaused { projection, by, reason }.into())
             }
-            (false, false) => Err(OperatorError::Rejected(format!("{name} is not paused"))),
+            (false, false) => {
+                Err(OperationRejection::NotPaused { projection: name.to_owned() }.into())
+            }
             (true, false) => Ok((
                 Operation::Paused {},
                 format!("fold nothing into {name}; readers see the rows of this moment"),
@@ -264,10 +261,8 @@ impl Operator {
         let (generation, _) = self.active(name).await?;
         let parked = self.database().parked(name, generation, key, super::SHOWN).await?;
         if parked.is_empty() {
-            return Err(OperatorError::Rejected(match key {
-                Some(key) => format!("nothing is parked in {name} under key {key}"),
-                None => format!("nothing is parked in {name}"),
-            }));
+            let (projection, key) = (name.to_owned(), key.map(str::to_owned));
+            return Err(OperationRejection::NothingParked { projection, key }.into());
         }
         let operation = Operation::RetryRequested { key: key.map(str::to_owned) };
         let more = if parked.len() as i64 == super::SHOWN { " or more" } else { "" };
@@ -286,15 +281,17 @@ impl Operator {
         let (generation, _) = self.active(name).await?;
         let first = self.database().parked(name, generation, Some(key), 1).await?.pop();
         let Some(first) = first else {
-            return Err(OperatorError::Rejected(format!(
-                "nothing is parked in {name} under key {key}"
-            )));
+            let (projection, key) = (name.to_owned(), Some(key.to_owned()));
+            return Err(OperationRejection::NothingParked { projection, key }.into());
         };
         if i64::try_from(position).ok() != Some(first.position) {
-            return Err(OperatorError::Rejected(format!(
-                "event {position} is not what blocks key {key} of {name}: event {} is, the others wait behind it",
-                first.position
-            )));
+            return Err(OperationRejection::NotFirstParked {
+                projection: name.to_owned(),
+                key: key.to_owned(),
+                position,
+                first: first.position,
+            }
+            .into());
         }
         Ok((
             Operation::EventSkipped { key: key.to_owned(), position },
@@ -309,7 +306,7 @@ impl Operator {
         let old = generations.iter().filter(|it| it.state == "previous").map(|it| it.generation);
         let generations: Vec<_> = old.collect();
         if generations.is_empty() {
-            return Err(OperatorError::Rejected(format!("{name} has no old generation to drop")));
+            return Err(OperationRejection::NoOldGeneration { projection: name.to_owned() }.into());
         }
         let list = generations.iter().map(i32::to_string).collect::<Vec<_>>().join(", ");
         Ok((

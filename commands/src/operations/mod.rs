@@ -8,11 +8,12 @@ mod job;
 mod status;
 
 pub use act::{Plan, ProjectionCommand};
-pub use error::OperatorError;
+pub use error::{InvalidOperation, OperationRejection, OperatorError};
 pub use job::{CommandReceipt, Job, Progress};
 pub use status::ProjectionStatus;
 
-use crate::event::operation_event;
+use crate::{context::CommandContext, event::decided_event};
+use exodrive_domain::Subject;
 use exodrive_log::Log;
 use exodrive_projections::{
     Database,
@@ -38,17 +39,10 @@ pub struct Operator {
     database: Database,
 }
 
-/// The operator of a command, and the id that its retries share.
-#[derive(Clone, Debug)]
-pub struct Origin {
-    /// Id of the event, and of the rebuild: the same in every retry.
-    pub id: Uuid,
-    /// The operator, for example `admin:ada`.
-    pub actor: String,
-    /// W3C `traceparent` of the trace that the command belongs to.
-    pub traceparent: Option<String>,
-    /// Id of the request that led to the command.
-    pub correlation: Option<String>,
+/// The id of the operation that a command is: of its event, and of a rebuild or
+/// rollback. The same in every retry.
+pub fn operation_id(context: &CommandContext) -> Uuid {
+    context.derived_id("operation")
 }
 
 /// A command that is recorded in the log.
@@ -91,12 +85,13 @@ impl Operator {
     pub async fn append_planned(
         &self,
         plan: &Plan,
-        with: &Origin,
+        context: &CommandContext,
     ) -> Result<Recorded, OperatorError> {
-        let mut event =
-            operation_event(&plan.event, with.id.to_string(), &with.actor, self.log.now())?;
-        event.envelope.traceparent.clone_from(&with.traceparent);
-        event.envelope.correlation.clone_from(&with.correlation);
+        let (id, planned) = (operation_id(context), &plan.event);
+        let kind = planned.operation.kind();
+        let envelope = context.envelope(kind, id.to_string(), self.log.now());
+        let subject = Subject::Projection(planned.projection.clone());
+        let event = decided_event(subject, envelope, planned)?;
         let position = self.log.append_fact(&event).await?.position;
         let deadline = Instant::now() + APPLY_TIMEOUT;
         // The event is recorded. A database that does not answer changes
@@ -107,7 +102,7 @@ impl Operator {
             let looked = tokio::time::timeout_at(deadline, self.database.applied_position()).await;
             applied = matches!(looked, Ok(Ok(applied)) if applied >= position);
         }
-        Ok(Recorded { id: with.id, position, applied })
+        Ok(Recorded { id, position, applied })
     }
 
     /// One projection with its generations, rebuilds and parked events.

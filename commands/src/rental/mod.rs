@@ -3,24 +3,26 @@
 //! that ends holds.
 
 mod error;
+mod secret;
 
 pub use error::RentalError;
+pub use secret::{BookingSecret, EmptySecret};
 
 use crate::{
     context::CommandContext,
-    event::{booking_event, fleet_event, new_event, uuid_of},
+    event::{booking_event, command_event, fleet_event},
 };
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use error::{Rejected, failure, load_failure};
 use exodrive_domain::{
     KnownEvent, Meta, Recorded, Repeat, Subject,
     booking::{
         self, Action, Block, BlockEvent, Booking, BookingAction, BookingCommand, BookingRejection,
-        Calendar, Customer,
+        Calendar,
     },
     days::Days,
     fleet::{self, Car, FleetChange, FleetCommand, FleetEvent, FleetRejection},
-    id::{BlockId, BookingId, CarId, CustomerId},
+    id::{BlockId, BookingId, CarId},
 };
 use exodrive_log::{CarState, ClaimError, Commands, DecisionState, Loaded, Log, ReadError};
 use exodrive_projections::{
@@ -28,7 +30,6 @@ use exodrive_projections::{
 };
 use moka::sync::Cache;
 use redis::Cmd;
-use ring::hmac;
 use std::{sync::Arc, time::Duration};
 
 /// Seconds for which Redis shows other processes the car of a booking.
@@ -60,24 +61,15 @@ pub struct RentalCommands {
     commands: Commands,
     database: Database,
     redis: views::Cache,
-    secret: hmac::Key,
-    hold_period: TimeDelta,
     cars: Cache<BookingId, CarId>,
 }
 
 impl RentalCommands {
-    /// Command handlers that hold unpaid bookings for `hold_period`.
-    pub fn new(
-        commands: Commands,
-        database: Database,
-        redis: views::Cache,
-        secret: &str,
-        hold_period: Duration,
-    ) -> Self {
-        let hold_period = TimeDelta::from_std(hold_period).unwrap_or(TimeDelta::MAX);
-        let secret = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    /// Decides by `commands`; `database` and `redis` say which car a booking is
+    /// of.
+    pub fn new(commands: Commands, database: Database, redis: views::Cache) -> Self {
         let cars = Cache::builder().max_capacity(REMEMBERED).build();
-        Self { commands, database, redis, secret, hold_period, cars }
+        Self { commands, database, redis, cars }
     }
 
     /// The log that they decide on.
@@ -88,25 +80,6 @@ impl RentalCommands {
     /// The present time by the log's clock.
     pub fn now(&self) -> DateTime<Utc> {
         self.log().now()
-    }
-
-    /// Time for which an unpaid booking holds its days.
-    pub fn hold_period(&self) -> TimeDelta {
-        self.hold_period
-    }
-
-    /// Id of the customer with this email address. The address cannot be
-    /// derived from it without the secret.
-    pub fn customer_id(&self, customer: &Customer) -> CustomerId {
-        let email = customer.details.0.email.trim().to_lowercase();
-        let tag = hmac::sign(&self.secret, format!("customer\n{email}").as_bytes());
-        uuid_of(tag.as_ref()).into()
-    }
-
-    /// Token of a booking's n-th link. It is derived, so it need not be stored.
-    pub fn link_token(&self, booking_id: BookingId, n: usize) -> String {
-        let tag = hmac::sign(&self.secret, format!("link\n{booking_id}\n{n}").as_bytes());
-        hex::encode(tag)
     }
 
     fn meta(&self, context: &CommandContext) -> Meta {
@@ -427,9 +400,8 @@ impl RentalCommands {
             let meta = self.meta(context);
             at = meta.now;
             let event = decide(calendar, &meta)?;
-            let body = serde_json::to_vec(&event)?;
             let kind = event.change.kind();
-            Ok::<_, Rejected>(new_event(subject.clone(), kind, body, &meta, context, ""))
+            Ok::<_, Rejected>(command_event(subject.clone(), kind, &event, &meta, context, "")?)
         });
         match decided.await.map_err(failure) {
             Ok(done) => {
@@ -456,6 +428,7 @@ impl RentalCommands {
             return Ok(car_id);
         }
         let id = booking_id.to_string();
+        // Without Redis the view says which car it is.
         let held: Option<String> =
             self.redis.query(&Cmd::get(car_key(booking_id))).await.unwrap_or_default();
         let found = match held {

@@ -42,11 +42,24 @@ impl Envelope {
     /// `correlation`, `causation` and `traceparent` with [`Envelope::by`],
     /// [`Envelope::within`], [`Envelope::because_of`] and [`Envelope::traced`].
     pub fn decision(kind: impl Into<String>, id: impl Into<String>, now: DateTime<Utc>) -> Self {
+        Self::received(DECISION_SOURCE, kind, DECISION_VERSION, id, now)
+    }
+
+    /// The attributes of an event that somebody else's system reports: from
+    /// `source`, type `kind` in `version`, unique by `id` within the source,
+    /// arrived at `now`. The rest as with [`Envelope::decision`].
+    pub fn received(
+        source: impl Into<String>,
+        kind: impl Into<String>,
+        version: u32,
+        id: impl Into<String>,
+        now: DateTime<Utc>,
+    ) -> Self {
         Self {
             id: id.into(),
             kind: kind.into(),
-            version: DECISION_VERSION,
-            source: DECISION_SOURCE.to_owned(),
+            version,
+            source: source.into(),
             time: now,
             traceparent: None,
             causation: None,

@@ -213,6 +213,7 @@ fn open(held: &HashMap<String, KeyState>, message: StoredMessage) -> Result<Reco
     let position = message.position;
     let text = |name| header(&message.headers, name).map(str::to_owned);
     let protection = Protection {
+        // A message of somebody else has none: no repeat is like it.
         mac: text(MAC).unwrap_or_default(),
         erased: false,
         provider_type: text(PROVIDER_TYPE),

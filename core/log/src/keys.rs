@@ -203,11 +203,18 @@ impl KeyStore {
 
     /// A keyed MAC, 32 hexadecimal digits.
     pub(crate) fn mac(&self, about: &str, body: &[u8]) -> String {
+        hex::encode(self.mac_bytes(about, body))
+    }
+
+    /// The same, as 16 bytes.
+    pub(crate) fn mac_bytes(&self, about: &str, body: &[u8]) -> [u8; 16] {
         let mut context = hmac::Context::with_key(&self.mac);
         context.update(about.as_bytes());
         context.update(&[0]);
         context.update(body);
-        hex::encode(&context.sign().as_ref()[..16])
+        let mut first = [0; 16];
+        first.copy_from_slice(&context.sign().as_ref()[..16]);
+        first
     }
 
     /// The key to encrypt with, and its name; makes a key if there is no key
@@ -340,7 +347,9 @@ impl KeyStore {
             let headers = answer.headers.unwrap_or_default();
             let subject = headers.get(header::NATS_SUBJECT).map(|subject| subject.as_str());
             let name = subject.and_then(|it| it.strip_prefix(KEYS_PREFIX)?.strip_prefix('.'));
-            let name = name.unwrap_or_default().to_owned();
+            let name = name
+                .ok_or_else(|| KeyError::Malformed("of an answer without a name".to_owned()))?
+                .to_owned();
             match serde_json::from_slice(&answer.payload) {
                 Ok(stored) => found.push((name, stored)),
                 Err(_) => return Err(KeyError::Malformed(name)),

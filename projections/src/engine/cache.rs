@@ -188,7 +188,11 @@ impl Cache {
     ) -> Result<impl Stream<Item = Notice> + use<>, CacheError> {
         let subscription = self.redis.subscribe(&channel(view)).await?;
         Ok(subscription.into_on_message().filter_map(async |notice| {
-            Notice::parse(&notice.get_payload::<String>().unwrap_or_default())
+            match notice.get_payload::<String>() {
+                Ok(text) => Notice::parse(&text),
+                // What has changed cannot be read: all of it may have.
+                Err(_) => Some(Notice::Switched),
+            }
         }))
     }
 

@@ -180,7 +180,7 @@ async fn changes_to_an_export_are_reported_by_the_exit_code() {
     for (words, code, part) in [
         ("verify --export log.ndjson --public-key other.pub", 1, "not signed by any of the keys"),
         ("verify --export log.ndjson --public-key log.pub", 0, "You saved no checkpoint"),
-        ("verify --export saved.txt --public-key log.pub", 2, "this is no export"),
+        ("verify --export saved.txt --public-key log.pub", 2, "this is not an export"),
         ("verify --export absent.ndjson --public-key log.pub", 2, "cannot be read"),
         ("verify --export log.ndjson --public-key saved.txt", 2, "not a public key"),
         (

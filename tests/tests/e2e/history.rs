@@ -114,7 +114,7 @@ async fn every_delivery_of_an_email_is_reported_with_its_evidence() {
         (&json!(positions[2]), &json!("email.bounced"))
     );
 
-    // Rejected webhooks are counted. A record holds nothing of a body or of an odd id.
+    // Rejections are counted, and hold nothing of a body or of an odd id.
     let rejected = world.get("/v1/audit/rejected-webhooks").await.expect(200);
     assert_eq!(rejected["object"], "rejected_webhooks");
     assert_eq!(rejected["counts"], json!({"duplicate": 2, "signature": 2}));

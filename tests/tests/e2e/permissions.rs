@@ -37,7 +37,8 @@ async fn api_and_worker_can_change_no_stream_and_take_nothing_out() {
     for url in [&urls.nats, &urls.nats_worker] {
         let refusals = PermissionErrors::default();
         let jetstream = jetstream_as(url, refusals.clone()).await;
-        // Nobody answers what is refused: all at once, each waits a second.
+        // The server does not answer a publish that it denies. All run at once,
+        // since each waits a second.
         let attempts = STREAMS.into_iter().zip(&before).map(async |(name, found)| {
             let stream = jetstream.get_stream(name).await.unwrap();
             let lowered = Config { max_messages: 1, ..found.config.clone() };

@@ -1,4 +1,4 @@
-//! A rollback ends, also when Redis missed rows meanwhile; and so does watching one.
+//! A rollback ends even if Redis missed rows meanwhile, and so does watching one.
 
 use crate::rebuild::at_rest;
 use chrono::Utc;
@@ -175,12 +175,12 @@ async fn watching_ends_when_nothing_moves_and_says_how_everything_stands() {
     world.kill(WORKER);
     let asked = ["projections", "rebuild", "inbox", "--reason", "a test", "--stalled-after", "1s"];
     let ended = world.exodrive(&asked).await;
-    let told = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(1), "{told}");
+    let printed = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{printed}");
     for part in
         ["Nothing has moved for 1s", "is recorded", "generation 1 (version 1): active, at 1"]
     {
-        assert!(told.contains(part), "{part} in {told}");
+        assert!(printed.contains(part), "{part} in {printed}");
     }
     world.start_worker(WORKER);
     at_rest(&world).await;

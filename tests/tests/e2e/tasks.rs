@@ -1,16 +1,15 @@
-//! No background task dies unseen: whichever panics, its process ends with its
-//! name in the log and an exit code that is not 0, and `/readyz` and a metric
-//! name it meanwhile.
+//! A background task that panics ends its process: the log names the task, and
+//! the exit code is not 0. Meanwhile `/readyz` and a metric name it.
 
 use exodrive_tests::{API, Answer, WORKER, World, eventually};
 use exodrive_workers::WORKERS;
 use futures::future::join_all;
 use reqwest::Method;
 
-/// Makes the task of this name panic (see `exodrive_runtime::tasks`).
+/// Variable that names a task which must panic (see `exodrive_runtime::tasks`).
 const DRILL: &str = "EXODRIVE_PANIC_DRILL";
 
-/// The line with which a process says that a task has ended it.
+/// True if the process has logged that this task has ended it.
 fn names_the_end(printed: &str, task: &str) -> bool {
     let end = format!("The background task `{task}` panicked");
     printed.lines().any(|line| line.contains(&end) && line.contains("ERROR"))

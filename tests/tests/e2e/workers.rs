@@ -1,4 +1,4 @@
-//! `exodrive workers`: how the background workers stand.
+//! `exodrive workers`: status of the background workers.
 
 use exodrive_runtime::services::{Service, Signal};
 use exodrive_tests::{WORKER, World, eventually};

@@ -2,18 +2,14 @@
 
 use super::{Failure, table};
 use crate::{
-    cli::{replay::reading_bar, terminal::actor},
+    cli::{replay::reading_bar, terminal::command_context},
     settings::Connections,
 };
-use exodrive_commands::{
-    erasure::{ErasureDetail, ErasurePlan, Erasures, restored},
-    operations::Origin,
-};
+use exodrive_commands::erasure::{ErasureDetail, ErasurePlan, Erasures, restored};
 use exodrive_domain::id::ErasureId;
 use exodrive_log::Log;
 use serde::Deserialize;
 use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
-use uuid::Uuid;
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -144,10 +140,6 @@ impl Common {
     }
 }
 
-fn origin() -> Origin {
-    Origin { id: Uuid::now_v7(), actor: actor(), traceparent: None, correlation: None }
-}
-
 impl Erase {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let log = self.common.log().await?;
@@ -166,7 +158,7 @@ impl Erase {
             return Ok(ExitCode::SUCCESS);
         }
         let erasure = erasures
-            .request(&self.email_address, self.include_mentions, &self.reason, &origin())
+            .request(&self.email_address, self.include_mentions, &self.reason, &command_context())
             .await?;
         if self.common.json {
             say!("{}", serde_json::to_string_pretty(&erasure)?);
@@ -203,7 +195,7 @@ impl Erase {
 impl Approve {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let erasures = Erasures::new(self.common.log().await?);
-        let mut erasure = erasures.approve(self.id, self.apart, &origin()).await?;
+        let mut erasure = erasures.approve(self.id, self.apart, &command_context()).await?;
         if erasure.approved_by.as_ref() == Some(&erasure.requested_by) {
             eprintln!("warning: {} has asked for it and approved it", erasure.requested_by);
         }
@@ -230,7 +222,7 @@ impl Approve {
 impl Cancel {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let erasures = Erasures::new(self.common.log().await?);
-        self.common.print(&erasures.cancel(self.id, &self.reason, &origin()).await?)?;
+        self.common.print(&erasures.cancel(self.id, &self.reason, &command_context()).await?)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -292,7 +284,7 @@ impl Hold {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let erasures = Erasures::new(self.common.log().await?);
         let held = !self.lift;
-        let id = erasures.hold(&self.email_address, held, &self.reason, &origin()).await?;
+        let id = erasures.hold(&self.email_address, held, &self.reason, &command_context()).await?;
         if self.common.json {
             say!("{}", serde_json::json!({ "object": "hold", "id": id.to_string(), "held": held }));
         } else if held {

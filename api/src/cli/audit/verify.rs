@@ -125,6 +125,7 @@ impl Verify {
         let style =
             "{bar:40} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left";
         let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(style)?);
+        // Without `--live` the command line requires one.
         let export = self.export.clone().unwrap_or_default();
         let verdict = verify::verify(&export, expected, |done, total| {
             bar.set_length(total);

@@ -63,9 +63,11 @@ impl Demo {
 
     async fn import_the_season(&self) -> Result<u64, Failure> {
         let tables = Tables::parse(SEASON)?;
-        let (rental, log) = import::open(&self.connections, &self.bookings).await?;
+        let secret = self.bookings.secret(&self.connections)?;
+        let (rental, log) = import::open(&self.connections).await?;
         say!("Importing a season of rentals (exodrive import tests/fixtures/season).");
-        let (report, steps) = import::import(&rental, &log, &tables, TIME_ZONE, false).await?;
+        let (report, steps) =
+            import::import((&rental, &secret), &log, &tables, TIME_ZONE, false).await?;
         let taken: usize = report.tables.values().map(|counts| counts.taken).sum();
         let known: usize = report.tables.values().map(|counts| counts.known).sum();
         say!(

@@ -9,11 +9,10 @@ pub(super) mod verify;
 use super::{Failure, table, terminal};
 use crate::settings::Connections;
 use clap::Subcommand;
-use exodrive_commands::operations::{Operator, Origin, Plan, Recorded};
+use exodrive_commands::operations::{Operator, Plan, Recorded};
 use exodrive_log::Log;
 use exodrive_projections::{Database, names};
 use std::process::ExitCode;
-use uuid::Uuid;
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -93,12 +92,8 @@ async fn operator(connections: &Connections) -> Result<Operator, Failure> {
     Ok(Operator::new(log, Database::for_workers(&database)?))
 }
 
-fn origin() -> Origin {
-    Origin { id: Uuid::now_v7(), actor: terminal::actor(), traceparent: None, correlation: None }
-}
-
 /// Appends the event of a plan, with the person at the terminal as the
 /// operator.
 async fn append_planned(operator: &Operator, plan: &Plan) -> Result<Recorded, Failure> {
-    Ok(operator.append_planned(plan, &origin()).await?)
+    Ok(operator.append_planned(plan, &terminal::command_context()).await?)
 }

@@ -2,12 +2,13 @@
 //! them.
 
 use super::{
-    super::Failure,
+    super::{Failure, terminal},
     acts::{Common, print_receipt_line},
-    append_planned, operator, origin, parse_name, table,
+    append_planned, operator, parse_name, table,
 };
 use exodrive_commands::operations::{
-    CommandReceipt, Job, NO_WORKER_NOTICE, Operator, OperatorError, ProjectionCommand,
+    CommandReceipt, Job, NO_WORKER_NOTICE, OperationRejection, Operator, OperatorError,
+    ProjectionCommand,
 };
 use exodrive_projections::names;
 use exodrive_runtime::shutdown;
@@ -152,9 +153,9 @@ impl Rebuild {
     ) -> Result<ExitCode, Failure> {
         let rebuilds = operator.database().rebuilds(Some(name), 50).await?;
         let job = rebuilds.into_iter().find(|it| !it.is_over()).map(Job::from);
-        let job = job.ok_or_else(|| {
-            OperatorError::Rejected(format!("no rebuild of {name} is in progress"))
-        })?;
+        let job = job
+            .ok_or_else(|| OperationRejection::NothingUnderWay { projection: name.to_owned() })
+            .map_err(OperatorError::from)?;
         if !self.watch {
             let command =
                 if self.cancel { ProjectionCommand::Cancel } else { ProjectionCommand::Accept };
@@ -239,12 +240,12 @@ async fn append_planned_all(
     }
     let mut jobs = Vec::new();
     for plan in &plans {
-        let with = origin();
-        let recorded = operator.append_planned(plan, &with).await?;
+        let context = terminal::command_context();
+        let recorded = operator.append_planned(plan, &context).await?;
         if !recorded.applied {
             eprintln!("{NO_WORKER_NOTICE}");
         }
-        let job = operator.job(plan, &with.actor, &recorded).await?;
+        let job = operator.job(plan, &context.actor_name(), &recorded).await?;
         if !common.json {
             let effect = &plan.effect;
             say!("Recorded at position {} as {}: {effect}.", recorded.position, job.id);

@@ -12,7 +12,7 @@ use axum::{
     extract::{ConnectInfo, FromRequestParts},
     http::{HeaderMap, header::AUTHORIZATION, request::Parts},
 };
-use exodrive_commands::{context::Actor, event::sha256};
+use exodrive_commands::{context::Actor, digest::sha256_hex};
 use exodrive_projections::Identity;
 use ipnet::IpNet;
 use std::{
@@ -45,7 +45,7 @@ impl Requester {
         api: &Arc<Api>,
         books: bool,
     ) -> Result<Self, ApiError> {
-        let link = link_token(parts).map(|token| sha256(token.as_bytes()));
+        let link = link_token(parts).map(|token| sha256_hex(token.as_bytes()));
         let caller = check_access(parts, api, books).await?;
         Ok(Self { caller, link })
     }

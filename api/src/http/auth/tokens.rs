@@ -196,6 +196,7 @@ impl Tokens {
             Keys::Secret(key) => decode::<Value>(token, key, &self.validation),
             Keys::Published { source, cache } => {
                 let header = decode_header(token).map_err(|_| TokenError::Invalid)?;
+                // A set of one key may leave ids out, in the set and in tokens.
                 let id = header.kid.unwrap_or_default();
                 let key = published(source, cache, &id).await.ok_or(TokenError::Invalid)?;
                 decode::<Value>(token, &key, &self.validation)
@@ -210,7 +211,9 @@ impl Tokens {
             role = role.get(step).ok_or(TokenError::NoRole)?;
         }
         let role = role.as_str().and_then(|role| role.parse().ok()).ok_or(TokenError::NoRole)?;
-        let subject = claims.claims.get("sub").and_then(Value::as_str).unwrap_or_default();
+        // A caller without an id would be any other caller without one.
+        let subject = claims.claims.get("sub").and_then(Value::as_str);
+        let subject = subject.filter(|it| !it.trim().is_empty()).ok_or(TokenError::Invalid)?;
         let caller = Caller { subject: subject.to_owned(), role };
         if let Some(ends) = claims.claims.get("exp").and_then(Value::as_u64) {
             self.believed.insert(token.to_owned(), (caller.clone(), ends));
@@ -320,6 +323,18 @@ mod tests {
         assert_eq!(check(&tokens, &elsewhere), Err(TokenError::NoRole));
         let unsigned = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ1IiwiZXhwIjo5OTk5OTk5OTk5fQ.";
         assert_eq!(check(&tokens, unsigned), Err(TokenError::Invalid));
+    }
+
+    #[test]
+    fn a_token_of_nobody_is_not_believed() {
+        token_crypto::install();
+        for nobody in [json!(7), json!(""), json!(null), json!({"id": "u1"})] {
+            let claims =
+                json!({"sub": nobody, "exp": 9_999_999_999_u64, "app_metadata": {"role": "admin"}});
+            let key = EncodingKey::from_secret(b"secret");
+            let token = encode(&Header::default(), &claims, &key).unwrap();
+            assert_eq!(check(&tokens("secret"), &token), Err(TokenError::Invalid), "{nobody}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::{
     BOOKINGS, CellError, HISTORY, ImportCommand, Plan, Step, cents, moment, parse, problem,
 };
 use crate::{
-    event::derived_uuid,
+    digest::derived_uuid,
     import::tables::{BookingColumns, CustomerColumns, Row, Tables},
 };
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};

@@ -2,7 +2,7 @@
 
 use super::{BLOCKS, BOOKINGS, ImportCommand, Plan, Rows, Step, parse, problem};
 use crate::{
-    event::derived_uuid,
+    digest::derived_uuid,
     import::tables::{DayColumns, Row, Tables},
 };
 use chrono::NaiveDate;

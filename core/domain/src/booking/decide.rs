@@ -732,6 +732,7 @@ fn check_customer(customer: &Customer) -> Vec<InvalidField> {
     let details = &customer.details.0;
     let mut faults = Vec::new();
     let clean = |text: &str| !text.chars().any(char::is_control);
+    // Without an @ both are empty, which is refused below.
     let (name, domain) = details.email.rsplit_once('@').unwrap_or_default();
     let email = !name.is_empty()
         && domain.contains('.')

@@ -50,7 +50,7 @@ pub struct VerifiedExport {
     pub bytes: u64,
     /// Bytes of the leaves that were hashed.
     pub leaf_bytes: u64,
-    /// The auditor's saved checkpoints that it is consistent with.
+    /// The number of saved checkpoints that it is consistent with.
     pub saved_checkpoints: usize,
     /// Earlier checkpoints in the export itself.
     pub earlier_checkpoints: usize,

@@ -82,7 +82,7 @@ pub struct ParkedEvent {
     pub attempts: i32,
     /// Time of the next retry; null if it waits for an operator.
     pub next_attempt_at: Option<DateTime<Utc>>,
-    /// True while a retry that an operator asked for is outstanding.
+    /// True if an operator has requested a retry.
     #[serde(alias = "retry_wanted")]
     pub retry_requested: bool,
 }

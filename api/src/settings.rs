@@ -434,7 +434,7 @@ pub enum SettingsError {
     /// The secret for links of bookings is empty.
     #[error("EXODRIVE_LINK_SECRET: {0}")]
     LinkSecret(#[from] EmptySecret),
-    /// A secret that is none.
+    /// An invalid secret.
     #[error("EXODRIVE_RESEND_WEBHOOK_SECRETS: {0}")]
     Webhook(#[from] exodrive_audit::webhook_signature::SecretError),
     /// A wrapping key is invalid.

@@ -1,4 +1,4 @@
-//! Outages, which pass, told from faults, which stay until somebody changes
+//! Separates outages, which pass, from faults, which stay until somebody changes
 //! something.
 
 use crate::Error;

@@ -1,7 +1,7 @@
 //! Checks, while the system runs, that the views are what the log says: folds
-//! the rows of a few keys afresh, taken by chance, and compares. What differs
-//! is told by a line and by the metric `exodrive_projection_drift_keys`, whose
-//! target is 0. Any number of workers may do so.
+//! the rows of a few random keys from the log and compares. A log line and the
+//! metric `exodrive_projection_drift_keys`, whose target is 0, report what
+//! differs. Any number of processes may do so.
 //!
 //! A few keys at a time, of which a subject holds all events. Keys whose events
 //! are scattered need a reading of all that the view is made of: rarely while
@@ -17,8 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Rows looked at in a round, of each projection; and half as many keys of
-/// events.
+/// Rows compared in a round, of each projection; and half as many keys of events.
 const KEYS: usize = 2;
 /// A log of fewer events is read whole for keys that need it, every so many
 /// rounds.
@@ -26,10 +25,10 @@ const SMALL: u64 = 200_000;
 const ROUNDS: u64 = 30;
 /// The same when such a key is known to differ.
 const ROUNDS_IN_DOUBT: u64 = 3;
-/// How often a larger log is read whole.
+/// The interval at which a larger log is read whole.
 const RARELY: Duration = Duration::from_secs(3_600);
 
-/// Keys that differed when they were last looked at, by projection.
+/// Keys that differed when they were last compared, by projection.
 type Drifting = HashMap<&'static str, BTreeSet<String>>;
 
 /// Compares views with the log.

@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 const FIRST_BACK_OFF: Duration = Duration::from_millis(500);
 /// The longest pause after failures.
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(5);
-/// How long a step may go on when the process stops.
+/// The time that a step has left when the process stops.
 const STEP_GRACE: Duration = Duration::from_secs(3);
-/// How long a worker may take to give back what it holds.
+/// The time that a worker has to give back what it holds.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// Runs workers as tasks of a process. Cheap to clone.

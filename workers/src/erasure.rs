@@ -1,5 +1,5 @@
 //! Carries approved erasures out: names the data keys, destroys them, has every
-//! row folded afresh from what is left, and tells the log. Each step may be
+//! row folded again from what is left, and records that in the log. Each step may be
 //! repeated; after a crash another worker goes on.
 
 use crate::{Next, StepError, System, Worker};
@@ -18,7 +18,7 @@ use redis::Cmd;
 use std::{collections::HashSet, time::Duration};
 use uuid::Uuid;
 
-/// How often is looked for something to carry out.
+/// The pause between two steps.
 const TICK: Duration = Duration::from_millis(500);
 /// Answers to commands that Redis keeps for repeats: they hold what customers
 /// gave. The log has them all.
@@ -114,8 +114,8 @@ impl ErasureExecutor {
         Ok(())
     }
 
-    /// Has every row that events under these keys touch folded afresh, and
-    /// copies elsewhere forgotten. Gives how many rows.
+    /// Has every row that events under these keys touch folded again, and
+    /// copies elsewhere forgotten. Returns the number of rows.
     async fn clean_rows(&self, erasures: &[(Uuid, Vec<String>)]) -> Result<u64, ErasureError> {
         let keys: HashSet<String> =
             erasures.iter().flat_map(|(_, keys)| keys.iter().cloned()).collect();
@@ -138,7 +138,7 @@ impl ErasureExecutor {
             }
             for left in left.iter().filter(|left| left.error.is_some()) {
                 let (projection, rows) = (&left.projection, left.rows);
-                tracing::warn!(projection, rows, "Rows cannot be folded afresh, trying again");
+                tracing::warn!(projection, rows, "Rows cannot be folded again yet, will retry");
             }
             tokio::time::sleep(TICK).await;
         }
@@ -167,7 +167,7 @@ impl ErasureExecutor {
         }
     }
 
-    /// Has rows folded afresh that this database does not know to be erased.
+    /// Has rows folded again that this database does not know to be erased.
     async fn clean_restored(&self) -> Result<(), ErasureError> {
         let keys_not_cleaned = keys_not_cleaned(&self.log, &self.database).await?;
         if keys_not_cleaned.is_empty() {
@@ -176,7 +176,7 @@ impl ErasureExecutor {
         tracing::warn!(
             erasures = keys_not_cleaned.len(),
             "The database does not know of all erasures: it was restored from a backup, or is new. \
-             Rows are folded afresh"
+             Rows are folded again"
         );
         for (id, keys) in &keys_not_cleaned {
             self.database.record_erasure(*id, keys).await?;
@@ -187,7 +187,7 @@ impl ErasureExecutor {
 }
 
 /// Sets right what a restored backup has brought back, as far as workers
-/// must not begin before it is: destroys keys again, and folds rows afresh
+/// must not begin before it is: destroys keys again, and folds rows again
 /// that this database does not know to be erased.
 ///
 /// # Errors
@@ -209,8 +209,8 @@ pub async fn reapply(system: &System) -> Result<(), ErasureError> {
     Ok(())
 }
 
-/// Destroys keys again that the log tells to be destroyed and a restored key
-/// store holds. Gives whether there was one.
+/// Destroys keys again that the log says are destroyed and a restored key store
+/// holds. Returns true if there was one.
 async fn reapply_keys(log: &Log) -> Result<bool, ErasureError> {
     let mut destroyed = false;
     for (id, keys) in started(log).await? {

@@ -16,7 +16,7 @@ use exodrive_projections::{
 use serde::Deserialize;
 use std::time::Duration;
 
-/// How long a step waits for an event, before it looks for finished swaps.
+/// The time for which a step waits for an event before it looks for finished swaps.
 const TICK: Duration = Duration::from_millis(500);
 /// Events of one step.
 const BATCH: usize = 100;
@@ -93,12 +93,12 @@ async fn apply_event(database: &Database, recorded: &Recorded) -> Result<(), Err
     let command = OperatorCommand { position, id, actor, at: recorded.stored_at, event: &event };
     if database.apply_command(&command).await? {
         let (projection, kind) = (&event.projection, event.operation.kind());
-        tracing::info!(projection, position, actor, "Heeded {kind}");
+        tracing::info!(projection, position, actor, "Applied {kind}");
     }
     Ok(())
 }
 
-/// What a rebuild's `comparison` says.
+/// The comparison of a rebuild, as the database has it.
 #[derive(Deserialize)]
 struct Comparison {
     from_generation: i32,
@@ -111,7 +111,7 @@ struct Comparison {
     difference_count: u64,
 }
 
-/// The event that tells the log of a swap; none if it says too little of it.
+/// The event that records a swap in the log; `None` if the swap was not compared.
 fn swap_event(
     swap: &UnrecordedSwap,
     now: DateTime<Utc>,
@@ -119,7 +119,10 @@ fn swap_event(
     let comparison = swap.comparison.clone().unwrap_or_default();
     let compared = serde_json::from_value::<Comparison>(comparison);
     let (Ok(compared), Ok(rebuild)) = (compared, swap.id.parse()) else {
-        tracing::error!(rebuild = swap.id, "A swap cannot be told to the log: it was not compared");
+        tracing::error!(
+            rebuild = swap.id,
+            "A swap cannot be recorded in the log: it was not compared"
+        );
         return Ok(None);
     };
     let operation = Operation::Swapped {

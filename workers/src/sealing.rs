@@ -11,7 +11,7 @@ use std::time::Duration;
 /// The pause while another process seals, or sealing has halted.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long the last comparison may take.
+/// The time limit of the last comparison.
 const LAST_COMPARISON: Duration = Duration::from_secs(60);
 
 /// Seals the log.

@@ -1,4 +1,4 @@
-//! How the workers of this process stand, and how others see that.
+//! The status of this process's workers, for people and for readiness.
 
 use crate::worker::{Description, Next, Worker};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -8,9 +8,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// How often the statuses are written to the database: also the sign of life.
+/// The interval at which the statuses are written to the database: also the sign of life.
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 /// The name of the task that writes them.
 pub const PUBLISHER: &str = "worker-status";
@@ -24,6 +25,8 @@ pub struct Statuses(Arc<Shared>);
 struct Shared {
     process: String,
     workers: Mutex<Vec<WorkerStatus>>,
+    /// A worker's state is another one now: that is written at once.
+    changed: Notify,
 }
 
 /// The status of one worker, for its driver.
@@ -35,7 +38,11 @@ pub struct Status {
 impl Statuses {
     /// Of the process of this name.
     pub fn new(process: &str) -> Self {
-        Self(Arc::new(Shared { process: process.to_owned(), workers: Mutex::default() }))
+        Self(Arc::new(Shared {
+            process: process.to_owned(),
+            workers: Mutex::default(),
+            changed: Notify::new(),
+        }))
     }
 
     /// The status of a worker that is about to start.
@@ -55,12 +62,13 @@ impl Statuses {
         Status { statuses: self.clone(), name }
     }
 
-    /// How every worker stands.
+    /// The status of every worker.
     pub fn snapshot(&self) -> Vec<WorkerStatus> {
         self.workers().clone()
     }
 
-    /// Writes the statuses to the database every second until `stop`.
+    /// Writes the statuses to the database every second, and when one changes,
+    /// until `stop`.
     pub async fn publish(self, database: Database, stop: CancellationToken) {
         let mut failed = false;
         while !stop.is_cancelled() {
@@ -75,6 +83,7 @@ impl Statuses {
             }
             tokio::select! {
                 () = tokio::time::sleep(PUBLISH_INTERVAL) => {}
+                () = self.0.changed.notified() => {}
                 () = stop.cancelled() => {}
             }
         }
@@ -111,8 +120,12 @@ impl Statuses {
     }
 
     fn change(&self, name: &str, change: impl FnOnce(&mut WorkerStatus)) {
-        if let Some(worker) = self.workers().iter_mut().find(|worker| worker.name == name) {
-            change(worker);
+        let mut workers = self.workers();
+        let Some(worker) = workers.iter_mut().find(|worker| worker.name == name) else { return };
+        let before = worker.state;
+        change(worker);
+        if worker.state != before {
+            self.0.changed.notify_one();
         }
     }
 }

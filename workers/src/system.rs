@@ -1,11 +1,11 @@
-//! What workers work on.
+//! The parts of the system that workers use.
 
 use exodrive_audit::seal::SealKeys;
 use exodrive_log::Log;
 use exodrive_projections::{Database, engine::cache::Cache};
 use std::{sync::Arc, time::Duration};
 
-/// What workers work on. Cheap to clone.
+/// The parts of the system that workers use. Cheap to clone.
 #[derive(Clone)]
 pub struct System {
     /// The log.
@@ -18,10 +18,10 @@ pub struct System {
     pub cache: Cache,
     /// This process's name.
     pub process: String,
-    /// Who signs checkpoints.
+    /// The keys that sign checkpoints.
     pub seal_keys: Arc<SealKeys>,
     /// An event waits no longer than this for its checkpoint.
     pub seal_interval: Duration,
-    /// How often views are compared with the log; zero: never.
+    /// The interval at which views are compared with the log; zero: never.
     pub check_interval: Duration,
 }

@@ -1,12 +1,12 @@
-//! What a worker is.
+//! The contract of a worker.
 
 use crate::System;
 use std::{future::Future, time::Duration};
 
-/// Why a step failed. The driver logs it, shows it, and tries again.
+/// The error of a step. The driver logs it, shows it, and tries again.
 pub type StepError = Box<dyn std::error::Error + Send + Sync>;
 
-/// When the next step is due.
+/// The time of the next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// At once: there is more to do, or the step itself waited for work.

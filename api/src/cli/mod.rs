@@ -54,6 +54,10 @@ pub struct Cli {
     logging: Logging,
 }
 
+/// Bytes of stack for each thread of the runtime: futures are large in a build
+/// that is not optimised.
+const STACK: usize = 8 << 20;
+
 const EXAMPLES: &str = "Examples:
   exodrive up                                  start everything, Ctrl-C stops it
   exodrive demo                                send sample data and show the outcome
@@ -174,7 +178,11 @@ impl Cli {
             eprintln!("error: {error}");
             return ExitCode::from(2);
         }
-        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        let runtime = match tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .thread_stack_size(STACK)
+            .build()
+        {
             Ok(runtime) => runtime,
             Err(error) => {
                 eprintln!("error: cannot start: {error}");

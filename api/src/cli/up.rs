@@ -68,6 +68,9 @@ pub(super) struct RunningSystem {
 /// Time that the API has to become ready.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a system that answers may be degraded at its start.
+const WORKERS_START: Duration = Duration::from_secs(5);
+
 impl Up {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let stop = shutdown::requested()?;
@@ -215,10 +218,17 @@ impl RunningSystem {
         let started = Instant::now();
         let client = reqwest::Client::new();
         let url = format!("{}/readyz", self.url);
+        let mut degraded: Option<Instant> = None;
         loop {
-            let outcome = client.get(&url).send().await;
-            if outcome.is_ok_and(|answer| answer.status().is_success()) {
-                return Ok(());
+            if let Ok(answer) = client.get(&url).send().await
+                && answer.status().is_success()
+            {
+                let readiness: serde_json::Value = answer.json().await?;
+                let since = degraded.get_or_insert_with(Instant::now);
+                // Workers make their first steps. What is degraded for longer works too.
+                if readiness["status"] == "ready" || since.elapsed() > WORKERS_START {
+                    return Ok(());
+                }
             }
             if started.elapsed() > START_TIMEOUT {
                 return Err(format!(

@@ -7,6 +7,7 @@ use crate::{
     booking::{BlockChange, BlockEvent, BookingChange, BookingEvent},
     email::{EmailId, Report},
     erasure::{ErasureChange, ErasureEvent, HoldChange, HoldEvent},
+    event_type::{EMAIL_IMPORTED, WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION},
     fleet::{FleetChange, FleetEvent},
     json,
     operation::{Operation, OperationEvent},
@@ -14,14 +15,6 @@ use crate::{
 };
 use serde_json::Value;
 use strum::VariantArray;
-
-/// A webhook delivery of a provider, its body verbatim.
-pub const WEBHOOK_RECEIVED: &str = "exodrive.webhook.received";
-/// An email that the present product knew, in the shape of the provider's
-/// delivery.
-pub const EMAIL_IMPORTED: &str = "exodrive.email.imported";
-/// The newest version of [`WEBHOOK_RECEIVED`] that this release appends.
-pub const WEBHOOK_RECEIVED_VERSION: u32 = 1;
 
 /// A recorded event whose body has been read.
 #[derive(Clone, Copy, Debug, PartialEq)]

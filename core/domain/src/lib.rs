@@ -24,6 +24,7 @@ pub mod email;
 mod envelope;
 pub mod erasure;
 mod event;
+mod event_type;
 pub mod fleet;
 pub mod id;
 mod json;
@@ -37,9 +38,7 @@ mod upcast;
 
 pub use command::{CommandRecord, Meta, Repeat};
 pub use envelope::{DECISION_SOURCE, DECISION_VERSION, Envelope, Protection, Recorded};
-pub use event::{
-    DecodeError, Delivery, EMAIL_IMPORTED, Event, Payload, WEBHOOK_RECEIVED,
-    WEBHOOK_RECEIVED_VERSION, decode, event_types,
-};
+pub use event::{DecodeError, Delivery, Event, Payload, decode, event_types};
+pub use event_type::{EMAIL_IMPORTED, WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION};
 pub use known::{KnownEvent, NewerRelease, UnreadableEvent, is_known};
 pub use subject::{LOG_SUBJECTS, Subject, SubjectError};

@@ -14,6 +14,8 @@ use std::{
 use tokio::sync::oneshot;
 
 /// Processor time that one event may take. It is not elapsed time: a thread that gets no processor
+/// Bytes of stack for a fold: a fold that overflows it ends the process.
+const STACK: usize = 8 << 20;
 /// is not at fault.
 const HANG_AFTER: Duration = Duration::from_millis(500);
 /// Time between two checks of a thread.
@@ -131,12 +133,13 @@ impl Thread {
         let (tell_id, id) = oneshot::channel();
         let mark = Arc::new(Mark::default());
         let own = mark.clone();
-        let started = thread::Builder::new().name("fold".to_owned()).spawn(move || {
-            let _ = tell_id.send(nix::unistd::gettid().as_raw());
-            while let Ok(job) = todo.recv() {
-                job(&own);
-            }
-        });
+        let started =
+            thread::Builder::new().name("fold".to_owned()).stack_size(STACK).spawn(move || {
+                let _ = tell_id.send(nix::unistd::gettid().as_raw());
+                while let Ok(job) = todo.recv() {
+                    job(&own);
+                }
+            });
         started.ok()?;
         Some(Self { jobs, id: id.await.ok()?, mark })
     }

@@ -552,7 +552,7 @@ async fn a_command_without_a_worker_is_recorded_and_takes_effect_when_one_starts
     let path = format!("rebuilds/{id}");
     assert_eq!(get(&world, &path).await["reason"], "no worker");
     let applied =
-        ["work-1", "work-2"].map(|it| world.printed(it).matches("Heeded exodrive").count());
+        ["work-1", "work-2"].map(|it| world.printed(it).matches("Applied exodrive").count());
     assert_eq!(applied.iter().sum::<usize>(), 4, "each once: {applied:?}");
 }
 

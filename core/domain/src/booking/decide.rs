@@ -2,8 +2,12 @@
 //! them: each gives the events of the change, or the reason why it is rejected.
 
 use super::{
-    AccessLink, Action, BlockChange, BlockEvent, Booking, BookingChange, BookingEvent, Calendar,
-    Contract, Customer, Payment, Status, StatusRejection, allowed, changed,
+    action::{Action, StatusRejection, allowed},
+    calendar::{Calendar, Taken, TakenDay},
+    event::{BlockChange, BlockEvent, BookingChange, BookingEvent, Customer},
+    evolve::changed,
+    state::{AccessLink, Booking, Contract, Payment},
+    status::Status,
 };
 use crate::{
     command::{Meta, Repeat},
@@ -179,44 +183,6 @@ impl BookingAction {
             Self::AddNote { .. } | Self::ImportHistory { .. } => Action::AddNote,
             Self::ChangeCustomer { .. } => Action::ChangeCustomer,
             Self::IssueLink { .. } => Action::IssueLink,
-        }
-    }
-}
-
-/// A day that is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TakenDay {
-    /// The day.
-    pub date: NaiveDate,
-    /// The booking or block that takes it.
-    pub by: Taken,
-}
-
-/// The booking or block that takes a day.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Taken {
-    /// An unpaid booking.
-    Held(BookingId),
-    /// A booking.
-    Booked(BookingId),
-    /// Blocked, for example for maintenance.
-    Blocked(BlockId),
-}
-
-impl Taken {
-    pub(super) fn of(booking: &Booking) -> Self {
-        match booking.status {
-            Status::PendingPayment => Self::Held(booking.id),
-            _ => Self::Booked(booking.id),
-        }
-    }
-
-    /// The day's status in a calendar.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Held(_) => "held",
-            Self::Booked(_) => "booked",
-            Self::Blocked(_) => "maintenance",
         }
     }
 }

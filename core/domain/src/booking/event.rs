@@ -1,6 +1,9 @@
 //! The events of a car's calendar: changes of its bookings and of its blocks.
 
-use super::{AccessLink, Booking, ContractStatus, PaymentStatus, Status};
+use super::{
+    state::{AccessLink, Booking},
+    status::{ContractStatus, PaymentStatus, Status},
+};
 use crate::{
     days::Days,
     id::{BlockId, BookingId, CarId, CustomerId},

@@ -9,15 +9,20 @@ mod price;
 mod refused;
 mod stories;
 
-use super::*;
+use super::{action::*, calendar::*, decide::*, event::*, state::*, status::*};
 use crate::{
-    Envelope, Meta, decode,
+    Envelope, Event, Meta, Payload, Recorded,
+    days::Days,
+    decode,
     fleet::{Car, Profile},
+    id::{BlockId, BookingId, CarId},
     personal::{MARK, Personal},
-    price::PriceList,
+    price::{Choices, PriceList, Quote},
 };
 use chrono::TimeDelta;
+use chrono::{DateTime, NaiveDate, Utc};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// A name in every personal value of the stories, and in no other value.

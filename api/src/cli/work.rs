@@ -85,7 +85,8 @@ impl Work {
         let broken = outcome.as_ref().err().map(|ended| ended.name);
         let last = statuses.publish_end(&system.database, broken);
         let _ = tokio::time::timeout(LAST_STATUS, last).await;
-        if let Some(error) = failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let failed = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(error) = failed {
             sealing::compare_once_more(&system).await;
             return Err(Box::new(error));
         }

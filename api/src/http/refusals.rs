@@ -222,7 +222,7 @@ pub(super) fn nothing_sealed() -> ApiError {
 }
 
 /// The answer for customers. A handler that knows that the caller is staff uses
-/// [`rental_problem`].
+/// `rental_problem`.
 impl From<RentalError> for ApiError {
     fn from(error: RentalError) -> Self {
         rental_problem(error, false)

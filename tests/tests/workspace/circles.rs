@@ -210,7 +210,7 @@ impl Tree {
             "super" => self.below(at.split_last()?.1, rest, depth),
             _ => {
                 let module = self.modules.get(at)?;
-                let child = [at, &[first.clone()]].concat();
+                let child = [at, std::slice::from_ref(first)].concat();
                 let known = self.modules.contains_key(&child)
                     || module
                         .imports
@@ -233,7 +233,7 @@ impl Tree {
         if first == "*" {
             return Some(Found::Item(module.file.clone()));
         }
-        let child = [at, &[first.clone()]].concat();
+        let child = [at, std::slice::from_ref(first)].concat();
         if self.modules.contains_key(&child) {
             return self.below(&child, rest, depth);
         }

@@ -21,8 +21,8 @@ pub(super) async fn serve_metrics(address: SocketAddr, tasks: &Tasks) -> Result<
     tracing::info!(address = %listener.local_addr()?, "Metrics at /metrics");
     let upkeep = recorder.clone();
     let page = Router::new().route("/metrics", get(move || async move { recorder.render() }));
-    let stop = tasks.stop().clone();
-    tasks.spawn(TASK, async move {
+    // Also while the process stops, which is when its last figures are read.
+    tasks.spawn_to_the_last(TASK, async move {
         let mut tick = tokio::time::interval(Duration::from_secs(5));
         let served = async { axum::serve(listener, page).await };
         tokio::pin!(served);
@@ -30,7 +30,6 @@ pub(super) async fn serve_metrics(address: SocketAddr, tasks: &Tasks) -> Result<
             tokio::select! {
                 _ = &mut served => return,
                 _ = tick.tick() => upkeep.run_upkeep(),
-                () = stop.cancelled() => return,
             }
         }
     });

@@ -78,6 +78,25 @@ impl Tasks {
     /// Runs a task in the background. It must run until [`Tasks::stop`] is
     /// cancelled.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.tracker.spawn(self.supervise(name, task));
+    }
+
+    /// Runs a task in the background for as long as the process lives:
+    /// [`Tasks::finish`] does not wait for it.
+    pub fn spawn_to_the_last(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        tokio::spawn(self.supervise(name, task));
+    }
+
+    /// Begins a task; the future ends with it, and records how it ended.
+    fn supervise(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let drill = self.0.drill.as_deref() == Some(name);
         self.0.running.lock().unwrap_or_else(PoisonError::into_inner).push(name);
         let tasks = self.clone();
@@ -87,10 +106,10 @@ impl Tasks {
             }
             task.await;
         });
-        self.0.tracker.spawn(async move {
+        async move {
             let outcome = task.await;
             tasks.record_end(name, outcome);
-        });
+        }
     }
 
     /// Runs work that somebody waits for to its end, even if they stop waiting:

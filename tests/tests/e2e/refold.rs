@@ -326,7 +326,7 @@ async fn a_row_that_postgres_rejects_or_that_waits_holds_up_no_other() {
         (left.len() == 1 && left[0].rows == 1 && left[0].error.is_some()).then_some(left)
     })
     .await;
-    assert!(left[0].error.as_ref().unwrap().contains("Postgres refused"), "{left:?}");
+    assert!(left[0].error.as_ref().unwrap().contains("Postgres rejected"), "{left:?}");
     assert_eq!(world.rows("inbox").await["em-waits"].1["status"], "sent", "it waits still");
     sql(&world, "alter table inbox_g1.inbox drop constraint refused").await;
     within(Duration::from_secs(20), "it is tried again", async || {

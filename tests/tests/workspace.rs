@@ -27,13 +27,7 @@ const ROOMS: [(&str, &[&str]); 12] = [
     (
         "exodrive-projections",
         // Whoever owns the tables applies the migrations that they stand on.
-        &[
-            "exodrive-domain",
-            "exodrive-log",
-            "exodrive-proof",
-            "exodrive-runtime",
-            "exodrive-migrations",
-        ],
+        &["exodrive-domain", "exodrive-log", "exodrive-runtime", "exodrive-migrations"],
     ),
     ("exodrive-replays", &["exodrive-domain", "exodrive-log", "exodrive-projections"]),
     (
@@ -158,15 +152,8 @@ const OWNED: [(&str, &[&str]); 5] = [
 
 /// Rooms in which a file may take from its own children what they build on it: a
 /// crate's root and a folder's `mod.rs` hold what the folder shares.
-const PUT_TOGETHER: [&str; 7] = [
-    "exodrive-domain",
-    "exodrive-log",
-    "exodrive-proof",
-    "exodrive-runtime",
-    "exodrive-commands",
-    "exodrive-api",
-    "exodrive-tests",
-];
+const PUT_TOGETHER: [&str; 5] =
+    ["exodrive-proof", "exodrive-runtime", "exodrive-commands", "exodrive-api", "exodrive-tests"];
 
 const LICENCES: [&str; 11] = [
     "0BSD",

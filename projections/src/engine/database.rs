@@ -80,7 +80,7 @@ impl Database {
                     Ok(())
                 })
             })
-            .connect_lazy_with(PgConnectOptions::from_str(url)?.application_name("exodrive serve"));
+            .connect_lazy_with(options(url, "exodrive serve")?);
         Ok(Self { pool })
     }
 
@@ -92,7 +92,7 @@ impl Database {
     /// When the URL is invalid.
     pub fn for_workers(url: &str) -> Result<Self, Error> {
         let hung = format!("{}ms", store::LEASE.as_millis());
-        let options = PgConnectOptions::from_str(url)?.application_name("exodrive work").options([
+        let options = options(url, "exodrive work")?.options([
             ("idle_in_transaction_session_timeout", hung.as_str()),
             ("synchronous_commit", "off"),
         ]);
@@ -147,4 +147,11 @@ impl Database {
     pub fn pool(&self) -> &PgPool {
         &self.pool
     }
+}
+
+/// Options of every connection. Notices, such as that a view to be dropped does not exist, help
+/// nobody.
+fn options(url: &str, application: &str) -> Result<PgConnectOptions, Error> {
+    let options = PgConnectOptions::from_str(url)?.application_name(application);
+    Ok(options.options([("client_min_messages", "warning")]))
 }

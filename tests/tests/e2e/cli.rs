@@ -73,6 +73,7 @@ async fn two_systems_come_up_side_by_side_and_ctrl_c_leaves_nothing_behind() {
     one.is_up().await;
     other.is_up().await;
     assert!(living_in(one.folder.path()).len() >= 6, "itself, three servers, API and worker");
+    assert!(!one.printed().contains("postgres::notice"), "{}", one.printed());
 
     // Each command finds the system of its own folder.
     let variables = |text: &str| -> BTreeMap<String, String> {

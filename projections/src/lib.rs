@@ -3,7 +3,7 @@
 //! **May import** the domain, the log, the runtime, the migrations, sqlx and
 //! redis. Never appends.
 //!
-//! **Flow.** The author of a view works in [`views`]: a folder with the fold, its table and its
+//! **Flow.** The author of a view works in [`mod@views`]: a folder with the fold, its table and its
 //! queries. [`engine`] does the rest, the same for all views. A worker's runner takes the lease of
 //! each partition of a projection's generations. The partition's writer reads the log in batches
 //! from its checkpoint, loads the rows that a batch touches, folds them in memory

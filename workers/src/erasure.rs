@@ -26,6 +26,7 @@ const ANSWERS: &str = "exo:command:*";
 
 /// Executes approved erasures.
 pub struct ErasureExecutor {
+    system: System,
     log: Log,
     database: Database,
     cache: Cache,
@@ -42,11 +43,13 @@ impl Worker for ErasureExecutor {
 
     fn new(system: &System) -> Self {
         let System { log, database, cache, .. } = system.clone();
-        Self { log, database, cache, cleaned: false, seen: None }
+        let system = system.clone();
+        Self { system, log, database, cache, cleaned: false, seen: None }
     }
 
     async fn step(&mut self) -> Result<Next, StepError> {
         if !self.cleaned {
+            reapply(&self.system).await?;
             self.clean_restored().await?;
             self.cleaned = true;
         }

@@ -10,7 +10,7 @@ use exodrive_commands::{
 };
 use exodrive_domain::booking::{BookingAction, BookingRejection};
 use exodrive_log::Commands;
-use exodrive_projections::{Database, Error, Identity, views::bookings::read::due_holds};
+use exodrive_projections::{Database, Identity, views::bookings::read::due_holds};
 use std::time::Duration;
 
 /// The pause between two steps.
@@ -41,31 +41,50 @@ impl Worker for HoldExpiry {
     }
 }
 
-async fn end_due(rental: &RentalCommands, database: &Database) -> Result<(), Error> {
+async fn end_due(rental: &RentalCommands, database: &Database) -> Result<(), StepError> {
     let now = rental.now();
     let due = {
         let mut reader = database.read_as(&Identity::System).await?;
         due_holds(&mut reader, now, BATCH).await?
     };
+    let (mut ended, mut failed) = (0_u32, None);
     for booking_id in due {
         let Ok(id) = booking_id.parse() else { continue };
         let done = rental
             .change_booking(id, BookingAction::Expire, &command_context(&booking_id, now))
             .await;
         match done {
-            Ok(_) => tracing::info!(booking_id, "Ended the hold of an unpaid booking"),
+            Ok(_) => {
+                ended += 1;
+                tracing::info!(booking_id, "Ended the hold of an unpaid booking");
+            }
             // Paid, cancelled or ended by another worker meanwhile: the view
             // will know in a moment.
             Err(RentalError::Booking(
                 BookingRejection::WrongStatus { .. } | BookingRejection::KeyReused,
             )) => {}
+            // No other hold can be ended either.
+            Err(error) if is_log_outage(&error) => return Err(error.into()),
+            // The others need not wait for this one.
             Err(error) => {
-                let error = exodrive_runtime::error_chain(&error);
-                tracing::warn!(booking_id, error, "Cannot end a hold, will try again");
+                let cause = exodrive_runtime::error_chain(&error);
+                tracing::warn!(booking_id, cause, "Cannot end a hold, will try again");
+                failed = Some(error);
             }
         }
     }
-    Ok(())
+    match failed {
+        Some(error) if ended == 0 => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn is_log_outage(error: &RentalError) -> bool {
+    match error {
+        RentalError::Read(error) => error.outage().is_some(),
+        RentalError::Append(error) => error.outage().is_some(),
+        _ => false,
+    }
 }
 
 fn command_context(booking_id: &str, now: DateTime<Utc>) -> CommandContext {

@@ -41,7 +41,11 @@ impl Worker for Sealing {
             Ok(()) => {}
             // It is known, and no retry mends it.
             Err(SealError::Fault(fault)) => halt(&self.sealer, &fault).await,
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                // Another process seals, or fails too and shows it.
+                self.stop().await;
+                return Err(error.into());
+            }
         }
         Ok(if self.session.is_some() { Next::Now } else { Next::After(POLL_INTERVAL) })
     }

@@ -35,7 +35,7 @@ use crate::{
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use exodrive_log::Log;
 use exodrive_projections::Database;
-use exodrive_runtime::{error_chain, folder, telemetry};
+use exodrive_runtime::{error_chain, folder, services::SyncMode, telemetry};
 use std::{io::Write, process::ExitCode, time::Duration};
 
 /// An error, for the person at the terminal.
@@ -251,6 +251,13 @@ impl Env {
         if let Some(monitor) = urls.nats_monitor {
             say!("EXODRIVE_NATS_MONITOR_URL={monitor}");
         }
+        let log = self.connections.log_requirements()?;
+        say!(
+            "EXODRIVE_LOG_SYNC={}",
+            if log.sync == SyncMode::Always { "always" } else { "default" }
+        );
+        say!("EXODRIVE_DUPLICATE_WINDOW={}s", log.duplicate_window.as_secs());
+        say!("EXODRIVE_LOG_REPLICAS={}", log.replicas);
         say!("EXODRIVE_DATABASE_URL={}", urls.database);
         say!("EXODRIVE_REDIS_URL={}", urls.redis);
         if let Some(system) = folder::announced(&self.connections.data_dir)? {

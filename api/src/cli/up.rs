@@ -68,6 +68,9 @@ pub(super) struct RunningSystem {
 /// Time that the API has to become ready.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a part may take to end: longer than it gives its own requests and
+/// tasks.
+const PART_GRACE: Duration = Duration::from_secs(20);
 /// How long a system that answers may be degraded at its start.
 const WORKERS_START: Duration = Duration::from_secs(5);
 
@@ -206,6 +209,7 @@ impl Up {
             .env("EXODRIVE_REDIS_URL", &urls.redis)
             .env("EXODRIVE_DATA_DIR", &self.connections.data_dir)
             .env("EXODRIVE_METRICS_ADDR", metrics.to_string());
+        spec.grace = PART_GRACE;
         if let Some(monitor) = &urls.nats_monitor {
             spec = spec.env("EXODRIVE_NATS_MONITOR_URL", monitor);
         }

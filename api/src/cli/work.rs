@@ -14,6 +14,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+use tokio_util::sync::CancellationToken;
 
 /// Name of the task that folds the projections.
 const PROJECTIONS: &str = "projections";
@@ -38,6 +39,24 @@ pub(super) struct Work {
     checks: CheckSettings,
 }
 
+/// Waits until what was erased is known to be gone: projections fold nothing
+/// before. Services start in any order.
+async fn wait_until_erased(system: &System, stop: &CancellationToken) {
+    loop {
+        let applied = tokio::select! {
+            applied = erasure::reapply(system) => applied,
+            () = stop.cancelled() => return,
+        };
+        let Err(error) = applied else { return };
+        let error = error_chain(&error);
+        tracing::warn!(error, "Cannot check whether erased data is still gone, will retry");
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
 impl Work {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let stop = shutdown::requested()?;
@@ -58,15 +77,6 @@ impl Work {
             seal_interval: self.seals.seal_interval,
             check_interval: self.checks.check_interval,
         };
-        // Projections fold nothing before this. Services start in any order.
-        while let Err(error) = erasure::reapply(&system).await {
-            let error = error_chain(&error);
-            tracing::warn!(error, "Cannot check whether erased data is still gone, will retry");
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_secs(1)) => {}
-                () = stop.cancelled() => return Ok(()),
-            }
-        }
         tracing::info!(worker = process, "Working");
         let statuses = Statuses::new(&process);
         let driver = Driver::new(tasks.clone(), statuses.clone());
@@ -75,10 +85,12 @@ impl Work {
             status::PUBLISHER,
             statuses.clone().publish(system.database.clone(), stop.clone()),
         );
+        wait_until_erased(&system, &stop).await;
         let failed = Arc::new(Mutex::new(None));
         tasks.spawn(PROJECTIONS, self.project(system.clone(), tasks.clone(), failed.clone()));
-        let outcome = tasks.run_until_stopped().await;
+        let _ = tasks.run_until_stopped().await;
         let running = tasks.finish(GRACE).await;
+        let outcome = tasks.outcome();
         if !running.is_empty() {
             tracing::warn!(?running, "Some tasks did not end in time");
         }

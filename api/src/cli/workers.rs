@@ -224,7 +224,7 @@ impl StatusOf {
 impl InProcess {
     fn of(recorded: RecordedWorker) -> Self {
         let running = recorded.is_alive();
-        let RecordedWorker { status, age_seconds } = recorded;
+        let RecordedWorker { status, age_seconds, .. } = recorded;
         let WorkerStatus { name, process, state, steps, failures, last_error, .. } = status;
         Self {
             object: "worker_status",

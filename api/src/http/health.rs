@@ -250,6 +250,11 @@ fn check_workers(recorded: Option<&[RecordedWorker]>) -> Vec<WorkerCheck> {
         let panicked = of_worker().any(|it| it.status.state == WorkerState::Panicked);
         let problem = match (recorded, failures) {
             (None, _) => Some("its status is not known"),
+            (_, Some(_))
+                if of_worker().filter(|it| it.is_alive()).all(RecordedWorker::is_stuck) =>
+            {
+                Some("its step does not end")
+            }
             (_, Some(failures)) if failures >= FAILURES => {
                 Some("its steps fail: `exodrive workers status` says why")
             }

@@ -14,7 +14,7 @@
 //! two subjects), and repeat if another event was appended first. Projections
 //! and replays read events as [`Recorded`](exodrive_domain::Recorded):
 //! [`Log::reader`] in log order from a position, [`Log::reader_of`] some
-//! subjects only, [`Log::history`] for one subject, [`Log::read`] for one
+//! subjects only, [`Log::history`] for one subject, [`Log::read_event`] for one
 //! event. All of them are [`StoredMessage`]s first, as the server holds them;
 //! seals and proofs use those ([`Log::stored_reader`], [`Log::read_stored`]). A
 //! webhook that the API refuses is recorded beside the log ([`Log::refuse`],

@@ -25,7 +25,8 @@ pub struct Tasks(Arc<Shared>);
 struct Shared {
     stop: CancellationToken,
     tracker: TaskTracker,
-    running: Mutex<Vec<&'static str>>,
+    /// The name of each task that runs, and whether its end is waited for.
+    running: Mutex<Vec<(&'static str, bool)>>,
     ended: Mutex<Option<TaskEnded>>,
     drill: Option<String>,
 }
@@ -78,7 +79,7 @@ impl Tasks {
     /// Runs a task in the background. It must run until [`Tasks::stop`] is
     /// cancelled.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.0.tracker.spawn(self.supervise(name, task));
+        self.0.tracker.spawn(self.supervise(name, true, task));
     }
 
     /// Runs a task in the background for as long as the process lives:
@@ -88,17 +89,18 @@ impl Tasks {
         name: &'static str,
         task: impl Future<Output = ()> + Send + 'static,
     ) {
-        tokio::spawn(self.supervise(name, task));
+        tokio::spawn(self.supervise(name, false, task));
     }
 
     /// Begins a task; the future ends with it, and records how it ended.
     fn supervise(
         &self,
         name: &'static str,
+        waited_for: bool,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> impl Future<Output = ()> + Send + 'static {
         let drill = self.0.drill.as_deref() == Some(name);
-        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).push((name, waited_for));
         let tasks = self.clone();
         let task = tokio::spawn(async move {
             if drill {
@@ -126,7 +128,8 @@ impl Tasks {
 
     /// The names of the tasks that run.
     pub fn running(&self) -> Vec<&'static str> {
-        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.iter().map(|(name, _)| *name).collect()
     }
 
     /// The first task that ended though it should not have.
@@ -158,13 +161,18 @@ impl Tasks {
         if tokio::time::timeout(patience, self.0.tracker.wait()).await.is_ok() {
             return Vec::new();
         }
-        self.running()
+        let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let tasks = running.iter().filter(|(_, waited_for)| *waited_for).map(|(name, _)| *name);
+        // What has no name is a request.
+        let named = tasks.clone().count();
+        let requests = (self.0.tracker.len() > named).then_some("requests");
+        tasks.chain(requests).collect()
     }
 
     fn record_end(&self, name: &'static str, outcome: Result<(), JoinError>) {
         {
             let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(index) = running.iter().position(|running| *running == name) {
+            if let Some(index) = running.iter().position(|(running, _)| *running == name) {
                 running.remove(index);
             }
         }

@@ -3,7 +3,7 @@
 
 use super::states::GenerationState;
 use crate::{Database, Error};
-use sqlx::{AssertSqlSafe, PgConnection, pool::PoolConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
 
 /// Any two numbers that no other lock uses.
@@ -20,18 +20,17 @@ pub struct KnownErasure {
     pub applied: bool,
 }
 
-/// Held while one worker executes erasures, so that no other worker does.
-pub struct ErasureLock(PoolConnection<sqlx::Postgres>);
+/// Held while one worker executes erasures, so that no other worker does. Its
+/// connection belongs to no pool: dropped, it is closed, and the lock with it.
+pub struct ErasureLock(PgConnection);
 
 impl ErasureLock {
     /// Releases the lock.
     ///
     /// # Errors
     /// When the database does not answer; the lock is gone then too.
-    pub async fn release(mut self) -> Result<(), Error> {
-        let connection: &mut PgConnection = &mut self.0;
-        sqlx::query_scalar!("select pg_advisory_unlock($1)", LOCK).fetch_one(connection).await?;
-        Ok(())
+    pub async fn release(self) -> Result<(), Error> {
+        Ok(self.0.close().await?)
     }
 }
 
@@ -44,7 +43,7 @@ impl Database {
         let mut connection = self.pool().acquire().await?;
         let locked = sqlx::query_scalar!(r#"select pg_try_advisory_lock($1) as "locked!""#, LOCK);
         let locked = locked.fetch_one(&mut *connection).await?;
-        Ok(locked.then_some(ErasureLock(connection)))
+        Ok(locked.then(|| ErasureLock(connection.detach())))
     }
 
     /// Every erasure that this database knows of.

@@ -4,14 +4,15 @@ use super::{to_i64, to_u64};
 use crate::{Error, engine::database::Database};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr};
 
 /// Rows of processes that have been silent for longer are dropped.
 const KEPT: std::time::Duration = std::time::Duration::from_secs(3_600);
 
 /// What a worker does at the moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, EnumString, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
-#[sqlx(type_name = "text", rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum WorkerState {
     /// It has made no step yet.
     Starting,
@@ -25,19 +26,14 @@ pub enum WorkerState {
     Stopped,
     /// It panicked, and its process stopped.
     Panicked,
+    /// A state that a newer release has and this one does not know.
+    Other,
 }
 
 impl WorkerState {
     /// As in JSON and in the database.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Waiting => "waiting",
-            Self::Failing => "failing",
-            Self::Off => "off",
-            Self::Stopped => "stopped",
-            Self::Panicked => "panicked",
-        }
+        self.into()
     }
 }
 
@@ -71,17 +67,28 @@ pub struct RecordedWorker {
     pub status: WorkerStatus,
     /// Seconds since then.
     pub age_seconds: f64,
+    /// Seconds for which its next step has been due; negative if it is not due
+    /// yet, none if none is.
+    pub overdue_seconds: Option<f64>,
 }
 
 impl RecordedWorker {
-    /// Whether its process shows signs of life and the worker has worked in it.
+    /// True if its process shows signs of life and the worker has worked in it.
     pub fn is_alive(&self) -> bool {
         let state = self.status.state;
-        self.age_seconds < SILENCE
-            && matches!(state, WorkerState::Waiting | WorkerState::Failing | WorkerState::Off)
+        let works =
+            !matches!(state, WorkerState::Starting | WorkerState::Stopped | WorkerState::Panicked);
+        self.age_seconds < SILENCE && works
+    }
+
+    /// True if its step does not end.
+    pub fn is_stuck(&self) -> bool {
+        self.overdue_seconds.is_some_and(|overdue| overdue > LONGEST_STEP)
     }
 }
 
+/// Seconds that a step may take: an erasure reads the whole log.
+const LONGEST_STEP: f64 = 900.0;
 /// A process shows a sign of life every second.
 const SILENCE: f64 = 10.0;
 
@@ -142,11 +149,12 @@ impl Database {
     /// When the database does not answer.
     pub async fn workers(&self) -> Result<Vec<RecordedWorker>, Error> {
         let rows = sqlx::query!(
-            r#"select name, process, state as "state: WorkerState", steps, failures, last_error,
+            r#"select name, process, state, steps, failures, last_error,
                  (extract(epoch from last_step_at) * 1000000)::bigint as last_step,
                  (extract(epoch from last_error_at) * 1000000)::bigint as last_error_at,
                  (extract(epoch from next_step_at) * 1000000)::bigint as next_step,
-                 extract(epoch from clock_timestamp() - heartbeat_at)::float8 as "age!"
+                 extract(epoch from clock_timestamp() - heartbeat_at)::float8 as "age!",
+                 extract(epoch from clock_timestamp() - next_step_at)::float8 as overdue
                from worker_status order by name, heartbeat_at desc, process"#
         )
         .fetch_all(self.pool())
@@ -156,10 +164,11 @@ impl Database {
             .into_iter()
             .map(|row| RecordedWorker {
                 age_seconds: row.age,
+                overdue_seconds: row.overdue,
                 status: WorkerStatus {
                     name: row.name,
                     process: row.process,
-                    state: row.state,
+                    state: row.state.parse().unwrap_or(WorkerState::Other),
                     steps: to_u64(row.steps),
                     failures: u32::try_from(row.failures).unwrap_or(0),
                     last_step_at: time(row.last_step),

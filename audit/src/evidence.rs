@@ -113,7 +113,7 @@ pub struct DeliveryEntry {
     /// Number of times its id came again and was answered as a duplicate.
     pub duplicates: u64,
     /// Number of times a delivery with its id was rejected.
-    pub refused: u64,
+    pub rejected: u64,
     /// The email after it; null if it is not about an email.
     pub state: Option<EmailDetail>,
     /// The error, if it could not be folded; the state is then as before.
@@ -172,7 +172,7 @@ pub struct EmailEvidence {
     /// Number of them that came again and were answered as duplicates.
     pub duplicates: u64,
     /// Number of rejected deliveries with an id of them.
-    pub refused: u64,
+    pub rejected: u64,
     /// The staff's reads of it, the latest first, 100 rows at most; `/v1/audit/accesses` has all.
     pub accesses: Vec<Access>,
 }
@@ -370,7 +370,7 @@ impl EvidenceQuery {
             deliveries: ids.len() as u64,
             stored_again: (frames.len() - ids.len()) as u64,
             duplicates: of_ids().map(|(duplicates, _)| duplicates).sum(),
-            refused: of_ids().map(|(_, refused)| refused).sum(),
+            rejected: of_ids().map(|(_, rejected)| rejected).sum(),
             accesses,
         })
     }
@@ -385,7 +385,7 @@ impl EvidenceQuery {
         let Frame { recorded, kind, happened_at, state, error } = frame;
         // No claim and no repeat: 0 of them.
         let (first, times) = ids.0.get(&recorded.envelope.id).copied().unwrap_or_default();
-        let (duplicates, refused) = claims.get(&recorded.envelope.id).copied().unwrap_or_default();
+        let (duplicates, rejected) = claims.get(&recorded.envelope.id).copied().unwrap_or_default();
         let verdict = self.verdict(&recorded);
         let header = |(name, value)| Header { name, value };
         Entry::Delivery(Box::new(DeliveryEntry {
@@ -400,7 +400,7 @@ impl EvidenceQuery {
             repeats: Some(first).filter(|first| *first != recorded.position),
             stored_again: times.saturating_sub(1),
             duplicates,
-            refused,
+            rejected,
             state: state.map(|row| EmailDetail::of(&row, recorded.position)),
             error,
             id: recorded.envelope.id,

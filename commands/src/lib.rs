@@ -2,7 +2,7 @@
 //! the command line, the import or a worker.
 //!
 //! **May import** the replays (to find what is about a person), the projections,
-//! the log and the domain.
+//! the log, the runtime and the domain.
 //!
 //! **Flow.** A command comes with a [`context`]: its actor and its id. The
 //! command handler loads the state that it decides on from the log, lets the

@@ -20,7 +20,7 @@ use std::{
 /// Which rooms each room may import.
 const ROOMS: [(&str, &[&str]); 12] = [
     ("exodrive-domain", &[]),
-    ("exodrive-log", &["exodrive-domain", "exodrive-proof"]),
+    ("exodrive-log", &["exodrive-domain"]),
     ("exodrive-proof", &[]),
     ("exodrive-runtime", &[]),
     ("exodrive-migrations", &[]),

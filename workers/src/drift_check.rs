@@ -126,7 +126,7 @@ impl DriftCheck {
                 key_sha256 = key,
                 place = place.to_string(),
                 position = report.position,
-                "A view is not what the log says: `exodrive projections verify {} --all` tells which rows, a rebuild mends them",
+                "A view is not what the log says: `exodrive projections verify {} --all` shows which rows; a rebuild corrects them",
                 P::NAME
             );
         }

@@ -48,8 +48,11 @@ impl Worker for ErasureExecutor {
     }
 
     async fn step(&mut self) -> Result<Next, StepError> {
-        if !self.cleaned {
+        if !self.system.erased_is_gone.is_cancelled() {
             reapply(&self.system).await?;
+            self.system.erased_is_gone.cancel();
+        }
+        if !self.cleaned {
             self.clean_restored().await?;
             self.cleaned = true;
         }
@@ -189,20 +192,16 @@ impl ErasureExecutor {
     }
 }
 
-/// Sets right what a restored backup has brought back, as far as workers
-/// must not begin before it is: destroys keys again, and folds rows again
-/// that this database does not know to be erased.
-///
-/// # Errors
-/// When log, database or Redis do not answer.
-pub async fn reapply(system: &System) -> Result<(), ErasureError> {
+/// Destroys keys again that a restored backup has brought back, and records
+/// erasures again that the log lost; projections must not fold before.
+async fn reapply(system: &System) -> Result<(), ErasureError> {
     let known = system.database.known_erasures().await?;
     let record = all_records(&system.log).await?;
     for known in known.iter().filter(|known| !record.contains_key(&known.id.to_string())) {
         tracing::warn!(
             erasure = %known.id,
-            "The log does not tell of an erasure that the database knows: it was restored from \
-             a backup. It is carried out again"
+            "The log does not have an erasure that the database knows: it was restored from \
+             a backup. It is executed again"
         );
         record_keys_again(&system.log, known.id.into(), &known.keys).await?;
     }

@@ -4,6 +4,7 @@ use exodrive_audit::seal::SealKeys;
 use exodrive_log::Log;
 use exodrive_projections::{Database, engine::cache::Cache};
 use std::{sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
 
 /// The parts of the system that workers use. Cheap to clone.
 #[derive(Clone)]
@@ -24,4 +25,7 @@ pub struct System {
     pub seal_interval: Duration,
     /// The interval at which views are compared with the log; zero: never.
     pub check_interval: Duration,
+    /// Cancelled by the erasure worker once what was erased is known to be gone:
+    /// projections fold nothing before.
+    pub erased_is_gone: CancellationToken,
 }

@@ -8,8 +8,8 @@ use exodrive_projections::{
     Database,
     engine::{self, cache::Cache},
 };
-use exodrive_runtime::{error_chain, shutdown, tasks::Tasks};
-use exodrive_workers::{Driver, System, erasure, sealing, status, status::Statuses};
+use exodrive_runtime::{shutdown, tasks::Tasks};
+use exodrive_workers::{Driver, System, sealing, status, status::Statuses};
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -39,24 +39,6 @@ pub(super) struct Work {
     checks: CheckSettings,
 }
 
-/// Waits until what was erased is known to be gone: projections fold nothing
-/// before. Services start in any order.
-async fn wait_until_erased(system: &System, stop: &CancellationToken) {
-    loop {
-        let applied = tokio::select! {
-            applied = erasure::reapply(system) => applied,
-            () = stop.cancelled() => return,
-        };
-        let Err(error) = applied else { return };
-        let error = error_chain(&error);
-        tracing::warn!(error, "Cannot check whether erased data is still gone, will retry");
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
-            () = stop.cancelled() => return,
-        }
-    }
-}
-
 impl Work {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let stop = shutdown::requested()?;
@@ -76,6 +58,7 @@ impl Work {
             seal_keys,
             seal_interval: self.seals.seal_interval,
             check_interval: self.checks.check_interval,
+            erased_is_gone: CancellationToken::new(),
         };
         tracing::info!(worker = process, "Working");
         let statuses = Statuses::new(&process);
@@ -85,7 +68,6 @@ impl Work {
             status::PUBLISHER,
             statuses.clone().publish(system.database.clone(), stop.clone()),
         );
-        wait_until_erased(&system, &stop).await;
         let failed = Arc::new(Mutex::new(None));
         tasks.spawn(PROJECTIONS, self.project(system.clone(), tasks.clone(), failed.clone()));
         let _ = tasks.run_until_stopped().await;
@@ -116,6 +98,10 @@ impl Work {
         let rebuilds = self.rebuilds.settings();
         async move {
             let System { log, database, cache, process, .. } = &system;
+            tokio::select! {
+                () = system.erased_is_gone.cancelled() => {}
+                () = tasks.stop().cancelled() => return,
+            }
             let kept = engine::run_all(log, database, cache, process, rebuilds, tasks.stop()).await;
             if let Err(error) = kept {
                 *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);

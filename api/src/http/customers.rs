@@ -20,7 +20,7 @@ use utoipa::{IntoParams, ToSchema};
 
 /// Gives the figures of the business. For admins and auditors.
 #[utoipa::path(
-    get, path = "/v1/dashboard", tag = "office", security(("token" = [])),
+    get, path = "/v1/dashboard", tag = "business", security(("token" = [])),
     responses(
         (status = 200, description = "The figures", body = Dashboard),
         Problem,
@@ -64,7 +64,7 @@ pub(crate) struct CustomerList {
 
 /// Lists customers, last active first. For admins and auditors.
 #[utoipa::path(
-    get, path = "/v1/customers", tag = "office", security(("token" = [])),
+    get, path = "/v1/customers", tag = "business", security(("token" = [])),
     params(CustomerQuery),
     responses(
         (status = 200, description = "A page", body = CustomerList),
@@ -98,7 +98,7 @@ pub(crate) async fn list_customers(
 
 /// Gives a customer. For admins and auditors.
 #[utoipa::path(
-    get, path = "/v1/customers/{id}", tag = "office", security(("token" = [])),
+    get, path = "/v1/customers/{id}", tag = "business", security(("token" = [])),
     params(("id" = String, Path, description = "The customer's id")),
     responses(
         (status = 200, description = "The customer", body = CustomerSummary),

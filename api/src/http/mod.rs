@@ -134,7 +134,7 @@ pub const MAX_BODY: usize = 1 << 20;
         (name = "cars", description = "The fleet for the public, and quotes."),
         (name = "bookings", description = "Bookings: made by customers and visitors, managed by staff. `allowed_actions` lists the actions that are possible."),
         (name = "fleet", description = "Changes of the fleet, by admins."),
-        (name = "office", description = "The business. For admins and auditors."),
+        (name = "business", description = "The business. For admins and auditors."),
         (name = "inbox", description = "Email, in and out. For admins and auditors."),
         (name = "deliveries", description = "The webhook deliveries about email, byte for byte. For admins and auditors."),
         (name = "replay", description = "Time travel: any row of any view at an earlier position or time. For admins and auditors."),

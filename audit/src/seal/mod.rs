@@ -208,7 +208,7 @@ impl Sealer {
             Some(floor) => size < floor.size,
             None => false,
         };
-        self.is_sealed_event_unchanged(growing).await?;
+        self.check_sealed_event(growing).await?;
         self.extends(growing).await?;
         let checkpoint =
             Checkpoint { origin: self.keys.origin.clone(), size, root, extensions: Vec::new() };
@@ -240,7 +240,7 @@ impl Sealer {
 
     /// Reads the last sealed event again: a message inserted or removed before it would have moved
     /// it.
-    async fn is_sealed_event_unchanged(&self, growing: &TreeGrowth) -> Result<(), SealError> {
+    async fn check_sealed_event(&self, growing: &TreeGrowth) -> Result<(), SealError> {
         let position = growing.sealed_size();
         let Some(sealed) = growing.sealed_leaf else { return Ok(()) };
         match self.log.read_stored(position).await? {

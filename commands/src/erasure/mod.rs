@@ -232,7 +232,7 @@ impl Erasures {
         reason: &str,
         context: &CommandContext,
     ) -> Result<ErasureDetail, ErasureError> {
-        let (address, reason) = (normal(address)?, is_valid_reason(reason)?);
+        let (address, reason) = (normal(address)?, valid_reason(reason)?);
         let (hold_id, hold, _) = self.hold_state(&address).await?;
         if let Some(hold) = hold {
             return Err(ErasureError::Rejected(exodrive_domain::erasure::ErasureRejection::Held(
@@ -283,10 +283,8 @@ impl Erasures {
         context: &CommandContext,
     ) -> Result<ErasureDetail, ErasureError> {
         let record = self.record(id).await?;
-        let change = Erasure::cancel(
-            record.as_ref().map(|record| &record.erasure),
-            &is_valid_reason(reason)?,
-        )?;
+        let change =
+            Erasure::cancel(record.as_ref().map(|record| &record.erasure), &valid_reason(reason)?)?;
         self.append(id, change, record.map_or(0, |record| record.position), context).await?;
         self.get(id).await
     }
@@ -302,7 +300,7 @@ impl Erasures {
         reason: &str,
         context: &CommandContext,
     ) -> Result<HoldId, ErasureError> {
-        let (address, reason) = (normal(address)?, is_valid_reason(reason)?);
+        let (address, reason) = (normal(address)?, valid_reason(reason)?);
         let (hold_id, current, last) = self.hold_state(&address).await?;
         if current.is_some() == held {
             return Ok(hold_id);
@@ -425,7 +423,7 @@ fn normal(address: &str) -> Result<String, ErasureError> {
     if parts.is_none() { Err(ErasureError::Address) } else { Ok(address) }
 }
 
-fn is_valid_reason(reason: &str) -> Result<String, ErasureError> {
+fn valid_reason(reason: &str) -> Result<String, ErasureError> {
     let reason = reason.trim();
     match reason.chars().count() {
         0 => Err(ErasureError::NoReason),

@@ -249,7 +249,7 @@ async fn a_transfer_changes_both_subjects_or_neither() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_claim_is_given_once_and_reported_from_a_lost_race() {
+async fn a_claim_is_given_once_and_distinguished_from_a_lost_race() {
     let (services, log, _folder) = start(None).await;
     let processes = [process(&services, &log), process(&services, &log)];
     let claim = |n: usize, main: String, claimed: String| {

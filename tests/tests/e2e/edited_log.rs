@@ -230,7 +230,6 @@ async fn damage_that_the_server_notices_is_found() {
         bytes[place] ^= 0xff;
     })
     .await;
-    // It leaves a hole.
     found(&world, "damage without a right checksum", None).await;
     restore(&world, &original).await;
 }

@@ -60,7 +60,7 @@ async fn every_delivery_of_an_email_is_reported_with_its_evidence() {
             let email = &reported["emails"][0];
             let by_admin = |it: &&Value| it["actor"] == "admin:admin-user";
             let all = email["duplicates"] == 2
-                && email["refused"] == 1
+                && email["rejected"] == 1
                 && email["accesses"].as_array().unwrap().iter().any(|it| by_admin(&it));
             all.then_some(reported)
         })
@@ -88,7 +88,10 @@ async fn every_delivery_of_an_email_is_reported_with_its_evidence() {
         let signature = sign(&world.webhook_secret, &delivery.id, at, &delivery.body);
         assert_eq!(header("svix-signature"), signature);
         let counts = if n == 0 { (2, 1) } else { (0, 0) };
-        assert_eq!((&entry["duplicates"], &entry["refused"]), (&json!(counts.0), &json!(counts.1)));
+        assert_eq!(
+            (&entry["duplicates"], &entry["rejected"]),
+            (&json!(counts.0), &json!(counts.1))
+        );
     }
     let live = world.get("/v1/inbox/em-1").await.expect(200);
     assert_eq!(reported["data"][2]["state"], live, "the last state is that of the view");

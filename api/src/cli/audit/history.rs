@@ -196,7 +196,7 @@ fn print(page: &Page) {
                     it.email_id.clone().unwrap_or_default(),
                     evidence,
                     table::number(it.stored_again + it.duplicates),
-                    table::number(it.refused),
+                    table::number(it.rejected),
                     it.error.clone().or(status).unwrap_or_default(),
                 ]
             }
@@ -228,7 +228,7 @@ fn print_email(email: &EmailEvidence) {
         table::number(email.deliveries),
         table::number(email.stored_again),
         table::number(email.duplicates),
-        table::number(email.refused)
+        table::number(email.rejected)
     );
     if email.accesses.is_empty() {
         say!("  No member of staff has read it.\n");

@@ -302,7 +302,7 @@ async fn caught_up(engine: &Engine, progress: &Progress, from: i32, to: i32) -> 
         let at = swap::positions(engine, from, to).await?;
         progress.follows(at.to);
         let mut connection = engine.database.pool().acquire().await?;
-        let exclusions = refolds::blocks_swap(engine.definition, &mut connection, from, to).await?;
+        let is_blocked = refolds::blocks_swap(engine.definition, &mut connection, from, to).await?;
         drop(connection);
         if warned.elapsed() > WARN {
             warned = tokio::time::Instant::now();
@@ -313,17 +313,17 @@ async fn caught_up(engine: &Engine, progress: &Progress, from: i32, to: i32) -> 
                 to,
                 to_position = at.to,
                 to_published = at.published,
-                exclusions,
+                is_blocked,
                 "Generation {to} of `{}` is not level yet{}",
                 engine.definition.name,
-                if exclusions {
+                if is_blocked {
                     ": rows are still to be folded again after an erasure"
                 } else {
                     ""
                 }
             );
         }
-        if exclusions {
+        if is_blocked {
             tokio::time::sleep(POLL).await;
             continue;
         }

@@ -25,7 +25,7 @@ pub struct Statuses(Arc<Shared>);
 struct Shared {
     process: String,
     workers: Mutex<Vec<WorkerStatus>>,
-    /// A worker's state is another one now: that is written at once.
+    /// Wakes the publisher when a worker's state changes.
     changed: Notify,
 }
 
@@ -36,7 +36,7 @@ pub struct Status {
 }
 
 impl Statuses {
-    /// Of the process of this name.
+    /// The statuses of the process of this name; it has no workers yet.
     pub fn new(process: &str) -> Self {
         Self(Arc::new(Shared {
             process: process.to_owned(),
@@ -89,7 +89,8 @@ impl Statuses {
         }
     }
 
-    /// Writes that the process ends; `panicked` is the worker that ended it.
+    /// Writes that the process ends; `panicked` names the worker that ended it, if
+    /// one did.
     ///
     /// # Errors
     /// When the database does not answer.

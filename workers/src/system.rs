@@ -17,7 +17,7 @@ pub struct System {
     pub readers: Database,
     /// Redis.
     pub cache: Cache,
-    /// This process's name.
+    /// The name of this process.
     pub process: String,
     /// The keys that sign checkpoints.
     pub seal_keys: Arc<SealKeys>,

@@ -154,11 +154,11 @@ impl Tasks {
         self.ended().map_or(Ok(()), Err)
     }
 
-    /// Waits until every task has ended, for `patience` at most. Gives the names
+    /// Waits until every task has ended, for `limit` at most. Gives the names
     /// of those that have not.
-    pub async fn finish(&self, patience: Duration) -> Vec<&'static str> {
+    pub async fn finish(&self, limit: Duration) -> Vec<&'static str> {
         self.0.tracker.close();
-        if tokio::time::timeout(patience, self.0.tracker.wait()).await.is_ok() {
+        if tokio::time::timeout(limit, self.0.tracker.wait()).await.is_ok() {
             return Vec::new();
         }
         let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);

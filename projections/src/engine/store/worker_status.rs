@@ -1,4 +1,4 @@
-//! How the workers of every process stand.
+//! The status of the workers of every process.
 
 use super::{to_i64, to_u64};
 use crate::{Error, engine::database::Database};
@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use strum::{EnumString, IntoStaticStr};
 
 /// Rows of processes that have been silent for longer are dropped.
-const KEPT: std::time::Duration = std::time::Duration::from_secs(3_600);
+const RETENTION: std::time::Duration = std::time::Duration::from_secs(3_600);
 
-/// What a worker does at the moment.
+/// The state of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, EnumString, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -37,33 +37,33 @@ impl WorkerState {
     }
 }
 
-/// How a worker of a process stands.
+/// The status of a worker in one process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerStatus {
-    /// Which worker.
+    /// The worker's name.
     pub name: String,
-    /// Of which process.
+    /// The process's name.
     pub process: String,
-    /// What it does at the moment.
+    /// Its state.
     pub state: WorkerState,
     /// Steps that this process has made.
     pub steps: u64,
     /// Steps that failed since the last one that did not.
     pub failures: u32,
-    /// When the last step was made that did not fail.
+    /// The time of the last step that did not fail.
     pub last_step_at: Option<DateTime<Utc>>,
-    /// Why a step failed last; kept after later steps.
+    /// The error of the last step that failed; later steps leave it.
     pub last_error: Option<String>,
-    /// When that was.
+    /// The time of that step.
     pub last_error_at: Option<DateTime<Utc>>,
-    /// When the next step is due.
+    /// The time at which the next step is due.
     pub next_step_at: Option<DateTime<Utc>>,
 }
 
-/// A worker's status as the database has it.
+/// A status as the database has it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RecordedWorker {
-    /// As its process wrote it.
+    /// The status that its process wrote.
     pub status: WorkerStatus,
     /// Seconds since then.
     pub age_seconds: f64,
@@ -78,7 +78,7 @@ impl RecordedWorker {
         let state = self.status.state;
         let works =
             !matches!(state, WorkerState::Starting | WorkerState::Stopped | WorkerState::Panicked);
-        self.age_seconds < SILENCE && works
+        self.age_seconds < HEARTBEAT_TIMEOUT && works
     }
 
     /// True if its step does not end.
@@ -90,11 +90,11 @@ impl RecordedWorker {
 /// Seconds that a step may take: an erasure reads the whole log.
 const LONGEST_STEP: f64 = 900.0;
 /// A process shows a sign of life every second.
-const SILENCE: f64 = 10.0;
+const HEARTBEAT_TIMEOUT: f64 = 10.0;
 
 impl Database {
-    /// Keeps how the workers of a process stand; rows of processes that have
-    /// been silent for an hour go.
+    /// Stores the status of a process's workers, and deletes rows of processes that
+    /// have been silent for an hour.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -107,7 +107,7 @@ impl Database {
         sqlx::query!(
             "delete from worker_status
              where heartbeat_at < clock_timestamp() - make_interval(secs => $1)",
-            KEPT.as_secs_f64()
+            RETENTION.as_secs_f64()
         )
         .execute(&mut *transaction)
         .await?;
@@ -142,8 +142,8 @@ impl Database {
         Ok(())
     }
 
-    /// How the workers of every process stood when it last said so, by worker,
-    /// the latest first.
+    /// The last status of every worker in every process, by worker, the latest
+    /// first.
     ///
     /// # Errors
     /// When the database does not answer.

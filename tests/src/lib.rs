@@ -20,6 +20,7 @@ mod model;
 mod process;
 mod rental;
 mod standing;
+mod system;
 mod views;
 mod wait;
 mod world;
@@ -29,10 +30,11 @@ pub use fixtures::{Fixture, email_body, fixtures, reported_status, status_by_ran
 pub use model::{Holders, bookings_in};
 pub use process::{Process, free_address, program};
 pub use rental::{Client, booking_body, car_body, day, key, rounds};
-pub use views::{Rows, fold, fold_by_name};
-pub use world::{
-    API, DATA_KEYS, PermissionErrors, SEAL_KEY, TOKEN_SECRET, WORKER, World, jetstream_as,
+pub use system::{
+    API, DATA_KEYS, PermissionErrors, SEAL_KEY, System, TOKEN_SECRET, WORKER, jetstream_as,
     open_log, run, wrapping_keys,
 };
+pub use views::{Rows, fold, fold_by_name};
 
 pub use wait::{Probe, WAIT_TIMEOUT, eventually, within};
+pub use world::World;

@@ -1,6 +1,6 @@
 //! Clients of the rental routes, and the bodies of their requests.
 
-use crate::{API, Answer, World};
+use crate::{API, Answer, System, World};
 use chrono::{NaiveDate, TimeDelta, Utc};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -50,8 +50,8 @@ pub struct Client {
 
 impl Client {
     /// The same client at another process.
-    pub fn at(&self, world: &World, process: &str) -> Self {
-        Self { address: world.address(process), ..self.clone() }
+    pub fn at(&self, system: &System, process: &str) -> Self {
+        Self { address: system.address(process), ..self.clone() }
     }
 
     /// A client with this link's token.
@@ -167,7 +167,7 @@ impl Client {
     }
 }
 
-impl World {
+impl System {
     /// A client without a token at the first process.
     pub fn visitor(&self) -> Client {
         Client { http: self.http.clone(), address: self.address(API), token: None, link: None }
@@ -182,7 +182,9 @@ impl World {
     pub fn admin(&self) -> Client {
         self.user("admin-user", "admin")
     }
+}
 
+impl World {
     /// Starts more processes that serve the API; gives the names of all, once
     /// they are ready.
     pub async fn serve_from(&self, processes: usize) -> Vec<String> {

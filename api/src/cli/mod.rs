@@ -20,11 +20,11 @@ mod import;
 mod metrics;
 mod projections;
 mod replay;
-mod serve;
+pub mod serve;
 mod table;
 mod terminal;
 mod up;
-mod work;
+pub mod work;
 mod workers;
 
 use crate::http::auth::{tokens, tokens::Role};
@@ -39,7 +39,7 @@ use exodrive_runtime::{error_chain, folder, services::SyncMode, telemetry};
 use std::{io::Write, process::ExitCode, time::Duration};
 
 /// An error, for the person at the terminal.
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// ExoDrive: exotic-car rental on an event log.
 ///

@@ -23,14 +23,23 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+/// The API of a process: connected to its services, and ready to be served.
+pub struct Service {
+    api: Api,
+    tasks: Tasks,
+    /// Cancelled after the last request.
+    served_all: CancellationToken,
+}
+
 /// Address of the API if none is given.
 pub(super) const HTTP_ADDR: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
 
+/// Settings of `exodrive serve`.
 #[derive(clap::Args)]
 #[command(after_help = "Example:
   EXODRIVE_HTTP_ADDR=0.0.0.0:8080 EXODRIVE_RESEND_WEBHOOK_SECRETS=whsec_... exodrive serve")]
-pub(super) struct Serve {
+pub struct Serve {
     #[command(flatten)]
     connections: Connections,
     #[command(flatten)]
@@ -43,13 +52,26 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let stop = shutdown::requested()?;
-        let tasks = Tasks::new(stop.clone());
+        let tasks = Tasks::new(shutdown::requested()?);
+        serve_metrics(self.metrics.metrics_addr, &tasks).await?;
+        let address = self.http.http_addr.unwrap_or(HTTP_ADDR);
+        let service = self.connect(tasks).await?;
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|error| format!("cannot listen on {address} (EXODRIVE_HTTP_ADDR): {error}"))?;
+        service.serve(listener).await
+    }
+
+    /// Connects to the services, and starts the tasks of the API.
+    ///
+    /// # Errors
+    /// When a setting is invalid, or the log is not as it must be.
+    pub async fn connect(self, tasks: Tasks) -> Result<Service, Failure> {
+        let stop = tasks.stop();
         let urls = self.connections.resolve()?;
         let booking_secret = self.bookings.secret(&self.connections)?;
         let webhook_secrets = self.http.webhook_secrets(&self.connections)?;
         let tokens = self.tokens()?;
-        serve_metrics(self.metrics.metrics_addr, &tasks).await?;
         let log =
             Log::connect(&self.connections.appending_config(urls.nats, urls.nats_monitor)?).await?;
         let redis = Cache::new(&urls.redis)?;
@@ -74,7 +96,6 @@ impl Serve {
         tasks.spawn("erasure-gate", open);
         let erasures = Erasures::new(log.clone());
         let accesses = AccessLog::default();
-        // Cancelled after the last request.
         let served_all = CancellationToken::new();
         let interval = self.http.access_interval;
         tasks.spawn("access-log", accesses.clone().run(log.clone(), interval, served_all.clone()));
@@ -102,10 +123,29 @@ impl Serve {
             health: health::Latest::default(),
             full_readings: tokio::sync::Semaphore::new(http::FULL_READINGS),
         };
-        let address = self.http.http_addr.unwrap_or(HTTP_ADDR);
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|error| format!("cannot listen on {address} (EXODRIVE_HTTP_ADDR): {error}"))?;
+        Ok(Service { api, tasks, served_all })
+    }
+
+    fn tokens(&self) -> Result<Tokens, SettingsError> {
+        let rules = TokenRules {
+            issuer: self.http.jwt_issuer.clone(),
+            audience: self.http.jwt_audience.clone(),
+            role_claim: self.http.jwt_role_claim.clone(),
+        };
+        Ok(match &self.http.jwt_jwks {
+            Some(source) => Tokens::by_jwks(source.clone(), self.http.jwt_algorithm, rules),
+            None => Tokens::by_secret(&self.http.token_secret(&self.connections)?, rules),
+        })
+    }
+}
+
+impl Service {
+    /// Answers requests until the tasks are stopped, or one of them ends.
+    ///
+    /// # Errors
+    /// When a task has ended by itself.
+    pub async fn serve(self, listener: TcpListener) -> Result<(), Failure> {
+        let Self { api, tasks, served_all } = self;
         tracing::info!(address = %listener.local_addr()?, "Serving");
         let service =
             http::router(Arc::new(api)).into_make_service_with_connect_info::<SocketAddr>();
@@ -123,18 +163,6 @@ impl Serve {
             tracing::warn!(?running, "Some tasks did not end in time");
         }
         Ok(tasks.outcome()?)
-    }
-
-    fn tokens(&self) -> Result<Tokens, SettingsError> {
-        let rules = TokenRules {
-            issuer: self.http.jwt_issuer.clone(),
-            audience: self.http.jwt_audience.clone(),
-            role_claim: self.http.jwt_role_claim.clone(),
-        };
-        Ok(match &self.http.jwt_jwks {
-            Some(source) => Tokens::by_jwks(source.clone(), self.http.jwt_algorithm, rules),
-            None => Tokens::by_secret(&self.http.token_secret(&self.connections)?, rules),
-        })
     }
 }
 

@@ -23,10 +23,11 @@ const GRACE: Duration = Duration::from_secs(6);
 /// Time limit for recording the last status.
 const LAST_STATUS: Duration = Duration::from_secs(1);
 
+/// Settings of `exodrive work`.
 #[derive(clap::Args)]
 #[command(after_help = "Example:
   exodrive work        (any number of them: they share the projections and take over from each other)")]
-pub(super) struct Work {
+pub struct Work {
     #[command(flatten)]
     connections: Connections,
     #[command(flatten)]
@@ -41,11 +42,20 @@ pub(super) struct Work {
 
 impl Work {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let stop = shutdown::requested()?;
-        let tasks = Tasks::new(stop.clone());
+        let tasks = Tasks::new(shutdown::requested()?);
+        serve_metrics(self.metrics.metrics_addr, &tasks).await?;
+        self.work(tasks).await
+    }
+
+    /// Folds the projections and runs the workers until the tasks are stopped, or one of
+    /// them ends.
+    ///
+    /// # Errors
+    /// When a setting is invalid, when the log is not as it must be, when a task has ended by
+    /// itself, or after a failure that no retry cures.
+    pub async fn work(self, tasks: Tasks) -> Result<(), Failure> {
         let urls = self.connections.resolve()?;
         let seal_keys = Arc::new(self.seals.keys(&self.connections)?);
-        serve_metrics(self.metrics.metrics_addr, &tasks).await?;
         let config = self.connections.appending_config(urls.nats_worker, urls.nats_monitor)?;
         let log = Log::connect(&config).await?;
         let process = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
@@ -66,7 +76,7 @@ impl Work {
         exodrive_workers::start_all(&driver, &system);
         tasks.spawn(
             status::PUBLISHER,
-            statuses.clone().publish(system.database.clone(), stop.clone()),
+            statuses.clone().publish(system.database.clone(), tasks.stop().clone()),
         );
         let failed = Arc::new(Mutex::new(None));
         tasks.spawn(PROJECTIONS, self.project(system.clone(), tasks.clone(), failed.clone()));

@@ -95,6 +95,12 @@ impl Redis {
         Ok(Self { client, connection, started: Instant::now(), rests_until_ms: Arc::default() })
     }
 
+    /// The number of the database that the URL names. Keys are its own; channels are
+    /// shared by all databases of a server.
+    pub fn database(&self) -> i64 {
+        self.client.get_connection_info().redis_settings().db()
+    }
+
     /// Sends one command.
     ///
     /// # Errors

@@ -105,6 +105,11 @@ impl Cache {
         self.query::<String>(&Cmd::ping()).await.is_ok()
     }
 
+    /// The channel on which the changes of a view are published.
+    fn channel(&self, view: &str) -> String {
+        format!("exo:changes:{}:{view}", self.redis.database())
+    }
+
     /// Sends one command.
     ///
     /// # Errors
@@ -167,7 +172,7 @@ impl Cache {
                 notice.push('\n');
                 notice.push_str(&entry.key);
             }
-            script.arg(channel(view)).arg(notice);
+            script.arg(self.channel(view)).arg(notice);
             for entry in chunk {
                 let key = name(view, generation, &entry.key);
                 script.key(key).arg(entry.position).arg(&entry.json);
@@ -186,7 +191,7 @@ impl Cache {
         &self,
         view: &str,
     ) -> Result<impl Stream<Item = Notice> + use<>, CacheError> {
-        let subscription = self.redis.subscribe(&channel(view)).await?;
+        let subscription = self.redis.subscribe(&self.channel(view)).await?;
         Ok(subscription.into_on_message().filter_map(async |notice| {
             match notice.get_payload::<String>() {
                 Ok(text) => Notice::parse(&text),
@@ -217,7 +222,7 @@ impl Cache {
     ) -> Result<(), CacheError> {
         let mut script = ANNOUNCE.prepare_invoke();
         script.key(pointer(view, version)).key(self::swaps(view));
-        script.arg(channel(view)).arg(generation).arg(SWITCHED).arg(swaps);
+        script.arg(self.channel(view)).arg(generation).arg(SWITCHED).arg(swaps);
         self.invoke(&script).await
     }
 
@@ -233,7 +238,7 @@ impl Cache {
         self.query::<()>(&Cmd::set_ex(self::swaps(view), swaps, 10)).await?;
         let pointers: Vec<_> = versions.iter().map(|version| pointer(view, *version)).collect();
         self.query::<()>(&Cmd::del(pointers)).await?;
-        self.query(&Cmd::publish(channel(view), SWITCHED)).await
+        self.query(&Cmd::publish(self.channel(view), SWITCHED)).await
     }
 
     /// True if Redis holds all of a partition: it forgets the mark when it forgets the rows.
@@ -318,7 +323,7 @@ impl Cache {
             let names: Vec<_> = chunk.iter().map(|key| name(view, generation, key)).collect();
             self.query::<()>(redis::cmd("UNLINK").arg(&names)).await?;
             let notice = format!("{generation}\n{}", chunk.join("\n"));
-            self.query::<()>(&Cmd::publish(channel(view), notice)).await?;
+            self.query::<()>(&Cmd::publish(self.channel(view), notice)).await?;
         }
         Ok(())
     }
@@ -371,10 +376,6 @@ fn pointer(view: &str, version: u32) -> String {
 
 fn swaps(view: &str) -> String {
     format!("exo:swaps:{view}")
-}
-
-fn channel(view: &str) -> String {
-    format!("exo:changes:{view}")
 }
 
 fn mark(view: &str, part: PartitionId) -> String {

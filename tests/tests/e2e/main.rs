@@ -13,7 +13,6 @@
 mod accesses;
 mod append;
 mod audit_offline;
-mod booking;
 mod booking_access;
 mod calendar;
 mod cli;

@@ -65,7 +65,7 @@ async fn forge(world: &World, rows: &[(&str, Vec<String>)]) {
                 assert!(forged.contains(CANARY), "{value}");
                 let () = redis.set(&name, forged).await.unwrap();
                 let notice = format!("{generation}\n{key}");
-                let () = redis.publish(format!("exo:changes:{projection}"), notice).await.unwrap();
+                let () = redis.publish(format!("exo:changes:0:{projection}"), notice).await.unwrap();
             }
         }
     }

@@ -73,6 +73,9 @@ pub struct Options {
     pub sync: SyncMode,
     /// For tests: Postgres does not flush to disk and takes less memory.
     pub fast: bool,
+    /// For tests: the number of systems beside the first that share the servers, each
+    /// with a NATS account and a Redis database of its own.
+    pub neighbours: u16,
     /// The data folder is removed when the services are stopped or dropped.
     pub ephemeral: bool,
     /// NATS that runs elsewhere, as the API's user; none is started then.
@@ -97,6 +100,7 @@ impl Options {
             data_dir: data_dir.into(),
             sync: SyncMode::Always,
             fast: false,
+            neighbours: 0,
             ephemeral: false,
             nats: None,
             nats_worker: None,
@@ -322,6 +326,7 @@ fn tail(log: &Path) -> String {
 pub struct PrivateServices {
     data_dir: PathBuf,
     ephemeral: bool,
+    neighbours: u16,
     urls: ServiceUrls,
     slots: Vec<Slot>,
     // The last field, so that the folder is free only when no service runs in it any more.
@@ -420,7 +425,7 @@ impl PrivateServices {
 
         let nats = async {
             let Some((binary, ports)) = nats_ground else { return Ok(None) };
-            let spec = nats::prepare(&data_dir, &saved, options.sync, &binary)?;
+            let spec = nats::prepare(&data_dir, &saved, &options, &binary)?;
             let probe = Probe::Nats { port: saved.nats_port, monitor: saved.nats_monitor_port };
             let slot = Slot::new(&data_dir, Service::Nats, spec, probe);
             drop(ports);
@@ -428,7 +433,7 @@ impl PrivateServices {
         };
         let redis = async {
             let Some((binary, ports)) = redis_ground else { return Ok(None) };
-            let spec = redis::prepare(&data_dir, &saved, &binary)?;
+            let spec = redis::prepare(&data_dir, &saved, options.neighbours, &binary)?;
             let probe =
                 Probe::Redis { port: saved.redis_port, password: saved.redis_password.clone() };
             let slot = Slot::new(&data_dir, Service::Redis, spec, probe);
@@ -496,7 +501,14 @@ impl PrivateServices {
             }),
         };
         // Built before a failure is returned, so that an ephemeral folder is removed in that case too.
-        let services = Self { data_dir, ephemeral: options.ephemeral, urls, slots, _lock: lock };
+        let services = Self {
+            data_dir,
+            ephemeral: options.ephemeral,
+            neighbours: options.neighbours,
+            urls,
+            slots,
+            _lock: lock,
+        };
         result?;
         saved.urls = Some(services.urls.clone());
         saved.write(&services.data_dir)?;
@@ -512,6 +524,30 @@ impl PrivateServices {
     /// The addresses of the services.
     pub fn urls(&self) -> &ServiceUrls {
         &self.urls
+    }
+
+    /// The addresses of a neighbour, numbered from 1: its NATS account, its Redis
+    /// database, and its Postgres database, which does not exist yet. `None` if there
+    /// are fewer, or if a service runs elsewhere.
+    pub fn neighbour(&self, number: u16) -> Option<ServiceUrls> {
+        if !(1..=self.neighbours).contains(&number) || self.slots.len() < Service::ALL.len() {
+            return None;
+        }
+        let nats = |url: &str| {
+            let (user, rest) = url.rsplit_once(':').and_then(|(url, port)| {
+                let (user, password) = url.rsplit_once(':')?;
+                Some((user.to_owned(), format!("{password}:{port}")))
+            })?;
+            Some(format!("{}:{rest}", nats::neighbour(&user, number)))
+        };
+        Some(ServiceUrls {
+            nats: nats(&self.urls.nats)?,
+            nats_worker: nats(&self.urls.nats_worker)?,
+            nats_operator: nats(&self.urls.nats_operator)?,
+            nats_monitor: self.urls.nats_monitor.clone(),
+            database: format!("{}_{number}", self.urls.database),
+            redis: format!("{}/{number}", self.urls.redis.strip_suffix("/0")?),
+        })
     }
 
     /// Process id of a service that this process runs; for Postgres its postmaster.

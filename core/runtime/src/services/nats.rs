@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::folder::{self, SavedSettings};
 use super::supervisor::ProcessSpec;
-use super::{ServiceError, SyncMode, process};
+use super::{Options, ServiceError, SyncMode, process};
 
 /// Older servers order the checks of a repeated append differently, or store a batch without its guards.
 const OLDEST: (u32, u32, u32) = (2, 12, 3);
@@ -62,11 +62,18 @@ pub(super) fn pid_file(data_dir: &Path) -> PathBuf {
     data_dir.join("nats/nats.pid")
 }
 
+/// The name that a user has in the account of a neighbour.
+pub(super) fn neighbour(user: &str, number: u16) -> String {
+    format!("{user}-{number}")
+}
+
 /// A line of the configuration; the permissions are a variable of the included file.
-fn user(name: &str, password: &str) -> String {
+fn user(name: &str, number: Option<u16>, password: &str) -> String {
     let permissions = name.to_uppercase();
+    let user = format!("exodrive-{name}");
+    let user = number.map_or(user.clone(), |number| neighbour(&user, number));
     format!(
-        "    {{ user: exodrive-{name}, password: {password:?}, permissions: $EXODRIVE_{permissions} }}\n"
+        "    {{ user: {user}, password: {password:?}, permissions: $EXODRIVE_{permissions} }}\n"
     )
 }
 
@@ -74,25 +81,37 @@ fn user(name: &str, password: &str) -> String {
 pub(super) fn prepare(
     data_dir: &Path,
     saved: &SavedSettings,
-    sync: SyncMode,
+    options: &Options,
     binary: &Path,
 ) -> Result<ProcessSpec, ServiceError> {
     let home = data_dir.join("nats");
     folder::create(&home, 0o700)?;
-    let sync = match sync {
+    let sync = match options.sync {
         SyncMode::Always => "  sync_interval: always\n",
         SyncMode::Default => "",
     };
+    let users = |number: Option<u16>| {
+        let users = [
+            ("operator", &saved.nats_operator_password),
+            ("api", &saved.nats_api_password),
+            ("worker", &saved.nats_worker_password),
+        ]
+        .map(|(name, password)| user(name, number, password));
+        format!("  users: [\n{}  ]\n", users.concat())
+    };
+    let accounts: String = (1..=options.neighbours)
+        .map(|number| {
+            format!("  NEIGHBOUR-{number} {{\n  jetstream: enabled\n{}  }}\n", users(Some(number)))
+        })
+        .collect();
     let text = format!(
         "server_name: exodrive\nlisten: \"127.0.0.1:{}\"\nhttp: \"127.0.0.1:{}\"\npid_file: {:?}\nmax_payload: 2MB\n\
-         include {PERMISSIONS_FILE:?}\nauthorization {{\n  users: [\n{}{}{}  ]\n}}\n\
+         include {PERMISSIONS_FILE:?}\nauthorization {{\n{}}}\naccounts {{\n{accounts}}}\n\
          jetstream {{\n  store_dir: {:?}\n{sync}}}\n",
         saved.nats_port,
         saved.nats_monitor_port,
         pid_file(data_dir),
-        user("operator", &saved.nats_operator_password),
-        user("api", &saved.nats_api_password),
-        user("worker", &saved.nats_worker_password),
+        users(None),
         home.join("store"),
     );
     folder::write_private(&home.join(PERMISSIONS_FILE), PERMISSIONS)?;

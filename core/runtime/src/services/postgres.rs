@@ -171,7 +171,8 @@ fn settings(port: u16, fast: bool) -> Vec<String> {
         format!("port={port}"),
         "listen_addresses=127.0.0.1".to_owned(),
         "unix_socket_directories=".to_owned(),
-        "max_connections=100".to_owned(),
+        // Two processes of ours hold 48 at most. Tests run several systems on one server.
+        format!("max_connections={}", if fast { 500 } else { 100 }),
         "max_wal_size=4GB".to_owned(),
         "jit=off".to_owned(),
         "logging_collector=off".to_owned(),

@@ -23,15 +23,17 @@ pub(super) fn pid_file(data_dir: &Path) -> PathBuf {
 pub(super) fn prepare(
     data_dir: &Path,
     saved: &SavedSettings,
+    neighbours: u16,
     binary: &Path,
 ) -> Result<ProcessSpec, ServiceError> {
     let home = data_dir.join("redis");
     folder::create(&home, 0o700)?;
     let text = format!(
-        "bind 127.0.0.1\nport {}\nrequirepass {}\nsave \"\"\nappendonly no\ndir {home:?}\npidfile {:?}\n",
+        "bind 127.0.0.1\nport {}\nrequirepass {}\nsave \"\"\nappendonly no\ndir {home:?}\npidfile {:?}\ndatabases {}\n",
         saved.redis_port,
         saved.redis_password,
         pid_file(data_dir),
+        neighbours.max(15) + 1,
     );
     let file = home.join("redis.conf");
     folder::write_private(&file, &text)?;

@@ -1,6 +1,7 @@
 //! The life of a booking, and every way in which a request can be invalid.
 
-use exodrive_tests::{Answer, Client, World, booking_body, day, key};
+use crate::system::InProcess;
+use exodrive_tests::{Answer, Client, booking_body, day, key};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -18,7 +19,7 @@ async fn story(client: &Client, booking: &Value, acts: &[(&str, Value, &str)]) -
 
 #[tokio::test]
 async fn a_rental_from_the_hold_to_its_end() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 100_000).await;
     // The first day is today, in the car's time zone.
@@ -67,7 +68,7 @@ async fn a_rental_from_the_hold_to_its_end() {
 
 #[tokio::test]
 async fn a_rejection_names_the_taken_days_and_the_next_free_ones() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 100_000).await;
     let held = visitor.booked(&car, day(2), day(3)).await;
@@ -114,7 +115,7 @@ fn assert_problem(answer: &Answer, status: u16, code: &str, pointer: Option<&str
 
 #[tokio::test]
 async fn every_invalid_field_is_reported_with_its_place_and_what_to_do_next() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 100_000).await;
     let valid = booking_body(&car, day(0), day(1));
@@ -214,7 +215,7 @@ async fn every_invalid_field_is_reported_with_its_place_and_what_to_do_next() {
 
 #[tokio::test]
 async fn bookings_of_visitors_and_customers_are_limited_and_those_of_admins_are_not() {
-    let world = World::with(&[("EXODRIVE_RATE_LIMIT_BOOKING", "3/1h")]).await;
+    let world = InProcess::with(&[("EXODRIVE_RATE_LIMIT_BOOKING", "3/1h")]).await;
     let admin = world.admin();
     let car = admin.add_car("one", 100_000).await;
     for client in [world.visitor(), world.user("ada", "customer")] {

@@ -134,6 +134,12 @@ impl System {
         &self.env
     }
 
+    /// Changes a setting, for programs started from now on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.env.retain(|(known, _)| known != name);
+        self.env.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Runs `exodrive` with these arguments to its end.
     pub async fn exodrive(&self, args: &[&str]) -> Output {
         run(args, &self.env).await
@@ -149,6 +155,11 @@ impl System {
     /// The address at which a process serves the API.
     pub fn address(&self, name: &str) -> SocketAddr {
         self.addresses.lock().unwrap()[name]
+    }
+
+    /// Adds a process that serves the API at this address.
+    pub fn add_address(&self, name: &str, address: SocketAddr) {
+        self.addresses.lock().unwrap().insert(name.to_owned(), address);
     }
 
     /// Waits until `/readyz` answers with this status.

@@ -67,12 +67,6 @@ impl World {
         self.folder().join("services")
     }
 
-    /// Changes a setting, for programs started from now on.
-    pub fn set(&mut self, name: &str, value: &str) {
-        self.system.env.retain(|(known, _)| known != name);
-        self.system.env.push((name.to_owned(), value.to_owned()));
-    }
-
     /// Applies the migrations, as a user would.
     pub async fn migrate(&self) {
         let done = self.exodrive(&["migrate"]).await;

@@ -1,29 +1,44 @@
-//! Real servers for the tests of one program, started once: a NATS account, a Redis database
-//! and an address in Postgres for each test.
+//! `test-servers COMMAND...` starts NATS, Postgres and Redis once, runs the command, and stops them:
+//! the servers of every test that needs no servers of its own.
 //!
-//! `test-servers FOLDER NUMBER` prints the addresses of NUMBER systems as one line of JSON,
-//! and runs until its standard input ends: so it ends with the program that started it,
-//! whatever becomes of that. The database `exodrive` is migrated, and serves as the template
-//! of each system's own.
+//! The command finds in the folder `EXODRIVE_TEST_SERVERS` the file `systems.json`: the addresses
+//! of many systems, each with a NATS account, a Redis database, and a name for a Postgres database,
+//! which is a copy of the migrated database `exodrive`. Who uses a system makes the file
+//! `taken/NUMBER` first.
 
-#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a program of the tests")]
+#![expect(clippy::expect_used, reason = "a program of the tests")]
 
 use exodrive_projections::Database;
-use exodrive_runtime::services::{Options, PrivateServices, ServiceUrls};
-use std::io::Read;
+use exodrive_runtime::{
+    services::{Options, PrivateServices, ServiceUrls},
+    shutdown,
+};
+use std::{
+    error::Error,
+    fs,
+    process::{Command, ExitCode},
+};
+
+/// More than there are tests.
+const SYSTEMS: u16 = 400;
 
 #[tokio::main]
-async fn main() {
-    let mut args = std::env::args().skip(1);
-    let folder = args.next().unwrap();
-    let neighbours = args.next().unwrap().parse().unwrap();
-    let options = Options { neighbours, ..Options::for_tests(folder) };
-    let services = PrivateServices::start(options).await.unwrap();
-    Database::for_workers(&services.urls().database).unwrap().migrate().await.unwrap();
+async fn main() -> Result<ExitCode, Box<dyn Error>> {
+    // An interrupt reaches the command too, which ends; the servers then stop as always.
+    let _interrupts = shutdown::requested()?;
+    let mut args = std::env::args_os().skip(1);
+    let mut command = Command::new(args.next().ok_or("which command?")?);
+    let folder = tempfile::tempdir()?;
+    let options = Options::for_tests(folder.path().join("services"));
+    let services = PrivateServices::start(Options { neighbours: SYSTEMS, ..options }).await?;
+    Database::for_workers(&services.urls().database)?.migrate().await?;
     let systems: Vec<ServiceUrls> =
-        (1..=neighbours).map(|number| services.neighbour(number).unwrap()).collect();
-    println!("{}", serde_json::to_string(&systems).unwrap());
-    let end_of_input = || std::io::stdin().read_to_end(&mut Vec::new());
-    let _ = tokio::task::spawn_blocking(end_of_input).await;
+        (1..=SYSTEMS).map(|number| services.neighbour(number).expect("one of them")).collect();
+    fs::write(folder.path().join("systems.json"), serde_json::to_vec(&systems)?)?;
+    fs::create_dir(folder.path().join("taken"))?;
+    command.args(args).env("EXODRIVE_TEST_SERVERS", folder.path());
+    let ended = tokio::task::spawn_blocking(move || command.status()).await??;
     services.stop().await;
+    let code = ended.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }

@@ -1,7 +1,8 @@
 //! Reads by the staff: recorded beside the reads, shown to auditors.
 
+use crate::in_process::InProcess;
 use exodrive_domain::{Subject, access::ACCESS_RECORDED};
-use exodrive_tests::{API, Delivery, World, day, email_body, within};
+use exodrive_tests::{API, Delivery, System, World, day, email_body, within};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -9,27 +10,27 @@ const SECOND: (&str, &str) = ("EXODRIVE_ACCESS_INTERVAL", "1s");
 /// A record waits a second for others, and is folded a moment later.
 const SOON: Duration = Duration::from_secs(2);
 
-async fn mail(world: &World) -> u64 {
+async fn mail(world: &System) -> u64 {
     let body = email_body("sent", "em-1", "2026-11-20T09:00:00Z", "");
     let position = world.stored(&Delivery::new("msg_1", body)).await;
     world.settled().await;
     position
 }
 
-async fn accesses(world: &World, query: &str) -> Vec<Value> {
+async fn accesses(world: &System, query: &str) -> Vec<Value> {
     let list = world.get(&format!("/v1/audit/accesses?{query}")).await.expect(200);
     list["data"].as_array().unwrap().clone()
 }
 
 /// The row of a reader and a record, once it is there.
-async fn seen(world: &World, limit: Duration, actor: &str, resource: &str, key: &str) -> Value {
+async fn seen(world: &System, limit: Duration, actor: &str, resource: &str, key: &str) -> Value {
     let query = format!("actor={actor}&resource={resource}&key={key}");
     within(limit, "a read is recorded", async || accesses(world, &query).await.pop()).await
 }
 
 #[tokio::test]
 async fn reads_by_staff_are_shown_to_auditors_within_two_seconds() {
-    let world = World::with(&[SECOND]).await;
+    let world = InProcess::with(&[SECOND]).await;
     let position = mail(&world).await;
     world.get("/v1/inbox/em-1").await.expect(200);
     let row = seen(&world, SOON, "auditor:auditor-user", "email", "em-1").await;
@@ -79,7 +80,7 @@ async fn reads_by_staff_are_shown_to_auditors_within_two_seconds() {
 
 #[tokio::test]
 async fn only_reads_of_personal_data_by_staff_are_recorded() {
-    let world = World::with(&[("EXODRIVE_ACCESS_INTERVAL", "100ms")]).await;
+    let world = InProcess::with(&[("EXODRIVE_ACCESS_INTERVAL", "100ms")]).await;
     mail(&world).await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 10_000).await;
@@ -147,7 +148,7 @@ async fn records_wait_while_the_log_is_away_and_are_appended_at_the_end() {
 
 #[tokio::test]
 async fn reads_by_the_command_line_are_recorded() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     mail(&world).await;
     world.exodrive_prints(&["replay", "email", "em-1"]).await;
     world.exodrive_prints(&["replay", "inbox", "em-1"]).await;

@@ -1,7 +1,8 @@
 //! The owner of a booking, its readers, and the commands that each may send.
 
+use crate::in_process::InProcess;
 use exodrive_domain::booking::Action;
-use exodrive_tests::{Answer, Client, World, booking_body, day};
+use exodrive_tests::{Answer, Client, booking_body, day};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -15,7 +16,7 @@ fn ids(list: &Value) -> Vec<&str> {
 
 #[tokio::test]
 async fn a_booking_is_shown_to_its_customer_and_to_staff() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let (ada, ben) = (world.user("ada", "customer"), world.user("ben", "customer"));
     let car = admin.add_car("one", 100_000).await;
@@ -73,7 +74,7 @@ async fn a_booking_is_shown_to_its_customer_and_to_staff() {
 
 #[tokio::test]
 async fn only_staff_and_its_customer_may_change_a_booking() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let (ada, ben) = (world.user("ada", "customer"), world.user("ben", "customer"));
     let car = admin.add_car("one", 100_000).await;
@@ -135,7 +136,7 @@ async fn only_staff_and_its_customer_may_change_a_booking() {
 
 #[tokio::test]
 async fn a_link_is_good_for_its_booking_until_it_ends_and_staff_make_another() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 100_000).await;
     let made =
@@ -162,7 +163,7 @@ async fn a_link_is_good_for_its_booking_until_it_ends_and_staff_make_another() {
 
 #[tokio::test]
 async fn lists_of_bookings_are_filtered_and_paged() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let cars = [admin.add_car("one", 100_000).await, admin.add_car("two", 100_000).await];
     let mut made = Vec::new();

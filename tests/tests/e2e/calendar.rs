@@ -1,6 +1,7 @@
 //! A car's days, as the public and staff see them.
 
-use exodrive_tests::{Answer, World, day, eventually};
+use crate::in_process::InProcess;
+use exodrive_tests::{Answer, day, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -10,7 +11,7 @@ fn statuses(calendar: &Value) -> Vec<&str> {
 
 #[tokio::test]
 async fn each_day_has_its_status_and_staff_see_by_whom() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 100_000).await;
     let held = visitor.booked(&car, day(0), day(1)).await;
@@ -66,7 +67,7 @@ async fn each_day_has_its_status_and_staff_see_by_whom() {
 
 #[tokio::test]
 async fn a_block_over_bookings_is_rejected_and_names_them_unless_forced() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 100_000).await;
     let blocks = format!("/v1/cars/{car}/blocks");
@@ -118,7 +119,7 @@ fn to_days(from: i64, to: i64) -> Value {
 
 #[tokio::test]
 async fn the_cache_never_shows_an_old_status_of_a_day() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let names = world.serve_from(2).await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 100_000).await;

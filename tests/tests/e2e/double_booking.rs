@@ -1,8 +1,9 @@
 //! No two customers get the same car on the same day, however many ask at once, and at however many
 //! processes.
 
+use crate::in_process::InProcess;
 use chrono::NaiveDate;
-use exodrive_tests::{Answer, Client, Holders, World, booking_body, bookings_in, day, rounds};
+use exodrive_tests::{Answer, Client, Holders, System, booking_body, bookings_in, day, rounds};
 use futures::future::join_all;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -113,7 +114,7 @@ fn round(n: usize, field: i64) -> Vec<Range> {
 }
 
 /// The log, the calendar and the answers must agree.
-async fn agree(world: &World, client: &Client, car: &str, accepted: &[(Range, String)]) {
+async fn agree(world: &System, client: &Client, car: &str, accepted: &[(Range, String)]) {
     let expected: BTreeSet<_> = accepted.iter().flat_map(|(range, _)| days_of(*range)).collect();
     let events = world.events().await;
     assert_eq!(Holders::of(&events).taken(car), expected, "the log");
@@ -136,7 +137,7 @@ async fn agree(world: &World, client: &Client, car: &str, accepted: &[(Range, St
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_contenders_for_a_range_one_gets_it_and_a_free_range_is_always_granted() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let names = world.serve_from(PROCESSES).await;
     let clients: Vec<_> = names.iter().map(|name| world.visitor().at(&world, name)).collect();
     let (mut attempts, mut made) = (0, 0);
@@ -165,7 +166,7 @@ async fn of_contenders_for_a_range_one_gets_it_and_a_free_range_is_always_grante
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_at_once_over_three_processes() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let names = world.serve_from(PROCESSES).await;
     let clients: Vec<_> = names.iter().map(|name| world.visitor().at(&world, name)).collect();
     let car = world.admin().add_car("hot", 100_000).await;

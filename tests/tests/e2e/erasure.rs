@@ -1,11 +1,12 @@
 //! A person is erased and cannot be found afterwards, while all other people, the log and its
 //! proofs do not change.
 
+use crate::in_process::InProcess;
 use exodrive_domain::personal::ERASED;
 use exodrive_projections::{Projection, names, views::accesses::Accesses};
 use exodrive_runtime::services::{Service, Signal};
 use exodrive_tests::{
-    API, Delivery, WORKER, World, booking_body, day, email_body, eventually, key,
+    API, Delivery, System, WORKER, World, booking_body, day, email_body, eventually, key,
 };
 use serde_json::{Value, json};
 use sqlx::Row;
@@ -30,7 +31,7 @@ fn email(n: u32) -> String {
 }
 
 /// Mail and bookings of the canary and of others.
-async fn live(world: &World) -> (Value, Value) {
+async fn live(world: &System) -> (Value, Value) {
     let subject = r#","subject":"canary.d7e1, your booking""#;
     for n in 1..=3 {
         for kind in ["sent", "delivered", "clicked"] {
@@ -74,7 +75,7 @@ async fn live(world: &World) -> (Value, Value) {
 }
 
 /// Rows of every view by key, without those that are about the canary.
-async fn others(world: &World, own_booking: &str) -> BTreeMap<String, String> {
+async fn others(world: &System, own_booking: &str) -> BTreeMap<String, String> {
     let mut rows = BTreeMap::new();
     // The test's own reads change who read what.
     for view in names().into_iter().filter(|view| *view != Accesses::NAME) {
@@ -143,7 +144,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Requests the canary's erasure and approves it; returns it when it is done.
-async fn erase(world: &World) -> Value {
+async fn erase(world: &System) -> Value {
     let reason = "--reason=request of 3 May";
     let asked = ["audit", "erase", "--email-address", ADDRESS, reason, "--json"];
     let asked: Value = serde_json::from_str(&world.exodrive_prints(&asked).await).unwrap();
@@ -240,7 +241,7 @@ async fn an_erased_person_is_nowhere_to_be_found() {
 
 #[tokio::test]
 async fn a_hold_forbids_an_erasure_and_no_operator_approves_their_own_request() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     world.stored(&delivery("own", "sent", &email(1), ADDRESS, "")).await;
     let hold = ["audit", "hold", "--email-address", ADDRESS, "--reason=case 12"];
     let erase = ["audit", "erase", "--email-address", ADDRESS, "--reason=asked"];

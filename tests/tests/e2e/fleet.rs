@@ -1,6 +1,7 @@
 //! The fleet as staff change it and the public sees it.
 
-use exodrive_tests::{Answer, Client, World, car_body, day, eventually};
+use crate::in_process::InProcess;
+use exodrive_tests::{Answer, Client, car_body, day, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -38,7 +39,7 @@ async fn fleet(admin: &Client) -> Vec<String> {
 
 #[tokio::test]
 async fn the_list_is_filtered_sorted_and_paged() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let ids = fleet(&admin).await;
     visitor.booked("beta", day(3), day(5)).await;
@@ -119,7 +120,7 @@ async fn the_list_is_filtered_sorted_and_paged() {
 
 #[tokio::test]
 async fn a_car_is_shown_from_the_cache_and_after_hiding_no_longer() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let names = world.serve_from(2).await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 100_000).await;
@@ -188,7 +189,7 @@ async fn a_car_is_shown_from_the_cache_and_after_hiding_no_longer() {
 
 #[tokio::test]
 async fn a_car_is_described_and_priced_and_invalid_fields_are_reported() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let admin = world.admin();
     let car = admin.post("/v1/cars", &car_body("one")).await;
     assert_eq!(
@@ -280,7 +281,7 @@ async fn a_car_is_described_and_priced_and_invalid_fields_are_reported() {
 
 #[tokio::test]
 async fn of_cars_added_under_one_slug_at_once_one_gets_it() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let names = world.serve_from(3).await;
     let admin = world.admin();
     let clients: Vec<_> = names.iter().map(|name| admin.at(&world, name)).collect();

@@ -1,11 +1,12 @@
 //! The history of email with all its evidence, for auditors.
 
+use crate::in_process::InProcess;
 use base64::{Engine, prelude::BASE64_STANDARD};
-use exodrive_tests::{Answer, Delivery, World, day, email_body, eventually, sign, within};
+use exodrive_tests::{Answer, Delivery, System, day, email_body, eventually, sign, within};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-async fn history(world: &World, query: &str) -> Value {
+async fn history(world: &System, query: &str) -> Value {
     world.get(&format!("/v1/audit/history?{query}")).await.expect(200)
 }
 
@@ -26,7 +27,7 @@ fn deliveries() -> [Delivery; 3] {
 }
 
 /// A delivery with an invalid signature.
-async fn refused(world: &World, id: &str, body: &str) {
+async fn refused(world: &System, id: &str, body: &str) {
     let request = world
         .request(reqwest::Method::POST, "/v1/webhooks/resend")
         .header("svix-id", id)
@@ -38,7 +39,7 @@ async fn refused(world: &World, id: &str, body: &str) {
 
 #[tokio::test]
 async fn every_delivery_of_an_email_is_reported_with_its_evidence() {
-    let world = World::with(&[("EXODRIVE_ACCESS_INTERVAL", "500ms")]).await;
+    let world = InProcess::with(&[("EXODRIVE_ACCESS_INTERVAL", "500ms")]).await;
     let mut positions = Vec::new();
     for delivery in deliveries() {
         positions.push(world.stored(&delivery).await);
@@ -147,7 +148,7 @@ async fn every_delivery_of_an_email_is_reported_with_its_evidence() {
 
 #[tokio::test]
 async fn history_is_reported_by_address_by_booking_and_by_time() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 10_000).await;
     let booking = visitor.booked(&car, day(0), day(0)).await;
@@ -232,7 +233,7 @@ async fn history_is_reported_by_address_by_booking_and_by_time() {
 
 #[tokio::test]
 async fn the_command_line_shows_the_same_history_and_unknown_secrets() {
-    let mut world = World::start().await;
+    let mut world = InProcess::start().await;
     for delivery in deliveries() {
         world.stored(&delivery).await;
     }

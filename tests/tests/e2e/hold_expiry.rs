@@ -1,20 +1,21 @@
 //! An unpaid hold ends by an event of a worker, and by nothing else.
 
-use exodrive_tests::{WORKER, World, day, eventually};
+use crate::in_process::InProcess;
+use exodrive_tests::{System, WORKER, World, day, eventually};
 use serde_json::{Value, json};
 
-async fn status(world: &World, booking: &Value) -> String {
+async fn status(world: &System, booking: &Value) -> String {
     let path = format!("/v1/bookings/{}", booking["id"].as_str().unwrap());
     let made = booking["position"].as_u64().unwrap();
     world.admin().get_from(made, &path).await.expect(200)["status"].as_str().unwrap().to_owned()
 }
 
-async fn until_expired(world: &World, booking: &Value) {
+async fn until_expired(world: &System, booking: &Value) {
     eventually("the hold ends", async || (status(world, booking).await == "expired").then_some(()))
         .await;
 }
 
-async fn expired_events(world: &World) -> usize {
+async fn expired_events(world: &System) -> usize {
     let events = world.events().await;
     events.iter().filter(|event| event.envelope.kind == "exodrive.booking.expired").count()
 }
@@ -94,7 +95,7 @@ async fn without_a_worker_nothing_ends_by_itself_and_a_new_one_makes_up_for_it()
 
 #[tokio::test]
 async fn a_payment_that_comes_before_the_worker_saves_the_booking() {
-    let world = World::with(&SHORT).await;
+    let world = InProcess::with(&SHORT).await;
     let admin = world.admin();
     let car = admin.add_car("one", 100_000).await;
     let booking = admin.booked(&car, day(0), day(1)).await;

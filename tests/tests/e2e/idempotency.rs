@@ -1,8 +1,11 @@
 //! A repeat changes nothing and gets the first answer, whatever happened in between; a command on a
 //! stale state is answered with the present one.
 
+use crate::in_process::InProcess;
 use exodrive_runtime::services::Service;
-use exodrive_tests::{API, Answer, Client, World, booking_body, bookings_in, day, eventually, key};
+use exodrive_tests::{
+    API, Answer, Client, System, World, booking_body, bookings_in, day, eventually, key,
+};
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -30,7 +33,7 @@ fn repeated(first: &Answer, again: &Answer, when: &str) {
 }
 
 /// Empties Redis.
-async fn flush(world: &World) {
+async fn flush(world: &System) {
     let client = redis::Client::open(world.urls().redis.as_str()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     redis::cmd("FLUSHALL").exec_async(&mut connection).await.unwrap();
@@ -99,7 +102,7 @@ async fn a_repeated_booking_gets_the_first_answer_for_ever() {
 
 #[tokio::test]
 async fn a_different_request_under_a_key_is_detected_without_redis_and_on_a_stale_state() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let names = world.serve_from(2).await;
     let (here, there) = (world.admin(), world.admin().at(&world, &names[1]));
     let car = here.add_car("one", 100_000).await;
@@ -180,7 +183,7 @@ async fn equal_requests_at_once_make_one_booking() {
 
 #[tokio::test]
 async fn keys_of_two_users_do_not_meet() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let car = world.admin().add_car("one", 100_000).await;
     let users = [
         world.user("ada", "customer"),
@@ -199,7 +202,7 @@ async fn keys_of_two_users_do_not_meet() {
 
 #[tokio::test]
 async fn a_key_goes_with_every_command() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let names = world.serve_from(2).await;
     let (here, there) = (world.admin(), world.admin().at(&world, &names[1]));
     let car = here.add_car("one", 100_000).await;
@@ -319,7 +322,7 @@ async fn a_process_that_dies_between_append_and_answer_doubles_nothing() {
 
 #[tokio::test]
 async fn a_command_on_a_stale_state_is_answered_with_the_present_state() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let names = world.serve_from(2).await;
     let admin = world.admin();
     let other = world.user("other-admin", "admin").at(&world, &names[1]);

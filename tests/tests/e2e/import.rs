@@ -1,6 +1,7 @@
 //! The tables of the present product become events, once, with their own times.
 
-use exodrive_tests::World;
+use crate::in_process::InProcess;
+use exodrive_tests::System;
 use serde_json::Value;
 use std::{collections::BTreeMap, fs, path::Path, process::Output};
 
@@ -11,7 +12,7 @@ fn report(done: &Output) -> Value {
         .unwrap_or_else(|_| panic!("no report: {}", String::from_utf8_lossy(&done.stderr)))
 }
 
-async fn import(world: &World, folder: &str, more: &[&str]) -> (Value, bool) {
+async fn import(world: &System, folder: &str, more: &[&str]) -> (Value, bool) {
     let done = world.exodrive(&[&["import", folder, "--json"], more].concat()).await;
     (report(&done), done.status.success())
 }
@@ -24,7 +25,7 @@ fn sum(report: &Value, what: &str) -> u64 {
 
 #[tokio::test]
 async fn a_season_is_imported_once_with_its_own_times() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let (rehearsed, _) = import(&world, SEASON, &["--dry-run"]).await;
     assert_eq!(world.events().await.len(), 0, "a dry run changes nothing");
 
@@ -114,7 +115,7 @@ const UNSOUND: [(&str, &str); 4] = [
 
 #[tokio::test]
 async fn rows_that_cannot_be_imported_are_reported_with_the_reason() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let folder = tempfile::tempdir().unwrap();
     for (table, csv) in UNSOUND {
         fs::write(folder.path().join(format!("{table}.csv")), csv).unwrap();
@@ -160,7 +161,7 @@ async fn rows_that_cannot_be_imported_are_reported_with_the_reason() {
 
 #[tokio::test]
 async fn an_import_that_was_killed_is_finished_by_the_next_one() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let (log, env) = (world.log().await, world.env().to_vec());
     let mut child = tokio::process::Command::new(exodrive_tests::program("exodrive"))
         .args(["import", SEASON, "--json"])

@@ -1,6 +1,7 @@
 //! Rate limits: every tier, the answers that callers get, and the identity that a request counts
 //! for.
 
+use crate::in_process::InProcess;
 use exodrive_runtime::services::Service;
 use exodrive_tests::{API, Answer, Delivery, World, email_body, eventually};
 use futures::{StreamExt, stream};
@@ -114,7 +115,7 @@ async fn while_redis_is_down_each_process_counts_for_itself() {
 
 #[tokio::test]
 async fn without_a_trusted_proxy_no_client_can_pose_as_another_and_limits_recover() {
-    let world = World::with(&[
+    let world = InProcess::with(&[
         ("EXODRIVE_RATE_LIMIT_PUBLIC", "5/1h"),
         ("EXODRIVE_RATE_LIMIT_ADMIN", "2/1s"),
     ])
@@ -138,7 +139,7 @@ async fn without_a_trusted_proxy_no_client_can_pose_as_another_and_limits_recove
 
 #[tokio::test]
 async fn many_requests_at_once_are_counted_exactly() {
-    let world = World::with(&[("EXODRIVE_RATE_LIMIT_ADMIN", "300/1h")]).await;
+    let world = InProcess::with(&[("EXODRIVE_RATE_LIMIT_ADMIN", "300/1h")]).await;
     let token = world.token_of("hasty", "admin");
     let one = async || {
         let request = world.request(Method::GET, "/v1/inbox/em-1").bearer_auth(&token);

@@ -13,6 +13,7 @@
 mod accesses;
 mod append;
 mod audit_offline;
+mod booking;
 mod booking_access;
 mod calendar;
 mod cli;
@@ -31,6 +32,7 @@ mod history;
 mod hold_expiry;
 mod idempotency;
 mod import;
+mod in_process;
 mod limits;
 mod office;
 mod operator;

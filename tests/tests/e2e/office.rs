@@ -1,6 +1,7 @@
 //! The reads of staff: dashboard, customers, and the timeline of a booking with
 //! its email.
 
+use crate::in_process::InProcess;
 use exodrive_tests::{Client, Delivery, World, booking_body, day, email_body};
 use serde_json::{Value, json};
 
@@ -12,7 +13,7 @@ async fn book_as(client: &Client, car: &str, n: i64, email: &str) -> Value {
 
 #[tokio::test]
 async fn the_dashboard_counts_what_happened() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let (one, two) = (admin.add_car("one", 10_000).await, admin.add_car("two", 50_000).await);
     let euro = json!({"base_per_day_cents": 7_000, "currency": "EUR"});
@@ -68,7 +69,7 @@ async fn the_dashboard_counts_what_happened() {
 
 #[tokio::test]
 async fn customers_are_one_by_email_address_with_what_they_booked_and_paid() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 10_000).await;
     let first = book_as(&visitor, &car, 0, "Ada@Example.com").await;
@@ -110,7 +111,7 @@ async fn customers_are_one_by_email_address_with_what_they_booked_and_paid() {
 
 #[tokio::test]
 async fn the_timeline_joins_email_that_comes_before_or_after_the_booking() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 10_000).await;
     let email = async |id: &str, kind: &str, tag: &str| {

@@ -2,6 +2,7 @@
 //! reason, which a worker applies once. It is the same from the terminal and
 //! over HTTP.
 
+use crate::in_process::InProcess;
 use chrono::Utc;
 use exodrive_domain::{
     Envelope, Payload, Recorded, Subject, WEBHOOK_RECEIVED, decode,
@@ -10,7 +11,7 @@ use exodrive_domain::{
 use exodrive_log::NewEvent;
 use exodrive_runtime::services::Signal;
 use exodrive_tests::{
-    Answer, Delivery, Process, WORKER, World, email_body, eventually, key, program,
+    Answer, Delivery, Process, System, WORKER, World, email_body, eventually, key, program,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -34,12 +35,12 @@ fn new_event(subject: Subject, id: &str, kind: &str, version: u32, body: Vec<u8>
     NewEvent { subject, envelope, provider_headers: Vec::new(), body: body.into() }
 }
 
-async fn append(world: &World, event: &NewEvent) -> u64 {
+async fn append(world: &System, event: &NewEvent) -> u64 {
     world.log().await.append_fact(event).await.unwrap().position
 }
 
 /// Requests a rebuild as a newer release would.
-async fn rebuild_of_the_future(world: &World, projection: &str, id: &str) -> u64 {
+async fn rebuild_of_the_future(world: &System, projection: &str, id: &str) -> u64 {
     let operation = Operation::RebuildRequested {
         version: FUTURE,
         key: None,
@@ -56,7 +57,7 @@ async fn rebuild_of_the_future(world: &World, projection: &str, id: &str) -> u64
 
 /// Makes an email whose second event this release cannot read. Returns the
 /// position at which it is parked.
-async fn parked_email(world: &World) -> u64 {
+async fn parked_email(world: &System) -> u64 {
     let body =
         |kind: &str, n: u32| email_body(kind, "em-1", &format!("2026-11-20T09:{n:02}:00Z"), "");
     world.stored(&Delivery::new("msg_1", body("sent", 1))).await;
@@ -69,7 +70,7 @@ async fn parked_email(world: &World) -> u64 {
 }
 
 /// Makes a generation that readers saw once, of a fold that no worker has.
-async fn earlier_generation(world: &World, projection: &str) {
+async fn earlier_generation(world: &System, projection: &str) {
     let table = "insert into generations (projection, generation, version, state)
                  values ($1, 0, 99, 'previous')";
     sqlx::query(table).bind(projection).execute(world.database()).await.unwrap();
@@ -79,7 +80,7 @@ async fn earlier_generation(world: &World, projection: &str) {
     sqlx::query(schema).execute(world.database()).await.unwrap();
 }
 
-async fn operations(world: &World) -> Vec<(Recorded, OperationEvent)> {
+async fn operations(world: &System) -> Vec<(Recorded, OperationEvent)> {
     let events = world.events().await.into_iter();
     let operation = |recorded: Recorded| match decode(&recorded) {
         Ok(Payload::Operation(event)) => Some((recorded, event)),
@@ -89,31 +90,31 @@ async fn operations(world: &World) -> Vec<(Recorded, OperationEvent)> {
 }
 
 /// The last command in the log: its event, and its actor.
-async fn last_command(world: &World) -> (OperationEvent, String) {
+async fn last_command(world: &System) -> (OperationEvent, String) {
     let (recorded, event) = operations(world).await.pop().unwrap();
     assert_eq!(recorded.subject, format!("exo.projection.{}", event.projection));
     assert_eq!(recorded.envelope.kind, event.operation.kind());
     (event, recorded.envelope.actor.unwrap())
 }
 
-async fn one<T>(world: &World, sql: &'static str) -> T
+async fn one<T>(world: &System, sql: &'static str) -> T
 where
     T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
 {
     sqlx::query_scalar(sql).fetch_one(world.database()).await.unwrap()
 }
 
-async fn run(world: &World, args: &[&str]) -> Output {
+async fn run(world: &System, args: &[&str]) -> Output {
     world.exodrive(&[&["projections"], args].concat()).await
 }
 
-async fn prints(world: &World, args: &[&str]) -> Value {
+async fn prints(world: &System, args: &[&str]) -> Value {
     let printed = world.exodrive_prints(&[&["projections"], args, &["--json"]].concat()).await;
     serde_json::from_str(&printed).unwrap()
 }
 
 /// Runs a command that fails, and returns what the terminal prints.
-async fn rejected(world: &World, args: &[&str], code: i32) -> String {
+async fn rejected(world: &System, args: &[&str], code: i32) -> String {
     let done = run(world, args).await;
     let said = String::from_utf8(done.stderr).unwrap();
     assert_eq!(done.status.code(), Some(code), "{args:?}: {said}");
@@ -121,23 +122,23 @@ async fn rejected(world: &World, args: &[&str], code: i32) -> String {
     said
 }
 
-async fn post(world: &World, path: &str, body: &Value) -> Answer {
+async fn post(world: &System, path: &str, body: &Value) -> Answer {
     post_as(world, "operator", path, body).await
 }
 
-async fn post_as(world: &World, role: &str, path: &str, body: &Value) -> Answer {
+async fn post_as(world: &System, role: &str, path: &str, body: &Value) -> Answer {
     let path = format!("/v1/operator/{path}");
     let request = world.request(Method::POST, &path).bearer_auth(world.token(role)).json(body);
     Answer::of(request).await.unwrap()
 }
 
-async fn get(world: &World, path: &str) -> Value {
+async fn get(world: &System, path: &str) -> Value {
     world.get_as("operator", &format!("/v1/operator/{path}")).await.expect(200)
 }
 
 #[tokio::test]
 async fn a_projection_is_paused_and_resumed_from_the_terminal_and_over_http() {
-    let mut world = World::start().await;
+    let mut world = InProcess::start().await;
     world.set("USER", "grace");
     let done = prints(&world, &["pause", "inbox", "--reason", "the disk is full"]).await;
     assert_eq!((&done["object"], &done["applied"]), (&json!("command"), &json!(true)));
@@ -183,7 +184,7 @@ async fn a_projection_is_paused_and_resumed_from_the_terminal_and_over_http() {
 
 #[tokio::test]
 async fn one_rebuild_at_a_time_and_it_is_followed_and_cancelled() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let id = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b6";
     rebuild_of_the_future(&world, "cars", id).await;
     let path = format!("rebuilds/{id}");
@@ -269,7 +270,7 @@ async fn one_rebuild_at_a_time_and_it_is_followed_and_cancelled() {
 
 #[tokio::test]
 async fn a_rebuild_carries_what_was_asked_for() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     world
         .stored(&Delivery::new("msg_1", email_body("sent", "em-1", "2026-11-20T09:01:00Z", "")))
         .await;
@@ -362,7 +363,7 @@ async fn a_parked_key_is_shown_retried_and_skipped() {
 
 #[tokio::test]
 async fn old_generations_are_rolled_back_to_and_pruned() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let said = rejected(&world, &["rollback", "cars", "--reason", "back"], 1).await;
     assert!(said.contains("no earlier generation"), "{said}");
     let prune = post(&world, "projections/cars/prune", &json!({})).await;
@@ -388,7 +389,7 @@ async fn old_generations_are_rolled_back_to_and_pruned() {
 
 #[tokio::test]
 async fn a_dry_run_says_what_it_would_do_and_does_nothing() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let position = parked_email(&world).await.to_string();
     earlier_generation(&world, "cars").await;
     let end = world.log().await.last_position().await.unwrap();
@@ -438,7 +439,7 @@ async fn a_dry_run_says_what_it_would_do_and_does_nothing() {
 
 #[tokio::test]
 async fn the_terminal_and_http_report_the_same_and_only_operators_are_reported() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     world.settled().await;
     let terminal = prints(&world, &["status"]).await;
     let http = get(&world, "projections").await;
@@ -558,7 +559,7 @@ async fn a_command_without_a_worker_is_recorded_and_takes_effect_when_one_starts
 
 #[tokio::test]
 async fn a_database_made_again_keeps_what_lasts_and_begins_nothing_old() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     // The database looks as if it had been made after what follows.
     let made = "update _sqlx_migrations set installed_on = now() + interval '1 hour'";
     sqlx::query(made).execute(world.database()).await.unwrap();

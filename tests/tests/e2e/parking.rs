@@ -1,10 +1,11 @@
 //! Events that cannot be folded are parked in order, with the reason, and hold
 //! up no others.
 
+use crate::in_process::InProcess;
 use chrono::Utc;
 use exodrive_domain::{Envelope, Subject, WEBHOOK_RECEIVED};
 use exodrive_log::NewEvent;
-use exodrive_tests::{Delivery, WORKER, World, email_body, eventually};
+use exodrive_tests::{Delivery, System, WORKER, World, email_body, eventually};
 use rand::RngExt;
 use serde_json::Value;
 use sqlx::Row;
@@ -16,7 +17,7 @@ fn delivery(n: u32, kind: &str, email: &str) -> Delivery {
 
 /// The parked events of a projection: key, position, and true if the event is
 /// the cause and does not only wait.
-async fn parked(world: &World, projection: &str) -> Vec<(String, i64, bool)> {
+async fn parked(world: &System, projection: &str) -> Vec<(String, i64, bool)> {
     let sql =
         "select key, position, error from parked_events where projection = $1 order by position";
     let rows = sqlx::query(sql).bind(projection).fetch_all(world.database()).await.unwrap();
@@ -27,13 +28,13 @@ async fn parked(world: &World, projection: &str) -> Vec<(String, i64, bool)> {
     rows.iter().map(of).collect()
 }
 
-async fn listed(world: &World, projection: &str) -> Value {
+async fn listed(world: &System, projection: &str) -> Value {
     let list = world.exodrive_prints(&["projections", "list", "--json"]).await;
     let list: Value = serde_json::from_str(&list).unwrap();
     list.as_array().unwrap().iter().find(|it| it["name"] == projection).unwrap().clone()
 }
 
-async fn status(world: &World, email: &str) -> Value {
+async fn status(world: &System, email: &str) -> Value {
     let rows = world.rows("inbox").await;
     rows.get(email).map_or(Value::Null, |(_, row)| row["status"].clone())
 }
@@ -171,7 +172,7 @@ async fn a_row_that_postgres_rejects_is_parked_and_folded_in_order_after_the_fix
 
 #[tokio::test]
 async fn an_id_too_long_for_an_index_holds_nothing_up() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     // The id is random: Postgres would compress a repetitive one until it fits
     // a page.
     let id: String =

@@ -2,13 +2,14 @@
 //! or take messages out of the log. The API's user and the worker's user may
 //! not.
 
+use crate::in_process::InProcess;
 use async_nats::jetstream::{
     consumer::{AckPolicy, push},
     stream::{Config, State},
 };
 use exodrive_tests::{
-    API, Delivery, PermissionErrors, Process, WORKER, World, email_body, eventually, free_address,
-    jetstream_as,
+    API, Delivery, PermissionErrors, Process, System, WORKER, World, email_body, eventually,
+    free_address, jetstream_as,
 };
 use futures::future::join_all;
 use std::{fs, path::Path, time::Duration};
@@ -16,7 +17,7 @@ use std::{fs, path::Path, time::Duration};
 const STREAMS: [&str; 5] =
     ["EXODRIVE", "EXODRIVE_CANARY", "EXODRIVE_KEYS", "EXODRIVE_SEALS", "EXODRIVE_REFUSALS"];
 
-async fn mail(world: &World, count: usize) {
+async fn mail(world: &System, count: usize) {
     for n in 0..count {
         let body = email_body("sent", &format!("em-{n}"), "2026-11-20T09:00:00Z", "");
         world.stored(&Delivery::new(format!("msg_{n}"), body)).await;
@@ -25,7 +26,7 @@ async fn mail(world: &World, count: usize) {
 
 #[tokio::test]
 async fn api_and_worker_can_change_no_stream_and_take_nothing_out() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     mail(&world, 3).await;
     world.settled().await;
     let operator = jetstream_as(&world.urls().nats_operator, PermissionErrors::default()).await;
@@ -73,7 +74,7 @@ async fn api_and_worker_can_change_no_stream_and_take_nothing_out() {
 
 #[tokio::test]
 async fn the_worker_destroys_keys_and_keeps_seals_and_the_api_does_neither() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let (refusals, urls) = (PermissionErrors::default(), world.urls());
     let api = jetstream_as(&urls.nats, refusals.clone()).await;
     let worker = jetstream_as(&urls.nats_worker, PermissionErrors::default()).await;
@@ -159,7 +160,7 @@ fn server(world: &World, folder: &Path, change: impl Fn(String) -> String) -> (P
 }
 
 /// The finding of `exodrive doctor` about one part.
-async fn said_of(world: &World, part: &str) -> String {
+async fn said_of(world: &System, part: &str) -> String {
     let done = world.exodrive(&["doctor"]).await;
     let printed = String::from_utf8_lossy(&done.stdout).into_owned();
     let line = printed.lines().find(|line| line.contains(part));

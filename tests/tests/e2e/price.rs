@@ -1,6 +1,7 @@
 //! Customers are charged what they were quoted, and an agreed price stays.
 
-use exodrive_tests::{Answer, World, booking_body, car_body, day};
+use crate::in_process::InProcess;
+use exodrive_tests::{Answer, booking_body, car_body, day};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -50,7 +51,7 @@ fn with(mut body: Value, more: &Value) -> Value {
 
 #[tokio::test]
 async fn the_quote_is_charged_line_by_line() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let mut bookings = Vec::new();
     for (n, prices) in price_lists().iter().enumerate() {
@@ -118,7 +119,7 @@ async fn the_quote_is_charged_line_by_line() {
 /// An example computed by hand, so that the quote is not only equal to itself.
 #[tokio::test]
 async fn an_example_of_the_pages_comes_to_what_it_says() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let admin = world.admin();
     // Every day costs 15.55 % more: 100.05 becomes 115.6077..., rounded 115.61.
     let prices = json!({
@@ -146,7 +147,7 @@ async fn an_example_of_the_pages_comes_to_what_it_says() {
 
 #[tokio::test]
 async fn a_price_changes_only_with_what_is_agreed_again() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("one", 10_000).await;
     let pricier = admin.add_car("two", 30_000).await;

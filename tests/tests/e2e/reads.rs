@@ -1,8 +1,9 @@
 //! Reads: the inbox, one email, its timeline and deliveries, roles, and the
 //! form of every failure.
 
+use crate::in_process::InProcess;
 use exodrive_runtime::services::{Service, Signal};
-use exodrive_tests::{API, Answer, Delivery, WORKER, World, email_body, eventually};
+use exodrive_tests::{API, Answer, Delivery, System, WORKER, World, email_body, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -12,7 +13,7 @@ fn ids(page: &Value) -> Vec<String> {
     emails.iter().map(|email| email["id"].as_str().unwrap().to_owned()).collect()
 }
 
-fn query(world: &World, parameters: &[(&str, &str)]) -> reqwest::RequestBuilder {
+fn query(world: &System, parameters: &[(&str, &str)]) -> reqwest::RequestBuilder {
     let query: Vec<_> = parameters
         .iter()
         .map(|(name, value)| {
@@ -24,13 +25,13 @@ fn query(world: &World, parameters: &[(&str, &str)]) -> reqwest::RequestBuilder 
     world.request(Method::GET, &path).bearer_auth(world.token("admin"))
 }
 
-async fn list(world: &World, parameters: &[(&str, &str)]) -> Value {
+async fn list(world: &System, parameters: &[(&str, &str)]) -> Value {
     Answer::of(query(world, parameters)).await.unwrap().expect(200)
 }
 
 /// Makes many emails, some of the same second, in three statuses, and some that
 /// are hard to find.
-async fn fill(world: &World) {
+async fn fill(world: &System) {
     let mut deliveries = Vec::new();
     for n in 0..130 {
         let kind = ["sent", "delivered", "opened"][n % 3];
@@ -63,7 +64,7 @@ const ODD_SUBJECTS: [&str; 4] =
 
 #[tokio::test]
 async fn the_inbox_is_paged_filtered_searched_and_counted() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     fill(&world).await;
 
     // Pages: every email once, newest first.
@@ -141,7 +142,7 @@ async fn the_inbox_is_paged_filtered_searched_and_counted() {
 
 #[tokio::test]
 async fn an_email_has_detail_timeline_deliveries_and_raw_bytes() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let tags = r#","tags":{"booking_id":"BK-7"}"#;
     let bounce = r#","bounce":{"type":"Permanent","subType":"General","message":"no such user","diagnosticCode":["550 5.1.1"]}"#;
     let posted = [
@@ -210,7 +211,7 @@ async fn an_email_has_detail_timeline_deliveries_and_raw_bytes() {
 
 #[tokio::test]
 async fn only_admins_and_auditors_read_email() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     world
         .stored(&Delivery::new("msg_1", email_body("sent", "em-1", "2026-11-20T09:00:00Z", "")))
         .await;
@@ -243,7 +244,7 @@ async fn only_admins_and_auditors_read_email() {
 
 #[tokio::test]
 async fn a_reader_can_wait_for_what_was_just_written_and_ask_what_has_changed() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let get = |name: &'static str, value: String| {
         let request =
             world.request(Method::GET, "/v1/inbox/em-1").bearer_auth(world.token("admin"));

@@ -2,8 +2,11 @@
 //! while readers and writers go on undisturbed.
 
 use crate::defects::worker_with;
+use crate::in_process::InProcess;
 use exodrive_projections::{engine::partition_of, names};
-use exodrive_tests::{API, Delivery, WORKER, World, day, email_body, eventually, rounds, within};
+use exodrive_tests::{
+    API, Delivery, System, WORKER, World, day, email_body, eventually, rounds, within,
+};
 use futures::future::join_all;
 use rand::RngExt;
 use serde_json::{Value, json};
@@ -25,7 +28,7 @@ fn delivery(n: usize) -> Delivery {
     Delivery::new(format!("msg_{n}"), email_body(KINDS[n % KINDS.len()], &email, &at, ""))
 }
 
-pub(crate) async fn post_many(world: &World, from: usize, to: usize) {
+pub(crate) async fn post_many(world: &System, from: usize, to: usize) {
     let posts: Vec<_> = (from..to).map(delivery).collect();
     for chunk in posts.chunks(50) {
         join_all(chunk.iter().map(|delivery| world.stored(delivery))).await;
@@ -33,19 +36,19 @@ pub(crate) async fn post_many(world: &World, from: usize, to: usize) {
 }
 
 /// Requests a rebuild as an operator does, and waits for its end.
-pub(crate) async fn rebuild(world: &World, args: &[&str]) -> Value {
+pub(crate) async fn rebuild(world: &System, args: &[&str]) -> Value {
     let args = [&["projections", "rebuild"], args, &["--reason", "a test", "--json"]].concat();
     serde_json::from_str(&world.exodrive_prints(&args).await).unwrap()
 }
 
-async fn generations(world: &World, projection: &str) -> Vec<(i32, i32, String)> {
+async fn generations(world: &System, projection: &str) -> Vec<(i32, i32, String)> {
     let sql = "select generation, version, state from generations where projection = $1
          order by generation";
     sqlx::query_as(sql).bind(projection).fetch_all(world.database()).await.unwrap()
 }
 
 /// Waits until no rebuild has anything left to do.
-pub(crate) async fn at_rest(world: &World) {
+pub(crate) async fn at_rest(world: &System) {
     eventually("no rebuild is in progress and nothing is left of one", async || {
         let sql = "select (select count(*) from rebuilds
                  where state not in ('done', 'cancelled', 'failed'))
@@ -58,7 +61,7 @@ pub(crate) async fn at_rest(world: &World) {
     .await;
 }
 
-pub(crate) async fn is_verified(world: &World) {
+pub(crate) async fn is_verified(world: &System) {
     world.settled().await;
     let verified = world.exodrive(&["projections", "verify", "--all"]).await;
     let reported = String::from_utf8_lossy(&verified.stdout).into_owned()
@@ -86,7 +89,7 @@ impl Noon {
         !self.stop.load(Ordering::Relaxed)
     }
 
-    async fn write(&self, world: &World) {
+    async fn write(&self, world: &System) {
         while self.goes_on() {
             world.stored(&delivery(self.posted.fetch_add(1, Ordering::Relaxed))).await;
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -95,7 +98,7 @@ impl Noon {
 
     /// Reads one email and the lists again and again. There must be no error,
     /// and no answer older than an earlier one.
-    async fn read(&self, world: &World, email: &str) {
+    async fn read(&self, world: &System, email: &str) {
         let (mut newest, mut longest) = ((0, 0), 0);
         let path = format!("/v1/inbox/{email}");
         while self.goes_on() {
@@ -202,7 +205,7 @@ async fn a_worker_killed_at_any_moment_leaves_no_rebuild_half_done() {
 
 #[tokio::test]
 async fn a_difference_is_shown_and_asked_about_before_the_swap() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     post_many(&world, 0, 60).await;
     world.settled().await;
     let change = "update inbox_g1.inbox set data = jsonb_set(data, '{status}', '\"bounced\"')
@@ -231,7 +234,7 @@ async fn a_difference_is_shown_and_asked_about_before_the_swap() {
 
 #[tokio::test]
 async fn one_row_is_folded_again_or_all_that_changed_since() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     post_many(&world, 0, 60).await;
     world.settled().await;
     let change = "update inbox_g1.inbox set data = jsonb_set(data, '{status}', '\"bounced\"'),
@@ -258,7 +261,7 @@ async fn one_row_is_folded_again_or_all_that_changed_since() {
 
 #[tokio::test]
 async fn rows_beyond_the_limit_of_memory_wait_in_the_table() {
-    let world = World::with(&[("EXODRIVE_REBUILD_MEMORY_MIB", "1")]).await;
+    let world = InProcess::with(&[("EXODRIVE_REBUILD_MEMORY_MIB", "1")]).await;
     // Events of these emails come long after the emails were parked.
     for (turn, kind) in KINDS.iter().take(3).enumerate() {
         for from in (0..1_500).step_by(50) {
@@ -368,7 +371,7 @@ async fn a_projection_in_several_parts_is_shared_by_workers() {
 
 #[tokio::test]
 async fn a_paused_projection_keeps_its_rows_until_it_is_resumed() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     post_many(&world, 0, 10).await;
     world.settled().await;
     let pause = ["projections", "pause", "inbox", "--reason", "a test"];

@@ -2,11 +2,13 @@
 //! whatever is wrong in them becomes right, in Redis and in every process too,
 //! while everything runs.
 
+use crate::in_process::InProcess;
 use crate::rebuild::{at_rest, is_verified, post_many, rebuild};
 use exodrive_projections::{Database, engine::store::RefoldsLeft};
 use exodrive_runtime::services::Service;
 use exodrive_tests::{
-    Answer, Delivery, WORKER, World, day, email_body, eventually, fold_by_name, rounds, within,
+    Answer, Delivery, System, WORKER, World, day, email_body, eventually, fold_by_name, rounds,
+    within,
 };
 use nix::sys::signal::Signal;
 use rand::RngExt;
@@ -24,25 +26,25 @@ const CANARY: &str = "canary.person";
 /// Time limit of a refold.
 const SOON: Duration = Duration::from_secs(10);
 
-async fn sql(world: &World, sql: &str) -> u64 {
+async fn sql(world: &System, sql: &str) -> u64 {
     let sql = AssertSqlSafe(sql.to_owned());
     sqlx::query(sql).execute(world.database()).await.unwrap().rows_affected()
 }
 
-async fn redis(world: &World) -> redis::aio::MultiplexedConnection {
+async fn redis(world: &System) -> redis::aio::MultiplexedConnection {
     let client = redis::Client::open(world.urls().redis.as_str()).unwrap();
     client.get_multiplexed_async_connection().await.unwrap()
 }
 
 /// Every table of rows.
-async fn tables(world: &World) -> Vec<(String, i32)> {
+async fn tables(world: &System) -> Vec<(String, i32)> {
     let sql = "select projection, generation from generations where state <> 'dropping'";
     sqlx::query_as(sql).fetch_all(world.database()).await.unwrap()
 }
 
 /// Writes the canary into rows, in every generation and in Redis; their
 /// positions stay.
-async fn forge(world: &World, rows: &[(&str, Vec<String>)]) {
+async fn forge(world: &System, rows: &[(&str, Vec<String>)]) {
     for (projection, generation) in tables(world).await {
         let own = rows.iter().filter(|(name, _)| *name == projection);
         for key in own.flat_map(|(_, keys)| keys) {
@@ -65,14 +67,15 @@ async fn forge(world: &World, rows: &[(&str, Vec<String>)]) {
                 assert!(forged.contains(CANARY), "{value}");
                 let () = redis.set(&name, forged).await.unwrap();
                 let notice = format!("{generation}\n{key}");
-                let () = redis.publish(format!("exo:changes:0:{projection}"), notice).await.unwrap();
+                let () =
+                    redis.publish(format!("exo:changes:0:{projection}"), notice).await.unwrap();
             }
         }
     }
 }
 
 /// Places that hold the canary.
-async fn canaries(world: &World) -> Vec<String> {
+async fn canaries(world: &System) -> Vec<String> {
     let mut found = Vec::new();
     for (projection, generation) in tables(world).await {
         let table = format!("{projection}_g{generation}.{projection}");
@@ -98,7 +101,7 @@ struct RefoldRequest {
 }
 
 impl RefoldRequest {
-    async fn make(world: &World, rows: &[(&str, Vec<String>)], parked: &[u64]) -> Self {
+    async fn make(world: &System, rows: &[(&str, Vec<String>)], parked: &[u64]) -> Self {
         let database = Database::for_workers(&world.urls().database).unwrap();
         let id = Uuid::now_v7();
         let end = world.log().await.last_position().await.unwrap();
@@ -110,7 +113,7 @@ impl RefoldRequest {
         self.database.refolds_left(self.id).await.unwrap()
     }
 
-    async fn is_met(&self, world: &World) {
+    async fn is_met(&self, world: &System) {
         within(SOON, "every row is folded again", async || {
             let left = self.left().await;
             if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
@@ -125,7 +128,7 @@ fn of_email(email: &str) -> Vec<(&'static str, Vec<String>)> {
 }
 
 /// All keys of a view with a prefix.
-async fn keys(world: &World, view: &str, prefix: &str) -> Vec<String> {
+async fn keys(world: &System, view: &str, prefix: &str) -> Vec<String> {
     let rows = world.rows(view).await;
     rows.into_keys().filter(|key| key.starts_with(prefix)).collect()
 }
@@ -222,7 +225,7 @@ async fn every_generation_redis_and_every_process_forget_while_events_flow() {
 
 #[tokio::test]
 async fn a_rebuild_meanwhile_neither_copies_nor_reports_what_was_wrong() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     post_many(&world, 0, 100).await;
     world.settled().await;
     for round in 0..rounds(4) {
@@ -291,7 +294,7 @@ async fn without_redis_the_table_is_right_and_redis_as_soon_as_it_is_back() {
 
 #[tokio::test]
 async fn a_row_that_postgres_rejects_or_that_waits_holds_up_no_other() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     post_many(&world, 0, 50).await;
     world.settled().await;
     let refuse = "alter table inbox_g1.inbox
@@ -339,7 +342,7 @@ async fn a_row_that_postgres_rejects_or_that_waits_holds_up_no_other() {
 
 #[tokio::test]
 async fn a_generation_that_no_worker_can_fold_any_more_is_dropped() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     post_many(&world, 0, 20).await;
     world.settled().await;
     rebuild(&world, &["inbox"]).await;

@@ -1,14 +1,15 @@
 //! Row-level security: a check that a handler forgets leaks nothing.
 
+use crate::in_process::InProcess;
 use exodrive_projections::names;
-use exodrive_tests::{Delivery, World, day, email_body};
+use exodrive_tests::{Delivery, day, email_body};
 use ring::digest;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
 #[tokio::test]
 async fn the_reading_role_sees_only_rows_that_its_identity_may_see() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let body = email_body("sent", "em-1", "2026-11-20T09:00:00Z", "");
     world.stored(&Delivery::new("msg_1".to_owned(), body)).await;
     world.settled().await;
@@ -49,7 +50,7 @@ async fn count(reader: &mut PgConnection, (identity, subject): (&str, &str), vie
 
 #[tokio::test]
 async fn a_booking_is_read_by_whom_it_belongs_to_and_by_staff() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let (admin, visitor) = (world.admin(), world.visitor());
     let car = admin.add_car("shown", 10_000).await;
     admin.add_car("hidden", 10_000).await;

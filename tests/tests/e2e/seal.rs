@@ -1,5 +1,6 @@
 //! Sealing: checks of the log that a stranger can make.
 
+use crate::in_process::InProcess;
 use exodrive_audit::seal::leaf_hash;
 use exodrive_proof::{
     Hash,
@@ -7,13 +8,13 @@ use exodrive_proof::{
     tile::{Tile, WIDTH},
     tree::{Tree, verify_consistency, verify_inclusion},
 };
-use exodrive_tests::{Delivery, WORKER, World, email_body, eventually, key};
+use exodrive_tests::{Delivery, System, WORKER, World, email_body, eventually, key};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::{fs, path::Path};
 
 /// Posts `count` deliveries about as many emails.
-pub(crate) async fn deliver(world: &World, count: usize) {
+pub(crate) async fn deliver(world: &System, count: usize) {
     let first = world.log().await.last_position().await.unwrap();
     for number in 0..count as u64 {
         let id = format!("msg_seal{}", first + number);
@@ -24,7 +25,7 @@ pub(crate) async fn deliver(world: &World, count: usize) {
 }
 
 /// Waits until `size` events are sealed. Returns the checkpoint, verified.
-pub(crate) async fn sealed(world: &World, size: u64) -> (SignedNote, Checkpoint) {
+pub(crate) async fn sealed(world: &System, size: u64) -> (SignedNote, Checkpoint) {
     eventually("events are sealed", async || {
         let answer = world.get("/v1/audit/checkpoint").await;
         if answer.status != 200 {
@@ -36,7 +37,7 @@ pub(crate) async fn sealed(world: &World, size: u64) -> (SignedNote, Checkpoint)
     .await
 }
 
-async fn verified(world: &World, note: &[u8]) -> (SignedNote, Checkpoint) {
+async fn verified(world: &System, note: &[u8]) -> (SignedNote, Checkpoint) {
     let note: SignedNote = std::str::from_utf8(note).unwrap().parse().unwrap();
     let keys = String::from_utf8(world.get("/v1/audit/keys").await.body.to_vec()).unwrap();
     let keys: Vec<_> = keys.lines().map(|key| VerifierKey::parse(key).unwrap()).collect();
@@ -45,7 +46,7 @@ async fn verified(world: &World, note: &[u8]) -> (SignedNote, Checkpoint) {
 }
 
 /// Saves the newest checkpoint in a file.
-pub(crate) async fn checkpoint_of(world: &World, file: &Path) {
+pub(crate) async fn checkpoint_of(world: &System, file: &Path) {
     world.exodrive_prints(&["audit", "checkpoint", "--out", file.to_str().unwrap()]).await;
 }
 
@@ -54,7 +55,7 @@ fn hashes(value: &Value) -> Vec<Hash> {
     value.as_array().unwrap().iter().map(hash).collect()
 }
 
-async fn json_of(world: &World, path: &str) -> Value {
+async fn json_of(world: &System, path: &str) -> Value {
     // The route is public: the request has no token.
     let answer = exodrive_tests::Answer::of(world.request(Method::GET, path)).await.unwrap();
     assert_eq!(answer.status, 200, "{path}: {}", String::from_utf8_lossy(&answer.body));
@@ -62,7 +63,7 @@ async fn json_of(world: &World, path: &str) -> Value {
 }
 
 /// Root of the present log, computed here from the stored messages.
-async fn root_of_log(world: &World, size: u64) -> Hash {
+async fn root_of_log(world: &System, size: u64) -> Hash {
     let log = world.log().await;
     let mut tree = Tree::new();
     for position in 1..=size {
@@ -73,7 +74,7 @@ async fn root_of_log(world: &World, size: u64) -> Hash {
 
 #[tokio::test]
 async fn what_is_stored_is_sealed_and_can_be_proven() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let nothing = world.get("/v1/audit/checkpoint").await;
     assert_eq!(nothing.status, 404);
     deliver(&world, 5).await;
@@ -149,13 +150,13 @@ async fn what_is_stored_is_sealed_and_can_be_proven() {
     assert!(cars.iter().all(|event| event["type"] == "exodrive.car.created"));
 }
 
-async fn stored(world: &World, position: u64) -> exodrive_log::StoredMessage {
+async fn stored(world: &System, position: u64) -> exodrive_log::StoredMessage {
     world.log().await.read_stored(position).await.unwrap().unwrap()
 }
 
 #[tokio::test]
 async fn an_export_in_every_format_is_verified_by_a_stranger() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     deliver(&world, 40).await;
     sealed(&world, 20).await;
     let folder = world.folder();
@@ -234,7 +235,7 @@ async fn one_of_many_workers_seals_and_another_takes_over() {
     assert!(answer.headers["cache-control"].to_str().unwrap().contains("immutable"));
 }
 
-async fn wipe(world: &World) {
+async fn wipe(world: &System) {
     for sql in [
         "truncate seal_tiles, seal_checkpoints, seal_keys, seal_halts",
         "update seal_state set checked_position = 0, compared_log = null, worker = null",
@@ -270,7 +271,7 @@ async fn a_database_that_lost_its_seals_cannot_lead_to_another_history() {
 }
 
 /// Takes all messages, and puts them into a new stream of the same name.
-async fn recreate(world: &World) {
+async fn recreate(world: &System) {
     let log = world.log().await;
     let mut messages = Vec::new();
     for position in 1..=log.last_position().await.unwrap() {

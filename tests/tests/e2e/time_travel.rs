@@ -1,6 +1,7 @@
 //! Any row of any view at any earlier position and time: from the log alone, on
 //! the command line and over HTTP.
 
+use crate::in_process::InProcess;
 use crate::varied::{self, SHORT_WINDOW};
 use exodrive_domain::{Event, Recorded, decode, time};
 use exodrive_projections::{Projection, Sources, for_each_projection, names};
@@ -40,7 +41,7 @@ fn fold_key<P: Projection>(
 
 #[tokio::test]
 async fn the_sources_of_a_row_hold_every_event_of_it() {
-    let world = World::with(&[SHORT_WINDOW]).await;
+    let world = InProcess::with(&[SHORT_WINDOW]).await;
     varied::happens(&world).await;
     let events = world.views_equal_a_fresh_fold().await;
     let mut narrow = BTreeSet::new();

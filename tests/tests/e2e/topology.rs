@@ -88,7 +88,8 @@ async fn a_start_fails_without_what_it_needs() {
         let said = refusal(&world, "serve").await;
         assert!(said.contains("EXODRIVE_RESEND_WEBHOOK_SECRETS"), "{said}");
     }
-    world.set("EXODRIVE_RESEND_WEBHOOK_SECRETS", &world.webhook_secret.clone());
+    let secret = world.webhook_secret.clone();
+    world.set("EXODRIVE_RESEND_WEBHOOK_SECRETS", &secret);
     world.set("EXODRIVE_RATE_LIMIT_PUBLIC", "many");
     let done = world.exodrive(&["serve"]).await;
     assert_eq!(done.status.code(), Some(2));

@@ -6,7 +6,7 @@ use exodrive_domain::{
     access::{ACCESS_RECORDED, AccessEntry, AccessEvent},
 };
 use exodrive_log::NewEvent;
-use exodrive_tests::{Delivery, World, booking_body, day, email_body, fixtures};
+use exodrive_tests::{Delivery, System, booking_body, day, email_body, fixtures};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub(crate) const SHORT_WINDOW: (&str, &str) = ("EXODRIVE_DUPLICATE_WINDOW", "500
 
 /// Cars, blocks, bookings that move between cars and customers, payments, and
 /// mail of every kind, some of it stored again, and reads of it. Needs [`SHORT_WINDOW`].
-pub(crate) async fn happens(world: &World) {
+pub(crate) async fn happens(world: &System) {
     let (admin, visitor) = (world.admin(), world.visitor());
     let one = admin.add_car("one", 10_000).await;
     let two = admin.add_car("two", 20_000).await;

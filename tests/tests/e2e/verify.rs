@@ -1,10 +1,11 @@
 //! `exodrive projections verify` and the checker: they report nothing while all
 //! is well, even under load, and report everything that is wrong.
 
+use crate::in_process::InProcess;
 use crate::varied::{self, SHORT_WINDOW};
 use exodrive_runtime::services::Service;
 use exodrive_tests::{
-    Delivery, WORKER, World, booking_body, day, email_body, eventually, fixtures,
+    Delivery, System, WORKER, World, booking_body, day, email_body, eventually, fixtures,
 };
 use redis::AsyncCommands;
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use std::{
 
 /// Runs `projections verify` with these arguments. Returns the exit code and
 /// the answer.
-async fn verify(world: &World, args: &[&str]) -> (Option<i32>, Value) {
+async fn verify(world: &System, args: &[&str]) -> (Option<i32>, Value) {
     let args = [&["projections", "verify", "--json"], args].concat();
     let done = world.exodrive(&args).await;
     let reported = serde_json::from_slice(&done.stdout)
@@ -46,7 +47,7 @@ fn checked(reported: &Value, view: &str) -> u64 {
 }
 
 /// Connects to Redis, beside the system.
-async fn redis(world: &World) -> redis::aio::MultiplexedConnection {
+async fn redis(world: &System) -> redis::aio::MultiplexedConnection {
     let client = redis::Client::open(world.urls().redis.as_str()).unwrap();
     client.get_multiplexed_async_connection().await.unwrap()
 }
@@ -201,7 +202,7 @@ async fn it_is_clean_after_a_run_with_faults_and_names_whatever_is_wrong() {
 
 #[tokio::test]
 async fn it_raises_no_false_alarm_while_everything_moves() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let admin = world.admin();
     let car = admin.add_car("one", 10_000).await;
     let (stop, booked, posted) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
@@ -245,7 +246,7 @@ async fn it_raises_no_false_alarm_while_everything_moves() {
 
 #[tokio::test]
 async fn little_memory_takes_more_passes_and_finds_the_same() {
-    let world = World::with(&[("EXODRIVE_CHECK_INTERVAL", "0s")]).await;
+    let world = InProcess::with(&[("EXODRIVE_CHECK_INTERVAL", "0s")]).await;
     // Rows of about 40 KiB.
     let long = "x".repeat(40_000);
     for n in 0..60 {
@@ -276,7 +277,7 @@ async fn little_memory_takes_more_passes_and_finds_the_same() {
 
 #[tokio::test]
 async fn blocked_keys_are_compared_as_they_were_before_the_parked_event() {
-    let world = World::with(&[("EXODRIVE_CHECK_INTERVAL", "0s")]).await;
+    let world = InProcess::with(&[("EXODRIVE_CHECK_INTERVAL", "0s")]).await;
     let post = async |n: u32, kind: &str, email: &str| {
         let body = email_body(kind, email, &format!("2026-11-20T09:0{n}:00Z"), "");
         world.stored(&Delivery::new(format!("msg_{n}"), body)).await

@@ -1,9 +1,11 @@
 //! The webhook's contract: the deliveries that it takes and rejects, and the
 //! parts of them that the log has.
 
+use crate::in_process::InProcess;
 use bytes::Bytes;
 use exodrive_tests::{
-    API, Answer, Delivery, Fixture, World, email_body, eventually, fixtures, sign, status_by_rank,
+    API, Answer, Delivery, Fixture, System, World, email_body, eventually, fixtures, sign,
+    status_by_rank,
 };
 use futures::{StreamExt, stream};
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
@@ -24,7 +26,7 @@ fn shuffled(prefix: &str, seed: u64) -> Vec<Delivery> {
     deliveries
 }
 
-async fn post_all(world: &World, deliveries: &[Delivery]) {
+async fn post_all(world: &System, deliveries: &[Delivery]) {
     let mut positions: HashMap<String, u64> = HashMap::new();
     let mut answers = stream::iter(deliveries)
         .map(async |delivery| (delivery, world.post(delivery).await))
@@ -41,7 +43,7 @@ async fn post_all(world: &World, deliveries: &[Delivery]) {
 
 #[tokio::test]
 async fn every_body_is_in_the_log_once_byte_for_byte_and_emails_have_the_highest_rank() {
-    let world = World::start().await;
+    let world = InProcess::start().await;
     let first = shuffled("msg_first", 1);
     post_all(&world, &first).await;
 
@@ -70,7 +72,7 @@ async fn every_body_is_in_the_log_once_byte_for_byte_and_emails_have_the_highest
     statuses_are_by_rank(&world, &first).await;
 }
 
-async fn statuses_are_by_rank(world: &World, deliveries: &[Delivery]) {
+async fn statuses_are_by_rank(world: &System, deliveries: &[Delivery]) {
     let expected = status_by_rank(deliveries);
     assert!(expected.len() > 10);
     for (email, status) in &expected {
@@ -138,7 +140,7 @@ async fn what_is_signed_is_taken_whatever_it_is() {
     let other = "whsec_c2Vjb25kIHNlY3JldCBvZiAzMiBieXRlcy4uLi4uLi4=";
     let first = "whsec_ZTJlIHdlYmhvb2sgc2VjcmV0IG9mIDMyIGJ5dGVzISE=";
     let both = format!("{first},{other}");
-    let mut world = World::with(&[("EXODRIVE_RESEND_WEBHOOK_SECRETS", &both)]).await;
+    let mut world = InProcess::with(&[("EXODRIVE_RESEND_WEBHOOK_SECRETS", &both)]).await;
     let mut sent: Vec<Delivery> = [
         ("unknown type", r#"{"type":"car.washed","created_at":"2026-11-20T09:00:00Z","data":{}}"#),
         ("unknown email type", r#"{"type":"email.framed","created_at":"2026-11-20T09:00:00Z","data":{"email_id":"em-1"}}"#),

@@ -1,6 +1,6 @@
 //! The life of a booking, and every way in which a request can be invalid.
 
-use crate::system::InProcess;
+use crate::in_process::InProcess;
 use exodrive_tests::{Answer, Client, booking_body, day, key};
 use reqwest::Method;
 use serde_json::{Value, json};

@@ -7,48 +7,62 @@ use exodrive_api::{
 };
 use exodrive_log::Log;
 use exodrive_runtime::{services::ServiceUrls, tasks::Tasks};
-use exodrive_tests::{System, program};
+use exodrive_tests::{API, Answer, System, eventually, program};
+use reqwest::Method;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::{
     fmt::Display,
-    io::{BufRead, BufReader},
-    os::unix::process::CommandExt,
+    fs::{self, File},
+    io::{BufRead, BufReader, ErrorKind},
     ops::{Deref, DerefMut},
-    process::{Child, Command, Stdio},
-    sync::{LazyLock, Mutex, PoisonError},
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::LazyLock,
 };
-use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// Systems that the servers have room for: as many as this program has tests that start one,
-/// and some more.
-const SYSTEMS: u16 = 200;
-
-/// The servers of this program's tests, and what of them no test has yet.
-struct Servers {
-    // Its standard input is open as long as this program runs.
-    _process: Child,
-    folder: TempDir,
-    free: Mutex<Vec<ServiceUrls>>,
-}
-
-static SERVERS: LazyLock<Servers> = LazyLock::new(|| {
-    let folder = tempfile::tempdir().unwrap();
-    let mut process = Command::new(program("test-servers"))
-        .arg(folder.path().join("services"))
-        .arg(SYSTEMS.to_string())
+/// The folder that `test-servers` has made: `make test` runs the tests under it. Without it, this
+/// program starts servers of its own.
+static SERVERS: LazyLock<PathBuf> = LazyLock::new(|| {
+    if let Some(folder) = std::env::var_os("EXODRIVE_TEST_SERVERS") {
+        return folder.into();
+    }
+    let own = Command::new(program("test-servers"))
+        .args(["sh", "-c", "echo $EXODRIVE_TEST_SERVERS; cat"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        // An interrupt of the tests is not one of the servers, which then remove their data.
+        // An interrupt ends the tests, and then the servers.
         .process_group(0)
         .spawn()
         .unwrap();
-    let mut line = String::new();
-    BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let free = serde_json::from_str(&line).expect("the servers start");
-    Servers { _process: process, folder, free: Mutex::new(free) }
+    // The servers run until their input ends: when this program does.
+    std::mem::forget(own.stdin);
+    let mut folder = String::new();
+    BufReader::new(own.stdout.unwrap()).read_line(&mut folder).unwrap();
+    folder.trim_end().into()
 });
+
+/// The addresses of a system that no other test has.
+fn take_system() -> ServiceUrls {
+    let systems = fs::read(SERVERS.join("systems.json")).unwrap();
+    let systems: Vec<ServiceUrls> = serde_json::from_slice(&systems).unwrap();
+    let taken = |number: usize| {
+        let file = SERVERS.join("taken").join(number.to_string());
+        match File::create_new(file) {
+            Ok(_) => false,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => true,
+            Err(error) => panic!("cannot take a system: {error}"),
+        }
+    };
+    systems
+        .into_iter()
+        .enumerate()
+        .find(|(number, _)| !taken(*number))
+        .expect("test-servers has as many systems as there are tests")
+        .1
+}
 
 /// A whole system of its own: a NATS account, a database and a Redis database on servers that all
 /// tests share; API and workers as tasks of the test. It ends with the test.
@@ -65,11 +79,10 @@ impl InProcess {
 
     /// A system with these settings on top, ready.
     pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
-        let urls = SERVERS.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let urls = urls.expect("SYSTEMS is as large as the number of tests");
+        let urls = take_system();
         create_database(&urls.database).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let folder = tempfile::tempdir_in(SERVERS.folder.path()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
         let system = System::new(folder, urls, listener.local_addr().unwrap(), settings);
         let urls = system.urls();
         let connections: Connections = parse(system.env());
@@ -77,14 +90,45 @@ impl InProcess {
             .appending_config(urls.nats_operator.clone(), urls.nats_monitor.clone())
             .unwrap();
         Log::prepare(&config).await.unwrap();
-        let stop = CancellationToken::new();
-        let (serve, work): (Serve, Work) = (parse(system.env()), parse(system.env()));
-        let service = serve.connect(Tasks::new(stop.child_token())).await.unwrap();
-        tokio::spawn(async move { report("serve", service.serve(listener).await) });
-        let tasks = Tasks::new(stop.child_token());
+        let world = Self { stop: CancellationToken::new(), system };
+        world.serve(listener).await;
+        let tasks = Tasks::new(world.stop.child_token());
+        let work: Work = parse(world.env());
         tokio::spawn(async move { report("work", work.work(tasks).await) });
-        system.wait_until("ready").await;
-        Self { stop, system }
+        world.wait_until_readable().await;
+        world
+    }
+
+    /// Starts one more API; gives the names of all, once they answer.
+    pub(crate) async fn serve_from(&self, number: usize) -> Vec<String> {
+        let mut names = vec![API.to_owned()];
+        for n in 2..=number {
+            let name = format!("{API}-{n}");
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            self.add_address(&name, listener.local_addr().unwrap());
+            self.serve(listener).await;
+            names.push(name);
+        }
+        for name in &names {
+            self.wait_until_at(name, "ready").await;
+        }
+        names
+    }
+
+    async fn serve(&self, listener: TcpListener) {
+        let serve: Serve = parse(self.env());
+        let service = serve.connect(Tasks::new(self.stop.child_token())).await.unwrap();
+        tokio::spawn(async move { report("serve", service.serve(listener).await) });
+    }
+
+    /// Waits until reads are answered. Workers may still be starting.
+    async fn wait_until_readable(&self) {
+        eventually("reads are answered", async || {
+            let answer = Answer::of(self.request(Method::GET, "/readyz")).await.unwrap().json();
+            let readable = answer["checks"]["erasures"]["ok"] == true;
+            readable.then_some(()).ok_or_else(|| answer.to_string())
+        })
+        .await;
     }
 }
 

@@ -20,6 +20,7 @@ mod state;
 mod states;
 
 use crate::{
+    clock,
     error::{AppendError, ReadError},
     event::{Appended, NewEvent},
     log::Log,
@@ -446,7 +447,7 @@ impl Commands {
     fn as_recorded(&self, event: &NewEvent, position: u64) -> Recorded {
         let headers = wire::headers(&event.envelope, &event.provider_headers);
         let subject = event.subject.to_string();
-        let at = self.log.now();
+        let at = clock::unix(self.log.now());
         wire::recorded(wire::stored(position, &subject, at, &headers, event.body.clone()))
     }
 }

@@ -90,6 +90,7 @@ async fn examine(
     }
     // Views cannot be compared with a log that has lost events.
     if found.fault.is_none() {
+        // Views are not compared with a cache that has no known address.
         let redis = connections.redis_url.clone();
         let redis = redis.or_else(|| connections.resolve().ok().map(|urls| urls.redis));
         let cache = redis.map(|url| Cache::new(&url)).transpose()?;

@@ -128,7 +128,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether Postgres is out: the same call may succeed later.
+    /// True if Postgres is out: the same call may succeed later.
     pub fn is_outage(&self) -> bool {
         match self {
             Self::Database(error) => exodrive_projections::is_postgres_outage(error),

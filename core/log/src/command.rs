@@ -136,8 +136,8 @@ impl Commands {
     /// its own. Commands of one process about a subject run one after the
     /// other.
     ///
-    /// When an acknowledgement is lost, the same event is sent once more. If
-    /// that fails too, the event may be stored all the same: a `decide` that is
+    /// An event whose acknowledgement is lost is sent once more. If that fails
+    /// too, the event may be stored all the same: a `decide` that is
     /// called with the same command later must look for it in the state.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 
 use super::{
     super::{Failure, terminal},
-    acts::{Common, print_receipt_line},
+    actions::{Common, print_receipt_line},
     append_planned, operator, parse_name, table,
 };
 use exodrive_commands::operations::{
@@ -306,7 +306,7 @@ impl Furthest {
         Self { stage: Self::stage(job.state), done: job.progress.done, at: Instant::now() }
     }
 
-    /// How near to its end a rebuild is in this state. One that waits begins
+    /// The rank of a state: higher nearer to the end of a rebuild. One that waits begins
     /// from the first when it is accepted.
     fn stage(state: RebuildState) -> usize {
         match state {

@@ -10,7 +10,7 @@ use exodrive_commands::operations::{
     CommandReceipt, Job, NO_WORKER_NOTICE, OperationRejection, Operator, OperatorError,
     ProjectionCommand, RebuildKind, RebuildState,
 };
-use exodrive_projections::names;
+use exodrive_projections::{engine::store::Comparison, names};
 use exodrive_runtime::shutdown;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
@@ -543,27 +543,6 @@ impl ProgressLine {
     }
 }
 
-/// The old and the new rows, compared, as the worker writes it.
-#[derive(Deserialize)]
-struct Comparison {
-    from_generation: i32,
-    to_generation: i32,
-    from_version: i32,
-    to_version: i32,
-    position: u64,
-    rows: u64,
-    digest: String,
-    difference_count: u64,
-    differences: Vec<Difference>,
-}
-
-/// A row that differs.
-#[derive(Deserialize)]
-struct Difference {
-    key: String,
-    change: String,
-}
-
 /// The comparison of a rebuild; `None` if it has none.
 ///
 /// # Errors
@@ -580,13 +559,13 @@ fn print_differences(job: &Job) -> Result<(), Failure> {
     };
     eprintln!(
         "{} rows of {name} differ from what readers see, though the fold has the same version:",
-        table::number(compared.difference_count)
+        table::number(compared.difference_count.unsigned_abs())
     );
     for it in compared.differences.iter().take(SHOWN) {
         eprintln!("  {:8} {}", table::short(&it.change, 10), table::short(&it.key, 100));
     }
     let shown = compared.differences.len().min(SHOWN) as u64;
-    let left = compared.difference_count.saturating_sub(shown);
+    let left = compared.difference_count.unsigned_abs().saturating_sub(shown);
     if left > 0 {
         eprintln!("  and {} more", table::number(left));
     }
@@ -656,8 +635,8 @@ fn print_outcome(job: &Job) -> Result<(), Failure> {
     say!(
         "Compared at position {}: {} rows, {} different, digest {}.",
         table::number(compared.position),
-        table::number(compared.rows),
-        table::number(compared.difference_count),
+        table::number(compared.rows.unsigned_abs()),
+        table::number(compared.difference_count.unsigned_abs()),
         table::short(&compared.digest, 64)
     );
     if job.kind != RebuildKind::Rollback {

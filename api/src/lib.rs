@@ -1,7 +1,7 @@
 //! Everything that a person or a program uses: the HTTP API and the command
 //! line, as one program, `exodrive`.
 //!
-//! **May import** every other room but the tests.
+//! **May import** every other crate of this workspace but the tests.
 //!
 //! **Flow.** A webhook is verified and appended to the log ([`http`]). A
 //! command is decided and appended by the command handlers, for bookings as for

@@ -544,6 +544,7 @@ impl Connections {
                 SettingsError::Folder(self.data_dir.display().to_string(), error)
             })?,
         };
+        // A folder that no system announces sets no requirements.
         let running = running.and_then(|system| system.log).unwrap_or_default();
         Ok(self.log.over(running))
     }

@@ -147,7 +147,7 @@ async fn first_at(log: &Log, time: DateTime<Utc>, end: u64) -> Result<u64, SealE
     let (mut low, mut high) = (1, end + 1);
     while low < high {
         let middle = low + (high - low) / 2;
-        let stored = log.read_stored(middle).await?.map(|message| message.stored_at);
+        let stored = log.read_stored(middle).await?.map(|message| message.stored_at());
         // A missing message gets the time of the next one: reading finds it.
         if stored.is_some_and(|at| at < time) {
             low = middle + 1;

@@ -341,7 +341,7 @@ impl EvidenceQuery {
             Until::Now => None,
             Until::Time(time) => Some(time),
             Until::Position(position) => {
-                self.log.read_stored(position).await?.map(|message| message.stored_at)
+                self.log.read_stored(position).await?.map(|message| message.stored_at())
             }
         })
     }
@@ -383,9 +383,10 @@ impl EvidenceQuery {
         claims: &Claims,
     ) -> Entry {
         let Frame { recorded, kind, happened_at, state, error } = frame;
-        // No claim and no repeat: 0 of them.
-        let (first, times) = ids.0.get(&recorded.envelope.id).copied().unwrap_or_default();
-        let (duplicates, rejected) = claims.get(&recorded.envelope.id).copied().unwrap_or_default();
+        let id = &recorded.envelope.id;
+        let (first, times) = ids.0.get(id).copied().unwrap_or((recorded.position, 0));
+        // An id that nobody claimed again has no entry.
+        let (duplicates, rejected) = claims.get(id).copied().unwrap_or((0, 0));
         let verdict = self.verdict(&recorded);
         let header = |(name, value)| Header { name, value };
         Entry::Delivery(Box::new(DeliveryEntry {
@@ -444,11 +445,13 @@ fn email_of(event: &Recorded) -> Option<EmailId> {
 }
 
 fn of_no_email(recorded: Recorded) -> Frame<InboxRow> {
-    let (kind, happened_at) = match decode(&recorded) {
-        Ok(Payload::Delivery(delivery)) => (delivery.provider_type, delivery.happened_at),
-        _ => (None, None),
+    let (kind, happened_at, error) = match decode(&recorded) {
+        Ok(Payload::Delivery(delivery)) => (delivery.provider_type, delivery.happened_at, None),
+        Ok(_) => (None, None, None),
+        Err(error) => (None, None, Some(error.to_string())),
     };
-    Frame { kind: kind.unwrap_or_default(), happened_at, recorded, state: None, error: None }
+    // A body that names no type is of the empty one.
+    Frame { kind: kind.unwrap_or_default(), happened_at, recorded, state: None, error }
 }
 
 fn sort(entries: &mut [Entry], order: Order) {
@@ -459,4 +462,27 @@ fn sort(entries: &mut [Entry], order: Order) {
         };
         (Some(at).filter(|_| order == Order::Happened), position)
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use exodrive_domain::{Envelope, WEBHOOK_RECEIVED};
+
+    #[test]
+    fn a_delivery_that_cannot_be_read_says_so() {
+        let now = DateTime::UNIX_EPOCH;
+        let envelope =
+            Envelope { version: u32::MAX, ..Envelope::decision(WEBHOOK_RECEIVED, "msg", now) };
+        let frame = of_no_email(Recorded {
+            position: 1,
+            subject: "exo.delivery".to_owned(),
+            stored_at: now,
+            envelope,
+            provider_headers: Vec::new(),
+            body: b"{}".as_slice().into(),
+            protection: None,
+        });
+        assert!(frame.error.is_some_and(|error| error.contains("4294967295")));
+    }
 }

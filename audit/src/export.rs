@@ -214,8 +214,7 @@ impl Export {
         let header = |(name, value): &(String, String)| (name.clone().into(), value.clone().into());
         out.write(&Record::Event(Event {
             position: message.position,
-            // As in the leaf: the log has no other times.
-            stored_at_nanos: message.stored_at.timestamp_nanos_opt().unwrap_or_default(),
+            stored_at_nanos: message.stored_at_nanos,
             subject: Cow::Borrowed(&message.subject),
             headers: message.headers.iter().map(header).collect(),
             body: Cow::Borrowed(&message.body),

@@ -27,7 +27,10 @@ const FAMILIES: [[&str; 3]; 2] = [
 
 /// The signing secrets that are accepted, any of them.
 #[derive(Clone)]
-pub struct Secrets(Vec<hmac::Key>);
+pub struct Secrets {
+    first: hmac::Key,
+    others: Vec<hmac::Key>,
+}
 
 /// An invalid secret.
 #[derive(Debug, thiserror::Error)]
@@ -69,16 +72,14 @@ impl Secrets {
     /// # Errors
     /// When one is empty or not base64, or when there is none.
     pub fn parse<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Result<Self, SecretError> {
-        let keys = secrets
-            .into_iter()
-            .map(|secret| {
-                let secret = secret.trim();
-                let encoded = secret.strip_prefix("whsec_").unwrap_or(secret);
-                let key = BASE64.decode(encoded).ok().filter(|key| !key.is_empty());
-                key.map(|key| hmac::Key::new(hmac::HMAC_SHA256, &key)).ok_or(SecretError)
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        if keys.is_empty() { Err(SecretError) } else { Ok(Self(keys)) }
+        let mut keys = secrets.into_iter().map(|secret| {
+            let secret = secret.trim();
+            let encoded = secret.strip_prefix("whsec_").unwrap_or(secret);
+            let key = BASE64.decode(encoded).ok().filter(|key| !key.is_empty());
+            key.map(|key| hmac::Key::new(hmac::HMAC_SHA256, &key)).ok_or(SecretError)
+        });
+        let first = keys.next().ok_or(SecretError)??;
+        Ok(Self { first, others: keys.collect::<Result<_, _>>()? })
     }
 
     /// Verifies that a delivery is signed by one of the secrets, `now` in Unix seconds. `header`
@@ -110,7 +111,7 @@ impl Secrets {
             .filter(|(version, _)| *version == "v1")
             .filter_map(|(_, signature)| BASE64.decode(signature).ok())
             // Compares in constant time.
-            .any(|tag| self.0.iter().any(|key| hmac::verify(key, &signed, &tag).is_ok()));
+            .any(|tag| self.keys().any(|key| hmac::verify(key, &signed, &tag).is_ok()));
         if matches { Ok(id) } else { Err(InvalidDelivery::Signature) }
     }
 
@@ -130,8 +131,11 @@ impl Secrets {
     /// benchmarks.
     pub fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
         let signed = signed_content(id, &timestamp.to_string(), body);
-        let tag = self.0.first().map(|key| hmac::sign(key, &signed));
-        format!("v1,{}", tag.map(|tag| BASE64.encode(tag)).unwrap_or_default())
+        format!("v1,{}", BASE64.encode(hmac::sign(&self.first, &signed)))
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &hmac::Key> {
+        std::iter::once(&self.first).chain(&self.others)
     }
 }
 

@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{collections::BTreeSet, convert::Infallible};
 
-/// What the provider reported of an email.
+/// A provider's report of an email.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reported {
     /// The delivery's id, the same in every repeat.
     pub id: String,
     /// For example `email.delivered`.
     pub kind: String,
-    /// When it arrived, by RFC 3339.
+    /// Time that it arrived, by RFC 3339.
     pub received_at: String,
     /// The webhook's body.
     pub body: Value,
@@ -29,7 +29,7 @@ impl DomainEvent for Reported {
     }
 }
 
-/// What can be asked of an email.
+/// A command to an email.
 pub enum Command {
     /// Keep the report unless one of its id is kept already.
     Record(Reported),
@@ -112,7 +112,7 @@ fn standing(report: &Reported) -> Option<(usize, &str)> {
     Some((RANKS.split(' ').position(|known| known == ranked)?, name))
 }
 
-/// Where reports differ the longest value stands, so that order is all one.
+/// Keeps the longest value where reports differ, so that their order does not matter.
 fn keep_fullest(known: &mut Option<String>, new: &Value) {
     let Some(new) = new.as_str() else { return };
     if known.as_deref().is_none_or(|known| (new.len(), new) > (known.len(), known)) {

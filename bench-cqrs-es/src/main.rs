@@ -1,4 +1,4 @@
-//! What the same read model costs with the crate `cqrs-es` and its Postgres
+//! The cost of the same read model with the crate `cqrs-es` and its Postgres
 //! store, to stand beside the product's figures in `make bench`.
 //!
 //! **Append**: each event is one command on the aggregate of its email, as the

@@ -54,9 +54,9 @@ pub enum Error {
         "the fold of projection {projection} does not end at position {position}, and leaving that event out does not help: fix the projection's code, and run a release with the fix"
     )]
     HungFold {
-        /// Which projection.
+        /// The projection.
         projection: &'static str,
-        /// Where; 0 if at no event.
+        /// The event's position; 0 if it is at no event.
         position: u64,
     },
     /// A task of the engine panicked: a defect of this program.

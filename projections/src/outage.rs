@@ -4,7 +4,7 @@
 use crate::Error;
 
 impl Error {
-    /// Whether a service is out: the same call may succeed later.
+    /// True if a service is out: the same call may succeed later.
     pub fn is_outage(&self) -> bool {
         match self {
             Self::Database(error) => is_postgres_outage(error),
@@ -14,7 +14,7 @@ impl Error {
     }
 }
 
-/// Whether Postgres is out: it does not answer, or says that it cannot now. The
+/// True if Postgres is out: it does not answer, or says that it cannot now. The
 /// same statement may succeed later; any other error stays until somebody
 /// changes something.
 pub fn is_postgres_outage(error: &sqlx::Error) -> bool {
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
     use std::{borrow::Cow, fmt};
 
-    /// What Postgres answers, by its SQLSTATE.
+    /// An answer of Postgres, by its SQLSTATE.
     #[derive(Debug)]
     struct Answer(&'static str);
 

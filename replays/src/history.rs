@@ -86,7 +86,7 @@ impl FromStr for Order {
 pub struct Frame<R> {
     /// The event as the log holds it.
     pub recorded: Recorded,
-    /// The provider's type, or ours.
+    /// The provider's type, or ours; empty if a delivery's body names none.
     pub kind: String,
     /// Time that it happened, if the event has one.
     pub happened_at: Option<DateTime<Utc>>,
@@ -359,6 +359,7 @@ pub(crate) fn frames<P: Projection>(
 fn describe(recorded: &Recorded, payload: Option<&Payload>) -> (String, Option<DateTime<Utc>>) {
     match payload {
         Some(Payload::Delivery(delivery)) => {
+            // A body that names no type is of the empty one.
             (delivery.provider_type.clone().unwrap_or_default(), delivery.happened_at)
         }
         _ => (recorded.envelope.kind.clone(), None),

@@ -86,7 +86,7 @@ impl DriftCheck {
         }
         let mut failed = None;
         for_each_projection!(P => {
-            let mut drifting = self.drifting.remove(P::NAME).unwrap_or_default();
+            let mut drifting = std::mem::take(self.drifting.entry(P::NAME).or_default());
             let checked = self.check::<P>(all, &mut drifting).await;
             self.drifting.insert(P::NAME, drifting);
             match checked {

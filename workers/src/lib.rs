@@ -1,4 +1,4 @@
-//! What a worker process does beside projecting: each [`Worker`] is one file and
+//! The work of a worker process beside projecting: each [`Worker`] is one file and
 //! one line in the list below.
 //!
 //! **May import** the commands, the audit, the replays, the projections, the log,

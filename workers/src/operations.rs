@@ -111,19 +111,27 @@ struct Comparison {
     difference_count: u64,
 }
 
-/// The event that records a swap in the log; `None` if the swap was not compared.
+impl Comparison {
+    /// The comparison of a swap, or the reason that there is none.
+    fn of(swap: &UnrecordedSwap) -> Result<Self, String> {
+        let comparison = swap.comparison.as_ref().ok_or("it was not compared")?;
+        Self::deserialize(comparison)
+            .map_err(|error| format!("its comparison cannot be read: {error}"))
+    }
+}
+
+/// The event that records a swap in the log; `None` if the swap cannot be recorded.
 fn swap_event(
     swap: &UnrecordedSwap,
     now: DateTime<Utc>,
 ) -> Result<Option<NewEvent>, serde_json::Error> {
-    let comparison = swap.comparison.clone().unwrap_or_default();
-    let compared = serde_json::from_value::<Comparison>(comparison);
-    let (Ok(compared), Ok(rebuild)) = (compared, swap.id.parse()) else {
-        tracing::error!(
-            rebuild = swap.id,
-            "A swap cannot be recorded in the log: it was not compared"
-        );
-        return Ok(None);
+    let rebuild = swap.id.parse().map_err(|error| format!("its id is no UUID: {error}"));
+    let (compared, rebuild) = match Comparison::of(swap).and_then(|it| Ok((it, rebuild?))) {
+        Ok(found) => found,
+        Err(reason) => {
+            tracing::error!(rebuild = swap.id, reason, "A swap cannot be recorded in the log");
+            return Ok(None);
+        }
     };
     let operation = Operation::Swapped {
         rebuild,
@@ -144,4 +152,28 @@ fn swap_event(
         .because_of(Some(swap.id.clone()));
     let subject = Subject::Projection(event.projection.clone());
     decided_event(subject, envelope, &event).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn reason(comparison: Option<Value>) -> Option<String> {
+        let swap = UnrecordedSwap {
+            id: "0190a0b1-0000-7000-8000-000000000001".to_owned(),
+            projection: "inbox".to_owned(),
+            reason: "test".to_owned(),
+            actor: "test".to_owned(),
+            comparison,
+        };
+        Comparison::of(&swap).err()
+    }
+
+    #[test]
+    fn a_comparison_that_cannot_be_read_is_not_one_that_was_never_made() {
+        assert_eq!(reason(None).as_deref(), Some("it was not compared"));
+        let broken = reason(Some(json!({ "from_generation": "one" }))).unwrap();
+        assert!(broken.starts_with("its comparison cannot be read: "), "{broken}");
+    }
 }

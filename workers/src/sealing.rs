@@ -39,7 +39,7 @@ impl Worker for Sealing {
     async fn step(&mut self) -> Result<Next, StepError> {
         match self.sealer.step(&mut self.session).await {
             Ok(()) => {}
-            // It is known, and no retry mends it.
+            // It is known, and no retry repairs it.
             Err(SealError::Fault(fault)) => halt(&self.sealer, &fault).await,
             Err(error) => {
                 // Another process seals, or fails too and shows it.

@@ -26,7 +26,7 @@ pub enum Next {
 pub trait Worker: Send + Sized + 'static {
     /// Its name in status, metrics and log lines: lower case, with hyphens.
     const NAME: &'static str;
-    /// What it does, in a sentence for operators.
+    /// A sentence for operators about its work.
     const ABOUT: &'static str;
 
     /// The worker of a process. Does nothing yet.

@@ -157,6 +157,7 @@ impl Cli {
             command.find_subcommand(name).map(|command| Given::of(command, matches))
         });
         match Self::from_arg_matches(&matches) {
+            // A command line without a command is an error, above all.
             Ok(cli) => cli.run(given.unwrap_or_default()),
             Err(error) => error.exit(),
         }

@@ -163,7 +163,7 @@ impl View {
                 compared.map(|compared| self.print_diff(view, &compared)).transpose()?
             }
             _ => {
-                let until = self.at.unwrap_or_default();
+                let until = self.at.unwrap_or(Until::Now);
                 let history = replays::row_history(&log, view, &self.key, until, &progress).await;
                 bar.finish_and_clear();
                 let history = history?;
@@ -230,8 +230,8 @@ pub(super) fn print_fields(what: &str, compared: &Compared) {
             whole(&field.change.pointer),
             table::json(field.change.old.as_ref(), 40),
             table::json(field.change.new.as_ref(), 40),
-            field.position.map(table::number).unwrap_or_default(),
-            field.kind.clone().unwrap_or_default(),
+            table::cell(field.position.map(table::number)),
+            table::cell(field.kind.clone()),
         ]);
     }
     if compared.fields.is_empty() {
@@ -289,7 +289,7 @@ impl Email {
         let (url, _) = self.connections.resolve_log()?;
         let log = Log::open(&self.connections.reading_config(url)?).await?;
         let frames =
-            replays::email(&log, &self.id, self.at.unwrap_or_default(), self.order).await?;
+            replays::email(&log, &self.id, self.at.unwrap_or(Until::Now), self.order).await?;
         if frames.is_empty() {
             eprintln!("The log has no event about email {} up to there.", self.id);
             if self.json {
@@ -348,7 +348,7 @@ pub(super) fn print_history(frames: &[Frame<InboxRow>], order: Order) {
         let after = frame.state.as_ref();
         table.add_row([
             table::number(frame.recorded.position),
-            frame.happened_at.map(table::time).unwrap_or_default(),
+            table::cell(frame.happened_at.map(table::time)),
             table::time(frame.recorded.envelope.time),
             table::short(&frame.kind, 30),
             frame.error.clone().unwrap_or_else(|| effect(before, after)),
@@ -364,11 +364,15 @@ pub(super) fn print_history(frames: &[Frame<InboxRow>], order: Order) {
     let Some(state) = before else { return };
     let detail = EmailDetail::of(state, 0);
     say!("\n  {}  {}", detail.id, detail.status.to_uppercase());
-    say!("  from     {}", table::short(&detail.from.unwrap_or_default(), 80));
+    if let Some(from) = detail.from {
+        say!("  from     {}", table::short(&from, 80));
+    }
     for recipient in &detail.to {
         say!("  to       {}  {}", table::short(&recipient.address, 60), recipient.status);
     }
-    say!("  subject  {}", table::short(&detail.subject.unwrap_or_default(), 80));
+    if let Some(subject) = detail.subject {
+        say!("  subject  {}", table::short(&subject, 80));
+    }
     if let Some(booking) = detail.booking_id {
         say!("  booking  {}", table::short(&booking, 80));
     }

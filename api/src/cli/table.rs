@@ -31,6 +31,11 @@ pub(super) fn short(text: &str, length: usize) -> String {
     text.chars().take(length.saturating_sub(1)).map(clean).chain(['…']).collect()
 }
 
+/// The text of a cell: an empty one for a value that is absent.
+pub(super) fn cell(text: Option<String>) -> String {
+    text.unwrap_or_default()
+}
+
 /// Formats a value as JSON on one line, cut to a length; a dash for none.
 pub(super) fn json(value: Option<&serde_json::Value>, length: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |value| short(&value.to_string(), length))

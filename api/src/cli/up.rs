@@ -68,10 +68,10 @@ pub(super) struct RunningSystem {
 /// Time that the API has to become ready.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a part may take to end: longer than it gives its own requests and
+/// Time that a part may take to end: longer than it gives its own requests and
 /// tasks.
 const PART_GRACE: Duration = Duration::from_secs(20);
-/// How long a system that answers may be degraded at its start.
+/// Time for which a system that answers may be degraded at its start.
 const WORKERS_START: Duration = Duration::from_secs(5);
 
 impl Up {

@@ -139,8 +139,8 @@ impl List {
         say!("{rows}");
         for worker in listed.iter().filter(|worker| !worker.running) {
             let name = worker.name;
-            let error = worker.last_error.as_deref().map(|error| format!(" (last error: {error})"));
-            let error = error.unwrap_or_default();
+            let error = worker.last_error.as_deref();
+            let error = error.map_or_else(String::new, |error| format!(" (last error: {error})"));
             say!("{name} has no process that runs it{error}: start one with `exodrive work`.");
         }
         Ok(exit_code(&recorded))

@@ -295,7 +295,7 @@ fn full(
     FullBooking { booking, notes }
 }
 
-/// What the query of a booking may hold; whoever admits the caller has read it.
+/// The query that a booking's address may have; whoever admits the caller has read it.
 #[derive(Deserialize)]
 struct LinkQuery {
     #[serde(rename = "token")]

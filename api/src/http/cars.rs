@@ -128,8 +128,12 @@ fn identity(who: &Requester) -> Identity {
 
 fn filter(query: CarQuery, who: &Requester) -> Result<Filter, ApiError> {
     let words = |words: Option<String>| -> Vec<String> {
-        let words = words.unwrap_or_default().to_lowercase();
-        let words = words.split(',').map(str::trim).filter(|word| !word.is_empty());
+        let words = words.map(|words| words.to_lowercase());
+        let words = words
+            .iter()
+            .flat_map(|words| words.split(','))
+            .map(str::trim)
+            .filter(|word| !word.is_empty());
         words.map(str::to_owned).collect()
     };
     let cents = |name: &str, text: Option<String>| {

@@ -102,14 +102,13 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 
 fn if_match(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
     let Some(value) = headers.get(IF_MATCH) else { return Ok(None) };
-    let text = value.to_str().unwrap_or_default().trim().trim_start_matches("W/");
+    let fault = || header_fault("If-Match", "must be an ETag that this API has sent");
+    let text = value.to_str().map_err(|_| fault())?.trim().trim_start_matches("W/");
     if text == "*" {
         return Ok(None);
     }
     let position = text.trim_matches('"').rsplit('-').next().and_then(|it| it.parse().ok());
-    let position = position
-        .ok_or_else(|| header_fault("If-Match", "must be an ETag that this API has sent"))?;
-    Ok(Some(position))
+    Ok(Some(position.ok_or_else(fault)?))
 }
 
 fn header_fault(name: &str, detail: &str) -> ApiError {
@@ -279,7 +278,7 @@ impl<T> Command<T> {
         let mut begin = BEGIN.prepare_invoke();
         begin.key(&key).arg(&mine).arg(IN_FLIGHT_MS);
         // Without Redis the log alone recognises repeats.
-        let held: Option<String> = api.redis.invoke(&begin).await.unwrap_or_default();
+        let held = api.redis.invoke::<Option<String>>(&begin).await.unwrap_or(None);
         if let Some(saved) = held.and_then(|held| serde_json::from_str::<StoredAnswer>(&held).ok())
         {
             if saved.hash != *request_hash {

@@ -281,7 +281,7 @@ async fn describe(api: &Api, found: Vec<StoredMessage>) -> Result<Vec<AuditEvent
     let event = |(stored, recorded): (StoredMessage, exodrive_domain::Recorded)| AuditEvent {
         object: "audit_event",
         position: stored.position,
-        stored_at: stored.stored_at.to_rfc3339_opts(SecondsFormat::Nanos, true),
+        stored_at: stored.stored_at().to_rfc3339_opts(SecondsFormat::Nanos, true),
         kind: recorded.envelope.kind.clone(),
         event_id: recorded.envelope.id.clone(),
         actor: recorded.envelope.actor.clone(),

@@ -197,7 +197,7 @@ async fn examine(api: &Arc<Api>) -> Readiness {
         };
     }
     let (postgres, projections) = postgres;
-    let projections = check_projections(projections.unwrap_or_default(), end.1);
+    let projections = check_projections(projections, end.1);
     let cleaning = "erased data is being removed from a restored database: is a worker running?";
     let closed = api.gate.is_closed();
     let erasures = Check { ok: !closed, ms: 0.0, problem: closed.then_some(cleaning) };
@@ -270,10 +270,12 @@ fn check_workers(recorded: Option<&[RecordedWorker]>) -> Vec<WorkerCheck> {
     WORKERS.iter().map(check).collect()
 }
 
-fn check_projections(found: Vec<store::Status>, end: Option<u64>) -> Vec<ProjectionCheck> {
+/// `found`: rows of the database; `None` if it does not answer, and then none is ready.
+fn check_projections(found: Option<Vec<store::Status>>, end: Option<u64>) -> Vec<ProjectionCheck> {
     let count = |number: i64| u64::try_from(number).unwrap_or(0);
     found
         .into_iter()
+        .flatten()
         .map(|projection| ProjectionCheck {
             // Rows of an older version are for another release to read.
             ok: projection.heartbeat_age_seconds.is_some_and(|age| age < HEARTBEAT_TIMEOUT)

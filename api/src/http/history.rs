@@ -23,6 +23,7 @@ use exodrive_audit::evidence::{
     EmailEvidence, Entry, EvidenceQuery, EvidenceRequest, HistoryError, Page, Scope,
 };
 use exodrive_domain::email::EmailId;
+use exodrive_replays::{Order, Until};
 use futures::stream;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -218,8 +219,10 @@ fn evidence_request(query: HistoryQuery) -> Result<EvidenceRequest, ApiError> {
     let at = query.at.as_deref().map(str::parse).transpose();
     Ok(EvidenceRequest {
         scope,
-        order: order.map_err(|error| ApiError::parameter("order", error))?.unwrap_or_default(),
-        at: at.map_err(|error| ApiError::parameter("at", error))?.unwrap_or_default(),
+        order: order
+            .map_err(|error| ApiError::parameter("order", error))?
+            .unwrap_or(Order::Received),
+        at: at.map_err(|error| ApiError::parameter("at", error))?.unwrap_or(Until::Now),
         limit: limit(query.limit)?,
         after: query.after,
     })

@@ -204,7 +204,8 @@ pub(crate) async fn get_timeline(
     Path(email_id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let order = parse_query::<TimelineQuery>(query)?.order.unwrap_or_default();
+    let order =
+        parse_query::<TimelineQuery>(query)?.order.unwrap_or(email_timeline::Order::Happened);
     let email_id = known_form(&email_id)?;
     let mut transaction = begin_read(&api, &reader.identity, "email_timeline", &headers).await?;
     let data =

@@ -292,10 +292,9 @@ async fn explain(_: auth::extract::Anyone, Path(code): Path<String>) -> Result<R
     let code = Code::ALL.into_iter().find(|known| known.name() == code);
     let code = code.ok_or_else(|| ApiError::new(Code::NotFound, "There is no such problem."))?;
     let page = format!(
-        "{} ({} {})\n\n{}.\n\nWhat to do: {}\n",
+        "{} ({})\n\n{}.\n\nWhat to do: {}\n",
         code.name(),
-        code.status().as_u16(),
-        code.status().canonical_reason().unwrap_or_default(),
+        code.status(),
         code.title(),
         code.next()
     );

@@ -111,7 +111,7 @@ pub(super) fn parse_query<T: DeserializeOwned>(query: Option<String>) -> Result<
     let mut known: &[&str] = &[];
     // It ends with an error always: only the names are asked for.
     let _ = T::deserialize(FieldNames(&mut known));
-    let uri = format!("/?{}", query.unwrap_or_default());
+    let uri = query.map_or_else(|| "/".to_owned(), |query| format!("/?{query}"));
     let pairs = uri
         .parse()
         .ok()

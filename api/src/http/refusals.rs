@@ -284,7 +284,7 @@ fn booking_problem(refusal: BookingRejection, staff: bool) -> ApiError {
         }
         BookingRejection::Stale(position) => stale(position),
         BookingRejection::WrongStatus { action, status, because, allowed } => {
-            let because = because.map(|because| format!(": {because}")).unwrap_or_default();
+            let because = because.map_or_else(String::new, |because| format!(": {because}"));
             let detail =
                 format!("The booking is {status}; {} is not possible{because}.", action.name());
             let mut error = ApiError::new(Code::ActionNotAllowed, detail);

@@ -184,7 +184,7 @@ pub(crate) async fn get_replay(
     let quiet = |_, _| {};
     let answer = match points {
         None => {
-            let until = at.unwrap_or_default();
+            let until = at.unwrap_or(Until::Now);
             let history = replays::row_history(&api.log, &view, &key, until, &quiet).await;
             history?.map(|history| Answer::At(replay(view, key, query.at, history)))
         }

@@ -1,12 +1,13 @@
-//! What personal data each route shows, said where the route is registered, so
-//! that no route is added without it.
+//! The personal data that each route shows. A route is registered together with
+//! it, so that none is added without it.
 
 use super::Api;
 use exodrive_commands::access_log::AccessLog;
 use std::{collections::BTreeMap, sync::Arc};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
-/// What a `GET` of a route shows to staff, for the record of who read what.
+/// The personal data that a `GET` of a route shows to staff, for the record of who read
+/// what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shows {
     /// The route has no `GET`.
@@ -27,10 +28,10 @@ pub(crate) struct Routes {
     shown: ShownByRoute,
 }
 
-/// What each route shows, by its path.
+/// The personal data that each route shows, by its path.
 pub(crate) type ShownByRoute = BTreeMap<String, Shows>;
 
-/// Where the outermost layer records reads.
+/// The record of reads, to which the outermost layer adds.
 #[derive(Clone, Default)]
 pub(crate) struct ReadRecords {
     pub(crate) accesses: AccessLog,

@@ -69,7 +69,7 @@ impl SealKeys {
 pub struct Session {
     tree: TreeGrowth,
     reader: StoredReader,
-    /// When sealed events were last compared again.
+    /// The time at which sealed events were last compared again.
     checked: Instant,
 }
 
@@ -79,7 +79,7 @@ pub struct Sealer {
     pub log: Log,
     /// The store of tiles and checkpoints, as its owner.
     pub seals: SealStore,
-    /// Who signs.
+    /// The keys that sign.
     pub keys: Arc<SealKeys>,
     /// An event waits no longer than this for its checkpoint.
     pub interval: Duration,

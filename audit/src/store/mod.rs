@@ -128,7 +128,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether Postgres is out: the same call may succeed later.
+    /// True if Postgres is out: the same call may succeed later.
     pub fn is_outage(&self) -> bool {
         match self {
             Self::Database(error) => exodrive_projections::is_postgres_outage(error),
@@ -157,11 +157,14 @@ impl SealStore {
         )
         .fetch_one(&self.pool)
         .await?;
-        let halt = row.halted_at.map(|halted_at| Halt {
-            halted_at: micros(halted_at),
-            position: row.position.map(to_u64),
-            reason: row.reason.unwrap_or_default(),
+        let halt = row.halted_at.map(|halted_at| {
+            Ok::<_, StoreError>(Halt {
+                halted_at: time(halted_at)?,
+                position: row.position.map(to_u64),
+                reason: row.reason.ok_or_else(|| malformed("a halt has no reason"))?,
+            })
         });
+        let halt = halt.transpose()?;
         Ok(SealState {
             sealed: to_u64(row.sealed.unwrap_or(0)),
             halt,
@@ -217,13 +220,14 @@ impl SealStore {
                from seal_keys order by first_used_at desc, vkey"#
         );
         let keys = keys.fetch_all(&self.pool).await?.into_iter();
-        Ok(keys
-            .map(|key| SealKey {
+        keys.map(|key| {
+            Ok(SealKey {
                 vkey: key.vkey,
-                first_used_at: micros(key.first),
-                last_used_at: micros(key.last),
+                first_used_at: time(key.first)?,
+                last_used_at: time(key.last)?,
             })
-            .collect())
+        })
+        .collect()
     }
 
     /// Stored tiles. A missing one is left out.
@@ -320,19 +324,34 @@ struct Row {
     sealed_at: i64,
 }
 
-fn micros(micros: i64) -> DateTime<Utc> {
-    // Postgres has no `timestamptz` beyond the range of this type.
-    DateTime::from_timestamp_micros(micros).unwrap_or_default()
+/// A time of Postgres, which has years that [`DateTime`] does not.
+fn time(micros: i64) -> Result<DateTime<Utc>, StoreError> {
+    DateTime::from_timestamp_micros(micros)
+        .ok_or_else(|| malformed("a time is beyond the year 262142"))
+}
+
+fn malformed(what: &'static str) -> StoreError {
+    StoreError::Database(sqlx::Error::Decode(what.into()))
 }
 
 impl TryFrom<Row> for Seal {
     type Error = StoreError;
 
     fn try_from(row: Row) -> Result<Self, StoreError> {
-        let root = row.root.try_into().map_err(|_| {
-            StoreError::Database(sqlx::Error::Decode("a root has not 32 bytes".into()))
-        })?;
-        let sealed_at = micros(row.sealed_at);
+        let root = row.root.try_into().map_err(|_| malformed("a root has not 32 bytes"))?;
+        let sealed_at = time(row.sealed_at)?;
         Ok(Self { size: to_u64(row.size), root, note: row.note, sealed_at })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_cannot_be_read_is_not_1970() {
+        // 294276-12-31, the last day of a `timestamptz`.
+        assert!(matches!(time(9_224_318_015_999_999), Err(StoreError::Database(_))));
+        assert_eq!(time(1).unwrap().timestamp_micros(), 1);
     }
 }

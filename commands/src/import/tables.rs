@@ -138,6 +138,7 @@ fn read_table<T: DeserializeOwned>(
             Err(error) => return Err(error.into()),
         };
         let line = record.position().map_or(0, csv::Position::line);
+        // A row that is too short or no text is named by its line alone.
         let id = || id_column.and_then(|at| record.get(at)).unwrap_or_default().to_owned();
         let problem = |line, why| Problem { table: table.to_owned(), line, id: id(), why };
         if let Some((position, why)) = why {

@@ -428,12 +428,11 @@ impl RentalCommands {
             return Ok(car_id);
         }
         let id = booking_id.to_string();
-        // Without Redis the view says which car it is.
-        let held: Option<String> =
-            self.redis.query(&Cmd::get(car_key(booking_id))).await.unwrap_or_default();
-        let found = match held {
-            Some(car_id) => Some(car_id),
-            None => self.car_in_view(&id).await?,
+        let held = self.redis.query::<Option<String>>(&Cmd::get(car_key(booking_id))).await;
+        let found = match held.map(|held| held.and_then(|car_id| car_id.parse().ok())) {
+            Ok(Some(car_id)) => Some(car_id),
+            // Redis only saves a read: the view says it too.
+            Ok(None) | Err(_) => self.car_in_view(&id).await?,
         };
         let found = match found {
             Some(car_id) => Some(car_id),
@@ -447,16 +446,13 @@ impl RentalCommands {
                 found
             }
         };
-        let car_id = found
-            .and_then(|car_id| car_id.parse().ok())
-            .ok_or(RentalError::Booking(BookingRejection::NoSuchBooking))?;
+        let car_id = found.ok_or(RentalError::Booking(BookingRejection::NoSuchBooking))?;
         self.cars.insert(booking_id, car_id);
         Ok(car_id)
     }
 
     /// Caches the car of a booking that was made or moved, for other processes
     /// too, until the view has it.
-    /// processes too, until the view knows.
     fn remember(&self, booking_id: BookingId, car_id: CarId) {
         if self.cars.get(&booking_id) == Some(car_id) {
             return;
@@ -469,7 +465,7 @@ impl RentalCommands {
         });
     }
 
-    async fn car_in_view(&self, booking_id: &str) -> Result<Option<String>, RentalError> {
+    async fn car_in_view(&self, booking_id: &str) -> Result<Option<CarId>, RentalError> {
         let mut reader = self.database.read_as(&Identity::System).await?;
         Ok(bookings::car_of(&mut reader, booking_id).await?)
     }

@@ -204,7 +204,7 @@ impl Log {
         match self.stream.get_last_raw_message_by_subject(&subject).await {
             Ok(last) => {
                 let position = last.sequence;
-                let last = self.decode_stored(stored::direct(last)).await?;
+                let last = self.decode_stored(stored::direct(last)?).await?;
                 match self.is_same(event, &last) {
                     true => Ok(Appended { position, duplicate: true }),
                     false => Err(AppendError::Conflict),

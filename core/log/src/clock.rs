@@ -114,7 +114,8 @@ fn nanoseconds(span: Duration) -> i64 {
     i64::try_from(span.as_nanos()).unwrap_or(i64::MAX)
 }
 
-fn unix(time: DateTime<Utc>) -> i64 {
+/// Nanoseconds since 1970.
+pub(crate) fn unix(time: DateTime<Utc>) -> i64 {
     time.timestamp_nanos_opt().unwrap_or(i64::MAX)
 }
 

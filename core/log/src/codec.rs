@@ -160,28 +160,27 @@ fn take_out(value: &mut Value, free_text: &[&str], taken: &mut Vec<Value>) {
     }
 }
 
-/// Puts values back; without them, marks them as erased.
-fn put_back(value: &mut Value, values: Option<&[Value]>) {
+/// Puts values back; without them, marks them as erased. `None` if there is no value of a number.
+fn put_back(value: &mut Value, values: Option<&[Value]>) -> Option<()> {
     match value {
         Value::Object(fields) => {
             if fields.len() == 1
                 && let Some(number) = fields.get(SEALED).and_then(Value::as_u64)
             {
-                let number = usize::try_from(number).unwrap_or(usize::MAX);
                 *value = match values {
-                    Some(values) => values.get(number).cloned().unwrap_or(Value::Null),
+                    Some(values) => values.get(usize::try_from(number).ok()?)?.clone(),
                     None => ERASED.into(),
                 };
-                return;
+                return Some(());
             }
             if values.is_none() && fields.len() == 1 && fields.contains_key(MARK) {
                 *value = json!({ ERASED_MARK: true });
-                return;
+                return Some(());
             }
-            fields.values_mut().for_each(|value| put_back(value, values));
+            fields.values_mut().try_for_each(|value| put_back(value, values))
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| put_back(item, values)),
-        _ => {}
+        Value::Array(items) => items.iter_mut().try_for_each(|item| put_back(item, values)),
+        _ => Some(()),
     }
 }
 
@@ -276,7 +275,7 @@ fn open_marked(
         }
     };
     for value in body.values_mut() {
-        put_back(value, values.as_deref());
+        put_back(value, values.as_deref())?;
     }
     recorded.body = serde_json::to_vec(&body).ok()?.into();
     Some(values.is_none())
@@ -328,12 +327,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_number_without_a_value_is_no_value() {
+        let mut body = json!({ "notes": [{ SEALED: 0 }, { SEALED: 1 }] });
+        assert_eq!(put_back(&mut body, Some(&[json!("one")])), None);
+    }
+
     proptest! {
         #[test]
         fn what_is_taken_out_is_put_back(body in any_json()) {
             let (mut changed, mut taken) = (body.clone(), Vec::new());
             take_out(&mut changed, &FREE_TEXT, &mut taken);
-            put_back(&mut changed, Some(&taken));
+            prop_assert_eq!(put_back(&mut changed, Some(&taken)), Some(()));
             prop_assert_eq!(changed, body);
         }
 
@@ -344,7 +349,7 @@ mod tests {
             let mut body = json!({ "reason": name.clone(), "fields": fields });
             let mut taken = Vec::new();
             take_out(&mut body, &FREE_TEXT, &mut taken);
-            put_back(&mut body, None);
+            prop_assert_eq!(put_back(&mut body, None), Some(()));
             let mut left = Vec::new();
             texts(&body, &mut left);
             prop_assert!(!left.contains(&name));

@@ -20,6 +20,7 @@ mod state;
 mod states;
 
 use crate::{
+    clock,
     error::{AppendError, ReadError},
     event::{Appended, NewEvent},
     log::Log,
@@ -135,8 +136,8 @@ impl Commands {
     /// its own. Commands of one process about a subject run one after the
     /// other.
     ///
-    /// When an acknowledgement is lost, the same event is sent once more. If
-    /// that fails too, the event may be stored all the same: a `decide` that is
+    /// An event whose acknowledgement is lost is sent once more. If that fails
+    /// too, the event may be stored all the same: a `decide` that is
     /// called with the same command later must look for it in the state.
     ///
     /// # Errors
@@ -446,7 +447,7 @@ impl Commands {
     fn as_recorded(&self, event: &NewEvent, position: u64) -> Recorded {
         let headers = wire::headers(&event.envelope, &event.provider_headers);
         let subject = event.subject.to_string();
-        let at = self.log.now();
+        let at = clock::unix(self.log.now());
         wire::recorded(wire::stored(position, &subject, at, &headers, event.body.clone()))
     }
 }

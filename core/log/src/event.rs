@@ -31,12 +31,19 @@ pub struct Appended {
 pub struct StoredMessage {
     /// Its sequence in the stream.
     pub position: u64,
-    /// The time at which the server stored it, with nanoseconds.
-    pub stored_at: DateTime<Utc>,
+    /// The time at which the server stored it, in nanoseconds since 1970.
+    pub stored_at_nanos: i64,
     /// Its subject.
     pub subject: String,
     /// Every header, sorted by name; the values of one name in stored order.
     pub headers: Vec<(String, String)>,
     /// The stored bytes.
     pub body: Bytes,
+}
+
+impl StoredMessage {
+    /// The time at which the server stored it.
+    pub fn stored_at(&self) -> DateTime<Utc> {
+        DateTime::from_timestamp_nanos(self.stored_at_nanos)
+    }
 }

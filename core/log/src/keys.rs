@@ -344,8 +344,9 @@ impl KeyStore {
                 Some(204 | 404) => return Ok(found),
                 Some(_) => return Err(KeyError::Unavailable(None)),
             }
-            let headers = answer.headers.unwrap_or_default();
-            let subject = headers.get(header::NATS_SUBJECT).map(|subject| subject.as_str());
+            let headers = answer.headers.as_ref();
+            let subject = headers.and_then(|headers| headers.get(header::NATS_SUBJECT));
+            let subject = subject.map(|subject| subject.as_str());
             let name = subject.and_then(|it| it.strip_prefix(KEYS_PREFIX)?.strip_prefix('.'));
             let name = name
                 .ok_or_else(|| KeyError::Malformed("of an answer without a name".to_owned()))?

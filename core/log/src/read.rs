@@ -192,7 +192,7 @@ impl Log {
         Ok(events)
     }
     async fn decode_direct(&self, message: StreamMessage) -> Result<Recorded, ReadError> {
-        self.decode_stored(stored::direct(message)).await
+        self.decode_stored(stored::direct(message)?).await
     }
 }
 

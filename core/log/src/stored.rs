@@ -8,6 +8,7 @@ use async_nats::jetstream::{
     message::StreamMessage,
     stream::DirectGetErrorKind,
 };
+use chrono::{DateTime, Utc};
 use futures::{FutureExt, StreamExt};
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -67,19 +68,30 @@ impl Log {
             return Ok(None);
         }
         match self.stream.direct_get(position).await {
-            Ok(message) => Ok(Some(direct(message))),
+            Ok(message) => direct(message).map(Some),
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
             Err(error) => Err(ReadError::unavailable(error)),
         }
     }
 }
 
+/// The nanoseconds since 1970 that the server keeps as a message's time.
+fn nanos(position: u64, stored_at: DateTime<Utc>) -> Result<i64, ReadError> {
+    let nanos = stored_at.timestamp_nanos_opt();
+    nanos.ok_or_else(|| {
+        ReadError::unavailable(format!("position {position} has a time that no server keeps"))
+    })
+}
+
 /// The message in the answer to a direct get.
-pub(crate) fn direct(message: StreamMessage) -> StoredMessage {
+///
+/// # Errors
+/// When its time is none that a server keeps.
+pub(crate) fn direct(message: StreamMessage) -> Result<StoredMessage, ReadError> {
     let mut stored = wire::stored(
         message.sequence,
         &message.subject,
-        message.time,
+        nanos(message.sequence, message.time)?,
         &message.headers,
         message.payload,
     );
@@ -89,7 +101,7 @@ pub(crate) fn direct(message: StreamMessage) -> StoredMessage {
             stored.headers.remove(at);
         }
     }
-    stored
+    Ok(stored)
 }
 
 impl StoredReader {
@@ -203,12 +215,13 @@ impl StoredReader {
             return Err(ReadError::Hole { expected: *next, found: position });
         }
         let (message, _) = message.split();
+        // The client gives a message without headers no map of them.
         let headers = message.headers.unwrap_or_default();
         batch.bytes += message.payload.len();
         batch.messages.push(wire::stored(
             position,
             &message.subject,
-            stored_at,
+            nanos(position, stored_at)?,
             &headers,
             message.payload,
         ));

@@ -217,7 +217,7 @@ async fn context(config: &LogConfig) -> Result<jetstream::Context, ConnectError>
         .build(client))
 }
 
-/// What a log is opened for.
+/// The purpose for which a log is opened.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Access {
     /// Its settings were not checked.

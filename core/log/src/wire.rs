@@ -4,7 +4,6 @@
 use crate::event::StoredMessage;
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
 use exodrive_domain::{Envelope, Recorded, time};
 
 const SPEC_VERSION: &str = "ce-specversion";
@@ -50,7 +49,7 @@ pub(crate) fn headers(envelope: &Envelope, provider_headers: &[(String, String)]
 pub(crate) fn stored(
     position: u64,
     subject: &str,
-    stored_at: DateTime<Utc>,
+    stored_at_nanos: i64,
     headers: &HeaderMap,
     body: Bytes,
 ) -> StoredMessage {
@@ -63,21 +62,24 @@ pub(crate) fn stored(
         .collect();
     // Stable: the values of one name keep their order.
     headers.sort_by(|(one, _), (other, _)| one.cmp(other));
-    StoredMessage { position, stored_at, subject: subject.to_owned(), headers, body }
+    StoredMessage { position, stored_at_nanos, subject: subject.to_owned(), headers, body }
 }
 
 /// The event in a message. A message that we did not write (it has no envelope)
 /// is an event of the empty type: it is part of the log, and changes nothing.
 pub(crate) fn recorded(message: StoredMessage) -> Recorded {
-    let StoredMessage { position, stored_at, subject, headers, body } = message;
+    let stored_at = message.stored_at();
+    let StoredMessage { position, subject, headers, body, .. } = message;
     let text = |name| headers.iter().find(|(it, _)| it == name).map(|(_, value)| value.clone());
     let version =
         text(SCHEMA).and_then(|schema| schema.rsplit(':').next()?.parse().ok()).unwrap_or(0);
+    // A message that we did not write has none of them.
+    let own = |name| text(name).unwrap_or_default();
     let envelope = Envelope {
-        id: text(ID).unwrap_or_default(),
-        kind: text(TYPE).unwrap_or_default(),
+        id: own(ID),
+        kind: own(TYPE),
         version,
-        source: text(SOURCE).unwrap_or_default(),
+        source: own(SOURCE),
         time: text(TIME).and_then(|it| time::parse(&it)).unwrap_or(stored_at),
         traceparent: text(TRACEPARENT),
         causation: text(CAUSATION),
@@ -116,7 +118,8 @@ mod tests {
         ];
         let headers = headers(&envelope, &provider_headers);
         let body = Bytes::from_static(b"{ \"odd\":  1 }\r\n");
-        let event = recorded(stored(9, "exo.provider.resend", at, &headers, body.clone()));
+        let nanos = crate::clock::unix(at);
+        let event = recorded(stored(9, "exo.provider.resend", nanos, &headers, body.clone()));
         assert_eq!(event.envelope, envelope);
         assert_eq!(event.provider_headers, provider_headers);
         assert_eq!((event.position, event.body), (9, body));

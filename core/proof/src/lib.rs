@@ -4,8 +4,9 @@
 //! signed-note, tlog-checkpoint, tlog-tiles, tlog-cosignature), the files of an
 //! export and their verification offline, and a witness's decision.
 //!
-//! **May import** hashes, signatures and file formats. No other room, no
-//! network, no database and no async: an auditor can read this crate alone.
+//! **May import** hashes, signatures and file formats. No other crate of this
+//! workspace, no network, no database and no async: an auditor can read this
+//! crate alone.
 //!
 //! **Flow.** The sealer hashes each stored message ([`Leaf`]), pushes the
 //! hashes into a [`tree::Tree`], stores them as [`tile::Tile`]s and signs the

@@ -53,17 +53,17 @@ pub struct System {
     pub url: String,
     /// The metrics of the API and of the workers.
     pub metrics_urls: Vec<String>,
-    /// What its event log must be; `None` if an earlier release started it.
+    /// The requirements on its event log; `None` if an earlier release started it.
     #[serde(default)]
     pub log: Option<LogRequirements>,
 }
 
-/// What an event log must be for a system to append to it.
+/// The requirements on an event log to which a system appends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogRequirements {
-    /// When the server flushes to disk.
+    /// The moment at which the server flushes to disk.
     pub sync: SyncMode,
-    /// How long the server remembers the ids of events.
+    /// Time for which the server remembers the ids of events.
     pub duplicate_window: Duration,
     /// Copies of the log in a cluster.
     pub replicas: usize,

@@ -1,7 +1,8 @@
 //! The parts that every ExoDrive process needs to run: telemetry, shutdown,
 //! secrets of a data folder, and private services.
 //!
-//! **May import** no other room. Knows nothing of events, views or HTTP.
+//! **May import** no other crate of this workspace. Knows nothing of events,
+//! views or HTTP.
 //!
 //! **Flow.** A program calls [`telemetry::init`], resolves its addresses (given
 //! by environment, or those of the system running in its data folder, see

@@ -37,11 +37,11 @@ struct Shared {
 pub struct TaskEnded {
     /// The task's name.
     pub name: &'static str,
-    /// How it ended.
+    /// The way in which it ended.
     pub how: HowEnded,
 }
 
-/// How a task ended.
+/// The way in which a task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HowEnded {
     /// It panicked.
@@ -146,10 +146,10 @@ impl Tasks {
         self.outcome()
     }
 
-    /// Whether a task ended though it should not have.
+    /// Fails if a task ended though it should not have.
     ///
     /// # Errors
-    /// The first that did.
+    /// The first such task.
     pub fn outcome(&self) -> Result<(), TaskEnded> {
         self.ended().map_or(Ok(()), Err)
     }

@@ -52,7 +52,7 @@ pub fn init(filter: &str, format: Format) -> Result<(), String> {
     }
     // A panic's message may quote its input, which may hold personal data.
     panic::set_hook(Box::new(|info| {
-        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        let place = info.location().map(tracing::field::display);
         tracing::error!(place, "Panicked; the message is withheld, it may hold personal data");
     }));
     Ok(())

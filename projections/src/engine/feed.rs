@@ -44,6 +44,7 @@ struct Batch {
 #[derive(Clone)]
 pub(crate) struct Events {
     batch: Arc<Batch>,
+    /// The index of the first of them; at most the number of events in the batch.
     from: usize,
 }
 
@@ -54,7 +55,7 @@ impl Events {
     }
 
     pub(crate) fn all(&self) -> &[Decoded] {
-        self.batch.events.get(self.from..).unwrap_or_default()
+        &self.batch.events[self.from..]
     }
 
     /// Number of later events in the log when the last one was read.
@@ -122,8 +123,10 @@ impl Feed {
 impl Window {
     fn find_batch(&self, position: u64) -> Option<Events> {
         let batch = self.batches.iter().find(|batch| last(batch) >= position)?;
-        let first = batch.events.first()?.recorded.position;
-        let from = usize::try_from(position.checked_sub(first)?).ok()?;
+        if batch.events.first()?.recorded.position > position {
+            return None;
+        }
+        let from = batch.events.partition_point(|event| event.recorded.position < position);
         Some(Events { batch: batch.clone(), from })
     }
 

@@ -38,14 +38,15 @@ pub struct ActiveGeneration {
     skipped: HashSet<(String, u64)>,
 }
 
-/// The keys of the rows that an event touches, by projection. A projection
-/// whose code panics with the event has none.
+/// The keys of the rows that an event touches, by projection.
 pub fn rows_of(recorded: &Recorded) -> Vec<(&'static str, Vec<String>)> {
+    // An event that cannot be read is parked, too.
     let Ok(payload) = decode(recorded) else { return Vec::new() };
     let event = Event { recorded, payload: &payload };
     let mut rows = Vec::new();
     crate::for_each_projection!(P => {
         if reads::<P>(&recorded.subject) {
+            // A projection whose code panics with the event parks it, so no row has it.
             let keys = catch_unwind(AssertUnwindSafe(|| P::keys(&event))).unwrap_or_default();
             rows.push((P::NAME, keys));
         }

@@ -12,7 +12,7 @@ use std::fmt::Debug;
 pub trait Projection: Send + Sync + 'static {
     /// Names the table, the view in `public` and, with a generation, the schema.
     const NAME: &'static str;
-    /// What one row is and by what it is found, for people: `An email, by its
+    /// A description for people of one row and of its key: `An email, by its
     /// id`. Shown by `exodrive replay --help`.
     const ABOUT: &'static str;
     /// The key of some row, for the same.
@@ -66,7 +66,7 @@ pub trait Projection: Send + Sync + 'static {
     const READERS: &'static str = STAFF;
 }
 
-/// What a row shows of people, as the record of who read it names it.
+/// The personal data that a row shows, as the record of its readers names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PersonalData<'a> {
     /// Nothing.

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// Time between two runs of the housekeeping.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
-/// What a runner's tasks are called in errors.
+/// Names of a runner's tasks in errors.
 const REBUILDING: &str = "The task that carries out a projection's rebuilds";
 const WRITING: &str = "The writer of a projection's partition";
 

@@ -13,9 +13,9 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// Processor time that one event may take. It is not elapsed time: a thread that gets no processor
 /// Bytes of stack for a fold: a fold that overflows it ends the process.
 const STACK: usize = 8 << 20;
+/// Processor time that one event may take. It is not elapsed time: a thread that gets no processor
 /// is not at fault.
 const HANG_AFTER: Duration = Duration::from_millis(500);
 /// Time between two checks of a thread.
@@ -148,9 +148,12 @@ impl Thread {
 /// Processor time that a thread of this process has used: fields `utime` and `stime` of proc(5), in
 /// hundredths of a second on Linux.
 fn processor_time(thread: i32) -> Duration {
-    let text = fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap_or_default();
+    // A thread that has ended has no such file, and uses no more time.
+    let Ok(text) = fs::read_to_string(format!("/proc/self/task/{thread}/stat")) else {
+        return Duration::ZERO;
+    };
     // The second field, a name, may contain anything but ends with the last `)`.
-    let fields = text.rsplit(')').next().unwrap_or_default();
+    let fields = text.rsplit_once(')').map_or(&*text, |(_, fields)| fields);
     let ticks = fields.split_whitespace().skip(11).take(2).filter_map(|it| it.parse::<u64>().ok());
     Duration::from_millis(10 * ticks.sum::<u64>())
 }

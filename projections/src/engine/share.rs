@@ -48,7 +48,7 @@ impl Share {
     }
 }
 
-/// How a partition counts against its worker's share.
+/// The way in which a partition counts against its worker's share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Slot {
     /// The worker gives it up once it has more than its share.

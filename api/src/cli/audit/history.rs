@@ -93,7 +93,7 @@ impl History {
             database: Database::for_readers(&urls.database)?,
             secrets: self.http.webhook_secrets(&self.connections)?,
         };
-        let (order, at) = (self.order, self.at.unwrap_or_default());
+        let (order, at) = (self.order, self.at.unwrap_or(Until::Now));
         let mut request = EvidenceRequest { scope, order, at, limit: PAGE, after: None };
         let mut reported = false;
         loop {
@@ -184,20 +184,21 @@ fn print(page: &Page) {
     for entry in &page.entries {
         rows.add_row(match entry {
             Entry::Delivery(it) => {
-                let repeats = it.repeats.map(|first| format!(", repeats {}", table::number(first)));
-                let evidence = it.verdict.name().replace('_', " ");
-                let evidence = format!("{evidence}{}", repeats.unwrap_or_default());
+                let mut evidence = it.verdict.name().replace('_', " ");
+                if let Some(first) = it.repeats {
+                    evidence += &format!(", repeats {}", table::number(first));
+                }
                 let status = it.state.as_ref().map(|state| state.status.clone());
                 [
                     table::number(it.position),
-                    it.happened_at.map(table::time).unwrap_or_default(),
+                    table::cell(it.happened_at.map(table::time)),
                     table::time(it.received_at),
                     table::short(it.kind.as_deref().unwrap_or("-"), 30),
-                    it.email_id.clone().unwrap_or_default(),
+                    table::cell(it.email_id.clone()),
                     evidence,
                     table::number(it.stored_again + it.duplicates),
                     table::number(it.rejected),
-                    it.error.clone().or(status).unwrap_or_default(),
+                    table::cell(it.error.clone().or(status)),
                 ]
             }
             Entry::Booking(it) => of_booking(it),
@@ -217,7 +218,7 @@ fn of_booking(it: &BookingEntry) -> [String; 9] {
         format!("by {}", table::short(it.actor.as_deref().unwrap_or("-"), 40)),
         String::new(),
         String::new(),
-        it.status.clone().unwrap_or_default(),
+        table::cell(it.status.clone()),
     ]
 }
 

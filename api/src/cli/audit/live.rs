@@ -72,12 +72,12 @@ async fn examine(
     found.end = log.last_position().await?;
     found.sealed = standing.sealed;
     let bar = reading_bar()?;
-    let reported = |done, end| {
+    let progress = |done, end| {
         bar.set_length(end);
         bar.set_position(done);
     };
     bar.set_message("the log");
-    let compared = compare(&log, &seals, 1, standing.sealed, &reported).await;
+    let compared = compare(&log, &seals, 1, standing.sealed, &progress).await;
     bar.set_message("its checkpoints");
     let outcome = match compared {
         Ok(()) => checkpoints(&log, &seals, &keys, standing.sealed).await,
@@ -90,11 +90,12 @@ async fn examine(
     }
     // Views cannot be compared with a log that has lost events.
     if found.fault.is_none() {
+        // Views are not compared with a cache that has no known address.
         let redis = connections.redis_url.clone();
         let redis = redis.or_else(|| connections.resolve().ok().map(|urls| urls.redis));
         let cache = redis.map(|url| Cache::new(&url)).transpose()?;
-        for_view::<Deliveries>(&log, &database, cache.as_ref(), &mut found, &reported).await?;
-        for_view::<Inbox>(&log, &database, cache.as_ref(), &mut found, &reported).await?;
+        for_view::<Deliveries>(&log, &database, cache.as_ref(), &mut found, &progress).await?;
+        for_view::<Inbox>(&log, &database, cache.as_ref(), &mut found, &progress).await?;
     }
     bar.finish_and_clear();
     Ok(found)
@@ -131,10 +132,10 @@ async fn for_view<P: Projection>(
     database: &Database,
     cache: Option<&Cache>,
     found: &mut Findings,
-    reported: &(dyn Fn(u64, u64) + Send + Sync),
+    progress: &(dyn Fn(u64, u64) + Send + Sync),
 ) -> Result<(), Failure> {
     let options = Options::new(Extent::All);
-    found.views.push(verify::verify::<P>(log, database, cache, &options, reported).await?);
+    found.views.push(verify::verify::<P>(log, database, cache, &options, progress).await?);
     Ok(())
 }
 

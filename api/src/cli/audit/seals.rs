@@ -165,11 +165,11 @@ impl Unhalt {
             return Ok(ExitCode::SUCCESS);
         };
         let bar = reading_bar()?;
-        let reported = |done, end| {
+        let progress = |done, end| {
             bar.set_length(end);
             bar.set_position(done);
         };
-        let compared = compare(&log, &seals, 1, standing.sealed, &reported).await;
+        let compared = compare(&log, &seals, 1, standing.sealed, &progress).await;
         bar.finish_and_clear();
         match compared {
             Ok(()) => {}

@@ -10,7 +10,7 @@ use exodrive_runtime::error_chain;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -75,23 +75,23 @@ pub(super) struct Verify {
 
 impl Verify {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
-        if self.live {
-            return live::run(&self.connections, self.public_key.as_deref(), self.json).await;
+        match &self.export {
+            Some(export) if !self.live => self.offline(export),
+            _ => live::run(&self.connections, self.public_key.as_deref(), self.json).await,
         }
-        self.offline()
     }
 
-    fn offline(&self) -> Result<ExitCode, Failure> {
+    fn offline(&self, export: &Path) -> Result<ExitCode, Failure> {
         let started = Instant::now();
         let verdict = match self.expected() {
-            Ok(expected) => self.verify(&expected)?,
+            Ok(expected) => read(export, &expected)?,
             Err(error) => Err(VerifyError::Unusable(error_chain(error.as_ref()))),
         };
         let took = started.elapsed();
         if self.json {
             say!("{}", serde_json::to_string_pretty(&as_json(&verdict, took))?);
         } else {
-            self.print(&verdict, took);
+            self.print(export, &verdict, took);
         }
         Ok(match verdict {
             Ok(_) => ExitCode::SUCCESS,
@@ -101,8 +101,6 @@ impl Verify {
     }
 
     fn expected(&self) -> Result<Expectations, Failure> {
-        let witnesses = self.witness_key.as_deref();
-        let witnesses = witnesses.map(|path| files::keys(path, WitnessVerifierKey::parse));
         Ok(Expectations {
             keys: match &self.public_key {
                 Some(path) => files::keys(path, VerifierKey::parse)?,
@@ -113,30 +111,15 @@ impl Verify {
                 .iter()
                 .map(|path| files::checkpoint(path))
                 .collect::<Result<_, _>>()?,
-            witnesses: witnesses.transpose()?.unwrap_or_default(),
+            witnesses: match &self.witness_key {
+                Some(path) => files::keys(path, WitnessVerifierKey::parse)?,
+                None => Vec::new(),
+            },
             threads: self.threads,
         })
     }
 
-    fn verify(
-        &self,
-        expected: &Expectations,
-    ) -> Result<Result<VerifiedExport, VerifyError>, Failure> {
-        let style =
-            "{bar:40} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left";
-        let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(style)?);
-        // Without `--live` the command line requires one.
-        let export = self.export.clone().unwrap_or_default();
-        let verdict = verify::verify(&export, expected, |done, total| {
-            bar.set_length(total);
-            bar.set_position(done);
-        });
-        bar.finish_and_clear();
-        Ok(verdict)
-    }
-
-    fn print(&self, verdict: &Result<VerifiedExport, VerifyError>, took: Duration) {
-        let export = self.export.clone().unwrap_or_default();
+    fn print(&self, export: &Path, verdict: &Result<VerifiedExport, VerifyError>, took: Duration) {
         let export = export.display();
         match verdict {
             Ok(verified) => print_valid(verified, took),
@@ -151,6 +134,21 @@ impl Verify {
             }
         }
     }
+}
+
+/// Verifies an export, with a bar for people.
+fn read(
+    export: &Path,
+    expected: &Expectations,
+) -> Result<Result<VerifiedExport, VerifyError>, Failure> {
+    let style = "{bar:40} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left";
+    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(style)?);
+    let verdict = verify::verify(export, expected, |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    Ok(verdict)
 }
 
 fn print_valid(verified: &VerifiedExport, took: Duration) {

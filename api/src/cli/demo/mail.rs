@@ -160,9 +160,9 @@ fn print_inbox(inbox: &Inbox) {
         table.add_row([
             email.status.clone(),
             if email.direction == "inbound" { "←" } else { "→" }.to_owned(),
-            table::short(sender_name(email.from.as_deref().unwrap_or_default()), 22),
+            table::cell(email.from.as_deref().map(|from| table::short(sender_name(from), 22))),
             to,
-            table::short(email.subject.as_deref().unwrap_or_default(), 30),
+            table::cell(email.subject.as_deref().map(|subject| table::short(subject, 30))),
             email.last_event_at.format("%d %b %H:%M").to_string(),
         ]);
     }

@@ -11,7 +11,10 @@ use crate::{
 };
 use chrono::{Datelike, NaiveDate};
 use exodrive_commands::import::Tables;
-use exodrive_projections::views::{bookings::read::BookingDetail, cars::read::CarSummary};
+use exodrive_projections::views::{
+    bookings::read::{BookingDetail, LineDetail, Money},
+    cars::read::CarSummary,
+};
 use reqwest::{Client, Response};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -39,6 +42,25 @@ struct Calendar {
 struct Day {
     date: NaiveDate,
     status: String,
+}
+
+#[derive(Deserialize)]
+struct Quote {
+    total: Money,
+    lines: Vec<LineDetail>,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    code: String,
+    detail: String,
+    next_free: Option<FreeDays>,
+}
+
+#[derive(Deserialize)]
+struct FreeDays {
+    start_date: NaiveDate,
+    end_date: NaiveDate,
 }
 
 impl Demo {
@@ -88,40 +110,35 @@ impl Demo {
         (first, last): (NaiveDate, NaiveDate),
     ) -> Result<(), Failure> {
         let rental = json!({"car_id": car.id, "start_date": first, "end_date": last});
-        let quote: Value =
+        let quote: Quote =
             read_json(client.post(format!("{url}/v1/quotes")).json(&rental).send().await?).await?;
         say!("\n{first} to {last} are free. The price, line by line (POST /v1/quotes):\n");
         print_quote(&quote);
         let mut request = rental;
         request["customer"] =
             json!({"email": "ada@example.com", "first_name": "Ada", "last_name": "Demo"});
-        request["expected_total_cents"] = quote["total"]["amount_cents"].clone();
+        request["expected_total_cents"] = quote.total.amount_cents.into();
         let ada = self.customer()?;
         let answer = post(client, url, "/v1/bookings", &ada, &request).await?;
         let booking: BookingDetail = read_json(answer).await?;
+        let until = booking.hold_expires_at.map(|at| format!(", held until {}", table::time(at)));
         say!(
-            "\nAda books (POST /v1/bookings): {} {} for {}, {}, held until {}.",
+            "\nAda books (POST /v1/bookings): {} {} for {}, {}{}.",
             booking.reference,
             booking.id,
             money(booking.total.amount_cents, &booking.total.currency),
             booking.status,
-            booking.hold_expires_at.map(table::time).unwrap_or_default()
+            table::cell(until)
         );
         request["customer"] =
             json!({"email": "bob@example.com", "first_name": "Bob", "last_name": "Demo"});
         let bob = self.customer()?;
         let refused = post(client, url, "/v1/bookings", &bob, &request).await?;
         let status = refused.status();
-        let problem: Value = refused.json().await?;
-        say!(
-            "Bob asks for the same days: {status}, {}: {}",
-            problem["code"].as_str().unwrap_or_default(),
-            problem["detail"].as_str().unwrap_or_default()
-        );
-        let next = &problem["next_free"];
-        if let (Some(first), Some(last)) = (next["start_date"].as_str(), next["end_date"].as_str())
-        {
-            say!("  The next that are free: {first} to {last}.");
+        let problem: Refusal = refused.json().await?;
+        say!("Bob asks for the same days: {status}, {}: {}", problem.code, problem.detail);
+        if let Some(next) = problem.next_free {
+            say!("  The next that are free: {} to {}.", next.start_date, next.end_date);
         }
         let path = format!("/v1/bookings/{}/cancel", booking.id);
         let answer = post(client, url, &path, &ada, &json!({"reason": "demo"})).await?;
@@ -168,12 +185,13 @@ fn print_fleet(cars: &[CarSummary]) {
     let mut fleet = table::table(&["car", "category", "a day", "days", "offer", "features"]);
     for car in cars {
         let price = car.price.as_ref();
+        let offer = price.and_then(|it| it.offer_text.as_deref());
         fleet.add_row([
             table::short(&car.name, 34),
             car.category.clone(),
-            price.map(|it| money(it.base_per_day_cents, &it.currency)).unwrap_or_default(),
-            price.map(|it| format!("{}+", it.minimum_days)).unwrap_or_default(),
-            table::short(price.and_then(|it| it.offer_text.as_deref()).unwrap_or_default(), 24),
+            table::cell(price.map(|it| money(it.base_per_day_cents, &it.currency))),
+            table::cell(price.map(|it| format!("{}+", it.minimum_days))),
+            table::cell(offer.map(|text| table::short(text, 24))),
             table::short(&car.features.join(", "), 40),
         ]);
     }
@@ -212,19 +230,18 @@ fn free(days: &[Day]) -> Option<(NaiveDate, NaiveDate)> {
     Some((window.first()?.date, window.last()?.date))
 }
 
-fn print_quote(quote: &Value) {
+fn print_quote(quote: &Quote) {
     let mut lines = table::table(&["", "quantity", "each", "amount"]);
-    let currency = quote["total"]["currency"].as_str().unwrap_or_default();
-    let cents = |value: &Value| money(value.as_i64().unwrap_or(0), currency);
-    for line in quote["lines"].as_array().into_iter().flatten() {
+    let cents = |cents| money(cents, &quote.total.currency);
+    for line in &quote.lines {
         lines.add_row([
-            line["label"].as_str().unwrap_or_default().to_owned(),
-            line["quantity"].to_string(),
-            cents(&line["unit_cents"]),
-            cents(&line["amount_cents"]),
+            line.label.clone(),
+            line.quantity.to_string(),
+            cents(line.unit_cents),
+            cents(line.amount_cents),
         ]);
     }
-    let total = cents(&quote["total"]["amount_cents"]);
+    let total = cents(quote.total.amount_cents);
     lines.add_row(["Total".to_owned(), String::new(), String::new(), total]);
     say!("{lines}");
 }

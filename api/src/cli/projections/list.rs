@@ -72,7 +72,7 @@ fn hint(it: &ProjectionStatus) {
     }
     if it.paused {
         let by = it.paused_by.as_deref().unwrap_or("an operator");
-        let why = table::short(it.pause_reason.as_deref().unwrap_or_default(), 80);
+        let why = table::short(it.pause_reason.as_deref().unwrap_or("no reason is given"), 80);
         say!("{name}: paused by {by}: {why}");
     }
     if it.rebuild.is_some() {

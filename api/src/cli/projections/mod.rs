@@ -1,6 +1,6 @@
 //! `exodrive projections`: commands for operators.
 
-mod acts;
+mod actions;
 mod list;
 mod rebuild;
 mod show;
@@ -43,16 +43,16 @@ enum Action {
     /// Show readers the previous generation
     Rollback(rebuild::Rollback),
     /// Stop folding; readers see the rows of that moment
-    Pause(acts::Pause),
+    Pause(actions::Pause),
     /// Resume folding after a pause
-    Resume(acts::Resume),
+    Resume(actions::Resume),
     /// Retry parked events in order, once their cause is removed
-    Retry(acts::Retry),
+    Retry(actions::Retry),
     /// Skip the event that blocks a key: leave it out of the row, and fold the
     /// events behind it
-    Skip(acts::Skip),
+    Skip(actions::Skip),
     /// Drop generations that readers no longer see
-    Prune(acts::Prune),
+    Prune(actions::Prune),
     /// Fold the log again and compare the result with the rows and with Redis
     Verify(super::projections::verify::Verify),
 }

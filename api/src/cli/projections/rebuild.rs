@@ -3,16 +3,17 @@
 
 use super::{
     super::{Failure, terminal},
-    acts::{Common, print_receipt_line},
+    actions::{Common, print_receipt_line},
     append_planned, operator, parse_name, table,
 };
 use exodrive_commands::operations::{
     CommandReceipt, Job, NO_WORKER_NOTICE, OperationRejection, Operator, OperatorError,
     ProjectionCommand, RebuildKind, RebuildState,
 };
-use exodrive_projections::names;
+use exodrive_projections::{engine::store::Comparison, names};
 use exodrive_runtime::shutdown;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Deserialize;
 use serde_json::Value;
 use std::{
     io::{BufRead, IsTerminal, Write},
@@ -125,6 +126,7 @@ pub(super) struct Rollback {
 impl Rebuild {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let operator = operator(&self.common.connections).await?;
+        // Only what goes on with a rebuild may be asked without a reason.
         let reason = self.reason.clone().unwrap_or_default();
         let waits = (!self.no_wait).then_some(self.bound.stalled_after);
         if let Some(name) = &self.name
@@ -175,7 +177,7 @@ impl Rebuild {
         if self.common.json {
             say!("{}", serde_json::to_string_pretty(&end.job)?);
         }
-        Ok(conclude(&end, self.common.json))
+        conclude(&end, self.common.json)
     }
 }
 
@@ -264,7 +266,7 @@ async fn append_planned_all(
     let (mut code, mut ends) = (ExitCode::SUCCESS, Vec::new());
     for job in jobs {
         let end = watch.until_over(job).await?;
-        let ended = conclude(&end, common.json);
+        let ended = conclude(&end, common.json)?;
         if ended != ExitCode::SUCCESS {
             code = ended;
         }
@@ -304,7 +306,7 @@ impl Furthest {
         Self { stage: Self::stage(job.state), done: job.progress.done, at: Instant::now() }
     }
 
-    /// How near to its end a rebuild is in this state. One that waits begins
+    /// The rank of a state: higher nearer to the end of a rebuild. One that waits begins
     /// from the first when it is accepted.
     fn stage(state: RebuildState) -> usize {
         match state {
@@ -373,7 +375,7 @@ impl<'a> Watch<'a> {
                 job.state == RebuildState::Waiting && !job.accepted && !job.cancel_requested;
             if undecided && !self.accepted {
                 shown.end();
-                print_differences(&job);
+                print_differences(&job)?;
                 if !self.ask(&job).await? {
                     let interrupted = self.stop.is_cancelled();
                     let left = if interrupted { Left::Interrupted } else { Left::Undecided };
@@ -388,7 +390,7 @@ impl<'a> Watch<'a> {
                 self.print_standing(&job).await;
                 return Ok(End { job, left: Some(Left::Stalled) });
             }
-            if !warned && quiet_since.elapsed() > QUIET_TIMEOUT && !self.is_alive(&job).await {
+            if !warned && quiet_since.elapsed() > QUIET_TIMEOUT && self.is_abandoned(&job).await {
                 warned = true;
                 shown.say(&format!(
                     "No worker sends a heartbeat: {} goes on when one starts (`exodrive work`).",
@@ -448,12 +450,13 @@ impl<'a> Watch<'a> {
         }
     }
 
-    async fn is_alive(&self, job: &Job) -> bool {
+    /// True if no worker sends a heartbeat; false, too, if the database does not say.
+    async fn is_abandoned(&self, job: &Job) -> bool {
         let found =
             tokio::time::timeout(READ_TIMEOUT, self.operator.database().projections()).await;
-        let standings = found.ok().and_then(Result::ok).unwrap_or_default();
+        let Ok(Ok(standings)) = found else { return false };
         let worker = standings.into_iter().find(|it| it.name == job.projection);
-        worker.and_then(|it| it.heartbeat_age_seconds).is_some_and(|age| age <= 5.0)
+        worker.and_then(|it| it.heartbeat_age_seconds).is_none_or(|age| age > 5.0)
     }
 
     /// Asks whether to swap all the same. Returns true if a decision was made.
@@ -507,7 +510,8 @@ impl ProgressLine {
     fn show(&mut self, job: &Job) {
         let progress = &job.progress;
         let pace = format!("{:.0} events/s", progress.events_per_second);
-        let eta = progress.eta_seconds.map(|eta| format!(", {eta:.0} s left")).unwrap_or_default();
+        let eta = progress.eta_seconds;
+        let eta = eta.map_or_else(String::new, |eta| format!(", {eta:.0} s left"));
         let state = table::words(job.state);
         if let Some(bar) = &self.bar {
             bar.set_length(progress.total);
@@ -539,97 +543,123 @@ impl ProgressLine {
     }
 }
 
-fn field<'a>(job: &'a Job, name: &str) -> &'a Value {
-    job.comparison.as_ref().and_then(|it| it.get(name)).unwrap_or(&Value::Null)
+/// The comparison of a rebuild; `None` if it has none.
+///
+/// # Errors
+/// When it cannot be read: nobody is to decide by it.
+fn comparison(rebuild: &str, found: Option<&Value>) -> Result<Option<Comparison>, Failure> {
+    let found = found.map(Comparison::deserialize).transpose();
+    found.map_err(|error| format!("the comparison of {rebuild} cannot be read: {error}").into())
 }
 
-fn print_differences(job: &Job) {
+fn print_differences(job: &Job) -> Result<(), Failure> {
     let name = &job.projection;
-    let count = field(job, "difference_count").as_u64().unwrap_or(0);
+    let Some(compared) = comparison(&job.id, job.comparison.as_ref())? else {
+        return Err(format!("rebuild {} waits, and has no comparison", job.id).into());
+    };
     eprintln!(
         "{} rows of {name} differ from what readers see, though the fold has the same version:",
-        table::number(count)
+        table::number(compared.difference_count.unsigned_abs())
     );
-    let differences = field(job, "differences").as_array().map(Vec::as_slice).unwrap_or_default();
-    for difference in differences.iter().take(SHOWN) {
-        let text = |name: &str| difference[name].as_str().unwrap_or_default();
-        eprintln!("  {:8} {}", table::short(text("change"), 10), table::short(text("key"), 100));
+    for it in compared.differences.iter().take(SHOWN) {
+        eprintln!("  {:8} {}", table::short(&it.change, 10), table::short(&it.key, 100));
     }
-    let left = count.saturating_sub(differences.len().min(SHOWN) as u64);
+    let shown = compared.differences.len().min(SHOWN) as u64;
+    let left = compared.difference_count.unsigned_abs().saturating_sub(shown);
     if left > 0 {
         eprintln!("  and {} more", table::number(left));
     }
+    Ok(())
 }
 
 /// Prints how it ended, on standard output unless that is for programs.
-fn conclude(end: &End, json: bool) -> ExitCode {
+fn conclude(end: &End, json: bool) -> Result<ExitCode, Failure> {
     let (job, name) = (&end.job, &end.job.projection);
     match end.left {
         Some(Left::Stalled) => {
             eprintln!(
                 "The worker goes on with it, and its log says what it waits for; readers see what they saw.\n  watch it:  exodrive projections rebuild {name} --watch\n  end it:    exodrive projections rebuild {name} --cancel"
             );
-            return ExitCode::FAILURE;
+            return Ok(ExitCode::FAILURE);
         }
         Some(Left::Interrupted) => {
             eprintln!(
                 "The rebuild goes on in the worker; readers see what they saw.\n  watch it:  exodrive projections rebuild {name} --watch\n  end it:    exodrive projections rebuild {name} --cancel"
             );
-            return ExitCode::from(INTERRUPTED);
+            return Ok(ExitCode::from(INTERRUPTED));
         }
         Some(Left::Undecided) => {
             eprintln!(
                 "It waits for you; readers see what they saw.\n  swap it:   exodrive projections rebuild {name} --accept\n  end it:    exodrive projections rebuild {name} --cancel\n  (or ask with --accept-differences from the beginning)"
             );
-            return ExitCode::FAILURE;
+            return Ok(ExitCode::FAILURE);
         }
         None => {}
     }
     match job.state {
         RebuildState::Done => {
             if !json {
-                print_outcome(job);
+                print_outcome(job)?;
             }
-            ExitCode::SUCCESS
+            Ok(ExitCode::SUCCESS)
         }
         RebuildState::Cancelled => {
             eprintln!("Rebuild {} of {name} was cancelled; readers see what they saw.", job.id);
-            ExitCode::FAILURE
+            Ok(ExitCode::FAILURE)
         }
         _ => {
             let error = table::short(job.error.as_deref().unwrap_or("no reason is given"), 500);
             eprintln!("error: rebuild {} of {name} failed: {error}", job.id);
-            ExitCode::FAILURE
+            Ok(ExitCode::FAILURE)
         }
     }
 }
 
-fn print_outcome(job: &Job) {
+fn print_outcome(job: &Job) -> Result<(), Failure> {
     let name = &job.projection;
     if let Some(key) = &job.key {
         say!("Row {} of {name} was folded again.", table::short(key, 100));
-        return;
+        return Ok(());
     }
-    if job.comparison.is_none() {
+    let Some(compared) = comparison(&job.id, job.comparison.as_ref())? else {
         say!("Done: {} of {name}.", job.kind);
-        return;
-    }
-    let number = |name: &str| field(job, name).as_u64().unwrap_or(0);
+        return Ok(());
+    };
     say!(
         "Readers of {name} see generation {} (version {}), {} before (version {}).",
-        number("to_generation"),
-        number("to_version"),
-        number("from_generation"),
-        number("from_version")
+        compared.to_generation,
+        compared.to_version,
+        compared.from_generation,
+        compared.from_version
     );
     say!(
         "Compared at position {}: {} rows, {} different, digest {}.",
-        table::number(number("position")),
-        table::number(number("rows")),
-        table::number(number("difference_count")),
-        table::short(field(job, "digest").as_str().unwrap_or("-"), 64)
+        table::number(compared.position),
+        table::number(compared.rows.unsigned_abs()),
+        table::number(compared.difference_count.unsigned_abs()),
+        table::short(&compared.digest, 64)
     );
     if job.kind != RebuildKind::Rollback {
         say!("To go back: exodrive projections rollback {name} --reason TEXT");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_comparison_that_cannot_be_read_is_not_one_without_differences() {
+        let mut found = json!({
+            "from_generation": 1, "to_generation": 2, "from_version": 1, "to_version": 1,
+            "position": 9, "rows": 3, "digest": "00", "difference_count": 1,
+            "differences": [{ "key": "a", "change": "changed" }],
+        });
+        assert_eq!(comparison("r", Some(&found)).unwrap().unwrap().difference_count, 1);
+        found["difference_count"] = json!("one");
+        assert!(comparison("r", Some(&found)).is_err());
+        assert!(comparison("r", None).unwrap().is_none());
     }
 }

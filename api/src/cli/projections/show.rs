@@ -158,7 +158,7 @@ fn print(shown: &ProjectionDetails) {
     say!("  reads     {}", shown.subjects.join(", "));
     say!("  unknown   {}", shown.unknown_events);
     if status.paused {
-        let why = table::short(status.pause_reason.as_deref().unwrap_or_default(), 100);
+        let why = table::short(status.pause_reason.as_deref().unwrap_or("no reason is given"), 100);
         say!("  paused    by {}: {why}", status.paused_by.as_deref().unwrap_or("an operator"));
     }
     say!(
@@ -196,7 +196,7 @@ fn rebuilds(jobs: &[Job]) -> impl std::fmt::Display {
     for job in jobs {
         let reason = job.error.as_ref().unwrap_or(&job.reason);
         table.add_row([
-            job.requested_at.map(table::time).unwrap_or_default(),
+            table::cell(job.requested_at.map(table::time)),
             job.kind.to_string(),
             table::words(job.state),
             job.generation.map_or_else(|| "-".to_owned(), |it| it.to_string()),

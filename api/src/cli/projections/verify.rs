@@ -85,8 +85,8 @@ impl Verify {
         for_each_projection!(P => if self.name.as_deref().is_none_or(|name| name == P::NAME) {
             let name = P::NAME;
             bar.set_message(name);
-            let reported = |done, end| show(&bar, done, end);
-            let report = verify::verify::<P>(&log, &database, cache.as_ref(), &options, &reported);
+            let progress = |done, end| show(&bar, done, end);
+            let report = verify::verify::<P>(&log, &database, cache.as_ref(), &options, &progress);
             reports.push(report.await.map_err(|error| {
                 format!("{name} could not be verified: {}", error_chain(&error))
             })?);

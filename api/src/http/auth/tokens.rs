@@ -12,7 +12,7 @@ use std::{
     fmt,
     str::FromStr,
     sync::{Arc, PoisonError, RwLock},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 /// A person's role in ExoDrive.
@@ -140,9 +140,12 @@ enum Keys {
     Published { source: String, cache: RwLock<Published> },
 }
 
+/// Keys by id. A set of one key may leave ids out, in the set and in tokens.
+type KeySet = HashMap<Option<String>, DecodingKey>;
+
 #[derive(Default)]
 struct Published {
-    by_id: Arc<HashMap<String, DecodingKey>>,
+    by_id: Arc<KeySet>,
     fetched: Option<Instant>,
 }
 
@@ -196,9 +199,8 @@ impl Tokens {
             Keys::Secret(key) => decode::<Value>(token, key, &self.validation),
             Keys::Published { source, cache } => {
                 let header = decode_header(token).map_err(|_| TokenError::Invalid)?;
-                // A set of one key may leave ids out, in the set and in tokens.
-                let id = header.kid.unwrap_or_default();
-                let key = published(source, cache, &id).await.ok_or(TokenError::Invalid)?;
+                let key = published(source, cache, &header.kid).await;
+                let key = key.ok_or(TokenError::Invalid)?;
                 decode::<Value>(token, &key, &self.validation)
             }
         };
@@ -222,8 +224,12 @@ impl Tokens {
     }
 }
 
-async fn published(source: &str, cache: &RwLock<Published>, id: &str) -> Option<DecodingKey> {
-    let known = |by_id: &HashMap<String, DecodingKey>| by_id.get(id).cloned();
+async fn published(
+    source: &str,
+    cache: &RwLock<Published>,
+    id: &Option<String>,
+) -> Option<DecodingKey> {
+    let known = |by_id: &KeySet| by_id.get(id).cloned();
     {
         let cache = cache.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(key) = known(&cache.by_id) {
@@ -234,21 +240,21 @@ async fn published(source: &str, cache: &RwLock<Published>, id: &str) -> Option<
         }
     }
     let keys = match fetch(source).await {
-        Ok(keys) => keys,
+        Ok(keys) => Some(keys),
         Err(error) => {
             tracing::warn!(error, "Cannot read the token issuer's keys (EXODRIVE_JWT_JWKS)");
-            HashMap::new()
+            None
         }
     };
     let mut cache = cache.write().unwrap_or_else(PoisonError::into_inner);
     cache.fetched = Some(Instant::now());
-    if !keys.is_empty() {
+    if let Some(keys) = keys {
         cache.by_id = Arc::new(keys);
     }
     known(&cache.by_id)
 }
 
-async fn fetch(source: &str) -> Result<HashMap<String, DecodingKey>, String> {
+async fn fetch(source: &str) -> Result<KeySet, String> {
     let text = if source.starts_with("http://") || source.starts_with("https://") {
         let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build();
         let get = async { client?.get(source).send().await?.error_for_status()?.text().await };
@@ -256,12 +262,27 @@ async fn fetch(source: &str) -> Result<HashMap<String, DecodingKey>, String> {
     } else {
         tokio::fs::read_to_string(source).await.map_err(|error| error.to_string())?
     };
-    let set: JwkSet = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-    let by_id = |jwk: &jsonwebtoken::jwk::Jwk| {
-        let id = jwk.common.key_id.clone().unwrap_or_default();
-        Some((id, DecodingKey::from_jwk(jwk).ok()?))
-    };
-    Ok(set.keys.iter().filter_map(by_id).collect())
+    read_keys(&text)
+}
+
+fn read_keys(text: &str) -> Result<KeySet, String> {
+    let set: JwkSet = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let (mut keys, mut nameless) = (KeySet::new(), 0);
+    for jwk in &set.keys {
+        // A set may hold keys for others, of kinds that are not known here (RFC 7517, section 5).
+        let Ok(key) = DecodingKey::from_jwk(jwk) else { continue };
+        nameless += usize::from(jwk.common.key_id.is_none());
+        keys.insert(jwk.common.key_id.clone(), key);
+    }
+    // A token without an id cannot say which of them it means.
+    if nameless > 1 {
+        tracing::warn!(nameless, "Keys of the token issuer without an id are not used");
+        keys.remove(&None);
+    }
+    if keys.is_empty() {
+        return Err("it has no key that is known here and that a token can name".to_owned());
+    }
+    Ok(keys)
 }
 
 /// A token for a system that trusts `secret`, as its issuer would sign it.
@@ -276,7 +297,7 @@ pub fn issue(
     role_claim: &str,
 ) -> Result<String, jsonwebtoken::errors::Error> {
     token_crypto::install();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = Duration::from_secs(jsonwebtoken::get_current_timestamp());
     let role =
         role_claim.rsplit('.').fold(json!(role.name()), |inner, step| json!({ step: inner }));
     let mut claims = json!({
@@ -344,6 +365,22 @@ mod tests {
         let key = EncodingKey::from_secret(b"secret");
         let token = encode(&Header::default(), &claims, &key).unwrap();
         assert_eq!(check(&tokens("secret"), &token), Err(TokenError::Expired));
+    }
+
+    #[test]
+    fn keys_without_ids_do_not_hide_each_other() {
+        token_crypto::install();
+        let key = |x: &str| json!({"kty": "OKP", "crv": "Ed25519", "x": x});
+        let one = key("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo");
+        let other = key("PUAXw-hDiVqStwqnTRt-vJyYLM8uxJaMwM1V8Sr0Zgw");
+        let mut named = one.clone();
+        named["kid"] = json!("k1");
+        let read = |keys: &[&Value]| read_keys(&json!({ "keys": keys }).to_string());
+        assert!(read(&[&one]).unwrap().contains_key(&None));
+        assert!(read(&[&one, &other]).is_err());
+        let kept = read(&[&one, &other, &named]).unwrap();
+        assert_eq!(kept.keys().collect::<Vec<_>>(), [&Some("k1".to_owned())]);
+        assert!(read(&[]).is_err());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use exodrive_commands::access_log::{Access, AccessLog};
 use exodrive_runtime::telemetry::TraceContext;
 use std::{
     sync::{Arc, OnceLock},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::Instant,
 };
 use tracing::Instrument;
 
@@ -41,8 +41,8 @@ pub(crate) struct Identity {
 /// A UUIDv7 from a generator of the thread: the system's generator costs a
 /// system call for each request.
 fn request_uuid() -> uuid::Uuid {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let millis = u64::try_from(since.as_millis()).unwrap_or(0);
+    // A clock before 1970 counts its milliseconds backwards: ids stay unique all the same.
+    let millis = Utc::now().timestamp_millis().unsigned_abs();
     uuid::Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid()
 }
 

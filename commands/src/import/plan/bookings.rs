@@ -1,7 +1,7 @@
 //! Plan for bookings, their customers, and their later events.
 
 use super::{
-    BOOKINGS, CellError, HISTORY, ImportCommand, Plan, Step, cents, moment, parse, problem,
+    BOOKINGS, CellError, HISTORY, ImportCommand, Plan, Step, cents, moment, parse, problem, text,
 };
 use crate::{
     digest::derived_uuid,
@@ -93,8 +93,8 @@ fn plan_booking(
         user_id: known.user_id.clone(),
         details: Personal(CustomerDetails {
             email: known.email.trim().to_owned(),
-            first_name: known.first_name.clone().unwrap_or_default(),
-            last_name: known.last_name.clone().unwrap_or_default(),
+            first_name: text(known.first_name.as_ref()),
+            last_name: text(known.last_name.as_ref()),
             phone: known.phone.clone(),
         }),
     };
@@ -233,7 +233,7 @@ pub(super) fn plan_history(
                 ("customer", _) | (_, None) => kind.to_owned(),
                 (_, Some(id)) => format!("{kind}:{id}"),
             };
-            let summary = it.summary_text.clone().unwrap_or_default();
+            let summary = text(it.summary_text.as_ref());
             let act = BookingAction::ImportHistory { name: it.event_type.clone(), summary };
             let booking_id = parse("booking_id", &it.booking_id)?;
             Ok::<_, CellError>(Step {

@@ -2,7 +2,7 @@
 
 use super::{
     CARS, CellError, ImportCommand, Plan, Rows, Step, basis_points, cents, flag, moment, parse,
-    problem,
+    problem, text,
 };
 use crate::import::tables::{
     CarColumns, FeatureColumns, FeeColumns, ImageColumns, PricingColumns, Row,
@@ -84,7 +84,7 @@ fn plan_car(
     let mut specifications = Vec::new();
     for row in parts.specifications {
         let it = &row.columns;
-        let text = it.value.clone().unwrap_or_default();
+        let text = text(it.value.as_ref());
         let name = it.name.clone();
         specifications.push(NamedText {
             name,
@@ -97,7 +97,7 @@ fn plan_car(
     let mut features = Vec::new();
     for row in parts.features {
         let it = &row.columns;
-        let text = it.description.clone().unwrap_or_default();
+        let text = text(it.description.as_ref());
         let name = it.name.clone();
         features.push(NamedText { name, text, highlighted: highlighted(&it.is_highlighted)? });
         rows.push(("car_features", row.line, it.id.clone()));
@@ -106,8 +106,8 @@ fn plan_car(
     let profile = Profile {
         name: car.name.clone(),
         category: car.category.clone(),
-        description: car.description.clone().unwrap_or_default(),
-        short_description: car.short_description.clone().unwrap_or_default(),
+        description: text(car.description.as_ref()),
+        short_description: text(car.short_description.as_ref()),
         specifications,
         features,
         time_zone: time_zone.to_owned(),
@@ -191,7 +191,7 @@ fn pictures(parts: &CarParts<'_>) -> Result<Option<(Vec<Image>, Rows, Value)>, C
         let it = &row.columns;
         let order: i64 = it.sort_order.as_deref().map_or(Ok(0), |it| parse("sort_order", it))?;
         let primary = flag("is_primary", it.is_primary.as_deref(), false)?;
-        let alt = it.alt.clone().unwrap_or_default();
+        let alt = text(it.alt.as_ref());
         ordered.push((order, Image { url: it.url.clone(), alt, primary }));
         rows.push(("car_images", row.line, it.id.clone()));
         source.push(json!(it));

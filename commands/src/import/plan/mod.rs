@@ -98,6 +98,11 @@ fn moment(what: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, CellE
     text.map(parse).transpose()
 }
 
+/// The text of a cell; an empty cell is an empty text.
+fn text(cell: Option<&String>) -> String {
+    cell.cloned().unwrap_or_default()
+}
+
 fn flag(what: &str, text: Option<&str>, otherwise: bool) -> Result<bool, CellError> {
     match text.map(|text| text.trim().to_lowercase()).as_deref() {
         None => Ok(otherwise),

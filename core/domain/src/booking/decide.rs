@@ -698,10 +698,8 @@ fn check_customer(customer: &Customer) -> Vec<InvalidField> {
     let details = &customer.details.0;
     let mut faults = Vec::new();
     let clean = |text: &str| !text.chars().any(char::is_control);
-    // Without an @ both are empty, which is refused below.
-    let (name, domain) = details.email.rsplit_once('@').unwrap_or_default();
-    let email = !name.is_empty()
-        && domain.contains('.')
+    let parts = details.email.rsplit_once('@');
+    let email = parts.is_some_and(|(name, domain)| !name.is_empty() && domain.contains('.'))
         && details.email.len() <= 254
         && clean(&details.email)
         && !details.email.contains(char::is_whitespace);

@@ -165,10 +165,11 @@ impl BookingChange {
         let mut because_of = |reason: &Option<String>| because.clone_from(reason);
         let summary = match self {
             Self::Held { days, quote, hold_expires_at, .. } => {
-                let until = hold_expires_at
-                    .map(|at| format!(", held until {} UTC", at.format("%d %b %H:%M")));
+                let until = hold_expires_at.map_or_else(String::new, |at| {
+                    format!(", held until {} UTC", at.format("%d %b %H:%M"))
+                });
                 let total = money(quote.total_cents);
-                format!("Booked {days} for {total} {}{}", quote.currency, until.unwrap_or_default())
+                format!("Booked {days} for {total} {}{until}", quote.currency)
             }
             Self::Expired {} => "Hold ended unpaid; the days are free".to_owned(),
             Self::Cancelled { reason } => {

@@ -24,16 +24,19 @@ impl<W: io::Write> Writer<W> {
     }
 
     pub(super) fn write(&mut self, record: &Record<'_>) -> io::Result<()> {
-        let row = Row::of(record);
-        let number = |it: Option<u64>| it.map(|it| it.to_string()).unwrap_or_default();
+        let row = Row::of(record)?;
+        // The cell of a column that an object does not use is empty.
+        let number = |it: Option<u64>| it.map_or_else(String::new, |it| it.to_string());
         self.out.write_field(row.object.as_ref())?;
         self.out.write_field(number(row.position))?;
         self.out.write_field(number(row.until))?;
-        self.out.write_field(row.stored_at.map(text::time).unwrap_or_default())?;
+        self.out.write_field(row.stored_at.map_or_else(String::new, text::time))?;
         self.field(row.subject)?;
         self.field(row.headers)?;
         let mut body = Vec::new();
-        text::push_base64(row.body.as_deref().unwrap_or_default(), &mut body);
+        if let Some(plain) = row.body {
+            text::push_base64(&plain, &mut body);
+        }
         if body.first() == Some(&b'+') {
             body.insert(0, b'\'');
         }
@@ -45,7 +48,7 @@ impl<W: io::Write> Writer<W> {
     }
 
     fn field(&mut self, text: Option<Cow<'_, str>>) -> io::Result<()> {
-        Ok(self.out.write_field(guarded(text.unwrap_or_default()).as_ref())?)
+        Ok(self.out.write_field(text.map_or(Cow::Borrowed(""), guarded).as_ref())?)
     }
 
     pub(super) fn finish(mut self) -> io::Result<W> {
@@ -94,7 +97,7 @@ fn row(line: &StringRecord) -> Result<Row<'_>, String> {
     let bytes = |text| text::parse_bytes(text).ok_or("body: not base64");
     let text = |column| Ok::<_, String>(cell(column)?.map(Cow::Borrowed));
     Ok(Row {
-        object: text(0)?.unwrap_or_default(),
+        object: text(0)?.ok_or("object: missing")?,
         position: number(1)?,
         until: number(2)?,
         stored_at: cell(3)?.map(time).transpose()?,

@@ -74,8 +74,9 @@ fn check_format(format: &str) -> Result<(), Flaw> {
     if format == FORMAT {
         return Ok(());
     }
-    let version = format.strip_prefix("exodrive-export-v").unwrap_or_default();
-    let is_version = !version.is_empty() && version.bytes().all(|digit| digit.is_ascii_digit());
+    let is_version = format.strip_prefix("exodrive-export-v").is_some_and(|version| {
+        !version.is_empty() && version.bytes().all(|digit| digit.is_ascii_digit())
+    });
     let flaw = if is_version { Flaw::OtherFormat } else { Flaw::Malformed };
     Err(flaw(format!("its form is {format:?}")))
 }
@@ -101,6 +102,12 @@ pub struct Header<'a> {
 }
 
 impl Header<'_> {
+    /// The time of the export in nanoseconds since 1970, as every format has it.
+    fn created_at_nanos(&self) -> io::Result<i64> {
+        let nanos = self.created_at.timestamp_nanos_opt();
+        nanos.ok_or_else(|| io::Error::other("the time of the export is not between 1677 and 2262"))
+    }
+
     /// The same as an owned value.
     pub fn into_owned(self) -> Header<'static> {
         let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
@@ -297,7 +304,7 @@ impl<W: io::Write + Send> ExportWriter<W> {
     ///
     /// # Errors
     ///
-    /// `out` cannot be written to.
+    /// `out` cannot be written to, or the header's time is beyond the years 1677 to 2262.
     pub fn write(&mut self, record: &Record<'_>) -> io::Result<()> {
         match &mut self.0 {
             Inner::Ndjson(writer) => writer.write(record),
@@ -316,6 +323,27 @@ impl<W: io::Write + Send> ExportWriter<W> {
             Inner::Ndjson(writer) => writer.finish(),
             Inner::Csv(writer) => writer.finish(),
             Inner::Parquet(writer) => writer.finish(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_no_format_can_hold_is_not_written_as_another() {
+        let header = Record::Header(Header {
+            origin: "exodrive.example/log".into(),
+            checkpoint: "".into(),
+            from: 1,
+            to: 1,
+            filters: Vec::new(),
+            created_at: DateTime::<Utc>::MAX_UTC,
+        });
+        for format in Format::ALL {
+            let mut out = ExportWriter::new(format, Vec::new()).unwrap();
+            assert!(out.write(&header).is_err(), "{}", format.name());
         }
     }
 }

@@ -34,9 +34,7 @@ impl<W: Write> Writer<W> {
                     from: header.from,
                     to: header.to,
                     filters: header.filters.clone(),
-                    created_at: Cow::Owned(text::time(
-                        header.created_at.timestamp_nanos_opt().unwrap_or_default(),
-                    )),
+                    created_at: Cow::Owned(text::time(header.created_at_nanos()?)),
                 };
                 serde_json::to_writer(&mut *buffer, &line)?;
             }

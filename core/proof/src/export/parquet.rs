@@ -87,7 +87,7 @@ impl<W: io::Write + Send> Writer<W> {
             let pair = KeyValue::new("exodrive.checkpoint".to_owned(), checkpoint);
             self.out.append_key_value_metadata(pair);
         }
-        let row = row::owned(Row::of(record));
+        let row = row::owned(Row::of(record)?);
         let text = |it: &Option<Cow<'_, str>>| it.as_ref().map_or(0, |it| it.len());
         self.bytes += row.body.as_ref().map_or(0, |it| it.len());
         self.bytes += text(&row.headers) + text(&row.content) + text(&row.note);

@@ -13,7 +13,7 @@ use super::{
     text,
 };
 use chrono::DateTime;
-use std::borrow::Cow;
+use std::{borrow::Cow, io};
 
 /// One row; a column that an object does not use is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,13 +53,13 @@ fn pairs_to_json(pairs: &Pairs<'_>) -> Option<Cow<'static, str>> {
 }
 
 impl<'a> Row<'a> {
-    pub(super) fn of(record: &'a Record<'_>) -> Self {
+    pub(super) fn of(record: &'a Record<'_>) -> io::Result<Self> {
         let row = |object| Row { object: Cow::Borrowed(object), ..Row::default() };
-        match record {
+        Ok(match record {
             Record::Header(header) => Row {
                 position: Some(header.from),
                 until: Some(header.to),
-                stored_at: header.created_at.timestamp_nanos_opt(),
+                stored_at: Some(header.created_at_nanos()?),
                 subject: Some(Cow::Borrowed(&header.origin)),
                 headers: pairs_to_json(&header.filters),
                 content: Some(Cow::Borrowed(FORMAT)),
@@ -93,7 +93,7 @@ impl<'a> Row<'a> {
                 leaf_hash: Some(Cow::Owned(hex::encode(end.root))),
                 ..row("end")
             },
-        }
+        })
     }
 
     /// The record, or the fault of the row. An event's content is not read.
@@ -120,8 +120,10 @@ impl<'a> Row<'a> {
                 Record::Event(Event {
                     position: take_column(&mut self.position, "position")?,
                     stored_at_nanos: take_column(&mut self.stored_at, "stored_at")?,
+                    // CSV spells a text of no bytes and an absent one alike.
                     subject: self.subject.take().unwrap_or_default(),
                     headers: pairs(take_column(&mut self.headers, "headers")?)?,
+                    // As for the subject.
                     body: self.body.take().unwrap_or_default(),
                     leaf_hash: self.hash()?,
                     content: None,

@@ -9,8 +9,8 @@ use crate::{
     engine::{
         Engine, PartitionId,
         feed::{Decoded, Events},
-        fold::{self, Exclusions},
-        sandbox::Sandbox,
+        fold::{self, Exclusions, RouteFn},
+        sandbox::{HungFold, Sandbox},
         store::{
             comparison::{self, Comparison, Difference},
             refolds,
@@ -25,10 +25,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Keys that events between two positions touch, without the event at the first position.
 async fn touched(engine: &Engine, after: u64, until: u64) -> Result<BTreeSet<String>, Error> {
-    let whole = PartitionId { generation: 0, partition: 0, partitions: 1 };
     let mut keys = BTreeSet::new();
     let mut reader = engine.log.reader(after + 1);
-    let route = engine.route;
     let mut position = after;
     let mut sandbox = Sandbox::default();
     while position < until {
@@ -36,13 +34,29 @@ async fn touched(engine: &Engine, after: u64, until: u64) -> Result<BTreeSet<Str
         read.retain(|event| event.position <= until);
         position = read.last().map_or(position, |event| event.position);
         let events = Events::of(read.into_iter().map(Decoded::from).collect());
-        let job = sandbox.run(move |mark| {
-            fold::keys(&route(&events, whole, &Exclusions::default(), None, mark))
-        });
-        // A fold that does not end touches nothing: its event is parked.
-        keys.extend(job.await.unwrap_or_default());
+        let found = keys_of(&mut sandbox, engine.route, &events).await;
+        keys.extend(found.map_err(|hung| hung.error(engine.definition.name))?);
     }
     Ok(keys)
+}
+
+/// Keys of the rows that events touch. An event whose keys are not found in time touches nothing,
+/// because it is parked; the others of its batch still count.
+async fn keys_of(
+    sandbox: &mut Sandbox,
+    route: RouteFn,
+    events: &Events,
+) -> Result<Vec<String>, HungFold> {
+    let whole = PartitionId { generation: 0, partition: 0, partitions: 1 };
+    let mut exclusions = Exclusions::default();
+    loop {
+        let (batch, known) = (events.clone(), exclusions.clone());
+        let job = sandbox.run(move |mark| fold::keys(&route(&batch, whole, &known, None, mark)));
+        match job.await {
+            Err(hung) if hung.position > 0 && exclusions.hung_folds.insert(hung) => {}
+            found => return found,
+        }
+    }
 }
 
 /// Compares two generations; returns also the keys that are left to [`still_different`].
@@ -116,4 +130,58 @@ pub(crate) async fn copy_untouched(
     refolds::inherit(definition, &mut snapshot, from, to).await?;
     snapshot.commit().await?;
     Ok((touched, highest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        engine::{fold::RoutedEvent, sandbox::Mark},
+        views::inbox::Inbox,
+    };
+    use bytes::Bytes;
+    use exodrive_domain::{Envelope, Recorded};
+    use std::time::Instant;
+
+    const ID: &str = "0190a0b1-0000-7000-8000-000000000001";
+
+    fn sent(position: u64) -> Decoded {
+        let body = format!(r#"{{"type":"email.sent","data":{{"email_id":"{ID}"}}}}"#);
+        let now = chrono::DateTime::UNIX_EPOCH;
+        Decoded::from(Recorded {
+            position,
+            subject: format!("exo.email.{ID}"),
+            stored_at: now,
+            envelope: Envelope {
+                version: exodrive_domain::WEBHOOK_RECEIVED_VERSION,
+                ..Envelope::decision(exodrive_domain::WEBHOOK_RECEIVED, "msg", now)
+            },
+            provider_headers: Vec::new(),
+            body: Bytes::from(body),
+            protection: None,
+        })
+    }
+
+    /// Hangs at the event at position 1 until it is left out.
+    fn hanging(
+        events: &Events,
+        part: PartitionId,
+        exclusions: &Exclusions,
+        only: Option<&str>,
+        mark: &Mark,
+    ) -> Vec<RoutedEvent> {
+        mark.at(1);
+        let began = Instant::now();
+        while !exclusions.is_hung(1) && began.elapsed() < Duration::from_secs(60) {
+            std::hint::black_box(());
+        }
+        fold::route::<Inbox>(events, part, exclusions, only, mark)
+    }
+
+    #[tokio::test]
+    async fn an_event_that_hangs_hides_no_row_of_the_others() {
+        let events = Events::of(vec![sent(1), sent(2)]);
+        let found = keys_of(&mut Sandbox::default(), hanging, &events).await;
+        assert_eq!(found, Ok(vec![ID.to_owned()]));
+    }
 }

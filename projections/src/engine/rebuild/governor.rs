@@ -57,7 +57,7 @@ impl Governor {
                 }
                 let mut sorted: Vec<_> = reads.iter().copied().collect();
                 sorted.sort_unstable();
-                let slow = sorted.get(sorted.len() * 8 / 10).copied().unwrap_or_default();
+                let slow = sorted[sorted.len() * 8 / 10];
                 let pause = Duration::from_micros(own.pause_us.load(Ordering::Relaxed));
                 let pause = next(pause, slow > settings.read_limit);
                 own.pause_us.store(micros(pause), Ordering::Relaxed);

@@ -40,7 +40,7 @@ pub(crate) async fn snapshot(pool: &PgPool) -> Result<Transaction<'static, Postg
     Ok(pool.begin_with(begin).await?)
 }
 
-/// What has been folded into the rows that readers see.
+/// The events that have been folded into the rows that readers see.
 pub(crate) async fn folded(
     definition: Definition,
     connection: &mut PgConnection,

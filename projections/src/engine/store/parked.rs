@@ -134,7 +134,7 @@ pub(crate) async fn due(
     Ok(key.map(|key| Due { key, positions, attempts }))
 }
 
-/// When parked events are tried again that could not be folded now.
+/// The next attempt at parked events that could not be folded now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Again {
     /// After a pause, unless that was the last attempt.

@@ -59,7 +59,7 @@ pub enum RebuildState {
 }
 
 impl RebuildState {
-    /// Whether nothing more comes of it.
+    /// True if nothing more comes of it.
     pub const fn is_over(self) -> bool {
         match self {
             Self::Done | Self::Cancelled | Self::Failed => true,
@@ -74,7 +74,7 @@ impl RebuildState {
         }
     }
 
-    /// Whether a rebuild in this state may come to be in `next`. Another worker
+    /// True if a rebuild in this state may come to be in `next`. Another worker
     /// that takes one over goes on where it was, or loads its rows again.
     pub(crate) const fn may_become(self, next: Self) -> bool {
         if self.is_over() || matches!(self, Self::Recorded) {
@@ -139,7 +139,7 @@ pub enum RebuildKind {
 }
 
 impl RebuildKind {
-    /// What becomes of its generation if it is not swapped in: what is rolled
+    /// The state of its generation if that is not swapped in: one that is rolled
     /// back to is kept.
     pub(crate) const fn abandoned(self) -> GenerationState {
         match self {
@@ -182,7 +182,7 @@ pub enum GenerationState {
 }
 
 impl GenerationState {
-    /// Whether its writers keep it level with the log whoever reads it.
+    /// True if its writers keep it level with the log whoever reads it.
     pub(crate) const fn is_kept_level(self) -> bool {
         match self {
             Self::CatchingUp | Self::Active => true,
@@ -190,7 +190,7 @@ impl GenerationState {
         }
     }
 
-    /// Whether a generation in this state may come to be in `next`.
+    /// True if a generation in this state may come to be in `next`.
     pub(crate) const fn may_become(self, next: Self) -> bool {
         match next {
             Self::Building => false,

@@ -20,7 +20,7 @@ use crate::{
 use sqlx::PgConnection;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// What its task is called in errors.
+/// The name of its task in errors.
 const REFOLDING: &str = "The task that folds rows again";
 /// Events that the writer may read itself; more are read by a task beside it.
 const FEW: u64 = 4_000;

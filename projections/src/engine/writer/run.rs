@@ -105,8 +105,9 @@ impl<P: Projection> PartitionWriter<'_, P> {
         };
         metrics::counter!("exodrive_projection_events_total", "projection" => P::NAME)
             .increment(events.all().len() as u64);
+        let mut refused = None;
         let changed = loop {
-            match self.write(events, last, &[]).await {
+            match self.write(events, last, refused.as_deref().unwrap_or(&[])).await {
                 Ok(Some(changed)) => break changed,
                 Ok(None) => {
                     trace::<P>(events.all());
@@ -116,10 +117,11 @@ impl<P: Projection> PartitionWriter<'_, P> {
                 }
                 // The batch is folded again without the event.
                 Err(BatchError::HungFold(hung)) => self.park_hung_events(hung)?,
-                Err(BatchError::Error(error)) if store::is_refused_value(&error) => {
-                    let refused = self.write_one_by_one(events).await?;
-                    let written = self.write(events, last, &refused).await;
-                    break written.map_err(|error| error.into_error(P::NAME))?.unwrap_or_default();
+                // It is written again without the rows that Postgres rejects.
+                Err(BatchError::Error(error))
+                    if refused.is_none() && store::is_refused_value(&error) =>
+                {
+                    refused = Some(self.write_one_by_one(events).await?);
                 }
                 Err(BatchError::Error(error)) => return Err(error),
             }

@@ -30,7 +30,7 @@ pub(super) struct PartitionWriter<'a, P: Projection> {
     pub(super) events: Subscription,
     pub(super) exclusions: Exclusions,
     pub(super) sandbox: Sandbox,
-    /// How the partition counts against the worker's share.
+    /// The way in which the partition counts against the worker's share.
     pub(super) slot: Slot,
     /// True if readers see the generation; known after the first tick.
     pub(super) seen: bool,

@@ -62,7 +62,9 @@ impl AccessRow {
 fn row_key(entry: &AccessEntry) -> String {
     let AccessEntry { resource, key, actor, first_at, .. } = entry;
     let day = first_at.date_naive();
-    format!("{resource}/{}/{day}/{actor}", key.as_deref().unwrap_or_default())
+    // A read of a whole list names no id.
+    let key = key.as_deref().unwrap_or_default();
+    format!("{resource}/{key}/{day}/{actor}")
 }
 
 impl Projection for Accesses {

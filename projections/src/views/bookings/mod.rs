@@ -51,6 +51,7 @@ impl BookingRow {
         let CustomerDetails { email, first_name, last_name, phone } = &self.customer;
         let reference = reference(&self.booking.id.to_string());
         let id = self.booking.id.to_string();
+        // A customer need not name a phone.
         let phone = phone.as_deref().unwrap_or_default();
         let texts = [&id, &reference, email, &format!("{first_name} {last_name}"), phone];
         self.search = texts.map(|text| text.to_lowercase()).join("\n");

@@ -11,10 +11,11 @@ use chrono::{DateTime, NaiveDate, Utc};
 use exodrive_domain::{
     booking::{Booking, CustomerDetails, allowed},
     days::Days,
+    id::CarId,
     price::{Line, LineKind},
     time::{self, serde_micros},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::Error as _};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
@@ -325,16 +326,25 @@ pub async fn find_booking(
 /// The car that a booking is of.
 ///
 /// # Errors
-/// When the database fails.
+/// When the database fails, or the row names no car.
 pub async fn car_of(
     reader: &mut ReadTransaction,
     booking_id: &str,
-) -> Result<Option<String>, Error> {
+) -> Result<Option<CarId>, Error> {
     let found = sqlx::query_scalar!(
         r#"select car_id as "car_id!" from bookings where key = $1"#,
         booking_id
     );
-    Ok(found.fetch_optional(&mut **reader).await?)
+    let found = found.fetch_optional(&mut **reader).await?;
+    found.map(|car_id| read_car_id(booking_id, &car_id)).transpose()
+}
+
+fn read_car_id(booking_id: &str, car_id: &str) -> Result<CarId, Error> {
+    car_id.parse().map_err(|error| Error::Row {
+        table: "bookings",
+        key: booking_id.to_owned(),
+        source: serde_json::Error::custom(error),
+    })
 }
 
 /// The ids of bookings whose hold has ended by `now`.
@@ -378,5 +388,15 @@ pub struct NoteDetail {
 impl From<Note> for NoteDetail {
     fn from(note: Note) -> Self {
         Self { text: note.text, actor: note.actor, at: note.at }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_names_no_car_is_not_a_missing_booking() {
+        assert!(matches!(read_car_id("b", "garbage"), Err(Error::Row { table: "bookings", .. })));
     }
 }

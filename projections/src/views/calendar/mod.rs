@@ -81,6 +81,7 @@ impl Projection for CalendarView {
     }
 
     fn evolve(_key: &str, row: Option<CalendarRow>, event: &Event<'_>) -> Option<CalendarRow> {
+        // Before its first event a car's calendar is empty.
         let mut row = row.unwrap_or_default();
         match event.payload {
             Payload::Booking(booking) => {

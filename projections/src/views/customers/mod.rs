@@ -134,6 +134,7 @@ fn learn(row: Option<CustomerRow>, customer: &Customer, at: DateTime<Utc>) -> Cu
         row.user_id = Some(user_id.clone());
     }
     let CustomerDetails { email, first_name, last_name, phone } = &details;
+    // A customer need not name a phone.
     let phone = phone.as_deref().unwrap_or_default();
     row.search = format!("{email}\n{first_name} {last_name}\n{phone}").to_lowercase();
     row.details = details;

@@ -79,7 +79,8 @@ impl Projection for EmailTimeline {
             row.repeats.push(event.recorded.position);
             return Some(row);
         }
-        let report = delivery.report.as_ref()?;
+        // Only a body that names its type has a report.
+        let (report, kind) = delivery.report.as_ref().zip(delivery.provider_type.as_ref())?;
         let (mut bounce, mut failure, mut suppression, mut click) = (None, None, None, None);
         match &report.kind {
             ReportKind::Bounced(detail) => bounce = Some(detail.clone()),
@@ -91,7 +92,7 @@ impl Projection for EmailTimeline {
         Some(TimelineRow {
             email_id: report.email_id.to_string(),
             event_id: event.recorded.envelope.id.clone(),
-            kind: delivery.provider_type.clone().unwrap_or_default(),
+            kind: kind.clone(),
             position: event.recorded.position,
             happened_at: delivery.happened_at,
             received_at: event.recorded.envelope.time,

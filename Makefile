@@ -26,7 +26,8 @@ run: tools ## Build and start everything, with private NATS, Postgres and Redis;
 
 test: ## Build and run every test, with real servers; slow ones are named
 	@began=$$SECONDS; status=0; \
-	{ scripts/bootstrap --tests && cargo build --workspace --bins && cargo nextest run --workspace $(ARGS); } \
+	{ scripts/bootstrap --tests && cargo build --workspace --bins \
+	  && "$(TARGET)/debug/test-servers" cargo nextest run --workspace $(ARGS); } \
 	  || status=$$?; \
 	echo "make test: $$((SECONDS - began)) s"; \
 	exit $$status

@@ -1,47 +1,30 @@
 //! The guarded append: of several decisions on the same state, one is stored.
 
+use crate::in_process::take_system;
 use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
 use exodrive_domain::{Envelope, Subject, WEBHOOK_RECEIVED};
 use exodrive_log::{
     AppendError, Appended, KeyError, Log, LogConfig, NewEvent, ReadError, WrappingKeys,
 };
-use exodrive_runtime::services::{Options, PrivateServices};
+use exodrive_runtime::services::ServiceUrls;
 use exodrive_tests::{DATA_KEYS, wrapping_keys};
 use std::time::Duration;
 
-async fn log() -> (PrivateServices, Log, tempfile::TempDir) {
-    start(Some("unused://".to_owned())).await
+async fn log() -> Log {
+    log_of(&take_system(), Duration::from_secs(2)).await
 }
 
-/// NATS with a log, and Redis unless an address is given.
-pub(crate) async fn start(redis: Option<String>) -> (PrivateServices, Log, tempfile::TempDir) {
-    start_with(redis, Duration::from_secs(2)).await
-}
-
-/// The same, with this limit for an append.
-async fn start_with(
-    redis: Option<String>,
-    ack_timeout: Duration,
-) -> (PrivateServices, Log, tempfile::TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    let services = PrivateServices::start(Options {
-        // With an address of its own, the service is not started.
-        database: Some("unused://".to_owned()),
-        redis,
-        ..Options::for_tests(folder.path().join("data"))
-    })
-    .await
-    .unwrap();
-    let config = LogConfig { ack_timeout, ..config(&services, wrapping_keys()) };
-    let operators = LogConfig { url: services.urls().nats_operator.clone(), ..config.clone() };
+/// The empty log of a system, with this limit for an append.
+pub(crate) async fn log_of(urls: &ServiceUrls, ack_timeout: Duration) -> Log {
+    let config = LogConfig { ack_timeout, ..config(urls, wrapping_keys()) };
+    let operators = LogConfig { url: urls.nats_operator.clone(), ..config.clone() };
     Log::prepare(&operators).await.unwrap();
-    let log = Log::connect(&config).await.unwrap();
-    (services, log, folder)
+    Log::connect(&config).await.unwrap()
 }
 
-fn config(services: &PrivateServices, keys: WrappingKeys) -> LogConfig {
+fn config(urls: &ServiceUrls, keys: WrappingKeys) -> LogConfig {
     LogConfig {
-        url: services.urls().nats.clone(),
+        url: urls.nats.clone(),
         monitor_url: None,
         require_sync: false,
         duplicate_window: Duration::from_secs(60),
@@ -73,7 +56,7 @@ pub(crate) fn decision(email: &str, id: &str) -> NewEvent {
 
 #[tokio::test]
 async fn of_many_decisions_on_the_same_state_one_is_stored() {
-    let (_services, log, _folder) = log().await;
+    let log = log().await;
     for round in 0..20 {
         let email = format!("em-{round}");
         let contenders: Vec<_> =
@@ -90,7 +73,7 @@ async fn of_many_decisions_on_the_same_state_one_is_stored() {
 
 #[tokio::test]
 async fn a_retry_after_a_lost_acknowledgement_is_not_a_conflict() {
-    let (_services, log, _folder) = log().await;
+    let log = log().await;
     let first = decision("em-1", "first");
     let Appended { position, duplicate } = log.append_decision(&first, 0).await.unwrap();
     assert!(!duplicate);
@@ -115,7 +98,7 @@ async fn ids(log: &Log, subject: &Subject) -> Vec<(u64, String)> {
 
 #[tokio::test]
 async fn a_batch_is_stored_whole_or_not_at_all() {
-    let (_services, log, _folder) = log().await;
+    let log = log().await;
     let [one, other, third] = ["em-1", "em-2", "em-3"].map(|email| decision(email, "first"));
     let before = log.append_decision(&other, 0).await.unwrap().position;
     let batch = [
@@ -148,7 +131,7 @@ async fn a_batch_is_stored_whole_or_not_at_all() {
 
 #[tokio::test]
 async fn a_batch_sent_again_is_recognised() {
-    let (_services, log, _folder) = log().await;
+    let log = log().await;
     let batch = [(decision("em-1", "a"), 0), (decision("em-2", "b"), 0)];
     let first = log.append_batch(&batch).await.unwrap();
     let again = log.append_batch(&batch).await.unwrap();
@@ -170,7 +153,7 @@ async fn more_batches_at_once_than_the_server_keeps_open_are_all_stored() {
     // The limit counts waiting for a place too: on a busy machine that takes
     // seconds for so many.
     let limit = exodrive_tests::WAIT_TIMEOUT;
-    let (_services, log, _folder) = start_with(Some("unused://".to_owned()), limit).await;
+    let log = log_of(&take_system(), limit).await;
     let batches: Vec<_> = (0..120)
         .map(|n| [format!("em-{n}-a"), format!("em-{n}-b")])
         .map(|emails| emails.map(|email| (decision(&email, &email), 0)))
@@ -185,7 +168,7 @@ async fn more_batches_at_once_than_the_server_keeps_open_are_all_stored() {
 
 #[tokio::test]
 async fn the_tail_of_a_subject_is_its_events_after_a_position() {
-    let (_services, log, _folder) = log().await;
+    let log = log().await;
     let subject = decision("em-1", "").subject;
     assert!(log.events_after(&subject, 0).await.unwrap().is_empty());
     for n in 0..30 {
@@ -204,7 +187,7 @@ async fn the_tail_of_a_subject_is_its_events_after_a_position() {
 
 #[tokio::test]
 async fn the_logs_clock_advances_and_is_right() {
-    let (_services, log, _folder) = log().await;
+    let log = log().await;
     let clone = log.clone();
     let mut last = log.now();
     for _ in 0..1_000 {
@@ -227,7 +210,7 @@ fn received(email: &str, id: &str) -> NewEvent {
 
 #[tokio::test]
 async fn an_event_that_is_too_large_is_not_an_outage() {
-    let (_services, log, _folder) = log().await;
+    let log = log().await;
     let large = |email: &str| NewEvent { body: vec![b' '; 3 << 20].into(), ..decision(email, "a") };
     let small = |email: &str| (decision(email, "b"), 0);
     let mut outcomes = vec![
@@ -247,9 +230,10 @@ async fn an_event_that_is_too_large_is_not_an_outage() {
 
 #[tokio::test]
 async fn a_wrapping_key_that_is_not_configured_is_not_an_outage() {
-    let (services, log, _folder) = log().await;
+    let urls = take_system();
+    let log = log_of(&urls, Duration::from_secs(2)).await;
     let newer = format!("{DATA_KEYS},9:{}", BASE64.encode([9; 32]));
-    let theirs = config(&services, WrappingKeys::parse(&newer).unwrap());
+    let theirs = config(&urls, WrappingKeys::parse(&newer).unwrap());
     let theirs = Log::connect(&theirs).await.unwrap();
     theirs.append_fact(&received("em-1", "first")).await.unwrap();
     let outcome = log.append_fact(&received("em-1", "second")).await;
@@ -267,8 +251,9 @@ async fn a_wrapping_key_that_is_not_configured_is_not_an_outage() {
 
 #[tokio::test]
 async fn a_log_that_was_opened_to_be_read_takes_no_event() {
-    let (services, connected, _folder) = log().await;
-    let opened = Log::open(&config(&services, wrapping_keys())).await.unwrap();
+    let urls = take_system();
+    let connected = log_of(&urls, Duration::from_secs(2)).await;
+    let opened = Log::open(&config(&urls, wrapping_keys())).await.unwrap();
     let event = decision("em-1", "one");
     let fact = opened.append_fact(&event).await;
     assert!(matches!(fact, Err(AppendError::OpenedForReading)), "{fact:?}");

@@ -1,12 +1,15 @@
 //! The command path: a decision is based on the log, whatever is cached of a state and whatever
 //! other processes decide at the same time.
 
-use crate::append::{decision, start};
+use crate::{
+    append::{decision, log_of},
+    in_process::take_system,
+};
 use exodrive_domain::{Envelope, KnownEvent, Subject, WEBHOOK_RECEIVED};
 use exodrive_log::{
     AppendError, ClaimError, CommandError, Commands, DecisionState, Log, NewEvent, redis::Redis,
 };
-use exodrive_runtime::services::{PrivateServices, Service, Signal};
+use exodrive_runtime::services::{Options, PrivateServices, Service, ServiceUrls, Signal};
 use exodrive_tests::eventually;
 use futures::future::join_all;
 use redis::Cmd;
@@ -17,6 +20,22 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
+
+const ACK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Servers that the test signals, and their log.
+async fn start() -> (PrivateServices, Log, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let services = PrivateServices::start(Options {
+        // With an address of its own, the service is not started.
+        database: Some("unused://".to_owned()),
+        ..Options::for_tests(folder.path().join("data"))
+    })
+    .await
+    .unwrap();
+    let log = log_of(services.urls(), ACK_TIMEOUT).await;
+    (services, log, folder)
+}
 
 /// A purse: each event's body is an amount that comes in, or goes out if negative.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -64,8 +83,8 @@ async fn put(commands: &Commands, name: &str, id: &str, amount: i64) -> u64 {
 }
 
 /// Each represents a process.
-fn process(services: &PrivateServices, log: &Log) -> Commands {
-    let redis = Redis::new(&services.urls().redis).unwrap();
+fn process(urls: &ServiceUrls, log: &Log) -> Commands {
+    let redis = Redis::new(&urls.redis).unwrap();
     Commands::new(log.clone(), Some(redis))
 }
 
@@ -105,23 +124,25 @@ async fn contend(log: &Log, processes: &[Commands]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn as_many_contenders_are_accepted_as_there_is_room_for() {
-    let (services, log, _folder) = start(None).await;
-    let processes: Vec<_> = (0..4).map(|_| process(&services, &log)).collect();
+    let urls = take_system();
+    let log = log_of(&urls, ACK_TIMEOUT).await;
+    let processes: Vec<_> = (0..4).map(|_| process(&urls, &log)).collect();
     contend(&log, &processes).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn contenders_need_no_redis() {
-    let (_services, log, _folder) = start(Some("unused://".to_owned())).await;
+    let log = log_of(&take_system(), ACK_TIMEOUT).await;
     let processes: Vec<_> = (0..4).map(|_| without_redis(&log)).collect();
     contend(&log, &processes).await;
 }
 
 #[tokio::test]
 async fn a_wrong_snapshot_never_leads_to_a_wrong_decision() {
-    let (services, log, _folder) = start(None).await;
-    let redis = Redis::new(&services.urls().redis).unwrap();
-    let first = put(&process(&services, &log), "p", "first", 1).await;
+    let urls = take_system();
+    let log = log_of(&urls, ACK_TIMEOUT).await;
+    let redis = Redis::new(&urls.redis).unwrap();
+    let first = put(&process(&urls, &log), "p", "first", 1).await;
     let key = eventually("the snapshot is written", async || {
         let keys: Vec<String> =
             redis.query(Cmd::new().arg("KEYS").arg("exo:state:*")).await.ok()?;
@@ -155,16 +176,16 @@ async fn a_wrong_snapshot_never_leads_to_a_wrong_decision() {
         }
         let overwrite = Cmd::set(&key, &wrong);
         redis.query::<()>(&overwrite).await.unwrap();
-        let loaded = process(&services, &log).load::<Purse>(&purse("p")).await.unwrap();
+        let loaded = process(&urls, &log).load::<Purse>(&purse("p")).await.unwrap();
         assert_eq!(*loaded.state, Purse { balance: 1, events }, "{wrong}");
         redis.query::<()>(&overwrite).await.unwrap();
         let id = format!("take-{n}");
-        let taken = process(&services, &log).execute(&purse("p"), take("p", &id)).await;
+        let taken = process(&urls, &log).execute(&purse("p"), take("p", &id)).await;
         events += 1;
         let taken = taken.unwrap_or_else(|error| panic!("{wrong}: {error:?}"));
         assert_eq!(*taken.state, Purse { balance: 0, events }, "{wrong}");
         redis.query::<()>(&overwrite).await.unwrap();
-        let again = process(&services, &log).execute(&purse("p"), take("p", "never")).await;
+        let again = process(&urls, &log).execute(&purse("p"), take("p", "never")).await;
         assert!(matches!(again, Err(CommandError::Rejected(TooLittle))), "{wrong}: {again:?}");
     }
     assert_eq!(log.history(&purse("p")).await.unwrap().len(), events);
@@ -172,7 +193,7 @@ async fn a_wrong_snapshot_never_leads_to_a_wrong_decision() {
 
 #[tokio::test]
 async fn a_decision_on_a_stale_state_is_corrected() {
-    let (_services, log, _folder) = start(Some("unused://".to_owned())).await;
+    let log = log_of(&take_system(), ACK_TIMEOUT).await;
     let [one, other] = [without_redis(&log), without_redis(&log)];
     let asked = AtomicUsize::new(0);
     let counted = |id| {
@@ -212,8 +233,9 @@ async fn transfer(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_transfer_changes_both_subjects_or_neither() {
-    let (services, log, _folder) = start(None).await;
-    let processes = [process(&services, &log), process(&services, &log), without_redis(&log)];
+    let urls = take_system();
+    let log = log_of(&urls, ACK_TIMEOUT).await;
+    let processes = [process(&urls, &log), process(&urls, &log), without_redis(&log)];
     put(&processes[0], "p", "start", 20).await;
     put(&processes[0], "q", "start", 0).await;
     let ids: Vec<_> = (0..120).map(|n| format!("move-{n}")).collect();
@@ -250,8 +272,9 @@ async fn a_transfer_changes_both_subjects_or_neither() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_claim_is_given_once_and_distinguished_from_a_lost_race() {
-    let (services, log, _folder) = start(None).await;
-    let processes = [process(&services, &log), process(&services, &log)];
+    let urls = take_system();
+    let log = log_of(&urls, ACK_TIMEOUT).await;
+    let processes = [process(&urls, &log), process(&urls, &log)];
     let claim = |n: usize, main: String, claimed: String| {
         let commands = &processes[n % 2];
         async move {
@@ -287,8 +310,8 @@ async fn a_claim_is_given_once_and_distinguished_from_a_lost_race() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn redis_may_hang_or_die_at_any_time() {
-    let (services, log, _folder) = start(None).await;
-    let processes = [process(&services, &log), process(&services, &log)];
+    let (services, log, _folder) = start().await;
+    let processes = [process(services.urls(), &log), process(services.urls(), &log)];
     let began = Instant::now();
     let until = Duration::from_millis(2_500);
     let workers = (0..6).map(|worker: usize| {
@@ -337,7 +360,7 @@ async fn redis_may_hang_or_die_at_any_time() {
 
 #[tokio::test]
 async fn an_event_whose_acknowledgement_is_lost_is_stored_once() {
-    let (services, log, _folder) = start(Some("unused://".to_owned())).await;
+    let (services, log, _folder) = start().await;
     let commands = without_redis(&log);
     put(&commands, "p", "a", 5).await;
     put(&commands, "q", "a", 0).await;
@@ -372,8 +395,9 @@ async fn an_event_whose_acknowledgement_is_lost_is_stored_once() {
 
 #[tokio::test]
 async fn a_panic_in_a_decision_leaves_the_subject_usable() {
-    let (services, log, _folder) = start(None).await;
-    let commands = process(&services, &log);
+    let urls = take_system();
+    let log = log_of(&urls, ACK_TIMEOUT).await;
+    let commands = process(&urls, &log);
     put(&commands, "p", "a", 1).await;
     let panicking = commands.clone();
     let task = tokio::spawn(async move {

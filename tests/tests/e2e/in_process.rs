@@ -44,8 +44,8 @@ static SERVERS: LazyLock<PathBuf> = LazyLock::new(|| {
     folder.trim_end().into()
 });
 
-/// The addresses of a system that no other test has.
-fn take_system() -> ServiceUrls {
+/// The addresses of a system that no other test has: nothing is in it, and its database is not there yet.
+pub(crate) fn take_system() -> ServiceUrls {
     let systems = fs::read(SERVERS.join("systems.json")).unwrap();
     let systems: Vec<ServiceUrls> = serde_json::from_slice(&systems).unwrap();
     let taken = |number: usize| {

@@ -259,7 +259,7 @@ async fn one_row_is_folded_again_or_all_that_changed_since() {
     is_verified(&world).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_beyond_the_limit_of_memory_wait_in_the_table() {
     let world = InProcess::with(&[("EXODRIVE_REBUILD_MEMORY_MIB", "1")]).await;
     // Events of these emails come long after the emails were parked.

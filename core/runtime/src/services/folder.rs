@@ -41,7 +41,7 @@ pub(super) struct SavedSettings {
 /// Reads the addresses. Those of another release count as absent: they are
 /// written at each start.
 fn of_this_release<'de, D: Deserializer<'de>>(saved: D) -> Result<Option<ServiceUrls>, D::Error> {
-    Ok(serde_json::from_value(serde_json::Value::deserialize(saved)?).unwrap_or_default())
+    Ok(serde_json::from_value(serde_json::Value::deserialize(saved)?).unwrap_or(None))
 }
 
 impl SavedSettings {

@@ -154,13 +154,13 @@ pub fn redact(url: &str) -> String {
         Some((url, _)) => (url, "?***"),
         None => (url, ""),
     };
-    let mut parts = url.split("://");
-    let mut out = parts.next().unwrap_or_default().to_owned();
-    if !url.contains("://") {
+    let Some((scheme, rest)) = url.split_once("://") else {
         // No scheme: only the text after the last @ is surely not a secret.
-        out = out.rsplit_once('@').map_or(out.clone(), |(_, host)| format!("***@{host}"));
-    }
-    for part in parts {
+        let shown = url.rsplit_once('@').map_or(url.to_owned(), |(_, host)| format!("***@{host}"));
+        return shown + parameters;
+    };
+    let mut out = scheme.to_owned();
+    for part in rest.split("://") {
         out.push_str("://");
         match part.rsplit_once('@') {
             Some((_, host)) => {
@@ -316,7 +316,10 @@ impl Slot {
 }
 
 fn tail(log: &Path) -> String {
-    let text = fs::read(log).unwrap_or_default();
+    let text = match fs::read(log) {
+        Ok(text) => text,
+        Err(error) => return format!("its log cannot be read: {error}"),
+    };
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(5)..].join(" | ")
@@ -560,7 +563,8 @@ impl PrivateServices {
         self.slot(service)
             .ok()
             .and_then(|slot| slot.running().as_ref().map(Supervised::restarts))
-            .unwrap_or_default()
+            // What does not run has no supervisor that counts.
+            .unwrap_or(0)
     }
 
     /// Sends a signal to a service, to test a fault. Stop, continue and kill reach all of its processes.

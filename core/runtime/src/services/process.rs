@@ -74,7 +74,7 @@ fn descendants(pid: u32) -> Vec<u32> {
     let mut found = Vec::new();
     let mut open = vec![pid];
     while let Some(parent) = open.pop() {
-        for child in children.remove(&parent).unwrap_or_default() {
+        for child in children.remove(&parent).into_iter().flatten() {
             found.push(child);
             open.push(child);
         }
@@ -98,7 +98,10 @@ pub(super) fn read_pid(file: &Path) -> Option<u32> {
 /// mentions one of the folders. A pid alone proves nothing: the number may
 /// belong to another process by now.
 fn works_in(pid: u32, folders: &[&Path]) -> bool {
-    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let Ok(command) = fs::read(format!("/proc/{pid}/cmdline")) else {
+        // It has ended, or is another user's.
+        return false;
+    };
     let command = String::from_utf8_lossy(&command);
     let folder = fs::read_link(format!("/proc/{pid}/cwd")).ok();
     !command.is_empty()

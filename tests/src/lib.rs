@@ -1,14 +1,16 @@
-//! The harness of the end-to-end tests and the benchmark: a whole system of
-//! real servers and real processes.
+//! The harness of the end-to-end tests and the benchmark: a whole system on
+//! real servers.
 //!
-//! **May import** every room. Nothing imports it.
+//! **May import** every crate. Nothing imports it.
 //!
 //! **Flow.** [`World::start`] starts private NATS, Postgres and Redis, migrates,
-//! and runs `exodrive serve` and `exodrive work` as a user would. A test posts
-//! deliveries signed with [`sign`], an implementation apart from the one it
-//! tests; reads answers ([`Answer`]), the log itself ([`World::events`]) and
-//! the rows of the views ([`World::rows`]); and compares them with a fresh fold
-//! ([`fold`]).
+//! and runs `exodrive serve` and `exodrive work` as a user would. Most tests
+//! need no process of their own: their API and workers are tasks of the test,
+//! on servers that `test-servers` has started (`tests/e2e/in_process.rs`). Both
+//! give a [`System`]. A test posts deliveries signed with [`sign`], an
+//! implementation apart from the one it tests; reads answers ([`Answer`]), the
+//! log itself ([`System::events`]) and the rows of the views
+//! ([`System::rows`]); and compares them with a fresh fold ([`fold`]).
 //!
 //! The programs are found beside the test's own: `make test` builds them first.
 

@@ -1,5 +1,6 @@
-//! The whole system, from a signed webhook to an answer, with real servers and
-//! processes. One binary, so that it is linked once.
+//! The whole system, from a signed webhook to an answer, on real servers: in the
+//! test's own process (`InProcess`), or with processes where these are the point
+//! (`World`). One binary, so that it is linked once.
 
 #![allow(
     clippy::unwrap_used,

@@ -278,7 +278,7 @@ impl RentalCommands {
         let mut from = self.car_of(booking_id).await?;
         for _ in 0..MOVES {
             if from == to {
-                return self.find_replayed(booking_id, to, context).await;
+                return self.find_replayed(booking_id, to, expected_total_cents, context).await;
             }
             let source = Subject::Booking(from);
             let mut at = Utc::now();
@@ -323,6 +323,7 @@ impl RentalCommands {
         &self,
         booking_id: BookingId,
         mut car_id: CarId,
+        expected_total_cents: Option<i64>,
         context: &CommandContext,
     ) -> Result<Done<Arc<Booking>>, RentalError> {
         let meta = self.meta(context);
@@ -333,21 +334,21 @@ impl RentalCommands {
                 continue;
             }
             let booking = find_in_calendar(&calendar, booking_id)?;
-            match meta.repeats(&booking.commands) {
-                Some(Repeat::Same(position)) => {
-                    return self.load_past_booking(booking_id, position).await;
-                }
-                Some(Repeat::Other) => {
-                    return Err(RentalError::Booking(BookingRejection::KeyReused));
-                }
-                None => {}
+            if meta.repeats(&booking.commands).is_none() {
+                authorize(&calendar, booking_id, Action::Move, context, meta.now)?;
             }
-            authorize(&calendar, booking_id, Action::Move, context, meta.now)?;
-            let position = booking.position;
-            if meta.if_position.is_some_and(|known| known != position) {
-                return Err(RentalError::Booking(BookingRejection::Stale(position)));
-            }
-            return Ok(Done { value: booking, position, at: meta.now, replayed: false });
+            let rejection =
+                booking::decide_move_to_own_car(&calendar, booking_id, expected_total_cents, &meta);
+            return match rejection {
+                BookingRejection::Unchanged => {
+                    let position = booking.position;
+                    Ok(Done { value: booking, position, at: meta.now, replayed: false })
+                }
+                BookingRejection::AlreadyDone(position) => {
+                    self.load_past_booking(booking_id, position).await
+                }
+                rejection => Err(RentalError::Booking(rejection)),
+            };
         }
         Err(RentalError::Busy)
     }

@@ -2,7 +2,7 @@
 //! its email.
 
 use crate::in_process::InProcess;
-use exodrive_tests::{Client, Delivery, World, booking_body, day, email_body};
+use exodrive_tests::{Client, Delivery, World, booking_body, car_body, day, email_body};
 use serde_json::{Value, json};
 
 async fn book_as(client: &Client, car: &str, n: i64, email: &str) -> Value {
@@ -106,6 +106,39 @@ async fn customers_are_one_by_email_address_with_what_they_booked_and_paid() {
     assert_eq!(admin.get_from(position, &path).await.expect(200)["bookings"], 1);
     let bens = format!("/v1/customers/{}", other["customer_id"].as_str().unwrap());
     assert_eq!(admin.get(&bens).await.expect(200)["bookings"], 2);
+    world.views_equal_a_fresh_fold().await;
+}
+
+#[tokio::test]
+async fn a_payment_stays_with_who_paid_it_and_in_its_currency() {
+    let world = InProcess::start().await;
+    let (admin, visitor) = (world.admin(), world.visitor());
+    let car = admin.add_car("one", 10_000).await;
+    let euros = json!({"base_per_day_cents": 10_000, "currency": "EUR"});
+    let other = admin.add_car_priced(&car_body("two"), &euros).await;
+    let booking = book_as(&visitor, &car, 0, "ada@example.com").await;
+    admin.act(&booking, "capture-payment", json!({})).await.expect(200);
+    let to = json!({"car_id": other});
+    let refused = admin.act(&booking, "move", to).await.problem(409, "car_not_bookable");
+    assert!(refused["detail"].as_str().unwrap().contains("another currency"), "{refused}");
+    let wrong = json!({"car_id": other, "keep_price": true, "expected_total_cents": 1});
+    admin.act(&booking, "move", wrong).await.problem(409, "price_changed");
+
+    let ben = json!({"email": "ben@example.com", "first_name": "Ben", "last_name": "B"});
+    let changed = admin.act(&booking, "customer", ben).await.expect(200);
+    let paid = async |customer: &Value| {
+        world.settled().await;
+        let path = format!("/v1/customers/{}", customer["customer_id"].as_str().unwrap());
+        admin.get(&path).await.expect(200)["paid"].clone()
+    };
+    let whole = json!([{"amount_cents": 20_000, "currency": "USD"}]);
+    assert_eq!((paid(&booking).await, paid(&changed).await), (whole, json!([])));
+    admin.act(&booking, "cancel", json!({})).await.expect(200);
+    let stay = json!({"car_id": car});
+    admin.act(&booking, "move", stay).await.problem(409, "action_not_allowed");
+    admin.act(&booking, "refund-payment", json!({})).await.expect(200);
+    let nothing = json!([{"amount_cents": 0, "currency": "USD"}]);
+    assert_eq!((paid(&booking).await, paid(&changed).await), (nothing, json!([])));
     world.views_equal_a_fresh_fold().await;
 }
 

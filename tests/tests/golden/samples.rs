@@ -307,6 +307,7 @@ impl Story {
                 authorized_cents: 0,
                 captured_cents: total_cents,
                 refunded_cents: 10_000,
+                payers: Vec::new(),
             },
             paid_at: time::parse("2025-06-02T10:00:00Z"),
             contract: Contract {

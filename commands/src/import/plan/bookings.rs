@@ -199,7 +199,8 @@ fn payment(text: &str, total_cents: i64) -> Result<Payment, CellError> {
         "failed" => (PaymentStatus::Failed, 0, 0, 0),
         other => return Err(format!("payment_status is unknown: {other:?}")),
     };
-    Ok(Payment { status, authorized_cents, captured_cents, refunded_cents })
+    let payers = Vec::new();
+    Ok(Payment { status, authorized_cents, captured_cents, refunded_cents, payers })
 }
 
 fn contract(text: &str) -> Result<Contract, CellError> {

@@ -6,7 +6,8 @@ use super::{
     calendar::{Calendar, Taken, TakenDay},
     event::{BlockChange, BlockEvent, BookingChange, BookingEvent, Customer},
     evolve::changed,
-    state::{AccessLink, Booking, Contract, Payment},
+    payment::Payment,
+    state::{AccessLink, Booking, Contract},
     status::Status,
 };
 use crate::{
@@ -345,7 +346,8 @@ fn change(
             within(amount_cents, 1, most, "must be at most what is not captured yet")?;
             let currency = booking.quote.currency.clone();
             let reference = reference.clone();
-            BookingChange::PaymentCaptured { amount_cents, currency, reference }
+            let payers = booking.payment.captured_from(amount_cents, booking.customer_id);
+            BookingChange::PaymentCaptured { amount_cents, currency, reference, payers }
         }
         BookingAction::FailPayment { reason } => {
             BookingChange::PaymentFailed { reason: reason.clone() }
@@ -359,7 +361,9 @@ fn change(
             let amount_cents = amount_cents.unwrap_or(most);
             within(amount_cents, 1, most, "must be at most what can be refunded")?;
             let currency = booking.quote.currency.clone();
-            BookingChange::PaymentRefunded { amount_cents, currency, reason: reason.clone() }
+            let payers = booking.payment.refunded_to(amount_cents);
+            let reason = reason.clone();
+            BookingChange::PaymentRefunded { amount_cents, currency, reason, payers }
         }
         BookingAction::SendContract { document } => {
             BookingChange::ContractSent { document: document.clone() }
@@ -393,7 +397,7 @@ fn change(
         BookingAction::Reschedule { days, choices, expected_total_cents } => {
             let choices = choices.as_ref().unwrap_or(&booking.choices);
             if *days == booking.days && *choices == booking.choices {
-                return Err(No::Unchanged);
+                return Err(unchanged(booking, *expected_total_cents));
             }
             let requested = (*days, choices);
             let quote = requote(calendar, car, booking, requested, *expected_total_cents, meta)?;
@@ -459,15 +463,17 @@ pub fn decide_move(
     let booking = find_booking(source, booking_id, meta)?;
     check(booking, Action::Move, meta)?;
     if booking.car_id == car.id {
-        return Err(No::Unchanged);
+        return Err(unchanged(booking, expected_total_cents));
     }
     bookable(Some(car), meta)?;
     let staff = Meta { by_staff: true, ..meta.clone() };
     let quote = if keep_price {
+        as_expected(&booking.quote, expected_total_cents)?;
         booking.quote.clone()
     } else {
         price(car, booking.days, &booking.choices, expected_total_cents, &staff)?
     };
+    in_paid_currency(booking, &quote)?;
     free(target, booking.days, None)?;
     let from_car_id = booking.car_id;
     let time_zone = car.profile.time_zone.clone();
@@ -479,6 +485,25 @@ pub fn decide_move(
     let out = event(Some(booking), (booking_id, from_car_id, customer_id), out, meta)?;
     let into = event(Some(booking), (booking_id, car.id, customer_id), into, meta)?;
     Ok([BookingEvent { occupies: None, ..out }, into])
+}
+
+/// Decides to move a booking to the car that it is on: this never changes
+/// anything.
+///
+/// # Errors
+/// Always: [`BookingRejection::Unchanged`], or the reason why it could not move.
+pub fn decide_move_to_own_car(
+    calendar: &Calendar,
+    booking_id: BookingId,
+    expected_total_cents: Option<i64>,
+    meta: &Meta,
+) -> BookingRejection {
+    let booking = find_booking(calendar, booking_id, meta)
+        .and_then(|booking| check(booking, Action::Move, meta).map(|()| booking));
+    match booking {
+        Ok(booking) => unchanged(booking, expected_total_cents),
+        Err(rejection) => rejection,
+    }
 }
 
 /// Decides a block: gives its event. It may cover a booking only with `force`.
@@ -641,12 +666,32 @@ fn price(
     }
     let prices = car.prices.as_ref().ok_or(No::NotBookable("it has no price yet"))?;
     let quote = quote(prices, days, choices).map_err(No::NoQuote)?;
+    as_expected(&quote, expected_cents)?;
+    Ok(quote)
+}
+
+fn as_expected(quote: &Quote, expected_cents: Option<i64>) -> Result<(), BookingRejection> {
     match expected_cents {
         Some(expected_cents) if expected_cents != quote.total_cents => {
             Err(No::PriceChanged { expected_cents, total_cents: quote.total_cents })
         }
-        _ => Ok(quote),
+        _ => Ok(()),
     }
+}
+
+/// The rejection of a command that would change nothing: its total is the one
+/// agreed.
+fn unchanged(booking: &Booking, expected_cents: Option<i64>) -> BookingRejection {
+    as_expected(&booking.quote, expected_cents).err().unwrap_or(No::Unchanged)
+}
+
+/// Amounts of two currencies are never added: once something is paid, the
+/// booking's currency stays.
+fn in_paid_currency(booking: &Booking, quote: &Quote) -> Result<(), BookingRejection> {
+    if quote.currency != booking.quote.currency && booking.payment.has_amounts() {
+        return Err(No::NotBookable("its price is in another currency than what was paid"));
+    }
+    Ok(())
 }
 
 /// The price of other days of a booking, if those are free.
@@ -662,10 +707,7 @@ fn requote(
     let staff = Meta { by_staff: true, ..meta.clone() };
     let car = bookable(car, &staff)?;
     let quote = price(car, days, choices, expected_cents, meta)?;
-    let other_currency = quote.currency != booking.quote.currency;
-    if other_currency && booking.payment != Payment::none() {
-        return Err(No::NotBookable("its price is in another currency than what was paid"));
-    }
+    in_paid_currency(booking, &quote)?;
     free(calendar, days, Some(booking.id))?;
     Ok(quote)
 }

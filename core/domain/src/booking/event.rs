@@ -1,6 +1,7 @@
 //! The events of a car's calendar: changes of its bookings and of its blocks.
 
 use super::{
+    payment::Share,
     state::{AccessLink, Booking},
     status::{ContractStatus, PaymentStatus, Status},
 };
@@ -34,6 +35,31 @@ pub struct BookingEvent {
     /// The change.
     #[serde(flatten)]
     pub change: BookingChange,
+}
+
+impl BookingEvent {
+    /// The amounts, in cents, that customers have paid by this event, or got
+    /// back if negative; and the currency (ISO 4217). `None` if no money moved.
+    pub fn paid(&self) -> Option<(Vec<Share>, &str)> {
+        let (shares, amount_cents, currency, sign) = match &self.change {
+            BookingChange::PaymentCaptured { payers, amount_cents, currency, .. } => {
+                (payers.as_slice(), *amount_cents, currency, 1)
+            }
+            BookingChange::PaymentRefunded { payers, amount_cents, currency, .. } => {
+                (payers.as_slice(), *amount_cents, currency, -1)
+            }
+            BookingChange::Imported { booking, .. } => {
+                (&[][..], booking.payment.kept_cents(), &booking.quote.currency, 1)
+            }
+            _ => return None,
+        };
+        let whole = [Share { customer_id: self.customer_id, amount_cents }];
+        let shares = if shares.is_empty() { &whole[..] } else { shares };
+        let signed = |share: &Share| Share { amount_cents: sign * share.amount_cents, ..*share };
+        let moved = shares.iter().map(signed).filter(|share| share.amount_cents != 0);
+        let moved: Vec<_> = moved.collect();
+        (!moved.is_empty()).then_some((moved, currency))
+    }
 }
 
 /// A change of a booking. Each variant holds the complete new values.
@@ -90,6 +116,10 @@ pub enum BookingChange {
         amount_cents: i64,
         currency: String,
         reference: Option<String>,
+        /// The customers who paid. None are named in older events: the
+        /// booking's customer paid.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        payers: Vec<Share>,
     },
     PaymentFailed {
         reason: Option<String>,
@@ -102,6 +132,10 @@ pub enum BookingChange {
         amount_cents: i64,
         currency: String,
         reason: Option<String>,
+        /// The customers who got it back. None are named in older events: the
+        /// booking's customer got it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        payers: Vec<Share>,
     },
     ContractSent {
         document: Option<String>,
@@ -207,7 +241,7 @@ impl BookingChange {
                 because_of(reason);
                 format!("Authorization of {} voided", money(*amount_cents))
             }
-            Self::PaymentRefunded { amount_cents, currency, reason } => {
+            Self::PaymentRefunded { amount_cents, currency, reason, .. } => {
                 because_of(reason);
                 format!("{} {currency} refunded", money(*amount_cents))
             }
@@ -275,24 +309,21 @@ impl Booking {
                 self.quote.clone_from(quote);
             }
             BookingChange::PaymentAuthorized { amount_cents, .. } => {
-                self.payment.authorized_cents += amount_cents;
-                self.payment.settle(PaymentStatus::Pending);
+                let (customer_id, amount_cents) = (self.customer_id, *amount_cents);
+                self.payment.authorize(Share { customer_id, amount_cents });
             }
-            BookingChange::PaymentCaptured { amount_cents, .. } => {
-                self.payment.captured_cents += amount_cents;
-                let left = self.payment.authorized_cents - amount_cents;
-                self.payment.authorized_cents = left.max(0);
-                self.payment.settle(PaymentStatus::Pending);
+            BookingChange::PaymentCaptured { amount_cents, payers, .. } if payers.is_empty() => {
+                let payers = self.payment.captured_from(*amount_cents, self.customer_id);
+                self.payment.capture(&payers);
             }
+            BookingChange::PaymentCaptured { payers, .. } => self.payment.capture(payers),
             BookingChange::PaymentFailed { .. } => self.payment.settle(PaymentStatus::Failed),
-            BookingChange::PaymentVoided { .. } => {
-                self.payment.authorized_cents = 0;
-                self.payment.settle(PaymentStatus::Voided);
+            BookingChange::PaymentVoided { .. } => self.payment.void(),
+            BookingChange::PaymentRefunded { amount_cents, payers, .. } if payers.is_empty() => {
+                let payers = self.payment.refunded_to(*amount_cents);
+                self.payment.refund(&payers);
             }
-            BookingChange::PaymentRefunded { amount_cents, .. } => {
-                self.payment.refunded_cents += amount_cents;
-                self.payment.settle(PaymentStatus::Pending);
-            }
+            BookingChange::PaymentRefunded { payers, .. } => self.payment.refund(payers),
             BookingChange::ContractSent { document } => {
                 self.contract.status = ContractStatus::Sent;
                 self.contract.document.clone_from(document);

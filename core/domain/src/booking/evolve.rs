@@ -2,7 +2,8 @@
 
 use super::{
     event::{BookingChange, BookingEvent},
-    state::{Booking, Contract, Payment},
+    payment::Payment,
+    state::{Booking, Contract},
     status::Status,
 };
 use crate::{Recorded, command::remember};
@@ -68,6 +69,7 @@ pub(super) fn changed(
         }
         _ => booking?,
     };
+    booking.payment.attribute(booking.customer_id);
     booking.apply(&event.change);
     Some(booking)
 }

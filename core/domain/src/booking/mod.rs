@@ -6,6 +6,7 @@ mod calendar;
 mod decide;
 mod event;
 mod evolve;
+mod payment;
 mod state;
 mod status;
 #[cfg(test)]
@@ -15,9 +16,10 @@ pub use action::{Action, StatusRejection, allowed, table};
 pub use calendar::{Block, Calendar, Taken, TakenDay};
 pub use decide::{
     BookingAction, BookingCommand, BookingRejection, Import, NewBooking, decide, decide_block,
-    decide_move, decide_unblock,
+    decide_move, decide_move_to_own_car, decide_unblock,
 };
 pub use event::{BlockChange, BlockEvent, BookingChange, BookingEvent, Customer, CustomerDetails};
 pub use evolve::evolve;
-pub use state::{AccessLink, Booking, Contract, Payment};
+pub use payment::{Payer, Payment, Share};
+pub use state::{AccessLink, Booking, Contract};
 pub use status::{ContractStatus, PaymentStatus, Status, StatusError};

@@ -1,6 +1,9 @@
 //! A booking as decisions and views see it.
 
-use super::status::{ContractStatus, PaymentStatus, Status};
+use super::{
+    payment::Payment,
+    status::{ContractStatus, PaymentStatus, Status},
+};
 use crate::{
     CommandRecord,
     days::Days,
@@ -56,19 +59,6 @@ pub struct Booking {
     pub commands: Vec<CommandRecord>,
 }
 
-/// The amounts paid, in cents.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Payment {
-    /// The state in one word.
-    pub status: PaymentStatus,
-    /// Authorized at the provider and not captured.
-    pub authorized_cents: i64,
-    /// Captured.
-    pub captured_cents: i64,
-    /// Refunded.
-    pub refunded_cents: i64,
-}
-
 /// The contract.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contract {
@@ -87,30 +77,6 @@ pub struct AccessLink {
     /// The time at which it ends.
     #[serde(with = "serde_micros")]
     pub expires_at: DateTime<Utc>,
-}
-
-impl Payment {
-    /// A payment of 0.
-    pub fn none() -> Self {
-        let status = PaymentStatus::Pending;
-        Self { status, authorized_cents: 0, captured_cents: 0, refunded_cents: 0 }
-    }
-
-    pub(super) fn settle(&mut self, otherwise: PaymentStatus) {
-        self.status = if self.kept_cents() > 0 {
-            PaymentStatus::Captured
-        } else if self.authorized_cents > 0 {
-            PaymentStatus::Authorized
-        } else if self.captured_cents > 0 {
-            PaymentStatus::Refunded
-        } else {
-            otherwise
-        };
-    }
-
-    pub(super) fn kept_cents(&self) -> i64 {
-        self.captured_cents - self.refunded_cents
-    }
 }
 
 impl Booking {

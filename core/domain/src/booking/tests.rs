@@ -5,11 +5,12 @@
 mod calendar;
 mod moves;
 mod pages;
+mod payments;
 mod price;
 mod refused;
 mod stories;
 
-use super::{action::*, calendar::*, decide::*, event::*, state::*, status::*};
+use super::{action::*, calendar::*, decide::*, event::*, payment::*, state::*, status::*};
 use crate::{
     Envelope, Event, Meta, Payload, Recorded,
     days::Days,

@@ -26,7 +26,7 @@ impl DecisionState for CarState {
 
 impl DecisionState for Calendar {
     const NAME: &'static str = "calendar";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn evolve(&mut self, event: &KnownEvent<'_>) {
         Calendar::evolve(self, &event.event());

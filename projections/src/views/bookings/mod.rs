@@ -69,7 +69,7 @@ impl Projection for Bookings {
     const NAME: &'static str = "bookings";
     const ABOUT: &'static str = "A booking, by its id";
     const KEY_EXAMPLE: &'static str = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUBJECTS: &'static [&'static str] = &["exo.booking."];
     const SCHEMA: &'static str = include_str!("schema.sql");
     const READERS: &'static str = "case current_setting('exodrive.identity', true)

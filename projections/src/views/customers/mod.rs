@@ -6,7 +6,7 @@ use crate::{PersonalData, Projection, Sources};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
     Event, Payload,
-    booking::{BookingChange, Customer, CustomerDetails},
+    booking::{BookingChange, Customer, CustomerDetails, Share},
     id::BookingId,
     time::serde_micros,
 };
@@ -37,11 +37,19 @@ pub struct CustomerRow {
     pub search: String,
 }
 
+impl CustomerRow {
+    fn add_paid(&mut self, currency: &str, cents: i64) {
+        if cents != 0 {
+            *self.paid_cents.entry(currency.to_owned()).or_default() += cents;
+        }
+    }
+}
+
 impl Projection for Customers {
     const NAME: &'static str = "customers";
     const ABOUT: &'static str = "A customer, by its id";
     const KEY_EXAMPLE: &'static str = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUBJECTS: &'static [&'static str] = &["exo.booking."];
     const SCHEMA: &'static str = include_str!("schema.sql");
     type Row = CustomerRow;
@@ -58,12 +66,30 @@ impl Projection for Customers {
         {
             keys.push(from_customer_id.to_string());
         }
+        // An amount stays with who paid it, also when the booking is another's.
+        let payers = booking.paid().map_or_else(Vec::new, |(shares, _)| shares);
+        for payer in payers.iter().filter(|payer| payer.customer_id != booking.customer_id) {
+            keys.push(payer.customer_id.to_string());
+        }
         keys
     }
 
-    fn evolve(_key: &str, row: Option<CustomerRow>, event: &Event<'_>) -> Option<CustomerRow> {
+    fn evolve(key: &str, row: Option<CustomerRow>, event: &Event<'_>) -> Option<CustomerRow> {
         let Payload::Booking(booking) = event.payload else { return row };
         let at = event.recorded.envelope.time;
+        let mut paid = 0;
+        let mut currency = None;
+        if let Some((shares, name)) = booking.paid() {
+            let own = |share: &&Share| share.customer_id.to_string() == key;
+            paid = shares.iter().filter(own).map(|share| share.amount_cents).sum();
+            currency = Some(name);
+            if booking.customer_id.to_string() != key {
+                let mut row = row?;
+                row.last_at = row.last_at.max(at);
+                row.add_paid(name, paid);
+                return Some(row);
+            }
+        }
         let mut row = row;
         match &booking.change {
             BookingChange::Held { customer, .. } | BookingChange::Imported { customer, .. } => {
@@ -94,21 +120,8 @@ impl Projection for Customers {
         row.bookings.insert(booking.booking_id);
         row.last_at = row.last_at.max(at);
         row.first_at = row.first_at.min(at);
-        let paid = match &booking.change {
-            BookingChange::PaymentCaptured { amount_cents, currency, .. } => {
-                Some((currency, *amount_cents))
-            }
-            BookingChange::PaymentRefunded { amount_cents, currency, .. } => {
-                Some((currency, -amount_cents))
-            }
-            BookingChange::Imported { booking, .. } => {
-                let payment = &booking.payment;
-                Some((&booking.quote.currency, payment.captured_cents - payment.refunded_cents))
-            }
-            _ => None,
-        };
-        if let Some((currency, cents)) = paid {
-            *row.paid_cents.entry(currency.clone()).or_default() += cents;
+        if let Some(currency) = currency {
+            row.add_paid(currency, paid);
         }
         Some(row)
     }

@@ -74,19 +74,9 @@ fn paid_at(booking: &BookingEvent) -> Option<DateTime<Utc>> {
     }
 }
 
+/// The amount of all payers together: a row is one payment or refund.
 fn amount<'a>(event: &Event<'a>) -> Option<(i64, &'a str)> {
     let Payload::Booking(booking) = event.payload else { return None };
-    match &booking.change {
-        BookingChange::PaymentCaptured { amount_cents, currency, .. } => {
-            Some((*amount_cents, currency))
-        }
-        BookingChange::PaymentRefunded { amount_cents, currency, .. } => {
-            Some((-amount_cents, currency))
-        }
-        BookingChange::Imported { booking, .. } => {
-            let balance = booking.payment.captured_cents - booking.payment.refunded_cents;
-            (balance != 0).then_some((balance, booking.quote.currency.as_str()))
-        }
-        _ => None,
-    }
+    let (shares, currency) = booking.paid()?;
+    Some((shares.iter().map(|share| share.amount_cents).sum(), currency))
 }

@@ -42,6 +42,12 @@ fn a_rental_is_held_paid_signed_had_returned_and_settled() {
         authorized_cents: 0,
         captured_cents: 3 * DAY_CENTS,
         refunded_cents: 0,
+        payers: vec![Payer {
+            customer_id: uuid("customer").into(),
+            authorized_cents: 0,
+            captured_cents: 3 * DAY_CENTS,
+            refunded_cents: 0,
+        }],
     };
     assert_eq!(booking.payment, payment);
     assert_eq!(booking.contract.status, ContractStatus::Signed);
@@ -388,6 +394,7 @@ pub(super) fn imported(status: Status, payment: PaymentStatus, contract: Contrac
             authorized_cents: of(PaymentStatus::Authorized),
             captured_cents: of(PaymentStatus::Captured) + of(PaymentStatus::Refunded),
             refunded_cents: of(PaymentStatus::Refunded),
+            payers: Vec::new(),
         },
         paid_at: None,
         contract: Contract { status: contract, document: None },

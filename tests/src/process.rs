@@ -1,9 +1,6 @@
 //! Programs of this workspace as child processes of a test.
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use exodrive_runtime::services::{Signal, signal_process};
 use std::{
     fs::OpenOptions,
     net::{SocketAddr, TcpListener},
@@ -54,10 +51,9 @@ impl Process {
         Self(child)
     }
 
-    /// Sends a signal.
+    /// Sends a signal. After a stop it stands still.
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.0.id()).unwrap());
-        kill(pid, signal).expect("the process runs");
+        signal_process(self.0.id(), signal).expect("the process runs");
     }
 
     /// The process id.

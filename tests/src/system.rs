@@ -283,10 +283,12 @@ impl System {
         &self.database
     }
 
-    /// Waits until every projection has reached the log's end.
+    /// Waits until every projection has a worker and has reached the log's end.
     pub async fn settled(&self) {
         let end = self.log().await.last_position().await.unwrap();
-        let reached = "select min(position) from checkpoints
+        let reached =
+            "select case when bool_and(heartbeat_at is not null) then min(position) else -1 end
+             from checkpoints
              join projections on name = projection and generation = active_generation";
         eventually("the projections reach the log's end", async || {
             let reached: i64 = sqlx::query_scalar(reached)

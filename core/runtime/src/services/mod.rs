@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::Flock;
 pub use nix::sys::signal::Signal;
+pub use process::send as signal_process;
 use serde::{Deserialize, Serialize};
 
 use folder::{Ports, SavedSettings};

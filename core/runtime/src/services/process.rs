@@ -30,9 +30,12 @@ pub(super) fn life_line() -> Option<&'static Path> {
         .as_deref()
 }
 
+/// The time that a stopped process gets to stand still: on a busy machine its threads go on for a moment.
+const STANDSTILL: Duration = Duration::from_secs(2);
+
 /// Sends a signal to a process. Stop, continue and kill also reach its descendants, which a group would miss: Postgres
-/// puts each of its processes in a session of its own.
-pub(super) fn send(pid: u32, signal: Signal) -> nix::Result<()> {
+/// puts each of its processes in a session of its own. After a stop all of them stand still.
+pub fn send(pid: u32, signal: Signal) -> nix::Result<()> {
     let tree = match signal {
         Signal::SIGKILL => {
             // A stopped parent starts no child between the listing and the kill.
@@ -47,11 +50,28 @@ pub(super) fn send(pid: u32, signal: Signal) -> nix::Result<()> {
         _ => Vec::new(),
     };
     let result = kill(raw(pid), signal);
-    for child in tree {
+    for child in &tree {
         // The child may have ended meanwhile.
-        let _ = kill(raw(child), signal);
+        let _ = kill(raw(*child), signal);
+    }
+    if signal == Signal::SIGSTOP {
+        let began = Instant::now();
+        let still = || tree.iter().chain([&pid]).all(|pid| stands_still(*pid));
+        while !still() && began.elapsed() < STANDSTILL {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
     result
+}
+
+/// True if no thread of the process runs: proc(5), state `T`, or the process has ended.
+fn stands_still(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok()).all(|stat| {
+        // The name in parentheses may itself hold spaces and parentheses.
+        stat.rsplit_once(')')
+            .is_some_and(|(_, rest)| rest.trim_start().starts_with(['T', 'Z', 'X']))
+    })
 }
 
 fn raw(pid: u32) -> Pid {

@@ -278,7 +278,7 @@ impl RentalCommands {
         let mut from = self.car_of(booking_id).await?;
         for _ in 0..MOVES {
             if from == to {
-                return self.find_replayed(booking_id, to, expected_total_cents, context).await;
+                return self.move_to_own_car(booking_id, to, expected_total_cents, context).await;
             }
             let source = Subject::Booking(from);
             let mut at = Utc::now();
@@ -316,41 +316,70 @@ impl RentalCommands {
         Err(RentalError::Busy)
     }
 
-    /// Finds this command in the history of a booking that has moved. The
-    /// command may have been executed before the booking moved, or may have
-    /// moved it.
-    async fn find_replayed(
+    /// The calendar on which a booking that has moved is now.
+    async fn calendar_of_moved(
         &self,
         booking_id: BookingId,
         mut car_id: CarId,
+    ) -> Result<Arc<Calendar>, RentalError> {
+        for _ in 0..MOVES {
+            let calendar = self.calendar(car_id).await?;
+            match calendar.moved.get(&booking_id) {
+                Some(other) => car_id = *other,
+                None => return Ok(calendar),
+            }
+        }
+        Err(RentalError::Busy)
+    }
+
+    /// Moves a booking to the car that it is on: changes nothing. The command may
+    /// have been executed before, as the one that moved it here too.
+    async fn move_to_own_car(
+        &self,
+        booking_id: BookingId,
+        car_id: CarId,
         expected_total_cents: Option<i64>,
         context: &CommandContext,
     ) -> Result<Done<Arc<Booking>>, RentalError> {
         let meta = self.meta(context);
-        for _ in 0..MOVES {
-            let calendar = self.calendar(car_id).await?;
-            if let Some(other) = calendar.moved.get(&booking_id) {
-                car_id = *other;
-                continue;
-            }
-            let booking = find_in_calendar(&calendar, booking_id)?;
-            if meta.repeats(&booking.commands).is_none() {
-                authorize(&calendar, booking_id, Action::Move, context, meta.now)?;
-            }
-            let rejection =
-                booking::decide_move_to_own_car(&calendar, booking_id, expected_total_cents, &meta);
-            return match rejection {
-                BookingRejection::Unchanged => {
-                    let position = booking.position;
-                    Ok(Done { value: booking, position, at: meta.now, replayed: false })
-                }
-                BookingRejection::AlreadyDone(position) => {
-                    self.load_past_booking(booking_id, position).await
-                }
-                rejection => Err(RentalError::Booking(rejection)),
-            };
+        let calendar = self.calendar_of_moved(booking_id, car_id).await?;
+        let booking = find_in_calendar(&calendar, booking_id)?;
+        if meta.repeats(&booking.commands).is_none() {
+            authorize(&calendar, booking_id, Action::Move, context, meta.now)?;
         }
-        Err(RentalError::Busy)
+        match booking::decide_move_to_own_car(&calendar, booking_id, expected_total_cents, &meta) {
+            BookingRejection::Unchanged => {
+                let position = booking.position;
+                Ok(Done { value: booking, position, at: meta.now, replayed: false })
+            }
+            BookingRejection::AlreadyDone(position) => {
+                self.load_past_booking(booking_id, position).await
+            }
+            rejection => Err(RentalError::Booking(rejection)),
+        }
+    }
+
+    /// Finds the command that made a booking in the history of that booking,
+    /// which has moved since.
+    async fn find_replayed(
+        &self,
+        booking_id: BookingId,
+        car_id: CarId,
+        context: &CommandContext,
+    ) -> Result<Done<Arc<Booking>>, RentalError> {
+        let meta = self.meta(context);
+        let calendar = self.calendar_of_moved(booking_id, car_id).await?;
+        let booking = find_in_calendar(&calendar, booking_id)?;
+        match meta.repeats(&booking.commands) {
+            Some(Repeat::Same(position)) => self.load_past_booking(booking_id, position).await,
+            Some(Repeat::Other) => Err(RentalError::Booking(BookingRejection::KeyReused)),
+            // An import of a booking that was made otherwise.
+            None => {
+                authorize(&calendar, booking_id, Action::Move, context, meta.now)?;
+                let position = booking.position;
+                Ok(Done { value: booking, position, at: meta.now, replayed: false })
+            }
+        }
     }
 
     /// Blocks days of a car.

@@ -27,7 +27,7 @@ pub(crate) struct Golden {
 #[derive(Default)]
 pub(crate) struct Events {
     pub(crate) events: BTreeMap<String, Golden>,
-    /// The paths of those that this run wrote.
+    /// The paths of those that are new: this run wrote them, or somebody by hand.
     pub(crate) added: BTreeSet<String>,
 }
 
@@ -146,7 +146,11 @@ impl Events {
             events.insert(path, from_json(&envelope, body));
         }
         assert!(files.is_empty(), "there are files of no event: {:?}", files.keys());
-        Self { events, added: BTreeSet::new() }
+        let listed = listed();
+        let added =
+            events.keys().filter(|path| !listed.contains_key(&format!("events/{path}.json")));
+        let added = added.cloned().collect();
+        Self { events, added }
     }
 
     /// The events that lead to this one, and it, in order.

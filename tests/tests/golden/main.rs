@@ -18,7 +18,8 @@
 //! **To add** a type, a version, a webhook or a projection, or to raise the
 //! `VERSION` of a projection whose fold gives other rows on purpose, run
 //! `EXODRIVE_WRITE_GOLDEN=1 cargo test -p exodrive-tests --test golden`. It
-//! writes the events that are missing, adds their rows, and writes the rows of
+//! writes the events that are missing, lists them and those that were written
+//! by hand, adds their rows, and writes the rows of
 //! a projection's version that has no file. It never changes what is there, so
 //! to write something that is not committed yet once more, delete it first.
 //! Rows of an old version are deleted once no release folds by it.

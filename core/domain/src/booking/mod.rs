@@ -6,6 +6,7 @@ mod calendar;
 mod decide;
 mod event;
 mod evolve;
+mod hold;
 mod state;
 mod status;
 #[cfg(test)]
@@ -17,7 +18,11 @@ pub use decide::{
     BookingAction, BookingCommand, BookingRejection, Import, NewBooking, decide, decide_block,
     decide_move, decide_unblock,
 };
-pub use event::{BlockChange, BlockEvent, BookingChange, BookingEvent, Customer, CustomerDetails};
+pub use event::{
+    BOOKING_SUBJECTS, BlockChange, BlockEvent, BookingChange, BookingEvent, Customer,
+    CustomerDetails,
+};
 pub use evolve::evolve;
+pub use hold::HoldUpdate;
 pub use state::{AccessLink, Booking, Contract, Payment};
 pub use status::{ContractStatus, PaymentStatus, Status, StatusError};

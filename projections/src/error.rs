@@ -37,6 +37,18 @@ pub enum Error {
         /// The log's last position.
         end: u64,
     },
+    /// The state of a worker has seen events that the log does not hold.
+    #[error(
+        "worker {worker} is at position {position}, but the event log ends at {end}: the log has lost events. Restore it, or begin with an empty database"
+    )]
+    WorkerAheadOfLog {
+        /// The worker.
+        worker: &'static str,
+        /// The position up to which it has read.
+        position: u64,
+        /// The log's last position.
+        end: u64,
+    },
     /// A row that contradicts its type.
     #[error("row {key:?} of {table} cannot be read")]
     Row {
@@ -80,6 +92,7 @@ impl Error {
         match self {
             Self::OtherLog { .. }
             | Self::AheadOfLog { .. }
+            | Self::WorkerAheadOfLog { .. }
             | Self::HungFold { .. }
             | Self::TaskPanicked(_)
             | Self::TaskEnded(_)

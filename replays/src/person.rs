@@ -1,9 +1,8 @@
 //! Finds the events about a person by reading all of the log, since only the log is complete.
 
 use exodrive_domain::{
-    EMAIL_IMPORTED, Payload, Recorded, WEBHOOK_RECEIVED,
+    EMAIL_IMPORTED, KnownEvent, NewerRelease, Payload, Recorded, UnreadableEvent, WEBHOOK_RECEIVED,
     booking::{BookingChange, Customer},
-    decode,
     personal::{Trace, trace},
 };
 use exodrive_log::{Log, ReadError};
@@ -16,6 +15,18 @@ use std::{
 
 const BATCH: usize = 4_000;
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Reason that it is not known what concerns a person.
+#[derive(Debug, thiserror::Error)]
+pub enum PersonError {
+    /// The log cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// An event that names the person, or that their data keys encrypt, is of a
+    /// newer release: that release knows whose it is, and which rows have it.
+    #[error(transparent)]
+    NewerRelease(#[from] NewerRelease),
+}
 
 /// The parts of the log that concern a person.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -54,27 +65,27 @@ impl Found {
 /// position reached and the last position.
 ///
 /// # Errors
-/// When the log cannot be read.
+/// When the log cannot be read, or an event that names the person is of a newer release.
 pub async fn find_mentions(
     log: &Log,
     address: &str,
     include_mentions: bool,
     mut progress: impl FnMut(u64, u64),
-) -> Result<Found, ReadError> {
+) -> Result<Found, PersonError> {
     let mut found = Found { position: log.last_position().await?, ..Found::default() };
     let mut events: HashMap<String, u64> = HashMap::new();
     let mut own: BTreeSet<String> = BTreeSet::new();
     each(log, found.position, &mut progress, |recorded| {
         let key = recorded.protection.as_ref().map(|protection| protection.key.clone());
         if recorded.is_erased() {
-            return;
+            return Ok(());
         }
         if let Some(key) = &key {
             *events.entry(key.clone()).or_default() += 1;
         }
-        let Some(trace) = trace(&recorded.body, address) else { return };
+        let Some(trace) = trace(&recorded.body, address) else { return Ok(()) };
         match key {
-            Some(key) if is_about(recorded, trace, address, &mut found.customers) => {
+            Some(key) if is_about(recorded, trace, address, &mut found.customers)? => {
                 own.insert(key);
             }
             key => found.mentions.push(Mention {
@@ -83,6 +94,7 @@ pub async fn find_mentions(
                 key,
             }),
         }
+        Ok(())
     })
     .await?;
     if include_mentions {
@@ -105,12 +117,19 @@ fn is_about(
     trace: Trace,
     address: &str,
     customers: &mut BTreeSet<String>,
-) -> bool {
+) -> Result<bool, NewerRelease> {
     let kind = recorded.envelope.kind.as_str();
     if kind == WEBHOOK_RECEIVED || kind == EMAIL_IMPORTED {
-        return trace == Trace::Own;
+        return Ok(trace == Trace::Own);
     }
-    let Ok(Payload::Booking(event)) = decode(recorded) else { return false };
+    let known = match KnownEvent::read(recorded) {
+        Ok(known) => known,
+        Err(UnreadableEvent::NewerRelease(newer)) => return Err(newer),
+        // No release reads it.
+        Err(UnreadableEvent::Decode(_)) => return Ok(false),
+    };
+    let event = known.event();
+    let Payload::Booking(event) = event.payload else { return Ok(false) };
     let own = match &event.change {
         BookingChange::Held { customer, .. }
         | BookingChange::CustomerChanged { customer, .. }
@@ -120,7 +139,7 @@ fn is_about(
     if own {
         customers.insert(event.customer_id.to_string());
     }
-    own
+    Ok(own)
 }
 
 fn is_customer(customer: &Customer, address: &str) -> bool {
@@ -141,8 +160,8 @@ pub struct Touched {
 /// Reads all of the log for events that some data keys encrypt.
 ///
 /// # Errors
-/// When the log cannot be read.
-pub async fn touched(log: &Log, keys: &HashSet<String>) -> Result<Touched, ReadError> {
+/// When the log cannot be read, or such an event is of a newer release.
+pub async fn touched(log: &Log, keys: &HashSet<String>) -> Result<Touched, PersonError> {
     let mut touched = Touched { position: log.last_position().await?, ..Touched::default() };
     each(
         log,
@@ -151,11 +170,15 @@ pub async fn touched(log: &Log, keys: &HashSet<String>) -> Result<Touched, ReadE
         |recorded| {
             let key = recorded.protection.as_ref().map(|protection| &protection.key);
             if key.is_some_and(|key| keys.contains(key)) {
+                if let Err(UnreadableEvent::NewerRelease(newer)) = KnownEvent::read(recorded) {
+                    return Err(newer);
+                }
                 touched.positions.push(recorded.position);
                 for (projection, rows) in rows_of(recorded) {
                     touched.rows.entry(projection).or_default().extend(rows);
                 }
             }
+            Ok(())
         },
     )
     .await?;
@@ -166,14 +189,14 @@ async fn each(
     log: &Log,
     end: u64,
     mut progress: impl FnMut(u64, u64),
-    mut on_event: impl FnMut(&Recorded),
-) -> Result<(), ReadError> {
+    mut on_event: impl FnMut(&Recorded) -> Result<(), NewerRelease>,
+) -> Result<(), PersonError> {
     let mut reader = log.reader(1);
     let mut position = 0;
     while position < end {
         let batch = reader.next_batch(BATCH, READ_TIMEOUT).await?;
         for recorded in batch.events.iter().filter(|event| event.position <= end) {
-            on_event(recorded);
+            on_event(recorded)?;
         }
         position = batch.events.last().map_or(position, |event| event.position);
         progress(position.min(end), end);

@@ -1,6 +1,7 @@
 //! Carries approved erasures out: names the data keys, destroys them, has every
-//! row folded again from what is left, and records that in the log. Each step may be
-//! repeated; after a crash another worker goes on.
+//! row folded again from what is left, and records that in the log. What is to be
+//! erased follows from the log alone. Each step may be repeated; after a crash
+//! another worker goes on. An erasure that cannot be completed holds up no other.
 
 use crate::{Next, StepError, System, Worker};
 use exodrive_commands::erasure::{
@@ -12,10 +13,16 @@ use exodrive_domain::{
     id::ErasureId,
 };
 use exodrive_log::{KEY_CACHE, Log};
-use exodrive_projections::{Database, engine::cache::Cache};
+use exodrive_projections::{
+    Database,
+    engine::{cache::Cache, store::ErasureLock},
+};
 use exodrive_replays::person::{self, Touched};
 use redis::Cmd;
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 use uuid::Uuid;
 
 /// The pause between two steps.
@@ -30,10 +37,43 @@ pub struct ErasureExecutor {
     log: Log,
     database: Database,
     cache: Cache,
-    /// Rows that a restored database still held are clean.
-    cleaned: bool,
+    restored: Restored,
     /// The newest event about an erasure that was taken care of.
     seen: Option<u64>,
+    /// Held from one step to the next while rows are folded again.
+    lock: Option<ErasureLock>,
+    /// Begun erasures whose rows are being folded again, with the number of rows.
+    folding: BTreeMap<ErasureId, u64>,
+}
+
+/// The rows of a restored database that may still hold erased data.
+enum Restored {
+    /// It is not known whether there are any.
+    Unknown,
+    /// Those of these erasures are being folded again.
+    Folding(Vec<Uuid>),
+    /// There are none.
+    Clean,
+}
+
+/// An erasure that the log says is begun.
+struct Begun {
+    id: ErasureId,
+    /// The position of its last event.
+    position: u64,
+    keys: Vec<String>,
+    events: u64,
+}
+
+/// Rows that cannot be folded again: they may still hold what was erased.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "an erasure cannot be completed: {rows} rows of {projection} cannot be folded again yet: {reason}"
+)]
+struct RowsLeft {
+    projection: String,
+    rows: i64,
+    reason: String,
 }
 
 impl Worker for ErasureExecutor {
@@ -43,8 +83,16 @@ impl Worker for ErasureExecutor {
 
     fn new(system: &System) -> Self {
         let System { log, database, cache, .. } = system.clone();
-        let system = system.clone();
-        Self { system, log, database, cache, cleaned: false, seen: None }
+        Self {
+            system: system.clone(),
+            log,
+            database,
+            cache,
+            restored: Restored::Unknown,
+            seen: None,
+            lock: None,
+            folding: BTreeMap::new(),
+        }
     }
 
     async fn step(&mut self) -> Result<Next, StepError> {
@@ -52,107 +100,184 @@ impl Worker for ErasureExecutor {
             reapply(&self.system).await?;
             self.system.erased_is_gone.cancel();
         }
-        if !self.cleaned {
-            self.clean_restored().await?;
-            self.cleaned = true;
-        }
-        // After a failure every erasure is looked at again.
-        let mut seen = self.seen.take();
-        self.run_due_erasures(&mut seen).await?;
-        self.seen = seen;
+        // Whatever keeps one from being done, the other is done.
+        let restored = self.clean_restored().await;
+        let due = self.run_due_erasures().await;
+        restored?;
+        due?;
         Ok(Next::After(TICK))
     }
 }
 
 impl ErasureExecutor {
-    /// Looks for something to do, if an erasure has a new event since `seen`.
-    async fn run_due_erasures(&self, seen: &mut Option<u64>) -> Result<(), ErasureError> {
-        let last = self.log.last_position_under(SUBJECTS).await?;
-        if *seen == Some(last.unwrap_or(0)) {
+    /// Looks for something to do, if an erasure has a new event or is not completed.
+    async fn run_due_erasures(&mut self) -> Result<(), StepError> {
+        let last = self.log.last_position_under(SUBJECTS).await?.unwrap_or(0);
+        if self.seen == Some(last) && self.folding.is_empty() {
             return Ok(());
         }
-        let Some(lock) = self.database.lock_erasures().await? else { return Ok(()) };
-        let mut outcome = Ok(());
-        for record in all_records(&self.log).await?.into_values() {
-            if matches!(record.erasure.status, ErasureStatus::Approved | ErasureStatus::Started) {
-                outcome = outcome.and(self.execute(record).await);
-            }
+        // After a failure every erasure is looked at again.
+        self.seen = None;
+        let lock = match self.lock.take() {
+            Some(lock) => lock,
+            None => match self.database.lock_erasures().await? {
+                Some(lock) => lock,
+                None => return Ok(()),
+            },
+        };
+        let outcome = self.execute_all().await;
+        if outcome.is_ok() && !self.folding.is_empty() {
+            self.lock = Some(lock);
+            return Ok(());
         }
+        // Another process may be able to do what this one cannot.
         lock.release().await?;
         outcome?;
-        *seen = Some(self.log.last_position_under(SUBJECTS).await?.unwrap_or(0));
+        // An event that came after `last` is looked at in the next step.
+        self.seen = Some(last);
         Ok(())
     }
 
-    async fn execute(&self, record: ErasureRecord) -> Result<(), ErasureError> {
-        let erasures = Erasures::new(self.log.clone());
-        let (id, mut position) = (record.id, record.position);
-        let (mut keys, mut events) = (record.erasure.keys, record.erasure.events);
-        if record.erasure.status == ErasureStatus::Approved {
-            // Only its own key says whom it is about, and that goes last.
-            let Some(address) = record.address else {
-                tracing::error!(
-                    erasure = %id,
-                    "Nobody can read whom this erasure is about: ask for it again"
-                );
-                return Ok(());
-            };
-            let mentions = record.erasure.include_mentions;
-            let found = person::find_mentions(&self.log, &address, mentions, |_, _| {}).await?;
-            events = found.events();
-            keys = found.keys.into_keys().chain([own_key(id)]).collect();
-            keys.dedup();
-            let change = ErasureChange::Started { keys: keys.clone(), events };
-            position = erasures.append(id, change, position, &origin(id, "started")).await?;
-            tracing::info!(erasure = %id, keys = keys.len(), events, "Erasing a person's data");
+    /// Makes the next step of each erasure. One that cannot be made keeps no
+    /// other erasure waiting. Gives the first failure.
+    async fn execute_all(&mut self) -> Result<(), StepError> {
+        let (mut begun, mut outcome) = (Vec::new(), Ok(()));
+        for record in all_records(&self.log).await?.into_values() {
+            match self.begin(record).await {
+                Ok(record) => begun.extend(record),
+                Err(error) => outcome = outcome.and(Err(error.into())),
+            }
         }
-        self.database.record_erasure(uuid(id), &keys).await?;
-        let own = own_key(id);
-        destroy(&self.log, id, keys.iter().filter(|key| **key != own)).await?;
-        // Until then a process may use a copy of a key.
-        tokio::time::sleep(KEY_CACHE + Duration::from_secs(1)).await;
-        let rows = self.clean_rows(&[(uuid(id), keys.clone())]).await?;
-        destroy(&self.log, id, [&own].into_iter()).await?;
-        let keys = keys.len() as u64;
-        let change = ErasureChange::Completed { keys, events, rows };
-        erasures.append(id, change, position, &origin(id, "completed")).await?;
-        tracing::info!(erasure = %id, keys, events, rows, "Erased a person's data");
-        Ok(())
+        self.folding.retain(|id, _| begun.iter().any(|it| it.id == *id));
+        let mut destroyed = Vec::new();
+        for it in begun.iter().filter(|it| !self.folding.contains_key(&it.id)) {
+            match self.destroy_keys(it).await {
+                Ok(()) => destroyed.push(it),
+                Err(error) => outcome = outcome.and(Err(error.into())),
+            }
+        }
+        if !destroyed.is_empty() {
+            // Until then a process may use a copy of a key.
+            tokio::time::sleep(KEY_CACHE + Duration::from_secs(1)).await;
+        }
+        for it in destroyed {
+            match self.request_refolds(&[(uuid(it.id), it.keys.clone())]).await {
+                Ok(rows) => {
+                    self.folding.insert(it.id, rows);
+                }
+                Err(error) => outcome = outcome.and(Err(error.into())),
+            }
+        }
+        for it in begun {
+            if let Some(rows) = self.folding.get(&it.id).copied() {
+                match self.complete(&it, rows).await {
+                    Ok(true) => {
+                        self.folding.remove(&it.id);
+                    }
+                    Ok(false) => {}
+                    Err(error) => outcome = outcome.and(Err(error)),
+                }
+            }
+        }
+        outcome
     }
 
-    /// Has every row that events under these keys touch folded again, and
-    /// copies elsewhere forgotten. Returns the number of rows.
-    async fn clean_rows(&self, erasures: &[(Uuid, Vec<String>)]) -> Result<u64, ErasureError> {
+    /// The erasure, if it is begun. One that is approved begins: the log says which
+    /// keys go.
+    async fn begin(&self, record: ErasureRecord) -> Result<Option<Begun>, ErasureError> {
+        let (id, position) = (record.id, record.position);
+        match record.erasure.status {
+            ErasureStatus::Approved => {}
+            ErasureStatus::Started => {
+                let (keys, events) = (record.erasure.keys, record.erasure.events);
+                return Ok(Some(Begun { id, position, keys, events }));
+            }
+            ErasureStatus::Requested | ErasureStatus::Completed | ErasureStatus::Cancelled => {
+                return Ok(None);
+            }
+        }
+        // Only its own key says whom it is about, and that goes last.
+        let Some(address) = record.address else {
+            tracing::error!(
+                erasure = %id,
+                "Nobody can read whom this erasure is about: ask for it again"
+            );
+            return Ok(None);
+        };
+        let mentions = record.erasure.include_mentions;
+        let found = person::find_mentions(&self.log, &address, mentions, |_, _| {}).await?;
+        let events = found.events();
+        let mut keys: Vec<_> = found.keys.into_keys().chain([own_key(id)]).collect();
+        keys.dedup();
+        let change = ErasureChange::Started { keys: keys.clone(), events };
+        let erasures = Erasures::new(self.log.clone());
+        let position = erasures.append(id, change, position, &origin(id, "started")).await?;
+        tracing::info!(erasure = %id, keys = keys.len(), events, "Erasing a person's data");
+        Ok(Some(Begun { id, position, keys, events }))
+    }
+
+    async fn destroy_keys(&self, begun: &Begun) -> Result<(), ErasureError> {
+        self.database.record_erasure(uuid(begun.id), &begun.keys).await?;
+        let own = own_key(begun.id);
+        destroy(&self.log, begun.id, begun.keys.iter().filter(|key| **key != own)).await
+    }
+
+    /// Completes an erasure if every row is folded again. Returns true if it is
+    /// completed.
+    async fn complete(&self, begun: &Begun, rows: u64) -> Result<bool, StepError> {
+        let Begun { id, position, keys, events } = begun;
+        if !self.end_refolds(&[uuid(*id)]).await? {
+            return Ok(false);
+        }
+        destroy(&self.log, *id, [&own_key(*id)].into_iter()).await?;
+        let (keys, events) = (keys.len() as u64, *events);
+        let change = ErasureChange::Completed { keys, events, rows };
+        let erasures = Erasures::new(self.log.clone());
+        erasures.append(*id, change, *position, &origin(*id, "completed")).await?;
+        tracing::info!(erasure = %id, keys, events, rows, "Erased a person's data");
+        Ok(true)
+    }
+
+    /// Has every row that events under these keys touch folded again, and copies
+    /// elsewhere forgotten: the first erasure asks for it. Returns the number of
+    /// rows.
+    async fn request_refolds(&self, erasures: &[(Uuid, Vec<String>)]) -> Result<u64, ErasureError> {
+        let Some((erasure, _)) = erasures.first() else { return Ok(0) };
         let keys: HashSet<String> =
             erasures.iter().flat_map(|(_, keys)| keys.iter().cloned()).collect();
         let Touched { rows, positions, position } = person::touched(&self.log, &keys).await?;
         let mut rows = rows;
         let emails: Vec<_> =
             keys.iter().filter_map(|key| Some(key.strip_prefix("email.")?.to_owned())).collect();
+        // Beside the rows that the log names, never instead of them.
         for (name, keys) in self.database.rows_naming(&emails).await? {
             rows.entry(name).or_default().extend(keys);
         }
         let rows: Vec<(&str, Vec<String>)> =
             rows.into_iter().map(|(name, keys)| (name, keys.into_iter().collect())).collect();
-        let Some((erasure, _)) = erasures.first() else { return Ok(0) };
         self.database.request_refolds(*erasure, position, &rows, &positions).await?;
         self.delete_stored_answers().await?;
-        loop {
-            let left = self.database.refolds_left(*erasure).await?;
-            if left.is_empty() {
-                break;
-            }
-            for left in left.iter().filter(|left| left.error.is_some()) {
-                let (projection, rows) = (&left.projection, left.rows);
-                tracing::warn!(projection, rows, "Rows cannot be folded again yet, will retry");
-            }
-            tokio::time::sleep(TICK).await;
+        Ok(rows.iter().map(|(_, keys)| keys.len() as u64).sum())
+    }
+
+    /// Records that no row holds the data of these erasures any more, if every row
+    /// is folded again that the first one asked for. Returns true if that is so.
+    async fn end_refolds(&self, erasures: &[Uuid]) -> Result<bool, StepError> {
+        let Some(first) = erasures.first() else { return Ok(true) };
+        let left = self.database.refolds_left(*first).await?;
+        if let Some((left, reason)) = left.iter().find_map(|left| Some((left, left.error.clone()?)))
+        {
+            let (projection, rows) = (left.projection.clone(), left.rows);
+            return Err(RowsLeft { projection, rows, reason }.into());
+        }
+        if !left.is_empty() {
+            return Ok(false);
         }
         self.database.forget_samples().await?;
-        for (id, _) in erasures {
+        for id in erasures {
             self.database.mark_erased(*id).await?;
         }
-        Ok(rows.iter().map(|(_, keys)| keys.len() as u64).sum())
+        Ok(true)
     }
 
     async fn delete_stored_answers(&self) -> Result<(), ErasureError> {
@@ -174,20 +299,27 @@ impl ErasureExecutor {
     }
 
     /// Has rows folded again that this database does not know to be erased.
-    async fn clean_restored(&self) -> Result<(), ErasureError> {
-        let keys_not_cleaned = keys_not_cleaned(&self.log, &self.database).await?;
-        if keys_not_cleaned.is_empty() {
-            return Ok(());
+    async fn clean_restored(&mut self) -> Result<(), StepError> {
+        if matches!(self.restored, Restored::Unknown) {
+            let erasures = keys_not_cleaned(&self.log, &self.database).await?;
+            if !erasures.is_empty() {
+                tracing::warn!(
+                    erasures = erasures.len(),
+                    "The database does not know of all erasures: it was restored from a backup, or \
+                     is new. Rows are folded again"
+                );
+            }
+            for (id, keys) in &erasures {
+                self.database.record_erasure(*id, keys).await?;
+            }
+            self.request_refolds(&erasures).await?;
+            self.restored = Restored::Folding(erasures.into_iter().map(|(id, _)| id).collect());
         }
-        tracing::warn!(
-            erasures = keys_not_cleaned.len(),
-            "The database does not know of all erasures: it was restored from a backup, or is new. \
-             Rows are folded again"
-        );
-        for (id, keys) in &keys_not_cleaned {
-            self.database.record_erasure(*id, keys).await?;
+        if let Restored::Folding(erasures) = &self.restored
+            && self.end_refolds(erasures).await?
+        {
+            self.restored = Restored::Clean;
         }
-        self.clean_rows(&keys_not_cleaned).await?;
         Ok(())
     }
 }

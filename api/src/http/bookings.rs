@@ -232,19 +232,14 @@ fn new_booking(
     })
 }
 
-/// Finds the car with an id or a slug.
+/// Finds the car with an id or a slug. A decision is made on it, so the log says
+/// it and no view.
 pub(crate) async fn car_id(api: &Api, id_or_slug: &str) -> Result<CarId, ApiError> {
     if let Ok(id) = id_or_slug.parse() {
         return Ok(id);
     }
-    // Postgres stores no NUL.
-    if id_or_slug.contains('\0') {
-        return Err(no_such_car());
-    }
-    let identity = exodrive_projections::Identity::System;
-    let mut reader = api.database.read_as(&identity).await?;
-    let car = exodrive_projections::views::cars::read::find_car(&mut reader, id_or_slug).await?;
-    car.and_then(|(car, _)| car.id.parse().ok()).ok_or_else(no_such_car)
+    let found = api.rental.car_by_slug(id_or_slug).await;
+    found.map_err(|error| rental_problem(error, false))?.ok_or_else(no_such_car)
 }
 
 pub(super) fn viewer(actor: &Actor) -> Viewer {

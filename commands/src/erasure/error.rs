@@ -2,6 +2,7 @@
 
 use exodrive_domain::{UnreadableEvent, erasure::ErasureRejection};
 use exodrive_log::{AppendError, KeyError, ReadError};
+use exodrive_replays::person::PersonError;
 
 /// An error of an erasure command; nothing was erased.
 #[derive(Debug, thiserror::Error)]
@@ -39,4 +40,13 @@ pub enum ErasureError {
     /// An event cannot be written as JSON.
     #[error("an event cannot be written as JSON")]
     Encode(#[from] serde_json::Error),
+}
+
+impl From<PersonError> for ErasureError {
+    fn from(error: PersonError) -> Self {
+        match error {
+            PersonError::Read(error) => Self::Read(error),
+            PersonError::NewerRelease(error) => Self::Unreadable(error.into()),
+        }
+    }
 }

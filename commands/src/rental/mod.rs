@@ -15,7 +15,7 @@ use crate::{
 use chrono::{DateTime, Utc};
 use error::{Rejected, failure, load_failure};
 use exodrive_domain::{
-    KnownEvent, Meta, Recorded, Repeat, Subject,
+    KnownEvent, Meta, Payload, Recorded, Repeat, Subject,
     booking::{
         self, Action, Block, BlockEvent, Booking, BookingAction, BookingCommand, BookingRejection,
         Calendar,
@@ -100,6 +100,24 @@ impl RentalCommands {
         let loaded: Loaded<CarState> =
             self.commands.load(&Subject::Fleet(car_id)).await.map_err(load_failure)?;
         Ok(loaded.state.0.clone())
+    }
+
+    /// The car that has a slug, by the event that claimed it.
+    ///
+    /// # Errors
+    /// When the log does not answer, or this release cannot read that event.
+    pub async fn car_by_slug(&self, slug: &str) -> Result<Option<CarId>, RentalError> {
+        // Also rejects what would be a filter for many subjects.
+        let Ok(subject) = Subject::Slug(slug.to_owned()).to_string().parse::<Subject>() else {
+            return Ok(None);
+        };
+        let Some(claim) = self.log().next_under(&subject.to_string(), 1).await? else {
+            return Ok(None);
+        };
+        match KnownEvent::read(&claim)?.event().payload {
+            Payload::Fleet(FleetEvent { car_id, .. }) => Ok(Some(*car_id)),
+            _ => Ok(None),
+        }
     }
 
     /// The present calendar of a car.
@@ -208,10 +226,25 @@ impl RentalCommands {
         act: BookingAction,
         context: &CommandContext,
     ) -> Result<Done<Arc<Booking>>, RentalError> {
+        let car_id = self.car_of(booking_id).await?;
+        self.change_booking_on(car_id, booking_id, act, context).await
+    }
+
+    /// The same, for a caller that knows a car of the booking: no view is
+    /// asked. The booking may have left that car.
+    ///
+    /// # Errors
+    /// [`RentalError`].
+    pub async fn change_booking_on(
+        &self,
+        mut car_id: CarId,
+        booking_id: BookingId,
+        act: BookingAction,
+        context: &CommandContext,
+    ) -> Result<Done<Arc<Booking>>, RentalError> {
         let needs_car =
             matches!(act, BookingAction::Reschedule { .. } | BookingAction::Extend { .. });
         let command = BookingCommand::Change(booking_id, act);
-        let mut car_id = self.car_of(booking_id).await?;
         for _ in 0..MOVES {
             let car = if needs_car { self.car(car_id).await? } else { None };
             match self.decide(car_id, car.as_ref(), booking_id, &command, context).await {
@@ -447,9 +480,10 @@ impl RentalCommands {
         }
     }
 
-    /// The car of a booking: from this process's cache, from Redis, or else
-    /// from the view. Waits for the view if it does not have the booking yet.
-    /// The booking may have left that car: the calendar says so.
+    /// The car of a booking: from this process's cache, from Redis, from the
+    /// view, or else, while it is held, from the open holds. Waits for the view
+    /// if nothing has the booking yet. The booking may have left that car: the
+    /// calendar says so.
     ///
     /// # Errors
     /// When the booking does not exist, or neither view nor log answers.
@@ -457,19 +491,18 @@ impl RentalCommands {
         if let Some(car_id) = self.cars.get(&booking_id) {
             return Ok(car_id);
         }
-        let id = booking_id.to_string();
         let held = self.redis.query::<Option<String>>(&Cmd::get(car_key(booking_id))).await;
         let found = match held.map(|held| held.and_then(|car_id| car_id.parse().ok())) {
             Ok(Some(car_id)) => Some(car_id),
-            // Redis only saves a read: the view says it too.
-            Ok(None) | Err(_) => self.car_in_view(&id).await?,
+            // Redis only saves a read: Postgres says it too.
+            Ok(None) | Err(_) => self.car_in_database(booking_id).await?,
         };
         let found = match found {
             Some(car_id) => Some(car_id),
             None => {
                 let end = self.commands.log().last_position().await?;
                 let reached = self.database.wait_for("bookings", end, VIEW_WAIT_TIMEOUT).await?;
-                let found = self.car_in_view(&id).await?;
+                let found = self.car_in_database(booking_id).await?;
                 if found.is_none() && reached < end {
                     return Err(RentalError::ViewBehind { reached, end });
                 }
@@ -495,9 +528,14 @@ impl RentalCommands {
         });
     }
 
-    async fn car_in_view(&self, booking_id: &str) -> Result<Option<CarId>, RentalError> {
+    async fn car_in_database(&self, booking_id: BookingId) -> Result<Option<CarId>, RentalError> {
         let mut reader = self.database.read_as(&Identity::System).await?;
-        Ok(bookings::car_of(&mut reader, booking_id).await?)
+        if let Some(car_id) = bookings::car_of(&mut reader, &booking_id.to_string()).await? {
+            return Ok(Some(car_id));
+        }
+        drop(reader);
+        // The row of the view may be parked: the booking can be paid all the same.
+        Ok(self.database.car_of_open_hold(booking_id).await?)
     }
 
     /// The booking in its state after the event at a position.

@@ -235,3 +235,19 @@ async fn bookings_of_visitors_and_customers_are_limited_and_those_of_admins_are_
         admin.booked(&car, day(n), day(n)).await;
     }
 }
+
+#[tokio::test]
+async fn a_car_is_quoted_and_booked_by_its_slug_though_its_row_is_missing() {
+    let world = InProcess::start().await;
+    let (admin, visitor) = (world.admin(), world.visitor());
+    admin.add_car("one", 100_000).await;
+    world.settled().await;
+    let deleted = sqlx::query("delete from cars_g1.cars").execute(world.database()).await.unwrap();
+    assert_eq!(deleted.rows_affected(), 1);
+    let asked = json!({"car_id": "one", "start_date": day(0), "end_date": day(1)});
+    assert_eq!(visitor.post("/v1/quotes", &asked).await.expect(200)["available"], true);
+    visitor.booked("one", day(0), day(1)).await;
+    for none in ["another", "o*", ">", "one.two", "a\0b"] {
+        visitor.book(none, day(5), day(6)).await.problem(404, "not_found");
+    }
+}

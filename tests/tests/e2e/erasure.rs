@@ -2,7 +2,8 @@
 //! proofs do not change.
 
 use crate::in_process::InProcess;
-use exodrive_domain::personal::ERASED;
+use exodrive_domain::{Envelope, Subject, personal::ERASED};
+use exodrive_log::NewEvent;
 use exodrive_projections::{Projection, names, views::accesses::Accesses};
 use exodrive_runtime::services::{Service, Signal};
 use exodrive_tests::{
@@ -421,4 +422,130 @@ async fn a_destroyed_key_is_overwritten_on_disk_and_restored_backups_are_erased_
     assert_eq!(shown["subject"], ERASED);
     world.settled().await;
     assert_eq!(traces(&world).await, Vec::<String>::new());
+}
+
+/// Requests the erasure of a person; returns its id.
+async fn requested(world: &System, address: &str) -> String {
+    let asked = ["audit", "erase", "--email-address", address, "--reason=asked", "--json"];
+    let asked: Value = serde_json::from_str(&world.exodrive_prints(&asked).await).unwrap();
+    asked["id"].as_str().unwrap().to_owned()
+}
+
+/// Requests the erasure of a person and approves it; returns its id.
+async fn approved(world: &System, address: &str) -> String {
+    let id = requested(world, address).await;
+    world.exodrive_prints(&["audit", "approve", &id, "--no-wait"]).await;
+    id
+}
+
+async fn status_of(world: &System, id: &str) -> String {
+    let path = format!("/v1/operator/erasures/{id}");
+    let shown = world.get_as("operator", &path).await.expect(200);
+    shown["status"].as_str().unwrap().to_owned()
+}
+
+async fn until_status(world: &System, id: &str, expected: &str) {
+    eventually(&format!("the erasure is {expected}"), async || {
+        let status = status_of(world, id).await;
+        if status == expected { Ok(()) } else { Err(status) }
+    })
+    .await;
+}
+
+/// Waits until the worker says that it fails, and why.
+async fn until_it_fails_with(world: &System, texts: &[&str]) {
+    eventually("the worker says what keeps it", async || {
+        let shown = world.exodrive(&["workers", "status", "erasure", "--json"]).await.stdout;
+        let shown: Value = serde_json::from_slice(&shown).map_err(|error| error.to_string())?;
+        let error = shown[0]["last_error"].as_str().unwrap_or_default();
+        let says = shown[0]["state"] == "failing" && texts.iter().all(|text| error.contains(text));
+        if says { Ok(()) } else { Err(shown.to_string()) }
+    })
+    .await;
+}
+
+async fn execute(world: &System, sql: &str) {
+    let sql = sqlx::AssertSqlSafe(sql.to_owned());
+    sqlx::query(sql).execute(world.database()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_person_is_erased_whatever_the_views_have_of_them_and_of_others() {
+    let world = InProcess::start().await;
+    let people = ["parked@example.com", "missing@example.com", "stuck@example.com"];
+    // Postgres takes no row of the first person.
+    let odd = "alter table bookings_g1.bookings add constraint";
+    let refuse = format!("{odd} odd check (data -> 'customer' ->> 'email' <> '{}')", people[0]);
+    execute(&world, &refuse).await;
+    let car = world.admin().add_car("one", 10_000).await;
+    let mut bookings = Vec::new();
+    for (n, address) in people.iter().enumerate() {
+        let first = i64::try_from(n).unwrap() * 3;
+        let mut body = booking_body(&car, day(first), day(first));
+        body["customer"]["email"] = json!(address);
+        let made = world.visitor().post_as(&key(), "/v1/bookings", &body).await.expect(201);
+        bookings.push(made["id"].as_str().unwrap().to_owned());
+    }
+    world.settled().await;
+    let rows = world.rows("bookings").await;
+    assert!(!rows.contains_key(&bookings[0]), "its row is parked");
+    // The second person's rows are lost, and the third one's cannot be changed.
+    for view in ["bookings", "customers"] {
+        let lose = format!("delete from {view}_g1.{view} where data::text like '%{}%'", people[1]);
+        execute(&world, &lose).await;
+    }
+    let stuck = format!("{odd} stuck check (key <> '{}') not valid", bookings[2]);
+    execute(&world, &stuck).await;
+
+    let stuck = approved(&world, people[2]).await;
+    until_status(&world, &stuck, "started").await;
+    let parked = approved(&world, people[0]).await;
+    until_it_fails_with(&world, &["bookings", "Postgres rejected the row's value"]).await;
+    let missing = approved(&world, people[1]).await;
+    until_status(&world, &parked, "completed").await;
+    until_status(&world, &missing, "completed").await;
+    assert_eq!(status_of(&world, &stuck).await, "started");
+
+    execute(&world, "alter table bookings_g1.bookings drop constraint stuck").await;
+    until_status(&world, &stuck, "completed").await;
+    // What Postgres refused is erased: the event is folded when it is tried again.
+    eventually("the parked row is folded", async || {
+        world.rows("bookings").await.contains_key(&bookings[0]).then_some(())
+    })
+    .await;
+    let events = world.views_equal_a_fresh_fold().await;
+    let mut texts: Vec<_> =
+        events.iter().map(|event| String::from_utf8_lossy(&event.body).into_owned()).collect();
+    for view in names() {
+        texts.extend(world.rows(view).await.into_iter().map(|row| format!("{row:?}")));
+    }
+    for address in people {
+        let found: Vec<_> = texts.iter().filter(|text| text.contains(address)).collect();
+        assert!(found.is_empty(), "{found:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_erasure_passes_an_event_of_a_newer_release_about_the_person() {
+    let world = InProcess::start().await;
+    world.stored(&delivery("own", "sent", &email(1), ADDRESS, "")).await;
+    let car = world.admin().add_car("one", 10_000).await;
+    let body = json!({"customer_id": "0190a0b1-0000-7000-8000-000000000001", "reason": ADDRESS});
+    let newer = NewEvent {
+        subject: Subject::Booking(car.parse().unwrap()),
+        envelope: Envelope::decision("exodrive.booking.lent_out", key(), chrono::Utc::now()),
+        provider_headers: Vec::new(),
+        body: serde_json::to_vec(&body).unwrap().into(),
+    };
+    let id = requested(&world, ADDRESS).await;
+    world.log().await.append_decision(&newer, 0).await.unwrap();
+    let plan = ["audit", "erase", "--email-address", ADDRESS, "--reason=x", "--dry-run"];
+    assert_eq!(world.exodrive(&plan).await.status.code(), Some(1));
+    world.exodrive_prints(&["audit", "approve", &id, "--no-wait"]).await;
+    until_it_fails_with(&world, &["newer release", "exodrive.booking.lent_out"]).await;
+    assert_eq!(status_of(&world, &id).await, "approved", "a newer release carries it out");
+    let other = "bo@example.com";
+    world.stored(&delivery("other", "sent", &email(2), other, "")).await;
+    let other = approved(&world, other).await;
+    until_status(&world, &other, "completed").await;
 }

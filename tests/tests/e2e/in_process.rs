@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The folder that `test-servers` has made: `make test` runs the tests under it. Without it, this
 /// program starts servers of its own.
+#[expect(clippy::zombie_processes, reason = "it ends when this program does")]
 static SERVERS: LazyLock<PathBuf> = LazyLock::new(|| {
     if let Some(folder) = std::env::var_os("EXODRIVE_TEST_SERVERS") {
         return folder.into();

@@ -16,6 +16,9 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 use strum::{IntoStaticStr, VariantNames};
 
+/// Every subject of the calendars of cars.
+pub const BOOKING_SUBJECTS: &str = "exo.booking.>";
+
 /// A change of a booking, on `exo.booking.<car id>`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BookingEvent {

@@ -6,6 +6,7 @@ mod calendar;
 mod decide;
 mod event;
 mod evolve;
+mod hold;
 mod payment;
 mod state;
 mod status;
@@ -18,8 +19,12 @@ pub use decide::{
     BookingAction, BookingCommand, BookingRejection, Import, NewBooking, decide, decide_block,
     decide_move, decide_move_to_own_car, decide_unblock,
 };
-pub use event::{BlockChange, BlockEvent, BookingChange, BookingEvent, Customer, CustomerDetails};
+pub use event::{
+    BOOKING_SUBJECTS, BlockChange, BlockEvent, BookingChange, BookingEvent, Customer,
+    CustomerDetails,
+};
 pub use evolve::evolve;
+pub use hold::HoldUpdate;
 pub use payment::{Payer, Payment, Share};
 pub use state::{AccessLink, Booking, Contract};
 pub use status::{ContractStatus, PaymentStatus, Status, StatusError};

@@ -3,6 +3,7 @@
 //! for personal data outside of the marked fields.
 
 mod calendar;
+mod holds;
 mod moves;
 mod pages;
 mod payments;
@@ -10,7 +11,9 @@ mod price;
 mod refused;
 mod stories;
 
-use super::{action::*, calendar::*, decide::*, event::*, payment::*, state::*, status::*};
+use super::{
+    action::*, calendar::*, decide::*, event::*, hold::*, payment::*, state::*, status::*,
+};
 use crate::{
     Envelope, Event, Meta, Payload, Recorded,
     days::Days,
@@ -294,6 +297,8 @@ fn unblock(name: &str) -> Step {
 struct World {
     cars: [Option<Car>; 2],
     calendars: [Calendar; 2],
+    /// The open holds, folded from what each event says about them alone.
+    holds: BTreeMap<BookingId, (CarId, DateTime<Utc>)>,
     now: DateTime<Utc>,
     position: u64,
     /// The types of all events so far.
@@ -306,6 +311,7 @@ fn given(steps: impl IntoIterator<Item = Step>) -> World {
     let world = World {
         cars: CARS.map(|number| Some(car(number))),
         calendars: [Calendar::default(), Calendar::default()],
+        holds: BTreeMap::new(),
         now: time("2026-12-01T17:00:00Z"),
         position: 0,
         kinds: Vec::new(),
@@ -356,7 +362,15 @@ impl World {
         for payload in self.newest.clone() {
             self.record(&payload, &meta);
         }
+        assert_eq!(self.holds, self.holds_in_calendars(), "{step:?}");
         Ok(())
+    }
+
+    fn holds_in_calendars(&self) -> BTreeMap<BookingId, (CarId, DateTime<Utc>)> {
+        let bookings = self.calendars.iter().flat_map(|calendar| calendar.bookings.values());
+        let hold =
+            |booking: &Booking| Some((booking.id, (booking.car_id, booking.hold_expires_at?)));
+        bookings.filter_map(|booking| hold(booking)).collect()
     }
 
     fn decide(&self, step: &Step, meta: &Meta) -> Result<Vec<Payload>, BookingRejection> {
@@ -428,6 +442,17 @@ impl World {
         keeps_secrets(&recorded, &read);
         let calendar = &mut self.calendars[usize::from(on == car_id(2))];
         calendar.evolve(&Event { recorded: &recorded, payload: &read });
+        if let Payload::Booking(event) = &read {
+            match HoldUpdate::of(event) {
+                HoldUpdate::Opened { car_id, ends_at } => {
+                    self.holds.insert(event.booking_id, (car_id, ends_at));
+                }
+                HoldUpdate::Over => {
+                    self.holds.remove(&event.booking_id);
+                }
+                HoldUpdate::Unchanged => {}
+            }
+        }
         self.kinds.push(kind.into());
     }
 }

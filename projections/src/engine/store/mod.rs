@@ -1,5 +1,5 @@
 //! The engine's tables in Postgres: rows, checkpoints and leases, generations, parked events, rows
-//! to be folded again.
+//! to be folded again; and the states of workers.
 
 pub(crate) mod comparison;
 pub(crate) mod copy;
@@ -8,6 +8,7 @@ pub(crate) mod generations;
 pub(crate) mod inspection;
 pub(crate) mod leases;
 mod numbers;
+mod open_holds;
 pub(crate) mod operations;
 pub(crate) mod overview;
 pub(crate) mod parked;
@@ -24,6 +25,7 @@ pub use erasures::{ErasureLock, KnownErasure};
 pub use leases::LEASE;
 pub(crate) use numbers::to_i32;
 pub use numbers::{to_i64, to_u64};
+pub use open_holds::OpenHold;
 pub use refolds::RefoldsLeft;
 pub(crate) use rows::{
     begin_transaction, changed_since, check_log, is_refused_value, json, load, take, write,

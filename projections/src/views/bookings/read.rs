@@ -347,24 +347,6 @@ fn read_car_id(booking_id: &str, car_id: &str) -> Result<CarId, Error> {
     })
 }
 
-/// The ids of bookings whose hold has ended by `now`.
-///
-/// # Errors
-/// When the database fails.
-pub async fn due_holds(
-    reader: &mut ReadTransaction,
-    now: DateTime<Utc>,
-    limit: i64,
-) -> Result<Vec<String>, Error> {
-    let found = sqlx::query_scalar!(
-        r#"select key as "key!" from bookings
-           where hold_expires_at <= $1 order by hold_expires_at limit $2"#,
-        time::format(&now),
-        limit
-    );
-    Ok(found.fetch_all(&mut **reader).await?)
-}
-
 fn row(key: &str, data: serde_json::Value) -> Result<BookingRow, Error> {
     serde_json::from_value(data).map_err(|source| Error::Row {
         table: Bookings::NAME,

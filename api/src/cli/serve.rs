@@ -147,7 +147,7 @@ impl Service {
             http::router(Arc::new(api)).into_make_service_with_connect_info::<SocketAddr>();
         let draining = CancellationToken::new();
         let quit = draining.clone();
-        let served = axum::serve(listener, service)
+        let served = axum::serve(http::connection::with_problems(listener), service)
             .with_graceful_shutdown(async move { quit.cancelled().await });
         tokio::select! {
             outcome = served => outcome?,

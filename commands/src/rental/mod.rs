@@ -87,7 +87,7 @@ impl RentalCommands {
             command_id: context.command_id.clone(),
             request_hash: context.request_hash.clone(),
             now: context.happened_at.unwrap_or_else(|| self.now()),
-            if_position: context.if_position,
+            if_position: context.if_position.clone(),
             by_staff: context.actor.is_staff(),
         }
     }
@@ -344,7 +344,7 @@ impl RentalCommands {
             }
             authorize(&calendar, booking_id, Action::Move, context, meta.now)?;
             let position = booking.position;
-            if meta.if_position.is_some_and(|known| known != position) {
+            if meta.is_stale(position) {
                 return Err(RentalError::Booking(BookingRejection::Stale(position)));
             }
             return Ok(Done { value: booking, position, at: meta.now, replayed: false });

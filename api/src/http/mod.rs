@@ -12,7 +12,7 @@ mod cars;
 mod command;
 mod components;
 mod conditional;
-pub mod connection;
+pub(crate) mod connection;
 mod customers;
 mod deliveries;
 mod erasures;

@@ -162,7 +162,7 @@ async fn if_match_compares_strongly_in_any_list() {
             |_| String::new(),
         ] {
             let answer = command(&|etag| line(other(etag))).await;
-            assert_eq!(answer.problem(412, "stale")["current"]["object"].is_string(), true);
+            assert!(answer.problem(412, "stale")["current"]["object"].is_string());
         }
         for wrong in ["yesterday", "\"1", "*, \"1\"", "\"1\" \"2\"", "w/\"1\""] {
             let problem =

@@ -1,7 +1,7 @@
 //! Every setting, as an option of the command line and an environment variable.
 
 use super::http::{
-    auth::tokens::Algorithm,
+    auth::tokens::{Algorithm, TokenRules},
     state::limits::{Limit, Rate, Rates},
 };
 use clap::{ArgMatches, Args, Command, parser::ValueSource};
@@ -129,10 +129,11 @@ pub struct HttpSettings {
     /// The one algorithm that is accepted with a JWKS.
     #[arg(long, env = "EXODRIVE_JWT_ALGORITHM", default_value = "ES256", value_name = "ALGORITHM")]
     pub jwt_algorithm: Algorithm,
-    /// The issuer that a token must name.
+    /// The issuer that a token must name (`iss`). Not given: any, or none.
     #[arg(long, env = "EXODRIVE_JWT_ISSUER", value_name = "TEXT")]
     pub jwt_issuer: Option<String>,
-    /// The audience that a token must name.
+    /// The audience that a token must name (`aud`), among others or alone. Not
+    /// given: any, or none.
     #[arg(long, env = "EXODRIVE_JWT_AUDIENCE", value_name = "TEXT")]
     pub jwt_audience: Option<String>,
     /// Claim of a token that holds the role. Only the issuer may be able to
@@ -144,8 +145,8 @@ pub struct HttpSettings {
         value_name = "PATH"
     )]
     pub jwt_role_claim: String,
-    /// Networks of proxies whose X-Forwarded-For is trusted, with commas
-    /// between.
+    /// Networks of proxies whose X-Forwarded-For or Forwarded is trusted, with
+    /// commas between. If a request has both, they must agree on its address.
     #[arg(long, env = "EXODRIVE_TRUSTED_PROXIES", value_delimiter = ',', value_name = "NETWORKS")]
     pub trusted_proxies: Vec<IpNet>,
     /// Limit for requests without a token, per address.
@@ -637,6 +638,15 @@ impl HttpSettings {
             variable: "EXODRIVE_JWT_SECRET",
         })?;
         Ok(saved.tokens)
+    }
+
+    /// Requirements on a token.
+    pub fn token_rules(&self) -> TokenRules {
+        TokenRules {
+            issuer: self.jwt_issuer.clone(),
+            audience: self.jwt_audience.clone(),
+            role_claim: self.jwt_role_claim.clone(),
+        }
     }
 
     /// The rate of every limit.

@@ -60,8 +60,8 @@ pub struct CommandContext {
     /// The actor who gives the command.
     pub actor: Actor,
     /// Condition: the command is rejected unless the last change of its car or
-    /// booking is at this position.
-    pub if_position: Option<u64>,
+    /// booking is at one of these positions.
+    pub if_position: Option<Vec<u64>>,
     /// Time at which it happened, if that was before now.
     pub happened_at: Option<DateTime<Utc>>,
     /// The person who did it, if that is not the actor who gives the command.

@@ -237,8 +237,8 @@ impl Migrate {
 impl Token {
     fn run(self) -> Result<(), Failure> {
         let secret = self.http.token_secret(&self.connections)?;
-        let claim = &self.http.jwt_role_claim;
-        say!("{}", tokens::issue(&secret, &self.subject, self.role, self.ttl, claim)?);
+        let rules = self.http.token_rules();
+        say!("{}", tokens::issue(&secret, &self.subject, self.role, self.ttl, &rules)?);
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use super::{Failure, metrics::serve_metrics};
 use crate::{
     http::{
         self, Api,
-        auth::tokens::{TokenRules, Tokens},
+        auth::tokens::Tokens,
         health,
         layers::erasure_gate::ErasureGate,
         state::{blocked_keys::BlockedKeys, limits::Limiter, view_cache::ViewCache},
@@ -127,11 +127,7 @@ impl Serve {
     }
 
     fn tokens(&self) -> Result<Tokens, SettingsError> {
-        let rules = TokenRules {
-            issuer: self.http.jwt_issuer.clone(),
-            audience: self.http.jwt_audience.clone(),
-            role_claim: self.http.jwt_role_claim.clone(),
-        };
+        let rules = self.http.token_rules();
         Ok(match &self.http.jwt_jwks {
             Some(source) => Tokens::by_jwks(source.clone(), self.http.jwt_algorithm, rules),
             None => Tokens::by_secret(&self.http.token_secret(&self.connections)?, rules),
@@ -151,7 +147,7 @@ impl Service {
             http::router(Arc::new(api)).into_make_service_with_connect_info::<SocketAddr>();
         let draining = CancellationToken::new();
         let quit = draining.clone();
-        let served = axum::serve(listener, service)
+        let served = axum::serve(http::connection::with_problems(listener), service)
             .with_graceful_shutdown(async move { quit.cancelled().await });
         tokio::select! {
             outcome = served => outcome?,

@@ -292,7 +292,7 @@ fn banner(
         banner.push_str("\nA token for each role, good for 12 hours:\n");
         for role in Role::ALL {
             let lifetime = Duration::from_secs(12 * 3600);
-            let token = tokens::issue(&secret, "developer", role, lifetime, &http.jwt_role_claim)?;
+            let token = tokens::issue(&secret, "developer", role, lifetime, &http.token_rules())?;
             banner.push_str(&format!("  {}={token}\n", role.name().to_uppercase()));
         }
         let folder = if connections.data_dir == Path::new(".exodrive") {

@@ -3,6 +3,7 @@
 use super::problem::{ApiError, Problem};
 use super::{
     Api, App,
+    auth::extract::{Manages, Requester},
     bookings::{CustomerRequest, LinkDetail, STAFF_LINK_DAYS, car_id, known_form, shown, viewer},
     command::{Answer, Command, EmptyBody, days},
     refusals::{rental_problem, validation},
@@ -67,11 +68,11 @@ async fn map_action_error(
 macro_rules! booking_action_routes {
     ($(
         $(#[doc = $doc:literal])+
-        $name:ident $path:literal $body:ty : |$input:ident, $api:ident, $context:ident| $act:expr;
+        $name:ident $path:literal $who:ty, $security:tt $body:ty : |$input:ident, $api:ident, $context:ident| $act:expr;
     )*) => {$(
         $(#[doc = $doc])+
         #[utoipa::path(
-            post, path = $path, tag = "bookings", security((), ("token" = [])),
+            post, path = $path, tag = "bookings", security $security,
             params(
                 ("id" = String, Path, description = "The booking's id"),
                 ("Idempotency-Key" = Option<String>, Header, description = "A repeat under the same key gets the first answer"),
@@ -87,6 +88,7 @@ macro_rules! booking_action_routes {
         )]
         pub(crate) async fn $name(
             State(api): App,
+            _: $who,
             Path(id): Path<String>,
             command: Command<$body>,
         ) -> Result<Response, ApiError> {
@@ -199,51 +201,51 @@ pub(crate) struct NoteRequest {
 
 booking_action_routes! {
     /// Records that the payment provider holds the open amount. Staff.
-    authorize_payment "/v1/bookings/{id}/authorize-payment" AmountRequest: |body, _api, _context|
+    authorize_payment "/v1/bookings/{id}/authorize-payment" Manages, (("token" = [])) AmountRequest: |body, _api, _context|
         BookingAction::AuthorizePayment { amount_cents: body.amount_cents, reference: body.reference.clone() };
     /// Records that an amount was captured. Staff.
-    capture_payment "/v1/bookings/{id}/capture-payment" AmountRequest: |body, _api, _context|
+    capture_payment "/v1/bookings/{id}/capture-payment" Manages, (("token" = [])) AmountRequest: |body, _api, _context|
         BookingAction::CapturePayment { amount_cents: body.amount_cents, reference: body.reference.clone() };
     /// Records that a payment failed. Staff.
-    fail_payment "/v1/bookings/{id}/fail-payment" ReasonRequest: |body, _api, _context|
+    fail_payment "/v1/bookings/{id}/fail-payment" Manages, (("token" = [])) ReasonRequest: |body, _api, _context|
         BookingAction::FailPayment { reason: body.reason.clone() };
     /// Records that a held payment was voided; before the rental that cancels
     /// the booking. Staff.
-    void_payment "/v1/bookings/{id}/void-payment" ReasonRequest: |body, _api, _context|
+    void_payment "/v1/bookings/{id}/void-payment" Manages, (("token" = [])) ReasonRequest: |body, _api, _context|
         BookingAction::VoidPayment { reason: body.reason.clone() };
     /// Records that an amount was refunded. Staff.
-    refund_payment "/v1/bookings/{id}/refund-payment" RefundRequest: |body, _api, _context|
+    refund_payment "/v1/bookings/{id}/refund-payment" Manages, (("token" = [])) RefundRequest: |body, _api, _context|
         BookingAction::RefundPayment { amount_cents: body.amount_cents, reason: body.reason.clone() };
     /// Records that the contract was sent. Staff.
-    send_contract "/v1/bookings/{id}/send-contract" DocumentRequest: |body, _api, _context|
+    send_contract "/v1/bookings/{id}/send-contract" Manages, (("token" = [])) DocumentRequest: |body, _api, _context|
         BookingAction::SendContract { document: body.document.clone() };
     /// Records that the contract was viewed. Staff.
-    view_contract "/v1/bookings/{id}/view-contract" EmptyBody: |_body, _api, _context| BookingAction::ViewContract;
+    view_contract "/v1/bookings/{id}/view-contract" Manages, (("token" = [])) EmptyBody: |_body, _api, _context| BookingAction::ViewContract;
     /// Records that the contract was signed. Staff.
-    sign_contract "/v1/bookings/{id}/sign-contract" EmptyBody: |_body, _api, _context| BookingAction::SignContract;
+    sign_contract "/v1/bookings/{id}/sign-contract" Manages, (("token" = [])) EmptyBody: |_body, _api, _context| BookingAction::SignContract;
     /// Records that the contract was declined. Staff.
-    decline_contract "/v1/bookings/{id}/decline-contract" ReasonRequest: |body, _api, _context|
+    decline_contract "/v1/bookings/{id}/decline-contract" Manages, (("token" = [])) ReasonRequest: |body, _api, _context|
         BookingAction::DeclineContract { reason: body.reason.clone() };
     /// Records that the customer picked the car up, from the first day on.
     /// Staff.
-    pick_up "/v1/bookings/{id}/pick-up" EmptyBody: |_body, _api, _context| BookingAction::PickUp;
+    pick_up "/v1/bookings/{id}/pick-up" Manages, (("token" = [])) EmptyBody: |_body, _api, _context| BookingAction::PickUp;
     /// Records that the car is back; the days after that become free. Staff.
-    return_car "/v1/bookings/{id}/return" ReturnRequest: |body, _api, _context|
+    return_car "/v1/bookings/{id}/return" Manages, (("token" = [])) ReturnRequest: |body, _api, _context|
         BookingAction::Return { on: body.returned_on };
     /// Completes the rental. Staff.
-    complete "/v1/bookings/{id}/complete" EmptyBody: |_body, _api, _context| BookingAction::Complete;
+    complete "/v1/bookings/{id}/complete" Manages, (("token" = [])) EmptyBody: |_body, _api, _context| BookingAction::Complete;
     /// Cancels the rental; the days become free. Staff, and the customer.
-    cancel "/v1/bookings/{id}/cancel" ReasonRequest: |body, _api, _context|
+    cancel "/v1/bookings/{id}/cancel" Requester, ((), ("token" = [])) ReasonRequest: |body, _api, _context|
         BookingAction::Cancel { reason: body.reason.clone() };
     /// Records that the customer did not come for the car; the days become
     /// free. Staff, from the first day on.
-    no_show "/v1/bookings/{id}/no-show" ReasonRequest: |body, _api, _context|
+    no_show "/v1/bookings/{id}/no-show" Manages, (("token" = [])) ReasonRequest: |body, _api, _context|
         BookingAction::NoShow { reason: body.reason.clone() };
     /// Records a dispute. Staff.
-    dispute "/v1/bookings/{id}/dispute" ReasonRequest: |body, _api, _context|
+    dispute "/v1/bookings/{id}/dispute" Manages, (("token" = [])) ReasonRequest: |body, _api, _context|
         BookingAction::Dispute { reason: body.reason.clone() };
     /// Records the end of a dispute. Staff.
-    resolve_dispute "/v1/bookings/{id}/resolve-dispute" ResolveRequest: |body, _api, _context| {
+    resolve_dispute "/v1/bookings/{id}/resolve-dispute" Manages, (("token" = [])) ResolveRequest: |body, _api, _context| {
         let status: Status = body.status.parse().map_err(|_| {
             validation(vec![InvalidField::new("/status", "must be completed or cancelled")])
         })?;
@@ -251,22 +253,22 @@ booking_action_routes! {
     };
     /// Moves the booking to other days, priced as a new booking of them. If
     /// they are taken, the booking does not change. Staff, and the customer.
-    reschedule "/v1/bookings/{id}/reschedule" RescheduleRequest: |body, _api, _context| {
+    reschedule "/v1/bookings/{id}/reschedule" Requester, ((), ("token" = [])) RescheduleRequest: |body, _api, _context| {
         let days = days(body.start_date, body.end_date)?;
         let (pick_up, drop_off) = (body.pick_up.clone(), body.drop_off.clone());
         let choices = body.fees.clone().map(|fees| Choices { fees, pick_up, drop_off });
         BookingAction::Reschedule { days, choices, expected_total_cents: body.expected_total_cents }
     };
     /// Gives the booking a later last day, also while the customer has the car. Staff, and the customer.
-    extend "/v1/bookings/{id}/extend" ExtendRequest: |body, _api, _context| BookingAction::Extend {
+    extend "/v1/bookings/{id}/extend" Requester, ((), ("token" = [])) ExtendRequest: |body, _api, _context| BookingAction::Extend {
         last: body.end_date,
         expected_total_cents: body.expected_total_cents,
     };
     /// Adds a note. Staff.
-    add_note "/v1/bookings/{id}/notes" NoteRequest: |body, _api, _context|
+    add_note "/v1/bookings/{id}/notes" Manages, (("token" = [])) NoteRequest: |body, _api, _context|
         BookingAction::AddNote { text: body.text.clone() };
     /// Changes the customer of the booking. Staff.
-    change_customer "/v1/bookings/{id}/customer" CustomerRequest: |body, api, context| {
+    change_customer "/v1/bookings/{id}/customer" Manages, (("token" = [])) CustomerRequest: |body, api, context| {
         let customer = body.customer(&context.actor);
         BookingAction::ChangeCustomer { customer_id: api.booking_secret.customer_id(&customer), customer }
     };
@@ -304,6 +306,7 @@ pub(crate) struct MoveRequest {
 )]
 pub(crate) async fn move_booking(
     State(api): App,
+    _: Manages,
     Path(id): Path<String>,
     command: Command<MoveRequest>,
 ) -> Result<Response, ApiError> {
@@ -338,10 +341,10 @@ pub(crate) async fn move_booking(
 )]
 pub(crate) async fn issue_link(
     State(api): App,
+    _: Manages,
     Path(id): Path<String>,
     command: Command<EmptyBody>,
 ) -> Result<Response, ApiError> {
-    command.only_staff()?;
     let context = &command.context;
     let booking_id = known_form(&id)?;
     // Each command has its own link, the same in every retry.

@@ -6,6 +6,7 @@ use super::{
     Api, App,
     auth::extract::{Requester, Role},
     command::{Answer, Command, days},
+    conditional::tag_of_content,
     read_answer::{
         add_blocked_header, begin_read, json_body, limit, parse_query, reach_the_end, text,
         view_answer,
@@ -28,7 +29,7 @@ use exodrive_domain::{
     Subject,
     booking::{AccessLink, Booking, BookingCommand, Customer, CustomerDetails, NewBooking, Status},
     id::{BookingId, CarId},
-    personal::Personal,
+    personal::{ERASED, Personal},
     price::{Choices, InvalidField},
     time::{self, serde_micros},
 };
@@ -256,7 +257,25 @@ pub(super) fn shown(
     context: &CommandContext,
 ) -> Result<Answer, ApiError> {
     let booking = BookingDetail::of(&done.value, viewer(&context.actor), done.at);
-    Ok(Answer::of(&booking, done.position)?.replayed(done.replayed))
+    let etag = booking_tag(&booking, 0)?;
+    Ok(Answer::of(&booking, done.position)?.tagged(etag).replayed(done.replayed))
+}
+
+/// The tag of a booking as one kind of viewer sees it on one day: its possible actions depend on
+/// both, and not only on its position. Notes and customer change with the position, until some of
+/// their texts are `erased`.
+///
+/// A command does not have those texts, and its answer must have the tag with which the booking is
+/// read: so they are counted, and not hashed.
+fn booking_tag(booking: &BookingDetail, erased: usize) -> Result<String, ApiError> {
+    let shown = BookingDetail { customer: None, ..booking.clone() };
+    Ok(tag_of_content(booking.position, &serde_json::to_vec(&(shown, erased))?))
+}
+
+/// Number of the texts of a booking that were erased.
+fn erased_texts(row: &exodrive_projections::views::bookings::BookingRow) -> usize {
+    let texts = row.notes.iter().map(|note| &note.text).chain([&row.customer.email]);
+    texts.filter(|text| *text == ERASED).count()
 }
 
 pub(super) fn known_form(id: &str) -> Result<BookingId, ApiError> {
@@ -304,12 +323,14 @@ struct LinkQuery {
         ("id" = String, Path, description = "The booking's id"),
         ("token" = Option<String>, Query, description = "The token of the booking's link"),
         ("ExoDrive-Booking-Token" = Option<String>, Header, description = "The same"),
+        ("If-None-Match" = Option<String>, Header, description = "An `ETag` that you hold: answered 304 while it is current"),
         ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
     ),
     responses(
         (status = 200, description = "The booking", body = FullBooking, headers(
-            ("ETag" = String, description = "For `If-Match`"),
+            ("ETag" = String, description = "For `If-Match` and `If-None-Match`"),
         )),
+        (status = 304, description = "Unchanged"),
         Problem,
     ),
 )]
@@ -325,12 +346,10 @@ pub(crate) async fn get_booking(
     let row = visible(&api, &who, "bookings", &headers, id).await?;
     let position = row.booking.position;
     let subject = Subject::Booking(row.booking.car_id).to_string();
+    let erased = erased_texts(&row);
     let full = full(row, &who, api.rental.now());
-    let json = json_body(&full)?;
-    // The possible actions change with the day, which the ETag does not cover:
-    // so the answer is never 304.
-    let etag = format!("\"{position}\"");
-    let mut answer = view_answer(&HeaderMap::new(), &etag, position, json, "MISS");
+    let etag = booking_tag(&full.booking, erased)?;
+    let mut answer = view_answer(&headers, &etag, position, json_body(&full)?, "MISS")?;
     add_blocked_header(&api, "bookings", &[&id.to_string(), &subject], &mut answer);
     Ok(answer)
 }
@@ -423,16 +442,8 @@ pub(crate) async fn list_bookings(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Json<BookingList>, ApiError> {
-    match who.role() {
-        None => {
-            let detail = "Sign in to see your bookings; a link shows one booking only.";
-            return Err(ApiError::new(Code::Unauthenticated, detail));
-        }
-        Some(Role::Operator) => {
-            return Err(ApiError::new(Code::Forbidden, "The role operator may not read bookings."));
-        }
-        Some(_) => {}
-    }
+    // A link shows one booking only.
+    who.admit(|role| role != Role::Operator, "customers, admins and auditors")?;
     let filter = filter(parse_query(query)?)?;
     let mut reader = begin_read(&api, &who.reads_bookings_as(), "bookings", &headers).await?;
     let page = bookings::find_bookings(&mut reader, &filter).await?;

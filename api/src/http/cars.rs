@@ -6,6 +6,7 @@ use super::{
     auth::extract::{Requester, Role},
     bookings::car_id,
     command::{Command, days},
+    conditional::{tag_of_content, tag_of_version},
     read_answer::{
         MIN_POSITION, add_blocked_header, begin_read, json_body, limit, parse_query, text,
         view_answer,
@@ -31,7 +32,7 @@ use exodrive_projections::{
     Identity, Projection,
     views::{
         bookings::read::{LineDetail, Money},
-        calendar::{CalendarView, Entry, read as calendar},
+        calendar::{Entry, read as calendar},
         cars::{
             Cars,
             read::{self as cars, CarDetail, CarSummary, Filter, Sort},
@@ -213,10 +214,14 @@ pub(crate) async fn get_car(
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     let (position, json, cache) = car_json(&api, &who, &headers, &id).await?;
-    let etag = format!("\"{}-{position}\"", Cars::VERSION);
-    let mut answer = view_answer(&headers, &etag, position, json, cache);
+    let mut answer = view_answer(&headers, &car_tag(position), position, json, cache)?;
     add_blocked_header(&api, "cars", &[&id, &format!("exo.fleet.{id}")], &mut answer);
     Ok(answer)
+}
+
+/// The tag of a car whose last event is at this position. The car looks the same to everybody.
+pub(super) fn car_tag(position: u64) -> String {
+    tag_of_version(position, Cars::VERSION)
 }
 
 /// A car as JSON, from the nearest cache that has it. Staff also see cars that
@@ -289,12 +294,15 @@ pub(crate) struct CalendarDay {
     params(
         ("id" = String, Path, description = "The car's id or slug"),
         CalendarQuery,
+        ("If-None-Match" = Option<String>, Header, description = "An `ETag` that you hold: answered 304 while it is current"),
         ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
     ),
     responses(
         (status = 200, description = "The days", body = CarCalendar, headers(
             ("X-Cache" = String, description = "`L1` from this process, `L2` from Redis, `MISS` from Postgres"),
+            ("ETag" = String, description = "Changes with the days"),
         )),
+        (status = 304, description = "Unchanged"),
         Problem,
     ),
 )]
@@ -345,9 +353,9 @@ pub(crate) async fn get_calendar(
         days: days.iter().map(day).collect(),
     };
     let json = json_body(&calendar)?;
-    let version = CalendarView::VERSION;
-    let etag = format!("\"{version}-{position}-{from}-{to}-{}\"", u8::from(staff));
-    let mut answer = view_answer(&headers, &etag, position, json, cache);
+    // The answer depends on the car's time zone and on the caller, and not only on its position.
+    let etag = tag_of_content(position, &json);
+    let mut answer = view_answer(&headers, &etag, position, json, cache)?;
     let keys = [&calendar.car_id, &format!("exo.booking.{}", calendar.car_id)];
     add_blocked_header(&api, "calendar", &keys.map(String::as_str), &mut answer);
     Ok(answer)

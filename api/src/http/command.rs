@@ -3,8 +3,11 @@
 use super::problem::{ApiError, Code, FieldError};
 use super::{
     Api,
-    auth::extract::{Requester, Role},
+    auth::extract::Requester,
+    conditional::if_position,
+    headers::{header_fault, single},
     layers::request,
+    media::{check_accepted, check_coding, check_json},
     proofs::{LEAF_HASH, stored_leaf},
     read_answer::POSITION,
     refusals::{key_reused, validation},
@@ -14,7 +17,7 @@ use axum::{
     extract::{FromRequest, Request},
     http::{
         HeaderMap, HeaderName, HeaderValue, StatusCode,
-        header::{CONTENT_TYPE, ETAG, IF_MATCH, LOCATION},
+        header::{CONTENT_TYPE, ETAG, LOCATION},
     },
     response::{IntoResponse, Response},
 };
@@ -27,7 +30,7 @@ use redis::Cmd;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{future::Future, sync::Arc, sync::LazyLock};
 
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// Seconds for which Redis stores an answer. After that the log still
 /// recognises the command.
@@ -57,22 +60,28 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Command<T> {
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
-        let books = parts.uri.path() == "/v1/bookings";
-        let who = Requester::check_access(&mut parts, api, books).await?;
+        let who = Requester::of(&mut parts, api).await?;
         let identity = parts
             .extensions
             .get::<request::Identity>()
             .cloned()
             .ok_or_else(|| ApiError::of_status(StatusCode::INTERNAL_SERVER_ERROR))?;
-        let body = super::webhooks::read_body(body).await?;
+        // The answer comes after the command, when it is too late to refuse it.
+        check_accepted(&parts.headers, "application/json")?;
         let key = key(&parts.headers)?;
-        let if_position = if_match(&parts.headers)?;
+        let if_position = if_position(&parts.headers)?;
+        if if_position.is_some() && !has_tag(identity.route()) {
+            return Err(ApiError::new(Code::Stale, "Nothing here has a tag for `If-Match`."));
+        }
+        check_coding(&parts.headers)?;
+        let body = super::webhooks::read_body(body).await?;
         let parsed = parse(&parts.headers, &body)?;
         // The hash covers the value and not the spelling: a retry may be
         // serialised differently.
         let meant: serde_json::Value =
             serde_json::from_slice(&body).unwrap_or_else(|_| serde_json::json!({}));
-        let asked = (parts.method.as_str(), parts.uri.path(), if_position, &meant);
+        let condition = condition(if_position.as_deref());
+        let asked = (parts.method.as_str(), parts.uri.path(), condition, &meant);
         let request_hash = keyed_request_hash(&api.log, &asked)?;
         let actor = who.actor();
         let command_id = match &key {
@@ -92,36 +101,34 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Command<T> {
 }
 
 fn key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let Some(value) = single(headers, IDEMPOTENCY_KEY)? else { return Ok(None) };
     let key = value.to_str().ok().map(|key| key.trim().trim_matches('"'));
     let valid = key.filter(|key| (1..=255).contains(&key.len()));
     let key =
-        valid.ok_or_else(|| header_fault("Idempotency-Key", "must have 1 to 255 characters"))?;
+        valid.ok_or_else(|| header_fault(IDEMPOTENCY_KEY, "must have 1 to 255 characters"))?;
     Ok(Some(key.to_owned()))
 }
 
-fn if_match(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
-    let Some(value) = headers.get(IF_MATCH) else { return Ok(None) };
-    let fault = || header_fault("If-Match", "must be an ETag that this API has sent");
-    let text = value.to_str().map_err(|_| fault())?.trim().trim_start_matches("W/");
-    if text == "*" {
-        return Ok(None);
-    }
-    let position = text.trim_matches('"').rsplit('-').next().and_then(|it| it.parse().ok());
-    Ok(Some(position.ok_or_else(fault)?))
+/// True if what the commands of a route change has a tag: a car, a booking or a block.
+fn has_tag(route: &str) -> bool {
+    let one = ["/v1/bookings/{id}/", "/v1/cars/{id}/"].iter().any(|it| route.starts_with(it));
+    // Blocks are made there.
+    one && route != "/v1/cars/{id}/blocks"
 }
 
-fn header_fault(name: &str, detail: &str) -> ApiError {
-    let mut error = ApiError::new(Code::InvalidRequest, format!("The header {name} {detail}."));
-    error.errors.push(FieldError { pointer: name.to_owned(), detail: detail.to_owned() });
-    error
+/// The condition as it is hashed. One position alone is hashed as the number that it is.
+fn condition(positions: Option<&[u64]>) -> serde_json::Value {
+    match positions {
+        Some([position]) => (*position).into(),
+        positions => positions.map(<[u64]>::to_vec).into(),
+    }
 }
 
 fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &Bytes) -> Result<T, ApiError> {
     let body: &[u8] = if body.is_empty() { b"{}" } else { body };
-    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    if body != b"{}" && !kind.is_some_and(|kind| kind.trim().starts_with("application/json")) {
-        return Err(ApiError::of_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+    // Whoever sends nothing need not say what it is.
+    if body != b"{}" || headers.contains_key(CONTENT_TYPE) {
+        check_json(headers)?;
     }
     let mut json = serde_json::Deserializer::from_slice(body);
     let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
@@ -163,6 +170,9 @@ pub(crate) struct Answer {
     pub(crate) body: serde_json::Value,
     pub(crate) position: u64,
     pub(crate) location: Option<String>,
+    /// The tag with which the resource is read now.
+    #[serde(default)]
+    pub(crate) etag: Option<String>,
     /// The hash of the event at that position, in hex.
     #[serde(default)]
     pub(crate) leaf_hash: Option<String>,
@@ -174,7 +184,13 @@ impl Answer {
     /// The car, booking or job after the command.
     pub(crate) fn of(body: &impl Serialize, position: u64) -> Result<Self, ApiError> {
         let body = serde_json::to_value(body)?;
-        Ok(Self { status: 200, body, position, location: None, leaf_hash: None, replayed: false })
+        let (location, etag, leaf_hash) = (None, None, None);
+        Ok(Self { status: 200, body, position, location, etag, leaf_hash, replayed: false })
+    }
+
+    /// The same answer about a resource whose representation has this tag.
+    pub(crate) fn tagged(self, etag: String) -> Self {
+        Self { etag: Some(etag), ..self }
     }
 
     /// The same answer, if it is the first one to a repeated command.
@@ -202,10 +218,7 @@ impl IntoResponse for Answer {
         if let Some(hash) = self.leaf_hash.and_then(|it| HeaderValue::from_str(&it).ok()) {
             headers.insert(LEAF_HASH, hash);
         }
-        // The ETag is that of the resource, which a later command may have
-        // changed.
-        let etag = self.body.get("position").and_then(serde_json::Value::as_u64);
-        if let Some(etag) = etag.and_then(|it| HeaderValue::from_str(&format!("\"{it}\"")).ok()) {
+        if let Some(etag) = self.etag.and_then(|it| HeaderValue::from_str(&it).ok()) {
             headers.insert(ETAG, etag);
         }
         if let Some(location) = self.location.and_then(|it| HeaderValue::from_str(&it).ok()) {
@@ -334,18 +347,4 @@ pub(crate) fn days(
     end_date: chrono::NaiveDate,
 ) -> Result<Days, ApiError> {
     Days::inclusive(start_date, end_date).map_err(|error| validation(vec![error.into()]))
-}
-
-impl<T> Command<T> {
-    /// Rejects every caller but admins.
-    pub(crate) fn only_staff(&self) -> Result<(), ApiError> {
-        match self.who.role() {
-            Some(Role::Admin) => Ok(()),
-            Some(role) => {
-                let detail = format!("The role {} may not do that.", role.name());
-                Err(ApiError::new(Code::Forbidden, detail))
-            }
-            None => Err(ApiError::new(Code::Unauthenticated, "Only admins may do that.")),
-        }
-    }
 }

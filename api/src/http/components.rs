@@ -148,7 +148,7 @@ fn headers() -> Named<Header> {
         header
     };
     named([
-        ("ETag", header("For `If-Match`")),
+        ("ETag", header("For `If-Match` and `If-None-Match`")),
         ("XCache", header("`L1` from this process, `L2` from Redis, `MISS` from Postgres")),
     ])
 }

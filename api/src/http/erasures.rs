@@ -100,6 +100,7 @@ fn id_of(text: &str) -> Result<ErasureId, ApiError> {
 )]
 pub(crate) async fn request_erasure(
     State(api): App,
+    _: Operates,
     command: Command<ErasureRequest>,
 ) -> Result<Response, ApiError> {
     let context = command.operator_context()?;
@@ -134,6 +135,7 @@ pub(crate) async fn request_erasure(
 )]
 pub(crate) async fn approve_erasure(
     State(api): App,
+    _: Operates,
     Path(id): Path<String>,
     command: Command<EmptyBody>,
 ) -> Result<Response, ApiError> {
@@ -154,6 +156,7 @@ pub(crate) async fn approve_erasure(
 )]
 pub(crate) async fn cancel_erasure(
     State(api): App,
+    _: Operates,
     Path(id): Path<String>,
     command: Command<CancelErasure>,
 ) -> Result<Response, ApiError> {
@@ -185,6 +188,7 @@ async fn answer<T>(
 )]
 pub(crate) async fn set_hold(
     State(api): App,
+    _: Operates,
     command: Command<HoldRequest>,
 ) -> Result<Json<HoldAnswer>, ApiError> {
     let context = command.operator_context()?;

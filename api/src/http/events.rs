@@ -5,6 +5,7 @@ use super::problem::{ApiError, Code, Problem};
 use super::{
     Api, App,
     auth::extract::EmailReader,
+    media::prefers,
     proofs::{no_event, number, path_position},
     read_answer::{limit, parse_query, text},
 };
@@ -14,7 +15,7 @@ use axum::{
     extract::{Path, RawQuery, State},
     http::{
         HeaderMap,
-        header::{ACCEPT, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE},
+        header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE},
     },
     response::{IntoResponse, Response},
 };
@@ -154,8 +155,7 @@ pub(crate) async fn list_events(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let query: EventQuery = parse_query(query)?;
-    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
-    let ndjson = accept.is_some_and(|accept| accept.contains(Format::Ndjson.media_type()));
+    let ndjson = prefers(&headers, Format::Ndjson.media_type());
     match query.format.as_deref() {
         Some("json") => {}
         None if !ndjson => {}

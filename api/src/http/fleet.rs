@@ -3,7 +3,9 @@
 use super::problem::{ApiError, DateRange, Problem};
 use super::{
     Api, App,
+    auth::extract::Manages,
     bookings::car_id,
+    cars::car_tag,
     command::{Answer, Command, EmptyBody, days},
     refusals::{range, rental_problem, validation},
 };
@@ -232,14 +234,14 @@ async fn change_by_name<T>(
     command: Command<T>,
     request: impl FnOnce(&T) -> Result<FleetCommand, ApiError>,
 ) -> Result<Response, ApiError> {
-    command.only_staff()?;
     let context = &command.context;
     let request = request(&command.body)?;
     let run = async {
         let car_id = car_id(api, id).await?;
         let done = change(api, car_id, &request, context).await?;
         let car = CarDetail::of(&done.value, done.value.position);
-        Ok(Answer::of(&car, done.position)?.replayed(done.replayed))
+        let answer = Answer::of(&car, done.position)?.tagged(car_tag(done.value.position));
+        Ok(answer.replayed(done.replayed))
     };
     Ok(command.once(api, run).await?.into_response())
 }
@@ -257,9 +259,9 @@ async fn change_by_name<T>(
 )]
 pub(crate) async fn create_car(
     State(api): App,
+    _: Manages,
     command: Command<CarRequest>,
 ) -> Result<Response, ApiError> {
-    command.only_staff()?;
     let context = &command.context;
     let car_id = CarId::from(context.derived_id("car"));
     let slug = command.body.slug.clone().ok_or_else(|| fault("/slug", "must be given"))?;
@@ -268,6 +270,7 @@ pub(crate) async fn create_car(
     let run = async {
         let done = change(&api, car_id, &request, context).await?;
         let answer = Answer::of(&CarDetail::of(&done.value, done.value.position), done.position)?;
+        let answer = answer.tagged(car_tag(done.value.position));
         Ok(answer.made(format!("/v1/cars/{car_id}")).replayed(done.replayed))
     };
     Ok(command.once(&api, run).await?.into_response())
@@ -296,6 +299,7 @@ macro_rules! fleet_change_routes {
         )]
         pub(crate) async fn $name(
             State(api): App,
+            _: Manages,
             Path(id): Path<String>,
             command: Command<$body>,
         ) -> Result<Response, ApiError> {
@@ -403,10 +407,10 @@ impl BlockDetail {
 )]
 pub(crate) async fn create_block(
     State(api): App,
+    _: Manages,
     Path(id): Path<String>,
     command: Command<BlockRequest>,
 ) -> Result<Response, ApiError> {
-    command.only_staff()?;
     let context = &command.context;
     let body = &command.body;
     let block_id = BlockId::from(context.derived_id("block"));
@@ -416,6 +420,7 @@ pub(crate) async fn create_block(
         let done = api.rental.block(ids, days, &body.reason, body.force, context).await;
         let done = done.map_err(|error| rental_problem(error, true))?;
         let answer = Answer::of(&BlockDetail::of(ids, &done), done.position)?;
+        let answer = answer.tagged(format!("\"{}\"", done.position));
         let answer = answer.made(format!("/v1/cars/{}/blocks/{block_id}", ids.0));
         Ok(answer.replayed(done.replayed))
     };
@@ -436,10 +441,10 @@ pub(crate) async fn create_block(
 )]
 pub(crate) async fn delete_block(
     State(api): App,
+    _: Manages,
     Path((id, block_id)): Path<(String, String)>,
     command: Command<EmptyBody>,
 ) -> Result<Response, ApiError> {
-    command.only_staff()?;
     let context = &command.context;
     let run = async {
         let gone = || rental_problem(RentalError::Booking(BookingRejection::NoSuchBlock), true);

@@ -5,6 +5,7 @@ use super::{
     Api, App,
     auth::extract::Auditor,
     layers::request,
+    media::prefers,
     read_answer::{limit, parse_query, time},
     replay::{self, ReplayDiff},
 };
@@ -14,7 +15,7 @@ use axum::{
     extract::{RawQuery, State},
     http::{
         HeaderMap,
-        header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE},
+        header::{CACHE_CONTROL, CONTENT_TYPE},
     },
     response::{IntoResponse, Response},
 };
@@ -113,9 +114,7 @@ pub(crate) async fn get_history(
         database: api.database.clone(),
         secrets: api.webhook_secrets.clone(),
     };
-    let lines = headers.get_all(ACCEPT).iter().any(|value| {
-        value.to_str().is_ok_and(|value| value.split(',').any(|it| it.trim().starts_with(NDJSON)))
-    });
+    let lines = prefers(&headers, NDJSON);
     if lines {
         request.limit = STREAMED;
     }

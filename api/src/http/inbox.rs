@@ -159,7 +159,7 @@ pub(crate) async fn get_email(
         metrics::counter!("exodrive_cache_hits_total", "view" => "inbox", "level" => level.name())
             .increment(1);
         let etag = etag(position, &json);
-        let answer = view_answer(&headers, &etag, position, json, level.name());
+        let answer = view_answer(&headers, &etag, position, json, level.name())?;
         return Ok(with_access_note(&api, "inbox", &email_id, answer));
     }
     metrics::counter!("exodrive_cache_misses_total", "view" => "inbox").increment(1);
@@ -169,7 +169,7 @@ pub(crate) async fn get_email(
     let json = json_body(&email)?;
     let position = email.position;
     let etag = etag(position, &json);
-    let answer = view_answer(&headers, &etag, position, json, "MISS");
+    let answer = view_answer(&headers, &etag, position, json, "MISS")?;
     Ok(with_access_note(&api, "inbox", &email_id, answer))
 }
 

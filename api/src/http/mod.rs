@@ -11,15 +11,19 @@ mod bookings;
 mod cars;
 mod command;
 mod components;
+mod conditional;
+pub(crate) mod connection;
 mod customers;
 mod deliveries;
 mod erasures;
 mod events;
 mod fleet;
+mod headers;
 pub mod health;
 mod history;
 mod inbox;
 pub mod layers;
+mod media;
 mod operator;
 pub mod problem;
 mod proofs;
@@ -257,8 +261,10 @@ pub fn router(api: Arc<Api>) -> Router {
         ))
         .layer(axum::middleware::from_fn_with_state(gate, ErasureGate::pass))
         .layer(axum::middleware::from_fn_with_state(tasks, layers::detach::run_to_its_end))
+        .layer(axum::middleware::from_fn(layers::accept::check_representation))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(axum::middleware::from_fn(layers::head::check_head))
         .layer(axum::middleware::from_fn_with_state(records, layers::request::trace_request))
 }
 

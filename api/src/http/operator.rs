@@ -221,6 +221,7 @@ macro_rules! projection_command_routes {
         )]
         pub(crate) async fn $name(
             State(api): App,
+            _: Operates,
             Path(name): Path<String>,
             command: Command<$body>,
         ) -> Result<Response, ApiError> {
@@ -314,10 +315,10 @@ pub(crate) async fn get_rebuild(
 )]
 pub(crate) async fn accept_rebuild(
     State(api): App,
+    _: Operates,
     Path(id): Path<String>,
     command: Command<EmptyBody>,
 ) -> Result<Response, ApiError> {
-    command.who.operator()?;
     end(&api, &id, &command, ProjectionCommand::Accept).await
 }
 
@@ -333,10 +334,10 @@ pub(crate) async fn accept_rebuild(
 )]
 pub(crate) async fn cancel_rebuild(
     State(api): App,
+    _: Operates,
     Path(id): Path<String>,
     command: Command<EmptyBody>,
 ) -> Result<Response, ApiError> {
-    command.who.operator()?;
     end(&api, &id, &command, ProjectionCommand::Cancel).await
 }
 

@@ -5,7 +5,7 @@ use axum::{
     body::Body,
     http::{
         HeaderValue, StatusCode,
-        header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+        header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
     },
     response::{IntoResponse, Response},
 };
@@ -126,8 +126,11 @@ pub enum Code {
     Forbidden,
     NotFound,
     MethodNotAllowed,
+    NotAcceptable,
     RequestTimeout,
     BodyTooLarge,
+    UriTooLong,
+    HeadersTooLarge,
     UnsupportedMediaType,
     RateLimited,
     Internal,
@@ -155,15 +158,18 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 33] = [
         Self::InvalidRequest,
         Self::SignatureInvalid,
         Self::Unauthenticated,
         Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
+        Self::NotAcceptable,
         Self::RequestTimeout,
         Self::BodyTooLarge,
+        Self::UriTooLong,
+        Self::HeadersTooLarge,
         Self::UnsupportedMediaType,
         Self::RateLimited,
         Self::Internal,
@@ -197,8 +203,11 @@ impl Code {
             Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
+            Self::NotAcceptable => "not_acceptable",
             Self::RequestTimeout => "request_timeout",
             Self::BodyTooLarge => "body_too_large",
+            Self::UriTooLong => "uri_too_long",
+            Self::HeadersTooLarge => "headers_too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::RateLimited => "rate_limited",
             Self::Internal => "internal",
@@ -232,8 +241,11 @@ impl Code {
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -267,8 +279,11 @@ impl Code {
             Self::Forbidden => "This role may not do that",
             Self::NotFound => "Not found",
             Self::MethodNotAllowed => "Method not allowed",
+            Self::NotAcceptable => "The media type of the answer is not accepted",
             Self::RequestTimeout => "The request came too slowly",
             Self::BodyTooLarge => "The body is too large",
+            Self::UriTooLong => "The URI is too long",
+            Self::HeadersTooLarge => "The headers are too large",
             Self::UnsupportedMediaType => "The body's media type is not supported",
             Self::RateLimited => "Too many requests",
             Self::Internal => "An error on our side",
@@ -307,9 +322,14 @@ impl Code {
             Self::Forbidden => "Use an account with another role.",
             Self::NotFound => "Check the path and the id; /docs lists every path.",
             Self::MethodNotAllowed => "Use a method that the `Allow` header names.",
+            Self::NotAcceptable => "Leave `Accept` out, or do not give JSON the weight 0 in it.",
             Self::RequestTimeout => "Send the request again.",
             Self::BodyTooLarge => "Send at most 1 MiB.",
-            Self::UnsupportedMediaType => "Send `Content-Type: application/json`.",
+            Self::UriTooLong => "Send a URI of at most 8 KiB.",
+            Self::HeadersTooLarge => "Send at most 32 KiB of headers, and at most 100 of them.",
+            Self::UnsupportedMediaType => {
+                "Send `Content-Type: application/json`, in UTF-8 and without a content coding."
+            }
             Self::RateLimited => "Wait for as many seconds as `Retry-After` says.",
             Self::Internal => "Try again; if it stays, report the request_id.",
             Self::LogUnavailable => {
@@ -331,7 +351,7 @@ impl Code {
                 "Choose another slug: slugs are never reused, archived cars included."
             }
             Self::Stale => {
-                "Read `current`, then send the command again with its `position` in `If-Match`."
+                "Read `current`, then send the command again with its `position`, in quotes, in `If-Match`."
             }
             Self::IdempotencyKeyReused => {
                 "Use a new key for a new request; the same key only to repeat the same one."
@@ -368,6 +388,9 @@ pub struct ApiError {
     pub retry_after: Option<u64>,
     /// Members that only its code has.
     pub more: Box<More>,
+    /// Content codings that would do, if the body's does not: `Accept-Encoding`
+    /// (RFC 9110, section 15.5.16).
+    pub accept_encoding: Option<&'static str>,
     /// Cause, for the log.
     pub cause: Option<String>,
 }
@@ -378,7 +401,15 @@ impl ApiError {
         let retry_after =
             (code.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_UNAVAILABLE);
         let (detail, more) = (detail.into(), Box::default());
-        Self { code, detail, errors: Vec::new(), retry_after, more, cause: None }
+        Self {
+            code,
+            detail,
+            errors: Vec::new(),
+            retry_after,
+            more,
+            accept_encoding: None,
+            cause: None,
+        }
     }
 
     /// An error about a query parameter that cannot be understood.
@@ -434,6 +465,16 @@ impl ApiError {
             StatusCode::UNSUPPORTED_MEDIA_TYPE => {
                 (Code::UnsupportedMediaType, "This path takes another media type.")
             }
+            StatusCode::NOT_ACCEPTABLE => {
+                (Code::NotAcceptable, "The answer is of a media type that `Accept` excludes.")
+            }
+            StatusCode::URI_TOO_LONG => (Code::UriTooLong, "The URI is too long."),
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+                (Code::HeadersTooLarge, "The headers are too large, or too many.")
+            }
+            StatusCode::PRECONDITION_FAILED => {
+                (Code::Stale, "It is not in the state that the request names.")
+            }
             StatusCode::REQUEST_TIMEOUT => {
                 (Code::RequestTimeout, "The request did not arrive in time.")
             }
@@ -457,6 +498,9 @@ impl IntoResponse for ApiError {
         if self.code == Code::Unauthenticated {
             let scheme = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+        }
+        if let Some(codings) = self.accept_encoding {
+            response.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static(codings));
         }
         response.extensions_mut().insert(self);
         response

@@ -1,11 +1,15 @@
 //! Parts that all reads share.
 
-use super::Api;
-use super::problem::{ApiError, Code, FieldError};
+use super::problem::{ApiError, Code};
+use super::{
+    Api,
+    conditional::is_unchanged,
+    headers::{header_fault, single},
+};
 use axum::{
     http::{
         HeaderMap, HeaderName, HeaderValue, StatusCode,
-        header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH},
+        header::{CACHE_CONTROL, CONTENT_TYPE, ETAG},
     },
     response::{IntoResponse, Response},
 };
@@ -19,7 +23,7 @@ const DEFAULT_LIMIT: i64 = 20;
 const LARGEST_LIMIT: i64 = 100;
 /// Time for which a read waits until a view reaches the requested position.
 const VIEW_WAIT_TIMEOUT: Duration = Duration::from_secs(2);
-pub(super) const MIN_POSITION: &str = "exodrive-min-position";
+pub(super) const MIN_POSITION: &str = "ExoDrive-Min-Position";
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 /// Header with the position of the event that the row waits behind: later
 /// events about it are not in the row yet.
@@ -34,23 +38,12 @@ pub(super) async fn begin_read(
     view: &str,
     headers: &HeaderMap,
 ) -> Result<ReadTransaction, ApiError> {
-    let requested = match headers.get(MIN_POSITION) {
-        None => None,
-        Some(value) => {
-            let position = value.to_str().ok().and_then(|text| text.parse::<u64>().ok());
-            Some(position.ok_or_else(|| {
-                let mut error = ApiError::new(
-                    Code::InvalidRequest,
-                    "The header ExoDrive-Min-Position must be a position.",
-                );
-                error.errors.push(FieldError {
-                    pointer: "ExoDrive-Min-Position".to_owned(),
-                    detail: "not a whole number".to_owned(),
-                });
-                error
-            })?)
-        }
-    };
+    let requested = single(headers, MIN_POSITION)?;
+    let requested = requested.map(|value| {
+        let position = value.to_str().ok().and_then(|text| text.parse::<u64>().ok());
+        position.ok_or_else(|| header_fault(MIN_POSITION, "must be a position, a whole number"))
+    });
+    let requested = requested.transpose()?;
     if let Some(requested) = requested {
         reach(api, view, requested).await?;
     }
@@ -170,19 +163,19 @@ pub(super) fn json_body(answer: &impl serde::Serialize) -> Result<Bytes, ApiErro
     Ok(serde_json::to_vec(answer)?.into())
 }
 
-/// Answers with a view as JSON, or with 304 if the caller has it.
+/// Answers with a view as JSON, or with 304 if the caller has it. `etag` is the tag of exactly this
+/// JSON.
+///
+/// # Errors
+/// 412 if the caller wants another state of it than this.
 pub(super) fn view_answer(
     headers: &HeaderMap,
     etag: &str,
     position: u64,
     json: Bytes,
     cache: &'static str,
-) -> Response {
-    let unchanged =
-        headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(|known| {
-            known.split(',').any(|known| known.trim().trim_start_matches("W/") == etag)
-        });
-    let mut response = if unchanged {
+) -> Result<Response, ApiError> {
+    let mut response = if is_unchanged(headers, etag)? {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         let kind = HeaderValue::from_static("application/json");
@@ -195,7 +188,7 @@ pub(super) fn view_answer(
     if let Ok(etag) = HeaderValue::from_str(etag) {
         headers.insert(ETAG, etag);
     }
-    response
+    Ok(response)
 }
 
 #[cfg(test)]

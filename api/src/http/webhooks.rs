@@ -2,14 +2,14 @@
 //! Postgres only about events older than the log's duplicate window, and stores
 //! a delivery if Postgres does not answer.
 
-use super::{Api, App, MAX_BODY, auth::extract, layers::request};
+use super::{Api, App, MAX_BODY, auth::peer, headers::single, layers::request};
 use super::{
     problem::{ApiError, Code},
     state::limits::Limit,
 };
 use axum::{
     Extension, Json,
-    body::{Body, to_bytes},
+    body::{Body, HttpBody, to_bytes},
     extract::{Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
     response::{IntoResponse, Response},
@@ -95,14 +95,16 @@ pub(crate) async fn receive_resend(
         }
     };
     let now = Utc::now();
-    let header = |name: &str| parts.headers.get(name).map(HeaderValue::as_bytes);
+    // Nobody can say which of two was signed.
+    let header =
+        |name: &str| single(&parts.headers, name).ok().flatten().map(HeaderValue::as_bytes);
     let id = match api.webhook_secrets.verify(header, &body, now.timestamp()) {
         Ok(id) => id.to_owned(),
         Err(refusal) => {
             metrics::counter!("exodrive_webhook_rejected_total", "reason" => refusal.name())
                 .increment(1);
-            let peer = extract::network_of(extract::peer(&parts, &api.trusted_proxies));
-            let verdict = api.limiter.check(Limit::FailedWebhook, &peer).await;
+            let network = peer::network_of(peer::peer(&parts, &api.trusted_proxies));
+            let verdict = api.limiter.check(Limit::FailedWebhook, &network).await;
             let _ = identity.verdict.set(verdict);
             if !verdict.allowed {
                 return Err(ApiError::rate_limited(&verdict));
@@ -140,8 +142,12 @@ fn claimed_id(headers: &HeaderMap) -> Option<&str> {
     id.to_str().ok()
 }
 
-/// Reads the whole body, if it is not too large and arrives in time.
+/// Reads the whole body, if it is not too large and arrives in time. A body that is announced as too
+/// large is refused before the sender is asked for it (RFC 9110, section 10.1.1).
 pub(super) async fn read_body(body: Body) -> Result<Bytes, ApiError> {
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(ApiError::of_status(StatusCode::PAYLOAD_TOO_LARGE));
+    }
     match tokio::time::timeout(BODY_READ_TIMEOUT, to_bytes(body, MAX_BODY)).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(error)) => {

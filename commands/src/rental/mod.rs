@@ -87,7 +87,7 @@ impl RentalCommands {
             command_id: context.command_id.clone(),
             request_hash: context.request_hash.clone(),
             now: context.happened_at.unwrap_or_else(|| self.now()),
-            if_position: context.if_position,
+            if_position: context.if_position.clone(),
             by_staff: context.actor.is_staff(),
         }
     }

@@ -13,9 +13,9 @@ pub struct Meta {
     pub request_hash: String,
     /// Now, by the log's clock.
     pub now: DateTime<Utc>,
-    /// Execute the command only if the last change of its car or booking is at
-    /// this position.
-    pub if_position: Option<u64>,
+    /// Execute the command only if the last change of its car, booking or block
+    /// is at one of these positions.
+    pub if_position: Option<Vec<u64>>,
     /// True if the actor is staff, who may do more than customers.
     pub by_staff: bool,
 }
@@ -70,5 +70,11 @@ impl Meta {
         } else {
             Repeat::Other
         })
+    }
+
+    /// True if the command is not to be executed on a state that was last
+    /// changed at this position.
+    pub fn is_stale(&self, position: u64) -> bool {
+        self.if_position.as_ref().is_some_and(|positions| !positions.contains(&position))
     }
 }

@@ -18,9 +18,14 @@ impl Up {
         let folder = tempfile::tempdir().unwrap();
         let address = free_address().to_string();
         let data = folder.path().join("data").to_str().unwrap().to_owned();
-        let env: Vec<_> = [("EXODRIVE_DATA_DIR", data), ("EXODRIVE_HTTP_ADDR", address.clone())]
-            .map(|(name, value)| (name.to_owned(), value))
-            .into();
+        let env: Vec<_> = [
+            ("EXODRIVE_DATA_DIR", data),
+            ("EXODRIVE_HTTP_ADDR", address.clone()),
+            ("EXODRIVE_JWT_ISSUER", "https://id.example.com".to_owned()),
+            ("EXODRIVE_JWT_AUDIENCE", "exodrive".to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into();
         let output = folder.path().join("up.log");
         let process = Process::start(&program("exodrive"), &["up", "--ephemeral"], &env, &output);
         Self { process, folder, env, url: format!("http://{address}") }
@@ -100,6 +105,9 @@ async fn two_systems_come_up_side_by_side_and_ctrl_c_leaves_nothing_behind() {
     };
     let token = one.prints(&["token", "--role", "auditor"]).await;
     assert_eq!(inbox(token.trim()).await, 200);
+    let banner = one.printed();
+    let token = banner.lines().find_map(|line| line.trim().strip_prefix("AUDITOR="));
+    assert_eq!(inbox(token.unwrap()).await, 200, "the banner's token");
     let token = one.prints(&["token", "--role", "customer"]).await;
     assert_eq!(inbox(token.trim()).await, 403);
     let foreign = other.prints(&["token", "--role", "auditor"]).await;

@@ -31,6 +31,7 @@ mod fleet;
 mod hang_up;
 mod history;
 mod hold_expiry;
+mod http_rfcs;
 mod idempotency;
 mod import;
 mod in_process;

@@ -87,8 +87,8 @@ impl Demo {
     ) -> Result<Inbox, Failure> {
         let secret = self.http.token_secret(&self.connections)?;
         let lifetime = Duration::from_secs(300);
-        let claim = &self.http.jwt_role_claim;
-        let token = tokens::issue(&secret, "demo", Role::Auditor, lifetime, claim)?;
+        let rules = self.http.token_rules();
+        let token = tokens::issue(&secret, "demo", Role::Auditor, lifetime, &rules)?;
         let answer = client
             .get(format!("{url}/v1/inbox?limit=100"))
             .bearer_auth(token)

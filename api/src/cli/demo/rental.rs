@@ -151,8 +151,8 @@ impl Demo {
     fn customer(&self) -> Result<String, Failure> {
         let secret = self.http.token_secret(&self.connections)?;
         let subject = format!("demo-{:08x}", rand::random::<u32>());
-        let (lifetime, claim) = (Duration::from_secs(300), &self.http.jwt_role_claim);
-        Ok(tokens::issue(&secret, &subject, Role::Customer, lifetime, claim)?)
+        let (lifetime, rules) = (Duration::from_secs(300), self.http.token_rules());
+        Ok(tokens::issue(&secret, &subject, Role::Customer, lifetime, &rules)?)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Authentication and authorization of callers.
 
 pub mod extract;
+pub mod peer;
 mod token_crypto;
 pub mod tokens;

@@ -126,6 +126,7 @@ const REMEMBERED: u64 = 10_000;
 const LEEWAY: u64 = 30;
 
 /// Requirements on a token.
+#[derive(Clone, Debug)]
 pub struct TokenRules {
     /// The issuer it must name.
     pub issuer: Option<String>,
@@ -170,7 +171,12 @@ impl Tokens {
     /// Pins the algorithm: it is never taken from a token.
     fn new(keys: Keys, algorithm: jsonwebtoken::Algorithm, rules: TokenRules) -> Self {
         let mut validation = Validation::new(algorithm);
-        validation.set_required_spec_claims(&["exp", "sub"]);
+        // A claim that is compared only if it is there is no requirement (RFC 7519, sections
+        // 4.1.1 and 4.1.3).
+        let issuer = rules.issuer.as_ref().map(|_| "iss");
+        let audience = rules.audience.as_ref().map(|_| "aud");
+        let required: Vec<_> = ["exp", "sub"].into_iter().chain(issuer).chain(audience).collect();
+        validation.set_required_spec_claims(&required);
         validation.validate_nbf = true;
         validation.leeway = LEEWAY;
         match rules.audience {
@@ -285,7 +291,8 @@ fn read_keys(text: &str) -> Result<KeySet, String> {
     Ok(keys)
 }
 
-/// A token for a system that trusts `secret`, as its issuer would sign it.
+/// A token for a system that trusts `secret` and has these rules, as its issuer
+/// would sign it.
 ///
 /// # Errors
 /// When it cannot be signed.
@@ -294,12 +301,12 @@ pub fn issue(
     subject: &str,
     role: Role,
     lifetime: Duration,
-    role_claim: &str,
+    rules: &TokenRules,
 ) -> Result<String, jsonwebtoken::errors::Error> {
     token_crypto::install();
     let now = Duration::from_secs(jsonwebtoken::get_current_timestamp());
     let role =
-        role_claim.rsplit('.').fold(json!(role.name()), |inner, step| json!({ step: inner }));
+        rules.role_claim.rsplit('.').fold(json!(role.name()), |inner, step| json!({ step: inner }));
     let mut claims = json!({
         "sub": subject,
         "iat": now.as_secs(),
@@ -307,6 +314,12 @@ pub fn issue(
     });
     if let (Some(claims), Value::Object(role)) = (claims.as_object_mut(), role) {
         claims.extend(role);
+        let named = [("iss", &rules.issuer), ("aud", &rules.audience)];
+        claims.extend(
+            named
+                .into_iter()
+                .filter_map(|(claim, value)| Some((claim.to_owned(), value.clone()?.into()))),
+        );
     }
     let key = EncodingKey::from_secret(secret.as_bytes());
     encode(&Header::new(jsonwebtoken::Algorithm::HS256), &claims, &key)
@@ -319,9 +332,12 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
     const CLAIM: &str = "app_metadata.role";
 
+    fn rules(role_claim: &str) -> TokenRules {
+        TokenRules { issuer: None, audience: None, role_claim: role_claim.into() }
+    }
+
     fn tokens(secret: &str) -> Tokens {
-        let rules = TokenRules { issuer: None, audience: None, role_claim: CLAIM.into() };
-        Tokens::by_secret(secret, rules)
+        Tokens::by_secret(secret, rules(CLAIM))
     }
 
     fn check(tokens: &Tokens, token: &str) -> Result<Caller, TokenError> {
@@ -332,18 +348,72 @@ mod tests {
     #[test]
     fn a_token_is_believed_by_its_signature_time_and_role() {
         let tokens = tokens("secret");
-        let good = issue("secret", "u1", Role::Auditor, HOUR, CLAIM).unwrap();
+        let good = issue("secret", "u1", Role::Auditor, HOUR, &rules(CLAIM)).unwrap();
         let caller = Caller { subject: "u1".into(), role: Role::Auditor };
         assert_eq!(check(&tokens, &good), Ok(caller));
-        let forged = issue("other", "u1", Role::Admin, HOUR, CLAIM).unwrap();
+        let forged = issue("other", "u1", Role::Admin, HOUR, &rules(CLAIM)).unwrap();
         assert_eq!(check(&tokens, &forged), Err(TokenError::Invalid));
         assert_eq!(check(&tokens, "garbage"), Err(TokenError::Invalid));
         // A user may be able to write any claim except the issuer's claim for
         // the role.
-        let elsewhere = issue("secret", "u1", Role::Admin, HOUR, "user_metadata.role").unwrap();
+        let elsewhere =
+            issue("secret", "u1", Role::Admin, HOUR, &rules("user_metadata.role")).unwrap();
         assert_eq!(check(&tokens, &elsewhere), Err(TokenError::NoRole));
         let unsigned = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ1IiwiZXhwIjo5OTk5OTk5OTk5fQ.";
         assert_eq!(check(&tokens, unsigned), Err(TokenError::Invalid));
+    }
+
+    #[test]
+    fn issuer_and_audience_are_required_when_they_are_configured() {
+        let named = |issuer: Option<&str>, audience: Option<&str>| TokenRules {
+            issuer: issuer.map(str::to_owned),
+            audience: audience.map(str::to_owned),
+            role_claim: CLAIM.into(),
+        };
+        let all = [
+            (None, None),
+            (Some("us"), None),
+            (None, Some("api")),
+            (Some("us"), Some("api")),
+            (Some("them"), Some("api")),
+            (Some("us"), Some("other")),
+        ];
+        for (issuer, audience) in &all[..4] {
+            let tokens = Tokens::by_secret("secret", named(*issuer, *audience));
+            for (iss, aud) in &all {
+                let rules = named(*iss, *aud);
+                let token = issue("secret", "u1", Role::Admin, HOUR, &rules).unwrap();
+                // What is not configured may be there.
+                let fits =
+                    (issuer.is_none() || issuer == iss) && (audience.is_none() || audience == aud);
+                let outcome = check(&tokens, &token);
+                let what = format!("{iss:?} {aud:?} by {issuer:?} {audience:?}");
+                assert_eq!(outcome.is_ok(), fits, "{what}");
+                assert!(fits || outcome == Err(TokenError::Invalid), "{what}");
+            }
+        }
+        // One of several audiences does, and nothing that only looks like a name.
+        let tokens = Tokens::by_secret("secret", named(Some("us"), Some("api")));
+        let with = |iss: Value, aud: Value| {
+            let claims = json!({
+                "sub": "u1", "exp": 9_999_999_999_u64, "iss": iss, "aud": aud,
+                "app_metadata": {"role": "admin"},
+            });
+            let key = EncodingKey::from_secret(b"secret");
+            check(&tokens, &encode(&Header::default(), &claims, &key).unwrap())
+        };
+        assert!(with(json!("us"), json!(["other", "api"])).is_ok());
+        for (iss, aud) in [
+            (json!("us"), json!([])),
+            (json!("us"), json!(null)),
+            (json!("us"), json!("")),
+            (json!("us"), json!({"api": true})),
+            (json!(null), json!("api")),
+            (json!(7), json!("api")),
+            (json!("us "), json!("api")),
+        ] {
+            assert_eq!(with(iss.clone(), aud.clone()), Err(TokenError::Invalid), "{iss} {aud}");
+        }
     }
 
     #[test]
@@ -400,16 +470,15 @@ mod tests {
             let signature = B64.encode(pair.sign(signed.as_bytes()));
             format!("{signed}.{signature}")
         };
-        let rules = || TokenRules { issuer: None, audience: None, role_claim: CLAIM.into() };
         let source = folder.display().to_string();
-        let tokens = Tokens::by_jwks(source.clone(), "EdDSA".parse().unwrap(), rules());
+        let tokens = Tokens::by_jwks(source.clone(), "EdDSA".parse().unwrap(), rules(CLAIM));
         assert_eq!(check(&tokens, &token("k1", "EdDSA")).unwrap().role, Role::Admin);
         assert_eq!(check(&tokens, &token("k2", "EdDSA")), Err(TokenError::Invalid));
         assert_eq!(check(&tokens, &token("k1", "HS256")), Err(TokenError::Invalid));
         // The public key, used as if it were a shared secret.
-        let hmac = issue(&public, "u1", Role::Admin, HOUR, CLAIM).unwrap();
+        let hmac = issue(&public, "u1", Role::Admin, HOUR, &rules(CLAIM)).unwrap();
         assert_eq!(check(&tokens, &hmac), Err(TokenError::Invalid));
-        let other = Tokens::by_jwks(source, "ES256".parse().unwrap(), rules());
+        let other = Tokens::by_jwks(source, "ES256".parse().unwrap(), rules(CLAIM));
         assert_eq!(check(&other, &token("k1", "EdDSA")), Err(TokenError::Invalid));
         std::fs::remove_file(folder).unwrap();
     }

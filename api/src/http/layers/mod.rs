@@ -1,5 +1,7 @@
 //! Layers around every request.
 
+pub mod accept;
 pub mod detach;
 pub mod erasure_gate;
+pub mod head;
 pub mod request;

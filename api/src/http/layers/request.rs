@@ -3,6 +3,7 @@
 
 use crate::http::{
     auth::tokens::Caller,
+    headers::single,
     problem,
     shows::{ReadRecords, Shows},
     state::limits::Verdict,
@@ -46,15 +47,22 @@ fn request_uuid() -> uuid::Uuid {
     uuid::Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid()
 }
 
+/// A new id of a request.
+pub(crate) fn new_request_id() -> String {
+    format!("req_{}", request_uuid().simple())
+}
+
 /// Marks an answer whose error status is the answer itself: readiness.
 #[derive(Clone, Copy)]
 pub(crate) struct NotAProblem;
 
 impl Identity {
     fn of(request: &Request) -> Self {
-        let traceparent = request.headers().get(TRACEPARENT).and_then(|it| it.to_str().ok());
+        // Of several, none is the caller's (W3C Trace Context, section 3.2.1).
+        let traceparent = single(request.headers(), TRACEPARENT.as_str()).ok().flatten();
+        let traceparent = traceparent.and_then(|it| it.to_str().ok());
         Self {
-            request_id: format!("req_{}", request_uuid().simple()).into(),
+            request_id: new_request_id().into(),
             trace: TraceContext::continuing(traceparent),
             verdict: Arc::default(),
             staff: Arc::default(),
@@ -63,7 +71,8 @@ impl Identity {
         }
     }
 
-    fn route(&self) -> &str {
+    /// The pattern of the route.
+    pub(crate) fn route(&self) -> &str {
         self.route.as_ref().map_or("unmatched", MatchedPath::as_str)
     }
 

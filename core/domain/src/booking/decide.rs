@@ -563,7 +563,7 @@ pub fn decide_unblock(
 ) -> Result<BlockEvent, BookingRejection> {
     ensure_not_repeated(calendar, meta)?;
     let block = calendar.blocks.get(&block_id).ok_or(No::NoSuchBlock)?;
-    if meta.if_position.is_some_and(|position| position != block.position) {
+    if meta.is_stale(block.position) {
         return Err(No::Stale(block.position));
     }
     let request_hash = Some(meta.request_hash.clone());
@@ -614,9 +614,7 @@ fn find_booking<'a>(
     match meta.repeats(&booking.commands) {
         Some(Repeat::Same(position)) => Err(No::AlreadyDone(position)),
         Some(Repeat::Other) => Err(No::KeyReused),
-        None if meta.if_position.is_some_and(|position| position != booking.position) => {
-            Err(No::Stale(booking.position))
-        }
+        None if meta.is_stale(booking.position) => Err(No::Stale(booking.position)),
         None => Ok(booking),
     }
 }

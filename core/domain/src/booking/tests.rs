@@ -356,7 +356,8 @@ impl World {
             (id.clone(), format!("hash of {id}"))
         };
         let (command_id, request_hash) = step.key.clone().unwrap_or_else(default);
-        let (now, if_position, by_staff) = (self.now, step.if_position, step.by_staff);
+        let (now, by_staff) = (self.now, step.by_staff);
+        let if_position = step.if_position.map(|position| vec![position]);
         let meta = Meta { command_id, request_hash, now, if_position, by_staff };
         self.newest = self.decide(step, &meta)?;
         for payload in self.newest.clone() {

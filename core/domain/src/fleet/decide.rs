@@ -79,7 +79,7 @@ pub fn decide(
         (_, None) => return Err(FleetRejection::NoSuchCar),
         (_, Some(car)) => car,
     };
-    if meta.if_position.is_some_and(|position| position != car.position) {
+    if meta.is_stale(car.position) {
         return Err(FleetRejection::Stale(car.position));
     }
     if car.archived && !matches!(command, FleetCommand::Restore) {
@@ -303,7 +303,7 @@ mod tests {
         };
         assert_eq!(faults[0].pointer, "/time_zone");
         assert_eq!(decide(None, &FleetCommand::List, &meta("x")), Err(FleetRejection::NoSuchCar));
-        let stale = Meta { if_position: Some(9), ..meta("x") };
+        let stale = Meta { if_position: Some(vec![9]), ..meta("x") };
         let refusal = decide(car.as_ref(), &FleetCommand::Feature, &stale);
         assert_eq!(refusal, Err(FleetRejection::Stale(1)));
     }

@@ -24,10 +24,12 @@ run: tools ## Build and start everything, with private NATS, Postgres and Redis;
 	@cargo build --bin exodrive
 	@exec "$(TARGET)/debug/exodrive" up $(ARGS)
 
+# Most tests wait more than they compute, so more of them run at once than there are cores.
 test: ## Build and run every test, with real servers; slow ones are named
 	@began=$$SECONDS; status=0; \
 	{ scripts/bootstrap --tests && cargo build --workspace --bins \
-	  && "$(TARGET)/debug/test-servers" cargo nextest run --workspace $(ARGS); } \
+	  && "$(TARGET)/debug/test-servers" \
+	     cargo nextest run --workspace --test-threads "$$((2 * $$(nproc)))" $(ARGS); } \
 	  || status=$$?; \
 	echo "make test: $$((SECONDS - began)) s"; \
 	exit $$status

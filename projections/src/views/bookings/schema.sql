@@ -8,11 +8,9 @@ create table bookings (
     user_id         text generated always as (data -> 'booking' ->> 'user_id') stored,
     first_day       text collate "C" not null generated always as (data -> 'booking' -> 'days' ->> 'from') stored,
     until_day       text collate "C" not null generated always as (data -> 'booking' -> 'days' ->> 'until') stored,
-    created_at      text collate "C" not null generated always as (data -> 'booking' ->> 'created_at') stored,
-    hold_expires_at text collate "C" generated always as (data -> 'booking' ->> 'hold_expires_at') stored
+    created_at      text collate "C" not null generated always as (data -> 'booking' ->> 'created_at') stored
 );
 create index on bookings (created_at desc, key desc);
 create index on bookings (car_id, first_day);
 create index on bookings (user_id) where user_id is not null;
 create index on bookings (customer_id);
-create index on bookings (hold_expires_at) where hold_expires_at is not null;

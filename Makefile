@@ -24,12 +24,15 @@ run: tools ## Build and start everything, with private NATS, Postgres and Redis;
 	@cargo build --bin exodrive
 	@exec "$(TARGET)/debug/exodrive" up $(ARGS)
 
-# Most tests wait more than they compute, so more of them run at once than there are cores.
+# Most tests wait more than they compute, so more of them run at once than there are cores; not so many that their
+# connections to the one Postgres run out.
+TEST_THREADS ?= $(shell n=$$((2 * $$(nproc))); echo $$((n < 8 ? n : 8)))
+
 test: ## Build and run every test, with real servers; slow ones are named
 	@began=$$SECONDS; status=0; \
 	{ scripts/bootstrap --tests && cargo build --workspace --bins \
 	  && "$(TARGET)/debug/test-servers" \
-	     cargo nextest run --workspace --test-threads "$$((2 * $$(nproc)))" $(ARGS); } \
+	     cargo nextest run --workspace --test-threads $(TEST_THREADS) $(ARGS); } \
 	  || status=$$?; \
 	echo "make test: $$((SECONDS - began)) s"; \
 	exit $$status

@@ -2,9 +2,8 @@
 
 use crate::in_process::InProcess;
 use base64::{Engine, prelude::BASE64_STANDARD};
-use exodrive_tests::{Answer, Delivery, System, day, email_body, eventually, sign, within};
+use exodrive_tests::{Answer, Delivery, System, day, email_body, eventually, sign};
 use serde_json::{Value, json};
-use std::time::Duration;
 
 async fn history(world: &System, query: &str) -> Value {
     world.get(&format!("/v1/audit/history?{query}")).await.expect(200)
@@ -55,17 +54,16 @@ async fn every_delivery_of_an_email_is_reported_with_its_evidence() {
     world.settled().await;
     world.get_as("admin", "/v1/inbox/em-1").await.expect(200);
 
-    let reported =
-        within(Duration::from_secs(5), "rejections and accesses are shown", async || {
-            let reported = history(&world, "email=em-1").await;
-            let email = &reported["emails"][0];
-            let by_admin = |it: &&Value| it["actor"] == "admin:admin-user";
-            let all = email["duplicates"] == 2
-                && email["rejected"] == 1
-                && email["accesses"].as_array().unwrap().iter().any(|it| by_admin(&it));
-            all.then_some(reported)
-        })
-        .await;
+    let reported = eventually("rejections and accesses are shown", async || {
+        let reported = history(&world, "email=em-1").await;
+        let email = &reported["emails"][0];
+        let by_admin = |it: &&Value| it["actor"] == "admin:admin-user";
+        let all = email["duplicates"] == 2
+            && email["rejected"] == 1
+            && email["accesses"].as_array().unwrap().iter().any(|it| by_admin(&it));
+        all.then_some(reported)
+    })
+    .await;
     assert_eq!(ids(&reported), ["msg_a", "msg_b", "msg_c"]);
     assert_eq!((&reported["has_more"], &reported["next_cursor"]), (&json!(false), &Value::Null));
     let statuses = ["delivered", "delivered", "bounced"];

@@ -8,7 +8,6 @@ use exodrive_projections::{Database, engine::store::RefoldsLeft};
 use exodrive_runtime::services::Service;
 use exodrive_tests::{
     Answer, Delivery, System, WORKER, World, day, email_body, eventually, fold_by_name, rounds,
-    within,
 };
 use nix::sys::signal::Signal;
 use rand::RngExt;
@@ -23,8 +22,6 @@ use std::{
 
 /// Text that must be nowhere afterwards.
 const CANARY: &str = "canary.person";
-/// Time limit of a refold.
-const SOON: Duration = Duration::from_secs(10);
 
 async fn sql(world: &System, sql: &str) -> u64 {
     let sql = AssertSqlSafe(sql.to_owned());
@@ -114,7 +111,7 @@ impl RefoldRequest {
     }
 
     async fn is_met(&self, world: &System) {
-        within(SOON, "every row is folded again", async || {
+        eventually("every row is folded again", async || {
             let left = self.left().await;
             if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
         })
@@ -275,7 +272,7 @@ async fn without_redis_the_table_is_right_and_redis_as_soon_as_it_is_back() {
     forge(&world, &of_email("em-3")).await;
     world.services.signal(Service::Redis, Signal::SIGSTOP).unwrap();
     let request = RefoldRequest::make(&world, &of_email("em-3"), &[]).await;
-    within(SOON, "the table is right", async || {
+    eventually("the table is right", async || {
         let rows = world.rows("inbox").await;
         (!rows["em-3"].1.to_string().contains(CANARY)).then_some(())
     })
@@ -318,7 +315,7 @@ async fn a_row_that_postgres_rejects_or_that_waits_holds_up_no_other() {
         .await
         .unwrap();
     assert_eq!(errors, ["erased"]);
-    within(SOON, "the others are right", async || {
+    eventually("the others are right", async || {
         let rows = world.rows("inbox").await;
         let wrong = |key: &str| rows[key].1["search"] == CANARY;
         (wrong("em-3") && !wrong("em-4") && !wrong("em-waits")).then_some(())
@@ -332,10 +329,7 @@ async fn a_row_that_postgres_rejects_or_that_waits_holds_up_no_other() {
     assert!(left[0].error.as_ref().unwrap().contains("Postgres rejected"), "{left:?}");
     assert_eq!(world.rows("inbox").await["em-waits"].1["status"], "sent", "it waits still");
     sql(&world, "alter table inbox_g1.inbox drop constraint refused").await;
-    within(Duration::from_secs(20), "it is tried again", async || {
-        request.left().await.is_empty().then_some(())
-    })
-    .await;
+    eventually("it is tried again", async || request.left().await.is_empty().then_some(())).await;
     assert_eq!(canaries(&world).await, Vec::<String>::new());
     is_verified(&world).await;
 }
@@ -350,7 +344,7 @@ async fn a_generation_that_no_worker_can_fold_any_more_is_dropped() {
         .await;
     forge(&world, &of_email("em-1")).await;
     let request = RefoldRequest::make(&world, &of_email("em-1"), &[]).await;
-    within(SOON, "the one that readers see is right", async || {
+    eventually("the one that readers see is right", async || {
         let left = request.left().await;
         (left.len() == 1 && left[0].generation == 1).then_some(())
     })

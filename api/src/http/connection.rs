@@ -104,6 +104,7 @@ fn problem_for(message: &[u8]) -> Option<Vec<u8>> {
         return None;
     }
     let date = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("date"));
+    // An answer without a date keeps none.
     let date = date.map(|(_, date)| format!("date: {date}\r\n")).unwrap_or_default();
     let request_id = new_request_id();
     let error = ApiError::of_status(status);

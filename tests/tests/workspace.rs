@@ -1,4 +1,4 @@
-//! The shape of the workspace: which room may import which, under which
+//! The shape of the workspace: which crate may import which, under which
 //! licences the whole tree stands, and that every crate is held to the same
 //! lints. Reads what cargo knows, without the network.
 
@@ -17,8 +17,8 @@ use std::{
     sync::LazyLock,
 };
 
-/// Which rooms each room may import.
-const ROOMS: [(&str, &[&str]); 12] = [
+/// The crates of this workspace that each of them may import.
+const IMPORTS: [(&str, &[&str]); 12] = [
     ("exodrive-domain", &[]),
     ("exodrive-log", &["exodrive-domain"]),
     ("exodrive-proof", &[]),
@@ -94,7 +94,7 @@ const ROOMS: [(&str, &[&str]); 12] = [
     ),
 ];
 
-/// Rooms that may import these crates and no other.
+/// Crates of this workspace that may import these crates and no other.
 const CLOSED: [(&str, &[&str]); 3] = [
     (
         "exodrive-domain",
@@ -132,7 +132,7 @@ const CLOSED: [(&str, &[&str]); 3] = [
     ("exodrive-migrations", &["sqlx"]),
 ];
 
-/// Crates that only these rooms may import, the tests apart.
+/// Crates that only these crates of this workspace may import, the tests apart.
 const OWNED: [(&str, &[&str]); 5] = [
     ("async-nats", &["exodrive-log"]),
     ("sqlx", &["exodrive-projections", "exodrive-migrations", "exodrive-audit"]),
@@ -150,7 +150,7 @@ const OWNED: [(&str, &[&str]); 5] = [
     ("clap", &["exodrive-api"]),
 ];
 
-/// Rooms in which a file may take from its own children what they build on it: a
+/// Crates in which a file may take from its own children what they build on it: a
 /// crate's root and a folder's `mod.rs` hold what the folder shares.
 const PUT_TOGETHER: [&str; 5] =
     ["exodrive-proof", "exodrive-runtime", "exodrive-commands", "exodrive-api", "exodrive-tests"];
@@ -232,34 +232,30 @@ fn imports(package: &Value) -> BTreeSet<&str> {
     package["dependencies"].as_array().unwrap().iter().map(|it| text(it, "name")).collect()
 }
 
-/// Rows of `rooms` that a package breaks.
+/// The imports of a package that the tables forbid.
 fn forbidden_edges(package: &str, imports: &BTreeSet<&str>) -> Vec<String> {
-    let Some((_, allowed)) = ROOMS.iter().find(|(room, _)| *room == package) else {
-        return vec![format!("{package} is in no row of the table of rooms")];
+    let Some((_, allowed)) = IMPORTS.iter().find(|(name, _)| *name == package) else {
+        return vec![format!("{package} is in no row of the table of imports")];
     };
-    let is_room = |name: &&&str| ROOMS.iter().any(|(room, _)| *room == **name);
-    let rooms = imports.iter().filter(is_room).filter(|name| !allowed.contains(*name));
-    let closed = CLOSED.iter().filter(|(room, _)| *room == package).flat_map(|(_, allowed)| {
-        imports.iter().filter(|name| !is_room(name) && !allowed.contains(*name))
+    let is_ours = |name: &&&str| IMPORTS.iter().any(|(ours, _)| *ours == **name);
+    let ours = imports.iter().filter(is_ours).filter(|name| !allowed.contains(*name));
+    let closed = CLOSED.iter().filter(|(name, _)| *name == package).flat_map(|(_, allowed)| {
+        imports.iter().filter(|name| !is_ours(name) && !allowed.contains(*name))
     });
     let owned = imports.iter().filter(|name| {
         package != "exodrive-tests"
             && OWNED
                 .iter()
-                .any(|(crate_name, rooms)| crate_name == *name && !rooms.contains(&package))
+                .any(|(crate_name, importers)| crate_name == *name && !importers.contains(&package))
     });
-    rooms
-        .chain(closed)
-        .chain(owned)
-        .map(|name| format!("{package} may not import {name}"))
-        .collect()
+    ours.chain(closed).chain(owned).map(|name| format!("{package} may not import {name}")).collect()
 }
 
 #[test]
-fn no_room_imports_what_it_may_not() {
+fn no_crate_imports_what_it_may_not() {
     let members = members();
     let names: BTreeSet<_> = members.iter().map(|package| text(package, "name")).collect();
-    assert_eq!(names, ROOMS.iter().map(|(room, _)| *room).collect());
+    assert_eq!(names, IMPORTS.iter().map(|(name, _)| *name).collect());
     let broken: Vec<_> = members
         .iter()
         .flat_map(|package| forbidden_edges(text(package, "name"), &imports(package)))

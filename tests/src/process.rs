@@ -1,11 +1,12 @@
 //! Programs of this workspace as child processes of a test.
 
-use exodrive_runtime::services::{Signal, signal_process};
+use exodrive_runtime::services::{PortClaim, Signal, signal_process};
 use std::{
     fs::OpenOptions,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Mutex,
 };
 
 /// A program of this workspace, beside the running test.
@@ -19,19 +20,14 @@ pub fn program(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("there is no program `{name}` yet: run `make test`"))
 }
 
-/// An address of this machine on which no process listens.
-///
-/// Apart from the ports of outgoing connections, and from those that private
-/// services choose: a port must still be free when its program is started
-/// again.
+/// An address of this machine on which no process listens, and that no other
+/// test gets while this process runs: its program may start later, and again.
 pub fn free_address() -> SocketAddr {
-    loop {
-        let port = rand::random_range(10_000..20_000);
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        if TcpListener::bind(address).is_ok() {
-            return address;
-        }
-    }
+    static CLAIMS: Mutex<Vec<PortClaim>> = Mutex::new(Vec::new());
+    // Apart from those that private services choose.
+    let (port, claim) = PortClaim::within(10_000..20_000).expect("a free port");
+    CLAIMS.lock().expect("no thread panics with it").push(claim);
+    SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 /// A child that is killed when dropped, and when the test itself is killed.

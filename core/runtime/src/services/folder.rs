@@ -1,10 +1,10 @@
 //! The data folder: its lock, the content of `services.json`, ports and
 //! passwords.
 
-use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -159,35 +159,72 @@ pub(super) fn is_locked(data_dir: &Path) -> bool {
     })
 }
 
-/// Ports on 127.0.0.1 that stay bound until they are released, so that no other
-/// process takes them before the server does.
-#[derive(Default)]
-pub(super) struct Ports(Vec<TcpListener>);
+/// A claim on a port of 127.0.0.1 that every process of this machine can see,
+/// also while no server listens there yet, or not at the moment.
+///
+/// It is a listener on the same port of 127.0.0.2, to which nobody connects: the
+/// operating system ends it with its process. Where that address does not exist
+/// (macOS), a claim holds nobody off.
+#[derive(Debug)]
+pub struct PortClaim(#[expect(dead_code, reason = "held, never read")] Option<TcpListener>);
+
+impl PortClaim {
+    /// Claims a port on which nothing listens; `None` if it is taken.
+    pub fn on(port: u16) -> Option<Self> {
+        let claim = match TcpListener::bind(("127.0.0.2", port)) {
+            Ok(listener) => Some(listener),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => None,
+            Err(_) => return None,
+        };
+        TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(Self(claim))
+    }
+
+    /// Claims any free port of a range.
+    ///
+    /// The range stays below that of outgoing connections: a client that keeps
+    /// trying a port of that range while the server is down ends up connected to
+    /// itself, and the server cannot come back.
+    ///
+    /// # Errors
+    /// `AddrInUse` when 200 ports in a row are taken.
+    pub fn within(range: Range<u16>) -> std::io::Result<(u16, Self)> {
+        (0..200)
+            .map(|_| rand::rng().random_range(range.clone()))
+            .find_map(|port| Some((port, Self::on(port)?)))
+            .ok_or_else(|| std::io::ErrorKind::AddrInUse.into())
+    }
+}
+
+/// Claimed ports of the servers of one service.
+#[derive(Debug, Default)]
+pub(super) struct Ports(Vec<PortClaim>);
 
 impl Ports {
     /// The requested port if it is free, else another one.
-    ///
-    /// A new port comes from below the range of outgoing connections: a client
-    /// that keeps trying a port of that range while the server is down ends up
-    /// connected to itself, and the server cannot come back.
     pub(super) fn reserve(&mut self, requested: u16) -> Result<u16, ServiceError> {
-        let mut tried = BTreeSet::new();
-        let mut port = requested;
-        loop {
-            if port != 0
-                && let Ok(listener) = TcpListener::bind(("127.0.0.1", port))
-            {
-                self.0.push(listener);
-                return Ok(port);
-            }
-            tried.insert(port);
-            if tried.len() > 200 {
-                return Err(ServiceError::io(
-                    "find a free port on 127.0.0.1",
-                    std::io::ErrorKind::AddrInUse.into(),
-                ));
-            }
-            port = rand::rng().random_range(20_000..32_000);
-        }
+        let claimed = match (requested != 0).then(|| PortClaim::on(requested)).flatten() {
+            Some(claim) => Ok((requested, claim)),
+            None => PortClaim::within(20_000..32_000),
+        };
+        let (port, claim) = claimed
+            .map_err(|error| ServiceError::io("find a free port on 127.0.0.1", error))?;
+        self.0.push(claim);
+        Ok(port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claimed_port_is_claimed_once_until_the_claim_ends() {
+        let mut ports = Ports::default();
+        let port = ports.reserve(0).unwrap();
+        assert!(PortClaim::on(port).is_none(), "claimed twice");
+        assert!(TcpListener::bind(("127.0.0.1", port)).is_ok(), "its server can listen");
+        assert_ne!(Ports::default().reserve(port).unwrap(), port);
+        drop(ports);
+        assert!(PortClaim::on(port).is_some(), "claimed after its end");
     }
 }

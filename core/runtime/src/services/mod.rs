@@ -23,6 +23,7 @@ pub use nix::sys::signal::Signal;
 pub use process::send as signal_process;
 use serde::{Deserialize, Serialize};
 
+pub use folder::PortClaim;
 use folder::{Ports, SavedSettings};
 use probe::Probe;
 pub use supervisor::{Output, ProcessSpec, Supervised, supervise};
@@ -238,13 +239,21 @@ struct Slot {
     probe: Probe,
     log: PathBuf,
     running: Mutex<Option<Supervised>>,
+    /// Held while the service is stopped too: it comes back on the same ports.
+    _ports: Ports,
 }
 
 impl Slot {
-    fn new(data_dir: &Path, service: Service, mut spec: ProcessSpec, probe: Probe) -> Self {
+    fn new(
+        data_dir: &Path,
+        service: Service,
+        mut spec: ProcessSpec,
+        probe: Probe,
+        ports: Ports,
+    ) -> Self {
         let log = data_dir.join("logs").join(format!("{}.log", spec.name));
         spec.output = Output::File(log.clone());
-        Self { service, spec, probe, log, running: Mutex::new(None) }
+        Self { service, spec, probe, log, running: Mutex::new(None), _ports: ports }
     }
 
     fn running(&self) -> MutexGuard<'_, Option<Supervised>> {
@@ -431,8 +440,7 @@ impl PrivateServices {
             let Some((binary, ports)) = nats_ground else { return Ok(None) };
             let spec = nats::prepare(&data_dir, &saved, &options, &binary)?;
             let probe = Probe::Nats { port: saved.nats_port, monitor: saved.nats_monitor_port };
-            let slot = Slot::new(&data_dir, Service::Nats, spec, probe);
-            drop(ports);
+            let slot = Slot::new(&data_dir, Service::Nats, spec, probe, ports);
             slot.start().await.map(|()| Some(slot))
         };
         let redis = async {
@@ -440,8 +448,7 @@ impl PrivateServices {
             let spec = redis::prepare(&data_dir, &saved, options.neighbours, &binary)?;
             let probe =
                 Probe::Redis { port: saved.redis_port, password: saved.redis_password.clone() };
-            let slot = Slot::new(&data_dir, Service::Redis, spec, probe);
-            drop(ports);
+            let slot = Slot::new(&data_dir, Service::Redis, spec, probe, ports);
             slot.start().await.map(|()| Some(slot))
         };
         let postgres = async {
@@ -455,8 +462,7 @@ impl PrivateServices {
             let data = saved.postgres_folder.clone().unwrap_or_else(|| data_dir.join("postgres"));
             let probe =
                 Probe::Postgres { port: saved.postgres_port, pid_file: postgres::pid_file(&data) };
-            let slot = Slot::new(&data_dir, Service::Postgres, spec, probe);
-            drop(ports);
+            let slot = Slot::new(&data_dir, Service::Postgres, spec, probe, ports);
             slot.start().await.map(|()| Some((slot, saved)))
         };
         // All three run to their end, even if one fails: an abandoned initdb

@@ -4,6 +4,7 @@ use exodrive_domain::{
     EMAIL_IMPORTED, KnownEvent, NewerRelease, Payload, Recorded, UnreadableEvent, WEBHOOK_RECEIVED,
     booking::{BookingChange, Customer},
     personal::{Trace, trace},
+    value::address_key,
 };
 use exodrive_log::{Log, ReadError};
 use exodrive_projections::engine::inspect::rows_of;
@@ -143,7 +144,7 @@ fn is_about(
 }
 
 fn is_customer(customer: &Customer, address: &str) -> bool {
-    customer.details.0.email.trim().to_lowercase() == address
+    address_key(&customer.details.0.email) == address
 }
 
 /// The rows that events encrypted by some keys touch.

@@ -1,6 +1,6 @@
 //! Clients of the rental routes, and the bodies of their requests.
 
-use crate::{API, Answer, System, World};
+use crate::{API, Answer, System, World, eventually};
 use chrono::{NaiveDate, TimeDelta, Utc};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -126,10 +126,17 @@ impl Client {
         Answer::of(self.request(Method::GET, path)).await.unwrap()
     }
 
-    /// Gets a path once the views have reached a position.
+    /// Gets a path once the views have reached a position. Asks again while they
+    /// are behind, as a client would.
     pub async fn get_from(&self, position: u64, path: &str) -> Answer {
-        let request = self.request(Method::GET, path).header("exodrive-min-position", position);
-        Answer::of(request).await.unwrap()
+        eventually(&format!("the views of {path} reach position {position}"), async || {
+            let request = self.request(Method::GET, path);
+            let answer = Answer::of(request.header("exodrive-min-position", position)).await;
+            let answer = answer.map_err(|error| error.to_string())?;
+            let behind = answer.status == 503 && answer.json()["code"] == "view_behind";
+            if behind { Err(answer.json().to_string()) } else { Ok(answer) }
+        })
+        .await
     }
 
     /// Tries to book.

@@ -4,8 +4,11 @@ use super::problem::{ApiError, Problem};
 use super::{
     Api, App,
     auth::extract::{Manages, Requester},
-    bookings::{CustomerRequest, LinkDetail, STAFF_LINK_DAYS, car_id, known_form, shown, viewer},
+    bookings::{
+        CustomerRequest, LinkDetail, STAFF_LINK_DAYS, car_id, choices, known_form, shown, viewer,
+    },
     command::{Answer, Command, EmptyBody, days},
+    given::{Given, optional, valid},
     refusals::{rental_problem, validation},
 };
 use axum::{
@@ -17,7 +20,7 @@ use exodrive_commands::{context::CommandContext, digest::sha256_hex, rental::Ren
 use exodrive_domain::{
     booking::{AccessLink, BookingAction, BookingRejection, Status},
     id::BookingId,
-    price::{Choices, InvalidField},
+    value::{InvalidField, rules},
 };
 use exodrive_projections::views::bookings::read::BookingDetail;
 use serde::Deserialize;
@@ -115,7 +118,8 @@ pub(crate) struct AmountRequest {
     /// Amount in cents; the open amount if not given.
     amount_cents: Option<i64>,
     /// Reference of the payment provider.
-    reference: Option<String>,
+    #[schema(inline)]
+    reference: Option<Given<rules::PaymentReference>>,
 }
 
 /// An amount given back.
@@ -125,7 +129,8 @@ pub(crate) struct RefundRequest {
     /// Amount in cents; all that can be refunded if not given.
     amount_cents: Option<i64>,
     /// Reason of the refund.
-    reason: Option<String>,
+    #[schema(inline)]
+    reason: Option<Given<rules::Reason>>,
 }
 
 /// A reason.
@@ -133,7 +138,8 @@ pub(crate) struct RefundRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReasonRequest {
     /// Reason, for the timeline.
-    reason: Option<String>,
+    #[schema(inline)]
+    reason: Option<Given<rules::Reason>>,
 }
 
 /// A contract that is sent.
@@ -141,7 +147,8 @@ pub(crate) struct ReasonRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct DocumentRequest {
     /// Id of the document at the signing service.
-    document: Option<String>,
+    #[schema(inline)]
+    document: Option<Given<rules::DocumentReference>>,
 }
 
 /// A car that came back.
@@ -159,7 +166,8 @@ pub(crate) struct ResolveRequest {
     /// `completed` or `cancelled`.
     status: String,
     /// Reason of the decision.
-    reason: Option<String>,
+    #[schema(inline)]
+    reason: Option<Given<rules::Reason>>,
 }
 
 /// New days for a booking.
@@ -172,11 +180,14 @@ pub(crate) struct RescheduleRequest {
     end_date: NaiveDate,
     /// Ids of optional fees; then `pick_up` and `drop_off` are read too. If not
     /// given, the earlier choice stays.
+    #[schema(max_items = 50)]
     fees: Option<BTreeSet<String>>,
     /// Id of the location where the customer picks the car up, with `fees`.
-    pick_up: Option<String>,
+    #[schema(inline)]
+    pick_up: Option<Given<rules::ChoiceId>>,
     /// Id of the location where the customer leaves the car, with `fees`.
-    drop_off: Option<String>,
+    #[schema(inline)]
+    drop_off: Option<Given<rules::ChoiceId>>,
     /// Total that the customer was shown, in cents.
     expected_total_cents: Option<i64>,
 }
@@ -196,36 +207,37 @@ pub(crate) struct ExtendRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct NoteRequest {
     /// The text.
-    text: String,
+    #[schema(inline)]
+    text: Given<rules::Note>,
 }
 
 booking_action_routes! {
     /// Records that the payment provider holds the open amount. Staff.
     authorize_payment "/v1/bookings/{id}/authorize-payment" Manages, (("token" = [])) AmountRequest: |body, _api, _context|
-        BookingAction::AuthorizePayment { amount_cents: body.amount_cents, reference: body.reference.clone() };
+        BookingAction::AuthorizePayment { amount_cents: body.amount_cents, reference: optional("/reference", body.reference.as_ref())? };
     /// Records that an amount was captured. Staff.
     capture_payment "/v1/bookings/{id}/capture-payment" Manages, (("token" = [])) AmountRequest: |body, _api, _context|
-        BookingAction::CapturePayment { amount_cents: body.amount_cents, reference: body.reference.clone() };
+        BookingAction::CapturePayment { amount_cents: body.amount_cents, reference: optional("/reference", body.reference.as_ref())? };
     /// Records that a payment failed. Staff.
     fail_payment "/v1/bookings/{id}/fail-payment" Manages, (("token" = [])) ReasonRequest: |body, _api, _context|
-        BookingAction::FailPayment { reason: body.reason.clone() };
+        BookingAction::FailPayment { reason: optional("/reason", body.reason.as_ref())? };
     /// Records that a held payment was voided; before the rental that cancels
     /// the booking. Staff.
     void_payment "/v1/bookings/{id}/void-payment" Manages, (("token" = [])) ReasonRequest: |body, _api, _context|
-        BookingAction::VoidPayment { reason: body.reason.clone() };
+        BookingAction::VoidPayment { reason: optional("/reason", body.reason.as_ref())? };
     /// Records that an amount was refunded. Staff.
     refund_payment "/v1/bookings/{id}/refund-payment" Manages, (("token" = [])) RefundRequest: |body, _api, _context|
-        BookingAction::RefundPayment { amount_cents: body.amount_cents, reason: body.reason.clone() };
+        BookingAction::RefundPayment { amount_cents: body.amount_cents, reason: optional("/reason", body.reason.as_ref())? };
     /// Records that the contract was sent. Staff.
     send_contract "/v1/bookings/{id}/send-contract" Manages, (("token" = [])) DocumentRequest: |body, _api, _context|
-        BookingAction::SendContract { document: body.document.clone() };
+        BookingAction::SendContract { document: optional("/document", body.document.as_ref())? };
     /// Records that the contract was viewed. Staff.
     view_contract "/v1/bookings/{id}/view-contract" Manages, (("token" = [])) EmptyBody: |_body, _api, _context| BookingAction::ViewContract;
     /// Records that the contract was signed. Staff.
     sign_contract "/v1/bookings/{id}/sign-contract" Manages, (("token" = [])) EmptyBody: |_body, _api, _context| BookingAction::SignContract;
     /// Records that the contract was declined. Staff.
     decline_contract "/v1/bookings/{id}/decline-contract" Manages, (("token" = [])) ReasonRequest: |body, _api, _context|
-        BookingAction::DeclineContract { reason: body.reason.clone() };
+        BookingAction::DeclineContract { reason: optional("/reason", body.reason.as_ref())? };
     /// Records that the customer picked the car up, from the first day on.
     /// Staff.
     pick_up "/v1/bookings/{id}/pick-up" Manages, (("token" = [])) EmptyBody: |_body, _api, _context| BookingAction::PickUp;
@@ -236,27 +248,27 @@ booking_action_routes! {
     complete "/v1/bookings/{id}/complete" Manages, (("token" = [])) EmptyBody: |_body, _api, _context| BookingAction::Complete;
     /// Cancels the rental; the days become free. Staff, and the customer.
     cancel "/v1/bookings/{id}/cancel" Requester, ((), ("token" = [])) ReasonRequest: |body, _api, _context|
-        BookingAction::Cancel { reason: body.reason.clone() };
+        BookingAction::Cancel { reason: optional("/reason", body.reason.as_ref())? };
     /// Records that the customer did not come for the car; the days become
     /// free. Staff, from the first day on.
     no_show "/v1/bookings/{id}/no-show" Manages, (("token" = [])) ReasonRequest: |body, _api, _context|
-        BookingAction::NoShow { reason: body.reason.clone() };
+        BookingAction::NoShow { reason: optional("/reason", body.reason.as_ref())? };
     /// Records a dispute. Staff.
     dispute "/v1/bookings/{id}/dispute" Manages, (("token" = [])) ReasonRequest: |body, _api, _context|
-        BookingAction::Dispute { reason: body.reason.clone() };
+        BookingAction::Dispute { reason: optional("/reason", body.reason.as_ref())? };
     /// Records the end of a dispute. Staff.
     resolve_dispute "/v1/bookings/{id}/resolve-dispute" Manages, (("token" = [])) ResolveRequest: |body, _api, _context| {
         let status: Status = body.status.parse().map_err(|_| {
             validation(vec![InvalidField::new("/status", "must be completed or cancelled")])
         })?;
-        BookingAction::ResolveDispute { status, reason: body.reason.clone() }
+        BookingAction::ResolveDispute { status, reason: optional("/reason", body.reason.as_ref())? }
     };
     /// Moves the booking to other days, priced as a new booking of them. If
     /// they are taken, the booking does not change. Staff, and the customer.
     reschedule "/v1/bookings/{id}/reschedule" Requester, ((), ("token" = [])) RescheduleRequest: |body, _api, _context| {
         let days = days(body.start_date, body.end_date)?;
-        let (pick_up, drop_off) = (body.pick_up.clone(), body.drop_off.clone());
-        let choices = body.fees.clone().map(|fees| Choices { fees, pick_up, drop_off });
+        let choices = body.fees.clone().map(|fees| choices(fees, body.pick_up.as_ref(), body.drop_off.as_ref()));
+        let choices = choices.transpose()?;
         BookingAction::Reschedule { days, choices, expected_total_cents: body.expected_total_cents }
     };
     /// Gives the booking a later last day, also while the customer has the car. Staff, and the customer.
@@ -266,10 +278,10 @@ booking_action_routes! {
     };
     /// Adds a note. Staff.
     add_note "/v1/bookings/{id}/notes" Manages, (("token" = [])) NoteRequest: |body, _api, _context|
-        BookingAction::AddNote { text: body.text.clone() };
+        BookingAction::AddNote { text: body.text.read("/text")? };
     /// Changes the customer of the booking. Staff.
     change_customer "/v1/bookings/{id}/customer" Manages, (("token" = [])) CustomerRequest: |body, api, context| {
-        let customer = body.customer(&context.actor);
+        let customer = valid("", body.customer(&context.actor))?;
         BookingAction::ChangeCustomer { customer_id: api.booking_secret.customer_id(&customer), customer }
     };
 }
@@ -284,7 +296,8 @@ pub(crate) struct MoveRequest {
     #[serde(default)]
     keep_price: bool,
     /// Reason of the move.
-    reason: Option<String>,
+    #[schema(inline)]
+    reason: Option<Given<rules::Reason>>,
     /// Total that the customer was shown, in cents.
     expected_total_cents: Option<i64>,
 }
@@ -313,9 +326,10 @@ pub(crate) async fn move_booking(
     let context = &command.context;
     let booking_id = known_form(&id)?;
     let body = &command.body;
+    let reason = optional("/reason", body.reason.as_ref())?;
     let run = async {
         let to = car_id(&api, &body.car_id).await?;
-        let (reason, expected) = (body.reason.as_deref(), body.expected_total_cents);
+        let (reason, expected) = (reason.as_ref(), body.expected_total_cents);
         let moved = api
             .rental
             .move_booking(booking_id, to, body.keep_price, reason, expected, context)

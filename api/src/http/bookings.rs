@@ -7,6 +7,7 @@ use super::{
     auth::extract::{Requester, Role},
     command::{Answer, Command, days},
     conditional::tag_of_content,
+    given::{Given, optional, valid},
     read_answer::{
         add_blocked_header, begin_read, json_body, limit, parse_query, reach_the_end, text,
         view_answer,
@@ -30,8 +31,9 @@ use exodrive_domain::{
     booking::{AccessLink, Booking, BookingCommand, Customer, CustomerDetails, NewBooking, Status},
     id::{BookingId, CarId},
     personal::{ERASED, Personal},
-    price::{Choices, InvalidField},
+    price::Choices,
     time::{self, serde_micros},
+    value::{Faults, InvalidField, Note, Valid, rules},
 };
 use exodrive_projections::views::{
     booking_timeline::read::{self as booking_timeline, BookingEntry},
@@ -49,7 +51,7 @@ const LINK_DAYS: i64 = 7;
 /// Days for which the link of a booking that staff made is valid.
 pub(super) const STAFF_LINK_DAYS: i64 = 30;
 /// The longest hold that staff may give.
-const LONGEST_HOLD_MINUTES: u32 = 30 * 24 * 60;
+const LONGEST_HOLD_MINUTES: i64 = 30 * 24 * 60;
 
 /// Request for a booking.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -65,17 +67,21 @@ pub(crate) struct BookingRequest {
     customer: CustomerRequest,
     /// Ids of optional fees.
     #[serde(default)]
+    #[schema(max_items = 50)]
     fees: BTreeSet<String>,
     /// Id of the location where the customer picks the car up.
-    pick_up: Option<String>,
+    #[schema(inline)]
+    pick_up: Option<Given<rules::ChoiceId>>,
     /// Id of the location where the customer leaves the car; the same if not
     /// given.
-    drop_off: Option<String>,
+    #[schema(inline)]
+    drop_off: Option<Given<rules::ChoiceId>>,
     /// Total that the customer was shown, in cents. If the total is another
     /// one, the booking is rejected (`price_changed`).
     expected_total_cents: Option<i64>,
     /// A note for staff.
-    notes: Option<String>,
+    #[schema(inline)]
+    notes: Option<Given<rules::Note>>,
     /// Minutes for which the days are held unpaid. Staff only.
     hold_minutes: Option<u32>,
 }
@@ -84,31 +90,38 @@ pub(crate) struct BookingRequest {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CustomerRequest {
-    /// Email address.
-    email: String,
-    /// First name.
-    first_name: String,
+    /// One email address (RFC 5321), without a display name.
+    #[schema(inline)]
+    email: Given<rules::AddressText>,
+    /// First name. It or the last name may be empty, not both: one name is a
+    /// name.
+    #[schema(inline, required = false)]
+    first_name: Option<Given<rules::PersonName>>,
     /// Last name.
-    last_name: String,
+    #[schema(inline, required = false)]
+    last_name: Option<Given<rules::PersonName>>,
     /// Telephone number.
-    phone: Option<String>,
+    #[schema(inline)]
+    phone: Option<Given<rules::Phone>>,
     /// Account of the customer. Staff only: for a signed-in customer it is
     /// their own.
-    user_id: Option<String>,
+    #[schema(inline)]
+    user_id: Option<Given<rules::UserId>>,
 }
 
 impl CustomerRequest {
     pub(super) fn customer(&self, actor: &Actor) -> Customer {
         let user_id = match actor {
             Actor::Customer(subject) => Some(subject.clone()),
-            actor if actor.is_staff() => self.user_id.clone(),
+            actor if actor.is_staff() => self.user_id.as_ref().map(Given::raw),
             _ => None,
         };
+        let name = |name: &Option<Given<_>>| name.as_ref().map_or_else(String::new, Given::raw);
         let details = CustomerDetails {
-            email: self.email.trim().to_owned(),
-            first_name: self.first_name.trim().to_owned(),
-            last_name: self.last_name.trim().to_owned(),
-            phone: self.phone.clone().filter(|phone| !phone.trim().is_empty()),
+            email: self.email.raw(),
+            first_name: name(&self.first_name),
+            last_name: name(&self.last_name),
+            phone: self.phone.as_ref().map(Given::raw),
         };
         Customer { user_id, details: Personal(details) }
     }
@@ -198,39 +211,44 @@ fn new_booking(
     context: &CommandContext,
 ) -> Result<NewBooking, ApiError> {
     let staff = context.actor.is_staff();
-    let customer = body.customer.customer(&context.actor);
-    let hold_for = match body.hold_minutes {
-        None => api.hold_period,
-        Some(minutes) if staff && (1..=LONGEST_HOLD_MINUTES).contains(&minutes) => {
-            TimeDelta::minutes(minutes.into())
-        }
-        Some(_) => {
-            let detail = format!("is for staff, and from 1 to {LONGEST_HOLD_MINUTES}");
-            return Err(validation(vec![InvalidField::new("/hold_minutes", detail)]));
-        }
+    let mut faults = Faults::default();
+    let minutes = body.hold_minutes.map(i64::from);
+    let allowed = staff && minutes.is_some_and(|it| (1..=LONGEST_HOLD_MINUTES).contains(&it));
+    let detail = format!("is for staff, and from 1 to {LONGEST_HOLD_MINUTES}");
+    faults.check(minutes.is_none() || allowed, "/hold_minutes", detail);
+    let customer = faults.within("/customer", Valid::new(body.customer.customer(&context.actor)));
+    let note = body.notes.as_ref().map(Given::raw);
+    let note = faults.take("/notes", Note::optional(note.as_deref()));
+    let chosen = choices(body.fees.clone(), body.pick_up.as_ref(), body.drop_off.as_ref());
+    let days = days(body.start_date, body.end_date);
+    let (customer, note) = faults.or((customer, note)).map_err(validation)?;
+    let (Some(customer), Some(note)) = (customer, note) else {
+        return Err(validation(Vec::new()));
     };
-    if body.notes.as_ref().is_some_and(|notes| notes.chars().count() > 5_000) {
-        let detail = "must have at most 5000 characters";
-        return Err(validation(vec![InvalidField::new("/notes", detail)]));
-    }
     Ok(NewBooking {
         id,
         customer_id: api.booking_secret.customer_id(&customer),
         customer,
-        days: days(body.start_date, body.end_date)?,
-        choices: Choices {
-            fees: body.fees.clone(),
-            pick_up: body.pick_up.clone(),
-            drop_off: body.drop_off.clone(),
-        },
-        hold_for,
+        days: days?,
+        choices: chosen?,
+        hold_for: minutes.map_or(api.hold_period, TimeDelta::minutes),
         link: Some(AccessLink {
             hash: sha256_hex(api.booking_secret.link_token(id, 0).as_bytes()),
             expires_at: api.rental.now() + TimeDelta::days(link_days(staff)),
         }),
-        note: body.notes.clone().filter(|notes| !notes.trim().is_empty()),
+        note,
         expected_total_cents: body.expected_total_cents,
     })
+}
+
+/// The chosen extras and locations of a request.
+pub(super) fn choices(
+    fees: BTreeSet<String>,
+    pick_up: Option<&Given<rules::ChoiceId>>,
+    drop_off: Option<&Given<rules::ChoiceId>>,
+) -> Result<Valid<Choices>, ApiError> {
+    let (pick_up, drop_off) = (pick_up.map(Given::raw), drop_off.map(Given::raw));
+    valid("", Choices { fees, pick_up, drop_off })
 }
 
 /// Finds the car with an id or a slug. A decision is made on it, so the log says

@@ -7,6 +7,7 @@ use super::{
     bookings::car_id,
     cars::car_tag,
     command::{Answer, Command, EmptyBody, days},
+    given::{Given, optional, valid, value},
     refusals::{range, rental_problem, validation},
 };
 use axum::{
@@ -23,7 +24,8 @@ use exodrive_domain::{
     days::Days,
     fleet::{Car, FleetCommand, FleetRejection, Image, NamedText, Profile},
     id::{BlockId, CarId},
-    price::{Fee, InvalidField, Location, LocationFee, Peak, PriceList},
+    price::{Fee, Location, LocationFee, Peak, PriceList},
+    value::{DEFAULT_CURRENCY, InvalidField, rules},
 };
 use exodrive_projections::views::cars::read::{
     CarDetail, FeeDetail, ImageDetail, LocationDetail, NamedTextDetail,
@@ -37,17 +39,20 @@ use utoipa::ToSchema;
 pub(crate) struct CarRequest {
     /// Name in URLs: a-z, 0-9 and `-`, unique. Given when the car is added, and
     /// never changed.
+    #[schema(min_length = 1, max_length = 100, pattern = "^[a-z0-9-]+$")]
     slug: Option<String>,
     /// Name for people, 1 to 100 characters.
-    name: String,
+    #[schema(inline)]
+    name: Given<rules::Label>,
     /// Category, for example `Supercar`.
-    category: String,
+    #[schema(inline)]
+    category: Given<rules::Category>,
     /// The long text.
-    #[serde(default)]
-    description: String,
+    #[schema(inline, required = false)]
+    description: Option<Given<rules::Description>>,
     /// The short text.
-    #[serde(default)]
-    short_description: String,
+    #[schema(inline, required = false)]
+    short_description: Option<Given<rules::ShortDescription>>,
     /// Specifications, in the order to be shown.
     #[serde(default)]
     specifications: Vec<NamedTextDetail>,
@@ -55,6 +60,7 @@ pub(crate) struct CarRequest {
     #[serde(default)]
     features: Vec<NamedTextDetail>,
     /// Time zone of the car (IANA); `America/New_York` if not given.
+    #[schema(max_length = 50)]
     time_zone: Option<String>,
 }
 
@@ -64,10 +70,10 @@ pub(crate) const TIME_ZONE: &str = "America/New_York";
 impl CarRequest {
     fn profile(&self) -> Profile {
         Profile {
-            name: self.name.clone(),
-            category: self.category.clone(),
-            description: self.description.clone(),
-            short_description: self.short_description.clone(),
+            name: self.name.raw(),
+            category: self.category.raw(),
+            description: self.description.as_ref().map_or_else(String::new, Given::raw),
+            short_description: self.short_description.as_ref().map_or_else(String::new, Given::raw),
             specifications: self.specifications.iter().map(named_text).collect(),
             features: self.features.iter().map(named_text).collect(),
             time_zone: self.time_zone.clone().unwrap_or_else(|| TIME_ZONE.to_owned()),
@@ -87,7 +93,9 @@ fn named_text(it: &NamedTextDetail) -> NamedText {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PriceRequest {
-    /// Currency (ISO 4217); `USD` if not given.
+    /// Currency (ISO 4217); `USD` if not given. Every amount is in its minor
+    /// unit: cents of USD, whole JPY, thousandths of KWD.
+    #[schema(min_length = 3, max_length = 3)]
     currency: Option<String>,
     /// Price of a day, in cents.
     base_per_day_cents: i64,
@@ -95,7 +103,8 @@ pub(crate) struct PriceRequest {
     #[serde(default)]
     discount_basis_points: u32,
     /// Text about the discount for customers.
-    offer_text: Option<String>,
+    #[schema(inline)]
+    offer_text: Option<Given<rules::OfferText>>,
     /// Deposit held while the car is out, apart from the price; 30 % of the
     /// total if not given.
     deposit_cents: Option<i64>,
@@ -123,7 +132,8 @@ pub(crate) struct PriceRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct PeakRequest {
     /// Name for people.
-    name: String,
+    #[schema(inline)]
+    name: Given<rules::Label>,
     /// Only these weekdays, 0 is Sunday; any if empty.
     #[serde(default)]
     weekdays: Vec<u8>,
@@ -150,7 +160,7 @@ impl PriceRequest {
                 _ => return Err(fault("must be given together with start_date")),
             };
             peaks.push(Peak {
-                name: peak.name.clone(),
+                name: peak.name.raw(),
                 weekdays: peak.weekdays.iter().copied().collect(),
                 days,
                 multiplier_basis_points: peak.multiplier_basis_points,
@@ -176,10 +186,10 @@ impl PriceRequest {
         };
         Ok(PriceList {
             version: 0,
-            currency: self.currency.clone().unwrap_or_else(|| "USD".to_owned()),
+            currency: self.currency.clone().unwrap_or_else(|| DEFAULT_CURRENCY.to_owned()),
             base_per_day_cents: self.base_per_day_cents,
             discount_basis_points: self.discount_basis_points,
-            offer_text: self.offer_text.clone(),
+            offer_text: self.offer_text.as_ref().map(Given::raw),
             deposit_cents: self.deposit_cents,
             minimum_days: self.minimum_days.unwrap_or(1),
             fees: self.fees.iter().map(fee).collect(),
@@ -205,7 +215,8 @@ pub(crate) struct ImagesRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ArchiveRequest {
     /// Reason, for the record.
-    reason: Option<String>,
+    #[schema(inline)]
+    reason: Option<Given<rules::Reason>>,
 }
 
 async fn change(
@@ -265,7 +276,8 @@ pub(crate) async fn create_car(
     let context = &command.context;
     let car_id = CarId::from(context.derived_id("car"));
     let slug = command.body.slug.clone().ok_or_else(|| fault("/slug", "must be given"))?;
-    let profile = command.body.profile();
+    let slug = value("/slug", slug.parse())?;
+    let profile = valid("", command.body.profile())?;
     let request = FleetCommand::Add { car_id, slug, profile };
     let run = async {
         let done = change(&api, car_id, &request, context).await?;
@@ -314,11 +326,11 @@ fleet_change_routes! {
         if body.slug.is_some() {
             return Err(fault("/slug", "never changes: leave it out"));
         }
-        FleetCommand::Describe(body.profile())
+        FleetCommand::Describe(valid("", body.profile())?)
     };
     /// Sets the price list of a car from now on. Bookings keep the price that
     /// was agreed. Staff.
-    price_car put "/v1/cars/{id}/price" PriceRequest: |body| FleetCommand::Price(body.prices()?);
+    price_car put "/v1/cars/{id}/price" PriceRequest: |body| FleetCommand::Price(valid("", body.prices()?)?);
     /// Sets a car's pictures, in order. Staff.
     set_car_images put "/v1/cars/{id}/images" ImagesRequest: |body| {
         let image = |it: &ImageDetail| Image {
@@ -326,7 +338,7 @@ fleet_change_routes! {
             alt: it.alt.clone(),
             primary: it.primary,
         };
-        FleetCommand::SetImages(body.images.iter().map(image).collect())
+        FleetCommand::SetImages(valid("", body.images.iter().map(image).collect::<Vec<_>>())?)
     };
     /// Shows a car to the public, who can then book it. Staff.
     list_car post "/v1/cars/{id}/list" EmptyBody: |_body| FleetCommand::List;
@@ -339,7 +351,7 @@ fleet_change_routes! {
     /// Takes a car out of the fleet, so that it cannot be booked. Bookings do
     /// not change. Staff.
     archive_car post "/v1/cars/{id}/archive" ArchiveRequest: |body|
-        FleetCommand::Archive { reason: body.reason.clone() };
+        FleetCommand::Archive { reason: optional("/reason", body.reason.as_ref())? };
     /// Takes an archived car into the fleet again. Staff.
     restore_car post "/v1/cars/{id}/restore" EmptyBody: |_body| FleetCommand::Restore;
 }
@@ -353,7 +365,8 @@ pub(crate) struct BlockRequest {
     /// The last day.
     end_date: NaiveDate,
     /// Reason, for the calendar of staff.
-    reason: String,
+    #[schema(inline)]
+    reason: Given<rules::Reason>,
     /// True to block days over bookings, too. The bookings stay, and staff have
     /// to move them.
     #[serde(default)]
@@ -414,10 +427,11 @@ pub(crate) async fn create_block(
     let context = &command.context;
     let body = &command.body;
     let block_id = BlockId::from(context.derived_id("block"));
+    let reason = body.reason.read("/reason")?;
     let run = async {
         let ids = (car_id(&api, &id).await?, block_id);
         let days = days(body.start_date, body.end_date)?;
-        let done = api.rental.block(ids, days, &body.reason, body.force, context).await;
+        let done = api.rental.block(ids, days, &reason, body.force, context).await;
         let done = done.map_err(|error| rental_problem(error, true))?;
         let answer = Answer::of(&BlockDetail::of(ids, &done), done.position)?;
         let answer = answer.tagged(format!("\"{}\"", done.position));

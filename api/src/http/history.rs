@@ -200,7 +200,7 @@ fn evidence_request(query: HistoryQuery) -> Result<EvidenceRequest, ApiError> {
     let scope = match (query.email, query.address, query.booking) {
         (Some(email), None, None) if !of_time => Scope::Email(email_id(&email)?),
         (None, Some(address), None) if !of_time && !address.trim().is_empty() => {
-            Scope::Address(address.trim().to_lowercase())
+            Scope::Address(address_key(&address))
         }
         (None, None, Some(booking)) if !of_time => {
             let id = booking.parse().map_err(|error: exodrive_domain::id::IdError| {

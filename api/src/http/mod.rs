@@ -18,6 +18,7 @@ mod deliveries;
 mod erasures;
 mod events;
 mod fleet;
+mod given;
 mod headers;
 pub mod health;
 mod history;

@@ -194,7 +194,7 @@ impl From<ErasureError> for ApiError {
         };
         match error {
             ErasureError::Address => field("/email_address"),
-            ErasureError::NoReason | ErasureError::LongReason(_) => field("/reason"),
+            ErasureError::NoReason | ErasureError::Reason(_) => field("/reason"),
             ErasureError::Rejected(ErasureRejection::NotFound) => no_such_erasure(),
             ErasureError::Rejected(rejection) => {
                 Self::new(Code::OperationRejected, rejection.to_string())
@@ -362,7 +362,6 @@ fn fleet_problem(refusal: FleetRejection) -> ApiError {
         FleetRejection::NoPrice => {
             ApiError::new(Code::CarConflict, "The car has no price: set one, then list it.")
         }
-        FleetRejection::Faulty(faults) => validation(faults),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Errors of erasure commands.
 
-use exodrive_domain::{UnreadableEvent, erasure::ErasureRejection};
+use exodrive_domain::{UnreadableEvent, erasure::ErasureRejection, value::InvalidValue};
 use exodrive_log::{AppendError, KeyError, ReadError};
 use exodrive_replays::person::PersonError;
 
@@ -13,9 +13,9 @@ pub enum ErasureError {
     /// The command needs a reason.
     #[error("a reason is required; it stays in the log (write nothing personal into it)")]
     NoReason,
-    /// The reason is too long.
-    #[error("the reason has more than {0} characters")]
-    LongReason(usize),
+    /// The reason breaks the rule of reasons.
+    #[error("the reason {0}")]
+    Reason(InvalidValue),
     /// The domain rejects the command in the present state.
     #[error(transparent)]
     Rejected(#[from] ErasureRejection),

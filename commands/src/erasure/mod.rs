@@ -12,6 +12,7 @@ use exodrive_domain::{
     KnownEvent, Payload, Recorded, Subject, decode,
     erasure::{Erasure, ErasureChange, ErasureEvent, ErasureStatus, HoldChange, HoldEvent},
     id::{ErasureId, HoldId},
+    value::{Reason, address_key},
     personal::Personal,
     time::serde_micros,
 };
@@ -23,8 +24,6 @@ use utoipa::ToSchema;
 
 /// Filter for the subjects of every erasure, for a reader of the log.
 pub const SUBJECTS: &str = exodrive_domain::erasure::ERASURE_SUBJECTS;
-/// Characters that a reason may have.
-const LONGEST_REASON: usize = 500;
 
 /// Erasure commands and reads on one log. Cheap to clone.
 #[derive(Clone)]
@@ -416,7 +415,7 @@ impl Erasures {
 
 /// Normalises an address for comparisons.
 fn normal(address: &str) -> Result<String, ErasureError> {
-    let address = address.trim().to_lowercase();
+    let address = address_key(address);
     let parts = address.split_once('@').filter(|(local, domain)| {
         !local.is_empty() && !domain.is_empty() && !address.contains(char::is_whitespace)
     });
@@ -424,10 +423,9 @@ fn normal(address: &str) -> Result<String, ErasureError> {
 }
 
 fn valid_reason(reason: &str) -> Result<String, ErasureError> {
-    let reason = reason.trim();
-    match reason.chars().count() {
-        0 => Err(ErasureError::NoReason),
-        1..=LONGEST_REASON => Ok(reason.to_owned()),
-        _ => Err(ErasureError::LongReason(LONGEST_REASON)),
+    match Reason::optional(Some(reason)) {
+        Ok(Some(reason)) => Ok(reason.into()),
+        Ok(None) => Err(ErasureError::NoReason),
+        Err(fault) => Err(ErasureError::Reason(fault)),
     }
 }

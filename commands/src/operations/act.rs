@@ -1,7 +1,10 @@
 //! Operators' commands on projections, checked against the present state.
 
 use super::{InvalidOperation, OperationRejection, Operator, OperatorError, known};
-use exodrive_domain::operation::{Operation, OperationEvent};
+use exodrive_domain::{
+    operation::{Operation, OperationEvent},
+    value::Reason,
+};
 use exodrive_projections::engine::operations::{GenerationState, Rebuild, RebuildState};
 use uuid::Uuid;
 
@@ -61,9 +64,6 @@ pub struct Plan {
     pub effect: String,
 }
 
-/// Characters that a reason may have.
-const LONGEST_REASON: usize = 500;
-
 impl Operator {
     /// Checks a command against the present state. Changes nothing: a dry run
     /// ends here.
@@ -78,16 +78,9 @@ impl Operator {
         reason: &str,
     ) -> Result<Plan, OperatorError> {
         let what = known(name)?;
-        let reason = reason.trim();
-        if act.needs_reason() && reason.is_empty() {
+        let reason = Reason::optional(Some(reason)).map_err(InvalidOperation::Reason)?;
+        if act.needs_reason() && reason.is_none() {
             return Err(OperatorError::NoReason);
-        }
-        if reason.chars().count() > LONGEST_REASON {
-            return Err(InvalidOperation::LongReason(LONGEST_REASON).into());
-        }
-        // Postgres stores no NUL.
-        if reason.contains('\0') {
-            return Err(InvalidOperation::NulInReason.into());
         }
         let (operation, effect) = match act {
             ProjectionCommand::Rebuild { key, from_position, partitions, accept_differences } => {
@@ -112,7 +105,7 @@ impl Operator {
             ProjectionCommand::Skip { key, position } => self.skip(name, key, *position).await?,
             ProjectionCommand::Prune => self.prune(name).await?,
         };
-        let (projection, reason) = (name.to_owned(), reason.to_owned());
+        let (projection, reason) = (name.to_owned(), reason.map_or_else(String::new, String::from));
         Ok(Plan { event: OperationEvent { projection, reason, operation }, effect })
     }
 

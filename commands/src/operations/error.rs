@@ -1,5 +1,6 @@
 //! Errors of operators' commands.
 
+use exodrive_domain::value::InvalidValue;
 use exodrive_log::{AppendError, ReadError};
 use exodrive_projections::{Error, engine::operations::RebuildState, names};
 
@@ -49,14 +50,11 @@ pub enum OperatorError {
 }
 
 /// A fault of a request, whatever the state of the projection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidOperation {
-    /// The reason is too long; it may have this many characters.
-    #[error("the reason has more than {0} characters")]
-    LongReason(usize),
-    /// Postgres stores no NUL.
-    #[error("the reason has a NUL character")]
-    NulInReason,
+    /// The reason breaks the rule of reasons.
+    #[error("the reason {0}")]
+    Reason(InvalidValue),
     /// The text is not a key.
     #[error("the key is empty or has a NUL character")]
     FaultyKey,

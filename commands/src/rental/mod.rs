@@ -23,6 +23,7 @@ use exodrive_domain::{
     days::Days,
     fleet::{self, Car, FleetChange, FleetCommand, FleetEvent, FleetRejection},
     id::{BlockId, BookingId, CarId},
+    value::Reason,
 };
 use exodrive_log::{CarState, ClaimError, Commands, DecisionState, Loaded, Log, ReadError};
 use exodrive_projections::{
@@ -301,7 +302,7 @@ impl RentalCommands {
         booking_id: BookingId,
         to: CarId,
         keep_price: bool,
-        reason: Option<&str>,
+        reason: Option<&Reason>,
         expected_total_cents: Option<i64>,
         context: &CommandContext,
     ) -> Result<Done<Arc<Booking>>, RentalError> {
@@ -423,7 +424,7 @@ impl RentalCommands {
         &self,
         (car_id, block_id): (CarId, BlockId),
         days: Days,
-        reason: &str,
+        reason: &Reason,
         force: bool,
         context: &CommandContext,
     ) -> Result<Done<Option<Block>>, RentalError> {

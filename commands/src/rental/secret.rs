@@ -4,6 +4,7 @@ use crate::digest::uuid_from_digest;
 use exodrive_domain::{
     booking::Customer,
     id::{BookingId, CustomerId},
+    value::address_key,
 };
 use ring::hmac;
 
@@ -30,9 +31,10 @@ impl BookingSecret {
     }
 
     /// Id of the customer with this email address. The address cannot be
-    /// derived from it without the secret.
+    /// derived from it without the secret. Spellings of one address
+    /// ([`address_key`]) are one customer.
     pub fn customer_id(&self, customer: &Customer) -> CustomerId {
-        let email = customer.details.0.email.trim().to_lowercase();
+        let email = address_key(&customer.details.0.email);
         let tag = self.sign(&format!("customer\n{email}"));
         let mut first = [0; 16];
         first.copy_from_slice(&tag.as_ref()[..16]);

@@ -1,8 +1,9 @@
 //! The domain, without storage and transport: the events, their envelope and
 //! subjects, and the folds that turn events into state.
 //!
-//! **May import** serde, chrono (and its time zones), strum, uuid, bytes and
-//! thiserror. No IO, no clock and no randomness: the manifest holds no crate
+//! **May import** serde, chrono (and its time zones), strum, uuid, bytes,
+//! thiserror, and parsers of the values that people give (addresses, URLs,
+//! currencies, Unicode). No IO, no clock and no randomness: the manifest holds no crate
 //! for them and `clippy.toml` forbids those of the standard library.
 //!
 //! **Flow.** The log hands over a [`Recorded`] event (envelope and body bytes).
@@ -35,6 +36,7 @@ pub mod price;
 mod subject;
 pub mod time;
 mod upcast;
+pub mod value;
 
 pub use command::{CommandRecord, Meta, Repeat};
 pub use envelope::{DECISION_SOURCE, DECISION_VERSION, Envelope, Protection, Recorded};

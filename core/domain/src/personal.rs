@@ -1,7 +1,10 @@
 //! Personal data in events: its mark, its owner, and the value that replaces it
 //! once it is erased.
 
-use crate::{EMAIL_IMPORTED, Subject, WEBHOOK_RECEIVED, json};
+use crate::{
+    EMAIL_IMPORTED, Subject, WEBHOOK_RECEIVED, json,
+    value::{address_key, mailboxes},
+};
 use serde_json::Value;
 use std::fmt;
 
@@ -70,7 +73,7 @@ pub enum Trace {
     Own,
 }
 
-/// Finds an email address (in lower case) in a body.
+/// Finds an email address, given by its [`address_key`], in a body.
 pub fn trace(body: &[u8], address: &str) -> Option<Trace> {
     match json::parse(body) {
         Some(body) => trace_in(&body, address),
@@ -83,17 +86,15 @@ pub fn trace(body: &[u8], address: &str) -> Option<Trace> {
 fn trace_in(value: &Value, address: &str) -> Option<Trace> {
     match value {
         Value::String(text) => {
-            let text = text.trim().to_lowercase();
-            // RFC 5322: `dana@example.com` or `Dana <dana@example.com>`.
-            let bare = text.strip_suffix('>').and_then(|text| text.rsplit_once('<'));
-            if text == address || bare.is_some_and(|(_, bare)| bare.trim() == address) {
+            let is_own = |mailbox: &String| address_key(mailbox) == address;
+            if text.contains('@') && mailboxes(text).iter().any(is_own) {
                 return Some(Trace::Own);
             }
-            text.contains(address).then_some(Trace::Mention)
+            address_key(text).contains(address).then_some(Trace::Mention)
         }
         Value::Array(items) => items.iter().filter_map(|item| trace_in(item, address)).max(),
         Value::Object(fields) => {
-            let named = fields.keys().any(|name| name.to_lowercase().contains(address));
+            let named = fields.keys().any(|name| address_key(name).contains(address));
             let within = fields.values().filter_map(|value| trace_in(value, address)).max();
             within.max(named.then_some(Trace::Mention))
         }

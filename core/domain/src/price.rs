@@ -4,7 +4,10 @@
 //! a discount, a tax) is rounded to the cent, half a cent upwards, once, where
 //! its line is made; everything after that is addition.
 
-use crate::days::Days;
+use crate::{
+    days::Days,
+    value::{ChoiceId, Faults, Rules, check_currency, rules},
+};
 use chrono::{Datelike, NaiveDate};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -212,7 +215,7 @@ fn share(amount_cents: i64, basis_points: u32) -> i64 {
     (amount_cents * i64::from(basis_points) + whole / 2) / whole
 }
 
-/// The price of a rental by a valid price list ([`PriceList::check`]).
+/// The price of a rental by a price list that keeps its [`Rules`].
 ///
 /// # Errors
 /// [`QuoteError`].
@@ -332,88 +335,81 @@ fn percent(basis_points: u32) -> String {
     }
 }
 
-/// An invalid part of a command: its place, as a JSON pointer, and the fault.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InvalidField {
-    /// For example `/base_per_day_cents`.
-    pub pointer: String,
-    /// A text for people.
-    pub detail: String,
-}
-
-impl InvalidField {
-    /// A fault.
-    pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { pointer: pointer.into(), detail: detail.into() }
-    }
-}
-
-impl PriceList {
-    /// The faults of the price list; empty if quotes can be made from it.
-    pub fn check(&self) -> Vec<InvalidField> {
-        let mut faults = Vec::new();
-        let mut check = |is_valid: bool, pointer: &str, detail: &str| {
-            if !is_valid {
-                faults.push(InvalidField::new(pointer, detail));
-            }
-        };
-        let code =
-            self.currency.len() == 3 && self.currency.bytes().all(|b| b.is_ascii_uppercase());
-        check(code, "/currency", "must be an ISO 4217 code, for example USD");
+impl Rules for PriceList {
+    fn apply(&mut self, faults: &mut Faults) {
+        faults.take("/currency", check_currency(&self.currency));
         let base = (1..100_000_000).contains(&self.base_per_day_cents);
-        check(base, "/base_per_day_cents", "must be from 1 to 99999999");
+        faults.check(base, "/base_per_day_cents", "must be from 1 to 99999999");
         let discount = self.discount_basis_points <= WHOLE;
-        check(discount, "/discount_basis_points", "must be from 0 to 10000 (100 %)");
+        faults.check(discount, "/discount_basis_points", "must be from 0 to 10000 (100 %)");
         let tax = self.tax_basis_points <= WHOLE;
-        check(tax, "/tax_basis_points", "must be from 0 to 10000 (100 %)");
+        faults.check(tax, "/tax_basis_points", "must be from 0 to 10000 (100 %)");
         let amount = |cents: i64| (0..=10_000_000).contains(&cents);
-        let is_valid = self.deposit_cents.is_none_or(|cents| (0..100_000_000).contains(&cents));
-        check(is_valid, "/deposit_cents", "must be from 0 to 99999999");
-        check(amount(self.one_way_fee_cents), "/one_way_fee_cents", "must be from 0 to 10000000");
+        let deposit = self.deposit_cents.is_none_or(|cents| (0..100_000_000).contains(&cents));
+        faults.check(deposit, "/deposit_cents", "must be from 0 to 99999999");
+        let one_way = amount(self.one_way_fee_cents);
+        faults.check(one_way, "/one_way_fee_cents", "must be from 0 to 10000000");
         let minimum = (1..=LONGEST_RENTAL).contains(&self.minimum_days);
-        check(minimum, "/minimum_days", "must be from 1 to 365");
-        let offer = self.offer_text.as_ref().is_none_or(|text| text.chars().count() <= 200);
-        check(offer, "/offer_text", "must have at most 200 characters");
-        check(self.fees.len() <= 50, "/fees", "must be at most 50");
-        check(self.peaks.len() <= 50, "/peaks", "must be at most 50");
-        check(self.locations.len() <= 50, "/locations", "must be at most 50");
-        check(unique(self.fees.iter().map(|fee| &fee.id)), "/fees", "each id may occur once");
-        let ids = self.locations.iter().map(|location| &location.id);
-        check(unique(ids), "/locations", "each id may occur once");
-        for (index, fee) in self.fees.iter().enumerate() {
-            let pointer = format!("/fees/{index}/amount_cents");
-            check(amount(fee.amount_cents), &pointer, "must be from 0 to 10000000");
-            check(named(&fee.id), &format!("/fees/{index}/id"), NAMED);
-            check(named(&fee.name), &format!("/fees/{index}/name"), NAMED);
+        faults.check(minimum, "/minimum_days", "must be from 1 to 365");
+        faults.optional_text::<rules::OfferText>("/offer_text", &mut self.offer_text);
+        faults.check(self.fees.len() <= MOST_ENTRIES, "/fees", "must be at most 50");
+        faults.check(self.peaks.len() <= MOST_ENTRIES, "/peaks", "must be at most 50");
+        faults.check(self.locations.len() <= MOST_ENTRIES, "/locations", "must be at most 50");
+        for (index, fee) in self.fees.iter_mut().enumerate() {
+            let at = |field| format!("/fees/{index}/{field}");
+            let detail = "must be from 0 to 10000000";
+            faults.check(amount(fee.amount_cents), &at("amount_cents"), detail);
+            faults.text::<rules::ChoiceId>(&at("id"), &mut fee.id);
+            faults.text::<rules::Label>(&at("name"), &mut fee.name);
         }
-        for (index, peak) in self.peaks.iter().enumerate() {
-            let pointer = format!("/peaks/{index}/multiplier_basis_points");
-            let is_valid = (WHOLE..=5 * WHOLE).contains(&peak.multiplier_basis_points);
-            check(is_valid, &pointer, "must be from 10000 (unchanged) to 50000 (five times)");
-            let is_valid = peak.weekdays.iter().all(|day| *day <= 6);
-            check(is_valid, &format!("/peaks/{index}/weekdays"), "must be 0 (Sunday) to 6");
+        for (index, peak) in self.peaks.iter_mut().enumerate() {
+            let at = |field| format!("/peaks/{index}/{field}");
+            let multiplier = (WHOLE..=5 * WHOLE).contains(&peak.multiplier_basis_points);
+            let detail = "must be from 10000 (unchanged) to 50000 (five times)";
+            faults.check(multiplier, &at("multiplier_basis_points"), detail);
+            let weekdays = peak.weekdays.iter().all(|day| *day <= 6);
+            faults.check(weekdays, &at("weekdays"), "must be 0 (Sunday) to 6");
+            faults.text::<rules::Label>(&at("name"), &mut peak.name);
         }
-        for (index, location) in self.locations.iter().enumerate() {
-            for (field, fee) in [("pick_up", location.pick_up), ("drop_off", location.drop_off)] {
-                let is_valid = amount(fee.fixed_cents) && fee.basis_points <= WHOLE;
-                let pointer = format!("/locations/{index}/{field}");
-                check(
-                    is_valid,
-                    &pointer,
-                    "must be amounts of 0 to 10000000 and shares up to 10000",
-                );
+        for (index, location) in self.locations.iter_mut().enumerate() {
+            let at = |field: &str| format!("/locations/{index}/{field}");
+            for (side, fee) in [("pick_up", location.pick_up), ("drop_off", location.drop_off)] {
+                let cents = format!("{side}_cents");
+                faults.check(amount(fee.fixed_cents), &at(&cents), "must be from 0 to 10000000");
+                let share = format!("{side}_basis_points");
+                faults.check(fee.basis_points <= WHOLE, &at(&share), "must be from 0 to 10000");
             }
-            check(named(&location.id), &format!("/locations/{index}/id"), NAMED);
+            faults.text::<rules::ChoiceId>(&at("id"), &mut location.id);
+            faults.text::<rules::Label>(&at("name"), &mut location.name);
         }
-        faults
+        // Last: two spellings may be one id once they are normalised.
+        let unique_fees = unique(self.fees.iter().map(|fee| &fee.id));
+        faults.check(unique_fees, "/fees", "each id may occur once");
+        let unique_locations = unique(self.locations.iter().map(|location| &location.id));
+        faults.check(unique_locations, "/locations", "each id may occur once");
     }
 }
 
-const NAMED: &str = "must have 1 to 100 characters";
-
-fn named(text: &str) -> bool {
-    (1..=100).contains(&text.chars().count())
+impl Rules for Choices {
+    fn apply(&mut self, faults: &mut Faults) {
+        let ids = self.fees.len() <= MOST_ENTRIES
+            && self.fees.iter().all(|id| ChoiceId::parse(id).is_ok_and(|read| *read == **id));
+        faults.check(ids, "/fees", "must be ids of at most 50 optional fees");
+        faults.optional_text::<rules::ChoiceId>("/pick_up", &mut self.pick_up);
+        faults.optional_text::<rules::ChoiceId>("/drop_off", &mut self.drop_off);
+    }
 }
+
+impl Rules for Quote {
+    fn apply(&mut self, faults: &mut Faults) {
+        faults.take("/currency", check_currency(&self.currency));
+        faults.amount("/total_cents", self.total_cents);
+        faults.amount("/deposit_cents", self.deposit_cents);
+    }
+}
+
+/// The most entries of a list of a price list, and of a choice.
+const MOST_ENTRIES: usize = 50;
 
 fn unique<'a>(mut ids: impl Iterator<Item = &'a String>) -> bool {
     let mut seen = BTreeSet::new();
@@ -423,6 +419,7 @@ fn unique<'a>(mut ids: impl Iterator<Item = &'a String>) -> bool {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::value::Valid;
     use proptest::prelude::*;
 
     fn days(first: &str, last: &str) -> Days {
@@ -487,7 +484,7 @@ pub(crate) mod tests {
             ],
             ..prices()
         };
-        assert_eq!(prices.check(), []);
+        assert!(Valid::new(prices.clone()).is_ok());
         let choices = Choices {
             fees: ["seat".to_owned()].into(),
             pick_up: Some("airport".into()),
@@ -592,7 +589,7 @@ pub(crate) mod tests {
         fn lines_add_up_and_no_total_is_negative(
             prices in any_prices(), days in any_days(), chosen in any::<bool>(), here in any::<bool>()
         ) {
-            prop_assert_eq!(prices.check(), []);
+            prop_assert!(Valid::new(prices.clone()).is_ok());
             let fees = prices.fees.iter().filter(|_| chosen).map(|fee| fee.id.clone()).collect();
             let pick_up = here.then(|| "here".to_owned());
             let quote = quote(&prices, days, &Choices { fees, pick_up, drop_off: None }).unwrap();

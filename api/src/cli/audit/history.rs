@@ -119,7 +119,7 @@ impl History {
     fn scope(&self) -> Option<Scope> {
         let Of { email, address, booking } = &self.of;
         let email = email.clone().map(Scope::Email);
-        let address = || address.as_ref().map(|it| Scope::Address(it.trim().to_lowercase()));
+        let address = || address.as_ref().map(|it| Scope::Address(address_key(it)));
         let between = || {
             let said = self.since.is_some() || self.until.is_some();
             said.then_some(Scope::Between(self.since, self.until))

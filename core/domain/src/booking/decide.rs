@@ -16,7 +16,11 @@ use crate::{
     fleet::Car,
     id::{BlockId, BookingId, CarId, CustomerId},
     personal::Personal,
-    price::{Choices, InvalidField, Quote, QuoteError, quote},
+    price::{Choices, Quote, QuoteError, quote},
+    value::{
+        DocumentReference, EmailAddress, Faults, HistoryName, HistorySummary, InvalidField, Note,
+        PaymentReference, Reason, Rules, Valid, rules,
+    },
 };
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
@@ -39,17 +43,17 @@ pub struct NewBooking {
     /// The customer that it is for.
     pub customer_id: CustomerId,
     /// The customer's name and address.
-    pub customer: Customer,
+    pub customer: Valid<Customer>,
     /// The days of the rental.
     pub days: Days,
     /// The extras and locations.
-    pub choices: Choices,
+    pub choices: Valid<Choices>,
     /// The time for which the days are held without payment.
     pub hold_for: TimeDelta,
     /// The link by which the customer will see it.
     pub link: Option<AccessLink>,
     /// A note for staff.
-    pub note: Option<String>,
+    pub note: Option<Note>,
     /// The total that the customer was shown.
     pub expected_total_cents: Option<i64>,
 }
@@ -62,15 +66,15 @@ pub struct Import {
     /// The customer that it is for.
     pub customer_id: CustomerId,
     /// The customer's name and address.
-    pub customer: Customer,
+    pub customer: Valid<Customer>,
     /// The days of the rental.
     pub days: Days,
     /// The agreed price.
-    pub quote: Quote,
+    pub quote: Valid<Quote>,
     /// The status.
     pub status: Status,
     /// The amounts paid.
-    pub payment: Payment,
+    pub payment: Valid<Payment>,
     /// The time at which the captured amount was paid.
     pub paid_at: Option<DateTime<Utc>>,
     /// The state of the contract.
@@ -87,29 +91,29 @@ pub struct Import {
 pub enum BookingAction {
     AuthorizePayment {
         amount_cents: Option<i64>,
-        reference: Option<String>,
+        reference: Option<PaymentReference>,
     },
     CapturePayment {
         amount_cents: Option<i64>,
-        reference: Option<String>,
+        reference: Option<PaymentReference>,
     },
     FailPayment {
-        reason: Option<String>,
+        reason: Option<Reason>,
     },
     VoidPayment {
-        reason: Option<String>,
+        reason: Option<Reason>,
     },
     RefundPayment {
         amount_cents: Option<i64>,
-        reason: Option<String>,
+        reason: Option<Reason>,
     },
     SendContract {
-        document: Option<String>,
+        document: Option<DocumentReference>,
     },
     ViewContract,
     SignContract,
     DeclineContract {
-        reason: Option<String>,
+        reason: Option<Reason>,
     },
     PickUp,
     Return {
@@ -117,22 +121,22 @@ pub enum BookingAction {
     },
     Complete,
     Cancel {
-        reason: Option<String>,
+        reason: Option<Reason>,
     },
     NoShow {
-        reason: Option<String>,
+        reason: Option<Reason>,
     },
     Dispute {
-        reason: Option<String>,
+        reason: Option<Reason>,
     },
     ResolveDispute {
         status: Status,
-        reason: Option<String>,
+        reason: Option<Reason>,
     },
     /// The choices do not change if they are left out.
     Reschedule {
         days: Days,
-        choices: Option<Choices>,
+        choices: Option<Valid<Choices>>,
         expected_total_cents: Option<i64>,
     },
     Extend {
@@ -142,19 +146,19 @@ pub enum BookingAction {
     /// Expire the booking if its hold has ended by `meta.now`.
     Expire,
     AddNote {
-        text: String,
+        text: Note,
     },
     ChangeCustomer {
         customer_id: CustomerId,
-        customer: Customer,
+        customer: Valid<Customer>,
     },
     IssueLink {
         link: AccessLink,
     },
     /// A line of the present product's history.
     ImportHistory {
-        name: String,
-        summary: String,
+        name: HistoryName,
+        summary: HistorySummary,
     },
 }
 
@@ -263,18 +267,17 @@ pub fn decide(
         BookingCommand::Hold(new) => {
             ensure_absent(calendar, new.id, meta)?;
             let car = bookable(car, meta)?;
-            ensure_no_faults(check_customer(&new.customer))?;
             let quote = price(car, new.days, &new.choices, new.expected_total_cents, meta)?;
             free(calendar, new.days, None)?;
             let change = BookingChange::Held {
-                customer: new.customer.clone(),
+                customer: new.customer.clone().into_inner(),
                 days: new.days,
-                choices: new.choices.clone(),
+                choices: new.choices.clone().into_inner(),
                 quote,
                 time_zone: car.profile.time_zone.clone(),
                 hold_expires_at: Some(meta.now + new.hold_for),
                 link: new.link.clone(),
-                note: Personal(new.note.clone()),
+                note: Personal(new.note.clone().map(String::from)),
             };
             event(None, (new.id, car_id, new.customer_id), change, meta)
         }
@@ -285,7 +288,7 @@ pub fn decide(
             if let Some(days) = booking.occupied() {
                 free(calendar, days, None)?;
             }
-            let (booking, customer) = (Box::new(booking), import.customer.clone());
+            let (booking, customer) = (Box::new(booking), import.customer.clone().into_inner());
             let change = BookingChange::Imported { booking, customer, paid_at: import.paid_at };
             event(None, (import.id, car_id, import.customer_id), change, meta)
         }
@@ -338,23 +341,27 @@ fn change(
             let open = booking.open_cents();
             let amount_cents = amount_cents.unwrap_or(open);
             within(amount_cents, open, open, "must be what is open")?;
-            BookingChange::PaymentAuthorized { amount_cents, reference: reference.clone() }
+            let currency = Some(booking.quote.currency.clone());
+            let reference = reference.clone().map(String::from);
+            BookingChange::PaymentAuthorized { amount_cents, currency, reference }
         }
         BookingAction::CapturePayment { amount_cents, reference } => {
             let most = booking.uncaptured_cents();
             let amount_cents = amount_cents.unwrap_or(most);
             within(amount_cents, 1, most, "must be at most what is not captured yet")?;
             let currency = booking.quote.currency.clone();
-            let reference = reference.clone();
+            let reference = reference.clone().map(String::from);
             let payers = booking.payment.captured_from(amount_cents, booking.customer_id);
             BookingChange::PaymentCaptured { amount_cents, currency, reference, payers }
         }
         BookingAction::FailPayment { reason } => {
-            BookingChange::PaymentFailed { reason: reason.clone() }
+            BookingChange::PaymentFailed { reason: reason.clone().map(String::from) }
         }
         BookingAction::VoidPayment { reason } => {
             let amount_cents = booking.payment.authorized_cents;
-            BookingChange::PaymentVoided { amount_cents, reason: reason.clone() }
+            let currency = Some(booking.quote.currency.clone());
+            let reason = reason.clone().map(String::from);
+            BookingChange::PaymentVoided { amount_cents, currency, reason }
         }
         BookingAction::RefundPayment { amount_cents, reason } => {
             let most = booking.refundable_cents();
@@ -362,16 +369,16 @@ fn change(
             within(amount_cents, 1, most, "must be at most what can be refunded")?;
             let currency = booking.quote.currency.clone();
             let payers = booking.payment.refunded_to(amount_cents);
-            let reason = reason.clone();
+            let reason = reason.clone().map(String::from);
             BookingChange::PaymentRefunded { amount_cents, currency, reason, payers }
         }
         BookingAction::SendContract { document } => {
-            BookingChange::ContractSent { document: document.clone() }
+            BookingChange::ContractSent { document: document.clone().map(String::from) }
         }
         BookingAction::ViewContract => BookingChange::ContractViewed {},
         BookingAction::SignContract => BookingChange::ContractSigned {},
         BookingAction::DeclineContract { reason } => {
-            BookingChange::ContractDeclined { reason: reason.clone() }
+            BookingChange::ContractDeclined { reason: reason.clone().map(String::from) }
         }
         BookingAction::PickUp => BookingChange::PickedUp {},
         BookingAction::Return { on } => {
@@ -384,18 +391,18 @@ fn change(
             BookingChange::Returned { on }
         }
         BookingAction::Complete => BookingChange::Completed {},
-        BookingAction::Cancel { reason } => BookingChange::Cancelled { reason: reason.clone() },
-        BookingAction::NoShow { reason } => BookingChange::NotShown { reason: reason.clone() },
-        BookingAction::Dispute { reason } => BookingChange::Disputed { reason: reason.clone() },
+        BookingAction::Cancel { reason } => BookingChange::Cancelled { reason: reason.clone().map(String::from) },
+        BookingAction::NoShow { reason } => BookingChange::NotShown { reason: reason.clone().map(String::from) },
+        BookingAction::Dispute { reason } => BookingChange::Disputed { reason: reason.clone().map(String::from) },
         BookingAction::ResolveDispute { status, reason } => {
             if !matches!(status, Status::Completed | Status::Cancelled) {
                 let detail = "must be completed or cancelled";
                 return Err(No::Faulty(vec![InvalidField::new("/status", detail)]));
             }
-            BookingChange::DisputeResolved { outcome: *status, reason: reason.clone() }
+            BookingChange::DisputeResolved { outcome: *status, reason: reason.clone().map(String::from) }
         }
         BookingAction::Reschedule { days, choices, expected_total_cents } => {
-            let choices = choices.as_ref().unwrap_or(&booking.choices);
+            let choices = choices.as_deref().unwrap_or(&booking.choices);
             if *days == booking.days && *choices == booking.choices {
                 return Err(unchanged(booking, *expected_total_cents));
             }
@@ -426,21 +433,17 @@ fn change(
             BookingChange::Expired {}
         }
         BookingAction::AddNote { text } => {
-            if text.trim().is_empty() || text.chars().count() > 5_000 {
-                let detail = "must have 1 to 5000 characters";
-                return Err(No::Faulty(vec![InvalidField::new("/text", detail)]));
-            }
-            BookingChange::NoteAdded { text: Personal(text.clone()) }
+            BookingChange::NoteAdded { text: Personal(text.to_string()) }
         }
         BookingAction::ChangeCustomer { customer, .. } => {
-            ensure_no_faults(check_customer(customer))?;
             let from_customer_id = booking.customer_id;
-            BookingChange::CustomerChanged { from_customer_id, customer: customer.clone() }
+            let customer = customer.clone().into_inner();
+            BookingChange::CustomerChanged { from_customer_id, customer }
         }
         BookingAction::IssueLink { link } => BookingChange::LinkIssued { link: link.clone() },
         BookingAction::ImportHistory { name, summary } => BookingChange::HistoryImported {
-            name: name.clone(),
-            summary: Personal(summary.clone()),
+            name: name.to_string(),
+            summary: Personal(summary.to_string()),
         },
     })
 }
@@ -456,7 +459,7 @@ pub fn decide_move(
     booking_id: BookingId,
     car: &Car,
     keep_price: bool,
-    reason: Option<&str>,
+    reason: Option<&Reason>,
     expected_total_cents: Option<i64>,
     meta: &Meta,
 ) -> Result<[BookingEvent; 2], BookingRejection> {
@@ -479,7 +482,7 @@ pub fn decide_move(
     let time_zone = car.profile.time_zone.clone();
     let moved = Booking { car_id: car.id, quote, time_zone, ..booking.clone() };
     let out = BookingChange::MovedOut { to_car_id: car.id };
-    let reason = reason.map(str::to_owned);
+    let reason = reason.map(Reason::to_string);
     let into = BookingChange::MovedIn { from_car_id, booking: Box::new(moved), reason };
     let customer_id = booking.customer_id;
     let out = event(Some(booking), (booking_id, from_car_id, customer_id), out, meta)?;
@@ -514,18 +517,14 @@ pub fn decide_block(
     calendar: &Calendar,
     (car_id, block_id): (CarId, BlockId),
     days: Days,
-    reason: &str,
+    reason: &Reason,
     force: bool,
     meta: &Meta,
 ) -> Result<BlockEvent, BookingRejection> {
     ensure_not_repeated(calendar, meta)?;
     if let Some(block) = calendar.blocks.get(&block_id) {
-        let same = block.days == days && block.reason == reason;
+        let same = block.days == days && block.reason == **reason;
         return Err(if same { No::AlreadyDone(block.position) } else { No::KeyReused });
-    }
-    if reason.trim().is_empty() || reason.chars().count() > 500 {
-        let detail = "must have 1 to 500 characters";
-        return Err(No::Faulty(vec![InvalidField::new("/reason", detail)]));
     }
     if days.count() > LONGEST_BLOCK {
         let detail = format!("must be at most {LONGEST_BLOCK} days after start_date");
@@ -545,7 +544,7 @@ pub fn decide_block(
     if blocked || !(force || taken.is_empty()) {
         return Err(No::DaysTaken { taken, next_free: None });
     }
-    let change = BlockChange::Blocked { days, reason: reason.to_owned(), forced_over };
+    let change = BlockChange::Blocked { days, reason: reason.to_string(), forced_over };
     Ok(BlockEvent { car_id, block_id, request_hash: Some(meta.request_hash.clone()), change })
 }
 
@@ -730,33 +729,19 @@ fn within(amount: i64, least: i64, most: i64, detail: &str) -> Result<(), Bookin
     Err(No::Faulty(vec![InvalidField::new("/amount_cents", detail)]))
 }
 
-fn ensure_no_faults(faults: Vec<InvalidField>) -> Result<(), BookingRejection> {
-    if faults.is_empty() { Ok(()) } else { Err(No::Faulty(faults)) }
-}
-
-fn check_customer(customer: &Customer) -> Vec<InvalidField> {
-    let details = &customer.details.0;
-    let mut faults = Vec::new();
-    let clean = |text: &str| !text.chars().any(char::is_control);
-    let parts = details.email.rsplit_once('@');
-    let email = parts.is_some_and(|(name, domain)| !name.is_empty() && domain.contains('.'))
-        && details.email.len() <= 254
-        && clean(&details.email)
-        && !details.email.contains(char::is_whitespace);
-    if !email {
-        faults.push(InvalidField::new("/customer/email", "must be an email address"));
-    }
-    for (field, text) in [("first_name", &details.first_name), ("last_name", &details.last_name)] {
-        if !(1..=100).contains(&text.trim().chars().count()) || !clean(text) {
-            let detail = "must have 1 to 100 characters";
-            faults.push(InvalidField::new(format!("/customer/{field}"), detail));
+impl Rules for Customer {
+    fn apply(&mut self, faults: &mut Faults) {
+        faults.optional_text::<rules::UserId>("/user_id", &mut self.user_id);
+        let details = &mut self.details.0;
+        if let Some(email) = faults.take("/email", EmailAddress::parse(&details.email)) {
+            details.email = email.into();
         }
+        faults.text::<rules::PersonName>("/first_name", &mut details.first_name);
+        faults.text::<rules::PersonName>("/last_name", &mut details.last_name);
+        let named = !(details.first_name.is_empty() && details.last_name.is_empty());
+        faults.check(named, "/first_name", "must be given, or last_name");
+        faults.optional_text::<rules::Phone>("/phone", &mut details.phone);
     }
-    let phone = |text: &String| text.chars().count() <= 40 && clean(text);
-    if !details.phone.as_ref().is_none_or(phone) {
-        faults.push(InvalidField::new("/customer/phone", "must have at most 40 characters"));
-    }
-    faults
 }
 
 fn imported(import: &Import, car: &Car) -> Booking {
@@ -768,10 +753,10 @@ fn imported(import: &Import, car: &Car) -> Booking {
         days: import.days,
         returned_on: None,
         status: import.status,
-        payment: import.payment.clone(),
+        payment: import.payment.clone().into_inner(),
         contract: import.contract.clone(),
         choices: Choices::default(),
-        quote: import.quote.clone(),
+        quote: import.quote.clone().into_inner(),
         time_zone: car.profile.time_zone.clone(),
         hold_expires_at: import.hold_expires_at,
         links: Vec::new(),

@@ -11,6 +11,7 @@ use crate::{
     personal::{Erasable, Personal, marked},
     price::{Choices, Quote},
     time::serde_micros,
+    value::{DEFAULT_CURRENCY, format_amount},
 };
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
@@ -113,6 +114,9 @@ pub enum BookingChange {
     },
     PaymentAuthorized {
         amount_cents: i64,
+        /// Not in older events, whose amounts had two digits after the point.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        currency: Option<String>,
         reference: Option<String>,
     },
     PaymentCaptured {
@@ -129,6 +133,9 @@ pub enum BookingChange {
     },
     PaymentVoided {
         amount_cents: i64,
+        /// As in [`BookingChange::PaymentAuthorized`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        currency: Option<String>,
         reason: Option<String>,
     },
     PaymentRefunded {
@@ -205,8 +212,8 @@ impl BookingChange {
                 let until = hold_expires_at.map_or_else(String::new, |at| {
                     format!(", held until {} UTC", at.format("%d %b %H:%M"))
                 });
-                let total = money(quote.total_cents);
-                format!("Booked {days} for {total} {}{until}", quote.currency)
+                let total = format_amount(quote.total_cents, &quote.currency);
+                format!("Booked {days} for {total}{until}")
             }
             Self::Expired {} => "Hold ended unpaid; the days are free".to_owned(),
             Self::Cancelled { reason } => {
@@ -218,35 +225,37 @@ impl BookingChange {
                 "Nobody came for the car; the days are free".to_owned()
             }
             Self::Rescheduled { days, quote, .. } => {
-                format!("Rescheduled to {days} for {} {}", money(quote.total_cents), quote.currency)
+                let total = format_amount(quote.total_cents, &quote.currency);
+                format!("Rescheduled to {days} for {total}")
             }
             Self::Extended { days, quote } => {
-                format!("Extended to {days} for {} {}", money(quote.total_cents), quote.currency)
+                let total = format_amount(quote.total_cents, &quote.currency);
+                format!("Extended to {days} for {total}")
             }
             Self::MovedOut { to_car_id } => format!("Left this car for {to_car_id}"),
             Self::MovedIn { from_car_id, booking, reason } => {
                 because_of(reason);
                 let quote = &booking.quote;
-                let total = money(quote.total_cents);
-                format!("Moved here from car {from_car_id} for {total} {}", quote.currency)
+                let total = format_amount(quote.total_cents, &quote.currency);
+                format!("Moved here from car {from_car_id} for {total}")
             }
-            Self::PaymentAuthorized { amount_cents, .. } => {
-                format!("Payment of {} authorized", money(*amount_cents))
+            Self::PaymentAuthorized { amount_cents, currency, .. } => {
+                format!("Payment of {} authorized", maybe_in(*amount_cents, currency.as_deref()))
             }
             Self::PaymentCaptured { amount_cents, currency, .. } => {
-                format!("Payment of {} {currency} captured", money(*amount_cents))
+                format!("Payment of {} captured", format_amount(*amount_cents, currency))
             }
             Self::PaymentFailed { reason } => {
                 because_of(reason);
                 "Payment failed".to_owned()
             }
-            Self::PaymentVoided { amount_cents, reason } => {
+            Self::PaymentVoided { amount_cents, currency, reason } => {
                 because_of(reason);
-                format!("Authorization of {} voided", money(*amount_cents))
+                format!("Authorization of {} voided", maybe_in(*amount_cents, currency.as_deref()))
             }
             Self::PaymentRefunded { amount_cents, currency, reason, .. } => {
                 because_of(reason);
-                format!("{} {currency} refunded", money(*amount_cents))
+                format!("{} refunded", format_amount(*amount_cents, currency))
             }
             Self::ContractSent { .. } => "Contract sent".to_owned(),
             Self::ContractViewed {} => "Contract viewed".to_owned(),
@@ -270,8 +279,8 @@ impl BookingChange {
             Self::CustomerChanged { .. } => "Customer details changed".to_owned(),
             Self::LinkIssued { .. } => "Access link issued".to_owned(),
             Self::Imported { booking, .. } => {
-                let total = money(booking.quote.total_cents);
-                format!("Imported: {} for {total} {}", booking.days, booking.quote.currency)
+                let total = format_amount(booking.quote.total_cents, &booking.quote.currency);
+                format!("Imported: {} for {total}", booking.days)
             }
             Self::HistoryImported { name, summary } => format!("{name}: {}", summary.0),
         };
@@ -279,10 +288,13 @@ impl BookingChange {
     }
 }
 
-fn money(cents: i64) -> String {
-    let sign = if cents < 0 { "-" } else { "" };
-    let cents = cents.unsigned_abs();
-    format!("{sign}{}.{:02}", cents / 100, cents % 100)
+/// An amount of an event that may not name its currency.
+fn maybe_in(amount_cents: i64, currency: Option<&str>) -> String {
+    let text = format_amount(amount_cents, currency.unwrap_or(DEFAULT_CURRENCY));
+    match currency {
+        Some(_) => text,
+        None => text.trim_end_matches(DEFAULT_CURRENCY).trim_end().to_owned(),
+    }
 }
 
 impl Booking {

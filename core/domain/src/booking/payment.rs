@@ -3,7 +3,10 @@
 //! and so does what is given back of it.
 
 use super::status::PaymentStatus;
-use crate::id::CustomerId;
+use crate::{
+    id::CustomerId,
+    value::{Faults, Rules},
+};
 use serde::{Deserialize, Serialize};
 
 /// The amounts paid, in cents of the booking's currency.
@@ -44,6 +47,16 @@ pub struct Share {
     pub customer_id: CustomerId,
     /// In cents. In an event more than 0.
     pub amount_cents: i64,
+}
+
+impl Rules for Payment {
+    fn apply(&mut self, faults: &mut Faults) {
+        faults.amount("/authorized_cents", self.authorized_cents);
+        faults.amount("/captured_cents", self.captured_cents);
+        faults.amount("/refunded_cents", self.refunded_cents);
+        let kept = self.refunded_cents <= self.captured_cents;
+        faults.check(kept, "/refunded_cents", "must be at most what was captured");
+    }
 }
 
 impl Payment {

@@ -22,6 +22,7 @@ use crate::{
     id::{BlockId, BookingId, CarId},
     personal::{MARK, Personal},
     price::{Choices, PriceList, Quote},
+    value::{Reason, Rules, Text, TextRule, Valid},
 };
 use chrono::TimeDelta;
 use chrono::{DateTime, NaiveDate, Utc};
@@ -63,14 +64,22 @@ fn days(first: &str, last: &str) -> Days {
     Days::inclusive(day(first), day(last)).unwrap()
 }
 
-fn customer(first_name: &str) -> Customer {
+fn customer(first_name: &str) -> Valid<Customer> {
     let details = CustomerDetails {
         email: format!("{SECRET}@example.com"),
         first_name: first_name.into(),
         last_name: SECRET.into(),
         phone: Some(format!("+1 555 {SECRET}")),
     };
-    Customer { user_id: None, details: Personal(details) }
+    valid(Customer { user_id: None, details: Personal(details) })
+}
+
+fn valid<T: Rules + std::fmt::Debug>(value: T) -> Valid<T> {
+    Valid::new(value).unwrap()
+}
+
+fn text<R: TextRule>(text: &str) -> Text<R> {
+    text.parse().unwrap()
 }
 
 fn prices() -> PriceList {
@@ -125,7 +134,7 @@ struct Step {
 enum Command {
     Booking(BookingCommand),
     Move { booking: BookingId, to: u128, keep_price: bool, expected_total_cents: Option<i64> },
-    Block { block: BlockId, days: Days, reason: String, force: bool },
+    Block { block: BlockId, days: Days, reason: Reason, force: bool },
     Unblock(BlockId),
 }
 
@@ -184,10 +193,10 @@ fn new_booking(name: &str, days: Days) -> NewBooking {
         customer_id: uuid("customer").into(),
         customer: customer(SECRET),
         days,
-        choices: Choices::default(),
+        choices: valid(Choices::default()),
         hold_for: TimeDelta::hours(1),
         link: Some(link("first")),
-        note: Some(format!("{SECRET} comes late")),
+        note: Some(text(&format!("{SECRET} comes late"))),
         expected_total_cents: None,
     }
 }
@@ -211,7 +220,7 @@ fn act(name: &str, act: BookingAction) -> Step {
 fn authorize(name: &str) -> Step {
     act(
         name,
-        BookingAction::AuthorizePayment { amount_cents: None, reference: Some("auth".into()) },
+        BookingAction::AuthorizePayment { amount_cents: None, reference: Some(text("auth")) },
     )
 }
 
@@ -228,7 +237,7 @@ fn void(name: &str) -> Step {
 }
 
 fn send(name: &str) -> Step {
-    act(name, BookingAction::SendContract { document: Some("document".into()) })
+    act(name, BookingAction::SendContract { document: Some(text("document")) })
 }
 
 fn sign(name: &str) -> Step {
@@ -284,7 +293,7 @@ fn move_to(to: u128, name: &str, keep_price: bool) -> Step {
 }
 
 fn block(name: &str, first: &str, last: &str) -> Step {
-    let (block, days, reason) = (block_id(name), days(first, last), "maintenance".into());
+    let (block, days, reason) = (block_id(name), days(first, last), text("maintenance"));
     Step::new(Command::Block { block, days, reason, force: false })
 }
 
@@ -385,9 +394,9 @@ impl World {
             Command::Move { booking, to, keep_price, expected_total_cents } => {
                 let calendars = [calendar, &self.calendars[place(*to)]];
                 let car = self.cars[place(*to)].as_ref().unwrap();
-                let reason = Some("the other one is broken");
+                let reason = text("the other one is broken");
                 let shown = *expected_total_cents;
-                decide_move(calendars, *booking, car, *keep_price, reason, shown, meta)?
+                decide_move(calendars, *booking, car, *keep_price, Some(&reason), shown, meta)?
                     .map(Payload::Booking)
                     .into()
             }

@@ -3,6 +3,7 @@
 use super::{
     Attachment, Bounce, Click, EmailId, Failure, Mail, Report, ReportKind, Status, Suppression,
 };
+use crate::value::{address_key, mailboxes};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -223,15 +224,12 @@ impl Email {
         }
     }
 
-    /// Every address that it names, in lower case, without the names that
-    /// people give themselves before it.
+    /// Every address that it names, by its [`address_key`].
     pub fn addresses(&self) -> impl Iterator<Item = String> {
         let others = [&self.cc, &self.bcc, &self.reply_to, &self.received_for];
         let named = self.from.iter().chain(self.recipients.keys());
-        named.chain(others.into_iter().flatten()).map(|text| {
-            let bare = text.rsplit_once('<').map_or(text.as_str(), |(_, rest)| rest);
-            bare.trim_end_matches(['>', ' ']).trim().to_lowercase()
-        })
+        let named = named.chain(others.into_iter().flatten());
+        named.flat_map(|header| mailboxes(header)).map(|mailbox| address_key(&mailbox))
     }
 
     /// The booking that the mail was tagged with at send.

@@ -1,26 +1,28 @@
 //! Commands about a car, and the decisions on them: each gives the event of the
 //! change, or the reason why it is rejected.
 
-use super::{Car, FleetChange, FleetEvent, Image, NamedText, Profile};
+use super::{Car, FleetChange, FleetEvent, Image, Profile};
 use crate::{
     command::{Meta, Repeat},
     id::CarId,
-    price::{InvalidField, PriceList},
+    price::PriceList,
+    value::{Faults, InvalidValue, Reason, Rules, Valid, check_image_url, rules},
 };
+use std::{fmt, str::FromStr};
 
 /// A request to change a car.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum FleetCommand {
-    Add { car_id: CarId, slug: String, profile: Profile },
-    Describe(Profile),
-    Price(PriceList),
-    SetImages(Vec<Image>),
+    Add { car_id: CarId, slug: Slug, profile: Valid<Profile> },
+    Describe(Valid<Profile>),
+    Price(Valid<PriceList>),
+    SetImages(Valid<Vec<Image>>),
     List,
     Hide,
     Feature,
     Unfeature,
-    Archive { reason: Option<String> },
+    Archive { reason: Option<Reason> },
     Restore,
 }
 
@@ -43,8 +45,6 @@ pub enum FleetRejection {
     Archived,
     /// It cannot be listed without a price.
     NoPrice,
-    /// Parts of the command are invalid.
-    Faulty(Vec<InvalidField>),
 }
 
 /// Decides a command: gives the event that it results in.
@@ -67,12 +67,7 @@ pub fn decide(
     }
     let car = match (command, car) {
         (FleetCommand::Add { car_id, slug, profile }, None) => {
-            let mut faults = check_profile(profile);
-            if !is_slug(slug) {
-                faults.push(InvalidField::new("/slug", "must have 1 to 100 of a-z, 0-9 and '-'"));
-            }
-            check_text(faults)?;
-            let (slug, profile) = (slug.clone(), profile.clone());
+            let (slug, profile) = (slug.to_string(), profile.clone().into_inner());
             return event(*car_id, FleetChange::Added { slug, profile });
         }
         (FleetCommand::Add { .. }, Some(_)) => return Err(FleetRejection::Exists),
@@ -94,20 +89,20 @@ pub fn decide(
     match command {
         FleetCommand::Add { .. } => Err(FleetRejection::Exists),
         FleetCommand::Describe(profile) => {
-            check_text(check_profile(profile))?;
-            unless(*profile == car.profile, FleetChange::Described { profile: profile.clone() })
+            let profile = profile.clone().into_inner();
+            unless(profile == car.profile, FleetChange::Described { profile })
         }
         FleetCommand::Price(prices) => {
-            check_text(prices.check())?;
             let version = car.prices.as_ref().map_or(0, |known| known.version);
+            let prices = prices.clone().into_inner();
             let same = |known: &PriceList| *known == PriceList { version, ..prices.clone() };
             let already = car.prices.as_ref().is_some_and(same);
-            let prices = PriceList { version: version + 1, ..prices.clone() };
+            let prices = PriceList { version: version + 1, ..prices };
             unless(already, FleetChange::Priced { prices })
         }
         FleetCommand::SetImages(images) => {
-            check_text(check_images(images))?;
-            unless(*images == car.images, FleetChange::ImagesSet { images: images.clone() })
+            let images = images.clone().into_inner();
+            unless(images == car.images, FleetChange::ImagesSet { images })
         }
         FleetCommand::List if car.prices.is_none() => Err(FleetRejection::NoPrice),
         FleetCommand::List => unless(car.listed, FleetChange::Listed {}),
@@ -115,14 +110,31 @@ pub fn decide(
         FleetCommand::Feature => unless(car.featured, FleetChange::Featured {}),
         FleetCommand::Unfeature => unless(!car.featured, FleetChange::Unfeatured {}),
         FleetCommand::Archive { reason } => {
-            unless(car.archived, FleetChange::Archived { reason: reason.clone() })
+            unless(car.archived, FleetChange::Archived { reason: reason.clone().map(String::from) })
         }
         FleetCommand::Restore => unless(!car.archived, FleetChange::Restored {}),
     }
 }
 
-fn check_text(faults: Vec<InvalidField>) -> Result<(), FleetRejection> {
-    if faults.is_empty() { Ok(()) } else { Err(FleetRejection::Faulty(faults)) }
+/// The name of a car in URLs: 1 to 100 of a-z, 0-9 and `-`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slug(String);
+
+impl FromStr for Slug {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        if is_slug(text) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(InvalidValue("must have 1 to 100 of a-z, 0-9 and '-'".to_owned()))
+    }
+}
+
+impl fmt::Display for Slug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 pub(crate) fn is_slug(text: &str) -> bool {
@@ -130,67 +142,51 @@ pub(crate) fn is_slug(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-fn check_profile(profile: &Profile) -> Vec<InvalidField> {
-    let mut faults = Vec::new();
-    let mut text = |pointer: String, text: &str, least: usize, most: usize| {
-        if !(least..=most).contains(&text.chars().count()) {
-            let detail = format!("must have {least} to {most} characters");
-            faults.push(InvalidField::new(pointer, detail));
+impl Rules for Profile {
+    fn apply(&mut self, faults: &mut Faults) {
+        faults.text::<rules::Label>("/name", &mut self.name);
+        faults.text::<rules::Category>("/category", &mut self.category);
+        faults.text::<rules::Description>("/description", &mut self.description);
+        let short = &mut self.short_description;
+        faults.text::<rules::ShortDescription>("/short_description", short);
+        let most = self.specifications.len() <= 100;
+        faults.check(most, "/specifications", "must be at most 100");
+        for (index, it) in self.specifications.iter_mut().enumerate() {
+            faults.text::<rules::Label>(&format!("/specifications/{index}/name"), &mut it.name);
+            let pointer = format!("/specifications/{index}/text");
+            faults.text::<rules::SpecificationText>(&pointer, &mut it.text);
         }
-    };
-    text("/name".into(), &profile.name, 1, 100);
-    text("/category".into(), &profile.category, 1, 50);
-    text("/description".into(), &profile.description, 0, 2_000);
-    text("/short_description".into(), &profile.short_description, 0, 200);
-    let lists =
-        [("specifications", &profile.specifications, 200), ("features", &profile.features, 500)];
-    for (name, list, longest) in lists {
-        for (index, NamedText { name: title, text: value, .. }) in list.iter().enumerate() {
-            text(format!("/{name}/{index}/name"), title, 1, 100);
-            text(format!("/{name}/{index}/text"), value, 0, longest);
+        faults.check(self.features.len() <= 50, "/features", "must be at most 50");
+        for (index, it) in self.features.iter_mut().enumerate() {
+            faults.text::<rules::Label>(&format!("/features/{index}/name"), &mut it.name);
+            faults.text::<rules::FeatureText>(&format!("/features/{index}/text"), &mut it.text);
         }
-    }
-    if profile.specifications.len() > 100 {
-        faults.push(InvalidField::new("/specifications", "must be at most 100"));
-    }
-    if profile.features.len() > 50 {
-        faults.push(InvalidField::new("/features", "must be at most 50"));
-    }
-    if profile.time_zone.parse::<chrono_tz::Tz>().is_err() {
+        let zone = self.time_zone.parse::<chrono_tz::Tz>().is_ok();
         let detail = "must be an IANA time zone, for example America/New_York";
-        faults.push(InvalidField::new("/time_zone", detail));
+        faults.check(zone, "/time_zone", detail);
     }
-    faults
 }
 
-fn check_images(images: &[Image]) -> Vec<InvalidField> {
-    let mut faults = Vec::new();
-    if images.len() > 20 {
-        faults.push(InvalidField::new("/images", "must be at most 20"));
-    }
-    let primary = images.iter().filter(|image| image.primary).count();
-    if !images.is_empty() && primary != 1 {
-        faults.push(InvalidField::new(
-            "/images",
-            format!("exactly one must be primary, not {primary}"),
-        ));
-    }
-    for (index, image) in images.iter().enumerate() {
-        if image.url.is_empty() || image.url.len() > 2_000 {
-            faults.push(InvalidField::new(format!("/images/{index}/url"), "must be a URL"));
-        }
-        if image.alt.chars().count() > 200 {
-            let detail = "must have at most 200 characters";
-            faults.push(InvalidField::new(format!("/images/{index}/alt"), detail));
+impl Rules for Vec<Image> {
+    fn apply(&mut self, faults: &mut Faults) {
+        faults.check(self.len() <= 20, "/images", "must be at most 20");
+        let primary = self.iter().filter(|image| image.primary).count();
+        let detail = format!("exactly one must be primary, not {primary}");
+        faults.check(self.is_empty() || primary == 1, "/images", detail);
+        for (index, image) in self.iter_mut().enumerate() {
+            faults.take(&format!("/images/{index}/url"), check_image_url(&image.url));
+            faults.text::<rules::ImageAlt>(&format!("/images/{index}/alt"), &mut image.alt);
         }
     }
-    faults
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Envelope, Recorded, fleet::evolve};
+    use crate::{
+        Envelope, Recorded,
+        fleet::{NamedText, evolve},
+    };
 
     const CAR: u128 = 7;
 
@@ -225,9 +221,51 @@ mod tests {
         }
     }
 
+    fn valid<T: Rules + std::fmt::Debug>(value: T) -> Valid<T> {
+        Valid::new(value).unwrap()
+    }
+
+    fn faulty<T: Rules + std::fmt::Debug>(value: T) -> Vec<String> {
+        Valid::new(value).unwrap_err().into_iter().map(|fault| fault.pointer).collect()
+    }
+
+    #[test]
+    fn every_value_of_a_car_has_its_rule() {
+        let image = |url: &str| Image { url: url.into(), alt: String::new(), primary: true };
+        let two = vec![image("https://img.example/a"), image("javascript:alert(1)")];
+        assert_eq!(faulty(two), ["/images", "/images/1/url"]);
+        let named = |name: &str| NamedText { name: name.into(), text: "\0".into(), highlighted: true };
+        let nowhere = Profile {
+            name: "  ".into(),
+            description: "a\0".into(),
+            specifications: vec![named("Speed")],
+            features: vec![named("")],
+            time_zone: "Mars/Base".into(),
+            ..profile()
+        };
+        assert_eq!(
+            faulty(nowhere),
+            [
+                "/name",
+                "/description",
+                "/specifications/0/text",
+                "/features/0/name",
+                "/features/0/text",
+                "/time_zone"
+            ]
+        );
+        let spaced = Profile { description: " Fast,\r\nloud. ".into(), ..profile() };
+        assert_eq!(valid(spaced).description, "Fast,\nloud.");
+        let metal = PriceList { currency: "XAU".into(), base_per_day_cents: 0, ..prices() };
+        assert_eq!(faulty(metal), ["/currency", "/base_per_day_cents"]);
+        for slug in ["", "Huracan", "a b", &"a".repeat(101)] {
+            assert!(slug.parse::<Slug>().is_err(), "{slug}");
+        }
+    }
+
     fn add() -> FleetCommand {
         let car_id = uuid::Uuid::from_u128(CAR).into();
-        FleetCommand::Add { car_id, slug: "huracan".into(), profile: profile() }
+        FleetCommand::Add { car_id, slug: "huracan".parse().unwrap(), profile: valid(profile()) }
     }
 
     /// The car after these commands, each with its place as id.
@@ -264,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_car_is_added_priced_and_listed() {
-        let car = given(&[add(), FleetCommand::Price(prices()), FleetCommand::List]).unwrap();
+        let car = given(&[add(), FleetCommand::Price(valid(prices())), FleetCommand::List]).unwrap();
         assert!(car.listed && !car.archived);
         assert_eq!((car.slug.as_str(), car.position), ("huracan", 3));
         assert_eq!(car.prices.map(|prices| prices.version), Some(1));
@@ -276,14 +314,14 @@ mod tests {
         let renamed = Profile { name: "Huracán EVO".into(), ..profile() };
         let car = given(&[
             add(),
-            FleetCommand::Price(prices()),
-            FleetCommand::Price(dearer.clone()),
-            FleetCommand::Describe(renamed),
+            FleetCommand::Price(valid(prices())),
+            FleetCommand::Price(valid(dearer.clone())),
+            FleetCommand::Describe(valid(renamed)),
         ])
         .unwrap();
         assert_eq!(car.prices.as_ref().map(|prices| prices.version), Some(2));
         assert_eq!((car.slug.as_str(), car.profile.name.as_str()), ("huracan", "Huracán EVO"));
-        let again = decide(Some(&car), &FleetCommand::Price(dearer), &meta("x"));
+        let again = decide(Some(&car), &FleetCommand::Price(valid(dearer)), &meta("x"));
         assert_eq!(again, Err(FleetRejection::Unchanged));
     }
 
@@ -294,14 +332,6 @@ mod tests {
         assert_eq!(refused(FleetCommand::List), FleetRejection::NoPrice);
         assert_eq!(refused(add()), FleetRejection::Exists);
         assert_eq!(refused(FleetCommand::Hide), FleetRejection::Unchanged);
-        let image = |primary| Image { url: "https://x".into(), alt: String::new(), primary };
-        let two = vec![image(true), image(true)];
-        assert!(matches!(refused(FleetCommand::SetImages(two)), FleetRejection::Faulty(_)));
-        let nowhere = Profile { time_zone: "Mars/Base".into(), ..profile() };
-        let FleetRejection::Faulty(faults) = refused(FleetCommand::Describe(nowhere)) else {
-            panic!("not faulty")
-        };
-        assert_eq!(faults[0].pointer, "/time_zone");
         assert_eq!(decide(None, &FleetCommand::List, &meta("x")), Err(FleetRejection::NoSuchCar));
         let stale = Meta { if_position: Some(vec![9]), ..meta("x") };
         let refusal = decide(car.as_ref(), &FleetCommand::Feature, &stale);

@@ -4,7 +4,7 @@ mod decide;
 mod event;
 
 pub(crate) use decide::is_slug;
-pub use decide::{FleetCommand, FleetRejection, decide};
+pub use decide::{FleetCommand, FleetRejection, Slug, decide};
 pub use event::{FleetChange, FleetEvent, Image, NamedText, Profile};
 
 use crate::{

@@ -109,7 +109,7 @@ pub async fn find_emails_of_address(
     .await?;
     let Page { rows: found, next } =
         Page::cut(found, limit, |last| encode_cursor(&[&last.created_at, &last.key]));
-    let address = address.to_lowercase();
+    let address = address_key(address);
     let mut rows = Vec::with_capacity(found.len());
     for found in found {
         let email = row(&found.key, found.data)?.email;

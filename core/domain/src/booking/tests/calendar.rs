@@ -244,7 +244,7 @@ impl Run {
                     model.give(car, days, Who::Block(number));
                     model.blocks.push((car, true));
                 }
-                let (block, reason) = (block_id(&block_name(number)), "maintenance".into());
+                let (block, reason) = (block_id(&block_name(number)), text("maintenance"));
                 (Step::new(Command::Block { block, days, reason, force }).on_car(car), possible)
             }
             Attempt::Unblock(which) => {

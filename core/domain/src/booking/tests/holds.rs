@@ -51,7 +51,7 @@ fn given_a_hold_when_anything_else_changes_then_it_stays() {
         send("b1"),
         reschedule("b1", "2027-02-01", "2027-02-02"),
         extend("b1", "2027-01-05"),
-        act("b1", BookingAction::AddNote { text: SECRET.into() }),
+        act("b1", BookingAction::AddNote { text: text(SECRET) }),
     ] {
         let world = held().when(step).then(Status::PendingPayment);
         assert_eq!(updates(&world), [HoldUpdate::Unchanged]);

@@ -87,7 +87,7 @@ fn fitting(action: Action) -> Step {
         Action::Complete => BookingAction::Complete,
         Action::NoShow => BookingAction::NoShow { reason: None },
         Action::Expire => BookingAction::Expire,
-        Action::AddNote => BookingAction::AddNote { text: "note".into() },
+        Action::AddNote => BookingAction::AddNote { text: text("note") },
         Action::ChangeCustomer => BookingAction::ChangeCustomer {
             customer_id: uuid("other").into(),
             customer: customer("Other Dana"),
@@ -158,10 +158,10 @@ fn what_is_allowed_is_what_is_done() {
 #[test]
 fn every_change_is_reported_and_survives() {
     let history =
-        BookingAction::ImportHistory { name: "created".into(), summary: format!("by {SECRET}") };
+        BookingAction::ImportHistory { name: text("created"), summary: text(&format!("by {SECRET}")) };
     let decline = act("b1", BookingAction::DeclineContract { reason: None });
     let failed = act("b1", BookingAction::FailPayment { reason: None });
-    let note = act("b1", BookingAction::AddNote { text: format!("call {SECRET}") });
+    let note = act("b1", BookingAction::AddNote { text: text(&format!("call {SECRET}")) });
     let (customer_id, customer) = (uuid("other").into(), customer("Other Dana"));
     let no_show = act("b4", BookingAction::NoShow { reason: None });
     let world = held()

@@ -41,7 +41,7 @@ proptest! {
             drop_off: None,
         };
         let held = BookingCommand::Hold(NewBooking {
-            choices: choices.clone(), ..new_booking("b1", first)
+            choices: valid(choices.clone()), ..new_booking("b1", first)
         });
         let priced = |world: World, list: &PriceList| {
             world.with_car(1, |car| car.prices = Some(list.clone()))

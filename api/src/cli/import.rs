@@ -20,7 +20,8 @@ use std::{
 };
 
 #[derive(clap::Args)]
-#[command(after_help = "The folder holds one CSV file (RFC 4180, UTF-8) for each table, with a header row:
+#[command(
+    after_help = "The folder holds one CSV file (RFC 4180, UTF-8) for each table, with a header row:
   cars car_pricing car_additional_fees car_images car_specifications car_features
   car_availability customers bookings booking_events inbox_emails
 
@@ -45,7 +46,8 @@ rules.
 Examples:
   exodrive import tests/fixtures/season --dry-run
   exodrive import tests/fixtures/season
-  exodrive import export/ --time-zone America/Los_Angeles --json > report.json")]
+  exodrive import export/ --time-zone America/Los_Angeles --json > report.json"
+)]
 pub(super) struct Import {
     /// The folder with the CSV files
     folder: PathBuf,

@@ -39,35 +39,6 @@ impl<'a> Reader<'a> {
         Self { bytes: bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes), at: 0, line: 1 }
     }
 
-    /// The next record; `None` at the end.
-    ///
-    /// # Errors
-    /// [`Broken`]. The reader is then at the end.
-    pub(super) fn next(&mut self) -> Option<Result<Record, Broken>> {
-        while self.ends_line() {
-            self.end_line();
-        }
-        self.peek()?;
-        let (start, line) = (self.at, self.line);
-        let mut cells = Vec::new();
-        loop {
-            match self.cell() {
-                Ok(cell) => cells.push(cell),
-                Err((at, why)) => {
-                    (self.at, self.line) = (start, line);
-                    return Some(Err(Broken { line: at, why, unread: self.rest() }));
-                }
-            }
-            if self.peek() != Some(b',') {
-                break;
-            }
-            self.at += 1;
-        }
-        let length = self.at - start;
-        self.end_line();
-        Some(Ok(Record { line, cells, length }))
-    }
-
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
@@ -162,15 +133,44 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Gives the records; after [`Broken`], nothing.
+impl Iterator for Reader<'_> {
+    type Item = Result<Record, Broken>;
+
+    fn next(&mut self) -> Option<Result<Record, Broken>> {
+        while self.ends_line() {
+            self.end_line();
+        }
+        self.peek()?;
+        let (start, line) = (self.at, self.line);
+        let mut cells = Vec::new();
+        loop {
+            match self.cell() {
+                Ok(cell) => cells.push(cell),
+                Err((at, why)) => {
+                    (self.at, self.line) = (start, line);
+                    return Some(Err(Broken { line: at, why, unread: self.rest() }));
+                }
+            }
+            if self.peek() != Some(b',') {
+                break;
+            }
+            self.at += 1;
+        }
+        let length = self.at - start;
+        self.end_line();
+        Some(Ok(Record { line, cells, length }))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// Each record's line and cells, and the place where the text is broken.
     fn read(text: &str) -> (Vec<(u64, Vec<String>)>, Option<(u64, Vec<u64>)>) {
-        let mut reader = Reader::new(text.as_bytes());
         let (mut records, mut broken) = (Vec::new(), None);
-        while let Some(next) = reader.next() {
+        for next in Reader::new(text.as_bytes()) {
             match next {
                 Ok(record) => {
                     let cells = record.cells.into_iter().map(|it| String::from_utf8(it).unwrap());

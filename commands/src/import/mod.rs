@@ -81,7 +81,9 @@ pub async fn run_import(
             .map(|steps| async move {
                 let mut outcomes = Vec::with_capacity(steps.len());
                 for step in steps {
-                    let send = async |context| send_step((rental, secret), log, step, context).await;
+                    let send = async |context: CommandContext| {
+                        send_step((rental, secret), log, step, context).await
+                    };
                     outcomes.push((step, precedents.settle(log, step, send).await?));
                 }
                 Ok::<_, RentalError>(outcomes)
@@ -193,9 +195,7 @@ fn refusal(error: RentalError) -> Result<String, RentalError> {
             }
             other => format!("{other:?}"),
         },
-        RentalError::Append(AppendError::TooLarge) => {
-            "is larger than an event can be".to_owned()
-        }
+        RentalError::Append(AppendError::TooLarge) => "is larger than an event can be".to_owned(),
         error => return Err(error),
     })
 }

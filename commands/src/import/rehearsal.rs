@@ -51,7 +51,7 @@ impl<'a> Rehearsal<'a> {
     ) -> Result<(), RentalError> {
         let precedents = Precedents::read(log).await?;
         for step in plan.stages.iter().flat_map(|stage| stage.values()).flatten() {
-            let send = async |context| self.apply_step(step, &context).await;
+            let send = async |context: CommandContext| self.apply_step(step, &context).await;
             let outcome = precedents.settle(log, step, send).await?;
             done(step, outcome);
         }

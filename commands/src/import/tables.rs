@@ -205,7 +205,7 @@ impl Tables {
             }
             None => Err((1, "is empty: it has not even a header".to_owned())),
         };
-        while let Some(next) = reader.next() {
+        for next in reader {
             match next {
                 Ok(record) => records.push(record),
                 Err(broken) => {

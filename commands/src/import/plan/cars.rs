@@ -19,17 +19,12 @@ use std::collections::HashMap;
 
 /// A car that is planned.
 pub(super) struct PlannedCar {
-    pub id: CarId,
     /// The step that adds it.
     pub added_by: String,
 }
 
 /// Plans the cars. Returns what became of each.
-pub(super) fn plan_cars(
-    tables: &Tables,
-    time_zone: &str,
-    plan: &mut Plan,
-) -> Parents<PlannedCar> {
+pub(super) fn plan_cars(tables: &Tables, time_zone: &str, plan: &mut Plan) -> Parents<PlannedCar> {
     let mut cars = parents(tables, "cars", "car");
     let mut slugs: HashMap<&str, u64> = HashMap::new();
     let mut planned = Vec::new();
@@ -43,9 +38,8 @@ pub(super) fn plan_cars(
         let parent = match car {
             Ok(car) => {
                 let added_by = step_id(&row.columns, "add");
-                let parent = PlannedCar { id: car.id, added_by };
                 planned.push((row, car));
-                Ok(parent)
+                Ok(PlannedCar { added_by })
             }
             Err(why) => {
                 plan.refuse("cars", row, &row.columns.id, &why);
@@ -217,12 +211,11 @@ fn plan_car(row: &Row<CarColumns>, car: Car, parts: &CarParts<'_>, plan: &mut Pl
 /// The price list of a car: its price with its fees, taken together or not at
 /// all, since a price without one of its fees is another price.
 fn prices(parts: &CarParts<'_>, plan: &mut Plan) -> Option<(PriceList, Sources)> {
-    let mut rows = parts.car_pricing.iter();
-    let first = rows.next();
-    for row in rows {
-        let line = first.map_or(0, |first| first.line);
-        let why = format!("its car has a price already, at line {line}");
-        plan.refuse("car_pricing", row, &row.columns.id, why);
+    if let Some((first, others)) = parts.car_pricing.split_first() {
+        let why = format!("its car has a price already, at line {}", first.line);
+        for row in others {
+            plan.refuse("car_pricing", row, &row.columns.id, &why);
+        }
     }
     let mut fees = Vec::new();
     let mut faulty = None;
@@ -235,10 +228,11 @@ fn prices(parts: &CarParts<'_>, plan: &mut Plan) -> Option<(PriceList, Sources)>
             }
         }
     }
-    let prices = match (first, faulty) {
+    let prices = match (parts.car_pricing.first(), faulty) {
         (None, _) => Err("its car has no price, which a fee is a part of".to_owned()),
         (Some(row), Some((line, why))) => {
-            let whole = format!("its fee (car_additional_fees.csv, line {line}) was refused: {why}");
+            let whole =
+                format!("its fee (car_additional_fees.csv, line {line}) was refused: {why}");
             plan.refuse("car_pricing", row, &row.columns.id, &whole);
             Err(parent_refused("price", "car_pricing", row.line, &whole))
         }

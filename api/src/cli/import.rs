@@ -7,7 +7,7 @@ use crate::{
 };
 use chrono::Utc;
 use exodrive_commands::{
-    import::{self, Rehearsal, Report, Tables},
+    import::{self, Ledger, Rehearsal, Report, Tables},
     rental::{BookingSecret, RentalCommands},
 };
 use exodrive_log::{Commands, Log};
@@ -20,19 +20,34 @@ use std::{
 };
 
 #[derive(clap::Args)]
-#[command(after_help = "The folder holds one CSV file for each table, with a header row:
+#[command(
+    after_help = "The folder holds one CSV file (RFC 4180, UTF-8) for each table, with a header row:
   cars car_pricing car_additional_fees car_images car_specifications car_features
   car_availability customers bookings booking_events inbox_emails
 
-Every row becomes an event with the time that it happened. What was imported
-before is left alone, so an import can be repeated, also after it was
-interrupted. Rows that cannot be taken are listed with the reason; the exit code
-is then 1.
+Every row is taken (it becomes an event with the time that it happened), known
+(an earlier import took it, or it says what holds anyway), or refused with its
+line and the reason. The three add up to the rows of the file. The exit code is
+1 if a row was refused.
+
+An import can be repeated, also after it was interrupted: what was taken is
+left alone. A row that has changed since is refused.
+
+A file is refused whole if it cannot be told what its rows and columns are: a
+quote is opened and not closed, or closed and followed by text, or stands in a
+cell that is not in quotes; the header is missing, lacks a column or has one
+twice. Mend the line that is named, and import again.
+
+Of rows with one id (capitals make no difference), of prices of one car and of
+rows about one day of a car, the first is taken and the others are refused. A
+row that belongs to a refused one is refused too. docs/operating.md has all
+rules.
 
 Examples:
   exodrive import tests/fixtures/season --dry-run
   exodrive import tests/fixtures/season
-  exodrive import export/ --time-zone America/Los_Angeles --json > report.json")]
+  exodrive import export/ --time-zone America/Los_Angeles --json > report.json"
+)]
 pub(super) struct Import {
     /// The folder with the CSV files
     folder: PathBuf,
@@ -55,7 +70,7 @@ impl Import {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let tables = Tables::read_folder(&self.folder)
             .map_err(|error| format!("cannot read {}: {error}", self.folder.display()))?;
-        if tables.missing.len() == tables.counts().len() {
+        if tables.missing.len() == Tables::NAMES.len() {
             return Err(format!(
                 "{} holds none of the tables: `exodrive import --help` names them",
                 self.folder.display()
@@ -75,7 +90,7 @@ impl Import {
         } else {
             print(&report, self.dry_run, started.elapsed());
         }
-        Ok(if report.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if report.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
@@ -103,12 +118,12 @@ pub(super) async fn import(
         );
     }
     let plan = import::plan(tables, time_zone, Utc::now());
-    let mut report = Report::of(tables, &plan);
+    let mut ledger = Ledger::of(tables, &plan);
     let bar = ProgressBar::new(plan.len() as u64).with_style(ProgressStyle::with_template(
         "{bar:40} {pos}/{len} {per_sec} {eta} left {msg}",
     )?);
     let done = |step: &import::Step, outcome| {
-        report.count(step, outcome);
+        ledger.count(step, &outcome);
         bar.inc(1);
     };
     let outcome = if dry_run {
@@ -125,13 +140,12 @@ pub(super) async fn import(
             plan.len()
         )
     })?;
-    report.problems.sort_by(|a, b| (&a.table, a.line).cmp(&(&b.table, b.line)));
-    Ok((report, plan.len()))
+    Ok((ledger.finish(), plan.len()))
 }
 
 fn print(report: &Report, dry_run: bool, took: Duration) {
     let taken = if dry_run { "would be taken" } else { "taken" };
-    let mut counts = table::table(&["table", "rows", taken, "imported before", "rejected"]);
+    let mut counts = table::table(&["table", "rows", taken, "known", "refused"]);
     for (name, it) in &report.tables {
         let number = |n: usize| table::number(n as u64);
         counts.add_row([
@@ -143,26 +157,38 @@ fn print(report: &Report, dry_run: bool, took: Duration) {
         ]);
     }
     say!("{counts}");
-    let list = |title: &str, problems: &[import::Problem]| {
-        if problems.is_empty() {
-            return;
-        }
-        let mut rows = table::table(&["table", "line", "id", title]);
-        for problem in problems {
-            let id = table::short(&problem.id, 36);
-            let why = table::short(&problem.why, 200);
-            rows.add_row([problem.table.clone(), problem.line.to_string(), id, why]);
-        }
-        say!("\n{rows}");
-    };
+    list("broken file", &report.broken);
     list("taken with other values", &report.remarks);
-    list("not taken", &report.problems);
+    list("refused", &report.problems);
+    if !report.ignored_columns.is_empty() {
+        say!("\nColumns that are not read: {}.", report.ignored_columns.join(", "));
+    }
     let all: usize = report.tables.values().map(|counts| counts.taken).sum();
     let seconds = took.as_secs_f64();
     let changed = if dry_run { "Nothing was changed" } else { "Every row taken is an event" };
     say!(
-        "\n{} rows {taken}, {} rejected, in {seconds:.1} s. {changed}.",
+        "\n{} rows {taken}, {} refused, in {seconds:.1} s. {changed}.",
         table::number(all as u64),
         report.problems.len()
     );
+}
+
+/// Shows problems; neighbours with one reason share a line.
+fn list(title: &str, problems: &[import::Problem]) {
+    if problems.is_empty() {
+        return;
+    }
+    let mut rows = table::table(&["table", "line", "id", title]);
+    for group in problems.chunk_by(|a, b| (a.table, &a.why) == (b.table, &b.why)) {
+        let [first, rest @ ..] = group else { continue };
+        let (lines, id) = match rest.last() {
+            Some(last) => {
+                let count = table::number(group.len() as u64);
+                (format!("{} to {}", first.line, last.line), format!("{count} rows"))
+            }
+            None => (first.line.to_string(), table::short(&first.id, 36)),
+        };
+        rows.add_row([first.table.to_owned(), lines, id, table::short(&first.why, 200)]);
+    }
+    say!("\n{rows}");
 }

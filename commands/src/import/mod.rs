@@ -2,131 +2,47 @@
 //! command for each car, booking and email in them, with the time that it
 //! happened. Rows that an earlier import took are left alone, so an import can
 //! be repeated.
+//!
+//! [`Tables`] are read, [`plan`] makes steps of their rows, [`run_import`] sends
+//! the steps (a [`Rehearsal`] only decides them), and a [`Ledger`] counts what
+//! became of each row.
 
+mod csv;
 mod plan;
+mod precedents;
 mod rehearsal;
+mod report;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 pub use plan::{ImportCommand, Plan, Step, plan};
 pub use rehearsal::Rehearsal;
-pub use tables::{Problem, Tables};
+pub use report::{Counts, Ledger, Outcome, Report};
+pub use tables::{Problem, RowRef, Tables};
 
 use crate::{
     context::{Actor, CommandContext},
     digest::keyed_request_hash,
     rental::{BookingSecret, RentalCommands, RentalError},
 };
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use exodrive_domain::{
-    EMAIL_IMPORTED, Envelope, Subject,
+    EMAIL_IMPORTED, Envelope, Meta, Subject,
     booking::{BookingCommand, BookingRejection, Taken},
-    fleet::{FleetCommand, FleetRejection},
+    fleet::{self, FleetRejection},
 };
-use exodrive_log::{Log, NewEvent};
+use exodrive_log::{AppendError, Log, NewEvent};
 use futures::{StreamExt, stream};
-use serde::Serialize;
-use std::{
-    collections::{BTreeMap, HashSet},
-    time::Duration,
-};
+use precedents::Precedents;
 
 /// Prefix of the id of every command of an import.
 const PREFIX: &str = "import-";
 /// Cars imported at a time.
 const CONCURRENT: usize = 16;
 
-/// Outcome of one step.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Its event was appended, or would be in a rehearsal.
-    Taken,
-    /// An earlier import took it.
-    Known,
-    /// It was rejected; the text says why.
-    Refused(String),
-}
-
-/// Result of an import.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Report {
-    /// Counts by table.
-    pub tables: BTreeMap<String, Counts>,
-    /// Rows that were not taken, with the reason.
-    pub problems: Vec<Problem>,
-    /// Rows that were taken with other values than they hold, with the reason.
-    pub remarks: Vec<Problem>,
-}
-
-/// Counts of a table's rows by outcome.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
-    /// Rows in the file.
-    pub rows: usize,
-    /// Rows taken now.
-    pub taken: usize,
-    /// Rows that an earlier import took.
-    pub known: usize,
-    /// Rows that were not taken.
-    pub refused: usize,
-}
-
-impl Report {
-    /// Report of the rows that were read, before any step is done.
-    pub fn of(tables: &Tables, plan: &Plan) -> Self {
-        let mut report = Self::default();
-        for (table, rows) in tables.counts() {
-            report.tables.entry(table.to_owned()).or_default().rows = rows;
-        }
-        report.remarks.clone_from(&plan.remarks);
-        for problem in tables.problems.iter().chain(&plan.problems) {
-            report.refuse(problem.clone());
-        }
-        report
-    }
-
-    fn refuse(&mut self, problem: Problem) {
-        self.tables.entry(problem.table.clone()).or_default().refused += 1;
-        self.problems.push(problem);
-    }
-
-    /// Counts the outcome of a step, which is the outcome of its rows.
-    pub fn count(&mut self, step: &Step, outcome: Outcome) {
-        for (table, line, id) in &step.rows {
-            let counts = self.tables.entry((*table).to_owned()).or_default();
-            match &outcome {
-                Outcome::Taken => counts.taken += 1,
-                Outcome::Known => counts.known += 1,
-                Outcome::Refused(why) => self.refuse(Problem {
-                    table: (*table).to_owned(),
-                    line: *line,
-                    id: id.clone(),
-                    why: why.clone(),
-                }),
-            }
-        }
-    }
-}
-
-/// Ids of the events that earlier imports have appended.
-///
-/// # Errors
-/// When the log cannot be read.
-pub async fn known(log: &Log) -> Result<HashSet<String>, exodrive_log::ReadError> {
-    let end = log.last_position().await?;
-    let mut reader = log.reader(1);
-    let (mut known, mut position) = (HashSet::new(), 0);
-    while position < end {
-        let batch = reader.next_batch(5_000, Duration::from_secs(5)).await?;
-        let Some(last) = batch.events.last() else { break };
-        position = last.position;
-        let ids = batch.events.into_iter().map(|event| event.envelope.id);
-        known.extend(ids.filter(|id| id.starts_with(PREFIX)));
-    }
-    Ok(known)
-}
-
 /// Command context of a step.
-pub(crate) fn command_context(log: &Log, step: &Step) -> Result<CommandContext, serde_json::Error> {
+fn command_context(log: &Log, step: &Step) -> Result<CommandContext, serde_json::Error> {
     let (id, request) = (format!("{PREFIX}{}", step.id), keyed_request_hash(log, &step.source)?);
     Ok(CommandContext {
         happened_at: step.happened_at,
@@ -135,7 +51,19 @@ pub(crate) fn command_context(log: &Log, step: &Step) -> Result<CommandContext, 
     })
 }
 
-/// Executes a plan. `done` is called with each step.
+/// What the domain decides a step by.
+fn meta(context: &CommandContext, now: DateTime<Utc>) -> Meta {
+    Meta {
+        command_id: context.command_id.clone(),
+        request_hash: context.request_hash.clone(),
+        now: context.happened_at.unwrap_or(now),
+        if_position: None,
+        by_staff: true,
+    }
+}
+
+/// Executes a plan. `done` is called with each step: with the steps about one
+/// car in their order, and with those of a stage before those of the next.
 ///
 /// # Errors
 /// When the log or the views fail: the import can be repeated from there.
@@ -146,28 +74,21 @@ pub async fn run_import(
     plan: &Plan,
     mut done: impl FnMut(&Step, Outcome),
 ) -> Result<(), RentalError> {
-    let known = &known(log).await?;
+    let precedents = &Precedents::read(log).await?;
     for stage in &plan.stages {
-        // If two cars have one slug, the first gets it, as in the rehearsal.
-        let adds =
-            |step: &Step| matches!(&step.command, ImportCommand::Car(_, FleetCommand::Add { .. }));
-        let at_once = if stage.values().flatten().any(adds) { 1 } else { CONCURRENT };
         // Steps about one car run one after the other.
         let mut outcomes = stream::iter(stage.values())
             .map(|steps| async move {
                 let mut outcomes = Vec::with_capacity(steps.len());
                 for step in steps {
-                    let id = format!("{PREFIX}{}", step.id);
-                    let outcome = if known.contains(&id) {
-                        Outcome::Known
-                    } else {
-                        send_step((rental, secret), log, step).await?
+                    let send = async |context: CommandContext| {
+                        send_step((rental, secret), log, step, context).await
                     };
-                    outcomes.push((step, outcome));
+                    outcomes.push((step, precedents.settle(log, step, send).await?));
                 }
                 Ok::<_, RentalError>(outcomes)
             })
-            .buffer_unordered(at_once);
+            .buffer_unordered(CONCURRENT);
         while let Some(outcomes) = outcomes.next().await {
             for (step, outcome) in outcomes? {
                 done(step, outcome);
@@ -181,22 +102,27 @@ async fn send_step(
     (rental, secret): (&RentalCommands, &BookingSecret),
     log: &Log,
     step: &Step,
+    context: CommandContext,
 ) -> Result<Outcome, RentalError> {
-    let context = command_context(log, step)?;
-    let outcome = match &step.command {
+    match &step.command {
         ImportCommand::Car(car_id, command) => {
-            rental.change_car(*car_id, command, &context).await.map(|_| ())
+            let car = rental.car(*car_id).await?;
+            let decided = fleet::decide(car.as_ref(), command, &meta(&context, rental.now()));
+            if decided == Err(FleetRejection::Unchanged) {
+                return Ok(Outcome::Known);
+            }
+            rental.change_car(*car_id, command, &context).await?;
         }
         // The booking may have moved to another car since it was taken.
-        ImportCommand::Booking(_, BookingCommand::Change(id, act)) => {
-            rental.change_booking(*id, act.clone(), &context).await.map(|_| ())
+        ImportCommand::Booking(car_id, BookingCommand::Change(id, act)) => {
+            rental.change_booking_on(*car_id, *id, act.clone(), &context).await?;
         }
         ImportCommand::Booking(car_id, command) => {
             let command = with_customer_id(secret, command);
-            rental.book(*car_id, &command, &context).await.map(|_| ())
+            rental.book(*car_id, &command, &context).await?;
         }
         ImportCommand::Block(car_id, block_id, days, reason) => {
-            rental.block((*car_id, *block_id), *days, reason, false, &context).await.map(|_| ())
+            rental.block((*car_id, *block_id), *days, reason, false, &context).await?;
         }
         ImportCommand::Email(email_id, body) => {
             let event = NewEvent {
@@ -210,17 +136,14 @@ async fn send_step(
                 provider_headers: Vec::new(),
                 body: body.to_string().into_bytes().into(),
             };
-            log.append_fact(&event).await.map(|_| ()).map_err(RentalError::Append)
+            log.append_fact(&event).await?;
         }
-    };
-    match outcome {
-        Ok(()) => Ok(Outcome::Taken),
-        Err(error) => refusal(error).map(Outcome::Refused),
     }
+    Ok(Outcome::Taken)
 }
 
 /// Fills in the customer's id, which is derived from the link secret.
-pub(crate) fn with_customer_id(secret: &BookingSecret, command: &BookingCommand) -> BookingCommand {
+fn with_customer_id(secret: &BookingSecret, command: &BookingCommand) -> BookingCommand {
     let mut command = command.clone();
     if let BookingCommand::Import(import) = &mut command {
         import.customer_id = secret.customer_id(&import.customer);
@@ -230,7 +153,7 @@ pub(crate) fn with_customer_id(secret: &BookingSecret, command: &BookingCommand)
 
 /// Returns the reason why a row cannot be taken. An error that is not about the
 /// row stays an error.
-pub(crate) fn refusal(error: RentalError) -> Result<String, RentalError> {
+fn refusal(error: RentalError) -> Result<String, RentalError> {
     Ok(match error {
         RentalError::SlugTaken => "another car has this slug".to_owned(),
         RentalError::Fleet(FleetRejection::Faulty(faults)) => {
@@ -272,6 +195,7 @@ pub(crate) fn refusal(error: RentalError) -> Result<String, RentalError> {
             }
             other => format!("{other:?}"),
         },
+        RentalError::Append(AppendError::TooLarge) => "is larger than an event can be".to_owned(),
         error => return Err(error),
     })
 }

@@ -1,19 +1,20 @@
 //! Rehearsal of an import (a dry run): the same decisions on copies of the
 //! states, without appending.
 
-use super::{
-    ImportCommand, Outcome, Plan, Step, command_context, known, refusal, with_customer_id,
+use super::{ImportCommand, Outcome, Plan, Precedents, Step, meta, with_customer_id};
+use crate::{
+    context::CommandContext,
+    rental::{BookingSecret, RentalCommands, RentalError},
 };
-use crate::rental::{BookingSecret, RentalCommands, RentalError};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
     Envelope, Event, Meta, Payload, Recorded,
     booking::{self, BookingEvent, BookingRejection, Calendar},
-    fleet::{self, Car, FleetCommand},
+    fleet::{self, Car, FleetCommand, FleetRejection},
     id::CarId,
 };
 use exodrive_log::Log;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// A rehearsal of an import, with copies of the states that it changes.
 pub struct Rehearsal<'a> {
@@ -23,7 +24,6 @@ pub struct Rehearsal<'a> {
     position: u64,
     cars: HashMap<CarId, Option<Car>>,
     calendars: HashMap<CarId, Calendar>,
-    slugs: HashSet<String>,
 }
 
 impl<'a> Rehearsal<'a> {
@@ -36,7 +36,6 @@ impl<'a> Rehearsal<'a> {
             position: u64::MAX / 2,
             cars: HashMap::new(),
             calendars: HashMap::new(),
-            slugs: HashSet::new(),
         }
     }
 
@@ -50,41 +49,33 @@ impl<'a> Rehearsal<'a> {
         plan: &Plan,
         mut done: impl FnMut(&Step, Outcome),
     ) -> Result<(), RentalError> {
-        let known = known(log).await?;
+        let precedents = Precedents::read(log).await?;
         for step in plan.stages.iter().flat_map(|stage| stage.values()).flatten() {
-            let outcome = if known.contains(&format!("import-{}", step.id)) {
-                Outcome::Known
-            } else {
-                match self.apply_step(step).await {
-                    Ok(()) => Outcome::Taken,
-                    Err(error) => Outcome::Refused(refusal(error)?),
-                }
-            };
+            let send = async |context: CommandContext| self.apply_step(step, &context).await;
+            let outcome = precedents.settle(log, step, send).await?;
             done(step, outcome);
         }
         Ok(())
     }
 
-    async fn apply_step(&mut self, step: &Step) -> Result<(), RentalError> {
-        let with = command_context(self.rental.log(), step)?;
-        let meta = Meta {
-            command_id: with.command_id,
-            request_hash: with.request_hash,
-            now: step.happened_at.unwrap_or(self.now),
-            if_position: None,
-            by_staff: true,
-        };
+    async fn apply_step(
+        &mut self,
+        step: &Step,
+        context: &CommandContext,
+    ) -> Result<Outcome, RentalError> {
+        let meta = meta(context, self.now);
         match &step.command {
             ImportCommand::Car(car_id, command) => {
                 let car = self.car(*car_id).await?;
+                let event = match fleet::decide(car.as_ref(), command, &meta) {
+                    Err(FleetRejection::Unchanged) => return Ok(Outcome::Known),
+                    decided => decided.map_err(RentalError::Fleet)?,
+                };
                 if let FleetCommand::Add { slug, .. } = command
-                    && car.is_none()
-                    && !self.slugs.insert(slug.clone())
+                    && self.rental.car_by_slug(slug).await?.is_some()
                 {
                     return Err(RentalError::SlugTaken);
                 }
-                let event =
-                    fleet::decide(car.as_ref(), command, &meta).map_err(RentalError::Fleet)?;
                 let recorded = self.recorded(&meta, event.change.kind());
                 self.cars.insert(*car_id, fleet::evolve(car, &event, &recorded));
             }
@@ -104,6 +95,9 @@ impl<'a> Rehearsal<'a> {
             }
             ImportCommand::Block(car_id, block_id, days, reason) => {
                 let ids = (*car_id, *block_id);
+                if self.car(*car_id).await?.is_none() {
+                    return Err(RentalError::Booking(BookingRejection::NoSuchCar));
+                }
                 let calendar = self.calendar(*car_id).await?;
                 let event = booking::decide_block(calendar, ids, *days, reason, false, &meta);
                 let event = event.map_err(RentalError::Booking)?;
@@ -112,7 +106,7 @@ impl<'a> Rehearsal<'a> {
             }
             ImportCommand::Email(..) => {}
         }
-        Ok(())
+        Ok(Outcome::Taken)
     }
 
     async fn car(&mut self, car_id: CarId) -> Result<Option<Car>, RentalError> {

@@ -188,3 +188,248 @@ async fn an_import_that_was_killed_is_finished_by_the_next_one() {
     once.dedup();
     assert_eq!(once.len(), ids.len(), "no event is stored twice");
 }
+
+/// A report as table, line and reason of each refused row.
+fn refused(report: &Value) -> Vec<(&str, u64, &str)> {
+    let problems = report["problems"].as_array().unwrap();
+    let text = |it: &'_ Value| (it["line"].as_u64().unwrap());
+    problems
+        .iter()
+        .map(|it| (it["table"].as_str().unwrap(), text(it), it["why"].as_str().unwrap()))
+        .collect()
+}
+
+/// Asserts that in every table the rows taken, known and refused add up.
+fn assert_adds_up(report: &Value) {
+    for (table, counts) in report["tables"].as_object().unwrap() {
+        let of = |what: &str| counts[what].as_u64().unwrap();
+        assert_eq!(of("rows"), of("taken") + of("known") + of("refused"), "{table}: {counts}");
+    }
+}
+
+/// A folder with tables.
+fn folder(tables: &[(&str, String)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (table, csv) in tables {
+        fs::write(folder.path().join(format!("{table}.csv")), csv).unwrap();
+    }
+    folder
+}
+
+/// The id of a car or booking.
+fn id(name: &str) -> String {
+    format!("00000000-0000-4000-8000-0000000000{name}")
+}
+
+fn cars(names: &[&str]) -> String {
+    let car = |name: &&str| format!("{},{name},Car {name},Supercar\n", id(name));
+    format!("id,slug,name,category\n{}", names.iter().map(car).collect::<String>())
+}
+
+/// Bookings of one customer, a day each, from 1 March: name, car and notes.
+fn bookings(rows: &[(&str, &str, &str)]) -> String {
+    let mut csv = "id,car_id,customer_id,start_date,end_date,total_price,overall_status,\
+                   payment_status,contract_status,notes\n"
+        .to_owned();
+    for (day, (name, car, notes)) in (1..).zip(rows) {
+        let (booking, car, day) = (id(name), id(car), format!("2027-03-{day:02}"));
+        csv += &format!("{booking},{car},u1,{day},{day},100.00,upcoming,captured,signed,{notes}\n");
+    }
+    csv
+}
+
+const CUSTOMER: &str = "id,email,first_name,last_name\nu1,one@example.com,One,Customer\n";
+
+#[tokio::test]
+async fn no_row_of_a_file_with_an_unclosed_quote_is_taken() {
+    let world = InProcess::start().await;
+    let rows =
+        [("b1", "c1", ""), ("b2", "c1", "\"never closed"), ("b3", "c1", ""), ("b4", "c1", "")];
+    let tables = [
+        ("cars", cars(&["c1"])),
+        ("customers", CUSTOMER.to_owned()),
+        ("bookings", bookings(&rows)),
+    ];
+    let files = folder(&tables);
+    let path = files.path().to_str().unwrap();
+    let (rehearsed, _) = import(&world, path, &["--dry-run"]).await;
+    let (report, success) = import(&world, path, &[]).await;
+    assert!(!success);
+    assert_eq!(rehearsed, report);
+    assert_adds_up(&report);
+    let counts = &report["tables"]["bookings"];
+    assert_eq!((&counts["rows"], &counts["refused"]), (&4.into(), &4.into()), "{report:#}");
+    let broken = &report["broken"][0];
+    assert_eq!((&broken["table"], &broken["line"]), (&"bookings".into(), &3.into()));
+    assert_eq!(world.rows("bookings").await.len(), 0);
+
+    // Once the file is mended, the rest is taken.
+    let closed = bookings(&rows).replace("never closed", "never closed\"");
+    fs::write(files.path().join("bookings.csv"), closed).unwrap();
+    let (mended, success) = import(&world, path, &[]).await;
+    assert!(success, "{mended:#}");
+    assert_adds_up(&mended);
+    let counts = &mended["tables"]["bookings"];
+    assert_eq!(counts["taken"], 4);
+    assert_eq!(mended["tables"]["cars"]["known"], 1);
+}
+
+#[tokio::test]
+async fn of_rows_that_say_one_thing_twice_the_first_is_taken() {
+    let world = InProcess::start().await;
+    let car = id("c1");
+    let upper = id("C1");
+    let tables = [
+        ("cars", cars(&["c1"])),
+        ("car_pricing", format!("id,car_id,base_price\np1,{car},100.00\np2,{upper},200.00\n")),
+        ("customers", format!("{CUSTOMER}u1,other@example.com,Other,Customer\n")),
+        ("bookings", bookings(&[("b1", "c1", ""), ("B1", "c1", "")])),
+        (
+            "car_availability",
+            format!(
+                "id,car_id,date,status\nd1,{car},2027-04-01,maintenance\n\
+                 d2,{car},2027-04-01,maintenance\nd3,{upper},2027-04-02,maintenance\n"
+            ),
+        ),
+    ];
+    let files = folder(&tables);
+    let path = files.path().to_str().unwrap();
+    let (rehearsed, _) = import(&world, path, &["--dry-run"]).await;
+    let (report, success) = import(&world, path, &[]).await;
+    assert!(!success);
+    assert_eq!(rehearsed, report);
+    assert_adds_up(&report);
+    let found = refused(&report);
+    let expected = [
+        ("bookings", 3, "line 2 has the same id"),
+        ("car_availability", 3, "line 2 has the same day of the same car"),
+        ("car_pricing", 3, "its car has a price already, at line 2"),
+        ("customers", 3, "line 2 has the same id"),
+    ];
+    assert_eq!(found, expected);
+    world.views_equal_a_fresh_fold().await;
+    let customers = world.rows("customers").await;
+    assert_eq!(customers.len(), 1);
+    let answer = world.get_as("admin", &format!("/v1/cars/{car}")).await.expect(200);
+    assert_eq!(answer["price"]["base_per_day_cents"], 10_000, "{answer:#}");
+}
+
+#[tokio::test]
+async fn a_row_that_has_changed_since_is_refused() {
+    let world = InProcess::start().await;
+    let rows = bookings(&[("b1", "c1", "a note"), ("b2", "c1", "")]);
+    let mut tables = [
+        ("cars", cars(&["c1", "c2"])),
+        ("customers", CUSTOMER.to_owned()),
+        ("bookings", rows.clone()),
+    ];
+    let files = folder(&tables);
+    let (report, success) = import(&world, files.path().to_str().unwrap(), &[]).await;
+    assert!(success, "{report:#}");
+    let before = world.events().await.len();
+
+    // Another total of one booking, another name of one car, and a new booking of that car.
+    tables[0].1 = tables[0].1.replace("Car c2", "Car two");
+    tables[2].1 = format!("{}{}", rows.replacen("100.00", "99.00", 1), {
+        let new = bookings(&[("b3", "c2", "")]);
+        new.lines().nth(1).unwrap().to_owned() + "\n"
+    });
+    let files = folder(&tables);
+    let path = files.path().to_str().unwrap();
+    let (rehearsed, _) = import(&world, path, &["--dry-run"]).await;
+    let (report, success) = import(&world, path, &[]).await;
+    assert!(!success);
+    assert_eq!(rehearsed, report);
+    assert_adds_up(&report);
+    let found = refused(&report);
+    let places: Vec<_> = found.iter().map(|it| (it.0, it.1)).collect();
+    assert_eq!(places, [("bookings", 2), ("cars", 3)], "{report:#}");
+    assert!(found.iter().all(|it| it.2.contains("changed since the earlier import")));
+    let counts = &report["tables"]["bookings"];
+    assert_eq!((&counts["known"], &counts["taken"]), (&1.into(), &1.into()));
+    assert_eq!(world.events().await.len(), before + 1, "only the new booking");
+}
+
+#[tokio::test]
+async fn a_rehearsal_foresees_what_an_import_does_where_others_work() {
+    let world = InProcess::start().await;
+    let admin = world.admin();
+    let car = admin.add_car("c1", 10_000).await;
+    let body = exodrive_tests::booking_body(&car, exodrive_tests::day(0), exodrive_tests::day(1));
+    let booking = admin.post("/v1/bookings", &body).await.expect(201);
+    let made_here = booking["id"].as_str().unwrap();
+    let (taken, free) = (exodrive_tests::day(1), exodrive_tests::day(9));
+    let start = |day: String, name: &str, car: &str, customer: &str| {
+        format!("{name},{car},{customer},{day},{day},100.00,upcoming,captured,signed,a note\n")
+    };
+    let header = bookings(&[]);
+    let rows = [
+        start(free.to_string(), made_here, &car, "u1"),
+        start(taken.to_string(), &id("b2"), &car, "u1"),
+        start(free.to_string(), &id("b3"), &car, "u2"),
+        start(free.to_string(), &id("b4"), &id("c1"), "u1"),
+        start(free.to_string(), &id("b5"), &id("c9"), "u1"),
+    ];
+    let event = |name: &str, booking: &str| format!("{name},{booking},x,2026-01-01T00:00:00Z\n");
+    let tables = [
+        // The slug of the first belongs to a car that is here.
+        ("cars", cars(&["c1", "c2"])),
+        ("car_pricing", format!("id,car_id,base_price\np1,{},1\np2,{},1\n", id("c1"), id("c2"))),
+        ("customers", format!("{CUSTOMER}u2,two@example.com,Two,Customer\n")),
+        ("bookings", format!("{header}{}", rows.concat())),
+        (
+            "booking_events",
+            format!(
+                "id,booking_id,event_type,timestamp\n{}{}{}",
+                event("e1", made_here),
+                event("e2", &id("b2")),
+                event("e3", &id("b3"))
+            ),
+        ),
+        (
+            "car_availability",
+            format!(
+                "id,car_id,date,status\nd1,{car},{taken},maintenance\nd2,{},{free},maintenance\n\
+                 d3,{},{free},maintenance\nd4,{},{free},maintenance\n",
+                id("c1"),
+                id("c2"),
+                id("c9")
+            ),
+        ),
+    ];
+    let files = folder(&tables);
+    let path = files.path().to_str().unwrap();
+    let before = world.events().await.len();
+    let (rehearsed, _) = import(&world, path, &["--dry-run"]).await;
+    assert_eq!(world.events().await.len(), before);
+    let (report, success) = import(&world, path, &[]).await;
+    assert!(!success);
+    assert_eq!(rehearsed, report);
+    assert_adds_up(&report);
+    let expected = [
+        ("booking_events", 2, "its booking was refused: a booking with this id exists here"),
+        ("booking_events", 3, "its booking was refused"),
+        ("bookings", 2, "a booking with this id exists here"),
+        ("bookings", 3, "taken by booking"),
+        ("bookings", 5, "its car was refused: another car has this slug"),
+        ("bookings", 6, "its car is not in this system"),
+        ("car_availability", 2, "taken by booking"),
+        ("car_availability", 3, "its car was refused: another car has this slug"),
+        ("car_availability", 5, "its car is not in this system"),
+        ("car_pricing", 2, "its car was refused: another car has this slug"),
+        ("cars", 2, "another car has this slug"),
+        ("customers", 2, "none of its bookings was taken"),
+    ];
+    let found = refused(&report);
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for ((table, line, why), found) in expected.into_iter().zip(found) {
+        assert_eq!((table, line), (found.0, found.1), "{found:?}");
+        assert!(found.2.contains(why), "{found:?}");
+    }
+    // What is here was left alone.
+    let answer = world.get_as("admin", &format!("/v1/bookings/{made_here}")).await.expect(200);
+    assert_eq!(answer["status"], booking["status"]);
+    let (again, _) = import(&world, path, &[]).await;
+    assert_eq!(sum(&again, "taken"), 0);
+    assert_eq!(sum(&again, "known"), sum(&report, "taken"));
+}

@@ -1,11 +1,12 @@
 //! Plan for bookings, their customers, and their later events.
 
 use super::{
-    BOOKINGS, CellError, HISTORY, ImportCommand, Plan, Step, cents, moment, parse, problem, text,
+    BOOKINGS, CellError, HISTORY, ImportCommand, Parents, Plan, Step, address, cars::PlannedCar,
+    cents, currency, moment, parent_refused, parents, parse, row_ref, text, user_id, word,
 };
 use crate::{
     digest::derived_uuid,
-    import::tables::{BookingColumns, CustomerColumns, Row, Tables},
+    import::tables::{BookingColumns, CustomerColumns, EventColumns, Row, Tables, key},
 };
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use exodrive_domain::{
@@ -21,59 +22,97 @@ use exodrive_domain::{
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 
-/// Plans the bookings. Returns the car of each booking.
-pub(super) fn plan_bookings(
-    tables: &Tables,
-    now: DateTime<Utc>,
-    plan: &mut Plan,
-) -> HashMap<String, (CarId, Days)> {
-    let customers: HashMap<&str, &Row<CustomerColumns>> =
-        tables.customers.iter().map(|row| (row.columns.id.as_str(), row)).collect();
-    let mut paid: HashMap<&str, &str> = HashMap::new();
-    for event in &tables.booking_events {
-        if event.columns.event_type == "payment_captured" {
-            paid.insert(&event.columns.booking_id, &event.columns.timestamp);
-        }
-    }
-    let mut cars_of = HashMap::new();
-    let mut counted = HashSet::new();
-    let mut with_booking: HashSet<&str> = HashSet::new();
-    for row in &tables.bookings {
-        let it = &row.columns;
-        let paid_at = paid.get(it.id.as_str()).copied();
-        let customer = customers.get(it.customer_id.as_str());
-        let planned = plan_booking(row, customer, paid_at, now, &mut counted, plan);
-        match planned {
-            Ok((car_id, days)) => {
-                cars_of.insert(it.id.clone(), (car_id, days));
-                with_booking.insert(&it.customer_id);
-            }
-            Err(why) => plan.problems.push(problem("bookings", row.line, &it.id, why)),
-        }
-    }
-    for row in &tables.customers {
-        if !with_booking.contains(row.columns.id.as_str()) {
-            let why = "has no booking that was taken: a customer is known by their bookings";
-            plan.problems.push(problem("customers", row.line, &row.columns.id, why));
-        }
-    }
-    cars_of
+/// A booking that is planned.
+pub(super) struct PlannedBooking {
+    pub id: BookingId,
+    pub car_id: CarId,
+    pub days: Days,
+    /// The step that makes it, and its place among those about its car.
+    pub made_by: String,
+    pub place: usize,
 }
 
+/// A customer, and the row that they are in.
+struct KnownCustomer<'a> {
+    row: &'a Row<CustomerColumns>,
+    customer: Customer,
+}
+
+/// Plans the bookings with their customers. Returns what became of each booking.
+pub(super) fn plan_bookings(
+    tables: &Tables,
+    cars: &Parents<PlannedCar>,
+    now: DateTime<Utc>,
+    plan: &mut Plan,
+) -> Parents<PlannedBooking> {
+    let mut customers = parents(tables, "customers", "customer");
+    for row in &tables.customers {
+        let customer = read_customer(&row.columns).map_err(|why| {
+            plan.refuse("customers", row, &row.columns.id, &why);
+            parent_refused("customer", "customers", row.line, &why)
+        });
+        customers.insert(row.key.clone(), customer.map(|customer| KnownCustomer { row, customer }));
+    }
+    let mut paid: HashMap<String, &str> = HashMap::new();
+    for event in &tables.booking_events {
+        if event.columns.event_type == "payment_captured" {
+            paid.insert(key(&event.columns.booking_id), &event.columns.timestamp);
+        }
+    }
+    let mut bookings = parents(tables, "bookings", "booking");
+    let mut with_booking: HashSet<u64> = HashSet::new();
+    for row in &tables.bookings {
+        let paid_at = paid.get(&row.key).copied();
+        let planned = plan_booking(row, &customers, cars, paid_at, now, plan);
+        let planned = planned.map(|(booking, customer_line)| {
+            with_booking.insert(customer_line);
+            booking
+        });
+        let planned = planned.map_err(|why| {
+            plan.refuse("bookings", row, &row.columns.id, &why);
+            parent_refused("booking", "bookings", row.line, &why)
+        });
+        bookings.insert(row.key.clone(), planned);
+    }
+    for row in &tables.customers {
+        if !with_booking.contains(&row.line) && customers.get(&row.key).is_some_and(Result::is_ok) {
+            let why = "has no booking that was taken: a customer is known by their bookings";
+            plan.refuse("customers", row, &row.columns.id, why);
+        }
+    }
+    bookings
+}
+
+fn read_customer(it: &CustomerColumns) -> Result<Customer, CellError> {
+    Ok(Customer {
+        user_id: user_id(it.user_id.as_ref())?,
+        details: Personal(CustomerDetails {
+            email: address("email", &it.email)?,
+            first_name: text(it.first_name.as_ref()),
+            last_name: text(it.last_name.as_ref()),
+            phone: it.phone.as_ref().map(|phone| text(Some(phone))),
+        }),
+    })
+}
+
+/// Plans a booking. Returns it with the line of its customer.
 fn plan_booking(
     row: &Row<BookingColumns>,
-    customer: Option<&&Row<CustomerColumns>>,
+    customers: &Parents<KnownCustomer<'_>>,
+    cars: &Parents<PlannedCar>,
     paid_at: Option<&str>,
     now: DateTime<Utc>,
-    counted: &mut HashSet<String>,
     plan: &mut Plan,
-) -> Result<(CarId, Days), CellError> {
+) -> Result<(PlannedBooking, u64), CellError> {
     let it = &row.columns;
     let id: BookingId = parse("id", &it.id)?;
     let car_id: CarId = parse("car_id", &it.car_id)?;
-    let customer_row =
-        customer.ok_or_else(|| format!("customers.csv has no customer {}", it.customer_id))?;
-    let known = &customer_row.columns;
+    // A car that is in no file may be in this system: the decision says so.
+    let car = cars.get(&key(&it.car_id)).map(Result::as_ref).transpose()?;
+    let known = customers
+        .get(&key(&it.customer_id))
+        .ok_or_else(|| format!("customers.csv has no customer {}", it.customer_id))?
+        .as_ref()?;
     let first: NaiveDate = parse("start_date", &it.start_date)?;
     let last: NaiveDate = parse("end_date", &it.end_date)?;
     let days = Days::inclusive(first, last).map_err(|error| error.to_string())?;
@@ -89,24 +128,15 @@ fn plan_booking(
     let over = last < now.date_naive();
     let status = if said == Status::PendingPayment && over { Status::Expired } else { said };
     let created_at = moment("created_at", it.created_at.as_deref())?.unwrap_or(now);
-    let customer = Customer {
-        user_id: known.user_id.clone(),
-        details: Personal(CustomerDetails {
-            email: known.email.trim().to_owned(),
-            first_name: text(known.first_name.as_ref()),
-            last_name: text(known.last_name.as_ref()),
-            phone: known.phone.clone(),
-        }),
-    };
     let import = Import {
         id,
         // The real id is derived from the link secret.
-        customer_id: derived_uuid(&["customer", &known.id]).into(),
-        customer,
+        customer_id: derived_uuid(&["customer", &known.row.columns.id]).into(),
+        customer: known.customer.clone(),
         days,
         quote: Quote {
             price_list_version: 0,
-            currency: it.currency.clone().unwrap_or_else(|| "USD".to_owned()),
+            currency: currency(it.currency.as_ref())?,
             lines: vec![Line {
                 kind: LineKind::Imported,
                 label: format!("{} days as agreed", days.count()),
@@ -125,35 +155,37 @@ fn plan_booking(
         hold_expires_at: (status == Status::PendingPayment).then(|| now + TimeDelta::days(1)),
         created_at,
     };
+    let notes = it.notes.as_ref().map(|notes| text(Some(notes)));
     remark(row, said, &import, plan);
-    let about = it.car_id.clone();
-    let mut rows = vec![("bookings", row.line, it.id.clone())];
-    // A customer is counted with their first booking.
-    if counted.insert(known.id.clone()) {
-        rows.push(("customers", customer_row.line, known.id.clone()));
-    }
+    let (about, made_by) = (car_id.to_string(), format!("bookings-{}", it.id.trim()));
     let step = Step {
-        id: format!("bookings-{}", it.id),
-        rows,
-        source: json!([it, known]),
+        id: made_by.clone(),
+        rows: vec![row_ref("bookings", row), row_ref("customers", known.row)],
+        needs: car.map(|car| ("car", car.added_by.clone())),
+        part: None,
+        source: json!([it, known.row.columns]),
         happened_at: Some(created_at),
         actor: None,
         command: ImportCommand::Booking(car_id, BookingCommand::Import(import)),
     };
-    plan.push(BOOKINGS, about.clone(), step);
-    if let Some(notes) = &it.notes {
-        let act = BookingAction::AddNote { text: notes.clone() };
+    let place = plan.push(BOOKINGS, about.clone(), step);
+    if let Some(text) = notes {
         let step = Step {
-            id: format!("bookings-{}-notes", it.id),
-            rows: Vec::new(),
-            source: json!(notes),
+            id: format!("{made_by}-notes"),
+            rows: vec![row_ref("bookings", row)],
+            needs: Some(("booking", made_by.clone())),
+            part: Some("its note"),
+            source: json!(it.notes),
             happened_at: Some(created_at),
             actor: None,
-            command: ImportCommand::Booking(car_id, BookingCommand::Change(id, act)),
+            command: ImportCommand::Booking(
+                car_id,
+                BookingCommand::Change(id, BookingAction::AddNote { text }),
+            ),
         };
         plan.push(BOOKINGS, about, step);
     }
-    Ok((car_id, days))
+    Ok((PlannedBooking { id, car_id, days, made_by, place }, known.row.line))
 }
 
 /// Adds a remark if a booking is taken with another status than the table has.
@@ -172,7 +204,7 @@ fn remark(row: &Row<BookingColumns>, said: Status, import: &Import, plan: &mut P
         (Status::PendingPayment, _) if paid => "is paid: taken as pending_contract",
         _ => return,
     };
-    plan.remarks.push(problem("bookings", row.line, &row.columns.id, why));
+    plan.remark("bookings", row, &row.columns.id, why);
 }
 
 fn status(text: &str) -> Result<Status, CellError> {
@@ -215,40 +247,43 @@ fn contract(text: &str) -> Result<Contract, CellError> {
     Ok(Contract { status, document: None })
 }
 
-pub(super) fn plan_history(
-    tables: &Tables,
-    cars_of: &HashMap<String, (CarId, Days)>,
-    plan: &mut Plan,
-) {
+/// Plans what happened to the bookings later.
+pub(super) fn plan_history(tables: &Tables, bookings: &Parents<PlannedBooking>, plan: &mut Plan) {
     for row in &tables.booking_events {
-        let it = &row.columns;
-        let step = || {
-            let (car_id, _) = cars_of
-                .get(&it.booking_id)
-                .ok_or_else(|| format!("its booking {} was not taken", it.booking_id))?;
-            let happened_at = moment("timestamp", Some(&it.timestamp))?;
-            let kind = it.actor_type.as_deref().unwrap_or("system");
-            // The booking already says who the customer is. A name here would
-            // be one more place to erase.
-            let actor = match (kind, &it.actor_id) {
-                ("customer", _) | (_, None) => kind.to_owned(),
-                (_, Some(id)) => format!("{kind}:{id}"),
-            };
-            let summary = text(it.summary_text.as_ref());
-            let act = BookingAction::ImportHistory { name: it.event_type.clone(), summary };
-            let booking_id = parse("booking_id", &it.booking_id)?;
-            Ok::<_, CellError>(Step {
-                id: format!("booking_events-{}", it.id),
-                rows: vec![("booking_events", row.line, it.id.clone())],
-                source: json!(it),
-                happened_at,
-                actor: Some(actor),
-                command: ImportCommand::Booking(*car_id, BookingCommand::Change(booking_id, act)),
-            })
+        let booking = match bookings.get(&key(&row.columns.booking_id)) {
+            Some(booking) => booking.as_ref().map_err(String::clone),
+            None => Err(format!("bookings.csv has no booking {}", row.columns.booking_id)),
         };
-        match step() {
-            Ok(step) => plan.push(HISTORY, cars_of[&it.booking_id].0.to_string(), step),
-            Err(why) => plan.problems.push(problem("booking_events", row.line, &it.id, why)),
+        let planned = booking.and_then(|it| Ok((it.car_id, event(row, it)?)));
+        match planned {
+            Ok((car_id, step)) => {
+                plan.push(HISTORY, car_id.to_string(), step);
+            }
+            Err(why) => plan.refuse("booking_events", row, &row.columns.id, why),
         }
     }
+}
+
+fn event(row: &Row<EventColumns>, booking: &PlannedBooking) -> Result<Step, CellError> {
+    let it = &row.columns;
+    let happened_at = moment("timestamp", Some(&it.timestamp))?;
+    let kind = it.actor_type.as_deref().map_or(Ok("system"), |kind| word("actor_type", kind))?;
+    // The booking already says who the customer is. A name here would be one
+    // more place to erase.
+    let actor = match (kind, &it.actor_id) {
+        ("customer", _) | (_, None) => kind.to_owned(),
+        (_, Some(id)) => format!("{kind}:{}", word("actor_id", id)?),
+    };
+    let (name, summary) = (text(Some(&it.event_type)), text(it.summary_text.as_ref()));
+    let act = BookingAction::ImportHistory { name, summary };
+    Ok(Step {
+        id: format!("booking_events-{}", it.id.trim()),
+        rows: vec![row_ref("booking_events", row)],
+        needs: Some(("booking", booking.made_by.clone())),
+        part: None,
+        source: json!(it),
+        happened_at,
+        actor: Some(actor),
+        command: ImportCommand::Booking(booking.car_id, BookingCommand::Change(booking.id, act)),
+    })
 }

@@ -1,9 +1,12 @@
-//! Plan for blocked days of cars.
+//! Plan for days of cars.
 
-use super::{BLOCKS, BOOKINGS, ImportCommand, Plan, Rows, Step, parse, problem};
+use super::{
+    BLOCKS, BOOKINGS, CellError, ImportCommand, Parents, Plan, Step, bookings::PlannedBooking,
+    cars::PlannedCar, parse, row_ref,
+};
 use crate::{
     digest::derived_uuid,
-    import::tables::{DayColumns, Row, Tables},
+    import::tables::{DayColumns, Row, RowRef, Tables, key},
 };
 use chrono::NaiveDate;
 use exodrive_domain::{
@@ -13,96 +16,126 @@ use exodrive_domain::{
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 
+/// What a day of a car is.
+enum Day<'a> {
+    /// Free, as it is without the row.
+    Available,
+    /// Taken by a booking, with which it is counted.
+    Booked(&'a PlannedBooking),
+    /// Blocked.
+    Maintenance,
+}
+
 /// Plans maintenance as blocks: consecutive days become one block. Days of
 /// bookings follow from the bookings.
-pub(super) fn plan_blocks(
+pub(super) fn plan_days(
     tables: &Tables,
-    cars_of: &HashMap<String, (CarId, Days)>,
+    cars: &Parents<PlannedCar>,
+    bookings: &Parents<PlannedBooking>,
     plan: &mut Plan,
 ) {
-    let mut maintenance: BTreeMap<&str, BTreeMap<NaiveDate, &Row<DayColumns>>> = BTreeMap::new();
+    let mut maintenance: BTreeMap<CarId, BTreeMap<NaiveDate, RowRef>> = BTreeMap::new();
+    let mut first_of_day: HashMap<(CarId, NaiveDate), u64> = HashMap::new();
     for row in &tables.car_availability {
-        let it = &row.columns;
-        let refuse = |plan: &mut Plan, why: String| {
-            plan.problems.push(problem("car_availability", row.line, &it.id, why));
-        };
-        let date: NaiveDate = match parse("date", &it.date) {
-            Ok(date) => date,
-            Err(why) => {
-                refuse(plan, why);
-                continue;
+        let place = row_ref("car_availability", row);
+        let read = read_place(&row.columns).and_then(|(car_id, date)| {
+            let first = *first_of_day.entry((car_id, date)).or_insert(row.line);
+            if first != row.line {
+                return Err(format!("line {first} has the same day of the same car"));
             }
-        };
-        match (it.status.as_str(), &it.booking_id) {
-            ("maintenance", _) => {
-                maintenance.entry(&it.car_id).or_default().insert(date, row);
-            }
-            ("available", _) => {
-                let why = "a day is available unless a row says otherwise";
-                plan.remarks.push(problem("car_availability", row.line, &it.id, why));
-            }
-            ("booked" | "pending_confirmation", Some(booking_id)) => {
-                match cars_of.get(booking_id) {
-                    Some((car_id, days))
-                        if days.contains(date) && car_id.to_string() == it.car_id =>
-                    {
-                        // The day is counted with its booking.
-                        let about = it.car_id.clone();
-                        let steps = plan.stages[BOOKINGS].get_mut(&about);
-                        let id = format!("bookings-{booking_id}");
-                        let step = steps.and_then(|it| it.iter_mut().find(|step| step.id == id));
-                        if let Some(step) = step {
-                            step.rows.push(("car_availability", row.line, it.id.clone()));
-                        }
-                    }
-                    Some(_) => refuse(plan, format!("is not a day of its booking {booking_id}")),
-                    None => refuse(plan, format!("its booking {booking_id} was not taken")),
+            Ok((car_id, date, read_day(row, (car_id, date), cars, bookings)?))
+        });
+        match read {
+            Ok((_, _, Day::Available)) => plan.known.push(place),
+            Ok((car_id, _, Day::Booked(booking))) => {
+                let steps = plan.stages[BOOKINGS].get_mut(&car_id.to_string());
+                if let Some(step) = steps.and_then(|steps| steps.get_mut(booking.place)) {
+                    step.rows.push(place);
                 }
             }
-            ("booked" | "pending_confirmation", None) => {
-                refuse(plan, "is booked, but has no booking".to_owned());
+            Ok((car_id, date, Day::Maintenance)) => {
+                maintenance.entry(car_id).or_default().insert(date, place);
             }
-            (other, _) => refuse(plan, format!("status is unknown: {other:?}")),
+            Err(why) => plan.refuse("car_availability", row, &row.columns.id, why),
         }
     }
     for (car_id, days) in maintenance {
-        plan_block(car_id, &days, plan);
+        let car = cars.get(&car_id.to_string()).and_then(|car| car.as_ref().ok());
+        for (days, rows) in ranges(days) {
+            let step = block(car_id, days, rows, car);
+            plan.push(BLOCKS, car_id.to_string(), step);
+        }
     }
 }
 
-fn plan_block(car_id: &str, days: &BTreeMap<NaiveDate, &Row<DayColumns>>, plan: &mut Plan) {
-    let mut ranges: Vec<Vec<(NaiveDate, &Row<DayColumns>)>> = Vec::new();
-    for (date, row) in days {
-        match ranges.last_mut() {
-            Some(range) if range.last().and_then(|last| last.0.succ_opt()) == Some(*date) => {
-                range.push((*date, row));
+fn read_place(it: &DayColumns) -> Result<(CarId, NaiveDate), CellError> {
+    let (car_id, date) = (parse("car_id", &it.car_id)?, parse("date", &it.date)?);
+    Days::inclusive(date, date).map_err(|error| error.to_string())?;
+    Ok((car_id, date))
+}
+
+fn read_day<'a>(
+    row: &Row<DayColumns>,
+    (car_id, date): (CarId, NaiveDate),
+    cars: &Parents<PlannedCar>,
+    bookings: &'a Parents<PlannedBooking>,
+) -> Result<Day<'a>, CellError> {
+    let it = &row.columns;
+    // A car that is in no file may be in this system: the decision says so.
+    if let Some(Err(why)) = cars.get(&car_id.to_string()) {
+        return Err(why.clone());
+    }
+    match (it.status.as_str(), &it.booking_id) {
+        ("maintenance", _) => Ok(Day::Maintenance),
+        ("available", _) => Ok(Day::Available),
+        ("booked" | "pending_confirmation", Some(id)) => {
+            let booking = bookings
+                .get(&key(id))
+                .ok_or_else(|| format!("bookings.csv has no booking {id}"))?
+                .as_ref()?;
+            if booking.car_id == car_id && booking.days.contains(date) {
+                Ok(Day::Booked(booking))
+            } else {
+                Err(format!("is not a day of its booking {id}"))
             }
-            _ => ranges.push(vec![(*date, row)]),
+        }
+        ("booked" | "pending_confirmation", None) => {
+            Err("is booked, but has no booking".to_owned())
+        }
+        (other, _) => Err(format!("status is unknown: {other:?}")),
+    }
+}
+
+/// Joins consecutive days.
+fn ranges(days: BTreeMap<NaiveDate, RowRef>) -> Vec<(Days, Vec<RowRef>)> {
+    let mut ranges: Vec<(Days, Vec<RowRef>)> = Vec::new();
+    for (date, row) in days {
+        let joined = ranges.last().filter(|(days, _)| days.until() == date);
+        let joined = joined.and_then(|(days, _)| Days::inclusive(days.first(), date).ok());
+        match (joined, ranges.last_mut()) {
+            (Some(longer), Some((days, rows))) => {
+                *days = longer;
+                rows.push(row);
+            }
+            // Each day was read as a range of one day before.
+            _ => ranges.extend(Days::inclusive(date, date).ok().map(|one| (one, vec![row]))),
         }
     }
-    for range in ranges {
-        let rows: Rows = range
-            .iter()
-            .map(|(_, row)| ("car_availability", row.line, row.columns.id.clone()))
-            .collect();
-        let (Some((first, _)), Some((last, _))) = (range.first(), range.last()) else { continue };
-        let (Ok(car), Ok(days)) = (car_id.parse(), Days::inclusive(*first, *last)) else {
-            for (table, line, id) in rows {
-                plan.problems.push(problem(table, line, &id, "car_id or date cannot be read"));
-            }
-            continue;
-        };
-        let first = first.to_string();
-        let block_id = BlockId::from(derived_uuid(&["import", "block", car_id, &first]));
-        let reason = "Maintenance".to_owned();
-        let step = Step {
-            id: format!("car_availability-{car_id}-{first}"),
-            rows,
-            source: json!([car_id, days]),
-            happened_at: None,
-            actor: None,
-            command: ImportCommand::Block(car, block_id, days, reason),
-        };
-        plan.push(BLOCKS, car_id.to_owned(), step);
+    ranges
+}
+
+fn block(car_id: CarId, days: Days, rows: Vec<RowRef>, car: Option<&PlannedCar>) -> Step {
+    let (car_name, first) = (car_id.to_string(), days.first().to_string());
+    let block_id = BlockId::from(derived_uuid(&["import", "block", &car_name, &first]));
+    let reason = "Maintenance".to_owned();
+    Step {
+        id: format!("car_availability-{car_name}-{first}"),
+        rows,
+        needs: car.map(|car| ("car", car.added_by.clone())),
+        part: None,
+        source: json!([car_name, days]),
+        happened_at: None,
+        actor: None,
+        command: ImportCommand::Block(car_id, block_id, days, reason),
     }
 }

@@ -1,207 +1,325 @@
 //! Plan for cars with their prices, fees, images, specifications and features.
 
 use super::{
-    CARS, CellError, ImportCommand, Plan, Rows, Step, basis_points, cents, flag, moment, parse,
-    problem, text,
+    CARS, CellError, ImportCommand, Parents, Plan, Step, basis_points, cents, currency, flag,
+    moment, parent_refused, parents, parse, row_ref, text,
 };
 use crate::import::tables::{
-    CarColumns, FeatureColumns, FeeColumns, ImageColumns, PricingColumns, Row,
-    SpecificationColumns, Tables,
+    CarColumns, FeatureColumns, FeeColumns, ImageColumns, PricingColumns, Row, RowRef,
+    SpecificationColumns, Tables, key,
 };
+use chrono::{DateTime, Utc};
 use exodrive_domain::{
     fleet::{FleetCommand, Image, NamedText, Profile},
     id::CarId,
     price::{Fee, PriceList},
 };
 use serde_json::{Value, json};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-/// Groups the rows of a table by car. Rows of a car stay in order.
-fn by_car<T>(rows: &[Row<T>], car_id: impl Fn(&T) -> &str) -> HashMap<String, Vec<&Row<T>>> {
+/// A car that is planned.
+pub(super) struct PlannedCar {
+    /// The step that adds it.
+    pub added_by: String,
+}
+
+/// Plans the cars. Returns what became of each.
+pub(super) fn plan_cars(tables: &Tables, time_zone: &str, plan: &mut Plan) -> Parents<PlannedCar> {
+    let mut cars = parents(tables, "cars", "car");
+    let mut slugs: HashMap<&str, u64> = HashMap::new();
+    let mut planned = Vec::new();
+    for row in &tables.cars {
+        let first = *slugs.entry(&row.columns.slug).or_insert(row.line);
+        let car = if first == row.line {
+            read_car(&row.columns, time_zone)
+        } else {
+            Err(format!("another car has this slug: the one at line {first}"))
+        };
+        let parent = match car {
+            Ok(car) => {
+                let added_by = step_id(&row.columns, "add");
+                planned.push((row, car));
+                Ok(PlannedCar { added_by })
+            }
+            Err(why) => {
+                plan.refuse("cars", row, &row.columns.id, &why);
+                Err(parent_refused("car", "cars", row.line, &why))
+            }
+        };
+        cars.insert(row.key.clone(), parent);
+    }
+    macro_rules! of_cars {
+        ($($table:ident)*) => {
+            $(let mut $table = by_car(
+                stringify!($table), &tables.$table, |it| [&it.id, &it.car_id], &cars, plan,
+            );)*
+            for (row, car) in planned {
+                let parts = CarParts { $($table: $table.remove(&row.key).unwrap_or_default()),* };
+                plan_car(row, car, &parts, plan);
+            }
+        };
+    }
+    of_cars!(car_specifications car_features car_images car_additional_fees car_pricing);
+    cars
+}
+
+/// Groups the rows of a table by their cars' keys. Rows of a car stay in order;
+/// rows of a car that is not planned are refused.
+fn by_car<'a, T>(
+    table: &'static str,
+    rows: &'a [Row<T>],
+    ids: impl Fn(&T) -> [&String; 2],
+    cars: &Parents<PlannedCar>,
+    plan: &mut Plan,
+) -> HashMap<String, Vec<&'a Row<T>>> {
     let mut found: HashMap<String, Vec<&Row<T>>> = HashMap::new();
     for row in rows {
-        found.entry(car_id(&row.columns).to_owned()).or_default().push(row);
+        let [id, car_id] = ids(&row.columns);
+        let car_key = key(car_id);
+        match cars.get(&car_key) {
+            Some(Ok(_)) => found.entry(car_key).or_default().push(row),
+            Some(Err(why)) => plan.refuse(table, row, id, why),
+            None => plan.refuse(table, row, id, format!("cars.csv has no car {car_id}")),
+        }
     }
     found
 }
 
-pub(super) fn plan_cars(tables: &Tables, time_zone: &str, plan: &mut Plan) {
-    let specifications = by_car(&tables.car_specifications, |it| &it.car_id);
-    let features = by_car(&tables.car_features, |it| &it.car_id);
-    let images = by_car(&tables.car_images, |it| &it.car_id);
-    let fees = by_car(&tables.car_additional_fees, |it| &it.car_id);
-    let pricing = by_car(&tables.car_pricing, |it| &it.car_id);
-    let known: HashSet<&str> = tables.cars.iter().map(|car| car.columns.id.as_str()).collect();
-    for row in &tables.cars {
-        let id = &row.columns.id;
-        let parts = CarParts {
-            specifications: specifications.get(id).map_or(&[], Vec::as_slice),
-            features: features.get(id).map_or(&[], Vec::as_slice),
-            images: images.get(id).map_or(&[], Vec::as_slice),
-            fees: fees.get(id).map_or(&[], Vec::as_slice),
-            pricing: pricing.get(id).map_or(&[], Vec::as_slice),
-        };
-        if let Err(why) = plan_car(row, &parts, time_zone, plan) {
-            plan.problems.push(problem("cars", row.line, id, why));
+/// A car as its row has it.
+struct Car {
+    id: CarId,
+    happened_at: Option<DateTime<Utc>>,
+    available: bool,
+    featured: bool,
+    hidden: bool,
+    slug: String,
+    profile: Profile,
+}
+
+fn read_car(car: &CarColumns, time_zone: &str) -> Result<Car, CellError> {
+    Ok(Car {
+        id: parse("id", &car.id)?,
+        happened_at: moment("created_at", car.created_at.as_deref())?,
+        available: flag("available", car.available.as_deref(), true)?,
+        featured: flag("featured", car.featured.as_deref(), false)?,
+        hidden: flag("hidden", car.hidden.as_deref(), false)?,
+        slug: text(Some(&car.slug)),
+        profile: Profile {
+            name: text(Some(&car.name)),
+            category: text(Some(&car.category)),
+            description: text(car.description.as_ref()),
+            short_description: text(car.short_description.as_ref()),
+            specifications: Vec::new(),
+            features: Vec::new(),
+            time_zone: time_zone.to_owned(),
+        },
+    })
+}
+
+/// Rows of one car.
+struct CarParts<'a> {
+    car_specifications: Vec<&'a Row<SpecificationColumns>>,
+    car_features: Vec<&'a Row<FeatureColumns>>,
+    car_images: Vec<&'a Row<ImageColumns>>,
+    car_additional_fees: Vec<&'a Row<FeeColumns>>,
+    car_pricing: Vec<&'a Row<PricingColumns>>,
+}
+
+/// Rows of which one command is made.
+#[derive(Default)]
+struct Sources {
+    rows: Vec<RowRef>,
+    source: Vec<Value>,
+}
+
+impl Sources {
+    fn add<T: serde::Serialize>(&mut self, table: &'static str, row: &Row<T>) {
+        self.rows.push(row_ref(table, row));
+        self.source.push(json!(row.columns));
+    }
+}
+
+fn step_id(car: &CarColumns, what: &str) -> String {
+    format!("cars-{}-{what}", car.id.trim())
+}
+
+fn plan_car(row: &Row<CarColumns>, car: Car, parts: &CarParts<'_>, plan: &mut Plan) {
+    let Car { id: car_id, happened_at, available, featured, hidden, slug, mut profile } = car;
+    let mut sources = Sources::default();
+    sources.add("cars", row);
+    let named = |name: &String, text_of: Option<&String>, highlighted: Option<&String>| {
+        let highlighted = flag("is_highlighted", highlighted.map(String::as_str), false)?;
+        Ok::<_, CellError>(NamedText { name: text(Some(name)), text: text(text_of), highlighted })
+    };
+    for row in &parts.car_specifications {
+        let it = &row.columns;
+        match named(&it.name, it.value.as_ref(), it.is_highlighted.as_ref()) {
+            Ok(named) => {
+                profile.specifications.push(named);
+                sources.add("car_specifications", row);
+            }
+            Err(why) => plan.refuse("car_specifications", row, &it.id, why),
         }
     }
-    macro_rules! orphans {
-        ($($table:ident)*) => {$(
-            for row in &tables.$table {
-                if !known.contains(row.columns.car_id.as_str()) {
-                    let why = format!("cars.csv has no car {}", row.columns.car_id);
-                    let table = stringify!($table);
-                    plan.problems.push(problem(table, row.line, &row.columns.id, why));
-                }
+    for row in &parts.car_features {
+        let it = &row.columns;
+        match named(&it.name, it.description.as_ref(), it.is_highlighted.as_ref()) {
+            Ok(named) => {
+                profile.features.push(named);
+                sources.add("car_features", row);
             }
-        )*};
+            Err(why) => plan.refuse("car_features", row, &it.id, why),
+        }
     }
-    orphans!(car_specifications car_features car_images car_additional_fees car_pricing);
-}
-
-struct CarParts<'a> {
-    specifications: &'a [&'a Row<SpecificationColumns>],
-    features: &'a [&'a Row<FeatureColumns>],
-    images: &'a [&'a Row<ImageColumns>],
-    fees: &'a [&'a Row<FeeColumns>],
-    pricing: &'a [&'a Row<PricingColumns>],
-}
-
-fn plan_car(
-    row: &Row<CarColumns>,
-    parts: &CarParts<'_>,
-    time_zone: &str,
-    plan: &mut Plan,
-) -> Result<(), CellError> {
-    let car = &row.columns;
-    let car_id: CarId = parse("id", &car.id)?;
-    let happened_at = moment("created_at", car.created_at.as_deref())?;
-    let available = flag("available", car.available.as_deref(), true)?;
-    let featured = flag("featured", car.featured.as_deref(), false)?;
-    let hidden = flag("hidden", car.hidden.as_deref(), false)?;
-    let highlighted = |text: &Option<String>| flag("is_highlighted", text.as_deref(), false);
-    let (mut rows, mut source) = (vec![("cars", row.line, car.id.clone())], vec![json!(car)]);
-    let mut specifications = Vec::new();
-    for row in parts.specifications {
-        let it = &row.columns;
-        let text = text(it.value.as_ref());
-        let name = it.name.clone();
-        specifications.push(NamedText {
-            name,
-            text,
-            highlighted: highlighted(&it.is_highlighted)?,
-        });
-        rows.push(("car_specifications", row.line, it.id.clone()));
-        source.push(json!(it));
+    let prices = prices(parts, plan);
+    let images = images(parts, plan);
+    let priced = prices.is_some();
+    if available && !hidden && !priced {
+        let why = "has no price: it is not listed until it has one";
+        plan.remark("cars", row, &row.columns.id, why);
     }
-    let mut features = Vec::new();
-    for row in parts.features {
-        let it = &row.columns;
-        let text = text(it.description.as_ref());
-        let name = it.name.clone();
-        features.push(NamedText { name, text, highlighted: highlighted(&it.is_highlighted)? });
-        rows.push(("car_features", row.line, it.id.clone()));
-        source.push(json!(it));
-    }
-    let profile = Profile {
-        name: car.name.clone(),
-        category: car.category.clone(),
-        description: text(car.description.as_ref()),
-        short_description: text(car.short_description.as_ref()),
-        specifications,
-        features,
-        time_zone: time_zone.to_owned(),
-    };
-    let mut step = |what: &str, rows, source: Value, command| {
-        let id = format!("cars-{}-{what}", car.id);
+    let mut step = |what: &str, part, rows, source, command| {
+        let (id, added_by) = (step_id(&row.columns, what), step_id(&row.columns, "add"));
+        let needs = (what != "add").then_some(("car", added_by));
         let command = ImportCommand::Car(car_id, command);
-        let step = Step { id, rows, source, happened_at, actor: None, command };
-        plan.push(CARS, car.id.clone(), step);
+        let step = Step { id, rows, needs, part, source, happened_at, actor: None, command };
+        plan.push(CARS, car_id.to_string(), step);
     };
-    let add = FleetCommand::Add { car_id, slug: car.slug.clone(), profile };
-    step("add", rows, json!(source), add);
-    if let Some((prices, rows, source)) = prices(parts)? {
-        step("price", rows, source, FleetCommand::Price(prices));
+    let Sources { rows, source } = sources;
+    step("add", None, rows, json!(source), FleetCommand::Add { car_id, slug, profile });
+    if let Some((prices, Sources { rows, source })) = prices {
+        step("price", None, rows, json!(source), FleetCommand::Price(prices));
     }
-    if let Some((images, rows, source)) = pictures(parts)? {
-        step("images", rows, source, FleetCommand::SetImages(images));
+    if let Some((images, Sources { rows, source })) = images {
+        step("images", None, rows, json!(source), FleetCommand::SetImages(images));
     }
-    // Rows that these are made of are counted with the car.
-    let priced = !parts.pricing.is_empty();
+    let mut flagged = |what: &str, part, command| {
+        step(what, Some(part), vec![row_ref("cars", row)], json!(what), command);
+    };
     if available && !hidden && priced {
-        step("list", Vec::new(), json!("list"), FleetCommand::List);
+        flagged("list", "its listing", FleetCommand::List);
     }
     if featured {
-        step("feature", Vec::new(), json!("feature"), FleetCommand::Feature);
+        flagged("feature", "that it is featured", FleetCommand::Feature);
     }
     if hidden {
         let reason = Some("hidden in the product it came from".to_owned());
-        step("archive", Vec::new(), json!("archive"), FleetCommand::Archive { reason });
+        flagged("archive", "that it is hidden", FleetCommand::Archive { reason });
     }
-    if available && !hidden && !priced {
-        let why = "has no price: it is not listed until it has one";
-        plan.remarks.push(problem("cars", row.line, &car.id, why));
-    }
-    Ok(())
 }
 
-fn prices(parts: &CarParts<'_>) -> Result<Option<(PriceList, Rows, Value)>, CellError> {
-    let Some(row) = parts.pricing.last() else { return Ok(None) };
-    let it = &row.columns;
-    let mut rows: Rows =
-        parts.pricing.iter().map(|row| ("car_pricing", row.line, row.columns.id.clone())).collect();
-    let mut source = vec![json!(it)];
-    let mut fees = Vec::new();
-    for row in parts.fees {
-        let fee = &row.columns;
-        fees.push(Fee {
-            id: fee.id.clone(),
-            name: fee.name.clone(),
-            amount_cents: cents("amount of a fee", &fee.amount)?,
-            mandatory: !flag("is_optional of a fee", fee.is_optional.as_deref(), true)?,
-        });
-        rows.push(("car_additional_fees", row.line, fee.id.clone()));
-        source.push(json!(fee));
+/// The price list of a car: its price with its fees, taken together or not at
+/// all, since a price without one of its fees is another price.
+fn prices(parts: &CarParts<'_>, plan: &mut Plan) -> Option<(PriceList, Sources)> {
+    if let Some((first, others)) = parts.car_pricing.split_first() {
+        let why = format!("its car has a price already, at line {}", first.line);
+        for row in others {
+            plan.refuse("car_pricing", row, &row.columns.id, &why);
+        }
     }
+    let mut fees = Vec::new();
+    let mut faulty = None;
+    for row in &parts.car_additional_fees {
+        match read_fee(&row.columns) {
+            Ok(fee) => fees.push((fee, row)),
+            Err(why) => {
+                faulty.get_or_insert((row.line, why.clone()));
+                plan.refuse("car_additional_fees", row, &row.columns.id, why);
+            }
+        }
+    }
+    let prices = match (parts.car_pricing.first(), faulty) {
+        (None, _) => Err("its car has no price, which a fee is a part of".to_owned()),
+        (Some(row), Some((line, why))) => {
+            let whole =
+                format!("its fee (car_additional_fees.csv, line {line}) was refused: {why}");
+            plan.refuse("car_pricing", row, &row.columns.id, &whole);
+            Err(parent_refused("price", "car_pricing", row.line, &whole))
+        }
+        (Some(row), None) => read_prices(&row.columns).map(|prices| (prices, row)).map_err(|why| {
+            plan.refuse("car_pricing", row, &row.columns.id, &why);
+            parent_refused("price", "car_pricing", row.line, &why)
+        }),
+    };
+    match prices {
+        Ok((mut prices, row)) => {
+            let mut sources = Sources::default();
+            sources.add("car_pricing", row);
+            for (fee, row) in fees {
+                prices.fees.push(fee);
+                sources.add("car_additional_fees", row);
+            }
+            Some((prices, sources))
+        }
+        Err(why) => {
+            for (_, row) in fees {
+                plan.refuse("car_additional_fees", row, &row.columns.id, &why);
+            }
+            None
+        }
+    }
+}
+
+fn read_fee(fee: &FeeColumns) -> Result<Fee, CellError> {
+    Ok(Fee {
+        id: text(Some(&fee.id)),
+        name: text(Some(&fee.name)),
+        amount_cents: cents("amount", &fee.amount)?,
+        mandatory: !flag("is_optional", fee.is_optional.as_deref(), true)?,
+    })
+}
+
+fn read_prices(it: &PricingColumns) -> Result<PriceList, CellError> {
     let deposit = it.deposit_amount.as_deref();
     let minimum = it.minimum_days.as_deref();
-    let prices = PriceList {
-        currency: it.currency.clone().unwrap_or_else(|| "USD".to_owned()),
+    Ok(PriceList {
+        currency: currency(it.currency.as_ref())?,
         base_per_day_cents: cents("base_price", &it.base_price)?,
         discount_basis_points: basis_points(
             "discount_percentage",
             it.discount_percentage.as_deref(),
         )?,
-        offer_text: it.special_offer_text.clone(),
+        offer_text: it.special_offer_text.as_ref().map(|offer| text(Some(offer))),
         deposit_cents: deposit.map(|text| cents("deposit_amount", text)).transpose()?,
         minimum_days: minimum.map(|text| parse("minimum_days", text)).transpose()?.unwrap_or(1),
-        fees,
         ..PriceList::default()
-    };
-    Ok(Some((prices, rows, json!(source))))
+    })
 }
 
-fn pictures(parts: &CarParts<'_>) -> Result<Option<(Vec<Image>, Rows, Value)>, CellError> {
-    if parts.images.is_empty() {
-        return Ok(None);
+/// The images of a car in their order, exactly one of them primary. The present
+/// product does not enforce that.
+fn images(parts: &CarParts<'_>, plan: &mut Plan) -> Option<(Vec<Image>, Sources)> {
+    let mut images = Vec::new();
+    let mut sources = Sources::default();
+    for row in &parts.car_images {
+        match read_image(&row.columns) {
+            Ok((order, image)) => {
+                images.push((order, image, *row));
+                sources.add("car_images", row);
+            }
+            Err(why) => plan.refuse("car_images", row, &row.columns.id, why),
+        }
     }
-    let mut ordered = Vec::new();
-    let (mut rows, mut source) = (Rows::new(), Vec::new());
-    for row in parts.images {
-        let it = &row.columns;
-        let order: i64 = it.sort_order.as_deref().map_or(Ok(0), |it| parse("sort_order", it))?;
-        let primary = flag("is_primary", it.is_primary.as_deref(), false)?;
-        let alt = text(it.alt.as_ref());
-        ordered.push((order, Image { url: it.url.clone(), alt, primary }));
-        rows.push(("car_images", row.line, it.id.clone()));
-        source.push(json!(it));
-    }
-    ordered.sort_by_key(|(order, _)| *order);
-    let mut images: Vec<_> = ordered.into_iter().map(|(_, image)| image).collect();
-    // The present product does not enforce exactly one primary image.
-    let primary = images.iter().position(|image| image.primary).unwrap_or(0);
-    for (index, image) in images.iter_mut().enumerate() {
+    images.sort_by_key(|(order, ..)| *order);
+    let primary = images.iter().position(|(_, image, _)| image.primary);
+    let primary = primary.unwrap_or(0);
+    let first = images.get(primary)?.2;
+    for (index, (_, image, row)) in images.iter_mut().enumerate() {
+        let why = if image.primary && index != primary {
+            format!("line {} is the primary image: taken as another one", first.line)
+        } else if !image.primary && index == primary {
+            "no image of its car is primary: taken as the primary one".to_owned()
+        } else {
+            continue;
+        };
         image.primary = index == primary;
+        plan.remark("car_images", row, &row.columns.id, why);
     }
-    Ok(Some((images, rows, json!(source))))
+    Some((images.into_iter().map(|(_, image, _)| image).collect(), sources))
+}
+
+fn read_image(it: &ImageColumns) -> Result<(i64, Image), CellError> {
+    let order = it.sort_order.as_deref().map_or(Ok(0), |it| parse("sort_order", it))?;
+    let primary = flag("is_primary", it.is_primary.as_deref(), false)?;
+    Ok((order, Image { url: text(Some(&it.url)), alt: text(it.alt.as_ref()), primary }))
 }

@@ -1,20 +1,33 @@
 //! Plan for emails.
 
-use super::{CellError, HISTORY, ImportCommand, Plan, Step, moment, problem};
+use super::{CellError, HISTORY, ImportCommand, Plan, Step, moment, row_ref, word};
 use crate::import::tables::{EmailColumns, Tables};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{email::EmailId, time};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 
+/// Plans the emails. One about a booking that is in no file is taken too: like a
+/// webhook, it reports what happened to the mail.
 pub(super) fn plan_emails(tables: &Tables, plan: &mut Plan) {
+    let mut first_of_email: HashMap<EmailId, u64> = HashMap::new();
     for row in &tables.inbox_emails {
-        match reports(&row.columns) {
+        let reports = reports(&row.columns).and_then(|(email_id, reports)| {
+            let first = *first_of_email.entry(email_id.clone()).or_insert(row.line);
+            if first == row.line {
+                Ok((email_id, reports))
+            } else {
+                Err(format!("line {first} has the same resend_email_id"))
+            }
+        });
+        match reports {
             Ok((email_id, reports)) => {
-                let rows = vec![("inbox_emails", row.line, row.columns.id.clone())];
-                for (n, (name, at, body)) in reports.into_iter().enumerate() {
+                for (name, at, body) in reports {
                     let step = Step {
-                        id: format!("inbox_emails-{}-{name}", row.columns.id),
-                        rows: if n == 0 { rows.clone() } else { Vec::new() },
+                        id: format!("inbox_emails-{}-{name}", row.columns.id.trim()),
+                        rows: vec![row_ref("inbox_emails", row)],
+                        needs: None,
+                        part: None,
                         source: json!(row.columns),
                         happened_at: Some(at),
                         actor: None,
@@ -23,9 +36,7 @@ pub(super) fn plan_emails(tables: &Tables, plan: &mut Plan) {
                     plan.push(HISTORY, email_id.to_string(), step);
                 }
             }
-            Err(why) => {
-                plan.problems.push(problem("inbox_emails", row.line, &row.columns.id, why));
-            }
+            Err(why) => plan.refuse("inbox_emails", row, &row.columns.id, why),
         }
     }
 }
@@ -43,8 +54,8 @@ fn reports(it: &EmailColumns) -> Result<(EmailId, Vec<ReportedEvent>), CellError
     let last_at = moment("last_event_at", it.last_event_at.as_deref())?
         .or(created_at)
         .ok_or("has neither last_event_at nor created_at")?;
-    let kind = it.last_event_type.trim().trim_start_matches("email.").to_owned();
-    let kind = if kind == "delivery_failed" { "failed".to_owned() } else { kind };
+    let kind = word("last_event_type", it.last_event_type.trim().trim_start_matches("email."))?;
+    let kind = if kind == "delivery_failed" { "failed" } else { kind };
     let raw = it.raw_payload.as_deref().map(serde_json::from_str::<Value>);
     let raw = raw.transpose().map_err(|error| format!("raw_payload is not JSON: {error}"))?;
     let mut data = raw
@@ -87,7 +98,7 @@ fn reports(it: &EmailColumns) -> Result<(EmailId, Vec<ReportedEvent>), CellError
         let body = json!({"type": name, "created_at": time::format(&at), "data": data});
         reports.push((kind.to_owned(), at, body));
     };
-    report(&kind, last_at);
+    report(kind, last_at);
     for (name, at) in [("opened", &it.opened_at), ("clicked", &it.clicked_at)] {
         if let Some(at) = moment(&format!("{name}_at"), at.as_deref())?
             && kind != name

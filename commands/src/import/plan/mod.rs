@@ -5,7 +5,7 @@ mod calendar;
 mod cars;
 mod mail;
 
-use super::tables::{Problem, Tables};
+use super::tables::{Problem, Row, RowRef, Tables, is_id, key};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
     booking::BookingCommand,
@@ -16,7 +16,10 @@ use exodrive_domain::{
     time,
 };
 use serde_json::Value;
-use std::{collections::BTreeMap, str::FromStr};
+use std::{
+    collections::{BTreeMap, HashMap},
+    str::FromStr,
+};
 
 /// The steps of an import, in stages. Within a stage, steps about different
 /// cars may run at the same time.
@@ -26,6 +29,8 @@ pub struct Plan {
     pub stages: [BTreeMap<String, Vec<Step>>; 4],
     /// Rows that give no step.
     pub problems: Vec<Problem>,
+    /// Rows that say what holds anyway.
+    pub known: Vec<RowRef>,
     /// Rows that are taken with other values than they hold.
     pub remarks: Vec<Problem>,
 }
@@ -35,8 +40,13 @@ pub struct Plan {
 pub struct Step {
     /// Permanent name of the step, from which its command's id is made.
     pub id: String,
-    /// Rows that it is made of: table, line, id.
-    pub rows: Vec<(&'static str, u64, String)>,
+    /// Rows that it is made of. A row may be a part of several steps: it is
+    /// taken if all of them are; a customer if one is.
+    pub rows: Vec<RowRef>,
+    /// The step without which this one is refused, and what that is about.
+    pub needs: Option<(&'static str, String)>,
+    /// What it adds to rows that are taken by another step.
+    pub part: Option<&'static str>,
     /// Content of the rows, to detect that they have changed.
     pub source: Value,
     /// Time at which it happened, if the rows have it.
@@ -73,8 +83,19 @@ impl Plan {
         self.len() == 0
     }
 
-    fn push(&mut self, stage: usize, about: String, step: Step) {
-        self.stages[stage].entry(about).or_default().push(step);
+    /// Adds a step about a car or an email. Returns its place among those.
+    fn push(&mut self, stage: usize, about: String, step: Step) -> usize {
+        let steps = self.stages[stage].entry(about).or_default();
+        steps.push(step);
+        steps.len() - 1
+    }
+
+    fn refuse<T>(&mut self, table: &'static str, row: &Row<T>, id: &str, why: impl Into<String>) {
+        self.problems.push(problem(table, row, id, why));
+    }
+
+    fn remark<T>(&mut self, table: &'static str, row: &Row<T>, id: &str, why: impl Into<String>) {
+        self.remarks.push(problem(table, row, id, why));
     }
 }
 
@@ -135,23 +156,61 @@ fn basis_points(what: &str, text: Option<&str>) -> Result<u32, CellError> {
     u32::try_from(points).map_err(|_| format!("{what} is negative"))
 }
 
+/// A currency; US dollars if the cell is empty.
+fn currency(cell: Option<&String>) -> Result<String, CellError> {
+    Ok(cell.cloned().unwrap_or_else(|| "USD".to_owned()))
+}
+
+/// An email address. People are told apart by it, so nobody may lack it.
+fn address(what: &str, text: &str) -> Result<String, CellError> {
+    let text = text.trim();
+    if text.is_empty() { Err(format!("{what} is empty")) } else { Ok(text.to_owned()) }
+}
+
+/// An id of a user account.
+fn user_id(cell: Option<&String>) -> Result<Option<String>, CellError> {
+    Ok(cell.cloned())
+}
+
+/// A word that becomes a part of an event's attributes.
+fn word<'a>(what: &str, text: &'a str) -> Result<&'a str, CellError> {
+    let text = text.trim();
+    if is_id(text) { Ok(text) } else { Err(format!("{what} is not a word: {text:?}")) }
+}
+
 /// Makes the plan. `time_zone` is the time zone of the cars. `now` decides
 /// whether an unpaid booking has expired.
 pub fn plan(tables: &Tables, time_zone: &str, now: DateTime<Utc>) -> Plan {
     let mut plan = Plan::default();
-    cars::plan_cars(tables, time_zone, &mut plan);
-    let cars_of = bookings::plan_bookings(tables, now, &mut plan);
-    calendar::plan_blocks(tables, &cars_of, &mut plan);
-    bookings::plan_history(tables, &cars_of, &mut plan);
+    let cars = cars::plan_cars(tables, time_zone, &mut plan);
+    let bookings = bookings::plan_bookings(tables, &cars, now, &mut plan);
+    calendar::plan_days(tables, &cars, &bookings, &mut plan);
+    bookings::plan_history(tables, &bookings, &mut plan);
     mail::plan_emails(tables, &mut plan);
     plan
 }
 
-/// Rows that a step is made of: table, line, id.
-type Rows = Vec<(&'static str, u64, String)>;
+/// What the rows of a table became, by the key of their ids: what others need of
+/// them, or the reason why the rows that refer to them are refused too.
+type Parents<T> = HashMap<String, Result<T, String>>;
 
-fn problem(table: &str, line: u64, id: &str, why: impl Into<String>) -> Problem {
-    Problem { table: table.to_owned(), line, id: id.to_owned(), why: why.into() }
+/// Parents of which those that cannot be read are known already.
+fn parents<T>(tables: &Tables, table: &'static str, what: &str) -> Parents<T> {
+    let refused = tables.problems.iter().filter(|it| it.table == table && !it.id.is_empty());
+    refused.map(|it| (key(&it.id), Err(parent_refused(what, table, it.line, &it.why)))).collect()
+}
+
+/// Reason to refuse a row that refers to a refused one.
+fn parent_refused(what: &str, table: &str, line: u64, why: &str) -> String {
+    format!("its {what} ({table}.csv, line {line}) was refused: {why}")
+}
+
+fn row_ref<T>(table: &'static str, row: &Row<T>) -> RowRef {
+    RowRef { table, line: row.line }
+}
+
+fn problem<T>(table: &'static str, row: &Row<T>, id: &str, why: impl Into<String>) -> Problem {
+    Problem { table, line: row.line, id: id.to_owned(), why: why.into() }
 }
 
 #[cfg(test)]

@@ -8,14 +8,14 @@ use super::{
         CustomerRequest, LinkDetail, STAFF_LINK_DAYS, car_id, choices, known_form, shown, viewer,
     },
     command::{Answer, Command, EmptyBody, days},
-    given::{Given, optional, valid},
+    given::{Day, Given, optional, valid},
     refusals::{rental_problem, validation},
 };
 use axum::{
     extract::{Path, State},
     response::{IntoResponse, Response},
 };
-use chrono::{NaiveDate, TimeDelta};
+use chrono::TimeDelta;
 use exodrive_commands::{context::CommandContext, digest::sha256_hex, rental::RentalError};
 use exodrive_domain::{
     booking::{AccessLink, BookingAction, BookingRejection, Status},
@@ -156,7 +156,8 @@ pub(crate) struct DocumentRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReturnRequest {
     /// Day of the return; today in the car's time zone if not given.
-    returned_on: Option<NaiveDate>,
+    #[schema(inline)]
+    returned_on: Option<Day>,
 }
 
 /// The end of a dispute.
@@ -175,9 +176,11 @@ pub(crate) struct ResolveRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RescheduleRequest {
     /// The first day.
-    start_date: NaiveDate,
+    #[schema(inline)]
+    start_date: Day,
     /// The last day.
-    end_date: NaiveDate,
+    #[schema(inline)]
+    end_date: Day,
     /// Ids of optional fees; then `pick_up` and `drop_off` are read too. If not
     /// given, the earlier choice stays.
     #[schema(max_items = 50)]
@@ -197,7 +200,8 @@ pub(crate) struct RescheduleRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ExtendRequest {
     /// The new last day.
-    end_date: NaiveDate,
+    #[schema(inline)]
+    end_date: Day,
     /// Total that the customer was shown, in cents.
     expected_total_cents: Option<i64>,
 }
@@ -243,7 +247,7 @@ booking_action_routes! {
     pick_up "/v1/bookings/{id}/pick-up" Manages, (("token" = [])) EmptyBody: |_body, _api, _context| BookingAction::PickUp;
     /// Records that the car is back; the days after that become free. Staff.
     return_car "/v1/bookings/{id}/return" Manages, (("token" = [])) ReturnRequest: |body, _api, _context|
-        BookingAction::Return { on: body.returned_on };
+        BookingAction::Return { on: body.returned_on.map(|day| day.0) };
     /// Completes the rental. Staff.
     complete "/v1/bookings/{id}/complete" Manages, (("token" = [])) EmptyBody: |_body, _api, _context| BookingAction::Complete;
     /// Cancels the rental; the days become free. Staff, and the customer.
@@ -273,7 +277,7 @@ booking_action_routes! {
     };
     /// Gives the booking a later last day, also while the customer has the car. Staff, and the customer.
     extend "/v1/bookings/{id}/extend" Requester, ((), ("token" = [])) ExtendRequest: |body, _api, _context| BookingAction::Extend {
-        last: body.end_date,
+        last: body.end_date.0,
         expected_total_cents: body.expected_total_cents,
     };
     /// Adds a note. Staff.

@@ -7,7 +7,7 @@ use super::{
     auth::extract::{Requester, Role},
     command::{Answer, Command, days},
     conditional::tag_of_content,
-    given::{Given, optional, valid},
+    given::{Day, Given, valid},
     read_answer::{
         add_blocked_header, begin_read, json_body, limit, parse_query, reach_the_end, text,
         view_answer,
@@ -60,9 +60,11 @@ pub(crate) struct BookingRequest {
     /// The car's id or slug.
     car_id: String,
     /// The first day of the rental.
-    start_date: NaiveDate,
+    #[schema(inline)]
+    start_date: Day,
     /// The last day of the rental; the same as the first for one day.
-    end_date: NaiveDate,
+    #[schema(inline)]
+    end_date: Day,
     /// The customer who rents.
     customer: CustomerRequest,
     /// Ids of optional fees.
@@ -414,9 +416,11 @@ pub(crate) struct BookingQuery {
     /// Only of this customer.
     customer_id: Option<String>,
     /// Only those that have this day or a later one.
-    from: Option<NaiveDate>,
+    #[param(value_type = Option<NaiveDate>)]
+    from: Option<Day>,
     /// Only those that have this day or an earlier one.
-    to: Option<NaiveDate>,
+    #[param(value_type = Option<NaiveDate>)]
+    to: Option<Day>,
     /// Only made at this time or later (RFC 3339).
     created_gte: Option<String>,
     /// Only made before this time (RFC 3339).
@@ -483,8 +487,9 @@ fn filter(query: BookingQuery) -> Result<Filter, ApiError> {
         let names = Status::NAMES.join(", ");
         return Err(ApiError::parameter("status", format!("{unknown:?} is not one of {names}")));
     }
-    let first = query.from.unwrap_or(NaiveDate::MIN);
-    let range = match (query.from, query.to) {
+    let (from, to) = (query.from.map(|day| day.0), query.to.map(|day| day.0));
+    let first = from.unwrap_or(NaiveDate::MIN);
+    let range = match (from, to) {
         (None, None) => None,
         (from, to) => {
             let first = from.or(NaiveDate::from_ymd_opt(2000, 1, 1)).unwrap_or(first);

@@ -4,9 +4,10 @@ use super::problem::{ApiError, Problem};
 use super::{
     Api, App,
     auth::extract::{Requester, Role},
-    bookings::car_id,
+    bookings::{car_id, choices},
     command::{Command, days},
     conditional::{tag_of_content, tag_of_version},
+    given::{Day, Given},
     read_answer::{
         MIN_POSITION, add_blocked_header, begin_read, json_body, limit, parse_query, text,
         view_answer,
@@ -26,7 +27,8 @@ use exodrive_domain::{
     booking::BookingRejection,
     days::Days,
     fleet::today,
-    price::{Choices, Quote, quote},
+    price::{Quote, quote},
+    value::rules,
 };
 use exodrive_projections::{
     Identity, Projection,
@@ -67,9 +69,11 @@ pub(crate) struct CarQuery {
     /// With this text in name, slug, category, short text or features.
     q: Option<String>,
     /// Free from this day …
-    available_from: Option<NaiveDate>,
+    #[param(value_type = Option<NaiveDate>)]
+    available_from: Option<Day>,
     /// … to this day, both included.
-    available_to: Option<NaiveDate>,
+    #[param(value_type = Option<NaiveDate>)]
+    available_to: Option<Day>,
     /// `featured` (then by name), `name`, `price` or `-price`.
     #[param(example = "-price")]
     sort: Option<String>,
@@ -144,7 +148,7 @@ fn filter(query: CarQuery, who: &Requester) -> Result<Filter, ApiError> {
         };
         text.map(parse).transpose()
     };
-    let free = match (query.available_from, query.available_to) {
+    let free = match (query.available_from.map(|day| day.0), query.available_to.map(|day| day.0)) {
         (None, None) => None,
         (Some(first), Some(last)) => Some(
             Days::inclusive(first, last)
@@ -254,9 +258,11 @@ async fn car_json(
 #[serde(default)]
 pub(crate) struct CalendarQuery {
     /// The first day; today in the car's time zone if not given.
-    from: Option<NaiveDate>,
+    #[param(value_type = Option<NaiveDate>)]
+    from: Option<Day>,
     /// The last day. At most 731 days in all, 90 if not given.
-    to: Option<NaiveDate>,
+    #[param(value_type = Option<NaiveDate>)]
+    to: Option<Day>,
 }
 
 /// The days of a car.
@@ -321,9 +327,9 @@ pub(crate) async fn get_calendar(
     let query: CalendarQuery = parse_query(query)?;
     let (_, json, _) = car_json(&api, &who, &headers, &id).await?;
     let car: Known = serde_json::from_slice(&json)?;
-    let from = query.from.unwrap_or_else(|| today(&car.time_zone, api.rental.now()));
+    let from = query.from.map(|day| day.0).unwrap_or_else(|| today(&car.time_zone, api.rental.now()));
     let last = || from.checked_add_signed(TimeDelta::days(CALENDAR_DAYS - 1)).unwrap_or(from);
-    let to = query.to.unwrap_or_else(last);
+    let to = query.to.map_or_else(last, |day| day.0);
     let days =
         Days::inclusive(from, to).map_err(|error| ApiError::parameter("to", error.to_string()))?;
     if days.count() > LONGEST_CALENDAR {
@@ -378,23 +384,28 @@ async fn entries(
 }
 
 /// Request for a quote.
-#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct QuoteRequest {
     /// The car's id or slug.
     car_id: String,
     /// The first day of the rental.
-    start_date: NaiveDate,
+    #[schema(inline)]
+    start_date: Day,
     /// The last day of the rental; the same as the first for one day.
-    end_date: NaiveDate,
+    #[schema(inline)]
+    end_date: Day,
     /// Ids of optional fees.
     #[serde(default)]
+    #[schema(max_items = 50)]
     fees: BTreeSet<String>,
     /// Id of the location where the customer picks the car up.
-    pick_up: Option<String>,
+    #[schema(inline)]
+    pick_up: Option<Given<rules::ChoiceId>>,
     /// Id of the location where the customer leaves the car; the same if not
     /// given.
-    drop_off: Option<String>,
+    #[schema(inline)]
+    drop_off: Option<Given<rules::ChoiceId>>,
 }
 
 /// The price of a rental. A booking at the same version of the price list is
@@ -454,7 +465,7 @@ pub(crate) async fn create_quote(
         .prices
         .as_ref()
         .ok_or_else(|| refuse(BookingRejection::NotBookable("it has no price yet")))?;
-    let choices = Choices { fees: body.fees, pick_up: body.pick_up, drop_off: body.drop_off };
+    let choices = choices(body.fees, body.pick_up.as_ref(), body.drop_off.as_ref())?;
     let Quote { price_list_version, currency, lines, total_cents, deposit_cents } =
         quote(prices, days, &choices).map_err(|error| refuse(BookingRejection::NoQuote(error)))?;
     let money = |amount_cents| Money { amount_cents, currency: currency.clone() };

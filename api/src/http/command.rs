@@ -2,6 +2,7 @@
 
 use super::problem::{ApiError, Code, FieldError};
 use super::{
+    given::Day,
     Api,
     auth::extract::Requester,
     conditional::if_position,
@@ -25,7 +26,10 @@ use exodrive_commands::{
     context::{Actor, CommandContext},
     digest::{keyed_request_hash, sha256_hex},
 };
-use exodrive_domain::days::Days;
+use exodrive_domain::{
+    days::{Days, DaysError},
+    value::InvalidField,
+};
 use redis::Cmd;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{future::Future, sync::Arc, sync::LazyLock};
@@ -342,9 +346,14 @@ fn in_flight() -> ApiError {
 }
 
 /// The days from `start_date` to `end_date`, both included.
-pub(crate) fn days(
-    start_date: chrono::NaiveDate,
-    end_date: chrono::NaiveDate,
-) -> Result<Days, ApiError> {
-    Days::inclusive(start_date, end_date).map_err(|error| validation(vec![error.into()]))
+pub(crate) fn days(start_date: Day, end_date: Day) -> Result<Days, ApiError> {
+    let fault = |pointer, error: DaysError| InvalidField::new(pointer, error.to_string());
+    // A day by itself first, so that the fault names the one that is wrong.
+    Days::inclusive(start_date.0, start_date.0)
+        .map_err(|error| fault("/start_date", error))
+        .and_then(|_| {
+            let days = Days::inclusive(start_date.0, end_date.0);
+            days.map_err(|error| fault("/end_date", error))
+        })
+        .map_err(|fault| validation(vec![fault]))
 }

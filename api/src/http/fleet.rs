@@ -7,14 +7,13 @@ use super::{
     bookings::car_id,
     cars::car_tag,
     command::{Answer, Command, EmptyBody, days},
-    given::{Given, optional, valid, value},
+    given::{Day, Given, optional, valid, value},
     refusals::{range, rental_problem, validation},
 };
 use axum::{
     extract::{Path, State},
     response::{IntoResponse, Response},
 };
-use chrono::NaiveDate;
 use exodrive_commands::{
     context::CommandContext,
     rental::{Done, RentalError},
@@ -138,9 +137,11 @@ pub(crate) struct PeakRequest {
     #[serde(default)]
     weekdays: Vec<u8>,
     /// The first day; any if not given.
-    start_date: Option<NaiveDate>,
+    #[schema(inline)]
+    start_date: Option<Day>,
     /// The last day; required if the first is given.
-    end_date: Option<NaiveDate>,
+    #[schema(inline)]
+    end_date: Option<Day>,
     /// Share of its price that such a day costs: 11,500 is 15 % more.
     multiplier_basis_points: u32,
 }
@@ -152,7 +153,7 @@ impl PriceRequest {
             let fault = |detail: &str| {
                 validation(vec![InvalidField::new(format!("/peaks/{index}/end_date"), detail)])
             };
-            let days = match (peak.start_date, peak.end_date) {
+            let days = match (peak.start_date.map(|day| day.0), peak.end_date.map(|day| day.0)) {
                 (None, None) => None,
                 (Some(first), Some(last)) => {
                     Some(Days::inclusive(first, last).map_err(|it| fault(&it.to_string()))?)
@@ -361,9 +362,11 @@ fleet_change_routes! {
 #[serde(deny_unknown_fields)]
 pub(crate) struct BlockRequest {
     /// The first day.
-    start_date: NaiveDate,
+    #[schema(inline)]
+    start_date: Day,
     /// The last day.
-    end_date: NaiveDate,
+    #[schema(inline)]
+    end_date: Day,
     /// Reason, for the calendar of staff.
     #[schema(inline)]
     reason: Given<rules::Reason>,

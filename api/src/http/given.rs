@@ -2,8 +2,9 @@
 //! rule of the domain that also gives its bounds to the contract.
 
 use super::{problem::ApiError, refusals::validation};
-use exodrive_domain::value::{InvalidField, InvalidValue, Rules, Text, TextRule, Valid};
-use serde::{Deserialize, Deserializer};
+use chrono::NaiveDate;
+use exodrive_domain::{days::parse_day, value::{InvalidField, InvalidValue, Rules, Text, TextRule, Valid}};
+use serde::{Deserialize, Deserializer, de::Error};
 use std::{fmt, marker::PhantomData};
 use utoipa::{
     PartialSchema, ToSchema,
@@ -24,6 +25,24 @@ impl<R: TextRule> Given<R> {
         self.0.clone()
     }
 }
+
+/// A day as a client sent it, by [`parse_day`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Day(pub(super) NaiveDate);
+
+impl<'de> Deserialize<'de> for Day {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        parse_day(&String::deserialize(input)?).map(Self).map_err(D::Error::custom)
+    }
+}
+
+impl PartialSchema for Day {
+    fn schema() -> RefOr<Schema> {
+        NaiveDate::schema()
+    }
+}
+
+impl ToSchema for Day {}
 
 /// A text that may be left out; a blank one counts as left out.
 pub(super) fn optional<R: TextRule>(

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use exodrive_audit::evidence::{
     EmailEvidence, Entry, EvidenceQuery, EvidenceRequest, HistoryError, Page, Scope,
 };
-use exodrive_domain::email::EmailId;
+use exodrive_domain::{email::EmailId, value::address_key};
 use exodrive_replays::{Order, Until};
 use futures::stream;
 use serde::{Deserialize, Serialize};

@@ -16,7 +16,8 @@ use exodrive_domain::{
     days::Days,
     erasure::ErasureRejection,
     fleet::FleetRejection,
-    price::{InvalidField, QuoteError},
+    price::QuoteError,
+    value::InvalidField,
 };
 use exodrive_log::{AppendError, KeyError, Outage, ReadError};
 use exodrive_projections::{Error, engine::cache::CacheError};

@@ -156,10 +156,6 @@ fn with_customer_id(secret: &BookingSecret, command: &BookingCommand) -> Booking
 fn refusal(error: RentalError) -> Result<String, RentalError> {
     Ok(match error {
         RentalError::SlugTaken => "another car has this slug".to_owned(),
-        RentalError::Fleet(FleetRejection::Faulty(faults)) => {
-            let reported = faults.iter().map(|it| format!("{} {}", it.pointer, it.detail));
-            reported.collect::<Vec<_>>().join("; ")
-        }
         RentalError::Fleet(refusal) => match refusal {
             FleetRejection::KeyReused => {
                 "was taken over from another row with this id: change the car here".to_owned()

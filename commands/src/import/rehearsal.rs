@@ -72,7 +72,7 @@ impl<'a> Rehearsal<'a> {
                     decided => decided.map_err(RentalError::Fleet)?,
                 };
                 if let FleetCommand::Add { slug, .. } = command
-                    && self.rental.car_by_slug(slug).await?.is_some()
+                    && self.rental.car_by_slug(&slug.to_string()).await?.is_some()
                 {
                     return Err(RentalError::SlugTaken);
                 }

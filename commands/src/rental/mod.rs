@@ -155,10 +155,10 @@ impl RentalCommands {
         let outcome = if let FleetCommand::Add { slug, .. } = command {
             let claiming = |state: &CarState| {
                 let (added, event, meta) = decide(state)?;
-                let change = FleetChange::SlugClaimed { slug: slug.clone() };
+                let change = FleetChange::SlugClaimed { slug: slug.to_string() };
                 let claim = FleetEvent { change, ..event };
                 let claim =
-                    fleet_event(&claim, Subject::Slug(slug.clone()), &meta, context, "-slug")?;
+                    fleet_event(&claim, Subject::Slug(slug.to_string()), &meta, context, "-slug")?;
                 Ok::<_, Rejected>((added, claim))
             };
             let claimed = self.commands.execute_claiming(&subject, claiming).await;

@@ -1,6 +1,7 @@
 //! Days. A day is a calendar day in the car's time zone. Ranges are half-open
 //! inside; people and the API name the first and the last day.
 
+use crate::value::InvalidValue;
 use chrono::{Datelike, Days as Count, NaiveDate};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -28,6 +29,21 @@ pub enum DaysError {
     /// Outside of the years that a rental can be in.
     #[error("the year must be from {FIRST_YEAR} to {LAST_YEAR}")]
     Year,
+}
+
+/// Reads a day as RFC 3339 writes it (`full-date`), for example `2027-06-02`:
+/// four, two and two digits, and nothing else.
+///
+/// # Errors
+/// [`InvalidValue`].
+pub fn parse_day(text: &str) -> Result<NaiveDate, InvalidValue> {
+    let shape = text.len() == 10
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            4 | 7 => byte == b'-',
+            _ => byte.is_ascii_digit(),
+        });
+    let day = shape.then(|| text.parse().ok()).flatten();
+    day.ok_or_else(|| InvalidValue("must be a day, for example 2027-06-02".to_owned()))
 }
 
 const FIRST_YEAR: i32 = 2000;
@@ -152,6 +168,18 @@ mod tests {
             Err(DaysError::Backwards)
         );
         assert_eq!(Days::inclusive(day("1999-01-01"), day("2027-01-01")), Err(DaysError::Year));
+    }
+
+    #[test]
+    fn a_day_is_written_in_one_way() {
+        assert_eq!(parse_day("2028-02-29"), Ok(day("2028-02-29")));
+        for text in [
+            "", "2027-6-2", " 2027-06-02", "2027-06-02 ", "2027-06-31", "2027-02-29", "-2026-01-01",
+            "+2026-01-01", "12026-01-01", "2027/06/02", "20270602", "2027-06-02T00:00:00Z",
+            "2027‑06‑02", "２０２７-06-02",
+        ] {
+            assert!(parse_day(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -16,6 +16,23 @@ pub fn parse(text: &str) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_micros(time.timestamp_micros())
 }
 
+/// Reads a time in a form that Resend, Postgres or RFC 3339 writes: `T` or a
+/// space before the hours, any fraction, and an offset as `Z`, `+02:00`, `+0200`
+/// or `+02`. A time without an offset is no moment.
+pub fn parse_any(text: &str) -> Option<DateTime<Utc>> {
+    let text = text.trim();
+    parse(text).or_else(|| {
+        let (at, sign) = text.char_indices().rfind(|(_, c)| matches!(c, '+' | '-'))?;
+        let (moment, offset) = (text.get(..at)?, text.get(at + 1..)?);
+        let offset = match offset.len() {
+            2 => format!("{offset}:00"),
+            4 => format!("{}:{}", offset.get(..2)?, offset.get(2..)?),
+            _ => offset.to_owned(),
+        };
+        parse(&format!("{}{sign}{offset}", moment.replacen(' ', "T", 1)))
+    })
+}
+
 /// Serde adapter for [`format()`] and [`parse`].
 pub mod serde_micros {
     use chrono::{DateTime, Utc};
@@ -71,5 +88,24 @@ mod tests {
         assert_eq!(super::format(&late), "2026-11-20T09:15:05.000001Z");
         assert!(super::format(&early) < super::format(&late));
         assert_eq!(super::parse("yesterday"), None);
+    }
+
+    #[test]
+    fn times_are_read_in_every_form_that_somebody_writes() {
+        let at = super::parse("2026-11-20T09:15:05.118Z").unwrap();
+        for text in [
+            "2026-11-20 09:15:05.118+00",
+            "2026-11-20 09:15:05.118000+00:00",
+            "2026-11-20 11:15:05.118+0200",
+            "2026-11-20T04:15:05.118-05",
+            " 2026-11-20T09:15:05.1180009Z ",
+            "2026-11-20 09:15:05.118Z",
+        ] {
+            assert_eq!(super::parse_any(text), Some(at), "{text}");
+        }
+        let none = ["2026-11-20 09:15:05", "2026-11-20", "+", "é+00", "1763630105", "2026-11-20T25:00:00Z"];
+        for text in none {
+            assert_eq!(super::parse_any(text), None, "{text}");
+        }
     }
 }

@@ -19,6 +19,7 @@ use exodrive_domain::{
     personal::Personal,
     price::{Choices, Fee, Line, LineKind, Location, LocationFee, Peak, PriceList, Quote},
     time,
+    value::{Reason, Rules, Text, TextRule, Valid},
 };
 use serde_json::json;
 
@@ -47,8 +48,8 @@ fn days(first: &str, last: &str) -> Days {
     Days::inclusive(date(first), date(last)).unwrap()
 }
 
-fn customer(name: &str) -> Customer {
-    Customer {
+fn customer(name: &str) -> Valid<Customer> {
+    valid(Customer {
         user_id: Some(format!("user-{name}")),
         details: Personal(CustomerDetails {
             email: format!("{name}@example.com"),
@@ -56,7 +57,7 @@ fn customer(name: &str) -> Customer {
             last_name: "Byron".to_owned(),
             phone: Some("+1 555 0100".to_owned()),
         }),
-    }
+    })
 }
 
 fn prices() -> PriceList {
@@ -182,10 +183,10 @@ impl Story {
 
     /// A car that can be booked; its events are kept only if they matter.
     fn with_car(&mut self, n: usize) {
-        let slug = format!("car-{n}");
+        let slug = format!("car-{n}").parse().unwrap();
         let profile = profile(&format!("Car {n}"));
-        self.fleet(n, &FleetCommand::Add { car_id: car_id(n), slug, profile });
-        self.fleet(n, &FleetCommand::Price(prices()));
+        self.fleet(n, &FleetCommand::Add { car_id: car_id(n), slug, profile: valid(profile) });
+        self.fleet(n, &FleetCommand::Price(valid(prices())));
         self.fleet(n, &FleetCommand::List);
     }
 
@@ -208,14 +209,14 @@ impl Story {
             customer_id: customer_id('b'),
             customer,
             days: days("2026-12-04", "2026-12-07"),
-            choices: Choices {
+            choices: valid(Choices {
                 fees: ["seat".to_owned()].into(),
                 pick_up: Some("port".to_owned()),
                 drop_off: None,
-            },
+            }),
             hold_for: TimeDelta::minutes(15),
             link: Some(AccessLink { hash: "ab".repeat(32), expires_at: now + TimeDelta::days(7) }),
-            note: Some("With a child seat".to_owned()),
+            note: Some(text("With a child seat")),
             expected_total_cents: None,
         }));
     }
@@ -225,20 +226,20 @@ impl Story {
     }
 
     fn authorize(&mut self) {
-        let reference = Some("pi_1".to_owned());
+        let reference = Some(text("pi_1"));
         self.act(BookingAction::AuthorizePayment { amount_cents: None, reference });
     }
 
     fn capture(&mut self, amount_cents: Option<i64>) {
         self.act(BookingAction::CapturePayment {
             amount_cents,
-            reference: Some("ch_1".to_owned()),
+            reference: Some(text("ch_1")),
         });
     }
 
     fn picked_up(&mut self) {
         self.authorize();
-        self.act(BookingAction::SendContract { document: Some("doc-1".to_owned()) });
+        self.act(BookingAction::SendContract { document: Some(text("doc-1")) });
         self.act(BookingAction::SignContract);
         self.now = time::parse("2026-12-04T15:00:00Z").unwrap();
         self.act(BookingAction::PickUp);
@@ -256,9 +257,9 @@ impl Story {
         let meta = self.meta();
         let car = self.cars[1].clone().unwrap();
         let [here, there] = [&self.calendars[0], &self.calendars[1]];
-        let reason = Some("a flat tyre");
+        let reason = text("a flat tyre");
         let moved =
-            booking::decide_move([here, there], booking_id(), &car, false, reason, None, &meta);
+            booking::decide_move([here, there], booking_id(), &car, false, Some(&reason), None, &meta);
         for event in moved.unwrap() {
             self.booked(&event);
         }
@@ -268,7 +269,7 @@ impl Story {
         let ids = (car_id(0), BLOCK.parse::<BlockId>().unwrap());
         let (over, meta) = (days("2026-12-06", "2026-12-09"), self.meta());
         let calendar = &self.calendars[0];
-        let event = booking::decide_block(calendar, ids, over, "New tyres", true, &meta).unwrap();
+        let event = booking::decide_block(calendar, ids, over, &text("New tyres"), true, &meta).unwrap();
         let body = serde_json::to_vec(&event).unwrap();
         self.record(Subject::Booking(car_id(0)), event.change.kind(), body);
     }
@@ -288,7 +289,7 @@ impl Story {
             customer_id: customer_id('b'),
             customer: customer("ada"),
             days: days("2025-07-01", "2025-07-04"),
-            quote: Quote {
+            quote: valid(Quote {
                 price_list_version: 0,
                 currency: "USD".to_owned(),
                 lines: vec![Line {
@@ -300,15 +301,15 @@ impl Story {
                 }],
                 total_cents,
                 deposit_cents: 100_000,
-            },
+            }),
             status: Status::Completed,
-            payment: Payment {
+            payment: valid(Payment {
                 status: PaymentStatus::Captured,
                 authorized_cents: 0,
                 captured_cents: total_cents,
                 refunded_cents: 10_000,
                 payers: Vec::new(),
-            },
+            }),
             paid_at: time::parse("2025-06-02T10:00:00Z"),
             contract: Contract {
                 status: ContractStatus::Signed,
@@ -320,8 +321,16 @@ impl Story {
     }
 }
 
-fn why() -> Option<String> {
-    Some("as was asked".to_owned())
+fn why() -> Option<Reason> {
+    Some(text("as was asked"))
+}
+
+fn text<R: TextRule>(text: &str) -> Text<R> {
+    text.parse().unwrap()
+}
+
+fn valid<T: Rules + std::fmt::Debug>(value: T) -> Valid<T> {
+    Valid::new(value).unwrap()
 }
 
 /// Two moments in which staff read.
@@ -483,8 +492,8 @@ fn operation(name: &str) -> OperationEvent {
 fn of_car(story: &mut Story, name: &str) {
     let added = |n: usize| FleetCommand::Add {
         car_id: car_id(n),
-        slug: format!("car-{n}"),
-        profile: profile(&format!("Car {n}")),
+        slug: format!("car-{n}").parse().unwrap(),
+        profile: valid(profile(&format!("Car {n}"))),
     };
     story.fleet(0, &added(0));
     let command = match name {
@@ -495,12 +504,12 @@ fn of_car(story: &mut Story, name: &str) {
             let event = FleetEvent { car_id: car_id(0), request_hash, change };
             return story.fleet_event(0, &event, Subject::Slug("car-0".to_owned()));
         }
-        "described" => FleetCommand::Describe(profile("Another name")),
-        "images_set" => FleetCommand::SetImages(vec![Image {
+        "described" => FleetCommand::Describe(valid(profile("Another name"))),
+        "images_set" => FleetCommand::SetImages(valid(vec![Image {
             url: "https://images.example/1.jpg".to_owned(),
             alt: "From the side".to_owned(),
             primary: true,
-        }]),
+        }])),
         "featured" => FleetCommand::Feature,
         "archived" => FleetCommand::Archive { reason: why() },
         "unfeatured" => {
@@ -511,9 +520,9 @@ fn of_car(story: &mut Story, name: &str) {
             story.fleet(0, &FleetCommand::Archive { reason: why() });
             FleetCommand::Restore
         }
-        "priced" => FleetCommand::Price(prices()),
+        "priced" => FleetCommand::Price(valid(prices())),
         "listed" | "hidden" => {
-            story.fleet(0, &FleetCommand::Price(prices()));
+            story.fleet(0, &FleetCommand::Price(valid(prices())));
             if name == "hidden" {
                 story.fleet(0, &FleetCommand::List);
             }
@@ -539,7 +548,7 @@ fn of_booking(story: &mut Story, name: &str) {
         }
         "rescheduled" => story.act(BookingAction::Reschedule {
             days: days("2026-12-10", "2026-12-11"),
-            choices: Some(Choices::default()),
+            choices: Some(valid(Choices::default())),
             expected_total_cents: None,
         }),
         "extended" => {
@@ -560,7 +569,7 @@ fn of_booking(story: &mut Story, name: &str) {
             story.act(BookingAction::RefundPayment { amount_cents: Some(50_000), reason: why() });
         }
         "contract_sent" | "contract_viewed" | "contract_signed" | "contract_declined" => {
-            story.act(BookingAction::SendContract { document: Some("doc-1".to_owned()) });
+            story.act(BookingAction::SendContract { document: Some(text("doc-1")) });
             match name {
                 "contract_viewed" => story.act(BookingAction::ViewContract),
                 "contract_signed" => story.act(BookingAction::SignContract),
@@ -584,7 +593,7 @@ fn of_booking(story: &mut Story, name: &str) {
                 });
             }
         }
-        "note_added" => story.act(BookingAction::AddNote { text: "Likes it red".to_owned() }),
+        "note_added" => story.act(BookingAction::AddNote { text: text("Likes it red") }),
         "customer_changed" => story.act(BookingAction::ChangeCustomer {
             customer_id: customer_id('c'),
             customer: customer("ben"),
@@ -595,8 +604,8 @@ fn of_booking(story: &mut Story, name: &str) {
             story.act(BookingAction::IssueLink { link });
         }
         "history_imported" => story.act(BookingAction::ImportHistory {
-            name: "payment_captured".to_owned(),
-            summary: "Captured 4,113.00".to_owned(),
+            name: text("payment_captured"),
+            summary: text("Captured 4,113.00"),
         }),
         other => panic!("tell a story of a booking that is {other}"),
     }

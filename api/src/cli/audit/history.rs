@@ -4,7 +4,7 @@ use super::super::{Failure, replay, table, terminal};
 use crate::settings::{Connections, HttpSettings};
 use chrono::{DateTime, Utc};
 use exodrive_audit::evidence::{EmailEvidence, Entry, EvidenceQuery, EvidenceRequest, Page, Scope};
-use exodrive_domain::{email::EmailId, id::BookingId, time};
+use exodrive_domain::{email::EmailId, id::BookingId, time, value::address_key};
 use exodrive_log::Log;
 use exodrive_projections::{Database, views::booking_timeline::read::BookingEntry};
 use exodrive_replays::{self as replays, Order, Until};

@@ -1,14 +1,14 @@
 //! Plan for bookings, their customers, and their later events.
 
 use super::{
-    BOOKINGS, CellError, HISTORY, ImportCommand, Parents, Plan, Step, address, cars::PlannedCar,
-    cents, currency, moment, parent_refused, parents, parse, row_ref, text, user_id, word,
+    BOOKINGS, CellError, HISTORY, ImportCommand, Parents, Plan, Step, amount, cars::PlannedCar,
+    currency, day, moment, optional, parent_refused, parents, parse, row_ref, valid, word,
 };
 use crate::{
     digest::derived_uuid,
     import::tables::{BookingColumns, CustomerColumns, EventColumns, Row, Tables, key},
 };
-use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use exodrive_domain::{
     booking::{
         BookingAction, BookingCommand, Contract, ContractStatus, Customer, CustomerDetails, Import,
@@ -18,6 +18,7 @@ use exodrive_domain::{
     id::{BookingId, CarId},
     personal::Personal,
     price::{Line, LineKind, Quote},
+    value::{InvalidValue, Valid},
 };
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
@@ -35,7 +36,7 @@ pub(super) struct PlannedBooking {
 /// A customer, and the row that they are in.
 struct KnownCustomer<'a> {
     row: &'a Row<CustomerColumns>,
-    customer: Customer,
+    customer: Valid<Customer>,
 }
 
 /// Plans the bookings with their customers. Returns what became of each booking.
@@ -83,14 +84,15 @@ pub(super) fn plan_bookings(
     bookings
 }
 
-fn read_customer(it: &CustomerColumns) -> Result<Customer, CellError> {
-    Ok(Customer {
-        user_id: user_id(it.user_id.as_ref())?,
+fn read_customer(it: &CustomerColumns) -> Result<Valid<Customer>, CellError> {
+    let name = |cell: &Option<String>| cell.clone().unwrap_or_else(String::new);
+    valid(Customer {
+        user_id: it.user_id.clone(),
         details: Personal(CustomerDetails {
-            email: address("email", &it.email)?,
-            first_name: text(it.first_name.as_ref()),
-            last_name: text(it.last_name.as_ref()),
-            phone: it.phone.as_ref().map(|phone| text(Some(phone))),
+            email: it.email.clone(),
+            first_name: name(&it.first_name),
+            last_name: name(&it.last_name),
+            phone: it.phone.clone(),
         }),
     })
 }
@@ -113,15 +115,14 @@ fn plan_booking(
         .get(&key(&it.customer_id))
         .ok_or_else(|| format!("customers.csv has no customer {}", it.customer_id))?
         .as_ref()?;
-    let first: NaiveDate = parse("start_date", &it.start_date)?;
-    let last: NaiveDate = parse("end_date", &it.end_date)?;
+    let first = day("start_date", &it.start_date)?;
+    let last = day("end_date", &it.end_date)?;
     let days = Days::inclusive(first, last).map_err(|error| error.to_string())?;
-    let total_cents = cents("total_price", &it.total_price)?;
-    if total_cents < 0 {
-        return Err("total_price is negative".to_owned());
-    }
+    let currency = currency(it.currency.as_ref())?;
+    let total_cents = amount("total_price", &it.total_price, &currency)?;
     let deposit = it.security_deposit_amount.as_deref();
-    let deposit_cents = deposit.map_or(Ok(0), |text| cents("security_deposit_amount", text))?;
+    let deposit_cents =
+        deposit.map_or(Ok(0), |text| amount("security_deposit_amount", text, &currency))?;
     let payment = payment(it.payment_status.as_deref().unwrap_or("pending"), total_cents)?;
     let contract = contract(it.contract_status.as_deref().unwrap_or("not_sent"))?;
     let said = status(&it.overall_status)?;
@@ -134,9 +135,9 @@ fn plan_booking(
         customer_id: derived_uuid(&["customer", &known.row.columns.id]).into(),
         customer: known.customer.clone(),
         days,
-        quote: Quote {
+        quote: valid(Quote {
             price_list_version: 0,
-            currency: currency(it.currency.as_ref())?,
+            currency,
             lines: vec![Line {
                 kind: LineKind::Imported,
                 label: format!("{} days as agreed", days.count()),
@@ -146,16 +147,16 @@ fn plan_booking(
             }],
             total_cents,
             deposit_cents,
-        },
+        })?,
         status,
-        payment,
+        payment: valid(payment)?,
         paid_at: moment("timestamp of payment_captured", paid_at)?,
         contract,
         // Staff have a day to decide about unpaid bookings.
         hold_expires_at: (status == Status::PendingPayment).then(|| now + TimeDelta::days(1)),
         created_at,
     };
-    let notes = it.notes.as_ref().map(|notes| text(Some(notes)));
+    let notes = optional("notes", it.notes.as_ref())?;
     remark(row, said, &import, plan);
     let (about, made_by) = (car_id.to_string(), format!("bookings-{}", it.id.trim()));
     let step = Step {
@@ -274,8 +275,11 @@ fn event(row: &Row<EventColumns>, booking: &PlannedBooking) -> Result<Step, Cell
         ("customer", _) | (_, None) => kind.to_owned(),
         (_, Some(id)) => format!("{kind}:{}", word("actor_id", id)?),
     };
-    let (name, summary) = (text(Some(&it.event_type)), text(it.summary_text.as_ref()));
-    let act = BookingAction::ImportHistory { name, summary };
+    let fault = |what: &str, fault: InvalidValue| format!("{what} {fault}");
+    let act = BookingAction::ImportHistory {
+        name: it.event_type.parse().map_err(|it| fault("event_type", it))?,
+        summary: it.summary_text.as_deref().unwrap_or("").parse().map_err(|it| fault("summary_text", it))?,
+    };
     Ok(Step {
         id: format!("booking_events-{}", it.id.trim()),
         rows: vec![row_ref("booking_events", row)],

@@ -2,7 +2,7 @@
 
 use super::{
     BLOCKS, BOOKINGS, CellError, ImportCommand, Parents, Plan, Step, bookings::PlannedBooking,
-    cars::PlannedCar, parse, row_ref,
+    cars::PlannedCar, day, parse, row_ref,
 };
 use crate::{
     digest::derived_uuid,
@@ -12,6 +12,7 @@ use chrono::NaiveDate;
 use exodrive_domain::{
     days::Days,
     id::{BlockId, CarId},
+    value::Reason,
 };
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
@@ -59,17 +60,19 @@ pub(super) fn plan_days(
             Err(why) => plan.refuse("car_availability", row, &row.columns.id, why),
         }
     }
+    let Ok(reason) = "Maintenance".parse::<Reason>() else { return };
     for (car_id, days) in maintenance {
         let car = cars.get(&car_id.to_string()).and_then(|car| car.as_ref().ok());
         for (days, rows) in ranges(days) {
-            let step = block(car_id, days, rows, car);
+            let reason = reason.clone();
+            let step = block(car_id, (days, reason), rows, car);
             plan.push(BLOCKS, car_id.to_string(), step);
         }
     }
 }
 
 fn read_place(it: &DayColumns) -> Result<(CarId, NaiveDate), CellError> {
-    let (car_id, date) = (parse("car_id", &it.car_id)?, parse("date", &it.date)?);
+    let (car_id, date) = (parse("car_id", &it.car_id)?, day("date", &it.date)?);
     Days::inclusive(date, date).map_err(|error| error.to_string())?;
     Ok((car_id, date))
 }
@@ -124,10 +127,14 @@ fn ranges(days: BTreeMap<NaiveDate, RowRef>) -> Vec<(Days, Vec<RowRef>)> {
     ranges
 }
 
-fn block(car_id: CarId, days: Days, rows: Vec<RowRef>, car: Option<&PlannedCar>) -> Step {
+fn block(
+    car_id: CarId,
+    (days, reason): (Days, Reason),
+    rows: Vec<RowRef>,
+    car: Option<&PlannedCar>,
+) -> Step {
     let (car_name, first) = (car_id.to_string(), days.first().to_string());
     let block_id = BlockId::from(derived_uuid(&["import", "block", &car_name, &first]));
-    let reason = "Maintenance".to_owned();
     Step {
         id: format!("car_availability-{car_name}-{first}"),
         rows,

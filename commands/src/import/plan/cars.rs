@@ -1,8 +1,8 @@
 //! Plan for cars with their prices, fees, images, specifications and features.
 
 use super::{
-    CARS, CellError, ImportCommand, Parents, Plan, Step, basis_points, cents, currency, flag,
-    moment, parent_refused, parents, parse, row_ref, text,
+    CARS, CellError, ImportCommand, Parents, Plan, Step, amount, basis_points, currency, flag,
+    moment, optional, parent_refused, parents, parse, row_ref, text, valid,
 };
 use crate::import::tables::{
     CarColumns, FeatureColumns, FeeColumns, ImageColumns, PricingColumns, Row, RowRef,
@@ -10,9 +10,10 @@ use crate::import::tables::{
 };
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
-    fleet::{FleetCommand, Image, NamedText, Profile},
+    fleet::{FleetCommand, Image, MOST_FEATURES, MOST_IMAGES, MOST_SPECIFICATIONS, NamedText, Profile, Slug},
     id::CarId,
     price::{Fee, PriceList},
+    value::{DEFAULT_CURRENCY, TextRule, Valid, check_image_url, rules},
 };
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -92,7 +93,7 @@ struct Car {
     available: bool,
     featured: bool,
     hidden: bool,
-    slug: String,
+    slug: Slug,
     profile: Profile,
 }
 
@@ -103,12 +104,15 @@ fn read_car(car: &CarColumns, time_zone: &str) -> Result<Car, CellError> {
         available: flag("available", car.available.as_deref(), true)?,
         featured: flag("featured", car.featured.as_deref(), false)?,
         hidden: flag("hidden", car.hidden.as_deref(), false)?,
-        slug: text(Some(&car.slug)),
+        slug: car.slug.parse().map_err(|fault| format!("slug {fault}"))?,
         profile: Profile {
-            name: text(Some(&car.name)),
-            category: text(Some(&car.category)),
-            description: text(car.description.as_ref()),
-            short_description: text(car.short_description.as_ref()),
+            name: text::<rules::Label>("name", Some(&car.name))?,
+            category: text::<rules::Category>("category", Some(&car.category))?,
+            description: text::<rules::Description>("description", car.description.as_ref())?,
+            short_description: text::<rules::ShortDescription>(
+                "short_description",
+                car.short_description.as_ref(),
+            )?,
             specifications: Vec::new(),
             features: Vec::new(),
             time_zone: time_zone.to_owned(),
@@ -139,6 +143,9 @@ impl Sources {
     }
 }
 
+/// Reason to refuse a row of a list that is full.
+const TOO_MANY: &str = "its car has as many as it can have";
+
 fn step_id(car: &CarColumns, what: &str) -> String {
     format!("cars-{}-{what}", car.id.trim())
 }
@@ -147,13 +154,24 @@ fn plan_car(row: &Row<CarColumns>, car: Car, parts: &CarParts<'_>, plan: &mut Pl
     let Car { id: car_id, happened_at, available, featured, hidden, slug, mut profile } = car;
     let mut sources = Sources::default();
     sources.add("cars", row);
-    let named = |name: &String, text_of: Option<&String>, highlighted: Option<&String>| {
-        let highlighted = flag("is_highlighted", highlighted.map(String::as_str), false)?;
-        Ok::<_, CellError>(NamedText { name: text(Some(name)), text: text(text_of), highlighted })
-    };
+    fn named<R: TextRule>(
+        name: &String,
+        (column, cell): (&str, Option<&String>),
+        highlighted: Option<&String>,
+    ) -> Result<NamedText, CellError> {
+        Ok(NamedText {
+            name: text::<rules::Label>("name", Some(name))?,
+            text: text::<R>(column, cell)?,
+            highlighted: flag("is_highlighted", highlighted.map(String::as_str), false)?,
+        })
+    }
     for row in &parts.car_specifications {
         let it = &row.columns;
-        match named(&it.name, it.value.as_ref(), it.is_highlighted.as_ref()) {
+        let value = ("value", it.value.as_ref());
+        match named::<rules::SpecificationText>(&it.name, value, it.is_highlighted.as_ref()) {
+            Ok(_) if profile.specifications.len() == MOST_SPECIFICATIONS => {
+                plan.refuse("car_specifications", row, &it.id, TOO_MANY);
+            }
             Ok(named) => {
                 profile.specifications.push(named);
                 sources.add("car_specifications", row);
@@ -163,7 +181,11 @@ fn plan_car(row: &Row<CarColumns>, car: Car, parts: &CarParts<'_>, plan: &mut Pl
     }
     for row in &parts.car_features {
         let it = &row.columns;
-        match named(&it.name, it.description.as_ref(), it.is_highlighted.as_ref()) {
+        let description = ("description", it.description.as_ref());
+        match named::<rules::FeatureText>(&it.name, description, it.is_highlighted.as_ref()) {
+            Ok(_) if profile.features.len() == MOST_FEATURES => {
+                plan.refuse("car_features", row, &it.id, TOO_MANY);
+            }
             Ok(named) => {
                 profile.features.push(named);
                 sources.add("car_features", row);
@@ -171,6 +193,10 @@ fn plan_car(row: &Row<CarColumns>, car: Car, parts: &CarParts<'_>, plan: &mut Pl
             Err(why) => plan.refuse("car_features", row, &it.id, why),
         }
     }
+    let profile = match valid(profile) {
+        Ok(profile) => profile,
+        Err(why) => return plan.refuse("cars", row, &row.columns.id, why),
+    };
     let prices = prices(parts, plan);
     let images = images(parts, plan);
     let priced = prices.is_some();
@@ -203,14 +229,14 @@ fn plan_car(row: &Row<CarColumns>, car: Car, parts: &CarParts<'_>, plan: &mut Pl
         flagged("feature", "that it is featured", FleetCommand::Feature);
     }
     if hidden {
-        let reason = Some("hidden in the product it came from".to_owned());
+        let reason = "hidden in the product it came from".parse().ok();
         flagged("archive", "that it is hidden", FleetCommand::Archive { reason });
     }
 }
 
 /// The price list of a car: its price with its fees, taken together or not at
 /// all, since a price without one of its fees is another price.
-fn prices(parts: &CarParts<'_>, plan: &mut Plan) -> Option<(PriceList, Sources)> {
+fn prices(parts: &CarParts<'_>, plan: &mut Plan) -> Option<(Valid<PriceList>, Sources)> {
     if let Some((first, others)) = parts.car_pricing.split_first() {
         let why = format!("its car has a price already, at line {}", first.line);
         for row in others {
@@ -220,7 +246,7 @@ fn prices(parts: &CarParts<'_>, plan: &mut Plan) -> Option<(PriceList, Sources)>
     let mut fees = Vec::new();
     let mut faulty = None;
     for row in &parts.car_additional_fees {
-        match read_fee(&row.columns) {
+        match read_fee(&row.columns, &currency_of(parts)) {
             Ok(fee) => fees.push((fee, row)),
             Err(why) => {
                 faulty.get_or_insert((row.line, why.clone()));
@@ -236,17 +262,20 @@ fn prices(parts: &CarParts<'_>, plan: &mut Plan) -> Option<(PriceList, Sources)>
             plan.refuse("car_pricing", row, &row.columns.id, &whole);
             Err(parent_refused("price", "car_pricing", row.line, &whole))
         }
-        (Some(row), None) => read_prices(&row.columns).map(|prices| (prices, row)).map_err(|why| {
-            plan.refuse("car_pricing", row, &row.columns.id, &why);
-            parent_refused("price", "car_pricing", row.line, &why)
-        }),
+        (Some(row), None) => {
+            let fees = fees.iter().map(|(fee, _)| fee.clone()).collect();
+            let prices = read_prices(&row.columns, fees).and_then(valid);
+            prices.map(|prices| (prices, row)).map_err(|why| {
+                plan.refuse("car_pricing", row, &row.columns.id, &why);
+                parent_refused("price", "car_pricing", row.line, &why)
+            })
+        }
     };
     match prices {
-        Ok((mut prices, row)) => {
+        Ok((prices, row)) => {
             let mut sources = Sources::default();
             sources.add("car_pricing", row);
-            for (fee, row) in fees {
-                prices.fees.push(fee);
+            for (_, row) in fees {
                 sources.add("car_additional_fees", row);
             }
             Some((prices, sources))
@@ -260,39 +289,58 @@ fn prices(parts: &CarParts<'_>, plan: &mut Plan) -> Option<(PriceList, Sources)>
     }
 }
 
-fn read_fee(fee: &FeeColumns) -> Result<Fee, CellError> {
+/// The currency of a car's price. One that cannot be read refuses the price, and
+/// its fees with it.
+fn currency_of(parts: &CarParts<'_>) -> String {
+    let first = parts.car_pricing.first();
+    let read = currency(first.and_then(|row| row.columns.currency.as_ref()));
+    read.unwrap_or_else(|_| DEFAULT_CURRENCY.to_owned())
+}
+
+fn read_fee(fee: &FeeColumns, currency: &str) -> Result<Fee, CellError> {
     Ok(Fee {
-        id: text(Some(&fee.id)),
-        name: text(Some(&fee.name)),
-        amount_cents: cents("amount", &fee.amount)?,
+        id: text::<rules::ChoiceId>("id", Some(&fee.id))?,
+        name: text::<rules::Label>("name", Some(&fee.name))?,
+        amount_cents: amount("amount", &fee.amount, currency)?,
         mandatory: !flag("is_optional", fee.is_optional.as_deref(), true)?,
     })
 }
 
-fn read_prices(it: &PricingColumns) -> Result<PriceList, CellError> {
+fn read_prices(it: &PricingColumns, fees: Vec<Fee>) -> Result<PriceList, CellError> {
     let deposit = it.deposit_amount.as_deref();
     let minimum = it.minimum_days.as_deref();
+    let currency = currency(it.currency.as_ref())?;
     Ok(PriceList {
-        currency: currency(it.currency.as_ref())?,
-        base_per_day_cents: cents("base_price", &it.base_price)?,
+        base_per_day_cents: amount("base_price", &it.base_price, &currency)?,
         discount_basis_points: basis_points(
             "discount_percentage",
             it.discount_percentage.as_deref(),
         )?,
-        offer_text: it.special_offer_text.as_ref().map(|offer| text(Some(offer))),
-        deposit_cents: deposit.map(|text| cents("deposit_amount", text)).transpose()?,
+        offer_text: optional::<rules::OfferText>(
+            "special_offer_text",
+            it.special_offer_text.as_ref(),
+        )?
+        .map(String::from),
+        deposit_cents: deposit
+            .map(|text| amount("deposit_amount", text, &currency))
+            .transpose()?,
         minimum_days: minimum.map(|text| parse("minimum_days", text)).transpose()?.unwrap_or(1),
+        currency,
+        fees,
         ..PriceList::default()
     })
 }
 
 /// The images of a car in their order, exactly one of them primary. The present
 /// product does not enforce that.
-fn images(parts: &CarParts<'_>, plan: &mut Plan) -> Option<(Vec<Image>, Sources)> {
+fn images(parts: &CarParts<'_>, plan: &mut Plan) -> Option<(Valid<Vec<Image>>, Sources)> {
     let mut images = Vec::new();
     let mut sources = Sources::default();
     for row in &parts.car_images {
         match read_image(&row.columns) {
+            Ok(_) if images.len() == MOST_IMAGES => {
+                plan.refuse("car_images", row, &row.columns.id, TOO_MANY);
+            }
             Ok((order, image)) => {
                 images.push((order, image, *row));
                 sources.add("car_images", row);
@@ -315,11 +363,23 @@ fn images(parts: &CarParts<'_>, plan: &mut Plan) -> Option<(Vec<Image>, Sources)
         image.primary = index == primary;
         plan.remark("car_images", row, &row.columns.id, why);
     }
-    Some((images.into_iter().map(|(_, image, _)| image).collect(), sources))
+    let rows: Vec<_> = images.iter().map(|(.., row)| *row).collect();
+    let images: Vec<_> = images.into_iter().map(|(_, image, _)| image).collect();
+    match valid(images) {
+        Ok(images) => Some((images, sources)),
+        Err(why) => {
+            for row in rows {
+                plan.refuse("car_images", row, &row.columns.id, &why);
+            }
+            None
+        }
+    }
 }
 
 fn read_image(it: &ImageColumns) -> Result<(i64, Image), CellError> {
     let order = it.sort_order.as_deref().map_or(Ok(0), |it| parse("sort_order", it))?;
     let primary = flag("is_primary", it.is_primary.as_deref(), false)?;
-    Ok((order, Image { url: text(Some(&it.url)), alt: text(it.alt.as_ref()), primary }))
+    check_image_url(&it.url).map_err(|fault| format!("url {fault}"))?;
+    let alt = text::<rules::ImageAlt>("alt", it.alt.as_ref())?;
+    Ok((order, Image { url: it.url.clone(), alt, primary }))
 }

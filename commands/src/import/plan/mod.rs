@@ -6,14 +6,18 @@ mod cars;
 mod mail;
 
 use super::tables::{Problem, Row, RowRef, Tables, is_id, key};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use exodrive_domain::{
     booking::BookingCommand,
-    days::Days,
+    days::{Days, parse_day},
     email::EmailId,
     fleet::FleetCommand,
     id::{BlockId, CarId},
     time,
+    value::{
+        DEFAULT_CURRENCY, InvalidField, MOST_MINOR_UNITS, Reason, Rules, Text, TextRule, Valid,
+        check_currency, minor_digits,
+    },
 };
 use serde_json::Value;
 use std::{
@@ -63,7 +67,7 @@ pub struct Step {
 pub enum ImportCommand {
     Car(CarId, FleetCommand),
     Booking(CarId, BookingCommand),
-    Block(CarId, BlockId, Days, String),
+    Block(CarId, BlockId, Days, Reason),
     Email(EmailId, Value),
 }
 
@@ -107,21 +111,33 @@ fn parse<T: FromStr>(what: &str, text: &str) -> Result<T, CellError> {
 }
 
 fn moment(what: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, CellError> {
-    let parse = |text: &str| {
-        // Postgres writes a space instead of the `T`, and offsets without
-        // minutes.
-        let text = text.trim().replacen(' ', "T", 1);
-        let with_minutes = format!("{text}:00");
-        time::parse(&text)
-            .or_else(|| time::parse(&with_minutes))
-            .ok_or_else(|| format!("{what} is not a time: {text:?}"))
-    };
-    text.map(parse).transpose()
+    let read = |text| time::parse_any(text).ok_or_else(|| format!("{what} is not a time: {text:?}"));
+    text.map(read).transpose()
 }
 
-/// The text of a cell; an empty cell is an empty text.
-fn text(cell: Option<&String>) -> String {
-    cell.cloned().unwrap_or_default()
+fn day(what: &str, text: &str) -> Result<NaiveDate, CellError> {
+    parse_day(text.trim()).map_err(|fault| format!("{what} {fault}: {text:?}"))
+}
+
+/// The text of a cell by its rule; an empty cell is an empty text.
+fn text<R: TextRule>(what: &str, cell: Option<&String>) -> Result<String, CellError> {
+    let text = cell.map_or("", String::as_str);
+    Text::<R>::parse(text).map(String::from).map_err(|fault| format!("{what} {fault}"))
+}
+
+/// The same for a text that a row may lack.
+fn optional<R: TextRule>(what: &str, cell: Option<&String>) -> Result<Option<Text<R>>, CellError> {
+    Text::optional(cell.map(String::as_str)).map_err(|fault| format!("{what} {fault}"))
+}
+
+/// A structure whose cells were read by their rules.
+fn valid<T: Rules>(value: T) -> Result<Valid<T>, CellError> {
+    Valid::new(value).map_err(|faults| {
+        let named = |fault: InvalidField| {
+            format!("{} {}", fault.pointer.trim_start_matches('/'), fault.detail)
+        };
+        faults.into_iter().map(named).collect::<Vec<_>>().join("; ")
+    })
 }
 
 fn flag(what: &str, text: Option<&str>, otherwise: bool) -> Result<bool, CellError> {
@@ -133,43 +149,45 @@ fn flag(what: &str, text: Option<&str>, otherwise: bool) -> Result<bool, CellErr
     }
 }
 
-/// Converts major units with at most two digits after the point to cents.
-fn cents(what: &str, text: &str) -> Result<i64, CellError> {
-    let invalid = || format!("{what} is not an amount: {text:?}");
-    let (negative, digits) = match text.trim().strip_prefix('-') {
-        Some(digits) => (true, digits),
-        None => (false, text.trim()),
+/// An amount in minor units, from a text in major ones: `12.5` USD are 1,250
+/// cents, `1250` JPY are 1,250 yen.
+fn amount(what: &str, text: &str, currency: &str) -> Result<i64, CellError> {
+    let amount = decimal(what, text, minor_digits(currency))?;
+    if (0..=MOST_MINOR_UNITS).contains(&amount) {
+        return Ok(amount);
+    }
+    Err(format!("{what} is negative, or too large: {text:?}"))
+}
+
+/// A number with at most so many digits after the point, as a count of its last
+/// digit.
+fn decimal(what: &str, text: &str, digits: u32) -> Result<i64, CellError> {
+    let invalid = || format!("{what} is not a number with {digits} decimals: {text:?}");
+    let (sign, number) = match text.trim().strip_prefix('-') {
+        Some(number) => ("-", number),
+        None => ("", text.trim()),
     };
-    let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
     let part = part.trim_end_matches('0');
+    let width = usize::try_from(digits).map_err(|_| invalid())?;
     let valid = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
-    if whole.is_empty() || part.len() > 2 || !valid(whole) || !valid(part) {
+    if whole.is_empty() || part.len() > width || !valid(whole) || !valid(part) {
         return Err(invalid());
     }
-    let cents: i64 = format!("{whole}{part:0<2}").parse().map_err(|_| invalid())?;
-    Ok(if negative { -cents } else { cents })
+    format!("{sign}{whole}{part:0<width$}").parse().map_err(|_| invalid())
 }
 
 /// Converts a percentage to basis points.
 fn basis_points(what: &str, text: Option<&str>) -> Result<u32, CellError> {
-    let points = text.map_or(Ok(0), |text| cents(what, text))?;
-    u32::try_from(points).map_err(|_| format!("{what} is negative"))
+    let points = text.map_or(Ok(0), |text| decimal(what, text, 2))?;
+    u32::try_from(points).map_err(|_| format!("{what} is negative, or too large"))
 }
 
 /// A currency; US dollars if the cell is empty.
 fn currency(cell: Option<&String>) -> Result<String, CellError> {
-    Ok(cell.cloned().unwrap_or_else(|| "USD".to_owned()))
-}
-
-/// An email address. People are told apart by it, so nobody may lack it.
-fn address(what: &str, text: &str) -> Result<String, CellError> {
-    let text = text.trim();
-    if text.is_empty() { Err(format!("{what} is empty")) } else { Ok(text.to_owned()) }
-}
-
-/// An id of a user account.
-fn user_id(cell: Option<&String>) -> Result<Option<String>, CellError> {
-    Ok(cell.cloned())
+    let code = cell.map_or(DEFAULT_CURRENCY, String::as_str).trim();
+    check_currency(code).map_err(|fault| format!("currency {fault}: {code:?}"))?;
+    Ok(code.to_owned())
 }
 
 /// A word that becomes a part of an event's attributes.
@@ -219,15 +237,17 @@ mod tests {
 
     #[test]
     fn amounts_are_read_exactly_or_not_at_all() {
-        let read = |text| cents("it", text);
+        let read = |text| amount("it", text, "USD");
         assert_eq!(read("1295.00"), Ok(129_500));
         assert_eq!(read("0.5"), Ok(50));
         assert_eq!(read("7"), Ok(700));
-        assert_eq!(read("-0.01"), Ok(-1));
         assert_eq!(read("12.3400"), Ok(1_234));
-        for invalid in ["", "1.005", "1,000", "1e3", "abc", ".5"] {
+        for invalid in ["", "1.005", "1,000", "1e3", "abc", ".5", "-0.01", "99999999999999", "+1"] {
             assert!(read(invalid).is_err(), "{invalid}");
         }
+        assert_eq!(amount("it", "1295.00", "JPY"), Ok(1_295));
+        assert!(amount("it", "1295.50", "JPY").is_err());
+        assert_eq!(amount("it", "1.295", "KWD"), Ok(1_295));
         assert_eq!(basis_points("it", Some("12.5")), Ok(1_250));
     }
 

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     command::{Meta, Repeat},
-    days::{Days, DaysError},
+    days::Days,
     fleet::Car,
     id::{BlockId, BookingId, CarId, CustomerId},
     personal::Personal,
@@ -764,11 +764,5 @@ fn imported(import: &Import, car: &Car) -> Booking {
         updated_at: import.created_at,
         position: 0,
         commands: Vec::new(),
-    }
-}
-
-impl From<DaysError> for InvalidField {
-    fn from(error: DaysError) -> Self {
-        Self::new("/end_date", error.to_string())
     }
 }

@@ -197,7 +197,7 @@ impl ReportKind {
 impl Mail {
     fn parse(data: &Value) -> Self {
         Self {
-            created_at: json::text(data, "created_at").as_deref().and_then(crate::time::parse),
+            created_at: json::text(data, "created_at").as_deref().and_then(crate::time::parse_any),
             from: json::text(data, "from"),
             to: json::texts(data, "to"),
             cc: json::texts(data, "cc"),

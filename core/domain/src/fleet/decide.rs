@@ -142,6 +142,13 @@ pub(crate) fn is_slug(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
+/// The most specifications of a car.
+pub const MOST_SPECIFICATIONS: usize = 100;
+/// The most features of a car.
+pub const MOST_FEATURES: usize = 50;
+/// The most images of a car.
+pub const MOST_IMAGES: usize = 20;
+
 impl Rules for Profile {
     fn apply(&mut self, faults: &mut Faults) {
         faults.text::<rules::Label>("/name", &mut self.name);
@@ -149,14 +156,14 @@ impl Rules for Profile {
         faults.text::<rules::Description>("/description", &mut self.description);
         let short = &mut self.short_description;
         faults.text::<rules::ShortDescription>("/short_description", short);
-        let most = self.specifications.len() <= 100;
+        let most = self.specifications.len() <= MOST_SPECIFICATIONS;
         faults.check(most, "/specifications", "must be at most 100");
         for (index, it) in self.specifications.iter_mut().enumerate() {
             faults.text::<rules::Label>(&format!("/specifications/{index}/name"), &mut it.name);
             let pointer = format!("/specifications/{index}/text");
             faults.text::<rules::SpecificationText>(&pointer, &mut it.text);
         }
-        faults.check(self.features.len() <= 50, "/features", "must be at most 50");
+        faults.check(self.features.len() <= MOST_FEATURES, "/features", "must be at most 50");
         for (index, it) in self.features.iter_mut().enumerate() {
             faults.text::<rules::Label>(&format!("/features/{index}/name"), &mut it.name);
             faults.text::<rules::FeatureText>(&format!("/features/{index}/text"), &mut it.text);
@@ -169,7 +176,7 @@ impl Rules for Profile {
 
 impl Rules for Vec<Image> {
     fn apply(&mut self, faults: &mut Faults) {
-        faults.check(self.len() <= 20, "/images", "must be at most 20");
+        faults.check(self.len() <= MOST_IMAGES, "/images", "must be at most 20");
         let primary = self.iter().filter(|image| image.primary).count();
         let detail = format!("exactly one must be primary, not {primary}");
         faults.check(self.is_empty() || primary == 1, "/images", detail);

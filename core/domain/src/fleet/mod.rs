@@ -4,7 +4,9 @@ mod decide;
 mod event;
 
 pub(crate) use decide::is_slug;
-pub use decide::{FleetCommand, FleetRejection, Slug, decide};
+pub use decide::{
+    FleetCommand, FleetRejection, MOST_FEATURES, MOST_IMAGES, MOST_SPECIFICATIONS, Slug, decide,
+};
 pub use event::{FleetChange, FleetEvent, Image, NamedText, Profile};
 
 use crate::{

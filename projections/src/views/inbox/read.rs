@@ -11,7 +11,7 @@ use crate::{
     views::query::{decode_cursor, encode_cursor, like},
 };
 use chrono::{DateTime, Utc};
-use exodrive_domain::{email::EmailId, time};
+use exodrive_domain::{email::EmailId, time, value::address_key};
 use std::collections::BTreeMap;
 
 /// The emails that a list shows.

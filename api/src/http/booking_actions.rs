@@ -8,7 +8,7 @@ use super::{
         CustomerRequest, LinkDetail, STAFF_LINK_DAYS, car_id, choices, known_form, shown, viewer,
     },
     command::{Answer, Command, EmptyBody, days},
-    given::{Day, Given, optional, valid},
+    given::{self, Day, optional, valid},
     refusals::{rental_problem, validation},
 };
 use axum::{
@@ -20,7 +20,7 @@ use exodrive_commands::{context::CommandContext, digest::sha256_hex, rental::Ren
 use exodrive_domain::{
     booking::{AccessLink, BookingAction, BookingRejection, Status},
     id::BookingId,
-    value::{InvalidField, rules},
+    value::InvalidField,
 };
 use exodrive_projections::views::bookings::read::BookingDetail;
 use serde::Deserialize;
@@ -119,7 +119,7 @@ pub(crate) struct AmountRequest {
     amount_cents: Option<i64>,
     /// Reference of the payment provider.
     #[schema(inline)]
-    reference: Option<Given<rules::PaymentReference>>,
+    reference: Option<given::PaymentReference>,
 }
 
 /// An amount given back.
@@ -130,7 +130,7 @@ pub(crate) struct RefundRequest {
     amount_cents: Option<i64>,
     /// Reason of the refund.
     #[schema(inline)]
-    reason: Option<Given<rules::Reason>>,
+    reason: Option<given::Reason>,
 }
 
 /// A reason.
@@ -139,7 +139,7 @@ pub(crate) struct RefundRequest {
 pub(crate) struct ReasonRequest {
     /// Reason, for the timeline.
     #[schema(inline)]
-    reason: Option<Given<rules::Reason>>,
+    reason: Option<given::Reason>,
 }
 
 /// A contract that is sent.
@@ -148,7 +148,7 @@ pub(crate) struct ReasonRequest {
 pub(crate) struct DocumentRequest {
     /// Id of the document at the signing service.
     #[schema(inline)]
-    document: Option<Given<rules::DocumentReference>>,
+    document: Option<given::DocumentReference>,
 }
 
 /// A car that came back.
@@ -168,7 +168,7 @@ pub(crate) struct ResolveRequest {
     status: String,
     /// Reason of the decision.
     #[schema(inline)]
-    reason: Option<Given<rules::Reason>>,
+    reason: Option<given::Reason>,
 }
 
 /// New days for a booking.
@@ -187,10 +187,10 @@ pub(crate) struct RescheduleRequest {
     fees: Option<BTreeSet<String>>,
     /// Id of the location where the customer picks the car up, with `fees`.
     #[schema(inline)]
-    pick_up: Option<Given<rules::ChoiceId>>,
+    pick_up: Option<given::ChoiceId>,
     /// Id of the location where the customer leaves the car, with `fees`.
     #[schema(inline)]
-    drop_off: Option<Given<rules::ChoiceId>>,
+    drop_off: Option<given::ChoiceId>,
     /// Total that the customer was shown, in cents.
     expected_total_cents: Option<i64>,
 }
@@ -212,7 +212,7 @@ pub(crate) struct ExtendRequest {
 pub(crate) struct NoteRequest {
     /// The text.
     #[schema(inline)]
-    text: Given<rules::Note>,
+    text: given::Note,
 }
 
 booking_action_routes! {
@@ -301,7 +301,7 @@ pub(crate) struct MoveRequest {
     keep_price: bool,
     /// Reason of the move.
     #[schema(inline)]
-    reason: Option<Given<rules::Reason>>,
+    reason: Option<given::Reason>,
     /// Total that the customer was shown, in cents.
     expected_total_cents: Option<i64>,
 }

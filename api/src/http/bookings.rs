@@ -7,7 +7,7 @@ use super::{
     auth::extract::{Requester, Role},
     command::{Answer, Command, days},
     conditional::tag_of_content,
-    given::{Day, Given, valid},
+    given::{self, Day, Given, valid},
     read_answer::{
         add_blocked_header, begin_read, json_body, limit, parse_query, reach_the_end, text,
         view_answer,
@@ -33,7 +33,7 @@ use exodrive_domain::{
     personal::{ERASED, Personal},
     price::Choices,
     time::{self, serde_micros},
-    value::{Faults, InvalidField, Note, Valid, rules},
+    value::{Faults, Note, Valid},
 };
 use exodrive_projections::views::{
     booking_timeline::read::{self as booking_timeline, BookingEntry},
@@ -73,17 +73,17 @@ pub(crate) struct BookingRequest {
     fees: BTreeSet<String>,
     /// Id of the location where the customer picks the car up.
     #[schema(inline)]
-    pick_up: Option<Given<rules::ChoiceId>>,
+    pick_up: Option<given::ChoiceId>,
     /// Id of the location where the customer leaves the car; the same if not
     /// given.
     #[schema(inline)]
-    drop_off: Option<Given<rules::ChoiceId>>,
+    drop_off: Option<given::ChoiceId>,
     /// Total that the customer was shown, in cents. If the total is another
     /// one, the booking is rejected (`price_changed`).
     expected_total_cents: Option<i64>,
     /// A note for staff.
     #[schema(inline)]
-    notes: Option<Given<rules::Note>>,
+    notes: Option<given::Note>,
     /// Minutes for which the days are held unpaid. Staff only.
     hold_minutes: Option<u32>,
 }
@@ -94,21 +94,21 @@ pub(crate) struct BookingRequest {
 pub(crate) struct CustomerRequest {
     /// One email address (RFC 5321), without a display name.
     #[schema(inline)]
-    email: Given<rules::AddressText>,
+    email: given::AddressText,
     /// First name. It or the last name may be empty, not both: one name is a
     /// name.
     #[schema(inline, required = false)]
-    first_name: Option<Given<rules::PersonName>>,
+    first_name: Option<given::PersonName>,
     /// Last name.
     #[schema(inline, required = false)]
-    last_name: Option<Given<rules::PersonName>>,
+    last_name: Option<given::PersonName>,
     /// Telephone number.
     #[schema(inline)]
-    phone: Option<Given<rules::Phone>>,
+    phone: Option<given::Phone>,
     /// Account of the customer. Staff only: for a signed-in customer it is
     /// their own.
     #[schema(inline)]
-    user_id: Option<Given<rules::UserId>>,
+    user_id: Option<given::UserId>,
 }
 
 impl CustomerRequest {
@@ -246,8 +246,8 @@ fn new_booking(
 /// The chosen extras and locations of a request.
 pub(super) fn choices(
     fees: BTreeSet<String>,
-    pick_up: Option<&Given<rules::ChoiceId>>,
-    drop_off: Option<&Given<rules::ChoiceId>>,
+    pick_up: Option<&given::ChoiceId>,
+    drop_off: Option<&given::ChoiceId>,
 ) -> Result<Valid<Choices>, ApiError> {
     let (pick_up, drop_off) = (pick_up.map(Given::raw), drop_off.map(Given::raw));
     valid("", Choices { fees, pick_up, drop_off })

@@ -7,7 +7,7 @@ use super::{
     bookings::{car_id, choices},
     command::{Command, days},
     conditional::{tag_of_content, tag_of_version},
-    given::{Day, Given},
+    given::{self, Day},
     read_answer::{
         MIN_POSITION, add_blocked_header, begin_read, json_body, limit, parse_query, text,
         view_answer,
@@ -28,7 +28,6 @@ use exodrive_domain::{
     days::Days,
     fleet::today,
     price::{Quote, quote},
-    value::rules,
 };
 use exodrive_projections::{
     Identity, Projection,
@@ -401,11 +400,11 @@ pub(crate) struct QuoteRequest {
     fees: BTreeSet<String>,
     /// Id of the location where the customer picks the car up.
     #[schema(inline)]
-    pick_up: Option<Given<rules::ChoiceId>>,
+    pick_up: Option<given::ChoiceId>,
     /// Id of the location where the customer leaves the car; the same if not
     /// given.
     #[schema(inline)]
-    drop_off: Option<Given<rules::ChoiceId>>,
+    drop_off: Option<given::ChoiceId>,
 }
 
 /// The price of a rental. A booking at the same version of the price list is

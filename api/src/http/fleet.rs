@@ -7,7 +7,7 @@ use super::{
     bookings::car_id,
     cars::car_tag,
     command::{Answer, Command, EmptyBody, days},
-    given::{Day, Given, optional, valid, value},
+    given::{self, Day, Given, optional, valid, value},
     refusals::{range, rental_problem, validation},
 };
 use axum::{
@@ -24,7 +24,7 @@ use exodrive_domain::{
     fleet::{Car, FleetCommand, FleetRejection, Image, NamedText, Profile},
     id::{BlockId, CarId},
     price::{Fee, Location, LocationFee, Peak, PriceList},
-    value::{DEFAULT_CURRENCY, InvalidField, rules},
+    value::{DEFAULT_CURRENCY, InvalidField},
 };
 use exodrive_projections::views::cars::read::{
     CarDetail, FeeDetail, ImageDetail, LocationDetail, NamedTextDetail,
@@ -42,16 +42,16 @@ pub(crate) struct CarRequest {
     slug: Option<String>,
     /// Name for people, 1 to 100 characters.
     #[schema(inline)]
-    name: Given<rules::Label>,
+    name: given::Label,
     /// Category, for example `Supercar`.
     #[schema(inline)]
-    category: Given<rules::Category>,
+    category: given::Category,
     /// The long text.
     #[schema(inline, required = false)]
-    description: Option<Given<rules::Description>>,
+    description: Option<given::Description>,
     /// The short text.
     #[schema(inline, required = false)]
-    short_description: Option<Given<rules::ShortDescription>>,
+    short_description: Option<given::ShortDescription>,
     /// Specifications, in the order to be shown.
     #[serde(default)]
     specifications: Vec<NamedTextDetail>,
@@ -103,7 +103,7 @@ pub(crate) struct PriceRequest {
     discount_basis_points: u32,
     /// Text about the discount for customers.
     #[schema(inline)]
-    offer_text: Option<Given<rules::OfferText>>,
+    offer_text: Option<given::OfferText>,
     /// Deposit held while the car is out, apart from the price; 30 % of the
     /// total if not given.
     deposit_cents: Option<i64>,
@@ -132,7 +132,7 @@ pub(crate) struct PriceRequest {
 pub(crate) struct PeakRequest {
     /// Name for people.
     #[schema(inline)]
-    name: Given<rules::Label>,
+    name: given::Label,
     /// Only these weekdays, 0 is Sunday; any if empty.
     #[serde(default)]
     weekdays: Vec<u8>,
@@ -217,7 +217,7 @@ pub(crate) struct ImagesRequest {
 pub(crate) struct ArchiveRequest {
     /// Reason, for the record.
     #[schema(inline)]
-    reason: Option<Given<rules::Reason>>,
+    reason: Option<given::Reason>,
 }
 
 async fn change(
@@ -369,7 +369,7 @@ pub(crate) struct BlockRequest {
     end_date: Day,
     /// Reason, for the calendar of staff.
     #[schema(inline)]
-    reason: Given<rules::Reason>,
+    reason: given::Reason,
     /// True to block days over bookings, too. The bookings stay, and staff have
     /// to move them.
     #[serde(default)]

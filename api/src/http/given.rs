@@ -3,16 +3,40 @@
 
 use super::{problem::ApiError, refusals::validation};
 use chrono::NaiveDate;
-use exodrive_domain::{days::parse_day, value::{InvalidField, InvalidValue, Rules, Text, TextRule, Valid}};
+use exodrive_domain::{days::parse_day, value::{InvalidField, InvalidValue, Rules, Text, TextRule, Valid, rules}};
 use serde::{Deserialize, Deserializer, de::Error};
 use std::{fmt, marker::PhantomData};
 use utoipa::{
     PartialSchema, ToSchema,
-    openapi::{ObjectBuilder, RefOr, Schema, Type},
+    openapi::{KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, Type},
 };
 
 /// A text as a client sent it.
 pub(crate) struct Given<R>(String, PhantomData<R>);
+
+macro_rules! given {
+    ($($name:ident)*) => {
+        $(pub(crate) type $name = Given<rules::$name>;)*
+    };
+}
+
+// By names, since the contract knows no generic types.
+given! {
+    AddressText
+    Category
+    ChoiceId
+    Description
+    DocumentReference
+    Label
+    Note
+    OfferText
+    PaymentReference
+    PersonName
+    Phone
+    Reason
+    ShortDescription
+    UserId
+}
 
 impl<R: TextRule> Given<R> {
     /// The text by its rule.
@@ -38,7 +62,8 @@ impl<'de> Deserialize<'de> for Day {
 
 impl PartialSchema for Day {
     fn schema() -> RefOr<Schema> {
-        NaiveDate::schema()
+        let format = SchemaFormat::KnownFormat(KnownFormat::Date);
+        ObjectBuilder::new().schema_type(Type::String).format(Some(format)).into()
     }
 }
 

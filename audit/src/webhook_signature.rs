@@ -37,6 +37,10 @@ pub struct Secrets {
 #[error("a webhook secret is 'whsec_' and base64 (the prefix may be left out), not empty")]
 pub struct SecretError;
 
+/// Bytes that a message's id may have. It is a key of rows, and of the server that
+/// finds repeats.
+const LONGEST_ID: usize = 256;
+
 /// Reason that a delivery is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDelivery {
@@ -49,6 +53,9 @@ pub enum InvalidDelivery {
     /// The attempt is too old, or from the future.
     #[error("svix-timestamp is more than 300 s from now")]
     Stale,
+    /// The id is longer than any that a provider makes.
+    #[error("svix-id has more than {LONGEST_ID} bytes")]
+    LongId,
     /// No signature matches.
     #[error("no signature matches: check the endpoint's signing secret")]
     Signature,
@@ -61,6 +68,7 @@ impl InvalidDelivery {
             Self::Headers => "headers",
             Self::Timestamp => "timestamp",
             Self::Stale => "stale",
+            Self::LongId => "long_id",
             Self::Signature => "signature",
         }
     }
@@ -88,6 +96,16 @@ impl Secrets {
     /// # Errors
     /// [`InvalidDelivery`].
     pub fn verify<'a>(
+        &self,
+        header: impl Fn(&str) -> Option<&'a [u8]>,
+        body: &[u8],
+        now: i64,
+    ) -> Result<&'a str, InvalidDelivery> {
+        let id = self.verify_signature(header, body, now)?;
+        if id.len() > LONGEST_ID { Err(InvalidDelivery::LongId) } else { Ok(id) }
+    }
+
+    fn verify_signature<'a>(
         &self,
         header: impl Fn(&str) -> Option<&'a [u8]>,
         body: &[u8],
@@ -124,7 +142,7 @@ impl Secrets {
         };
         let timestamps = FAMILIES.iter().filter_map(|[_, timestamp, _]| header(timestamp));
         let at = timestamps.filter_map(|value| visible_ascii(value)?.parse().ok()).next();
-        at.is_some_and(|at| self.verify(header, body, at).is_ok())
+        at.is_some_and(|at| self.verify_signature(header, body, at).is_ok())
     }
 
     /// The signature header by the first secret, for code that sends deliveries: demo, tests and
@@ -220,6 +238,22 @@ mod tests {
         assert!(!secrets.verify_stored(&headers, b"b0dy"));
         assert!(!secrets.verify_stored(&headers[..2], b"body"));
         assert!(!Secrets::parse(["whsec_b3RoZXI"]).unwrap().verify_stored(&headers, b"body"));
+    }
+
+    #[test]
+    fn an_id_has_at_most_256_bytes() {
+        let secrets = Secrets::parse(["whsec_c2VjcmV0"]).unwrap();
+        for (length, expected) in [(256, None), (257, Some(InvalidDelivery::LongId))] {
+            let id = "m".repeat(length);
+            let signature = secrets.sign(&id, 1_000, b"body");
+            let header = |name: &str| match name {
+                "svix-id" => Some(id.as_bytes()),
+                "svix-timestamp" => Some(&b"1000"[..]),
+                "svix-signature" => Some(signature.as_bytes()),
+                _ => None,
+            };
+            assert_eq!(secrets.verify(header, b"body", 1_000).err(), expected);
+        }
     }
 
     #[test]

@@ -219,9 +219,11 @@ impl Tokens {
             role = role.get(step).ok_or(TokenError::NoRole)?;
         }
         let role = role.as_str().and_then(|role| role.parse().ok()).ok_or(TokenError::NoRole)?;
-        // A caller without an id would be any other caller without one.
+        // A caller without an id would be any other caller without one. The id goes
+        // into events and rows.
         let subject = claims.claims.get("sub").and_then(Value::as_str);
-        let subject = subject.filter(|it| !it.trim().is_empty()).ok_or(TokenError::Invalid)?;
+        let kept = |it: &&str| UserId::parse(it).is_ok_and(|id| *id == **it);
+        let subject = subject.filter(kept).ok_or(TokenError::Invalid)?;
         let caller = Caller { subject: subject.to_owned(), role };
         if let Some(ends) = claims.claims.get("exp").and_then(Value::as_u64) {
             self.believed.insert(token.to_owned(), (caller.clone(), ends));
@@ -419,7 +421,16 @@ mod tests {
     #[test]
     fn a_token_of_nobody_is_not_believed() {
         token_crypto::install();
-        for nobody in [json!(7), json!(""), json!(null), json!({"id": "u1"})] {
+        let long = "u".repeat(256);
+        for nobody in [
+            json!(7),
+            json!(""),
+            json!(null),
+            json!({"id": "u1"}),
+            json!(" u1"),
+            json!("u\0"),
+            json!(long),
+        ] {
             let claims =
                 json!({"sub": nobody, "exp": 9_999_999_999_u64, "app_metadata": {"role": "admin"}});
             let key = EncodingKey::from_secret(b"secret");

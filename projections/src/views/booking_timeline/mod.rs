@@ -43,7 +43,7 @@ impl Projection for BookingTimeline {
     const ABOUT: &'static str =
         "An event of a booking, by BOOKING/POSITION (20 digits), or BOOKING/email/EMAIL";
     const KEY_EXAMPLE: &'static str = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4/00000000000000000120";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUBJECTS: &'static [&'static str] = &["exo.booking.", "exo.email."];
     const SCHEMA: &'static str = include_str!("schema.sql");
     type Row = TimelineRow;

@@ -106,9 +106,11 @@ pub struct CarDetail {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NamedTextDetail {
     /// For example `Top speed`.
+    #[schema(min_length = 1, max_length = 100)]
     pub name: String,
-    /// For example `325 km/h`.
+    /// For example `325 km/h`. At most 200 characters; 500 of a feature.
     #[serde(default)]
+    #[schema(max_length = 500)]
     pub text: String,
     /// To be shown first.
     #[serde(default)]
@@ -118,10 +120,12 @@ pub struct NamedTextDetail {
 /// A picture.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ImageDetail {
-    /// Its address.
+    /// Its address, with `https`.
+    #[schema(min_length = 1, max_length = 2000)]
     pub url: String,
     /// Description of the picture, for people who cannot see it.
     #[serde(default)]
+    #[schema(max_length = 200)]
     pub alt: String,
     /// True for the one that represents the car.
     #[serde(default)]
@@ -163,10 +167,13 @@ pub struct PriceDetail {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct FeeDetail {
     /// Id by which a booking chooses it.
+    #[schema(min_length = 1, max_length = 100)]
     pub id: String,
     /// For people.
+    #[schema(min_length = 1, max_length = 100)]
     pub name: String,
     /// In cents.
+    #[schema(minimum = 0, maximum = 10_000_000)]
     pub amount_cents: i64,
     /// True if it is charged without being chosen.
     pub mandatory: bool,
@@ -191,8 +198,10 @@ pub struct PeakDetail {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LocationDetail {
     /// Id by which a booking chooses it.
+    #[schema(min_length = 1, max_length = 100)]
     pub id: String,
     /// For people.
+    #[schema(min_length = 1, max_length = 100)]
     pub name: String,
     /// For picking the car up there: a fixed amount in cents …
     pub pick_up_cents: i64,

@@ -60,7 +60,7 @@ impl Projection for Deliveries {
     const NAME: &'static str = "deliveries";
     const ABOUT: &'static str = "A message of the provider, by its id";
     const KEY_EXAMPLE: &'static str = "msg_2kVZ";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUBJECTS: &'static [&'static str] = &["exo.email.", "exo.provider."];
     const SCHEMA: &'static str = include_str!("schema.sql");
     type Row = DeliveryRow;

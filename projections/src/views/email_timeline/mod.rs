@@ -53,7 +53,7 @@ impl Projection for EmailTimeline {
     const NAME: &'static str = "email_timeline";
     const ABOUT: &'static str = "An event of an email, by EMAIL/EVENT";
     const KEY_EXAMPLE: &'static str = "f3c95789-ace1-4954-ac5d-6baed2eac902/msg_1";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUBJECTS: &'static [&'static str] = &["exo.email."];
     const SCHEMA: &'static str = include_str!("schema.sql");
     type Row = TimelineRow;

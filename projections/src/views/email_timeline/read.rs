@@ -20,7 +20,8 @@ pub struct TimelineEntry {
     pub kind: String,
     /// Its position in the log.
     pub position: u64,
-    /// Time that it happened, by the provider.
+    /// Time that it happened, by the provider. Null if it named none, or one that
+    /// cannot be read; the body of the delivery has it as it was sent.
     #[serde(with = "serde_micros::option")]
     pub happened_at: Option<DateTime<Utc>>,
     /// Time that it reached us.

@@ -165,6 +165,7 @@ pub(crate) struct ReturnRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ResolveRequest {
     /// `completed` or `cancelled`.
+    #[schema(max_length = 20)]
     status: String,
     /// Reason of the decision.
     #[schema(inline)]
@@ -183,7 +184,7 @@ pub(crate) struct RescheduleRequest {
     end_date: Day,
     /// Ids of optional fees; then `pick_up` and `drop_off` are read too. If not
     /// given, the earlier choice stays.
-    #[schema(max_items = 50)]
+    #[schema(value_type = Option<BTreeSet<given::ChoiceId>>, inline, max_items = 50)]
     fees: Option<BTreeSet<String>>,
     /// Id of the location where the customer picks the car up, with `fees`.
     #[schema(inline)]
@@ -295,6 +296,7 @@ booking_action_routes! {
 #[serde(deny_unknown_fields)]
 pub(crate) struct MoveRequest {
     /// Id or slug of the other car.
+    #[schema(min_length = 1, max_length = 100)]
     car_id: String,
     /// True to keep the agreed price, whatever the other car costs.
     #[serde(default)]

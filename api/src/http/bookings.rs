@@ -58,6 +58,7 @@ const LONGEST_HOLD_MINUTES: i64 = 30 * 24 * 60;
 #[serde(deny_unknown_fields)]
 pub(crate) struct BookingRequest {
     /// The car's id or slug.
+    #[schema(min_length = 1, max_length = 100)]
     car_id: String,
     /// The first day of the rental.
     #[schema(inline)]
@@ -69,7 +70,7 @@ pub(crate) struct BookingRequest {
     customer: CustomerRequest,
     /// Ids of optional fees.
     #[serde(default)]
-    #[schema(max_items = 50)]
+    #[schema(value_type = BTreeSet<given::ChoiceId>, inline, max_items = 50)]
     fees: BTreeSet<String>,
     /// Id of the location where the customer picks the car up.
     #[schema(inline)]

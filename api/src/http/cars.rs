@@ -387,6 +387,7 @@ async fn entries(
 #[serde(deny_unknown_fields)]
 pub(crate) struct QuoteRequest {
     /// The car's id or slug.
+    #[schema(min_length = 1, max_length = 100)]
     car_id: String,
     /// The first day of the rental.
     #[schema(inline)]
@@ -396,7 +397,7 @@ pub(crate) struct QuoteRequest {
     end_date: Day,
     /// Ids of optional fees.
     #[serde(default)]
-    #[schema(max_items = 50)]
+    #[schema(value_type = BTreeSet<given::ChoiceId>, inline, max_items = 50)]
     fees: BTreeSet<String>,
     /// Id of the location where the customer picks the car up.
     #[schema(inline)]

@@ -23,8 +23,10 @@ use utoipa::ToSchema;
 #[serde(deny_unknown_fields)]
 pub(crate) struct ErasureRequest {
     /// The person's email address.
+    #[schema(max_length = 254)]
     email_address: String,
     /// Reason. It stays in the log, so it must hold nothing personal.
+    #[schema(max_length = 500)]
     reason: String,
     /// True to erase events that only mention the address, too: mail to others,
     /// other customers' bookings.
@@ -40,8 +42,10 @@ pub(crate) struct ErasureRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct HoldRequest {
     /// The person's email address.
+    #[schema(max_length = 254)]
     email_address: String,
     /// Reason. It stays in the log, so it must hold nothing personal.
+    #[schema(max_length = 500)]
     reason: String,
     /// `false` releases the hold.
     #[serde(default = "held")]
@@ -57,6 +61,7 @@ fn held() -> bool {
 #[serde(deny_unknown_fields)]
 pub(crate) struct CancelErasure {
     /// Reason. It stays in the log.
+    #[schema(max_length = 500)]
     reason: String,
 }
 

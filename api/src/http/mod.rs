@@ -320,6 +320,8 @@ mod tests {
         body::{Body, to_bytes},
         routing::get,
     };
+    use serde_json::Value;
+    use std::collections::BTreeSet;
     use tower::ServiceExt;
 
     /// The layers that turn any failure into a problem, around handlers that
@@ -395,6 +397,50 @@ mod tests {
             let path = format!("/v1/bookings/{{id}}/{}", action.name());
             assert!(shown.contains_key(&path), "there is no {path}");
         }
+    }
+
+    /// Paths of the strings without a bound in a schema.
+    fn unbounded(document: &Value, schema: &Value, path: &str, found: &mut BTreeSet<String>) {
+        if let Some(name) = schema["$ref"].as_str() {
+            let pointer = name.trim_start_matches('#');
+            let target = document.pointer(pointer).unwrap();
+            return unbounded(document, target, pointer, found);
+        }
+        let text = schema["type"] == "string"
+            || schema["type"].as_array().is_some_and(|types| types.iter().any(|it| it == "string"));
+        if text && ["maxLength", "enum", "format"].iter().all(|bound| schema[*bound].is_null()) {
+            found.insert(path.to_owned());
+        }
+        for list in ["allOf", "oneOf", "anyOf"] {
+            for part in schema[list].as_array().into_iter().flatten() {
+                unbounded(document, part, path, found);
+            }
+        }
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            unbounded(document, property, &format!("{path}/{name}"), found);
+        }
+        if schema["items"].is_object() {
+            unbounded(document, &schema["items"], &format!("{path}[]"), found);
+        }
+    }
+
+    #[test]
+    fn every_text_of_a_request_has_a_bound() {
+        let document = serde_json::to_value(openapi()).unwrap();
+        let mut found = BTreeSet::new();
+        let mut bodies = 0;
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for operation in item.as_object().unwrap().values() {
+                let Some(content) = operation["requestBody"]["content"].as_object() else { continue };
+                // The provider's body is kept as it is.
+                for body in content.values().filter(|_| !path.starts_with("/v1/webhooks/")) {
+                    bodies += 1;
+                    unbounded(&document, &body["schema"], path, &mut found);
+                }
+            }
+        }
+        assert!(bodies > 20, "{bodies}");
+        assert_eq!(found, BTreeSet::new());
     }
 
     #[test]

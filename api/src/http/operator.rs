@@ -64,8 +64,10 @@ pub(crate) struct RebuildQuery {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RebuildRequest {
     /// Reason. It stays in the log.
+    #[schema(max_length = 500)]
     reason: String,
     /// Only this row, in place.
+    #[schema(min_length = 1, max_length = 1000)]
     key: Option<String>,
     /// Only rows that an event at this position or later touches.
     from_position: Option<u64>,
@@ -84,6 +86,7 @@ pub(crate) struct RebuildRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReasonedRequest {
     /// Reason. It stays in the log.
+    #[schema(max_length = 500)]
     reason: String,
     /// Dry run: only describe the effect.
     #[serde(default)]
@@ -95,6 +98,7 @@ pub(crate) struct ReasonedRequest {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct PlainRequest {
     /// Reason, for the record.
+    #[schema(max_length = 500)]
     reason: String,
     /// Dry run: only describe the effect.
     dry_run: bool,
@@ -105,8 +109,10 @@ pub(crate) struct PlainRequest {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RetryRequest {
     /// Only the events of this key; without it all of them.
+    #[schema(min_length = 1, max_length = 1000)]
     key: Option<String>,
     /// Reason, for the record.
+    #[schema(max_length = 500)]
     reason: String,
     /// Dry run: only describe the effect.
     dry_run: bool,
@@ -117,10 +123,12 @@ pub(crate) struct RetryRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct SkipRequest {
     /// The parked key.
+    #[schema(min_length = 1, max_length = 1000)]
     key: String,
     /// Position of the first parked event of the key.
     position: u64,
     /// Reason. It stays in the log.
+    #[schema(max_length = 500)]
     reason: String,
     /// Dry run: only describe the effect.
     #[serde(default)]

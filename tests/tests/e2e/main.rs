@@ -54,6 +54,7 @@ mod telemetry;
 mod time_travel;
 mod topology;
 mod two_releases;
+mod values;
 mod varied;
 mod verify;
 mod webhook;

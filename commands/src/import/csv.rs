@@ -9,8 +9,19 @@ pub(super) struct Record {
     pub line: u64,
     /// Its cells, without their quotes.
     pub cells: Vec<Vec<u8>>,
+    /// The line that it ends at.
+    pub end: u64,
     /// Its length in the file, in bytes.
     pub length: usize,
+}
+
+impl Record {
+    /// The lines that count as rows if the file is broken at a line: all of the
+    /// record that begins there, the first of any other.
+    pub(super) fn lines(&self, broken: u64) -> Vec<u64> {
+        let last = if self.line == broken { self.end } else { self.line };
+        (self.line..=last).collect()
+    }
 }
 
 /// A text that is not CSV from some place on.
@@ -157,9 +168,9 @@ impl Iterator for Reader<'_> {
             }
             self.at += 1;
         }
-        let length = self.at - start;
+        let (end, length) = (self.line, self.at - start);
         self.end_line();
-        Some(Ok(Record { line, cells, length }))
+        Some(Ok(Record { line, end, cells, length }))
     }
 }
 

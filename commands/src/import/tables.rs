@@ -214,11 +214,16 @@ impl Tables {
                 }
             }
         }
+        let header =
+            header.and_then(|header| match records.iter().find_map(|it| header.swallowed(it)) {
+                Some(swallowed) => Err(swallowed),
+                None => Ok(header),
+            });
         let header = match header {
             Ok(header) => header,
             Err((line, why)) => {
                 let refused = format!("was not read: {table}.csv is broken at line {line}");
-                for line in records.iter().map(|it| it.line).chain(unread) {
+                for line in records.iter().flat_map(|it| it.lines(line)).chain(unread) {
                     self.refuse(RowRef { table, line }, String::new(), refused.clone());
                 }
                 self.broken.push(Problem { table, line, id: String::new(), why });
@@ -279,6 +284,24 @@ impl Header {
         }
         Ok(Self { places, width: record.cells.len(), ignored })
     }
+
+    /// Finds a cell that holds the text of another row, as two quotes too many
+    /// in different rows make it. Returns the line of the cell's row and what is
+    /// wrong. Only ids that are UUIDs give such a row away.
+    fn swallowed(&self, record: &Record) -> Option<(u64, String)> {
+        let is_row = |line: &[u8]| {
+            let cells: Vec<_> = line.split(|byte| *byte == b',').collect();
+            let id = self.places.get("id").and_then(|place| cells.get(*place));
+            cells.len() == self.width && id.is_some_and(|id| Uuid::try_parse_ascii(id).is_ok())
+        };
+        let lines =
+            |cell: &Vec<u8>| cell.split(|byte| matches!(byte, b'\n' | b'\r')).skip(1).any(is_row);
+        record.cells.iter().any(lines).then(|| {
+            let why = "a cell in quotes holds the text of another row: a quote is missing or too \
+                       many";
+            (record.line, why.to_owned())
+        })
+    }
 }
 
 const NOT_UTF8: &str = "is not UTF-8 text: export the table as UTF-8";
@@ -292,7 +315,7 @@ fn read_row<T: Columns>(
     record: Record,
     seen: &mut HashMap<String, u64>,
 ) -> Result<Row<T>, (String, String)> {
-    let Record { line, cells, length } = record;
+    let Record { line, cells, length, .. } = record;
     let count = cells.len();
     let mut cells: Vec<_> = cells.into_iter().map(String::from_utf8).collect();
     let id = header.places.get("id").and_then(|place| cells.get(*place)?.as_ref().ok());
@@ -400,6 +423,25 @@ mod tests {
         );
         assert_eq!((tables.broken.len(), tables.broken[0].line), (1, 4));
         assert!(tables.broken[0].why.contains("never closed"));
+    }
+
+    #[test]
+    fn rows_in_a_cell_of_another_row_are_found() {
+        // Two lone quotes: this is CSV by the letter, with one row less.
+        let id = |n: u8| format!("0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b{n}");
+        let csv = format!(
+            "id,car_id,name,amount,note\n{},c,a,1,\"\n{},c,b,1,\n{},c,c,1,\"\n{},c,d,1,\n",
+            id(1),
+            id(2),
+            id(3),
+            id(4),
+        );
+        let tables = fees(csv.as_bytes());
+        assert!(tables.car_additional_fees.is_empty());
+        let lines: Vec<_> = refused(&tables).into_iter().map(|it| it.0).collect();
+        assert_eq!((tables.broken[0].line, lines.as_slice()), (2, [2, 3, 4, 5].as_slice()));
+        let listed = csv.replace(&id(2), "one, two").replace(&id(3), "a list of");
+        assert!(fees(listed.as_bytes()).broken.is_empty());
     }
 
     #[test]

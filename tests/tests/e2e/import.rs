@@ -125,14 +125,8 @@ async fn rows_that_cannot_be_imported_are_reported_with_the_reason() {
     let (report, success) = import(&world, &folder, &[]).await;
     assert!(!success);
     assert_eq!(rehearsed, report);
-    let problems = report["problems"].as_array().unwrap();
-    let reported: Vec<_> = problems
-        .iter()
-        .map(|it| {
-            let text = |field: &str| it[field].as_str().unwrap();
-            (text("table"), it["line"].as_u64().unwrap(), text("why"))
-        })
-        .collect();
+    assert_adds_up(&report);
+    let reported = refused(&report);
     let expected = [
         ("bookings", 3, "2027-03-03 to 2027-03-03 are taken by booking"),
         ("bookings", 4, "the last day is before the first"),
@@ -192,10 +186,12 @@ async fn an_import_that_was_killed_is_finished_by_the_next_one() {
 /// A report as table, line and reason of each refused row.
 fn refused(report: &Value) -> Vec<(&str, u64, &str)> {
     let problems = report["problems"].as_array().unwrap();
-    let text = |it: &'_ Value| (it["line"].as_u64().unwrap());
     problems
         .iter()
-        .map(|it| (it["table"].as_str().unwrap(), text(it), it["why"].as_str().unwrap()))
+        .map(|it| {
+            let text = |field: &str| it[field].as_str().unwrap();
+            (text("table"), it["line"].as_u64().unwrap(), text("why"))
+        })
         .collect()
 }
 

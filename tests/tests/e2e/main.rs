@@ -19,6 +19,7 @@ mod booking_access;
 mod calendar;
 mod cli;
 mod command_path;
+mod contract;
 mod crash_points;
 mod defects;
 mod double_booking;

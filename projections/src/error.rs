@@ -100,6 +100,7 @@ impl Error {
             | Self::HungFold { .. }
             | Self::TaskPanicked(_)
             | Self::TaskEnded(_)
+            | Self::ViewNotNamed(_)
             | Self::Log(ReadError::Hole { .. }) => true,
             // A key that these settings can never open.
             Self::Log(ReadError::Key(error)) => error.outage().is_none(),

@@ -8,8 +8,8 @@ use super::{
     command::{Answer, Command, days},
     conditional::tag_of_content,
     read_answer::{
-        add_blocked_header, answer_of, begin_read, json_body, limit, parse_query, reach_the_end, text,
-        view_answer,
+        add_blocked_header, answer_of, begin_read, json_body, limit, parse_query, reach_the_end,
+        text, view_answer,
     },
     refusals::{no_such_booking, no_such_car, rental_problem, validation},
 };

@@ -32,10 +32,11 @@ type Parameters = Vec<(String, usize)>;
 
 /// The query parameters of each operation, by its method and the pattern of its path.
 static QUERIES: LazyLock<HashMap<(String, String), Parameters>> = LazyLock::new(|| {
-    let operations = DOCUMENT["paths"].as_object().into_iter().flatten().flat_map(|(path, item)| {
-        let methods = item.as_object().into_iter().flatten();
-        methods.map(move |(method, it)| ((method.to_uppercase(), path.clone()), parameters(it)))
-    });
+    let operations =
+        DOCUMENT["paths"].as_object().into_iter().flatten().flat_map(|(path, item)| {
+            let methods = item.as_object().into_iter().flatten();
+            methods.map(move |(method, it)| ((method.to_uppercase(), path.clone()), parameters(it)))
+        });
     operations.collect()
 });
 
@@ -174,15 +175,13 @@ fn compare_fields(
         return;
     }
     for (name, value) in fields {
-        within(pointer, name, |pointer| {
-            match known.and_then(|known| known.get(name)) {
-                Some(schema) => compare(schema, value, pointer, faults),
-                None => {
-                    let names: Vec<_> =
-                        known.into_iter().flat_map(|it| it.keys()).map(String::as_str).collect();
-                    let detail = format!("is not known here; {}", listed(&names));
-                    faults.push(fault(pointer, detail));
-                }
+        within(pointer, name, |pointer| match known.and_then(|known| known.get(name)) {
+            Some(schema) => compare(schema, value, pointer, faults),
+            None => {
+                let names: Vec<_> =
+                    known.into_iter().flat_map(|it| it.keys()).map(String::as_str).collect();
+                let detail = format!("is not known here; {}", listed(&names));
+                faults.push(fault(pointer, detail));
             }
         });
     }
@@ -344,9 +343,27 @@ mod tests {
     fn every_schema_of_a_request_is_understood() {
         // A keyword that `compare` does not know would be no rule at all.
         let known = [
-            "type", "description", "properties", "required", "additionalProperties", "items",
-            "oneOf", "format", "minimum", "maximum", "minLength", "maxLength", "minItems",
-            "maxItems", "uniqueItems", "pattern", "example", "examples", "default", "enum", "$ref",
+            "type",
+            "description",
+            "properties",
+            "required",
+            "additionalProperties",
+            "items",
+            "oneOf",
+            "format",
+            "minimum",
+            "maximum",
+            "minLength",
+            "maxLength",
+            "minItems",
+            "maxItems",
+            "uniqueItems",
+            "pattern",
+            "example",
+            "examples",
+            "default",
+            "enum",
+            "$ref",
             "title",
         ];
         fn walk(schema: &'static Value, known: &[&str], seen: &mut Vec<*const Value>) {

@@ -35,8 +35,7 @@ pub(crate) async fn get_dashboard(
     reader: EmailReader,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let mut transaction =
-        begin_read(&api, &reader.identity, &DASHBOARD_VIEWS, &headers).await?;
+    let mut transaction = begin_read(&api, &reader.identity, &DASHBOARD_VIEWS, &headers).await?;
     let figures = dashboard(&mut transaction, api.rental.now()).await?;
     Ok(answer_of(&api, &transaction, figures))
 }

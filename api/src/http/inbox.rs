@@ -5,8 +5,8 @@ use super::{
     Api, App,
     auth::extract::EmailReader,
     read_answer::{
-        MIN_POSITION, add_blocked_header, answer_of, begin_read, json_body, limit, parse_query, text,
-        view_answer,
+        MIN_POSITION, add_blocked_header, answer_of, begin_read, json_body, limit, parse_query,
+        text, view_answer,
     },
 };
 use axum::{

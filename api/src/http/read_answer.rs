@@ -61,8 +61,8 @@ pub(super) async fn wait_for_requested(
 ) -> Result<(), ApiError> {
     let Some(requested) = single(headers, MIN_POSITION)? else { return Ok(()) };
     let requested = requested.to_str().ok().and_then(|text| text.parse::<u64>().ok());
-    let requested =
-        requested.ok_or_else(|| header_fault(MIN_POSITION, "must be a position, a whole number"))?;
+    let requested = requested
+        .ok_or_else(|| header_fault(MIN_POSITION, "must be a position, a whole number"))?;
     if reach(api, views, requested, Duration::ZERO).await.is_ok() {
         return Ok(());
     }
@@ -93,9 +93,8 @@ async fn reach(
         let left = deadline.saturating_duration_since(Instant::now());
         let reached = api.database.wait_for(view, requested, left).await?;
         if reached < requested {
-            let detail = format!(
-                "The view `{view}` is at position {reached}, {requested} was asked for."
-            );
+            let detail =
+                format!("The view `{view}` is at position {reached}, {requested} was asked for.");
             let mut error = ApiError::new(Code::ViewBehind, detail);
             error.retry_after = Some(1);
             return Err(error);

@@ -73,10 +73,7 @@ impl ReadTransaction {
     ///
     /// # Errors
     /// When one of them was not named when the read began: nobody has waited for it.
-    pub(crate) fn over(
-        &mut self,
-        views: &[&'static str],
-    ) -> Result<&mut Transaction, Error> {
+    pub(crate) fn over(&mut self, views: &[&'static str]) -> Result<&mut Transaction, Error> {
         match views.iter().find(|view| !self.views.contains(view)) {
             Some(view) => Err(Error::ViewNotNamed(view)),
             None => Ok(&mut self.transaction),

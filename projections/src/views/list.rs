@@ -113,7 +113,9 @@ mod tests {
         ["from ", "join "].iter().any(|clause| {
             sql.match_indices(clause).any(|(at, clause)| {
                 let rest = sql[at + clause.len()..].strip_prefix(table);
-                rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+                rest.is_some_and(|rest| {
+                    !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_')
+                })
             })
         })
     }
@@ -132,7 +134,8 @@ mod tests {
             for function in text.split("async fn ").skip(1) {
                 let body = &function[..function.find("\n}\n").unwrap()];
                 let name = body.split('(').next().unwrap();
-                let over = body.split(".over(").nth(1).unwrap_or_else(|| panic!("{folder}: {name}"));
+                let over =
+                    body.split(".over(").nth(1).unwrap_or_else(|| panic!("{folder}: {name}"));
                 let over = over.split("?;").next().unwrap();
                 // A list that others need as well has a name, in the same file.
                 let named = if over.contains("::NAME") { over } else { text.as_str() };

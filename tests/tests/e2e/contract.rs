@@ -50,10 +50,7 @@ async fn an_answer_has_the_position_in_every_view_that_it_joins() {
         of("/v1/audit/accesses", &["accesses"]),
         of("/v1/audit/history?email=em-1", &["accesses"]),
         of("/v1/audit/history?address=guest@example.com", &["inbox", "accesses"]),
-        of(
-            &format!("/v1/audit/history?booking={id}"),
-            &["booking_timeline", "inbox", "accesses"],
-        ),
+        of(&format!("/v1/audit/history?booking={id}"), &["booking_timeline", "inbox", "accesses"]),
     ];
     for view in exodrive_projections::names() {
         order(&world, view, "pause").await;
@@ -64,7 +61,9 @@ async fn an_answer_has_the_position_in_every_view_that_it_joins() {
             let expected = if views.contains(&view) { 503 } else { 200 };
             assert_eq!(answer.status, expected, "{path} while {view} stands: {:?}", answer.body);
             if expected == 503 {
-                assert!(answer.problem(503, "view_behind")["detail"].as_str().unwrap().contains(view));
+                assert!(
+                    answer.problem(503, "view_behind")["detail"].as_str().unwrap().contains(view)
+                );
             }
         });
         join_all(asked).await;
@@ -83,7 +82,8 @@ async fn a_position_beyond_the_end_of_the_log_is_refused_at_once() {
     let car = world.admin().add_car("one", 10_000).await;
     let end = world.log().await.last_position().await.unwrap();
     let visitor = world.visitor();
-    for path in ["/v1/cars".to_owned(), format!("/v1/cars/{car}"), format!("/v1/cars/{car}/calendar")]
+    for path in
+        ["/v1/cars".to_owned(), format!("/v1/cars/{car}"), format!("/v1/cars/{car}/calendar")]
     {
         for beyond in [end + 1, 9_999_999, u64::MAX] {
             let answer = visitor.get_from(beyond, &path).await;
@@ -216,7 +216,8 @@ fn example(schema: &Value, document: &Value) -> Value {
 fn objects(value: &Value, pointer: &str) -> Vec<String> {
     match value {
         Value::Object(fields) => {
-            let inner = fields.iter().flat_map(|(name, it)| objects(it, &format!("{pointer}/{name}")));
+            let inner =
+                fields.iter().flat_map(|(name, it)| objects(it, &format!("{pointer}/{name}")));
             std::iter::once(pointer.to_owned()).chain(inner).collect()
         }
         Value::Array(items) => {
@@ -309,8 +310,8 @@ async fn what_is_missing_is_named_at_once_and_in_words_of_json() {
         let errors = problem["errors"].as_array().unwrap();
         errors.iter().map(|it| (text(it, "pointer"), text(it, "detail"))).collect()
     };
-    let missing =
-        ["/car_id", "/start_date", "/end_date", "/customer"].map(|it| (it.into(), "is missing".into()));
+    let missing = ["/car_id", "/start_date", "/end_date", "/customer"]
+        .map(|it| (it.into(), "is missing".into()));
     assert_eq!(faults(&send("{}").await), missing);
     assert_eq!(faults(&send("").await), missing);
     for (body, pointer, detail) in [
@@ -328,7 +329,10 @@ async fn what_is_missing_is_named_at_once_and_in_words_of_json() {
     ] {
         let mut body = valid.clone();
         body[name] = value;
-        assert_eq!(faults(&send(&body.to_string()).await), [(format!("/{name}"), detail.to_owned())]);
+        assert_eq!(
+            faults(&send(&body.to_string()).await),
+            [(format!("/{name}"), detail.to_owned())]
+        );
     }
     let twice = valid.to_string().replacen('{', r#"{"car_id":"two","#, 1);
     let problem = send(&twice).await;

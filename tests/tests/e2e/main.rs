@@ -54,6 +54,7 @@ mod tasks;
 mod telemetry;
 mod time_travel;
 mod topology;
+mod transactions;
 mod two_releases;
 mod varied;
 mod verify;

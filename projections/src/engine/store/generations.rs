@@ -254,7 +254,8 @@ pub(crate) async fn point_views(
 
 /// Updates the views to the generations that releases must read.
 pub(crate) async fn refresh_views(pool: &PgPool, projection: &str) -> Result<(), Error> {
-    let mut transaction = Transaction::begin_with(pool, "begin; set local lock_timeout = '200ms'").await?;
+    let mut transaction =
+        Transaction::begin_with(pool, "begin; set local lock_timeout = '200ms'").await?;
     lock(&mut transaction, projection).await?;
     point_views(&mut transaction, projection).await?;
     transaction.commit().await?;
@@ -316,7 +317,8 @@ pub(crate) async fn drop_generation(
     projection: &str,
     generation: i32,
 ) -> Result<(), Error> {
-    let mut transaction = Transaction::begin_with(pool, "begin; set local lock_timeout = '500ms'").await?;
+    let mut transaction =
+        Transaction::begin_with(pool, "begin; set local lock_timeout = '500ms'").await?;
     lock(&mut transaction, projection).await?;
     point_views(&mut transaction, projection).await?;
     let drop = format!("drop schema if exists {projection}_g{generation} cascade");

@@ -10,9 +10,7 @@ use crate::{
     },
 };
 use serde::de::DeserializeOwned;
-use sqlx::{
-    AssertSqlSafe, PgConnection, PgPool, Row, postgres::PgRow, types::Json,
-};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row, postgres::PgRow, types::Json};
 use std::collections::HashMap;
 
 /// Remembers the log that the database belongs to; fails for another log.
@@ -29,9 +27,7 @@ pub(crate) async fn check_log(pool: &PgPool, log: &str) -> Result<(), Error> {
 
 /// A transaction that writes rows. Rows are found by key: a young table has no statistics, and
 /// would be scanned whole.
-pub(crate) async fn begin_transaction(
-    pool: &PgPool,
-) -> Result<Transaction, Error> {
+pub(crate) async fn begin_transaction(pool: &PgPool) -> Result<Transaction, Error> {
     Ok(Transaction::begin_with(pool, "begin; set local enable_seqscan = off").await?)
 }
 

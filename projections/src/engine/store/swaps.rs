@@ -10,9 +10,7 @@ use sqlx::{PgConnection, PgPool};
 
 /// A transaction that swaps generations. It fails soon if it would have to wait for a lock; its
 /// commit waits for the disk.
-pub(crate) async fn begin_transaction(
-    pool: &PgPool,
-) -> Result<Transaction, Error> {
+pub(crate) async fn begin_transaction(pool: &PgPool) -> Result<Transaction, Error> {
     let begin = "begin; set local lock_timeout = '500ms'; set local synchronous_commit = on";
     Ok(Transaction::begin_with(pool, begin).await?)
 }

@@ -40,7 +40,7 @@ static QUERIES: LazyLock<HashMap<(String, String), Parameters>> = LazyLock::new(
     operations.collect()
 });
 
-fn parameters(operation: &Value) -> Parameters {
+fn parameters(operation: &'static Value) -> Parameters {
     let described = operation["parameters"].as_array().into_iter().flatten().map(resolved);
     let in_query = described.filter(|it| it["in"] == "query");
     let parameter = |it: &Value| {

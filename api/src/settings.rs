@@ -167,7 +167,7 @@ pub struct HttpSettings {
           default_value_t = Limit::FailedWebhook.default_rate(), value_name = "N/PERIOD")]
     pub rate_limit_failed_webhook: Rate,
     /// Limit for bookings made by customers and visitors, per user, or per
-    /// address without a token.
+    /// address without a token. What is refused or repeated makes no booking.
     #[arg(long, env = "EXODRIVE_RATE_LIMIT_BOOKING",
           default_value_t = Limit::Booking.default_rate(), value_name = "N/PERIOD")]
     pub rate_limit_booking: Rate,

@@ -11,7 +11,7 @@ use exodrive_domain::{
 };
 use exodrive_log::{DUPLICATE, Log, ReadError, RejectedDelivery};
 use exodrive_projections::{
-    Database, Error, Identity,
+    Database, Error, Identity, ReadTransaction,
     views::{
         accesses::read::{self as accesses, Access},
         booking_timeline::read::{self as booking_timeline, BookingEntry},
@@ -175,6 +175,8 @@ pub struct EmailEvidence {
     pub rejected: u64,
     /// The staff's reads of it, the latest first, 100 rows at most; `/v1/audit/accesses` has all.
     pub accesses: Vec<Access>,
+    /// True if there are more.
+    pub more_accesses: bool,
 }
 
 /// Reason that a history cannot be given.
@@ -205,7 +207,22 @@ pub struct EvidenceQuery {
 /// Of each id, the number of duplicates and of rejected deliveries.
 type Claims = HashMap<String, (u64, u64)>;
 
+impl EvidenceRequest {
+    /// The views that its history is read from, beside the log.
+    pub fn views(&self) -> &'static [&'static str] {
+        match self.scope {
+            Scope::Email(_) | Scope::Between(..) => &["accesses"],
+            Scope::Address(_) => &["inbox", "accesses"],
+            Scope::Booking(_) => &["booking_timeline", "inbox", "accesses"],
+        }
+    }
+}
+
 impl EvidenceQuery {
+    async fn read(&self, request: &EvidenceRequest) -> Result<ReadTransaction, Error> {
+        self.database.read_as(&Identity::Auditor, request.views()).await
+    }
+
     /// A page.
     ///
     /// # Errors
@@ -219,14 +236,14 @@ impl EvidenceQuery {
                 let after = request.after.as_deref();
                 let after = after.map(|it| Cursor::parse(it).ok_or(HistoryError::Cursor));
                 let (after, limit) = (after.transpose()?, request.limit);
-                let mut reader = self.database.read_as(&Identity::Auditor).await?;
+                let mut reader = self.read(request).await?;
                 let found =
                     inbox::find_emails_of_address(&mut reader, address, limit, after.as_ref())
                         .await?;
                 (emails, page.next) = (found.rows, found.next);
             }
             Scope::Booking(id) => {
-                let mut reader = self.database.read_as(&Identity::Auditor).await?;
+                let mut reader = self.read(request).await?;
                 let all =
                     booking_timeline::timeline_of_booking(&mut reader, &id.to_string()).await?;
                 let (of_email, own): (Vec<_>, Vec<_>) =
@@ -360,8 +377,8 @@ impl EvidenceQuery {
             limit: ACCESSES,
             ..accesses::Filter::default()
         };
-        let mut reader = self.database.read_as(&Identity::Auditor).await?;
-        let accesses = accesses::find_accesses(&mut reader, &filter).await?.rows;
+        let mut reader = self.read(request).await?;
+        let accesses = accesses::find_accesses(&mut reader, &filter).await?;
         let ids: HashSet<_> = frames.iter().map(|it| it.recorded.envelope.id.as_str()).collect();
         let of_ids = || ids.iter().filter_map(|id| claims.get(*id));
         Ok(EmailEvidence {
@@ -371,7 +388,8 @@ impl EvidenceQuery {
             stored_again: (frames.len() - ids.len()) as u64,
             duplicates: of_ids().map(|(duplicates, _)| duplicates).sum(),
             rejected: of_ids().map(|(_, rejected)| rejected).sum(),
-            accesses,
+            more_accesses: accesses.next.is_some(),
+            accesses: accesses.rows,
         })
     }
 

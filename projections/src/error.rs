@@ -49,6 +49,10 @@ pub enum Error {
         /// The log's last position.
         end: u64,
     },
+    /// A query reads a view that its transaction did not name, so that nobody has
+    /// waited for it: a defect of the code that reads.
+    #[error("the view {0} is read, and was not named when the read began")]
+    ViewNotNamed(&'static str),
     /// A row that contradicts its type.
     #[error("row {key:?} of {table} cannot be read")]
     Row {
@@ -96,6 +100,7 @@ impl Error {
             | Self::HungFold { .. }
             | Self::TaskPanicked(_)
             | Self::TaskEnded(_)
+            | Self::ViewNotNamed(_)
             | Self::Log(ReadError::Hole { .. }) => true,
             // A key that these settings can never open.
             Self::Log(ReadError::Key(error)) => error.outage().is_none(),

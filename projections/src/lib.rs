@@ -28,6 +28,7 @@ pub mod views;
 pub use engine::{
     database::{Database, Identity, ReadTransaction},
     projection::{PersonalData, Projection, Sources, reads},
+    transaction::Transaction,
 };
 pub use error::Error;
 pub use outage::is_postgres_outage;

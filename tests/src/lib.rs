@@ -17,6 +17,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod client;
+mod complaints;
 mod fixtures;
 mod model;
 mod process;
@@ -28,6 +29,7 @@ mod wait;
 mod world;
 
 pub use client::{Answer, Delivery, sign, token};
+pub use complaints::complaints_of_postgres;
 pub use fixtures::{Fixture, email_body, fixtures, reported_status, status_by_rank};
 pub use model::{Holders, bookings_in};
 pub use process::{Process, free_address, program};

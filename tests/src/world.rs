@@ -1,6 +1,9 @@
 //! A whole system for one test: servers, processes, and calls to them.
 
-use crate::{API, Answer, Process, System, WORKER, eventually, free_address, process::program};
+use crate::{
+    API, Answer, Process, System, WORKER, complaints_of_postgres, eventually, free_address,
+    process::program,
+};
 use exodrive_runtime::services::{Options, PrivateServices, Service};
 use nix::sys::signal::Signal;
 use std::{
@@ -28,6 +31,16 @@ impl Deref for World {
 
     fn deref(&self) -> &System {
         &self.system
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let complaints = complaints_of_postgres(&self.data_dir());
+        // A test that has failed says why already.
+        if !std::thread::panicking() {
+            assert!(complaints.is_empty(), "Postgres complains of how it was used:\n{complaints}");
+        }
     }
 }
 

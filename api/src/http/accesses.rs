@@ -4,12 +4,13 @@ use super::problem::{ApiError, Problem};
 use super::{
     App,
     auth::extract::Auditor,
-    read_answer::{begin_read, limit, parse_query, time},
+    read_answer::{answer_of, begin_read, limit, parse_query, time},
 };
 use axum::{
     Json,
     extract::{RawQuery, State},
     http::HeaderMap,
+    response::Response,
 };
 use chrono::{DateTime, Utc};
 use exodrive_domain::time::serde_micros;
@@ -66,7 +67,10 @@ pub(crate) struct AccessList {
 /// themselves name the actor.
 #[utoipa::path(
     get, path = "/v1/audit/accesses", tag = "audit", security(("token" = [])),
-    params(AccessQuery),
+    params(
+        AccessQuery,
+        ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
+    ),
     responses(
         (status = 200, description = "A page", body = AccessList),
         Problem,
@@ -77,7 +81,7 @@ pub(crate) async fn list_accesses(
     _: Auditor,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
-) -> Result<Json<AccessList>, ApiError> {
+) -> Result<Response, ApiError> {
     let query: AccessQuery = parse_query(query)?;
     let after = query.after.map(|after| {
         accesses::parse_cursor(&after).ok_or_else(|| {
@@ -93,14 +97,15 @@ pub(crate) async fn list_accesses(
         after: after.transpose()?,
         limit: limit(query.limit)?,
     };
-    let mut transaction = begin_read(&api, &Identity::Auditor, "accesses", &headers).await?;
+    let mut transaction = begin_read(&api, &Identity::Auditor, &["accesses"], &headers).await?;
     let page = accesses::find_accesses(&mut transaction, &filter).await?;
-    Ok(Json(AccessList {
+    let list = AccessList {
         object: "list",
         has_more: page.next.is_some(),
         next_cursor: page.next,
         data: page.rows,
-    }))
+    };
+    Ok(answer_of(&api, &transaction, list))
 }
 
 /// Range of time.
@@ -124,6 +129,8 @@ pub(crate) struct RejectedWebhooks {
     counts: BTreeMap<String, u64>,
     /// The newest, 100 at most, newest first.
     newest: Vec<RejectedWebhook>,
+    /// True if more of them are counted than shown.
+    has_more: bool,
 }
 
 /// A webhook that was rejected. Nothing of its body is stored.
@@ -170,12 +177,14 @@ pub(crate) async fn get_rejected_webhooks(
     let query: RejectedWebhookQuery = parse_query(query)?;
     let (since, until) = (time("since", query.since)?, time("until", query.until)?);
     let mut counts = BTreeMap::new();
-    let mut newest = VecDeque::new();
+    let (mut newest, mut has_more) = (VecDeque::new(), false);
     let each = |refusal: RejectedDelivery| {
         *counts.entry(refusal.reason.clone()).or_default() += 1;
         newest.push_front(RejectedWebhook::from(refusal));
+        has_more |= newest.len() > NEWEST;
         newest.truncate(NEWEST);
     };
     api.log.refusals(since, until, each).await?;
-    Ok(Json(RejectedWebhooks { object: "rejected_webhooks", counts, newest: newest.into() }))
+    let newest = newest.into();
+    Ok(Json(RejectedWebhooks { object: "rejected_webhooks", counts, newest, has_more }))
 }

@@ -4,18 +4,17 @@
 use super::problem::{ApiError, Code, Problem};
 use super::{
     Api, App,
-    auth::extract::{Requester, Role},
+    auth::extract::{BookingReader, EmailReader, Requester, Role},
     command::{Answer, Command, days},
     conditional::tag_of_content,
     given::{self, Day, Given, valid},
     read_answer::{
-        add_blocked_header, begin_read, json_body, limit, parse_query, reach_the_end, text,
-        view_answer,
+        add_blocked_header, answer_of, begin_read, json_body, limit, parse_query, reach_the_end,
+        text, view_answer,
     },
     refusals::{no_such_booking, no_such_car, rental_problem, validation},
 };
 use axum::{
-    Json,
     extract::{Path, RawQuery, State},
     http::HeaderMap,
     response::{IntoResponse, Response},
@@ -185,7 +184,11 @@ pub(crate) async fn create_booking(
         .once(&api, async {
             let new = new_booking(&api, body, id, context)?;
             let car_id = car_id(&api, &body.car_id).await?;
+            command.who.count_booking(&api).await?;
             let done = api.rental.book(car_id, &BookingCommand::Hold(new), context).await;
+            if done.as_ref().map_or(true, |done| done.replayed) {
+                command.who.count_no_booking(&api).await;
+            }
             let done = done.map_err(|error| rental_problem(error, staff))?;
             Ok(shown(&done, context)?.made(format!("/v1/bookings/{id}")))
         })
@@ -330,20 +333,11 @@ fn full(
     FullBooking { booking, notes }
 }
 
-/// The query that a booking's address may have; whoever admits the caller has read it.
-#[derive(Deserialize)]
-struct LinkQuery {
-    #[serde(rename = "token")]
-    _token: Option<String>,
-}
-
 /// Gives a booking to its customer, and to staff.
 #[utoipa::path(
     get, path = "/v1/bookings/{id}", tag = "bookings", security((), ("token" = [])),
     params(
         ("id" = String, Path, description = "The booking's id"),
-        ("token" = Option<String>, Query, description = "The token of the booking's link"),
-        ("ExoDrive-Booking-Token" = Option<String>, Header, description = "The same"),
         ("If-None-Match" = Option<String>, Header, description = "An `ETag` that you hold: answered 304 while it is current"),
         ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
     ),
@@ -360,9 +354,7 @@ pub(crate) async fn get_booking(
     who: Requester,
     headers: HeaderMap,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    parse_query::<LinkQuery>(query)?;
     let id = known_form(&id)?;
     let row = visible(&api, &who, "bookings", &headers, id).await?;
     let position = row.booking.position;
@@ -380,12 +372,12 @@ pub(crate) async fn get_booking(
 async fn visible(
     api: &Api,
     who: &Requester,
-    view: &str,
+    view: &'static str,
     headers: &HeaderMap,
     id: BookingId,
 ) -> Result<exodrive_projections::views::bookings::BookingRow, ApiError> {
     let find = async || {
-        let mut reader = begin_read(api, &who.reads_bookings_as(), view, headers).await?;
+        let mut reader = begin_read(api, &who.reads_bookings_as(), &[view], headers).await?;
         Ok::<_, ApiError>(bookings::find_booking(&mut reader, &id.to_string()).await?)
     };
     let row = match find().await? {
@@ -453,7 +445,10 @@ pub(crate) struct BookingList {
 /// Lists bookings, newest first: staff see all of them, a customer their own.
 #[utoipa::path(
     get, path = "/v1/bookings", tag = "bookings", security(("token" = [])),
-    params(BookingQuery),
+    params(
+        BookingQuery,
+        ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
+    ),
     responses(
         (status = 200, description = "A page", body = BookingList),
         Problem,
@@ -461,24 +456,23 @@ pub(crate) struct BookingList {
 )]
 pub(crate) async fn list_bookings(
     State(api): App,
-    who: Requester,
+    BookingReader(who): BookingReader,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
-) -> Result<Json<BookingList>, ApiError> {
-    // A link shows one booking only.
-    who.admit(|role| role != Role::Operator, "customers, admins and auditors")?;
+) -> Result<Response, ApiError> {
     let filter = filter(parse_query(query)?)?;
-    let mut reader = begin_read(&api, &who.reads_bookings_as(), "bookings", &headers).await?;
+    let mut reader = begin_read(&api, &who.reads_bookings_as(), &["bookings"], &headers).await?;
     let page = bookings::find_bookings(&mut reader, &filter).await?;
     let counts = bookings::count_bookings(&mut reader).await?;
     let now = api.rental.now();
-    Ok(Json(BookingList {
+    let list = BookingList {
         object: "list",
         has_more: page.next.is_some(),
         next_cursor: page.next,
         data: page.rows.into_iter().map(|row| full(row, &who, now)).collect(),
         counts,
-    }))
+    };
+    Ok(answer_of(&api, &reader, list))
 }
 
 fn filter(query: BookingQuery) -> Result<Filter, ApiError> {
@@ -541,15 +535,16 @@ pub(crate) struct BookingTimeline {
 )]
 pub(crate) async fn get_booking_timeline(
     State(api): App,
-    reader: super::auth::extract::EmailReader,
+    reader: EmailReader,
     headers: HeaderMap,
     Path(id): Path<String>,
-) -> Result<Json<BookingTimeline>, ApiError> {
+) -> Result<Response, ApiError> {
     let id = known_form(&id)?;
-    let mut transaction = begin_read(&api, &reader.identity, "booking_timeline", &headers).await?;
+    let views = &["booking_timeline", "inbox"];
+    let mut transaction = begin_read(&api, &reader.identity, views, &headers).await?;
     let data = booking_timeline::timeline_of_booking(&mut transaction, &id.to_string()).await?;
     if data.is_empty() {
         return Err(no_such_booking());
     }
-    Ok(Json(BookingTimeline { object: "list", data }))
+    Ok(answer_of(&api, &transaction, BookingTimeline { object: "list", data }))
 }

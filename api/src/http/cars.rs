@@ -9,8 +9,8 @@ use super::{
     conditional::{tag_of_content, tag_of_version},
     given::{self, Day},
     read_answer::{
-        MIN_POSITION, add_blocked_header, begin_read, json_body, limit, parse_query, text,
-        view_answer,
+        MIN_POSITION, add_blocked_header, answer_of, begin_read, json_body, limit, parse_query,
+        reach_the_end, text, view_answer,
     },
     refusals::{no_such_car, rental_problem},
 };
@@ -102,7 +102,10 @@ pub(crate) struct CarList {
 /// Lists the fleet.
 #[utoipa::path(
     get, path = "/v1/cars", tag = "cars", security((), ("token" = [])),
-    params(CarQuery),
+    params(
+        CarQuery,
+        ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
+    ),
     responses(
         (status = 200, description = "A page", body = CarList),
         Problem,
@@ -113,17 +116,17 @@ pub(crate) async fn list_cars(
     who: Requester,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
-) -> Result<Json<CarList>, ApiError> {
+) -> Result<Response, ApiError> {
     let filter = filter(parse_query(query)?, &who)?;
-    let view = if filter.free.is_some() { "calendar" } else { "cars" };
-    let mut reader = begin_read(&api, &identity(&who), view, &headers).await?;
+    let mut reader = begin_read(&api, &identity(&who), filter.views(), &headers).await?;
     let page = cars::find_cars(&mut reader, &filter).await?;
-    Ok(Json(CarList {
+    let list = CarList {
         object: "list",
         has_more: page.next.is_some(),
         next_cursor: page.next,
         data: page.rows,
-    }))
+    };
+    Ok(answer_of(&api, &reader, list))
 }
 
 fn identity(who: &Requester) -> Identity {
@@ -245,9 +248,18 @@ async fn car_json(
     if id.contains('\0') {
         return Err(no_such_car());
     }
-    let mut reader = begin_read(api, &identity(who), "cars", headers).await?;
-    let car = cars::find_car(&mut reader, id).await?;
-    let (car, _) = car.ok_or_else(no_such_car)?;
+    let find = async || {
+        let mut reader = begin_read(api, &identity(who), &["cars"], headers).await?;
+        Ok::<_, ApiError>(cars::find_car(&mut reader, id).await?)
+    };
+    let (car, _) = match find().await? {
+        Some(car) => car,
+        // The car may have been added a moment ago.
+        None => {
+            reach_the_end(api, "cars").await?;
+            find().await?.ok_or_else(no_such_car)?
+        }
+    };
     Ok((car.position, json_body(&car)?, "MISS"))
 }
 
@@ -377,7 +389,7 @@ async fn entries(
     {
         return Ok((entries, position, level.name()));
     }
-    let mut reader = begin_read(api, &Identity::Public, "calendar", headers).await?;
+    let mut reader = begin_read(api, &Identity::Public, &["calendar"], headers).await?;
     let (entries, position) = calendar::entries(&mut reader, car_id).await?;
     Ok((entries, position, "MISS"))
 }

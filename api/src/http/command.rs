@@ -6,6 +6,7 @@ use super::{
     Api,
     auth::extract::Requester,
     conditional::if_position,
+    contract::{self, schema_of},
     headers::{header_fault, single},
     layers::request,
     media::{check_accepted, check_coding, check_json},
@@ -24,7 +25,7 @@ use axum::{
 };
 use exodrive_commands::{
     context::{Actor, CommandContext},
-    digest::{keyed_request_hash, sha256_hex},
+    digest::keyed_request_hash,
 };
 use exodrive_domain::{
     days::{Days, DaysError},
@@ -32,7 +33,9 @@ use exodrive_domain::{
 };
 use redis::Cmd;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use std::{future::Future, sync::Arc, sync::LazyLock};
+use utoipa::ToSchema;
 
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -55,16 +58,16 @@ pub(crate) struct Command<T> {
 }
 
 /// No body, or an empty object.
-#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct EmptyBody {}
 
-impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Command<T> {
+impl<T: DeserializeOwned + ToSchema> FromRequest<Arc<Api>> for Command<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
-        let who = Requester::of(&mut parts, api).await?;
+        let who = Requester::of(&mut parts, api).await?.checked(&parts)?;
         let identity = parts
             .extensions
             .get::<request::Identity>()
@@ -79,18 +82,20 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Command<T> {
         }
         check_coding(&parts.headers)?;
         let body = super::webhooks::read_body(body).await?;
-        let parsed = parse(&parts.headers, &body)?;
         // The hash covers the value and not the spelling: a retry may be
         // serialised differently.
-        let meant: serde_json::Value =
-            serde_json::from_slice(&body).unwrap_or_else(|_| serde_json::json!({}));
+        let (parsed, meant) = parse(&parts.headers, &body)?;
         let condition = condition(if_position.as_deref());
         let asked = (parts.method.as_str(), parts.uri.path(), condition, &meant);
         let request_hash = keyed_request_hash(&api.log, &asked)?;
         let actor = who.actor();
         let command_id = match &key {
             Some(key) => {
-                sha256_hex(format!("{}\n{key}", scope(&actor)).as_bytes())[..32].to_owned()
+                let of_a_booking = identity.route().starts_with("/v1/bookings/{id}/");
+                let email = meant.pointer("/customer/email").and_then(Value::as_str);
+                let scope = who.key_scope(of_a_booking, email);
+                // Keyed, since it goes into the log, and the address may be guessed.
+                api.log.mac("idempotency-key", &serde_json::to_vec(&(scope, key))?)
             }
             None => format!("{:032x}", rand::random::<u128>()),
         };
@@ -121,32 +126,53 @@ fn has_tag(route: &str) -> bool {
 }
 
 /// The condition as it is hashed. One position alone is hashed as the number that it is.
-fn condition(positions: Option<&[u64]>) -> serde_json::Value {
+fn condition(positions: Option<&[u64]>) -> Value {
     match positions {
         Some([position]) => (*position).into(),
         positions => positions.map(<[u64]>::to_vec).into(),
     }
 }
 
-fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &Bytes) -> Result<T, ApiError> {
+/// The body as `T`, and as the value that it is.
+fn parse<T: DeserializeOwned + ToSchema>(
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> Result<(T, Value), ApiError> {
     let body: &[u8] = if body.is_empty() { b"{}" } else { body };
     // Whoever sends nothing need not say what it is.
     if body != b"{}" || headers.contains_key(CONTENT_TYPE) {
         check_json(headers)?;
     }
+    let value: Value = serde_json::from_slice(body).map_err(|error| {
+        let detail = format!("is not JSON: {error}");
+        unreadable(vec![FieldError { pointer: String::new(), detail }])
+    })?;
+    let schema = schema_of::<T>()?;
+    let faults = contract::faults(schema, &value);
+    if !faults.is_empty() {
+        return Err(unreadable(faults));
+    }
+    // From the text, in which a field may be there twice.
     let mut json = serde_json::Deserializer::from_slice(body);
     let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let pointer = pointer(error.path());
-        let detail = without_place(&error.inner().to_string());
-        let mut refused =
-            ApiError::new(Code::InvalidRequest, format!("The body cannot be read: {detail}."));
-        refused.errors.push(FieldError { pointer, detail });
-        refused
+        let said = without_place(&error.inner().to_string());
+        let detail = contract::detail(schema, &pointer, &said);
+        unreadable(vec![FieldError { pointer, detail }])
     })?;
-    json.end().map_err(|_| {
-        ApiError::new(Code::InvalidRequest, "The body holds more than one JSON value.")
-    })?;
-    Ok(parsed)
+    Ok((parsed, value))
+}
+
+/// A body that cannot be understood.
+fn unreadable(faults: Vec<FieldError>) -> ApiError {
+    let detail = match faults.as_slice() {
+        [only] if only.pointer.is_empty() => format!("The body {}.", only.detail),
+        [only] => format!("The body cannot be read: {} {}.", only.pointer, only.detail),
+        all => format!("The body cannot be read: `errors` names {} faults.", all.len()),
+    };
+    let mut error = ApiError::new(Code::InvalidRequest, detail);
+    error.errors = faults;
+    error
 }
 
 /// A path as a JSON pointer (RFC 6901).
@@ -171,7 +197,7 @@ fn without_place(message: &str) -> String {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    pub(crate) body: serde_json::Value,
+    pub(crate) body: Value,
     pub(crate) position: u64,
     pub(crate) location: Option<String>,
     /// The tag with which the resource is read now.
@@ -323,18 +349,6 @@ impl<T> Command<T> {
             }
         }
         outcome
-    }
-}
-
-/// Separates the keys of one caller from those of others.
-fn scope(actor: &Actor) -> String {
-    match actor {
-        Actor::Staff(subject) | Actor::Operator(subject) | Actor::Customer(subject) => {
-            subject.clone()
-        }
-        Actor::Guest(hash) => hash.clone(),
-        Actor::Visitor => String::new(),
-        Actor::System(part) => (*part).to_owned(),
     }
 }
 

@@ -3,16 +3,20 @@
 //!
 //! A route declares its parameters, headers and responses in full. [`share`] puts a
 //! reference wherever one of them equals a component. A test finds parts that are
-//! repeated and have no name here.
+//! repeated and have no name here. [`complete`] adds what holds for every operation of a kind.
 
-use super::problem::{PROBLEM_JSON, Problem};
+use super::{
+    contract::{LONGEST_CURSOR, LONGEST_PARAMETER},
+    problem::{PROBLEM_JSON, Problem},
+};
 use serde::Serialize;
+use serde_json::json;
 use std::collections::BTreeMap;
 use utoipa::{
     IntoResponses, PartialSchema,
     openapi::{
         Content, Header, KnownFormat, ObjectBuilder, OpenApi, Ref, RefOr, Required, Response,
-        ResponseBuilder, SchemaFormat, Type,
+        ResponseBuilder, Schema, SchemaFormat, Type,
         path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem},
         schema::SchemaType,
     },
@@ -41,6 +45,66 @@ pub(super) fn share(document: &mut OpenApi) {
     components.parameters.extend(parameters);
     components.headers.extend(headers);
     components.responses.extend(responses);
+}
+
+/// Adds what no route says for itself: how long a text in a query may be, and that whoever may act
+/// on a booking without a token may send its link.
+pub(super) fn complete(document: &mut OpenApi) {
+    for (path, item) in &mut document.paths.paths {
+        let of_booking = path.starts_with("/v1/bookings/{id}");
+        for operation in operations(item) {
+            let security = serde_json::to_value(&operation.security).unwrap_or_default();
+            if of_booking && security.as_array().is_some_and(|it| it.contains(&json!({}))) {
+                operation.parameters.get_or_insert_default().extend(link().map(RefOr::T));
+            }
+            for parameter in operation.parameters.iter_mut().flatten() {
+                if let RefOr::T(parameter) = parameter {
+                    bound(parameter);
+                }
+            }
+        }
+    }
+}
+
+/// The token of a booking's link, which may come in the query or in a header.
+fn link() -> [Parameter; 2] {
+    let place = |place, name: &str, description| {
+        ParameterBuilder::new()
+            .name(name)
+            .parameter_in(place)
+            .description(Some(description))
+            .required(Required::False)
+            .schema(Some(text_of(LONGEST_PARAMETER)))
+            .build()
+    };
+    [
+        place(ParameterIn::Query, "token", "The token of the booking's link"),
+        place(ParameterIn::Header, "ExoDrive-Booking-Token", "The same"),
+    ]
+}
+
+/// A text of at most this many characters.
+fn text_of(longest: u64) -> RefOr<Schema> {
+    let text = ObjectBuilder::new().schema_type(Type::String);
+    text.max_length(usize::try_from(longest).ok()).into()
+}
+
+/// Says how long a text in a query may be.
+fn bound(parameter: &mut Parameter) {
+    let is_text = |kind: &SchemaType| match kind {
+        SchemaType::Type(kind) => *kind == Type::String,
+        SchemaType::Array(kinds) => kinds.contains(&Type::String),
+        SchemaType::AnyValue => false,
+    };
+    let longest = if parameter.name == "after" { LONGEST_CURSOR } else { LONGEST_PARAMETER };
+    if parameter.parameter_in == ParameterIn::Query
+        && let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema
+        && is_text(&schema.schema_type)
+        && schema.enum_values.is_none()
+        && schema.max_length.is_none()
+    {
+        schema.max_length = usize::try_from(longest).ok();
+    }
 }
 
 /// The operations of a path.
@@ -89,7 +153,10 @@ fn parameters() -> Named<Parameter> {
         .format(int64())
         .minimum(Some(1))
         .maximum(Some(100));
+    let [token_in_query, token_in_header] = link();
     named([
+        ("BookingToken", token_in_query),
+        ("BookingTokenHeader", token_in_header),
         ("BookingId", in_path("id", "The booking's id")),
         ("CarId", in_path("id", "The car's id or slug")),
         ("EmailId", in_path("email_id", "The provider's id")),
@@ -136,7 +203,10 @@ fn parameters() -> Named<Parameter> {
                 position.into(),
             ),
         ),
-        ("Cursor", in_query("after", "`next_cursor` of the previous page.", String::schema())),
+        (
+            "Cursor",
+            in_query("after", "`next_cursor` of the previous page.", text_of(LONGEST_CURSOR)),
+        ),
         ("Limit", in_query("limit", "Rows on the page, 1 to 100. 20 if not given.", limit.into())),
     ])
 }

@@ -4,16 +4,17 @@ use super::problem::{ApiError, Code, Problem};
 use super::{
     App,
     auth::extract::EmailReader,
-    read_answer::{begin_read, limit, parse_query, text},
+    read_answer::{answer_of, begin_read, limit, parse_query, text},
 };
 use axum::{
     Json,
     extract::{Path, RawQuery, State},
     http::HeaderMap,
+    response::Response,
 };
 use exodrive_projections::views::{
     customers::read::{self as customers, CustomerSummary},
-    payments::read::{Dashboard, dashboard},
+    payments::read::{DASHBOARD_VIEWS, Dashboard, dashboard},
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -21,6 +22,9 @@ use utoipa::{IntoParams, ToSchema};
 /// Gives the figures of the business. For admins and auditors.
 #[utoipa::path(
     get, path = "/v1/dashboard", tag = "business", security(("token" = [])),
+    params(
+        ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
+    ),
     responses(
         (status = 200, description = "The figures", body = Dashboard),
         Problem,
@@ -30,9 +34,10 @@ pub(crate) async fn get_dashboard(
     State(api): App,
     reader: EmailReader,
     headers: HeaderMap,
-) -> Result<Json<Dashboard>, ApiError> {
-    let mut transaction = begin_read(&api, &reader.identity, "payments", &headers).await?;
-    Ok(Json(dashboard(&mut transaction, api.rental.now()).await?))
+) -> Result<Response, ApiError> {
+    let mut transaction = begin_read(&api, &reader.identity, &DASHBOARD_VIEWS, &headers).await?;
+    let figures = dashboard(&mut transaction, api.rental.now()).await?;
+    Ok(answer_of(&api, &transaction, figures))
 }
 
 /// Filter of customers, and the page.
@@ -65,7 +70,10 @@ pub(crate) struct CustomerList {
 /// Lists customers, last active first. For admins and auditors.
 #[utoipa::path(
     get, path = "/v1/customers", tag = "business", security(("token" = [])),
-    params(CustomerQuery),
+    params(
+        CustomerQuery,
+        ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
+    ),
     responses(
         (status = 200, description = "A page", body = CustomerList),
         Problem,
@@ -76,7 +84,7 @@ pub(crate) async fn list_customers(
     reader: EmailReader,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
-) -> Result<Json<CustomerList>, ApiError> {
+) -> Result<Response, ApiError> {
     let query: CustomerQuery = parse_query(query)?;
     let (text, limit) = (text(query.q), limit(query.limit)?);
     let after = query.after.map(|after| {
@@ -84,22 +92,26 @@ pub(crate) async fn list_customers(
             ApiError::parameter("after", "it must be the next_cursor of an earlier page")
         })
     });
-    let mut transaction = begin_read(&api, &reader.identity, "customers", &headers).await?;
+    let mut transaction = begin_read(&api, &reader.identity, &["customers"], &headers).await?;
     let page =
         customers::find_customers(&mut transaction, text.as_deref(), after.transpose()?, limit)
             .await?;
-    Ok(Json(CustomerList {
+    let list = CustomerList {
         object: "list",
         has_more: page.next.is_some(),
         next_cursor: page.next,
         data: page.rows,
-    }))
+    };
+    Ok(answer_of(&api, &transaction, list))
 }
 
 /// Gives a customer. For admins and auditors.
 #[utoipa::path(
     get, path = "/v1/customers/{id}", tag = "business", security(("token" = [])),
-    params(("id" = String, Path, description = "The customer's id")),
+    params(
+        ("id" = String, Path, description = "The customer's id"),
+        ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
+    ),
     responses(
         (status = 200, description = "The customer", body = CustomerSummary),
         Problem,
@@ -116,7 +128,7 @@ pub(crate) async fn get_customer(
     if id.contains('\0') {
         return Err(missing());
     }
-    let mut transaction = begin_read(&api, &reader.identity, "customers", &headers).await?;
+    let mut transaction = begin_read(&api, &reader.identity, &["customers"], &headers).await?;
     let found = customers::find_customer(&mut transaction, &id).await?;
     found.map(Json).ok_or_else(missing)
 }

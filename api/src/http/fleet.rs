@@ -3,15 +3,17 @@
 use super::problem::{ApiError, DateRange, Problem};
 use super::{
     Api, App,
-    auth::extract::Manages,
+    auth::extract::{EmailReader, Manages},
     bookings::car_id,
     cars::car_tag,
     command::{Answer, Command, EmptyBody, days},
     given::{self, Day, Given, optional, valid, value},
+    read_answer::{json_body, view_answer},
     refusals::{range, rental_problem, validation},
 };
 use axum::{
     extract::{Path, State},
+    http::HeaderMap,
     response::{IntoResponse, Response},
 };
 use exodrive_commands::{
@@ -386,24 +388,48 @@ pub(crate) struct BlockDetail {
     /// The car.
     car_id: String,
     #[serde(flatten)]
-    days: Option<DateRange>,
+    days: DateRange,
     /// Reason, for staff.
-    reason: Option<String>,
+    reason: String,
     /// Position of its event.
     position: u64,
 }
 
 impl BlockDetail {
-    fn of((car_id, id): (CarId, BlockId), done: &Done<Option<Block>>) -> Self {
+    fn of((car_id, id): (CarId, BlockId), block: &Block) -> Self {
         Self {
             object: "block",
             id: id.to_string(),
             car_id: car_id.to_string(),
-            days: done.value.as_ref().map(|block| range(block.days)),
-            reason: done.value.as_ref().map(|block| block.reason.clone()),
-            position: done.position,
+            days: range(block.days),
+            reason: block.reason.clone(),
+            position: block.position,
         }
     }
+
+    /// The tag of a block, which never changes.
+    fn tag(&self) -> String {
+        format!("\"{}\"", self.position)
+    }
+}
+
+/// A block that is gone.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeletedBlock {
+    /// Always `block`.
+    object: &'static str,
+    /// A UUID.
+    id: String,
+    /// The car.
+    car_id: String,
+    /// Always true.
+    deleted: bool,
+    /// Position of the event that unblocked the days.
+    position: u64,
+}
+
+fn no_such_block() -> ApiError {
+    rental_problem(RentalError::Booking(BookingRejection::NoSuchBlock), true)
 }
 
 /// Blocks days of a car for maintenance and the like. Days of a booking are
@@ -436,12 +462,41 @@ pub(crate) async fn create_block(
         let days = days(body.start_date, body.end_date)?;
         let done = api.rental.block(ids, days, &reason, body.force, context).await;
         let done = done.map_err(|error| rental_problem(error, true))?;
-        let answer = Answer::of(&BlockDetail::of(ids, &done), done.position)?;
-        let answer = answer.tagged(format!("\"{}\"", done.position));
+        let block = BlockDetail::of(ids, done.value.as_ref().ok_or_else(no_such_block)?);
+        let answer = Answer::of(&block, done.position)?.tagged(block.tag());
         let answer = answer.made(format!("/v1/cars/{}/blocks/{block_id}", ids.0));
         Ok(answer.replayed(done.replayed))
     };
     Ok(command.once(&api, run).await?.into_response())
+}
+
+/// Gives a block. For admins and auditors.
+#[utoipa::path(
+    get, path = "/v1/cars/{id}/blocks/{block_id}", tag = "fleet", security(("token" = [])),
+    params(
+        ("id" = String, Path, description = "The car's id or slug"),
+        ("block_id" = String, Path, description = "The block's id"),
+        ("If-None-Match" = Option<String>, Header, description = "An `ETag` that you hold: answered 304 while it is current"),
+    ),
+    responses(
+        (status = 200, description = "The block", body = BlockDetail, headers(
+            ("ETag" = String, description = "For `If-Match` and `If-None-Match`"),
+        )),
+        (status = 304, description = "Unchanged"),
+        Problem,
+    ),
+)]
+pub(crate) async fn get_block(
+    State(api): App,
+    _: EmailReader,
+    headers: HeaderMap,
+    Path((id, block_id)): Path<(String, String)>,
+) -> Result<Response, ApiError> {
+    let ids = (car_id(&api, &id).await?, block_id.parse().map_err(|_| no_such_block())?);
+    // The view of calendars has no reasons, so this is the state that commands are decided on.
+    let calendar = api.rental.calendar(ids.0).await.map_err(|error| rental_problem(error, true))?;
+    let block = BlockDetail::of(ids, calendar.blocks.get(&ids.1).ok_or_else(no_such_block)?);
+    view_answer(&headers, &block.tag(), block.position, json_body(&block)?, "MISS")
 }
 
 /// Unblocks days of a car. Staff.
@@ -452,7 +507,7 @@ pub(crate) async fn create_block(
         ("block_id" = String, Path, description = "The block's id"),
     ),
     responses(
-        (status = 200, description = "The days are free", body = BlockDetail),
+        (status = 200, description = "The days are free", body = DeletedBlock),
         Problem,
     ),
 )]
@@ -464,11 +519,17 @@ pub(crate) async fn delete_block(
 ) -> Result<Response, ApiError> {
     let context = &command.context;
     let run = async {
-        let gone = || rental_problem(RentalError::Booking(BookingRejection::NoSuchBlock), true);
-        let ids = (car_id(&api, &id).await?, block_id.parse().map_err(|_| gone())?);
+        let ids = (car_id(&api, &id).await?, block_id.parse().map_err(|_| no_such_block())?);
         let done =
             api.rental.unblock(ids, context).await.map_err(|error| rental_problem(error, true))?;
-        Ok(Answer::of(&BlockDetail::of(ids, &done), done.position)?.replayed(done.replayed))
+        let gone = DeletedBlock {
+            object: "block",
+            id: ids.1.to_string(),
+            car_id: ids.0.to_string(),
+            deleted: true,
+            position: done.position,
+        };
+        Ok(Answer::of(&gone, done.position)?.replayed(done.replayed))
     };
     Ok(command.once(&api, run).await?.into_response())
 }

@@ -2,7 +2,7 @@
 //! can do its work.
 
 use super::problem::Problem;
-use super::{Api, App};
+use super::{Api, App, auth::extract::Probe};
 use axum::{
     Json,
     extract::State,
@@ -140,7 +140,7 @@ struct ProjectionCheck {
     get, path = "/livez", tag = "health",
     responses((status = 200, description = "It lives", body = inline(serde_json::Value))),
 )]
-pub(crate) async fn livez() -> Json<serde_json::Value> {
+pub(crate) async fn livez(_: Probe) -> Json<serde_json::Value> {
     Json(serde_json::json!({ "status": "live" }))
 }
 
@@ -153,7 +153,7 @@ pub(crate) async fn livez() -> Json<serde_json::Value> {
         Problem,
     ),
 )]
-pub(crate) async fn readyz(State(api): App) -> Response {
+pub(crate) async fn readyz(State(api): App, _: Probe) -> Response {
     let mut latest = api.health.0.lock().await;
     let readiness = match &*latest {
         Some((at, readiness)) if at.elapsed() < FRESH => readiness.clone(),

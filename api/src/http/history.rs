@@ -6,7 +6,7 @@ use super::{
     auth::extract::Auditor,
     layers::request,
     media::prefers,
-    read_answer::{limit, parse_query, time},
+    read_answer::{limit, parse_query, time, wait_for_requested},
     replay::{self, ReplayDiff},
 };
 use axum::{
@@ -92,7 +92,10 @@ pub(crate) struct History {
 /// pages come as one stream, an object on each line.
 #[utoipa::path(
     get, path = "/v1/audit/history", tag = "audit", security(("token" = [])),
-    params(HistoryQuery),
+    params(
+        HistoryQuery,
+        ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
+    ),
     responses(
         (status = 200, description = "A page; or a stream with a line for each entry and each email", content(
             (History = "application/json"),
@@ -118,6 +121,7 @@ pub(crate) async fn get_history(
     if lines {
         request.limit = STREAMED;
     }
+    wait_for_requested(&api, request.views(), &headers).await?;
     let page = evidence_query.page(&request).await?;
     if page.entries.is_empty() && matches!(request.scope, Scope::Email(_) | Scope::Booking(_)) {
         let detail = "The log has no event about it up to that point.";

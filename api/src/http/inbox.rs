@@ -5,8 +5,8 @@ use super::{
     Api, App,
     auth::extract::EmailReader,
     read_answer::{
-        MIN_POSITION, add_blocked_header, begin_read, json_body, limit, parse_query, text,
-        view_answer,
+        MIN_POSITION, add_blocked_header, answer_of, begin_read, json_body, limit, parse_query,
+        text, view_answer,
     },
 };
 use axum::{
@@ -99,7 +99,10 @@ pub(crate) struct TimelineQuery {
 /// Lists email, newest first.
 #[utoipa::path(
     get, path = "/v1/inbox", tag = "inbox", security(("token" = [])),
-    params(ListQuery),
+    params(
+        ListQuery,
+        ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
+    ),
     responses(
         (status = 200, description = "A page", body = EmailList),
         Problem,
@@ -110,19 +113,20 @@ pub(crate) async fn list_emails(
     reader: EmailReader,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
-) -> Result<Json<EmailList>, ApiError> {
+) -> Result<Response, ApiError> {
     let query: ListQuery = parse_query(query)?;
     let filter = filter(query)?;
-    let mut transaction = begin_read(&api, &reader.identity, "inbox", &headers).await?;
+    let mut transaction = begin_read(&api, &reader.identity, &["inbox"], &headers).await?;
     let page = inbox::find_emails(&mut transaction, &filter).await?;
     let counts = inbox::count_emails(&mut transaction, filter.text.as_deref()).await?;
-    Ok(Json(EmailList {
+    let list = EmailList {
         object: "list",
         has_more: page.next.is_some(),
         next_cursor: page.next,
         data: page.rows,
         counts,
-    }))
+    };
+    Ok(answer_of(&api, &transaction, list))
 }
 
 /// Gives an email with everything that its events report.
@@ -163,7 +167,7 @@ pub(crate) async fn get_email(
         return Ok(with_access_note(&api, "inbox", &email_id, answer));
     }
     metrics::counter!("exodrive_cache_misses_total", "view" => "inbox").increment(1);
-    let mut transaction = begin_read(&api, &reader.identity, "inbox", &headers).await?;
+    let mut transaction = begin_read(&api, &reader.identity, &["inbox"], &headers).await?;
     let email =
         inbox::find_email(&mut transaction, email_id.as_str()).await?.ok_or_else(no_such_email)?;
     let json = json_body(&email)?;
@@ -191,7 +195,11 @@ fn etag(position: u64, json: &[u8]) -> String {
 /// Gives every event of an email.
 #[utoipa::path(
     get, path = "/v1/inbox/{email_id}/timeline", tag = "inbox", security(("token" = [])),
-    params(("email_id" = String, Path, description = "The provider's id"), TimelineQuery),
+    params(
+        ("email_id" = String, Path, description = "The provider's id"),
+        TimelineQuery,
+        ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
+    ),
     responses(
         (status = 200, description = "The events", body = Timeline),
         Problem,
@@ -207,7 +215,7 @@ pub(crate) async fn get_timeline(
     let order =
         parse_query::<TimelineQuery>(query)?.order.unwrap_or(email_timeline::Order::Happened);
     let email_id = known_form(&email_id)?;
-    let mut transaction = begin_read(&api, &reader.identity, "email_timeline", &headers).await?;
+    let mut transaction = begin_read(&api, &reader.identity, &["email_timeline"], &headers).await?;
     let data =
         email_timeline::timeline_of_email(&mut transaction, email_id.as_str(), order).await?;
     if data.is_empty() {
@@ -217,10 +225,13 @@ pub(crate) async fn get_timeline(
     Ok(with_access_note(&api, "email_timeline", &email_id, answer))
 }
 
-/// Gives every delivery about an email.
+/// Gives every delivery about an email: none about one that was imported.
 #[utoipa::path(
     get, path = "/v1/inbox/{email_id}/deliveries", tag = "deliveries", security(("token" = [])),
-    params(("email_id" = String, Path, description = "The provider's id")),
+    params(
+        ("email_id" = String, Path, description = "The provider's id"),
+        ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
+    ),
     responses(
         (status = 200, description = "The deliveries", body = Deliveries),
         Problem,
@@ -231,15 +242,16 @@ pub(crate) async fn get_deliveries(
     reader: EmailReader,
     headers: HeaderMap,
     Path(email_id): Path<String>,
-) -> Result<Json<Deliveries>, ApiError> {
+) -> Result<Response, ApiError> {
     let email_id = known_form(&email_id)?;
-    let mut transaction = begin_read(&api, &reader.identity, "deliveries", &headers).await?;
+    let views = &["deliveries", "inbox"];
+    let mut transaction = begin_read(&api, &reader.identity, views, &headers).await?;
     let data = deliveries::deliveries_of_email(&mut transaction, email_id.as_str()).await?;
     if data.is_empty() {
-        Err(no_such_email())
-    } else {
-        Ok(Json(Deliveries { object: "list", data }))
+        let email = inbox::find_email(&mut transaction, email_id.as_str()).await?;
+        email.ok_or_else(no_such_email)?;
     }
+    Ok(answer_of(&api, &transaction, Deliveries { object: "list", data }))
 }
 
 fn known_form(email_id: &str) -> Result<EmailId, ApiError> {

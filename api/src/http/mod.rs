@@ -13,6 +13,7 @@ mod command;
 mod components;
 mod conditional;
 pub(crate) mod connection;
+mod contract;
 mod customers;
 mod deliveries;
 mod erasures;
@@ -130,7 +131,7 @@ pub const MAX_BODY: usize = 1 << 20;
 #[openapi(
     info(
         title = "ExoDrive",
-        description = "Exotic-car rental on an event log. Lists are open-ended: new fields and new values of `status`, `type` and `code` may appear at any time.",
+        description = "Exotic-car rental on an event log. Answers are open-ended: new fields and new values of `status`, `type` and `code` may appear at any time. Requests are not: a field or a parameter that is not described here is refused. A list whose views have rows that wait behind an event that could not be folded says how many, in `ExoDrive-Blocked-Rows`.",
         license(name = "MIT", identifier = "MIT"),
     ),
     components(schemas(Problem)),
@@ -181,7 +182,7 @@ fn documented() -> Routes {
         .add(Command, routes!(fleet::archive_car))
         .add(Command, routes!(fleet::restore_car))
         .add(Command, routes!(fleet::create_block))
-        .add(Command, routes!(fleet::delete_block))
+        .add(Nothing, routes!(fleet::get_block, fleet::delete_block))
         .add(Personal("booking"), routes!(bookings::list_bookings, bookings::create_booking))
         .add(Personal("booking"), routes!(bookings::get_booking))
         .add(Personal("booking"), routes!(bookings::get_booking_timeline))
@@ -242,6 +243,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     let paths = std::mem::take(&mut document.paths.paths);
     document.paths.paths =
         paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
+    components::complete(&mut document);
     components::share(&mut document);
     document
 }

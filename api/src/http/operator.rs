@@ -45,6 +45,8 @@ pub(crate) struct RebuildList {
     object: &'static str,
     /// Rebuilds, newest first.
     data: Vec<Job>,
+    /// True if there are earlier ones.
+    has_more: bool,
 }
 
 /// Filter of rebuilds.
@@ -284,9 +286,11 @@ pub(crate) async fn list_rebuilds(
 ) -> Result<Json<RebuildList>, ApiError> {
     let query: RebuildQuery = parse_query(query)?;
     let limit = limit(query.limit)?;
-    let rows = api.operator.database().rebuilds(query.projection.as_deref(), limit).await;
-    let data = rows?.into_iter().map(Job::from).collect();
-    Ok(Json(RebuildList { object: "list", data }))
+    let rows = api.operator.database().rebuilds(query.projection.as_deref(), limit + 1).await?;
+    let kept = usize::try_from(limit).unwrap_or(usize::MAX);
+    let has_more = rows.len() > kept;
+    let data = rows.into_iter().take(kept).map(Job::from).collect();
+    Ok(Json(RebuildList { object: "list", data, has_more }))
 }
 
 async fn find_job(api: &Api, id: &str) -> Result<Job, ApiError> {

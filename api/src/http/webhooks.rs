@@ -105,7 +105,7 @@ pub(crate) async fn receive_resend(
                 .increment(1);
             let network = peer::network_of(peer::peer(&parts, &api.trusted_proxies));
             let verdict = api.limiter.check(Limit::FailedWebhook, &network).await;
-            let _ = identity.verdict.set(verdict);
+            identity.verdicts.add(verdict);
             if !verdict.allowed {
                 return Err(ApiError::rate_limited(&verdict));
             }
@@ -213,7 +213,7 @@ async fn find_old_duplicate(
         return None;
     }
     let lookup = async {
-        let mut reader = api.database.read_as(&Identity::System).await?;
+        let mut reader = api.database.read_as(&Identity::System, &["deliveries"]).await?;
         deliveries::read::find_delivery(&mut reader, &event.envelope.id).await
     };
     let known = match tokio::time::timeout(LOOKUP_TIMEOUT, lookup).await {

@@ -1,7 +1,7 @@
 //! Writes of the sealer: its lease, tiles and checkpoints, and halts.
 
 use super::{Place, SealStore, StoreError};
-use exodrive_projections::engine::store::to_i64;
+use exodrive_projections::{Transaction, engine::store::to_i64};
 use exodrive_proof::Hash;
 use std::{collections::BTreeMap, time::Duration};
 
@@ -88,7 +88,7 @@ impl SealStore {
         tiles: &BTreeMap<Place, Vec<Hash>>,
         seal: Option<&NewSeal<'_>>,
     ) -> Result<(), SealWriteError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = Transaction::begin(&self.pool).await?;
         // Workers do not wait for the disk otherwise; a client that gets a signature must be able
         // to rely on it.
         sqlx::query!("set local synchronous_commit = on").execute(&mut *transaction).await?;
@@ -181,7 +181,7 @@ impl SealStore {
         by: &str,
         because: &str,
     ) -> Result<Option<String>, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = Transaction::begin(&self.pool).await?;
         sqlx::query!("set local synchronous_commit = on").execute(&mut *transaction).await?;
         sqlx::query!("update seal_state set compared_log = null")
             .execute(&mut *transaction)

@@ -160,9 +160,9 @@ pub struct ProjectionDetails {
     pub unknown_events: &'static str,
     /// Its generations, newest first.
     pub generations: Vec<Generation>,
-    /// Its last rebuilds, newest first.
+    /// Its last ten rebuilds, newest first; `/v1/operator/rebuilds` has more.
     pub rebuilds: Vec<Job>,
-    /// Parked events in log order, 1,000 at most.
+    /// Parked events in log order, 1,000 at most; `parked` counts all of them.
     pub parked_events: Vec<ParkedEvent>,
 }
 

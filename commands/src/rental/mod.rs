@@ -530,7 +530,7 @@ impl RentalCommands {
     }
 
     async fn car_in_database(&self, booking_id: BookingId) -> Result<Option<CarId>, RentalError> {
-        let mut reader = self.database.read_as(&Identity::System).await?;
+        let mut reader = self.database.read_as(&Identity::System, &["bookings"]).await?;
         if let Some(car_id) = bookings::car_of(&mut reader, &booking_id.to_string()).await? {
             return Ok(Some(car_id));
         }

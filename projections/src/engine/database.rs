@@ -2,12 +2,12 @@
 //! read is made with.
 
 use crate::{
-    Error,
+    Error, Transaction,
     engine::{projection::Definition, store},
     for_each_projection,
 };
 use sqlx::{
-    AssertSqlSafe, Executor, PgPool, Postgres, Transaction,
+    AssertSqlSafe, Executor, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use std::{str::FromStr, time::Duration};
@@ -57,8 +57,29 @@ pub struct Database {
     pool: PgPool,
 }
 
-/// A transaction that reads as one [`Identity`].
-pub type ReadTransaction = Transaction<'static, Postgres>;
+/// A transaction that reads some views as one [`Identity`].
+pub struct ReadTransaction {
+    transaction: Transaction,
+    views: Vec<&'static str>,
+}
+
+impl ReadTransaction {
+    /// The views that were named when it began.
+    pub fn views(&self) -> &[&'static str] {
+        &self.views
+    }
+
+    /// The transaction, for a query that reads these views.
+    ///
+    /// # Errors
+    /// When one of them was not named when the read began: nobody has waited for it.
+    pub(crate) fn over(&mut self, views: &[&'static str]) -> Result<&mut Transaction, Error> {
+        match views.iter().find(|view| !self.views.contains(view)) {
+            Some(view) => Err(Error::ViewNotNamed(view)),
+            None => Ok(&mut self.transaction),
+        }
+    }
+}
 
 impl Database {
     /// A database for readers. It connects when first used, so that code that does not need it
@@ -114,12 +135,16 @@ impl Database {
         Ok(())
     }
 
-    /// Begins to read as `identity`.
+    /// Begins to read these views as `identity`. Queries of others are refused.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn read_as(&self, identity: &Identity) -> Result<ReadTransaction, Error> {
-        let mut transaction = self.pool.begin().await?;
+    pub async fn read_as(
+        &self,
+        identity: &Identity,
+        views: &[&'static str],
+    ) -> Result<ReadTransaction, Error> {
+        let mut transaction = Transaction::begin(&self.pool).await?;
         sqlx::query!(
             "select set_config('exodrive.identity', $1, true) as identity,
                     set_config('exodrive.subject', $2, true) as subject",
@@ -128,7 +153,7 @@ impl Database {
         )
         .fetch_one(&mut *transaction)
         .await?;
-        Ok(transaction)
+        Ok(ReadTransaction { transaction, views: views.to_vec() })
     }
 
     /// True if every migration of this release has been applied.

@@ -2,7 +2,7 @@
 //! folded into them by then.
 
 use crate::{
-    Database, Error, Projection,
+    Database, Error, Projection, Transaction,
     engine::{
         PartitionId,
         cache::{Cache, CacheError},
@@ -12,7 +12,7 @@ use crate::{
     },
 };
 use exodrive_domain::{Event, Recorded, decode};
-use sqlx::{PgConnection, Postgres, Transaction};
+use sqlx::PgConnection;
 use std::{
     collections::{HashMap, HashSet},
     marker::PhantomData,
@@ -143,7 +143,7 @@ impl ActiveGeneration {
 
 /// The rows of a projection at one moment, however long they are read.
 pub struct Snapshot<P> {
-    transaction: Transaction<'static, Postgres>,
+    transaction: Transaction,
     active_generation: ActiveGeneration,
     projection: PhantomData<P>,
 }

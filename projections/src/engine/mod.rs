@@ -21,6 +21,7 @@ mod runner;
 pub(crate) mod sandbox;
 mod share;
 pub mod store;
+pub(crate) mod transaction;
 pub(crate) mod writer;
 
 pub(crate) use context::Engine;

@@ -108,6 +108,46 @@ mod tests {
         assert_eq!(folders, names().into_iter().map(str::to_owned).collect());
     }
 
+    /// True if SQL reads this table.
+    fn reads(sql: &str, table: &str) -> bool {
+        ["from ", "join "].iter().any(|clause| {
+            sql.match_indices(clause).any(|(at, clause)| {
+                let rest = sql[at + clause.len()..].strip_prefix(table);
+                rest.is_some_and(|rest| {
+                    !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_')
+                })
+            })
+        })
+    }
+
+    #[test]
+    fn every_query_names_the_views_that_it_reads() {
+        let mut types = Vec::new();
+        for_each_projection!(P => {
+            let path = std::any::type_name::<P>();
+            types.push((P::NAME, format!("{}::NAME", path.rsplit("::").next().unwrap())));
+        });
+        let mut queries = 0;
+        for folder in names() {
+            let file = format!("{}/src/views/{folder}/read.rs", env!("CARGO_MANIFEST_DIR"));
+            let text = std::fs::read_to_string(file).unwrap();
+            for function in text.split("async fn ").skip(1) {
+                let body = &function[..function.find("\n}\n").unwrap()];
+                let name = body.split('(').next().unwrap();
+                let over =
+                    body.split(".over(").nth(1).unwrap_or_else(|| panic!("{folder}: {name}"));
+                let over = over.split("?;").next().unwrap();
+                // A list that others need as well has a name, in the same file.
+                let named = if over.contains("::NAME") { over } else { text.as_str() };
+                for (table, kind) in types.iter().filter(|(table, _)| reads(body, table)) {
+                    assert!(named.contains(kind.as_str()), "{folder}: {name} reads {table}");
+                    queries += 1;
+                }
+            }
+        }
+        assert!(queries > 20, "{queries} views are read by queries");
+    }
+
     #[test]
     fn a_row_is_recorded_under_the_thing_that_it_shows() {
         let of = |name: &str, key: &'static str| (view(name).unwrap().personal)(key).resource();

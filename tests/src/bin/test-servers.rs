@@ -6,9 +6,10 @@
 //! which is a copy of the migrated database `exodrive`. Who uses a system makes the file
 //! `taken/NUMBER` first.
 
-#![expect(clippy::expect_used, reason = "a program of the tests")]
+#![expect(clippy::expect_used, clippy::print_stderr, reason = "a program of the tests")]
 
 use exodrive_projections::Database;
+use exodrive_tests::complaints_of_postgres;
 use exodrive_runtime::{
     services::{Options, PrivateServices, ServiceUrls},
     shutdown,
@@ -39,6 +40,11 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     command.args(args).env("EXODRIVE_TEST_SERVERS", folder.path());
     let ended = tokio::task::spawn_blocking(move || command.status()).await??;
     services.stop().await;
+    let complaints = complaints_of_postgres(&folder.path().join("services"));
+    if !complaints.is_empty() {
+        eprintln!("Postgres complains of how the tests have used it:\n{complaints}");
+        return Ok(ExitCode::FAILURE);
+    }
     let code = ended.code().and_then(|code| u8::try_from(code).ok());
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }

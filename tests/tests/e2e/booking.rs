@@ -162,7 +162,7 @@ async fn every_invalid_field_is_reported_with_its_place_and_what_to_do_next() {
         &visitor.post("/v1/bookings", &missing).await,
         400,
         "invalid_request",
-        Some("/customer"),
+        Some("/customer/email"),
     );
     let send = async |method: Method, path: &str, kind: &str, body: &str| {
         let request = visitor.request(method, path).header("content-type", kind);
@@ -170,12 +170,17 @@ async fn every_invalid_field_is_reported_with_its_place_and_what_to_do_next() {
     };
     let json = "application/json";
     let path = "/v1/bookings";
-    assert_problem(&send(Method::POST, path, json, "").await, 400, "invalid_request", Some(""));
+    assert_problem(
+        &send(Method::POST, path, json, "").await,
+        400,
+        "invalid_request",
+        Some("/car_id"),
+    );
     assert_problem(
         &send(Method::POST, path, json, "{\"car_id\":").await,
         400,
         "invalid_request",
-        Some("/car_id"),
+        Some(""),
     );
     let text = valid.to_string();
     assert_problem(
@@ -188,7 +193,7 @@ async fn every_invalid_field_is_reported_with_its_place_and_what_to_do_next() {
         &send(Method::POST, path, json, &format!("{text}{text}")).await,
         400,
         "invalid_request",
-        None,
+        Some(""),
     );
     assert_problem(&send(Method::PATCH, path, json, &text).await, 405, "method_not_allowed", None);
     assert_problem(
@@ -218,14 +223,32 @@ async fn bookings_of_visitors_and_customers_are_limited_and_those_of_admins_are_
     let world = InProcess::with(&[("EXODRIVE_RATE_LIMIT_BOOKING", "3/1h")]).await;
     let admin = world.admin();
     let car = admin.add_car("one", 100_000).await;
+    let mut free = (100..).map(day);
     for client in [world.visitor(), world.user("ada", "customer")] {
+        let (mut made, mut keys) = (Vec::new(), Vec::new());
         for n in 0..3 {
-            let answer = client.book("nothing", day(n), day(n)).await;
-            assert_eq!(answer.status, 404, "attempt {n} is counted, not limited");
+            // What makes no booking does not count.
+            client.book("nothing", day(n), day(n)).await.problem(404, "not_found");
+            let past = json!({"start_date": "2020-01-01", "end_date": "2020-01-02"});
+            let mut wrong = booking_body(&car, day(n), day(n));
+            wrong.as_object_mut().unwrap().extend(past.as_object().unwrap().clone());
+            client.post("/v1/bookings", &wrong).await.problem(422, "validation_failed");
+            let body = booking_body(&car, free.next().unwrap(), day(300));
+            client.post("/v1/bookings", &body).await.problem(422, "validation_failed");
+            let days = free.next().unwrap();
+            let (key, body) = (key(), booking_body(&car, days, days));
+            made.push(client.post_as(&key, "/v1/bookings", &body).await.expect(201));
+            client.book(&car, days, days).await.problem(409, "dates_unavailable");
+            keys.push((key, body));
         }
-        let limited = client.book(&car, day(0), day(0)).await;
+        let limited = client.book(&car, day(200), day(200)).await;
         limited.problem(429, "rate_limited");
         assert!(limited.header("retry-after").parse::<u64>().unwrap() >= 1);
+        assert!(limited.header("ratelimit").contains("\"booking\";r=0;"), "{:?}", limited.headers);
+        // A repeat is free.
+        for ((key, body), made) in keys.iter().zip(&made) {
+            assert_eq!(client.post_as(key, "/v1/bookings", body).await.expect(201), *made);
+        }
         // No other request is limited.
         client.get(&format!("/v1/cars/{car}")).await.expect(200);
         let quote = json!({"car_id": car, "start_date": day(0), "end_date": day(0)});

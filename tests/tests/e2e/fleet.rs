@@ -241,7 +241,7 @@ async fn a_car_is_described_and_priced_and_invalid_fields_are_reported() {
             "price",
             json!({"base_per_day_cents": 1, "fees": [{"id": "a", "name": "A"}]}),
             400,
-            "/fees/0",
+            "/fees/0/amount_cents",
         ),
         ("images", json!({"images": [image("https://x", false)]}), 422, "/images"),
         ("images", json!({"images": [{"url": "", "primary": true}]}), 422, "/images/0/url"),

@@ -201,6 +201,84 @@ async fn keys_of_two_users_do_not_meet() {
 }
 
 #[tokio::test]
+async fn a_visitors_key_is_nobody_elses() {
+    let world = InProcess::with(&[("EXODRIVE_TRUSTED_PROXIES", "127.0.0.0/8")]).await;
+    let admin = world.admin();
+    let car = admin.add_car("one", 100_000).await;
+    let book = async |address: &str, link: &str, body: &Value| {
+        let request = world.visitor().command("/v1/bookings", body);
+        let request = request.header("x-forwarded-for", address);
+        let request = request.header("exodrive-booking-token", link);
+        Answer::of(request.header("idempotency-key", "checkout-1")).await.unwrap()
+    };
+    let of = |email: &str, n: i64| {
+        let mut body = booking_body(&car, day(n), day(n));
+        body["customer"]["email"] = json!(email);
+        body
+    };
+    let body = of("ada@example.com", 0);
+    let first = book("203.0.113.1", "", &body).await;
+    let token = first.expect(201)["access_link"]["token"].as_str().unwrap().to_owned();
+    let shows = |answer: &Answer| String::from_utf8_lossy(&answer.body).contains(&token);
+    for from in [false, true] {
+        let again = book("203.0.113.1", "", &body).await;
+        repeated(&first, &again, "from the same network, for the same person");
+        // Others, who ask for the same days, are told that these are taken, and nothing else.
+        for (address, link, email) in [
+            ("203.0.113.2", "", "ada@example.com"),
+            ("203.0.113.1", "", "ben@example.com"),
+            ("203.0.113.2", token.as_str(), "ada@example.com"),
+            ("203.0.113.2", "anything", "ben@example.com"),
+        ] {
+            let other = book(address, link, &of(email, 0)).await;
+            assert!(!shows(&other), "{address} {email}");
+            other.problem(409, "dates_unavailable");
+        }
+        if !from {
+            flush(&world).await;
+        }
+    }
+    // Under the same key each of them makes a booking of their own.
+    let mut made = BTreeSet::new();
+    for (n, (address, email)) in (1..).zip([
+        ("203.0.113.2", "ada@example.com"),
+        ("203.0.113.1", "ben@example.com"),
+        ("2001:db8:0:1::1", "ada@example.com"),
+    ]) {
+        let other = book(address, "", &of(email, n)).await;
+        assert!(!shows(&other));
+        made.insert(other.expect(201)["id"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(made.len(), 3);
+    // One network of IPv6, and the address in another spelling: the same visitor.
+    let same = book("2001:db8:0:1::2", "", &of("ada@example.com", 3)).await;
+    assert_eq!(same.header("idempotent-replayed"), "true");
+    let other = book("203.0.113.1", "", &of(" Ada@Example.com ", 0)).await;
+    other.problem(422, "idempotency_key_reused");
+    // An action belongs to who holds the link, in whatever network they are.
+    let link = world.visitor().with_link(&token);
+    let path = format!("/v1/bookings/{}/cancel", first.json()["id"].as_str().unwrap());
+    let cancel = async |address: &str| {
+        let request = link.command(&path, &json!({})).header("x-forwarded-for", address);
+        Answer::of(request.header("idempotency-key", "cancel-1")).await.unwrap()
+    };
+    let cancelled = cancel("203.0.113.1").await;
+    cancelled.expect(200);
+    repeated(&cancelled, &cancel("203.0.113.9").await, "from another network");
+    assert_eq!(bookings_in(&world.events().await), 4);
+}
+
+#[tokio::test]
+async fn a_user_has_keys_of_their_own_in_each_role() {
+    let world = InProcess::start().await;
+    let car = world.admin().add_car("one", 100_000).await;
+    let body = booking_body(&car, day(0), day(0));
+    let (staff, customer) = (world.user("ada", "admin"), world.user("ada", "customer"));
+    staff.post_as("1", "/v1/bookings", &body).await.expect(201);
+    customer.post_as("1", "/v1/bookings", &body).await.problem(409, "dates_unavailable");
+}
+
+#[tokio::test]
 async fn a_key_goes_with_every_command() {
     let world = InProcess::start().await;
     let names = world.serve_from(2).await;

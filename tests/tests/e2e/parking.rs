@@ -94,6 +94,16 @@ async fn an_event_of_a_newer_release_blocks_its_subject_and_no_other() {
     }
     assert_eq!(status(&world, "em-1").await, "sent", "nothing is folded past it");
     assert_eq!(status(&world, "em-2").await, "delivered");
+    for path in ["/v1/inbox", "/v1/inbox/em-2/deliveries"] {
+        eventually("a list says how many of its rows wait", async || {
+            let blocked = world.get(path).await.header("exodrive-blocked-rows").to_owned();
+            // Of the joined views each has one.
+            let expected = if path == "/v1/inbox" { "1" } else { "2" };
+            if blocked == expected { Ok(()) } else { Err(blocked) }
+        })
+        .await;
+    }
+    assert_eq!(world.get("/v1/customers").await.header("exodrive-blocked-rows"), "");
     assert!(
         world.printed(WORKER).contains("newer than this release"),
         "the log line has the reason"

@@ -5,14 +5,17 @@
 use super::peer::{network_of, peer};
 pub(crate) use super::tokens::Role;
 use super::tokens::{Caller, TokenError};
-use crate::http::{Api, headers::single, layers::request};
 use crate::http::{
+    Api,
+    contract::check_query,
+    headers::single,
+    layers::request::{self, Verdicts},
     problem::{ApiError, Code},
     state::limits::Limit,
 };
 use axum::{
     extract::FromRequestParts,
-    http::{HeaderMap, Method, request::Parts},
+    http::{HeaderMap, request::Parts},
 };
 use exodrive_commands::{context::Actor, digest::sha256_hex};
 use exodrive_projections::Identity;
@@ -20,6 +23,9 @@ use std::sync::Arc;
 
 /// Any caller, with or without a token.
 pub(crate) struct Anyone;
+
+/// A caller who is neither identified nor counted: a probe of the process.
+pub(crate) struct Probe;
 
 /// A caller who may read email.
 pub(crate) struct EmailReader {
@@ -44,6 +50,12 @@ pub(crate) struct Requester {
     bearer: Bearer,
     /// SHA-256 of the link's token.
     link: Option<String>,
+    /// Why the link's token cannot be read, if it cannot.
+    link_fault: Option<ApiError>,
+    /// The network that the request came from.
+    network: String,
+    /// What the request was counted as so far.
+    verdicts: Verdicts,
 }
 
 impl Requester {
@@ -52,11 +64,83 @@ impl Requester {
         if let Some(known) = parts.extensions.get::<Self>() {
             return Ok(known.clone());
         }
-        let bearer = check_access(parts, api).await?;
-        let link = link_token(parts)?.map(|token| sha256_hex(token.as_bytes()));
-        let requester = Self { bearer, link };
+        let network = network_of(peer(parts, &api.trusted_proxies));
+        let bearer = check_access(parts, api, &network).await?;
+        let (link, link_fault) = match link_token(parts) {
+            Ok(token) => (token.map(|token| sha256_hex(token.as_bytes())), None),
+            Err(fault) => (None, Some(fault)),
+        };
+        let identity = parts.extensions.get::<request::Identity>();
+        let verdicts = identity.map(|it| it.verdicts.clone()).unwrap_or_default();
+        let requester = Self { bearer, link, link_fault, network, verdicts };
         parts.extensions.insert(requester.clone());
         Ok(requester)
+    }
+
+    /// The caller, once everything about the request but its body was looked at: a handler names
+    /// who may ask before that.
+    pub(crate) fn checked(self, parts: &Parts) -> Result<Self, ApiError> {
+        if let Some(fault) = self.link_fault {
+            return Err(fault);
+        }
+        check_query(parts)?;
+        Ok(self)
+    }
+
+    /// The caller, if their role is one of those that `may` do it, and nothing else is wrong with
+    /// the head of the request.
+    async fn admitted(
+        parts: &mut Parts,
+        api: &Api,
+        may: impl Fn(Role) -> bool,
+        whose: &str,
+    ) -> Result<Self, ApiError> {
+        let who = Self::of(parts, api).await?;
+        who.admit(may, whose)?;
+        who.checked(parts)
+    }
+
+    /// Whose `Idempotency-Key`s are one set, and nobody else's.
+    ///
+    /// Someone with a token: the user, in their role. Of an action on a booking, the holder of its
+    /// link. Anybody else is known by nothing but the network that they are in and the email
+    /// address that they give: two of them never share a key, and who has changed the network asks
+    /// anew. A token that was sent as that of a link proves nothing where there is no booking yet.
+    pub(crate) fn key_scope(&self, of_a_booking: bool, email: Option<&str>) -> Vec<String> {
+        let email = email.map(|email| email.trim().to_lowercase()).unwrap_or_default();
+        let parts: [&str; 3] = match (self.caller(), &self.link) {
+            (Some(caller), _) => ["user", caller.role.name(), &caller.subject],
+            (None, Some(link)) if of_a_booking => ["link", link, ""],
+            (None, _) => ["visitor", &self.network, &email],
+        };
+        parts.map(str::to_owned).into()
+    }
+
+    /// Who bookings are counted for; `None` for staff.
+    fn books_as(&self) -> Option<&str> {
+        match self.caller() {
+            Some(caller) if caller.role != Role::Customer => None,
+            Some(caller) => Some(&caller.subject),
+            None => Some(&self.network),
+        }
+    }
+
+    /// Counts a booking that is about to be made. Staff may make any number of them.
+    ///
+    /// # Errors
+    /// 429 if there were too many.
+    pub(crate) async fn count_booking(&self, api: &Api) -> Result<(), ApiError> {
+        let Some(who) = self.books_as() else { return Ok(()) };
+        let verdict = api.limiter.check(Limit::Booking, who).await;
+        self.verdicts.add(verdict);
+        if verdict.allowed { Ok(()) } else { Err(ApiError::rate_limited(&verdict)) }
+    }
+
+    /// Takes that back: no booking was made.
+    pub(crate) async fn count_no_booking(&self, api: &Api) {
+        let Some(who) = self.books_as() else { return };
+        api.limiter.give_back(Limit::Booking, who).await;
+        self.verdicts.remove(Limit::Booking);
     }
 
     fn caller(&self) -> Option<&Caller> {
@@ -128,7 +212,7 @@ impl FromRequestParts<Arc<Api>> for Requester {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
-        Self::of(parts, api).await
+        Self::of(parts, api).await?.checked(parts)
     }
 }
 
@@ -139,8 +223,8 @@ impl FromRequestParts<Arc<Api>> for Manages {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
-        let who = Requester::of(parts, api).await?;
-        who.admit(|role| role == Role::Admin, "admins").map(|_| Self)
+        let admin = |role| role == Role::Admin;
+        Requester::admitted(parts, api, admin, "admins").await.map(|_| Self)
     }
 }
 
@@ -151,7 +235,8 @@ impl FromRequestParts<Arc<Api>> for Operates {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
-        Requester::of(parts, api).await?.operator().map(|_| Self)
+        let operator = |role| role == Role::Operator;
+        Requester::admitted(parts, api, operator, "operators").await.map(|_| Self)
     }
 }
 
@@ -170,7 +255,29 @@ impl FromRequestParts<Arc<Api>> for Anyone {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
-        Requester::of(parts, api).await.map(|_| Self)
+        Requester::of(parts, api).await?.checked(parts).map(|_| Self)
+    }
+}
+
+impl FromRequestParts<Arc<Api>> for Probe {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Api>) -> Result<Self, ApiError> {
+        check_query(parts).map(|()| Self)
+    }
+}
+
+/// A caller who may read bookings: customers their own, admins and auditors all of them. A link
+/// shows one booking only.
+pub(crate) struct BookingReader(pub(crate) Requester);
+
+impl FromRequestParts<Arc<Api>> for BookingReader {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
+        let reads = |role| role != Role::Operator;
+        let whose = "customers, admins and auditors";
+        Requester::admitted(parts, api, reads, whose).await.map(Self)
     }
 }
 
@@ -178,10 +285,9 @@ impl FromRequestParts<Arc<Api>> for EmailReader {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
-        let who = Requester::of(parts, api).await?;
         let reads = |role: Role| role.reads_email_as().is_some();
-        let caller = who.admit(reads, "admins and auditors")?;
-        let identity = caller.role.reads_email_as().ok_or_else(|| {
+        let who = Requester::admitted(parts, api, reads, "admins and auditors").await?;
+        let identity = who.role().and_then(Role::reads_email_as).ok_or_else(|| {
             ApiError::new(Code::Forbidden, "Only admins and auditors may do that.")
         })?;
         Ok(Self { identity })
@@ -195,32 +301,26 @@ impl FromRequestParts<Arc<Api>> for Auditor {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
-        let who = Requester::of(parts, api).await?;
-        who.admit(|role| role == Role::Auditor, "auditors").map(|_| Self)
+        let auditor = |role| role == Role::Auditor;
+        Requester::admitted(parts, api, auditor, "auditors").await.map(|_| Self)
     }
 }
 
 /// Counts the request and identifies the caller, if it has a token. A request
 /// with an invalid token, or one without a role, is counted with those without
 /// one.
-async fn check_access(parts: &Parts, api: &Api) -> Result<Bearer, ApiError> {
+async fn check_access(parts: &Parts, api: &Api, network: &str) -> Result<Bearer, ApiError> {
     let bearer = identify(&parts.headers, api).await;
-    // Making a booking has a limit of its own.
-    let books = parts.method == Method::POST && parts.uri.path() == "/v1/bookings";
     let (limit, who) = match &bearer {
         Ok(Bearer::Known(caller)) if caller.role == Role::Customer => {
-            let limit = if books { Limit::Booking } else { Limit::SignedIn };
-            (limit, caller.subject.clone())
+            (Limit::SignedIn, caller.subject.as_str())
         }
-        Ok(Bearer::Known(caller)) => (Limit::Admin, caller.subject.clone()),
-        _ => {
-            let limit = if books { Limit::Booking } else { Limit::Public };
-            (limit, network_of(peer(parts, &api.trusted_proxies)))
-        }
+        Ok(Bearer::Known(caller)) => (Limit::Admin, caller.subject.as_str()),
+        _ => (Limit::Public, network),
     };
-    let verdict = api.limiter.check(limit, &who).await;
+    let verdict = api.limiter.check(limit, who).await;
     if let Some(identity) = parts.extensions.get::<request::Identity>() {
-        let _ = identity.verdict.set(verdict);
+        identity.verdicts.add(verdict);
         if let Ok(Bearer::Known(caller)) = &bearer
             && caller.role != Role::Customer
         {

@@ -6,7 +6,7 @@ use crate::http::{
     headers::single,
     problem,
     shows::{ReadRecords, Shows},
-    state::limits::Verdict,
+    state::limits::{Limit, Verdict},
 };
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -18,7 +18,7 @@ use chrono::Utc;
 use exodrive_commands::access_log::{Access, AccessLog};
 use exodrive_runtime::telemetry::TraceContext;
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Instant,
 };
 use tracing::Instrument;
@@ -31,12 +31,37 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub(crate) struct Identity {
     pub(crate) request_id: Arc<str>,
     pub(crate) trace: TraceContext,
-    /// Set by the extractor that counted the request.
-    pub(crate) verdict: Arc<OnceLock<Verdict>>,
+    /// What the request was counted as.
+    pub(crate) verdicts: Verdicts,
     /// Set by the extractor that admitted a member of staff.
     pub(crate) staff: Arc<OnceLock<Caller>>,
     method: Method,
     route: Option<MatchedPath>,
+}
+
+/// What a request was counted as, for its headers. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Verdicts(Arc<Mutex<Vec<Verdict>>>);
+
+impl Verdicts {
+    fn all(&self) -> MutexGuard<'_, Vec<Verdict>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds one.
+    pub(crate) fn add(&self, verdict: Verdict) {
+        self.all().push(verdict);
+    }
+
+    /// Removes what was said of a limit.
+    pub(crate) fn remove(&self, limit: Limit) {
+        self.all().retain(|verdict| verdict.limit != limit);
+    }
+
+    /// A list with what `show` gives for each; empty if there is none.
+    fn list(&self, show: impl Fn(&Verdict) -> String) -> String {
+        self.all().iter().map(show).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// A UUIDv7 from a generator of the thread: the system's generator costs a
@@ -64,7 +89,7 @@ impl Identity {
         Self {
             request_id: new_request_id().into(),
             trace: TraceContext::continuing(traceparent),
-            verdict: Arc::default(),
+            verdicts: Verdicts::default(),
             staff: Arc::default(),
             method: request.method().clone(),
             route: request.extensions().get::<MatchedPath>().cloned(),
@@ -163,9 +188,10 @@ pub(crate) async fn trace_request(
     };
     insert(REQUEST_ID, &identity.request_id);
     insert(TRACEPARENT, &identity.trace.traceparent());
-    if let Some(verdict) = identity.verdict.get() {
-        insert(HeaderName::from_static("ratelimit-policy"), &verdict.policy());
-        insert(HeaderName::from_static("ratelimit"), &verdict.state());
+    let policies = identity.verdicts.list(Verdict::policy);
+    if !policies.is_empty() {
+        insert(HeaderName::from_static("ratelimit-policy"), &policies);
+        insert(HeaderName::from_static("ratelimit"), &identity.verdicts.list(Verdict::state));
     }
     response
 }

@@ -40,4 +40,10 @@ impl BlockedKeys {
         let of_view = blocked.get(view)?;
         keys.iter().filter_map(|key| of_view.get(*key).copied()).min()
     }
+
+    /// Number of keys (or subjects) of a view that wait.
+    pub fn number(&self, view: &str) -> usize {
+        let blocked = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        blocked.get(view).map_or(0, HashMap::len)
+    }
 }

@@ -2,11 +2,9 @@
 //! algorithm): in Redis or, while Redis does not answer, in this process.
 
 use exodrive_projections::engine::cache::Cache;
-use governor::{Quota, RateLimiter, clock::Clock, middleware::StateInformationMiddleware};
 use std::{
     collections::HashMap,
     fmt,
-    num::NonZeroU32,
     str::FromStr,
     sync::{LazyLock, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -24,7 +22,8 @@ pub enum Limit {
     /// Webhooks that fail verification, per address.
     FailedWebhook,
     /// Bookings made by callers other than staff, per user, or per address
-    /// without a token.
+    /// without a token. What is refused or repeated makes none; it counts as a
+    /// request, like any other.
     Booking,
 }
 
@@ -138,13 +137,6 @@ fn ceil_secs(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
-type Local = RateLimiter<
-    String,
-    governor::state::keyed::DashMapStateStore<String>,
-    governor::clock::DefaultClock,
-    StateInformationMiddleware,
->;
-
 /// Counts requests.
 ///
 /// Every request is counted in Redis, exactly, over all processes. The
@@ -154,8 +146,11 @@ type Local = RateLimiter<
 /// be exceeded by about that much, for half a second.
 pub struct Limiter {
     cache: Cache,
-    tiers: [(Limit, Rate, Local); 5],
+    rates: Rates,
     leases: Mutex<HashMap<String, Lease>>,
+    /// Of each caller that this process has counted by itself, when nothing is
+    /// owed any more.
+    local: Mutex<HashMap<String, Instant>>,
 }
 
 /// A lease: requests that may go on without asking Redis.
@@ -199,37 +194,40 @@ static GCRA: LazyLock<redis::Script> = LazyLock::new(|| {
     )
 });
 
+/// Takes one request back. KEYS[1]: the caller. ARGV[1]: microseconds that it
+/// has cost. A key whose time is over owes nothing, and ends by itself.
+static GIVE_BACK: LazyLock<redis::Script> = LazyLock::new(|| {
+    redis::Script::new(
+        r"local free = redis.call('GET', KEYS[1])
+        if free then
+            redis.call('SET', KEYS[1], string.format('%.0f', free - ARGV[1]), 'KEEPTTL')
+        end",
+    )
+});
+
+fn key(limit: Limit, who: &str) -> String {
+    format!("exo:limit:{}:{who}", limit.name())
+}
+
 impl Limiter {
     /// A limiter with these rates, counting in `cache`.
     pub fn new(cache: Cache, rates: Rates) -> Self {
-        let tier = |limit, rate: Rate| {
-            let burst = NonZeroU32::new(rate.amount).unwrap_or(NonZeroU32::MIN);
-            let quota = Quota::with_period(rate.interval())
-                .unwrap_or_else(|| Quota::per_second(burst))
-                .allow_burst(burst);
-            (limit, rate, RateLimiter::dashmap(quota).with_middleware())
-        };
-        let tiers = [
-            tier(Limit::Public, rates.public),
-            tier(Limit::SignedIn, rates.signed_in),
-            tier(Limit::Admin, rates.admin),
-            tier(Limit::FailedWebhook, rates.failed_webhook),
-            tier(Limit::Booking, rates.booking),
-        ];
-        Self { cache, tiers, leases: Mutex::default() }
+        Self { cache, rates, leases: Mutex::default(), local: Mutex::default() }
+    }
+
+    fn rate(&self, limit: Limit) -> Rate {
+        match limit {
+            Limit::Public => self.rates.public,
+            Limit::SignedIn => self.rates.signed_in,
+            Limit::Admin => self.rates.admin,
+            Limit::FailedWebhook => self.rates.failed_webhook,
+            Limit::Booking => self.rates.booking,
+        }
     }
 
     /// Counts one request of `who`.
     pub async fn check(&self, limit: Limit, who: &str) -> Verdict {
-        let [public, signed_in, admin, failed_webhook, booking] = &self.tiers;
-        let (_, rate, local) = match limit {
-            Limit::Public => public,
-            Limit::SignedIn => signed_in,
-            Limit::Admin => admin,
-            Limit::FailedWebhook => failed_webhook,
-            Limit::Booking => booking,
-        };
-        let key = format!("exo:limit:{}:{who}", limit.name());
+        let (rate, key) = (self.rate(limit), key(limit, who));
         let fast = rate.interval() <= Duration::from_secs(1) / FAST;
         let spent = match fast.then(|| self.spend_leased(&key)) {
             Some(Ok(verdict)) => return verdict,
@@ -241,23 +239,47 @@ impl Limiter {
         let mut script = GCRA.prepare_invoke();
         script.key(&key).arg(cost).arg(most).arg(spent);
         let Ok((allowed, debt)) = self.cache.invoke::<(u8, u64)>(&script).await else {
-            return check_locally(limit, *rate, local, key);
+            let (allowed, debt) = self.count_locally(&key, rate);
+            return verdict(limit, rate, allowed, debt);
         };
-        let allowed = allowed == 1;
-        let remaining = u32::try_from(most.saturating_sub(debt) / cost).unwrap_or(u32::MAX);
-        let wait = if allowed { 0 } else { (debt + cost).saturating_sub(most) };
-        let verdict = Verdict {
-            limit,
-            rate: *rate,
-            allowed,
-            remaining,
-            reset: Duration::from_micros(debt),
-            retry_after: Duration::from_micros(wait),
-        };
+        let verdict = verdict(limit, rate, allowed == 1, debt);
         if fast {
             self.lease(key, verdict);
         }
         verdict
+    }
+
+    /// Takes back a request of `who` that turned out not to be one of those that
+    /// are limited. If Redis does not answer it stays counted there, and is
+    /// taken back in this process.
+    pub async fn give_back(&self, limit: Limit, who: &str) {
+        let (rate, key) = (self.rate(limit), key(limit, who));
+        let mut script = GIVE_BACK.prepare_invoke();
+        script.key(&key).arg(micros(rate.interval()));
+        if self.cache.invoke::<Option<String>>(&script).await.is_ok() {
+            return;
+        }
+        let mut local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(free) = local.get_mut(&key) {
+            *free = free.checked_sub(rate.interval()).unwrap_or(*free);
+        }
+    }
+
+    /// Counts a request as Redis would; gives whether it is allowed, and the
+    /// microseconds that are owed.
+    fn count_locally(&self, key: &str, rate: Rate) -> (bool, u64) {
+        let (now, cost) = (Instant::now(), rate.interval());
+        let mut local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
+        if local.len() > LOCAL_KEYS {
+            local.retain(|_, free| *free > now);
+        }
+        let free = local.get(key).copied().unwrap_or(now).max(now);
+        let debt = free.duration_since(now);
+        if debt + cost > cost * rate.amount {
+            return (false, micros(debt));
+        }
+        local.insert(key.to_owned(), free + cost);
+        (true, micros(debt + cost))
     }
 
     /// Spends one request of a lease. Without a lease returns how many requests
@@ -292,24 +314,18 @@ impl Limiter {
     }
 }
 
-fn check_locally(limit: Limit, rate: Rate, local: &Local, key: String) -> Verdict {
-    if local.len() > LOCAL_KEYS {
-        local.retain_recent();
-    }
-    match local.check_key(&key) {
-        Ok(state) => {
-            let remaining = state.remaining_burst_capacity();
-            let reset = rate.interval() * rate.amount.saturating_sub(remaining);
-            Verdict { limit, rate, allowed: true, remaining, reset, retry_after: Duration::ZERO }
-        }
-        Err(refused) => Verdict {
-            limit,
-            rate,
-            allowed: false,
-            remaining: 0,
-            reset: rate.period,
-            retry_after: refused.wait_time_from(governor::clock::DefaultClock::default().now()),
-        },
+/// The verdict on a request after which `debt` microseconds are owed.
+fn verdict(limit: Limit, rate: Rate, allowed: bool, debt: u64) -> Verdict {
+    let cost = micros(rate.interval());
+    let most = cost.saturating_mul(rate.amount.into());
+    let wait = if allowed { 0 } else { (debt + cost).saturating_sub(most) };
+    Verdict {
+        limit,
+        rate,
+        allowed,
+        remaining: u32::try_from(most.saturating_sub(debt) / cost).unwrap_or(u32::MAX),
+        reset: Duration::from_micros(debt),
+        retry_after: Duration::from_micros(wait),
     }
 }
 
@@ -354,6 +370,11 @@ mod tests {
             assert!((1..=20).contains(&refused.retry_after_secs()), "{refused:?}");
             assert_eq!(refused.policy(), "\"public\";q=3;w=60");
             assert!(limiter.check(Limit::Public, "someone else").await.allowed);
+            limiter.give_back(Limit::Public, "someone").await;
+            limiter.give_back(Limit::Public, "nobody").await;
+            let again = limiter.check(Limit::Public, "someone").await;
+            assert_eq!((again.allowed, again.remaining), (true, 0));
+            assert!(!limiter.check(Limit::Public, "someone").await.allowed);
         });
     }
 }

@@ -1,7 +1,7 @@
 //! Applies operators' events to the database.
 
 use crate::{
-    Database, Error,
+    Database, Error, Transaction,
     engine::store::{
         self,
         operations::{self, NewRebuild, UnrecordedSwap},
@@ -58,7 +58,7 @@ impl Database {
         // Commands from before the database was made have no effect on it.
         let made = operations::database_made(self.pool()).await?;
         let stale = made.is_some_and(|made| seconds(command.at) < made - CLOCKS_DIFFER);
-        let mut transaction = self.pool().begin().await?;
+        let mut transaction = Transaction::begin(self.pool()).await?;
         if !operations::claim_position(&mut transaction, command.position).await? {
             return Ok(false);
         }
@@ -87,7 +87,7 @@ impl Database {
     /// # Errors
     /// When the database does not answer.
     pub async fn skip_command(&self, position: u64) -> Result<bool, Error> {
-        let mut transaction = self.pool().begin().await?;
+        let mut transaction = Transaction::begin(self.pool()).await?;
         let first = operations::claim_position(&mut transaction, position).await?;
         transaction.commit().await?;
         Ok(first)

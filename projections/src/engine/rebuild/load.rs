@@ -9,7 +9,7 @@
 
 use super::{governor::Governor, progress::Progress};
 use crate::{
-    Error,
+    Error, Transaction,
     engine::{
         Engine, PartitionId,
         feed::{Decoded, Events},
@@ -495,7 +495,7 @@ pub(crate) async fn finish(
     for index in indexes.drain(..) {
         generations::make_index(pool, &index).await?;
     }
-    let mut transaction = pool.begin().await?;
+    let mut transaction = Transaction::begin(pool).await?;
     generations::open_to_readers(engine.definition, &mut transaction, generation).await?;
     transaction.commit().await?;
     generations::analyze(engine.definition, pool, generation).await

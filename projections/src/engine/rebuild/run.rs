@@ -13,7 +13,7 @@ use super::{
     swap::{self, Swapped},
 };
 use crate::{
-    Error,
+    Error, Transaction,
     engine::{
         Engine,
         store::{
@@ -150,7 +150,7 @@ async fn build_or_swap(
     let to = match (found, job.kind) {
         (Some((to, GenerationState::CatchingUp)), _) => to,
         (Some((to, GenerationState::Previous)), RebuildKind::Rollback) => {
-            let mut transaction = pool.begin().await?;
+            let mut transaction = Transaction::begin(pool).await?;
             generations::catch_up(engine.definition, &mut transaction, to).await?;
             let next = RebuildState::CatchingUp;
             rebuilds::enter(engine.definition, &mut transaction, job, next).await?;
@@ -183,7 +183,7 @@ async fn build(
         Some(_) => active.partitions,
         None => job.partitions.unwrap_or(active.partitions),
     };
-    let mut transaction = pool.begin().await?;
+    let mut transaction = Transaction::begin(pool).await?;
     let generation = generations::next_number(engine.definition, &mut transaction).await?;
     let state = GenerationState::Building;
     generations::insert(engine.definition, &mut transaction, generation, partitions, state).await?;
@@ -227,7 +227,7 @@ async fn build(
         load::park_refused(engine, &plan, &refused).await?;
     }
     load::finish(engine, generation, &mut indexes).await?;
-    let mut transaction = pool.begin().await?;
+    let mut transaction = Transaction::begin(pool).await?;
     rebuilds::enter(engine.definition, &mut transaction, job, RebuildState::CatchingUp).await?;
     generations::catch_up(engine.definition, &mut transaction, generation).await?;
     generations::set_position(engine.definition, &mut transaction, generation, until).await?;

@@ -2,7 +2,7 @@
 
 use super::compare;
 use crate::{
-    Error,
+    Error, Transaction,
     engine::{
         Engine,
         store::{
@@ -14,7 +14,7 @@ use crate::{
         },
     },
 };
-use sqlx::{Connection, Postgres, Transaction};
+use sqlx::Connection;
 use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
@@ -98,7 +98,7 @@ pub(crate) async fn swap(
 /// readers use Postgres: no view of the old generation is served after one of the new.
 async fn withdraw_views(
     engine: &Engine,
-    transaction: &mut Transaction<'static, Postgres>,
+    transaction: &mut Transaction,
     comparison: &Comparison,
     swaps: i64,
 ) -> Result<(), Error> {
@@ -121,7 +121,7 @@ async fn withdraw_views(
 /// is held still too.
 async fn reached(
     engine: &Engine,
-    transaction: &mut Transaction<'static, Postgres>,
+    transaction: &mut Transaction,
     generation: i32,
     position: i64,
 ) -> Result<bool, Error> {

@@ -1,9 +1,9 @@
 //! Comparison of two generations of a projection.
 
 use super::{to_i64, to_u64};
-use crate::{Error, engine::projection::Definition};
+use crate::{Error, Transaction, engine::projection::Definition};
 use serde::{Deserialize, Serialize};
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Row, Transaction};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
 
 /// Most differences that are listed.
 const NAMED: i64 = 100;
@@ -42,15 +42,15 @@ pub struct Difference {
 }
 
 /// A transaction that sees both generations at one moment.
-pub(crate) async fn snapshot(pool: &PgPool) -> Result<Transaction<'static, Postgres>, Error> {
+pub(crate) async fn snapshot(pool: &PgPool) -> Result<Transaction, Error> {
     let begin = "begin isolation level repeatable read read only; set local idle_in_transaction_session_timeout = '5min'";
-    Ok(pool.begin_with(begin).await?)
+    Ok(Transaction::begin_with(pool, begin).await?)
 }
 
 /// The same, to copy rows from one into the other.
-pub(crate) async fn copying(pool: &PgPool) -> Result<Transaction<'static, Postgres>, Error> {
+pub(crate) async fn copying(pool: &PgPool) -> Result<Transaction, Error> {
     let begin = "begin isolation level repeatable read; set local idle_in_transaction_session_timeout = '5min'";
-    Ok(pool.begin_with(begin).await?)
+    Ok(Transaction::begin_with(pool, begin).await?)
 }
 
 /// The lowest and the highest checkpoint of two generations.

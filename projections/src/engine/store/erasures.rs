@@ -40,10 +40,14 @@ impl Database {
     /// # Errors
     /// When the database does not answer.
     pub async fn lock_erasures(&self) -> Result<Option<ErasureLock>, Error> {
-        let mut connection = self.pool().acquire().await?;
+        // The lock is the connection's: if this future is dropped, it ends with it.
+        let mut connection = self.pool().acquire().await?.detach();
         let locked = sqlx::query_scalar!(r#"select pg_try_advisory_lock($1) as "locked!""#, LOCK);
-        let locked = locked.fetch_one(&mut *connection).await?;
-        Ok(locked.then(|| ErasureLock(connection.detach())))
+        if locked.fetch_one(&mut connection).await? {
+            return Ok(Some(ErasureLock(connection)));
+        }
+        connection.close().await?;
+        Ok(None)
     }
 
     /// Every erasure that this database knows of.

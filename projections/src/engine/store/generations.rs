@@ -6,7 +6,7 @@ use super::{
     to_i64,
 };
 use crate::{
-    Error,
+    Error, Transaction,
     engine::{
         PartitionId,
         projection::{Definition, Projection},
@@ -36,7 +36,7 @@ async fn lock(connection: &mut PgConnection, projection: &str) -> Result<(), Err
 /// Creates the first generation of a projection if it has none, and the views through which this
 /// release reads it.
 pub(crate) async fn ensure(definition: Definition, pool: &PgPool) -> Result<(), Error> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = Transaction::begin(pool).await?;
     lock(&mut transaction, definition.name).await?;
     let known = sqlx::query!("select from projections where name = $1", definition.name)
         .fetch_optional(&mut *transaction)
@@ -184,6 +184,35 @@ pub(crate) async fn take_indexes(
     Ok(again)
 }
 
+/// Creates a schema of views, unless readers can use it already. Programs that do so wait for each
+/// other: of two grants on one schema at once, the server fails one.
+async fn ensure_schema(connection: &mut PgConnection, schema: &str) -> Result<(), Error> {
+    let mut locked = false;
+    loop {
+        let usable: bool = sqlx::query_scalar(
+            "select coalesce(has_schema_privilege('exodrive_reader', to_regnamespace($1)::oid,
+                                                  'usage'), false)",
+        )
+        .bind(schema)
+        .fetch_one(&mut *connection)
+        .await?;
+        if usable {
+            return Ok(());
+        }
+        if locked {
+            break;
+        }
+        // Another program may have made it meanwhile.
+        lock(connection, schema).await?;
+        locked = true;
+    }
+    let sql = format!(
+        "create schema if not exists {schema}; grant usage on schema {schema} to exodrive_reader"
+    );
+    connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
+    Ok(())
+}
+
 /// Makes every view of a projection show the generation that its readers must see. A view that
 /// shows it already is not changed.
 pub(crate) async fn point_views(
@@ -209,16 +238,14 @@ pub(crate) async fn point_views(
         if shown.as_deref() == Some(target.to_string().as_str()) {
             continue;
         }
+        ensure_schema(connection, &view.schema).await?;
         // Dropped first, because the columns of two versions may differ.
         let sql = format!(
-            "create schema if not exists {schema};
-             grant usage on schema {schema} to exodrive_reader;
-             drop view if exists {name};
+            "drop view if exists {name};
              create view {name} with (security_invoker = true)
                 as select * from {projection}_g{target}.{projection};
              comment on view {name} is '{target}';
-             grant select on {name} to exodrive_reader;",
-            schema = view.schema
+             grant select on {name} to exodrive_reader;"
         );
         connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
     }
@@ -227,7 +254,8 @@ pub(crate) async fn point_views(
 
 /// Updates the views to the generations that releases must read.
 pub(crate) async fn refresh_views(pool: &PgPool, projection: &str) -> Result<(), Error> {
-    let mut transaction = pool.begin_with("begin; set local lock_timeout = '200ms'").await?;
+    let mut transaction =
+        Transaction::begin_with(pool, "begin; set local lock_timeout = '200ms'").await?;
     lock(&mut transaction, projection).await?;
     point_views(&mut transaction, projection).await?;
     transaction.commit().await?;
@@ -289,7 +317,8 @@ pub(crate) async fn drop_generation(
     projection: &str,
     generation: i32,
 ) -> Result<(), Error> {
-    let mut transaction = pool.begin_with("begin; set local lock_timeout = '500ms'").await?;
+    let mut transaction =
+        Transaction::begin_with(pool, "begin; set local lock_timeout = '500ms'").await?;
     lock(&mut transaction, projection).await?;
     point_views(&mut transaction, projection).await?;
     let drop = format!("drop schema if exists {projection}_g{generation} cascade");

@@ -2,9 +2,9 @@
 //! verifies them.
 
 use super::to_u64;
-use crate::{Error, engine::projection::Definition};
+use crate::{Error, Transaction, engine::projection::Definition};
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Row, Transaction, postgres::PgRow};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row, postgres::PgRow};
 
 /// A table with more rows than this is looked into by chance, not gone through.
 const LARGE: f64 = 20_000.0;
@@ -34,10 +34,10 @@ pub(crate) struct Folded {
 
 /// A transaction that sees everything as it is now, however long it lasts:
 /// whoever looks may think between two reads for longer than a worker may hang.
-pub(crate) async fn snapshot(pool: &PgPool) -> Result<Transaction<'static, Postgres>, Error> {
+pub(crate) async fn snapshot(pool: &PgPool) -> Result<Transaction, Error> {
     let begin = "begin isolation level repeatable read read only;
                  set local idle_in_transaction_session_timeout = 0";
-    Ok(pool.begin_with(begin).await?)
+    Ok(Transaction::begin_with(pool, begin).await?)
 }
 
 /// The events that have been folded into the rows that readers see.

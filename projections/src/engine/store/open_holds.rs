@@ -2,7 +2,7 @@
 //! in them. It follows the log and no view, so that whatever a view lacks, each hold ends.
 
 use super::{check_log, to_i64, to_u64};
-use crate::{Database, Error};
+use crate::{Database, Error, Transaction};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
     id::{BookingId, CarId},
@@ -46,7 +46,7 @@ impl Database {
 
     /// Empties the open holds, unless another worker has just made them whole.
     async fn repair_open_holds(&self) -> Result<u64, Error> {
-        let mut transaction = self.pool().begin().await?;
+        let mut transaction = Transaction::begin(self.pool()).await?;
         sqlx::query!(
             "insert into worker_positions (worker, position, rows) values ($1, 0, 0)
              on conflict do nothing",
@@ -108,7 +108,7 @@ impl Database {
         to: u64,
         changes: &BTreeMap<BookingId, Option<OpenHold>>,
     ) -> Result<bool, Error> {
-        let mut transaction = self.pool().begin().await?;
+        let mut transaction = Transaction::begin(self.pool()).await?;
         // First, so that another worker waits here, and then finds another position.
         let moved = sqlx::query!(
             "update worker_positions set position = $3 where worker = $1 and position = $2",

@@ -5,7 +5,7 @@ use super::{
     to_i64, to_u64,
 };
 use crate::{
-    Error,
+    Error, Transaction,
     engine::{PartitionId, partition_of, projection::Definition},
 };
 use serde::Serialize;
@@ -53,7 +53,7 @@ impl crate::Database {
         let parked: Vec<_> = parked.iter().copied().map(to_i64).collect();
         // Unlike rows, requests are not made again after a crash.
         let begin = "begin; set local synchronous_commit = on";
-        let mut transaction = self.pool().begin_with(begin).await?;
+        let mut transaction = Transaction::begin_with(self.pool(), begin).await?;
         // A generation may be copied from another's rows: not at the same moment.
         sqlx::query!("select name from projections order by name for update")
             .fetch_all(&mut *transaction)
@@ -138,7 +138,7 @@ impl crate::Database {
     /// When the database does not answer.
     pub async fn forget_samples(&self) -> Result<(), Error> {
         let begin = "begin; set local synchronous_commit = on";
-        let mut transaction = self.pool().begin_with(begin).await?;
+        let mut transaction = Transaction::begin_with(self.pool(), begin).await?;
         sqlx::query!(
             "update rebuilds
              set comparison = jsonb_set(comparison, '{differences}', '[]'),

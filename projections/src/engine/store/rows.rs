@@ -2,7 +2,7 @@
 
 use super::{to_i64, to_u64};
 use crate::{
-    Error,
+    Error, Transaction,
     engine::{
         PartitionId,
         fold::{Rows, Stored},
@@ -10,9 +10,7 @@ use crate::{
     },
 };
 use serde::de::DeserializeOwned;
-use sqlx::{
-    AssertSqlSafe, PgConnection, PgPool, Postgres, Row, Transaction, postgres::PgRow, types::Json,
-};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row, postgres::PgRow, types::Json};
 use std::collections::HashMap;
 
 /// Remembers the log that the database belongs to; fails for another log.
@@ -29,10 +27,8 @@ pub(crate) async fn check_log(pool: &PgPool, log: &str) -> Result<(), Error> {
 
 /// A transaction that writes rows. Rows are found by key: a young table has no statistics, and
 /// would be scanned whole.
-pub(crate) async fn begin_transaction(
-    pool: &PgPool,
-) -> Result<Transaction<'static, Postgres>, Error> {
-    Ok(pool.begin_with("begin; set local enable_seqscan = off").await?)
+pub(crate) async fn begin_transaction(pool: &PgPool) -> Result<Transaction, Error> {
+    Ok(Transaction::begin_with(pool, "begin; set local enable_seqscan = off").await?)
 }
 
 /// The rows of these keys.

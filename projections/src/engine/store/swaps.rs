@@ -5,16 +5,14 @@ use super::{
     generations,
     states::{GenerationState, RebuildKind},
 };
-use crate::{Error, engine::projection::Definition};
-use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use crate::{Error, Transaction, engine::projection::Definition};
+use sqlx::{PgConnection, PgPool};
 
 /// A transaction that swaps generations. It fails soon if it would have to wait for a lock; its
 /// commit waits for the disk.
-pub(crate) async fn begin_transaction(
-    pool: &PgPool,
-) -> Result<Transaction<'static, Postgres>, Error> {
+pub(crate) async fn begin_transaction(pool: &PgPool) -> Result<Transaction, Error> {
     let begin = "begin; set local lock_timeout = '500ms'; set local synchronous_commit = on";
-    Ok(pool.begin_with(begin).await?)
+    Ok(Transaction::begin_with(pool, begin).await?)
 }
 
 /// The state that readers see before a swap.

@@ -1,7 +1,7 @@
 //! The status of the workers of every process.
 
 use super::{to_i64, to_u64};
-use crate::{Error, engine::database::Database};
+use crate::{Error, Transaction, engine::database::Database};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use strum::{EnumString, IntoStaticStr};
@@ -103,7 +103,7 @@ impl Database {
         process: &str,
         workers: &[WorkerStatus],
     ) -> Result<(), Error> {
-        let mut transaction = self.pool().begin().await?;
+        let mut transaction = Transaction::begin(self.pool()).await?;
         sqlx::query!(
             "delete from worker_status
              where heartbeat_at < clock_timestamp() - make_interval(secs => $1)",

@@ -72,6 +72,7 @@ pub async fn find_accesses(
     reader: &mut ReadTransaction,
     filter: &Filter,
 ) -> Result<Page<Access>, Error> {
+    let reader = reader.over(&[Accesses::NAME])?;
     let [after_time, after_key] = filter.after.clone().map_or([None, None], |it| it.map(Some));
     let found = sqlx::query!(
         r#"select key as "key!", first_at as "first_at!", position as "position!",

@@ -1,7 +1,10 @@
 //! Queries and answers of a booking's timeline.
 
 use super::{BookingTimeline, TimelineRow};
-use crate::{Error, Projection, ReadTransaction, views::bookings::read::reference};
+use crate::{
+    Error, Projection, ReadTransaction,
+    views::{bookings::read::reference, inbox::Inbox},
+};
 use chrono::{DateTime, Utc};
 use exodrive_domain::time::serde_micros;
 use serde::{Deserialize, Serialize};
@@ -45,6 +48,7 @@ pub async fn timeline_of_booking(
     reader: &mut ReadTransaction,
     booking_id: &str,
 ) -> Result<Vec<BookingEntry>, Error> {
+    let reader = reader.over(&[BookingTimeline::NAME, Inbox::NAME])?;
     let found = sqlx::query!(
         r#"select timeline.key as "key!", timeline.data as "data!",
                   inbox.data -> 'email' ->> 'subject' as email_subject,

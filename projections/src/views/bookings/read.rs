@@ -264,6 +264,7 @@ pub async fn find_bookings(
     reader: &mut ReadTransaction,
     filter: &Filter,
 ) -> Result<Page<BookingRow>, Error> {
+    let reader = reader.over(&[Bookings::NAME])?;
     let text = filter.text.as_deref().map(like);
     let [after_time, after_key] = filter.after.clone().map_or([None, None], |it| it.map(Some));
     let found = sqlx::query!(
@@ -301,6 +302,7 @@ pub async fn find_bookings(
 /// # Errors
 /// When the database fails.
 pub async fn count_bookings(reader: &mut ReadTransaction) -> Result<BTreeMap<String, i64>, Error> {
+    let reader = reader.over(&[Bookings::NAME])?;
     let found = sqlx::query!(
         r#"select status as "status!", count(*) as "count!" from bookings group by status"#
     );
@@ -316,6 +318,7 @@ pub async fn find_booking(
     reader: &mut ReadTransaction,
     booking_id: &str,
 ) -> Result<Option<BookingRow>, Error> {
+    let reader = reader.over(&[Bookings::NAME])?;
     let found =
         sqlx::query_scalar!(r#"select data as "data!" from bookings where key = $1"#, booking_id)
             .fetch_optional(&mut **reader)
@@ -331,6 +334,7 @@ pub async fn car_of(
     reader: &mut ReadTransaction,
     booking_id: &str,
 ) -> Result<Option<CarId>, Error> {
+    let reader = reader.over(&[Bookings::NAME])?;
     let found = sqlx::query_scalar!(
         r#"select car_id as "car_id!" from bookings where key = $1"#,
         booking_id

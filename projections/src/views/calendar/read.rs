@@ -12,6 +12,7 @@ pub async fn entries(
     reader: &mut ReadTransaction,
     car_id: &str,
 ) -> Result<(Vec<Entry>, u64), Error> {
+    let reader = reader.over(&[CalendarView::NAME])?;
     let found = sqlx::query!(
         r#"select position as "position!", data as "data!" from calendar where key = $1"#,
         car_id

@@ -9,7 +9,7 @@ use super::{CarRow, Cars};
 use crate::{
     Error, Page, Projection, ReadTransaction,
     views::{
-        calendar::day_number,
+        calendar::{CalendarView, day_number},
         query::{decode_cursor, encode_cursor, like},
     },
 };
@@ -69,6 +69,14 @@ pub struct Filter {
     pub limit: i64,
 }
 
+impl Filter {
+    /// The views that [`find_cars`] reads.
+    pub fn views(&self) -> &'static [&'static str] {
+        // Without days, no calendar can leave a car out.
+        if self.free.is_some() { &[Cars::NAME, CalendarView::NAME] } else { &[Cars::NAME] }
+    }
+}
+
 /// The place that a cursor names, if it was given for this order.
 pub fn parse_cursor(text: &str, sort: Sort) -> Option<String> {
     let [name, place] = decode_cursor(text)?;
@@ -83,6 +91,7 @@ pub async fn find_cars(
     reader: &mut ReadTransaction,
     filter: &Filter,
 ) -> Result<Page<CarSummary>, Error> {
+    let reader = reader.over(filter.views())?;
     let text = filter.text.as_deref().map(like);
     let free = filter.free.map(|days| (day_number(days.first()), day_number(days.until())));
     let (from, until) = free.unzip();
@@ -150,6 +159,7 @@ pub async fn find_car(
     reader: &mut ReadTransaction,
     id_or_slug: &str,
 ) -> Result<Option<(CarDetail, bool)>, Error> {
+    let reader = reader.over(&[Cars::NAME])?;
     let found = sqlx::query!(
         r#"select key as "key!", position as "position!", data as "data!" from cars
            where key = $1 or slug = $1 order by key = $1 desc limit 1"#,

@@ -54,6 +54,7 @@ pub async fn find_customers(
     after: Option<[String; 2]>,
     limit: i64,
 ) -> Result<Page<CustomerSummary>, Error> {
+    let reader = reader.over(&[Customers::NAME])?;
     let [after_time, after_key] = after.map_or([None, None], |it| it.map(Some));
     let found = sqlx::query!(
         r#"select key as "key!", last_at as "last_at!", position as "position!", data as "data!"
@@ -80,6 +81,7 @@ pub async fn find_customer(
     reader: &mut ReadTransaction,
     customer_id: &str,
 ) -> Result<Option<CustomerSummary>, Error> {
+    let reader = reader.over(&[Customers::NAME])?;
     let found = sqlx::query!(
         r#"select position as "position!", data as "data!" from customers where key = $1"#,
         customer_id

@@ -60,6 +60,7 @@ pub async fn deliveries_of_email(
     reader: &mut ReadTransaction,
     email_id: &str,
 ) -> Result<Vec<Delivery>, Error> {
+    let reader = reader.over(&[Deliveries::NAME])?;
     let found = sqlx::query!(
         r#"select key as "key!", data as "data!" from deliveries
            where email_id = $1 order by position"#,
@@ -78,6 +79,7 @@ pub async fn find_delivery(
     reader: &mut ReadTransaction,
     id: &str,
 ) -> Result<Option<Delivery>, Error> {
+    let reader = reader.over(&[Deliveries::NAME])?;
     let found = sqlx::query!(r#"select data as "data!" from deliveries where key = $1"#, id)
         .fetch_optional(&mut **reader)
         .await?;

@@ -83,6 +83,7 @@ pub async fn timeline_of_email(
     email_id: &str,
     order: Order,
 ) -> Result<Vec<TimelineEntry>, Error> {
+    let reader = reader.over(&[EmailTimeline::NAME])?;
     let found = sqlx::query!(
         r#"select key as "key!", data as "data!" from email_timeline
            where key >= $1 || '/' and key < $1 || '0' order by position"#,

@@ -56,6 +56,7 @@ pub async fn find_emails(
     reader: &mut ReadTransaction,
     filter: &Filter,
 ) -> Result<Page<EmailSummary>, Error> {
+    let reader = reader.over(&[Inbox::NAME])?;
     let text = filter.text.as_deref().map(like);
     let (after_time, after_key) = match &filter.after {
         Some(after) => (Some(&after.created_at), Some(&after.key)),
@@ -94,6 +95,7 @@ pub async fn find_emails_of_address(
     limit: i64,
     after: Option<&Cursor>,
 ) -> Result<Page<EmailId>, Error> {
+    let reader = reader.over(&[Inbox::NAME])?;
     let found = sqlx::query!(
         r#"select key as "key!", created_at as "created_at!", data as "data!" from inbox
            where (data ->> 'search' like $1 or lower(data -> 'email' ->> 'bcc') like $1
@@ -129,6 +131,7 @@ pub async fn count_emails(
     reader: &mut ReadTransaction,
     text: Option<&str>,
 ) -> Result<BTreeMap<String, i64>, Error> {
+    let reader = reader.over(&[Inbox::NAME])?;
     let found = sqlx::query!(
         r#"select status as "status!", count(*) as "count!" from inbox
            where $1::text is null or data ->> 'search' like $1 group by status"#,
@@ -147,6 +150,7 @@ pub async fn find_email(
     reader: &mut ReadTransaction,
     email_id: &str,
 ) -> Result<Option<EmailDetail>, Error> {
+    let reader = reader.over(&[Inbox::NAME])?;
     let found = sqlx::query!(
         r#"select position as "position!", data as "data!" from inbox where key = $1"#,
         email_id

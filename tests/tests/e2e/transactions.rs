@@ -1,0 +1,59 @@
+//! A connection never goes back to its pool inside a transaction, wherever a future is dropped.
+
+use crate::in_process::InProcess;
+use exodrive_projections::Transaction;
+use futures::poll;
+use sqlx::postgres::PgPoolOptions;
+use std::{pin::pin, task::Poll, time::Duration};
+
+/// Polls a future this often, with a moment between, and drops it. `None` if it was not ready.
+async fn dropped_after<T>(polls: u32, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    for _ in 0..polls {
+        if let Poll::Ready(value) = poll!(&mut future) {
+            return Some(value);
+        }
+        tokio::time::sleep(Duration::from_micros(100)).await;
+    }
+    None
+}
+
+#[tokio::test]
+async fn no_connection_goes_back_to_its_pool_inside_a_transaction() {
+    let world = InProcess::start().await;
+    let pool = PgPoolOptions::new().max_connections(1).connect(&world.urls().database).await;
+    let pool = pool.unwrap();
+    sqlx::query("create table kept (n int)").execute(&pool).await.unwrap();
+    let (mut dropped, mut rows) = (0, 0);
+    for round in 0..200_u32 {
+        let polls = round % 20;
+        let begun = dropped_after(polls, Transaction::begin(&pool)).await;
+        if let Some(transaction) = begun {
+            let mut transaction = transaction.unwrap();
+            let n = i32::try_from(round).unwrap();
+            sqlx::query("insert into kept values ($1)")
+                .bind(n)
+                .execute(&mut *transaction)
+                .await
+                .unwrap();
+            let ended = match round % 3 {
+                0 => dropped_after(polls / 2, transaction.rollback()).await,
+                _ => dropped_after(polls / 2, transaction.commit()).await,
+            };
+            dropped += u32::from(ended.is_none());
+        } else {
+            dropped += 1;
+        }
+        // In a transaction, its beginning is now.
+        let outside: bool =
+            sqlx::query_scalar("select now() = statement_timestamp()").fetch_one(&pool).await.unwrap();
+        assert!(outside, "round {round}: the connection is inside a transaction");
+        // So this lasts.
+        sqlx::query("insert into kept values (-1)").execute(&pool).await.unwrap();
+        rows += 1;
+        let kept: i64 =
+            sqlx::query_scalar("select count(*) from kept where n = -1").fetch_one(&pool).await.unwrap();
+        assert_eq!(kept, rows, "round {round}");
+    }
+    assert!(dropped > 50, "{dropped} futures were dropped");
+}

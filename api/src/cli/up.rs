@@ -5,7 +5,7 @@ use crate::{
     http::auth::{tokens, tokens::Role},
     settings::{
         BookingSettings, CheckSettings, Connections, Given, HttpSettings, MetricsSettings,
-        RebuildArgs, SealSettings,
+        EngineArgs, SealSettings,
     },
 };
 use exodrive_log::Log;
@@ -45,7 +45,7 @@ pub(super) struct Up {
     #[command(flatten)]
     seals: SealSettings,
     #[command(flatten)]
-    rebuilds: RebuildArgs,
+    engine: EngineArgs,
     #[command(flatten)]
     checks: CheckSettings,
     #[command(flatten)]

@@ -17,14 +17,17 @@ pub mod operations;
 mod partition;
 pub(crate) mod projection;
 pub(crate) mod rebuild;
+pub(crate) mod refused;
 mod runner;
 pub(crate) mod sandbox;
 mod share;
+mod still_parked;
 pub mod store;
 pub(crate) mod writer;
 
 pub(crate) use context::Engine;
-pub use context::{RebuildSettings, Step};
+pub use context::{EngineSettings, RebuildSettings, Step};
+pub use fold::keys_of;
 pub(crate) use partition::PartitionId;
 pub use partition::partition_of;
 pub use runner::{Runner, run_all};

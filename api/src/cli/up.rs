@@ -4,8 +4,8 @@ use super::{Failure, serve::HTTP_ADDR};
 use crate::{
     http::auth::{tokens, tokens::Role},
     settings::{
-        BookingSettings, CheckSettings, Connections, Given, HttpSettings, MetricsSettings,
-        EngineArgs, SealSettings,
+        BookingSettings, CheckSettings, Connections, EngineArgs, Given, HttpSettings,
+        MetricsSettings, SealSettings,
     },
 };
 use exodrive_log::Log;

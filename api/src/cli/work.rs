@@ -2,7 +2,7 @@
 //! worker.
 
 use super::{Failure, metrics::serve_metrics};
-use crate::settings::{CheckSettings, Connections, MetricsSettings, EngineArgs, SealSettings};
+use crate::settings::{CheckSettings, Connections, EngineArgs, MetricsSettings, SealSettings};
 use exodrive_log::Log;
 use exodrive_projections::{
     Database,

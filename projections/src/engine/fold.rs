@@ -12,6 +12,7 @@ use crate::engine::{
 use exodrive_domain::Event;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    hash::{DefaultHasher, Hash, Hasher},
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
@@ -219,6 +220,13 @@ impl<R> Table<R> for Loaded<R> {
     }
 }
 
+/// The number of a row in a [`HungFold`]: the same whatever other rows are folded.
+fn row_number(key: &str) -> usize {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    usize::try_from(hasher.finish() >> 1).unwrap_or(0)
+}
+
 /// Folds a batch over the rows it touches; returns the events that had to be parked, and adds them
 /// to `exclusions.blocked`.
 pub(crate) fn fold<P: Projection>(
@@ -256,8 +264,9 @@ pub(crate) fn fold<P: Projection>(
             (Ok(keys), Ok(payload)) => (keys, payload),
         };
         let event = Event { recorded, payload };
-        for (row, key) in keys.iter().enumerate() {
-            let hung = HungFold { position, row: Some(row) };
+        for key in keys {
+            let number = row_number(key);
+            let hung = HungFold { position, row: Some(number) };
             if exclusions.skips(position, key) {
                 continue;
             }
@@ -269,7 +278,7 @@ pub(crate) fn fold<P: Projection>(
                 park(exclusions, key, error);
                 continue;
             }
-            mark.set_row(position, row);
+            mark.set_row(position, number);
             let row = table.get(key);
             match catch_unwind(AssertUnwindSafe(|| P::evolve(key, row.cloned(), &event))) {
                 Ok(after) if after.as_ref() == row => {}

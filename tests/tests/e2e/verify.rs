@@ -284,8 +284,7 @@ async fn blocked_keys_are_compared_as_they_were_before_the_parked_event() {
     };
     post(1, "sent", "em-1").await;
     world.settled().await;
-    let refuse =
-        "alter table inbox_g1.inbox add constraint odd check (data ->> 'status' = 'sent')";
+    let refuse = "alter table inbox_g1.inbox add constraint odd check (data ->> 'status' = 'sent')";
     sqlx::query(refuse).execute(world.database()).await.unwrap();
     let parked = post(2, "delivered", "em-1").await;
     post(3, "opened", "em-1").await;

@@ -558,9 +558,10 @@ fn print_differences(job: &Job) -> Result<(), Failure> {
         return Err(format!("rebuild {} waits, and has no comparison", job.id).into());
     };
     let count = compared.difference_count.unsigned_abs();
-    let why = match compared.from_version == compared.to_version {
-        true => "though the fold has the same version",
-        false => "because the fold has another version",
+    let why = if compared.from_version == compared.to_version {
+        "though the fold has the same version"
+    } else {
+        "because the fold has another version"
     };
     eprintln!("{} rows of {name} differ from what readers see, {why}:", table::number(count));
     for it in compared.differences.iter().take(SHOWN) {

@@ -45,12 +45,13 @@ const BATCH: usize = 4_000;
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Batches that are read ahead.
 const AHEAD: usize = 3;
-/// Rows that Postgres refused and that are folded at once, in all of their states.
-const JUDGED_AT_ONCE: usize = 10_000;
+/// Rows that Postgres refused and that are folded at once, all in memory.
+const REFUSED_AT_ONCE: usize = 10_000;
 /// Memory that a remembered hash takes.
 const HASH_BYTES: usize = 16;
 
 /// The events and rows to load.
+#[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) generation: i32,
     pub(crate) partitions: i32,
@@ -180,7 +181,7 @@ impl<R> Loader<R> {
 
 /// The place that is filled, and the statements for its indexes.
 pub(crate) struct Filling<'a> {
-    pub(crate) plan: Plan,
+    pub(crate) plan: &'a Plan,
     /// The statements that create the table's indexes.
     pub(crate) indexes: &'a mut Vec<String>,
     pub(crate) governor: &'a Governor,
@@ -204,48 +205,48 @@ pub(crate) async fn load<P: Projection>(
     let mut exclusions = parked::exclusions(engine.definition, pool, whole).await?;
     loop {
         match fill::<P>(engine, &mut filling, &mut exclusions).await {
-            Ok(true) => return Ok(()),
-            Ok(false) => {}
             // The rows in memory were lost with the thread: everything begins again.
             Err(Filled::HungFold(hung)) if exclusions.leave_out(hung) => {
                 let position = hung.position;
                 tracing::error!(projection = P::NAME, position, "An event's fold does not end");
+                exclusions.blocked.clear();
+                let only = filling.plan.only.as_deref();
+                generations::empty(engine.definition, pool, generation, only).await?;
             }
             Err(Filled::HungFold(hung)) => return Err(hung.error(P::NAME)),
             Err(Filled::Error(error)) => return Err(error),
+            Ok(()) => return Ok(()),
         }
-        exclusions.blocked.clear();
-        let only = filling.plan.only.as_deref();
-        generations::empty(engine.definition, pool, generation, only).await?;
     }
 }
 
-/// Fills the table once. False if Postgres has refused rows: they alone are to be filled again,
-/// without the events that are now in `exclusions`.
+/// Fills the table, and once more with the rows that Postgres has refused, without the events after
+/// which it does.
 async fn fill<P: Projection>(
     engine: &Engine,
     filling: &mut Filling<'_>,
     exclusions: &mut Exclusions,
-) -> Result<bool, Filled> {
-    let refused = Pipeline::<P>::start(engine, filling).run(filling, exclusions).await?;
-    if refused.is_empty() {
-        return Ok(true);
-    }
-    let keys: Vec<_> = refused.iter().cloned().collect();
-    let refused = Arc::new(refused);
-    filling.plan.only = Some(refused.clone());
-    let pool = engine.database.pool();
-    generations::empty(engine.definition, pool, filling.plan.generation, Some(&refused)).await?;
-    make_key(pool, filling.indexes).await?;
-    for keys in keys.chunks(JUDGED_AT_ONCE) {
-        let keys = Arc::new(keys.iter().cloned().collect());
-        let found = find_refused::<P>(engine, &filling.plan, keys, exclusions).await?;
-        if found.iter().all(|(key, first)| exclusions.refused.get(key) == Some(first)) {
+) -> Result<(), Filled> {
+    let (plan, pool) = (filling.plan, engine.database.pool());
+    let memory = engine.settings.rebuilds.memory;
+    filling.progress.limit(memory);
+    exclusions.refused.clear();
+    let pipeline = Pipeline::<P>::start(engine, plan, memory);
+    let refused: Vec<_> = pipeline.run(plan, filling, exclusions).await?.into_iter().collect();
+    for keys in refused.chunks(REFUSED_AT_ONCE) {
+        let keys: Arc<HashSet<_>> = Arc::new(keys.iter().cloned().collect());
+        generations::empty(engine.definition, pool, plan.generation, Some(&keys)).await?;
+        make_key(pool, filling.indexes).await?;
+        let plan = Plan { only: Some(keys.clone()), ..plan.clone() };
+        exclusions.blocked.clear();
+        exclusions.refused = find_refused::<P>(engine, &plan, keys, exclusions).await?;
+        // All of them stay in memory to the end: a state before the last may be refused.
+        let pipeline = Pipeline::<P>::start(engine, &plan, u64::MAX);
+        if !pipeline.run(&plan, filling, exclusions).await?.is_empty() {
             return Err(Error::RefusedRows(P::NAME).into());
         }
-        exclusions.refused.extend(found);
     }
-    Ok(false)
+    Ok(())
 }
 
 /// The events after which Postgres refuses these rows, by key: see
@@ -261,7 +262,7 @@ async fn find_refused<P: Projection>(
     let _reading =
         AbortOnDropHandle::new(tokio::spawn(read_events(engine.log.clone(), plan.until, send)));
     let mut sandbox = Sandbox::new(engine.settings.fold_limit);
-    let mut exclusions = Exclusions { blocked: HashSet::new(), ..exclusions.clone() };
+    let mut exclusions = Exclusions { refused: HashMap::new(), ..exclusions.clone() };
     let (mut rows, mut refused) = (HashMap::new(), HashMap::new());
     while let Some(events) = batches.recv().await {
         let (events, mut states) = (events?, States::new(rows, keys.clone()));
@@ -310,10 +311,11 @@ struct Pipeline<P: Projection> {
 }
 
 impl<P: Projection> Pipeline<P> {
-    fn start(engine: &Engine, filling: &Filling<'_>) -> Self {
+    /// Begins to read the log. At most `memory` bytes of rows are held.
+    fn start(engine: &Engine, plan: &Plan, memory: u64) -> Self {
         let (send_events, events) = mpsc::channel(AHEAD);
         let (copies, copied) = mpsc::channel(copy::CHUNKS);
-        let Plan { generation, until, .. } = filling.plan;
+        let Plan { generation, until, .. } = *plan;
         let reading = tokio::spawn(read_events(engine.log.clone(), until, send_events));
         let copying = tokio::spawn(copy::copy(
             engine.definition,
@@ -321,8 +323,6 @@ impl<P: Projection> Pipeline<P> {
             generation,
             copied,
         ));
-        let limit = engine.settings.rebuilds.memory;
-        filling.progress.limit(limit);
         Self {
             engine: engine.clone(),
             events,
@@ -330,16 +330,16 @@ impl<P: Projection> Pipeline<P> {
             copying: AbortOnDropHandle::new(copying),
             _reading: AbortOnDropHandle::new(reading),
             sandbox: Sandbox::new(engine.settings.fold_limit),
-            loader: Loader::new(usize::try_from(limit).unwrap_or(usize::MAX)),
+            loader: Loader::new(usize::try_from(memory).unwrap_or(usize::MAX)),
         }
     }
 
     async fn run(
         mut self,
+        plan: &Plan,
         filling: &mut Filling<'_>,
         exclusions: &mut Exclusions,
     ) -> Result<HashSet<String>, Filled> {
-        let plan = &filling.plan;
         let whole = PartitionId { generation: plan.generation, partition: 0, partitions: 1 };
         while let Some(events) = self.events.recv().await {
             let events = events?;
@@ -480,11 +480,7 @@ async fn read_events(log: Log, until: u64, events: mpsc::Sender<Result<Events, E
 
 /// Parks events in the partitions that their keys belong to; a subject that cannot be read, in all
 /// of them.
-async fn park(
-    engine: &Engine,
-    plan: &Plan,
-    parked: &[Parked],
-) -> Result<(), Error> {
+async fn park(engine: &Engine, plan: &Plan, parked: &[Parked]) -> Result<(), Error> {
     let mut connection = engine.database.pool().acquire().await?;
     let (generation, partitions) = (plan.generation, plan.partitions);
     for partition in 0..partitions {

@@ -221,7 +221,8 @@ async fn build(
         engine.settings.rebuilds,
     );
     let plan = load::Plan { generation, partitions, until, only };
-    let filling = load::Filling { plan, indexes: &mut indexes, governor: &governor, progress };
+    let filling =
+        load::Filling { plan: &plan, indexes: &mut indexes, governor: &governor, progress };
     load(engine, filling).await?;
     enter(engine, job, RebuildState::Indexing).await?;
     load::finish(engine, generation, &mut indexes).await?;
@@ -247,10 +248,8 @@ async fn swap_in(engine: &Engine, job: &Job, progress: &Progress, to: i32) -> Re
         // A new version, or one that an operator rolls back to, may have other rows.
         let may_differ =
             job.kind != RebuildKind::Rebuild || comparison.from_version != comparison.to_version;
-        let permitted = || Permitted {
-            rows: may_differ || progress.accepted(),
-            parking: progress.accepted(),
-        };
+        let permitted =
+            || Permitted { rows: may_differ || progress.accepted(), parking: progress.accepted() };
         if !decided(engine, job, progress, &comparison, permitted).await? {
             continue;
         }

@@ -35,8 +35,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
         let (generation, before) = (self.lease.part.generation, exclusions.clone());
         let mut transaction = store::begin_transaction(self.engine.database.pool()).await?;
         let routed = self.route(events, only).await?;
-        let rows =
-            store::load::<P>(&mut transaction, generation, &fold::keys(&routed)).await?;
+        let rows = store::load::<P>(&mut transaction, generation, &fold::keys(&routed)).await?;
         let Outcome { changed, routed, .. } =
             self.fold(&mut transaction, events, routed, before.clone()).await?;
         let keys = write_each::<P>(&mut transaction, generation, changed).await?;

@@ -60,6 +60,9 @@ impl<const V: u32> Projection for Odd<V> {
     }
 
     fn keys(event: &Event<'_>) -> Vec<String> {
+        if event.recorded.envelope.id.starts_with("nul-key") {
+            return vec!["a\0b".to_owned()];
+        }
         Inbox::keys(event)
     }
 
@@ -186,7 +189,12 @@ fn expected(events: &[Recorded]) -> (Rows, Vec<ParkedEvent>) {
     let mut keys: BTreeMap<String, Vec<(&Recorded, String)>> = BTreeMap::new();
     for recorded in events {
         let payload = decode(recorded).unwrap();
-        for key in Inbox::keys(&Event { recorded, payload: &payload }) {
+        let mut touched = Inbox::keys(&Event { recorded, payload: &payload });
+        if recorded.subject.ends_with("em-nul") {
+            // Its first event has a key that Postgres cannot store: its subject is blocked.
+            touched = vec![recorded.subject.clone()];
+        }
+        for key in touched {
             let id = recorded.envelope.id.clone();
             keys.entry(key).or_default().push((recorded, id));
         }
@@ -196,7 +204,7 @@ fn expected(events: &[Recorded]) -> (Rows, Vec<ParkedEvent>) {
         let (mut row, mut taken, mut waiting) = (None, None, Vec::new());
         let mut blocked = false;
         for (recorded, id) in events {
-            blocked |= id.starts_with("panic") || id.starts_with("endless");
+            blocked |= ["panic", "endless", "nul-key"].iter().any(|it| id.starts_with(it));
             if blocked {
                 waiting.push(recorded.position);
                 continue;
@@ -258,6 +266,8 @@ async fn rows_are_alike_live_rebuilt_and_verified_whatever_is_refused() {
         ("fine-c", "em-c"),
         ("endless", "em-c"),
         ("after-it", "em-c"),
+        ("nul-key", "em-nul"),
+        ("after-nul", "em-nul"),
     ] {
         odds.append(id, email).await;
     }

@@ -99,9 +99,9 @@ pub(crate) async fn retry_refused(
 /// Most keys that [`newly`] names.
 const NAMED: i64 = 100;
 
-/// Keys and subjects, with their first such event, that have an event parked in the second generation, and no event up to that
+/// Keys and subjects that have an event parked in the second generation, and no event up to that
 /// one in the first: what readers of the second would see of them is behind. Only events up to a
-/// position, and only the first of these keys.
+/// position, and only the first of these keys, each with its first event.
 pub(crate) async fn newly(
     definition: Definition,
     connection: &mut PgConnection,

@@ -25,6 +25,7 @@ use exodrive_projections::{
     engine::{
         cache::Cache,
         inspect::{ActiveGeneration, Found, Snapshot},
+        keys_of,
     },
 };
 use redis::Views;
@@ -288,9 +289,10 @@ async fn sample<P: Projection>(
             continue;
         }
         let touched = || {
-            decode(&event).map(|payload| P::keys(&Event { recorded: &event, payload: &payload }))
+            decode(&event)
+                .map(|payload| keys_of::<P>(&Event { recorded: &event, payload: &payload }))
         };
-        if let Ok(Ok(touched)) = catch_unwind(AssertUnwindSafe(touched)) {
+        if let Ok(Ok(Ok(touched))) = catch_unwind(AssertUnwindSafe(touched)) {
             keys.extend(touched);
         }
     }

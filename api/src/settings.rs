@@ -9,7 +9,7 @@ use exodrive_audit::seal::SealKeys;
 use exodrive_audit::webhook_signature::Secrets;
 use exodrive_commands::rental::{BookingSecret, EmptySecret};
 use exodrive_log::{LogConfig, WrappingKeys, WrappingKeysError};
-use exodrive_projections::engine::RebuildSettings;
+use exodrive_projections::engine::{EngineSettings, RebuildSettings};
 use exodrive_proof::note::{KeyError, SigningKey, VerifierKey};
 use exodrive_runtime::{
     folder::{self, LogRequirements},
@@ -178,10 +178,15 @@ pub struct HttpSettings {
     pub access_interval: Duration,
 }
 
-/// Settings of rebuilds.
+/// Settings of the engine that keeps the projections.
 #[derive(Args, Clone)]
-#[command(next_help_heading = "Rebuilds")]
-pub struct RebuildArgs {
+#[command(next_help_heading = "Projections")]
+pub struct EngineArgs {
+    /// Processor time that the fold of one event may take before the event is
+    /// parked.
+    #[arg(long, env = "EXODRIVE_FOLD_LIMIT", default_value = "500ms", value_name = "DURATION",
+          value_parser = humantime::parse_duration)]
+    pub fold_limit: Duration,
     /// Rows that a rebuild holds in memory, in MiB. The others stay in the
     /// table.
     #[arg(long, env = "EXODRIVE_REBUILD_MEMORY_MIB", default_value_t = 256, value_name = "MIB",
@@ -193,12 +198,15 @@ pub struct RebuildArgs {
     pub rebuild_read_limit: Duration,
 }
 
-impl RebuildArgs {
+impl EngineArgs {
     /// The settings in the form that the engine takes.
-    pub fn settings(&self) -> RebuildSettings {
-        RebuildSettings {
-            memory: self.rebuild_memory_mib << 20,
-            read_limit: self.rebuild_read_limit,
+    pub fn settings(&self) -> EngineSettings {
+        EngineSettings {
+            rebuilds: RebuildSettings {
+                memory: self.rebuild_memory_mib << 20,
+                read_limit: self.rebuild_read_limit,
+            },
+            fold_limit: self.fold_limit,
         }
     }
 }

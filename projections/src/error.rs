@@ -75,6 +75,11 @@ pub enum Error {
         /// The event's position; 0 if it is at no event.
         position: u64,
     },
+    /// Postgres refuses rows, and takes every state of them alone.
+    #[error(
+        "Postgres refuses rows of projection {0} though it takes each of them alone: its own log has the reason"
+    )]
+    RefusedRows(&'static str),
     /// A task of the engine panicked: a defect of this program.
     #[error(
         "{0} panicked: the worker's log has the panic's message, which is a defect to report. Start the worker again; it goes on from its checkpoints"
@@ -112,6 +117,7 @@ impl Error {
             | Self::Database(_)
             | Self::Migrate(_)
             | Self::Row { .. }
+            | Self::RefusedRows(_)
             | Self::Fenced(_) => false,
         }
     }

@@ -4,8 +4,8 @@ use super::{Failure, serve::HTTP_ADDR};
 use crate::{
     http::auth::{tokens, tokens::Role},
     settings::{
-        BookingSettings, CheckSettings, Connections, Given, HttpSettings, MetricsSettings,
-        RebuildArgs, SealSettings,
+        BookingSettings, CheckSettings, Connections, EngineArgs, Given, HttpSettings,
+        MetricsSettings, SealSettings,
     },
 };
 use exodrive_log::Log;
@@ -45,7 +45,7 @@ pub(super) struct Up {
     #[command(flatten)]
     seals: SealSettings,
     #[command(flatten)]
-    rebuilds: RebuildArgs,
+    engine: EngineArgs,
     #[command(flatten)]
     checks: CheckSettings,
     #[command(flatten)]

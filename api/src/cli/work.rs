@@ -2,7 +2,7 @@
 //! worker.
 
 use super::{Failure, metrics::serve_metrics};
-use crate::settings::{CheckSettings, Connections, MetricsSettings, RebuildArgs, SealSettings};
+use crate::settings::{CheckSettings, Connections, EngineArgs, MetricsSettings, SealSettings};
 use exodrive_log::Log;
 use exodrive_projections::{
     Database,
@@ -31,7 +31,7 @@ pub struct Work {
     #[command(flatten)]
     connections: Connections,
     #[command(flatten)]
-    rebuilds: RebuildArgs,
+    engine: EngineArgs,
     #[command(flatten)]
     seals: SealSettings,
     #[command(flatten)]
@@ -105,14 +105,14 @@ impl Work {
         tasks: Tasks,
         failed: Arc<Mutex<Option<exodrive_projections::Error>>>,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let rebuilds = self.rebuilds.settings();
+        let settings = self.engine.settings();
         async move {
             let System { log, database, cache, process, .. } = &system;
             tokio::select! {
                 () = system.erased_is_gone.cancelled() => {}
                 () = tasks.stop().cancelled() => return,
             }
-            let kept = engine::run_all(log, database, cache, process, rebuilds, tasks.stop()).await;
+            let kept = engine::run_all(log, database, cache, process, settings, tasks.stop()).await;
             if let Err(error) = kept {
                 *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             }

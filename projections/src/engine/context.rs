@@ -45,6 +45,21 @@ impl Default for RebuildSettings {
     }
 }
 
+/// Settings of the engine.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineSettings {
+    /// Of rebuilds.
+    pub rebuilds: RebuildSettings,
+    /// Processor time that the fold of one event may take before the event is parked.
+    pub fold_limit: Duration,
+}
+
+impl Default for EngineSettings {
+    fn default() -> Self {
+        Self { rebuilds: RebuildSettings::default(), fold_limit: Duration::from_millis(500) }
+    }
+}
+
 /// One projection, with its log, its database and its cache. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Engine {
@@ -58,7 +73,7 @@ pub(crate) struct Engine {
     pub(crate) cache: Cache,
     pub(crate) worker: String,
     pub(crate) share: Share,
-    pub(crate) rebuilds: RebuildSettings,
+    pub(crate) settings: EngineSettings,
     pub(crate) on_step: Option<OnStep>,
 }
 
@@ -79,7 +94,7 @@ impl Engine {
             cache,
             worker: worker.to_owned(),
             share: Share::default(),
-            rebuilds: RebuildSettings::default(),
+            settings: EngineSettings::default(),
             on_step: None,
         }
     }

@@ -12,6 +12,7 @@ use crate::engine::{
 use exodrive_domain::Event;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    hash::{DefaultHasher, Hash, Hasher},
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
@@ -33,10 +34,20 @@ pub(crate) struct Parked {
     pub(crate) error: String,
 }
 
+/// The error of an event whose fold does not end.
+pub(crate) const HUNG: &str =
+    "the fold did not end within its limit of processor time; see the worker's log";
+/// The error of an event whose fold panics.
+const PANICKED: &str = "the fold panicked; see the worker's log";
+/// The error of an event after which Postgres refuses the row. It quotes no data.
+pub(crate) const REFUSED: &str = "Postgres rejected the row's value";
+/// The error of an event with a key that Postgres cannot store.
+const NUL_IN_KEY: &str = "the key of a row contains NUL, which Postgres does not store";
+
 /// Rows by key, `None` for a row that is gone.
 pub(crate) type Rows<R> = BTreeMap<String, Option<Stored<R>>>;
 
-/// Keys and events to leave out: blocked, skipped, or known to hang.
+/// Keys and events to leave out: blocked, skipped, known to hang, or refused.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Exclusions {
     /// Keys and subjects that have parked events.
@@ -46,12 +57,23 @@ pub(crate) struct Exclusions {
     pub(crate) skipped: HashMap<u64, Vec<String>>,
     /// Folds that must not be tried again: they hung in the middle of a batch.
     pub(crate) hung_folds: HashSet<HungFold>,
+    /// By key, the event after which Postgres refuses the row: see [`refused`](super::refused).
+    pub(crate) refused: HashMap<String, u64>,
 }
 
 impl Exclusions {
-    /// True if an event is parked because its fold does not end.
-    pub(crate) fn is_hung(&self, position: u64) -> bool {
-        self.hung_folds.iter().any(|hung| hung.position == position)
+    /// Leaves out a fold that hangs. False if that does not help: it is at no event, or was left
+    /// out before.
+    pub(crate) fn leave_out(&mut self, hung: HungFold) -> bool {
+        hung.position > 0 && self.hung_folds.insert(hung)
+    }
+
+    /// Why a fold must not be tried, if it must not.
+    fn known(&self, hung: HungFold, key: &str) -> Option<&'static str> {
+        if self.hung_folds.contains(&hung) {
+            return Some(HUNG);
+        }
+        (self.refused.get(key) == Some(&hung.position)).then_some(REFUSED)
     }
 
     fn skips(&self, position: u64, key: &str) -> bool {
@@ -90,12 +112,9 @@ pub(crate) fn route<P: Projection>(
         mark.at(recorded.position);
         let hung = HungFold { position: recorded.position, row: None };
         let keys = match &decoded.payload {
-            _ if exclusions.hung_folds.contains(&hung) => Err(hung.to_string()),
+            _ if exclusions.hung_folds.contains(&hung) => Err(HUNG.to_owned()),
             Err(error) => Err(error.to_string()),
-            Ok(payload) => {
-                let event = Event { recorded, payload };
-                catch_unwind(AssertUnwindSafe(|| P::keys(&event))).map_err(|_| PANICKED.to_owned())
-            }
+            Ok(payload) => keys_of::<P>(&Event { recorded, payload }).map_err(str::to_owned),
         };
         let keys = keys.map(|mut keys| {
             let requested =
@@ -110,7 +129,17 @@ pub(crate) fn route<P: Projection>(
     found
 }
 
-const PANICKED: &str = "the fold panicked; see the worker's log";
+/// The keys of the rows that an event touches.
+///
+/// # Errors
+/// The reason that the event is parked for its subject: its keys are unknown, or cannot be stored.
+pub fn keys_of<P: Projection>(event: &Event<'_>) -> Result<Vec<String>, &'static str> {
+    let keys = catch_unwind(AssertUnwindSafe(|| P::keys(event))).map_err(|_| PANICKED)?;
+    if keys.iter().any(|key| key.contains('\0')) {
+        return Err(NUL_IN_KEY);
+    }
+    Ok(keys)
+}
 
 /// The keys of the rows that a batch touches, each once, in order.
 pub(crate) fn keys(events: &[RoutedEvent]) -> Vec<String> {
@@ -164,17 +193,11 @@ pub(crate) fn touches(events: &Events, routed: &[RoutedEvent]) -> Vec<(String, u
     touches
 }
 
-/// The position of the first event that touches a key.
-pub(crate) fn first_of(events: &Events, routed: &[RoutedEvent], key: &str) -> Option<u64> {
-    let mut touches = touches(events, routed).into_iter();
-    touches.find(|(own, _)| own == key).map(|(_, position)| position)
-}
-
 /// Rows that a fold reads and writes.
 pub(crate) trait Table<R> {
     fn get(&self, key: &str) -> Option<&R>;
-    /// Puts a row, which grew by at most this many bytes.
-    fn put(&mut self, key: &str, row: Option<Stored<R>>, bytes: usize);
+    /// Puts a row after the event at a position; it grew by at most this many bytes.
+    fn put(&mut self, key: &str, position: u64, row: Option<Stored<R>>, bytes: usize);
 }
 
 /// Rows that were loaded, and the changes that a batch makes to them.
@@ -192,9 +215,16 @@ impl<R> Table<R> for Loaded<R> {
         .map(|stored| &stored.row)
     }
 
-    fn put(&mut self, key: &str, row: Option<Stored<R>>, _bytes: usize) {
+    fn put(&mut self, key: &str, _position: u64, row: Option<Stored<R>>, _bytes: usize) {
         self.changed.insert(key.to_owned(), row);
     }
+}
+
+/// The number of a row in a [`HungFold`]: the same whatever other rows are folded.
+fn row_number(key: &str) -> usize {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    usize::try_from(hasher.finish() >> 1).unwrap_or(0)
 }
 
 /// Folds a batch over the rows it touches; returns the events that had to be parked, and adds them
@@ -234,8 +264,9 @@ pub(crate) fn fold<P: Projection>(
             (Ok(keys), Ok(payload)) => (keys, payload),
         };
         let event = Event { recorded, payload };
-        for (row, key) in keys.iter().enumerate() {
-            let hung = HungFold { position, row: Some(row) };
+        for key in keys {
+            let number = row_number(key);
+            let hung = HungFold { position, row: Some(number) };
             if exclusions.skips(position, key) {
                 continue;
             }
@@ -243,17 +274,17 @@ pub(crate) fn fold<P: Projection>(
                 park(exclusions, key, "");
                 continue;
             }
-            if exclusions.hung_folds.contains(&hung) {
-                park(exclusions, key, &hung.to_string());
+            if let Some(error) = exclusions.known(hung, key) {
+                park(exclusions, key, error);
                 continue;
             }
-            mark.set_row(position, row);
+            mark.set_row(position, number);
             let row = table.get(key);
             match catch_unwind(AssertUnwindSafe(|| P::evolve(key, row.cloned(), &event))) {
                 Ok(after) if after.as_ref() == row => {}
                 Ok(after) => {
                     let row = after.map(|row| Stored { row, position });
-                    table.put(key, row, recorded.body.len());
+                    table.put(key, position, row, recorded.body.len());
                 }
                 Err(_) => park(exclusions, key, PANICKED),
             }

@@ -3,7 +3,7 @@
 use crate::{
     Error,
     engine::{
-        PartitionId,
+        Engine, PartitionId,
         feed::{Decoded, Events},
         fold::{self, Exclusions, Loaded, Parked, RoutedEvent, Rows, Stored},
         projection::{Projection, Sources},
@@ -65,7 +65,7 @@ pub(crate) struct Fresh<R> {
 impl<P: Projection> KeyHistories<P> {
     /// Begins with nothing folded. `keys` come with their present rows, where these can be trusted.
     pub(crate) fn new(
-        log: &Log,
+        engine: &Engine,
         part: PartitionId,
         exclusions: &Exclusions,
         parked: HashMap<String, u64>,
@@ -81,11 +81,11 @@ impl<P: Projection> KeyHistories<P> {
             groups.entry(sources).or_default().insert(key);
         }
         Self {
-            log: log.clone(),
+            log: engine.log.clone(),
             part,
             exclusions: Exclusions { skipped: exclusions.skipped.clone(), ..Exclusions::default() },
             parked,
-            sandbox: Sandbox::default(),
+            sandbox: Sandbox::new(engine.settings.fold_limit),
             groups: groups.into_iter().map(|(sources, keys)| (sources, Arc::new(keys))).collect(),
             by_row,
             rows: HashMap::new(),
@@ -192,7 +192,7 @@ impl<P: Projection> KeyHistories<P> {
                     return Ok(());
                 }
                 // It is parked, in this fold only, and the others continue.
-                Err(hung) if hung.position > 0 && self.exclusions.hung_folds.insert(hung) => {}
+                Err(hung) if self.exclusions.leave_out(hung) => {}
                 Err(hung) => return Err(hung.error(P::NAME)),
             }
         }

@@ -6,6 +6,7 @@ use crate::{
     engine::{
         PartitionId,
         cache::{Cache, CacheError},
+        fold::keys_of,
         partition_of,
         projection::{Definition, reads},
         store::inspection,
@@ -16,7 +17,6 @@ use sqlx::PgConnection;
 use std::{
     collections::{HashMap, HashSet},
     marker::PhantomData,
-    panic::{AssertUnwindSafe, catch_unwind},
 };
 
 pub use super::store::inspection::Found;
@@ -46,9 +46,10 @@ pub fn rows_of(recorded: &Recorded) -> Vec<(&'static str, Vec<String>)> {
     let mut rows = Vec::new();
     crate::for_each_projection!(P => {
         if reads::<P>(&recorded.subject) {
-            // A projection whose code panics with the event parks it, so no row has it.
-            let keys = catch_unwind(AssertUnwindSafe(|| P::keys(&event))).unwrap_or_default();
-            rows.push((P::NAME, keys));
+            // An event whose keys are unknown is parked, so no row has it.
+            if let Ok(keys) = keys_of::<P>(&event) {
+                rows.push((P::NAME, keys));
+            }
         }
     });
     rows

@@ -3,7 +3,7 @@
 use super::{
     PartitionId,
     cache::Cache,
-    context::{Engine, RebuildSettings, Step},
+    context::{Engine, EngineSettings, Step},
     database::Database,
     feed::Feed,
     projection::Projection,
@@ -66,14 +66,14 @@ pub async fn run_all(
     database: &Database,
     cache: &Cache,
     worker: &str,
-    rebuilds: RebuildSettings,
+    settings: EngineSettings,
     stop: &CancellationToken,
 ) -> Result<(), Error> {
     let (feed, share) = (Feed::new(log.clone()), Share::among_workers());
     let mut runners = JoinSet::new();
     crate::for_each_projection!(P => {
         let mut runner = Runner::new::<P>(log.clone(), database.clone(), cache.clone(), worker)
-            .with_rebuilds(rebuilds);
+            .with_settings(settings);
         runner.engine.feed = feed.clone();
         runner.engine.share = share.clone();
         let stop = stop.clone();
@@ -146,10 +146,10 @@ impl Runner {
         self
     }
 
-    /// With these settings for rebuilds.
+    /// With these settings.
     #[must_use]
-    pub fn with_rebuilds(mut self, settings: RebuildSettings) -> Self {
-        self.engine.rebuilds = settings;
+    pub fn with_settings(mut self, settings: EngineSettings) -> Self {
+        self.engine.settings = settings;
         self
     }
 

@@ -2,7 +2,7 @@
 
 use crate::Error;
 use std::{
-    fmt, fs,
+    fs,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -15,9 +15,6 @@ use tokio::sync::oneshot;
 
 /// Bytes of stack for a fold: a fold that overflows it ends the process.
 const STACK: usize = 8 << 20;
-/// Processor time that one event may take. It is not elapsed time: a thread that gets no processor
-/// is not at fault.
-const HANG_AFTER: Duration = Duration::from_millis(500);
 /// Time between two checks of a thread.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -66,15 +63,11 @@ impl HungFold {
     }
 }
 
-impl fmt::Display for HungFold {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the fold did not end within half a second of processor time")
-    }
-}
-
 /// Runs jobs on a thread of its own, which is started when first needed.
-#[derive(Default)]
 pub(crate) struct Sandbox {
+    /// Processor time that one event may take. It is not elapsed time: a thread that gets no
+    /// processor is not at fault.
+    limit: Duration,
     thread: Option<Thread>,
 }
 
@@ -85,6 +78,11 @@ struct Thread {
 }
 
 impl Sandbox {
+    /// A sandbox in which one event may take this much processor time.
+    pub(crate) fn new(limit: Duration) -> Self {
+        Self { limit, thread: None }
+    }
+
     /// Runs a job and returns its result. A thread that hangs is abandoned at the lowest priority,
     /// because no thread can be stopped.
     ///
@@ -99,12 +97,13 @@ impl Sandbox {
             None => Thread::start().await.ok_or(NOWHERE)?,
         };
         thread.mark.at(0);
+        // What the thread has used for earlier jobs is no fault of this one.
+        let mut seen = (NOWHERE, processor_time(thread.id));
         let (answer, mut answered) = oneshot::channel();
         let job: Job = Box::new(move |mark| drop(answer.send(job(mark))));
         if thread.jobs.send(job).is_err() {
             return Err(NOWHERE);
         }
-        let mut seen = (NOWHERE, Duration::ZERO);
         loop {
             match tokio::time::timeout(POLL_INTERVAL, &mut answered).await {
                 Ok(Ok(value)) => {
@@ -119,7 +118,18 @@ impl Sandbox {
             let used = processor_time(thread.id);
             if at != seen.0 {
                 seen = (at, used);
-            } else if used.saturating_sub(seen.1) > HANG_AFTER {
+                continue;
+            }
+            let used = used.saturating_sub(seen.1);
+            if used > self.limit {
+                tracing::error!(
+                    position = at.position,
+                    row = at.row,
+                    used_ms = used.as_millis(),
+                    limit_ms = self.limit.as_millis(),
+                    "A fold has used more processor time on one event than it may; its thread is \
+                     left alone at the lowest priority"
+                );
                 lower_priority(thread.id);
                 return Err(at);
             }
@@ -169,9 +179,51 @@ fn lower_priority(thread: i32) {
 mod tests {
     use super::*;
 
+    const LIMIT: Duration = Duration::from_millis(300);
+
+    /// Uses the processor for this long, as the kernel counts it.
+    fn work(time: Duration) {
+        let own = nix::unistd::gettid().as_raw();
+        let before = processor_time(own);
+        while processor_time(own) - before < time {
+            std::hint::black_box(());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_thread_did_before_does_not_make_its_next_job_hang() {
+        let mut sandbox = Sandbox::new(LIMIT);
+        for position in 1..=5 {
+            let done = sandbox.run(move |mark| {
+                mark.at(position);
+                work(LIMIT / 2);
+            });
+            assert_eq!(done.await, Ok(()));
+        }
+        // Elapsed time does not count, and no event is marked yet.
+        let slow = sandbox.run(|_| thread::sleep(3 * POLL_INTERVAL));
+        assert_eq!(slow.await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn the_limit_is_that_of_one_event() {
+        let mut sandbox = Sandbox::new(LIMIT);
+        let long = sandbox.run(|mark| {
+            mark.at(4);
+            work(4 * LIMIT);
+        });
+        assert_eq!(long.await, Err(HungFold { position: 4, row: None }));
+        let mut sandbox = Sandbox::new(10 * LIMIT);
+        let long = sandbox.run(|mark| {
+            mark.at(4);
+            work(4 * LIMIT);
+        });
+        assert_eq!(long.await, Ok(()));
+    }
+
     #[tokio::test]
     async fn a_job_that_never_ends_is_left_and_the_next_one_runs() {
-        let mut sandbox = Sandbox::default();
+        let mut sandbox = Sandbox::new(LIMIT);
         assert_eq!(sandbox.run(|_| 1).await, Ok(1));
         let hung = sandbox.run(|mark| {
             mark.at(7);
@@ -187,7 +239,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_reported_with_where_it_was() {
-        let mut sandbox = Sandbox::default();
+        let mut sandbox = Sandbox::new(LIMIT);
         let lost = sandbox.run(|mark| {
             mark.set_row(3, 1);
             if mark.place().position == 3 {

@@ -25,6 +25,7 @@ use exodrive_projections::{
     engine::{
         cache::Cache,
         inspect::{ActiveGeneration, Found, Snapshot},
+        keys_of,
     },
 };
 use redis::Views;
@@ -33,6 +34,7 @@ use report::position;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
 };
 
 /// The rows to verify.
@@ -70,6 +72,8 @@ impl Options {
 const PAGE: i64 = 1_000;
 /// Times that a pass begins again because operators changed the projection.
 const ATTEMPTS: u32 = 5;
+/// Time in which a writer tries parked events again after one more event of their key.
+const RETRY_PAUSE: Duration = Duration::from_secs(3);
 
 /// Folds rows of a projection again, and compares them with Postgres and, if `cache` is given, with
 /// Redis.
@@ -104,9 +108,35 @@ pub async fn verify<P: Projection>(
     }
     if options.extent == Extent::All {
         views.find_too_many(database, &mut report).await?;
+        find_still_parked::<P>(log, database, &mut report).await?;
     }
     report.redis = views.end();
     Ok(report)
+}
+
+/// Reports parked events that a rebuild would fold. A writer tries an event again after the next one
+/// of its key, so they are looked at twice.
+async fn find_still_parked<P: Projection>(
+    log: &Log,
+    database: &Database,
+    report: &mut Report,
+) -> Result<(), VerifyError> {
+    let mut found = database.still_parked::<P>(log).await?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    tokio::time::sleep(RETRY_PAUSE).await;
+    let again = database.still_parked::<P>(log).await?;
+    found.retain(|it| again.contains(it));
+    for (key, position) in found {
+        let detail = format!(
+            "position {position}: it can be folded now; `exodrive projections retry {}`",
+            P::NAME
+        );
+        let (place, fields) = (Place::StillParked, Vec::new());
+        report.add_finding(Finding { key, place, fields, detail: Some(detail) });
+    }
+    Ok(())
 }
 
 /// Verifies the keys with a hash from `first` on, as far as memory allows; returns the last hash.
@@ -259,9 +289,10 @@ async fn sample<P: Projection>(
             continue;
         }
         let touched = || {
-            decode(&event).map(|payload| P::keys(&Event { recorded: &event, payload: &payload }))
+            decode(&event)
+                .map(|payload| keys_of::<P>(&Event { recorded: &event, payload: &payload }))
         };
-        if let Ok(Ok(touched)) = catch_unwind(AssertUnwindSafe(touched)) {
+        if let Ok(Ok(Ok(touched))) = catch_unwind(AssertUnwindSafe(touched)) {
             keys.extend(touched);
         }
     }

@@ -6,7 +6,11 @@ use crate::{
 };
 use exodrive_domain::{Event, Recorded, Subject, decode};
 use exodrive_log::{Log, ReadError};
-use exodrive_projections::{Projection, Sources, engine::inspect::ActiveGeneration, reads};
+use exodrive_projections::{
+    Projection, Sources,
+    engine::{inspect::ActiveGeneration, keys_of},
+    reads,
+};
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -130,8 +134,9 @@ impl<P: Projection> Refold<P> {
             Err(error) => return stop(subject, error.to_string()),
         };
         let event = Event { recorded, payload: &payload };
-        let Ok(touched) = catch_unwind(AssertUnwindSafe(|| P::keys(&event))) else {
-            return stop(subject, "asking for its keys panicked".to_owned());
+        let touched = match keys_of::<P>(&event) {
+            Ok(touched) => touched,
+            Err(error) => return stop(subject, error.to_owned()),
         };
         for key in touched {
             let source = keys.map_or_else(|| self.holds(&key), |keys| keys.contains(&key));

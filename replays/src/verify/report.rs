@@ -26,6 +26,8 @@ pub enum Place {
     RedisTooMany,
     /// The fold fails on an event that is not parked.
     NotFolded,
+    /// An event is parked that can be folded: the row is not what a rebuild makes.
+    StillParked,
 }
 
 impl fmt::Display for Place {
@@ -38,6 +40,7 @@ impl fmt::Display for Place {
             Self::RedisMissing => "redis missing",
             Self::RedisTooMany => "redis too many",
             Self::NotFolded => "not folded",
+            Self::StillParked => "still parked",
         })
     }
 }

@@ -46,6 +46,7 @@ mod price;
 mod reads;
 mod rebuild;
 mod refold;
+mod refused;
 mod replay;
 mod rollback;
 mod row_security;

@@ -557,17 +557,29 @@ fn print_differences(job: &Job) -> Result<(), Failure> {
     let Some(compared) = comparison(&job.id, job.comparison.as_ref())? else {
         return Err(format!("rebuild {} waits, and has no comparison", job.id).into());
     };
-    eprintln!(
-        "{} rows of {name} differ from what readers see, though the fold has the same version:",
-        table::number(compared.difference_count.unsigned_abs())
-    );
+    let count = compared.difference_count.unsigned_abs();
+    let why = if compared.from_version == compared.to_version {
+        "though the fold has the same version"
+    } else {
+        "because the fold has another version"
+    };
+    eprintln!("{} rows of {name} differ from what readers see, {why}:", table::number(count));
     for it in compared.differences.iter().take(SHOWN) {
         eprintln!("  {:8} {}", table::short(&it.change, 10), table::short(&it.key, 100));
     }
     let shown = compared.differences.len().min(SHOWN) as u64;
-    let left = compared.difference_count.unsigned_abs().saturating_sub(shown);
+    let left = count.saturating_sub(shown);
     if left > 0 {
         eprintln!("  and {} more", table::number(left));
+    }
+    if !compared.newly_parked.is_empty() {
+        eprintln!(
+            "The new generation has parked events that the present one has folded, so these rows would go back:"
+        );
+    }
+    for it in compared.newly_parked.iter().take(SHOWN) {
+        let key = table::short(&it.key, 60);
+        eprintln!("  {key} at position {}: {}", table::number(it.position), it.error);
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::{
         sandbox::{HungFold, Sandbox},
         store::{
             comparison::{self, Comparison, Difference},
-            refolds,
+            parked, refolds,
         },
     },
 };
@@ -28,7 +28,7 @@ async fn touched(engine: &Engine, after: u64, until: u64) -> Result<BTreeSet<Str
     let mut keys = BTreeSet::new();
     let mut reader = engine.log.reader(after + 1);
     let mut position = after;
-    let mut sandbox = Sandbox::default();
+    let mut sandbox = Sandbox::new(engine.settings.fold_limit);
     while position < until {
         let mut read = reader.next_batch(BATCH, READ_TIMEOUT).await?.events;
         read.retain(|event| event.position <= until);
@@ -53,7 +53,7 @@ async fn keys_of(
         let (batch, known) = (events.clone(), exclusions.clone());
         let job = sandbox.run(move |mark| fold::keys(&route(&batch, whole, &known, None, mark)));
         match job.await {
-            Err(hung) if hung.position > 0 && exclusions.hung_folds.insert(hung) => {}
+            Err(hung) if exclusions.leave_out(hung) => {}
             found => return found,
         }
     }
@@ -79,6 +79,7 @@ pub(crate) async fn compare(
     } else {
         comparison::differences(definition, &mut snapshot, from, to, &still).await?
     };
+    let newly_parked = parked::newly(definition, &mut snapshot, (from, to), lowest).await?;
     snapshot.rollback().await?;
     let (rows, digest) = new;
     let comparison = Comparison {
@@ -91,6 +92,7 @@ pub(crate) async fn compare(
         digest,
         difference_count,
         differences,
+        newly_parked,
     };
     Ok((comparison, moving))
 }
@@ -172,7 +174,7 @@ mod tests {
     ) -> Vec<RoutedEvent> {
         mark.at(1);
         let began = Instant::now();
-        while !exclusions.is_hung(1) && began.elapsed() < Duration::from_secs(60) {
+        while exclusions.hung_folds.is_empty() && began.elapsed() < Duration::from_secs(60) {
             std::hint::black_box(());
         }
         fold::route::<Inbox>(events, part, exclusions, only, mark)
@@ -181,7 +183,7 @@ mod tests {
     #[tokio::test]
     async fn an_event_that_hangs_hides_no_row_of_the_others() {
         let events = Events::of(vec![sent(1), sent(2)]);
-        let found = keys_of(&mut Sandbox::default(), hanging, &events).await;
+        let found = keys_of(&mut Sandbox::new(Duration::from_millis(300)), hanging, &events).await;
         assert_eq!(found, Ok(vec![ID.to_owned()]));
     }
 }

@@ -6,6 +6,9 @@
 //! back; for that the table gets its primary key first. The keys of such rows are remembered as
 //! hashes. When these take too much memory, every row that is not in memory is searched for in the
 //! table.
+//!
+//! Rows that Postgres refuses are folded again by [`refused`](crate::engine::refused): the log is
+//! read once more to find the events, and a third time to fold these rows without them.
 
 use super::{governor::Governor, progress::Progress};
 use crate::{
@@ -15,10 +18,11 @@ use crate::{
         feed::{Decoded, Events},
         fold::{self, Exclusions, Parked, RoutedEvent, Stored, Table},
         projection::Projection,
+        refused::{States, judge},
         sandbox::{HungFold, Mark, Sandbox},
         store::{
             self,
-            copy::{self, Copy, Line, one_by_one},
+            copy::{self, Copy, Line},
             generations, parked,
         },
     },
@@ -28,7 +32,7 @@ use exodrive_log::Log;
 use futures::future::BoxFuture;
 use sqlx::PgPool;
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, hash_map::RandomState},
+    collections::{HashMap, HashSet, hash_map::RandomState},
     hash::BuildHasher,
     sync::Arc,
     time::Duration,
@@ -41,12 +45,13 @@ const BATCH: usize = 4_000;
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Batches that are read ahead.
 const AHEAD: usize = 3;
-/// Rows with longer keys are written once there is an index, because it may reject them.
-const LONGEST_KEY: usize = 2_000;
+/// Rows that Postgres refused and that are folded at once, all in memory.
+const REFUSED_AT_ONCE: usize = 10_000;
 /// Memory that a remembered hash takes.
 const HASH_BYTES: usize = 16;
 
 /// The events and rows to load.
+#[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) generation: i32,
     pub(crate) partitions: i32,
@@ -66,8 +71,6 @@ struct Loader<R> {
     /// Hashes of the keys of rows that are in the table. `None`: there are too many of them.
     copied: Option<HashSet<u64>>,
     hasher: RandomState,
-    /// Rows whose keys an index may reject.
-    late: Vec<Line>,
 }
 
 struct Resident<R> {
@@ -82,7 +85,7 @@ impl<R> Table<R> for Loader<R> {
         resident.row.as_ref().map(|stored| &stored.row)
     }
 
-    fn put(&mut self, key: &str, row: Option<Stored<R>>, bytes: usize) {
+    fn put(&mut self, key: &str, _position: u64, row: Option<Stored<R>>, bytes: usize) {
         if let Some(resident) = self.young.get_mut(key) {
             resident.row = row;
             resident.bytes += bytes;
@@ -109,7 +112,6 @@ impl<R> Loader<R> {
             limit,
             copied: Some(HashSet::new()),
             hasher: RandomState::new(),
-            late: Vec::new(),
         }
     }
 
@@ -132,7 +134,7 @@ impl<R> Loader<R> {
     fn take_back(&mut self, rows: HashMap<String, Stored<R>>, bytes: usize) {
         let each = bytes / rows.len().max(1);
         for (key, row) in rows {
-            self.put(&key, Some(row), each);
+            self.put(&key, row.position, Some(row), each);
         }
     }
 
@@ -165,15 +167,10 @@ impl<R> Loader<R> {
             mark.set_row(0, number);
             let Some(Stored { row, position }) = row else { continue };
             let json = store::json::<P>(&key, &row)?;
-            let line = Line { key, position, json };
-            if line.key.len() > LONGEST_KEY {
-                self.late.push(line);
-                continue;
-            }
             if let Some(copied) = &mut self.copied {
-                copied.insert(self.hasher.hash_one(&line.key));
+                copied.insert(self.hasher.hash_one(&key));
             }
-            lines.push(line);
+            lines.push(Line { key, position, json });
         }
         if self.copied.as_ref().is_some_and(|copied| copied.len() * HASH_BYTES > self.limit / 4) {
             self.copied = None;
@@ -195,36 +192,95 @@ pub(crate) struct Filling<'a> {
 const COPYING: &str = "The task that copies a rebuild's rows";
 
 /// [`load`] of one projection.
-pub(crate) type LoadFn =
-    for<'a> fn(&'a Engine, Filling<'a>) -> BoxFuture<'a, Result<Vec<String>, Error>>;
+pub(crate) type LoadFn = for<'a> fn(&'a Engine, Filling<'a>) -> BoxFuture<'a, Result<(), Error>>;
 
 /// Fills the table of a generation, which exists and has no rows, with the fold of the log up to a
-/// position; parks events that cannot be folded. Returns the keys of the rows that Postgres
-/// rejected.
+/// position; parks events that cannot be folded, or after which Postgres refuses the row.
 pub(crate) async fn load<P: Projection>(
     engine: &Engine,
     mut filling: Filling<'_>,
-) -> Result<Vec<String>, Error> {
+) -> Result<(), Error> {
     let (pool, generation) = (engine.database.pool(), filling.plan.generation);
     let whole = PartitionId { generation, partition: 0, partitions: 1 };
     let mut exclusions = parked::exclusions(engine.definition, pool, whole).await?;
     loop {
-        let pipeline = Pipeline::<P>::start(engine, &filling);
-        match pipeline.run(&mut filling, &mut exclusions).await {
-            Err(Filled::HungFold(hung))
-                if hung.position > 0 && exclusions.hung_folds.insert(hung) =>
-            {
-                // The rows in memory were lost with the thread: everything begins again.
+        match fill::<P>(engine, &mut filling, &mut exclusions).await {
+            // The rows in memory were lost with the thread: everything begins again.
+            Err(Filled::HungFold(hung)) if exclusions.leave_out(hung) => {
                 let position = hung.position;
                 tracing::error!(projection = P::NAME, position, "An event's fold does not end");
                 exclusions.blocked.clear();
-                generations::empty(engine.definition, pool, generation).await?;
+                let only = filling.plan.only.as_deref();
+                generations::empty(engine.definition, pool, generation, only).await?;
             }
             Err(Filled::HungFold(hung)) => return Err(hung.error(P::NAME)),
             Err(Filled::Error(error)) => return Err(error),
-            Ok(refused) => return Ok(refused),
+            Ok(()) => return Ok(()),
         }
     }
+}
+
+/// Fills the table, and once more with the rows that Postgres has refused, without the events after
+/// which it does.
+async fn fill<P: Projection>(
+    engine: &Engine,
+    filling: &mut Filling<'_>,
+    exclusions: &mut Exclusions,
+) -> Result<(), Filled> {
+    let (plan, pool) = (filling.plan, engine.database.pool());
+    let memory = engine.settings.rebuilds.memory;
+    filling.progress.limit(memory);
+    exclusions.refused.clear();
+    let pipeline = Pipeline::<P>::start(engine, plan, memory);
+    let refused: Vec<_> = pipeline.run(plan, filling, exclusions).await?.into_iter().collect();
+    for keys in refused.chunks(REFUSED_AT_ONCE) {
+        let keys: Arc<HashSet<_>> = Arc::new(keys.iter().cloned().collect());
+        generations::empty(engine.definition, pool, plan.generation, Some(&keys)).await?;
+        make_key(pool, filling.indexes).await?;
+        let plan = Plan { only: Some(keys.clone()), ..plan.clone() };
+        exclusions.blocked.clear();
+        exclusions.refused = find_refused::<P>(engine, &plan, keys, exclusions).await?;
+        // All of them stay in memory to the end: a state before the last may be refused.
+        let pipeline = Pipeline::<P>::start(engine, &plan, u64::MAX);
+        if !pipeline.run(&plan, filling, exclusions).await?.is_empty() {
+            return Err(Error::RefusedRows(P::NAME).into());
+        }
+    }
+    Ok(())
+}
+
+/// The events after which Postgres refuses these rows, by key: see
+/// [`refused`](crate::engine::refused). The table has none of the rows.
+async fn find_refused<P: Projection>(
+    engine: &Engine,
+    plan: &Plan,
+    keys: Arc<HashSet<String>>,
+    exclusions: &Exclusions,
+) -> Result<HashMap<String, u64>, Filled> {
+    let whole = PartitionId { generation: plan.generation, partition: 0, partitions: 1 };
+    let (send, mut batches) = mpsc::channel(AHEAD);
+    let _reading =
+        AbortOnDropHandle::new(tokio::spawn(read_events(engine.log.clone(), plan.until, send)));
+    let mut sandbox = Sandbox::new(engine.settings.fold_limit);
+    let mut exclusions = Exclusions { refused: HashMap::new(), ..exclusions.clone() };
+    let (mut rows, mut refused) = (HashMap::new(), HashMap::new());
+    while let Some(events) = batches.recv().await {
+        let (events, mut states) = (events?, States::new(rows, keys.clone()));
+        let (keys, mut own) = (keys.clone(), exclusions);
+        let job = sandbox.run(move |mark| {
+            let mut routed = fold::route::<P>(&events, whole, &own, None, mark);
+            fold::retain(&mut routed, |key| keys.contains(key));
+            fold::fold::<P>(&events, &routed, &mut states, &mut own, mark);
+            (states, own)
+        });
+        let (states, own) = job.await.map_err(Filled::HungFold)?;
+        exclusions = own;
+        let mut transaction = store::begin_transaction(engine.database.pool()).await?;
+        let generation = plan.generation;
+        rows = judge::<P>(&mut transaction, generation, states, &mut refused).await?;
+        transaction.rollback().await?;
+    }
+    Ok(refused)
 }
 
 enum Filled {
@@ -248,17 +304,18 @@ struct Pipeline<P: Projection> {
     engine: Engine,
     events: mpsc::Receiver<Result<Events, Error>>,
     copies: mpsc::Sender<Copy>,
-    copying: AbortOnDropHandle<Result<Vec<String>, Error>>,
+    copying: AbortOnDropHandle<Result<HashSet<String>, Error>>,
     _reading: AbortOnDropHandle<()>,
     sandbox: Sandbox,
     loader: Loader<P::Row>,
 }
 
 impl<P: Projection> Pipeline<P> {
-    fn start(engine: &Engine, filling: &Filling<'_>) -> Self {
+    /// Begins to read the log. At most `memory` bytes of rows are held.
+    fn start(engine: &Engine, plan: &Plan, memory: u64) -> Self {
         let (send_events, events) = mpsc::channel(AHEAD);
         let (copies, copied) = mpsc::channel(copy::CHUNKS);
-        let Plan { generation, until, .. } = *filling.plan;
+        let Plan { generation, until, .. } = *plan;
         let reading = tokio::spawn(read_events(engine.log.clone(), until, send_events));
         let copying = tokio::spawn(copy::copy(
             engine.definition,
@@ -266,25 +323,23 @@ impl<P: Projection> Pipeline<P> {
             generation,
             copied,
         ));
-        let limit = engine.rebuilds.memory;
-        filling.progress.limit(limit);
         Self {
             engine: engine.clone(),
             events,
             copies,
             copying: AbortOnDropHandle::new(copying),
             _reading: AbortOnDropHandle::new(reading),
-            sandbox: Sandbox::default(),
-            loader: Loader::new(usize::try_from(limit).unwrap_or(usize::MAX)),
+            sandbox: Sandbox::new(engine.settings.fold_limit),
+            loader: Loader::new(usize::try_from(memory).unwrap_or(usize::MAX)),
         }
     }
 
     async fn run(
         mut self,
+        plan: &Plan,
         filling: &mut Filling<'_>,
         exclusions: &mut Exclusions,
-    ) -> Result<Vec<String>, Filled> {
-        let plan = filling.plan;
+    ) -> Result<HashSet<String>, Filled> {
         let whole = PartitionId { generation: plan.generation, partition: 0, partitions: 1 };
         while let Some(events) = self.events.recv().await {
             let events = events?;
@@ -297,26 +352,18 @@ impl<P: Projection> Pipeline<P> {
             }
             let parked = self.fold(&events, routed, exclusions).await?;
             if !parked.is_empty() {
-                park(&self.engine, plan, &parked, exclusions).await?;
+                park(&self.engine, plan, &parked).await?;
             }
             let yielded = filling.governor.yielded();
             filling.progress.reached(last, self.loader.resident_bytes(), yielded);
             filling.governor.yield_to_readers().await;
         }
         let mut loader = std::mem::replace(&mut self.loader, Loader::new(0));
-        let job = self.sandbox.run(move |mark| (loader.rest::<P>(mark), loader.late));
-        let (rest, late) = job.await.map_err(Filled::HungFold)?;
+        let job = self.sandbox.run(move |mark| loader.rest::<P>(mark));
+        let rest = job.await.map_err(Filled::HungFold)?;
         self.copy(Copy::Lines(rest?)).await?;
         drop(self.copies);
-        let mut refused = self.copying.await.map_err(|error| Error::lost(COPYING, &error))??;
-        if !late.is_empty() {
-            let pool = self.engine.database.pool();
-            make_key(pool, filling.indexes).await?;
-            let mut connection = pool.acquire().await?;
-            let table = self.engine.definition.table(plan.generation);
-            refused.extend(one_by_one(&mut connection, &table, late).await?);
-        }
-        Ok(refused)
+        Ok(self.copying.await.map_err(|error| Error::lost(COPYING, &error))??)
     }
 
     /// Finds the rows that the events touch, and those of them that may be in the table.
@@ -433,54 +480,15 @@ async fn read_events(log: Log, until: u64, events: mpsc::Sender<Result<Events, E
 
 /// Parks events in the partitions that their keys belong to; a subject that cannot be read, in all
 /// of them.
-async fn park(
-    engine: &Engine,
-    plan: &Plan,
-    parked: &[Parked],
-    exclusions: &Exclusions,
-) -> Result<(), Error> {
+async fn park(engine: &Engine, plan: &Plan, parked: &[Parked]) -> Result<(), Error> {
     let mut connection = engine.database.pool().acquire().await?;
     let (generation, partitions) = (plan.generation, plan.partitions);
     for partition in 0..partitions {
         let part = PartitionId { generation, partition, partitions };
         let is_subject = |key: &str| key.parse::<Subject>().is_ok();
         let own = parked.iter().filter(|it| part.holds(&it.key) || is_subject(&it.key));
-        let (hung, others): (Vec<_>, Vec<_>) =
-            own.cloned().partition(|it| exclusions.is_hung(it.position));
-        parked::park(engine.definition, &mut connection, part, &hung, parked::ATTEMPTS).await?;
-        parked::park(engine.definition, &mut connection, part, &others, 0).await?;
-    }
-    Ok(())
-}
-
-/// Parks every event of rows that Postgres rejected: another reading of the log finds them.
-pub(crate) async fn park_refused(
-    engine: &Engine,
-    plan: &Plan,
-    refused: &[String],
-) -> Result<(), Error> {
-    let refused: BTreeSet<_> = refused.iter().cloned().collect();
-    let (send, mut events) = mpsc::channel(AHEAD);
-    let _reading =
-        AbortOnDropHandle::new(tokio::spawn(read_events(engine.log.clone(), plan.until, send)));
-    let mut known = HashSet::new();
-    let whole = PartitionId { generation: plan.generation, partition: 0, partitions: 1 };
-    let mut sandbox = Sandbox::default();
-    let exclusions = Exclusions::default();
-    while let Some(events) = events.recv().await {
-        let (events, own, route) = (events?, refused.clone(), engine.route);
-        let job = sandbox.run(move |mark| {
-            let mut routed = route(&events, whole, &Exclusions::default(), None, mark);
-            fold::retain(&mut routed, |key| own.contains(key));
-            fold::touches(&events, &routed)
-        });
-        let mut parked = Vec::new();
-        for (key, position) in job.await.map_err(|hung| hung.error(engine.definition.name))? {
-            let first = known.insert(key.clone());
-            let error = if first { "Postgres rejected the row's value" } else { "" };
-            parked.push(Parked { key, position, error: error.to_owned() });
-        }
-        park(engine, plan, &parked, &exclusions).await?;
+        let own: Vec<_> = own.cloned().collect();
+        parked::park(engine.definition, &mut connection, part, &own, 0).await?;
     }
     Ok(())
 }

@@ -10,14 +10,16 @@ use super::{
     governor::Governor,
     load::{self, LoadFn},
     progress::Progress,
-    swap::{self, Swapped},
+    swap::{self, Permitted, Swapped},
 };
 use crate::{
     Error, Transaction,
     engine::{
         Engine,
         store::{
-            self, generations,
+            self,
+            comparison::Comparison,
+            generations, parked,
             rebuilds::{self, Job},
             refolds,
             states::{GenerationState, RebuildKind, RebuildState},
@@ -216,16 +218,13 @@ async fn build(
         pool.clone(),
         engine.cache.clone(),
         active.generation,
-        engine.rebuilds,
+        engine.settings.rebuilds,
     );
     let plan = load::Plan { generation, partitions, until, only };
     let filling =
         load::Filling { plan: &plan, indexes: &mut indexes, governor: &governor, progress };
-    let refused = load(engine, filling).await?;
+    load(engine, filling).await?;
     enter(engine, job, RebuildState::Indexing).await?;
-    if !refused.is_empty() {
-        load::park_refused(engine, &plan, &refused).await?;
-    }
     load::finish(engine, generation, &mut indexes).await?;
     let mut transaction = Transaction::begin(pool).await?;
     rebuilds::enter(engine.definition, &mut transaction, job, RebuildState::CatchingUp).await?;
@@ -238,7 +237,7 @@ async fn build(
 /// Waits until the generation is level, compares it, and swaps it in.
 async fn swap_in(engine: &Engine, job: &Job, progress: &Progress, to: i32) -> Result<(), Error> {
     let pool = engine.database.pool();
-    loop {
+    'compare: loop {
         let from = generations::active(engine.definition, pool).await?;
         caught_up(engine, progress, from.generation, to).await?;
         enter(engine, job, RebuildState::Comparing).await?;
@@ -246,23 +245,26 @@ async fn swap_in(engine: &Engine, job: &Job, progress: &Progress, to: i32) -> Re
         let mut connection = pool.acquire().await?;
         rebuilds::compared(&mut connection, job, &comparison).await?;
         drop(connection);
-        // A new version, or one that an operator rolls back to, may differ.
-        let same =
-            job.kind == RebuildKind::Rebuild && comparison.from_version == comparison.to_version;
-        if same && comparison.difference_count > 0 {
-            accepted(engine, job, progress).await?;
+        // A new version, or one that an operator rolls back to, may have other rows.
+        let may_differ =
+            job.kind != RebuildKind::Rebuild || comparison.from_version != comparison.to_version;
+        let permitted =
+            || Permitted { rows: may_differ || progress.accepted(), parking: progress.accepted() };
+        if !decided(engine, job, progress, &comparison, permitted).await? {
+            continue;
         }
         enter(engine, job, RebuildState::Swapping).await?;
         for _ in 0..50 {
-            let may_differ = !same || progress.accepted();
-            match swap::swap(engine, job, &comparison, &moving, may_differ).await {
+            match swap::swap(engine, job, &comparison, &moving, permitted()).await {
                 Ok(Swapped::Yes) => return Ok(()),
                 Ok(Swapped::NotLevel) => {}
                 Ok(Swapped::Differs(found)) => {
                     let mut connection = pool.acquire().await?;
                     rebuilds::compared(&mut connection, job, &found).await?;
                     drop(connection);
-                    accepted(engine, job, progress).await?;
+                    if !decided(engine, job, progress, &found, permitted).await? {
+                        continue 'compare;
+                    }
                     enter(engine, job, RebuildState::Swapping).await?;
                 }
                 // A lock was not available in time.
@@ -338,16 +340,44 @@ async fn caught_up(engine: &Engine, progress: &Progress, from: i32, to: i32) -> 
     }
 }
 
-/// Waits until an operator accepts that rows differ. If they cancel instead, the caller drops this
-/// future.
-async fn accepted(engine: &Engine, job: &Job, progress: &Progress) -> Result<(), Error> {
-    if !progress.accepted() {
-        enter(engine, job, RebuildState::Waiting).await?;
+/// Waits until what differs is permitted: an operator accepts it. If they cancel instead, the caller
+/// drops this future. Returns false if the generations are to be compared again: what the new one
+/// had parked has been folded meanwhile.
+async fn decided(
+    engine: &Engine,
+    job: &Job,
+    progress: &Progress,
+    found: &Comparison,
+    permitted: impl Fn() -> Permitted,
+) -> Result<bool, Error> {
+    if permitted().covers(found) {
+        return Ok(true);
     }
+    let (from, to) = (found.from_generation, found.to_generation);
+    tracing::warn!(
+        projection = engine.definition.name,
+        rebuild = %job.id,
+        from,
+        to,
+        differences = found.difference_count,
+        newly_parked = found.newly_parked.len(),
+        "Generation {to} of `{}` waits for an operator: its rows differ, or it has parked events \
+         that the present one has folded",
+        engine.definition.name
+    );
+    enter(engine, job, RebuildState::Waiting).await?;
     while !progress.accepted() {
         tokio::time::sleep(POLL_INTERVAL).await;
+        if found.newly_parked.is_empty() {
+            continue;
+        }
+        let mut connection = engine.database.pool().acquire().await?;
+        let still = parked::newly(engine.definition, &mut connection, (from, to), found.position);
+        if still.await?.is_empty() {
+            return Ok(false);
+        }
     }
-    Ok(())
+    Ok(true)
 }
 
 fn is_lock_timeout(error: &sqlx::Error) -> bool {

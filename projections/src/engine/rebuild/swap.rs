@@ -7,6 +7,7 @@ use crate::{
         Engine,
         store::{
             comparison::Comparison,
+            parked,
             rebuilds::{self, Job},
             refolds,
             states::RebuildState,
@@ -29,8 +30,25 @@ pub(crate) enum Swapped {
     Yes,
     /// The new generation did not reach the old one in time. Try again.
     NotLevel,
-    /// Rows that moved during the comparison differ.
+    /// The new generation differs in a way that is not permitted.
     Differs(Comparison),
+}
+
+/// The differences that are swapped in without asking an operator.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Permitted {
+    /// Rows may differ.
+    pub(crate) rows: bool,
+    /// The new generation may have parked events that the old one has folded.
+    pub(crate) parking: bool,
+}
+
+impl Permitted {
+    /// True if two generations that were compared differ in no other way.
+    pub(crate) fn covers(self, found: &Comparison) -> bool {
+        (self.rows || found.difference_count == 0)
+            && (self.parking || found.newly_parked.is_empty())
+    }
 }
 
 /// Swaps, once the new generation has folded every event that the old one has; the old one is held
@@ -40,7 +58,7 @@ pub(crate) async fn swap(
     job: &Job,
     comparison: &Comparison,
     moving: &BTreeSet<String>,
-    may_differ: bool,
+    permitted: Permitted,
 ) -> Result<Swapped, Error> {
     let (from, to) = (comparison.from_generation, comparison.to_generation);
     let definition = engine.definition;
@@ -67,7 +85,9 @@ pub(crate) async fn swap(
     found.position = to_u64(position);
     found.difference_count += i64::try_from(late.len()).unwrap_or(0);
     found.differences.extend(late);
-    if found.difference_count > 0 && !may_differ {
+    found.newly_parked =
+        parked::newly(definition, &mut transaction, (from, to), found.position).await?;
+    if !permitted.covers(&found) {
         transaction.rollback().await?;
         return Ok(Swapped::Differs(found));
     }

@@ -30,6 +30,20 @@ pub struct Comparison {
     pub difference_count: i64,
     /// The first of them, in the order of keys.
     pub differences: Vec<Difference>,
+    /// Keys and subjects with an event that only the second has parked: the first 100, in order.
+    #[serde(default)]
+    pub newly_parked: Vec<NewlyParked>,
+}
+
+/// A key whose row is further behind in the second generation than in the first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewlyParked {
+    /// The key; or a subject, if an event could not be read.
+    pub key: String,
+    /// The first event that only the second generation has parked.
+    pub position: u64,
+    /// The reason; empty if it only waits.
+    pub error: String,
 }
 
 /// A row that differs.

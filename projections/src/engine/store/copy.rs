@@ -4,6 +4,7 @@ use super::{is_refused_value, to_i64};
 use crate::{Error, engine::projection::Definition};
 use bytes::{BufMut, BytesMut};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use std::collections::HashSet;
 use tokio::sync::{mpsc, oneshot};
 
 /// Chunks of rows that wait to be copied: each may have half of the rows that may be in memory; as
@@ -31,11 +32,11 @@ pub(crate) async fn copy(
     pool: PgPool,
     generation: i32,
     mut copies: mpsc::Receiver<Copy>,
-) -> Result<Vec<String>, Error> {
+) -> Result<HashSet<String>, Error> {
     let mut connection = pool.acquire().await?;
     let table = definition.table(generation);
     let statement = format!("copy {table} (key, position, data) from stdin (format binary)");
-    let mut refused = Vec::new();
+    let mut refused = HashSet::new();
     while let Some(copy) = copies.recv().await {
         let lines = match copy {
             Copy::Lines(lines) => lines,
@@ -92,7 +93,7 @@ async fn copy_lines(
 }
 
 /// Writes each row alone; returns the keys of those that Postgres rejects.
-pub(crate) async fn one_by_one(
+async fn one_by_one(
     connection: &mut PgConnection,
     table: &str,
     lines: Vec<Line>,

@@ -15,7 +15,7 @@ use crate::{
 };
 use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Row};
-use std::sync::LazyLock;
+use std::{collections::HashSet, sync::LazyLock};
 use uuid::Uuid;
 
 /// The schema whose views this release reads: named after the versions of all its folds.
@@ -118,7 +118,8 @@ pub(crate) async fn insert(
     Ok(())
 }
 
-/// The schema of a generation and its table, which only its owner can use.
+/// The schema of a generation and its table, which only its owner can use. The table takes no row
+/// that an index could not take.
 pub(crate) async fn create_table(
     definition: Definition,
     connection: &mut PgConnection,
@@ -131,6 +132,49 @@ pub(crate) async fn create_table(
         definition.schema
     );
     connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
+    bound_indexes(definition, connection, generation).await
+}
+
+/// Bytes of text that a row may have in one index: a B-tree takes 2,704 for an entry, with its
+/// headers and numbers.
+const IN_AN_INDEX: usize = 2_600;
+
+/// Has the table itself refuse a row that one of its B-trees could not take. A rebuild makes the
+/// indexes when the rows are there, and would find out too late.
+///
+/// A function raises the error, because that of a failed check quotes the row in the server's log.
+/// It has an argument, because Postgres would call it when it plans if it had none.
+async fn bound_indexes(
+    definition: Definition,
+    connection: &mut PgConnection,
+    generation: i32,
+) -> Result<(), Error> {
+    let table = definition.table(generation);
+    let sql = "select relname::text as name, string_agg(
+             format('coalesce(octet_length((%s)::text), 0)', pg_get_indexdef(oid, attnum, false)),
+             ' + ') as bytes
+         from pg_index join pg_class on oid = indexrelid join pg_attribute on attrelid = oid
+         where indrelid = $1::text::regclass and attlen = -1
+           and relam = (select oid from pg_am where amname = 'btree')
+         group by relname";
+    let found = sqlx::query(sql).bind(&table).fetch_all(&mut *connection).await?;
+    let schema = format!("{}_g{generation}", definition.name);
+    let mut bounds = format!(
+        "create function {schema}.refuse_text(bytes integer) returns boolean
+             language plpgsql immutable parallel safe as $$
+         begin
+             raise program_limit_exceeded using message =
+                 format('a row has %s bytes of text for an index, which takes {IN_AN_INDEX}', bytes);
+         end $$;"
+    );
+    for index in found {
+        let (name, bytes): (String, String) = (index.try_get("name")?, index.try_get("bytes")?);
+        bounds += &format!(
+            "alter table {table} add constraint {name}_fits
+                 check ({bytes} <= {IN_AN_INDEX} or {schema}.refuse_text({bytes}));"
+        );
+    }
+    connection.execute(sqlx::raw_sql(AssertSqlSafe(bounds))).await?;
     Ok(())
 }
 
@@ -451,18 +495,34 @@ pub(crate) async fn set_position(
     Ok(())
 }
 
-/// Removes the rows of a generation that is being filled, and its parked events.
+/// Removes the rows of a generation that is being filled, and its parked events: those of some keys
+/// if it was filled with others too.
 pub(crate) async fn empty(
     definition: Definition,
     pool: &PgPool,
     generation: i32,
+    only: Option<&HashSet<String>>,
 ) -> Result<(), Error> {
-    let truncate = format!("truncate {}", definition.table(generation));
-    pool.execute(AssertSqlSafe(truncate)).await?;
+    let table = definition.table(generation);
+    let Some(keys) = only else {
+        pool.execute(AssertSqlSafe(format!("truncate {table}"))).await?;
+        sqlx::query!(
+            "delete from parked_events where projection = $1 and generation = $2",
+            definition.name,
+            generation
+        )
+        .execute(pool)
+        .await?;
+        return Ok(());
+    };
+    let keys: Vec<_> = keys.iter().cloned().collect();
+    let delete = format!("delete from {table} where key = any($1)");
+    sqlx::query(AssertSqlSafe(delete)).bind(&keys).execute(pool).await?;
     sqlx::query!(
-        "delete from parked_events where projection = $1 and generation = $2",
+        "delete from parked_events where projection = $1 and generation = $2 and key = any($3)",
         definition.name,
-        generation
+        generation,
+        &keys
     )
     .execute(pool)
     .await?;

@@ -20,7 +20,7 @@ mod status;
 pub(crate) mod swaps;
 mod worker_status;
 
-pub use comparison::{Comparison, Difference};
+pub use comparison::{Comparison, Difference, NewlyParked};
 pub use erasures::{ErasureLock, KnownErasure};
 pub use leases::LEASE;
 pub(crate) use numbers::to_i32;

@@ -5,8 +5,9 @@ use crate::{
     Error,
     engine::{
         PartitionId,
-        fold::{Exclusions, Parked},
+        fold::{Exclusions, HUNG, Parked, REFUSED},
         projection::Definition,
+        store::comparison::NewlyParked,
     },
 };
 use sqlx::{PgConnection, PgPool};
@@ -17,7 +18,7 @@ use std::collections::{HashMap, HashSet};
 pub(crate) const ATTEMPTS: i32 = 10;
 
 /// Parks events. An event that was parked before does not change. `attempts` is the number of
-/// retries so far of those with an error.
+/// retries so far of those with an error; one whose fold hangs has used up all of them.
 pub(crate) async fn park(
     definition: Definition,
     connection: &mut PgConnection,
@@ -31,13 +32,22 @@ pub(crate) async fn park(
     let keys: Vec<String> = parked.iter().map(|event| event.key.clone()).collect();
     let positions: Vec<i64> = parked.iter().map(|event| to_i64(event.position)).collect();
     let errors: Vec<String> = parked.iter().map(|event| event.error.clone()).collect();
+    let attempts: Vec<i32> = parked
+        .iter()
+        .map(|event| match event.error.as_str() {
+            "" => 0,
+            HUNG => ATTEMPTS,
+            _ => attempts,
+        })
+        .collect();
     sqlx::query!(
         "insert into parked_events
              (projection, generation, partition, key, position, error, attempts, next_attempt_at)
-         select $1, $2, $3, key, position, error, case error when '' then 0 else $7::int end,
-             case when error <> '' and $7 < $8
-                 then clock_timestamp() + make_interval(secs => 2 ^ ($7 + 1)) end
-         from unnest($4::text[], $5::bigint[], $6::text[]) as new (key, position, error)
+         select $1, $2, $3, key, position, error, attempts,
+             case when error <> '' and attempts < $8
+                 then clock_timestamp() + make_interval(secs => 2 ^ (attempts + 1)) end
+         from unnest($4::text[], $5::bigint[], $6::text[], $7::int[])
+             as new (key, position, error, attempts)
          on conflict do nothing",
         definition.name,
         part.generation,
@@ -45,12 +55,76 @@ pub(crate) async fn park(
         &keys,
         &positions,
         &errors,
-        attempts,
+        &attempts,
         ATTEMPTS
     )
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Has the keys of events that wait tried again soon if Postgres refused their rows: after one more
+/// event it may take them. The pause grows with what waits, so that the work does not.
+pub(crate) async fn retry_refused(
+    definition: Definition,
+    connection: &mut PgConnection,
+    part: PartitionId,
+    parked: &[Parked],
+) -> Result<(), Error> {
+    let waiting = parked.iter().filter(|event| event.error.is_empty());
+    let keys: Vec<String> = waiting.map(|event| event.key.clone()).collect();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "update parked_events as parked set next_attempt_at = least(
+             coalesce(next_attempt_at, 'infinity'),
+             clock_timestamp() + make_interval(secs => 0.01 * (
+                 select count(*) from parked_events as waiting
+                 where waiting.projection = $1 and waiting.generation = $2
+                   and waiting.partition = $3 and waiting.key = parked.key)))
+         where projection = $1 and generation = $2 and partition = $3 and error = $4
+           and key = any($5)",
+        definition.name,
+        part.generation,
+        part.partition,
+        REFUSED,
+        &keys
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Most keys that [`newly`] names.
+const NAMED: i64 = 100;
+
+/// Keys and subjects that have an event parked in the second generation, and no event up to that
+/// one in the first: what readers of the second would see of them is behind. Only events up to a
+/// position, and only the first of these keys, each with its first event.
+pub(crate) async fn newly(
+    definition: Definition,
+    connection: &mut PgConnection,
+    (from, to): (i32, i32),
+    until: u64,
+) -> Result<Vec<NewlyParked>, Error> {
+    let found = sqlx::query!(
+        "select distinct on (key) key, position, error from parked_events as new
+         where projection = $1 and generation = $3 and position <= $4
+           and not exists (
+               select from parked_events as old
+               where old.projection = $1 and old.generation = $2 and old.key = new.key
+                 and old.position <= new.position)
+         order by key, position limit $5",
+        definition.name,
+        from,
+        to,
+        to_i64(until),
+        NAMED
+    );
+    let found = found.fetch_all(connection).await?.into_iter();
+    let newly = |key, position, error| NewlyParked { key, position: to_u64(position), error };
+    Ok(found.map(|it| newly(it.key, it.position, it.error)).collect())
 }
 
 /// Keys and events that a partition must not fold: keys with parked events, and events that
@@ -97,6 +171,39 @@ pub(crate) async fn firsts(
     );
     let found = found.fetch_all(pool).await?.into_iter();
     Ok(found.map(|it| (it.key, to_u64(it.position))).collect())
+}
+
+/// The parked events of a key.
+pub(crate) struct Queue {
+    pub(crate) key: String,
+    /// In log order.
+    pub(crate) positions: Vec<u64>,
+    /// The error of the first.
+    pub(crate) error: String,
+}
+
+/// Everything that a partition has parked, by key.
+pub(crate) async fn queues(
+    definition: Definition,
+    pool: &PgPool,
+    part: PartitionId,
+) -> Result<Vec<Queue>, Error> {
+    let found = sqlx::query!(
+        r#"select key as "key!", array_agg(position order by position) as "positions!",
+               (array_agg(error order by position))[1] as "error!"
+           from parked_events where projection = $1 and generation = $2 and partition = $3
+           group by key order by key"#,
+        definition.name,
+        part.generation,
+        part.partition
+    );
+    let queue = |key, positions: Vec<i64>, error| Queue {
+        key,
+        positions: positions.into_iter().map(to_u64).collect(),
+        error,
+    };
+    let found = found.fetch_all(pool).await?.into_iter();
+    Ok(found.map(|it| queue(it.key, it.positions, it.error)).collect())
 }
 
 /// The parked events of a key that are due for a retry.

@@ -141,10 +141,12 @@ impl crate::Database {
         let mut transaction = Transaction::begin_with(self.pool(), begin).await?;
         sqlx::query!(
             "update rebuilds
-             set comparison = jsonb_set(comparison, '{differences}', '[]'),
+             set comparison = comparison || jsonb_build_object(
+                     'differences', '[]'::jsonb, 'newly_parked', '[]'::jsonb),
                  error = case when error is not null then 'erased' end
              where state = any($1)
-               and (error is not null or comparison -> 'differences' <> '[]')",
+               and (error is not null or comparison -> 'differences' <> '[]'
+                 or comparison -> 'newly_parked' <> '[]')",
             RebuildState::over() as _
         )
         .execute(&mut *transaction)

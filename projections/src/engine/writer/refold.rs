@@ -4,20 +4,19 @@
 use super::{
     backlog::entries,
     refolding::{Refold, RefoldSource},
-    retry::try_write,
     turn::{PartitionWriter, TICK},
 };
 use crate::{
     Error,
     engine::{
         cache::CacheError,
-        fold::{Rows, Stored},
+        fold::{REFUSED, Rows, Stored},
         histories::{Fresh, KeyHistories},
         projection::Projection,
+        refused::write_each,
         store::{self, parked, rebuilds, refolds},
     },
 };
-use sqlx::PgConnection;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The name of its task in errors.
@@ -61,7 +60,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
             }
         };
         let parked = parked::firsts(definition, pool, part).await?;
-        let histories = KeyHistories::new(&self.engine.log, part, &self.exclusions, parked, keys);
+        let histories = KeyHistories::new(self.engine, part, &self.exclusions, parked, keys);
         self.refolding = Some(Refold::new(source, histories, self.lease.position));
         Ok(())
     }
@@ -117,9 +116,9 @@ impl<P: Projection> PartitionWriter<'_, P> {
         let before = store::load::<P>(&mut transaction, part.generation, &keys).await?;
         let mut changed = rows.clone();
         changed.retain(|key, row| before.get(key) != row.as_ref());
-        for key in write_each::<P>(&mut transaction, part.generation, &changed).await? {
+        for key in write_each::<P>(&mut transaction, part.generation, changed.clone()).await? {
             rows.remove(&key);
-            errors.insert(key, "Postgres rejected the row's value".to_owned());
+            errors.insert(key, REFUSED.to_owned());
         }
         match source {
             RefoldSource::Key(id, key) => match errors.get(key) {
@@ -201,23 +200,4 @@ impl<R> Fresh<R> {
         let errors = keys.into_iter().map(|key| (key.clone(), error.to_owned()));
         Self { rows: Rows::new(), errors: errors.collect::<BTreeMap<_, _>>() }
     }
-}
-
-/// Writes rows; returns the keys of those that Postgres rejects.
-async fn write_each<P: Projection>(
-    connection: &mut PgConnection,
-    generation: i32,
-    rows: &Rows<P::Row>,
-) -> Result<Vec<String>, Error> {
-    let mut refused = Vec::new();
-    if try_write::<P>(connection, generation, rows).await? {
-        return Ok(refused);
-    }
-    for (key, row) in rows {
-        let alone = Rows::from([(key.clone(), row.clone())]);
-        if !try_write::<P>(connection, generation, &alone).await? {
-            refused.push(key.clone());
-        }
-    }
-    Ok(refused)
 }

@@ -1,51 +1,67 @@
-//! The part of the writer that repairs rows: it retries parked events and finds rejected rows.
+//! The part of the writer that repairs rows: it retries parked events, and finds the events after
+//! which Postgres refuses rows.
 
 use super::turn::{BatchError, Outcome, PartitionWriter};
 use crate::{
     Error,
     engine::{
         feed::{Decoded, Events},
-        fold::{self, Parked, Rows},
+        fold::{self, Exclusions},
         projection::Projection,
+        refused::{States, judge, write_each},
         store::{
             self,
-            parked::{self, Again},
+            parked::{self, Again, Due},
         },
     },
 };
-use sqlx::{Connection, PgConnection};
-use std::time::Duration;
+use sqlx::{Postgres, Transaction};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 impl<P: Projection> PartitionWriter<'_, P> {
-    /// Finds the rows of a batch that Postgres rejects, by writing each alone in a transaction that
-    /// is then rolled back.
-    pub(super) async fn write_one_by_one(&mut self, events: &Events) -> Result<Vec<Parked>, Error> {
-        let generation = self.lease.part.generation;
-        let routed = self.route(events, None).await.map_err(|hung| hung.error(P::NAME))?;
+    /// Finds the events of a batch after which Postgres refuses rows, and adds them to `exclusions`
+    /// (see [`refused`](crate::engine::refused)). All of an event's keys if `only` is its subject,
+    /// else only that key.
+    ///
+    /// # Errors
+    /// `error`, by which the batch was refused, if no further such event is found.
+    pub(super) async fn leave_out_refused(
+        &mut self,
+        events: &Events,
+        only: Option<&str>,
+        exclusions: &mut Exclusions,
+        error: Error,
+    ) -> Result<(), BatchError> {
+        let (generation, before) = (self.lease.part.generation, exclusions.clone());
         let mut transaction = store::begin_transaction(self.engine.database.pool()).await?;
-        let folded = self.fold(&mut transaction, events, routed, self.exclusions.clone());
+        let routed = self.route(events, only).await?;
+        let rows = store::load::<P>(&mut transaction, generation, &fold::keys(&routed)).await?;
         let Outcome { changed, routed, .. } =
-            folded.await.map_err(|error| error.into_error(P::NAME))?;
-        let mut refused = Vec::new();
-        for (key, row) in changed {
-            let alone = Rows::from([(key.clone(), row)]);
-            if try_write::<P>(&mut transaction, generation, &alone).await? {
-                continue;
-            }
-            if let Some(position) = fold::first_of(events, &routed, &key) {
-                let error = "Postgres rejected the row's value".to_owned();
-                refused.push(Parked { key, position, error });
-            }
+            self.fold(&mut transaction, events, routed, before.clone()).await?;
+        let keys = write_each::<P>(&mut transaction, generation, changed).await?;
+        // Only of these rows is every state kept.
+        let mut states = States::new(rows, Arc::new(keys.into_iter().collect()));
+        let (events, mut own) = (events.clone(), before);
+        let job = self.sandbox.run(move |mark| {
+            fold::fold::<P>(&events, &routed, &mut states, &mut own, mark);
+            states
+        });
+        let mut refused = HashMap::new();
+        judge::<P>(&mut transaction, generation, job.await?, &mut refused).await?;
+        transaction.rollback().await.map_err(Error::from)?;
+        if refused.iter().all(|(key, first)| exclusions.refused.get(key) == Some(first)) {
+            return Err(error.into());
         }
-        transaction.rollback().await?;
-        Ok(refused)
+        exclusions.refused.extend(refused);
+        Ok(())
     }
 
     /// Folds the parked events of one key whose retry an operator requested, or whose retry is due.
-    pub(super) async fn retry_parked(&mut self) -> Result<(), Error> {
+    /// False if there is none.
+    pub(super) async fn retry_parked(&mut self) -> Result<bool, Error> {
         let (pool, part) = (self.engine.database.pool().clone(), self.lease.part);
         let Some(due) = parked::due(self.engine.definition, &pool, part).await? else {
-            return Ok(());
+            return Ok(false);
         };
         let mut decoded = Vec::new();
         for position in &due.positions {
@@ -54,41 +70,40 @@ impl<P: Projection> PartitionWriter<'_, P> {
         let events = Events::of(decoded);
         let mut exclusions = self.exclusions.clone();
         exclusions.blocked.remove(&due.key);
-        let mut transaction = store::begin_transaction(&pool).await?;
-        let outcome = match self.route(&events, Some(&due.key)).await {
-            Ok(routed) => self.fold(&mut transaction, &events, routed, exclusions).await,
-            Err(hung) => Err(hung.into()),
-        };
-        let Outcome { changed, parked, mut exclusions, .. } = match outcome {
-            Ok(outcome) => outcome,
-            Err(BatchError::HungFold(_)) => {
-                // The server may have ended the transaction as hung meanwhile.
-                drop(transaction);
-                let mut connection = pool.acquire().await?;
-                let again = Again::WhenAsked;
-                parked::keep(self.engine.definition, &mut connection, part, &due, again).await?;
-                tracing::error!(
-                    projection = P::NAME,
-                    "The fold still does not end, the event stays parked"
-                );
-                return Ok(());
+        let (mut transaction, outcome) = loop {
+            let failed = match self.try_retry(&events, &due, &exclusions).await {
+                Ok(folded) => break folded,
+                Err(BatchError::Error(error)) if store::is_refused_value(&error) => {
+                    let only = Some(&*due.key);
+                    let found = self.leave_out_refused(&events, only, &mut exclusions, error);
+                    match found.await {
+                        Ok(()) if exclusions.refused.get(&due.key) != due.positions.first() => {
+                            continue;
+                        }
+                        Ok(()) => {
+                            tracing::error!(
+                                projection = P::NAME,
+                                "Postgres still rejects the row, the event stays parked"
+                            );
+                            return self.keep(&due, Again::Later).await;
+                        }
+                        Err(failed) => failed,
+                    }
+                }
+                Err(failed) => failed,
+            };
+            match failed {
+                BatchError::HungFold(_) => {
+                    tracing::error!(
+                        projection = P::NAME,
+                        "The fold still does not end, the event stays parked"
+                    );
+                    return self.keep(&due, Again::WhenAsked).await;
+                }
+                BatchError::Error(error) => return Err(error),
             }
-            Err(BatchError::Error(error)) => return Err(error),
         };
-        parked::unpark(self.engine.definition, &mut transaction, part, &due.key).await?;
-        if let Err(error) = store::write::<P>(&mut transaction, part.generation, &changed).await {
-            if !store::is_refused_value(&error) {
-                return Err(error);
-            }
-            transaction.rollback().await?;
-            tracing::error!(
-                projection = P::NAME,
-                "Postgres still rejects the row, the event stays parked"
-            );
-            let mut connection = pool.acquire().await?;
-            let again = Again::Later;
-            return parked::keep(self.engine.definition, &mut connection, part, &due, again).await;
-        }
+        let Outcome { changed, parked, mut exclusions, .. } = outcome;
         parked::park(self.engine.definition, &mut transaction, part, &parked, due.attempts + 1)
             .await?;
         let position = self.lease.position;
@@ -102,6 +117,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
         .await?;
         transaction.commit().await?;
         exclusions.hung_folds.clear();
+        exclusions.refused.clear();
         self.exclusions = exclusions;
         tracing::info!(
             projection = P::NAME,
@@ -114,24 +130,30 @@ impl<P: Projection> PartitionWriter<'_, P> {
             self.lease.published = self.lease.published.min(first.saturating_sub(1));
             self.miss(Duration::ZERO);
         }
-        Ok(())
+        Ok(true)
     }
-}
 
-/// Writes rows; returns false and changes nothing if Postgres rejects one.
-pub(super) async fn try_write<P: Projection>(
-    connection: &mut PgConnection,
-    generation: i32,
-    rows: &Rows<P::Row>,
-) -> Result<bool, Error> {
-    let mut attempt = connection.begin().await?;
-    match store::write::<P>(&mut attempt, generation, rows).await {
-        Ok(()) => attempt.commit().await?,
-        Err(error) if store::is_refused_value(&error) => {
-            attempt.rollback().await?;
-            return Ok(false);
-        }
-        Err(error) => return Err(error),
+    /// Folds parked events and writes the rows, in a transaction that is not committed.
+    async fn try_retry(
+        &mut self,
+        events: &Events,
+        due: &Due,
+        exclusions: &Exclusions,
+    ) -> Result<(Transaction<'static, Postgres>, Outcome<P::Row>), BatchError> {
+        let part = self.lease.part;
+        let routed = self.route(events, Some(&due.key)).await?;
+        let mut transaction = store::begin_transaction(self.engine.database.pool()).await?;
+        let outcome = self.fold(&mut transaction, events, routed, exclusions.clone()).await?;
+        parked::unpark(self.engine.definition, &mut transaction, part, &due.key).await?;
+        store::write::<P>(&mut transaction, part.generation, &outcome.changed).await?;
+        Ok((transaction, outcome))
     }
-    Ok(true)
+
+    /// Leaves the events of a key parked.
+    async fn keep(&self, due: &Due, again: Again) -> Result<bool, Error> {
+        let mut connection = self.engine.database.pool().acquire().await?;
+        let (definition, part) = (self.engine.definition, self.lease.part);
+        parked::keep(definition, &mut connection, part, due, again).await?;
+        Ok(true)
+    }
 }

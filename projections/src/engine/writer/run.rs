@@ -10,9 +10,8 @@ use crate::{
     engine::{
         Engine, Step,
         feed::{Decoded, Events},
-        fold::{Exclusions, Parked, Rows},
+        fold::{Exclusions, Rows},
         projection::Projection,
-        sandbox::HungFold,
         share::Slot,
         store::{self, GenerationState, leases::Lease, parked},
     },
@@ -22,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Time between two checks if rows have been folded again by the task beside the writer.
 const REFOLDING: Duration = Duration::from_millis(100);
+/// Keys whose parked events are tried again at a time; folding continues between them.
+const RETRIED_AT_ONCE: usize = 10;
 /// Time that the checkpoint may wait to be moved past events that do not concern the partition.
 /// Most events do not concern most projections: one statement for many of them leaves the database
 /// to those that do.
@@ -105,9 +106,8 @@ impl<P: Projection> PartitionWriter<'_, P> {
         };
         metrics::counter!("exodrive_projection_events_total", "projection" => P::NAME)
             .increment(events.all().len() as u64);
-        let mut refused = None;
         let changed = loop {
-            match self.write(events, last, refused.as_deref().unwrap_or(&[])).await {
+            let failed = match self.write(events, last).await {
                 Ok(Some(changed)) => break changed,
                 Ok(None) => {
                     trace::<P>(events.all());
@@ -115,17 +115,30 @@ impl<P: Projection> PartitionWriter<'_, P> {
                     self.passed = Some((last, since));
                     return Ok(());
                 }
-                // The batch is folded again without the event.
-                Err(BatchError::HungFold(hung)) => self.park_hung_events(hung)?,
-                // It is written again without the rows that Postgres rejects.
-                Err(BatchError::Error(error))
-                    if refused.is_none() && store::is_refused_value(&error) =>
-                {
-                    refused = Some(self.write_one_by_one(events).await?);
+                // The batch is folded again without the events after which Postgres refuses rows.
+                Err(BatchError::Error(error)) if store::is_refused_value(&error) => {
+                    let mut exclusions = self.exclusions.clone();
+                    let found = self.leave_out_refused(events, None, &mut exclusions, error);
+                    match found.await {
+                        Ok(()) => {
+                            self.exclusions = exclusions;
+                            continue;
+                        }
+                        Err(failed) => failed,
+                    }
                 }
-                Err(BatchError::Error(error)) => return Err(error),
+                Err(failed) => failed,
+            };
+            match failed {
+                // The batch is folded again without the event.
+                BatchError::HungFold(hung) if self.exclusions.leave_out(hung) => {
+                    let position = hung.position;
+                    tracing::error!(projection = P::NAME, position, "An event's fold does not end");
+                }
+                failed => return Err(failed.into_error(P::NAME)),
             }
         };
+        self.exclusions.refused.clear();
         self.exclusions.hung_folds.clear();
         self.passed = None;
         self.lease.position = last;
@@ -144,22 +157,12 @@ impl<P: Projection> PartitionWriter<'_, P> {
         self.record_published().await
     }
 
-    fn park_hung_events(&mut self, hung: HungFold) -> Result<(), Error> {
-        let position = hung.position;
-        if position == 0 || !self.exclusions.hung_folds.insert(hung) {
-            return Err(hung.error(P::NAME));
-        }
-        tracing::error!(projection = P::NAME, position, "An event's fold does not end");
-        Ok(())
-    }
-
-    /// Folds and writes a batch and moves the checkpoint, in one transaction. Keys in `refused` are
-    /// parked instead of folded. Does nothing if no event concerns the partition.
+    /// Folds and writes a batch and moves the checkpoint, in one transaction. Does nothing if no
+    /// event concerns the partition.
     async fn write(
         &mut self,
         events: &Events,
         last: u64,
-        refused: &[Parked],
     ) -> Result<Option<Rows<P::Row>>, BatchError> {
         let part = self.lease.part;
         let routed = self.route(events, None).await?;
@@ -167,18 +170,12 @@ impl<P: Projection> PartitionWriter<'_, P> {
             return Ok(None);
         }
         let mut transaction = store::begin_transaction(self.engine.database.pool()).await?;
-        let mut exclusions = self.exclusions.clone();
-        exclusions.blocked.extend(refused.iter().map(|parked| parked.key.clone()));
+        let exclusions = self.exclusions.clone();
         let Outcome { changed, parked, exclusions, .. } =
             self.fold(&mut transaction, events, routed, exclusions).await?;
         store::write::<P>(&mut transaction, part.generation, &changed).await?;
-        // The errors come first, so that events that only wait do not overwrite them.
-        parked::park(self.engine.definition, &mut transaction, part, refused, 0).await?;
-        let (hung, parked): (Vec<_>, Vec<_>) =
-            parked.into_iter().partition(|parked| exclusions.is_hung(parked.position));
-        parked::park(self.engine.definition, &mut transaction, part, &hung, parked::ATTEMPTS)
-            .await?;
         parked::park(self.engine.definition, &mut transaction, part, &parked, 0).await?;
+        parked::retry_refused(self.engine.definition, &mut transaction, part, &parked).await?;
         self.engine.step(Step::Written);
         store::leases::advance(
             self.engine.definition,
@@ -191,8 +188,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
         self.engine.step(Step::Advanced);
         transaction.commit().await.map_err(Error::from)?;
         self.exclusions = exclusions;
-        let all = refused.iter().chain(&hung).chain(&parked);
-        for parked in all.filter(|parked| !parked.error.is_empty()) {
+        for parked in parked.iter().filter(|parked| !parked.error.is_empty()) {
             tracing::error!(
                 projection = P::NAME,
                 position = parked.position,
@@ -244,13 +240,18 @@ impl<P: Projection> PartitionWriter<'_, P> {
         self.unread = directives.unread;
         self.paused = directives.unread || directives.paused && !catches_up;
         self.seen = !directives.unread && !catches_up;
-        let hung_folds = std::mem::take(&mut self.exclusions.hung_folds);
+        let Exclusions { hung_folds, refused, .. } = std::mem::take(&mut self.exclusions);
         self.exclusions = Exclusions {
             hung_folds,
+            refused,
             ..parked::exclusions(self.engine.definition, pool, self.lease.part).await?
         };
         if !self.exclusions.blocked.is_empty() && !self.unread {
-            self.retry_parked().await?;
+            for _ in 0..RETRIED_AT_ONCE {
+                if !self.retry_parked().await? {
+                    break;
+                }
+            }
         }
         self.refold().await?;
         if self.unread {

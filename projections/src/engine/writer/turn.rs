@@ -61,7 +61,7 @@ impl<'a, P: Projection> PartitionWriter<'a, P> {
             engine,
             events,
             exclusions,
-            sandbox: Sandbox::default(),
+            sandbox: Sandbox::new(engine.settings.fold_limit),
             slot,
             seen: false,
             paused: false,

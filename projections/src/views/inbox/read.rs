@@ -8,7 +8,10 @@ pub use super::answer::{
 use super::{Inbox, InboxRow};
 use crate::{
     Error, Page, Projection, ReadTransaction,
-    views::query::{decode_cursor, encode_cursor, like},
+    views::{
+        query::{decode_cursor, encode_cursor},
+        search::{COMMON, Search, WINDOW},
+    },
 };
 use chrono::{DateTime, Utc};
 use exodrive_domain::{email::EmailId, time};
@@ -19,8 +22,8 @@ use std::collections::BTreeMap;
 pub struct Filter {
     /// Those of any of these statuses; all if empty.
     pub statuses: Vec<String>,
-    /// Those that have this text, in any case, in sender, recipients, subject,
-    /// tags or id.
+    /// Those that have words that begin with the words of this text, in addresses, subject, tags or
+    /// id. A text without a letter or digit looks for nothing.
     pub text: Option<String>,
     /// Most rows to return.
     pub limit: i64,
@@ -56,31 +59,13 @@ pub async fn find_emails(
     reader: &mut ReadTransaction,
     filter: &Filter,
 ) -> Result<Page<EmailSummary>, Error> {
-    let text = filter.text.as_deref().map(like);
-    let (after_time, after_key) = match &filter.after {
-        Some(after) => (Some(&after.created_at), Some(&after.key)),
-        None => (None, None),
-    };
-    let found = sqlx::query!(
-        r#"select key as "key!", position as "position!", data as "data!" from inbox
-           where (cardinality($1::text[]) = 0 or status = any($1))
-             and ($2::text is null or data ->> 'search' like $2)
-             and ($3::text is null or (created_at, key) < ($3, $4))
-           order by created_at desc, key desc limit $5"#,
-        &filter.statuses,
-        text,
-        after_time,
-        after_key,
-        filter.limit + 1
-    )
-    .fetch_all(&mut **reader)
-    .await?;
-    let mut rows = Vec::with_capacity(found.len());
-    for found in found {
+    let Filter { statuses, text, limit, after } = filter;
+    let search = text.as_deref().and_then(Search::of);
+    let page = find(reader, statuses, search.as_ref(), *limit, after.as_ref()).await?;
+    page.try_map(|found| {
         let row = row(&found.key, found.data)?;
-        rows.push(EmailSummary::of(row, u64::try_from(found.position).unwrap_or(0)));
-    }
-    Ok(Page::cut(rows, filter.limit, |last| Cursor::encode(&last.created_at, &last.id)))
+        Ok(EmailSummary::of(row, u64::try_from(found.position).unwrap_or(0)))
+    })
 }
 
 /// A page of the emails that name an address, in any case, as sender, as a recipient of any kind,
@@ -94,31 +79,94 @@ pub async fn find_emails_of_address(
     limit: i64,
     after: Option<&Cursor>,
 ) -> Result<Page<EmailId>, Error> {
-    let found = sqlx::query!(
-        r#"select key as "key!", created_at as "created_at!", data as "data!" from inbox
-           where (data ->> 'search' like $1 or lower(data -> 'email' ->> 'bcc') like $1
-                  or lower(data -> 'email' ->> 'reply_to') like $1)
-             and ($2::text is null or (created_at, key) < ($2, $3))
-           order by created_at desc, key desc limit $4"#,
-        like(address),
-        after.map(|after| &after.created_at),
-        after.map(|after| &after.key),
-        limit + 1
-    )
-    .fetch_all(&mut **reader)
-    .await?;
-    let Page { rows: found, next } =
-        Page::cut(found, limit, |last| encode_cursor(&[&last.created_at, &last.key]));
+    let search = Search::with_cut_rows(address);
+    let Page { rows: found, next } = find(reader, &[], search.as_ref(), limit, after).await?;
     let address = address.to_lowercase();
     let mut rows = Vec::with_capacity(found.len());
     for found in found {
         let email = row(&found.key, found.data)?.email;
-        // The text may also be in a subject, or within another address.
+        // Its words may also be in a subject, or within another address.
         if email.addresses().any(|named| named == address) {
             rows.push(email.id);
         }
     }
     Ok(Page { rows, next })
+}
+
+struct Found {
+    key: String,
+    created_at: String,
+    position: i64,
+    data: serde_json::Value,
+}
+
+/// Reads rows out of `$from`; its further parameters begin at `$6`.
+macro_rules! rows {
+    ($reader:ident, $statuses:ident, $query:expr, $limit:ident, $after:ident,
+     $from:literal $(, $parameter:expr)*) => {{
+        let (after_time, after_key) = $after.map_or(LATEST, |it| (&it.created_at, &it.key));
+        sqlx::query_as!(
+            Found,
+            r#"select key as "key!", created_at as "created_at!", position as "position!",
+                      data as "data!" from "#
+                + $from
+                + r#" where (cardinality($1::text[]) = 0 or status = any($1))
+                 and ($2::text is null or words @@ $2::text::tsquery)
+                 and (created_at, key) < ($3, $4)
+               order by created_at desc, key desc limit $5"#,
+            $statuses,
+            $query,
+            after_time,
+            after_key,
+            $limit + 1
+            $(, $parameter)*
+        )
+        .fetch_all(&mut **$reader)
+        .await?
+    }};
+}
+
+/// A place before every email.
+const LATEST: (&str, &str) = ("~", "");
+
+async fn find(
+    reader: &mut ReadTransaction,
+    statuses: &[String],
+    search: Option<&Search>,
+    limit: i64,
+    after: Option<&Cursor>,
+) -> Result<Page<Found>, Error> {
+    let cut = |found| {
+        Page::cut(found, limit, |last: &Found| encode_cursor(&[&last.created_at, &last.key]))
+    };
+    let Some(search) = search else {
+        return Ok(cut(rows!(reader, statuses, None::<&str>, limit, after, "inbox")));
+    };
+    let query = search.query();
+    let newest = rows!(
+        reader, statuses, Some(&query), limit, after,
+        "(select * from inbox where (created_at, key) < ($3, $4)
+          order by created_at desc, key desc limit $6) as inbox",
+        WINDOW
+    );
+    if newest.len() > usize::try_from(limit).unwrap_or(0) {
+        return Ok(cut(newest));
+    }
+    let rare = search.rare(reader, "inbox", "created_at").await?;
+    Ok(cut(rows!(
+        reader, statuses, Some(&query), limit, after,
+        "(select * from inbox where words @@ $6::text::tsquery offset 0) as inbox",
+        &rare
+    )))
+}
+
+/// Numbers of emails by status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// The numbers; a status without emails is left out.
+    pub by_status: BTreeMap<String, i64>,
+    /// False if only the newest emails were counted, because the text is common.
+    pub complete: bool,
 }
 
 /// Number of emails of each status, of those that have the text.
@@ -128,15 +176,53 @@ pub async fn find_emails_of_address(
 pub async fn count_emails(
     reader: &mut ReadTransaction,
     text: Option<&str>,
-) -> Result<BTreeMap<String, i64>, Error> {
-    let found = sqlx::query!(
-        r#"select status as "status!", count(*) as "count!" from inbox
-           where $1::text is null or data ->> 'search' like $1 group by status"#,
-        text.map(like)
-    )
-    .fetch_all(&mut **reader)
-    .await?;
-    Ok(found.into_iter().map(|found| (found.status, found.count)).collect())
+) -> Result<Counts, Error> {
+    struct Counted {
+        status: String,
+        found: i64,
+        looked_at: i64,
+    }
+    macro_rules! count {
+        ($query:expr, $from:literal, $parameter:expr) => {
+            sqlx::query_as!(
+                Counted,
+                r#"select status as "status!", count(*) as "looked_at!",
+                          count(*) filter (where $1::text is null or words @@ $1::text::tsquery)
+                              as "found!" from "#
+                    + $from
+                    + " group by status",
+                $query,
+                $parameter
+            )
+            .fetch_all(&mut **reader)
+            .await?
+        };
+    }
+    let search = text.and_then(Search::of);
+    let Some(search) = search else {
+        let all = count!(None::<&str>, "inbox where $2::text is null", None::<&str>);
+        return Ok(Counts::of(all.into_iter().map(|it| (it.status, it.found)), true));
+    };
+    let query = search.query();
+    let newest = count!(
+        Some(&query),
+        "(select status, words from inbox order by created_at desc, key desc limit $2) as inbox",
+        WINDOW
+    );
+    let found: i64 = newest.iter().map(|it| it.found).sum();
+    let all = newest.iter().map(|it| it.looked_at).sum::<i64>() < WINDOW;
+    if all || found > COMMON {
+        return Ok(Counts::of(newest.into_iter().map(|it| (it.status, it.found)), all));
+    }
+    let rare = search.rare(reader, "inbox", "created_at").await?;
+    let counted = count!(Some(&query), "inbox where words @@ $2::text::tsquery", &rare);
+    Ok(Counts::of(counted.into_iter().map(|it| (it.status, it.found)), true))
+}
+
+impl Counts {
+    fn of(counted: impl Iterator<Item = (String, i64)>, complete: bool) -> Self {
+        Self { by_status: counted.filter(|(_, found)| *found > 0).collect(), complete }
+    }
 }
 
 /// One email.

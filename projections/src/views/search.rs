@@ -195,31 +195,36 @@ impl Search {
 
     /// The `tsquery` to ask the index of a view by, whose answer is then to be searched by
     /// [`Search::query`]: the rarest words, by the first rows of the view in descending `order`. To
-    /// look a common word up takes longer than to leave out the rows without it.
+    /// look a common word up takes longer than to leave out the rows without it. `None` if many
+    /// rows have all words: then they are found soonest in the view's order.
     pub(crate) async fn rare(
         &self,
         reader: &mut ReadTransaction,
         view: &str,
         order: &str,
-    ) -> Result<String, Error> {
-        let [_, _, ..] = self.words.as_slice() else { return Ok(self.query()) };
+    ) -> Result<Option<String>, Error> {
+        const MANY: i64 = SAMPLE * COMMON / WINDOW;
         let sql = format!(
             "with sample as materialized
                  (select words from {view} order by {order} desc, key desc limit {SAMPLE})
-             select word, count(*) filter (where words @@ (word || ':*')::tsquery) as found
-             from unnest($1::text[]) as word left join sample on true
+             select word, count(*) filter (where words @@ coalesce(word || ':*', $2)::tsquery)
+                 as found
+             from unnest(array_append($1::text[], null)) as word left join sample on true
              group by word order by found, length(word) desc, word"
         );
-        let found = sqlx::query(AssertSqlSafe(sql)).bind(self.words.as_slice());
+        let counted = sqlx::query(AssertSqlSafe(sql)).bind(self.words.as_slice()).bind(self.query());
         let mut rare = Vec::new();
-        for row in found.fetch_all(&mut **reader).await? {
+        for row in counted.fetch_all(&mut **reader).await? {
             let found: i64 = row.try_get("found")?;
-            if rare.is_empty() || found <= SAMPLE * COMMON / WINDOW {
-                rare.push(row.try_get("word")?);
+            match row.try_get::<Option<String>, _>("word")? {
+                None if found > MANY => return Ok(None),
+                None => {}
+                Some(word) if rare.is_empty() || found <= MANY => rare.push(word),
+                Some(_) => {}
             }
         }
         rare.truncate(ASKED);
-        Ok(self.all(&rare))
+        Ok(Some(self.all(&rare)))
     }
 }
 

@@ -320,12 +320,14 @@ pub async fn find_bookings(
             if newest.len() > usize::try_from(filter.limit).unwrap_or(0) {
                 newest
             } else {
-                let rare = search.rare(reader, Bookings::NAME, "created_at").await?;
-                rows!(
-                    Some(search.query()),
-                    "(select * from bookings where words @@ $12::text::tsquery offset 0) as bookings",
-                    rare
-                )
+                match search.rare(reader, Bookings::NAME, "created_at").await? {
+                    None => rows!(Some(search.query()), "bookings"),
+                    Some(rare) => rows!(
+                        Some(search.query()),
+                        "(select * from bookings where words @@ $12::text::tsquery offset 0) as bookings",
+                        rare
+                    ),
+                }
             }
         }
     };

@@ -95,12 +95,14 @@ pub async fn find_customers(
             if newest.len() > usize::try_from(limit).unwrap_or(0) {
                 newest
             } else {
-                let rare = search.rare(reader, Customers::NAME, "last_at").await?;
-                rows!(
-                    Some(search.query()),
-                    "(select * from customers where words @@ $5::text::tsquery offset 0) as customers",
-                    rare
-                )
+                match search.rare(reader, Customers::NAME, "last_at").await? {
+                    None => rows!(Some(search.query()), "customers"),
+                    Some(rare) => rows!(
+                        Some(search.query()),
+                        "(select * from customers where words @@ $5::text::tsquery offset 0) as customers",
+                        rare
+                    ),
+                }
             }
         }
     };

@@ -152,12 +152,14 @@ async fn find(
     if newest.len() > usize::try_from(limit).unwrap_or(0) {
         return Ok(cut(newest));
     }
-    let rare = search.rare(reader, "inbox", "created_at").await?;
-    Ok(cut(rows!(
-        reader, statuses, Some(&query), limit, after,
-        "(select * from inbox where words @@ $6::text::tsquery offset 0) as inbox",
-        &rare
-    )))
+    Ok(cut(match search.rare(reader, Inbox::NAME, "created_at").await? {
+        None => rows!(reader, statuses, Some(&query), limit, after, "inbox"),
+        Some(rare) => rows!(
+            reader, statuses, Some(&query), limit, after,
+            "(select * from inbox where words @@ $6::text::tsquery offset 0) as inbox",
+            &rare
+        ),
+    }))
 }
 
 /// Numbers of emails by status.
@@ -214,7 +216,7 @@ pub async fn count_emails(
     if all || found > COMMON {
         return Ok(Counts::of(newest.into_iter().map(|it| (it.status, it.found)), all));
     }
-    let rare = search.rare(reader, "inbox", "created_at").await?;
+    let rare = search.rare(reader, Inbox::NAME, "created_at").await?.unwrap_or_else(|| query.clone());
     let counted = count!(Some(&query), "inbox where words @@ $2::text::tsquery", &rare);
     Ok(Counts::of(counted.into_iter().map(|it| (it.status, it.found)), true))
 }

@@ -16,7 +16,8 @@ pub struct InboxRow {
 }
 
 impl InboxRow {
-    pub(super) fn of(email: Email) -> Self {
+    /// The row of an email.
+    pub fn of(email: Email) -> Self {
         let others = [&email.cc, &email.bcc, &email.reply_to, &email.received_for];
         let addresses = email.from.iter().chain(email.recipients.keys());
         let texts = addresses.chain(others.into_iter().flatten());

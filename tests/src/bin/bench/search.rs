@@ -100,7 +100,7 @@ const QUERIES: [Query; 18] = [
     ("a phrase of a subject", |it| it.subject.clone(), ""),
     ("nothing that there is", |it| format!("nothing{}", it.booking), ""),
     ("one letter", |it| it.car[..1].to_owned(), ""),
-    ("200 characters", |it| format!("{} {}", it.subject, "your is b c d e ".repeat(20))[..200].to_owned(), ""),
+    ("200 characters", |it| format!("{} {}", it.subject, "your is b c d e ".repeat(20)).chars().take(200).collect(), ""),
     ("a common word, bounced", |_| "booking".to_owned(), "&status=bounced"),
     ("a common word, complained", |_| "booking".to_owned(), "&status=complained"),
     ("a rare word, delivered", |it| format!("bk-{}", it.booking), "&status=delivered"),

@@ -23,7 +23,14 @@ impl Projection for Inbox {
     const VERSION: u32 = 2;
     const SUBJECTS: &'static [&'static str] = &["exo.email."];
     const SCHEMA: &'static str = include_str!("schema.sql");
-    const NEWER_COLUMNS: &'static [(&'static str, &'static str)] = &[OLDER_WORDS];
+    const NEWER_COLUMNS: &'static [(&'static str, &'static str)] = &[
+        OLDER_WORDS,
+        (
+            "rare_status",
+            "case when data ->> 'status' not in ('sent', 'delivered', 'opened', 'clicked')
+             then data ->> 'status' end",
+        ),
+    ];
     const CACHED: bool = true;
     type Row = InboxRow;
 

@@ -126,6 +126,9 @@ macro_rules! rows {
     }};
 }
 
+/// The statuses that most emails have or pass through: the table has an index of the others.
+const PASSED_THROUGH: [&str; 4] = ["sent", "delivered", "opened", "clicked"];
+
 /// A place before every email.
 const LATEST: (&str, &str) = ("~", "");
 
@@ -139,9 +142,21 @@ async fn find(
     let cut = |found| {
         Page::cut(found, limit, |last: &Found| encode_cursor(&[&last.created_at, &last.key]))
     };
-    let Some(search) = search else {
-        return Ok(cut(rows!(reader, statuses, None::<&str>, limit, after, "inbox")));
-    };
+    let is_rare = |status: &String| !PASSED_THROUGH.contains(&status.as_str());
+    let of_rare_statuses = !statuses.is_empty() && statuses.iter().all(is_rare);
+    macro_rules! in_order {
+        ($query:expr) => {
+            if of_rare_statuses {
+                rows!(
+                    reader, statuses, $query, limit, after,
+                    "(select * from inbox where rare_status = any($1) offset 0) as inbox"
+                )
+            } else {
+                rows!(reader, statuses, $query, limit, after, "inbox")
+            }
+        };
+    }
+    let Some(search) = search else { return Ok(cut(in_order!(None::<&str>))) };
     let query = search.query();
     let newest = rows!(
         reader, statuses, Some(&query), limit, after,
@@ -153,7 +168,7 @@ async fn find(
         return Ok(cut(newest));
     }
     Ok(cut(match search.rare(reader, Inbox::NAME, "created_at").await? {
-        None => rows!(reader, statuses, Some(&query), limit, after, "inbox"),
+        None => in_order!(Some(&query)),
         Some(rare) => rows!(
             reader, statuses, Some(&query), limit, after,
             "(select * from inbox where words @@ $6::text::tsquery offset 0) as inbox",

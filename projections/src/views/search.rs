@@ -51,7 +51,8 @@ pub(crate) const OLDER_WORDS: (&str, &str) = (
 /// fold is itself.
 pub fn fold(text: &str) -> String {
     // The iota below a Greek vowel is a mark in lowercase and a letter in uppercase.
-    let kept = |c: &char| (canonical_combining_class(*c) == 0 && !is_ignored(*c)) || *c == '\u{345}';
+    let kept =
+        |c: &char| (canonical_combining_class(*c) == 0 && !is_ignored(*c)) || *c == '\u{345}';
     let folded = text.nfkd().filter(kept).flat_map(fold_case).nfkd();
     folded.filter(|c| canonical_combining_class(*c) == 0).collect()
 }
@@ -65,8 +66,11 @@ fn fold_case(c: char) -> impl Iterator<Item = char> {
 /// True for what is not seen and does not end a word: the soft hyphen, joiners, and selectors of a
 /// letter's form.
 fn is_ignored(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{34f}' | '\u{200c}' | '\u{200d}' | '\u{2060}' | '\u{feff}'
-        | '\u{fe00}'..='\u{fe0f}')
+    matches!(
+        c,
+        '\u{ad}' | '\u{34f}' | '\u{200c}' | '\u{200d}' | '\u{2060}' | '\u{feff}' | '\u{fe00}'
+            ..='\u{fe0f}'
+    )
 }
 
 /// The words of a text, folded: runs of letters and digits. In scripts that put no space between
@@ -120,7 +124,8 @@ pub(crate) fn text_of<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
 /// grouped.
 pub(crate) fn phone(phone: Option<&str>) -> String {
     // A customer need not name a phone.
-    let digits: String = fold(phone.unwrap_or_default()).chars().filter(char::is_ascii_digit).collect();
+    let digits: String =
+        fold(phone.unwrap_or_default()).chars().filter(char::is_ascii_digit).collect();
     let digits = &digits[..digits.len().min(WORD)];
     let ends = (0..digits.len().saturating_sub(2)).map(|at| &digits[at..]);
     Vec::from_iter(ends).join(" ")
@@ -212,7 +217,8 @@ impl Search {
              from unnest(array_append($1::text[], null)) as word left join sample on true
              group by word order by found, length(word) desc, word"
         );
-        let counted = sqlx::query(AssertSqlSafe(sql)).bind(self.words.as_slice()).bind(self.query());
+        let counted =
+            sqlx::query(AssertSqlSafe(sql)).bind(self.words.as_slice()).bind(self.query());
         let mut rare = Vec::new();
         for row in counted.fetch_all(&mut **reader).await? {
             let found: i64 = row.try_get("found")?;
@@ -251,7 +257,8 @@ mod tests {
         Search::of(typed).is_some_and(|search| {
             search.words.iter().all(|word| {
                 let forms = forms(word);
-                row.iter().any(|it| it.starts_with(word.as_str()) || forms.iter().any(|form| form == it))
+                row.iter()
+                    .any(|it| it.starts_with(word.as_str()) || forms.iter().any(|form| form == it))
             })
         })
     }
@@ -259,7 +266,9 @@ mod tests {
     #[test]
     fn words_are_found_in_any_order_case_and_composition() {
         let zoe = text_of(["Zoe\u{308} O’Brien <zoe@mail.example.com>"]);
-        for typed in ["zoë", "ZOE\u{308}", "zoe", "brien zo", "@example.com", "zoe@mail.example.com"] {
+        for typed in
+            ["zoë", "ZOE\u{308}", "zoe", "brien zo", "@example.com", "zoe@mail.example.com"]
+        {
             assert!(finds(typed, &zoe), "{typed} in {zoe}");
         }
         let odysseus = text_of(["ΟΔΥΣΣΕΥΣ"]);
@@ -270,8 +279,15 @@ mod tests {
         assert!(finds("porsche gt3", &car) && finds("gt3 porsche", &car) && finds("POR 9", &car));
         assert!(!finds("porsche gt4", &car) && !finds("orsche", &car));
         for (one, other) in [
-            ("STRASSE", "straße"), ("STRAẞE", "strasse"), ("DIYARBAKIR", "Diyarbakır"), ("İZMİR", "izmir"),
-            ("ﬁat", "FIAT"), ("ｆｅｒｒａｒｉ", "Ferrari"), ("ΆΔΗΣ ᾳ", "ᾄδης ΑΙ"), ("ガス", "ｶﾞｽ"), ("한국", "\u{1112}\u{1161}\u{11ab}국"),
+            ("STRASSE", "straße"),
+            ("STRAẞE", "strasse"),
+            ("DIYARBAKIR", "Diyarbakır"),
+            ("İZMİR", "izmir"),
+            ("ﬁat", "FIAT"),
+            ("ｆｅｒｒａｒｉ", "Ferrari"),
+            ("ΆΔΗΣ ᾳ", "ᾄδης ΑΙ"),
+            ("ガス", "ｶﾞｽ"),
+            ("한국", "\u{1112}\u{1161}\u{11ab}국"),
         ] {
             assert_eq!(fold(one), fold(other), "{one} {other}");
         }
@@ -286,7 +302,10 @@ mod tests {
         assert_eq!(search.query(), "3:* & anna:* & b:* & drop:*");
         let search = Search::with_cut_rows("a@b").unwrap();
         assert_eq!(search.query(), "(a:* & b:*) | ~");
-        assert_eq!(Search::of("gt3 audi").unwrap().query_with_typos(), "(audi:* | ~udi | ~adi | ~aui | ~aud | ~audi) & (gt3:*)");
+        assert_eq!(
+            Search::of("gt3 audi").unwrap().query_with_typos(),
+            "(audi:* | ~udi | ~adi | ~aui | ~aud | ~audi) & (gt3:*)"
+        );
     }
 
     #[test]

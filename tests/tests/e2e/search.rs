@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 /// Names, decomposed or composed as they may come, and what is typed to find them.
 const NAMES: [(&str, &str, &[&str]); 4] = [
+    ("Zoe\u{308}", "O'Brien", &["zoë", "ZOE\u{308}", "zoe", "Brien Zoë", "o'brien", "zo bri"]),
     (
-        "Zoe\u{308}",
-        "O'Brien",
-        &["zoë", "ZOE\u{308}", "zoe", "Brien Zoë", "o'brien", "zo bri"],
+        "ΟΔΥΣΣΕΥΣ",
+        "Παπαδόπουλος",
+        &["ΟΔΥΣ", "Οδυσσεύς", "οδυσσευσ", "παπαδοπουλοσ ΟΔΥ", "Παπαδόπουλος"],
     ),
-    ("ΟΔΥΣΣΕΥΣ", "Παπαδόπουλος", &["ΟΔΥΣ", "Οδυσσεύς", "οδυσσευσ", "παπαδοπουλοσ ΟΔΥ", "Παπαδόπουλος"]),
     ("Yıldız", "GROSS", &["YILDIZ", "yildiz", "yıldız groß", "Groß"]),
     ("Anna", "Müller", &["Mu\u{308}ller", "muller anna", "MÜLLER", "anna+tag@Exa"]),
 ];
@@ -60,7 +60,10 @@ async fn a_person_is_found_in_mail_bookings_and_customers() {
             let mail = found(&admin, "inbox", text).await;
             assert!(mail.len() == 1 && mail[0]["id"] == id, "{text}: {mail:?}");
             let customers = found(&admin, "customers", text).await;
-            assert!(customers.len() == 1 && customers[0]["email"] == address, "{text}: {customers:?}");
+            assert!(
+                customers.len() == 1 && customers[0]["email"] == address,
+                "{text}: {customers:?}"
+            );
             let bookings = found(&admin, "bookings", text).await;
             let named = |it: &Value| it["customer"]["email"] == address;
             assert!(bookings.len() == 1 && named(&bookings[0]), "{text}: {bookings:?}");

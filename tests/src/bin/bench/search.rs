@@ -1,8 +1,9 @@
 //! Searches of a large inbox, each kind of query against reads of one row by its key.
 
 use crate::{
-    Failure, Scale, load, mail,
+    Failure, Scale, load,
     load::{Load, Outcome},
+    mail,
     report::{Detail, Row, Series, Target},
     system::{System, Watch, again, auditor, get, progress},
 };
@@ -27,8 +28,14 @@ const CHUNK: usize = 2_000;
 /// What 95 of 100 searches must not exceed.
 const MOST_MS: f64 = 50.0;
 const CARS: [&str; 8] = [
-    "Ferrari Roma", "Lamborghini Huracán", "Porsche 911 GT3", "McLaren 720S", "Bentley Continental",
-    "Aston Martin DB12", "Rolls-Royce Ghost", "Audi R8",
+    "Ferrari Roma",
+    "Lamborghini Huracán",
+    "Porsche 911 GT3",
+    "McLaren 720S",
+    "Bentley Continental",
+    "Aston Martin DB12",
+    "Rolls-Royce Ghost",
+    "Audi R8",
 ];
 const NAMES: [&str; 8] = ["Anna", "Ben", "Zoë", "Dana", "Émile", "Frida", "Gustav", "Hanna"];
 
@@ -67,7 +74,8 @@ impl Sample {
 
     fn row(&self, n: usize, like: &Email) -> InboxRow {
         let mut email = like.clone();
-        let id = format!("{:08x}-4ace-4954-8c5d-{n:012x}", n.wrapping_mul(2_654_435_761) % (1 << 32));
+        let id =
+            format!("{:08x}-4ace-4954-8c5d-{n:012x}", n.wrapping_mul(2_654_435_761) % (1 << 32));
         email.id = id.parse().unwrap_or(email.id);
         (email.created_at, email.last_event_at) = (self.at, self.at);
         email.status = self.status;
@@ -100,7 +108,13 @@ const QUERIES: [Query; 18] = [
     ("a phrase of a subject", |it| it.subject.clone(), ""),
     ("nothing that there is", |it| format!("nothing{}", it.booking), ""),
     ("one letter", |it| it.car[..1].to_owned(), ""),
-    ("200 characters", |it| format!("{} {}", it.subject, "your is b c d e ".repeat(20)).chars().take(200).collect(), ""),
+    (
+        "200 characters",
+        |it| {
+            format!("{} {}", it.subject, "your is b c d e ".repeat(20)).chars().take(200).collect()
+        },
+        "",
+    ),
     ("a common word, bounced", |_| "booking".to_owned(), "&status=bounced"),
     ("a common word, complained", |_| "booking".to_owned(), "&status=complained"),
     ("a rare word, delivered", |it| format!("bk-{}", it.booking), "&status=delivered"),
@@ -215,7 +229,8 @@ async fn by_key(pool: &PgPool, keys: &[String], scale: Scale) -> Result<f64, Fai
         if began.elapsed() >= scale.round {
             break;
         }
-        let read = sqlx::query_scalar::<_, serde_json::Value>("select data from inbox where key = $1");
+        let read =
+            sqlx::query_scalar::<_, serde_json::Value>("select data from inbox where key = $1");
         read.bind(key).fetch_one(pool).await?;
         count += 1.0;
     }

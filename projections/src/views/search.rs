@@ -285,7 +285,7 @@ mod tests {
             ("İZMİR", "izmir"),
             ("ﬁat", "FIAT"),
             ("ｆｅｒｒａｒｉ", "Ferrari"),
-            ("ΆΔΗΣ ᾳ", "ᾄδης ΑΙ"),
+            ("ΆΔΗΣ ᾳ", "άδης ΑΙ"),
             ("ガス", "ｶﾞｽ"),
             ("한국", "\u{1112}\u{1161}\u{11ab}국"),
         ] {
@@ -343,7 +343,8 @@ mod tests {
 
     #[test]
     fn every_letter_has_one_fold_in_every_case_and_form() {
-        for c in (char::MIN..=char::MAX).map(String::from) {
+        let is_folded = |c: &char| c.is_alphanumeric() || canonical_combining_class(*c) != 0;
+        for c in (char::MIN..=char::MAX).filter(is_folded).map(String::from) {
             let folded = fold(&c);
             assert_eq!(fold(&folded), folded, "{c:?} again");
             assert_eq!(fold(&c.to_uppercase()), folded, "{c:?} in uppercase");

@@ -5,7 +5,7 @@ use crate::{
     load::{Load, Outcome},
     mail,
     report::{Detail, Row, Series, Target},
-    system::{System, Watch, again, auditor, get, progress},
+    system::{System, Watch, again, append_all, auditor, get, progress},
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -145,8 +145,7 @@ pub(crate) async fn measure(scale: Scale) -> Result<Vec<Row>, Failure> {
 async fn fill(system: &System, pool: &PgPool, emails: usize) -> Result<Vec<String>, Failure> {
     let log = system.log().await?;
     let (events, _) = mail::traffic(1);
-    let appended = log.append_fact(events.first().ok_or("no event")?).await?;
-    drop(appended);
+    append_all(&log, &events).await?;
     let event = log.read_event(log.last_position().await?).await?.ok_or("no event was stored")?;
     let rows = fold::<Inbox>(&[event]);
     let (_, (_, like)) = rows.into_iter().next().ok_or("an email without a row")?;

@@ -418,7 +418,9 @@ pub(crate) struct BookingQuery {
     created_gte: Option<String>,
     /// Only made before this time (RFC 3339).
     created_lt: Option<String>,
-    /// Only with this text in id, reference, name, email or telephone number.
+    /// Only with each of these words, or words that begin with them, in id, reference, name, email
+    /// or telephone number: in any order and case, with or without accents. A telephone number is
+    /// found from any of its digits on.
     q: Option<String>,
     /// Rows on the page, 1 to 100. 20 if not given.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]

@@ -65,7 +65,10 @@ pub(crate) struct CarQuery {
     price_max: Option<String>,
     /// With all of these features, with commas between, in any case.
     features: Option<String>,
-    /// With this text in name, slug, category, short text or features.
+    /// With each of these words, or words that begin with them, in name, slug, category, short text
+    /// or features: in any order and case, with or without accents. If there is no such car, a word
+    /// of the name may have one letter wrong, missing or too many.
+    #[param(example = "gt3 porshe")]
     q: Option<String>,
     /// Free from this day …
     #[param(value_type = Option<NaiveDate>)]

@@ -45,7 +45,9 @@ pub(crate) async fn get_dashboard(
 #[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(crate) struct CustomerQuery {
-    /// Only with this text in name, email or telephone number.
+    /// Only with each of these words, or words that begin with them, in name, email or telephone
+    /// number: in any order and case, with or without accents. A telephone number is found from any
+    /// of its digits on.
     q: Option<String>,
     /// Rows on the page, 1 to 100. 20 if not given.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]

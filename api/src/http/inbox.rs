@@ -43,7 +43,9 @@ pub(crate) struct ListQuery {
     /// Only these statuses, with commas between.
     #[param(example = "bounced,complained")]
     status: Option<String>,
-    /// Only emails with this text in sender, recipients, subject, tags or id.
+    /// Only emails that have each of these words, or words that begin with them, in addresses,
+    /// subject, tags or id: in any order and case, with or without accents.
+    #[param(example = "anna @example.com")]
     q: Option<String>,
     /// Rows on the page, 1 to 100. 20 if not given.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
@@ -65,6 +67,8 @@ pub(crate) struct EmailList {
     next_cursor: Option<String>,
     /// Number of emails of each status, whatever `status` asks for.
     counts: BTreeMap<String, i64>,
+    /// False if `q` is found so often that only the newest 4,000 emails were counted.
+    counts_complete: bool,
 }
 
 /// Every event of an email.
@@ -124,7 +128,8 @@ pub(crate) async fn list_emails(
         has_more: page.next.is_some(),
         next_cursor: page.next,
         data: page.rows,
-        counts,
+        counts: counts.by_status,
+        counts_complete: counts.complete,
     };
     Ok(answer_of(&api, &transaction, list))
 }

@@ -42,6 +42,14 @@ impl Identity {
         }
     }
 
+    /// The role of Postgres: staff see every row of every view.
+    fn role(&self) -> &'static str {
+        match self {
+            Self::Admin | Self::Auditor | Self::System => "exodrive_staff",
+            Self::Public | Self::Customer(_) | Self::Guest(_) => "exodrive_reader",
+        }
+    }
+
     /// The account or the link.
     fn subject(&self) -> &str {
         match self {
@@ -147,9 +155,11 @@ impl Database {
         let mut transaction = Transaction::begin(&self.pool).await?;
         sqlx::query!(
             "select set_config('exodrive.identity', $1, true) as identity,
-                    set_config('exodrive.subject', $2, true) as subject",
+                    set_config('exodrive.subject', $2, true) as subject,
+                    set_config('role', $3, true) as role",
             identity.name(),
-            identity.subject()
+            identity.subject(),
+            identity.role()
         )
         .fetch_one(&mut *transaction)
         .await?;

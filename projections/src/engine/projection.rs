@@ -27,6 +27,11 @@ pub trait Projection: Send + Sync + 'static {
     /// `data`.
     const SCHEMA: &'static str;
 
+    /// Columns of this version's table that are queried and that the tables of older versions lack:
+    /// each with an expression in SQL over the columns of such a table. As long as a release of this
+    /// version still reads an older generation, its view computes them.
+    const NEWER_COLUMNS: &'static [(&'static str, &'static str)] = &[];
+
     /// One row: a document.
     type Row: Serialize + DeserializeOwned + Clone + PartialEq + Debug + Send + Sync;
 

@@ -13,3 +13,4 @@ pub mod inbox;
 pub(crate) mod list;
 pub mod payments;
 pub(crate) mod query;
+pub mod search;

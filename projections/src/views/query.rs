@@ -1,4 +1,4 @@
-//! Pages, cursors and patterns that the queries of several projections share.
+//! Pages and cursors that the queries of several projections share.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::Serialize;
@@ -47,19 +47,6 @@ pub(crate) fn decode_cursor<const N: usize>(text: &str) -> Option<[String; N]> {
     parts.try_into().ok()
 }
 
-/// A pattern that finds the text anywhere; wildcards in the text match only themselves.
-pub(crate) fn like(text: &str) -> String {
-    let mut pattern = String::from("%");
-    for c in text.to_lowercase().chars() {
-        if matches!(c, '%' | '_' | '\\') {
-            pattern.push('\\');
-        }
-        pattern.push(c);
-    }
-    pattern.push('%');
-    pattern
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,10 +75,5 @@ mod tests {
         assert_eq!(page(&[], 2), next(&[], None));
         let failed = page(&[7], 2).try_map(|row| if row > 7 { Ok(row) } else { Err(row) });
         assert_eq!(failed, Err(7));
-    }
-
-    #[test]
-    fn wildcards_stand_for_themselves() {
-        assert_eq!(like("50%_A\\"), "%50\\%\\_a\\\\%");
     }
 }

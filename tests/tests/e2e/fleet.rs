@@ -64,7 +64,8 @@ async fn the_list_is_filtered_sorted_and_paged() {
     assert_eq!(found("features=lift&sort=name").await, ["alpha", "beta"]);
     assert_eq!(found("features=lift,carbon%20seats").await, ["alpha"]);
     assert_eq!(found("q=100%25").await, ["alpha"]);
-    assert_eq!(found("q=a_b").await, ["beta"]);
+    assert_eq!(found("q=B_bet").await, ["beta"]);
+    assert_eq!(found("q=aplha").await, ["alpha"], "with a typo");
     assert_eq!(found("q=CARBON&sort=name").await, ["alpha", "delta"]);
     assert_eq!(found("q=the%20gamma").await, ["gamma"]);
     let free = |from: i64, to: i64| {

@@ -51,6 +51,7 @@ mod replay;
 mod rollback;
 mod row_security;
 mod seal;
+mod search;
 mod tasks;
 mod telemetry;
 mod time_travel;

@@ -99,16 +99,21 @@ async fn the_inbox_is_paged_filtered_searched_and_counted() {
     let both = list(&world, &[("status", "bounced,opened"), ("limit", "100")]).await;
     assert_eq!(ids(&both).len(), 47);
 
-    // Text is found in any case; wildcards and quotes have no special meaning.
+    // Words are found by their beginnings, in any order and case; wildcards and quotes have no
+    // special meaning.
     for (text, expected) in [
-        ("100% OFF", vec!["odd-0"]),
-        ("0_off", vec![]),
-        ("off_season", vec!["odd-0"]),
-        ("off season", vec!["odd-1"]),
-        ("%", vec!["odd-0"]),
+        ("100% OFF", vec!["odd-1", "odd-0"]),
+        ("0_off", vec!["odd-0"]),
+        ("off_season", vec!["odd-1", "odd-0"]),
+        ("season off 1000", vec!["odd-1"]),
+        ("season 100% off", vec!["odd-1", "odd-0"]),
+        ("seas%", vec!["odd-1", "odd-0"]),
+        ("eason", vec![]),
         (r#""quoted" \"#, vec!["odd-2"]),
         ("it's", vec!["odd-2"]),
         ("ärger", vec!["odd-3"]),
+        ("A\u{308}RGER", vec!["odd-3"]),
+        ("arg", vec!["odd-3"]),
         ("bk-3", vec!["odd-3"]),
         ("zoë@example.com", vec!["odd-3", "odd-2", "odd-1", "odd-0"]),
         ("em-007", vec!["em-007"]),
@@ -119,7 +124,9 @@ async fn the_inbox_is_paged_filtered_searched_and_counted() {
         let counted: u64 =
             found["counts"].as_object().unwrap().values().map(|it| it.as_u64().unwrap()).sum();
         assert_eq!(counted, expected.len() as u64, "{text}");
+        assert_eq!(found["counts_complete"], true, "{text}");
     }
+    assert_eq!(ids(&list(&world, &[("q", "%"), ("limit", "100")]).await).len(), 100, "no word");
     let none = list(&world, &[("q", "em-"), ("status", "complained")]).await;
     assert_eq!((ids(&none).len(), &none["has_more"]), (0, &false.into()));
 

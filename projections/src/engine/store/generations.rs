@@ -190,6 +190,7 @@ pub(crate) async fn open_to_readers(
         "alter table {table} enable row level security, force row level security;
          create policy owner on {table} to current_user using (true) with check (true);
          create policy readers on {table} for select to exodrive_reader using ({readers});
+         create policy staff on {table} for select to exodrive_staff using (true);
          grant usage on schema {schema} to exodrive_reader;
          grant select on {table} to exodrive_reader;"
     );
@@ -283,17 +284,48 @@ pub(crate) async fn point_views(
             continue;
         }
         ensure_schema(connection, &view.schema).await?;
+        let computed = computed_columns(connection, projection, target).await?;
         // Dropped first, because the columns of two versions may differ.
         let sql = format!(
             "drop view if exists {name};
              create view {name} with (security_invoker = true)
-                as select * from {projection}_g{target}.{projection};
+                as select *{computed} from {projection}_g{target}.{projection};
              comment on view {name} is '{target}';
              grant select on {name} to exodrive_reader;"
         );
         connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
     }
     Ok(())
+}
+
+/// The columns that a view has to compute, because the generation's table is of an older version
+/// and lacks them, as the end of a list of columns.
+async fn computed_columns(
+    connection: &mut PgConnection,
+    projection: &str,
+    generation: i32,
+) -> Result<String, Error> {
+    let mut newer: &[(&str, &str)] = &[];
+    for_each_projection!(P => {
+        if P::NAME == projection {
+            newer = P::NEWER_COLUMNS;
+        }
+    });
+    let mut computed = String::new();
+    for (column, expression) in newer {
+        let exists: bool = sqlx::query_scalar(
+            "select exists (select from pg_attribute
+                 where attrelid = $1::text::regclass and attname = $2)",
+        )
+        .bind(format!("{projection}_g{generation}.{projection}"))
+        .bind(column)
+        .fetch_one(&mut *connection)
+        .await?;
+        if !exists {
+            computed.push_str(&format!(", {expression} as {column}"));
+        }
+    }
+    Ok(computed)
 }
 
 /// Updates the views to the generations that releases must read.

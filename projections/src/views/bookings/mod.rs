@@ -2,7 +2,10 @@
 
 pub mod read;
 
-use crate::{PersonalData, Projection, Sources};
+use crate::{
+    PersonalData, Projection, Sources,
+    views::search::{OLDER_WORDS, phone, text_of},
+};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
     Event, Payload,
@@ -23,7 +26,7 @@ pub struct BookingRow {
     pub customer: CustomerDetails,
     /// The staff's notes, oldest first.
     pub notes: Vec<Note>,
-    /// Text that a search looks through, in lower case.
+    /// The words that it is found by.
     pub search: String,
 }
 
@@ -48,13 +51,10 @@ impl BookingRow {
             BookingChange::NoteAdded { text } => self.note(&text.0, recorded),
             _ => {}
         }
-        let CustomerDetails { email, first_name, last_name, phone } = &self.customer;
-        let reference = reference(&self.booking.id.to_string());
         let id = self.booking.id.to_string();
-        // A customer need not name a phone.
-        let phone = phone.as_deref().unwrap_or_default();
-        let texts = [&id, &reference, email, &format!("{first_name} {last_name}"), phone];
-        self.search = texts.map(|text| text.to_lowercase()).join("\n");
+        let CustomerDetails { email, first_name, last_name, phone: number } = &self.customer;
+        let texts = [&reference(&id), &id, email, first_name, last_name, &phone(number.as_deref())];
+        self.search = text_of(texts.map(String::as_str));
         // Only decisions use them.
         self.booking.commands.clear();
     }
@@ -69,9 +69,10 @@ impl Projection for Bookings {
     const NAME: &'static str = "bookings";
     const ABOUT: &'static str = "A booking, by its id";
     const KEY_EXAMPLE: &'static str = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const SUBJECTS: &'static [&'static str] = &["exo.booking."];
     const SCHEMA: &'static str = include_str!("schema.sql");
+    const NEWER_COLUMNS: &'static [(&'static str, &'static str)] = &[OLDER_WORDS];
     const READERS: &'static str = "case current_setting('exodrive.identity', true)
             when 'customer' then user_id = current_setting('exodrive.subject', true)
             when 'guest' then data -> 'booking' -> 'links' @> jsonb_build_array(

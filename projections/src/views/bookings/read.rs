@@ -5,7 +5,10 @@ pub use super::reference;
 use super::{BookingRow, Bookings, Note};
 use crate::{
     Error, Page, Projection, ReadTransaction,
-    views::query::{decode_cursor, encode_cursor, like},
+    views::{
+        query::{decode_cursor, encode_cursor},
+        search::{Search, WINDOW},
+    },
 };
 use chrono::{DateTime, NaiveDate, Utc};
 use exodrive_domain::{
@@ -243,7 +246,8 @@ pub struct Filter {
     pub created_from: Option<DateTime<Utc>>,
     /// Only made before this time.
     pub created_until: Option<DateTime<Utc>>,
-    /// With this text in id, reference, name, email or telephone number.
+    /// With words that begin with the words of this text, in id, reference, name, email or telephone
+    /// number. A text without a letter or digit looks for nothing.
     pub text: Option<String>,
     /// End of the previous page.
     pub after: Option<[String; 2]>,
@@ -265,34 +269,69 @@ pub async fn find_bookings(
     filter: &Filter,
 ) -> Result<Page<BookingRow>, Error> {
     let reader = reader.over(&[Bookings::NAME])?;
-    let text = filter.text.as_deref().map(like);
-    let [after_time, after_key] = filter.after.clone().map_or([None, None], |it| it.map(Some));
-    let found = sqlx::query!(
-        r#"select key as "key!", created_at as "created_at!", data as "data!" from bookings
-           where (cardinality($1::text[]) = 0 or status = any($1))
-             and ($2::text is null or car_id = $2)
-             and ($3::text is null or customer_id = $3)
-             and ($4::text is null or until_day > $4)
-             and ($5::text is null or first_day < $5)
-             and ($6::text is null or created_at >= $6)
-             and ($7::text is null or created_at < $7)
-             and ($8::text is null or data ->> 'search' like $8)
-             and ($9::text is null or (created_at, key) < ($9, $10))
-           order by created_at desc, key desc limit $11"#,
-        &filter.statuses,
-        filter.car_id,
-        filter.customer_id,
-        filter.days.map(|days| days.first().to_string()),
-        filter.days.map(|days| days.until().to_string()),
-        filter.created_from.as_ref().map(time::format),
-        filter.created_until.as_ref().map(time::format),
-        text,
-        after_time,
-        after_key,
-        filter.limit + 1
-    )
-    .fetch_all(&mut **reader)
-    .await?;
+    let [after_time, after_key] = filter.after.clone().unwrap_or(["~".to_owned(), String::new()]);
+    struct Found {
+        key: String,
+        created_at: String,
+        data: serde_json::Value,
+    }
+    macro_rules! rows {
+        ($query:expr, $from:literal $(, $parameter:expr)*) => {
+            sqlx::query_as!(
+                Found,
+                r#"select key as "key!", created_at as "created_at!", data as "data!" from "#
+                    + $from
+                    + r#" where (cardinality($1::text[]) = 0 or status = any($1))
+                     and ($2::text is null or car_id = $2)
+                     and ($3::text is null or customer_id = $3)
+                     and ($4::text is null or until_day > $4)
+                     and ($5::text is null or first_day < $5)
+                     and ($6::text is null or created_at >= $6)
+                     and ($7::text is null or created_at < $7)
+                     and ($8::text is null or words @@ $8::text::tsquery)
+                     and (created_at, key) < ($9, $10)
+                   order by created_at desc, key desc limit $11"#,
+                &filter.statuses,
+                filter.car_id,
+                filter.customer_id,
+                filter.days.map(|days| days.first().to_string()),
+                filter.days.map(|days| days.until().to_string()),
+                filter.created_from.as_ref().map(time::format),
+                filter.created_until.as_ref().map(time::format),
+                $query,
+                after_time,
+                after_key,
+                filter.limit + 1
+                $(, $parameter)*
+            )
+            .fetch_all(&mut **reader)
+            .await?
+        };
+    }
+    let search = filter.text.as_deref().and_then(Search::of);
+    let found = match search {
+        None => rows!(None::<String>, "bookings"),
+        Some(search) => {
+            let newest = rows!(
+                Some(search.query()),
+                "(select * from bookings where (created_at, key) < ($9, $10)
+                  order by created_at desc, key desc limit $12) as bookings",
+                WINDOW
+            );
+            if newest.len() > usize::try_from(filter.limit).unwrap_or(0) {
+                newest
+            } else {
+                match search.rare(reader, Bookings::NAME, "created_at").await? {
+                    None => rows!(Some(search.query()), "bookings"),
+                    Some(rare) => rows!(
+                        Some(search.query()),
+                        "(select * from bookings where words @@ $12::text::tsquery offset 0) as bookings",
+                        rare
+                    ),
+                }
+            }
+        }
+    };
     let page = Page::cut(found, filter.limit, |last| encode_cursor(&[&last.created_at, &last.key]));
     page.try_map(|found| row(&found.key, found.data))
 }

@@ -3,7 +3,10 @@
 mod answer;
 pub mod read;
 
-use crate::{PersonalData, Projection, Sources};
+use crate::{
+    PersonalData, Projection, Sources,
+    views::search::{OLDER_WORDS, fold, text_of, typos_of},
+};
 use exodrive_domain::{
     Event, Payload, Subject,
     fleet::{self, Car},
@@ -20,9 +23,9 @@ pub struct CarRow {
     pub car: Car,
     /// True if the public sees it.
     pub shown: bool,
-    /// Text that a search looks through, in lower case.
+    /// The words that it is found by, those of its name also with typos.
     pub search: String,
-    /// Names of features, in lower case.
+    /// Names of features, folded.
     pub features: Vec<String>,
     /// Featured cars first, then by name.
     pub by_featured: String,
@@ -39,17 +42,14 @@ impl CarRow {
         let profile = &car.profile;
         let texts = [&profile.name, &car.slug, &profile.category, &profile.short_description];
         let features = profile.features.iter().map(|feature| &feature.name);
-        let mut search = String::new();
-        for text in texts.into_iter().chain(features) {
-            search.push_str(&text.to_lowercase());
-            search.push('\n');
-        }
+        let words = text_of(texts.into_iter().chain(features).map(String::as_str));
+        let search = format!("{words} {}", typos_of(&profile.name));
         let name = profile.name.to_lowercase();
         let price = car.prices.as_ref().map_or(0, |prices| prices.base_per_day_cents);
         Self {
             shown: car.listed && !car.archived && car.prices.is_some(),
             search,
-            features: profile.features.iter().map(|it| it.name.to_lowercase()).collect(),
+            features: profile.features.iter().map(|it| fold(&it.name)).collect(),
             by_featured: format!("{} {name} {}", u8::from(!car.featured), car.id),
             by_name: format!("{name} {}", car.id),
             by_price: format!("{price:012} {}", car.id),
@@ -62,9 +62,10 @@ impl Projection for Cars {
     const NAME: &'static str = "cars";
     const ABOUT: &'static str = "A car, by its id";
     const KEY_EXAMPLE: &'static str = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUBJECTS: &'static [&'static str] = &["exo.fleet."];
     const SCHEMA: &'static str = include_str!("schema.sql");
+    const NEWER_COLUMNS: &'static [(&'static str, &'static str)] = &[OLDER_WORDS];
     const CACHED: bool = true;
     const READERS: &'static str =
         "shown or current_setting('exodrive.identity', true) in ('admin', 'auditor', 'system')";

@@ -7,10 +7,11 @@ pub use super::answer::{
 
 use super::{CarRow, Cars};
 use crate::{
-    Error, Page, Projection, ReadTransaction,
+    Error, Page, Projection, ReadTransaction, Transaction,
     views::{
         calendar::{CalendarView, day_number},
-        query::{decode_cursor, encode_cursor, like},
+        query::{decode_cursor, encode_cursor},
+        search::{Search, fold},
     },
 };
 use exodrive_domain::days::Days;
@@ -53,9 +54,10 @@ pub struct Filter {
     pub price_min: Option<i64>,
     /// Costing at most this a day, in cents.
     pub price_max: Option<i64>,
-    /// With all of these features, in lower case.
+    /// With all of these features, in any case.
     pub features: Vec<String>,
-    /// With this text.
+    /// With words that begin with the words of this text. If no car has them, a word of the name
+    /// may have a typo. A text without a letter or digit looks for nothing.
     pub text: Option<String>,
     /// Free on all of these days.
     pub free: Option<Days>,
@@ -92,7 +94,11 @@ pub async fn find_cars(
     filter: &Filter,
 ) -> Result<Page<CarSummary>, Error> {
     let reader = reader.over(filter.views())?;
-    let text = filter.text.as_deref().map(like);
+    let query = match filter.text.as_deref().and_then(Search::of) {
+        None => None,
+        Some(search) => Some(query(reader, filter.all, &search).await?),
+    };
+    let features: Vec<_> = filter.features.iter().map(|feature| fold(feature)).collect();
     let free = filter.free.map(|days| (day_number(days.first()), day_number(days.until())));
     let (from, until) = free.unzip();
     struct Found {
@@ -113,7 +119,7 @@ pub async fn find_cars(
                       and ($3::bigint is null or price >= $3)
                       and ($4::bigint is null or price <= $4)
                       and (cardinality($5::text[]) = 0 or data -> 'features' ?& $5)
-                      and ($6::text is null or search like $6)
+                      and ($6::text is null or words @@ $6::text::tsquery)
                       and ($7::int is null or not exists (
                           select from calendar where calendar.key = cars.key
                           and calendar.taken && int4range($7, $8)))
@@ -126,8 +132,8 @@ pub async fn find_cars(
                 &filter.categories,
                 filter.price_min,
                 filter.price_max,
-                &filter.features,
-                text,
+                &features,
+                query,
                 from,
                 until,
                 filter.after,
@@ -149,6 +155,19 @@ pub async fn find_cars(
         let row = row(found.key, found.data)?;
         Ok(CarSummary::of(&row.car, u64::try_from(found.position).unwrap_or(0)))
     })
+}
+
+/// The query of the cars that the reader may see and that have all words, also with typos if there
+/// is no other car. Every page of a list is of the same one, unless a car is changed meanwhile.
+async fn query(reader: &mut Transaction, all: bool, search: &Search) -> Result<String, Error> {
+    let found = sqlx::query_scalar!(
+        r#"select exists (select from cars where ($1 or shown) and words @@ $2::text::tsquery)
+               as "exists!""#,
+        all,
+        search.query()
+    );
+    let found = found.fetch_one(&mut **reader).await?;
+    Ok(if found { search.query() } else { search.query_with_typos() })
 }
 
 /// One car, by its id or its slug, and whether the public sees it.

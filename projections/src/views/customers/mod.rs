@@ -2,7 +2,10 @@
 
 pub mod read;
 
-use crate::{PersonalData, Projection, Sources};
+use crate::{
+    PersonalData, Projection, Sources,
+    views::search::{OLDER_WORDS, phone, text_of},
+};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
     Event, Payload,
@@ -33,7 +36,7 @@ pub struct CustomerRow {
     /// Time that a booking of theirs last changed.
     #[serde(with = "serde_micros")]
     pub last_at: DateTime<Utc>,
-    /// Text that a search looks through, in lower case.
+    /// The words that it is found by.
     pub search: String,
 }
 
@@ -49,9 +52,10 @@ impl Projection for Customers {
     const NAME: &'static str = "customers";
     const ABOUT: &'static str = "A customer, by its id";
     const KEY_EXAMPLE: &'static str = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const SUBJECTS: &'static [&'static str] = &["exo.booking."];
     const SCHEMA: &'static str = include_str!("schema.sql");
+    const NEWER_COLUMNS: &'static [(&'static str, &'static str)] = &[OLDER_WORDS];
     type Row = CustomerRow;
 
     fn personal(key: &str) -> PersonalData<'_> {
@@ -146,10 +150,9 @@ fn learn(row: Option<CustomerRow>, customer: &Customer, at: DateTime<Utc>) -> Cu
     if let Some(user_id) = &customer.user_id {
         row.user_id = Some(user_id.clone());
     }
-    let CustomerDetails { email, first_name, last_name, phone } = &details;
-    // A customer need not name a phone.
-    let phone = phone.as_deref().unwrap_or_default();
-    row.search = format!("{email}\n{first_name} {last_name}\n{phone}").to_lowercase();
+    let CustomerDetails { email, first_name, last_name, phone: number } = &details;
+    let texts = [email, first_name, last_name, &phone(number.as_deref())];
+    row.search = text_of(texts.map(String::as_str));
     row.details = details;
     row
 }

@@ -5,7 +5,8 @@ use crate::{
     Error, Page, Projection, ReadTransaction,
     views::{
         bookings::read::{CustomerDetail, Money},
-        query::{decode_cursor, encode_cursor, like},
+        query::{decode_cursor, encode_cursor},
+        search::{Search, WINDOW},
     },
 };
 use chrono::{DateTime, Utc};
@@ -44,7 +45,8 @@ pub fn parse_cursor(text: &str) -> Option<[String; 2]> {
     decode_cursor(text).filter(|[last_at, _]: &[String; 2]| time::parse(last_at).is_some())
 }
 
-/// A page of the customers, last active first.
+/// A page of the customers, last active first; of those with words that begin with the words of
+/// the text, in name, email or telephone number. A text without a letter or digit looks for nothing.
 ///
 /// # Errors
 /// When the database fails.
@@ -55,20 +57,56 @@ pub async fn find_customers(
     limit: i64,
 ) -> Result<Page<CustomerSummary>, Error> {
     let reader = reader.over(&[Customers::NAME])?;
-    let [after_time, after_key] = after.map_or([None, None], |it| it.map(Some));
-    let found = sqlx::query!(
-        r#"select key as "key!", last_at as "last_at!", position as "position!", data as "data!"
-           from customers
-           where ($1::text is null or data ->> 'search' like $1)
-             and ($2::text is null or (last_at, key) < ($2, $3))
-           order by last_at desc, key desc limit $4"#,
-        text.map(like),
-        after_time,
-        after_key,
-        limit + 1
-    )
-    .fetch_all(&mut **reader)
-    .await?;
+    let [after_time, after_key] = after.unwrap_or(["~".to_owned(), String::new()]);
+    struct Found {
+        key: String,
+        last_at: String,
+        position: i64,
+        data: serde_json::Value,
+    }
+    macro_rules! rows {
+        ($query:expr, $from:literal $(, $parameter:expr)*) => {
+            sqlx::query_as!(
+                Found,
+                r#"select key as "key!", last_at as "last_at!", position as "position!",
+                          data as "data!" from "#
+                    + $from
+                    + r#" where ($1::text is null or words @@ $1::text::tsquery)
+                     and (last_at, key) < ($2, $3)
+                   order by last_at desc, key desc limit $4"#,
+                $query,
+                after_time,
+                after_key,
+                limit + 1
+                $(, $parameter)*
+            )
+            .fetch_all(&mut **reader)
+            .await?
+        };
+    }
+    let found = match text.and_then(Search::of) {
+        None => rows!(None::<String>, "customers"),
+        Some(search) => {
+            let newest = rows!(
+                Some(search.query()),
+                "(select * from customers where (last_at, key) < ($2, $3)
+                  order by last_at desc, key desc limit $5) as customers",
+                WINDOW
+            );
+            if newest.len() > usize::try_from(limit).unwrap_or(0) {
+                newest
+            } else {
+                match search.rare(reader, Customers::NAME, "last_at").await? {
+                    None => rows!(Some(search.query()), "customers"),
+                    Some(rare) => rows!(
+                        Some(search.query()),
+                        "(select * from customers where words @@ $5::text::tsquery offset 0) as customers",
+                        rare
+                    ),
+                }
+            }
+        }
+    };
     let page = Page::cut(found, limit, |last| encode_cursor(&[&last.last_at, &last.key]));
     page.try_map(|found| summary(found.key, found.data, u64::try_from(found.position).unwrap_or(0)))
 }

@@ -7,7 +7,7 @@ mod row;
 
 pub use row::InboxRow;
 
-use crate::{PersonalData, Projection, Sources};
+use crate::{PersonalData, Projection, Sources, views::search::OLDER_WORDS};
 use exodrive_domain::{
     Event, Payload, Subject,
     email::{self, Dated},
@@ -20,9 +20,17 @@ impl Projection for Inbox {
     const NAME: &'static str = "inbox";
     const ABOUT: &'static str = "An email, by its id";
     const KEY_EXAMPLE: &'static str = "f3c95789-ace1-4954-ac5d-6baed2eac902";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SUBJECTS: &'static [&'static str] = &["exo.email."];
     const SCHEMA: &'static str = include_str!("schema.sql");
+    const NEWER_COLUMNS: &'static [(&'static str, &'static str)] = &[
+        OLDER_WORDS,
+        (
+            "rare_status",
+            "case when data ->> 'status' not in ('sent', 'delivered', 'opened', 'clicked')
+             then data ->> 'status' end",
+        ),
+    ];
     const CACHED: bool = true;
     type Row = InboxRow;
 

@@ -7,10 +7,12 @@ pub use super::answer::{
 
 use super::{Inbox, InboxRow};
 use crate::{
-    Error, Page, Projection, ReadTransaction,
-    views::query::{decode_cursor, encode_cursor, like},
+    Error, Page, Projection, ReadTransaction, Transaction,
+    views::{
+        query::{decode_cursor, encode_cursor},
+        search::{COMMON, Search, WINDOW},
+    },
 };
-use chrono::{DateTime, Utc};
 use exodrive_domain::{email::EmailId, time, value::address_key};
 use std::collections::BTreeMap;
 
@@ -19,8 +21,8 @@ use std::collections::BTreeMap;
 pub struct Filter {
     /// Those of any of these statuses; all if empty.
     pub statuses: Vec<String>,
-    /// Those that have this text, in any case, in sender, recipients, subject,
-    /// tags or id.
+    /// Those that have words that begin with the words of this text, in addresses, subject, tags or
+    /// id. A text without a letter or digit looks for nothing.
     pub text: Option<String>,
     /// Most rows to return.
     pub limit: i64,
@@ -42,10 +44,6 @@ impl Cursor {
         time::parse(&created_at)?;
         Some(Self { created_at, key })
     }
-
-    fn encode(created_at: &DateTime<Utc>, key: &str) -> String {
-        encode_cursor(&[&time::format(created_at), key])
-    }
 }
 
 /// A page of the inbox.
@@ -57,31 +55,13 @@ pub async fn find_emails(
     filter: &Filter,
 ) -> Result<Page<EmailSummary>, Error> {
     let reader = reader.over(&[Inbox::NAME])?;
-    let text = filter.text.as_deref().map(like);
-    let (after_time, after_key) = match &filter.after {
-        Some(after) => (Some(&after.created_at), Some(&after.key)),
-        None => (None, None),
-    };
-    let found = sqlx::query!(
-        r#"select key as "key!", position as "position!", data as "data!" from inbox
-           where (cardinality($1::text[]) = 0 or status = any($1))
-             and ($2::text is null or data ->> 'search' like $2)
-             and ($3::text is null or (created_at, key) < ($3, $4))
-           order by created_at desc, key desc limit $5"#,
-        &filter.statuses,
-        text,
-        after_time,
-        after_key,
-        filter.limit + 1
-    )
-    .fetch_all(&mut **reader)
-    .await?;
-    let mut rows = Vec::with_capacity(found.len());
-    for found in found {
+    let Filter { statuses, text, limit, after } = filter;
+    let search = text.as_deref().and_then(Search::of);
+    let page = find(reader, statuses, search.as_ref(), *limit, after.as_ref()).await?;
+    page.try_map(|found| {
         let row = row(&found.key, found.data)?;
-        rows.push(EmailSummary::of(row, u64::try_from(found.position).unwrap_or(0)));
-    }
-    Ok(Page::cut(rows, filter.limit, |last| Cursor::encode(&last.created_at, &last.id)))
+        Ok(EmailSummary::of(row, u64::try_from(found.position).unwrap_or(0)))
+    })
 }
 
 /// A page of the emails that name an address, in any case, as sender, as a recipient of any kind,
@@ -96,31 +76,123 @@ pub async fn find_emails_of_address(
     after: Option<&Cursor>,
 ) -> Result<Page<EmailId>, Error> {
     let reader = reader.over(&[Inbox::NAME])?;
-    let found = sqlx::query!(
-        r#"select key as "key!", created_at as "created_at!", data as "data!" from inbox
-           where (data ->> 'search' like $1 or lower(data -> 'email' ->> 'bcc') like $1
-                  or lower(data -> 'email' ->> 'reply_to') like $1)
-             and ($2::text is null or (created_at, key) < ($2, $3))
-           order by created_at desc, key desc limit $4"#,
-        like(address),
-        after.map(|after| &after.created_at),
-        after.map(|after| &after.key),
-        limit + 1
-    )
-    .fetch_all(&mut **reader)
-    .await?;
-    let Page { rows: found, next } =
-        Page::cut(found, limit, |last| encode_cursor(&[&last.created_at, &last.key]));
+    let search = Search::with_cut_rows(address);
+    let Page { rows: found, next } = find(reader, &[], search.as_ref(), limit, after).await?;
     let address = address_key(address);
     let mut rows = Vec::with_capacity(found.len());
     for found in found {
         let email = row(&found.key, found.data)?.email;
-        // The text may also be in a subject, or within another address.
+        // Its words may also be in a subject, or within another address.
         if email.addresses().any(|named| named == address) {
             rows.push(email.id);
         }
     }
     Ok(Page { rows, next })
+}
+
+struct Found {
+    key: String,
+    created_at: String,
+    position: i64,
+    data: serde_json::Value,
+}
+
+/// Reads rows out of `$from`; its further parameters begin at `$6`.
+macro_rules! rows {
+    ($reader:ident, $statuses:ident, $query:expr, $limit:ident, $after:ident,
+     $from:literal $(, $parameter:expr)*) => {{
+        let (after_time, after_key) = $after.map_or(LATEST, |it| (it.created_at.as_str(), it.key.as_str()));
+        sqlx::query_as!(
+            Found,
+            r#"select key as "key!", created_at as "created_at!", position as "position!",
+                      data as "data!" from "#
+                + $from
+                + r#" where (cardinality($1::text[]) = 0 or status = any($1))
+                 and ($2::text is null or words @@ $2::text::tsquery)
+                 and (created_at, key) < ($3, $4)
+               order by created_at desc, key desc limit $5"#,
+            $statuses,
+            $query,
+            after_time,
+            after_key,
+            $limit + 1
+            $(, $parameter)*
+        )
+        .fetch_all(&mut **$reader)
+        .await?
+    }};
+}
+
+/// The statuses that most emails have or pass through: the table has an index of the others.
+const PASSED_THROUGH: [&str; 4] = ["sent", "delivered", "opened", "clicked"];
+
+/// A place before every email.
+const LATEST: (&str, &str) = ("~", "");
+
+async fn find(
+    reader: &mut Transaction,
+    statuses: &[String],
+    search: Option<&Search>,
+    limit: i64,
+    after: Option<&Cursor>,
+) -> Result<Page<Found>, Error> {
+    let cut = |found| {
+        Page::cut(found, limit, |last: &Found| encode_cursor(&[&last.created_at, &last.key]))
+    };
+    let is_rare = |status: &String| !PASSED_THROUGH.contains(&status.as_str());
+    let of_rare_statuses = !statuses.is_empty() && statuses.iter().all(is_rare);
+    macro_rules! in_order {
+        ($query:expr) => {
+            if of_rare_statuses {
+                rows!(
+                    reader,
+                    statuses,
+                    $query,
+                    limit,
+                    after,
+                    "(select * from inbox where rare_status = any($1) offset 0) as inbox"
+                )
+            } else {
+                rows!(reader, statuses, $query, limit, after, "inbox")
+            }
+        };
+    }
+    let Some(search) = search else { return Ok(cut(in_order!(None::<&str>))) };
+    let query = search.query();
+    let newest = rows!(
+        reader,
+        statuses,
+        Some(&query),
+        limit,
+        after,
+        "(select * from inbox where (created_at, key) < ($3, $4)
+          order by created_at desc, key desc limit $6) as inbox",
+        WINDOW
+    );
+    if newest.len() > usize::try_from(limit).unwrap_or(0) {
+        return Ok(cut(newest));
+    }
+    Ok(cut(match search.rare(reader, Inbox::NAME, "created_at").await? {
+        None => in_order!(Some(&query)),
+        Some(rare) => rows!(
+            reader,
+            statuses,
+            Some(&query),
+            limit,
+            after,
+            "(select * from inbox where words @@ $6::text::tsquery offset 0) as inbox",
+            &rare
+        ),
+    }))
+}
+
+/// Numbers of emails by status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// The numbers; a status without emails is left out.
+    pub by_status: BTreeMap<String, i64>,
+    /// False if only the newest emails were counted, because the text is common.
+    pub complete: bool,
 }
 
 /// Number of emails of each status, of those that have the text.
@@ -130,16 +202,55 @@ pub async fn find_emails_of_address(
 pub async fn count_emails(
     reader: &mut ReadTransaction,
     text: Option<&str>,
-) -> Result<BTreeMap<String, i64>, Error> {
+) -> Result<Counts, Error> {
+    struct Counted {
+        status: String,
+        found: i64,
+        looked_at: i64,
+    }
+    macro_rules! count {
+        ($query:expr, $from:literal, $parameter:expr) => {
+            sqlx::query_as!(
+                Counted,
+                r#"select status as "status!", count(*) as "looked_at!",
+                          count(*) filter (where $1::text is null or words @@ $1::text::tsquery)
+                              as "found!" from "#
+                    + $from
+                    + " group by status",
+                $query,
+                $parameter
+            )
+            .fetch_all(&mut **reader)
+            .await?
+        };
+    }
     let reader = reader.over(&[Inbox::NAME])?;
-    let found = sqlx::query!(
-        r#"select status as "status!", count(*) as "count!" from inbox
-           where $1::text is null or data ->> 'search' like $1 group by status"#,
-        text.map(like)
-    )
-    .fetch_all(&mut **reader)
-    .await?;
-    Ok(found.into_iter().map(|found| (found.status, found.count)).collect())
+    let search = text.and_then(Search::of);
+    let Some(search) = search else {
+        let all = count!(None::<&str>, "inbox where $2::text is null", None::<&str>);
+        return Ok(Counts::of(all.into_iter().map(|it| (it.status, it.found)), true));
+    };
+    let query = search.query();
+    let newest = count!(
+        Some(&query),
+        "(select status, words from inbox order by created_at desc, key desc limit $2) as inbox",
+        WINDOW
+    );
+    let found: i64 = newest.iter().map(|it| it.found).sum();
+    let all = newest.iter().map(|it| it.looked_at).sum::<i64>() < WINDOW;
+    if all || found > COMMON {
+        return Ok(Counts::of(newest.into_iter().map(|it| (it.status, it.found)), all));
+    }
+    let rare =
+        search.rare(reader, Inbox::NAME, "created_at").await?.unwrap_or_else(|| query.clone());
+    let counted = count!(Some(&query), "inbox where words @@ $2::text::tsquery", &rare);
+    Ok(Counts::of(counted.into_iter().map(|it| (it.status, it.found)), true))
+}
+
+impl Counts {
+    fn of(counted: impl Iterator<Item = (String, i64)>, complete: bool) -> Self {
+        Self { by_status: counted.filter(|(_, found)| *found > 0).collect(), complete }
+    }
 }
 
 /// One email.
@@ -177,9 +288,9 @@ mod tests {
 
     #[test]
     fn a_cursor_is_read_back_and_others_are_not() {
-        let at = time::parse("2026-11-20T09:15:04Z").unwrap();
-        let cursor = Cursor::parse(&Cursor::encode(&at, "em-1")).unwrap();
-        assert_eq!((cursor.created_at, cursor.key), (time::format(&at), "em-1".to_owned()));
+        let at = "2026-11-20T09:15:04.000000Z".to_owned();
+        let cursor = Cursor::parse(&encode_cursor(&[&at, "em-1"])).unwrap();
+        assert_eq!((cursor.created_at, cursor.key), (at, "em-1".to_owned()));
         for other in ["", "%%%", "bm90IGEgY3Vyc29y"] {
             assert_eq!(Cursor::parse(other), None);
         }

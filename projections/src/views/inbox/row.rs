@@ -1,5 +1,6 @@
 //! A row of the inbox.
 
+use crate::views::search::text_of;
 use exodrive_domain::email::Email;
 use serde::{Deserialize, Serialize};
 
@@ -10,20 +11,18 @@ pub struct InboxRow {
     pub email: Email,
     /// Its status by the name that readers filter by.
     pub status: String,
-    /// Text that a search looks through, in lower case.
+    /// The words that it is found by: [`text_of`].
     pub search: String,
 }
 
 impl InboxRow {
-    pub(super) fn of(email: Email) -> Self {
-        let mut search = String::new();
-        let texts = [Some(email.id.as_str()), email.subject.as_deref(), email.from.as_deref()];
-        let addresses = email.recipients.keys().chain(&email.cc).chain(&email.received_for);
-        let tags = email.tags.values();
-        for text in texts.into_iter().flatten().chain(addresses.chain(tags).map(String::as_str)) {
-            search.push_str(&text.to_lowercase());
-            search.push('\n');
-        }
+    /// The row of an email.
+    pub fn of(email: Email) -> Self {
+        let others = [&email.cc, &email.bcc, &email.reply_to, &email.received_for];
+        let addresses = email.from.iter().chain(email.recipients.keys());
+        let texts = addresses.chain(others.into_iter().flatten());
+        let texts = texts.chain(email.tags.values()).chain(&email.subject).map(String::as_str);
+        let search = text_of([email.id.as_str()].into_iter().chain(texts));
         Self { status: email.status.name().to_owned(), search, email }
     }
 }

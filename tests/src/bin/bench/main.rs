@@ -22,6 +22,7 @@ mod raw;
 mod rebuild;
 mod rental;
 mod report;
+mod search;
 mod side_by_side;
 mod system;
 
@@ -88,6 +89,8 @@ enum Benchmark {
     Calendar,
     /// Lists of a large fleet, by several filters
     Fleet,
+    /// Searches of a large inbox, by several kinds of query
+    Search,
     /// Rebuilds beside the rows that readers see, their effect on readers, and
     /// the delay until readers see a webhook
     Rebuild,
@@ -112,6 +115,8 @@ struct Scale {
     cars: usize,
     /// Cars in the list.
     fleet: usize,
+    /// Emails in the inbox that is searched.
+    searched: usize,
     /// Bookings of a car with a long history.
     history: usize,
     /// Bookings whose calendar is polled.
@@ -144,6 +149,7 @@ impl Bench {
         let catch_ups = rounds.div_ceil(4);
         let (rebuild_events, live, side_by_side) =
             if self.quick { (6_000, 500, 1_200) } else { (1_000_000, 10_000, 60_000) };
+        let searched = if self.quick { 20_000 } else { 1_000_000 };
         Scale {
             rounds,
             round,
@@ -151,6 +157,7 @@ impl Bench {
             events,
             cars,
             fleet,
+            searched,
             history,
             visible,
             rebuild_events,
@@ -198,6 +205,9 @@ impl Bench {
         }
         if requested(Benchmark::Fleet) {
             rows.extend(fleet::measure(scale).await?);
+        }
+        if requested(Benchmark::Search) {
+            rows.extend(search::measure(scale).await?);
         }
         if requested(Benchmark::Rebuild) {
             rows.extend(rebuild::measure(scale).await?);

@@ -67,6 +67,8 @@ pub(crate) enum Target {
     Rate(f64),
     /// A limit `most` in ms for the measured `is`.
     P99 { most: f64, is: f64 },
+    /// The same of another percentile.
+    P95 { most: f64, is: f64 },
     /// No target: the row helps to find the reason of another row.
     None,
 }
@@ -148,7 +150,7 @@ impl Row {
         match self.target {
             Target::Ratio(target) => Some(self.ratio() >= target),
             Target::Rate(target) => Some(self.figure.median() >= target),
-            Target::P99 { most, is } => Some(is <= most),
+            Target::P99 { most, is } | Target::P95 { most, is } => Some(is <= most),
             Target::None => None,
         }
     }
@@ -163,10 +165,11 @@ impl Row {
             },
             match self.target {
                 Target::P99 { is, .. } => format!("p99 {is:.0} ms"),
+                Target::P95 { is, .. } => format!("p95 {is:.0} ms"),
                 _ => format!("{:.2}", self.ratio()),
             },
             match self.target {
-                Target::P99 { most, .. } => format!("{most:.0} ms"),
+                Target::P99 { most, .. } | Target::P95 { most, .. } => format!("{most:.0} ms"),
                 Target::Ratio(target) => format!("{target:.2}"),
                 Target::Rate(target) => format!("{}/s", number(target)),
                 Target::None => String::new(),
@@ -271,6 +274,7 @@ pub(crate) fn json(machine: &Machine, rows: &[Row]) -> Value {
                 Target::Ratio(target) => json!({"ratio": target}),
                 Target::Rate(target) => json!({"per_second": target}),
                 Target::P99 { most, is } => json!({"p99_ms": most, "is": is}),
+                Target::P95 { most, is } => json!({"p95_ms": most, "is": is}),
                 Target::None => Value::Null,
             };
             let details: Vec<_> = row

@@ -3,7 +3,9 @@
 //! refused.
 
 use crate::in_process::InProcess;
-use exodrive_tests::{Answer, Client, Delivery, System, booking_body, car_body, day, email_body};
+use exodrive_tests::{
+    Answer, Client, Delivery, System, booking_body, car_body, day, email_body, eventually,
+};
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -54,8 +56,14 @@ async fn an_answer_has_the_position_in_every_view_that_it_joins() {
     ];
     for view in exodrive_projections::names() {
         order(&world, view, "pause").await;
-        let noted = admin.act(&booking, "notes", json!({"text": view})).await;
-        let position: u64 = noted.header("exodrive-position").parse().unwrap();
+        // A writer that is folding learns of it a moment later.
+        let position = eventually("the view stands", async || {
+            let noted = admin.act(&booking, "notes", json!({"text": view})).await;
+            let position: u64 = noted.header("exodrive-position").parse().unwrap();
+            world.settled_but(view).await;
+            (world.checkpoint(view).await < position).then_some(position)
+        })
+        .await;
         let asked = reads.iter().map(async |(path, views)| {
             let answer = auditor.get_from(position, path).await;
             let expected = if views.contains(&view) { 503 } else { 200 };
@@ -292,7 +300,7 @@ async fn what_is_not_described_is_refused_everywhere() {
             }
         }
     }
-    assert!(operations > 90 && inner > 60, "{operations} operations, {inner} objects");
+    assert!(operations > 80 && inner > 50, "{operations} operations, {inner} objects");
     assert_eq!(world.events().await.len(), events, "nothing was executed");
 }
 

@@ -51,8 +51,10 @@ async fn no_connection_goes_back_to_its_pool_inside_a_transaction() {
         // So this lasts.
         sqlx::query("insert into kept values (-1)").execute(&pool).await.unwrap();
         rows += 1;
-        let kept: i64 =
-            sqlx::query_scalar("select count(*) from kept where n = -1").fetch_one(&pool).await.unwrap();
+        let kept: i64 = sqlx::query_scalar("select count(*) from kept where n = -1")
+            .fetch_one(&pool)
+            .await
+            .unwrap();
         assert_eq!(kept, rows, "round {round}");
     }
     assert!(dropped > 50, "{dropped} futures were dropped");

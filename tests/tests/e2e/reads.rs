@@ -435,3 +435,19 @@ async fn every_failure_is_a_problem_whose_request_is_found_in_the_log() {
         assert!(log.contains(id), "{id} is in the log");
     }
 }
+
+#[tokio::test]
+async fn an_imported_email_has_no_deliveries() {
+    let world = InProcess::start().await;
+    let season = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/season");
+    world.exodrive_prints(&["import", season, "--json"]).await;
+    world.settled().await;
+    let emails = ids(&world.get("/v1/inbox").await.expect(200));
+    assert!(!emails.is_empty());
+    for email in emails {
+        let path = format!("/v1/inbox/{email}");
+        let deliveries = world.get(&format!("{path}/deliveries")).await.expect(200);
+        assert_eq!(deliveries["data"], json!([]), "{email}");
+        world.get(&format!("{path}/timeline")).await.expect(200);
+    }
+}

@@ -9,11 +9,11 @@
 #![expect(clippy::expect_used, clippy::print_stderr, reason = "a program of the tests")]
 
 use exodrive_projections::Database;
-use exodrive_tests::complaints_of_postgres;
 use exodrive_runtime::{
     services::{Options, PrivateServices, ServiceUrls},
     shutdown,
 };
+use exodrive_tests::complaints_of_postgres;
 use std::{
     error::Error,
     fs,

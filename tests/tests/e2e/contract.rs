@@ -3,7 +3,9 @@
 //! refused.
 
 use crate::in_process::InProcess;
-use exodrive_tests::{Answer, Client, Delivery, System, booking_body, car_body, day, email_body};
+use exodrive_tests::{
+    Answer, Client, Delivery, System, booking_body, car_body, day, email_body, eventually,
+};
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -15,6 +17,21 @@ async fn order(world: &System, projection: &str, command: &str) {
     let operator = world.user("operator-user", "operator");
     let done = operator.post(&path, &json!({"reason": "a test"})).await.expect(200);
     assert_eq!(done["applied"], true, "{done}");
+}
+
+/// True if this view has not reached a position once all others have.
+async fn stands_alone_behind(world: &System, view: &str, position: u64) -> bool {
+    let sql = "select min(position) filter (where projection <> $1) >= $2,
+                      min(position) filter (where projection = $1) < $2
+               from checkpoints
+               join projections on name = projection and generation = active_generation";
+    let position = i64::try_from(position).unwrap();
+    eventually("all other views reach a position", async || {
+        let asked = sqlx::query_as(sql).bind(view).bind(position).fetch_one(world.database()).await;
+        let (others_have, it_has_not): (bool, bool) = asked.unwrap();
+        others_have.then_some(it_has_not)
+    })
+    .await
 }
 
 #[tokio::test]
@@ -54,8 +71,15 @@ async fn an_answer_has_the_position_in_every_view_that_it_joins() {
     ];
     for view in exodrive_projections::names() {
         order(&world, view, "pause").await;
-        let noted = admin.act(&booking, "notes", json!({"text": view})).await;
-        let position: u64 = noted.header("exodrive-position").parse().unwrap();
+        // A writer that is folding learns of it a moment later.
+        let position = eventually("the view stands", async || {
+            let noted = admin.act(&booking, "notes", json!({"text": view})).await;
+            let position: u64 = noted.header("exodrive-position").parse().unwrap();
+            // It may only be slower than the others.
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            stands_alone_behind(&world, view, position).await.then_some(position)
+        })
+        .await;
         let asked = reads.iter().map(async |(path, views)| {
             let answer = auditor.get_from(position, path).await;
             let expected = if views.contains(&view) { 503 } else { 200 };
@@ -292,7 +316,7 @@ async fn what_is_not_described_is_refused_everywhere() {
             }
         }
     }
-    assert!(operations > 90 && inner > 60, "{operations} operations, {inner} objects");
+    assert!(operations > 80 && inner > 50, "{operations} operations, {inner} objects");
     assert_eq!(world.events().await.len(), events, "nothing was executed");
 }
 

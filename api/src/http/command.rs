@@ -2,11 +2,11 @@
 
 use super::problem::{ApiError, Code, FieldError};
 use super::{
-    given::Day,
     Api,
     auth::extract::Requester,
     conditional::if_position,
     contract::{self, schema_of},
+    given::Day,
     headers::{header_fault, single},
     layers::request,
     media::{check_accepted, check_coding, check_json},

@@ -3,7 +3,10 @@
 
 use super::{problem::ApiError, refusals::validation};
 use chrono::NaiveDate;
-use exodrive_domain::{days::parse_day, value::{InvalidField, InvalidValue, Rules, Text, TextRule, Valid, rules}};
+use exodrive_domain::{
+    days::parse_day,
+    value::{InvalidField, InvalidValue, Rules, Text, TextRule, Valid, rules},
+};
 use serde::{Deserialize, Deserializer, de::Error};
 use std::{fmt, marker::PhantomData};
 use utoipa::{

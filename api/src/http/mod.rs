@@ -433,7 +433,9 @@ mod tests {
         let mut bodies = 0;
         for (path, item) in document["paths"].as_object().unwrap() {
             for operation in item.as_object().unwrap().values() {
-                let Some(content) = operation["requestBody"]["content"].as_object() else { continue };
+                let Some(content) = operation["requestBody"]["content"].as_object() else {
+                    continue;
+                };
                 // The provider's body is kept as it is.
                 for body in content.values().filter(|_| !path.starts_with("/v1/webhooks/")) {
                     bodies += 1;

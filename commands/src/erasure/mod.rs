@@ -12,9 +12,9 @@ use exodrive_domain::{
     KnownEvent, Payload, Recorded, Subject, decode,
     erasure::{Erasure, ErasureChange, ErasureEvent, ErasureStatus, HoldChange, HoldEvent},
     id::{ErasureId, HoldId},
-    value::{Reason, address_key},
     personal::Personal,
     time::serde_micros,
+    value::{Reason, address_key},
 };
 use exodrive_log::{Log, NewEvent};
 use exodrive_replays::person::{self, Found};

@@ -102,7 +102,8 @@ impl Delivery {
         let report = provider_type
             .as_deref()
             .and_then(|kind| Report::parse(kind, body.get("data").unwrap_or(&Value::Null)));
-        let happened_at = json::text(body, "created_at").as_deref().and_then(crate::time::parse_any);
+        let happened_at =
+            json::text(body, "created_at").as_deref().and_then(crate::time::parse_any);
         Self { provider_type, happened_at, report }
     }
 

@@ -103,7 +103,14 @@ mod tests {
         ] {
             assert_eq!(super::parse_any(text), Some(at), "{text}");
         }
-        let none = ["2026-11-20 09:15:05", "2026-11-20", "+", "é+00", "1763630105", "2026-11-20T25:00:00Z"];
+        let none = [
+            "2026-11-20 09:15:05",
+            "2026-11-20",
+            "+",
+            "é+00",
+            "1763630105",
+            "2026-11-20T25:00:00Z",
+        ];
         for text in none {
             assert_eq!(super::parse_any(text), None, "{text}");
         }

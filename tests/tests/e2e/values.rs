@@ -59,15 +59,19 @@ async fn what_a_view_cannot_hold_is_refused_at_every_door() {
         if role == "admin" {
             assert_eq!(pointers(&answer), [pointer], "{path} {body}");
         }
-        assert!(problem["detail"].as_str().unwrap().contains("reason")
-            || pointer != "/reason", "{problem}");
+        assert!(
+            problem["detail"].as_str().unwrap().contains("reason") || pointer != "/reason",
+            "{problem}"
+        );
     }
     let mut profile = car_body("other");
     profile["description"] = nul.into();
     profile["features"] = json!([{"name": "Lift", "text": nul}]);
     let answer = send(&world, Method::POST, "/v1/cars", &profile).await;
     assert_eq!(pointers(&answer), ["/description", "/features/0/text"]);
-    for url in ["javascript:alert(1)", "data:image/png;base64,AA", "http://img.example/a", "ftp://x/a"] {
+    for url in
+        ["javascript:alert(1)", "data:image/png;base64,AA", "http://img.example/a", "ftp://x/a"]
+    {
         let images = json!({"images": [{"url": url, "primary": true}]});
         let answer = send(&world, Method::PUT, &format!("/v1/cars/{car}/images"), &images).await;
         assert_eq!(pointers(&answer), ["/images/0/url"], "{url}");

@@ -231,10 +231,7 @@ impl Story {
     }
 
     fn capture(&mut self, amount_cents: Option<i64>) {
-        self.act(BookingAction::CapturePayment {
-            amount_cents,
-            reference: Some(text("ch_1")),
-        });
+        self.act(BookingAction::CapturePayment { amount_cents, reference: Some(text("ch_1")) });
     }
 
     fn picked_up(&mut self) {
@@ -258,8 +255,15 @@ impl Story {
         let car = self.cars[1].clone().unwrap();
         let [here, there] = [&self.calendars[0], &self.calendars[1]];
         let reason = text("a flat tyre");
-        let moved =
-            booking::decide_move([here, there], booking_id(), &car, false, Some(&reason), None, &meta);
+        let moved = booking::decide_move(
+            [here, there],
+            booking_id(),
+            &car,
+            false,
+            Some(&reason),
+            None,
+            &meta,
+        );
         for event in moved.unwrap() {
             self.booked(&event);
         }
@@ -269,7 +273,8 @@ impl Story {
         let ids = (car_id(0), BLOCK.parse::<BlockId>().unwrap());
         let (over, meta) = (days("2026-12-06", "2026-12-09"), self.meta());
         let calendar = &self.calendars[0];
-        let event = booking::decide_block(calendar, ids, over, &text("New tyres"), true, &meta).unwrap();
+        let event =
+            booking::decide_block(calendar, ids, over, &text("New tyres"), true, &meta).unwrap();
         let body = serde_json::to_vec(&event).unwrap();
         self.record(Subject::Booking(car_id(0)), event.change.kind(), body);
     }

@@ -1,6 +1,7 @@
 //! Tokens (JWT), the roles in them, and what each role may read.
 
 use super::token_crypto;
+use exodrive_domain::value::UserId;
 use exodrive_projections::Identity;
 use jsonwebtoken::{
     DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode, jwk::JwkSet,

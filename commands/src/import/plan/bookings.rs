@@ -278,7 +278,12 @@ fn event(row: &Row<EventColumns>, booking: &PlannedBooking) -> Result<Step, Cell
     let fault = |what: &str, fault: InvalidValue| format!("{what} {fault}");
     let act = BookingAction::ImportHistory {
         name: it.event_type.parse().map_err(|it| fault("event_type", it))?,
-        summary: it.summary_text.as_deref().unwrap_or("").parse().map_err(|it| fault("summary_text", it))?,
+        summary: it
+            .summary_text
+            .as_deref()
+            .unwrap_or("")
+            .parse()
+            .map_err(|it| fault("summary_text", it))?,
     };
     Ok(Step {
         id: format!("booking_events-{}", it.id.trim()),

@@ -10,7 +10,10 @@ use crate::import::tables::{
 };
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
-    fleet::{FleetCommand, Image, MOST_FEATURES, MOST_IMAGES, MOST_SPECIFICATIONS, NamedText, Profile, Slug},
+    fleet::{
+        FleetCommand, Image, MOST_FEATURES, MOST_IMAGES, MOST_SPECIFICATIONS, NamedText, Profile,
+        Slug,
+    },
     id::CarId,
     price::{Fee, PriceList},
     value::{DEFAULT_CURRENCY, TextRule, Valid, check_image_url, rules},
@@ -321,9 +324,7 @@ fn read_prices(it: &PricingColumns, fees: Vec<Fee>) -> Result<PriceList, CellErr
             it.special_offer_text.as_ref(),
         )?
         .map(String::from),
-        deposit_cents: deposit
-            .map(|text| amount("deposit_amount", text, &currency))
-            .transpose()?,
+        deposit_cents: deposit.map(|text| amount("deposit_amount", text, &currency)).transpose()?,
         minimum_days: minimum.map(|text| parse("minimum_days", text)).transpose()?.unwrap_or(1),
         currency,
         fees,

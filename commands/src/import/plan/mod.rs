@@ -111,7 +111,8 @@ fn parse<T: FromStr>(what: &str, text: &str) -> Result<T, CellError> {
 }
 
 fn moment(what: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, CellError> {
-    let read = |text| time::parse_any(text).ok_or_else(|| format!("{what} is not a time: {text:?}"));
+    let read =
+        |text| time::parse_any(text).ok_or_else(|| format!("{what} is not a time: {text:?}"));
     text.map(read).transpose()
 }
 

@@ -391,15 +391,24 @@ fn change(
             BookingChange::Returned { on }
         }
         BookingAction::Complete => BookingChange::Completed {},
-        BookingAction::Cancel { reason } => BookingChange::Cancelled { reason: reason.clone().map(String::from) },
-        BookingAction::NoShow { reason } => BookingChange::NotShown { reason: reason.clone().map(String::from) },
-        BookingAction::Dispute { reason } => BookingChange::Disputed { reason: reason.clone().map(String::from) },
+        BookingAction::Cancel { reason } => {
+            BookingChange::Cancelled { reason: reason.clone().map(String::from) }
+        }
+        BookingAction::NoShow { reason } => {
+            BookingChange::NotShown { reason: reason.clone().map(String::from) }
+        }
+        BookingAction::Dispute { reason } => {
+            BookingChange::Disputed { reason: reason.clone().map(String::from) }
+        }
         BookingAction::ResolveDispute { status, reason } => {
             if !matches!(status, Status::Completed | Status::Cancelled) {
                 let detail = "must be completed or cancelled";
                 return Err(No::Faulty(vec![InvalidField::new("/status", detail)]));
             }
-            BookingChange::DisputeResolved { outcome: *status, reason: reason.clone().map(String::from) }
+            BookingChange::DisputeResolved {
+                outcome: *status,
+                reason: reason.clone().map(String::from),
+            }
         }
         BookingAction::Reschedule { days, choices, expected_total_cents } => {
             let choices = choices.as_deref().unwrap_or(&booking.choices);

@@ -218,10 +218,7 @@ fn act(name: &str, act: BookingAction) -> Step {
 }
 
 fn authorize(name: &str) -> Step {
-    act(
-        name,
-        BookingAction::AuthorizePayment { amount_cents: None, reference: Some(text("auth")) },
-    )
+    act(name, BookingAction::AuthorizePayment { amount_cents: None, reference: Some(text("auth")) })
 }
 
 fn capture(name: &str, amount_cents: Option<i64>) -> Step {

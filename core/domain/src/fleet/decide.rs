@@ -241,7 +241,8 @@ mod tests {
         let image = |url: &str| Image { url: url.into(), alt: String::new(), primary: true };
         let two = vec![image("https://img.example/a"), image("javascript:alert(1)")];
         assert_eq!(faulty(two), ["/images", "/images/1/url"]);
-        let named = |name: &str| NamedText { name: name.into(), text: "\0".into(), highlighted: true };
+        let named =
+            |name: &str| NamedText { name: name.into(), text: "\0".into(), highlighted: true };
         let nowhere = Profile {
             name: "  ".into(),
             description: "a\0".into(),
@@ -309,7 +310,8 @@ mod tests {
 
     #[test]
     fn a_car_is_added_priced_and_listed() {
-        let car = given(&[add(), FleetCommand::Price(valid(prices())), FleetCommand::List]).unwrap();
+        let car =
+            given(&[add(), FleetCommand::Price(valid(prices())), FleetCommand::List]).unwrap();
         assert!(car.listed && !car.archived);
         assert_eq!((car.slug.as_str(), car.position), ("huracan", 3));
         assert_eq!(car.prices.map(|prices| prices.version), Some(1));

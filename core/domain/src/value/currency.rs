@@ -56,7 +56,8 @@ mod tests {
         for code in ["USD", "EUR", "JPY", "KWD", "CHF", "CLF"] {
             assert_eq!(check_currency(code), Ok(()), "{code}");
         }
-        for code in ["usd", "ZZZ", "XAU", "XXX", "XTS", "DEM", "US", "", "US$", "ＵＳＤ", "USD "] {
+        for code in ["usd", "ZZZ", "XAU", "XXX", "XTS", "DEM", "US", "", "US$", "ＵＳＤ", "USD "]
+        {
             assert!(check_currency(code).is_err(), "{code}");
         }
     }

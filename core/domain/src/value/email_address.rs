@@ -157,7 +157,10 @@ mod tests {
         let read = |header: &str| mailboxes(header).join(" ");
         assert_eq!(read("ada@example.com"), "ada@example.com");
         assert_eq!(read("Ada <ada@example.com>"), "ada@example.com");
-        assert_eq!(read("\"Love, Ada\" <ada@example.com>, b@example.com"), "ada@example.com b@example.com");
+        assert_eq!(
+            read("\"Love, Ada\" <ada@example.com>, b@example.com"),
+            "ada@example.com b@example.com"
+        );
         assert_eq!(read("ada@example.com (at home)"), "ada@example.com");
         assert_eq!(read("Staff: a@example.com, B <b@example.com>;"), "a@example.com b@example.com");
         assert_eq!(read("Ada <ada@exam"), "ada@exam");

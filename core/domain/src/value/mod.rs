@@ -94,11 +94,7 @@ impl Faults {
     }
 
     /// Takes the faults of a structure, each with its place inside this one.
-    pub fn within<T>(
-        &mut self,
-        pointer: &str,
-        value: Result<T, Vec<InvalidField>>,
-    ) -> Option<T> {
+    pub fn within<T>(&mut self, pointer: &str, value: Result<T, Vec<InvalidField>>) -> Option<T> {
         let inside = |fault: InvalidField| InvalidField {
             pointer: format!("{pointer}{}", fault.pointer),
             ..fault

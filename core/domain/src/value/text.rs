@@ -218,7 +218,10 @@ mod tests {
     #[test]
     fn control_characters_are_refused_and_lines_are_normalised() {
         assert_eq!(fault::<rules::Note>("a\0b"), "must not contain the control character U+0000");
-        assert_eq!(fault::<rules::Note>("a\u{9b}b"), "must not contain the control character U+009B");
+        assert_eq!(
+            fault::<rules::Note>("a\u{9b}b"),
+            "must not contain the control character U+009B"
+        );
         assert_eq!(fault::<rules::Label>("a\nb"), "must not contain the control character U+000A");
         assert_eq!(
             fault::<rules::Label>("a\u{2028}b"),

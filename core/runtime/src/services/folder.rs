@@ -206,8 +206,8 @@ impl Ports {
             Some(claim) => Ok((requested, claim)),
             None => PortClaim::within(20_000..32_000),
         };
-        let (port, claim) = claimed
-            .map_err(|error| ServiceError::io("find a free port on 127.0.0.1", error))?;
+        let (port, claim) =
+            claimed.map_err(|error| ServiceError::io("find a free port on 127.0.0.1", error))?;
         self.0.push(claim);
         Ok(port)
     }

@@ -3,7 +3,7 @@
 
 use super::turn::{BatchError, Outcome, PartitionWriter};
 use crate::{
-    Error,
+    Error, Transaction,
     engine::{
         feed::{Decoded, Events},
         fold::{self, Exclusions},
@@ -15,7 +15,6 @@ use crate::{
         },
     },
 };
-use sqlx::{Postgres, Transaction};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 impl<P: Projection> PartitionWriter<'_, P> {
@@ -139,7 +138,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
         events: &Events,
         due: &Due,
         exclusions: &Exclusions,
-    ) -> Result<(Transaction<'static, Postgres>, Outcome<P::Row>), BatchError> {
+    ) -> Result<(Transaction, Outcome<P::Row>), BatchError> {
         let part = self.lease.part;
         let routed = self.route(events, Some(&due.key)).await?;
         let mut transaction = store::begin_transaction(self.engine.database.pool()).await?;

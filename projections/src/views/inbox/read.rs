@@ -203,6 +203,7 @@ pub async fn count_emails(
     reader: &mut ReadTransaction,
     text: Option<&str>,
 ) -> Result<Counts, Error> {
+    let reader = reader.over(&[Inbox::NAME])?;
     struct Counted {
         status: String,
         found: i64,
@@ -224,7 +225,6 @@ pub async fn count_emails(
             .await?
         };
     }
-    let reader = reader.over(&[Inbox::NAME])?;
     let search = text.and_then(Search::of);
     let Some(search) = search else {
         let all = count!(None::<&str>, "inbox where $2::text is null", None::<&str>);

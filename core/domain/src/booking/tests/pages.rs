@@ -157,8 +157,10 @@ fn what_is_allowed_is_what_is_done() {
 
 #[test]
 fn every_change_is_reported_and_survives() {
-    let history =
-        BookingAction::ImportHistory { name: text("created"), summary: text(&format!("by {SECRET}")) };
+    let history = BookingAction::ImportHistory {
+        name: text("created"),
+        summary: text(&format!("by {SECRET}")),
+    };
     let decline = act("b1", BookingAction::DeclineContract { reason: None });
     let failed = act("b1", BookingAction::FailPayment { reason: None });
     let note = act("b1", BookingAction::AddNote { text: text(&format!("call {SECRET}")) });

@@ -178,8 +178,11 @@ impl Iterator for Reader<'_> {
 mod tests {
     use super::*;
 
-    /// Each record's line and cells, and the place where the text is broken.
-    fn read(text: &str) -> (Vec<(u64, Vec<String>)>, Option<(u64, Vec<u64>)>) {
+    /// A record's line and cells.
+    type Cells = (u64, Vec<String>);
+
+    /// Each record, and the place where the text is broken.
+    fn read(text: &str) -> (Vec<Cells>, Option<(u64, Vec<u64>)>) {
         let (mut records, mut broken) = (Vec::new(), None);
         for next in Reader::new(text.as_bytes()) {
             match next {
@@ -193,13 +196,13 @@ mod tests {
         (records, broken)
     }
 
-    fn rows(text: &str) -> Vec<(u64, Vec<String>)> {
+    fn rows(text: &str) -> Vec<Cells> {
         let (records, broken) = read(text);
         assert_eq!(broken, None, "{text:?}");
         records
     }
 
-    fn row(line: u64, cells: &[&str]) -> (u64, Vec<String>) {
+    fn row(line: u64, cells: &[&str]) -> Cells {
         (line, cells.iter().map(|&it| it.to_owned()).collect())
     }
 

@@ -225,9 +225,14 @@ fn a_row_is_taken_if_all_of_its_steps_are_and_a_customer_if_one_is() {
     assert!(!found.is_complete());
 }
 
+/// A column, and cells of it.
+type Column = (&'static str, &'static [&'static str]);
+/// A table, and its columns.
+type Shape = (&'static str, &'static [Column]);
+
 /// Columns of each table, each with cells that are right and some that are not.
 /// The first of them are the most likely.
-const SHAPES: [(&str, &[(&str, &[&str])]); 11] = [
+const SHAPES: [Shape; 11] = [
     (
         "cars",
         &[
@@ -356,7 +361,7 @@ fn cells() -> impl Strategy<Value = Vec<Vec<Vec<usize>>>> {
     let tables: Vec<_> = SHAPES
         .iter()
         .map(|(_, columns)| {
-            let cell = |(_, cells): &(&str, &[&str])| {
+            let cell = |(_, cells): &Column| {
                 // A right cell four times of five, so that whole rows are right too.
                 prop_oneof![4 => Just(0), 4 => 0..cells.len().min(2), 1 => 0..cells.len()].boxed()
             };
@@ -369,17 +374,16 @@ fn cells() -> impl Strategy<Value = Vec<Vec<Vec<usize>>>> {
 
 /// The files, and the number of rows in each.
 fn written(rows: &[Vec<Vec<usize>>]) -> Vec<(&'static str, String, usize)> {
-    let file =
-        |((table, columns), rows): (&(&'static str, &[(&str, &[&str])]), &Vec<Vec<usize>>)| {
-            let header: Vec<_> = columns.iter().map(|(name, _)| *name).collect();
-            let mut csv = header.join(",") + "\n";
-            for row in rows {
-                let cells: Vec<_> =
-                    row.iter().zip(*columns).map(|(at, (_, cells))| cells[*at]).collect();
-                csv += &(cells.join(",") + "\n");
-            }
-            (*table, csv, rows.len())
-        };
+    let file = |((table, columns), rows): (&Shape, &Vec<Vec<usize>>)| {
+        let header: Vec<_> = columns.iter().map(|(name, _)| *name).collect();
+        let mut csv = header.join(",") + "\n";
+        for row in rows {
+            let cells: Vec<_> =
+                row.iter().zip(*columns).map(|(at, (_, cells))| cells[*at]).collect();
+            csv += &(cells.join(",") + "\n");
+        }
+        (*table, csv, rows.len())
+    };
     SHAPES.iter().zip(rows).map(file).collect()
 }
 

@@ -4,9 +4,10 @@
 //! A row has the text of its words ([`text_of`]), and its table a column `words` (`tsvector`) of it
 //! with a GIN index. A text is found by the beginnings of its words, in any order.
 //!
-//! A list is in an order of its own (newest first), which such an index does not know. So a list
-//! first looks through its newest [`WINDOW`] rows: what is common is found there. Only what is rare
-//! is then asked of the index ([`Search::rare`]): it has few rows, which are quickly sorted.
+//! A list is in an order of its own (newest first), which such an index does not know. What is
+//! common is therefore found by looking through the list, and only what is rare is asked of the
+//! index: it has few rows, which are quickly sorted. The newest rows tell one from the other
+//! ([`Search::plan`]).
 //! Operators of `tsvector` are not leakproof, so that Postgres uses the index only where no policy
 //! has a condition: for staff.
 
@@ -15,12 +16,14 @@ use sqlx::{AssertSqlSafe, Row};
 use std::collections::BTreeSet;
 use unicode_normalization::{UnicodeNormalization, char::canonical_combining_class};
 
-/// Rows of a list that are looked through before the index is asked.
+/// Rows of a list that are looked through for what is common, before all are.
 pub(crate) const WINDOW: i64 = 4_000;
-/// Rows found in a window by which a word is common.
-pub(crate) const COMMON: i64 = WINDOW / 200;
-/// Rows by which the rare words of a query are told from its common ones.
+/// Rows by which what is common is told from what is rare.
 const SAMPLE: i64 = 1_000;
+/// More rows of a sample than this are many.
+const MANY: i64 = 5;
+/// Words of a search that are counted in a sample.
+const COUNTED: usize = 8;
 /// Words that the index is asked for at a time.
 const ASKED: usize = 3;
 /// Letters of a word that count.
@@ -169,6 +172,8 @@ impl Search {
         let next = Vec::from(words.get(1..)?);
         let mut next = next.iter();
         words.retain(|word| next.next().is_none_or(|next| !next.starts_with(word.as_str())));
+        // The longest first: most rows then lack the first that they are asked for.
+        words.sort_by_key(|word| std::cmp::Reverse(word.chars().count()));
         Some(Self { words, or_cut: false })
     }
 
@@ -198,17 +203,14 @@ impl Search {
         Vec::from_iter(each).join(" & ")
     }
 
-    /// The `tsquery` to ask the index of a view by, whose answer is then to be searched by
-    /// [`Search::query`]: the rarest words, by the first rows of the view in descending `order`. To
-    /// look a common word up takes longer than to leave out the rows without it. `None` if many
-    /// rows have all words: then they are found soonest in the view's order.
-    pub(crate) async fn rare(
+    /// How a view is asked for the rows that have all words, by its first rows in descending
+    /// `order`.
+    pub(crate) async fn plan(
         &self,
         reader: &mut Transaction,
         view: &str,
         order: &str,
-    ) -> Result<Option<String>, Error> {
-        const MANY: i64 = SAMPLE * COMMON / WINDOW;
+    ) -> Result<Plan, Error> {
         let sql = format!(
             "with sample as materialized
                  (select words from {view} order by {order} desc, key desc limit {SAMPLE})
@@ -217,21 +219,32 @@ impl Search {
              from unnest(array_append($1::text[], null)) as word left join sample on true
              group by word order by found, length(word) desc, word"
         );
-        let counted =
-            sqlx::query(AssertSqlSafe(sql)).bind(self.words.as_slice()).bind(self.query());
+        // Long words are rare.
+        let longest = &self.words[..self.words.len().min(COUNTED)];
+        let counted = sqlx::query(AssertSqlSafe(sql)).bind(longest).bind(self.query());
         let mut rare = Vec::new();
         for row in counted.fetch_all(&mut **reader).await? {
             let found: i64 = row.try_get("found")?;
             match row.try_get::<Option<String>, _>("word")? {
-                None if found > MANY => return Ok(None),
+                None if found > MANY => return Ok(Plan::Common),
                 None => {}
                 Some(word) if rare.is_empty() || found <= MANY => rare.push(word),
                 Some(_) => {}
             }
         }
         rare.truncate(ASKED);
-        Ok(Some(self.all(&rare)))
+        Ok(Plan::Rare(self.all(&rare)))
     }
+}
+
+/// How a view is asked for the rows of a search.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// Many rows have all words: they are found soonest in the view's order.
+    Common,
+    /// The `tsquery` to ask the index by, of the rarest words. To look a common word up takes longer
+    /// than to leave out the rows without it: the answer is to be searched by [`Search::query`].
+    Rare(String),
 }
 
 fn begins(word: &str) -> String {
@@ -298,8 +311,8 @@ mod tests {
     #[test]
     fn a_query_has_each_word_once_and_is_a_tsquery() {
         let search = Search::of("Anna, an ANNA: b'); drop 3").unwrap();
-        assert_eq!(search.words, ["3", "anna", "b", "drop"]);
-        assert_eq!(search.query(), "3:* & anna:* & b:* & drop:*");
+        assert_eq!(search.words, ["anna", "drop", "3", "b"]);
+        assert_eq!(search.query(), "anna:* & drop:* & 3:* & b:*");
         let search = Search::with_cut_rows("a@b").unwrap();
         assert_eq!(search.query(), "(a:* & b:*) | ~");
         assert_eq!(

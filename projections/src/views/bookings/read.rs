@@ -7,7 +7,7 @@ use crate::{
     Error, Page, Projection, ReadTransaction,
     views::{
         query::{decode_cursor, encode_cursor},
-        search::{Search, WINDOW},
+        search::{Plan, Search, WINDOW},
     },
 };
 use chrono::{DateTime, NaiveDate, Utc};
@@ -311,26 +311,23 @@ pub async fn find_bookings(
     let search = filter.text.as_deref().and_then(Search::of);
     let found = match search {
         None => rows!(None::<String>, "bookings"),
-        Some(search) => {
-            let newest = rows!(
+        Some(search) => match search.plan(reader, Bookings::NAME, "created_at").await? {
+            Plan::Rare(rare) => rows!(
                 Some(search.query()),
-                "(select * from bookings where (created_at, key) < ($9, $10)
+                "(select * from bookings where words @@ $12::text::tsquery offset 0) as bookings",
+                rare
+            ),
+            Plan::Common => {
+                let newest = rows!(
+                    Some(search.query()),
+                    "(select * from bookings where (created_at, key) < ($9, $10)
                   order by created_at desc, key desc limit $12) as bookings",
-                WINDOW
-            );
-            if newest.len() > usize::try_from(filter.limit).unwrap_or(0) {
-                newest
-            } else {
-                match search.rare(reader, Bookings::NAME, "created_at").await? {
-                    None => rows!(Some(search.query()), "bookings"),
-                    Some(rare) => rows!(
-                        Some(search.query()),
-                        "(select * from bookings where words @@ $12::text::tsquery offset 0) as bookings",
-                        rare
-                    ),
-                }
+                    WINDOW
+                );
+                let enough = newest.len() > usize::try_from(filter.limit).unwrap_or(0);
+                if enough { newest } else { rows!(Some(search.query()), "bookings") }
             }
-        }
+        },
     };
     let page = Page::cut(found, filter.limit, |last| encode_cursor(&[&last.created_at, &last.key]));
     page.try_map(|found| row(&found.key, found.data))

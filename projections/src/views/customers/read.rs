@@ -6,7 +6,7 @@ use crate::{
     views::{
         bookings::read::{CustomerDetail, Money},
         query::{decode_cursor, encode_cursor},
-        search::{Search, WINDOW},
+        search::{Plan, Search, WINDOW},
     },
 };
 use chrono::{DateTime, Utc};
@@ -86,26 +86,23 @@ pub async fn find_customers(
     }
     let found = match text.and_then(Search::of) {
         None => rows!(None::<String>, "customers"),
-        Some(search) => {
-            let newest = rows!(
+        Some(search) => match search.plan(reader, Customers::NAME, "last_at").await? {
+            Plan::Rare(rare) => rows!(
                 Some(search.query()),
-                "(select * from customers where (last_at, key) < ($2, $3)
+                "(select * from customers where words @@ $5::text::tsquery offset 0) as customers",
+                rare
+            ),
+            Plan::Common => {
+                let newest = rows!(
+                    Some(search.query()),
+                    "(select * from customers where (last_at, key) < ($2, $3)
                   order by last_at desc, key desc limit $5) as customers",
-                WINDOW
-            );
-            if newest.len() > usize::try_from(limit).unwrap_or(0) {
-                newest
-            } else {
-                match search.rare(reader, Customers::NAME, "last_at").await? {
-                    None => rows!(Some(search.query()), "customers"),
-                    Some(rare) => rows!(
-                        Some(search.query()),
-                        "(select * from customers where words @@ $5::text::tsquery offset 0) as customers",
-                        rare
-                    ),
-                }
+                    WINDOW
+                );
+                let enough = newest.len() > usize::try_from(limit).unwrap_or(0);
+                if enough { newest } else { rows!(Some(search.query()), "customers") }
             }
-        }
+        },
     };
     let page = Page::cut(found, limit, |last| encode_cursor(&[&last.last_at, &last.key]));
     page.try_map(|found| summary(found.key, found.data, u64::try_from(found.position).unwrap_or(0)))

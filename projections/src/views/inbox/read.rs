@@ -10,7 +10,7 @@ use crate::{
     Error, Page, Projection, ReadTransaction, Transaction,
     views::{
         query::{decode_cursor, encode_cursor},
-        search::{COMMON, Search, WINDOW},
+        search::{Plan, Search, WINDOW},
     },
 };
 use exodrive_domain::{email::EmailId, time, value::address_key};
@@ -159,6 +159,17 @@ async fn find(
     }
     let Some(search) = search else { return Ok(cut(in_order!(None::<&str>))) };
     let query = search.query();
+    if let Plan::Rare(rare) = search.plan(reader, Inbox::NAME, "created_at").await? {
+        return Ok(cut(rows!(
+            reader,
+            statuses,
+            Some(&query),
+            limit,
+            after,
+            "(select * from inbox where words @@ $6::text::tsquery offset 0) as inbox",
+            &rare
+        )));
+    }
     let newest = rows!(
         reader,
         statuses,
@@ -169,21 +180,8 @@ async fn find(
           order by created_at desc, key desc limit $6) as inbox",
         WINDOW
     );
-    if newest.len() > usize::try_from(limit).unwrap_or(0) {
-        return Ok(cut(newest));
-    }
-    Ok(cut(match search.rare(reader, Inbox::NAME, "created_at").await? {
-        None => in_order!(Some(&query)),
-        Some(rare) => rows!(
-            reader,
-            statuses,
-            Some(&query),
-            limit,
-            after,
-            "(select * from inbox where words @@ $6::text::tsquery offset 0) as inbox",
-            &rare
-        ),
-    }))
+    let enough = newest.len() > usize::try_from(limit).unwrap_or(0);
+    Ok(cut(if enough { newest } else { in_order!(Some(&query)) }))
 }
 
 /// Numbers of emails by status.
@@ -231,20 +229,17 @@ pub async fn count_emails(
         return Ok(Counts::of(all.into_iter().map(|it| (it.status, it.found)), true));
     };
     let query = search.query();
+    if let Plan::Rare(rare) = search.plan(reader, Inbox::NAME, "created_at").await? {
+        let counted = count!(Some(&query), "inbox where words @@ $2::text::tsquery", &rare);
+        return Ok(Counts::of(counted.into_iter().map(|it| (it.status, it.found)), true));
+    }
     let newest = count!(
         Some(&query),
         "(select status, words from inbox order by created_at desc, key desc limit $2) as inbox",
         WINDOW
     );
-    let found: i64 = newest.iter().map(|it| it.found).sum();
     let all = newest.iter().map(|it| it.looked_at).sum::<i64>() < WINDOW;
-    if all || found > COMMON {
-        return Ok(Counts::of(newest.into_iter().map(|it| (it.status, it.found)), all));
-    }
-    let rare =
-        search.rare(reader, Inbox::NAME, "created_at").await?.unwrap_or_else(|| query.clone());
-    let counted = count!(Some(&query), "inbox where words @@ $2::text::tsquery", &rare);
-    Ok(Counts::of(counted.into_iter().map(|it| (it.status, it.found)), true))
+    Ok(Counts::of(newest.into_iter().map(|it| (it.status, it.found)), all))
 }
 
 impl Counts {

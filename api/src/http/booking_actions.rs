@@ -118,7 +118,6 @@ pub(crate) struct AmountRequest {
     /// Amount in cents; the open amount if not given.
     amount_cents: Option<i64>,
     /// Reference of the payment provider.
-    #[schema(inline)]
     reference: Option<given::PaymentReference>,
 }
 
@@ -129,7 +128,6 @@ pub(crate) struct RefundRequest {
     /// Amount in cents; all that can be refunded if not given.
     amount_cents: Option<i64>,
     /// Reason of the refund.
-    #[schema(inline)]
     reason: Option<given::Reason>,
 }
 
@@ -138,7 +136,6 @@ pub(crate) struct RefundRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReasonRequest {
     /// Reason, for the timeline.
-    #[schema(inline)]
     reason: Option<given::Reason>,
 }
 
@@ -147,7 +144,6 @@ pub(crate) struct ReasonRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct DocumentRequest {
     /// Id of the document at the signing service.
-    #[schema(inline)]
     document: Option<given::DocumentReference>,
 }
 
@@ -156,7 +152,7 @@ pub(crate) struct DocumentRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReturnRequest {
     /// Day of the return; today in the car's time zone if not given.
-    #[schema(inline)]
+    #[schema(value_type = Option<chrono::NaiveDate>)]
     returned_on: Option<Day>,
 }
 
@@ -168,7 +164,6 @@ pub(crate) struct ResolveRequest {
     #[schema(max_length = 20)]
     status: String,
     /// Reason of the decision.
-    #[schema(inline)]
     reason: Option<given::Reason>,
 }
 
@@ -177,20 +172,18 @@ pub(crate) struct ResolveRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RescheduleRequest {
     /// The first day.
-    #[schema(inline)]
+    #[schema(value_type = chrono::NaiveDate)]
     start_date: Day,
     /// The last day.
-    #[schema(inline)]
+    #[schema(value_type = chrono::NaiveDate)]
     end_date: Day,
     /// Ids of optional fees; then `pick_up` and `drop_off` are read too. If not
     /// given, the earlier choice stays.
-    #[schema(value_type = Option<BTreeSet<given::ChoiceId>>, inline, max_items = 50)]
+    #[schema(value_type = Option<BTreeSet<given::ChoiceId>>, max_items = 50)]
     fees: Option<BTreeSet<String>>,
     /// Id of the location where the customer picks the car up, with `fees`.
-    #[schema(inline)]
     pick_up: Option<given::ChoiceId>,
     /// Id of the location where the customer leaves the car, with `fees`.
-    #[schema(inline)]
     drop_off: Option<given::ChoiceId>,
     /// Total that the customer was shown, in cents.
     expected_total_cents: Option<i64>,
@@ -201,7 +194,7 @@ pub(crate) struct RescheduleRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ExtendRequest {
     /// The new last day.
-    #[schema(inline)]
+    #[schema(value_type = chrono::NaiveDate)]
     end_date: Day,
     /// Total that the customer was shown, in cents.
     expected_total_cents: Option<i64>,
@@ -212,7 +205,6 @@ pub(crate) struct ExtendRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct NoteRequest {
     /// The text.
-    #[schema(inline)]
     text: given::Note,
 }
 
@@ -302,7 +294,6 @@ pub(crate) struct MoveRequest {
     #[serde(default)]
     keep_price: bool,
     /// Reason of the move.
-    #[schema(inline)]
     reason: Option<given::Reason>,
     /// Total that the customer was shown, in cents.
     expected_total_cents: Option<i64>,

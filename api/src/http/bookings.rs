@@ -60,29 +60,26 @@ pub(crate) struct BookingRequest {
     #[schema(min_length = 1, max_length = 100)]
     car_id: String,
     /// The first day of the rental.
-    #[schema(inline)]
+    #[schema(value_type = chrono::NaiveDate)]
     start_date: Day,
     /// The last day of the rental; the same as the first for one day.
-    #[schema(inline)]
+    #[schema(value_type = chrono::NaiveDate)]
     end_date: Day,
     /// The customer who rents.
     customer: CustomerRequest,
     /// Ids of optional fees.
     #[serde(default)]
-    #[schema(value_type = BTreeSet<given::ChoiceId>, inline, max_items = 50)]
+    #[schema(value_type = BTreeSet<given::ChoiceId>, max_items = 50)]
     fees: BTreeSet<String>,
     /// Id of the location where the customer picks the car up.
-    #[schema(inline)]
     pick_up: Option<given::ChoiceId>,
     /// Id of the location where the customer leaves the car; the same if not
     /// given.
-    #[schema(inline)]
     drop_off: Option<given::ChoiceId>,
     /// Total that the customer was shown, in cents. If the total is another
     /// one, the booking is rejected (`price_changed`).
     expected_total_cents: Option<i64>,
     /// A note for staff.
-    #[schema(inline)]
     notes: Option<given::Note>,
     /// Minutes for which the days are held unpaid. Staff only.
     hold_minutes: Option<u32>,
@@ -93,21 +90,18 @@ pub(crate) struct BookingRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct CustomerRequest {
     /// One email address (RFC 5321), without a display name.
-    #[schema(inline)]
     email: given::AddressText,
     /// First name. It or the last name may be empty, not both: one name is a
     /// name.
-    #[schema(inline, required = false)]
+    #[schema(required = false)]
     first_name: Option<given::PersonName>,
     /// Last name.
-    #[schema(inline, required = false)]
+    #[schema(required = false)]
     last_name: Option<given::PersonName>,
     /// Telephone number.
-    #[schema(inline)]
     phone: Option<given::Phone>,
     /// Account of the customer. Staff only: for a signed-in customer it is
     /// their own.
-    #[schema(inline)]
     user_id: Option<given::UserId>,
 }
 

@@ -406,21 +406,19 @@ pub(crate) struct QuoteRequest {
     #[schema(min_length = 1, max_length = 100)]
     car_id: String,
     /// The first day of the rental.
-    #[schema(inline)]
+    #[schema(value_type = chrono::NaiveDate)]
     start_date: Day,
     /// The last day of the rental; the same as the first for one day.
-    #[schema(inline)]
+    #[schema(value_type = chrono::NaiveDate)]
     end_date: Day,
     /// Ids of optional fees.
     #[serde(default)]
-    #[schema(value_type = BTreeSet<given::ChoiceId>, inline, max_items = 50)]
+    #[schema(value_type = BTreeSet<given::ChoiceId>, max_items = 50)]
     fees: BTreeSet<String>,
     /// Id of the location where the customer picks the car up.
-    #[schema(inline)]
     pick_up: Option<given::ChoiceId>,
     /// Id of the location where the customer leaves the car; the same if not
     /// given.
-    #[schema(inline)]
     drop_off: Option<given::ChoiceId>,
 }
 

@@ -293,8 +293,7 @@ mod tests {
         let all = ["/car_id", "/start_date", "/end_date", "/customer"];
         assert_eq!(only_pointers::<BookingRequest>(&json!({})), all);
         let body = json!({"car_id": "a", "start_date": "b", "end_date": "c", "customer": {}});
-        let of_customer = ["/customer/email", "/customer/first_name", "/customer/last_name"];
-        assert_eq!(only_pointers::<BookingRequest>(&body), of_customer);
+        assert_eq!(only_pointers::<BookingRequest>(&body), ["/customer/email"]);
     }
 
     #[test]

@@ -43,16 +43,14 @@ pub(crate) struct CarRequest {
     #[schema(min_length = 1, max_length = 100, pattern = "^[a-z0-9-]+$")]
     slug: Option<String>,
     /// Name for people, 1 to 100 characters.
-    #[schema(inline)]
     name: given::Label,
     /// Category, for example `Supercar`.
-    #[schema(inline)]
     category: given::Category,
     /// The long text.
-    #[schema(inline, required = false)]
+    #[schema(required = false)]
     description: Option<given::Description>,
     /// The short text.
-    #[schema(inline, required = false)]
+    #[schema(required = false)]
     short_description: Option<given::ShortDescription>,
     /// Specifications, in the order to be shown.
     #[serde(default)]
@@ -104,7 +102,6 @@ pub(crate) struct PriceRequest {
     #[serde(default)]
     discount_basis_points: u32,
     /// Text about the discount for customers.
-    #[schema(inline)]
     offer_text: Option<given::OfferText>,
     /// Deposit held while the car is out, apart from the price; 30 % of the
     /// total if not given.
@@ -133,16 +130,15 @@ pub(crate) struct PriceRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct PeakRequest {
     /// Name for people.
-    #[schema(inline)]
     name: given::Label,
     /// Only these weekdays, 0 is Sunday; any if empty.
     #[serde(default)]
     weekdays: Vec<u8>,
     /// The first day; any if not given.
-    #[schema(inline)]
+    #[schema(value_type = Option<chrono::NaiveDate>)]
     start_date: Option<Day>,
     /// The last day; required if the first is given.
-    #[schema(inline)]
+    #[schema(value_type = Option<chrono::NaiveDate>)]
     end_date: Option<Day>,
     /// Share of its price that such a day costs: 11,500 is 15 % more.
     multiplier_basis_points: u32,
@@ -218,7 +214,6 @@ pub(crate) struct ImagesRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ArchiveRequest {
     /// Reason, for the record.
-    #[schema(inline)]
     reason: Option<given::Reason>,
 }
 
@@ -364,13 +359,12 @@ fleet_change_routes! {
 #[serde(deny_unknown_fields)]
 pub(crate) struct BlockRequest {
     /// The first day.
-    #[schema(inline)]
+    #[schema(value_type = chrono::NaiveDate)]
     start_date: Day,
     /// The last day.
-    #[schema(inline)]
+    #[schema(value_type = chrono::NaiveDate)]
     end_date: Day,
     /// Reason, for the calendar of staff.
-    #[schema(inline)]
     reason: given::Reason,
     /// True to block days over bookings, too. The bookings stay, and staff have
     /// to move them.

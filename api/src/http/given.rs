@@ -8,10 +8,10 @@ use exodrive_domain::{
     value::{InvalidField, InvalidValue, Rules, Text, TextRule, Valid, rules},
 };
 use serde::{Deserialize, Deserializer, de::Error};
-use std::{fmt, marker::PhantomData};
+use std::{borrow::Cow, fmt, marker::PhantomData};
 use utoipa::{
     PartialSchema, ToSchema,
-    openapi::{KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, Type},
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
 };
 
 /// A text as a client sent it.
@@ -62,15 +62,6 @@ impl<'de> Deserialize<'de> for Day {
         parse_day(&String::deserialize(input)?).map(Self).map_err(D::Error::custom)
     }
 }
-
-impl PartialSchema for Day {
-    fn schema() -> RefOr<Schema> {
-        let format = SchemaFormat::KnownFormat(KnownFormat::Date);
-        ObjectBuilder::new().schema_type(Type::String).format(Some(format)).into()
-    }
-}
-
-impl ToSchema for Day {}
 
 /// A text that may be left out; a blank one counts as left out.
 pub(super) fn optional<R: TextRule>(
@@ -124,4 +115,11 @@ impl<R: TextRule> PartialSchema for Given<R> {
     }
 }
 
-impl<R: TextRule> ToSchema for Given<R> {}
+impl<R: TextRule> ToSchema for Given<R> {
+    fn name() -> Cow<'static, str> {
+        match R::NAME.strip_suffix("Text") {
+            Some(_) => R::NAME.into(),
+            None => format!("{}Text", R::NAME).into(),
+        }
+    }
+}

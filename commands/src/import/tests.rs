@@ -15,7 +15,7 @@ const UPPER_BOOKING: &str = "00000000-0000-4000-8000-0000000000B1";
 const CARS: &str = "id,slug,name,category\n\
     00000000-0000-4000-8000-0000000000c1,one,One,Supercar\n\
     00000000-0000-4000-8000-0000000000c2,two,Two,Supercar\n";
-const CUSTOMERS: &str = "id,email\nu1,one@example.com\nu2,two@example.com\n";
+const CUSTOMERS: &str = "id,email,last_name\nu1,one@example.com,One\nu2,two@example.com,Two\n";
 const BOOKINGS: &str = "id,car_id,customer_id,start_date,end_date,total_price,overall_status\n\
     00000000-0000-4000-8000-0000000000b1,00000000-0000-4000-8000-0000000000c1,u1,2027-03-01,2027-03-03,9,upcoming\n\
     00000000-0000-4000-8000-0000000000b2,00000000-0000-4000-8000-0000000000c2,u2,2027-03-01,2027-03-03,9,upcoming\n";
@@ -67,10 +67,13 @@ fn of_two_prices_the_first_is_taken_and_a_fee_has_a_price() {
     let of_prices = [
         (3, "its car has a price already, at line 2"),
         (4, "cars.csv has no car nobody"),
-        (5, "its fee (car_additional_fees.csv, line 4) was refused: amount is not an amount"),
+        (
+            5,
+            "its fee (car_additional_fees.csv, line 4) was refused: amount is not a number with 2 decimals",
+        ),
     ];
     assert_refused(&files, "car_pricing", &of_prices);
-    let of_fees = [(3, "its price (car_pricing.csv, line 5) was refused"), (4, "not an amount")];
+    let of_fees = [(3, "its price (car_pricing.csv, line 5) was refused"), (4, "not a number")];
     assert_refused(&files, "car_additional_fees", &of_fees);
     let (_, plan) = planned(&files);
     let prices = plan.stages[0][CAR].iter().find_map(|step| match &step.command {
@@ -82,7 +85,7 @@ fn of_two_prices_the_first_is_taken_and_a_fee_has_a_price() {
     assert!(!plan.stages[0][OTHER_CAR].iter().any(|step| step.id.ends_with("-price")));
 
     let without_price = [("cars", CARS), ("car_additional_fees", fees.as_str())];
-    let of_fees = [(2, "has no price"), (3, "has no price"), (4, "not an amount")];
+    let of_fees = [(2, "has no price"), (3, "has no price"), (4, "not a number")];
     assert_refused(&without_price, "car_additional_fees", &of_fees);
 }
 
@@ -118,7 +121,8 @@ fn rows_of_a_refused_row_are_refused_with_its_reason() {
          e4,{BOOKING},x,yesterday\n"
     );
     let bookings = BOOKINGS.replace("c2,u2", "c2,u3");
-    let customers = "id,email\nu1,one@example.com\nu2,two@example.com\nu3,\n";
+    let customers =
+        "id,email,last_name\nu1,one@example.com,One\nu2,two@example.com,Two\nu3,,Three\n";
     let files = [
         ("cars", cars.as_str()),
         ("car_pricing", &pricing),
@@ -129,9 +133,10 @@ fn rows_of_a_refused_row_are_refused_with_its_reason() {
     ];
     assert_refused(&files, "cars", &[(3, "another car has this slug: the one at line 2")]);
     assert_refused(&files, "car_pricing", &[(3, "its car (cars.csv, line 3) was refused")]);
-    let customer = "its customer (customers.csv, line 4) was refused: email is empty";
+    let customer = "its customer (customers.csv, line 4) was refused: email must be one email address, for example ada@example.com";
     assert_refused(&files, "bookings", &[(3, customer)]);
-    let of_customers = [(3, "has no booking that was taken"), (4, "email is empty")];
+    let of_customers =
+        [(3, "has no booking that was taken"), (4, "email must be one email address")];
     assert_refused(&files, "customers", &of_customers);
     let of_days = [
         (3, "is not a day of its booking"),
@@ -202,7 +207,7 @@ fn a_row_is_taken_if_all_of_its_steps_are_and_a_customer_if_one_is() {
         .replace("overall_status", "overall_status,notes")
         .replace("c2,u2", "c2,u1")
         .replace("upcoming", "upcoming,a note");
-    let customers = "id,email\nu1,one@example.com\n";
+    let customers = "id,email,last_name\nu1,one@example.com,One\n";
     let files = [("cars", CARS), ("customers", customers), ("bookings", bookings.as_str())];
     let no = || Outcome::Refused("no".to_owned());
     let first = format!("bookings-{BOOKING}");
@@ -308,6 +313,7 @@ const SHAPES: [Shape; 11] = [
         &[
             ("id", &["u1", "u2", "U1", "u3"]),
             ("email", &["one@example.com", "two@example.com", "", "@"]),
+            ("last_name", &["One", "Two", ""]),
             ("phone", &["", "1"]),
         ],
     ),

@@ -85,7 +85,7 @@ pub(super) fn plan_bookings(
 }
 
 fn read_customer(it: &CustomerColumns) -> Result<Valid<Customer>, CellError> {
-    let name = |cell: &Option<String>| cell.clone().unwrap_or_else(String::new);
+    let name = |cell: &Option<String>| cell.clone().unwrap_or_default();
     valid(Customer {
         user_id: it.user_id.clone(),
         details: Personal(CustomerDetails {

@@ -1,7 +1,7 @@
 //! Currencies (ISO 4217) and their minor units. Every `…_cents` of the system
 //! is a count of minor units: cents of USD, whole JPY, thousandths of KWD.
 
-use super::InvalidValue;
+use super::fault::InvalidValue;
 use iso_currency::Currency;
 
 /// The currency where a price list names none.

@@ -1,7 +1,10 @@
 //! Email addresses: one mailbox that a person gives, the mailboxes that a
 //! header names, and the rule by which two spellings are one address.
 
-use super::{InvalidValue, TextRule, rules::AddressText, text::is_invisible};
+use super::{
+    fault::InvalidValue,
+    text::{TextRule, is_invisible, rules::AddressText},
+};
 use mail_parser::{HeaderValue, parsers::MessageStream};
 use std::fmt;
 use unicode_normalization::UnicodeNormalization;

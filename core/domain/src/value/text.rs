@@ -8,7 +8,7 @@
 //!   four bytes of UTF-8, so each bound is one in bytes too.
 //! - A text that may not be empty has a character that people can see.
 
-use super::InvalidValue;
+use super::fault::InvalidValue;
 use std::{fmt, marker::PhantomData, ops::Deref, str::FromStr};
 
 /// The bounds of a kind of text.
@@ -19,6 +19,8 @@ pub trait TextRule {
     const MOST: usize;
     /// True if it may have several lines.
     const LINES: bool;
+    /// The name of the kind.
+    const NAME: &'static str;
 }
 
 /// A text that keeps its rule.
@@ -97,6 +99,7 @@ macro_rules! texts {
                     const LEAST: usize = $least;
                     const MOST: usize = $most;
                     const LINES: bool = texts!(@ $lines);
+                    const NAME: &'static str = stringify!($name);
                 }
             )*
         }

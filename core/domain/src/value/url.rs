@@ -1,6 +1,6 @@
 //! Addresses of pictures.
 
-use super::InvalidValue;
+use super::fault::InvalidValue;
 use url::Url;
 
 /// The longest address, in bytes.

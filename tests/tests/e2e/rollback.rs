@@ -4,8 +4,9 @@ use crate::rebuild::at_rest;
 use chrono::Utc;
 use exodrive_domain::operation::{Operation, OperationEvent};
 use exodrive_projections::{
-    Database,
+    Database, Projection,
     engine::{Runner, Step, cache::Cache, operations::OperatorCommand},
+    views::inbox::Inbox,
 };
 use exodrive_runtime::services::{Service, Signal};
 use exodrive_tests::{Delivery, WORKER, World, email_body, eventually};
@@ -140,7 +141,7 @@ async fn a_rollback_ends_although_redis_missed_rows_and_no_event_comes() {
     let first = post(&world, 1).await;
     reached(&world, 1, first).await;
     let request = Operation::RebuildRequested {
-        version: 1,
+        version: Inbox::VERSION,
         key: None,
         from_position: None,
         partitions: None,
@@ -152,7 +153,7 @@ async fn a_rollback_ends_although_redis_missed_rows_and_no_event_comes() {
     reached(&world, 2, second).await;
 
     step.store(ARMED, Ordering::SeqCst);
-    let request = Operation::RollbackRequested { version: 1, generation: 1 };
+    let request = Operation::RollbackRequested { version: Inbox::VERSION, generation: 1 };
     let rollback = apply_command(&database, 2, request).await;
     eventually("generation 1 has read what it was behind", async || {
         (step.load(Ordering::SeqCst) == READ).then_some(())
@@ -177,9 +178,8 @@ async fn watching_ends_when_nothing_moves_and_says_how_everything_stands() {
     let ended = world.exodrive(&asked).await;
     let printed = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(1), "{printed}");
-    for part in
-        ["Nothing has moved for 1s", "is recorded", "generation 1 (version 1): active, at 1"]
-    {
+    let generation = format!("generation 1 (version {}): active, at 1", Inbox::VERSION);
+    for part in ["Nothing has moved for 1s", "is recorded", &generation] {
         assert!(printed.contains(part), "{part} in {printed}");
     }
     world.start_worker(WORKER);

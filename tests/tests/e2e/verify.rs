@@ -247,8 +247,8 @@ async fn it_raises_no_false_alarm_while_everything_moves() {
 #[tokio::test]
 async fn little_memory_takes_more_passes_and_finds_the_same() {
     let world = InProcess::with(&[("EXODRIVE_CHECK_INTERVAL", "0s")]).await;
-    // Rows of about 40 KiB.
-    let long = "x".repeat(40_000);
+    // Rows of about 80 KiB.
+    let long = "x".repeat(80_000);
     for n in 0..60 {
         let body = email_body("sent", &format!("em-{n}"), "2026-11-20T09:00:00Z", "");
         let body = body.replace("Your booking", &format!("{n} {long}"));

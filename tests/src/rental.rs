@@ -130,13 +130,17 @@ impl Client {
     /// are behind, as a client would.
     pub async fn get_from(&self, position: u64, path: &str) -> Answer {
         eventually(&format!("the views of {path} reach position {position}"), async || {
-            let request = self.request(Method::GET, path);
-            let answer = Answer::of(request.header("exodrive-min-position", position)).await;
-            let answer = answer.map_err(|error| error.to_string())?;
+            let answer = self.get_once_from(position, path).await;
             let behind = answer.status == 503 && answer.json()["code"] == "view_behind";
             if behind { Err(answer.json().to_string()) } else { Ok(answer) }
         })
         .await
+    }
+
+    /// Gets a path that must show a position; gives the first answer.
+    pub async fn get_once_from(&self, position: u64, path: &str) -> Answer {
+        let request = self.request(Method::GET, path).header("exodrive-min-position", position);
+        Answer::of(request).await.unwrap()
     }
 
     /// Tries to book.

@@ -172,7 +172,7 @@ fn a_day_of_a_car_is_said_once() {
     let expected = [
         (3, "line 2 has the same day of the same car"),
         (6, "line 4 has the same day of the same car"),
-        (9, "date cannot be read"),
+        (9, "date must be a day"),
         (10, "the year must be from"),
         (11, "status is unknown"),
     ];

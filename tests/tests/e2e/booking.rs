@@ -136,7 +136,7 @@ async fn every_invalid_field_is_reported_with_its_place_and_what_to_do_next() {
         ("/customer/email", json!(1), 400),
         ("/fees/0", json!([7]), 400),
         ("/customer/email", json!("nobody"), 422),
-        ("/customer/first_name", json!(""), 422),
+        ("/customer/first_name", json!("a\0"), 422),
         ("/customer/last_name", json!("x".repeat(101)), 422),
         ("/customer/phone", json!("0".repeat(41)), 422),
         ("/end_date", json!(day(-1)), 422),

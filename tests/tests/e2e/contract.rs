@@ -81,7 +81,7 @@ async fn an_answer_has_the_position_in_every_view_that_it_joins() {
         })
         .await;
         let asked = reads.iter().map(async |(path, views)| {
-            let answer = auditor.get_from(position, path).await;
+            let answer = auditor.get_once_from(position, path).await;
             let expected = if views.contains(&view) { 503 } else { 200 };
             assert_eq!(answer.status, expected, "{path} while {view} stands: {:?}", answer.body);
             if expected == 503 {
@@ -110,7 +110,7 @@ async fn a_position_beyond_the_end_of_the_log_is_refused_at_once() {
         ["/v1/cars".to_owned(), format!("/v1/cars/{car}"), format!("/v1/cars/{car}/calendar")]
     {
         for beyond in [end + 1, 9_999_999, u64::MAX] {
-            let answer = visitor.get_from(beyond, &path).await;
+            let answer = visitor.get_once_from(beyond, &path).await;
             let problem = answer.problem(400, "invalid_request");
             assert_eq!(problem["errors"][0]["pointer"], "ExoDrive-Min-Position");
             assert!(answer.took < Duration::from_secs(1), "{path}: {:?}", answer.took);
@@ -219,12 +219,13 @@ fn example(schema: &Value, document: &Value) -> Value {
         return example(document.pointer(&reference[1..]).unwrap(), document);
     }
     if let Some(alternatives) = schema["oneOf"].as_array() {
-        return example(alternatives.last().unwrap(), document);
+        let value = alternatives.iter().find(|it| it["type"] != "null").unwrap();
+        return example(value, document);
     }
     let kind = schema["type"].as_str().or(schema["type"][0].as_str());
     match kind.unwrap() {
         "string" if schema["format"] == "date" => json!(day(0)),
-        "string" => json!("x"),
+        "string" => json!("x".repeat(length(schema))),
         "integer" => json!(1),
         "boolean" => json!(false),
         "array" => json!([example(&schema["items"], document)]),
@@ -234,6 +235,11 @@ fn example(schema: &Value, document: &Value) -> Value {
         }
         other => panic!("{other}"),
     }
+}
+
+/// The least length of a text.
+fn length(schema: &Value) -> usize {
+    schema["minLength"].as_u64().map_or(1, |least| usize::try_from(least).unwrap().max(1))
 }
 
 /// The pointers of all objects in a value.

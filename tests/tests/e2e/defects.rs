@@ -1,6 +1,7 @@
 //! Folds with defects: a panic or an endless loop parks an event and the later ones of its key, and
 //! harms nothing else.
 
+use exodrive_projections::{Projection, views::inbox::Inbox};
 use exodrive_tests::{Delivery, Process, WORKER, World, email_body, eventually};
 use serde_json::Value;
 use std::{path::Path, time::Duration};
@@ -181,8 +182,9 @@ async fn a_rebuild_parks_events_that_cannot_be_folded() {
     world.kill(WORKER);
     let _worker = worker_with(&world, "defective");
     let sql = "insert into rebuilds (id, projection, kind, version, actor, reason)
-         values (gen_random_uuid(), 'inbox', 'rebuild', 1, 'a test', 'a test')";
-    sqlx::query(sql).execute(world.database()).await.unwrap();
+         values (gen_random_uuid(), 'inbox', 'rebuild', $1, 'a test', 'a test')";
+    let version = i32::try_from(Inbox::VERSION).unwrap();
+    sqlx::query(sql).bind(version).execute(world.database()).await.unwrap();
     let comparison = eventually("the generations are compared", async || {
         let sql = "select comparison from rebuilds where state = 'waiting'";
         sqlx::query_scalar::<_, Value>(sql).fetch_optional(world.database()).await.unwrap()

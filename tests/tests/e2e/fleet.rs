@@ -18,7 +18,7 @@ async fn fleet(admin: &Client) -> Vec<String> {
     let cars = [
         ("alpha", "Alpha 100%", "Supercar", 300_000, vec!["Carbon seats", "Lift"]),
         ("beta", "beta_b", "SUV", 100_000, vec!["Lift"]),
-        ("gamma", "Gamma\nRay", "SUV", 200_000, vec![]),
+        ("gamma", "Gamma Ray", "SUV", 200_000, vec![]),
         ("delta", "Delta", "Convertible", 200_000, vec!["Carbon seats"]),
         ("omega", "Omega", "Supercar", 900_000, vec!["Lift"]),
     ];

@@ -130,7 +130,7 @@ async fn rows_that_cannot_be_imported_are_reported_with_the_reason() {
     let expected = [
         ("bookings", 3, "2027-03-03 to 2027-03-03 are taken by booking"),
         ("bookings", 4, "the last day is before the first"),
-        ("bookings", 5, "total_price is not an amount"),
+        ("bookings", 5, "total_price is not a number"),
         ("bookings", 6, "customers.csv has no customer u9"),
         ("bookings", 8, "overall_status is unknown"),
         ("car_pricing", 3, "cars.csv has no car"),

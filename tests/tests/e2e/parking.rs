@@ -6,7 +6,6 @@ use chrono::Utc;
 use exodrive_domain::{Envelope, Subject, WEBHOOK_RECEIVED};
 use exodrive_log::NewEvent;
 use exodrive_tests::{Delivery, System, WORKER, World, email_body, eventually};
-use rand::RngExt;
 use serde_json::Value;
 use sqlx::Row;
 
@@ -178,23 +177,4 @@ async fn a_row_that_postgres_rejects_is_parked_and_folded_in_order_after_the_fix
         (answer.header("x-cache") != "MISS" && answer.json()["events"] == 2).then_some(())
     })
     .await;
-}
-
-#[tokio::test]
-async fn an_id_too_long_for_an_index_holds_nothing_up() {
-    let world = InProcess::start().await;
-    // The id is random: Postgres would compress a repetitive one until it fits
-    // a page.
-    let id: String =
-        (0..6_000).map(|_| rand::rng().sample(rand::distr::Alphanumeric) as char).collect();
-    let long = Delivery::new(id, email_body("sent", "em-1", "2026-11-20T09:00:00Z", ""));
-    assert_eq!(world.stored(&long).await, 1);
-    assert_eq!(world.stored(&long).await, 1, "a repeat is known");
-    world.stored(&delivery(2, "sent", "em-2")).await;
-    world.settled().await;
-    assert_eq!(world.rows("deliveries").await.len() + parked(&world, "deliveries").await.len(), 2);
-    assert_eq!(status(&world, "em-1").await, "sent");
-    assert_eq!(status(&world, "em-2").await, "sent");
-    let raw = world.get("/v1/deliveries/1/raw").await;
-    assert_eq!((raw.status, raw.body), (200, long.body));
 }

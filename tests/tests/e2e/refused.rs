@@ -42,6 +42,10 @@ fn evolved(row: Option<InboxRow>, event: &Event<'_>) -> Option<InboxRow> {
     Some(row)
 }
 
+/// The release's version of `inbox`, and the next one.
+const PRESENT: u32 = Inbox::VERSION;
+const NEXT: u32 = PRESENT + 1;
+
 /// `inbox` with rows that Postgres refuses, in this version.
 struct Odd<const VERSION: u32>;
 
@@ -158,8 +162,9 @@ impl Odds {
 
     async fn request_rebuild(&self) {
         let sql = "insert into rebuilds (id, projection, kind, version, actor, reason)
-             values (gen_random_uuid(), 'inbox', 'rebuild', 1, 'a test', 'a test')";
-        sqlx::query(sql).execute(self.world.database()).await.unwrap();
+             values (gen_random_uuid(), 'inbox', 'rebuild', $1, 'a test', 'a test')";
+        let version = i32::try_from(PRESENT).unwrap();
+        sqlx::query(sql).bind(version).execute(self.world.database()).await.unwrap();
     }
 
     /// Waits until the last rebuild is in a state; gives its comparison.
@@ -236,7 +241,7 @@ fn expected(events: &[Recorded]) -> (Rows, Vec<ParkedEvent>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_are_alike_live_rebuilt_and_verified_whatever_is_refused() {
     let odds = Odds::start().await;
-    odds.work::<Odd<1>>();
+    odds.work::<Odd<PRESENT>>();
     let emails: Vec<_> = (0..8).map(|n| format!("em-{n}")).collect();
     let mut n = 0;
     for _ in 0..12 {
@@ -271,7 +276,7 @@ async fn rows_are_alike_live_rebuilt_and_verified_whatever_is_refused() {
     ] {
         odds.append(id, email).await;
     }
-    odds.level::<Odd<1>>().await;
+    odds.level::<Odd<PRESENT>>().await;
     let live = odds.found().await;
     assert_eq!(live, expected(&odds.world.events().await));
     assert!(live.1.len() >= 5, "{live:?}");
@@ -283,8 +288,9 @@ async fn rows_are_alike_live_rebuilt_and_verified_whatever_is_refused() {
     assert_eq!(odds.found().await, live);
 
     let options = Options::new(Extent::All);
-    let report =
-        verify::<Odd<1>>(&odds.log, &odds.database, None, &options, &|_, _| {}).await.unwrap();
+    let report = verify::<Odd<PRESENT>>(&odds.log, &odds.database, None, &options, &|_, _| {})
+        .await
+        .unwrap();
     assert!(report.is_equal(), "{report:?}");
     assert!(report.blocked >= 3, "{report:?}");
 }
@@ -292,11 +298,11 @@ async fn rows_are_alike_live_rebuilt_and_verified_whatever_is_refused() {
 #[tokio::test]
 async fn an_event_that_is_parked_though_it_can_be_folded_is_reported() {
     let odds = Odds::start().await;
-    odds.work::<Odd<1>>();
+    odds.work::<Odd<PRESENT>>();
     for (id, email) in [("fine", "em-a"), ("panic", "em-a"), ("stuck", "em-b")] {
         odds.append(id, email).await;
     }
-    odds.level::<Odd<1>>().await;
+    odds.level::<Odd<PRESENT>>().await;
     let verified = async |fixed: bool| {
         let options = Options::new(Extent::All);
         let (log, database) = (&odds.log, &odds.database);
@@ -304,7 +310,7 @@ async fn an_event_that_is_parked_though_it_can_be_folded_is_reported() {
         if fixed {
             verify::<Inbox>(log, database, None, &options, progress).await.unwrap()
         } else {
-            verify::<Odd<1>>(log, database, None, &options, progress).await.unwrap()
+            verify::<Odd<PRESENT>>(log, database, None, &options, progress).await.unwrap()
         }
     };
     let report = verified(false).await;
@@ -329,7 +335,7 @@ async fn a_newer_version_that_parks_more_is_not_swapped_in_by_itself() {
         odds.append(id, email).await;
     }
     odds.level::<Inbox>().await;
-    odds.work::<Odd<2>>();
+    odds.work::<Odd<NEXT>>();
     let comparison = odds.rebuild_is("waiting").await;
     let parked = &comparison["newly_parked"];
     assert_eq!((&parked[0]["key"], &parked[0]["position"]), (&json!("em-a"), &json!(2)));
@@ -422,7 +428,7 @@ async fn a_value_too_long_for_an_index_parks_a_row_and_not_a_rebuild() {
         (rows, parked)
     };
     let (rows, parked) = state().await;
-    assert_eq!(parked, [long.clone()]);
+    assert_eq!(parked, std::slice::from_ref(&long));
     let mut known = vec![held["id"].as_str().unwrap().to_owned(), short];
     known.sort();
     assert_eq!(rows, known);

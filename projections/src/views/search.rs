@@ -1,13 +1,13 @@
 //! Search of text: the words of what is stored and of what a person types, folded alike, and the
 //! queries of Postgres that compare them.
 //!
-//! A row has the text of its words ([`text_of`]), and its table a column `words` (`tsvector`) of it
+//! A row has the text of its words (`text_of`), and its table a column `words` (`tsvector`) of it
 //! with a GIN index. A text is found by the beginnings of its words, in any order.
 //!
 //! A list is in an order of its own (newest first), which such an index does not know. What is
 //! common is therefore found by looking through the list, and only what is rare is asked of the
 //! index: it has few rows, which are quickly sorted. The newest rows tell one from the other
-//! ([`Search::plan`]).
+//! (`Search::plan`).
 //! Operators of `tsvector` are not leakproof, so that Postgres uses the index only where no policy
 //! has a condition: for staff.
 

@@ -1,7 +1,6 @@
 //! Events that cannot be folded are parked in order, with the reason, and hold
 //! up no others.
 
-use crate::in_process::InProcess;
 use chrono::Utc;
 use exodrive_domain::{Envelope, Subject, WEBHOOK_RECEIVED};
 use exodrive_log::NewEvent;

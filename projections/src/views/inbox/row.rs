@@ -11,7 +11,7 @@ pub struct InboxRow {
     pub email: Email,
     /// Its status by the name that readers filter by.
     pub status: String,
-    /// The words that it is found by: [`text_of`].
+    /// The words that it is found by: `text_of`.
     pub search: String,
 }
 

@@ -1,6 +1,7 @@
 //! An HTTP client for tests: signed deliveries, tokens, requests and their
 //! answers.
 
+use crate::contract::{self, Asked};
 use base64::{
     Engine,
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
@@ -71,15 +72,20 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Sends a request and reads its answer.
+    /// Sends a request and reads its answer, which must be as the contract says.
     ///
     /// # Errors
     /// When no answer comes.
     pub async fn of(request: reqwest::RequestBuilder) -> Result<Self, reqwest::Error> {
+        let (client, request) = request.build_split();
+        let request = request?;
+        let asked =
+            Asked { method: request.method().clone(), path: request.url().path().to_owned() };
         let began = std::time::Instant::now();
-        let response = request.send().await?;
+        let response = client.execute(request).await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = response.bytes().await?;
+        contract::check(&asked, status, &headers, &body);
         Ok(Self { status, headers, body, took: began.elapsed() })
     }
 

@@ -18,6 +18,7 @@
 
 mod client;
 mod complaints;
+mod contract;
 mod fixtures;
 mod model;
 mod process;

@@ -28,6 +28,7 @@ use exodrive_domain::{
     days::Days,
     fleet::today,
     price::{Quote, quote},
+    value::{DEFAULT_CURRENCY, check_currency},
 };
 use exodrive_projections::{
     Identity, Projection,
@@ -57,11 +58,15 @@ pub(crate) struct CarQuery {
     /// Only of these categories, with commas between, in any case.
     #[param(example = "supercar,suv")]
     category: Option<String>,
-    /// Costing at least this a day, in cents.
-    #[param(value_type = Option<i64>)]
+    /// Only cars whose prices are in this currency (ISO 4217). `USD` if a price is given without it:
+    /// amounts of two currencies do not compare.
+    #[param(example = "USD")]
+    currency: Option<String>,
+    /// Costing at least this a day, in minor units of the currency (cents of USD).
+    #[param(value_type = Option<i64>, minimum = 0)]
     price_min: Option<String>,
-    /// Costing at most this a day, in cents.
-    #[param(value_type = Option<i64>)]
+    /// Costing at most this a day, in minor units of the currency (cents of USD).
+    #[param(value_type = Option<i64>, minimum = 0)]
     price_max: Option<String>,
     /// With all of these features, with commas between, in any case.
     features: Option<String>,
@@ -76,7 +81,8 @@ pub(crate) struct CarQuery {
     /// … to this day, both included.
     #[param(value_type = Option<NaiveDate>)]
     available_to: Option<Day>,
-    /// `featured` (then by name), `name`, `price` or `-price`.
+    /// `featured` (then by name), `name`, `price` (by currency, the cheapest of each first) or
+    /// `-price`.
     #[param(example = "-price")]
     sort: Option<String>,
     /// Staff: also cars that the public does not see.
@@ -149,10 +155,18 @@ fn filter(query: CarQuery, who: &Requester) -> Result<Filter, ApiError> {
     let cents = |name: &str, text: Option<String>| {
         let parse = |text: String| {
             let cents = text.parse().ok().filter(|cents: &i64| *cents >= 0);
-            cents.ok_or_else(|| ApiError::parameter(name, "it must be a number of cents"))
+            let detail = "it must be a number of minor units, not negative";
+            cents.ok_or_else(|| ApiError::parameter(name, detail))
         };
         text.map(parse).transpose()
     };
+    let price_min = cents("price_min", query.price_min)?;
+    let price_max = cents("price_max", query.price_max)?;
+    if let Some(currency) = &query.currency {
+        check_currency(currency)
+            .map_err(|it| ApiError::parameter("currency", format!("it {it}")))?;
+    }
+    let priced = price_min.or(price_max).map(|_| DEFAULT_CURRENCY.to_owned());
     let free = match (query.available_from.map(|day| day.0), query.available_to.map(|day| day.0)) {
         (None, None) => None,
         (Some(first), Some(last)) => Some(
@@ -187,8 +201,9 @@ fn filter(query: CarQuery, who: &Requester) -> Result<Filter, ApiError> {
     });
     Ok(Filter {
         categories: words(query.category),
-        price_min: cents("price_min", query.price_min)?,
-        price_max: cents("price_max", query.price_max)?,
+        currency: query.currency.or(priced),
+        price_min,
+        price_max,
         features: words(query.features),
         text: text(query.q),
         free,

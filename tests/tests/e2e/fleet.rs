@@ -101,6 +101,8 @@ async fn the_list_is_filtered_sorted_and_paged() {
         "sort=colour",
         "price_min=cheap",
         "price_max=-1",
+        "currency=usd",
+        "currency=USD,EUR",
         "limit=0",
         "available_from=2027-01-01",
         "available_to=2027-01-01",
@@ -117,6 +119,32 @@ async fn the_list_is_filtered_sorted_and_paged() {
             visitor.get(&format!("/v1/cars?{query}")).await.problem(400, "invalid_request");
         assert!(problem["next"].as_str().is_some());
     }
+}
+
+#[tokio::test]
+async fn prices_compare_within_one_currency() {
+    let world = InProcess::start().await;
+    let admin = world.admin();
+    for (slug, cents, currency) in [
+        ("dear-dollars", 1_000_000_000_000_i64, "USD"),
+        ("dollars", 100_000, "USD"),
+        ("euros", 90_000, "EUR"),
+        ("yen", 200_000, "JPY"),
+    ] {
+        let price = json!({"base_per_day_cents": cents, "currency": currency});
+        admin.add_car_priced(&car_body(slug), &price).await;
+    }
+    world.settled().await;
+    let found = async |query: &str| -> Vec<String> {
+        let list = admin.get(&format!("/v1/cars?{query}")).await.expect(200);
+        slugs(&list).into_iter().map(str::to_owned).collect()
+    };
+    assert_eq!(found("sort=price").await, ["euros", "yen", "dollars", "dear-dollars"]);
+    assert_eq!(found("sort=-price").await, ["dear-dollars", "dollars", "yen", "euros"]);
+    assert_eq!(found("price_min=0").await, ["dear-dollars", "dollars"], "dollars unless named");
+    assert_eq!(found("price_max=200000&currency=JPY").await, ["yen"]);
+    assert_eq!(found("currency=EUR").await, ["euros"]);
+    assert_eq!(found("currency=CHF").await, <[&str; 0]>::default());
 }
 
 #[tokio::test]

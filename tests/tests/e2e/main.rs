@@ -22,6 +22,7 @@ mod command_path;
 mod contract;
 mod crash_points;
 mod defects;
+mod document;
 mod double_booking;
 mod duplicates;
 mod edited_log;

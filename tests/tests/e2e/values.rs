@@ -2,7 +2,7 @@
 //! refused at the door with the place of the fault, and nothing is appended.
 
 use crate::in_process::InProcess;
-use exodrive_tests::{Answer, System, booking_body, car_body, day};
+use exodrive_tests::{Answer, Delivery, System, booking_body, car_body, day, email_body};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -169,4 +169,47 @@ async fn amounts_are_in_the_minor_unit_of_their_currency() {
     let timeline = timeline.expect(200).to_string();
     assert!(timeline.contains("for 60000 JPY"), "{timeline}");
     assert!(timeline.contains("Payment of 60000 JPY authorized"), "{timeline}");
+}
+
+#[tokio::test]
+async fn times_are_read_in_every_form_that_somebody_writes() {
+    let world = InProcess::start().await;
+    let email = "0198f3a6-c1f0-7d5a-b0c4-00000000000a";
+    let mut expected = Vec::new();
+    for (written, read) in [
+        ("2026-11-20T09:15:05.118Z", json!("2026-11-20T09:15:05.118000Z")),
+        ("2026-11-20 09:15:06.123456+00", json!("2026-11-20T09:15:06.123456Z")),
+        ("2026-11-20 11:15:07+0200", json!("2026-11-20T09:15:07.000000Z")),
+        ("2026-11-20t09:15:08z", json!("2026-11-20T09:15:08.000000Z")),
+        ("2026-11-20 09:15:09", Value::Null),
+        ("yesterday", Value::Null),
+    ] {
+        let id = format!("msg_{}", expected.len());
+        let body = email_body("opened", email, written, "");
+        world.stored(&Delivery::new(id.clone(), body)).await;
+        expected.push((id, read));
+    }
+    world.settled().await;
+    let answer = world.get(&format!("/v1/inbox/{email}/deliveries")).await.expect(200);
+    let deliveries = answer["data"].as_array().unwrap().iter();
+    let found: Vec<_> = deliveries
+        .map(|it| (it["id"].as_str().unwrap().to_owned(), it["happened_at"].clone()))
+        .collect();
+    assert_eq!(found, expected);
+}
+
+#[tokio::test]
+async fn ids_of_others_are_bounded() {
+    let world = InProcess::start().await;
+    let body = email_body("sent", "0198f3a6-c1f0-7d5a-b0c4-00000000000b", "", "");
+    for (length, status) in [(1, 200), (256, 200), (257, 401)] {
+        let delivery = Delivery::new("m".repeat(length), body.clone());
+        assert_eq!(world.post(&delivery).await.status, status, "an id of {length} bytes");
+    }
+    for (length, status) in [(1, 200), (255, 200), (256, 401), (0, 401)] {
+        let token = world.token_of(&"é".repeat(length), "auditor");
+        let request = world.request(Method::GET, "/v1/inbox").bearer_auth(token);
+        let answer = Answer::of(request).await.unwrap();
+        assert_eq!(answer.status, status, "a user's id of {length} characters");
+    }
 }

@@ -31,7 +31,7 @@ pub struct CarRow {
     pub by_featured: String,
     /// By name.
     pub by_name: String,
-    /// By the price of a day, cheapest first.
+    /// By currency, and the price of a day in it.
     pub by_price: String,
 }
 
@@ -45,14 +45,16 @@ impl CarRow {
         let words = text_of(texts.into_iter().chain(features).map(String::as_str));
         let search = format!("{words} {}", typos_of(&profile.name));
         let name = profile.name.to_lowercase();
-        let price = car.prices.as_ref().map_or(0, |prices| prices.base_per_day_cents);
+        let prices = car.prices.as_ref();
+        let price = prices.map_or(0, |prices| prices.base_per_day_cents);
+        let currency = prices.map_or("", |prices| &prices.currency);
         Self {
             shown: car.listed && !car.archived && car.prices.is_some(),
             search,
             features: profile.features.iter().map(|it| fold(&it.name)).collect(),
             by_featured: format!("{} {name} {}", u8::from(!car.featured), car.id),
             by_name: format!("{name} {}", car.id),
-            by_price: format!("{price:012} {}", car.id),
+            by_price: format!("{currency} {price:013} {}", car.id),
             car,
         }
     }

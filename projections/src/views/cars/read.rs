@@ -24,9 +24,9 @@ pub enum Sort {
     Featured,
     /// By name.
     Name,
-    /// Cheapest first.
+    /// By currency, and the cheapest of each first.
     Price,
-    /// Most expensive first.
+    /// The same, backwards.
     PriceDescending,
 }
 
@@ -50,9 +50,11 @@ impl Sort {
 pub struct Filter {
     /// Only of these categories, in lower case; any if empty.
     pub categories: Vec<String>,
-    /// Costing at least this a day, in cents.
+    /// Priced in this currency. Give it with a price: amounts of two currencies do not compare.
+    pub currency: Option<String>,
+    /// Costing at least this a day, in minor units.
     pub price_min: Option<i64>,
-    /// Costing at most this a day, in cents.
+    /// Costing at most this a day, in minor units.
     pub price_max: Option<i64>,
     /// With all of these features, in any case.
     pub features: Vec<String>,
@@ -123,6 +125,8 @@ pub async fn find_cars(
                       and ($7::int is null or not exists (
                           select from calendar where calendar.key = cars.key
                           and calendar.taken && int4range($7, $8)))
+                      and ($11::text is null
+                          or data -> 'car' -> 'prices' ->> 'currency' = $11)
                       and ($9::text is null or "#
                     + $compare
                     + r#") order by "#
@@ -137,7 +141,8 @@ pub async fn find_cars(
                 from,
                 until,
                 filter.after,
-                filter.limit + 1
+                filter.limit + 1,
+                filter.currency
             )
             .fetch_all(&mut **reader)
             .await?

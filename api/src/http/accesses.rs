@@ -37,8 +37,10 @@ pub(crate) struct AccessQuery {
     #[param(example = "admin:0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4")]
     actor: Option<String>,
     /// Only at this time or later (RFC 3339).
+    #[param(value_type = Option<DateTime<Utc>>)]
     since: Option<String>,
     /// Only before this time (RFC 3339).
+    #[param(value_type = Option<DateTime<Utc>>)]
     until: Option<String>,
     /// Rows on the page, 1 to 100. 20 if not given.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
@@ -114,8 +116,10 @@ pub(crate) async fn list_accesses(
 #[serde(default)]
 pub(crate) struct RejectedWebhookQuery {
     /// Only at this time or later (RFC 3339).
+    #[param(value_type = Option<DateTime<Utc>>)]
     since: Option<String>,
     /// Only before this time (RFC 3339).
+    #[param(value_type = Option<DateTime<Utc>>)]
     until: Option<String>,
 }
 

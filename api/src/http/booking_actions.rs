@@ -116,9 +116,10 @@ macro_rules! booking_action_routes {
 #[serde(deny_unknown_fields)]
 pub(crate) struct AmountRequest {
     /// Amount in cents; the open amount if not given.
+    #[schema(minimum = 1, maximum = 1_000_000_000_000_i64)]
     amount_cents: Option<i64>,
     /// Reference of the payment provider.
-    reference: Option<given::PaymentReference>,
+    reference: Option<given::OptionalPaymentReference>,
 }
 
 /// An amount given back.
@@ -126,9 +127,10 @@ pub(crate) struct AmountRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RefundRequest {
     /// Amount in cents; all that can be refunded if not given.
+    #[schema(minimum = 1, maximum = 1_000_000_000_000_i64)]
     amount_cents: Option<i64>,
     /// Reason of the refund.
-    reason: Option<given::Reason>,
+    reason: Option<given::OptionalReason>,
 }
 
 /// A reason.
@@ -136,7 +138,7 @@ pub(crate) struct RefundRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReasonRequest {
     /// Reason, for the timeline.
-    reason: Option<given::Reason>,
+    reason: Option<given::OptionalReason>,
 }
 
 /// A contract that is sent.
@@ -144,7 +146,7 @@ pub(crate) struct ReasonRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct DocumentRequest {
     /// Id of the document at the signing service.
-    document: Option<given::DocumentReference>,
+    document: Option<given::OptionalDocumentReference>,
 }
 
 /// A car that came back.
@@ -152,7 +154,6 @@ pub(crate) struct DocumentRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReturnRequest {
     /// Day of the return; today in the car's time zone if not given.
-    #[schema(value_type = Option<chrono::NaiveDate>)]
     returned_on: Option<Day>,
 }
 
@@ -161,10 +162,10 @@ pub(crate) struct ReturnRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ResolveRequest {
     /// `completed` or `cancelled`.
-    #[schema(max_length = 20)]
+    #[schema(pattern = "^(completed|cancelled)$")]
     status: String,
     /// Reason of the decision.
-    reason: Option<given::Reason>,
+    reason: Option<given::OptionalReason>,
 }
 
 /// New days for a booking.
@@ -172,20 +173,19 @@ pub(crate) struct ResolveRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RescheduleRequest {
     /// The first day.
-    #[schema(value_type = chrono::NaiveDate)]
     start_date: Day,
     /// The last day.
-    #[schema(value_type = chrono::NaiveDate)]
     end_date: Day,
     /// Ids of optional fees; then `pick_up` and `drop_off` are read too. If not
     /// given, the earlier choice stays.
     #[schema(value_type = Option<BTreeSet<given::ChoiceId>>, max_items = 50)]
     fees: Option<BTreeSet<String>>,
     /// Id of the location where the customer picks the car up, with `fees`.
-    pick_up: Option<given::ChoiceId>,
+    pick_up: Option<given::OptionalChoiceId>,
     /// Id of the location where the customer leaves the car, with `fees`.
-    drop_off: Option<given::ChoiceId>,
+    drop_off: Option<given::OptionalChoiceId>,
     /// Total that the customer was shown, in cents.
+    #[schema(minimum = 0)]
     expected_total_cents: Option<i64>,
 }
 
@@ -194,9 +194,9 @@ pub(crate) struct RescheduleRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ExtendRequest {
     /// The new last day.
-    #[schema(value_type = chrono::NaiveDate)]
     end_date: Day,
     /// Total that the customer was shown, in cents.
+    #[schema(minimum = 0)]
     expected_total_cents: Option<i64>,
 }
 
@@ -294,8 +294,9 @@ pub(crate) struct MoveRequest {
     #[serde(default)]
     keep_price: bool,
     /// Reason of the move.
-    reason: Option<given::Reason>,
+    reason: Option<given::OptionalReason>,
     /// Total that the customer was shown, in cents.
+    #[schema(minimum = 0)]
     expected_total_cents: Option<i64>,
 }
 

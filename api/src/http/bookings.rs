@@ -60,10 +60,8 @@ pub(crate) struct BookingRequest {
     #[schema(min_length = 1, max_length = 100)]
     car_id: String,
     /// The first day of the rental.
-    #[schema(value_type = chrono::NaiveDate)]
     start_date: Day,
     /// The last day of the rental; the same as the first for one day.
-    #[schema(value_type = chrono::NaiveDate)]
     end_date: Day,
     /// The customer who rents.
     customer: CustomerRequest,
@@ -72,16 +70,18 @@ pub(crate) struct BookingRequest {
     #[schema(value_type = BTreeSet<given::ChoiceId>, max_items = 50)]
     fees: BTreeSet<String>,
     /// Id of the location where the customer picks the car up.
-    pick_up: Option<given::ChoiceId>,
+    pick_up: Option<given::OptionalChoiceId>,
     /// Id of the location where the customer leaves the car; the same if not
     /// given.
-    drop_off: Option<given::ChoiceId>,
+    drop_off: Option<given::OptionalChoiceId>,
     /// Total that the customer was shown, in cents. If the total is another
     /// one, the booking is rejected (`price_changed`).
+    #[schema(minimum = 0)]
     expected_total_cents: Option<i64>,
     /// A note for staff.
-    notes: Option<given::Note>,
+    notes: Option<given::OptionalNote>,
     /// Minutes for which the days are held unpaid. Staff only.
+    #[schema(minimum = 1, maximum = 43_200)]
     hold_minutes: Option<u32>,
 }
 
@@ -99,10 +99,10 @@ pub(crate) struct CustomerRequest {
     #[schema(required = false)]
     last_name: Option<given::PersonName>,
     /// Telephone number.
-    phone: Option<given::Phone>,
+    phone: Option<given::OptionalPhone>,
     /// Account of the customer. Staff only: for a signed-in customer it is
     /// their own.
-    user_id: Option<given::UserId>,
+    user_id: Option<given::OptionalUserId>,
 }
 
 impl CustomerRequest {
@@ -244,8 +244,8 @@ fn new_booking(
 /// The chosen extras and locations of a request.
 pub(super) fn choices(
     fees: BTreeSet<String>,
-    pick_up: Option<&given::ChoiceId>,
-    drop_off: Option<&given::ChoiceId>,
+    pick_up: Option<&given::OptionalChoiceId>,
+    drop_off: Option<&given::OptionalChoiceId>,
 ) -> Result<Valid<Choices>, ApiError> {
     let (pick_up, drop_off) = (pick_up.map(Given::raw), drop_off.map(Given::raw));
     valid("", Choices { fees, pick_up, drop_off })
@@ -403,14 +403,14 @@ pub(crate) struct BookingQuery {
     /// Only of this customer.
     customer_id: Option<String>,
     /// Only those that have this day or a later one.
-    #[param(value_type = Option<NaiveDate>)]
     from: Option<Day>,
     /// Only those that have this day or an earlier one.
-    #[param(value_type = Option<NaiveDate>)]
     to: Option<Day>,
     /// Only made at this time or later (RFC 3339).
+    #[param(value_type = Option<DateTime<Utc>>)]
     created_gte: Option<String>,
     /// Only made before this time (RFC 3339).
+    #[param(value_type = Option<DateTime<Utc>>)]
     created_lt: Option<String>,
     /// Only with each of these words, or words that begin with them, in id, reference, name, email
     /// or telephone number: in any order and case, with or without accents. A telephone number is

@@ -60,7 +60,7 @@ pub(crate) struct CarQuery {
     category: Option<String>,
     /// Only cars whose prices are in this currency (ISO 4217). `USD` if a price is given without it:
     /// amounts of two currencies do not compare.
-    #[param(example = "USD")]
+    #[param(value_type = Option<given::Currency>, example = "USD")]
     currency: Option<String>,
     /// Costing at least this a day, in minor units of the currency (cents of USD).
     #[param(value_type = Option<i64>, minimum = 0)]
@@ -76,10 +76,8 @@ pub(crate) struct CarQuery {
     #[param(example = "gt3 porshe")]
     q: Option<String>,
     /// Free from this day …
-    #[param(value_type = Option<NaiveDate>)]
     available_from: Option<Day>,
     /// … to this day, both included.
-    #[param(value_type = Option<NaiveDate>)]
     available_to: Option<Day>,
     /// `featured` (then by name), `name`, `price` (by currency, the cheapest of each first) or
     /// `-price`.
@@ -287,10 +285,8 @@ async fn car_json(
 #[serde(default)]
 pub(crate) struct CalendarQuery {
     /// The first day; today in the car's time zone if not given.
-    #[param(value_type = Option<NaiveDate>)]
     from: Option<Day>,
     /// The last day. At most 731 days in all, 90 if not given.
-    #[param(value_type = Option<NaiveDate>)]
     to: Option<Day>,
 }
 
@@ -421,20 +417,18 @@ pub(crate) struct QuoteRequest {
     #[schema(min_length = 1, max_length = 100)]
     car_id: String,
     /// The first day of the rental.
-    #[schema(value_type = chrono::NaiveDate)]
     start_date: Day,
     /// The last day of the rental; the same as the first for one day.
-    #[schema(value_type = chrono::NaiveDate)]
     end_date: Day,
     /// Ids of optional fees.
     #[serde(default)]
     #[schema(value_type = BTreeSet<given::ChoiceId>, max_items = 50)]
     fees: BTreeSet<String>,
     /// Id of the location where the customer picks the car up.
-    pick_up: Option<given::ChoiceId>,
+    pick_up: Option<given::OptionalChoiceId>,
     /// Id of the location where the customer leaves the car; the same if not
     /// given.
-    drop_off: Option<given::ChoiceId>,
+    drop_off: Option<given::OptionalChoiceId>,
 }
 
 /// The price of a rental. A booking at the same version of the price list is

@@ -59,6 +59,7 @@ pub(super) fn complete(document: &mut OpenApi) {
             }
             for parameter in operation.parameters.iter_mut().flatten() {
                 if let RefOr::T(parameter) = parameter {
+                    never_null(parameter);
                     bound(parameter);
                 }
             }
@@ -83,13 +84,26 @@ fn link() -> [Parameter; 2] {
     ]
 }
 
+/// A text without NUL, as a regular expression.
+const NO_NUL: &str = "^[^\\u0000]*$";
+
 /// A text of at most this many characters.
 fn text_of(longest: u64) -> RefOr<Schema> {
     let text = ObjectBuilder::new().schema_type(Type::String);
-    text.max_length(usize::try_from(longest).ok()).into()
+    text.max_length(usize::try_from(longest).ok()).pattern(Some(NO_NUL)).into()
 }
 
-/// Says how long a text in a query may be.
+/// A parameter that is not given is absent: there is no null in a URL or a header.
+fn never_null(parameter: &mut Parameter) {
+    let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema else { return };
+    if let SchemaType::Array(kinds) = &schema.schema_type
+        && let [kind] = &*kinds.iter().filter(|kind| **kind != Type::Null).collect::<Vec<_>>()
+    {
+        schema.schema_type = SchemaType::Type((*kind).clone());
+    }
+}
+
+/// Says how long a text in a query may be, and that it has no NUL.
 fn bound(parameter: &mut Parameter) {
     let is_text = |kind: &SchemaType| match kind {
         SchemaType::Type(kind) => *kind == Type::String,
@@ -102,8 +116,16 @@ fn bound(parameter: &mut Parameter) {
         && is_text(&schema.schema_type)
         && schema.enum_values.is_none()
         && schema.max_length.is_none()
+        && schema.format.is_none()
     {
         schema.max_length = usize::try_from(longest).ok();
+        schema.pattern.get_or_insert_with(|| NO_NUL.to_owned());
+    }
+    // What is read before a request's body: a key, and the tags of a condition.
+    if parameter.name == "Idempotency-Key"
+        && let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema
+    {
+        (schema.min_length, schema.max_length) = (Some(1), Some(255));
     }
 }
 
@@ -143,11 +165,9 @@ fn parameters() -> Named<Parameter> {
     let in_query = |name, description, schema| {
         parameter(ParameterIn::Query, name, description, Required::False, schema)
     };
-    let or_null =
-        |kind| ObjectBuilder::new().schema_type(SchemaType::from_iter([kind, Type::Null]));
-    let text = || or_null(Type::String).into();
+    let text = || ObjectBuilder::new().schema_type(Type::String);
     let int64 = || Some(SchemaFormat::KnownFormat(KnownFormat::Int64));
-    let position = or_null(Type::Integer).format(int64()).minimum(Some(0));
+    let position = ObjectBuilder::new().schema_type(Type::Integer).format(int64()).minimum(Some(0));
     let limit = ObjectBuilder::new()
         .schema_type(Type::Integer)
         .format(int64())
@@ -168,7 +188,7 @@ fn parameters() -> Named<Parameter> {
             in_header(
                 "Idempotency-Key",
                 "A repeat under the same key gets the first answer",
-                text(),
+                text().min_length(Some(1)).max_length(Some(255)).into(),
             ),
         ),
         (
@@ -176,7 +196,7 @@ fn parameters() -> Named<Parameter> {
             in_header(
                 "If-Match",
                 "Only if the booking still has this `ETag`; else 412 with `current`",
-                text(),
+                text().into(),
             ),
         ),
         (
@@ -184,7 +204,7 @@ fn parameters() -> Named<Parameter> {
             in_header(
                 "If-Match",
                 "Only if the car still has this `ETag`; else 412 with `current`",
-                text(),
+                text().into(),
             ),
         ),
         (
@@ -192,7 +212,7 @@ fn parameters() -> Named<Parameter> {
             in_header(
                 "If-None-Match",
                 "An `ETag` that you hold: answered 304 while it is current",
-                text(),
+                text().into(),
             ),
         ),
         (
@@ -241,11 +261,9 @@ fn responses() -> Named<Response> {
         ("CarAfter", json("The car after the command", "CarDetail")),
         ("CarConflict", problem("`car_conflict`")),
         ("OperationRejected", problem("`operation_rejected`")),
+        ("DryRun", json("Of a dry run", "CommandReceipt")),
         ("ProjectionCommandRejected", problem("`rebuild_in_progress` or `operation_rejected`")),
-        (
-            "Recorded",
-            json("Recorded; a dry run is answered 200 with an object `command`", "CommandReceipt"),
-        ),
+        ("Recorded", json("Recorded; or what a dry run would do", "CommandReceipt")),
         ("Stale", problem("`stale`, with `current`")),
         ("Unchanged", ResponseBuilder::new().description("Unchanged").build()),
     ]);

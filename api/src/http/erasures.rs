@@ -6,6 +6,7 @@ use super::{
     Api, App,
     auth::extract::Operates,
     command::{Answer, Command, EmptyBody},
+    given,
     refusals::no_such_erasure,
 };
 use axum::{
@@ -23,10 +24,10 @@ use utoipa::ToSchema;
 #[serde(deny_unknown_fields)]
 pub(crate) struct ErasureRequest {
     /// The person's email address.
-    #[schema(max_length = 254)]
+    #[schema(value_type = given::AddressText)]
     email_address: String,
     /// Reason. It stays in the log, so it must hold nothing personal.
-    #[schema(max_length = 500)]
+    #[schema(value_type = given::Reason)]
     reason: String,
     /// True to erase events that only mention the address, too: mail to others,
     /// other customers' bookings.
@@ -42,10 +43,10 @@ pub(crate) struct ErasureRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct HoldRequest {
     /// The person's email address.
-    #[schema(max_length = 254)]
+    #[schema(value_type = given::AddressText)]
     email_address: String,
     /// Reason. It stays in the log, so it must hold nothing personal.
-    #[schema(max_length = 500)]
+    #[schema(value_type = given::Reason)]
     reason: String,
     /// `false` releases the hold.
     #[serde(default = "held")]
@@ -61,7 +62,7 @@ fn held() -> bool {
 #[serde(deny_unknown_fields)]
 pub(crate) struct CancelErasure {
     /// Reason. It stays in the log.
-    #[schema(max_length = 500)]
+    #[schema(value_type = given::Reason)]
     reason: String,
 }
 

@@ -61,8 +61,10 @@ pub(crate) struct EventQuery {
     /// Only by this actor.
     actor: Option<String>,
     /// Only those stored at this time (RFC 3339) or later.
+    #[param(value_type = Option<DateTime<Utc>>)]
     since: Option<String>,
     /// Only those stored before this time.
+    #[param(value_type = Option<DateTime<Utc>>)]
     until: Option<String>,
     /// Only those at this position or after it.
     #[param(value_type = Option<u64>, minimum = 1)]
@@ -78,6 +80,7 @@ pub(crate) struct EventQuery {
     limit: Option<String>,
     /// `json`: a page. `ndjson`, `csv` or `parquet`: an export of all of them
     /// that can be proven.
+    #[param(pattern = "^(json|ndjson|csv|parquet)$")]
     format: Option<String>,
     /// `true`: an export has the decrypted content of every event.
     #[param(value_type = Option<bool>)]

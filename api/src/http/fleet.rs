@@ -54,9 +54,11 @@ pub(crate) struct CarRequest {
     short_description: Option<given::ShortDescription>,
     /// Specifications, in the order to be shown.
     #[serde(default)]
+    #[schema(max_items = 100)]
     specifications: Vec<NamedTextDetail>,
     /// Features, in the order to be shown.
     #[serde(default)]
+    #[schema(max_items = 50)]
     features: Vec<NamedTextDetail>,
     /// Time zone of the car (IANA); `America/New_York` if not given.
     #[schema(max_length = 50)]
@@ -94,34 +96,43 @@ fn named_text(it: &NamedTextDetail) -> NamedText {
 pub(crate) struct PriceRequest {
     /// Currency (ISO 4217); `USD` if not given. Every amount is in its minor
     /// unit: cents of USD, whole JPY, thousandths of KWD.
-    #[schema(min_length = 3, max_length = 3)]
+    #[schema(value_type = Option<given::Currency>)]
     currency: Option<String>,
     /// Price of a day, in cents.
+    #[schema(minimum = 1, maximum = 99_999_999)]
     base_per_day_cents: i64,
     /// Discount on days and fees.
     #[serde(default)]
+    #[schema(maximum = 10_000)]
     discount_basis_points: u32,
     /// Text about the discount for customers.
     offer_text: Option<given::OfferText>,
     /// Deposit held while the car is out, apart from the price; 30 % of the
     /// total if not given.
+    #[schema(minimum = 0, maximum = 99_999_999)]
     deposit_cents: Option<i64>,
     /// Shortest rental in days; 1 if not given.
+    #[schema(minimum = 1, maximum = 365)]
     minimum_days: Option<u32>,
     /// Fees for a whole rental.
     #[serde(default)]
+    #[schema(max_items = 50)]
     fees: Vec<FeeDetail>,
     /// Days that cost more.
     #[serde(default)]
+    #[schema(max_items = 50)]
     peaks: Vec<PeakRequest>,
     /// Locations where the car can be picked up and left.
     #[serde(default)]
+    #[schema(max_items = 50)]
     locations: Vec<LocationDetail>,
     /// Fee for leaving the car elsewhere than where it was picked up.
     #[serde(default)]
+    #[schema(minimum = 0, maximum = 10_000_000)]
     one_way_fee_cents: i64,
     /// Tax on everything, after the discount.
     #[serde(default)]
+    #[schema(maximum = 10_000)]
     tax_basis_points: u32,
 }
 
@@ -133,14 +144,14 @@ pub(crate) struct PeakRequest {
     name: given::Label,
     /// Only these weekdays, 0 is Sunday; any if empty.
     #[serde(default)]
+    #[schema(value_type = Vec<given::Weekday>)]
     weekdays: Vec<u8>,
     /// The first day; any if not given.
-    #[schema(value_type = Option<chrono::NaiveDate>)]
     start_date: Option<Day>,
     /// The last day; required if the first is given.
-    #[schema(value_type = Option<chrono::NaiveDate>)]
     end_date: Option<Day>,
     /// Share of its price that such a day costs: 11,500 is 15 % more.
+    #[schema(minimum = 10_000, maximum = 50_000)]
     multiplier_basis_points: u32,
 }
 
@@ -206,6 +217,7 @@ impl PriceRequest {
 pub(crate) struct ImagesRequest {
     /// Pictures in the order to be shown; exactly one is primary, unless there
     /// are none.
+    #[schema(max_items = 20)]
     images: Vec<ImageDetail>,
 }
 
@@ -214,7 +226,7 @@ pub(crate) struct ImagesRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ArchiveRequest {
     /// Reason, for the record.
-    reason: Option<given::Reason>,
+    reason: Option<given::OptionalReason>,
 }
 
 async fn change(
@@ -359,10 +371,8 @@ fleet_change_routes! {
 #[serde(deny_unknown_fields)]
 pub(crate) struct BlockRequest {
     /// The first day.
-    #[schema(value_type = chrono::NaiveDate)]
     start_date: Day,
     /// The last day.
-    #[schema(value_type = chrono::NaiveDate)]
     end_date: Day,
     /// Reason, for the calendar of staff.
     reason: given::Reason,

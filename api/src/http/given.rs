@@ -5,21 +5,22 @@ use super::{problem::ApiError, refusals::validation};
 use chrono::NaiveDate;
 use exodrive_domain::{
     days::parse_day,
-    value::{InvalidField, InvalidValue, Rules, Text, TextRule, Valid, rules},
+    value::{InvalidField, InvalidValue, Rules, Text, TextRule, Valid, currencies, rules},
 };
 use serde::{Deserialize, Deserializer, de::Error};
 use std::{borrow::Cow, fmt, marker::PhantomData};
 use utoipa::{
     PartialSchema, ToSchema,
-    openapi::{ObjectBuilder, RefOr, Schema, Type},
+    openapi::{KnownFormat, ObjectBuilder, OneOfBuilder, RefOr, Schema, SchemaFormat, Type},
 };
 
-/// A text as a client sent it.
-pub(crate) struct Given<R>(String, PhantomData<R>);
+/// A text as a client sent it. One that is `OPTIONAL` may be blank, which counts as left out.
+pub(crate) struct Given<R, const OPTIONAL: bool = false>(String, PhantomData<R>);
 
 macro_rules! given {
-    ($($name:ident)*) => {
+    ($($name:ident)* | $($optional:ident $rule:ident)*) => {
         $(pub(crate) type $name = Given<rules::$name>;)*
+        $(pub(crate) type $optional = Given<rules::$rule, true>;)*
     };
 }
 
@@ -29,19 +30,23 @@ given! {
     Category
     ChoiceId
     Description
-    DocumentReference
     Label
     Note
     OfferText
-    PaymentReference
     PersonName
-    Phone
     Reason
     ShortDescription
-    UserId
+    |
+    OptionalChoiceId ChoiceId
+    OptionalDocumentReference DocumentReference
+    OptionalNote Note
+    OptionalPaymentReference PaymentReference
+    OptionalPhone Phone
+    OptionalReason Reason
+    OptionalUserId UserId
 }
 
-impl<R: TextRule> Given<R> {
+impl<R: TextRule, const OPTIONAL: bool> Given<R, OPTIONAL> {
     /// The text by its rule.
     pub(super) fn read(&self, pointer: &str) -> Result<Text<R>, ApiError> {
         value(pointer, Text::parse(&self.0))
@@ -53,7 +58,7 @@ impl<R: TextRule> Given<R> {
     }
 }
 
-/// A day as a client sent it, by [`parse_day`].
+/// A day (RFC 3339, `full-date`) of the years 2000 to 2199.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Day(pub(super) NaiveDate);
 
@@ -66,7 +71,7 @@ impl<'de> Deserialize<'de> for Day {
 /// A text that may be left out; a blank one counts as left out.
 pub(super) fn optional<R: TextRule>(
     pointer: &str,
-    text: Option<&Given<R>>,
+    text: Option<&Given<R, true>>,
 ) -> Result<Option<Text<R>>, ApiError> {
     value(pointer, Text::optional(text.map(|text| text.0.as_str())))
 }
@@ -86,40 +91,107 @@ pub(super) fn valid<T: Rules>(pointer: &str, value: T) -> Result<Valid<T>, ApiEr
     Valid::new(value).map_err(|faults| validation(faults.into_iter().map(inside).collect()))
 }
 
-impl<'de, R> Deserialize<'de> for Given<R> {
+impl<'de, R, const OPTIONAL: bool> Deserialize<'de> for Given<R, OPTIONAL> {
     fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
         String::deserialize(input).map(|text| Self(text, PhantomData))
     }
 }
 
-impl<R> fmt::Debug for Given<R> {
+impl<R, const OPTIONAL: bool> fmt::Debug for Given<R, OPTIONAL> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-impl<R> Clone for Given<R> {
+impl<R, const OPTIONAL: bool> Clone for Given<R, OPTIONAL> {
     fn clone(&self) -> Self {
         Self(self.0.clone(), PhantomData)
     }
 }
 
-impl<R: TextRule> PartialSchema for Given<R> {
+/// White space (Unicode), as a regular expression has it between brackets.
+const SPACE: &str =
+    "\\u0009-\\u000d \\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
+/// What a text of several lines must not contain, and one of one line.
+const CONTROLS: [&str; 2] = [
+    "\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f-\\u009f",
+    "\\u0000-\\u001f\\u007f-\\u009f\\u2028\\u2029",
+];
+
+impl<R: TextRule, const OPTIONAL: bool> PartialSchema for Given<R, OPTIONAL> {
     fn schema() -> RefOr<Schema> {
-        let least = (R::LEAST > 0).then_some(R::LEAST);
+        let least = if OPTIONAL { 0 } else { R::LEAST };
+        let control = CONTROLS[usize::from(!R::LINES)];
+        let seen =
+            if least > 0 { format!("[^{control}{SPACE}][^{control}]*") } else { String::new() };
         ObjectBuilder::new()
             .schema_type(Type::String)
-            .min_length(least)
+            .min_length((least > 0).then_some(least))
             .max_length(Some(R::MOST))
+            .pattern(Some(format!("^[{SPACE}]*[^{control}]*{seen}[{SPACE}]*$")))
             .into()
     }
 }
 
-impl<R: TextRule> ToSchema for Given<R> {
+impl<R: TextRule, const OPTIONAL: bool> ToSchema for Given<R, OPTIONAL> {
     fn name() -> Cow<'static, str> {
-        match R::NAME.strip_suffix("Text") {
-            Some(_) => R::NAME.into(),
-            None => format!("{}Text", R::NAME).into(),
-        }
+        let optional = if OPTIONAL { "Optional" } else { "" };
+        format!("{optional}{}Text", R::NAME.trim_end_matches("Text")).into()
     }
 }
+
+impl PartialSchema for Day {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Date)))
+            .pattern(Some("^2[01][0-9]{2}-[0-9]{2}-[0-9]{2}$"))
+            .description(Some("A day (RFC 3339, `full-date`) of the years 2000 to 2199"))
+            .into()
+    }
+}
+
+impl ToSchema for Day {}
+
+/// A currency (ISO 4217) that has a minor unit. Only for the contract.
+pub(crate) struct Currency;
+
+impl PartialSchema for Currency {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(currencies()))
+            .description(Some("The code of a currency (ISO 4217) that has a minor unit"))
+            .into()
+    }
+}
+
+impl ToSchema for Currency {}
+
+/// A day of the week; 0 is Sunday. Only for the contract.
+pub(crate) struct Weekday;
+
+impl PartialSchema for Weekday {
+    fn schema() -> RefOr<Schema> {
+        let number = ObjectBuilder::new().schema_type(Type::Integer);
+        number.minimum(Some(0)).maximum(Some(6)).description(Some("0 is Sunday")).into()
+    }
+}
+
+impl ToSchema for Weekday {}
+
+/// A moment in the log: a time (RFC 3339) or a position. Only for the contract.
+pub(crate) struct Moment;
+
+impl PartialSchema for Moment {
+    fn schema() -> RefOr<Schema> {
+        let time = SchemaFormat::KnownFormat(KnownFormat::DateTime);
+        OneOfBuilder::new()
+            .item(ObjectBuilder::new().schema_type(Type::String).format(Some(time)))
+            .item(ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)))
+            .description(Some("A time (RFC 3339) or a position of the log"))
+            .into()
+    }
+}
+
+impl ToSchema for Moment {}

@@ -138,7 +138,7 @@ struct ProjectionCheck {
 /// Says that the process lives. Checks nothing else.
 #[utoipa::path(
     get, path = "/livez", tag = "health",
-    responses((status = 200, description = "It lives", body = inline(serde_json::Value))),
+    responses((status = 200, description = "It lives", body = inline(serde_json::Value)), Problem),
 )]
 pub(crate) async fn livez(_: Probe) -> Json<serde_json::Value> {
     Json(serde_json::json!({ "status": "live" }))

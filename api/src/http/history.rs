@@ -4,6 +4,7 @@ use super::problem::{ApiError, Code, Problem};
 use super::{
     Api, App,
     auth::extract::Auditor,
+    given::Moment,
     layers::request,
     media::prefers,
     read_answer::{limit, parse_query, time, wait_for_requested},
@@ -42,22 +43,27 @@ const STREAMED: i64 = 50;
 pub(crate) struct HistoryQuery {
     /// History of this email, by its id. Give one of `email`, `address` and
     /// `booking`, or a time.
+    #[param(pattern = "^[A-Za-z0-9_-]{1,64}$")]
     email: Option<String>,
     /// History of every email that names this address, in any case, as sender,
     /// recipient of any kind, or reply-to.
     address: Option<String>,
     /// History of this booking, and of every email that was tagged with it.
+    #[param(pattern = "^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$")]
     booking: Option<String>,
     /// History of the deliveries that were stored at this time or later (RFC
     /// 3339).
+    #[param(value_type = Option<DateTime<Utc>>)]
     since: Option<String>,
     /// History of the deliveries that were stored before this time (RFC 3339).
+    #[param(value_type = Option<DateTime<Utc>>)]
     until: Option<String>,
     /// `received` (order in which we received the events) or `happened` (as the
     /// provider dates them). `received` if not given.
+    #[param(pattern = "^(received|happened)$")]
     order: Option<String>,
     /// Only what was known at this time (RFC 3339) or position.
-    #[param(example = "2026-11-20T09:15:00Z")]
+    #[param(value_type = Option<Moment>, example = "2026-11-20T09:15:00Z")]
     at: Option<String>,
     /// Emails of an address, or deliveries of a time, on the page, 1 to 100. 20
     /// if not given.
@@ -243,13 +249,13 @@ fn email_id(text: &str) -> Result<EmailId, ApiError> {
 #[serde(default)]
 pub(crate) struct DiffQuery {
     /// The email's id.
-    #[param(required = true)]
+    #[param(required = true, pattern = "^[A-Za-z0-9_-]{1,64}$")]
     email: Option<String>,
     /// The first point: a time (RFC 3339) or position.
-    #[param(required = true)]
+    #[param(required = true, value_type = Moment)]
     from: Option<String>,
     /// The second point: a time (RFC 3339) or position.
-    #[param(required = true)]
+    #[param(required = true, value_type = Moment)]
     to: Option<String>,
 }
 

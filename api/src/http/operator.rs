@@ -6,6 +6,7 @@ use super::{
     Api, App,
     auth::extract::Operates,
     command::{Answer, Command, EmptyBody},
+    given,
     read_answer::{limit, parse_query},
 };
 use axum::{
@@ -66,7 +67,7 @@ pub(crate) struct RebuildQuery {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RebuildRequest {
     /// Reason. It stays in the log.
-    #[schema(max_length = 500)]
+    #[schema(value_type = given::Reason)]
     reason: String,
     /// Only this row, in place.
     #[schema(min_length = 1, max_length = 1000)]
@@ -74,6 +75,7 @@ pub(crate) struct RebuildRequest {
     /// Only rows that an event at this position or later touches.
     from_position: Option<u64>,
     /// Number of partitions that the keys are split into from then on, 1 to 64.
+    #[schema(minimum = 1, maximum = 64)]
     partitions: Option<u32>,
     /// Swap although rows differ from the present ones.
     #[serde(default)]
@@ -88,7 +90,7 @@ pub(crate) struct RebuildRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReasonedRequest {
     /// Reason. It stays in the log.
-    #[schema(max_length = 500)]
+    #[schema(value_type = given::Reason)]
     reason: String,
     /// Dry run: only describe the effect.
     #[serde(default)]
@@ -100,7 +102,7 @@ pub(crate) struct ReasonedRequest {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct PlainRequest {
     /// Reason, for the record.
-    #[schema(max_length = 500)]
+    #[schema(value_type = given::OptionalReason)]
     reason: String,
     /// Dry run: only describe the effect.
     dry_run: bool,
@@ -114,7 +116,7 @@ pub(crate) struct RetryRequest {
     #[schema(min_length = 1, max_length = 1000)]
     key: Option<String>,
     /// Reason, for the record.
-    #[schema(max_length = 500)]
+    #[schema(value_type = given::OptionalReason)]
     reason: String,
     /// Dry run: only describe the effect.
     dry_run: bool,
@@ -130,7 +132,7 @@ pub(crate) struct SkipRequest {
     /// Position of the first parked event of the key.
     position: u64,
     /// Reason. It stays in the log.
-    #[schema(max_length = 500)]
+    #[schema(value_type = given::Reason)]
     reason: String,
     /// Dry run: only describe the effect.
     #[serde(default)]
@@ -213,7 +215,7 @@ async fn run_command<T>(
 macro_rules! projection_command_routes {
     ($(
         $(#[doc = $doc:literal])+
-        $name:ident $path:literal $body:ty => $status:literal $answer:ty : |$input:ident| $act:expr;
+        $name:ident $path:literal $body:ty => [$($status:literal $answer:ty, $what:literal;)+] |$input:ident| $act:expr;
     )*) => {$(
         $(#[doc = $doc])+
         #[utoipa::path(
@@ -224,7 +226,7 @@ macro_rules! projection_command_routes {
             ),
             request_body = $body,
             responses(
-                (status = $status, description = "Recorded; a dry run is answered 200 with an object `command`", body = $answer),
+                $((status = $status, description = $what, body = $answer),)+
                 (status = 409, description = "`rebuild_in_progress` or `operation_rejected`", body = Problem, content_type = "application/problem+json"),
                 Problem,
             ),
@@ -245,7 +247,7 @@ macro_rules! projection_command_routes {
 projection_command_routes! {
     /// Rebuilds a projection beside what readers see, compares, and swaps. A
     /// job: follow it under `Location`. For operators.
-    rebuild_projection "/v1/operator/projections/{name}/rebuild" RebuildRequest => 202 Job: |body| ProjectionCommand::Rebuild {
+    rebuild_projection "/v1/operator/projections/{name}/rebuild" RebuildRequest => [202 Job, "Recorded"; 200 CommandReceipt, "Of a dry run";] |body| ProjectionCommand::Rebuild {
         key: body.key.clone(),
         from_position: body.from_position,
         partitions: body.partitions,
@@ -253,21 +255,21 @@ projection_command_routes! {
     };
     /// Shows readers the previous generation. A job: follow it under
     /// `Location`. For operators.
-    rollback_projection "/v1/operator/projections/{name}/rollback" ReasonedRequest => 202 Job: |body| ProjectionCommand::Rollback;
+    rollback_projection "/v1/operator/projections/{name}/rollback" ReasonedRequest => [202 Job, "Recorded"; 200 CommandReceipt, "Of a dry run";] |body| ProjectionCommand::Rollback;
     /// Stops folding; readers see the rows of that moment. For operators.
-    pause_projection "/v1/operator/projections/{name}/pause" ReasonedRequest => 200 CommandReceipt: |body| ProjectionCommand::Pause;
+    pause_projection "/v1/operator/projections/{name}/pause" ReasonedRequest => [200 CommandReceipt, "Recorded; or what a dry run would do";] |body| ProjectionCommand::Pause;
     /// Resumes folding. For operators.
-    resume_projection "/v1/operator/projections/{name}/resume" PlainRequest => 200 CommandReceipt: |body| ProjectionCommand::Resume;
+    resume_projection "/v1/operator/projections/{name}/resume" PlainRequest => [200 CommandReceipt, "Recorded; or what a dry run would do";] |body| ProjectionCommand::Resume;
     /// Retries parked events in order. For operators.
-    retry_parked "/v1/operator/projections/{name}/retry" RetryRequest => 200 CommandReceipt: |body| ProjectionCommand::Retry { key: body.key.clone() };
+    retry_parked "/v1/operator/projections/{name}/retry" RetryRequest => [200 CommandReceipt, "Recorded; or what a dry run would do";] |body| ProjectionCommand::Retry { key: body.key.clone() };
     /// Skips the event that blocks a key: leaves it out of the row, and folds
     /// the events behind it. For operators.
-    skip_event "/v1/operator/projections/{name}/skip" SkipRequest => 200 CommandReceipt: |body| ProjectionCommand::Skip {
+    skip_event "/v1/operator/projections/{name}/skip" SkipRequest => [200 CommandReceipt, "Recorded; or what a dry run would do";] |body| ProjectionCommand::Skip {
         key: body.key.clone(),
         position: body.position,
     };
     /// Drops the generations that readers no longer see. For operators.
-    prune_generations "/v1/operator/projections/{name}/prune" PlainRequest => 200 CommandReceipt: |body| ProjectionCommand::Prune;
+    prune_generations "/v1/operator/projections/{name}/prune" PlainRequest => [200 CommandReceipt, "Recorded; or what a dry run would do";] |body| ProjectionCommand::Prune;
 }
 
 /// Lists the latest rebuilds and rollbacks, newest first. For operators.
@@ -373,7 +375,7 @@ async fn end(
     get, path = "/v1/operator/rebuilds/{id}/events", tag = "operator", security(("token" = [])),
     params(("id" = String, Path, description = "The rebuild's id")),
     responses(
-        (status = 200, description = "Server-sent events, each with the rebuild as data", body = Job, content_type = "text/event-stream"),
+        (status = 200, description = "Server-sent events, each with the rebuild (`Job`) as data", body = inline(String), content_type = "text/event-stream"),
         Problem,
     ),
 )]

@@ -88,7 +88,7 @@ pub(crate) async fn get_keys(State(api): App, _: Anyone) -> Result<Response, Api
 #[serde(default)]
 pub(crate) struct InclusionQuery {
     /// The event's position.
-    #[param(value_type = u64, minimum = 1)]
+    #[param(required = true, value_type = u64, minimum = 1)]
     position: Option<String>,
     /// Size of the tree; that of the newest checkpoint if not given.
     #[param(value_type = Option<u64>, minimum = 1)]
@@ -153,7 +153,7 @@ pub(crate) async fn get_inclusion(
 #[serde(default)]
 pub(crate) struct ConsistencyQuery {
     /// The size of the smaller tree.
-    #[param(value_type = u64, minimum = 1)]
+    #[param(required = true, value_type = u64, minimum = 1)]
     from: Option<String>,
     /// Size of the larger tree; that of the newest checkpoint if not given.
     #[param(value_type = Option<u64>, minimum = 1)]

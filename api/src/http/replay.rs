@@ -3,7 +3,9 @@
 //! get none.
 
 use super::problem::{ApiError, Code, Problem};
-use super::{Api, App, auth::extract::EmailReader, layers::request, read_answer::parse_query};
+use super::{
+    Api, App, auth::extract::EmailReader, given::Moment, layers::request, read_answer::parse_query,
+};
 use axum::{
     Extension, Json,
     extract::{Path, RawQuery, State},
@@ -29,11 +31,13 @@ pub const FULL_READINGS: usize = 2;
 pub(crate) struct ReplayQuery {
     /// Replay up to this time (RFC 3339, by when we received the events) or
     /// position. Now if not given.
-    #[param(example = "2026-11-20T09:15:00Z")]
+    #[param(value_type = Option<Moment>, example = "2026-11-20T09:15:00Z")]
     at: Option<String>,
     /// First point of a comparison: a time or position.
+    #[param(value_type = Option<Moment>)]
     from: Option<String>,
     /// Second point of a comparison: a time or position.
+    #[param(value_type = Option<Moment>)]
     to: Option<String>,
 }
 
@@ -121,10 +125,10 @@ pub(crate) struct ReplayField {
     /// JSON pointer of the field, empty for the whole row.
     pointer: String,
     /// Value at the first point; null if the field did not exist.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Value)]
     old: Option<Value>,
     /// Value at the second point; null if the field did not exist.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Value)]
     new: Option<Value>,
     /// Position of the event that last changed it between the two points.
     position: Option<u64>,

@@ -150,6 +150,23 @@ pub(crate) fn keys(events: &[RoutedEvent]) -> Vec<String> {
     keys
 }
 
+/// Leaves out the events up to a position.
+pub(crate) fn retain_after(events: &Events, routed: &mut Vec<RoutedEvent>, position: u64) {
+    routed.retain(|RoutedEvent { at, .. }| {
+        events.all().get(*at).is_some_and(|event| event.recorded.position > position)
+    });
+}
+
+/// The position before the event of this number, if there is one.
+pub(crate) fn position_before(
+    events: &Events,
+    routed: &[RoutedEvent],
+    number: usize,
+) -> Option<u64> {
+    let RoutedEvent { at, .. } = routed.get(number)?;
+    events.all().get(*at).map(|event| event.recorded.position - 1)
+}
+
 /// Keeps only requested keys, and events that have one or could not be read.
 pub(crate) fn retain(events: &mut Vec<RoutedEvent>, requested: impl Fn(&str) -> bool) {
     events.retain_mut(|event| match &mut event.keys {
@@ -236,8 +253,24 @@ pub(crate) fn fold<P: Projection>(
     exclusions: &mut Exclusions,
     mark: &Mark,
 ) -> Vec<Parked> {
+    fold_while::<P>(events, routed, table, exclusions, mark, || true).0
+}
+
+/// The same for as many events as there is time for, at least one. `has_time` is asked before each
+/// other event. Also returns how many were folded.
+pub(crate) fn fold_while<P: Projection>(
+    events: &Events,
+    routed: &[RoutedEvent],
+    table: &mut impl Table<P::Row>,
+    exclusions: &mut Exclusions,
+    mark: &Mark,
+    has_time: impl Fn() -> bool,
+) -> (Vec<Parked>, usize) {
     let mut parked = Vec::new();
-    for RoutedEvent { at, keys } in routed {
+    for (folded, RoutedEvent { at, keys }) in routed.iter().enumerate() {
+        if folded > 0 && !has_time() {
+            return (parked, folded);
+        }
         let Some(decoded) = events.all().get(*at) else { continue };
         let recorded = &decoded.recorded;
         let position = recorded.position;
@@ -290,5 +323,5 @@ pub(crate) fn fold<P: Projection>(
             }
         }
     }
-    parked
+    (parked, routed.len())
 }

@@ -70,9 +70,11 @@ impl Database {
             .run(move |mark| fold::route::<P>(&batch, part, &known, Some(&only), mark))
             .await;
         let Ok(routed) = routed else { return Ok(false) };
-        let mut transaction = store::begin_transaction(self.pool()).await?;
         let keys = fold::keys(&routed);
-        let rows = store::load::<P>(&mut transaction, part.generation, &keys).await?;
+        let rows = {
+            let mut connection = self.pool().acquire().await?;
+            store::load::<P>(&mut connection, part.generation, &keys).await?
+        };
         let mut states = States::new(rows, Arc::new(keys.into_iter().collect()));
         let folded = sandbox.run(move |mark| {
             let parked = fold::fold::<P>(&events, &routed, &mut states, &mut own, mark);
@@ -84,6 +86,7 @@ impl Database {
             return Ok(false);
         }
         let mut refused = HashMap::new();
+        let mut transaction = store::begin_transaction(self.pool()).await?;
         judge::<P>(&mut transaction, part.generation, states, &mut refused).await?;
         transaction.rollback().await?;
         Ok(refused.get(&queue.key).copied() != first)

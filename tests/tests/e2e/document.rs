@@ -31,6 +31,7 @@ async fn inputs_made_from_the_document_find_no_difference() {
         .arg(root.join("tests/schemathesis.toml"))
         .args(["--no-color", "run", "--url", &url])
         .arg(root.join("api/openapi.json"))
+        .env("HOOKS", root.join("tests/schemathesis.py"))
         .env("ADMIN", world.token("admin"))
         .env("OPERATOR", world.token("operator"))
         .env("AUDITOR", world.token("auditor"))

@@ -23,12 +23,18 @@ use tokio_util::sync::CancellationToken;
 /// Marks a row that Postgres refuses, after each later event too.
 const STUCK: &str = "\0stuck";
 
+/// Time that a slow fold takes, without using the processor.
+const SLOW: Duration = Duration::from_millis(200);
+
 /// What the id of an event makes of the row.
 fn evolved(row: Option<InboxRow>, event: &Event<'_>) -> Option<InboxRow> {
     let id = &event.recorded.envelope.id;
     assert!(!id.starts_with("panic"), "a defect of evolve");
     while id.starts_with("endless") {
         std::hint::black_box(());
+    }
+    if id.starts_with("slow") {
+        std::thread::sleep(SLOW);
     }
     let stuck =
         id.starts_with("stuck") || row.as_ref().is_some_and(|row| row.search.contains(STUCK));
@@ -293,6 +299,34 @@ async fn rows_are_alike_live_rebuilt_and_verified_whatever_is_refused() {
         .unwrap();
     assert!(report.is_equal(), "{report:?}");
     assert!(report.blocked >= 3, "{report:?}");
+}
+
+#[tokio::test]
+async fn folds_that_together_take_longer_than_a_lease_are_written_bit_by_bit() {
+    let odds = Odds::start().await;
+    // One batch of 6 s; Postgres ends a transaction that waits for 3 s, and so long is a lease.
+    for n in 0..30 {
+        odds.append(&format!("slow-{n}"), &format!("em-{n}")).await;
+    }
+    odds.append("refused-1", "em-3").await;
+    odds.work::<Odd<PRESENT>>();
+    let mut reached = Vec::new();
+    eventually("inbox has its rows", async || {
+        let position: i64 =
+            sqlx::query_scalar("select max(position) from checkpoints where projection = 'inbox'")
+                .fetch_one(odds.world.database())
+                .await
+                .unwrap();
+        if reached.last() != Some(&position) {
+            reached.push(position);
+        }
+        if position == 31 { Ok(()) } else { Err(format!("{reached:?}")) }
+    })
+    .await;
+    assert!(reached.len() > 3, "{reached:?}");
+    let (rows, parked) = odds.found().await;
+    assert_eq!(rows.len(), 30);
+    assert_eq!(parked, [("em-3".to_owned(), 31, true)]);
 }
 
 #[tokio::test]

@@ -22,6 +22,15 @@ pub fn check_currency(code: &str) -> Result<(), InvalidValue> {
     })
 }
 
+/// The codes that [`check_currency`] takes, in order.
+pub fn currencies() -> Vec<&'static str> {
+    let letters = || 'A'..='Z';
+    let pairs = letters().flat_map(|a| letters().map(move |b| [a, b]));
+    let codes = pairs.flat_map(|[a, b]| letters().map(move |c| String::from_iter([a, b, c])));
+    let known = codes.filter(|code| known_digits(code).is_some());
+    known.filter_map(|code| Currency::from_code(&code)).map(|it| it.code()).collect()
+}
+
 /// Digits of the minor unit: 2 for USD, 0 for JPY, 3 for KWD.
 pub fn minor_digits(code: &str) -> u32 {
     known_digits(code).unwrap_or(UNKNOWN_DIGITS)
@@ -60,6 +69,14 @@ mod tests {
         {
             assert!(check_currency(code).is_err(), "{code}");
         }
+    }
+
+    #[test]
+    fn every_code_is_listed() {
+        let codes = currencies();
+        assert!(codes.is_sorted() && codes.len() > 150, "{codes:?}");
+        assert!(codes.iter().all(|code| check_currency(code).is_ok()));
+        assert!(["USD", "JPY", "KWD"].iter().all(|code| codes.contains(code)));
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod text;
 mod url;
 mod valid;
 
-pub use currency::{DEFAULT_CURRENCY, check_currency, format_amount, minor_digits};
+pub use currency::{DEFAULT_CURRENCY, check_currency, currencies, format_amount, minor_digits};
 pub use email_address::{EmailAddress, address_key, mailboxes};
 pub use fault::{InvalidField, InvalidValue};
 pub use text::{

@@ -32,12 +32,18 @@ impl<P: Projection> PartitionWriter<'_, P> {
         error: Error,
     ) -> Result<(), BatchError> {
         let (generation, before) = (self.lease.part.generation, exclusions.clone());
-        let mut transaction = store::begin_transaction(self.engine.database.pool()).await?;
+        let pool = self.engine.database.pool().clone();
         let routed = self.route(events, only).await?;
-        let rows = store::load::<P>(&mut transaction, generation, &fold::keys(&routed)).await?;
+        let keys = fold::keys(&routed);
+        let rows = {
+            let mut connection = pool.acquire().await.map_err(Error::from)?;
+            store::load::<P>(&mut connection, generation, &keys).await?
+        };
         let Outcome { changed, routed, .. } =
-            self.fold(&mut transaction, events, routed, before.clone()).await?;
+            self.fold(events, routed, before.clone(), Duration::MAX).await?;
+        let mut transaction = store::begin_transaction(&pool).await?;
         let keys = write_each::<P>(&mut transaction, generation, changed).await?;
+        transaction.rollback().await.map_err(Error::from)?;
         // Only of these rows is every state kept.
         let mut states = States::new(rows, Arc::new(keys.into_iter().collect()));
         let (events, mut own) = (events.clone(), before);
@@ -45,8 +51,9 @@ impl<P: Projection> PartitionWriter<'_, P> {
             fold::fold::<P>(&events, &routed, &mut states, &mut own, mark);
             states
         });
-        let mut refused = HashMap::new();
-        judge::<P>(&mut transaction, generation, job.await?, &mut refused).await?;
+        let (states, mut refused) = (job.await?, HashMap::new());
+        let mut transaction = store::begin_transaction(&pool).await?;
+        judge::<P>(&mut transaction, generation, states, &mut refused).await?;
         transaction.rollback().await.map_err(Error::from)?;
         if refused.iter().all(|(key, first)| exclusions.refused.get(key) == Some(first)) {
             return Err(error.into());
@@ -141,8 +148,8 @@ impl<P: Projection> PartitionWriter<'_, P> {
     ) -> Result<(Transaction, Outcome<P::Row>), BatchError> {
         let part = self.lease.part;
         let routed = self.route(events, Some(&due.key)).await?;
+        let outcome = self.fold(events, routed, exclusions.clone(), Duration::MAX).await?;
         let mut transaction = store::begin_transaction(self.engine.database.pool()).await?;
-        let outcome = self.fold(&mut transaction, events, routed, exclusions.clone()).await?;
         parked::unpark(self.engine.definition, &mut transaction, part, &due.key).await?;
         store::write::<P>(&mut transaction, part.generation, &outcome.changed).await?;
         Ok((transaction, outcome))

@@ -3,14 +3,14 @@
 
 use super::{
     refolding::Refold,
-    turn::{BatchError, Outcome, PartitionWriter, TICK},
+    turn::{BatchError, FOLDING, Outcome, PartitionWriter, TICK},
 };
 use crate::{
     Error,
     engine::{
         Engine, Step,
         feed::{Decoded, Events},
-        fold::{Exclusions, Rows},
+        fold::{self, Exclusions, Rows},
         projection::Projection,
         share::Slot,
         store::{self, GenerationState, leases::Lease, parked},
@@ -97,24 +97,33 @@ impl<P: Projection> PartitionWriter<'_, P> {
         Ok(())
     }
 
-    /// One batch, from log to readers.
+    /// One batch, from log to readers. What takes long to fold is written bit by bit.
     async fn apply(&mut self, events: &Events) -> Result<(), Error> {
-        let started = Instant::now();
         self.engine.step(Step::Read);
         let Some(last) = events.all().last().map(|event| event.recorded.position) else {
             return Ok(());
         };
         metrics::counter!("exodrive_projection_events_total", "projection" => P::NAME)
             .increment(events.all().len() as u64);
-        let changed = loop {
+        while self.lease.position < last {
+            if !self.apply_some(events, last).await? {
+                let since = self.passed.map_or_else(Instant::now, |(_, since)| since);
+                self.passed = Some((last, since));
+                break;
+            }
+        }
+        trace::<P>(events.all());
+        Ok(())
+    }
+
+    /// Folds events of a batch, as many as there is time for, and shows readers the rows. False if
+    /// none of them concerns the partition.
+    async fn apply_some(&mut self, events: &Events, last: u64) -> Result<bool, Error> {
+        let started = Instant::now();
+        let (changed, reached) = loop {
             let failed = match self.write(events, last).await {
-                Ok(Some(changed)) => break changed,
-                Ok(None) => {
-                    trace::<P>(events.all());
-                    let since = self.passed.map_or_else(Instant::now, |(_, since)| since);
-                    self.passed = Some((last, since));
-                    return Ok(());
-                }
+                Ok(Some(written)) => break written,
+                Ok(None) => return Ok(false),
                 // The batch is folded again without the events after which Postgres refuses rows.
                 Err(BatchError::Error(error)) if store::is_refused_value(&error) => {
                     let mut exclusions = self.exclusions.clone();
@@ -141,38 +150,41 @@ impl<P: Projection> PartitionWriter<'_, P> {
         self.exclusions.refused.clear();
         self.exclusions.hung_folds.clear();
         self.passed = None;
-        self.lease.position = last;
+        self.lease.position = reached;
         self.engine.step(Step::Committed);
-        trace::<P>(events.all());
         metrics::counter!("exodrive_projection_rows_written_total", "projection" => P::NAME)
             .increment(changed.len() as u64);
         if self.seen {
             metrics::gauge!("exodrive_projection_position", "projection" => P::NAME)
-                .set(last as f64);
+                .set(reached as f64);
         }
         metrics::histogram!("exodrive_projection_batch_seconds", "projection" => P::NAME)
             .record(started.elapsed());
-        self.publish(&changed, last).await;
+        self.publish(&changed, reached).await;
         self.engine.step(Step::Published);
-        self.record_published().await
+        self.record_published().await?;
+        Ok(true)
     }
 
-    /// Folds and writes a batch and moves the checkpoint, in one transaction. Does nothing if no
-    /// event concerns the partition.
+    /// Folds events of a batch that come after the checkpoint, writes the rows and moves the
+    /// checkpoint, these in one transaction. Returns the rows and the checkpoint. Does nothing if
+    /// none of the events concerns the partition.
     async fn write(
         &mut self,
         events: &Events,
         last: u64,
-    ) -> Result<Option<Rows<P::Row>>, BatchError> {
+    ) -> Result<Option<(Rows<P::Row>, u64)>, BatchError> {
         let part = self.lease.part;
-        let routed = self.route(events, None).await?;
+        let mut routed = self.route(events, None).await?;
+        fold::retain_after(events, &mut routed, self.lease.position);
         if routed.is_empty() {
             return Ok(None);
         }
-        let mut transaction = store::begin_transaction(self.engine.database.pool()).await?;
         let exclusions = self.exclusions.clone();
-        let Outcome { changed, parked, exclusions, .. } =
-            self.fold(&mut transaction, events, routed, exclusions).await?;
+        let Outcome { changed, parked, exclusions, until, .. } =
+            self.fold(events, routed, exclusions, FOLDING).await?;
+        let reached = until.unwrap_or(last);
+        let mut transaction = store::begin_transaction(self.engine.database.pool()).await?;
         store::write::<P>(&mut transaction, part.generation, &changed).await?;
         parked::park(self.engine.definition, &mut transaction, part, &parked, 0).await?;
         parked::retry_refused(self.engine.definition, &mut transaction, part, &parked).await?;
@@ -181,7 +193,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
             self.engine.definition,
             &mut transaction,
             &self.lease,
-            last,
+            reached,
             changed.len(),
         )
         .await?;
@@ -199,7 +211,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
             metrics::counter!("exodrive_projection_parked_total", "projection" => P::NAME)
                 .increment(1);
         }
-        Ok(Some(changed))
+        Ok(Some((changed, reached)))
     }
 
     /// Moves the checkpoint past events that do not concern the partition.

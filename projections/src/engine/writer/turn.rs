@@ -16,12 +16,15 @@ use crate::{
         store::{self, leases::Lease, parked, refolds},
     },
 };
-use sqlx::PgConnection;
 use std::time::{Duration, Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 /// Time between two heartbeats, which also read operators' directives.
 pub(super) const TICK: Duration = Duration::from_secs(1);
+
+/// Time for folding before what was folded is written: a small part of the lease, which no
+/// heartbeat extends meanwhile.
+pub(super) const FOLDING: Duration = Duration::from_millis(500);
 
 /// Writes one partition of one generation for as long as this worker holds its lease.
 pub(super) struct PartitionWriter<'a, P: Projection> {
@@ -93,22 +96,40 @@ impl<'a, P: Projection> PartitionWriter<'a, P> {
             .await
     }
 
-    /// Folds over rows that are loaded by `connection`.
+    /// Loads rows and folds events over them: as many, at least one, as `time` allows.
+    ///
+    /// No transaction is open meanwhile, since Postgres ends one that waits for long. Nobody else
+    /// changes the rows: whoever has taken the lease over makes the transaction fail that writes
+    /// what was folded, when it moves the checkpoint.
     pub(super) async fn fold(
         &mut self,
-        connection: &mut PgConnection,
         events: &Events,
         routed: Vec<RoutedEvent>,
         mut exclusions: Exclusions,
+        time: Duration,
     ) -> Result<Outcome<P::Row>, BatchError> {
         let keys = fold::keys(&routed);
-        let rows = store::load::<P>(connection, self.lease.part.generation, &keys).await?;
+        let rows = {
+            let mut connection =
+                self.engine.database.pool().acquire().await.map_err(Error::from)?;
+            store::load::<P>(&mut connection, self.lease.part.generation, &keys).await?
+        };
         self.engine.step(Step::Loaded);
         let events = events.clone();
         let outcome = self.sandbox.run(move |mark| {
             let mut table = Loaded { rows, changed: Rows::new() };
-            let parked = fold::fold::<P>(&events, &routed, &mut table, &mut exclusions, mark);
-            Outcome { changed: table.changed, parked, exclusions, routed }
+            let began = Instant::now();
+            let has_time = || began.elapsed() < time;
+            let (parked, folded) = fold::fold_while::<P>(
+                &events,
+                &routed,
+                &mut table,
+                &mut exclusions,
+                mark,
+                has_time,
+            );
+            let until = fold::position_before(&events, &routed, folded);
+            Outcome { changed: table.changed, parked, exclusions, routed, until }
         });
         Ok(outcome.await?)
     }
@@ -127,6 +148,8 @@ pub(super) struct Outcome<R> {
     pub(super) parked: Vec<Parked>,
     pub(super) exclusions: Exclusions,
     pub(super) routed: Vec<RoutedEvent>,
+    /// The position up to which events were folded, if there was no time for all.
+    pub(super) until: Option<u64>,
 }
 
 /// Reason that a batch was not folded.

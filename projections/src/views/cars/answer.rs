@@ -204,12 +204,16 @@ pub struct LocationDetail {
     #[schema(min_length = 1, max_length = 100)]
     pub name: String,
     /// For picking the car up there: a fixed amount in cents …
+    #[schema(minimum = 0, maximum = 10_000_000)]
     pub pick_up_cents: i64,
     /// … and a share of the price of the days.
+    #[schema(maximum = 10_000)]
     pub pick_up_basis_points: u32,
     /// For leaving it there: a fixed amount in cents …
+    #[schema(minimum = 0, maximum = 10_000_000)]
     pub drop_off_cents: i64,
     /// … and a share of the price of the days.
+    #[schema(maximum = 10_000)]
     pub drop_off_basis_points: u32,
 }
 

@@ -185,7 +185,7 @@ pub(crate) struct RescheduleRequest {
     /// Id of the location where the customer leaves the car, with `fees`.
     drop_off: Option<given::OptionalChoiceId>,
     /// Total that the customer was shown, in cents.
-    #[schema(minimum = 0)]
+    #[schema(minimum = 0, maximum = 1_000_000_000_000_i64)]
     expected_total_cents: Option<i64>,
 }
 
@@ -196,7 +196,7 @@ pub(crate) struct ExtendRequest {
     /// The new last day.
     end_date: Day,
     /// Total that the customer was shown, in cents.
-    #[schema(minimum = 0)]
+    #[schema(minimum = 0, maximum = 1_000_000_000_000_i64)]
     expected_total_cents: Option<i64>,
 }
 
@@ -296,7 +296,7 @@ pub(crate) struct MoveRequest {
     /// Reason of the move.
     reason: Option<given::OptionalReason>,
     /// Total that the customer was shown, in cents.
-    #[schema(minimum = 0)]
+    #[schema(minimum = 0, maximum = 1_000_000_000_000_i64)]
     expected_total_cents: Option<i64>,
 }
 

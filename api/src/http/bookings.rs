@@ -76,7 +76,7 @@ pub(crate) struct BookingRequest {
     drop_off: Option<given::OptionalChoiceId>,
     /// Total that the customer was shown, in cents. If the total is another
     /// one, the booking is rejected (`price_changed`).
-    #[schema(minimum = 0)]
+    #[schema(minimum = 0, maximum = 1_000_000_000_000_i64)]
     expected_total_cents: Option<i64>,
     /// A note for staff.
     notes: Option<given::OptionalNote>,
@@ -90,6 +90,7 @@ pub(crate) struct BookingRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct CustomerRequest {
     /// One email address (RFC 5321), without a display name.
+    #[schema(value_type = given::Email)]
     email: given::AddressText,
     /// First name. It or the last name may be empty, not both: one name is a
     /// name.
@@ -396,7 +397,7 @@ async fn visible(
 #[serde(default)]
 pub(crate) struct BookingQuery {
     /// Only these statuses, with commas between.
-    #[param(example = "upcoming,active")]
+    #[param(inline, value_type = Option<given::BookingStatuses>, example = "upcoming,active")]
     status: Option<String>,
     /// Only of this car.
     car_id: Option<String>,

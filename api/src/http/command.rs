@@ -143,7 +143,7 @@ fn parse<T: DeserializeOwned + ToSchema>(
     if body != b"{}" || headers.contains_key(CONTENT_TYPE) {
         check_json(headers)?;
     }
-    let value: Value = serde_json::from_slice(body).map_err(|error| {
+    let mut value: Value = serde_json::from_slice(body).map_err(|error| {
         let detail = format!("is not JSON: {error}");
         unreadable(vec![FieldError { pointer: String::new(), detail }])
     })?;
@@ -152,8 +152,9 @@ fn parse<T: DeserializeOwned + ToSchema>(
     if !faults.is_empty() {
         return Err(unreadable(faults));
     }
-    // From the text, in which a field may be there twice.
-    let mut json = serde_json::Deserializer::from_slice(body);
+    // Else from the text, in which a field may be there twice.
+    let respelled = whole_numbers(&mut value).then(|| serde_json::to_vec(&value)).transpose()?;
+    let mut json = serde_json::Deserializer::from_slice(respelled.as_deref().unwrap_or(body));
     let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let pointer = pointer(error.path());
         let said = without_place(&error.inner().to_string());
@@ -161,6 +162,23 @@ fn parse<T: DeserializeOwned + ToSchema>(
         unreadable(vec![FieldError { pointer, detail }])
     })?;
     Ok((parsed, value))
+}
+
+/// Writes whole numbers without a fraction: to JSON Schema `3.0` is the integer 3 (draft 2020-12,
+/// section 4.2.3). False if there is nothing to write.
+fn whole_numbers(value: &mut Value) -> bool {
+    match value {
+        Value::Number(number) => {
+            let Some(whole) = contract::whole(number) else { return false };
+            *number = whole.into();
+            true
+        }
+        Value::Array(items) => items.iter_mut().fold(false, |any, it| whole_numbers(it) || any),
+        Value::Object(fields) => {
+            fields.values_mut().fold(false, |any, it| whole_numbers(it) || any)
+        }
+        _ => false,
+    }
 }
 
 /// A body that cannot be understood.

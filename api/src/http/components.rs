@@ -57,6 +57,11 @@ pub(super) fn complete(document: &mut OpenApi) {
             if of_booking && security.as_array().is_some_and(|it| it.contains(&json!({}))) {
                 operation.parameters.get_or_insert_default().extend(link().map(RefOr::T));
             }
+            if let Some(RefOr::T(body)) = &mut operation.request_body
+                && serde_json::to_string(body).is_ok_and(|it| it.contains("/EmptyBody\""))
+            {
+                body.required = Some(Required::False);
+            }
             for parameter in operation.parameters.iter_mut().flatten() {
                 if let RefOr::T(parameter) = parameter {
                     never_null(parameter);

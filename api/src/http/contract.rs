@@ -219,10 +219,17 @@ fn fits(schema: &Value, value: &Value) -> bool {
         | ("array", Value::Array(_))
         | ("object", Value::Object(_))
         | ("number", Value::Number(_)) => true,
-        ("integer", Value::Number(number)) => !number.is_f64(),
+        ("integer", Value::Number(number)) => !number.is_f64() || whole(number).is_some(),
         _ => false,
     };
     types.is_empty() || types.iter().any(is)
+}
+
+/// A number with a fraction of zero, as an integer. Beyond 2^53 a fraction cannot be seen.
+pub(super) fn whole(number: &serde_json::Number) -> Option<i64> {
+    let float = number.as_f64().filter(|it| number.is_f64() && it.abs() < 9e15)?;
+    #[expect(clippy::cast_possible_truncation, reason = "it is whole and in the range of i64")]
+    (float.fract() == 0.0).then_some(float as i64)
 }
 
 /// What a schema asks for, in JSON's words.
@@ -312,6 +319,7 @@ mod tests {
         assert_eq!(with("start_date", json!(null)), "must be a date (YYYY-MM-DD)");
         assert_eq!(with("hold_minutes", json!(1.5)), "must be a whole number from 0 or null");
         assert_eq!(with("fees", json!({})), "must be a list");
+        assert_eq!(with("hold_minutes", json!(1e30)), "must be a whole number from 0 or null");
         assert_eq!(with("customer", json!(["e", "f", "l"])), "must be an object");
     }
 

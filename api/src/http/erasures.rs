@@ -24,7 +24,7 @@ use utoipa::ToSchema;
 #[serde(deny_unknown_fields)]
 pub(crate) struct ErasureRequest {
     /// The person's email address.
-    #[schema(value_type = given::AddressText)]
+    #[schema(format = IdnEmail, min_length = 3, max_length = 1000)]
     email_address: String,
     /// Reason. It stays in the log, so it must hold nothing personal.
     #[schema(value_type = given::Reason)]
@@ -43,7 +43,7 @@ pub(crate) struct ErasureRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct HoldRequest {
     /// The person's email address.
-    #[schema(value_type = given::AddressText)]
+    #[schema(format = IdnEmail, min_length = 3, max_length = 1000)]
     email_address: String,
     /// Reason. It stays in the log, so it must hold nothing personal.
     #[schema(value_type = given::Reason)]

@@ -147,7 +147,12 @@ pub(crate) struct AuditEvent {
 #[utoipa::path(
     get, path = "/v1/audit/events", tag = "audit", security(("token" = [])), params(EventQuery),
     responses(
-        (status = 200, description = "A page, or an export", body = EventList),
+        (status = 200, description = "A page, or an export", content(
+            (EventList = "application/json"),
+            (String = "application/x-ndjson"),
+            (String = "text/csv"),
+            (String = "application/vnd.apache.parquet"),
+        )),
         Problem,
     ),
 )]
@@ -172,7 +177,7 @@ pub(crate) async fn list_events(
         return Err(ApiError::parameter("content", "it is for exports: a page always has it"));
     }
     let requested = usize::try_from(limit(query.limit.clone())?).unwrap_or(20);
-    let after = number("after", query.after.clone())?.unwrap_or(0);
+    let after = number("after", 0, query.after.clone())?.unwrap_or(0);
     let mut selection = selection(&query)?;
     selection.from = Some(selection.from.unwrap_or(1).max(after.saturating_add(1)));
     let end = api.log.last_position().await?;
@@ -231,7 +236,11 @@ pub(crate) async fn get_event(
 #[utoipa::path(
     get, path = "/v1/audit/export", tag = "audit", security(("token" = [])), params(EventQuery),
     responses(
-        (status = 200, description = "The export: NDJSON if `format` is not given", content_type = "application/x-ndjson", body = inline(String)),
+        (status = 200, description = "The export: NDJSON if `format` is not given", content(
+            (String = "application/x-ndjson"),
+            (String = "text/csv"),
+            (String = "application/vnd.apache.parquet"),
+        )),
         Problem,
     ),
 )]
@@ -270,8 +279,8 @@ fn selection(query: &EventQuery) -> Result<Selection, ApiError> {
         actor: text(query.actor.clone()),
         since: at("since", &query.since)?,
         until: at("until", &query.until)?,
-        from: number("from", query.from.clone())?,
-        to: number("to", query.to.clone())?,
+        from: number("from", 1, query.from.clone())?,
+        to: number("to", 1, query.to.clone())?,
     })
 }
 

@@ -4,11 +4,13 @@
 use super::{problem::ApiError, refusals::validation};
 use chrono::NaiveDate;
 use exodrive_domain::{
+    booking,
     days::parse_day,
+    email,
     value::{InvalidField, InvalidValue, Rules, Text, TextRule, Valid, currencies, rules},
 };
 use serde::{Deserialize, Deserializer, de::Error};
-use std::{borrow::Cow, fmt, marker::PhantomData};
+use std::{borrow::Cow, collections::BTreeSet, fmt, marker::PhantomData};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{KnownFormat, ObjectBuilder, OneOfBuilder, RefOr, Schema, SchemaFormat, Type},
@@ -167,6 +169,52 @@ impl PartialSchema for Currency {
 }
 
 impl ToSchema for Currency {}
+
+/// An email address. Only for the contract.
+pub(crate) struct Email;
+
+impl PartialSchema for Email {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::IdnEmail)))
+            .min_length(Some(3))
+            .max_length(Some(rules::AddressText::MOST))
+            .description(Some("One email address (RFC 5321 and 6531), without a display name"))
+            .into()
+    }
+}
+
+impl ToSchema for Email {}
+
+/// Statuses of bookings with commas between. Only for the contract.
+pub(crate) struct BookingStatuses;
+
+impl PartialSchema for BookingStatuses {
+    fn schema() -> RefOr<Schema> {
+        list_of(booking::Status::NAMES.iter().copied())
+    }
+}
+
+impl ToSchema for BookingStatuses {}
+
+/// Statuses of emails with commas between. Only for the contract.
+pub(crate) struct EmailStatuses;
+
+impl PartialSchema for EmailStatuses {
+    fn schema() -> RefOr<Schema> {
+        list_of(email::Status::ALL.iter().map(|status| status.name()))
+    }
+}
+
+impl ToSchema for EmailStatuses {}
+
+fn list_of<'a>(names: impl Iterator<Item = &'a str>) -> RefOr<Schema> {
+    let names: BTreeSet<_> = names.collect();
+    let name = format!(" *({})? *", Vec::from_iter(names).join("|"));
+    let text = ObjectBuilder::new().schema_type(Type::String);
+    text.pattern(Some(format!("^{name}(,{name})*$"))).into()
+}
 
 /// A day of the week; 0 is Sunday. Only for the contract.
 pub(crate) struct Weekday;

@@ -63,7 +63,7 @@ pub(crate) struct HistoryQuery {
     #[param(pattern = "^(received|happened)$")]
     order: Option<String>,
     /// Only what was known at this time (RFC 3339) or position.
-    #[param(value_type = Option<Moment>, example = "2026-11-20T09:15:00Z")]
+    #[param(inline, value_type = Option<Moment>, example = "2026-11-20T09:15:00Z")]
     at: Option<String>,
     /// Emails of an address, or deliveries of a time, on the page, 1 to 100. 20
     /// if not given.
@@ -252,10 +252,10 @@ pub(crate) struct DiffQuery {
     #[param(required = true, pattern = "^[A-Za-z0-9_-]{1,64}$")]
     email: Option<String>,
     /// The first point: a time (RFC 3339) or position.
-    #[param(required = true, value_type = Moment)]
+    #[param(required = true, inline, value_type = Moment)]
     from: Option<String>,
     /// The second point: a time (RFC 3339) or position.
-    #[param(required = true, value_type = Moment)]
+    #[param(required = true, inline, value_type = Moment)]
     to: Option<String>,
 }
 

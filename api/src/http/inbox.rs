@@ -4,6 +4,7 @@ use super::problem::{ApiError, Code, Problem};
 use super::{
     Api, App,
     auth::extract::EmailReader,
+    given,
     read_answer::{
         MIN_POSITION, add_blocked_header, answer_of, begin_read, json_body, limit, parse_query,
         text, view_answer,
@@ -41,7 +42,7 @@ use utoipa::{IntoParams, ToSchema};
 #[serde(default)]
 pub(crate) struct ListQuery {
     /// Only these statuses, with commas between.
-    #[param(example = "bounced,complained")]
+    #[param(inline, value_type = Option<given::EmailStatuses>, example = "bounced,complained")]
     status: Option<String>,
     /// Only emails that have each of these words, or words that begin with them, in addresses,
     /// subject, tags or id: in any order and case, with or without accents.

@@ -73,6 +73,7 @@ pub(crate) struct RebuildRequest {
     #[schema(min_length = 1, max_length = 1000)]
     key: Option<String>,
     /// Only rows that an event at this position or later touches.
+    #[schema(maximum = 9_223_372_036_854_775_807_i64)]
     from_position: Option<u64>,
     /// Number of partitions that the keys are split into from then on, 1 to 64.
     #[schema(minimum = 1, maximum = 64)]
@@ -130,6 +131,7 @@ pub(crate) struct SkipRequest {
     #[schema(min_length = 1, max_length = 1000)]
     key: String,
     /// Position of the first parked event of the key.
+    #[schema(maximum = 9_223_372_036_854_775_807_i64)]
     position: u64,
     /// Reason. It stays in the log.
     #[schema(value_type = given::Reason)]
@@ -369,13 +371,24 @@ async fn end(
     run_command(api, &job.projection, command, (act, "", false)).await
 }
 
+/// An event of the stream. Only for the contract.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(crate) struct RebuildEvent {
+    /// Always `rebuild`.
+    event: String,
+    /// The rebuild, as JSON.
+    #[schema(content_media_type = "application/json")]
+    data: String,
+}
+
 /// Follows a rebuild: an event `rebuild` for every change of state or progress.
 /// The stream ends after the last one. For operators.
 #[utoipa::path(
     get, path = "/v1/operator/rebuilds/{id}/events", tag = "operator", security(("token" = [])),
     params(("id" = String, Path, description = "The rebuild's id")),
     responses(
-        (status = 200, description = "Server-sent events, each with the rebuild (`Job`) as data", body = inline(String), content_type = "text/event-stream"),
+        (status = 200, description = "Server-sent events, each with the rebuild (`Job`) as data", body = RebuildEvent, content_type = "text/event-stream"),
         Problem,
     ),
 )]

@@ -58,7 +58,7 @@ pub(crate) async fn get_checkpoint(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let query: CheckpointQuery = parse_query(query)?;
-    let (seal, saved) = match number("size", query.size)? {
+    let (seal, saved) = match number("size", 1, query.size)? {
         None => (newest(&api).await?, NOW),
         Some(size) => (of_size(&api, size).await?, FOR_EVER),
     };
@@ -126,10 +126,10 @@ pub(crate) async fn get_inclusion(
     RawQuery(query): RawQuery,
 ) -> Result<Json<InclusionProof>, ApiError> {
     let query: InclusionQuery = parse_query(query)?;
-    let position = number("position", query.position)?
+    let position = number("position", 1, query.position)?
         .ok_or_else(|| ApiError::parameter("position", "it is missing"))?;
     let sealed = newest(&api).await?;
-    let size = number("size", query.size)?.unwrap_or(sealed.size);
+    let size = number("size", 1, query.size)?.unwrap_or(sealed.size);
     within("size", size, 1, sealed.size)?;
     within("position", position, 1, size)?;
     let (leaf, proof) = api.seals.prove_inclusion(position, size).await?;
@@ -187,10 +187,10 @@ pub(crate) async fn get_consistency(
     RawQuery(query): RawQuery,
 ) -> Result<Json<ConsistencyProof>, ApiError> {
     let query: ConsistencyQuery = parse_query(query)?;
-    let from =
-        number("from", query.from)?.ok_or_else(|| ApiError::parameter("from", "it is missing"))?;
+    let from = number("from", 1, query.from)?
+        .ok_or_else(|| ApiError::parameter("from", "it is missing"))?;
     let sealed = newest(&api).await?;
-    let to = number("to", query.to)?.unwrap_or(sealed.size);
+    let to = number("to", 1, query.to)?.unwrap_or(sealed.size);
     within("to", to, 1, sealed.size)?;
     within("from", from, 1, to)?;
     let proof = api.seals.prove_consistency(from, to).await?;
@@ -295,10 +295,17 @@ pub(super) fn path_position(text: &str) -> Result<u64, ApiError> {
 }
 
 /// A number in a query.
-pub(super) fn number(name: &str, text: Option<String>) -> Result<Option<u64>, ApiError> {
+pub(super) fn number(
+    name: &str,
+    least: u64,
+    text: Option<String>,
+) -> Result<Option<u64>, ApiError> {
     let Some(text) = text else { return Ok(None) };
-    let number = text.parse().ok();
-    number.map(Some).ok_or_else(|| ApiError::parameter(name, "it must be a whole number"))
+    // A position of the log is an `int64`, as the contract says.
+    let number = text.parse::<i64>().ok().and_then(|number| u64::try_from(number).ok());
+    let detail = || format!("it must be a whole number from {least}");
+    let number = number.filter(|number| *number >= least);
+    number.map(Some).ok_or_else(|| ApiError::parameter(name, detail()))
 }
 
 fn within(name: &str, number: u64, from: u64, to: u64) -> Result<(), ApiError> {

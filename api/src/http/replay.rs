@@ -31,13 +31,13 @@ pub const FULL_READINGS: usize = 2;
 pub(crate) struct ReplayQuery {
     /// Replay up to this time (RFC 3339, by when we received the events) or
     /// position. Now if not given.
-    #[param(value_type = Option<Moment>, example = "2026-11-20T09:15:00Z")]
+    #[param(inline, value_type = Option<Moment>, example = "2026-11-20T09:15:00Z")]
     at: Option<String>,
     /// First point of a comparison: a time or position.
-    #[param(value_type = Option<Moment>)]
+    #[param(inline, value_type = Option<Moment>)]
     from: Option<String>,
     /// Second point of a comparison: a time or position.
-    #[param(value_type = Option<Moment>)]
+    #[param(inline, value_type = Option<Moment>)]
     to: Option<String>,
 }
 

@@ -413,13 +413,21 @@ impl Erasures {
     }
 }
 
+/// Characters of the longest address that is looked for: mail may name one that is longer than any
+/// to which it can be delivered.
+const LONGEST_ADDRESS: usize = 1_000;
+
 /// Normalises an address for comparisons.
 fn normal(address: &str) -> Result<String, ErasureError> {
     let address = address_key(address);
     let parts = address.split_once('@').filter(|(local, domain)| {
         !local.is_empty() && !domain.is_empty() && !address.contains(char::is_whitespace)
     });
-    if parts.is_none() { Err(ErasureError::Address) } else { Ok(address) }
+    if parts.is_none() || address.chars().count() > LONGEST_ADDRESS {
+        Err(ErasureError::Address)
+    } else {
+        Ok(address)
+    }
 }
 
 fn valid_reason(reason: &str) -> Result<String, ErasureError> {

@@ -392,9 +392,11 @@ impl Rules for PriceList {
 
 impl Rules for Choices {
     fn apply(&mut self, faults: &mut Faults) {
-        let ids = self.fees.len() <= MOST_ENTRIES
-            && self.fees.iter().all(|id| ChoiceId::parse(id).is_ok_and(|read| *read == **id));
-        faults.check(ids, "/fees", "must be ids of at most 50 optional fees");
+        let fees: Option<BTreeSet<String>> =
+            self.fees.iter().map(|id| ChoiceId::parse(id).ok().map(String::from)).collect();
+        let fees = fees.filter(|fees| fees.len() <= MOST_ENTRIES);
+        faults.check(fees.is_some(), "/fees", "must be ids of at most 50 optional fees");
+        self.fees = fees.unwrap_or_default();
         faults.optional_text::<rules::ChoiceId>("/pick_up", &mut self.pick_up);
         faults.optional_text::<rules::ChoiceId>("/drop_off", &mut self.drop_off);
     }

@@ -53,6 +53,10 @@ pub(crate) const OLDER_WORDS: (&str, &str) = (
 /// The same text composed or decomposed, in uppercase or lowercase, has one fold; the fold of a
 /// fold is itself.
 pub fn fold(text: &str) -> String {
+    if text.is_ascii() { text.to_ascii_lowercase() } else { fold_unicode(text) }
+}
+
+fn fold_unicode(text: &str) -> String {
     // The iota below a Greek vowel is a mark in lowercase and a letter in uppercase.
     let kept =
         |c: &char| (canonical_combining_class(*c) == 0 && !is_ignored(*c)) || *c == '\u{345}';
@@ -376,6 +380,11 @@ mod tests {
             prop_assert_eq!(&fold(&text.to_lowercase()), &folded);
             prop_assert_eq!(&fold(&text.nfd().collect::<String>()), &folded);
             prop_assert_eq!(&fold(&text.nfc().collect::<String>()), &folded);
+        }
+
+        #[test]
+        fn a_text_in_ascii_folds_as_any_other(text in "[\\x00-\\x7f]*") {
+            prop_assert_eq!(fold(&text), fold_unicode(&text));
         }
 
         #[test]

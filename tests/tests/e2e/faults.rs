@@ -160,13 +160,13 @@ async fn another_worker_takes_over_from_one_that_hangs_within_5_s() {
 
     world.signal(WORKER, Signal::SIGSTOP);
     world.stored(&delivery(2, "delivered")).await;
-    let second = within(Duration::from_secs(5), "the second worker takes over", async || {
+    within(Duration::from_secs(5), "the second worker takes over", async || {
         let now = workers(&world).await;
         let behind: i64 = sqlx::query_scalar("select min(position) from checkpoints")
             .fetch_one(world.database())
             .await
             .unwrap();
-        (now.len() == 1 && now != first && behind == 2).then_some(now)
+        (now.len() == 1 && now != first && behind == 2).then_some(())
     })
     .await;
 
@@ -180,7 +180,6 @@ async fn another_worker_takes_over_from_one_that_hangs_within_5_s() {
     })
     .await;
     world.views_equal_a_fresh_fold().await;
-    assert_eq!(workers(&world).await, second, "it takes no lease back");
     let (_, row) = &world.rows("inbox").await["em-1"];
     assert_eq!((&row["status"], &row["email"]["repeats"]), (&"opened".into(), &0.into()));
 }

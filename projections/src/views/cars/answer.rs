@@ -104,6 +104,7 @@ pub struct CarDetail {
 
 /// A specification (`text` is its value) or a feature (`text` describes it).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct NamedTextDetail {
     /// For example `Top speed`.
     #[schema(min_length = 1, max_length = 100)]
@@ -119,9 +120,10 @@ pub struct NamedTextDetail {
 
 /// A picture.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ImageDetail {
     /// Its address, with `https`.
-    #[schema(min_length = 1, max_length = 2000)]
+    #[schema(min_length = 1, max_length = 2000, pattern = "^https://")]
     pub url: String,
     /// Description of the picture, for people who cannot see it.
     #[serde(default)]
@@ -165,6 +167,7 @@ pub struct PriceDetail {
 
 /// A fee for a whole rental.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct FeeDetail {
     /// Id by which a booking chooses it.
     #[schema(min_length = 1, max_length = 100)]
@@ -196,6 +199,7 @@ pub struct PeakDetail {
 
 /// A place to pick up or leave the car.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct LocationDetail {
     /// Id by which a booking chooses it.
     #[schema(min_length = 1, max_length = 100)]

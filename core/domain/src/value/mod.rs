@@ -19,8 +19,8 @@ pub use email_address::{EmailAddress, address_key, mailboxes};
 pub use fault::{InvalidField, InvalidValue};
 pub use text::{
     AddressText, Category, ChoiceId, Description, DocumentReference, FeatureText, HistoryName,
-    HistorySummary, ImageAlt, Label, LongReason, Note, OfferText, PaymentReference, PersonName,
-    Phone, Reason, ShortDescription, SpecificationText, Text, TextRule, UserId, rules,
+    HistorySummary, ImageAlt, Label, Note, OfferText, PaymentReference, PersonName, Phone, Reason,
+    ShortDescription, SpecificationText, Text, TextRule, UserId, rules,
 };
 pub use url::check_image_url;
 pub use valid::{Faults, MOST_MINOR_UNITS, Rules, Valid};

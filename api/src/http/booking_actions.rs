@@ -162,7 +162,7 @@ pub(crate) struct ReturnRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ResolveRequest {
     /// `completed` or `cancelled`.
-    #[schema(pattern = "^(completed|cancelled)$")]
+    #[schema(max_length = 9, pattern = "^(completed|cancelled)$")]
     status: String,
     /// Reason of the decision.
     reason: Option<given::OptionalReason>,

@@ -278,7 +278,7 @@ async fn not_found(_: auth::extract::Anyone, _: Request) -> ApiError {
 /// Gives this description.
 #[utoipa::path(
     get, path = "/v1/openapi.json", tag = "documentation",
-    responses((status = 200, description = "OpenAPI 3.1", body = inline(serde_json::Value))),
+    responses((status = 200, description = "OpenAPI 3.1", body = inline(serde_json::Value)), Problem),
 )]
 async fn describe(_: auth::extract::Anyone) -> Result<Response, ApiError> {
     static DOCUMENT: LazyLock<serde_json::Result<String>> = LazyLock::new(|| openapi().to_json());

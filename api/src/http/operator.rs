@@ -206,7 +206,7 @@ async fn run_command<T>(
             let actor = context.actor_name();
             let job = api.operator.job(&plan, &actor, &recorded).await;
             // It is recorded: that the database does not answer changes nothing.
-            let job = job.unwrap_or_else(|_| Job::recorded(&plan, &actor, &recorded));
+            let job = job.unwrap_or_else(|_| Job::recorded(&plan.event, &actor, recorded.id));
             return Ok(Answer::of(&job, recorded.position)?.begun(location(&job.id)));
         }
         Answer::of(&CommandReceipt::of(&plan, Some(&recorded)), recorded.position)
@@ -299,7 +299,7 @@ pub(crate) async fn list_rebuilds(
 
 async fn find_job(api: &Api, id: &str) -> Result<Job, ApiError> {
     let id: Uuid = id.parse().map_err(|_| OperatorError::NoSuchRebuild)?;
-    Ok(Job::from(api.operator.rebuild(id).await?))
+    Ok(api.operator.find_job(id).await?)
 }
 
 /// Gives a rebuild. For operators.

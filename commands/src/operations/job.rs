@@ -3,11 +3,15 @@
 
 use super::{Plan, Recorded};
 use chrono::{DateTime, Utc};
-use exodrive_domain::{operation::Operation, time::serde_micros};
+use exodrive_domain::{
+    operation::{Operation, OperationEvent},
+    time::serde_micros,
+};
 use exodrive_projections::engine::operations::{Rebuild, RebuildKind, RebuildState};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 /// A rebuild, a rollback, or the build of a new version.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
@@ -124,11 +128,11 @@ impl From<Rebuild> for Job {
 impl Job {
     /// A rebuild or rollback that is recorded in the log and that no worker has
     /// applied yet.
-    pub fn recorded(plan: &Plan, actor: &str, recorded: &Recorded) -> Self {
+    pub fn recorded(event: &OperationEvent, actor: &str, id: Uuid) -> Self {
         let mut job = Self {
             object: "rebuild",
-            id: recorded.id.to_string(),
-            projection: plan.event.projection.clone(),
+            id: id.to_string(),
+            projection: event.projection.clone(),
             kind: RebuildKind::Rebuild,
             state: RebuildState::Recorded,
             progress: Progress {
@@ -147,7 +151,7 @@ impl Job {
             partitions: None,
             accepted: false,
             cancel_requested: false,
-            reason: plan.event.reason.clone(),
+            reason: event.reason.clone(),
             actor: actor.to_owned(),
             worker: None,
             requested_at: None,
@@ -156,7 +160,7 @@ impl Job {
             comparison: None,
             error: None,
         };
-        match &plan.event.operation {
+        match &event.operation {
             Operation::RebuildRequested {
                 version,
                 key,

@@ -140,7 +140,7 @@ impl Operator {
         recorded: &Recorded,
     ) -> Result<Job, OperatorError> {
         let row = self.database.rebuild(recorded.id).await?;
-        Ok(row.map_or_else(|| Job::recorded(plan, actor, recorded), Job::from))
+        Ok(row.map_or_else(|| Job::recorded(&plan.event, actor, recorded.id), Job::from))
     }
 }
 

@@ -4,7 +4,8 @@
 
 use crate::in_process::InProcess;
 use exodrive_tests::{
-    Answer, Client, Delivery, System, booking_body, car_body, day, email_body, eventually,
+    Answer, Client, Delivery, System, WORKER, World, booking_body, car_body, day, email_body,
+    eventually,
 };
 use futures::future::join_all;
 use reqwest::Method;
@@ -161,6 +162,23 @@ async fn a_location_leads_to_what_was_made() {
         ["201", "202"].iter().any(|status| item["post"]["responses"][status].is_object())
     });
     assert_eq!(followed, making.map(|(path, _)| path.clone()).collect());
+}
+
+#[tokio::test]
+async fn a_rebuild_is_found_while_no_worker_runs() {
+    let world = World::start().await;
+    world.kill(WORKER);
+    let operator = world.user("operator-user", "operator");
+    let path = "/v1/operator/projections/payments/rebuild";
+    let made = operator.post(path, &json!({"reason": "a test"})).await;
+    let detail = made.expect(202);
+    assert_eq!(detail["state"], "recorded");
+    let found = operator.get(made.header("location")).await.expect(200);
+    assert_eq!(found, detail);
+    operator
+        .get("/v1/operator/rebuilds/0198f3a6-c1f0-7d5a-b0c4-00000000000a")
+        .await
+        .problem(404, "not_found");
 }
 
 #[tokio::test]
@@ -352,10 +370,10 @@ async fn what_is_missing_is_named_at_once_and_in_words_of_json() {
     }
     let valid = booking_body("one", day(0), day(1));
     for (name, value, detail) in [
-        ("hold_minutes", json!(-1), "must be a whole number from 0 or null"),
-        ("hold_minutes", json!(1.0), "must be a whole number from 0 or null"),
+        ("hold_minutes", json!(-1), "must be a whole number from 1 or null"),
+        ("hold_minutes", json!(1.5), "must be a whole number from 1 or null"),
         ("start_date", json!("2026-02-30"), "must be a date (YYYY-MM-DD)"),
-        ("expected_total_cents", json!(u64::MAX), "must be a whole number or null"),
+        ("expected_total_cents", json!(u64::MAX), "must be a whole number from 0 or null"),
     ] {
         let mut body = valid.clone();
         body[name] = value;
@@ -364,6 +382,12 @@ async fn what_is_missing_is_named_at_once_and_in_words_of_json() {
             [(format!("/{name}"), detail.to_owned())]
         );
     }
+    // To JSON Schema it is an integer.
+    let admin = world.admin();
+    let mut whole = booking_body(&admin.add_car("one", 10_000).await, day(0), day(1));
+    whole["hold_minutes"] = json!(60.0);
+    assert!(whole.to_string().contains("60.0"));
+    admin.post("/v1/bookings", &whole).await.expect(201);
     let twice = valid.to_string().replacen('{', r#"{"car_id":"two","#, 1);
     let problem = send(&twice).await;
     assert!(problem["detail"].as_str().unwrap().contains("duplicate field"), "{problem}");

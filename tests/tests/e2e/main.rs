@@ -38,6 +38,7 @@ mod idempotency;
 mod import;
 mod in_process;
 mod limits;
+mod money;
 mod office;
 mod operator;
 mod parking;

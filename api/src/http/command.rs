@@ -173,9 +173,11 @@ fn whole_numbers(value: &mut Value) -> bool {
             *number = whole.into();
             true
         }
-        Value::Array(items) => items.iter_mut().fold(false, |any, it| whole_numbers(it) || any),
+        Value::Array(items) => {
+            items.iter_mut().map(whole_numbers).filter(|written| *written).count() > 0
+        }
         Value::Object(fields) => {
-            fields.values_mut().fold(false, |any, it| whole_numbers(it) || any)
+            fields.values_mut().map(whole_numbers).filter(|written| *written).count() > 0
         }
         _ => false,
     }

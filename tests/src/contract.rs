@@ -72,6 +72,8 @@ fn operation_of(asked: &Asked) -> Option<String> {
         loop {
             match (known.next(), given.next()) {
                 (None, None) => return true,
+                // The rest, with slashes.
+                (Some("{path}"), Some(_)) => return true,
                 (Some(known), Some(given)) if known.starts_with('{') && !given.is_empty() => {}
                 (Some(known), Some(given)) if known == given => {}
                 _ => return false,

@@ -161,7 +161,7 @@ const OWNED: [(&str, &[&str]); 5] = [
 const PUT_TOGETHER: [&str; 5] =
     ["exodrive-proof", "exodrive-runtime", "exodrive-commands", "exodrive-api", "exodrive-tests"];
 
-const LICENCES: [&str; 11] = [
+const LICENCES: [&str; 12] = [
     "0BSD",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
@@ -171,6 +171,7 @@ const LICENCES: [&str; 11] = [
     "CDLA-Permissive-2.0",
     "ISC",
     "MIT",
+    "MIT-0",
     "Unicode-3.0",
     "Zlib",
 ];

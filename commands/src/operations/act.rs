@@ -1,13 +1,11 @@
 //! Operators' commands on projections, checked against the present state.
 
-use super::{InvalidOperation, Job, OperationRejection, Operator, OperatorError, known};
+use super::{InvalidOperation, OperationRejection, Operator, OperatorError, known};
 use exodrive_domain::{
-    Payload, Subject, decode,
     operation::{Operation, OperationEvent},
     value::Reason,
 };
 use exodrive_projections::engine::operations::{GenerationState, Rebuild, RebuildState};
-use exodrive_projections::names;
 use uuid::Uuid;
 
 /// A command on a projection.
@@ -316,33 +314,5 @@ impl Operator {
     /// When no worker knows a rebuild of this id, or the database does not answer.
     pub async fn rebuild(&self, id: Uuid) -> Result<Rebuild, OperatorError> {
         self.database().rebuild(id).await?.ok_or(OperatorError::NoSuchRebuild)
-    }
-
-    /// One rebuild, also if no worker has applied it yet.
-    ///
-    /// # Errors
-    /// When no rebuild has this id, or log or database do not answer.
-    pub async fn find_job(&self, id: Uuid) -> Result<Job, OperatorError> {
-        if let Some(row) = self.database().rebuild(id).await? {
-            return Ok(Job::from(row));
-        }
-        let applied = self.database().applied_position().await?;
-        for name in names() {
-            let subject = Subject::Projection(name.to_owned());
-            for recorded in self.log().events_after(&subject, applied).await? {
-                let envelope = &recorded.envelope;
-                if envelope.id == id.to_string()
-                    && let Ok(Payload::Operation(event)) = decode(&recorded)
-                    && matches!(
-                        event.operation,
-                        Operation::RebuildRequested { .. } | Operation::RollbackRequested { .. }
-                    )
-                {
-                    let actor = envelope.actor.as_deref().unwrap_or_default();
-                    return Ok(Job::recorded(&event, actor, id));
-                }
-            }
-        }
-        Err(OperatorError::NoSuchRebuild)
     }
 }

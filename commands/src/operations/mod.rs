@@ -14,11 +14,12 @@ pub use job::{CommandReceipt, Job, Progress};
 pub use status::ProjectionStatus;
 
 use crate::{context::CommandContext, event::decided_event};
-use exodrive_domain::Subject;
+use exodrive_domain::{Payload, Subject, decode, operation::Operation};
 use exodrive_log::Log;
 use exodrive_projections::{
     Database,
     engine::operations::{Description, Generation, ParkedEvent},
+    names,
 };
 use serde::Serialize;
 use std::time::Duration;
@@ -141,6 +142,34 @@ impl Operator {
     ) -> Result<Job, OperatorError> {
         let row = self.database.rebuild(recorded.id).await?;
         Ok(row.map_or_else(|| Job::recorded(&plan.event, actor, recorded.id), Job::from))
+    }
+
+    /// One rebuild, also if no worker has applied it yet.
+    ///
+    /// # Errors
+    /// When no rebuild has this id, or log or database do not answer.
+    pub async fn find_job(&self, id: Uuid) -> Result<Job, OperatorError> {
+        if let Some(row) = self.database().rebuild(id).await? {
+            return Ok(Job::from(row));
+        }
+        let applied = self.database().applied_position().await?;
+        for name in names() {
+            let subject = Subject::Projection(name.to_owned());
+            for recorded in self.log().events_after(&subject, applied).await? {
+                let envelope = &recorded.envelope;
+                if envelope.id == id.to_string()
+                    && let Ok(Payload::Operation(event)) = decode(&recorded)
+                    && matches!(
+                        event.operation,
+                        Operation::RebuildRequested { .. } | Operation::RollbackRequested { .. }
+                    )
+                {
+                    let actor = envelope.actor.as_deref().unwrap_or_default();
+                    return Ok(Job::recorded(&event, actor, id));
+                }
+            }
+        }
+        Err(OperatorError::NoSuchRebuild)
     }
 }
 

@@ -237,6 +237,28 @@ impl<R> Table<R> for Loaded<R> {
     }
 }
 
+/// By how much each number of [`Projection::COUNTED`] changes.
+pub(crate) type Counts = BTreeMap<String, i64>;
+
+/// By how much the numbers change when these rows become those of a batch.
+pub(crate) fn counts<P: Projection>(
+    before: &HashMap<String, Stored<P::Row>>,
+    changed: &Rows<P::Row>,
+) -> Counts {
+    let mut counts = Counts::new();
+    let mut add = |row: Option<&Stored<P::Row>>, by: i64| {
+        if let Some(value) = row.and_then(|stored| P::counted(&stored.row)) {
+            *counts.entry(value.to_owned()).or_default() += by;
+        }
+    };
+    for (key, row) in changed {
+        add(before.get(key), -1);
+        add(row.as_ref(), 1);
+    }
+    counts.retain(|_, by| *by != 0);
+    counts
+}
+
 /// The number of a row in a [`HungFold`]: the same whatever other rows are folded.
 fn row_number(key: &str) -> usize {
     let mut hasher = DefaultHasher::new();

@@ -13,6 +13,7 @@ use crate::{
     },
 };
 use exodrive_domain::{Event, Recorded, decode};
+use serde_json::Value;
 use sqlx::PgConnection;
 use std::{
     collections::{HashMap, HashSet},
@@ -218,6 +219,16 @@ impl<P: Projection> Snapshot<P> {
     pub async fn rows(&mut self, keys: &[String]) -> Result<Vec<Found>, Error> {
         let generation = self.active_generation.generation;
         inspection::rows(Definition::of::<P>(), &mut self.transaction, generation, keys).await
+    }
+
+    /// The numbers of its rows by [`Projection::COUNTED`]: as they are kept, and as the rows give
+    /// them. `None` if none are kept.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn counts(&mut self) -> Result<Option<(Value, Value)>, Error> {
+        let generation = self.active_generation.generation;
+        inspection::counts(Definition::of::<P>(), &mut self.transaction, generation).await
     }
 }
 

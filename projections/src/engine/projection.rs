@@ -66,6 +66,15 @@ pub trait Projection: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// The column by which lists count rows, and whose numbers are kept as rows change: to count a
+    /// large table anew for each list takes too long.
+    const COUNTED: Option<&'static str> = None;
+
+    /// The value of that column.
+    fn counted(_row: &Self::Row) -> Option<&str> {
+        None
+    }
+
     /// Readers to whom row-level security shows a row: a condition in SQL on
     /// `current_setting('exodrive.identity', true)`, `exodrive.subject` and the row's columns.
     const READERS: &'static str = STAFF;
@@ -121,6 +130,7 @@ pub(crate) struct Definition {
     pub(crate) schema: &'static str,
     pub(crate) readers: &'static str,
     pub(crate) cached: bool,
+    pub(crate) counted: Option<&'static str>,
 }
 
 impl Definition {
@@ -131,6 +141,7 @@ impl Definition {
             schema: P::SCHEMA,
             readers: P::READERS,
             cached: P::CACHED,
+            counted: P::COUNTED,
         }
     }
 

@@ -1,7 +1,9 @@
 //! Pages and cursors that the queries of several projections share.
 
+use crate::{Error, Transaction};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// A page of a list, newest first.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -29,6 +31,33 @@ impl<T> Page<T> {
         let rows = self.rows.into_iter().map(read).collect::<Result<_, _>>()?;
         Ok(Page { rows, next: self.next })
     }
+}
+
+/// The numbers of rows by [`Projection::COUNTED`], of the generation that this release reads.
+/// `None` if they are not known, or if the reader may not see every row: then the rows are to be
+/// counted.
+///
+/// [`Projection::COUNTED`]: crate::Projection::COUNTED
+pub(crate) async fn kept_counts(
+    reader: &mut Transaction,
+    view: &'static str,
+) -> Result<Option<BTreeMap<String, i64>>, Error> {
+    let found = sqlx::query!(
+        r#"select key as "name?", sum(value::bigint)::bigint as rows,
+                  bool_or(counts is null) as "unknown!"
+           from checkpoints left join lateral jsonb_each_text(counts) on true
+           where projection = $1
+             and generation = obj_description(to_regclass($1), 'pg_class')::integer
+             and current_setting('exodrive.identity', true) in ('admin', 'auditor', 'system')
+           group by key"#,
+        view
+    );
+    let found = found.fetch_all(&mut **reader).await?;
+    if found.is_empty() || found.iter().any(|it| it.unknown) {
+        return Ok(None);
+    }
+    let counts = found.into_iter().filter_map(|it| Some((it.name?, it.rows?)));
+    Ok(Some(counts.filter(|(_, rows)| *rows > 0).collect()))
 }
 
 /// A place in a list, opaque to readers.

@@ -109,6 +109,7 @@ pub async fn verify<P: Projection>(
     if options.extent == Extent::All {
         views.find_too_many(database, &mut report).await?;
         find_still_parked::<P>(log, database, &mut report).await?;
+        find_other_counts::<P>(database, &mut report).await?;
     }
     report.redis = views.end();
     Ok(report)
@@ -135,6 +136,20 @@ async fn find_still_parked<P: Projection>(
         );
         let (place, fields) = (Place::StillParked, Vec::new());
         report.add_finding(Finding { key, place, fields, detail: Some(detail) });
+    }
+    Ok(())
+}
+
+/// Reports numbers that are kept for lists and are not those of the rows.
+async fn find_other_counts<P: Projection>(
+    database: &Database,
+    report: &mut Report,
+) -> Result<(), VerifyError> {
+    let counts = database.snapshot::<P>().await?.counts().await?;
+    let (Some((kept, counted)), Some(column)) = (counts, P::COUNTED) else { return Ok(()) };
+    if kept != counted {
+        let field = Field { field: String::new(), expected: Some(counted), found: Some(kept) };
+        report.find_fields(column, Place::CountsDiffer, vec![field]);
     }
     Ok(())
 }

@@ -28,6 +28,8 @@ pub enum Place {
     NotFolded,
     /// An event is parked that can be folded: the row is not what a rebuild makes.
     StillParked,
+    /// The numbers that are kept for lists are not those of the rows.
+    CountsDiffer,
 }
 
 impl fmt::Display for Place {
@@ -41,6 +43,7 @@ impl fmt::Display for Place {
             Self::RedisTooMany => "redis too many",
             Self::NotFolded => "not folded",
             Self::StillParked => "still parked",
+            Self::CountsDiffer => "counts differ",
         })
     }
 }

@@ -28,6 +28,7 @@ impl Projection for Newer {
         "alter table inbox add column release integer not null default 2;"
     );
     const CACHED: bool = true;
+    const COUNTED: Option<&'static str> = Inbox::COUNTED;
     type Row = InboxRow;
 
     fn personal(key: &str) -> PersonalData<'_> {
@@ -42,6 +43,10 @@ impl Projection for Newer {
         let mut row = Inbox::evolve(key, row, event)?;
         row.search = format!("newer\n{}", row.search);
         Some(row)
+    }
+
+    fn counted(row: &InboxRow) -> Option<&str> {
+        Inbox::counted(row)
     }
 
     fn cached(row: &InboxRow, position: u64) -> Option<String> {
@@ -60,6 +65,7 @@ impl Projection for Defective {
     const SUBJECTS: &'static [&'static str] = Inbox::SUBJECTS;
     const SCHEMA: &'static str = Inbox::SCHEMA;
     const CACHED: bool = true;
+    const COUNTED: Option<&'static str> = Inbox::COUNTED;
     type Row = InboxRow;
 
     fn personal(key: &str) -> PersonalData<'_> {
@@ -78,6 +84,10 @@ impl Projection for Defective {
             std::hint::black_box(());
         }
         Inbox::evolve(key, row, event)
+    }
+
+    fn counted(row: &InboxRow) -> Option<&str> {
+        Inbox::counted(row)
     }
 
     fn cached(row: &InboxRow, position: u64) -> Option<String> {

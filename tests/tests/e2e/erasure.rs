@@ -515,7 +515,7 @@ async fn a_person_is_erased_whatever_the_views_have_of_them_and_of_others() {
         world.rows("bookings").await.contains_key(&bookings[0]).then_some(())
     })
     .await;
-    let events = world.views_equal_a_fresh_fold().await;
+    let events = world.rows_equal_a_fresh_fold().await;
     let mut texts: Vec<_> =
         events.iter().map(|event| String::from_utf8_lossy(&event.body).into_owned()).collect();
     for view in names() {

@@ -63,6 +63,7 @@ impl<const V: u32> Projection for Odd<V> {
     const SUBJECTS: &'static [&'static str] = Inbox::SUBJECTS;
     const SCHEMA: &'static str = Inbox::SCHEMA;
     const CACHED: bool = true;
+    const COUNTED: Option<&'static str> = Inbox::COUNTED;
     type Row = InboxRow;
 
     fn personal(key: &str) -> PersonalData<'_> {
@@ -78,6 +79,10 @@ impl<const V: u32> Projection for Odd<V> {
 
     fn evolve(_key: &str, row: Option<InboxRow>, event: &Event<'_>) -> Option<InboxRow> {
         evolved(row, event)
+    }
+
+    fn counted(row: &InboxRow) -> Option<&str> {
+        Inbox::counted(row)
     }
 
     fn cached(row: &InboxRow, position: u64) -> Option<String> {

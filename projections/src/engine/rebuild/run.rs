@@ -230,6 +230,7 @@ async fn build(
     rebuilds::enter(engine.definition, &mut transaction, job, RebuildState::CatchingUp).await?;
     generations::catch_up(engine.definition, &mut transaction, generation).await?;
     generations::set_position(engine.definition, &mut transaction, generation, until).await?;
+    generations::count_rows(engine.definition, &mut transaction, generation).await?;
     transaction.commit().await?;
     Ok(generation)
 }

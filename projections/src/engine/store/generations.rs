@@ -417,6 +417,29 @@ pub(crate) async fn drop_generation(
     Ok(())
 }
 
+/// Counts the rows of a generation that was filled, as [`Projection::COUNTED`] says. The numbers of
+/// partitions are only used together.
+///
+/// [`Projection::COUNTED`]: crate::Projection::COUNTED
+pub(crate) async fn count_rows(
+    definition: Definition,
+    connection: &mut PgConnection,
+    generation: i32,
+) -> Result<(), Error> {
+    let Some(column) = definition.counted else { return Ok(()) };
+    let table = definition.table(generation);
+    let sql = format!(
+        "update checkpoints set counts = case partition when 0 then coalesce(
+             (select jsonb_object_agg({column}, rows) from (
+                 select {column}, count(*) as rows from {table}
+                 where {column} is not null group by {column}) as counted), '{{}}') else '{{}}' end
+         where projection = $1 and generation = $2"
+    );
+    let counted = sqlx::query(AssertSqlSafe(sql)).bind(definition.name).bind(generation);
+    counted.execute(connection).await?;
+    Ok(())
+}
+
 /// Gives up a generation that a rebuild of this kind is building, unless it was swapped in.
 pub(crate) async fn let_go(
     definition: Definition,

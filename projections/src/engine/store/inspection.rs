@@ -40,6 +40,34 @@ pub(crate) async fn snapshot(pool: &PgPool) -> Result<Transaction, Error> {
     Ok(Transaction::begin_with(pool, begin).await?)
 }
 
+/// The numbers of a generation's rows by [`Projection::COUNTED`]: as they are kept, and as the rows
+/// give them. `None` if none are kept.
+///
+/// [`Projection::COUNTED`]: crate::Projection::COUNTED
+pub(crate) async fn counts(
+    definition: Definition,
+    connection: &mut PgConnection,
+    generation: i32,
+) -> Result<Option<(Value, Value)>, Error> {
+    let Some(column) = definition.counted else { return Ok(None) };
+    let table = definition.table(generation);
+    let sql = format!(
+        "select coalesce((select jsonb_object_agg(key, rows) from (
+                 select key, sum(value::bigint) as rows
+                 from checkpoints, jsonb_each_text(counts)
+                 where projection = $1 and generation = $2 group by key
+                 having sum(value::bigint) <> 0) as kept), '{{}}') as kept,
+             coalesce((select jsonb_object_agg({column}, rows) from (
+                 select {column}, count(*) as rows from {table}
+                 where {column} is not null group by {column}) as counted), '{{}}') as counted
+         where not exists (select from checkpoints
+             where projection = $1 and generation = $2 and counts is null)"
+    );
+    let found = sqlx::query(AssertSqlSafe(sql)).bind(definition.name).bind(generation);
+    let found = found.fetch_optional(connection).await?;
+    found.map(|row| Ok((row.try_get("kept")?, row.try_get("counted")?))).transpose()
+}
+
 /// The events that have been folded into the rows that readers see.
 pub(crate) async fn folded(
     definition: Definition,

@@ -3,7 +3,7 @@
 use super::{states::GenerationState, to_i64, to_u64};
 use crate::{
     Error,
-    engine::{PartitionId, projection::Definition},
+    engine::{PartitionId, fold::Counts, projection::Definition},
 };
 use sqlx::{PgConnection, PgPool};
 use std::time::Duration;
@@ -116,18 +116,31 @@ pub(crate) async fn release(
     Ok(())
 }
 
-/// Moves the checkpoint and keeps the lease, unless the lease is lost.
+/// No row was written: for [`advance`].
+pub(crate) const NOTHING: (usize, &Counts) = (0, &Counts::new());
+
+/// Moves the checkpoint and keeps the lease, unless the lease is lost. `folded` is the number of
+/// rows that were written, and what they change in the numbers that lists show.
 pub(crate) async fn advance(
     definition: Definition,
     connection: &mut PgConnection,
     lease: &Lease,
     position: u64,
-    folded: usize,
+    (folded, counts): (usize, &Counts),
 ) -> Result<(), Error> {
+    let (names, changes): (Vec<_>, Vec<_>) =
+        counts.iter().map(|(name, by)| (name.clone(), *by)).unzip();
     let moved = sqlx::query!(
         "update checkpoints set position = $6, folded = folded + $7, published = $8,
              heartbeat_at = clock_timestamp(),
-             lease_until = clock_timestamp() + make_interval(secs => $9)
+             lease_until = clock_timestamp() + make_interval(secs => $9),
+             counts = case when cardinality($10::text[]) = 0 or counts is null then counts else
+                 (select jsonb_object_agg(name, rows) from (
+                     select name, sum(rows) as rows from (
+                         select key as name, value::bigint as rows from jsonb_each_text(counts)
+                         union all
+                         select * from unnest($10::text[], $11::bigint[])) as each
+                     group by name) as sums) end
          where projection = $1 and generation = $2 and partition = $3 and epoch = $4
            and position = $5",
         definition.name,
@@ -138,7 +151,9 @@ pub(crate) async fn advance(
         to_i64(position),
         folded as i64,
         to_i64(lease.published),
-        LEASE.as_secs_f64()
+        LEASE.as_secs_f64(),
+        &names,
+        &changes
     )
     .execute(connection)
     .await?;

@@ -10,11 +10,11 @@ use crate::{
     Error,
     engine::{
         cache::CacheError,
-        fold::{REFUSED, Rows, Stored},
+        fold::{self, REFUSED, Rows, Stored},
         histories::{Fresh, KeyHistories},
         projection::Projection,
         refused::write_each,
-        store::{self, parked, rebuilds, refolds},
+        store::{self, leases::NOTHING, parked, rebuilds, refolds},
     },
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -118,6 +118,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
         changed.retain(|key, row| before.get(key) != row.as_ref());
         for key in write_each::<P>(&mut transaction, part.generation, changed.clone()).await? {
             rows.remove(&key);
+            changed.remove(&key);
             errors.insert(key, REFUSED.to_owned());
         }
         match source {
@@ -137,8 +138,9 @@ impl<P: Projection> PartitionWriter<'_, P> {
                 }
             }
         }
-        let count = changed.len();
-        store::leases::advance(definition, &mut transaction, &self.lease, position, count).await?;
+        let counts = fold::counts::<P>(&before, &changed);
+        let folded = (changed.len(), &counts);
+        store::leases::advance(definition, &mut transaction, &self.lease, position, folded).await?;
         transaction.commit().await?;
         tracing::info!(
             projection = P::NAME,
@@ -160,7 +162,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
                 // and they are still due.
                 let mut transaction = store::begin_transaction(&pool).await?;
                 let tx = &mut transaction;
-                store::leases::advance(definition, tx, &self.lease, position, 0).await?;
+                store::leases::advance(definition, tx, &self.lease, position, NOTHING).await?;
                 refolds::done(definition, tx, part, due, rows.keys()).await?;
                 transaction.commit().await?;
             }

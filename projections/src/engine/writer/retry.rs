@@ -109,7 +109,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
                 BatchError::Error(error) => return Err(error),
             }
         };
-        let Outcome { changed, parked, mut exclusions, .. } = outcome;
+        let Outcome { changed, counts, parked, mut exclusions, .. } = outcome;
         parked::park(self.engine.definition, &mut transaction, part, &parked, due.attempts + 1)
             .await?;
         let position = self.lease.position;
@@ -118,7 +118,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
             &mut transaction,
             &self.lease,
             position,
-            changed.len(),
+            (changed.len(), &counts),
         )
         .await?;
         transaction.commit().await?;

@@ -13,7 +13,11 @@ use crate::{
         fold::{self, Exclusions, Rows},
         projection::Projection,
         share::Slot,
-        store::{self, GenerationState, leases::Lease, parked},
+        store::{
+            self, GenerationState,
+            leases::{Lease, NOTHING},
+            parked,
+        },
     },
 };
 use std::time::{Duration, Instant};
@@ -181,7 +185,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
             return Ok(None);
         }
         let exclusions = self.exclusions.clone();
-        let Outcome { changed, parked, exclusions, until, .. } =
+        let Outcome { changed, counts, parked, exclusions, until, .. } =
             self.fold(events, routed, exclusions, FOLDING).await?;
         let reached = until.unwrap_or(last);
         let mut transaction = store::begin_transaction(self.engine.database.pool()).await?;
@@ -194,7 +198,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
             &mut transaction,
             &self.lease,
             reached,
-            changed.len(),
+            (changed.len(), &counts),
         )
         .await?;
         self.engine.step(Step::Advanced);
@@ -222,7 +226,7 @@ impl<P: Projection> PartitionWriter<'_, P> {
         }
         let mut connection = self.engine.database.pool().acquire().await?;
         let (definition, lease) = (self.engine.definition, &self.lease);
-        store::leases::advance(definition, &mut connection, lease, last, 0).await?;
+        store::leases::advance(definition, &mut connection, lease, last, NOTHING).await?;
         self.passed = None;
         self.lease.position = last;
         self.engine.step(Step::Committed);

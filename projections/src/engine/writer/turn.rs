@@ -9,7 +9,7 @@ use crate::{
     engine::{
         Engine, Step,
         feed::{Events, Subscription},
-        fold::{self, Exclusions, Loaded, Parked, RoutedEvent, Rows},
+        fold::{self, Counts, Exclusions, Loaded, Parked, RoutedEvent, Rows},
         projection::Projection,
         sandbox::{HungFold, Sandbox},
         share::Slot,
@@ -129,7 +129,8 @@ impl<'a, P: Projection> PartitionWriter<'a, P> {
                 has_time,
             );
             let until = fold::position_before(&events, &routed, folded);
-            Outcome { changed: table.changed, parked, exclusions, routed, until }
+            let counts = fold::counts::<P>(&table.rows, &table.changed);
+            Outcome { changed: table.changed, counts, parked, exclusions, routed, until }
         });
         Ok(outcome.await?)
     }
@@ -145,6 +146,7 @@ impl<'a, P: Projection> PartitionWriter<'a, P> {
 /// Result of folding a batch.
 pub(super) struct Outcome<R> {
     pub(super) changed: Rows<R>,
+    pub(super) counts: Counts,
     pub(super) parked: Vec<Parked>,
     pub(super) exclusions: Exclusions,
     pub(super) routed: Vec<RoutedEvent>,

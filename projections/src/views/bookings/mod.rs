@@ -79,7 +79,12 @@ impl Projection for Bookings {
                 jsonb_build_object('hash', current_setting('exodrive.subject', true)))
             else current_setting('exodrive.identity', true) in ('admin', 'auditor', 'system')
          end";
+    const COUNTED: Option<&'static str> = Some("status");
     type Row = BookingRow;
+
+    fn counted(row: &BookingRow) -> Option<&str> {
+        Some(row.booking.status.name())
+    }
 
     fn personal(key: &str) -> PersonalData<'_> {
         PersonalData::OfOne("booking", key)

@@ -6,7 +6,7 @@ use super::{BookingRow, Bookings, Note};
 use crate::{
     Error, Page, Projection, ReadTransaction,
     views::{
-        query::{decode_cursor, encode_cursor},
+        query::{decode_cursor, encode_cursor, kept_counts},
         search::{Plan, Search, WINDOW},
     },
 };
@@ -339,6 +339,9 @@ pub async fn find_bookings(
 /// When the database fails.
 pub async fn count_bookings(reader: &mut ReadTransaction) -> Result<BTreeMap<String, i64>, Error> {
     let reader = reader.over(&[Bookings::NAME])?;
+    if let Some(counts) = kept_counts(reader, Bookings::NAME).await? {
+        return Ok(counts);
+    }
     let found = sqlx::query!(
         r#"select status as "status!", count(*) as "count!" from bookings group by status"#
     );

@@ -32,7 +32,12 @@ impl Projection for Inbox {
         ),
     ];
     const CACHED: bool = true;
+    const COUNTED: Option<&'static str> = Some("status");
     type Row = InboxRow;
+
+    fn counted(row: &InboxRow) -> Option<&str> {
+        Some(&row.status)
+    }
 
     fn personal(key: &str) -> PersonalData<'_> {
         PersonalData::OfOne("email", key)

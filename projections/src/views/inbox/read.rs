@@ -9,7 +9,7 @@ use super::{Inbox, InboxRow};
 use crate::{
     Error, Page, Projection, ReadTransaction, Transaction,
     views::{
-        query::{decode_cursor, encode_cursor},
+        query::{decode_cursor, encode_cursor, kept_counts},
         search::{Plan, Search, WINDOW},
     },
 };
@@ -225,6 +225,9 @@ pub async fn count_emails(
     }
     let search = text.and_then(Search::of);
     let Some(search) = search else {
+        if let Some(by_status) = kept_counts(reader, Inbox::NAME).await? {
+            return Ok(Counts { by_status, complete: true });
+        }
         let all = count!(None::<&str>, "inbox where $2::text is null", None::<&str>);
         return Ok(Counts::of(all.into_iter().map(|it| (it.status, it.found)), true));
     };

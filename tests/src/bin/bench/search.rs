@@ -95,7 +95,9 @@ fn encoded(text: &str) -> String {
 /// it asks for.
 type Query = (&'static str, fn(&Sample) -> String, &'static str);
 
-const QUERIES: [Query; 18] = [
+const QUERIES: [Query; 20] = [
+    ("nothing typed", |_| String::new(), ""),
+    ("nothing typed, a later page", |_| String::new(), "&after="),
     ("a common word", |_| "booking".to_owned(), ""),
     ("a word of every email", |_| "example".to_owned(), ""),
     ("a rare word", |it| format!("bk-{}", it.booking), ""),
@@ -168,6 +170,10 @@ async fn fill(system: &System, pool: &PgPool, emails: usize) -> Result<Vec<Strin
         .execute(pool)
         .await?;
     }
+    let count = "update checkpoints set counts = (select jsonb_object_agg(status, rows)
+            from (select status, count(*) as rows from inbox_g1.inbox group by 1) as counted)
+        where projection = 'inbox' and generation = 1";
+    sqlx::raw_sql(count).execute(pool).await?;
     // As autovacuum would have done by itself after a minute.
     sqlx::raw_sql("vacuum analyze inbox_g1.inbox").execute(pool).await?;
     Ok(some)

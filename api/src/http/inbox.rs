@@ -122,8 +122,7 @@ pub(crate) async fn list_emails(
     let query: ListQuery = parse_query(query)?;
     let filter = filter(query)?;
     let mut transaction = begin_read(&api, &reader.identity, &["inbox"], &headers).await?;
-    let page = inbox::find_emails(&mut transaction, &filter).await?;
-    let counts = inbox::count_emails(&mut transaction, filter.text.as_deref()).await?;
+    let (page, counts) = inbox::find_emails(&mut transaction, &filter).await?;
     let list = EmailList {
         object: "list",
         has_more: page.next.is_some(),

@@ -46,22 +46,32 @@ impl Cursor {
     }
 }
 
-/// A page of the inbox.
+/// A page of the inbox, and the numbers of the emails that have the text.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn find_emails(
     reader: &mut ReadTransaction,
     filter: &Filter,
-) -> Result<Page<EmailSummary>, Error> {
+) -> Result<(Page<EmailSummary>, Counts), Error> {
     let reader = reader.over(&[Inbox::NAME])?;
     let Filter { statuses, text, limit, after } = filter;
-    let search = text.as_deref().and_then(Search::of);
+    let search = planned(reader, text.as_deref().and_then(Search::of)).await?;
     let page = find(reader, statuses, search.as_ref(), *limit, after.as_ref()).await?;
-    page.try_map(|found| {
+    let page = page.try_map(|found| {
         let row = row(&found.key, found.data)?;
-        Ok(EmailSummary::of(row, u64::try_from(found.position).unwrap_or(0)))
-    })
+        Ok::<_, Error>(EmailSummary::of(row, u64::try_from(found.position).unwrap_or(0)))
+    })?;
+    Ok((page, count(reader, search.as_ref()).await?))
+}
+
+async fn planned(
+    reader: &mut Transaction,
+    search: Option<Search>,
+) -> Result<Option<(Search, Plan)>, Error> {
+    let Some(search) = search else { return Ok(None) };
+    let plan = search.plan(reader, Inbox::NAME, "created_at").await?;
+    Ok(Some((search, plan)))
 }
 
 /// A page of the emails that name an address, in any case, as sender, as a recipient of any kind,
@@ -76,7 +86,7 @@ pub async fn find_emails_of_address(
     after: Option<&Cursor>,
 ) -> Result<Page<EmailId>, Error> {
     let reader = reader.over(&[Inbox::NAME])?;
-    let search = Search::with_cut_rows(address);
+    let search = planned(reader, Search::with_cut_rows(address)).await?;
     let Page { rows: found, next } = find(reader, &[], search.as_ref(), limit, after).await?;
     let address = address_key(address);
     let mut rows = Vec::with_capacity(found.len());
@@ -132,7 +142,7 @@ const LATEST: (&str, &str) = ("~", "");
 async fn find(
     reader: &mut Transaction,
     statuses: &[String],
-    search: Option<&Search>,
+    search: Option<&(Search, Plan)>,
     limit: i64,
     after: Option<&Cursor>,
 ) -> Result<Page<Found>, Error> {
@@ -157,9 +167,9 @@ async fn find(
             }
         };
     }
-    let Some(search) = search else { return Ok(cut(in_order!(None::<&str>))) };
+    let Some((search, plan)) = search else { return Ok(cut(in_order!(None::<&str>))) };
     let query = search.query();
-    if let Plan::Rare(rare) = search.plan(reader, Inbox::NAME, "created_at").await? {
+    if let Plan::Rare(rare) = plan {
         return Ok(cut(rows!(
             reader,
             statuses,
@@ -167,7 +177,7 @@ async fn find(
             limit,
             after,
             "(select * from inbox where words @@ $6::text::tsquery offset 0) as inbox",
-            &rare
+            rare
         )));
     }
     let newest = rows!(
@@ -193,15 +203,8 @@ pub struct Counts {
     pub complete: bool,
 }
 
-/// Number of emails of each status, of those that have the text.
-///
-/// # Errors
-/// When the database fails.
-pub async fn count_emails(
-    reader: &mut ReadTransaction,
-    text: Option<&str>,
-) -> Result<Counts, Error> {
-    let reader = reader.over(&[Inbox::NAME])?;
+/// Number of emails of each status, of those that are searched for.
+async fn count(reader: &mut Transaction, search: Option<&(Search, Plan)>) -> Result<Counts, Error> {
     struct Counted {
         status: String,
         found: i64,
@@ -223,8 +226,7 @@ pub async fn count_emails(
             .await?
         };
     }
-    let search = text.and_then(Search::of);
-    let Some(search) = search else {
+    let Some((search, plan)) = search else {
         if let Some(by_status) = kept_counts(reader, Inbox::NAME).await? {
             return Ok(Counts { by_status, complete: true });
         }
@@ -232,8 +234,8 @@ pub async fn count_emails(
         return Ok(Counts::of(all.into_iter().map(|it| (it.status, it.found)), true));
     };
     let query = search.query();
-    if let Plan::Rare(rare) = search.plan(reader, Inbox::NAME, "created_at").await? {
-        let counted = count!(Some(&query), "inbox where words @@ $2::text::tsquery", &rare);
+    if let Plan::Rare(rare) = plan {
+        let counted = count!(Some(&query), "inbox where words @@ $2::text::tsquery", rare);
         return Ok(Counts::of(counted.into_iter().map(|it| (it.status, it.found)), true));
     }
     let newest = count!(

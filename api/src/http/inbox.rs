@@ -62,7 +62,8 @@ pub(crate) struct EmailList {
     object: &'static str,
     /// The page.
     data: Vec<EmailSummary>,
-    /// True if another page follows.
+    /// True if another page follows. A page of a search for what is common may be short, or empty,
+    /// although another follows: each looks through so many emails and no more.
     has_more: bool,
     /// Value of `after` for it.
     next_cursor: Option<String>,

@@ -232,9 +232,12 @@ impl Search {
             match row.try_get::<Option<String>, _>("word")? {
                 None if found > MANY => return Ok(Plan::Common),
                 None => {}
-                Some(word) if rare.is_empty() || found <= MANY => rare.push(word),
+                Some(word) if found <= MANY => rare.push(word),
                 Some(_) => {}
             }
+        }
+        if rare.is_empty() {
+            return Ok(Plan::Common);
         }
         rare.truncate(ASKED);
         Ok(Plan::Rare(self.all(&rare)))
@@ -244,7 +247,7 @@ impl Search {
 /// How a view is asked for the rows of a search.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
-    /// Many rows have all words: they are found soonest in the view's order.
+    /// Many rows have all words, or every word is common: they are looked for in the view's order.
     Common,
     /// The `tsquery` to ask the index by, of the rarest words. To look a common word up takes longer
     /// than to leave out the rows without it: the answer is to be searched by [`Search::query`].

@@ -46,7 +46,9 @@ impl Cursor {
     }
 }
 
-/// A page of the inbox, and the numbers of the emails that have the text.
+/// A page of the inbox, and the numbers of the emails that have the text. A page may be short, or
+/// empty, although another follows it: if the text is common, so many emails are looked through for
+/// each page, and no more.
 ///
 /// # Errors
 /// When the database fails.
@@ -57,12 +59,16 @@ pub async fn find_emails(
     let reader = reader.over(&[Inbox::NAME])?;
     let Filter { statuses, text, limit, after } = filter;
     let search = planned(reader, text.as_deref().and_then(Search::of)).await?;
-    let page = find(reader, statuses, search.as_ref(), *limit, after.as_ref()).await?;
+    let (page, counts) = find(reader, statuses, search.as_ref(), *limit, after.as_ref()).await?;
     let page = page.try_map(|found| {
         let row = row(&found.key, found.data)?;
         Ok::<_, Error>(EmailSummary::of(row, u64::try_from(found.position).unwrap_or(0)))
     })?;
-    Ok((page, count(reader, search.as_ref()).await?))
+    let counts = match counts {
+        Some(counts) => counts,
+        None => count(reader, search.as_ref().map(|(search, _)| search)).await?,
+    };
+    Ok((page, counts))
 }
 
 async fn planned(
@@ -87,7 +93,8 @@ pub async fn find_emails_of_address(
 ) -> Result<Page<EmailId>, Error> {
     let reader = reader.over(&[Inbox::NAME])?;
     let search = planned(reader, Search::with_cut_rows(address)).await?;
-    let Page { rows: found, next } = find(reader, &[], search.as_ref(), limit, after).await?;
+    let (page, _) = find(reader, &[], search.as_ref(), limit, after).await?;
+    let Page { rows: found, next } = page;
     let address = address_key(address);
     let mut rows = Vec::with_capacity(found.len());
     for found in found {
@@ -100,6 +107,9 @@ pub async fn find_emails_of_address(
     Ok(Page { rows, next })
 }
 
+/// Emails that are looked through for a page of what is common.
+const LOOKED_THROUGH: i64 = 16_000;
+
 struct Found {
     key: String,
     created_at: String,
@@ -110,8 +120,7 @@ struct Found {
 /// Reads rows out of `$from`; its further parameters begin at `$6`.
 macro_rules! rows {
     ($reader:ident, $statuses:ident, $query:expr, $limit:ident, $after:ident,
-     $from:literal $(, $parameter:expr)*) => {{
-        let (after_time, after_key) = $after.map_or(LATEST, |it| (it.created_at.as_str(), it.key.as_str()));
+     $from:literal $(, $parameter:expr)*) => {
         sqlx::query_as!(
             Found,
             r#"select key as "key!", created_at as "created_at!", position as "position!",
@@ -123,14 +132,14 @@ macro_rules! rows {
                order by created_at desc, key desc limit $5"#,
             $statuses,
             $query,
-            after_time,
-            after_key,
+            $after.0,
+            $after.1,
             $limit + 1
             $(, $parameter)*
         )
         .fetch_all(&mut **$reader)
         .await?
-    }};
+    };
 }
 
 /// The statuses that most emails have or pass through: the table has an index of the others.
@@ -139,59 +148,124 @@ const PASSED_THROUGH: [&str; 4] = ["sent", "delivered", "opened", "clicked"];
 /// A place before every email.
 const LATEST: (&str, &str) = ("~", "");
 
+fn cut(found: Vec<Found>, limit: i64) -> Page<Found> {
+    Page::cut(found, limit, |last: &Found| encode_cursor(&[&last.created_at, &last.key]))
+}
+
+/// A page, and the numbers of what is searched for if they came with it. A page may be short, or
+/// empty, although another follows it.
 async fn find(
     reader: &mut Transaction,
     statuses: &[String],
     search: Option<&(Search, Plan)>,
     limit: i64,
     after: Option<&Cursor>,
-) -> Result<Page<Found>, Error> {
-    let cut = |found| {
-        Page::cut(found, limit, |last: &Found| encode_cursor(&[&last.created_at, &last.key]))
-    };
-    let is_rare = |status: &String| !PASSED_THROUGH.contains(&status.as_str());
-    let of_rare_statuses = !statuses.is_empty() && statuses.iter().all(is_rare);
-    macro_rules! in_order {
-        ($query:expr) => {
-            if of_rare_statuses {
-                rows!(
-                    reader,
-                    statuses,
-                    $query,
-                    limit,
-                    after,
-                    "(select * from inbox where rare_status = any($1) offset 0) as inbox"
-                )
-            } else {
-                rows!(reader, statuses, $query, limit, after, "inbox")
-            }
-        };
+) -> Result<(Page<Found>, Option<Counts>), Error> {
+    let after = after.map_or(LATEST, |it| (it.created_at.as_str(), it.key.as_str()));
+    let query = search.map(|(search, _)| search.query());
+    if let (Some((_, Plan::Rare(rare))), Some(query)) = (search, &query) {
+        let (page, counts) = find_rare(reader, statuses, rare, query, limit, after).await?;
+        return Ok((page, Some(counts)));
     }
-    let Some((search, plan)) = search else { return Ok(cut(in_order!(None::<&str>))) };
-    let query = search.query();
-    if let Plan::Rare(rare) = plan {
-        return Ok(cut(rows!(
+    let is_rare = |status: &String| !PASSED_THROUGH.contains(&status.as_str());
+    if !statuses.is_empty() && statuses.iter().all(is_rare) {
+        let found = rows!(
             reader,
             statuses,
-            Some(&query),
+            query,
             limit,
             after,
-            "(select * from inbox where words @@ $6::text::tsquery offset 0) as inbox",
-            rare
-        )));
+            "(select * from inbox where rare_status = any($1) offset 0) as inbox"
+        );
+        return Ok((cut(found, limit), None));
     }
-    let newest = rows!(
+    if query.is_none() {
+        return Ok((cut(rows!(reader, statuses, query, limit, after, "inbox"), limit), None));
+    }
+    let found = rows!(
         reader,
         statuses,
-        Some(&query),
+        query,
         limit,
         after,
         "(select * from inbox where (created_at, key) < ($3, $4)
           order by created_at desc, key desc limit $6) as inbox",
-        WINDOW
+        LOOKED_THROUGH
     );
-    let enough = newest.len() > usize::try_from(limit).unwrap_or(0);
-    Ok(cut(if enough { newest } else { in_order!(Some(&query)) }))
+    let mut page = cut(found, limit);
+    if page.next.is_none() {
+        page.next = last_looked_at(reader, after).await?;
+    }
+    Ok((page, None))
+}
+
+/// The cursor of what comes after the emails that were looked through, if there may be any.
+async fn last_looked_at(
+    reader: &mut Transaction,
+    after: (&str, &str),
+) -> Result<Option<String>, Error> {
+    let last = sqlx::query!(
+        r#"select created_at as "created_at!", key as "key!" from inbox
+           where (created_at, key) < ($1, $2)
+           order by created_at desc, key desc offset $3 limit 1"#,
+        after.0,
+        after.1,
+        LOOKED_THROUGH - 1
+    );
+    let last = last.fetch_optional(&mut **reader).await?;
+    Ok(last.map(|last| encode_cursor(&[&last.created_at, &last.key])))
+}
+
+/// A page of the emails that the index finds, and their numbers, by one look at them.
+async fn find_rare(
+    reader: &mut Transaction,
+    statuses: &[String],
+    rare: &str,
+    query: &str,
+    limit: i64,
+    after: (&str, &str),
+) -> Result<(Page<Found>, Counts), Error> {
+    let found = sqlx::query!(
+        r#"with found as materialized (
+               select key, created_at, status
+               from (select key, created_at, status, words from inbox
+                     where words @@ $6::text::tsquery offset 0) as rare
+               where words @@ $2::text::tsquery),
+           page as materialized (
+               select key from found
+               where (cardinality($1::text[]) = 0 or status = any($1))
+                 and (created_at, key) < ($3, $4)
+               order by created_at desc, key desc limit $5)
+           select (select jsonb_object_agg(status, emails) from (
+                       select status, count(*) as emails from found group by status) as counted)
+                      as counts,
+                  inbox.key as "key?", created_at as "created_at?", position as "position?",
+                  data as "data?"
+           from (select) as always left join (page join inbox using (key)) on true
+           order by created_at desc, inbox.key desc"#,
+        statuses,
+        query,
+        after.0,
+        after.1,
+        limit + 1,
+        rare
+    );
+    let found = found.fetch_all(&mut **reader).await?;
+    let counts = found.first().and_then(|row| row.counts.as_ref()?.as_object());
+    let counts = counts.into_iter().flatten();
+    let counts = Counts::of(
+        counts.filter_map(|(status, emails)| Some((status.clone(), emails.as_i64()?))),
+        true,
+    );
+    let rows = found.into_iter().filter_map(|row| {
+        Some(Found {
+            key: row.key?,
+            created_at: row.created_at?,
+            position: row.position?,
+            data: row.data?,
+        })
+    });
+    Ok((cut(rows.collect(), limit), counts))
 }
 
 /// Numbers of emails by status.
@@ -203,48 +277,30 @@ pub struct Counts {
     pub complete: bool,
 }
 
-/// Number of emails of each status, of those that are searched for.
-async fn count(reader: &mut Transaction, search: Option<&(Search, Plan)>) -> Result<Counts, Error> {
-    struct Counted {
-        status: String,
-        found: i64,
-        looked_at: i64,
-    }
-    macro_rules! count {
-        ($query:expr, $from:literal, $parameter:expr) => {
-            sqlx::query_as!(
-                Counted,
-                r#"select status as "status!", count(*) as "looked_at!",
-                          count(*) filter (where $1::text is null or words @@ $1::text::tsquery)
-                              as "found!" from "#
-                    + $from
-                    + " group by status",
-                $query,
-                $parameter
-            )
-            .fetch_all(&mut **reader)
-            .await?
-        };
-    }
-    let Some((search, plan)) = search else {
+/// Number of emails of each status, of those that are searched for without the index.
+async fn count(reader: &mut Transaction, search: Option<&Search>) -> Result<Counts, Error> {
+    let Some(search) = search else {
         if let Some(by_status) = kept_counts(reader, Inbox::NAME).await? {
             return Ok(Counts { by_status, complete: true });
         }
-        let all = count!(None::<&str>, "inbox where $2::text is null", None::<&str>);
-        return Ok(Counts::of(all.into_iter().map(|it| (it.status, it.found)), true));
+        let all = sqlx::query!(
+            r#"select status as "status!", count(*) as "emails!" from inbox group by status"#
+        );
+        let all = all.fetch_all(&mut **reader).await?.into_iter();
+        return Ok(Counts::of(all.map(|it| (it.status, it.emails)), true));
     };
-    let query = search.query();
-    if let Plan::Rare(rare) = plan {
-        let counted = count!(Some(&query), "inbox where words @@ $2::text::tsquery", rare);
-        return Ok(Counts::of(counted.into_iter().map(|it| (it.status, it.found)), true));
-    }
-    let newest = count!(
-        Some(&query),
-        "(select status, words from inbox order by created_at desc, key desc limit $2) as inbox",
+    let newest = sqlx::query!(
+        r#"select status as "status!", count(*) as "looked_at!",
+                  count(*) filter (where words @@ $1::text::tsquery) as "emails!"
+           from (select status, words from inbox order by created_at desc, key desc limit $2)
+               as newest
+           group by status"#,
+        search.query(),
         WINDOW
     );
+    let newest = newest.fetch_all(&mut **reader).await?;
     let all = newest.iter().map(|it| it.looked_at).sum::<i64>() < WINDOW;
-    Ok(Counts::of(newest.into_iter().map(|it| (it.status, it.found)), all))
+    Ok(Counts::of(newest.into_iter().map(|it| (it.status, it.emails)), all))
 }
 
 impl Counts {

@@ -94,7 +94,12 @@ async fn cut(proxy: &Proxy, stands: Duration, done: &AtomicBool) -> usize {
 }
 
 /// Posts large deliveries until `done`, each until it is taken.
-async fn post(world: &World, next: &AtomicUsize, taken: &Mutex<BTreeSet<String>>, done: &AtomicBool) {
+async fn post(
+    world: &World,
+    next: &AtomicUsize,
+    taken: &Mutex<BTreeSet<String>>,
+    done: &AtomicBool,
+) {
     let filling = format!(r#","text":"{}""#, "x".repeat(BODY));
     while !done.load(Ordering::Relaxed) {
         let n = next.fetch_add(1, Ordering::Relaxed);
@@ -217,7 +222,11 @@ async fn a_reader_gives_again_what_got_lost_on_its_way() {
         proxy.black_hole(false);
         // One that arrives shows that others were lost ...
         append(&log, 1).await;
-        assert_eq!(positions(&mut reader, end + 5).await, [end + 2, end + 3, end + 4, end + 5], "{filter}");
+        assert_eq!(
+            positions(&mut reader, end + 5).await,
+            [end + 2, end + 3, end + 4, end + 5],
+            "{filter}"
+        );
         proxy.black_hole(true);
         append(&log, 2).await;
         sleep(Duration::from_millis(100)).await;

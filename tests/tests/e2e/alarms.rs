@@ -9,7 +9,7 @@ use crate::{
 };
 use exodrive_log::{Log, Reader};
 use exodrive_runtime::services::ServiceUrls;
-use exodrive_tests::{API, Delivery, Proxy, WORKER, World, email_body, eventually};
+use exodrive_tests::{API, Delivery, Proxy, WORKER, World, email_body, eventually, key};
 use futures::future::join_all;
 use std::{
     collections::BTreeSet,
@@ -21,7 +21,9 @@ use std::{
 };
 use tokio::time::sleep;
 
-const POSTERS: usize = 24;
+const POSTERS: usize = 8;
+/// The time between two deliveries of a poster.
+const BREATH: Duration = Duration::from_millis(40);
 const BODY: usize = 20_000;
 /// As long as connections are cut; what comes afterwards takes a few seconds.
 const STORM: Duration = Duration::from_secs(12);
@@ -107,6 +109,7 @@ async fn post(
         let delivery = Delivery::new(format!("msg_{n}"), body);
         world.post_until_taken(&delivery).await;
         taken.lock().unwrap().insert(delivery.id);
+        sleep(BREATH).await;
     }
 }
 
@@ -184,13 +187,8 @@ async fn two_ways() -> (Log, Proxy, Log) {
 /// Appends events of one email.
 async fn append(log: &Log, count: usize) {
     for _ in 0..count {
-        let id = uuid();
-        log.append_fact(&decision("alarm", &id)).await.unwrap();
+        log.append_fact(&decision("alarm", &key())).await.unwrap();
     }
-}
-
-fn uuid() -> String {
-    exodrive_tests::key()
 }
 
 /// The positions that a reader gives until `last`.
@@ -237,4 +235,24 @@ async fn a_reader_gives_again_what_got_lost_on_its_way() {
         // ... and if none arrives, the cut connection does.
         assert_eq!(positions(&mut reader, end + 7).await, [end + 6, end + 7], "{filter}");
     }
+}
+
+#[tokio::test]
+async fn a_missing_event_is_asked_for_again_a_moment_later() {
+    let log = log_of(&take_system(), Duration::from_secs(2)).await;
+    append(&log, 1).await;
+    // The first answer is that of a leader that is not up to date.
+    let later = async {
+        sleep(Duration::from_millis(300)).await;
+        append(&log, 1).await;
+    };
+    let asked = async { tokio::join!(log.last_position_expecting(2), log.read_expected(2)) };
+    let ((end, event), ()) = tokio::join!(asked, later);
+    assert_eq!(end.unwrap(), 2);
+    assert_eq!(event.unwrap(), log.read_stored(2).await.unwrap());
+    // What is not there is missing in the end.
+    let began = Instant::now();
+    let (end, event) = tokio::join!(log.last_position_expecting(3), log.read_expected(3));
+    assert_eq!((end.unwrap(), event.unwrap()), (2, None));
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 }

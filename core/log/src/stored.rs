@@ -11,7 +11,7 @@ use async_nats::jetstream::{
 use chrono::{DateTime, Utc};
 use futures::{FutureExt, StreamExt};
 use std::{sync::atomic::Ordering, time::Duration};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// The number of messages in one pull; larger pulls are no faster.
 pub(crate) const PULL: usize = 1_000;
@@ -22,6 +22,7 @@ const PULL_BYTES: usize = 16 << 20;
 const INACTIVE: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+const RECONNECT_POLL: Duration = Duration::from_millis(50);
 
 /// The headers that a direct get adds behind those of the message
 /// (<https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-31.md>).
@@ -249,10 +250,25 @@ impl StoredReader {
 
     /// Makes a consumer at the reader's position.
     async fn reopen(&self) -> Result<Open, ReadError> {
-        let connects = self.connects();
-        let messages =
-            timeout(OPEN_TIMEOUT, self.pull()).await.map_err(ReadError::unavailable)??;
-        Ok(Open { messages, received: 0, connects })
+        let opening = async {
+            loop {
+                let connects = self.connects();
+                tokio::select! {
+                    messages = self.pull() => {
+                        return Ok(Open { messages: messages?, received: 0, connects });
+                    }
+                    // The answer may have been lost with the connection.
+                    () = self.reconnected(connects) => {}
+                }
+            }
+        };
+        timeout(OPEN_TIMEOUT, opening).await.map_err(ReadError::unavailable)?
+    }
+
+    async fn reconnected(&self, connects: u64) {
+        while self.connects() == connects {
+            sleep(RECONNECT_POLL).await;
+        }
     }
 
     async fn pull(&self) -> Result<pull::Stream, ReadError> {

@@ -28,7 +28,7 @@ const BODY: usize = 20_000;
 /// As long as connections are cut; what comes afterwards takes a few seconds.
 const STORM: Duration = Duration::from_secs(12);
 /// Fewer would not be a test.
-const CUTS: usize = 200;
+const CUTS: usize = 150;
 
 /// A system whose API and worker reach NATS through a proxy each.
 struct Exposed {
@@ -57,7 +57,7 @@ impl Exposed {
 
     /// Cuts connections until `done`, each as soon as the last one is made again. Gives how many.
     async fn storm(&self, done: &AtomicBool) -> usize {
-        let worker = cut(&self.worker, Duration::from_millis(20), done);
+        let worker = cut(&self.worker, Duration::from_millis(12), done);
         let api = cut(&self.api, Duration::from_millis(400), done);
         let (worker, api) = tokio::join!(worker, api);
         worker + api

@@ -19,7 +19,7 @@ pub async fn first_stored_at(log: &Log, time: DateTime<Utc>) -> Result<u64, Read
     while low < high {
         let middle = low + (high - low) / 2;
         let hole = ReadError::Hole { expected: middle, found: middle + 1 };
-        if log.read_stored(middle).await?.ok_or(hole)?.stored_at() < time {
+        if log.read_expected(middle).await?.ok_or(hole)?.stored_at() < time {
             low = middle + 1;
         } else {
             high = middle;

@@ -22,6 +22,7 @@ mod contract;
 mod fixtures;
 mod model;
 mod process;
+mod proxy;
 mod rental;
 mod standing;
 mod system;
@@ -34,6 +35,7 @@ pub use complaints::complaints_of_postgres;
 pub use fixtures::{Fixture, email_body, fixtures, reported_status, status_by_rank};
 pub use model::{Holders, bookings_in};
 pub use process::{Process, free_address, program};
+pub use proxy::Proxy;
 pub use rental::{Client, booking_body, car_body, day, key, rounds};
 pub use system::{
     API, DATA_KEYS, PermissionErrors, SEAL_KEY, System, TOKEN_SECRET, WORKER, jetstream_as,

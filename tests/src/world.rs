@@ -122,6 +122,11 @@ impl World {
         .await
     }
 
+    /// True if a process has not ended by itself.
+    pub fn runs(&self, name: &str) -> bool {
+        self.running().get_mut(name).expect("a process").ended().is_none()
+    }
+
     fn start_process(&self, name: &str, command: &str) {
         self.start_process_with(name, command, []);
     }

@@ -21,11 +21,11 @@ impl Sealer {
             None => Tree::new(),
         };
         let size = tree.size();
-        let end = self.log.last_position().await?;
+        let end = self.log.last_position_expecting(size).await?;
         if end < size {
             return Err(SealFault::Short { end, sealed: size }.into());
         }
-        let floor = self.beside(sealed.as_ref(), &tree, end).await?;
+        let floor = self.beside(sealed.as_ref(), &tree).await?;
         let log = exodrive_domain::time::format(&self.log.created_at());
         if standing.compared_log.as_ref() == Some(&log) {
             let last_tile = size.saturating_sub(1) / WIDTH * WIDTH + 1;
@@ -60,7 +60,6 @@ impl Sealer {
         &self,
         sealed: Option<&Seal>,
         tree: &Tree,
-        end: u64,
     ) -> Result<Option<Checkpoint>, SealError> {
         let Some(note) = self.log.newest_checkpoint().await? else { return Ok(None) };
         let saved = super::signed(&note, &self.keys.verifiers())?;
@@ -73,6 +72,7 @@ impl Sealer {
             }
             return Ok(None);
         }
+        let end = self.log.last_position_expecting(saved.size).await?;
         if end < saved.size {
             return Err(SealFault::Short { end, sealed: saved.size }.into());
         }

@@ -159,25 +159,15 @@ impl Messages {
                 return Err(error.into());
             }
             // A log whose end was removed sends nothing either.
-            if self.filters.is_empty() && is_missing(&self.log, self.next).await? {
+            if self.filters.is_empty()
+                && let Ok(None) = self.log.read_expected(self.next).await
+            {
                 return Err(SealFault::Missing { position: self.next }.into());
             }
             tokio::time::sleep(RETRY_DELAY).await;
             self.reader = self.log.stored_reader_of(&self.filters, self.next);
         }
     }
-}
-
-/// True if the log certainly has no message at a position that it should have. A replica that is
-/// behind gets time to catch up.
-async fn is_missing(log: &Log, position: u64) -> Result<bool, ReadError> {
-    for _ in 0..ATTEMPTS {
-        if log.read_stored(position).await?.is_some() {
-            return Ok(false);
-        }
-        tokio::time::sleep(RETRY_DELAY).await;
-    }
-    Ok(true)
 }
 
 /// Compares the events at the positions `from` to `to`, all of them sealed,
@@ -192,7 +182,7 @@ pub async fn compare(
     to: u64,
     progress: Progress<'_>,
 ) -> Result<(), SealError> {
-    let end = log.last_position().await?;
+    let end = log.last_position_expecting(to).await?;
     if end < to && from <= to {
         // The events that are there are compared first, so that the first fault is reported.
         Box::pin(compare(log, seals, from, end, progress)).await?;

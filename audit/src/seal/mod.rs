@@ -10,7 +10,8 @@
 //!
 //! **A fault halts it**: a hole, a changed event, a log shorter than its sealed part. The reason is
 //! stored. No sealer signs until an operator has cleared it, and then only after all of the log has
-//! been compared.
+//! been compared. What is missing is a fault only once the stream's leader has confirmed it: a cut
+//! connection, a lagging replica or a new leader is none.
 //!
 //! One sealer works at a time, by a lease. A sealer proves in the transaction of each write that it
 //! still has the lease.
@@ -130,8 +131,12 @@ impl Sealer {
         if state.halt.is_some() {
             return Ok(None);
         }
-        if end < tree.tree.size() {
-            return Err(SealFault::Short { end, sealed: tree.tree.size() }.into());
+        let size = tree.tree.size();
+        if end < size {
+            let end = self.log.last_position_expecting(size).await?;
+            if end < size {
+                return Err(SealFault::Short { end, sealed: size }.into());
+            }
         }
         Ok(Some(session))
     }
@@ -243,7 +248,7 @@ impl Sealer {
     async fn check_sealed_event(&self, growing: &TreeGrowth) -> Result<(), SealError> {
         let position = growing.sealed_size();
         let Some(sealed) = growing.sealed_leaf else { return Ok(()) };
-        match self.log.read_stored(position).await? {
+        match self.log.read_expected(position).await? {
             Some(message) if leaf_hash(&message) == sealed => Ok(()),
             Some(_) => Err(SealFault::Changed { position }.into()),
             None => Err(SealFault::Missing { position }.into()),

@@ -558,7 +558,8 @@ impl RentalCommands {
         let log = self.commands.log();
         let gone =
             || RentalError::Read(ReadError::Hole { expected: position, found: position + 1 });
-        let recorded = log.read_event(position).await?.ok_or_else(gone)?;
+        let stored = log.read_expected(position).await?.ok_or_else(gone)?;
+        let recorded = log.decode_stored(stored).await?;
         let subject: Subject = recorded.subject.parse().map_err(|_| gone())?;
         let mut state = S::default();
         for recorded in log.history(&subject).await? {

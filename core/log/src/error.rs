@@ -42,7 +42,7 @@ pub enum ReadError {
     Unavailable(#[source] Box<dyn Error + Send + Sync>),
     /// The log has a hole. No fold may skip it.
     #[error(
-        "the event log has a hole: position {expected} is missing, {found} follows. Events were deleted; restore the stream from a backup"
+        "the event log has a hole: position {expected} is missing, {found} follows. Events were deleted; `exodrive audit verify --live` gives details"
     )]
     Hole {
         /// The position that should come next.

@@ -16,8 +16,9 @@
 //! [`Log::reader`] in log order from a position, [`Log::reader_of`] some
 //! subjects only, [`Log::history`] for one subject, [`Log::read_event`] for one
 //! event. All of them are [`StoredMessage`]s first, as the server holds them;
-//! seals and proofs use those ([`Log::stored_reader`], [`Log::read_stored`]). A
-//! webhook that the API refuses is recorded beside the log ([`Log::refuse`],
+//! seals and proofs use those ([`Log::stored_reader`], [`Log::read_stored`]).
+//! Nobody says that an event is missing before the stream's leader has said so
+//! twice ([`Log::read_expected`], [`Log::last_position_expecting`]). A webhook that the API refuses is recorded beside the log ([`Log::refuse`],
 //! [`Log::refusals`]).
 
 mod append;
@@ -26,6 +27,7 @@ mod codec;
 pub mod command;
 mod error;
 mod event;
+mod expected;
 mod keys;
 mod log;
 pub mod names;

@@ -10,8 +10,8 @@ use async_nats::jetstream::{
 };
 use chrono::{DateTime, Utc};
 use futures::{FutureExt, StreamExt};
-use std::time::Duration;
-use tokio::time::{Instant, timeout, timeout_at};
+use std::{sync::atomic::Ordering, time::Duration};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// The number of messages in one pull; larger pulls are no faster.
 pub(crate) const PULL: usize = 1_000;
@@ -21,6 +21,8 @@ const PULL_BYTES: usize = 16 << 20;
 /// The time after which the server deletes a consumer that is not read.
 const INACTIVE: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(1);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+const RECONNECT_POLL: Duration = Duration::from_millis(50);
 
 /// The headers that a direct get adds behind those of the message
 /// (<https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-31.md>).
@@ -37,6 +39,26 @@ pub struct StoredBatch {
     bytes: usize,
 }
 
+/// A consumer, and what it has given.
+struct Open {
+    messages: pull::Stream,
+    /// The number of messages that have come. The server numbers them: a number that is left out
+    /// is of a message that got lost on its way.
+    received: u64,
+    /// The number of connections that the client had made when the consumer was made.
+    connects: u64,
+}
+
+/// What a message that has come is.
+enum Step {
+    /// The next one, or one that is known.
+    Next,
+    /// One after messages that got lost on their way.
+    AfterLoss,
+    /// One that follows for the server, and leaves out a position.
+    AfterGap { found: u64 },
+}
+
 /// Reads stored messages in order, from a position onwards, without a gap.
 pub struct StoredReader {
     log: Log,
@@ -44,11 +66,12 @@ pub struct StoredReader {
     /// Only messages of these subjects, which may hold wildcards; all messages if it is empty.
     filters: Vec<String>,
     inactive: Duration,
-    messages: Option<pull::Stream>,
+    open: Option<Open>,
 }
 
 impl Log {
-    /// A reader of every stored message from `position` on. A hole is an error.
+    /// A reader of every stored message from `position` on. A hole is an error, once the stream's
+    /// leader has confirmed it.
     pub fn stored_reader(&self, position: u64) -> StoredReader {
         StoredReader::new(self, &[], position)
     }
@@ -88,13 +111,7 @@ fn nanos(position: u64, stored_at: DateTime<Utc>) -> Result<i64, ReadError> {
 /// # Errors
 /// When its time is none that a server keeps.
 pub(crate) fn direct(message: StreamMessage) -> Result<StoredMessage, ReadError> {
-    let mut stored = wire::stored(
-        message.sequence,
-        &message.subject,
-        nanos(message.sequence, message.time)?,
-        &message.headers,
-        message.payload,
-    );
+    let mut stored = of_leader(message)?;
     // The last of its name is the server's; one before it was stored so.
     for name in ADDED_BY_DIRECT_GET {
         if let Some(at) = stored.headers.iter().rposition(|(it, _)| it == name) {
@@ -102,6 +119,20 @@ pub(crate) fn direct(message: StreamMessage) -> Result<StoredMessage, ReadError>
         }
     }
     Ok(stored)
+}
+
+/// The message in the leader's answer to a get, which adds nothing to it.
+///
+/// # Errors
+/// As [`direct`].
+pub(crate) fn of_leader(message: StreamMessage) -> Result<StoredMessage, ReadError> {
+    Ok(wire::stored(
+        message.sequence,
+        &message.subject,
+        nanos(message.sequence, message.time)?,
+        &message.headers,
+        message.payload,
+    ))
 }
 
 impl StoredReader {
@@ -113,7 +144,7 @@ impl StoredReader {
             next: position.max(1),
             filters: filters.to_vec(),
             inactive: INACTIVE,
-            messages: None,
+            open: None,
         }
     }
 
@@ -131,106 +162,116 @@ impl StoredReader {
     pub(crate) fn seek(&mut self, position: u64) {
         if self.next != position {
             self.next = position;
-            self.messages = None;
+            self.open = None;
         }
     }
 
     /// The next messages: waits up to `wait` for the first, then takes the
     /// available ones, up to `limit`. After an error the reader starts again
-    /// at the same position.
+    /// at the same position, and so it does by itself when messages got lost
+    /// on their way.
     ///
     /// # Errors
-    /// [`ReadError`]; [`ReadError::Hole`] is final.
+    /// [`ReadError`]; [`ReadError::Hole`] is final: the stream's leader has
+    /// confirmed it.
     pub async fn next_batch(
         &mut self,
         limit: usize,
         wait: Duration,
     ) -> Result<StoredBatch, ReadError> {
-        let outcome = self.gather(limit, wait).await;
-        if outcome.is_err() {
-            self.messages = None;
-        }
-        outcome
-    }
-
-    async fn gather(&mut self, limit: usize, wait: Duration) -> Result<StoredBatch, ReadError> {
         let deadline = Instant::now() + wait;
-        let mut batch = StoredBatch::default();
-        // Moved only with the batch: a caller that stops waiting loses no
-        // message.
-        let mut next = self.next;
-        let mut messages = match self.messages.take() {
-            Some(messages) => messages,
-            None => timeout(Duration::from_secs(5), self.open())
-                .await
-                .map_err(ReadError::unavailable)??,
+        // Kept only by a batch that ends well. It moves together with `next`:
+        // a caller that stops waiting loses no message.
+        let mut open = match self.open.take() {
+            Some(open) if open.connects == self.connects() => open,
+            _ => self.reopen().await?,
         };
+        let mut batch = StoredBatch::default();
+        let mut next = self.next;
         while batch.messages.len() < limit && batch.bytes < PULL_BYTES {
             let message = if batch.messages.is_empty() {
-                match timeout_at(deadline, messages.next()).await {
+                let pause = deadline.min(Instant::now() + HEARTBEAT);
+                match timeout_at(pause, open.messages.next()).await {
                     Ok(message) => message,
-                    Err(_) => break,
+                    Err(_) if pause == deadline => break,
+                    Err(_) => {
+                        // What was on its way when the connection ended does not come again.
+                        if open.connects != self.connects() {
+                            open = self.reopen().await?;
+                        }
+                        continue;
+                    }
                 }
             } else if batch.pending > 0 {
                 // More is on its way: a full batch is cheaper than two halves.
-                match timeout(HEARTBEAT, messages.next()).await {
+                match timeout(HEARTBEAT, open.messages.next()).await {
                     Ok(message) => message,
                     Err(_) => break,
                 }
             } else {
-                match messages.next().now_or_never() {
+                match open.messages.next().now_or_never() {
                     Some(message) => message,
                     None => break,
                 }
             };
-            match message {
-                Some(Ok(message)) => self.take(message, &mut next, &mut batch)?,
+            let outcome = match message {
+                Some(Ok(message)) => {
+                    open.take(message, self.filters.is_empty(), &mut next, &mut batch)
+                }
+                Some(Err(error)) => Err(ReadError::unavailable(error)),
+                None => Err(ReadError::unavailable("the consumer ended")),
+            };
+            match outcome {
+                Ok(Step::Next) => {}
                 // The messages so far are valid: return them, and open a new
                 // consumer next time.
-                Some(Err(_)) | None if !batch.messages.is_empty() => {
+                _ if !batch.messages.is_empty() => {
                     self.next = next;
                     return Ok(batch);
                 }
-                Some(Err(error)) => return Err(ReadError::unavailable(error)),
-                None => return Err(ReadError::unavailable("the consumer ended")),
+                Ok(Step::AfterLoss) => open = self.reopen().await?,
+                Ok(Step::AfterGap { found }) => {
+                    if self.log.read_from_leader(next).await?.is_none() {
+                        return Err(ReadError::Hole { expected: next, found });
+                    }
+                    open = self.reopen().await?;
+                }
+                Err(error) => return Err(error),
             }
         }
-        self.messages = Some(messages);
+        self.open = Some(open);
         self.next = next;
         Ok(batch)
     }
 
-    fn take(
-        &self,
-        message: Message,
-        next: &mut u64,
-        batch: &mut StoredBatch,
-    ) -> Result<(), ReadError> {
-        let info = message.info().map_err(ReadError::Unavailable)?;
-        let (position, pending, stored_at) = (info.stream_sequence, info.pending, info.published);
-        if position < *next {
-            return Ok(());
-        }
-        if self.filters.is_empty() && position > *next {
-            return Err(ReadError::Hole { expected: *next, found: position });
-        }
-        let (message, _) = message.split();
-        // The client gives a message without headers no map of them.
-        let headers = message.headers.unwrap_or_default();
-        batch.bytes += message.payload.len();
-        batch.messages.push(wire::stored(
-            position,
-            &message.subject,
-            nanos(position, stored_at)?,
-            &headers,
-            message.payload,
-        ));
-        batch.pending = pending;
-        *next = position + 1;
-        Ok(())
+    fn connects(&self) -> u64 {
+        self.log.context.client().statistics().connects.load(Ordering::Relaxed)
     }
 
-    async fn open(&self) -> Result<pull::Stream, ReadError> {
+    /// Makes a consumer at the reader's position.
+    async fn reopen(&self) -> Result<Open, ReadError> {
+        let opening = async {
+            loop {
+                let connects = self.connects();
+                tokio::select! {
+                    messages = self.pull() => {
+                        return Ok(Open { messages: messages?, received: 0, connects });
+                    }
+                    // The answer may have been lost with the connection.
+                    () = self.reconnected(connects) => {}
+                }
+            }
+        };
+        timeout(OPEN_TIMEOUT, opening).await.map_err(ReadError::unavailable)?
+    }
+
+    async fn reconnected(&self, connects: u64) {
+        while self.connects() == connects {
+            sleep(RECONNECT_POLL).await;
+        }
+    }
+
+    async fn pull(&self) -> Result<pull::Stream, ReadError> {
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.next },
             ack_policy: AckPolicy::None,
@@ -254,5 +295,43 @@ impl StoredReader {
             .messages()
             .await
             .map_err(ReadError::unavailable)
+    }
+}
+
+impl Open {
+    /// Adds a message to a batch that ends before `next`, if it belongs there.
+    fn take(
+        &mut self,
+        message: Message,
+        all: bool,
+        next: &mut u64,
+        batch: &mut StoredBatch,
+    ) -> Result<Step, ReadError> {
+        let info = message.info().map_err(ReadError::Unavailable)?;
+        self.received += 1;
+        if info.consumer_sequence != self.received {
+            return Ok(Step::AfterLoss);
+        }
+        let (position, pending, stored_at) = (info.stream_sequence, info.pending, info.published);
+        if position < *next {
+            return Ok(Step::Next);
+        }
+        if all && position > *next {
+            return Ok(Step::AfterGap { found: position });
+        }
+        let (message, _) = message.split();
+        // The client gives a message without headers no map of them.
+        let headers = message.headers.unwrap_or_default();
+        batch.bytes += message.payload.len();
+        batch.messages.push(wire::stored(
+            position,
+            &message.subject,
+            nanos(position, stored_at)?,
+            &headers,
+            message.payload,
+        ));
+        batch.pending = pending;
+        *next = position + 1;
+        Ok(Step::Next)
     }
 }

@@ -268,7 +268,7 @@ impl Runner {
         else {
             return Ok(());
         };
-        let end = self.engine.log.last_position().await?;
+        let end = self.engine.log.last_position_expecting(lease.position).await?;
         if lease.position > end {
             let position = lease.position;
             return Err(Error::AheadOfLog {

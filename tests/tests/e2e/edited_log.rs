@@ -110,7 +110,7 @@ fn block_of(folder: &Path) -> PathBuf {
 }
 
 /// Stops the server, edits its block, starts it; then starts a worker, which may halt.
-async fn edit(world: &World, edit: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) async fn edit(world: &World, edit: impl FnOnce(&mut Vec<u8>)) {
     world.kill(WORKER);
     world.services.stop_service(Service::Nats).await.unwrap();
     let block = block_of(world.folder());

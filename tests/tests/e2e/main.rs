@@ -12,6 +12,7 @@
 )]
 
 mod accesses;
+mod alarms;
 mod append;
 mod audit_offline;
 mod booking;

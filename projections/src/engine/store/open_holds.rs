@@ -90,7 +90,7 @@ impl Database {
     /// When they are not, or the log or the database does not answer.
     pub async fn check_open_holds(&self, log: &Log, position: u64) -> Result<(), Error> {
         check_log(self.pool(), &time::format(&log.created_at())).await?;
-        let end = log.last_position().await?;
+        let end = log.last_position_expecting(position).await?;
         if position > end {
             return Err(Error::WorkerAheadOfLog { worker: WORKER, position, end });
         }

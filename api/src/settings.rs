@@ -1,24 +1,26 @@
 //! Every setting, as an option of the command line and an environment variable.
 
+mod secrets;
+
+use self::secrets::SecretParser;
 use super::http::{
     auth::tokens::{Algorithm, TokenRules},
     state::limits::{Limit, Rate, Rates},
 };
 use clap::{ArgMatches, Args, Command, parser::ValueSource};
-use exodrive_audit::seal::SealKeys;
-use exodrive_audit::webhook_signature::Secrets;
-use exodrive_commands::rental::{BookingSecret, EmptySecret};
-use exodrive_log::{LogConfig, WrappingKeys, WrappingKeysError};
+use exodrive_log::{LogConfig, WrappingKeysError};
 use exodrive_projections::engine::{EngineSettings, RebuildSettings};
-use exodrive_proof::note::{KeyError, SigningKey, VerifierKey};
+use exodrive_proof::note::KeyError;
 use exodrive_runtime::{
     folder::{self, LogRequirements},
+    secret::{Secret, WeakSecret},
     services::{self, ServiceUrls, SyncMode},
     telemetry,
 };
 use ipnet::IpNet;
 use std::{
     ffi::{OsStr, OsString},
+    fmt,
     net::SocketAddr,
     path::PathBuf,
     time::Duration,
@@ -55,8 +57,9 @@ pub struct Connections {
     /// colon, base64 of 32 bytes; several with commas between; the highest
     /// version encrypts new keys. If they are lost, the data is lost. Not
     /// given: the keys of the data folder.
-    #[arg(long, env = "EXODRIVE_DATA_KEYS", hide_env_values = true, value_name = "KEYS")]
-    pub data_keys: Option<String>,
+    #[arg(long, env = "EXODRIVE_DATA_KEYS", hide_env_values = true, value_name = "KEYS",
+          value_parser = SecretParser::DATA_KEYS)]
+    pub data_keys: Option<Secret>,
     /// A file with such keys, one on each line.
     #[arg(
         long,
@@ -110,19 +113,22 @@ pub struct HttpSettings {
     #[arg(long, env = "EXODRIVE_HTTP_ADDR", value_name = "ADDRESS")]
     pub http_addr: Option<SocketAddr>,
     /// Signing secrets of the Resend webhook, with commas between; any of them
-    /// is accepted. Not given: the data folder's own, made on first use.
+    /// is accepted. Each is whsec_ and the base64 of at least 24 bytes. Not
+    /// given: the data folder's own, made on first use.
     #[arg(
         long,
         env = "EXODRIVE_RESEND_WEBHOOK_SECRETS",
         hide_env_values = true,
         value_delimiter = ',',
-        value_name = "SECRETS"
+        value_name = "SECRETS",
+        value_parser = SecretParser::WEBHOOK
     )]
-    pub resend_webhook_secrets: Vec<String>,
-    /// The shared secret of tokens (HS256). If neither it nor a JWKS is given:
-    /// the secret of the data folder.
-    #[arg(long, env = "EXODRIVE_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
-    pub jwt_secret: Option<String>,
+    pub resend_webhook_secrets: Vec<Secret>,
+    /// The shared secret of tokens (HS256), of at least 32 bytes. If neither it
+    /// nor a JWKS is given: the secret of the data folder.
+    #[arg(long, env = "EXODRIVE_JWT_SECRET", hide_env_values = true, value_name = "SECRET",
+          value_parser = SecretParser::TEXT)]
+    pub jwt_secret: Option<Secret>,
     /// Public keys of the token issuer: a URL or a file.
     #[arg(long, env = "EXODRIVE_JWT_JWKS", value_name = "URL|FILE", conflicts_with = "jwt_secret")]
     pub jwt_jwks: Option<String>,
@@ -234,53 +240,14 @@ pub struct SealSettings {
         env = "EXODRIVE_SEAL_KEYS",
         hide_env_values = true,
         value_delimiter = ',',
-        value_name = "KEYS"
+        value_name = "KEYS",
+        value_parser = SecretParser::SEAL_KEY
     )]
-    pub seal_keys: Vec<String>,
+    pub seal_keys: Vec<Secret>,
     /// Longest time that an event waits for its checkpoint.
     #[arg(long, env = "EXODRIVE_SEAL_INTERVAL", default_value = "10s", value_name = "DURATION",
           value_parser = humantime::parse_duration)]
     pub seal_interval: Duration,
-}
-
-impl SealSettings {
-    /// Returns the keys that are given, or else the key of the data folder.
-    ///
-    /// # Errors
-    /// When there is no key, or one is invalid.
-    pub fn keys(&self, connections: &Connections) -> Result<SealKeys, SettingsError> {
-        // An empty variable counts as not set.
-        let given = match self.seal_keys.iter().all(|key| key.trim().is_empty()) {
-            false => self.seal_keys.clone(),
-            true => {
-                let saved = connections.kept_secrets()?.ok_or(SettingsError::NoSecret {
-                    what: "key that signs checkpoints",
-                    variable: "EXODRIVE_SEAL_KEYS",
-                })?;
-                vec![saved.seal_key]
-            }
-        };
-        let origin = self.seal_origin.clone();
-        let (mut signing, mut former) = (Vec::new(), Vec::new());
-        for text in given.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
-            if let Ok(key) = VerifierKey::parse(text) {
-                former.push(key);
-                continue;
-            }
-            let seed = match std::fs::read_to_string(text) {
-                Ok(seed) => seed,
-                Err(_) => text.to_owned(),
-            };
-            signing.push(SigningKey::from_text(&origin, seed.trim())?);
-        }
-        if signing.is_empty() {
-            return Err(SettingsError::NoSecret {
-                what: "key that signs checkpoints",
-                variable: "EXODRIVE_SEAL_KEYS",
-            });
-        }
-        Ok(SealKeys { origin, signing, former })
-    }
 }
 
 /// Settings of bookings.
@@ -292,36 +259,14 @@ pub struct BookingSettings {
           value_parser = humantime::parse_duration)]
     pub hold_period: Duration,
     /// Makes the links by which guests see their bookings, and the ids of
-    /// customers. If it changes, links that guests have go on working (their
+    /// customers; at least 32 bytes. If it changes, links that guests have go on working (their
     /// hashes are in the log), but returning customers get new ids, and the
     /// answer to a repeat of an older request shows a link that does not work.
     /// Not given: the secret of the data folder, or else one that is derived
     /// from EXODRIVE_JWT_SECRET.
-    #[arg(long, env = "EXODRIVE_LINK_SECRET", hide_env_values = true, value_name = "SECRET")]
-    pub link_secret: Option<String>,
-}
-
-impl BookingSettings {
-    /// Returns the secret that is given, or else that of the data folder, or
-    /// else one that is derived from the tokens' secret in the environment.
-    ///
-    /// # Errors
-    /// When there is none of them, or it is empty.
-    pub fn secret(&self, connections: &Connections) -> Result<BookingSecret, SettingsError> {
-        if let Some(secret) = &self.link_secret {
-            return Ok(BookingSecret::new(secret)?);
-        }
-        if let Some(saved) = connections.kept_secrets()? {
-            return Ok(BookingSecret::new(&saved.links)?);
-        }
-        // What follows from an empty secret is as easy to guess as that.
-        let tokens = std::env::var("EXODRIVE_JWT_SECRET").ok().filter(|it| !it.trim().is_empty());
-        let tokens = tokens.ok_or(SettingsError::NoSecret {
-            what: "secret for links of bookings",
-            variable: "EXODRIVE_LINK_SECRET",
-        })?;
-        Ok(BookingSecret::new(&format!("links\n{tokens}"))?)
-    }
+    #[arg(long, env = "EXODRIVE_LINK_SECRET", hide_env_values = true, value_name = "SECRET",
+          value_parser = SecretParser::TEXT)]
+    pub link_secret: Option<Secret>,
 }
 
 /// Settings of the metrics endpoint, which is apart from the API.
@@ -382,8 +327,15 @@ pub struct Logging {
 /// Settings that were given for one command, on its command line or in the
 /// environment, as variables. A process passes them to others of the same program.
 /// They come from the command's own list of options, so that none can be missing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Given(Vec<(String, OsString)>);
+
+/// Shows names only: some values are secrets.
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
 
 impl Given {
     /// Returns the values that `matches` has for the options of `command` with a
@@ -440,9 +392,14 @@ pub enum SettingsError {
         /// The variable that sets it.
         variable: &'static str,
     },
-    /// The secret for links of bookings is empty.
-    #[error("EXODRIVE_LINK_SECRET: {0}")]
-    LinkSecret(#[from] EmptySecret),
+    /// A secret can be guessed.
+    #[error("{variable}: {reason}")]
+    Weak {
+        /// The variable that sets it.
+        variable: &'static str,
+        /// What is wrong with it.
+        reason: WeakSecret,
+    },
     /// An invalid secret.
     #[error("EXODRIVE_RESEND_WEBHOOK_SECRETS: {0}")]
     Webhook(#[from] exodrive_audit::webhook_signature::SecretError),
@@ -519,27 +476,6 @@ impl Connections {
         }
     }
 
-    /// Returns the wrapping keys that are given, or else those of the data
-    /// folder.
-    ///
-    /// # Errors
-    /// When there is no key, or it cannot be read.
-    pub fn wrapping_keys(&self) -> Result<WrappingKeys, SettingsError> {
-        let text = match (&self.data_keys, &self.data_keys_file) {
-            (Some(keys), _) => keys.clone(),
-            (None, Some(file)) => std::fs::read_to_string(file)
-                .map_err(|error| SettingsError::DataKeysFile(file.display().to_string(), error))?,
-            (None, None) => {
-                let saved = self.kept_secrets()?.ok_or(SettingsError::NoSecret {
-                    what: "key that wraps the data keys of the log",
-                    variable: "EXODRIVE_DATA_KEYS",
-                })?;
-                saved.data_keys
-            }
-        };
-        Ok(WrappingKeys::parse(&text)?)
-    }
-
     /// Returns the properties that the event log must have: those that are given, or
     /// else those of the system that runs in the data folder, or else the defaults.
     ///
@@ -598,16 +534,6 @@ impl Connections {
             keys: self.wrapping_keys()?,
         })
     }
-
-    /// Returns the secrets that the system of the data folder made for itself,
-    /// if there are any.
-    ///
-    /// # Errors
-    /// When the folder cannot be read.
-    pub fn kept_secrets(&self) -> Result<Option<folder::Secrets>, SettingsError> {
-        folder::existing_secrets(&self.data_dir)
-            .map_err(|error| SettingsError::Folder(self.data_dir.display().to_string(), error))
-    }
 }
 
 /// Time limit for an acknowledgement. After it the API answers 503, and the
@@ -617,37 +543,6 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(4);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl HttpSettings {
-    /// Returns the webhook secrets that are given, or else those of the data
-    /// folder.
-    ///
-    /// # Errors
-    /// When there is no secret, or one is invalid.
-    pub fn webhook_secrets(&self, connections: &Connections) -> Result<Secrets, SettingsError> {
-        if !self.resend_webhook_secrets.is_empty() {
-            return Ok(Secrets::parse(self.resend_webhook_secrets.iter().map(String::as_str))?);
-        }
-        let saved = connections.kept_secrets()?.ok_or(SettingsError::NoSecret {
-            what: "webhook signing secret",
-            variable: "EXODRIVE_RESEND_WEBHOOK_SECRETS",
-        })?;
-        Ok(Secrets::parse([saved.webhook.as_str()])?)
-    }
-
-    /// Returns the token secret that is given, or else that of the data folder.
-    ///
-    /// # Errors
-    /// When there is no secret.
-    pub fn token_secret(&self, connections: &Connections) -> Result<String, SettingsError> {
-        if let Some(secret) = &self.jwt_secret {
-            return Ok(secret.clone());
-        }
-        let saved = connections.kept_secrets()?.ok_or(SettingsError::NoSecret {
-            what: "token secret",
-            variable: "EXODRIVE_JWT_SECRET",
-        })?;
-        Ok(saved.tokens)
-    }
-
     /// Requirements on a token.
     pub fn token_rules(&self) -> TokenRules {
         TokenRules {

@@ -325,7 +325,11 @@ mod tests {
             "jwt-algorithm" => "RS256",
             "log-format" => "json",
             "trusted-proxies" => "10.0.0.0/8,192.168.0.0/16",
-            "resend-webhook-secrets" => "whsec_b25l,whsec_dHdv",
+            "resend-webhook-secrets" => {
+                "whsec_b25lb25lb25lb25lb25lb25lb25lb25l,whsec_dHdvdHdvdHdvdHdvdHdvdHdvdHdvdHdv"
+            }
+            "jwt-secret" | "link-secret" => "a secret of a test, of 32 bytes!",
+            "data-keys" => "1:ZTJlIHdyYXBwaW5nIGtleSwgb2YgMzIgYnl0ZXMhISE=",
             "seal-keys" => "one,two",
             _ => "text",
         }

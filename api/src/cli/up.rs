@@ -111,6 +111,9 @@ impl Up {
 
     /// Starts everything, and prints each step with its duration.
     pub(super) async fn start(mut self) -> Result<RunningSystem, Failure> {
+        // What a part would refuse is refused before anything is started.
+        self.connections.given_wrapping_keys()?;
+        self.seals.given_keys()?;
         let throwaway = self.choose_folder()?;
         let data_dir = self.connections.data_dir.clone();
         let requirements = self.connections.log.over(LogRequirements::default());

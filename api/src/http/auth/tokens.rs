@@ -3,6 +3,7 @@
 use super::token_crypto;
 use exodrive_domain::value::UserId;
 use exodrive_projections::Identity;
+use exodrive_runtime::secret::Secret;
 use jsonwebtoken::{
     DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode, jwk::JwkSet,
 };
@@ -156,9 +157,9 @@ const REFETCH: Duration = Duration::from_secs(30);
 
 impl Tokens {
     /// Tokens signed with a secret that the issuer shares with us (HS256).
-    pub fn by_secret(secret: &str, rules: TokenRules) -> Self {
+    pub fn by_secret(secret: &Secret, rules: TokenRules) -> Self {
         token_crypto::install();
-        let keys = Keys::Secret(DecodingKey::from_secret(secret.as_bytes()));
+        let keys = Keys::Secret(DecodingKey::from_secret(secret.expose().as_bytes()));
         Self::new(keys, jsonwebtoken::Algorithm::HS256, rules)
     }
 
@@ -300,7 +301,7 @@ fn read_keys(text: &str) -> Result<KeySet, String> {
 /// # Errors
 /// When it cannot be signed.
 pub fn issue(
-    secret: &str,
+    secret: &Secret,
     subject: &str,
     role: Role,
     lifetime: Duration,
@@ -324,7 +325,7 @@ pub fn issue(
                 .filter_map(|(claim, value)| Some((claim.to_owned(), value.clone()?.into()))),
         );
     }
-    let key = EncodingKey::from_secret(secret.as_bytes());
+    let key = EncodingKey::from_secret(secret.expose().as_bytes());
     encode(&Header::new(jsonwebtoken::Algorithm::HS256), &claims, &key)
 }
 
@@ -339,8 +340,16 @@ mod tests {
         TokenRules { issuer: None, audience: None, role_claim: role_claim.into() }
     }
 
-    fn tokens(secret: &str) -> Tokens {
-        Tokens::by_secret(secret, rules(CLAIM))
+    /// The key of a system, and one of another.
+    const KEY: &str = "a secret of a test, of 32 bytes!";
+    const OTHER: &str = "another one, of 32 bytes and more";
+
+    fn secret(text: &str) -> Secret {
+        Secret::new(text).unwrap()
+    }
+
+    fn tokens() -> Tokens {
+        Tokens::by_secret(&secret(KEY), rules(CLAIM))
     }
 
     fn check(tokens: &Tokens, token: &str) -> Result<Caller, TokenError> {
@@ -350,17 +359,17 @@ mod tests {
 
     #[test]
     fn a_token_is_believed_by_its_signature_time_and_role() {
-        let tokens = tokens("secret");
-        let good = issue("secret", "u1", Role::Auditor, HOUR, &rules(CLAIM)).unwrap();
+        let tokens = tokens();
+        let good = issue(&secret(KEY), "u1", Role::Auditor, HOUR, &rules(CLAIM)).unwrap();
         let caller = Caller { subject: "u1".into(), role: Role::Auditor };
         assert_eq!(check(&tokens, &good), Ok(caller));
-        let forged = issue("other", "u1", Role::Admin, HOUR, &rules(CLAIM)).unwrap();
+        let forged = issue(&secret(OTHER), "u1", Role::Admin, HOUR, &rules(CLAIM)).unwrap();
         assert_eq!(check(&tokens, &forged), Err(TokenError::Invalid));
         assert_eq!(check(&tokens, "garbage"), Err(TokenError::Invalid));
         // A user may be able to write any claim except the issuer's claim for
         // the role.
         let elsewhere =
-            issue("secret", "u1", Role::Admin, HOUR, &rules("user_metadata.role")).unwrap();
+            issue(&secret(KEY), "u1", Role::Admin, HOUR, &rules("user_metadata.role")).unwrap();
         assert_eq!(check(&tokens, &elsewhere), Err(TokenError::NoRole));
         let unsigned = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ1IiwiZXhwIjo5OTk5OTk5OTk5fQ.";
         assert_eq!(check(&tokens, unsigned), Err(TokenError::Invalid));
@@ -382,10 +391,10 @@ mod tests {
             (Some("us"), Some("other")),
         ];
         for (issuer, audience) in &all[..4] {
-            let tokens = Tokens::by_secret("secret", named(*issuer, *audience));
+            let tokens = Tokens::by_secret(&secret(KEY), named(*issuer, *audience));
             for (iss, aud) in &all {
                 let rules = named(*iss, *aud);
-                let token = issue("secret", "u1", Role::Admin, HOUR, &rules).unwrap();
+                let token = issue(&secret(KEY), "u1", Role::Admin, HOUR, &rules).unwrap();
                 // What is not configured may be there.
                 let fits =
                     (issuer.is_none() || issuer == iss) && (audience.is_none() || audience == aud);
@@ -396,13 +405,13 @@ mod tests {
             }
         }
         // One of several audiences does, and nothing that only looks like a name.
-        let tokens = Tokens::by_secret("secret", named(Some("us"), Some("api")));
+        let tokens = Tokens::by_secret(&secret(KEY), named(Some("us"), Some("api")));
         let with = |iss: Value, aud: Value| {
             let claims = json!({
                 "sub": "u1", "exp": 9_999_999_999_u64, "iss": iss, "aud": aud,
                 "app_metadata": {"role": "admin"},
             });
-            let key = EncodingKey::from_secret(b"secret");
+            let key = EncodingKey::from_secret(KEY.as_bytes());
             check(&tokens, &encode(&Header::default(), &claims, &key).unwrap())
         };
         assert!(with(json!("us"), json!(["other", "api"])).is_ok());
@@ -434,9 +443,9 @@ mod tests {
         ] {
             let claims =
                 json!({"sub": nobody, "exp": 9_999_999_999_u64, "app_metadata": {"role": "admin"}});
-            let key = EncodingKey::from_secret(b"secret");
+            let key = EncodingKey::from_secret(KEY.as_bytes());
             let token = encode(&Header::default(), &claims, &key).unwrap();
-            assert_eq!(check(&tokens("secret"), &token), Err(TokenError::Invalid), "{nobody}");
+            assert_eq!(check(&tokens(), &token), Err(TokenError::Invalid), "{nobody}");
         }
     }
 
@@ -444,9 +453,9 @@ mod tests {
     fn an_expired_token_says_so() {
         token_crypto::install();
         let claims = json!({"sub": "u1", "exp": 1_000, "app_metadata": {"role": "admin"}});
-        let key = EncodingKey::from_secret(b"secret");
+        let key = EncodingKey::from_secret(KEY.as_bytes());
         let token = encode(&Header::default(), &claims, &key).unwrap();
-        assert_eq!(check(&tokens("secret"), &token), Err(TokenError::Expired));
+        assert_eq!(check(&tokens(), &token), Err(TokenError::Expired));
     }
 
     #[test]
@@ -488,7 +497,7 @@ mod tests {
         assert_eq!(check(&tokens, &token("k2", "EdDSA")), Err(TokenError::Invalid));
         assert_eq!(check(&tokens, &token("k1", "HS256")), Err(TokenError::Invalid));
         // The public key, used as if it were a shared secret.
-        let hmac = issue(&public, "u1", Role::Admin, HOUR, &rules(CLAIM)).unwrap();
+        let hmac = issue(&secret(&public), "u1", Role::Admin, HOUR, &rules(CLAIM)).unwrap();
         assert_eq!(check(&tokens, &hmac), Err(TokenError::Invalid));
         let other = Tokens::by_jwks(source, "ES256".parse().unwrap(), rules(CLAIM));
         assert_eq!(check(&other, &token("k1", "EdDSA")), Err(TokenError::Invalid));

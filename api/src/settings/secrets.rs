@@ -1,0 +1,220 @@
+//! The secrets among the settings: read once, refused by the name of their
+//! variable, and never shown.
+
+use super::{BookingSettings, Connections, HttpSettings, SealSettings, SettingsError};
+use clap::{
+    Arg, Command,
+    builder::TypedValueParser,
+    error::{Error, ErrorKind},
+};
+use exodrive_audit::{seal::SealKeys, webhook_signature::Secrets};
+use exodrive_commands::rental::BookingSecret;
+use exodrive_log::WrappingKeys;
+use exodrive_proof::note::{SigningKey, VerifierKey};
+use exodrive_runtime::{
+    folder,
+    secret::{LEAST_BYTES, Secret},
+};
+use std::{ffi::OsStr, fs};
+use zeroize::Zeroizing;
+
+const TOKENS: &str = "EXODRIVE_JWT_SECRET";
+
+/// Reads the secret of an option or of its variable. What it refuses is not in
+/// the message, which clap's own parsers would put there.
+#[derive(Clone, Copy)]
+pub(super) struct SecretParser {
+    least: usize,
+    check: fn(&str) -> Result<(), String>,
+}
+
+impl SecretParser {
+    /// A text with as many bytes as a secret has at least.
+    pub(super) const TEXT: Self = Self { least: LEAST_BYTES, check: |_| Ok(()) };
+    /// A webhook's secret. It is its base64 that has a length.
+    pub(super) const WEBHOOK: Self = Self { least: 1, check: |it| described(Secrets::parse([it])) };
+    /// Wrapping keys. Each of them has its length.
+    pub(super) const DATA_KEYS: Self =
+        Self { least: 1, check: |it| described(WrappingKeys::parse(it)) };
+    /// A key for checkpoints, a file with it, or a public key. What it is shows
+    /// later: only a key of 32 bytes is taken.
+    pub(super) const SEAL_KEY: Self = Self { least: 1, check: |_| Ok(()) };
+}
+
+fn described<T, E: ToString>(parsed: Result<T, E>) -> Result<(), String> {
+    parsed.map(drop).map_err(|error| error.to_string())
+}
+
+impl TypedValueParser for SecretParser {
+    type Value = Secret;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<Secret, Error> {
+        let text = value.to_str().ok_or_else(|| "it is not UTF-8".to_owned());
+        let secret = text.and_then(|text| {
+            let secret = Secret::with_at_least(self.least, text);
+            let secret = secret.map_err(|error| error.to_string())?;
+            (self.check)(secret.expose())?;
+            Ok(secret)
+        });
+        secret.map_err(|reason| {
+            let variable = arg.and_then(|arg| arg.get_env()?.to_str());
+            let option = arg.and_then(Arg::get_long).unwrap_or_default();
+            let name = variable.map_or_else(|| format!("--{option}"), str::to_owned);
+            Error::raw(ErrorKind::ValueValidation, format!("{name}: {reason}")).with_cmd(command)
+        })
+    }
+}
+
+impl Connections {
+    /// Returns the wrapping keys that are given, or else those of the data
+    /// folder.
+    ///
+    /// # Errors
+    /// When there is no key, or it cannot be read.
+    pub fn wrapping_keys(&self) -> Result<WrappingKeys, SettingsError> {
+        if let Some(keys) = self.given_wrapping_keys()? {
+            return Ok(keys);
+        }
+        let saved = self.kept_secrets()?.ok_or(SettingsError::NoSecret {
+            what: "key that wraps the data keys of the log",
+            variable: "EXODRIVE_DATA_KEYS",
+        })?;
+        Ok(WrappingKeys::parse(saved.data_keys.expose())?)
+    }
+
+    /// Returns the wrapping keys that are given, if any are.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn given_wrapping_keys(&self) -> Result<Option<WrappingKeys>, SettingsError> {
+        let text = match (&self.data_keys, &self.data_keys_file) {
+            (Some(keys), _) => keys.clone(),
+            (None, Some(file)) => {
+                let text = fs::read_to_string(file).map_err(|error| {
+                    SettingsError::DataKeysFile(file.display().to_string(), error)
+                })?;
+                Secret::new(text).map_err(|reason| SettingsError::Weak {
+                    variable: "EXODRIVE_DATA_KEYS_FILE",
+                    reason,
+                })?
+            }
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(WrappingKeys::parse(text.expose())?))
+    }
+
+    /// Returns the secrets that the system of the data folder made for itself,
+    /// if there are any.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn kept_secrets(&self) -> Result<Option<folder::Secrets>, SettingsError> {
+        folder::existing_secrets(&self.data_dir)
+            .map_err(|error| SettingsError::Folder(self.data_dir.display().to_string(), error))
+    }
+}
+
+impl HttpSettings {
+    /// Returns the webhook secrets that are given, or else those of the data
+    /// folder.
+    ///
+    /// # Errors
+    /// When there is no secret, or one is invalid.
+    pub fn webhook_secrets(&self, connections: &Connections) -> Result<Secrets, SettingsError> {
+        if !self.resend_webhook_secrets.is_empty() {
+            return Ok(Secrets::parse(self.resend_webhook_secrets.iter().map(Secret::expose))?);
+        }
+        let saved = connections.kept_secrets()?.ok_or(SettingsError::NoSecret {
+            what: "webhook signing secret",
+            variable: "EXODRIVE_RESEND_WEBHOOK_SECRETS",
+        })?;
+        Ok(Secrets::parse([saved.webhook.expose()])?)
+    }
+
+    /// Returns the token secret that is given, or else that of the data folder.
+    ///
+    /// # Errors
+    /// When there is no secret.
+    pub fn token_secret(&self, connections: &Connections) -> Result<Secret, SettingsError> {
+        if let Some(secret) = &self.jwt_secret {
+            return Ok(secret.clone());
+        }
+        let saved = connections
+            .kept_secrets()?
+            .ok_or(SettingsError::NoSecret { what: "token secret", variable: TOKENS })?;
+        Ok(saved.tokens)
+    }
+}
+
+impl BookingSettings {
+    /// Returns the secret that is given, or else that of the data folder, or
+    /// else one that is derived from the tokens' secret in the environment.
+    ///
+    /// # Errors
+    /// When there is none of them, or it can be guessed.
+    pub fn secret(&self, connections: &Connections) -> Result<BookingSecret, SettingsError> {
+        if let Some(secret) = &self.link_secret {
+            return Ok(BookingSecret::new(secret));
+        }
+        if let Some(saved) = connections.kept_secrets()? {
+            return Ok(BookingSecret::new(&saved.links));
+        }
+        let tokens = std::env::var(TOKENS).map_err(|_| SettingsError::NoSecret {
+            what: "secret for links of bookings",
+            variable: "EXODRIVE_LINK_SECRET",
+        })?;
+        let weak = |reason| SettingsError::Weak { variable: TOKENS, reason };
+        // What follows from a secret is as easy to guess as that.
+        let tokens = Secret::new(tokens).map_err(weak)?;
+        let derived = Secret::new(format!("links\n{}", tokens.expose())).map_err(weak)?;
+        Ok(BookingSecret::new(&derived))
+    }
+}
+
+impl SealSettings {
+    /// Returns the keys that are given, or else the key of the data folder.
+    ///
+    /// # Errors
+    /// When there is no key, or one is invalid.
+    pub fn keys(&self, connections: &Connections) -> Result<SealKeys, SettingsError> {
+        if let Some(keys) = self.given_keys()? {
+            return Ok(keys);
+        }
+        let saved = connections.kept_secrets()?.ok_or(NO_SEAL_KEY)?;
+        self.read_keys(&[saved.seal_key])
+    }
+
+    /// Returns the keys that are given, if any are.
+    ///
+    /// # Errors
+    /// When none of them signs, or one is invalid.
+    pub fn given_keys(&self) -> Result<Option<SealKeys>, SettingsError> {
+        if self.seal_keys.is_empty() { Ok(None) } else { self.read_keys(&self.seal_keys).map(Some) }
+    }
+
+    fn read_keys(&self, keys: &[Secret]) -> Result<SealKeys, SettingsError> {
+        let origin = self.seal_origin.clone();
+        let (mut signing, mut former) = (Vec::new(), Vec::new());
+        for text in keys.iter().map(|key| key.expose().trim()) {
+            if let Ok(key) = VerifierKey::parse(text) {
+                former.push(key);
+                continue;
+            }
+            let seed = fs::read_to_string(text).unwrap_or_else(|_| text.to_owned());
+            let seed = Zeroizing::new(seed);
+            signing.push(SigningKey::from_text(&origin, seed.trim())?);
+        }
+        if signing.is_empty() {
+            return Err(NO_SEAL_KEY);
+        }
+        Ok(SealKeys { origin, signing, former })
+    }
+}
+
+const NO_SEAL_KEY: SettingsError =
+    SettingsError::NoSecret { what: "key that signs checkpoints", variable: "EXODRIVE_SEAL_KEYS" };

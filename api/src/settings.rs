@@ -1,10 +1,14 @@
 //! Every setting, as an option of the command line and an environment variable.
 
+mod secret_parser;
 mod secrets;
 
-use self::secrets::SecretParser;
+use self::secret_parser::SecretParser;
 use super::http::{
-    auth::tokens::{Algorithm, TokenRules},
+    auth::{
+        jwks::{JwksTimes, PublishedKeys},
+        tokens::{Algorithm, TokenRules},
+    },
     state::limits::{Limit, Rate, Rates},
 };
 use clap::{ArgMatches, Args, Command, parser::ValueSource};
@@ -129,7 +133,8 @@ pub struct HttpSettings {
     #[arg(long, env = "EXODRIVE_JWT_SECRET", hide_env_values = true, value_name = "SECRET",
           value_parser = SecretParser::TEXT)]
     pub jwt_secret: Option<Secret>,
-    /// Public keys of the token issuer: a URL or a file.
+    /// Public keys of the token issuer: a URL or a file. Needs an issuer and an
+    /// audience, so that a token for another service is none for this one.
     #[arg(long, env = "EXODRIVE_JWT_JWKS", value_name = "URL|FILE", conflicts_with = "jwt_secret")]
     pub jwt_jwks: Option<String>,
     /// The one algorithm that is accepted with a JWKS.
@@ -142,6 +147,24 @@ pub struct HttpSettings {
     /// given: any, or none.
     #[arg(long, env = "EXODRIVE_JWT_AUDIENCE", value_name = "TEXT")]
     pub jwt_audience: Option<String>,
+    /// Longest time between the begin of a token, or now, and its end.
+    #[arg(long, env = "EXODRIVE_JWT_MAX_LIFETIME", default_value = "24h", value_name = "DURATION",
+          value_parser = humantime::parse_duration)]
+    pub jwt_max_lifetime: Duration,
+    /// Interval at which the keys of a JWKS are fetched again, 5m at most.
+    #[arg(long, env = "EXODRIVE_JWT_JWKS_REFRESH", default_value = "5m", value_name = "DURATION",
+          value_parser = |text: &str| at_most(text, 5 * MINUTE))]
+    pub jwt_jwks_refresh: Duration,
+    /// Age from which on the keys of a JWKS are not believed, 15m at most. While
+    /// they cannot be fetched again, requests with a token get 503.
+    #[arg(long, env = "EXODRIVE_JWT_JWKS_MAX_AGE", default_value = "15m", value_name = "DURATION",
+          value_parser = |text: &str| at_most(text, 15 * MINUTE))]
+    pub jwt_jwks_max_age: Duration,
+    /// Shortest interval between two fetches that tokens with an unknown key id
+    /// cause.
+    #[arg(long, env = "EXODRIVE_JWT_JWKS_UNKNOWN_KEY", default_value = "30s",
+          value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub jwt_jwks_unknown_key: Duration,
     /// Claim of a token that holds the role. Only the issuer may be able to
     /// write it.
     #[arg(
@@ -400,6 +423,16 @@ pub enum SettingsError {
         /// What is wrong with it.
         reason: WeakSecret,
     },
+    /// Anybody's tokens of the issuer would be accepted.
+    #[error(
+        "EXODRIVE_JWT_JWKS needs {0}: without it, tokens that the issuer made for other services would be accepted"
+    )]
+    JwksWithout(&'static str),
+    /// Keys would be too old before they are fetched again.
+    #[error(
+        "EXODRIVE_JWT_JWKS_REFRESH must be longer than 0s and shorter than EXODRIVE_JWT_JWKS_MAX_AGE"
+    )]
+    JwksTimes,
     /// An invalid secret.
     #[error("EXODRIVE_RESEND_WEBHOOK_SECRETS: {0}")]
     Webhook(#[from] exodrive_audit::webhook_signature::SecretError),
@@ -417,6 +450,14 @@ pub enum SettingsError {
     /// The data folder cannot be used.
     #[error("cannot use the data folder {0}")]
     Folder(String, #[source] std::io::Error),
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn at_most(text: &str, most: Duration) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let most_text = humantime::format_duration(most);
+    if duration <= most { Ok(duration) } else { Err(format!("must be {most_text} at most")) }
 }
 
 fn parse_sync(text: &str) -> Result<SyncMode, String> {
@@ -543,11 +584,38 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(4);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl HttpSettings {
+    /// The keys that the token issuer publishes, if they are configured.
+    ///
+    /// # Errors
+    /// When the issuer or the audience is missing, or when keys would be too old
+    /// before they are fetched again.
+    pub fn published_keys(&self) -> Result<Option<PublishedKeys>, SettingsError> {
+        let Some(source) = &self.jwt_jwks else { return Ok(None) };
+        for (variable, value) in [
+            ("EXODRIVE_JWT_ISSUER", &self.jwt_issuer),
+            ("EXODRIVE_JWT_AUDIENCE", &self.jwt_audience),
+        ] {
+            if value.as_ref().is_none_or(|value| value.trim().is_empty()) {
+                return Err(SettingsError::JwksWithout(variable));
+            }
+        }
+        let times = JwksTimes {
+            refresh: self.jwt_jwks_refresh,
+            greatest_age: self.jwt_jwks_max_age,
+            unknown_key: self.jwt_jwks_unknown_key,
+        };
+        if times.refresh.is_zero() || times.refresh >= times.greatest_age {
+            return Err(SettingsError::JwksTimes);
+        }
+        Ok(Some(PublishedKeys::new(source.clone(), times)))
+    }
+
     /// Requirements on a token.
     pub fn token_rules(&self) -> TokenRules {
         TokenRules {
             issuer: self.jwt_issuer.clone(),
             audience: self.jwt_audience.clone(),
+            greatest_lifetime: self.jwt_max_lifetime,
             role_claim: self.jwt_role_claim.clone(),
         }
     }

@@ -94,6 +94,10 @@ impl System {
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
+        // An API takes tokens by a secret or by published keys.
+        if settings.iter().any(|(name, _)| *name == "EXODRIVE_JWT_JWKS") {
+            env.remove("EXODRIVE_JWT_SECRET");
+        }
         env.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let database = PgPoolOptions::new()
             .max_connections(2)

@@ -7,7 +7,7 @@ use exodrive_commands::rental::BookingSecret;
 use exodrive_log::WrappingKeys;
 use exodrive_proof::note::{SigningKey, VerifierKey};
 use exodrive_runtime::{folder, secret::Secret};
-use std::fs;
+use std::{fs, io};
 use zeroize::Zeroizing;
 
 const TOKENS: &str = "EXODRIVE_JWT_SECRET";
@@ -34,20 +34,16 @@ impl Connections {
     /// # Errors
     /// When they cannot be read.
     pub fn given_wrapping_keys(&self) -> Result<Option<WrappingKeys>, SettingsError> {
-        let text = match (&self.data_keys, &self.data_keys_file) {
-            (Some(keys), _) => keys.clone(),
+        match (&self.data_keys, &self.data_keys_file) {
+            (Some(keys), _) => Ok(Some(WrappingKeys::parse(keys.expose())?)),
             (None, Some(file)) => {
-                let text = fs::read_to_string(file).map_err(|error| {
-                    SettingsError::DataKeysFile(file.display().to_string(), error)
-                })?;
-                Secret::new(text).map_err(|reason| SettingsError::Weak {
-                    variable: "EXODRIVE_DATA_KEYS_FILE",
-                    reason,
-                })?
+                let wrong = |error| SettingsError::DataKeysFile(file.display().to_string(), error);
+                let text = Zeroizing::new(fs::read_to_string(file).map_err(wrong)?);
+                let keys = WrappingKeys::parse(&text).map_err(io::Error::other);
+                keys.map(Some).map_err(wrong)
             }
-            (None, None) => return Ok(None),
-        };
-        Ok(Some(WrappingKeys::parse(text.expose())?))
+            (None, None) => Ok(None),
+        }
     }
 
     /// Returns the secrets that the system of the data folder made for itself,

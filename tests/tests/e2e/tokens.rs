@@ -248,14 +248,30 @@ async fn a_token_says_who_for_how_long_and_nothing_that_is_not_understood() {
     assert_eq!(made.status.code(), Some(1));
     let said = String::from_utf8_lossy(&made.stderr).into_owned();
     assert!(said.contains("EXODRIVE_JWT_MAX_LIFETIME"), "{said}");
+}
 
-    // What counts requests is in Redis under a hash.
+#[tokio::test]
+async fn who_sends_requests_is_not_in_redis_in_clear() {
+    // So slow that Redis remembers each request until the end of the test.
+    let slow = [
+        ("EXODRIVE_RATE_LIMIT_PUBLIC", "100/1h"),
+        ("EXODRIVE_RATE_LIMIT_ADMIN", "100/1h"),
+        ("EXODRIVE_RATE_LIMIT_SIGNED_IN", "100/1h"),
+    ];
+    let world = InProcess::with(&slow).await;
+    for role in ["customer", "auditor"] {
+        let cars = world.request(Method::GET, "/v1/cars");
+        let cars = cars.bearer_auth(world.token_of(&"é:someone ".repeat(25), role));
+        Answer::of(cars).await.unwrap().problem(401, "unauthenticated");
+        let cars = world.request(Method::GET, "/v1/cars").bearer_auth(world.token(role));
+        Answer::of(cars).await.unwrap().expect(200);
+    }
     let redis = redis::Client::open(world.urls().redis.as_str()).unwrap();
     let mut connection = redis.get_multiplexed_async_connection().await.unwrap();
-    let counted: Vec<String> =
+    let names: Vec<String> =
         redis::cmd("KEYS").arg("exo:limit:*").query_async(&mut connection).await.unwrap();
-    assert!(!counted.is_empty());
-    for name in counted {
+    assert_eq!(names.len(), 3, "{names:?}");
+    for name in names {
         let who = name.rsplit(':').next().unwrap();
         let is_hash = who.len() == 64 && who.chars().all(|digit| digit.is_ascii_hexdigit());
         assert!(is_hash, "{name}");

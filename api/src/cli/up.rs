@@ -73,7 +73,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time that a part may take to end: longer than it gives its own requests and
 /// tasks.
 const PART_GRACE: Duration = Duration::from_secs(20);
-/// Lifetime of the tokens that a terminal shows.
+/// Longest lifetime of the tokens that a terminal shows.
 const BANNER_TOKENS: Duration = Duration::from_secs(15 * 60);
 /// Time for which a system that answers may be degraded at its start.
 const WORKERS_START: Duration = Duration::from_secs(5);
@@ -318,9 +318,11 @@ fn token_lines(secret: &Secret, rules: &TokenRules, on_terminal: bool) -> Result
     if !on_terminal {
         return Ok(format!("\n`{} token --role <role>` prints a token.\n", program()));
     }
-    let mut lines = "\nA token for each role, good for 15 minutes:\n".to_owned();
+    let lifetime = BANNER_TOKENS.min(rules.greatest_lifetime);
+    let good_for = humantime::format_duration(lifetime);
+    let mut lines = format!("\nA token for each role, good for {good_for}:\n");
     for role in Role::ALL {
-        let token = tokens::issue(secret, "developer", role, BANNER_TOKENS, rules)?;
+        let token = tokens::issue(secret, "developer", role, lifetime, rules)?;
         lines.push_str(&format!("  {}={token}\n", role.name().to_uppercase()));
     }
     Ok(lines)

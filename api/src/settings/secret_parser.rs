@@ -56,7 +56,7 @@ impl TypedValueParser for SecretParser {
             let variable = arg.and_then(|arg| arg.get_env()?.to_str());
             let option = arg.and_then(Arg::get_long).unwrap_or_default();
             let name = variable.map_or_else(|| format!("--{option}"), str::to_owned);
-            Error::raw(ErrorKind::ValueValidation, format!("{name}: {reason}")).with_cmd(command)
+            Error::raw(ErrorKind::ValueValidation, format!("{name}: {reason}\n")).with_cmd(command)
         })
     }
 }

@@ -1,24 +1,30 @@
 //! Every setting, as an option of the command line and an environment variable.
 
+mod secret_parser;
+mod secrets;
+
+use self::secret_parser::SecretParser;
 use super::http::{
-    auth::tokens::{Algorithm, TokenRules},
+    auth::{
+        jwks::{JwksTimes, PublishedKeys},
+        tokens::{Algorithm, TokenRules},
+    },
     state::limits::{Limit, Rate, Rates},
 };
 use clap::{ArgMatches, Args, Command, parser::ValueSource};
-use exodrive_audit::seal::SealKeys;
-use exodrive_audit::webhook_signature::Secrets;
-use exodrive_commands::rental::{BookingSecret, EmptySecret};
-use exodrive_log::{LogConfig, WrappingKeys, WrappingKeysError};
+use exodrive_log::{LogConfig, WrappingKeysError};
 use exodrive_projections::engine::{EngineSettings, RebuildSettings};
-use exodrive_proof::note::{KeyError, SigningKey, VerifierKey};
+use exodrive_proof::note::KeyError;
 use exodrive_runtime::{
     folder::{self, LogRequirements},
+    secret::{Secret, WeakSecret},
     services::{self, ServiceUrls, SyncMode},
     telemetry,
 };
 use ipnet::IpNet;
 use std::{
     ffi::{OsStr, OsString},
+    fmt,
     net::SocketAddr,
     path::PathBuf,
     time::Duration,
@@ -55,8 +61,9 @@ pub struct Connections {
     /// colon, base64 of 32 bytes; several with commas between; the highest
     /// version encrypts new keys. If they are lost, the data is lost. Not
     /// given: the keys of the data folder.
-    #[arg(long, env = "EXODRIVE_DATA_KEYS", hide_env_values = true, value_name = "KEYS")]
-    pub data_keys: Option<String>,
+    #[arg(long, env = "EXODRIVE_DATA_KEYS", hide_env_values = true, value_name = "KEYS",
+          value_parser = SecretParser::DATA_KEYS)]
+    pub data_keys: Option<Secret>,
     /// A file with such keys, one on each line.
     #[arg(
         long,
@@ -110,20 +117,24 @@ pub struct HttpSettings {
     #[arg(long, env = "EXODRIVE_HTTP_ADDR", value_name = "ADDRESS")]
     pub http_addr: Option<SocketAddr>,
     /// Signing secrets of the Resend webhook, with commas between; any of them
-    /// is accepted. Not given: the data folder's own, made on first use.
+    /// is accepted. Each is whsec_ and the base64 of at least 24 bytes. Not
+    /// given: the data folder's own, made on first use.
     #[arg(
         long,
         env = "EXODRIVE_RESEND_WEBHOOK_SECRETS",
         hide_env_values = true,
         value_delimiter = ',',
-        value_name = "SECRETS"
+        value_name = "SECRETS",
+        value_parser = SecretParser::WEBHOOK
     )]
-    pub resend_webhook_secrets: Vec<String>,
-    /// The shared secret of tokens (HS256). If neither it nor a JWKS is given:
-    /// the secret of the data folder.
-    #[arg(long, env = "EXODRIVE_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
-    pub jwt_secret: Option<String>,
-    /// Public keys of the token issuer: a URL or a file.
+    pub resend_webhook_secrets: Vec<Secret>,
+    /// The shared secret of tokens (HS256), of at least 32 bytes. If neither it
+    /// nor a JWKS is given: the secret of the data folder.
+    #[arg(long, env = "EXODRIVE_JWT_SECRET", hide_env_values = true, value_name = "SECRET",
+          value_parser = SecretParser::TEXT)]
+    pub jwt_secret: Option<Secret>,
+    /// Public keys of the token issuer: a URL or a file. Needs an issuer and an
+    /// audience, so that a token for another service is none for this one.
     #[arg(long, env = "EXODRIVE_JWT_JWKS", value_name = "URL|FILE", conflicts_with = "jwt_secret")]
     pub jwt_jwks: Option<String>,
     /// The one algorithm that is accepted with a JWKS.
@@ -136,6 +147,24 @@ pub struct HttpSettings {
     /// given: any, or none.
     #[arg(long, env = "EXODRIVE_JWT_AUDIENCE", value_name = "TEXT")]
     pub jwt_audience: Option<String>,
+    /// Longest time between the begin of a token, or now, and its end.
+    #[arg(long, env = "EXODRIVE_JWT_MAX_LIFETIME", default_value = "24h", value_name = "DURATION",
+          value_parser = humantime::parse_duration)]
+    pub jwt_max_lifetime: Duration,
+    /// Interval at which the keys of a JWKS are fetched again, 5m at most.
+    #[arg(long, env = "EXODRIVE_JWT_JWKS_REFRESH", default_value = "5m", value_name = "DURATION",
+          value_parser = |text: &str| at_most(text, 5 * MINUTE))]
+    pub jwt_jwks_refresh: Duration,
+    /// Age from which on the keys of a JWKS are not believed, 15m at most. While
+    /// they cannot be fetched again, requests with a token get 503.
+    #[arg(long, env = "EXODRIVE_JWT_JWKS_MAX_AGE", default_value = "15m", value_name = "DURATION",
+          value_parser = |text: &str| at_most(text, 15 * MINUTE))]
+    pub jwt_jwks_max_age: Duration,
+    /// Shortest interval between two fetches that tokens with an unknown key id
+    /// cause.
+    #[arg(long, env = "EXODRIVE_JWT_JWKS_UNKNOWN_KEY", default_value = "30s",
+          value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub jwt_jwks_unknown_key: Duration,
     /// Claim of a token that holds the role. Only the issuer may be able to
     /// write it.
     #[arg(
@@ -234,53 +263,14 @@ pub struct SealSettings {
         env = "EXODRIVE_SEAL_KEYS",
         hide_env_values = true,
         value_delimiter = ',',
-        value_name = "KEYS"
+        value_name = "KEYS",
+        value_parser = SecretParser::SEAL_KEY
     )]
-    pub seal_keys: Vec<String>,
+    pub seal_keys: Vec<Secret>,
     /// Longest time that an event waits for its checkpoint.
     #[arg(long, env = "EXODRIVE_SEAL_INTERVAL", default_value = "10s", value_name = "DURATION",
           value_parser = humantime::parse_duration)]
     pub seal_interval: Duration,
-}
-
-impl SealSettings {
-    /// Returns the keys that are given, or else the key of the data folder.
-    ///
-    /// # Errors
-    /// When there is no key, or one is invalid.
-    pub fn keys(&self, connections: &Connections) -> Result<SealKeys, SettingsError> {
-        // An empty variable counts as not set.
-        let given = match self.seal_keys.iter().all(|key| key.trim().is_empty()) {
-            false => self.seal_keys.clone(),
-            true => {
-                let saved = connections.kept_secrets()?.ok_or(SettingsError::NoSecret {
-                    what: "key that signs checkpoints",
-                    variable: "EXODRIVE_SEAL_KEYS",
-                })?;
-                vec![saved.seal_key]
-            }
-        };
-        let origin = self.seal_origin.clone();
-        let (mut signing, mut former) = (Vec::new(), Vec::new());
-        for text in given.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
-            if let Ok(key) = VerifierKey::parse(text) {
-                former.push(key);
-                continue;
-            }
-            let seed = match std::fs::read_to_string(text) {
-                Ok(seed) => seed,
-                Err(_) => text.to_owned(),
-            };
-            signing.push(SigningKey::from_text(&origin, seed.trim())?);
-        }
-        if signing.is_empty() {
-            return Err(SettingsError::NoSecret {
-                what: "key that signs checkpoints",
-                variable: "EXODRIVE_SEAL_KEYS",
-            });
-        }
-        Ok(SealKeys { origin, signing, former })
-    }
 }
 
 /// Settings of bookings.
@@ -292,36 +282,14 @@ pub struct BookingSettings {
           value_parser = humantime::parse_duration)]
     pub hold_period: Duration,
     /// Makes the links by which guests see their bookings, and the ids of
-    /// customers. If it changes, links that guests have go on working (their
+    /// customers; at least 32 bytes. If it changes, links that guests have go on working (their
     /// hashes are in the log), but returning customers get new ids, and the
     /// answer to a repeat of an older request shows a link that does not work.
     /// Not given: the secret of the data folder, or else one that is derived
     /// from EXODRIVE_JWT_SECRET.
-    #[arg(long, env = "EXODRIVE_LINK_SECRET", hide_env_values = true, value_name = "SECRET")]
-    pub link_secret: Option<String>,
-}
-
-impl BookingSettings {
-    /// Returns the secret that is given, or else that of the data folder, or
-    /// else one that is derived from the tokens' secret in the environment.
-    ///
-    /// # Errors
-    /// When there is none of them, or it is empty.
-    pub fn secret(&self, connections: &Connections) -> Result<BookingSecret, SettingsError> {
-        if let Some(secret) = &self.link_secret {
-            return Ok(BookingSecret::new(secret)?);
-        }
-        if let Some(saved) = connections.kept_secrets()? {
-            return Ok(BookingSecret::new(&saved.links)?);
-        }
-        // What follows from an empty secret is as easy to guess as that.
-        let tokens = std::env::var("EXODRIVE_JWT_SECRET").ok().filter(|it| !it.trim().is_empty());
-        let tokens = tokens.ok_or(SettingsError::NoSecret {
-            what: "secret for links of bookings",
-            variable: "EXODRIVE_LINK_SECRET",
-        })?;
-        Ok(BookingSecret::new(&format!("links\n{tokens}"))?)
-    }
+    #[arg(long, env = "EXODRIVE_LINK_SECRET", hide_env_values = true, value_name = "SECRET",
+          value_parser = SecretParser::TEXT)]
+    pub link_secret: Option<Secret>,
 }
 
 /// Settings of the metrics endpoint, which is apart from the API.
@@ -382,8 +350,15 @@ pub struct Logging {
 /// Settings that were given for one command, on its command line or in the
 /// environment, as variables. A process passes them to others of the same program.
 /// They come from the command's own list of options, so that none can be missing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Given(Vec<(String, OsString)>);
+
+/// Shows names only: some values are secrets.
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
 
 impl Given {
     /// Returns the values that `matches` has for the options of `command` with a
@@ -440,9 +415,24 @@ pub enum SettingsError {
         /// The variable that sets it.
         variable: &'static str,
     },
-    /// The secret for links of bookings is empty.
-    #[error("EXODRIVE_LINK_SECRET: {0}")]
-    LinkSecret(#[from] EmptySecret),
+    /// A secret can be guessed.
+    #[error("{variable}: {reason}")]
+    Weak {
+        /// The variable that sets it.
+        variable: &'static str,
+        /// What is wrong with it.
+        reason: WeakSecret,
+    },
+    /// Anybody's tokens of the issuer would be accepted.
+    #[error(
+        "EXODRIVE_JWT_JWKS needs {0}: without it, tokens that the issuer made for other services would be accepted"
+    )]
+    JwksWithout(&'static str),
+    /// Keys would be too old before they are fetched again.
+    #[error(
+        "EXODRIVE_JWT_JWKS_REFRESH must be longer than 0s and shorter than EXODRIVE_JWT_JWKS_MAX_AGE"
+    )]
+    JwksTimes,
     /// An invalid secret.
     #[error("EXODRIVE_RESEND_WEBHOOK_SECRETS: {0}")]
     Webhook(#[from] exodrive_audit::webhook_signature::SecretError),
@@ -460,6 +450,14 @@ pub enum SettingsError {
     /// The data folder cannot be used.
     #[error("cannot use the data folder {0}")]
     Folder(String, #[source] std::io::Error),
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn at_most(text: &str, most: Duration) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let most_text = humantime::format_duration(most);
+    if duration <= most { Ok(duration) } else { Err(format!("must be {most_text} at most")) }
 }
 
 fn parse_sync(text: &str) -> Result<SyncMode, String> {
@@ -517,27 +515,6 @@ impl Connections {
             Some(url) => Ok((url.clone(), self.nats_monitor_url.clone())),
             None => self.resolve().map(|urls| (urls.nats, urls.nats_monitor)),
         }
-    }
-
-    /// Returns the wrapping keys that are given, or else those of the data
-    /// folder.
-    ///
-    /// # Errors
-    /// When there is no key, or it cannot be read.
-    pub fn wrapping_keys(&self) -> Result<WrappingKeys, SettingsError> {
-        let text = match (&self.data_keys, &self.data_keys_file) {
-            (Some(keys), _) => keys.clone(),
-            (None, Some(file)) => std::fs::read_to_string(file)
-                .map_err(|error| SettingsError::DataKeysFile(file.display().to_string(), error))?,
-            (None, None) => {
-                let saved = self.kept_secrets()?.ok_or(SettingsError::NoSecret {
-                    what: "key that wraps the data keys of the log",
-                    variable: "EXODRIVE_DATA_KEYS",
-                })?;
-                saved.data_keys
-            }
-        };
-        Ok(WrappingKeys::parse(&text)?)
     }
 
     /// Returns the properties that the event log must have: those that are given, or
@@ -598,16 +575,6 @@ impl Connections {
             keys: self.wrapping_keys()?,
         })
     }
-
-    /// Returns the secrets that the system of the data folder made for itself,
-    /// if there are any.
-    ///
-    /// # Errors
-    /// When the folder cannot be read.
-    pub fn kept_secrets(&self) -> Result<Option<folder::Secrets>, SettingsError> {
-        folder::existing_secrets(&self.data_dir)
-            .map_err(|error| SettingsError::Folder(self.data_dir.display().to_string(), error))
-    }
 }
 
 /// Time limit for an acknowledgement. After it the API answers 503, and the
@@ -617,35 +584,30 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(4);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl HttpSettings {
-    /// Returns the webhook secrets that are given, or else those of the data
-    /// folder.
+    /// The keys that the token issuer publishes, if they are configured.
     ///
     /// # Errors
-    /// When there is no secret, or one is invalid.
-    pub fn webhook_secrets(&self, connections: &Connections) -> Result<Secrets, SettingsError> {
-        if !self.resend_webhook_secrets.is_empty() {
-            return Ok(Secrets::parse(self.resend_webhook_secrets.iter().map(String::as_str))?);
+    /// When the issuer or the audience is missing, or when keys would be too old
+    /// before they are fetched again.
+    pub fn published_keys(&self) -> Result<Option<PublishedKeys>, SettingsError> {
+        let Some(source) = &self.jwt_jwks else { return Ok(None) };
+        for (variable, value) in [
+            ("EXODRIVE_JWT_ISSUER", &self.jwt_issuer),
+            ("EXODRIVE_JWT_AUDIENCE", &self.jwt_audience),
+        ] {
+            if value.as_ref().is_none_or(|value| value.trim().is_empty()) {
+                return Err(SettingsError::JwksWithout(variable));
+            }
         }
-        let saved = connections.kept_secrets()?.ok_or(SettingsError::NoSecret {
-            what: "webhook signing secret",
-            variable: "EXODRIVE_RESEND_WEBHOOK_SECRETS",
-        })?;
-        Ok(Secrets::parse([saved.webhook.as_str()])?)
-    }
-
-    /// Returns the token secret that is given, or else that of the data folder.
-    ///
-    /// # Errors
-    /// When there is no secret.
-    pub fn token_secret(&self, connections: &Connections) -> Result<String, SettingsError> {
-        if let Some(secret) = &self.jwt_secret {
-            return Ok(secret.clone());
+        let times = JwksTimes {
+            refresh: self.jwt_jwks_refresh,
+            greatest_age: self.jwt_jwks_max_age,
+            unknown_key: self.jwt_jwks_unknown_key,
+        };
+        if times.refresh.is_zero() || times.refresh >= times.greatest_age {
+            return Err(SettingsError::JwksTimes);
         }
-        let saved = connections.kept_secrets()?.ok_or(SettingsError::NoSecret {
-            what: "token secret",
-            variable: "EXODRIVE_JWT_SECRET",
-        })?;
-        Ok(saved.tokens)
+        Ok(Some(PublishedKeys::new(source.clone(), times)))
     }
 
     /// Requirements on a token.
@@ -653,6 +615,7 @@ impl HttpSettings {
         TokenRules {
             issuer: self.jwt_issuer.clone(),
             audience: self.jwt_audience.clone(),
+            greatest_lifetime: self.jwt_max_lifetime,
             role_claim: self.jwt_role_claim.clone(),
         }
     }

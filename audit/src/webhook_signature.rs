@@ -9,6 +9,7 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use ring::hmac;
+use zeroize::Zeroizing;
 
 /// Secrets are written with or without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -34,8 +35,13 @@ pub struct Secrets {
 
 /// An invalid secret.
 #[derive(Debug, thiserror::Error)]
-#[error("a webhook secret is 'whsec_' and base64 (the prefix may be left out), not empty")]
+#[error(
+    "a webhook secret is 'whsec_' and the base64 of at least {LEAST_SECRET} bytes (the prefix may be left out), as the provider shows it"
+)]
 pub struct SecretError;
+
+/// Bytes that a secret has at least, by Standard Webhooks.
+const LEAST_SECRET: usize = 24;
 
 /// Bytes that a message's id may have. It is a key of rows, and of the server that
 /// finds repeats.
@@ -78,12 +84,13 @@ impl Secrets {
     /// Reads secrets, as Resend shows them.
     ///
     /// # Errors
-    /// When one is empty or not base64, or when there is none.
+    /// When one is too short or not base64, or when there is none.
     pub fn parse<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Result<Self, SecretError> {
         let mut keys = secrets.into_iter().map(|secret| {
             let secret = secret.trim();
             let encoded = secret.strip_prefix("whsec_").unwrap_or(secret);
-            let key = BASE64.decode(encoded).ok().filter(|key| !key.is_empty());
+            let key = BASE64.decode(encoded).ok().map(Zeroizing::new);
+            let key = key.filter(|key| key.len() >= LEAST_SECRET);
             key.map(|key| hmac::Key::new(hmac::HMAC_SHA256, &key)).ok_or(SecretError)
         });
         let first = keys.next().ok_or(SecretError)??;
@@ -213,8 +220,8 @@ mod tests {
                 let found = headers.find(|(known, _)| known.eq_ignore_ascii_case(name));
                 found.map(|(_, value)| value.as_bytes())
             };
-            let secrets = Secrets::parse(vector.secrets.iter().map(String::as_str)).unwrap();
-            let accepted = secrets.verify(header, &body, vector.now).is_ok();
+            let secrets = Secrets::parse(vector.secrets.iter().map(String::as_str));
+            let accepted = secrets.is_ok_and(|it| it.verify(header, &body, vector.now).is_ok());
             match vector.expect.as_str() {
                 "accept" => assert!(accepted, "{}: {}", vector.name, vector.why),
                 "reject" => assert!(!accepted, "{}: {}", vector.name, vector.why),
@@ -226,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_stored_delivery_is_verified_at_any_later_time() {
-        let secrets = Secrets::parse(["whsec_c2VjcmV0"]).unwrap();
+        let secrets = Secrets::parse(["whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"]).unwrap();
         let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let headers = [
             header("content-type", "application/json"),
@@ -237,12 +244,16 @@ mod tests {
         assert!(secrets.verify_stored(&headers, b"body"));
         assert!(!secrets.verify_stored(&headers, b"b0dy"));
         assert!(!secrets.verify_stored(&headers[..2], b"body"));
-        assert!(!Secrets::parse(["whsec_b3RoZXI"]).unwrap().verify_stored(&headers, b"body"));
+        assert!(
+            !Secrets::parse(["whsec_b3RoZXJzb3RoZXJzb3RoZXJzb3RoZXJz"])
+                .unwrap()
+                .verify_stored(&headers, b"body")
+        );
     }
 
     #[test]
     fn an_id_has_at_most_256_bytes() {
-        let secrets = Secrets::parse(["whsec_c2VjcmV0"]).unwrap();
+        let secrets = Secrets::parse(["whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"]).unwrap();
         for (length, expected) in [(256, None), (257, Some(InvalidDelivery::LongId))] {
             let id = "m".repeat(length);
             let signature = secrets.sign(&id, 1_000, b"body");
@@ -258,7 +269,13 @@ mod tests {
 
     #[test]
     fn an_invalid_secret_is_rejected_at_start() {
-        for secrets in [&[""][..], &["whsec_"], &["whsec_not base64"], &[]] {
+        for secrets in [
+            &[""][..],
+            &["whsec_"],
+            &["whsec_not base64"],
+            &["whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmU"],
+            &[],
+        ] {
             assert!(Secrets::parse(secrets.iter().copied()).is_err(), "{secrets:?}");
         }
     }

@@ -238,6 +238,13 @@ impl Token {
     fn run(self) -> Result<(), Failure> {
         let secret = self.http.token_secret(&self.connections)?;
         let rules = self.http.token_rules();
+        if self.ttl > rules.greatest_lifetime {
+            let most = humantime::format_duration(rules.greatest_lifetime);
+            return Err(format!(
+                "the API refuses a token that is valid for longer than {most} (EXODRIVE_JWT_MAX_LIFETIME): give a shorter --ttl"
+            )
+            .into());
+        }
         say!("{}", tokens::issue(&secret, &self.subject, self.role, self.ttl, &rules)?);
         Ok(())
     }
@@ -318,14 +325,19 @@ mod tests {
             name if name.ends_with("-addr") => "127.0.0.1:9",
             name if name.starts_with("rate-limit") => "7/1m",
             name if name.ends_with("-interval") || name.ends_with("-limit") => "7s",
-            "duplicate-window" | "hold-period" => "7m",
+            "duplicate-window" | "hold-period" | "jwt-max-lifetime" => "7m",
+            name if name.starts_with("jwt-jwks-") => "7s",
             "log-sync" => "default",
             "log-replicas" => "3",
             "rebuild-memory-mib" => "7",
             "jwt-algorithm" => "RS256",
             "log-format" => "json",
             "trusted-proxies" => "10.0.0.0/8,192.168.0.0/16",
-            "resend-webhook-secrets" => "whsec_b25l,whsec_dHdv",
+            "resend-webhook-secrets" => {
+                "whsec_b25lb25lb25lb25lb25lb25lb25lb25l,whsec_dHdvdHdvdHdvdHdvdHdvdHdvdHdvdHdv"
+            }
+            "jwt-secret" | "link-secret" => "a secret of a test, of 32 bytes!",
+            "data-keys" => "1:ZTJlIHdyYXBwaW5nIGtleSwgb2YgMzIgYnl0ZXMhISE=",
             "seal-keys" => "one,two",
             _ => "text",
         }

@@ -71,7 +71,7 @@ impl Serve {
         let urls = self.connections.resolve()?;
         let booking_secret = self.bookings.secret(&self.connections)?;
         let webhook_secrets = self.http.webhook_secrets(&self.connections)?;
-        let tokens = self.tokens()?;
+        let tokens = self.tokens(&tasks)?;
         let log =
             Log::connect(&self.connections.appending_config(urls.nats, urls.nats_monitor)?).await?;
         let redis = Cache::new(&urls.redis)?;
@@ -126,10 +126,13 @@ impl Serve {
         Ok(Service { api, tasks, served_all })
     }
 
-    fn tokens(&self) -> Result<Tokens, SettingsError> {
+    fn tokens(&self, tasks: &Tasks) -> Result<Tokens, SettingsError> {
         let rules = self.http.token_rules();
-        Ok(match &self.http.jwt_jwks {
-            Some(source) => Tokens::by_jwks(source.clone(), self.http.jwt_algorithm, rules),
+        Ok(match self.http.published_keys()? {
+            Some(keys) => {
+                tasks.spawn("jwks", keys.clone().follow(tasks.stop().clone()));
+                Tokens::by_jwks(keys, self.http.jwt_algorithm, rules)
+            }
             None => Tokens::by_secret(&self.http.token_secret(&self.connections)?, rules),
         })
     }

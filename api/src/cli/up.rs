@@ -2,7 +2,7 @@
 
 use super::{Failure, serve::HTTP_ADDR};
 use crate::{
-    http::auth::{tokens, tokens::Role},
+    http::auth::tokens::{self, Role, TokenRules},
     settings::{
         BookingSettings, CheckSettings, Connections, EngineArgs, Given, HttpSettings,
         MetricsSettings, SealSettings,
@@ -12,6 +12,7 @@ use exodrive_log::Log;
 use exodrive_projections::Database;
 use exodrive_runtime::{
     folder::{self, LogRequirements, System},
+    secret::Secret,
     services::{
         Options, PrivateServices, ProcessSpec, ServiceUrls, Supervised, SyncMode, supervise,
     },
@@ -19,6 +20,7 @@ use exodrive_runtime::{
 };
 use std::{
     fs,
+    io::IsTerminal,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -71,6 +73,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time that a part may take to end: longer than it gives its own requests and
 /// tasks.
 const PART_GRACE: Duration = Duration::from_secs(20);
+/// Longest lifetime of the tokens that a terminal shows.
+const BANNER_TOKENS: Duration = Duration::from_secs(15 * 60);
 /// Time for which a system that answers may be degraded at its start.
 const WORKERS_START: Duration = Duration::from_secs(5);
 
@@ -111,6 +115,10 @@ impl Up {
 
     /// Starts everything, and prints each step with its duration.
     pub(super) async fn start(mut self) -> Result<RunningSystem, Failure> {
+        // What a part would refuse is refused before anything is started.
+        self.connections.given_wrapping_keys()?;
+        self.seals.given_keys()?;
+        self.http.published_keys()?;
         let throwaway = self.choose_folder()?;
         let data_dir = self.connections.data_dir.clone();
         let requirements = self.connections.log.over(LogRequirements::default());
@@ -289,12 +297,8 @@ fn banner(
     );
     if http.jwt_jwks.is_none() {
         let secret = http.token_secret(&connections)?;
-        banner.push_str("\nA token for each role, good for 12 hours:\n");
-        for role in Role::ALL {
-            let lifetime = Duration::from_secs(12 * 3600);
-            let token = tokens::issue(&secret, "developer", role, lifetime, &http.token_rules())?;
-            banner.push_str(&format!("  {}={token}\n", role.name().to_uppercase()));
-        }
+        let on_terminal = std::io::stdout().is_terminal();
+        banner.push_str(&token_lines(&secret, &http.token_rules(), on_terminal)?);
         let folder = if connections.data_dir == Path::new(".exodrive") {
             String::new()
         } else {
@@ -306,6 +310,22 @@ fn banner(
         ));
     }
     Ok(banner)
+}
+
+/// A token for each role. Only a person gets them: what is written to a file or a
+/// pipe is kept, such as in the log of a build.
+fn token_lines(secret: &Secret, rules: &TokenRules, on_terminal: bool) -> Result<String, Failure> {
+    if !on_terminal {
+        return Ok(format!("\n`{} token --role <role>` prints a token.\n", program()));
+    }
+    let lifetime = BANNER_TOKENS.min(rules.greatest_lifetime);
+    let good_for = humantime::format_duration(lifetime);
+    let mut lines = format!("\nA token for each role, good for {good_for}:\n");
+    for role in Role::ALL {
+        let token = tokens::issue(secret, "developer", role, lifetime, rules)?;
+        lines.push_str(&format!("  {}={token}\n", role.name().to_uppercase()));
+    }
+    Ok(lines)
 }
 
 /// The command by which this program was called, to be pasted.
@@ -326,5 +346,34 @@ impl Step {
 
     fn done(self) {
         eprintln!("{} … {:.1} s", self.what, self.started.elapsed().as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_terminal_shows_tokens_and_they_end_soon() {
+        let secret = Secret::new("a secret of a test, of 32 bytes!").unwrap();
+        let rules = TokenRules {
+            issuer: None,
+            audience: None,
+            greatest_lifetime: Duration::from_secs(24 * 3_600),
+            role_claim: "role".to_owned(),
+        };
+        let kept = token_lines(&secret, &rules, false).unwrap();
+        assert!(kept.contains("token --role") && !kept.contains("eyJ"), "{kept}");
+        let shown = token_lines(&secret, &rules, true).unwrap();
+        // It accepts no token that lives for longer.
+        let greatest_lifetime = Duration::from_secs(15 * 60);
+        let tokens = tokens::Tokens::by_secret(&secret, TokenRules { greatest_lifetime, ..rules });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        for role in Role::ALL {
+            let name = format!("{}=", role.name().to_uppercase());
+            let token = shown.lines().find_map(|line| line.trim().strip_prefix(&name)).unwrap();
+            let caller = runtime.block_on(tokens.check(token)).unwrap();
+            assert_eq!(caller.role, role);
+        }
     }
 }

@@ -123,6 +123,7 @@ pub enum Code {
     InvalidRequest,
     SignatureInvalid,
     Unauthenticated,
+    IdentityUnavailable,
     Forbidden,
     NotFound,
     MethodNotAllowed,
@@ -158,10 +159,11 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::InvalidRequest,
         Self::SignatureInvalid,
         Self::Unauthenticated,
+        Self::IdentityUnavailable,
         Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -200,6 +202,7 @@ impl Code {
             Self::InvalidRequest => "invalid_request",
             Self::SignatureInvalid => "signature_invalid",
             Self::Unauthenticated => "unauthenticated",
+            Self::IdentityUnavailable => "identity_unavailable",
             Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
@@ -262,7 +265,8 @@ impl Code {
             | Self::OperationRejected => StatusCode::CONFLICT,
             Self::Erased => StatusCode::GONE,
             Self::Stale => StatusCode::PRECONDITION_FAILED,
-            Self::LogUnavailable
+            Self::IdentityUnavailable
+            | Self::LogUnavailable
             | Self::ViewUnavailable
             | Self::ViewBehind
             | Self::Busy
@@ -276,6 +280,7 @@ impl Code {
             Self::InvalidRequest => "The request cannot be understood",
             Self::SignatureInvalid => "The webhook's signature cannot be verified",
             Self::Unauthenticated => "A token is needed",
+            Self::IdentityUnavailable => "The identity provider is not available",
             Self::Forbidden => "This role may not do that",
             Self::NotFound => "Not found",
             Self::MethodNotAllowed => "Method not allowed",
@@ -335,7 +340,9 @@ impl Code {
             Self::LogUnavailable => {
                 "Send the same request again after `Retry-After` seconds; nothing is stored twice."
             }
-            Self::ViewUnavailable | Self::ViewBehind => "Try again after `Retry-After` seconds.",
+            Self::IdentityUnavailable | Self::ViewUnavailable | Self::ViewBehind => {
+                "Try again after `Retry-After` seconds."
+            }
             Self::ValidationFailed => "Correct what `errors` and `detail` name.",
             Self::DatesUnavailable => {
                 "Choose other days: `conflicts` names those that are taken, `next_free` the next that are not."

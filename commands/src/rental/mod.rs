@@ -6,7 +6,7 @@ mod error;
 mod secret;
 
 pub use error::RentalError;
-pub use secret::{BookingSecret, EmptySecret};
+pub use secret::BookingSecret;
 
 use crate::{
     context::CommandContext,

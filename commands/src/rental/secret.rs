@@ -6,6 +6,7 @@ use exodrive_domain::{
     id::{BookingId, CustomerId},
     value::address_key,
 };
+use exodrive_runtime::secret::Secret;
 use ring::hmac;
 
 /// Derives customers' ids and the tokens of bookings' links. They cannot be
@@ -13,21 +14,10 @@ use ring::hmac;
 #[derive(Clone, Debug)]
 pub struct BookingSecret(hmac::Key);
 
-/// The secret is empty: anyone could make every link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the secret for links of bookings is empty")]
-pub struct EmptySecret;
-
 impl BookingSecret {
-    /// Makes a secret from the text of a setting.
-    ///
-    /// # Errors
-    /// When it is empty, or blank.
-    pub fn new(secret: &str) -> Result<Self, EmptySecret> {
-        if secret.trim().is_empty() {
-            return Err(EmptySecret);
-        }
-        Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes())))
+    /// Derives from the secret of a setting.
+    pub fn new(secret: &Secret) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, secret.expose().as_bytes()))
     }
 
     /// Id of the customer with this email address. The address cannot be
@@ -56,15 +46,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_secret_is_refused() {
-        for empty in ["", " \n"] {
-            assert_eq!(BookingSecret::new(empty).err(), Some(EmptySecret));
-        }
-    }
-
-    #[test]
     fn tokens_follow_from_the_secret_the_booking_and_the_number() {
-        let [one, other] = ["one", "other"].map(|it| BookingSecret::new(it).unwrap());
+        let [one, other] =
+            ["one", "two"].map(|it| BookingSecret::new(&Secret::new(it.repeat(11)).unwrap()));
         let id: BookingId = "0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4".parse().unwrap();
         assert_eq!(one.link_token(id, 0), one.clone().link_token(id, 0));
         assert_ne!(one.link_token(id, 0), one.link_token(id, 1));

@@ -39,6 +39,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 /// The longest time for which a process may use a key after its destruction.
 pub const KEY_CACHE: Duration = Duration::from_secs(10);
@@ -83,7 +84,7 @@ impl WrappingKeys {
         for part in text.split([',', '\n']).map(str::trim).filter(|part| !part.is_empty()) {
             let (version, key) = part.split_once(':').ok_or(WrappingKeysError)?;
             let version = version.parse().map_err(|_| WrappingKeysError)?;
-            let key = BASE64.decode(key).map_err(|_| WrappingKeysError)?;
+            let key = Zeroizing::new(BASE64.decode(key).map_err(|_| WrappingKeysError)?);
             let cipher = XChaCha20Poly1305::new_from_slice(&key).map_err(|_| WrappingKeysError)?;
             if keys.insert(version, cipher).is_some() {
                 return Err(WrappingKeysError);
@@ -97,12 +98,25 @@ impl WrappingKeys {
         Some((*version, encrypt(cipher, &wrapped_as(name, *version), key)?))
     }
 
-    fn unwrap(&self, name: &str, version: u32, wrapped: &[u8]) -> Result<[u8; 32], KeyError> {
+    fn unwrap(&self, name: &str, version: u32, wrapped: &[u8]) -> Result<DataKey, KeyError> {
         let unknown = || KeyError::Wrapping { name: name.to_owned(), version };
         let cipher = self.0.get(&version).ok_or_else(unknown)?;
-        let key = decrypt(cipher, &wrapped_as(name, version), wrapped).ok_or_else(unknown)?;
-        key.try_into().map_err(|_| unknown())
+        let key = decrypt(cipher, &wrapped_as(name, version), wrapped).map(Zeroizing::new);
+        let key = key.ok_or_else(unknown)?;
+        key.as_slice().try_into().map(Zeroizing::new).map_err(|_| unknown())
     }
+}
+
+/// A key that encrypts data. Its bytes are overwritten when it is dropped.
+type DataKey = Zeroizing<[u8; 32]>;
+
+/// A new key.
+fn random_key() -> DataKey {
+    Zeroizing::new(rand::random())
+}
+
+fn cipher(key: &DataKey) -> XChaCha20Poly1305 {
+    XChaCha20Poly1305::new((&**key).into())
 }
 
 /// The identity that a wrapped key is bound to.
@@ -186,7 +200,7 @@ impl KeyStore {
         let key = match store.read_stored(MAC_KEY).await? {
             Some(stored) => store.unwrap(MAC_KEY, &stored)?,
             None => {
-                let key = rand::random();
+                let key = random_key();
                 match store.put(MAC_KEY, &key).await? {
                     true => Some(key),
                     false => match store.read_stored(MAC_KEY).await? {
@@ -197,7 +211,7 @@ impl KeyStore {
             }
         };
         let key = key.ok_or_else(|| KeyError::Malformed(MAC_KEY.to_owned()))?;
-        store.mac = hmac::Key::new(hmac::HMAC_SHA256, &key);
+        store.mac = hmac::Key::new(hmac::HMAC_SHA256, key.as_slice());
         Ok(store)
     }
 
@@ -236,8 +250,7 @@ impl KeyStore {
                 KeyState::Erased => break,
             }
         }
-        let key = rand::random::<[u8; 32]>();
-        Ok((name, XChaCha20Poly1305::new(&key.into())))
+        Ok((name, cipher(&random_key())))
     }
 
     async fn find_or_make(&self, name: &str) -> Result<KeyState, KeyError> {
@@ -245,9 +258,9 @@ impl KeyStore {
             return Ok(held);
         }
         // Most keys that are not cached do not exist yet.
-        let key = rand::random();
+        let key = random_key();
         if self.put(name, &key).await? {
-            let held = KeyState::Key(XChaCha20Poly1305::new(&key.into()));
+            let held = KeyState::Key(cipher(&key));
             self.cache.insert(name.to_owned(), held.clone());
             return Ok(held);
         }
@@ -299,7 +312,7 @@ impl KeyStore {
     /// Unwraps the key of a record and caches it for [`KEY_CACHE`].
     fn keep(&self, name: &str, stored: &Stored) -> Result<KeyState, KeyError> {
         let held = match self.unwrap(name, stored)? {
-            Some(key) => KeyState::Key(XChaCha20Poly1305::new(&key.into())),
+            Some(key) => KeyState::Key(cipher(&key)),
             None => KeyState::Erased,
         };
         self.cache.insert(name.to_owned(), held.clone());
@@ -307,7 +320,7 @@ impl KeyStore {
     }
 
     /// The key; `None` if it was erased.
-    fn unwrap(&self, name: &str, stored: &Stored) -> Result<Option<[u8; 32]>, KeyError> {
+    fn unwrap(&self, name: &str, stored: &Stored) -> Result<Option<DataKey>, KeyError> {
         match stored {
             Stored::Erased { .. } => Ok(None),
             Stored::Key { wrapped_by, wrapped } => {
@@ -462,7 +475,7 @@ mod tests {
         let both = format!("{one}\n2:{}\n", BASE64.encode([2; 32]));
         let (old, new) = (WrappingKeys::parse(&one).unwrap(), WrappingKeys::parse(&both).unwrap());
         let (version, wrapped) = old.wrap("email.a", &[7; 32]).unwrap();
-        assert_eq!(new.unwrap("email.a", version, &wrapped).unwrap(), [7; 32]);
+        assert_eq!(new.unwrap("email.a", version, &wrapped).unwrap(), Zeroizing::new([7; 32]));
         assert_eq!(new.wrap("email.a", &[7; 32]).unwrap().0, 2);
         assert!(new.unwrap("email.b", version, &wrapped).is_err(), "under another name");
         assert!(new.unwrap("email.a", 2, &wrapped).is_err(), "by another key");

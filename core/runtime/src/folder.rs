@@ -1,7 +1,7 @@
 //! The files of a data folder for the programs that use it: the secrets of a
 //! development system, and the addresses of its API.
 
-use crate::services::SyncMode;
+use crate::{secret::Secret, services::SyncMode};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs::{self, OpenOptions},
@@ -10,6 +10,7 @@ use std::{
     path::Path,
     time::Duration,
 };
+use zeroize::Zeroizing;
 
 const SECRETS: &str = "secrets.json";
 const SYSTEM: &str = "system.json";
@@ -18,32 +19,30 @@ const SYSTEM: &str = "system.json";
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Secrets {
     /// Signs webhooks: `whsec_` and base64 of 32 bytes.
-    pub webhook: String,
+    #[serde(serialize_with = "Secret::write")]
+    pub webhook: Secret,
     /// Signs tokens.
-    pub tokens: String,
+    #[serde(serialize_with = "Secret::write")]
+    pub tokens: Secret,
     /// Makes the links of bookings and the ids of customers.
-    #[serde(default = "random")]
-    pub links: String,
+    #[serde(default = "random", serialize_with = "Secret::write")]
+    pub links: Secret,
     /// Keys that wrap the keys that encrypt personal data in the log:
     /// `1:<base64 of 32 bytes>`, several with commas between. Without them the
     /// personal data cannot be read any more.
-    #[serde(default = "wrapping_key")]
-    pub data_keys: String,
+    #[serde(default = "wrapping_key", serialize_with = "Secret::write")]
+    pub data_keys: Secret,
     /// Signs the log's checkpoints: base64 of 32 bytes.
-    #[serde(default = "seal_key")]
-    pub seal_key: String,
+    #[serde(default = "random", serialize_with = "Secret::write")]
+    pub seal_key: Secret,
 }
 
-fn seal_key() -> String {
-    base64(&rand::random::<[u8; 32]>())
+fn random() -> Secret {
+    Secret::random("")
 }
 
-fn wrapping_key() -> String {
-    format!("1:{}", base64(&rand::random::<[u8; 32]>()))
-}
-
-fn random() -> String {
-    hex::encode(rand::random::<[u8; 32]>())
+fn wrapping_key() -> Secret {
+    Secret::random("1:")
 }
 
 /// The addresses on which a running system listens.
@@ -89,11 +88,11 @@ pub fn secrets(data_dir: &Path) -> io::Result<Secrets> {
         return Ok(secrets);
     }
     let secrets = Secrets {
-        webhook: format!("whsec_{}", base64(&rand::random::<[u8; 32]>())),
+        webhook: Secret::random("whsec_"),
         tokens: random(),
         links: random(),
         data_keys: wrapping_key(),
-        seal_key: seal_key(),
+        seal_key: random(),
     };
     write(&data_dir.join(SECRETS), &secrets)?;
     Ok(secrets)
@@ -124,7 +123,7 @@ pub fn announced(data_dir: &Path) -> io::Result<Option<System>> {
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    match fs::read(path) {
+    match fs::read(path).map(Zeroizing::new) {
         Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::from),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -136,11 +135,6 @@ fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     let draft = path.with_extension("draft");
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    file.write_all(&serde_json::to_vec_pretty(value)?)?;
+    file.write_all(&Zeroizing::new(serde_json::to_vec_pretty(value)?))?;
     fs::rename(&draft, path)
-}
-
-fn base64(bytes: &[u8]) -> String {
-    use base64::{Engine, prelude::BASE64_STANDARD};
-    BASE64_STANDARD.encode(bytes)
 }

@@ -10,6 +10,7 @@
 //! background [`tasks`] end it if one of them ends.
 
 pub mod folder;
+pub mod secret;
 pub mod services;
 pub mod shutdown;
 pub mod tasks;

@@ -266,7 +266,7 @@ async fn the_command_line_shows_the_same_history_and_unknown_secrets() {
     assert_eq!(nobody.status.code(), Some(1));
 
     // The secret is rotated, and the old one is gone.
-    world.set("EXODRIVE_RESEND_WEBHOOK_SECRETS", "whsec_YW5vdGhlciBzZWNyZXQ");
+    world.set("EXODRIVE_RESEND_WEBHOOK_SECRETS", "whsec_YW5vdGhlciBzZWNyZXQsIG9mIG1vcmUgYnl0ZXMh");
     let table = world.exodrive_prints(&["audit", "history", "--email", "em-1"]).await;
     assert!(table.contains("not verified by"), "{table}");
 }

@@ -58,6 +58,7 @@ mod search;
 mod tasks;
 mod telemetry;
 mod time_travel;
+mod tokens;
 mod topology;
 mod transactions;
 mod two_releases;

@@ -85,7 +85,9 @@ async fn a_start_fails_without_what_it_needs() {
     let mut world = World::without_processes(&[]).await;
     for secret in ["whsec_", "whsec_not base64", ","] {
         world.set("EXODRIVE_RESEND_WEBHOOK_SECRETS", secret);
-        let said = refusal(&world, "serve").await;
+        let done = world.exodrive(&["serve"]).await;
+        assert_eq!(done.status.code(), Some(2));
+        let said = String::from_utf8_lossy(&done.stderr);
         assert!(said.contains("EXODRIVE_RESEND_WEBHOOK_SECRETS"), "{said}");
     }
     let secret = world.webhook_secret.clone();

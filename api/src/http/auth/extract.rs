@@ -338,6 +338,9 @@ async fn identify(headers: &HeaderMap, api: &Api) -> Result<Bearer, ApiError> {
     match api.tokens.check(token).await {
         Ok(caller) => Ok(Bearer::Known(caller)),
         Err(TokenError::NoRole) => Ok(Bearer::WithoutRole),
+        Err(error @ TokenError::NoKeys) => {
+            Err(ApiError::new(Code::IdentityUnavailable, format!("Sorry, {error}.")))
+        }
         Err(error) => Err(ApiError::new(Code::Unauthenticated, format!("Sorry, {error}."))),
     }
 }

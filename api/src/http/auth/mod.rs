@@ -1,6 +1,7 @@
 //! Authentication and authorization of callers.
 
 pub mod extract;
+pub mod jwks;
 pub mod peer;
 mod token_crypto;
 pub mod tokens;

@@ -1,6 +1,7 @@
 //! Rate limits, and the one way to count (GCRA, the generic cell rate
 //! algorithm): in Redis or, while Redis does not answer, in this process.
 
+use exodrive_commands::digest::sha256_hex;
 use exodrive_projections::engine::cache::Cache;
 use std::{
     collections::HashMap,
@@ -205,8 +206,10 @@ static GIVE_BACK: LazyLock<redis::Script> = LazyLock::new(|| {
     )
 });
 
+/// The caller is hashed: Redis need not know addresses and users, and a key has
+/// the same length whoever asks.
 fn key(limit: Limit, who: &str) -> String {
-    format!("exo:limit:{}:{who}", limit.name())
+    format!("exo:limit:{}:{}", limit.name(), sha256_hex(who.as_bytes()))
 }
 
 impl Limiter {

@@ -23,7 +23,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-const TOKEN_SECRET: &str = "a secret of the benchmark";
+const TOKEN_SECRET: &str = "a secret of the benchmark, of 32 bytes";
 /// Appends in flight.
 const PIPELINE: usize = 1_000;
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);

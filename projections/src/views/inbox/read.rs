@@ -108,7 +108,7 @@ pub async fn find_emails_of_address(
 }
 
 /// Emails that are looked through for a page of what is common.
-const LOOKED_THROUGH: i64 = 16_000;
+const LOOKED_THROUGH: i64 = 8_000;
 
 struct Found {
     key: String,
@@ -167,8 +167,28 @@ async fn find(
         let (page, counts) = find_rare(reader, statuses, rare, query, limit, after).await?;
         return Ok((page, Some(counts)));
     }
+    macro_rules! newest {
+        ($most:expr) => {
+            rows!(
+                reader,
+                statuses,
+                query,
+                limit,
+                after,
+                "(select * from inbox where (created_at, key) < ($3, $4)
+                  order by created_at desc, key desc limit $6) as inbox",
+                $most
+            )
+        };
+    }
     let is_rare = |status: &String| !PASSED_THROUGH.contains(&status.as_str());
     if !statuses.is_empty() && statuses.iter().all(is_rare) {
+        if query.is_some() {
+            let newest = newest!(WINDOW);
+            if newest.len() > usize::try_from(limit).unwrap_or(0) {
+                return Ok((cut(newest, limit), None));
+            }
+        }
         let found = rows!(
             reader,
             statuses,
@@ -182,16 +202,7 @@ async fn find(
     if query.is_none() {
         return Ok((cut(rows!(reader, statuses, query, limit, after, "inbox"), limit), None));
     }
-    let found = rows!(
-        reader,
-        statuses,
-        query,
-        limit,
-        after,
-        "(select * from inbox where (created_at, key) < ($3, $4)
-          order by created_at desc, key desc limit $6) as inbox",
-        LOOKED_THROUGH
-    );
+    let found = newest!(LOOKED_THROUGH);
     let mut page = cut(found, limit);
     if page.next.is_none() {
         page.next = last_looked_at(reader, after).await?;

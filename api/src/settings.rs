@@ -162,7 +162,8 @@ pub struct HttpSettings {
           value_name = "N/PERIOD")]
     pub rate_limit_admin: Rate,
     /// Limit for webhooks that fail verification, per address. Verified ones
-    /// are never limited.
+    /// are not counted. Beyond the limit, eight of an address are looked at at
+    /// a time.
     #[arg(long, env = "EXODRIVE_RATE_LIMIT_FAILED_WEBHOOK",
           default_value_t = Limit::FailedWebhook.default_rate(), value_name = "N/PERIOD")]
     pub rate_limit_failed_webhook: Rate,

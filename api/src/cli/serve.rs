@@ -122,6 +122,7 @@ impl Serve {
             trusted_proxies: self.http.trusted_proxies,
             health: health::Latest::default(),
             full_readings: tokio::sync::Semaphore::new(http::FULL_READINGS),
+            suspects: tokio::sync::Semaphore::new(http::SUSPECTS),
         };
         Ok(Service { api, tasks, served_all })
     }

@@ -81,7 +81,7 @@ impl<T: DeserializeOwned + ToSchema> FromRequest<Arc<Api>> for Command<T> {
             return Err(ApiError::new(Code::Stale, "Nothing here has a tag for `If-Match`."));
         }
         check_coding(&parts.headers)?;
-        let body = super::webhooks::read_body(body).await?;
+        let body = super::body::read_body(body).await?;
         // The hash covers the value and not the spelling: a retry may be
         // serialised differently.
         let (parsed, meant) = parse(&parts.headers, &body)?;

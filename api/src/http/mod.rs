@@ -6,6 +6,7 @@
 
 mod accesses;
 pub mod auth;
+mod body;
 mod booking_actions;
 mod bookings;
 mod cars;
@@ -117,12 +118,15 @@ pub struct Api {
     pub health: health::Latest,
     /// Limits how many histories read the whole log at a time.
     pub full_readings: tokio::sync::Semaphore,
+    /// Limits how many webhooks of senders that fail too often are looked at at a time.
+    pub suspects: tokio::sync::Semaphore,
 }
 
 pub(crate) type App = State<Arc<Api>>;
 
 pub(crate) use fleet::TIME_ZONE;
 pub use replay::FULL_READINGS;
+pub use webhooks::SUSPECTS;
 
 /// Largest body of a request, in bytes.
 pub const MAX_BODY: usize = 1 << 20;

@@ -104,16 +104,19 @@ pub(crate) async fn receive_resend(
             return Err(sender.failed(error.code.name(), None, error).await);
         }
     };
-    let body = match read_body(body).await {
+    let body = match read_body(body, &api.webhook_bodies).await {
         Ok(body) => body,
+        // Not a fault of the sender.
+        Err(error) if error.code == Code::Overloaded => return Err(error),
         Err(error) => return Err(sender.failed(error.code.name(), None, error).await),
     };
-    let id = match api.webhook_secrets.verify(&head, &body) {
+    let bytes = &body.bytes;
+    let id = match api.webhook_secrets.verify(&head, bytes) {
         Ok(id) => id.to_owned(),
-        Err(refusal) => return Err(sender.not_verified(refusal, body.len() as u64).await),
+        Err(refusal) => return Err(sender.not_verified(refusal, bytes.len() as u64).await),
     };
-    let delivery = Delivery::parse(&body);
-    let event = event(&identity, &parts.headers, id, now, body, &delivery);
+    let delivery = Delivery::parse(bytes);
+    let event = event(&identity, &parts.headers, id, now, bytes.clone(), &delivery);
     let appended = match find_old_duplicate(&api, &event, &delivery, now).await {
         Some(position) => Appended { position, duplicate: true },
         None => api.log.append_fact(&event).await.inspect_err(|error| {

@@ -259,10 +259,22 @@ async fn a_class_that_is_full_is_refused_and_no_other() {
         half.push(stream);
     }
     let delivery = Delivery::new("msg_2", "{}");
-    let refused = exodrive_tests::eventually("there is no room for a webhook", async || {
-        let answer = world.post(&delivery).await;
-        (answer.status == 503).then_some(answer)
-    })
+    let refused = exodrive_tests::within(
+        Duration::from_secs(2),
+        "there is no room for a webhook",
+        async || {
+            let answer = world.post(&delivery).await;
+            let mut early = [0; 600];
+            let early = half[0]
+                .try_read(&mut early)
+                .map(|n| String::from_utf8_lossy(&early[..n]).into_owned());
+            if answer.status == 503 {
+                Ok(answer)
+            } else {
+                Err(format!("{} {early:?}", answer.status))
+            }
+        },
+    )
     .await;
     refused.problem(503, "overloaded");
     assert_eq!(refused.header("retry-after"), "1");

@@ -342,8 +342,8 @@ mod tests {
         let foreign = format!("v1,{}", BASE64.encode([7; 32]));
         let ours = Secrets::parse(["whsec_dGhpcmQ"]).unwrap().sign("msg_1", 1_000, &body);
         assert_eq!(hashed(&foreign), (3, false));
-        assert_eq!(hashed(&vec![foreign.as_str(); 10].join(" ")), (3, false));
-        let with_ours = format!("{} {ours}", vec![foreign.as_str(); 9].join(" "));
+        assert_eq!(hashed(&[foreign.as_str(); 10].join(" ")), (3, false));
+        let with_ours = format!("{} {ours}", [foreign.as_str(); 9].join(" "));
         assert_eq!(hashed(&with_ours), (3, true));
         // What cannot be a MAC is compared with none.
         for short in ["v1,", "v1,AAAA", "v1a,AAAA", "v1", "=", &format!("v1,{}", "A".repeat(44))] {

@@ -32,7 +32,7 @@ async fn signatures_without_end_keep_nobody_waiting() {
     // As many signatures as are looked at, as many as a header of ours may have, and one that is
     // as long as a signature may be.
     let foreign = "v1,AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
-    let kinds = [vec![foreign; 10].join(" "), vec!["v1,"; 8_000].join(" "), "v".repeat(5_000)];
+    let kinds = [[foreign; 10].join(" "), vec!["v1,"; 8_000].join(" "), "v".repeat(5_000)];
     let attack = futures::future::join_all((0..30).map(|n| forged(kinds[n % 3].clone())));
     let watch = async {
         for _ in 0..20 {

@@ -5,10 +5,12 @@ mod secrets;
 
 use self::secret_parser::SecretParser;
 use super::http::{
+    ConnectionLimits,
     auth::{
         jwks::{JwksTimes, PublishedKeys},
         tokens::{Algorithm, TokenRules},
     },
+    layers::load::Bounds,
     state::limits::{Limit, Rate, Rates},
 };
 use clap::{ArgMatches, Args, Command, parser::ValueSource};
@@ -191,7 +193,8 @@ pub struct HttpSettings {
           value_name = "N/PERIOD")]
     pub rate_limit_admin: Rate,
     /// Limit for webhooks that fail verification, per address. Verified ones
-    /// are never limited.
+    /// are not counted. Of addresses beyond it, eight webhooks are looked at
+    /// at a time.
     #[arg(long, env = "EXODRIVE_RATE_LIMIT_FAILED_WEBHOOK",
           default_value_t = Limit::FailedWebhook.default_rate(), value_name = "N/PERIOD")]
     pub rate_limit_failed_webhook: Rate,
@@ -200,6 +203,40 @@ pub struct HttpSettings {
     #[arg(long, env = "EXODRIVE_RATE_LIMIT_BOOKING",
           default_value_t = Limit::Booking.default_rate(), value_name = "N/PERIOD")]
     pub rate_limit_booking: Rate,
+    /// Connections to the API that may be open at a time. Others are closed at
+    /// once.
+    #[arg(long, env = "EXODRIVE_MAX_CONNECTIONS", default_value_t = 4_096, value_name = "N")]
+    pub max_connections: usize,
+    /// Connections that may be open at a time from one address (of IPv6: from
+    /// one /64). A trusted proxy has no such limit.
+    #[arg(
+        long,
+        env = "EXODRIVE_MAX_CONNECTIONS_PER_NETWORK",
+        default_value_t = 256,
+        value_name = "N"
+    )]
+    pub max_connections_per_network: usize,
+    /// Time limit for receiving the head of a request.
+    #[arg(long, env = "EXODRIVE_HEAD_TIMEOUT", default_value = "10s", value_name = "DURATION",
+          value_parser = humantime::parse_duration)]
+    pub head_timeout: Duration,
+    /// Time after which a connection is closed that sends no other request.
+    #[arg(long, env = "EXODRIVE_IDLE_TIMEOUT", default_value = "75s", value_name = "DURATION",
+          value_parser = humantime::parse_duration)]
+    pub idle_timeout: Duration,
+    /// Webhooks that may be in progress at a time. Beyond this and the next
+    /// three, requests are answered 503.
+    #[arg(long, env = "EXODRIVE_MAX_WEBHOOKS", default_value_t = 512, value_name = "N")]
+    pub max_webhooks: usize,
+    /// Reads that may be in progress at a time.
+    #[arg(long, env = "EXODRIVE_MAX_READS", default_value_t = 512, value_name = "N")]
+    pub max_reads: usize,
+    /// Commands that may be in progress at a time.
+    #[arg(long, env = "EXODRIVE_MAX_COMMANDS", default_value_t = 256, value_name = "N")]
+    pub max_commands: usize,
+    /// Exports, replays and histories that may be in progress at a time.
+    #[arg(long, env = "EXODRIVE_MAX_HEAVY_READS", default_value_t = 8, value_name = "N")]
+    pub max_heavy_reads: usize,
     /// Interval at which records of reads by staff are appended together. An
     /// API process that is killed loses the records of the last interval.
     #[arg(long, env = "EXODRIVE_ACCESS_INTERVAL", default_value = "1s", value_name = "DURATION",
@@ -617,6 +654,27 @@ impl HttpSettings {
             audience: self.jwt_audience.clone(),
             greatest_lifetime: self.jwt_max_lifetime,
             role_claim: self.jwt_role_claim.clone(),
+        }
+    }
+
+    /// Bounds of what may be in progress.
+    pub fn bounds(&self) -> Bounds {
+        Bounds {
+            webhooks: self.max_webhooks,
+            reads: self.max_reads,
+            commands: self.max_commands,
+            heavy: self.max_heavy_reads,
+        }
+    }
+
+    /// Bounds of the connections.
+    pub fn connection_limits(&self) -> ConnectionLimits {
+        ConnectionLimits {
+            total: self.max_connections,
+            per_network: self.max_connections_per_network,
+            unbounded: self.trusted_proxies.clone(),
+            head: self.head_timeout,
+            idle: self.idle_timeout,
         }
     }
 

@@ -9,6 +9,7 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use ring::hmac;
+use subtle::{Choice, ConstantTimeEq};
 use zeroize::Zeroizing;
 
 /// Secrets are written with or without padding.
@@ -19,6 +20,15 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// Seconds by which the attempt's timestamp may differ from now, either way.
 const TOLERANCE: u64 = 300;
+
+/// Bytes that the header with the signatures may have.
+const LONGEST_SIGNATURES: usize = 4 << 10;
+
+/// Signatures that a delivery may have: a provider has few secrets at a time.
+const MOST_SIGNATURES: usize = 10;
+
+/// A MAC: of SHA-256.
+type Tag = [u8; 32];
 
 /// Header names by family; the first wins when both are there.
 const FAMILIES: [[&str; 3]; 2] = [
@@ -59,6 +69,11 @@ pub enum InvalidDelivery {
     /// The attempt is too old, or from the future.
     #[error("svix-timestamp is more than 300 s from now")]
     Stale,
+    /// There are more signatures than any provider makes.
+    #[error(
+        "svix-signature has more than {LONGEST_SIGNATURES} bytes or {MOST_SIGNATURES} signatures"
+    )]
+    TooManySignatures,
     /// The id is longer than any that a provider makes.
     #[error("svix-id has more than {LONGEST_ID} bytes")]
     LongId,
@@ -74,10 +89,58 @@ impl InvalidDelivery {
             Self::Headers => "headers",
             Self::Timestamp => "timestamp",
             Self::Stale => "stale",
+            Self::TooManySignatures => "too_many_signatures",
             Self::LongId => "long_id",
             Self::Signature => "signature",
         }
     }
+}
+
+/// What the headers of a delivery claim about it. Nothing of it is verified.
+pub struct SignedHead<'a> {
+    id: &'a str,
+    timestamp: &'a str,
+    tags: Vec<Tag>,
+}
+
+impl<'a> SignedHead<'a> {
+    /// Reads the claim, `now` in Unix seconds. `header` returns the value of a header by its name
+    /// in lower case. This costs next to nothing, and needs no body.
+    ///
+    /// # Errors
+    /// When the headers alone show that the delivery cannot be accepted: any [`InvalidDelivery`]
+    /// but the last two.
+    pub fn read(
+        header: impl Fn(&str) -> Option<&'a [u8]>,
+        now: i64,
+    ) -> Result<Self, InvalidDelivery> {
+        let family = FAMILIES.iter().find(|names| names.iter().any(|name| header(name).is_some()));
+        let [id, timestamp, signatures] = family
+            .ok_or(InvalidDelivery::Headers)?
+            .map(|name| header(name).and_then(visible_ascii).filter(|text| !text.is_empty()));
+        let (Some(id), Some(timestamp), Some(signatures)) = (id, timestamp, signatures) else {
+            return Err(InvalidDelivery::Headers);
+        };
+        let at: i64 = timestamp.parse().map_err(|_| InvalidDelivery::Timestamp)?;
+        if now.abs_diff(at) > TOLERANCE {
+            return Err(InvalidDelivery::Stale);
+        }
+        if signatures.len() > LONGEST_SIGNATURES || signatures.split(' ').count() > MOST_SIGNATURES
+        {
+            return Err(InvalidDelivery::TooManySignatures);
+        }
+        Ok(Self { id, timestamp, tags: signatures.split(' ').filter_map(tag).collect() })
+    }
+
+    fn mac(&self, key: &hmac::Key, body: &[u8]) -> hmac::Tag {
+        mac(key, self.id, self.timestamp, body)
+    }
+}
+
+/// The MAC of a signature, if it is one of the version that we know.
+fn tag(signature: &str) -> Option<Tag> {
+    let encoded = signature.strip_prefix("v1,")?;
+    BASE64.decode(encoded).ok()?.try_into().ok()
 }
 
 impl Secrets {
@@ -97,47 +160,40 @@ impl Secrets {
         Ok(Self { first, others: keys.collect::<Result<_, _>>()? })
     }
 
-    /// Verifies that a delivery is signed by one of the secrets, `now` in Unix seconds. `header`
-    /// returns the value of a header by its name in lower case. Returns the message's id.
+    /// Verifies that the body of a delivery is signed by one of the secrets. Returns the message's
+    /// id. However many signatures there are, the body is hashed once for each secret.
     ///
     /// # Errors
-    /// [`InvalidDelivery`].
+    /// [`InvalidDelivery::Signature`] and [`InvalidDelivery::LongId`].
     pub fn verify<'a>(
         &self,
-        header: impl Fn(&str) -> Option<&'a [u8]>,
+        claim: &SignedHead<'a>,
         body: &[u8],
-        now: i64,
     ) -> Result<&'a str, InvalidDelivery> {
-        let id = self.verify_signature(header, body, now)?;
-        if id.len() > LONGEST_ID { Err(InvalidDelivery::LongId) } else { Ok(id) }
+        if !self.have_signed(claim, body) {
+            return Err(InvalidDelivery::Signature);
+        }
+        if claim.id.len() > LONGEST_ID { Err(InvalidDelivery::LongId) } else { Ok(claim.id) }
     }
 
-    fn verify_signature<'a>(
-        &self,
-        header: impl Fn(&str) -> Option<&'a [u8]>,
-        body: &[u8],
-        now: i64,
-    ) -> Result<&'a str, InvalidDelivery> {
-        let family = FAMILIES.iter().find(|names| names.iter().any(|name| header(name).is_some()));
-        let [id, timestamp, signature] = family
-            .ok_or(InvalidDelivery::Headers)?
-            .map(|name| header(name).and_then(visible_ascii).filter(|text| !text.is_empty()));
-        let (Some(id), Some(timestamp), Some(signatures)) = (id, timestamp, signature) else {
-            return Err(InvalidDelivery::Headers);
-        };
-        let at: i64 = timestamp.parse().map_err(|_| InvalidDelivery::Timestamp)?;
-        if now.abs_diff(at) > TOLERANCE {
-            return Err(InvalidDelivery::Stale);
+    fn have_signed(&self, claim: &SignedHead<'_>, body: &[u8]) -> bool {
+        self.any_made(&claim.tags, |key| claim.mac(key, body))
+    }
+
+    /// True if one of the secrets gives one of the tags. Every tag is compared with every MAC, in
+    /// constant time.
+    fn any_made(&self, tags: &[Tag], mut mac: impl FnMut(&hmac::Key) -> hmac::Tag) -> bool {
+        if tags.is_empty() {
+            return false;
         }
-        let signed = signed_content(id, timestamp, body);
-        let matches = signatures
-            .split(' ')
-            .filter_map(|token| token.split_once(','))
-            .filter(|(version, _)| *version == "v1")
-            .filter_map(|(_, signature)| BASE64.decode(signature).ok())
-            // Compares in constant time.
-            .any(|tag| self.keys().any(|key| hmac::verify(key, &signed, &tag).is_ok()));
-        if matches { Ok(id) } else { Err(InvalidDelivery::Signature) }
+        let mut found = Choice::from(0);
+        for key in self.keys() {
+            let expected = mac(key);
+            for tag in tags {
+                found |= tag[..].ct_eq(expected.as_ref());
+            }
+        }
+        found.into()
     }
 
     /// True if a stored delivery is signed by one of the secrets, with the headers as received. The
@@ -149,14 +205,14 @@ impl Secrets {
         };
         let timestamps = FAMILIES.iter().filter_map(|[_, timestamp, _]| header(timestamp));
         let at = timestamps.filter_map(|value| visible_ascii(value)?.parse().ok()).next();
-        at.is_some_and(|at| self.verify_signature(header, body, at).is_ok())
+        let claim = at.and_then(|at| SignedHead::read(header, at).ok());
+        claim.is_some_and(|claim| self.have_signed(&claim, body))
     }
 
     /// The signature header by the first secret, for code that sends deliveries: demo, tests and
     /// benchmarks.
     pub fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
-        let signed = signed_content(id, &timestamp.to_string(), body);
-        format!("v1,{}", BASE64.encode(hmac::sign(&self.first, &signed)))
+        format!("v1,{}", BASE64.encode(mac(&self.first, id, &timestamp.to_string(), body)))
     }
 
     fn keys(&self) -> impl Iterator<Item = &hmac::Key> {
@@ -170,14 +226,13 @@ fn visible_ascii(value: &[u8]) -> Option<&str> {
     value.iter().all(readable).then(|| std::str::from_utf8(value).ok())?
 }
 
-fn signed_content(id: &str, timestamp: &str, body: &[u8]) -> Vec<u8> {
-    let mut signed = Vec::with_capacity(id.len() + timestamp.len() + body.len() + 2);
-    signed.extend_from_slice(id.as_bytes());
-    signed.push(b'.');
-    signed.extend_from_slice(timestamp.as_bytes());
-    signed.push(b'.');
-    signed.extend_from_slice(body);
-    signed
+/// The MAC of a delivery, without a copy of its body.
+fn mac(key: &hmac::Key, id: &str, timestamp: &str, body: &[u8]) -> hmac::Tag {
+    let mut context = hmac::Context::with_key(key);
+    for part in [id.as_bytes(), b".", timestamp.as_bytes(), b".", body] {
+        context.update(part);
+    }
+    context.sign()
 }
 
 #[cfg(test)]
@@ -221,7 +276,9 @@ mod tests {
                 found.map(|(_, value)| value.as_bytes())
             };
             let secrets = Secrets::parse(vector.secrets.iter().map(String::as_str));
-            let accepted = secrets.is_ok_and(|it| it.verify(header, &body, vector.now).is_ok());
+            let claim = SignedHead::read(header, vector.now);
+            let accepted = secrets
+                .is_ok_and(|secrets| claim.and_then(|claim| secrets.verify(&claim, &body)).is_ok());
             match vector.expect.as_str() {
                 "accept" => assert!(accepted, "{}: {}", vector.name, vector.why),
                 "reject" => assert!(!accepted, "{}: {}", vector.name, vector.why),
@@ -263,8 +320,60 @@ mod tests {
                 "svix-signature" => Some(signature.as_bytes()),
                 _ => None,
             };
-            assert_eq!(secrets.verify(header, b"body", 1_000).err(), expected);
+            let claim = SignedHead::read(header, 1_000).unwrap();
+            assert_eq!(secrets.verify(&claim, b"body").err(), expected);
         }
+    }
+
+    /// The claim with these signatures.
+    fn claim(signatures: &str) -> Result<SignedHead<'_>, InvalidDelivery> {
+        let header = |name: &str| match name {
+            "svix-id" => Some(&b"msg_1"[..]),
+            "svix-timestamp" => Some(&b"1000"[..]),
+            "svix-signature" => Some(signatures.as_bytes()),
+            _ => None,
+        };
+        SignedHead::read(header, 1_000)
+    }
+
+    #[test]
+    fn the_body_is_hashed_once_for_each_secret_however_many_signatures_there_are() {
+        let secrets = Secrets::parse(["whsec_c2VjcmV0", "whsec_b3RoZXI", "whsec_dGhpcmQ"]).unwrap();
+        let body = vec![b'a'; 1 << 20];
+        let hashed = |signatures: &str| {
+            let mut hashed = 0;
+            let claim = claim(signatures);
+            let signed = claim.is_ok_and(|claim| {
+                secrets.any_made(&claim.tags, |key| {
+                    hashed += 1;
+                    claim.mac(key, &body)
+                })
+            });
+            (hashed, signed)
+        };
+        let foreign = format!("v1,{}", BASE64.encode([7; 32]));
+        let ours = Secrets::parse(["whsec_dGhpcmQ"]).unwrap().sign("msg_1", 1_000, &body);
+        assert_eq!(hashed(&foreign), (3, false));
+        assert_eq!(hashed(&[foreign.as_str(); 10].join(" ")), (3, false));
+        let with_ours = format!("{} {ours}", [foreign.as_str(); 9].join(" "));
+        assert_eq!(hashed(&with_ours), (3, true));
+        // What cannot be a MAC is compared with none.
+        for short in ["v1,", "v1,AAAA", "v1a,AAAA", "v1", "=", &format!("v1,{}", "A".repeat(44))] {
+            assert_eq!(hashed(short), (0, false), "{short}");
+        }
+        for many in [104_000, 11] {
+            let many = vec!["v1,"; many].join(" ");
+            assert_eq!(hashed(&many), (0, false));
+            assert_eq!(claim(&many).err(), Some(InvalidDelivery::TooManySignatures));
+        }
+    }
+
+    #[test]
+    fn the_signatures_have_at_most_4_kib() {
+        let padded = |length: usize| format!("v1,{}", "A".repeat(length - 3));
+        assert!(claim(&padded(LONGEST_SIGNATURES)).is_ok());
+        let longer = claim(&padded(LONGEST_SIGNATURES + 1)).err();
+        assert_eq!(longer, Some(InvalidDelivery::TooManySignatures));
     }
 
     #[test]

@@ -173,6 +173,11 @@ impl World {
         self.services.wait_until_ready(service).await.unwrap();
     }
 
+    /// The process id.
+    pub fn pid(&self, name: &str) -> u32 {
+        self.running().get(name).expect("a running process").id()
+    }
+
     fn running(&self) -> MutexGuard<'_, HashMap<String, Process>> {
         self.running.lock().unwrap()
     }

@@ -3,7 +3,7 @@
 use super::{Failure, metrics::serve_metrics};
 use crate::{
     http::{
-        self, Api,
+        self, Api, ConnectionLimits,
         auth::tokens::Tokens,
         health,
         layers::erasure_gate::ErasureGate,
@@ -18,7 +18,7 @@ use exodrive_commands::{
 };
 use exodrive_log::{Commands, Log};
 use exodrive_projections::{Database, engine::cache::Cache};
-use exodrive_runtime::{shutdown, tasks::Tasks};
+use exodrive_runtime::{descriptors, shutdown, tasks::Tasks};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 /// The API of a process: connected to its services, and ready to be served.
 pub struct Service {
     api: Api,
+    limits: ConnectionLimits,
     tasks: Tasks,
     /// Cancelled after the last request.
     served_all: CancellationToken,
@@ -51,7 +52,8 @@ pub struct Serve {
 }
 
 impl Serve {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(mut self) -> Result<(), Failure> {
+        self.http.max_connections = within_descriptors(self.http.max_connections);
         let tasks = Tasks::new(shutdown::requested()?);
         serve_metrics(self.metrics.metrics_addr, &tasks).await?;
         let address = self.http.http_addr.unwrap_or(HTTP_ADDR);
@@ -99,6 +101,7 @@ impl Serve {
         let served_all = CancellationToken::new();
         let interval = self.http.access_interval;
         tasks.spawn("access-log", accesses.clone().run(log.clone(), interval, served_all.clone()));
+        let limits = self.http.connection_limits();
         let api = Api {
             log,
             seals: SealStore::of(&database),
@@ -119,11 +122,15 @@ impl Serve {
             webhook_secrets,
             tokens,
             accesses,
+            bounds: self.http.bounds(),
             trusted_proxies: self.http.trusted_proxies,
             health: health::Latest::default(),
             full_readings: tokio::sync::Semaphore::new(http::FULL_READINGS),
+            suspects: tokio::sync::Semaphore::new(http::SUSPECTS),
+            webhook_bodies: tokio::sync::Semaphore::new(http::BODY_BYTES),
+            command_bodies: tokio::sync::Semaphore::new(http::BODY_BYTES),
         };
-        Ok(Service { api, tasks, served_all })
+        Ok(Service { api, limits, tasks, served_all })
     }
 
     fn tokens(&self, tasks: &Tasks) -> Result<Tokens, SettingsError> {
@@ -144,16 +151,13 @@ impl Service {
     /// # Errors
     /// When a task has ended by itself.
     pub async fn serve(self, listener: TcpListener) -> Result<(), Failure> {
-        let Self { api, tasks, served_all } = self;
+        let Self { api, limits, tasks, served_all } = self;
         tracing::info!(address = %listener.local_addr()?, "Serving");
-        let service =
-            http::router(Arc::new(api)).into_make_service_with_connect_info::<SocketAddr>();
         let draining = CancellationToken::new();
-        let quit = draining.clone();
-        let served = axum::serve(http::connection::with_problems(listener), service)
-            .with_graceful_shutdown(async move { quit.cancelled().await });
+        let router = http::router(Arc::new(api));
+        let served = http::serving::serve(listener, router, limits, draining.clone());
         tokio::select! {
-            outcome = served => outcome?,
+            () = served => {}
             () = drain(&tasks, &draining) => {}
         }
         served_all.cancel();
@@ -163,6 +167,21 @@ impl Service {
         }
         Ok(tasks.outcome()?)
     }
+}
+
+/// The number of connections that may be open: at most `wanted`, and no more than the process has
+/// descriptors for.
+fn within_descriptors(wanted: usize) -> usize {
+    let descriptors = descriptors::raise_limit();
+    let possible = descriptors.saturating_sub(OWN_DESCRIPTORS).max(1);
+    if possible < wanted {
+        tracing::warn!(
+            descriptors,
+            "This process may open few files (ulimit -n): it takes {possible} connections at a \
+             time, not {wanted} (EXODRIVE_MAX_CONNECTIONS)"
+        );
+    }
+    wanted.min(possible)
 }
 
 /// Returns when the process should end although requests are in flight: they have
@@ -176,6 +195,8 @@ async fn drain(tasks: &Tasks, draining: &CancellationToken) {
     tokio::time::sleep(GRACE).await;
 }
 
+/// Descriptors that the process needs besides those of its clients' connections.
+const OWN_DESCRIPTORS: usize = 256;
 /// Time for which a process whose task has ended goes on answering.
 const NOTICE: Duration = Duration::from_secs(2);
 /// Time for requests in flight to finish at the end.

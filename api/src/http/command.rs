@@ -81,10 +81,10 @@ impl<T: DeserializeOwned + ToSchema> FromRequest<Arc<Api>> for Command<T> {
             return Err(ApiError::new(Code::Stale, "Nothing here has a tag for `If-Match`."));
         }
         check_coding(&parts.headers)?;
-        let body = super::webhooks::read_body(body).await?;
+        let body = super::body::read_body(body, &api.command_bodies).await?;
         // The hash covers the value and not the spelling: a retry may be
         // serialised differently.
-        let (parsed, meant) = parse(&parts.headers, &body)?;
+        let (parsed, meant) = parse(&parts.headers, &body.bytes)?;
         let condition = condition(if_position.as_deref());
         let asked = (parts.method.as_str(), parts.uri.path(), condition, &meant);
         let request_hash = keyed_request_hash(&api.log, &asked)?;

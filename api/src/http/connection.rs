@@ -6,53 +6,50 @@
 //! has a `Request-Id`.
 
 use super::{layers::request::new_request_id, problem::ApiError};
-use axum::{
-    http::StatusCode,
-    serve::{Listener, ListenerExt, TapIo},
-};
+use axum::http::StatusCode;
 use std::{
     io::{self, IoSlice},
-    net::SocketAddr,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The header names of an answer that hyper gives by itself; its body is empty.
 const OF_A_REFUSAL: [&str; 3] = ["connection", "content-length", "date"];
 
-/// A listener whose connections answer a malformed head with a problem.
-///
-/// `tap_io` is what makes axum take the address of another listener's peers for `ConnectInfo`.
-pub(crate) fn with_problems(listener: TcpListener) -> TapIo<Problems, impl FnMut(&mut Stream)> {
-    Problems(listener).tap_io(|_| {})
+/// What a connection has received since its next request is waited for. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Reads(Arc<Received>);
+
+#[derive(Default)]
+struct Received {
+    any: AtomicBool,
+    /// A request was waited for before.
+    waited: AtomicBool,
 }
 
-type Stream = Connection<TcpStream>;
-
-/// A listener of [`Connection`]s.
-pub(crate) struct Problems(TcpListener);
-
-impl Listener for Problems {
-    type Io = Stream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let (stream, address) = Listener::accept(&mut self.0).await;
-        (Connection::new(stream), address)
+impl Reads {
+    /// True if anything was received.
+    pub(crate) fn any(&self) -> bool {
+        self.0.any.load(Ordering::Relaxed)
     }
 
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.0.local_addr()
+    /// Begins to wait for a request; true for the first one of the connection.
+    pub(crate) fn take_beginning(&self) -> bool {
+        self.0.any.store(false, Ordering::Relaxed);
+        !self.0.waited.swap(true, Ordering::Relaxed)
     }
 }
 
-/// A stream that looks at the beginning of each message that is written to it.
+/// A stream that looks at the beginning of each message that is written to it, and notes what is
+/// read.
 pub(crate) struct Connection<S> {
     stream: S,
+    reads: Reads,
     /// All that was written before is sent: hyper flushes at the end of each message, and does not
     /// begin another one before that.
     at_rest: bool,
@@ -61,8 +58,8 @@ pub(crate) struct Connection<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Connection<S> {
-    fn new(stream: S) -> Self {
-        Self { stream, at_rest: true, problem: None }
+    pub(crate) fn new(stream: S, reads: Reads) -> Self {
+        Self { stream, reads, at_rest: true, problem: None }
     }
 
     /// Sends what is left of a problem.
@@ -128,7 +125,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.reads.0.any.store(true, Ordering::Relaxed);
+        }
+        read
     }
 }
 
@@ -197,7 +199,7 @@ mod tests {
             far.read_to_string(&mut arrived).await.unwrap();
             arrived
         });
-        let mut connection = Connection::new(near);
+        let mut connection = Connection::new(near, Reads::default());
         for (message, flushed) in messages {
             connection.write_all(message.as_bytes()).await.unwrap();
             if *flushed {

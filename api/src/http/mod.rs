@@ -6,13 +6,14 @@
 
 mod accesses;
 pub mod auth;
+mod body;
 mod booking_actions;
 mod bookings;
 mod cars;
 mod command;
 mod components;
 mod conditional;
-pub(crate) mod connection;
+mod connection;
 mod contract;
 mod customers;
 mod deliveries;
@@ -32,13 +33,17 @@ mod proofs;
 mod read_answer;
 mod refusals;
 mod replay;
+pub(crate) mod serving;
 mod shows;
 pub mod state;
 mod webhooks;
 
 use super::http::{
     auth::tokens::Tokens,
-    layers::erasure_gate::ErasureGate,
+    layers::{
+        erasure_gate::ErasureGate,
+        load::{Bounds, Load},
+    },
     problem::{ApiError, Code, Problem},
     shows::{ReadRecords, Routes},
     state::{blocked_keys::BlockedKeys, limits::Limiter, view_cache::ViewCache},
@@ -117,12 +122,23 @@ pub struct Api {
     pub health: health::Latest,
     /// Limits how many histories read the whole log at a time.
     pub full_readings: tokio::sync::Semaphore,
+    /// Limits how many webhooks of senders that fail too often are looked at at a time.
+    pub suspects: tokio::sync::Semaphore,
+    /// Room for the bodies of webhooks, in bytes.
+    pub webhook_bodies: tokio::sync::Semaphore,
+    /// Room for the bodies of commands, in bytes.
+    pub command_bodies: tokio::sync::Semaphore,
+    /// How much may be in progress.
+    pub bounds: Bounds,
 }
 
 pub(crate) type App = State<Arc<Api>>;
 
+pub use body::BODY_BYTES;
 pub(crate) use fleet::TIME_ZONE;
 pub use replay::FULL_READINGS;
+pub use serving::ConnectionLimits;
+pub use webhooks::SUSPECTS;
 
 /// Largest body of a request, in bytes.
 pub const MAX_BODY: usize = 1 << 20;
@@ -252,6 +268,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 pub fn router(api: Arc<Api>) -> Router {
     let gate = api.gate.clone();
     let tasks = api.tasks.clone();
+    let load = Arc::new(Load::within(api.bounds));
     let (routes, shown) = documented().into_parts();
     let records = ReadRecords { accesses: api.accesses.clone(), shown: Arc::new(shown) };
     routes
@@ -263,6 +280,8 @@ pub fn router(api: Arc<Api>) -> Router {
             utoipa_swagger_ui::Config::from("/v1/openapi.json").persist_authorization(true),
         ))
         .layer(axum::middleware::from_fn_with_state(gate, ErasureGate::pass))
+        // Inside of what runs a command to its end: it is in progress until then.
+        .layer(axum::middleware::from_fn_with_state(load, Load::admit))
         .layer(axum::middleware::from_fn_with_state(tasks, layers::detach::run_to_its_end))
         .layer(axum::middleware::from_fn(layers::accept::check_representation))
         .layer(CatchPanicLayer::custom(panicked))

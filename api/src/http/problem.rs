@@ -150,6 +150,7 @@ pub enum Code {
     IdempotencyKeyReused,
     RequestInFlight,
     Busy,
+    Overloaded,
     NewerRelease,
     RebuildInProgress,
     OperationRejected,
@@ -159,7 +160,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::InvalidRequest,
         Self::SignatureInvalid,
         Self::Unauthenticated,
@@ -190,6 +191,7 @@ impl Code {
         Self::IdempotencyKeyReused,
         Self::RequestInFlight,
         Self::Busy,
+        Self::Overloaded,
         Self::NewerRelease,
         Self::RebuildInProgress,
         Self::OperationRejected,
@@ -229,6 +231,7 @@ impl Code {
             Self::IdempotencyKeyReused => "idempotency_key_reused",
             Self::RequestInFlight => "request_in_flight",
             Self::Busy => "busy",
+            Self::Overloaded => "overloaded",
             Self::NewerRelease => "newer_release",
             Self::RebuildInProgress => "rebuild_in_progress",
             Self::OperationRejected => "operation_rejected",
@@ -270,6 +273,7 @@ impl Code {
             | Self::ViewUnavailable
             | Self::ViewBehind
             | Self::Busy
+            | Self::Overloaded
             | Self::NewerRelease => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -307,6 +311,7 @@ impl Code {
             Self::IdempotencyKeyReused => "The Idempotency-Key belongs to another request",
             Self::RequestInFlight => "The same request is still in progress",
             Self::Busy => "Too many commands decide about the same car at once",
+            Self::Overloaded => "Too much is in progress at once",
             Self::NewerRelease => "A newer release has appended an event",
             Self::RebuildInProgress => "A rebuild of the projection is in progress",
             Self::OperationRejected => "The present state does not allow the command",
@@ -366,7 +371,7 @@ impl Code {
             Self::RequestInFlight => {
                 "Send it again after `Retry-After` seconds: the answer will be the first one's."
             }
-            Self::Busy => {
+            Self::Busy | Self::Overloaded => {
                 "Send the same request again after `Retry-After` seconds; nothing is stored twice."
             }
             Self::NewerRelease => {

@@ -2,30 +2,31 @@
 //! Postgres only about events older than the log's duplicate window, and stores
 //! a delivery if Postgres does not answer.
 
-use super::{Api, App, MAX_BODY, auth::peer, headers::single, layers::request};
+use super::{Api, App, MAX_BODY, auth::peer, body::read_body, headers::single, layers::request};
 use super::{
     problem::{ApiError, Code},
     state::limits::Limit,
 };
 use axum::{
     Extension, Json,
-    body::{Body, HttpBody, to_bytes},
+    body::HttpBody,
     extract::{Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use exodrive_audit::webhook_signature::{InvalidDelivery, SignedHead};
 use exodrive_domain::{Delivery, Envelope, Subject, WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION};
 use exodrive_log::{Appended, DUPLICATE, NewEvent, RejectedDelivery};
 use exodrive_projections::{Identity, views::deliveries};
-use http_body_util::LengthLimitError;
 use serde::Serialize;
 use std::time::Duration;
+use tokio::sync::SemaphorePermit;
 use utoipa::ToSchema;
 
-/// Time limit for receiving a body.
-const BODY_READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest number of deliveries that are looked at at a time of senders that fail too often.
+pub const SUSPECTS: usize = 8;
 /// Time limit for Postgres to find an old delivery.
 const LOOKUP_TIMEOUT: Duration = Duration::from_millis(1_000);
 
@@ -82,40 +83,40 @@ pub(crate) async fn receive_resend(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
-    let body = match read_body(body).await {
-        Ok(body) => body,
-        Err(error) => {
-            api.log.refuse(&RejectedDelivery::new(
-                Utc::now(),
-                error.code.name(),
-                claimed_id(&parts.headers),
-                None,
-            ));
-            return Err(error);
-        }
+    let sender = Sender {
+        network: peer::network_of(peer::peer(&parts, &api.trusted_proxies)),
+        claimed_id: claimed_id(&parts.headers),
+        identity: &identity,
+        api: &api,
     };
-    let now = Utc::now();
     // Nobody can say which of two was signed.
     let header =
         |name: &str| single(&parts.headers, name).ok().flatten().map(HeaderValue::as_bytes);
-    let id = match api.webhook_secrets.verify(header, &body, now.timestamp()) {
-        Ok(id) => id.to_owned(),
-        Err(refusal) => {
-            metrics::counter!("exodrive_webhook_rejected_total", "reason" => refusal.name())
-                .increment(1);
-            let network = peer::network_of(peer::peer(&parts, &api.trusted_proxies));
-            let verdict = api.limiter.check(Limit::FailedWebhook, &network).await;
-            identity.verdicts.add(verdict);
-            if !verdict.allowed {
-                return Err(ApiError::rate_limited(&verdict));
-            }
-            let (claimed, size) = (claimed_id(&parts.headers), body.len() as u64);
-            api.log.refuse(&RejectedDelivery::new(now, refusal.name(), claimed, Some(size)));
-            return Err(ApiError::new(Code::SignatureInvalid, format!("Not verified: {refusal}.")));
+    let (now, announced) = (Utc::now(), body.size_hint().lower());
+    let _turn = sender.turn()?;
+    let head = match announced > MAX_BODY as u64 {
+        false => match SignedHead::read(header, now.timestamp()) {
+            Ok(head) => head,
+            Err(refusal) => return Err(sender.not_verified(refusal, announced).await),
+        },
+        true => {
+            let error = ApiError::of_status(StatusCode::PAYLOAD_TOO_LARGE);
+            return Err(sender.failed(error.code.name(), None, error).await);
         }
     };
-    let delivery = Delivery::parse(&body);
-    let event = event(&identity, &parts.headers, id, now, body, &delivery);
+    let body = match read_body(body, &api.webhook_bodies).await {
+        Ok(body) => body,
+        // Not a fault of the sender.
+        Err(error) if error.code == Code::Overloaded => return Err(error),
+        Err(error) => return Err(sender.failed(error.code.name(), None, error).await),
+    };
+    let bytes = &body.bytes;
+    let id = match api.webhook_secrets.verify(&head, bytes) {
+        Ok(id) => id.to_owned(),
+        Err(refusal) => return Err(sender.not_verified(refusal, bytes.len() as u64).await),
+    };
+    let delivery = Delivery::parse(bytes);
+    let event = event(&identity, &parts.headers, id, now, bytes.clone(), &delivery);
     let appended = match find_old_duplicate(&api, &event, &delivery, now).await {
         Some(position) => Appended { position, duplicate: true },
         None => api.log.append_fact(&event).await.inspect_err(|error| {
@@ -142,35 +143,47 @@ fn claimed_id(headers: &HeaderMap) -> Option<&str> {
     id.to_str().ok()
 }
 
-/// Reads the whole body, if it is not too large and arrives in time. A body that is announced as too
-/// large is refused before the sender is asked for it (RFC 9110, section 10.1.1).
-pub(super) async fn read_body(body: Body) -> Result<Bytes, ApiError> {
-    if body.size_hint().lower() > MAX_BODY as u64 {
-        return Err(ApiError::of_status(StatusCode::PAYLOAD_TOO_LARGE));
-    }
-    match tokio::time::timeout(BODY_READ_TIMEOUT, to_bytes(body, MAX_BODY)).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(error)) => {
-            let status = match is_over_limit(&error) {
-                true => StatusCode::PAYLOAD_TOO_LARGE,
-                false => StatusCode::BAD_REQUEST,
-            };
-            Err(ApiError::of_status(status).caused_by(&error))
-        }
-        Err(_) => Err(ApiError::of_status(StatusCode::REQUEST_TIMEOUT)),
-    }
+/// Where a delivery comes from.
+struct Sender<'a> {
+    network: String,
+    claimed_id: Option<&'a str>,
+    identity: &'a request::Identity,
+    api: &'a Api,
 }
 
-/// True if a body could not be read because it is larger than the limit.
-fn is_over_limit(error: &axum::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if error.is::<LengthLimitError>() {
-            return true;
-        }
-        cause = error.source();
+impl Sender<'_> {
+    /// Admits a sender whose deliveries did not fail too often. Of the others, only a few
+    /// deliveries at a time are looked at: whoever shares a network with a hostile sender is
+    /// still heard.
+    fn turn(&self) -> Result<Option<SemaphorePermit<'_>>, ApiError> {
+        let Some(verdict) = self.api.limiter.known_refusal(Limit::FailedWebhook, &self.network)
+        else {
+            return Ok(None);
+        };
+        self.api.suspects.try_acquire().map(Some).map_err(|_| {
+            self.identity.verdicts.add(verdict);
+            ApiError::rate_limited(&verdict)
+        })
     }
-    false
+
+    async fn not_verified(&self, refusal: InvalidDelivery, size: u64) -> ApiError {
+        metrics::counter!("exodrive_webhook_rejected_total", "reason" => refusal.name())
+            .increment(1);
+        let error = ApiError::new(Code::SignatureInvalid, format!("Not verified: {refusal}."));
+        self.failed(refusal.name(), Some(size), error).await
+    }
+
+    /// Counts a delivery that failed. It is recorded only within the limit, so that a flood does
+    /// not push older records out.
+    async fn failed(&self, reason: &str, size: Option<u64>, error: ApiError) -> ApiError {
+        let verdict = self.api.limiter.check(Limit::FailedWebhook, &self.network).await;
+        self.identity.verdicts.add(verdict);
+        if !verdict.allowed {
+            return ApiError::rate_limited(&verdict);
+        }
+        self.api.log.refuse(&RejectedDelivery::new(Utc::now(), reason, self.claimed_id, size));
+        error
+    }
 }
 
 fn event(
@@ -257,42 +270,4 @@ fn warn_of_different_body(position: u64) {
         position,
         "A repeated delivery has a different body than the first, which is at position {position}"
     );
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use axum::{Router, routing::post};
-    use tower::ServiceExt;
-
-    async fn status_of(body: Body) -> StatusCode {
-        async fn read(request: Request) -> Response {
-            match read_body(request.into_body()).await {
-                Ok(_) => StatusCode::OK.into_response(),
-                Err(error) => error.into_response(),
-            }
-        }
-        let request = axum::http::Request::post("/").body(body).unwrap();
-        Router::new().route("/", post(read)).oneshot(request).await.unwrap().status()
-    }
-
-    /// A body whose sender does not say how long it is.
-    fn streamed(parts: Vec<Result<Bytes, std::io::Error>>) -> Body {
-        Body::from_stream(futures::stream::iter(parts))
-    }
-
-    #[tokio::test]
-    async fn a_body_one_byte_over_the_limit_is_too_large() {
-        let (fits, over) = (vec![b'a'; MAX_BODY], vec![b'a'; MAX_BODY + 1]);
-        assert_eq!(status_of(Body::from(fits.clone())).await, StatusCode::OK);
-        assert_eq!(status_of(Body::from(over)).await, StatusCode::PAYLOAD_TOO_LARGE);
-        let parts = vec![Ok(Bytes::from(fits)), Ok(Bytes::from_static(b"a"))];
-        assert_eq!(status_of(streamed(parts)).await, StatusCode::PAYLOAD_TOO_LARGE);
-    }
-
-    #[tokio::test]
-    async fn a_connection_that_breaks_is_not_too_large_whatever_it_says() {
-        let broken = std::io::Error::other("length limit exceeded");
-        assert_eq!(status_of(streamed(vec![Err(broken)])).await, StatusCode::BAD_REQUEST);
-    }
 }

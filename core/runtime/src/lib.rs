@@ -9,6 +9,7 @@
 //! [`services`] and [`folder`]), and runs until [`shutdown::requested`]; its
 //! background [`tasks`] end it if one of them ends.
 
+pub mod descriptors;
 pub mod folder;
 pub mod secret;
 pub mod services;

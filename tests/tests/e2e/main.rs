@@ -42,6 +42,7 @@ mod limits;
 mod money;
 mod office;
 mod operator;
+mod overload;
 mod parking;
 mod permissions;
 mod personal_data;

@@ -35,7 +35,8 @@ pub(crate) fn peer(parts: &Parts, trusted: &[IpNet]) -> IpAddr {
     }
 }
 
-fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
+/// True if one of the networks has the address.
+pub(crate) fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
     trusted.iter().any(|network| match (network, address) {
         // A network of IPv4 addresses may be written as one of IPv6.
         (IpNet::V6(network), IpAddr::V4(address)) => network.contains(&address.to_ipv6_mapped()),

@@ -4,4 +4,5 @@ pub mod accept;
 pub mod detach;
 pub mod erasure_gate;
 pub mod head;
+pub mod load;
 pub mod request;

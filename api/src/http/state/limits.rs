@@ -152,6 +152,8 @@ pub struct Limiter {
     /// Of each caller that this process has counted by itself, when nothing is
     /// owed any more.
     local: Mutex<HashMap<String, Instant>>,
+    /// What this process has last refused of each caller, and until when that is remembered.
+    refused: Mutex<HashMap<String, (Verdict, Instant)>>,
 }
 
 /// A lease: requests that may go on without asking Redis.
@@ -215,7 +217,13 @@ fn key(limit: Limit, who: &str) -> String {
 impl Limiter {
     /// A limiter with these rates, counting in `cache`.
     pub fn new(cache: Cache, rates: Rates) -> Self {
-        Self { cache, rates, leases: Mutex::default(), local: Mutex::default() }
+        Self {
+            cache,
+            rates,
+            leases: Mutex::default(),
+            local: Mutex::default(),
+            refused: Mutex::default(),
+        }
     }
 
     fn rate(&self, limit: Limit) -> Rate {
@@ -230,9 +238,35 @@ impl Limiter {
 
     /// Counts one request of `who`.
     pub async fn check(&self, limit: Limit, who: &str) -> Verdict {
-        let (rate, key) = (self.rate(limit), key(limit, who));
+        let key = key(limit, who);
+        let verdict = self.count(limit, &key).await;
+        if limit == Limit::FailedWebhook && !verdict.allowed {
+            self.remember_refusal(key, verdict);
+        }
+        verdict
+    }
+
+    /// What this process has last refused of `who`, until the full rate is available again. It
+    /// counts nothing and asks nobody. Only failed webhooks are remembered.
+    pub fn known_refusal(&self, limit: Limit, who: &str) -> Option<Verdict> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let (verdict, until) = refused.get(&key(limit, who))?;
+        (*until > Instant::now()).then_some(*verdict)
+    }
+
+    fn remember_refusal(&self, key: String, verdict: Verdict) {
+        let now = Instant::now();
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.len() > LOCAL_KEYS {
+            refused.retain(|_, (_, until)| *until > now);
+        }
+        refused.insert(key, (verdict, now + verdict.reset));
+    }
+
+    async fn count(&self, limit: Limit, key: &str) -> Verdict {
+        let rate = self.rate(limit);
         let fast = rate.interval() <= Duration::from_secs(1) / FAST;
-        let spent = match fast.then(|| self.spend_leased(&key)) {
+        let spent = match fast.then(|| self.spend_leased(key)) {
             Some(Ok(verdict)) => return verdict,
             Some(Err(spent)) => spent,
             None => 0,
@@ -240,14 +274,14 @@ impl Limiter {
         let cost = micros(rate.interval());
         let most = cost.saturating_mul(rate.amount.into());
         let mut script = GCRA.prepare_invoke();
-        script.key(&key).arg(cost).arg(most).arg(spent);
+        script.key(key).arg(cost).arg(most).arg(spent);
         let Ok((allowed, debt)) = self.cache.invoke::<(u8, u64)>(&script).await else {
-            let (allowed, debt) = self.count_locally(&key, rate);
+            let (allowed, debt) = self.count_locally(key, rate);
             return verdict(limit, rate, allowed, debt);
         };
         let verdict = verdict(limit, rate, allowed == 1, debt);
         if fast {
-            self.lease(key, verdict);
+            self.lease(key.to_owned(), verdict);
         }
         verdict
     }
@@ -378,6 +412,12 @@ mod tests {
             let again = limiter.check(Limit::Public, "someone").await;
             assert_eq!((again.allowed, again.remaining), (true, 0));
             assert!(!limiter.check(Limit::Public, "someone").await.allowed);
+            for expected in [false, false, false, true] {
+                limiter.check(Limit::FailedWebhook, "someone").await;
+                let known = limiter.known_refusal(Limit::FailedWebhook, "someone");
+                assert_eq!(known.is_some(), expected);
+            }
+            assert_eq!(limiter.known_refusal(Limit::FailedWebhook, "someone else"), None);
         });
     }
 }

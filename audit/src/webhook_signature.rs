@@ -336,9 +336,13 @@ mod tests {
         SignedHead::read(header, 1_000)
     }
 
+    const FIRST: &str = "whsec_Zmlyc3QgZmlyc3QgZmlyc3QgZmlyc3Qg";
+    const SECOND: &str = "whsec_c2Vjb25kIHNlY29uZCBzZWNvbmQgc2Vj";
+    const THIRD: &str = "whsec_dGhpcmQgdGhpcmQgdGhpcmQgdGhpcmQg";
+
     #[test]
     fn the_body_is_hashed_once_for_each_secret_however_many_signatures_there_are() {
-        let secrets = Secrets::parse(["whsec_c2VjcmV0", "whsec_b3RoZXI", "whsec_dGhpcmQ"]).unwrap();
+        let secrets = Secrets::parse([FIRST, SECOND, THIRD]).unwrap();
         let body = vec![b'a'; 1 << 20];
         let hashed = |signatures: &str| {
             let mut hashed = 0;
@@ -352,7 +356,7 @@ mod tests {
             (hashed, signed)
         };
         let foreign = format!("v1,{}", BASE64.encode([7; 32]));
-        let ours = Secrets::parse(["whsec_dGhpcmQ"]).unwrap().sign("msg_1", 1_000, &body);
+        let ours = Secrets::parse([THIRD]).unwrap().sign("msg_1", 1_000, &body);
         assert_eq!(hashed(&foreign), (3, false));
         assert_eq!(hashed(&[foreign.as_str(); 10].join(" ")), (3, false));
         let with_ours = format!("{} {ours}", [foreign.as_str(); 9].join(" "));

@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, Row};
 use std::collections::BTreeSet;
 use unicode_normalization::{UnicodeNormalization, char::canonical_combining_class};
 
-/// Rows of a list that are looked through for what is common, before all are.
+/// The newest rows of a list: they are looked through first for what is common.
 pub(crate) const WINDOW: i64 = 4_000;
 /// Rows by which what is common is told from what is rare.
 const SAMPLE: i64 = 1_000;

@@ -153,6 +153,10 @@ impl Operator {
             return Ok(Job::from(row));
         }
         let applied = self.database().applied_position().await?;
+        // A worker may have applied it between the two questions.
+        if let Some(row) = self.database().rebuild(id).await? {
+            return Ok(Job::from(row));
+        }
         for name in names() {
             let subject = Subject::Projection(name.to_owned());
             for recorded in self.log().events_after(&subject, applied).await? {

@@ -6,8 +6,8 @@
 //!
 //! A list is in an order of its own (newest first), which such an index does not know. What is
 //! common is therefore found by looking through the list, and only what is rare is asked of the
-//! index: it has few rows, which are quickly sorted. The newest rows tell one from the other
-//! (`Search::plan`).
+//! index: it has few rows, which are quickly sorted. The newest rows and some of any age tell one
+//! from the other (`Search::plan`).
 //! Operators of `tsvector` are not leakproof, so that Postgres uses the index only where no policy
 //! has a condition: for staff.
 
@@ -18,8 +18,13 @@ use unicode_normalization::{UnicodeNormalization, char::canonical_combining_clas
 
 /// The newest rows of a list: they are looked through first for what is common.
 pub(crate) const WINDOW: i64 = 4_000;
-/// Rows by which what is common is told from what is rare.
+/// The newest rows by which what is common is told from what is rare.
 const SAMPLE: i64 = 1_000;
+/// Rows of any age by which it is estimated how many the index would give.
+const SAMPLE_OF_ANY_AGE: i64 = 300;
+/// More rows than this are not asked of the index: to read a row that it gives takes about a
+/// microsecond, if it is in memory.
+const MOST_OF_INDEX: i64 = 30_000;
 /// More rows of a sample than this are many.
 const MANY: i64 = 5;
 /// Words of a search that are counted in a sample.
@@ -207,13 +212,15 @@ impl Search {
         Vec::from_iter(each).join(" & ")
     }
 
-    /// How a view is asked for the rows that have all words, by its first rows in descending
-    /// `order`.
+    /// How a view is asked for the rows that have all words, by its first rows in descending `order`.
+    /// `rows`: how many it has; if that is not known, the index is asked for whatever the first rows
+    /// lack.
     pub(crate) async fn plan(
         &self,
         reader: &mut Transaction,
         view: &str,
         order: &str,
+        rows: Option<i64>,
     ) -> Result<Plan, Error> {
         let sql = format!(
             "with sample as materialized
@@ -240,14 +247,34 @@ impl Search {
             return Ok(Plan::Common);
         }
         rare.truncate(ASKED);
-        Ok(Plan::Rare(self.all(&rare)))
+        let rare = self.all(&rare);
+        if let Some(rows) = rows.filter(|rows| *rows > MOST_OF_INDEX) {
+            let found = found_of_any_age(reader, view, &rare).await?;
+            if rows.saturating_mul(found) > MOST_OF_INDEX * SAMPLE_OF_ANY_AGE {
+                return Ok(Plan::Common);
+            }
+        }
+        Ok(Plan::Rare(rare))
     }
+}
+
+/// The number of rows that a query finds in a sample of any age: keys say nothing about it. (They are
+/// in one place of the index on keys, so that they are in memory.)
+async fn found_of_any_age(reader: &mut Transaction, view: &str, query: &str) -> Result<i64, Error> {
+    let sql = format!(
+        "select count(*) from (select words from {view} order by key limit {SAMPLE_OF_ANY_AGE})
+             as sample
+         where words @@ $1::text::tsquery"
+    );
+    let counted = sqlx::query_scalar(AssertSqlSafe(sql)).bind(query);
+    Ok(counted.fetch_one(&mut **reader).await?)
 }
 
 /// How a view is asked for the rows of a search.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
-    /// Many rows have all words, or every word is common: they are looked for in the view's order.
+    /// Many rows have all words, or every word is common, now or at some time: they are looked for in
+    /// the view's order.
     Common,
     /// The `tsquery` to ask the index by, of the rarest words. To look a common word up takes longer
     /// than to leave out the rows without it: the answer is to be searched by [`Search::query`].

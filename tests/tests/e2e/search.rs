@@ -5,6 +5,7 @@ use crate::in_process::InProcess;
 use exodrive_projections::Database;
 use exodrive_tests::{Client, Delivery, booking_body, car_body, day};
 use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
 
 /// Names, decomposed or composed as they may come, and what is typed to find them.
 const NAMES: [(&str, &str, &[&str]); 4] = [
@@ -115,6 +116,45 @@ async fn a_car_is_found_by_words_in_any_order_and_with_a_typo() {
             assert_eq!(slugs, expected, "{typed}");
         }
     }
+}
+
+/// More than a page looks through.
+const NEWER: usize = 8_100;
+const OLDER: usize = 30;
+
+/// The index would have to read all of them before it knew which are the newest.
+#[tokio::test]
+async fn what_many_old_emails_have_is_looked_for_page_by_page() {
+    let world = InProcess::start().await;
+    let admin = world.admin();
+    let body = exodrive_tests::email_body("sent", "em-1", "2026-11-20T09:00:00Z", "");
+    world.stored(&Delivery::new("msg_1".to_owned(), body)).await;
+    world.settled().await;
+    // Keys of the older ones come first; the counts say that there are many more of both.
+    let sql = format!(
+        "insert into inbox_g1.inbox (key, position, data)
+         select (case when n > {OLDER} then 'b' else 'a' end) || n, 1,
+                jsonb_set(jsonb_set(data, '{{email,created_at}}', to_jsonb(
+                    to_char(timestamp '2020-01-01' + n * interval '1 minute',
+                            'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'))),
+                    '{{search}}', to_jsonb(case when n > {OLDER} then 'newer' else 'older' end))
+         from inbox_g1.inbox, generate_series(1, {}) as n where key = 'em-1';
+         update checkpoints set counts = '{{\"sent\": 1000000}}'
+         where projection = 'inbox' and partition = 0",
+        NEWER + OLDER
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(world.database()).await.unwrap();
+    let (mut path, mut pages, mut found) = ("/v1/inbox?q=older&limit=20".to_owned(), 0, 0);
+    loop {
+        let page = admin.get(&path).await.expect(200);
+        let emails = page["data"].as_array().unwrap().len();
+        pages += 1;
+        assert_eq!(emails, [0, 20, OLDER - 20][pages - 1], "page {pages}");
+        found += emails;
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        path = format!("/v1/inbox?q=older&limit=20&after={next}");
+    }
+    assert_eq!((pages, found), (3, OLDER));
 }
 
 /// While this release still reads the rows of one before it, its view computes their words.

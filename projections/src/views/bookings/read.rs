@@ -311,7 +311,7 @@ pub async fn find_bookings(
     let search = filter.text.as_deref().and_then(Search::of);
     let found = match search {
         None => rows!(None::<String>, "bookings"),
-        Some(search) => match search.plan(reader, Bookings::NAME, "created_at").await? {
+        Some(search) => match search.plan(reader, Bookings::NAME, "created_at", None).await? {
             Plan::Rare(rare) => rows!(
                 Some(search.query()),
                 "(select * from bookings where words @@ $12::text::tsquery offset 0) as bookings",

@@ -86,7 +86,7 @@ pub async fn find_customers(
     }
     let found = match text.and_then(Search::of) {
         None => rows!(None::<String>, "customers"),
-        Some(search) => match search.plan(reader, Customers::NAME, "last_at").await? {
+        Some(search) => match search.plan(reader, Customers::NAME, "last_at", None).await? {
             Plan::Rare(rare) => rows!(
                 Some(search.query()),
                 "(select * from customers where words @@ $5::text::tsquery offset 0) as customers",

@@ -76,7 +76,8 @@ async fn planned(
     search: Option<Search>,
 ) -> Result<Option<(Search, Plan)>, Error> {
     let Some(search) = search else { return Ok(None) };
-    let plan = search.plan(reader, Inbox::NAME, "created_at").await?;
+    let rows = kept_counts(reader, Inbox::NAME).await?.map(|counts| counts.values().sum());
+    let plan = search.plan(reader, Inbox::NAME, "created_at", rows).await?;
     Ok(Some((search, plan)))
 }
 

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use folder::PortClaim;
 use folder::{Ports, SavedSettings};
+pub use nats::binary as nats_server;
 use probe::Probe;
 pub use supervisor::{Output, ProcessSpec, Supervised, supervise};
 

@@ -15,7 +15,10 @@ const PERMISSIONS: &str = include_str!("../../../../docs/nats-permissions.conf")
 const PERMISSIONS_FILE: &str = "nats-permissions.conf";
 
 /// Path of a nats-server that is new enough.
-pub(super) fn binary() -> Result<PathBuf, ServiceError> {
+///
+/// # Errors
+/// [`ServiceError::Missing`] when there is none.
+pub fn binary() -> Result<PathBuf, ServiceError> {
     let candidates = match std::env::var_os("EXODRIVE_NATS_SERVER") {
         Some(named) if !named.is_empty() => vec![PathBuf::from(named)],
         _ => candidates(),

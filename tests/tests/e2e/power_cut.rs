@@ -1,0 +1,173 @@
+//! A power cut: what was acknowledged is in the log afterwards, if and only if its server flushes to
+//! disk before it acknowledges.
+
+use crate::append::decision;
+use exodrive_log::{Log, LogConfig};
+use exodrive_runtime::services::{Signal, nats_server, signal_process};
+use exodrive_tests::{
+    Process, TRACED, TracedFiles, eventually, free_address, open_log, wrapping_keys,
+};
+use futures::future::join_all;
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+use tempfile::TempDir;
+
+const APPENDERS: usize = 8;
+/// Events that are acknowledged before the cut, at least.
+const ENOUGH: usize = 100;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_power_cut_takes_nothing_that_was_flushed_before_it_was_acknowledged() {
+    let (acknowledged, left) = cut_the_power(true).await;
+    let lost: Vec<_> = acknowledged.difference(&left).collect();
+    assert!(lost.is_empty(), "{lost:?} of {} are lost", acknowledged.len());
+}
+
+/// If this kept everything, the other test would prove nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_power_cut_takes_what_was_acknowledged_before_it_was_flushed() {
+    let (acknowledged, left) = cut_the_power(false).await;
+    assert!(left.len() < acknowledged.len(), "all {} are left", acknowledged.len());
+}
+
+/// The ids of the events that were acknowledged before a power cut, and of those that are in the log
+/// afterwards.
+async fn cut_the_power(flushes: bool) -> (BTreeSet<String>, BTreeSet<String>) {
+    // Of these two tests each is a process.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::prepare(&folder, "before", flushes);
+    let trace = folder.path().join("trace");
+    let strace = ["-f", "-y", "-xx", "-s", "9999999", "-e", TRACED, "-o", trace.to_str().unwrap()];
+    let mut process = server.start(Path::new("strace"), &strace);
+    let config = server.config(flushes);
+    eventually("the log is prepared", async || {
+        Log::prepare(&config).await.map_err(|error| error.to_string())
+    })
+    .await;
+    let log = Log::connect(&config).await.unwrap();
+    // As after some minutes.
+    let mut files = seen_in(&trace, &server).await;
+    files.settle();
+
+    let cut = AtomicBool::new(false);
+    let appenders = join_all((0..APPENDERS).map(async |appender| {
+        let mut acknowledged = Vec::new();
+        for n in 0.. {
+            let id = format!("{appender}-{n}");
+            let event = decision(&format!("em-{appender}-{n}"), &id);
+            let appended = log.append_decision(&event, 0).await;
+            if cut.load(Ordering::SeqCst) || appended.is_err() {
+                break;
+            }
+            acknowledged.push(id);
+            if acknowledged.len() >= ENOUGH && appender == 0 {
+                cut.store(true, Ordering::SeqCst);
+                signal_process(server.pid(), Signal::SIGKILL).unwrap();
+            }
+        }
+        acknowledged
+    }));
+    let acknowledged: BTreeSet<_> = appenders.await.into_iter().flatten().collect();
+    eventually("the server has ended", async || process.ended()).await;
+
+    // What was not done to its end when it was killed may be on the disk, or not.
+    files.replay(&fs::read_to_string(&trace).unwrap());
+    let again = Server::prepare(&folder, "after", flushes);
+    files.restore(&again.store);
+    let _again = again.start(&nats_server().unwrap(), &[]);
+    eventually("the server is back", async || {
+        Log::open(&again.config(flushes)).await.map(|_| ()).map_err(|error| error.to_string())
+    })
+    .await;
+    let left = left(&open_log(&again.url()).await).await;
+    (acknowledged, left)
+}
+
+/// The files of a server by its trace, once that is complete.
+async fn seen_in(trace: &Path, server: &Server) -> TracedFiles {
+    eventually("the trace says what the files are", async || {
+        let mut files = TracedFiles::below(&server.store);
+        files.replay(&fs::read_to_string(trace).unwrap());
+        files.differs().map_or(Ok(files), Err)
+    })
+    .await
+}
+
+async fn left(log: &Log) -> BTreeSet<String> {
+    let end = usize::try_from(log.last_position().await.unwrap()).unwrap();
+    let (mut reader, mut left) = (log.reader(1), BTreeSet::new());
+    while left.len() < end {
+        let batch = reader.next_batch(2_000, Duration::from_secs(5)).await.unwrap();
+        assert!(!batch.events.is_empty(), "the log says that it has {end} events");
+        left.extend(batch.events.into_iter().map(|event| event.envelope.id));
+    }
+    left
+}
+
+/// A server of NATS that is not ours: no supervisor starts it again.
+struct Server {
+    folder: PathBuf,
+    store: PathBuf,
+    address: SocketAddr,
+    monitor: SocketAddr,
+}
+
+impl Server {
+    fn prepare(folder: &TempDir, name: &str, flushes: bool) -> Self {
+        let folder = folder.path().join(name);
+        fs::create_dir_all(&folder).unwrap();
+        let store = folder.join("store");
+        let server = Self { folder, store, address: free_address(), monitor: free_address() };
+        let flushes = if flushes { "sync_interval: always" } else { "" };
+        let text = format!(
+            "listen: \"{}\"\nhttp: \"{}\"\npid_file: {:?}\nmax_payload: 2MB\n\
+             jetstream {{ store_dir: {:?}, {flushes} }}\n",
+            server.address,
+            server.monitor,
+            server.folder.join("pid"),
+            server.store
+        );
+        fs::write(server.folder.join("nats.conf"), text).unwrap();
+        server
+    }
+
+    /// Starts it, under a program that is given its command after these arguments.
+    fn start(&self, program: &Path, arguments: &[&str]) -> Process {
+        let server = nats_server().unwrap();
+        let conf = self.folder.join("nats.conf");
+        let mut command: Vec<&str> = arguments.to_vec();
+        if program != server {
+            command.push(server.to_str().unwrap());
+        }
+        command.extend(["-c", conf.to_str().unwrap()]);
+        Process::start(program, &command, &[], &self.folder.join("nats.log"))
+    }
+
+    fn pid(&self) -> u32 {
+        fs::read_to_string(self.folder.join("pid")).unwrap().trim().parse().unwrap()
+    }
+
+    fn url(&self) -> String {
+        format!("nats://{}", self.address)
+    }
+
+    fn config(&self, flushes: bool) -> LogConfig {
+        LogConfig {
+            url: self.url(),
+            monitor_url: Some(format!("http://{}", self.monitor)),
+            require_sync: flushes,
+            duplicate_window: Duration::from_secs(60),
+            replicas: 1,
+            ack_timeout: Duration::from_secs(4),
+            connect_timeout: Duration::from_secs(10),
+            keys: wrapping_keys(),
+        }
+    }
+}

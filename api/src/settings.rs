@@ -224,6 +224,12 @@ pub struct HttpSettings {
     #[arg(long, env = "EXODRIVE_IDLE_TIMEOUT", default_value = "75s", value_name = "DURATION",
           value_parser = humantime::parse_duration)]
     pub idle_timeout: Duration,
+    /// Time for which a process that is asked to stop goes on answering while
+    /// `/readyz` says that it is not ready, so that load balancers leave first:
+    /// longer than the interval at which they ask.
+    #[arg(long, env = "EXODRIVE_DRAIN_PERIOD", default_value = "5s", value_name = "DURATION",
+          value_parser = humantime::parse_duration)]
+    pub drain_period: Duration,
     /// Webhooks that may be in progress at a time. Beyond this and the next
     /// three, requests are answered 503.
     #[arg(long, env = "EXODRIVE_MAX_WEBHOOKS", default_value_t = 512, value_name = "N")]

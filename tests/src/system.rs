@@ -90,6 +90,7 @@ impl System {
             ("EXODRIVE_DATA_KEYS", DATA_KEYS),
             ("EXODRIVE_SEAL_KEYS", SEAL_KEY),
             ("EXODRIVE_SEAL_INTERVAL", "200ms"),
+            ("EXODRIVE_DRAIN_PERIOD", "0s"),
         ]
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))

@@ -3,7 +3,7 @@
 use super::{Failure, metrics::serve_metrics};
 use crate::{
     http::{
-        self, Api, ConnectionLimits,
+        self, Api, ConnectionLimits, Phases,
         auth::tokens::Tokens,
         health,
         layers::erasure_gate::ErasureGate,
@@ -28,8 +28,7 @@ pub struct Service {
     api: Api,
     limits: ConnectionLimits,
     tasks: Tasks,
-    /// Cancelled after the last request.
-    served_all: CancellationToken,
+    closing: Closing,
 }
 
 /// Address of the API if none is given.
@@ -54,21 +53,28 @@ pub struct Serve {
 impl Serve {
     pub(super) async fn run(mut self) -> Result<(), Failure> {
         self.http.max_connections = within_descriptors(self.http.max_connections);
-        let tasks = Tasks::new(shutdown::requested()?);
+        let requested = shutdown::requested()?;
+        // Caches and records go on until the last request is answered.
+        let tasks = Tasks::new(CancellationToken::new());
         serve_metrics(self.metrics.metrics_addr, &tasks).await?;
         let address = self.http.http_addr.unwrap_or(HTTP_ADDR);
-        let service = self.connect(tasks).await?;
+        let service = self.connect(tasks, requested).await?;
         let listener = TcpListener::bind(address)
             .await
             .map_err(|error| format!("cannot listen on {address} (EXODRIVE_HTTP_ADDR): {error}"))?;
         service.serve(listener).await
     }
 
-    /// Connects to the services, and starts the tasks of the API.
+    /// Connects to the services, and starts the tasks of the API, which serves until `requested` is
+    /// cancelled.
     ///
     /// # Errors
     /// When a setting is invalid, or the log is not as it must be.
-    pub async fn connect(self, tasks: Tasks) -> Result<Service, Failure> {
+    pub async fn connect(
+        self,
+        tasks: Tasks,
+        requested: CancellationToken,
+    ) -> Result<Service, Failure> {
         let stop = tasks.stop();
         let urls = self.connections.resolve()?;
         let booking_secret = self.bookings.secret(&self.connections)?;
@@ -98,15 +104,17 @@ impl Serve {
         tasks.spawn("erasure-gate", open);
         let erasures = Erasures::new(log.clone());
         let accesses = AccessLog::default();
-        let served_all = CancellationToken::new();
         let interval = self.http.access_interval;
-        tasks.spawn("access-log", accesses.clone().run(log.clone(), interval, served_all.clone()));
+        tasks.spawn("access-log", accesses.clone().run(log.clone(), interval, stop.clone()));
         let limits = self.http.connection_limits();
+        let closing =
+            Closing { requested, drain: self.http.drain_period, begun: CancellationToken::new() };
         let api = Api {
             log,
             seals: SealStore::of(&database),
             database,
             tasks: tasks.clone(),
+            closing: closing.begun.clone(),
             limiter: Limiter::new(redis.clone(), self.http.rates()),
             redis,
             emails,
@@ -130,7 +138,7 @@ impl Serve {
             webhook_bodies: tokio::sync::Semaphore::new(http::BODY_BYTES),
             command_bodies: tokio::sync::Semaphore::new(http::BODY_BYTES),
         };
-        Ok(Service { api, limits, tasks, served_all })
+        Ok(Service { api, limits, tasks, closing })
     }
 
     fn tokens(&self, tasks: &Tasks) -> Result<Tokens, SettingsError> {
@@ -146,26 +154,54 @@ impl Serve {
 }
 
 impl Service {
-    /// Answers requests until the tasks are stopped, or one of them ends.
+    /// Answers requests until it is asked to stop, or a task ends.
     ///
     /// # Errors
     /// When a task has ended by itself.
     pub async fn serve(self, listener: TcpListener) -> Result<(), Failure> {
-        let Self { api, limits, tasks, served_all } = self;
+        let Self { api, limits, tasks, closing } = self;
         tracing::info!(address = %listener.local_addr()?, "Serving");
-        let draining = CancellationToken::new();
         let router = http::router(Arc::new(api));
-        let served = http::serving::serve(listener, router, limits, draining.clone());
+        let phases = Phases { leaving: closing.begun.clone(), stop: CancellationToken::new() };
+        let served = http::serving::serve(listener, router, limits, phases.clone());
         tokio::select! {
             () = served => {}
-            () = drain(&tasks, &draining) => {}
+            () = closing.close(&tasks, &phases.stop) => {}
         }
-        served_all.cancel();
+        tasks.stop().cancel();
         let running = tasks.finish(GRACE).await;
         if !running.is_empty() {
             tracing::warn!(?running, "Some tasks did not end in time");
         }
         Ok(tasks.outcome()?)
+    }
+}
+
+/// How a process leaves: first it says so, then it takes no more connections, then it ends.
+struct Closing {
+    /// Cancelled when the process is asked to stop.
+    requested: CancellationToken,
+    /// Time for which it goes on answering as before, and says that it is not ready.
+    drain: Duration,
+    /// Cancelled when that time begins.
+    begun: CancellationToken,
+}
+
+impl Closing {
+    /// Cancels `stop` when no more connections are to be accepted. Returns when the process should
+    /// end although requests are in progress: they have had [`REQUEST_GRACE`] since then.
+    async fn close(&self, tasks: &Tasks, stop: &CancellationToken) {
+        tokio::select! {
+            () = self.requested.cancelled() => {
+                self.begun.cancel();
+                tracing::info!(drain = ?self.drain, "Leaving: not ready from now on");
+                tokio::time::sleep(self.drain).await;
+            }
+            // `/readyz` names the task, so that load balancers leave first.
+            _ = tasks.run_until_stopped() => tokio::time::sleep(NOTICE).await,
+        }
+        stop.cancel();
+        tokio::time::sleep(REQUEST_GRACE).await;
     }
 }
 
@@ -184,20 +220,11 @@ fn within_descriptors(wanted: usize) -> usize {
     wanted.min(possible)
 }
 
-/// Returns when the process should end although requests are in flight: they have
-/// had [`GRACE`], and idle connections that stay open do not delay the end.
-async fn drain(tasks: &Tasks, draining: &CancellationToken) {
-    if tasks.run_until_stopped().await.is_err() {
-        // `/readyz` names the task, so that load balancers leave first.
-        tokio::time::sleep(NOTICE).await;
-    }
-    draining.cancel();
-    tokio::time::sleep(GRACE).await;
-}
-
 /// Descriptors that the process needs besides those of its clients' connections.
 const OWN_DESCRIPTORS: usize = 256;
 /// Time for which a process whose task has ended goes on answering.
 const NOTICE: Duration = Duration::from_secs(2);
-/// Time for requests in flight to finish at the end.
+/// Time for requests in progress to finish after the last connection was accepted.
+const REQUEST_GRACE: Duration = Duration::from_secs(20);
+/// Time for tasks to finish after the last request.
 const GRACE: Duration = Duration::from_secs(5);

@@ -72,7 +72,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Time that a part may take to end: longer than it gives its own requests and
 /// tasks.
-const PART_GRACE: Duration = Duration::from_secs(20);
+const PART_GRACE: Duration = Duration::from_secs(30);
 /// Longest lifetime of the tokens that a terminal shows.
 const BANNER_TOKENS: Duration = Duration::from_secs(15 * 60);
 /// Time for which a system that answers may be degraded at its start.
@@ -204,7 +204,10 @@ impl Up {
         urls: &ServiceUrls,
         metrics: SocketAddr,
     ) -> Result<ProcessSpec, Failure> {
-        let program = ProcessSpec::new(command, std::env::current_exe()?).arg(command);
+        let program = ProcessSpec::new(command, std::env::current_exe()?)
+            .arg(command)
+            // Nobody balances between processes here.
+            .env("EXODRIVE_DRAIN_PERIOD", "0s");
         let given = self.given.variables();
         let spec = given.fold(program, |spec, (name, value)| spec.env(name, value));
         // Each part has only the password of its own user.
@@ -217,7 +220,7 @@ impl Up {
             .env("EXODRIVE_REDIS_URL", &urls.redis)
             .env("EXODRIVE_DATA_DIR", &self.connections.data_dir)
             .env("EXODRIVE_METRICS_ADDR", metrics.to_string());
-        spec.grace = PART_GRACE;
+        spec.grace = PART_GRACE + self.http.drain_period;
         if let Some(monitor) = &urls.nats_monitor {
             spec = spec.env("EXODRIVE_NATS_MONITOR_URL", monitor);
         }

@@ -70,6 +70,8 @@ struct Checks {
     /// The database holds no erased data. A restored database may hold some
     /// until a worker has cleaned it.
     erasures: Check,
+    /// This process has not been asked to stop. One that has goes on answering for a while.
+    process: Check,
     /// The background tasks of this process run. One that ended ends the process.
     tasks: TaskCheck,
     /// Every background worker runs in some process. Reads and writes go on if
@@ -156,7 +158,12 @@ pub(crate) async fn livez(_: Probe) -> Json<serde_json::Value> {
 pub(crate) async fn readyz(State(api): App, _: Probe) -> Response {
     let mut latest = api.health.0.lock().await;
     let readiness = match &*latest {
-        Some((at, readiness)) if at.elapsed() < FRESH => readiness.clone(),
+        Some((at, readiness))
+            if at.elapsed() < FRESH
+                && readiness.checks.process.ok != api.closing.is_cancelled() =>
+        {
+            readiness.clone()
+        }
         _ => {
             let readiness = examine(&api).await;
             *latest = Some((Instant::now(), readiness.clone()));
@@ -201,10 +208,14 @@ async fn examine(api: &Arc<Api>) -> Readiness {
     let cleaning = "erased data is being removed from a restored database: is a worker running?";
     let closed = api.gate.is_closed();
     let erasures = Check { ok: !closed, ms: 0.0, problem: closed.then_some(cleaning) };
-    let whole = [&log.0, &postgres, &migrations, &erasures].into_iter().all(|check| check.ok)
-        && tasks.ok
-        && !projections.is_empty()
-        && projections.iter().all(|projection| projection.ok);
+    let closing = api.closing.is_cancelled();
+    let process =
+        Check { ok: !closing, ms: 0.0, problem: closing.then_some("it is being stopped") };
+    let whole =
+        [&log.0, &postgres, &migrations, &erasures, &process].into_iter().all(|check| check.ok)
+            && tasks.ok
+            && !projections.is_empty()
+            && projections.iter().all(|projection| projection.ok);
     let reduced = !redis.0.ok || !seals.ok || workers.iter().any(|worker| !worker.ok);
     let status = match (whole, !reduced) {
         (false, _) => Overall::NotReady,
@@ -219,6 +230,7 @@ async fn examine(api: &Arc<Api>) -> Readiness {
         redis,
         seals,
         erasures,
+        process,
         tasks,
         workers,
         projections,

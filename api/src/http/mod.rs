@@ -68,6 +68,7 @@ use exodrive_projections::{Database, engine::cache::Cache};
 use exodrive_runtime::tasks::Tasks;
 use ipnet::IpNet;
 use std::sync::{Arc, LazyLock};
+use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::{
     Modify, OpenApi,
@@ -118,6 +119,8 @@ pub struct Api {
     pub trusted_proxies: Vec<IpNet>,
     /// The background tasks of this process.
     pub tasks: Tasks,
+    /// Cancelled when this process begins to leave.
+    pub closing: CancellationToken,
     /// Last findings of the readiness check.
     pub health: health::Latest,
     /// Limits how many histories read the whole log at a time.
@@ -137,7 +140,7 @@ pub(crate) type App = State<Arc<Api>>;
 pub use body::BODY_BYTES;
 pub(crate) use fleet::TIME_ZONE;
 pub use replay::FULL_READINGS;
-pub use serving::ConnectionLimits;
+pub use serving::{ConnectionLimits, Phases};
 pub use webhooks::SUSPECTS;
 
 /// Largest body of a request, in bytes.

@@ -6,7 +6,13 @@ use super::{
     auth::peer::{is_trusted, network_of},
     connection::{Connection, Reads},
 };
-use axum::{Router, body::Body, extract::ConnectInfo, serve::Listener};
+use axum::{
+    Router,
+    body::Body,
+    extract::ConnectInfo,
+    http::{HeaderValue, header::CONNECTION},
+    serve::Listener,
+};
 use hyper::{
     body::Incoming,
     rt::{Sleep, Timer},
@@ -17,6 +23,7 @@ use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use std::{
     collections::HashMap,
+    convert::Infallible,
     future::Future,
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
@@ -48,24 +55,34 @@ pub struct ConnectionLimits {
     pub idle: Duration,
 }
 
-/// Answers requests by `router` until `stop` is cancelled; returns when every request that was in
+/// The way in which a server ends.
+#[derive(Clone)]
+pub struct Phases {
+    /// When it is cancelled, each answer closes its connection, so that the client's next request
+    /// goes elsewhere: a connection that waits could be closed just when a request is on its way.
+    pub leaving: CancellationToken,
+    /// When it is cancelled, no connection is accepted, and those that wait are closed.
+    pub stop: CancellationToken,
+}
+
+/// Answers requests by `router` until it is to stop; returns when every request that was in
 /// progress then is answered.
 pub(crate) async fn serve(
     mut listener: TcpListener,
     router: Router,
     limits: ConnectionLimits,
-    stop: CancellationToken,
+    phases: Phases,
 ) {
     let open = Arc::new(Open { limits, counts: Mutex::default() });
     let connections = TaskTracker::new();
     loop {
         let (stream, address) = tokio::select! {
             accepted = Listener::accept(&mut listener) => accepted,
-            () = stop.cancelled() => break,
+            () = phases.stop.cancelled() => break,
         };
         // One that gets no place is closed.
         if let Some(place) = Place::take(&open, address.ip()) {
-            connections.spawn(answer(stream, address, router.clone(), place, stop.clone()));
+            connections.spawn(answer(stream, address, router.clone(), place, phases.clone()));
         }
     }
     drop(listener);
@@ -79,13 +96,21 @@ async fn answer(
     address: SocketAddr,
     router: Router,
     place: Place,
-    stop: CancellationToken,
+    Phases { leaving, stop }: Phases,
 ) {
     let reads = Reads::default();
     let timer = HeadTimer { reads: reads.clone(), limit: place.open.limits.head };
     let service = service_fn(move |mut request: axum::http::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(address));
-        router.clone().oneshot(request.map(Body::new))
+        let answer = router.clone().oneshot(request.map(Body::new));
+        let leaving = leaving.clone();
+        async move {
+            let mut answer = answer.await?;
+            if leaving.is_cancelled() {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = http1::Builder::new()
         .timer(timer)

@@ -118,7 +118,10 @@ impl InProcess {
 
     async fn serve(&self, listener: TcpListener) {
         let serve: Serve = parse(self.env());
-        let service = serve.connect(Tasks::new(self.stop.child_token())).await.unwrap();
+        let service = serve
+            .connect(Tasks::new(CancellationToken::new()), self.stop.child_token())
+            .await
+            .unwrap();
         tokio::spawn(async move { report("serve", service.serve(listener).await) });
     }
 

@@ -125,7 +125,7 @@ impl Serve {
             bounds: self.http.bounds(),
             trusted_proxies: self.http.trusted_proxies,
             health: health::Latest::default(),
-            full_readings: tokio::sync::Semaphore::new(http::FULL_READINGS),
+            readings: http::Readings::default(),
             suspects: tokio::sync::Semaphore::new(http::SUSPECTS),
             webhook_bodies: tokio::sync::Semaphore::new(http::BODY_BYTES),
             command_bodies: tokio::sync::Semaphore::new(http::BODY_BYTES),

@@ -1,7 +1,7 @@
 //! The log itself, for auditors: stored events with their content, and exports
 //! that can be proven.
 
-use super::problem::{ApiError, Code, Problem};
+use super::problem::{ApiError, Problem};
 use super::{
     Api, App,
     auth::extract::EmailReader,
@@ -319,29 +319,6 @@ fn content(body: &Bytes) -> Option<Value> {
     Some(json.unwrap_or_else(|| BASE64_STANDARD.encode(body).into()))
 }
 
-/// A permit for one of the few concurrent readings of the whole log, while it
-/// lives.
-struct Reading(Arc<Api>);
-
-impl Reading {
-    fn start(api: &Arc<Api>) -> Result<Self, ApiError> {
-        let permit = api.full_readings.try_acquire().map_err(|_| {
-            let detail = "Other requests are reading the whole log, and this export would have to read it, too.";
-            let mut error = ApiError::new(Code::Busy, detail);
-            error.retry_after = Some(5);
-            error
-        })?;
-        permit.forget();
-        Ok(Self(api.clone()))
-    }
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        self.0.full_readings.add_permits(1);
-    }
-}
-
 /// Bytes that are written and not sent yet.
 #[derive(Clone, Default)]
 struct Buffer(Arc<Mutex<Vec<u8>>>);
@@ -377,7 +354,7 @@ async fn export(api: Arc<Api>, query: EventQuery, format: Format) -> Result<Resp
         Some(_) => return Err(ApiError::parameter("content", "it must be true or false")),
     };
     let selection = selection(&query)?;
-    let reading = Reading::start(&api)?;
+    let reading = api.readings.of_everything()?;
     let mut export = Export::begin(&api.log, &api.seals, selection, content).await?;
     let (pieces, received) = mpsc::channel::<io::Result<Bytes>>(PIECES);
     tokio::spawn(async move {

@@ -31,6 +31,7 @@ mod operator;
 pub mod problem;
 mod proofs;
 mod read_answer;
+mod readings;
 mod refusals;
 mod replay;
 pub(crate) mod serving;
@@ -120,8 +121,8 @@ pub struct Api {
     pub tasks: Tasks,
     /// Last findings of the readiness check.
     pub health: health::Latest,
-    /// Limits how many histories read the whole log at a time.
-    pub full_readings: tokio::sync::Semaphore,
+    /// How much of the log may be read at a time.
+    pub readings: Readings,
     /// Limits how many webhooks of senders that fail too often are looked at at a time.
     pub suspects: tokio::sync::Semaphore,
     /// Room for the bodies of webhooks, in bytes.
@@ -136,7 +137,7 @@ pub(crate) type App = State<Arc<Api>>;
 
 pub use body::BODY_BYTES;
 pub(crate) use fleet::TIME_ZONE;
-pub use replay::FULL_READINGS;
+pub use readings::Readings;
 pub use serving::ConnectionLimits;
 pub use webhooks::SUSPECTS;
 

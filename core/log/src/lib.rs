@@ -45,7 +45,7 @@ pub use error::{AppendError, KeyError, Outage, ReadError};
 pub use event::{Appended, NewEvent, StoredMessage};
 pub use keys::{KEY_CACHE, WrappingKeys, WrappingKeysError};
 pub use log::Log;
-pub use read::{Batch, Reader};
+pub use read::{Batch, Reader, SubjectReader};
 pub use refusals::{DUPLICATE, RejectedDelivery};
 pub use stored::{StoredBatch, StoredReader};
 pub use topology::{ConnectError, LogConfig};

@@ -224,6 +224,11 @@ pub struct HttpSettings {
     #[arg(long, env = "EXODRIVE_IDLE_TIMEOUT", default_value = "75s", value_name = "DURATION",
           value_parser = humantime::parse_duration)]
     pub idle_timeout: Duration,
+    /// Time after which a connection is closed that takes nothing of its
+    /// answer.
+    #[arg(long, env = "EXODRIVE_WRITE_TIMEOUT", default_value = "30s", value_name = "DURATION",
+          value_parser = humantime::parse_duration)]
+    pub write_timeout: Duration,
     /// Webhooks that may be in progress at a time. Beyond this and the next
     /// three, requests are answered 503.
     #[arg(long, env = "EXODRIVE_MAX_WEBHOOKS", default_value_t = 512, value_name = "N")]
@@ -675,6 +680,7 @@ impl HttpSettings {
             unbounded: self.trusted_proxies.clone(),
             head: self.head_timeout,
             idle: self.idle_timeout,
+            write: self.write_timeout,
         }
     }
 

@@ -7,7 +7,9 @@ use crate::{
         auth::tokens::Tokens,
         health,
         layers::erasure_gate::ErasureGate,
-        state::{blocked_keys::BlockedKeys, limits::Limiter, view_cache::ViewCache},
+        state::{
+            blocked_keys::BlockedKeys, limits::Limiter, places::Places, view_cache::ViewCache,
+        },
     },
     settings::{BookingSettings, Connections, HttpSettings, MetricsSettings, SettingsError},
 };
@@ -125,6 +127,7 @@ impl Serve {
             bounds: self.http.bounds(),
             trusted_proxies: self.http.trusted_proxies,
             health: health::Latest::default(),
+            exports: Places::of_each(1),
             readings: http::Readings::default(),
             suspects: tokio::sync::Semaphore::new(http::SUSPECTS),
             webhook_bodies: tokio::sync::Semaphore::new(http::BODY_BYTES),

@@ -47,7 +47,9 @@ use super::http::{
     },
     problem::{ApiError, Code, Problem},
     shows::{ReadRecords, Routes},
-    state::{blocked_keys::BlockedKeys, limits::Limiter, view_cache::ViewCache},
+    state::{
+        blocked_keys::BlockedKeys, limits::Limiter, places::Places, view_cache::ViewCache,
+    },
 };
 use axum::{
     Router,
@@ -121,6 +123,8 @@ pub struct Api {
     pub tasks: Tasks,
     /// Last findings of the readiness check.
     pub health: health::Latest,
+    /// The exports in progress.
+    pub exports: Places,
     /// How much of the log may be read at a time.
     pub readings: Readings,
     /// Limits how many webhooks of senders that fail too often are looked at at a time.

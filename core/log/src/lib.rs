@@ -47,5 +47,5 @@ pub use keys::{KEY_CACHE, WrappingKeys, WrappingKeysError};
 pub use log::Log;
 pub use read::{Batch, Reader, SubjectReader};
 pub use refusals::{DUPLICATE, RejectedDelivery};
-pub use stored::{StoredBatch, StoredReader};
+pub use stored::{FEW_BYTES, StoredBatch, StoredReader};
 pub use topology::{ConnectError, LogConfig};

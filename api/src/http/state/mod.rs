@@ -2,4 +2,5 @@
 
 pub mod blocked_keys;
 pub mod limits;
+pub mod places;
 pub mod view_cache;

@@ -8,7 +8,8 @@ use crate::{
         health,
         layers::erasure_gate::ErasureGate,
         state::{
-            blocked_keys::BlockedKeys, limits::Limiter, places::Places, view_cache::ViewCache,
+            blocked_keys::BlockedKeys, limits::Limiter, places::Places,
+            rebuild_feeds::RebuildFeeds, view_cache::ViewCache,
         },
     },
     settings::{BookingSettings, Connections, HttpSettings, MetricsSettings, SettingsError},
@@ -95,6 +96,7 @@ impl Serve {
         let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
         let rental = RentalCommands::new(commands, database.clone(), redis.clone());
         let operator = Operator::new(log.clone(), database.clone());
+        let rebuild_feeds = RebuildFeeds::new(operator.clone());
         let gate = ErasureGate::closed();
         let open = gate.clone().open_when_clean(log.clone(), database.clone(), stop.clone());
         tasks.spawn("erasure-gate", open);
@@ -128,6 +130,8 @@ impl Serve {
             trusted_proxies: self.http.trusted_proxies,
             health: health::Latest::default(),
             exports: Places::of_each(1),
+            followers: Places::of_each(http::FOLLOWED),
+            rebuild_feeds,
             readings: http::Readings::default(),
             suspects: tokio::sync::Semaphore::new(http::SUSPECTS),
             webhook_bodies: tokio::sync::Semaphore::new(http::BODY_BYTES),

@@ -187,6 +187,8 @@ pub(crate) async fn list_events(
     let requested = usize::try_from(limit(query.limit.clone())?).unwrap_or(20);
     let after = number("after", 0, query.after.clone())?.unwrap_or(0);
     let mut selection = selection(&query)?;
+    // What is filtered is looked for among many.
+    let _room = api.readings.of_events(if selection.is_all() { 0 } else { EFFORT / 4 })?;
     selection.from = Some(selection.from.unwrap_or(1).max(after.saturating_add(1)));
     let end = api.log.last_position().await?;
     let mut scan = Scan::begin(&api.log, selection, end).await?;

@@ -48,7 +48,8 @@ use super::http::{
     problem::{ApiError, Code, Problem},
     shows::{ReadRecords, Routes},
     state::{
-        blocked_keys::BlockedKeys, limits::Limiter, places::Places, view_cache::ViewCache,
+        blocked_keys::BlockedKeys, limits::Limiter, places::Places, rebuild_feeds::RebuildFeeds,
+        view_cache::ViewCache,
     },
 };
 use axum::{
@@ -125,6 +126,10 @@ pub struct Api {
     pub health: health::Latest,
     /// The exports in progress.
     pub exports: Places,
+    /// Who follows rebuilds.
+    pub followers: Places,
+    /// The rebuilds that are followed.
+    pub rebuild_feeds: RebuildFeeds,
     /// How much of the log may be read at a time.
     pub readings: Readings,
     /// Limits how many webhooks of senders that fail too often are looked at at a time.
@@ -141,6 +146,7 @@ pub(crate) type App = State<Arc<Api>>;
 
 pub use body::BODY_BYTES;
 pub(crate) use fleet::TIME_ZONE;
+pub use operator::FOLLOWED;
 pub use readings::Readings;
 pub use serving::ConnectionLimits;
 pub use webhooks::SUSPECTS;

@@ -24,9 +24,22 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_AFTER: u64 = 1;
 /// What is answered however much is in progress.
 const ALWAYS: [&str; 2] = ["/livez", "/readyz"];
-/// Reads that fold much of the log, or give much of it.
-const HEAVY: [&str; 4] =
-    ["/v1/audit/export", "/v1/audit/history", "/v1/audit/history/diff", "/v1/replay/{view}/{key}"];
+/// Reads that read or fold much of the log, or give much of it.
+const HEAVY: [&str; 6] = [
+    "/v1/audit/events",
+    "/v1/audit/export",
+    "/v1/audit/history",
+    "/v1/audit/history/diff",
+    "/v1/audit/rejected-webhooks",
+    "/v1/replay/{view}/{key}",
+];
+/// Requests that a heavy one counts as, for the limit of its sender.
+const HEAVY_COST: u32 = 10;
+
+/// The number of requests that one of this route counts as.
+pub(crate) fn cost(route: &str) -> u32 {
+    if HEAVY.contains(&route) { HEAVY_COST } else { 1 }
+}
 
 /// Requests of each class that may be in progress at a time.
 #[derive(Clone, Copy, Debug)]

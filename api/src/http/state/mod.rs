@@ -3,4 +3,5 @@
 pub mod blocked_keys;
 pub mod limits;
 pub mod places;
+pub mod rebuild_feeds;
 pub mod view_cache;

@@ -111,7 +111,7 @@ pub(crate) struct TimelineQuery {
     /// Events on the page, 1 to 100. 20 if not given.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
     limit: Option<String>,
-    /// `next_cursor` of the previous page, in the same order.
+    /// `next_cursor` of the previous page.
     after: Option<String>,
 }
 

@@ -42,7 +42,7 @@ pub(crate) struct ReplayQuery {
     /// Events on the page, 1 to 100. 20 if not given. Not for a comparison.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
     limit: Option<String>,
-    /// `next_cursor` of the previous page. Not for a comparison.
+    /// `next_cursor` of the previous page.
     after: Option<String>,
 }
 

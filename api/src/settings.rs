@@ -230,6 +230,11 @@ pub struct HttpSettings {
     #[arg(long, env = "EXODRIVE_DRAIN_PERIOD", default_value = "5s", value_name = "DURATION",
           value_parser = humantime::parse_duration)]
     pub drain_period: Duration,
+    /// Time after which a connection is closed that takes nothing of its
+    /// answer.
+    #[arg(long, env = "EXODRIVE_WRITE_TIMEOUT", default_value = "30s", value_name = "DURATION",
+          value_parser = humantime::parse_duration)]
+    pub write_timeout: Duration,
     /// Webhooks that may be in progress at a time. Beyond this and the next
     /// three, requests are answered 503.
     #[arg(long, env = "EXODRIVE_MAX_WEBHOOKS", default_value_t = 512, value_name = "N")]
@@ -681,6 +686,7 @@ impl HttpSettings {
             unbounded: self.trusted_proxies.clone(),
             head: self.head_timeout,
             idle: self.idle_timeout,
+            write: self.write_timeout,
         }
     }
 

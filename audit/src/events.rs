@@ -109,7 +109,7 @@ impl Scan {
             Some(subject) => log.last_position_under(subject).await?.unwrap_or(0).min(to),
             None => to,
         };
-        let messages = Messages::of(log, &filters, from);
+        let messages = Messages::few(log, &filters, from);
         Ok(Self { selection, messages, range: (from, to), last, scanned: from - 1 })
     }
 

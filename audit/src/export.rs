@@ -117,19 +117,23 @@ impl Export {
         &self.seal
     }
 
-    /// Writes some records; returns false after the last.
+    /// Writes some records, until it is `enough`; returns false after the last.
     ///
     /// # Errors
     /// [`ExportError`]; the export is useless then.
     pub async fn write_some<W: io::Write + Send>(
         &mut self,
         out: &mut ExportWriter<W>,
+        enough: impl Fn() -> bool,
     ) -> Result<bool, ExportError> {
         if !self.begun {
             self.begun = true;
             out.write(&Record::Header(self.header()?))?;
         }
         for _ in 0..RECORDS {
+            if enough() {
+                break;
+            }
             if self.next > self.seal.size {
                 out.write(&Record::End(End { events: self.events, root: self.seal.root }))?;
                 return Ok(false);

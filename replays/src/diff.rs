@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use serde_json::Value;
+use std::cmp::Ordering;
 
 /// A field that differs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -14,20 +15,27 @@ pub struct Change {
     pub new: Option<Value>,
 }
 
+/// Called with a field that differs: its pointer, its value before and its value after.
+type Found<'a> = &'a mut dyn FnMut(String, Option<&Value>, Option<&Value>);
+
 /// The fields in which two states differ, in the order of their names. A value that is in only one
-/// state is reported as a whole. Items of arrays are compared by index.
+/// state is reported as a whole. Items of arrays are compared by index; sets (arrays of texts in
+/// ascending order) by their members: one that is gone has its place before, a new one its place
+/// after.
 pub fn diff(before: Option<&Value>, after: Option<&Value>) -> Vec<Change> {
     let mut changes = Vec::new();
-    compare(String::new(), before, after, &mut changes);
+    for_each_change(before, after, &mut |pointer, old, new| {
+        changes.push(Change { pointer, old: old.cloned(), new: new.cloned() });
+    });
     changes
 }
 
-fn compare(
-    pointer: String,
-    before: Option<&Value>,
-    after: Option<&Value>,
-    changes: &mut Vec<Change>,
-) {
+/// Calls `found` with each field in which two states differ, as [`diff`] reports them.
+pub(crate) fn for_each_change(before: Option<&Value>, after: Option<&Value>, found: Found<'_>) {
+    compare(String::new(), before, after, found);
+}
+
+fn compare(pointer: String, before: Option<&Value>, after: Option<&Value>, found: Found<'_>) {
     match (before, after) {
         (before, after) if before == after => {}
         (Some(Value::Object(old)), Some(Value::Object(new))) => {
@@ -36,24 +44,50 @@ fn compare(
             names.sort_unstable();
             for name in names {
                 let step = name.replace('~', "~0").replace('/', "~1");
-                compare(format!("{pointer}/{step}"), old.get(name), new.get(name), changes);
+                compare(format!("{pointer}/{step}"), old.get(name), new.get(name), found);
             }
         }
-        (Some(Value::Array(old)), Some(Value::Array(new))) => {
-            for place in 0..old.len().max(new.len()) {
-                compare(format!("{pointer}/{place}"), old.get(place), new.get(place), changes);
+        (Some(Value::Array(old)), Some(Value::Array(new))) => match (members(old), members(new)) {
+            (Some(before), Some(after)) => {
+                compare_sets(&pointer, (old, &before), (new, &after), found);
             }
-        }
-        (old, new) => {
-            changes.push(Change { pointer, old: old.cloned(), new: new.cloned() });
-        }
+            _ => {
+                for place in 0..old.len().max(new.len()) {
+                    compare(format!("{pointer}/{place}"), old.get(place), new.get(place), found);
+                }
+            }
+        },
+        (old, new) => found(pointer, old, new),
     }
 }
 
-/// True if one pointer names a part of what the other names.
-pub(crate) fn overlap(one: &str, other: &str) -> bool {
-    let (short, long) = if one.len() <= other.len() { (one, other) } else { (other, one) };
-    long.strip_prefix(short).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+/// The members of a set: texts in ascending order.
+fn members(array: &[Value]) -> Option<Vec<&str>> {
+    let members: Vec<_> = array.iter().map(Value::as_str).collect::<Option<_>>()?;
+    members.is_sorted_by(|one, next| one < next).then_some(members)
+}
+
+fn compare_sets(
+    pointer: &str,
+    (old, before): (&[Value], &[&str]),
+    (new, after): (&[Value], &[&str]),
+    found: Found<'_>,
+) {
+    let (mut gone, mut added) = (0, 0);
+    while gone < before.len() || added < after.len() {
+        let order = match (before.get(gone), after.get(added)) {
+            (Some(one), Some(other)) => one.cmp(other),
+            (Some(_), None) => Ordering::Less,
+            (None, _) => Ordering::Greater,
+        };
+        match order {
+            Ordering::Less => found(format!("{pointer}/{gone}"), old.get(gone), None),
+            Ordering::Greater => found(format!("{pointer}/{added}"), None, new.get(added)),
+            Ordering::Equal => {}
+        }
+        gone += usize::from(order != Ordering::Greater);
+        added += usize::from(order != Ordering::Less);
+    }
 }
 
 #[cfg(test)]
@@ -91,8 +125,19 @@ mod tests {
     }
 
     #[test]
-    fn pointers_overlap_by_whole_steps() {
-        assert!(overlap("/a", "/a/b") && overlap("/a/b", "/a") && overlap("", "/a"));
-        assert!(!overlap("/a", "/ab") && !overlap("/a/b", "/a/c"));
+    fn members_of_sets_are_compared_and_not_their_places() {
+        let before = json!({"set": ["b", "c", "e"], "list": ["b", "a"]});
+        let after = json!({"set": ["a", "b", "d", "e"], "list": ["c", "b", "a"]});
+        assert_eq!(
+            reported(&before, &after),
+            [
+                ("/list/0".to_owned(), Some(json!("b")), Some(json!("c"))),
+                ("/list/1".to_owned(), Some(json!("a")), Some(json!("b"))),
+                ("/list/2".to_owned(), None, Some(json!("a"))),
+                ("/set/0".to_owned(), None, Some(json!("a"))),
+                ("/set/1".to_owned(), Some(json!("c")), None),
+                ("/set/2".to_owned(), None, Some(json!("d"))),
+            ]
+        );
     }
 }

@@ -8,30 +8,36 @@
 //! [`Projection::sources`](exodrive_projections::Projection::sources): a subject, or all the log
 //! that the view is made of), ends them at a point ([`Until`]), and folds them with the same
 //! [`Projection::evolve`](exodrive_projections::Projection::evolve) that makes the live view,
-//! retaining the state after every event. [`row_history`] and [`compare`] do so for a view by its
-//! name. [`verify`] folds many rows again and compares them with the rows in Postgres and Redis.
+//! retaining the state after every event. [`row_history`] and [`compare`] fold for a view by its
+//! name while they read, and retain a page of the events, or what differs. [`verify`] folds many rows again and compares them with the rows in Postgres and Redis.
 //! [`person`] finds the events that are about a person, so that they can be erased.
 
 mod diff;
+mod folding;
 mod history;
 pub mod person;
+mod points;
 mod reading;
 mod received;
+mod row;
 pub mod verify;
 
 pub use diff::{Change, diff};
-pub use history::{
-    Compared, FieldChange, Frame, HistoryEvent, Order, RowHistory, Until, compare, history,
-    reads_all, row_history,
-};
+pub use history::{Frame, history};
+pub use points::{Order, Until};
 pub use reading::Progress;
 pub use received::{deliveries, first_stored_at};
+pub use row::{
+    Compared, FieldChange, HistoryEvent, MOST_CHANGED, MOST_FIELDS, RowHistory, RowState, Window,
+    compare, events_of, reads_all, row_history,
+};
 
-use exodrive_domain::{Subject, email::EmailId};
+use exodrive_domain::{Recorded, Subject, email::EmailId};
 use exodrive_log::{Log, ReadError};
-use exodrive_projections::views::inbox::{Inbox, InboxRow};
+use exodrive_projections::views::inbox::{Inbox, InboxRow, read::EmailDetail};
 
-/// The history of one email, in either order.
+/// The history of one email, in either order, with what readers see of it after every event. (Its
+/// position there is 0: an event that changes nothing leaves it equal.)
 ///
 /// # Errors
 /// When the log cannot be read.
@@ -40,9 +46,8 @@ pub async fn email(
     id: &EmailId,
     until: Until,
     order: Order,
-) -> Result<Vec<Frame<InboxRow>>, ReadError> {
-    let history = log.history(&Subject::Email(id.clone())).await?;
-    Ok(history::frames::<Inbox>(id.as_str(), history, until, order))
+) -> Result<Vec<Frame<EmailDetail>>, ReadError> {
+    folded(id, log.history(&Subject::Email(id.clone())).await?, until, order).await
 }
 
 /// The history of one email as it was known at a point: every event that had been received by then,
@@ -55,8 +60,24 @@ pub async fn email_as_known(
     id: &EmailId,
     until: Until,
     order: Order,
-) -> Result<Vec<Frame<InboxRow>>, ReadError> {
+) -> Result<Vec<Frame<EmailDetail>>, ReadError> {
     let mut history = log.history(&Subject::Email(id.clone())).await?;
     history.retain(|event| until.includes(event));
-    Ok(history::frames::<Inbox>(id.as_str(), history, Until::Now, order))
+    folded(id, history, Until::Now, order).await
+}
+
+/// Folds an email's history in a thread of its own.
+async fn folded(
+    id: &EmailId,
+    history: Vec<Recorded>,
+    until: Until,
+    order: Order,
+) -> Result<Vec<Frame<EmailDetail>>, ReadError> {
+    let id = id.clone();
+    let fold = move || {
+        let shown = |row: &InboxRow| EmailDetail::of(row, 0);
+        history::frames::<Inbox, _>(id.as_str(), history, until, order, shown)
+    };
+    let frames = tokio::task::spawn_blocking(fold).await;
+    frames.map_err(|error| ReadError::Unavailable(Box::new(error)))
 }

@@ -1,7 +1,7 @@
 //! Reads the events of keys from the log.
 
 use exodrive_domain::Recorded;
-use exodrive_log::{Log, ReadError};
+use exodrive_log::{Log, ReadError, Reader};
 use exodrive_projections::Projection;
 use std::time::Duration;
 
@@ -32,39 +32,67 @@ pub(crate) async fn read_filtered(
     progress: Progress<'_>,
     mut each: impl FnMut(Recorded),
 ) -> Result<(), ReadError> {
-    let mut last = 0;
-    for filter in filters {
-        last = last.max(log.last_position_under(filter).await?.unwrap_or(0));
-    }
-    let last = last.min(to);
-    let mut reader = log.reader_of(filters, from + 1);
-    let (mut position, mut failures) = (from, 0);
-    while position < last {
-        let batch = match reader.next_batch(BATCH, READ_TIMEOUT).await {
-            Ok(batch) if batch.events.is_empty() => Err(ReadError::Unavailable(
-                format!("no event came within {} s", READ_TIMEOUT.as_secs()).into(),
-            )),
-            outcome => outcome,
-        };
-        let batch = match batch {
-            Ok(batch) => batch,
-            Err(error) if error.outage().is_some() && failures < ATTEMPTS => {
-                failures += 1;
-                tokio::time::sleep(RETRY_DELAY).await;
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        failures = 0;
-        for event in batch.events {
-            position = event.position;
-            if position <= to {
-                each(event);
-            }
-        }
-        progress(position.min(to), to);
+    let mut reading = Reading::begin(log, filters, from, to).await?;
+    while let Some(events) = reading.next().await? {
+        events.into_iter().for_each(&mut each);
+        progress(reading.position.min(to), to);
         // Other tasks come before a long reading.
         tokio::task::yield_now().await;
     }
     Ok(())
+}
+
+/// Reads the events of some subjects, in log order, a batch at a time.
+pub(crate) struct Reading {
+    reader: Reader,
+    /// The last position that was read.
+    pub(crate) position: u64,
+    /// The last position at which an event can be expected.
+    last: u64,
+    to: u64,
+}
+
+impl Reading {
+    /// A reading of the events after `from`, up to and including `to`, whose subject is one of
+    /// `filters`.
+    pub(crate) async fn begin(
+        log: &Log,
+        filters: &[String],
+        from: u64,
+        to: u64,
+    ) -> Result<Self, ReadError> {
+        let mut last = 0;
+        for filter in filters {
+            last = last.max(log.last_position_under(filter).await?.unwrap_or(0));
+        }
+        let reader = log.reader_of(filters, from + 1);
+        Ok(Self { reader, position: from, last: last.min(to), to })
+    }
+
+    /// The next events; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<Recorded>>, ReadError> {
+        let mut failures = 0;
+        while self.position < self.last {
+            let error = match self.reader.next_batch(BATCH, READ_TIMEOUT).await {
+                Ok(batch) => match batch.events.last() {
+                    Some(newest) => {
+                        self.position = newest.position;
+                        let mut events = batch.events;
+                        events.retain(|event| event.position <= self.to);
+                        return Ok(Some(events));
+                    }
+                    None => ReadError::Unavailable(
+                        format!("no event came within {} s", READ_TIMEOUT.as_secs()).into(),
+                    ),
+                },
+                Err(error) => error,
+            };
+            if error.outage().is_none() || failures == ATTEMPTS {
+                return Err(error);
+            }
+            failures += 1;
+            tokio::time::sleep(RETRY_DELAY).await;
+        }
+        Ok(None)
+    }
 }

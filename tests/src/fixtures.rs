@@ -2,6 +2,7 @@
 
 use crate::Delivery;
 use bytes::Bytes;
+use exodrive_domain::email::ReportIds;
 use serde_json::Value;
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
@@ -35,6 +36,12 @@ pub fn email_body(kind: &str, email_id: &str, created_at: &str, more: &str) -> S
     format!(
         r#"{{"type":"email.{kind}","created_at":"{created_at}","data":{{"email_id":"{email_id}","created_at":"2026-11-20T09:00:00.000Z","from":"desk@exodrive.example","to":["guest@example.com"],"subject":"Your booking"{more}}}}}"#
     )
+}
+
+/// The number of reports that a row of the inbox has counted.
+pub fn reports(row: &Value) -> usize {
+    let ids: ReportIds = serde_json::from_value(row["email"]["event_ids"].clone()).unwrap();
+    ids.len()
 }
 
 /// The email, rank and status that a body reports, by the table of Resend's

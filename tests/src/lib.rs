@@ -33,7 +33,7 @@ mod world;
 
 pub use client::{Answer, Delivery, sign, token};
 pub use complaints::complaints_of_postgres;
-pub use fixtures::{Fixture, email_body, fixtures, reported_status, status_by_rank};
+pub use fixtures::{Fixture, email_body, fixtures, reported_status, reports, status_by_rank};
 pub use model::{Holders, bookings_in};
 pub use power::{TRACED, TracedFiles};
 pub use process::{Process, free_address, program};

@@ -99,6 +99,7 @@ const CLOSED: [(&str, &[&str]); 3] = [
     (
         "exodrive-domain",
         &[
+            "base64",
             "bytes",
             "chrono",
             "chrono-tz",
@@ -109,6 +110,7 @@ const CLOSED: [(&str, &[&str]); 3] = [
             "proptest",
             "serde",
             "serde_json",
+            "sha2",
             "strum",
             "thiserror",
             "unicode-normalization",

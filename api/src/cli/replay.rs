@@ -5,11 +5,10 @@ use crate::settings::Connections;
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
 use exodrive_domain::{email::EmailId, time};
 use exodrive_log::Log;
-use exodrive_projections::{
-    ViewInfo, names, view, views,
-    views::inbox::{InboxRow, read::EmailDetail},
+use exodrive_projections::{ViewInfo, names, view, views, views::inbox::read::EmailDetail};
+use exodrive_replays::{
+    self as replays, Compared, Frame, HistoryEvent, Order, RowHistory, Until, Window,
 };
-use exodrive_replays::{self as replays, Compared, Frame, HistoryEvent, Order, RowHistory, Until};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::process::ExitCode;
@@ -163,8 +162,8 @@ impl View {
                 compared.map(|compared| self.print_diff(view, &compared)).transpose()?
             }
             _ => {
-                let until = self.at.unwrap_or(Until::Now);
-                let history = replays::row_history(&log, view, &self.key, until, &progress).await;
+                let upto = (self.at.unwrap_or(Until::Now), Window::ALL);
+                let history = replays::row_history(&log, view, &self.key, upto, &progress).await;
                 bar.finish_and_clear();
                 let history = history?;
                 terminal::record(&self.connections, COMMAND, shown.filter(|_| history.is_some()))
@@ -213,7 +212,10 @@ impl View {
         let (before, after) = (compared.before.position, compared.after.position);
         if self.json {
             let mut answer = json!({"object": "replay_diff", "view": view, "key": self.key});
-            merge(&mut answer, json!({"from": before, "to": after, "fields": compared.fields}));
+            let count = compared.fields_count;
+            let fields = json!({"fields": compared.fields, "fields_count": count});
+            merge(&mut answer, json!({"from": before, "to": after}));
+            merge(&mut answer, fields);
             say!("{}", serde_json::to_string_pretty(&answer)?);
             return Ok(());
         }
@@ -243,7 +245,7 @@ pub(super) fn print_fields(what: &str, compared: &Compared) {
         "{what}, from its state as of {} to that as of {}: {} fields differ.",
         table::number(compared.before.position),
         table::number(compared.after.position),
-        compared.fields.len()
+        compared.fields_count
     );
 }
 
@@ -268,10 +270,12 @@ fn print_events(events: &[HistoryEvent]) {
     let mut rows = table::table(&["position", "at (UTC)", "event", "actor", "changed"]);
     for event in events {
         let changed: Vec<_> = event.changed.iter().map(|pointer| whole(pointer)).collect();
+        let others = event.changed_count - changed.len() as u64;
+        let others = if others > 0 { format!(" and {others} more") } else { String::new() };
         let changed = match (&event.error, changed.is_empty()) {
             (Some(error), _) => table::short(error, 100),
             (None, true) => "nothing".to_owned(),
-            (None, false) => table::short(&changed.join(" "), 100),
+            (None, false) => table::short(&changed.join(" "), 100) + &others,
         };
         rows.add_row([
             table::number(event.position),
@@ -310,11 +314,12 @@ impl Email {
     }
 }
 
-fn email_detail(frame: &Frame<InboxRow>) -> Option<EmailDetail> {
-    frame.state.as_ref().map(|row| EmailDetail::of(row, frame.recorded.position))
+fn email_detail(frame: &Frame<EmailDetail>) -> Option<EmailDetail> {
+    let state = frame.state.clone()?;
+    Some(EmailDetail { position: frame.recorded.position, ..state })
 }
 
-fn to_json(frame: &Frame<InboxRow>) -> serde_json::Value {
+fn to_json(frame: &Frame<EmailDetail>) -> serde_json::Value {
     json!({
         "position": frame.recorded.position,
         "type": frame.kind,
@@ -327,7 +332,7 @@ fn to_json(frame: &Frame<InboxRow>) -> serde_json::Value {
     })
 }
 
-fn print_raw(frame: &Frame<InboxRow>) {
+fn print_raw(frame: &Frame<EmailDetail>) {
     say!(
         "# position {}, received {}",
         frame.recorded.position,
@@ -340,10 +345,10 @@ fn print_raw(frame: &Frame<InboxRow>) {
 }
 
 /// Prints the history as a table, and the state at its end.
-pub(super) fn print_history(frames: &[Frame<InboxRow>], order: Order) {
+pub(super) fn print_history(frames: &[Frame<EmailDetail>], order: Order) {
     let mut table =
         table::table(&["position", "happened (UTC)", "received (UTC)", "event", "effect"]);
-    let mut before: Option<&InboxRow> = None;
+    let mut before: Option<&EmailDetail> = None;
     for frame in frames {
         let after = frame.state.as_ref();
         table.add_row([
@@ -361,8 +366,7 @@ pub(super) fn print_history(frames: &[Frame<InboxRow>], order: Order) {
         Order::Received => "as they were received",
     };
     say!("{} events {order}, read from the log.", frames.len());
-    let Some(state) = before else { return };
-    let detail = EmailDetail::of(state, 0);
+    let Some(detail) = before.cloned() else { return };
     say!("\n  {}  {}", detail.id, detail.status.to_uppercase());
     if let Some(from) = detail.from {
         say!("  from     {}", table::short(&from, 80));
@@ -384,14 +388,14 @@ pub(super) fn print_history(frames: &[Frame<InboxRow>], order: Order) {
 }
 
 /// Describes the effect of an event on the email, in words.
-fn effect(before: Option<&InboxRow>, after: Option<&InboxRow>) -> String {
+fn effect(before: Option<&EmailDetail>, after: Option<&EmailDetail>) -> String {
     match (before, after) {
         (None, None) => "no effect".to_owned(),
         (Some(before), Some(after)) if before == after => "no effect".to_owned(),
-        (Some(before), Some(after)) if after.email.repeats > before.email.repeats => {
+        (Some(before), Some(after)) if after.repeats > before.repeats => {
             "repeat, counted once".to_owned()
         }
-        (Some(before), Some(after)) if before.email.status == after.email.status => {
+        (Some(before), Some(after)) if before.status == after.status => {
             format!("stays {}", after.status)
         }
         (Some(before), Some(after)) => format!("{} → {}", before.status, after.status),

@@ -7,7 +7,10 @@ use crate::{
         auth::tokens::Tokens,
         health,
         layers::erasure_gate::ErasureGate,
-        state::{blocked_keys::BlockedKeys, limits::Limiter, view_cache::ViewCache},
+        state::{
+            blocked_keys::BlockedKeys, limits::Limiter, places::Places,
+            rebuild_feeds::RebuildFeeds, view_cache::ViewCache,
+        },
     },
     settings::{BookingSettings, Connections, HttpSettings, MetricsSettings, SettingsError},
 };
@@ -99,6 +102,7 @@ impl Serve {
         let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
         let rental = RentalCommands::new(commands, database.clone(), redis.clone());
         let operator = Operator::new(log.clone(), database.clone());
+        let rebuild_feeds = RebuildFeeds::new(operator.clone());
         let gate = ErasureGate::closed();
         let open = gate.clone().open_when_clean(log.clone(), database.clone(), stop.clone());
         tasks.spawn("erasure-gate", open);
@@ -133,7 +137,10 @@ impl Serve {
             bounds: self.http.bounds(),
             trusted_proxies: self.http.trusted_proxies,
             health: health::Latest::default(),
-            full_readings: tokio::sync::Semaphore::new(http::FULL_READINGS),
+            exports: Places::of_each(1),
+            followers: Places::of_each(http::FOLLOWED),
+            rebuild_feeds,
+            readings: http::Readings::default(),
             suspects: tokio::sync::Semaphore::new(http::SUSPECTS),
             webhook_bodies: tokio::sync::Semaphore::new(http::BODY_BYTES),
             command_bodies: tokio::sync::Semaphore::new(http::BODY_BYTES),

@@ -110,7 +110,7 @@ pub(crate) async fn list_accesses(
     Ok(answer_of(&api, &transaction, list))
 }
 
-/// Range of time.
+/// Range of time, and the page.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
@@ -121,9 +121,11 @@ pub(crate) struct RejectedWebhookQuery {
     /// Only before this time (RFC 3339).
     #[param(value_type = Option<DateTime<Utc>>)]
     until: Option<String>,
+    /// `next_cursor` of the previous page.
+    after: Option<String>,
 }
 
-/// Rejected webhooks.
+/// A page of rejected webhooks: what was found among 20,000 of them.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RejectedWebhooks {
     /// Always `rejected_webhooks`.
@@ -131,10 +133,12 @@ pub(crate) struct RejectedWebhooks {
     /// Count for each reason. `duplicate` was answered 2xx, because the log has
     /// the delivery. The others were not verified.
     counts: BTreeMap<String, u64>,
-    /// The newest, 100 at most, newest first.
+    /// The newest of those that are counted, 100 at most, newest first.
     newest: Vec<RejectedWebhook>,
-    /// True if more of them are counted than shown.
+    /// True if older ones may follow on another page.
     has_more: bool,
+    /// Value of `after` for it.
+    next_cursor: Option<String>,
 }
 
 /// A webhook that was rejected. Nothing of its body is stored.
@@ -160,8 +164,11 @@ impl From<RejectedDelivery> for RejectedWebhook {
 }
 
 const NEWEST: usize = 100;
+/// Rejected webhooks that are looked at for a page.
+const LOOKED_AT: u64 = 20_000;
 
-/// Counts the webhooks that were rejected, and shows the newest.
+/// Counts the webhooks that were rejected, and shows the newest, the newest
+/// 20,000 of them on the first page.
 ///
 /// They are stored for 90 days, a million at most. A webhook that was rejected
 /// for its sender's rate is only counted by a metric.
@@ -169,7 +176,7 @@ const NEWEST: usize = 100;
     get, path = "/v1/audit/rejected-webhooks", tag = "audit", security(("token" = [])),
     params(RejectedWebhookQuery),
     responses(
-        (status = 200, description = "Counts and the newest", body = RejectedWebhooks),
+        (status = 200, description = "A page", body = RejectedWebhooks),
         Problem,
     ),
 )]
@@ -179,16 +186,26 @@ pub(crate) async fn get_rejected_webhooks(
     RawQuery(query): RawQuery,
 ) -> Result<Json<RejectedWebhooks>, ApiError> {
     let query: RejectedWebhookQuery = parse_query(query)?;
-    let (since, until) = (time("since", query.since)?, time("until", query.until)?);
+    let range = (time("since", query.since)?, time("until", query.until)?);
+    let before = query.after.map(|after| {
+        after.parse::<u64>().map_err(|_| {
+            ApiError::parameter("after", "it must be the next_cursor of an earlier page")
+        })
+    });
+    let before = before.transpose()?;
     let mut counts = BTreeMap::new();
-    let (mut newest, mut has_more) = (VecDeque::new(), false);
+    let mut newest = VecDeque::new();
     let each = |refusal: RejectedDelivery| {
         *counts.entry(refusal.reason.clone()).or_default() += 1;
         newest.push_front(RejectedWebhook::from(refusal));
-        has_more |= newest.len() > NEWEST;
         newest.truncate(NEWEST);
     };
-    api.log.refusals(since, until, each).await?;
-    let newest = newest.into();
-    Ok(Json(RejectedWebhooks { object: "rejected_webhooks", counts, newest, has_more }))
+    let next = api.log.newest_refusals(range, before, LOOKED_AT, each).await?;
+    Ok(Json(RejectedWebhooks {
+        object: "rejected_webhooks",
+        counts,
+        newest: newest.into(),
+        has_more: next.is_some(),
+        next_cursor: next.map(|next| next.to_string()),
+    }))
 }

@@ -9,8 +9,8 @@ use super::{
     conditional::tag_of_content,
     given::{self, Day, Given, valid},
     read_answer::{
-        add_blocked_header, answer_of, begin_read, json_body, limit, parse_query, reach_the_end,
-        text, view_answer,
+        PageQuery, add_blocked_header, answer_of, begin_read, json_body, limit, page_of,
+        parse_query, reach_the_end, text, view_answer,
     },
     refusals::{no_such_booking, no_such_car, rental_problem, validation},
 };
@@ -508,25 +508,30 @@ fn filter(query: BookingQuery) -> Result<Filter, ApiError> {
     })
 }
 
-/// The timeline of a booking.
+/// A page of the timeline of a booking.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct BookingTimeline {
     /// Always `list`.
     object: &'static str,
     /// Entries in the order that they happened.
     data: Vec<BookingEntry>,
+    /// True if another page follows.
+    has_more: bool,
+    /// Value of `after` for it.
+    next_cursor: Option<String>,
 }
 
-/// Gives the timeline of a booking: events, payments, and the email that was
+/// Lists the timeline of a booking: events, payments, and the email that was
 /// tagged with it. For admins and auditors.
 #[utoipa::path(
     get, path = "/v1/bookings/{id}/timeline", tag = "bookings", security(("token" = [])),
     params(
         ("id" = String, Path, description = "The booking's id"),
+        PageQuery,
         ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
     ),
     responses(
-        (status = 200, description = "The timeline", body = BookingTimeline),
+        (status = 200, description = "A page", body = BookingTimeline),
         Problem,
     ),
 )]
@@ -535,13 +540,23 @@ pub(crate) async fn get_booking_timeline(
     reader: EmailReader,
     headers: HeaderMap,
     Path(id): Path<String>,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
+    let (limit, after) = page_of(query)?;
     let id = known_form(&id)?;
     let views = &["booking_timeline", "inbox"];
     let mut transaction = begin_read(&api, &reader.identity, views, &headers).await?;
-    let data = booking_timeline::timeline_of_booking(&mut transaction, &id.to_string()).await?;
-    if data.is_empty() {
+    let of_page = (limit, after.as_ref());
+    let page =
+        booking_timeline::timeline_of_booking(&mut transaction, &id.to_string(), of_page).await?;
+    if page.rows.is_empty() && after.is_none() {
         return Err(no_such_booking());
     }
-    Ok(answer_of(&api, &transaction, BookingTimeline { object: "list", data }))
+    let list = BookingTimeline {
+        object: "list",
+        has_more: page.next.is_some(),
+        next_cursor: page.next,
+        data: page.rows,
+    };
+    Ok(answer_of(&api, &transaction, list))
 }

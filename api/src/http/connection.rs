@@ -15,8 +15,12 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Sleep,
+};
 
 /// The header names of an answer that hyper gives by itself; its body is empty.
 const OF_A_REFUSAL: [&str; 3] = ["connection", "content-length", "date"];
@@ -45,11 +49,15 @@ impl Reads {
     }
 }
 
-/// A stream that looks at the beginning of each message that is written to it, and notes what is
-/// read.
+/// A stream that looks at the beginning of each message that is written to it, notes what is
+/// read, and fails if nobody takes what is written.
 pub(crate) struct Connection<S> {
     stream: S,
     reads: Reads,
+    /// The time for which nothing that is written may be taken.
+    write_limit: Duration,
+    /// Nothing was taken since this began.
+    stalled: Option<Pin<Box<Sleep>>>,
     /// All that was written before is sent: hyper flushes at the end of each message, and does not
     /// begin another one before that.
     at_rest: bool,
@@ -58,8 +66,25 @@ pub(crate) struct Connection<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Connection<S> {
-    pub(crate) fn new(stream: S, reads: Reads) -> Self {
-        Self { stream, reads, at_rest: true, problem: None }
+    pub(crate) fn new(stream: S, reads: Reads, write_limit: Duration) -> Self {
+        Self { stream, reads, write_limit, stalled: None, at_rest: true, problem: None }
+    }
+
+    /// What became of a write: an error, if none has come on for too long.
+    fn in_time<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let limit = self.write_limit;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        ready!(stalled.as_mut().poll(cx));
+        metrics::counter!("exodrive_http_stalled_total").increment(1);
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// Sends what is left of a problem.
@@ -69,9 +94,10 @@ impl<S: AsyncWrite + Unpin> Connection<S> {
                 self.problem = None;
                 break;
             }
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, &bytes[*sent..]))? {
+            let written = Pin::new(&mut self.stream).poll_write(cx, &bytes[*sent..]);
+            match ready!(self.in_time(cx, written))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => *sent += written,
+                written => self.problem.iter_mut().for_each(|(_, sent)| *sent += written),
             }
         }
         Poll::Ready(Ok(()))
@@ -143,7 +169,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         ready!(self.send_problem(cx))?;
         match self.replace(message) {
             Some(length) => Poll::Ready(Ok(length)),
-            None => Pin::new(&mut self.stream).poll_write(cx, message),
+            None => {
+                let written = Pin::new(&mut self.stream).poll_write(cx, message);
+                self.in_time(cx, written)
+            }
         }
     }
 
@@ -162,7 +191,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         };
         match replaced {
             Some(length) => Poll::Ready(Ok(length)),
-            None => Pin::new(&mut self.stream).poll_write_vectored(cx, parts),
+            None => {
+                let written = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+                self.in_time(cx, written)
+            }
         }
     }
 
@@ -199,7 +231,7 @@ mod tests {
             far.read_to_string(&mut arrived).await.unwrap();
             arrived
         });
-        let mut connection = Connection::new(near, Reads::default());
+        let mut connection = Connection::new(near, Reads::default(), Duration::from_secs(10));
         for (message, flushed) in messages {
             connection.write_all(message.as_bytes()).await.unwrap();
             if *flushed {
@@ -230,6 +262,26 @@ mod tests {
         ] {
             assert!(head.split("\r\n").any(|found| found == line), "{line} in {head}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_is_given_up_and_who_takes_a_little_is_not() {
+        const LIMIT: Duration = Duration::from_secs(30);
+        let (near, mut far) = tokio::io::duplex(7);
+        let mut connection = Connection::new(near, Reads::default(), LIMIT);
+        let began = tokio::time::Instant::now();
+        let slow = tokio::spawn(async move {
+            for _ in 0..5 {
+                tokio::time::sleep(LIMIT - Duration::from_secs(1)).await;
+                far.read_exact(&mut [0; 3]).await.unwrap();
+            }
+            far
+        });
+        let error = connection.write_all(&[b'a'; 100]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let took = began.elapsed();
+        assert!(took > LIMIT * 5 && took < LIMIT * 6, "{took:?}");
+        drop(slow.await);
     }
 
     #[tokio::test]

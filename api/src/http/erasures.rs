@@ -1,7 +1,7 @@
 //! Erasure of a person's data, for operators: planned, requested, approved by
 //! another operator, followed.
 
-use super::problem::{ApiError, Code, Problem};
+use super::problem::{ApiError, Problem};
 use super::{
     Api, App,
     auth::extract::Operates,
@@ -112,10 +112,7 @@ pub(crate) async fn request_erasure(
     let context = command.operator_context()?;
     let ErasureRequest { email_address, reason, include_mentions, dry_run } = &command.body;
     if *dry_run {
-        let _turn = api
-            .full_readings
-            .try_acquire()
-            .map_err(|_| ApiError::new(Code::Busy, "Other requests are reading the whole log."))?;
+        let _room = api.readings.of_everything()?;
         let plan = api.erasures.plan(email_address, *include_mentions, |_, _| {}).await;
         return Ok(Json(plan?).into_response());
     }

@@ -5,12 +5,13 @@ use super::problem::{ApiError, Code, Problem};
 use super::{
     Api, App,
     auth::extract::EmailReader,
+    layers::{load::held, request},
     media::prefers,
     proofs::{no_event, number, path_position},
     read_answer::{limit, parse_query, text},
 };
 use axum::{
-    Json,
+    Extension, Json,
     body::Body,
     extract::{Path, RawQuery, State},
     http::{
@@ -35,16 +36,22 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::mpsc;
 use utoipa::{IntoParams, ToSchema};
 
+/// Seconds after which a refused export may be asked for again.
+const RETRY_AFTER: u64 = 5;
 /// Largest number of events that are read for one page: a page can have fewer
 /// events than requested and still not be the last.
 const EFFORT: u64 = 20_000;
-/// Largest number of pieces of an export that wait for a slow reader.
-const PIECES: usize = 4;
+/// Bytes of bodies on a page after which no other event is added.
+const MOST_BYTES: usize = 8 << 20;
+/// Bytes of an export that wait for a slow reader: so many pieces of at most this size, and one
+/// that is written meanwhile.
+const PIECES: usize = 2;
+const PIECE: usize = 256 << 10;
 
 /// Filter of events.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -159,6 +166,7 @@ pub(crate) struct AuditEvent {
 pub(crate) async fn list_events(
     State(api): App,
     _: EmailReader,
+    Extension(identity): Extension<request::Identity>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
@@ -167,10 +175,10 @@ pub(crate) async fn list_events(
     match query.format.as_deref() {
         Some("json") => {}
         None if !ndjson => {}
-        None => return export(api, query, Format::Ndjson).await,
+        None => return export(api, &identity, query, Format::Ndjson).await,
         Some(format) => {
             let format = parse_format(format)?;
-            return export(api, query, format).await;
+            return export(api, &identity, query, format).await;
         }
     }
     if query.content.is_some() {
@@ -179,12 +187,17 @@ pub(crate) async fn list_events(
     let requested = usize::try_from(limit(query.limit.clone())?).unwrap_or(20);
     let after = number("after", 0, query.after.clone())?.unwrap_or(0);
     let mut selection = selection(&query)?;
+    // What is filtered is looked for among many.
+    let _room = api.readings.of_events(if selection.is_all() { 0 } else { EFFORT / 4 })?;
     selection.from = Some(selection.from.unwrap_or(1).max(after.saturating_add(1)));
     let end = api.log.last_position().await?;
     let mut scan = Scan::begin(&api.log, selection, end).await?;
     let begin = scan.scanned();
     let (mut found, mut ended) = (Vec::new(), false);
-    while found.len() < requested && scan.scanned() - begin < EFFORT {
+    while fitting(&found, requested) == found.len()
+        && found.len() < requested
+        && scan.scanned() - begin < EFFORT
+    {
         match scan.next().await? {
             Some(messages) => found.extend(messages),
             None => {
@@ -193,9 +206,11 @@ pub(crate) async fn list_events(
             }
         }
     }
-    let more = found.len() > requested || !ended;
-    found.truncate(requested);
-    let reached = if found.len() == requested {
+    let fitting = fitting(&found, requested);
+    let cut = found.len() > fitting;
+    let more = cut || !ended;
+    found.truncate(fitting);
+    let reached = if cut || found.len() == requested {
         found.last().map_or(scan.scanned(), |message| message.position)
     } else {
         scan.scanned()
@@ -204,6 +219,17 @@ pub(crate) async fn list_events(
     let next = more.then_some(reached);
     let list = EventList { object: "list", data, has_more: more, next };
     Ok(([(CACHE_CONTROL, "no-store")], Json(list)).into_response())
+}
+
+/// The number of events that fit on a page, one at least.
+fn fitting(found: &[StoredMessage], requested: usize) -> usize {
+    let mut bytes = 0;
+    let fits = found.iter().take(requested).take_while(|message| {
+        let fits = bytes < MOST_BYTES;
+        bytes += message.body.len();
+        fits
+    });
+    fits.count()
 }
 
 /// Gives one event as stored, with its content.
@@ -232,7 +258,8 @@ pub(crate) async fn get_event(
 ///
 /// The export ends at the newest checkpoint, which it contains. Events after
 /// that are left for the next export. Events that the filter does not match are
-/// represented by hashes. An export that breaks off has no `end` record.
+/// represented by hashes. An export that breaks off has no `end` record. A user
+/// has one export at a time.
 #[utoipa::path(
     get, path = "/v1/audit/export", tag = "audit", security(("token" = [])), params(EventQuery),
     responses(
@@ -247,11 +274,12 @@ pub(crate) async fn get_event(
 pub(crate) async fn get_export(
     State(api): App,
     _: EmailReader,
+    Extension(identity): Extension<request::Identity>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let query: EventQuery = parse_query(query)?;
     let format = query.format.as_deref().map_or(Ok(Format::Ndjson), parse_format)?;
-    let mut response = export(api, query, format).await?;
+    let mut response = export(api, &identity, query, format).await?;
     let name = format!("attachment; filename=\"exodrive-export.{}\"", format.name());
     if let Ok(name) = name.parse() {
         response.headers_mut().insert(CONTENT_DISPOSITION, name);
@@ -319,42 +347,27 @@ fn content(body: &Bytes) -> Option<Value> {
     Some(json.unwrap_or_else(|| BASE64_STANDARD.encode(body).into()))
 }
 
-/// A permit for one of the few concurrent readings of the whole log, while it
-/// lives.
-struct Reading(Arc<Api>);
-
-impl Reading {
-    fn start(api: &Arc<Api>) -> Result<Self, ApiError> {
-        let permit = api.full_readings.try_acquire().map_err(|_| {
-            let detail = "Other requests are reading the whole log, and this export would have to read it, too.";
-            let mut error = ApiError::new(Code::Busy, detail);
-            error.retry_after = Some(5);
-            error
-        })?;
-        permit.forget();
-        Ok(Self(api.clone()))
-    }
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        self.0.full_readings.add_permits(1);
-    }
-}
-
 /// Bytes that are written and not sent yet.
 #[derive(Clone, Default)]
 struct Buffer(Arc<Mutex<Vec<u8>>>);
 
 impl Buffer {
+    fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn len(&self) -> usize {
+        self.bytes().len()
+    }
+
     fn take(&self) -> Bytes {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).into()
+        std::mem::take(&mut *self.bytes()).into()
     }
 }
 
 impl io::Write for Buffer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        self.bytes().extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -364,8 +377,14 @@ impl io::Write for Buffer {
 }
 
 /// An answer that is written while the log is read: a slow reader slows it
-/// down.
-async fn export(api: Arc<Api>, query: EventQuery, format: Format) -> Result<Response, ApiError> {
+/// down, and one that takes nothing for a while is disconnected. Until then it
+/// has its places.
+async fn export(
+    api: Arc<Api>,
+    identity: &request::Identity,
+    query: EventQuery,
+    format: Format,
+) -> Result<Response, ApiError> {
     for (name, given) in [("after", &query.after), ("limit", &query.limit)] {
         if given.is_some() {
             return Err(ApiError::parameter(name, "it is for pages: an export has all of them"));
@@ -377,11 +396,16 @@ async fn export(api: Arc<Api>, query: EventQuery, format: Format) -> Result<Resp
         Some(_) => return Err(ApiError::parameter("content", "it must be true or false")),
     };
     let selection = selection(&query)?;
-    let reading = Reading::start(&api)?;
+    let place = api.exports.take(&identity.user()).ok_or_else(|| {
+        let detail = "You have another export in progress: take it to its end, or give it up.";
+        let mut error = ApiError::new(Code::Busy, detail);
+        error.retry_after = Some(RETRY_AFTER);
+        error
+    })?;
+    let room = api.readings.of_everything()?;
     let mut export = Export::begin(&api.log, &api.seals, selection, content).await?;
     let (pieces, received) = mpsc::channel::<io::Result<Bytes>>(PIECES);
     tokio::spawn(async move {
-        let _reading = reading;
         if let Err(error) = write(&mut export, format, &pieces).await {
             let error_chain = exodrive_runtime::error_chain(&error);
             tracing::warn!(error = error_chain, "An export broke off");
@@ -393,7 +417,8 @@ async fn export(api: Arc<Api>, query: EventQuery, format: Format) -> Result<Resp
         received.recv().await.map(|piece| (piece, received))
     });
     let headers = [(CONTENT_TYPE, format.media_type()), (CACHE_CONTROL, "no-store")];
-    Ok((headers, Body::from_stream(body)).into_response())
+    let answer = (headers, Body::from_stream(body)).into_response();
+    Ok(held(answer, (place, room)))
 }
 
 /// Writes and sends until the end, or until the client disconnects.
@@ -405,15 +430,26 @@ async fn write(
     let buffer = Buffer::default();
     let mut writer = ExportWriter::new(format, buffer.clone())?;
     loop {
-        let more = export.write_some(&mut writer).await?;
-        let piece = buffer.take();
-        if !piece.is_empty() && pieces.send(Ok(piece)).await.is_err() {
+        let more = export.write_some(&mut writer, || buffer.len() >= PIECE).await?;
+        if !send(&buffer, pieces).await {
             return Ok(());
         }
         if !more {
             writer.finish()?;
-            let _ = pieces.send(Ok(buffer.take())).await;
+            send(&buffer, pieces).await;
             return Ok(());
         }
     }
+}
+
+/// Sends what is written, in pieces; false if nobody takes it.
+async fn send(buffer: &Buffer, pieces: &mpsc::Sender<io::Result<Bytes>>) -> bool {
+    let mut written = buffer.take();
+    while !written.is_empty() {
+        let piece = written.split_to(written.len().min(PIECE));
+        if pieces.send(Ok(piece)).await.is_err() {
+            return false;
+        }
+    }
+    true
 }

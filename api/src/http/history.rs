@@ -8,6 +8,7 @@ use super::{
     layers::request,
     media::prefers,
     read_answer::{limit, parse_query, time, wait_for_requested},
+    readings::Room,
     replay::{self, ReplayDiff},
 };
 use axum::{
@@ -35,6 +36,10 @@ use utoipa::{IntoParams, ToSchema};
 const NDJSON: &str = "application/x-ndjson";
 /// Emails or deliveries fetched at a time for a stream.
 const STREAMED: i64 = 50;
+/// Most entries fetched at a time for a stream.
+const STREAMED_ENTRIES: usize = 1_000;
+/// Most entries on a page of an address or a booking.
+const ENTRIES: usize = 500;
 
 /// Scope of a history, its end and its order.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -65,8 +70,9 @@ pub(crate) struct HistoryQuery {
     /// Only what was known at this time (RFC 3339) or position.
     #[param(inline, value_type = Option<Moment>, example = "2026-11-20T09:15:00Z")]
     at: Option<String>,
-    /// Emails of an address, or deliveries of a time, on the page, 1 to 100. 20
-    /// if not given.
+    /// Deliveries of an email or of a time, emails of an address, or entries of
+    /// a booking's timeline on the page, 1 to 100. 20 if not given. However
+    /// many emails, the page has at most 500 deliveries.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
     limit: Option<String>,
     /// `next_cursor` of the previous page.
@@ -78,7 +84,8 @@ pub(crate) struct HistoryQuery {
 pub(crate) struct History {
     /// Always `list`.
     object: &'static str,
-    /// Entries in the requested order. A page of an address may be short.
+    /// Entries in the requested order. A page of an address or of a booking may
+    /// be short.
     data: Vec<Entry>,
     /// Evidence about each email on the page.
     emails: Vec<EmailEvidence>,
@@ -126,16 +133,19 @@ pub(crate) async fn get_history(
     let lines = prefers(&headers, NDJSON);
     if lines {
         request.limit = STREAMED;
+        request.entries = STREAMED_ENTRIES;
     }
     wait_for_requested(&api, request.views(), &headers).await?;
+    let room = room(&api, &request.scope).await?;
     let page = evidence_query.page(&request).await?;
-    if page.entries.is_empty() && matches!(request.scope, Scope::Email(_) | Scope::Booking(_)) {
+    let of_one = matches!(request.scope, Scope::Email(_) | Scope::Booking(_));
+    if page.entries.is_empty() && of_one && request.after.is_none() {
         let detail = "The log has no event about it up to that point.";
         return Err(ApiError::new(Code::NotFound, detail));
     }
     note_accesses(&api, &identity, &request.scope, &page);
     if lines {
-        return Ok(stream_of(api, identity, evidence_query, request, page));
+        return Ok(stream_of(api, identity, evidence_query, request, (page, room)));
     }
     let history = History {
         object: "list",
@@ -145,6 +155,17 @@ pub(crate) async fn get_history(
         emails: page.emails,
     };
     Ok(([(CACHE_CONTROL, "no-store")], Json(history)).into_response())
+}
+
+/// Events that any number of emails may have together, by a guess: they are not known before.
+const EVENTS_OF_MANY: u64 = 5_000;
+
+/// Room to read a history.
+async fn room(api: &Api, scope: &Scope) -> Result<Room, ApiError> {
+    match scope {
+        Scope::Email(id) => replay::room(api, "inbox", id.as_str()).await,
+        _ => api.readings.of_events(EVENTS_OF_MANY),
+    }
 }
 
 /// Notes the reads of personal data on a page.
@@ -172,9 +193,9 @@ fn stream_of(
     identity: request::Identity,
     evidence_query: EvidenceQuery,
     request: EvidenceRequest,
-    first: Page,
+    (first, room): (Page, Room),
 ) -> Response {
-    let start = (api, identity, evidence_query, request, Some(first));
+    let start = ((api, room), identity, evidence_query, request, Some(first));
     let pages =
         stream::try_unfold(start, |(api, identity, evidence_query, mut request, page)| async {
             let page = match page {
@@ -182,7 +203,7 @@ fn stream_of(
                 None if request.after.is_none() => return Ok(None),
                 None => {
                     let page = evidence_query.page(&request).await?;
-                    note_accesses(&api, &identity, &request.scope, &page);
+                    note_accesses(&api.0, &identity, &request.scope, &page);
                     page
                 }
             };
@@ -226,13 +247,19 @@ fn evidence_request(query: HistoryQuery) -> Result<EvidenceRequest, ApiError> {
     };
     let order = query.order.as_deref().map(str::parse).transpose();
     let at = query.at.as_deref().map(str::parse).transpose();
+    let limit = limit(query.limit)?;
+    let entries = match scope {
+        Scope::Email(_) => usize::try_from(limit).unwrap_or(0),
+        _ => ENTRIES,
+    };
     Ok(EvidenceRequest {
         scope,
         order: order
             .map_err(|error| ApiError::parameter("order", error))?
             .unwrap_or(Order::Received),
         at: at.map_err(|error| ApiError::parameter("at", error))?.unwrap_or(Until::Now),
-        limit: limit(query.limit)?,
+        limit,
+        entries,
         after: query.after,
     })
 }
@@ -281,6 +308,7 @@ pub(crate) async fn get_history_diff(
     };
     let id = email_id(&given("email", query.email)?)?.to_string();
     let (from, to) = (given("from", query.from)?, given("to", query.to)?);
+    let _room = replay::room(&api, "inbox", &id).await?;
     let diff = replay::difference(&api, "inbox", &id, (from, to)).await?;
     let missing =
         || ApiError::new(Code::NotFound, "The log has no event about it up to that point.");

@@ -6,8 +6,8 @@ use super::{
     auth::extract::EmailReader,
     given,
     read_answer::{
-        MIN_POSITION, add_blocked_header, answer_of, begin_read, json_body, limit, parse_query,
-        text, view_answer,
+        MIN_POSITION, PageQuery, add_blocked_header, answer_of, begin_read, json_body, limit,
+        page_of, parse_query, place, text, view_answer,
     },
 };
 use axum::{
@@ -73,25 +73,33 @@ pub(crate) struct EmailList {
     counts_complete: bool,
 }
 
-/// Every event of an email.
+/// A page of the events of an email.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Timeline {
     /// Always `list`.
     object: &'static str,
     /// Events in the requested order.
     data: Vec<email_timeline::TimelineEntry>,
+    /// True if another page follows.
+    has_more: bool,
+    /// Value of `after` for it.
+    next_cursor: Option<String>,
 }
 
-/// Every delivery about an email.
+/// A page of the deliveries about an email.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Deliveries {
     /// Always `list`.
     object: &'static str,
     /// Deliveries in log order.
     data: Vec<deliveries::Delivery>,
+    /// True if another page follows.
+    has_more: bool,
+    /// Value of `after` for it.
+    next_cursor: Option<String>,
 }
 
-/// Order of a timeline.
+/// Order of a timeline, and the page.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
@@ -100,6 +108,11 @@ pub(crate) struct TimelineQuery {
     /// which we received them). `happened` if not given.
     #[param(inline)]
     order: Option<email_timeline::Order>,
+    /// Events on the page, 1 to 100. 20 if not given.
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
+    limit: Option<String>,
+    /// `next_cursor` of the previous page.
+    after: Option<String>,
 }
 
 /// Lists email, newest first.
@@ -198,7 +211,7 @@ fn etag(position: u64, json: &[u8]) -> String {
     format!("\"{}-{digest}-{position}\"", Inbox::VERSION)
 }
 
-/// Gives every event of an email.
+/// Lists the events of an email.
 #[utoipa::path(
     get, path = "/v1/inbox/{email_id}/timeline", tag = "inbox", security(("token" = [])),
     params(
@@ -207,7 +220,7 @@ fn etag(position: u64, json: &[u8]) -> String {
         ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
     ),
     responses(
-        (status = 200, description = "The events", body = Timeline),
+        (status = 200, description = "A page", body = Timeline),
         Problem,
     ),
 )]
@@ -218,28 +231,38 @@ pub(crate) async fn get_timeline(
     Path(email_id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let order =
-        parse_query::<TimelineQuery>(query)?.order.unwrap_or(email_timeline::Order::Happened);
+    let query: TimelineQuery = parse_query(query)?;
+    let order = query.order.unwrap_or(email_timeline::Order::Happened);
+    let (limit, after) = (limit(query.limit)?, place(query.after)?);
     let email_id = known_form(&email_id)?;
     let mut transaction = begin_read(&api, &reader.identity, &["email_timeline"], &headers).await?;
-    let data =
-        email_timeline::timeline_of_email(&mut transaction, email_id.as_str(), order).await?;
-    if data.is_empty() {
+    let of_page = (limit, after.as_ref());
+    let page =
+        email_timeline::timeline_of_email(&mut transaction, email_id.as_str(), order, of_page)
+            .await?;
+    if page.rows.is_empty() && after.is_none() {
         return Err(no_such_email());
     }
-    let answer = Json(Timeline { object: "list", data }).into_response();
+    let list = Timeline {
+        object: "list",
+        has_more: page.next.is_some(),
+        next_cursor: page.next,
+        data: page.rows,
+    };
+    let answer = Json(list).into_response();
     Ok(with_access_note(&api, "email_timeline", &email_id, answer))
 }
 
-/// Gives every delivery about an email: none about one that was imported.
+/// Lists the deliveries about an email: none about one that was imported.
 #[utoipa::path(
     get, path = "/v1/inbox/{email_id}/deliveries", tag = "deliveries", security(("token" = [])),
     params(
         ("email_id" = String, Path, description = "The provider's id"),
+        PageQuery,
         ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
     ),
     responses(
-        (status = 200, description = "The deliveries", body = Deliveries),
+        (status = 200, description = "A page", body = Deliveries),
         Problem,
     ),
 )]
@@ -248,16 +271,26 @@ pub(crate) async fn get_deliveries(
     reader: EmailReader,
     headers: HeaderMap,
     Path(email_id): Path<String>,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
+    let (limit, after) = page_of(query)?;
     let email_id = known_form(&email_id)?;
     let views = &["deliveries", "inbox"];
     let mut transaction = begin_read(&api, &reader.identity, views, &headers).await?;
-    let data = deliveries::deliveries_of_email(&mut transaction, email_id.as_str()).await?;
-    if data.is_empty() {
+    let of_page = (limit, after.as_ref());
+    let page =
+        deliveries::deliveries_of_email(&mut transaction, email_id.as_str(), of_page).await?;
+    if page.rows.is_empty() {
         let email = inbox::find_email(&mut transaction, email_id.as_str()).await?;
         email.ok_or_else(no_such_email)?;
     }
-    Ok(answer_of(&api, &transaction, Deliveries { object: "list", data }))
+    let list = Deliveries {
+        object: "list",
+        has_more: page.next.is_some(),
+        next_cursor: page.next,
+        data: page.rows,
+    };
+    Ok(answer_of(&api, &transaction, list))
 }
 
 fn known_form(email_id: &str) -> Result<EmailId, ApiError> {

@@ -31,6 +31,7 @@ mod operator;
 pub mod problem;
 mod proofs;
 mod read_answer;
+mod readings;
 mod refusals;
 mod replay;
 pub(crate) mod serving;
@@ -46,7 +47,10 @@ use super::http::{
     },
     problem::{ApiError, Code, Problem},
     shows::{ReadRecords, Routes},
-    state::{blocked_keys::BlockedKeys, limits::Limiter, view_cache::ViewCache},
+    state::{
+        blocked_keys::BlockedKeys, limits::Limiter, places::Places, rebuild_feeds::RebuildFeeds,
+        view_cache::ViewCache,
+    },
 };
 use axum::{
     Router,
@@ -123,8 +127,14 @@ pub struct Api {
     pub closing: CancellationToken,
     /// Last findings of the readiness check.
     pub health: health::Latest,
-    /// Limits how many histories read the whole log at a time.
-    pub full_readings: tokio::sync::Semaphore,
+    /// The exports in progress.
+    pub exports: Places,
+    /// Who follows rebuilds.
+    pub followers: Places,
+    /// The rebuilds that are followed.
+    pub rebuild_feeds: RebuildFeeds,
+    /// How much of the log may be read at a time.
+    pub readings: Readings,
     /// Limits how many webhooks of senders that fail too often are looked at at a time.
     pub suspects: tokio::sync::Semaphore,
     /// Room for the bodies of webhooks, in bytes.
@@ -139,7 +149,8 @@ pub(crate) type App = State<Arc<Api>>;
 
 pub use body::BODY_BYTES;
 pub(crate) use fleet::TIME_ZONE;
-pub use replay::FULL_READINGS;
+pub use operator::FOLLOWED;
+pub use readings::Readings;
 pub use serving::{ConnectionLimits, Phases};
 pub use webhooks::SUSPECTS;
 

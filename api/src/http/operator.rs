@@ -7,28 +7,34 @@ use super::{
     auth::extract::Operates,
     command::{Answer, Command, EmptyBody},
     given,
+    layers::{load::held, request},
     read_answer::{limit, parse_query},
 };
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, RawQuery, State},
     response::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
     },
 };
+use chrono::Utc;
 use exodrive_commands::operations::{
     CommandReceipt, Job, OperationRejection, OperatorError, ProjectionCommand, ProjectionDetails,
     ProjectionStatus, operation_id,
 };
-use futures::{Stream, stream};
+use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, time::Duration};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-/// Interval at which a rebuild is read for a caller who follows it.
-const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// Rebuilds that a user may follow at a time.
+pub const FOLLOWED: usize = 4;
+/// Seconds after which one who follows too many may ask again.
+const RETRY_AFTER: u64 = 5;
+/// Time after which a stream ends; whoever still follows asks again.
+const LONGEST_STREAM: Duration = Duration::from_secs(15 * 60);
 
 /// Every projection.
 #[derive(Debug, Serialize, ToSchema)]
@@ -383,7 +389,8 @@ pub(crate) struct RebuildEvent {
 }
 
 /// Follows a rebuild: an event `rebuild` for every change of state or progress.
-/// The stream ends after the last one. For operators.
+/// The stream ends after the last one, after 15 minutes, or when the token ends.
+/// A user follows four at a time. For operators.
 #[utoipa::path(
     get, path = "/v1/operator/rebuilds/{id}/events", tag = "operator", security(("token" = [])),
     params(("id" = String, Path, description = "The rebuild's id")),
@@ -395,32 +402,28 @@ pub(crate) struct RebuildEvent {
 pub(crate) async fn follow_rebuild(
     State(api): App,
     _: Operates,
+    Extension(identity): Extension<request::Identity>,
     Path(id): Path<String>,
-) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
-    let first = find_job(&api, &id).await?;
-    let changes = stream::unfold((api, None::<Job>, Some(first)), |(api, last, next)| async move {
-        let next = match (next, last) {
-            (Some(first), _) => first,
-            (None, Some(last)) if last.is_over() => return None,
-            (None, last) => change(&api, last?).await?,
-        };
-        let event = Event::default().event("rebuild").json_data(&next).ok()?;
-        Some((Ok(event), (api, Some(next), None)))
-    });
-    Ok(Sse::new(changes).keep_alive(KeepAlive::default()))
-}
-
-/// Waits for the next change; `None` if it cannot be read.
-async fn change(api: &Arc<Api>, last: Job) -> Option<Job> {
-    loop {
-        tokio::time::sleep(POLL_INTERVAL).await;
-        match find_job(api, &last.id).await {
-            Ok(now) if now != last => return Some(now),
-            Ok(_) => {}
-            Err(error) if error.code == Code::NotFound => return None,
-            // The database is unavailable. The stream goes on when it answers
-            // again.
-            Err(_) => {}
+) -> Result<Response, ApiError> {
+    let id: Uuid = id.parse().map_err(|_| OperatorError::NoSuchRebuild)?;
+    let place = api.followers.take(&identity.user()).ok_or_else(|| {
+        let detail = format!("You follow {FOLLOWED} rebuilds already: end one of these requests.");
+        let mut error = ApiError::new(Code::Busy, detail);
+        error.retry_after = Some(RETRY_AFTER);
+        error
+    })?;
+    let feed = api.rebuild_feeds.follow(id).await?;
+    let changes = stream::unfold((feed, false), |(mut feed, begun)| async move {
+        if begun {
+            feed.changed().await.ok()?;
         }
-    }
+        let event = Event::default().event("rebuild").json_data(&*feed.borrow_and_update()).ok()?;
+        Some((Ok::<_, Infallible>(event), (feed, true)))
+    });
+    let ends = identity.staff.get().map_or(0, |caller| caller.ends);
+    let left = ends.saturating_sub(u64::try_from(Utc::now().timestamp()).unwrap_or(u64::MAX));
+    let life = Duration::from_secs(left).min(LONGEST_STREAM);
+    let changes = changes.take_until(tokio::time::sleep(life));
+    let answer = Sse::new(changes).keep_alive(KeepAlive::default()).into_response();
+    Ok(held(answer, place))
 }

@@ -16,13 +16,14 @@ use axum::{
 };
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use exodrive_projections::{Identity, ReadTransaction};
-use serde::de::DeserializeOwned;
+use exodrive_projections::{Identity, Place, ReadTransaction};
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
+use utoipa::IntoParams;
 
 const DEFAULT_LIMIT: i64 = 20;
 const LARGEST_LIMIT: i64 = 100;
@@ -127,6 +128,31 @@ pub(super) fn limit(limit: Option<String>) -> Result<i64, ApiError> {
     limit.ok_or_else(|| ApiError::parameter("limit", "it must be a number from 1 to 100"))
 }
 
+/// The page of a list.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default)]
+pub(crate) struct PageQuery {
+    /// Entries on the page, 1 to 100. 20 if not given.
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
+    limit: Option<String>,
+    /// `next_cursor` of the previous page.
+    after: Option<String>,
+}
+
+/// The page of a history that a query asks for: its limit, and what it begins after.
+pub(super) fn page_of(query: Option<String>) -> Result<(i64, Option<Place>), ApiError> {
+    let PageQuery { limit: requested, after } = parse_query(query)?;
+    Ok((limit(requested)?, place(after)?))
+}
+
+/// The `after` of a history.
+pub(super) fn place(after: Option<String>) -> Result<Option<Place>, ApiError> {
+    let Some(after) = after else { return Ok(None) };
+    let detail = "it must be the next_cursor of an earlier page";
+    Place::parse(&after).map(Some).ok_or_else(|| ApiError::parameter("after", detail))
+}
+
 /// A time in a query.
 pub(super) fn time(name: &str, text: Option<String>) -> Result<Option<DateTime<Utc>>, ApiError> {
     let read = |text: String| {
@@ -202,7 +228,6 @@ pub(super) fn view_answer(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde::Deserialize;
 
     #[test]
     fn an_answer_that_is_no_json_is_a_fault_and_no_empty_body() {

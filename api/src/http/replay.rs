@@ -4,7 +4,12 @@
 
 use super::problem::{ApiError, Code, Problem};
 use super::{
-    Api, App, auth::extract::EmailReader, given::Moment, layers::request, read_answer::parse_query,
+    Api, App,
+    auth::extract::EmailReader,
+    given::Moment,
+    layers::request,
+    read_answer::{limit, parse_query},
+    readings::Room,
 };
 use axum::{
     Extension, Json,
@@ -14,15 +19,10 @@ use axum::{
 };
 use exodrive_domain::time::serde_micros;
 use exodrive_projections::{Identity, Projection, views::accesses::Accesses};
-use exodrive_replays::{self as replays, RowHistory, Until};
+use exodrive_replays::{self as replays, RowHistory, Until, Window};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::SemaphorePermit;
 use utoipa::{IntoParams, ToSchema};
-
-/// Largest number of concurrent readings of everything that a view is made of:
-/// each takes as long as the log is.
-pub const FULL_READINGS: usize = 2;
 
 /// The point of a replay, or the two points of a comparison.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -39,6 +39,11 @@ pub(crate) struct ReplayQuery {
     /// Second point of a comparison: a time or position.
     #[param(inline, value_type = Option<Moment>)]
     to: Option<String>,
+    /// Events on the page, 1 to 100. 20 if not given. Not for a comparison.
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 100)]
+    limit: Option<String>,
+    /// `next_cursor` of the previous page.
+    after: Option<String>,
 }
 
 /// A row at one point, or its differences between two.
@@ -69,8 +74,14 @@ pub(crate) struct Replay {
     /// The row; null if it did not exist.
     #[schema(value_type = Option<Object>)]
     state: Option<Value>,
-    /// Every event up to then that touches the row, in log order.
+    /// Number of events up to then that touch the row.
+    events_count: u64,
+    /// A page of them, in log order.
     events: Vec<ReplayEvent>,
+    /// True if another page follows.
+    has_more: bool,
+    /// Value of `after` for it.
+    next_cursor: Option<String>,
 }
 
 /// An event that touches a row.
@@ -88,9 +99,11 @@ pub(crate) struct ReplayEvent {
     at: chrono::DateTime<chrono::Utc>,
     /// The actor of the event.
     actor: Option<String>,
-    /// Fields of the row that it changed, as JSON pointers; an empty pointer
-    /// means the whole row.
+    /// The first 20 fields of the row that it changed, as JSON pointers; an
+    /// empty pointer means the whole row. Members of sets are named one by one.
     changed: Vec<String>,
+    /// Number of all fields that it changed.
+    changed_count: u64,
     /// Error, if it could not be folded. The row is then as before the event.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -115,8 +128,10 @@ pub(crate) struct ReplayDiff {
     from_position: u64,
     /// Position that had last changed the row at the second point.
     to_position: u64,
-    /// The fields that differ.
+    /// The first 1,000 fields that differ.
     fields: Vec<ReplayField>,
+    /// Number of all fields that differ.
+    fields_count: u64,
 }
 
 /// A field that differs.
@@ -141,7 +156,8 @@ pub(crate) struct ReplayField {
 /// two.
 ///
 /// It is folded from the log by the same fold that maintains the view, so it
-/// needs no database. Send a slash in a key as `%2F`.
+/// needs no database. The events that made it come in pages; on each the row is
+/// the same. Send a slash in a key as `%2F`.
 #[utoipa::path(
     get, path = "/v1/replay/{view}/{key}", tag = "replay", security(("token" = [])),
     params(
@@ -163,11 +179,11 @@ pub(crate) async fn get_replay(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let query: ReplayQuery = parse_query(query)?;
-    let Some(reads_all) = replays::reads_all(&view, &key) else {
+    if replays::reads_all(&view, &key).is_none() {
         let known = exodrive_projections::names().join(", ");
         let detail = format!("There is no such view; there are {known}.");
         return Err(ApiError::new(Code::NotFound, detail));
-    };
+    }
     if view == Accesses::NAME && reader.identity != Identity::Auditor {
         return Err(ApiError::new(Code::Forbidden, "Who read what is shown to auditors only."));
     }
@@ -182,14 +198,23 @@ pub(crate) async fn get_replay(
         (Some(_), None) => return Err(ApiError::parameter("to", "it is missing beside `from`")),
         (None, Some(_)) => return Err(ApiError::parameter("from", "it is missing beside `to`")),
     };
+    if points.is_some() {
+        for (name, given) in [("limit", &query.limit), ("after", &query.after)] {
+            if given.is_some() {
+                let detail = "it is for the events of one point: a comparison shows none";
+                return Err(ApiError::parameter(name, detail));
+            }
+        }
+    }
+    let window = window(query.limit, query.after)?;
     let shown = exodrive_projections::view(&view).and_then(|it| (it.personal)(&key).resource());
     let shown = shown.map(|(resource, id)| (resource, id.map(str::to_owned)));
-    let _permit = if reads_all { Some(permit(&api)?) } else { None };
-    let quiet = |_, _| {};
+    let _room = room(&api, &view, &key).await?;
     let answer = match points {
         None => {
             let until = at.unwrap_or(Until::Now);
-            let history = replays::row_history(&api.log, &view, &key, until, &quiet).await;
+            let point = (until, window);
+            let history = replays::row_history(&api.log, &view, &key, point, &|_, _| {}).await;
             history?.map(|history| Answer::At(replay(view, key, query.at, history)))
         }
         Some(points) => difference(&api, &view, &key, points).await?.map(Answer::Between),
@@ -231,6 +256,7 @@ pub(super) async fn difference(
         from_position: compared.before.position,
         to_position: compared.after.position,
         fields: compared.fields.into_iter().map(fields).collect(),
+        fields_count: compared.fields_count,
     }))
 }
 
@@ -242,8 +268,10 @@ fn replay(view: String, key: String, at: Option<String>, history: RowHistory) ->
         at: it.at,
         actor: it.actor,
         changed: it.changed,
+        changed_count: it.changed_count,
         error: it.error,
     };
+    let last = history.events.last().map(|event| event.position.to_string());
     Replay {
         object: "replay",
         view,
@@ -252,6 +280,9 @@ fn replay(view: String, key: String, at: Option<String>, history: RowHistory) ->
         position: history.position,
         historical: true,
         state: history.state,
+        events_count: history.events_count,
+        next_cursor: last.filter(|_| history.has_more),
+        has_more: history.has_more,
         events: history.events.into_iter().map(event).collect(),
     }
 }
@@ -260,11 +291,21 @@ fn point(name: &str, text: &str) -> Result<Until, ApiError> {
     text.parse().map_err(|error| ApiError::parameter(name, error))
 }
 
-fn permit(api: &Api) -> Result<SemaphorePermit<'_>, ApiError> {
-    api.full_readings.try_acquire().map_err(|_| {
-        let detail = "Others are reading all of the log for a history; this one would have to.";
-        let mut error = ApiError::new(Code::Busy, detail);
-        error.retry_after = Some(5);
-        error
-    })
+/// The page that is asked for.
+fn window(requested: Option<String>, after: Option<String>) -> Result<Window, ApiError> {
+    let limit = usize::try_from(limit(requested)?).unwrap_or(0);
+    let after = after.map(|after| {
+        after.parse::<u64>().map_err(|_| {
+            ApiError::parameter("after", "it must be the next_cursor of an earlier page")
+        })
+    });
+    Ok(Window { after: after.transpose()?.unwrap_or(0), limit })
+}
+
+/// Room to read the history of a key.
+pub(super) async fn room(api: &Api, view: &str, key: &str) -> Result<Room, ApiError> {
+    if replays::reads_all(view, key) == Some(true) {
+        return api.readings.of_everything();
+    }
+    api.readings.of_events(replays::events_of(&api.log, view, key).await?)
 }

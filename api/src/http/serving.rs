@@ -53,6 +53,8 @@ pub struct ConnectionLimits {
     pub head: Duration,
     /// Time that a connection may wait for its next request.
     pub idle: Duration,
+    /// Time for which nothing of an answer may be taken.
+    pub write: Duration,
 }
 
 /// The way in which a server ends.
@@ -112,11 +114,12 @@ async fn answer(
             Ok::<_, Infallible>(answer)
         }
     });
+    let stream = Connection::new(stream, reads, place.open.limits.write);
     let connection = http1::Builder::new()
         .timer(timer)
         .header_read_timeout(place.open.limits.idle)
         .max_buf_size(LONGEST_BUFFER)
-        .serve_connection(TokioIo::new(Connection::new(stream, reads)), service);
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -253,6 +256,7 @@ mod tests {
             unbounded: vec!["10.0.0.0/8".parse().unwrap()],
             head: Duration::ZERO,
             idle: Duration::ZERO,
+            write: Duration::ZERO,
         };
         let open = Arc::new(Open { limits, counts: Mutex::default() });
         let take = |address: &str| Place::take(&open, address.parse().unwrap());

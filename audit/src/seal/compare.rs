@@ -2,7 +2,7 @@
 
 use super::leaf::leaf_hash;
 use crate::store::{Place, Seal, SealStore, StoreError};
-use exodrive_log::{Log, ReadError, StoredBatch, StoredReader};
+use exodrive_log::{FEW_BYTES, Log, ReadError, StoredBatch, StoredReader};
 use exodrive_proof::{
     Hash,
     note::{self, Checkpoint, SignedNote, VerifierKey},
@@ -130,8 +130,15 @@ impl Messages {
         Self::of(log, &[], position)
     }
 
+    /// The same, few of them at a time.
+    pub(crate) fn few(log: &Log, filters: &[String], position: u64) -> Self {
+        let mut messages = Self::of(log, filters, position);
+        messages.reader.hold_at_most(FEW_BYTES);
+        messages
+    }
+
     /// Messages of some subjects only; a missing one cannot be detected among these.
-    pub(crate) fn of(log: &Log, filters: &[String], position: u64) -> Self {
+    fn of(log: &Log, filters: &[String], position: u64) -> Self {
         let reader = log.stored_reader_of(filters, position);
         Self { log: log.clone(), filters: filters.to_vec(), reader, next: position }
     }

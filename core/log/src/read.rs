@@ -13,6 +13,7 @@ use async_nats::jetstream::{
     stream::{DirectGetErrorKind, LastRawMessageErrorKind},
 };
 use exodrive_domain::{Recorded, Subject};
+use futures::StreamExt;
 use std::time::Duration;
 
 /// The time after which the server deletes a consumer of one subject, which is
@@ -40,6 +41,20 @@ pub struct Reader {
     /// caller that stops waiting, or cannot decode, loses none.
     next: u64,
     stored: StoredReader,
+}
+
+/// Reads the events of one subject in log order, up to the one that was the last when it began.
+pub struct SubjectReader {
+    log: Log,
+    subject: String,
+    /// The last position that was read.
+    position: u64,
+    last: u64,
+    /// Events that were fetched one by one.
+    fetched: usize,
+    /// The time after which the server deletes the consumer, if it is another than usual.
+    unread_for: Option<Duration>,
+    reader: Option<Reader>,
 }
 
 impl Log {
@@ -119,6 +134,20 @@ impl Log {
         }
     }
 
+    /// The number of events of a subject.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn count_of(&self, subject: &Subject) -> Result<u64, ReadError> {
+        let info = self.stream.info_with_subjects(subject.to_string()).await;
+        let mut counts = info.map_err(ReadError::unavailable)?;
+        let mut events = 0;
+        while let Some(count) = counts.next().await {
+            events += count.map_err(ReadError::unavailable)?.1 as u64;
+        }
+        Ok(events)
+    }
+
     /// The first event from `position` on whose subject a filter matches;
     /// `None` if there is no match (yet).
     ///
@@ -163,34 +192,27 @@ impl Log {
     pub(crate) async fn events_between(
         &self,
         subject: &Subject,
-        mut position: u64,
+        position: u64,
         last: u64,
     ) -> Result<Vec<Recorded>, ReadError> {
-        let subject = subject.to_string();
+        let mut history = SubjectReader::new(self, subject, position, last);
+        history.unread_for = Some(INACTIVE_FOLD);
         let mut events = Vec::new();
-        while position < last && events.len() < ONE_BY_ONE {
-            let next = self.stream.direct_get_next_for_subject(&subject, Some(position + 1)).await;
-            match next {
-                Ok(message) => {
-                    position = message.sequence;
-                    events.push(self.decode_direct(message).await?);
-                }
-                // A replica that is behind: the reader waits until it is not.
-                Err(error) if error.kind() == DirectGetErrorKind::NotFound => break,
-                Err(error) => return Err(ReadError::unavailable(error)),
-            }
-        }
-        let mut reader = self.reader_of(&[subject], position + 1);
-        reader.stored.unread_for(INACTIVE_FOLD);
-        while reader.next <= last {
-            let batch = reader.next_batch(PULL, Duration::from_secs(5)).await?;
-            if batch.events.is_empty() {
-                return Err(ReadError::unavailable("no event came within 5 s"));
-            }
-            events.extend(batch.events);
+        while let Some(batch) = history.next().await? {
+            events.extend(batch);
         }
         Ok(events)
     }
+
+    /// A reader of the events of one subject up to now, which holds few of them at a time.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn reader_of_subject(&self, subject: &Subject) -> Result<SubjectReader, ReadError> {
+        let last = self.last_position_of(subject).await?.unwrap_or(0);
+        Ok(SubjectReader::new(self, subject, 0, last))
+    }
+
     async fn decode_direct(&self, message: StreamMessage) -> Result<Recorded, ReadError> {
         self.decode_stored(stored::direct(message)?).await
     }
@@ -209,5 +231,53 @@ impl Reader {
         let events = codec::decode(&self.log.keys, batch.messages).await?;
         self.next = self.stored.next();
         Ok(Batch { events, pending: batch.pending })
+    }
+}
+
+impl SubjectReader {
+    /// A reader of the events after a position, up to `last`, the position of one of them (or not
+    /// after it: then of none).
+    fn new(log: &Log, subject: &Subject, position: u64, last: u64) -> Self {
+        let (log, subject) = (log.clone(), subject.to_string());
+        Self { log, subject, position, last, fetched: 0, unread_for: None, reader: None }
+    }
+
+    /// The next events; `None` at the end.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn next(&mut self) -> Result<Option<Vec<Recorded>>, ReadError> {
+        if self.position >= self.last {
+            return Ok(None);
+        }
+        if self.reader.is_none() && self.fetched < ONE_BY_ONE {
+            let stream = &self.log.stream;
+            let next = stream.direct_get_next_for_subject(&self.subject, Some(self.position + 1));
+            match next.await {
+                Ok(message) => {
+                    let position = message.sequence;
+                    let event = self.log.decode_direct(message).await?;
+                    (self.position, self.fetched) = (position, self.fetched + 1);
+                    return Ok(Some(vec![event]));
+                }
+                // A replica that is behind: the reader waits until it is not.
+                Err(error) if error.kind() == DirectGetErrorKind::NotFound => {}
+                Err(error) => return Err(ReadError::unavailable(error)),
+            }
+        }
+        let reader = self.reader.get_or_insert_with(|| {
+            let filters = [self.subject.clone()];
+            let mut reader = self.log.reader_of(&filters, self.position + 1);
+            if let Some(unread_for) = self.unread_for {
+                reader.stored.unread_for(unread_for);
+            }
+            reader
+        });
+        let batch = reader.next_batch(PULL, Duration::from_secs(5)).await?;
+        if batch.events.is_empty() {
+            return Err(ReadError::unavailable("no event came within 5 s"));
+        }
+        self.position = reader.next - 1;
+        Ok(Some(batch.events))
     }
 }

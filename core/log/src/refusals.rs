@@ -7,7 +7,7 @@ use crate::{
     log::Log,
     names::{REFUSALS_STREAM, REFUSALS_SUBJECT},
 };
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, pull};
 use chrono::{DateTime, Utc};
 use exodrive_domain::time::serde_micros;
 use futures::StreamExt;
@@ -88,11 +88,82 @@ impl Log {
         until: Option<DateTime<Utc>>,
         mut each: impl FnMut(RejectedDelivery),
     ) -> Result<(), ReadError> {
+        let begin = match since {
+            Some(start_time) => DeliverPolicy::ByStartTime { start_time },
+            None => DeliverPolicy::All,
+        };
+        self.read_refusals(begin, |stored| {
+            if until.is_some_and(|until| stored.published >= until) {
+                return false;
+            }
+            // A refusal of a newer release in another shape is skipped.
+            if let Some(refusal) = stored.refusal {
+                each(refusal);
+            }
+            true
+        })
+        .await
+    }
+
+    /// Gives `each` the newest refusals from `since` on and before `until`, by the server's time,
+    /// oldest first. It looks at `most` of those that are stored before the one with the number
+    /// `before`, if that is given. Returns the number before which others are stored that it has
+    /// not looked at.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn newest_refusals(
+        &self,
+        (since, until): (Option<DateTime<Utc>>, Option<DateTime<Utc>>),
+        before: Option<u64>,
+        most: u64,
+        mut each: impl FnMut(RejectedDelivery),
+    ) -> Result<Option<u64>, ReadError> {
+        let stream = self.context.get_stream(REFUSALS_STREAM);
+        let stream = timeout(READ_TIMEOUT, stream).await.map_err(ReadError::unavailable)?;
+        let stream = stream.map_err(ReadError::unavailable)?;
+        let state = &stream.cached_info().state;
+        let (first, mut end) = (state.first_sequence.max(1), state.last_sequence + 1);
+        match (before, until) {
+            (Some(before), _) => end = end.min(before),
+            (None, Some(start_time)) => {
+                let later = self.refusals_from(DeliverPolicy::ByStartTime { start_time }).await?;
+                // Others may have come meanwhile: they are later as well.
+                end = end.saturating_sub(later.cached_info().num_pending).max(first);
+            }
+            (None, None) => {}
+        }
+        let begin = first.max(end.saturating_sub(most));
+        if begin >= end {
+            return Ok(None);
+        }
+        let mut older = false;
+        self.read_refusals(DeliverPolicy::ByStartSequence { start_sequence: begin }, |stored| {
+            if stored.number >= end {
+                return false;
+            }
+            let early = since.is_some_and(|since| stored.published < since);
+            let late = until.is_some_and(|until| stored.published >= until);
+            older |= early;
+            if !early
+                && !late
+                && let Some(refusal) = stored.refusal
+            {
+                each(refusal);
+            }
+            true
+        })
+        .await?;
+        Ok((begin > first && !older).then_some(begin))
+    }
+
+    /// A consumer of the refusals from a place on.
+    async fn refusals_from(
+        &self,
+        deliver_policy: DeliverPolicy,
+    ) -> Result<Consumer<pull::Config>, ReadError> {
         let config = pull::Config {
-            deliver_policy: match since {
-                Some(start_time) => DeliverPolicy::ByStartTime { start_time },
-                None => DeliverPolicy::All,
-            },
+            deliver_policy,
             ack_policy: AckPolicy::None,
             memory_storage: true,
             num_replicas: 1,
@@ -101,7 +172,17 @@ impl Log {
         };
         let consumer = self.context.create_consumer_on_stream(config, REFUSALS_STREAM);
         let consumer = timeout(READ_TIMEOUT, consumer).await.map_err(ReadError::unavailable)?;
-        let consumer = consumer.map_err(ReadError::unavailable)?;
+        consumer.map_err(ReadError::unavailable)
+    }
+
+    /// Gives `each` the refusals from a place on that are stored now, oldest first, until it
+    /// returns false.
+    async fn read_refusals(
+        &self,
+        begin: DeliverPolicy,
+        mut each: impl FnMut(StoredRefusal) -> bool,
+    ) -> Result<(), ReadError> {
+        let consumer = self.refusals_from(begin).await?;
         let mut pending = consumer.cached_info().num_pending;
         if pending == 0 {
             return Ok(());
@@ -115,16 +196,22 @@ impl Log {
             let message = message.ok_or_else(ended)?.map_err(ReadError::unavailable)?;
             let info = message.info().map_err(ReadError::Unavailable)?;
             pending = info.pending;
-            if until.is_some_and(|until| info.published >= until) {
+            let (number, published) = (info.stream_sequence, info.published);
+            let refusal = serde_json::from_slice(&message.payload).ok();
+            if !each(StoredRefusal { number, published, refusal }) {
                 break;
-            }
-            // A refusal of a newer release in another shape is skipped.
-            if let Ok(refusal) = serde_json::from_slice(&message.payload) {
-                each(refusal);
             }
         }
         Ok(())
     }
+}
+
+/// A refusal as the server stores it.
+struct StoredRefusal {
+    number: u64,
+    published: DateTime<Utc>,
+    /// `None` if it has a shape that this release does not know.
+    refusal: Option<RejectedDelivery>,
 }
 
 #[cfg(test)]

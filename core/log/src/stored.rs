@@ -18,6 +18,8 @@ pub(crate) const PULL: usize = 1_000;
 /// Bytes asked of the server at a time, and the most that a batch holds: a
 /// body may have 1 MiB, and a thousand of those are not held at once.
 const PULL_BYTES: usize = 16 << 20;
+/// The same for a reader that is slow, or one of several: several of the largest messages.
+pub const FEW_BYTES: usize = 4 << 20;
 /// The time after which the server deletes a consumer that is not read.
 const INACTIVE: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -66,6 +68,8 @@ pub struct StoredReader {
     /// Only messages of these subjects, which may hold wildcards; all messages if it is empty.
     filters: Vec<String>,
     inactive: Duration,
+    /// Bytes asked of the server at a time, and the most that a batch holds.
+    bytes: usize,
     open: Option<Open>,
 }
 
@@ -144,6 +148,7 @@ impl StoredReader {
             next: position.max(1),
             filters: filters.to_vec(),
             inactive: INACTIVE,
+            bytes: PULL_BYTES,
             open: None,
         }
     }
@@ -151,6 +156,12 @@ impl StoredReader {
     /// Sets the time after which the server deletes the consumer of an idle reader.
     pub(crate) fn unread_for(&mut self, inactive: Duration) {
         self.inactive = inactive;
+    }
+
+    /// Reads at most so many bytes at a time: more than the largest message has, such as
+    /// [`FEW_BYTES`].
+    pub fn hold_at_most(&mut self, bytes: usize) {
+        self.bytes = bytes;
     }
 
     /// The position that it reads next.
@@ -188,7 +199,7 @@ impl StoredReader {
         };
         let mut batch = StoredBatch::default();
         let mut next = self.next;
-        while batch.messages.len() < limit && batch.bytes < PULL_BYTES {
+        while batch.messages.len() < limit && batch.bytes < self.bytes {
             let message = if batch.messages.is_empty() {
                 let pause = deadline.min(Instant::now() + HEARTBEAT);
                 match timeout_at(pause, open.messages.next()).await {
@@ -290,7 +301,7 @@ impl StoredReader {
         consumer
             .stream()
             .max_messages_per_batch(PULL)
-            .max_bytes_per_batch(PULL_BYTES)
+            .max_bytes_per_batch(self.bytes)
             .heartbeat(HEARTBEAT)
             .messages()
             .await

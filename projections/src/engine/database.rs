@@ -3,14 +3,14 @@
 
 use crate::{
     Error, Transaction,
-    engine::{projection::Definition, store},
+    engine::{projection::Definition, store, watch::Watches},
     for_each_projection,
 };
 use sqlx::{
     AssertSqlSafe, Executor, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use std::{str::FromStr, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 /// The identity of a reader. Row-level security shows rows by it, so that a check forgotten in a
 /// handler leaks nothing.
@@ -63,6 +63,7 @@ impl Identity {
 #[derive(Clone)]
 pub struct Database {
     pool: PgPool,
+    watches: Arc<Watches>,
 }
 
 /// A transaction that reads some views as one [`Identity`].
@@ -90,6 +91,15 @@ impl ReadTransaction {
 }
 
 impl Database {
+    fn of(pool: PgPool) -> Self {
+        Self { pool, watches: Arc::default() }
+    }
+
+    /// Those who wait for views.
+    pub(crate) fn watches(&self) -> &Watches {
+        &self.watches
+    }
+
     /// A database for readers. It connects when first used, so that code that does not need it
     /// works without it. Sessions run as `exodrive_reader`, which owns nothing.
     ///
@@ -110,7 +120,7 @@ impl Database {
                 })
             })
             .connect_lazy_with(options(url, "exodrive serve")?);
-        Ok(Self { pool })
+        Ok(Self::of(pool))
     }
 
     /// A database for workers, as its owner. The server undoes the transaction of a worker that
@@ -129,7 +139,7 @@ impl Database {
             .max_connections(16)
             .acquire_timeout(Duration::from_secs(5))
             .connect_lazy_with(options);
-        Ok(Self { pool })
+        Ok(Self::of(pool))
     }
 
     /// Applies the migrations and creates the first generation of every projection that has none.

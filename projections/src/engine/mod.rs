@@ -24,6 +24,7 @@ mod share;
 mod still_parked;
 pub mod store;
 pub(crate) mod transaction;
+pub(crate) mod watch;
 pub(crate) mod writer;
 
 pub(crate) use context::Engine;

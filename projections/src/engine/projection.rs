@@ -33,7 +33,7 @@ pub trait Projection: Send + Sync + 'static {
     const NEWER_COLUMNS: &'static [(&'static str, &'static str)] = &[];
 
     /// One row: a document.
-    type Row: Serialize + DeserializeOwned + Clone + PartialEq + Debug + Send + Sync;
+    type Row: Serialize + DeserializeOwned + Clone + PartialEq + Debug + Send + Sync + 'static;
 
     /// Whose or what personal data the row of this key shows, for the record of
     /// who read it.

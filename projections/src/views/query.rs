@@ -76,6 +76,27 @@ pub(crate) fn decode_cursor<const N: usize>(text: &str) -> Option<[String; N]> {
     parts.try_into().ok()
 }
 
+/// A place in a history: a time, and a position in the log among what has that time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub(crate) at: String,
+    pub(crate) position: i64,
+}
+
+impl Place {
+    /// The place that a cursor names.
+    pub fn parse(text: &str) -> Option<Self> {
+        let [at, position] = decode_cursor(text)?;
+        let valid = at.is_empty() || exodrive_domain::time::parse(&at).is_some();
+        Some(Self { at, position: position.parse().ok().filter(|_| valid)? })
+    }
+
+    /// The cursor that names a place.
+    pub(crate) fn cursor(at: &str, position: i64) -> String {
+        encode_cursor(&[at, &position.to_string()])
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +111,16 @@ mod tests {
         for other in ["%%%", "bm90IGEgY3Vyc29y"] {
             assert_eq!(decode_cursor::<2>(other), None);
         }
+    }
+
+    #[test]
+    fn a_place_is_read_back_from_its_cursor() {
+        for at in ["", "2026-11-20T09:15:00.000000Z"] {
+            let place = Place::parse(&Place::cursor(at, 7));
+            assert_eq!(place, Some(Place { at: at.to_owned(), position: 7 }));
+        }
+        assert_eq!(Place::parse(&Place::cursor("noon", 7)), None);
+        assert_eq!(Place::parse(&encode_cursor(&["", "seven"])), None);
     }
 
     #[test]

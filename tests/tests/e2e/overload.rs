@@ -1,6 +1,6 @@
 //! What strangers send keeps nobody else from being answered.
 
-use crate::in_process::InProcess;
+use crate::{bounded::most_memory, in_process::InProcess};
 use exodrive_tests::{API, Answer, Delivery, World};
 use reqwest::Method;
 use std::{
@@ -200,14 +200,6 @@ async fn beyond_the_limit_of_connections_those_that_are_open_are_answered() {
         (asked.is_ok() && read.is_ok() && &answer == b"HTTP/1.1 200 OK").then_some(())
     })
     .await;
-}
-
-/// The most memory that a process has had, in MiB.
-fn most_memory(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
-    kib >> 10
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

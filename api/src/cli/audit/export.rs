@@ -117,7 +117,7 @@ impl Export {
     ) -> Result<export::Export, Failure> {
         let bar = reading_bar()?;
         let mut writer = ExportWriter::new(self.format(), BufWriter::with_capacity(1 << 18, out))?;
-        while export.write_some(&mut writer).await? {
+        while export.write_some(&mut writer, || false).await? {
             let (done, end) = export.progress();
             bar.set_length(end);
             bar.set_position(done);

@@ -13,6 +13,8 @@ use std::process::ExitCode;
 
 /// Emails or deliveries fetched at a time.
 const PAGE: i64 = 50;
+/// Most entries fetched at a time.
+const ENTRIES: usize = 1_000;
 const COMMAND: &str = "exodrive audit history";
 
 #[derive(clap::Args)]
@@ -94,7 +96,8 @@ impl History {
             secrets: self.http.webhook_secrets(&self.connections)?,
         };
         let (order, at) = (self.order, self.at.unwrap_or(Until::Now));
-        let mut request = EvidenceRequest { scope, order, at, limit: PAGE, after: None };
+        let mut request =
+            EvidenceRequest { scope, order, at, limit: PAGE, entries: ENTRIES, after: None };
         let mut reported = false;
         loop {
             let page = evidence_query.page(&request).await?;

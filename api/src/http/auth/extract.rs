@@ -9,12 +9,15 @@ use crate::http::{
     Api,
     contract::check_query,
     headers::single,
-    layers::request::{self, Verdicts},
+    layers::{
+        load::cost,
+        request::{self, Verdicts},
+    },
     problem::{ApiError, Code},
     state::limits::Limit,
 };
 use axum::{
-    extract::FromRequestParts,
+    extract::{FromRequestParts, MatchedPath},
     http::{HeaderMap, request::Parts},
 };
 use exodrive_commands::{context::Actor, digest::sha256_hex};
@@ -318,7 +321,8 @@ async fn check_access(parts: &Parts, api: &Api, network: &str) -> Result<Bearer,
         Ok(Bearer::Known(caller)) => (Limit::Admin, caller.subject.as_str()),
         _ => (Limit::Public, network),
     };
-    let verdict = api.limiter.check(limit, who).await;
+    let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let verdict = api.limiter.check_as(limit, who, cost(route)).await;
     if let Some(identity) = parts.extensions.get::<request::Identity>() {
         identity.verdicts.add(verdict);
         if let Ok(Bearer::Known(caller)) = &bearer

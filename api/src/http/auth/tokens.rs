@@ -89,6 +89,8 @@ pub struct Caller {
     pub subject: String,
     /// The role.
     pub role: Role,
+    /// The time at which the token ends, in seconds since 1970.
+    pub ends: u64,
 }
 
 /// Reason why a token is rejected.
@@ -248,7 +250,9 @@ impl Tokens {
         let subject = claims.claims.get("sub").and_then(Value::as_str);
         let kept = |it: &&str| UserId::parse(it).is_ok_and(|id| *id == **it);
         let subject = subject.filter(kept).ok_or(TokenError::Invalid)?;
-        let caller = Caller { subject: subject.to_owned(), role };
+        // Its end is not over, and not far away.
+        let ends = claims.claims["exp"].as_f64().map_or(0, |ends| ends as u64);
+        let caller = Caller { subject: subject.to_owned(), role, ends };
         if let Some(ends) = claims.claims.get("exp").and_then(Value::as_u64) {
             let believed = Believed { caller: caller.clone(), ends, generation };
             self.believed.insert(token.to_owned(), believed);
@@ -341,8 +345,9 @@ mod tests {
     fn a_token_is_believed_by_its_signature_time_and_role() {
         let tokens = tokens();
         let good = issue(&secret(KEY), "u1", Role::Auditor, HOUR, &rules(CLAIM)).unwrap();
-        let caller = Caller { subject: "u1".into(), role: Role::Auditor };
-        assert_eq!(check(&tokens, &good), Ok(caller));
+        let caller = check(&tokens, &good).unwrap();
+        assert_eq!((caller.subject.as_str(), caller.role), ("u1", Role::Auditor));
+        assert!((in_an_hour() - 5..=in_an_hour()).contains(&caller.ends), "{caller:?}");
         let forged = issue(&secret(OTHER), "u1", Role::Admin, HOUR, &rules(CLAIM)).unwrap();
         assert_eq!(check(&tokens, &forged), Err(TokenError::Invalid));
         assert_eq!(check(&tokens, "garbage"), Err(TokenError::Invalid));

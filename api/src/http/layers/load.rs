@@ -3,11 +3,19 @@
 
 use crate::http::problem::{ApiError, Code};
 use axum::{
+    body::{Body, HttpBody},
     extract::{MatchedPath, Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use std::{sync::Arc, time::Duration};
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 use tokio::sync::Semaphore;
 
 /// Time limit of a read. A heavy one takes as long as the log is.
@@ -16,9 +24,22 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_AFTER: u64 = 1;
 /// What is answered however much is in progress.
 const ALWAYS: [&str; 2] = ["/livez", "/readyz"];
-/// Reads that fold much of the log, or give much of it.
-const HEAVY: [&str; 4] =
-    ["/v1/audit/export", "/v1/audit/history", "/v1/audit/history/diff", "/v1/replay/{view}/{key}"];
+/// Reads that read or fold much of the log, or give much of it.
+const HEAVY: [&str; 6] = [
+    "/v1/audit/events",
+    "/v1/audit/export",
+    "/v1/audit/history",
+    "/v1/audit/history/diff",
+    "/v1/audit/rejected-webhooks",
+    "/v1/replay/{view}/{key}",
+];
+/// Requests that a heavy one counts as, for the limit of its sender.
+const HEAVY_COST: u32 = 10;
+
+/// The number of requests that one of this route counts as.
+pub(crate) fn cost(route: &str) -> u32 {
+    if HEAVY.contains(&route) { HEAVY_COST } else { 1 }
+}
 
 /// Requests of each class that may be in progress at a time.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +59,7 @@ pub(crate) struct Load {
     webhooks: Semaphore,
     reads: Semaphore,
     commands: Semaphore,
-    heavy: Semaphore,
+    heavy: Arc<Semaphore>,
 }
 
 impl Load {
@@ -48,7 +69,7 @@ impl Load {
             webhooks: Semaphore::new(bounds.webhooks),
             reads: Semaphore::new(bounds.reads),
             commands: Semaphore::new(bounds.commands),
-            heavy: Semaphore::new(bounds.heavy),
+            heavy: Arc::new(Semaphore::new(bounds.heavy)),
         }
     }
 
@@ -62,18 +83,21 @@ impl Load {
         if ALWAYS.contains(&route) {
             return next.run(request).await;
         }
+        if HEAVY.contains(&route) {
+            let Ok(place) = load.heavy.clone().try_acquire_owned() else {
+                return refused("heavy");
+            };
+            return held(next.run(request).await, place);
+        }
         let (class, room, limit) = if route.starts_with("/v1/webhooks/") {
             ("webhook", &load.webhooks, None)
-        } else if HEAVY.contains(&route) {
-            ("heavy", &load.heavy, None)
         } else if request.method().is_safe() {
             ("read", &load.reads, Some(READ_TIMEOUT))
         } else {
             ("command", &load.commands, None)
         };
         let Ok(_place) = room.try_acquire() else {
-            metrics::counter!("exodrive_http_shed_total", "class" => class).increment(1);
-            return overloaded("Too many requests of this kind are in progress.").into_response();
+            return refused(class);
         };
         let answered = next.run(request);
         match limit {
@@ -83,6 +107,42 @@ impl Load {
                 ApiError::new(Code::ViewUnavailable, detail).into_response()
             }),
         }
+    }
+}
+
+fn refused(class: &'static str) -> Response {
+    metrics::counter!("exodrive_http_shed_total", "class" => class).increment(1);
+    overloaded("Too many requests of this kind are in progress.").into_response()
+}
+
+/// An answer that has something until it is sent, or given up.
+pub(crate) fn held<T: Send + Unpin + 'static>(answer: Response, until_sent: T) -> Response {
+    answer.map(|body| Body::new(Held { body, _until_sent: until_sent }))
+}
+
+/// A body with something that it has until it is sent, or given up.
+struct Held<T> {
+    body: Body,
+    _until_sent: T,
+}
+
+impl<T: Unpin> HttpBody for Held<T> {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -101,11 +101,19 @@ impl Identity {
         self.route.as_ref().map_or("unmatched", MatchedPath::as_str)
     }
 
+    /// The member of staff who made the request, in their role; empty for anybody else.
+    pub(crate) fn user(&self) -> String {
+        let user = |caller: &Caller| format!("{}:{}", caller.role.name(), caller.subject);
+        self.staff.get().map(user).unwrap_or_default()
+    }
+
     /// Notes a read of personal data, if staff made the request.
     pub(crate) fn shows(&self, accesses: &AccessLog, resource: &str, key: Option<&str>) {
-        let Some(caller) = self.staff.get() else { return };
+        if self.staff.get().is_none() {
+            return;
+        }
         let access = Access {
-            actor: &format!("{}:{}", caller.role.name(), caller.subject),
+            actor: &self.user(),
             resource,
             key,
             route: &format!("{} {}", self.method, self.route()),

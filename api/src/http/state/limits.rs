@@ -176,8 +176,9 @@ const LEASED: u32 = 10;
 const LOCAL_KEYS: usize = 10_000;
 
 /// One call, by Redis's own clock. KEYS[1]: the caller. ARGV: microseconds that
-/// one request costs, the most that may be owed, and the number of requests
-/// that went on before this one without being counted. The key holds the time
+/// one request costs, the most that may be owed, the number of requests that
+/// went on before this one without being counted, and the number of requests
+/// that this one counts as. The key holds the time
 /// at which nothing is owed any more. Answers: allowed, and what is owed now.
 static GCRA: LazyLock<redis::Script> = LazyLock::new(|| {
     redis::Script::new(
@@ -186,6 +187,7 @@ static GCRA: LazyLock<redis::Script> = LazyLock::new(|| {
         local cost, most = tonumber(ARGV[1]), tonumber(ARGV[2])
         local debt = math.max(tonumber(redis.call('GET', KEYS[1]) or '0') - now, 0)
         debt = debt + cost * ARGV[3]
+        cost = cost * ARGV[4]
         local allowed = 0
         if debt + cost <= most then
             allowed, debt = 1, debt + cost
@@ -238,8 +240,14 @@ impl Limiter {
 
     /// Counts one request of `who`.
     pub async fn check(&self, limit: Limit, who: &str) -> Verdict {
+        self.check_as(limit, who, 1).await
+    }
+
+    /// Counts a request of `who` as so many; at most as many as the limit allows at once.
+    pub async fn check_as(&self, limit: Limit, who: &str, units: u32) -> Verdict {
         let key = key(limit, who);
-        let verdict = self.count(limit, &key).await;
+        let units = units.min(self.rate(limit).amount).max(1);
+        let verdict = self.count(limit, &key, units).await;
         if limit == Limit::FailedWebhook && !verdict.allowed {
             self.remember_refusal(key, verdict);
         }
@@ -263,10 +271,10 @@ impl Limiter {
         refused.insert(key, (verdict, now + verdict.reset));
     }
 
-    async fn count(&self, limit: Limit, key: &str) -> Verdict {
+    async fn count(&self, limit: Limit, key: &str, units: u32) -> Verdict {
         let rate = self.rate(limit);
         let fast = rate.interval() <= Duration::from_secs(1) / FAST;
-        let spent = match fast.then(|| self.spend_leased(key)) {
+        let spent = match fast.then(|| self.spend_leased(key, units)) {
             Some(Ok(verdict)) => return verdict,
             Some(Err(spent)) => spent,
             None => 0,
@@ -274,12 +282,12 @@ impl Limiter {
         let cost = micros(rate.interval());
         let most = cost.saturating_mul(rate.amount.into());
         let mut script = GCRA.prepare_invoke();
-        script.key(key).arg(cost).arg(most).arg(spent);
+        script.key(key).arg(cost).arg(most).arg(spent).arg(units);
         let Ok((allowed, debt)) = self.cache.invoke::<(u8, u64)>(&script).await else {
-            let (allowed, debt) = self.count_locally(key, rate);
-            return verdict(limit, rate, allowed, debt);
+            let (allowed, debt) = self.count_locally(key, rate, units);
+            return verdict(limit, rate, allowed, debt, units);
         };
-        let verdict = verdict(limit, rate, allowed == 1, debt);
+        let verdict = verdict(limit, rate, allowed == 1, debt, units);
         if fast {
             self.lease(key.to_owned(), verdict);
         }
@@ -304,34 +312,35 @@ impl Limiter {
 
     /// Counts a request as Redis would; gives whether it is allowed, and the
     /// microseconds that are owed.
-    fn count_locally(&self, key: &str, rate: Rate) -> (bool, u64) {
-        let (now, cost) = (Instant::now(), rate.interval());
+    fn count_locally(&self, key: &str, rate: Rate, units: u32) -> (bool, u64) {
+        let (now, cost) = (Instant::now(), rate.interval() * units);
         let mut local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
         if local.len() > LOCAL_KEYS {
             local.retain(|_, free| *free > now);
         }
         let free = local.get(key).copied().unwrap_or(now).max(now);
         let debt = free.duration_since(now);
-        if debt + cost > cost * rate.amount {
+        if debt + cost > rate.interval() * rate.amount {
             return (false, micros(debt));
         }
         local.insert(key.to_owned(), free + cost);
         (true, micros(debt + cost))
     }
 
-    /// Spends one request of a lease. Without a lease returns how many requests
-    /// of the last one Redis must still count.
-    fn spend_leased(&self, key: &str) -> Result<Verdict, u32> {
+    /// Spends a request of a lease, which counts as `units`. Without a lease, or
+    /// if too little of it is left, returns how many requests of the last one
+    /// Redis must still count.
+    fn spend_leased(&self, key: &str, units: u32) -> Result<Verdict, u32> {
         let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(lease) = leases.get_mut(key) else { return Err(0) };
-        if lease.left == 0 || lease.until <= Instant::now() {
+        if lease.left < units || lease.until <= Instant::now() {
             let spent = lease.spent;
             leases.remove(key);
             return Err(spent);
         }
-        lease.left -= 1;
-        lease.spent += 1;
-        lease.verdict.remaining = lease.verdict.remaining.saturating_sub(1);
+        lease.left -= units;
+        lease.spent += units;
+        lease.verdict.remaining = lease.verdict.remaining.saturating_sub(units);
         Ok(lease.verdict)
     }
 
@@ -351,11 +360,12 @@ impl Limiter {
     }
 }
 
-/// The verdict on a request after which `debt` microseconds are owed.
-fn verdict(limit: Limit, rate: Rate, allowed: bool, debt: u64) -> Verdict {
+/// The verdict on a request that counts as `units`, and after which `debt` microseconds are owed.
+fn verdict(limit: Limit, rate: Rate, allowed: bool, debt: u64, units: u32) -> Verdict {
     let cost = micros(rate.interval());
     let most = cost.saturating_mul(rate.amount.into());
-    let wait = if allowed { 0 } else { (debt + cost).saturating_sub(most) };
+    let asked = cost.saturating_mul(units.into());
+    let wait = if allowed { 0 } else { (debt + asked).saturating_sub(most) };
     Verdict {
         limit,
         rate,
@@ -418,6 +428,15 @@ mod tests {
                 assert_eq!(known.is_some(), expected);
             }
             assert_eq!(limiter.known_refusal(Limit::FailedWebhook, "someone else"), None);
+            // One that counts as two, and one that counts as more than there may be.
+            let heavy = limiter.check_as(Limit::Admin, "someone", 2).await;
+            assert_eq!((heavy.allowed, heavy.remaining), (true, 1));
+            let heavy = limiter.check_as(Limit::Admin, "someone", 2).await;
+            assert_eq!((heavy.allowed, heavy.remaining), (false, 1));
+            assert!((1..=20).contains(&heavy.retry_after_secs()), "{heavy:?}");
+            assert!(limiter.check(Limit::Admin, "someone").await.allowed);
+            let heavy = limiter.check_as(Limit::Admin, "someone else", 10).await;
+            assert_eq!((heavy.allowed, heavy.remaining), (true, 0));
         });
     }
 }

@@ -2,4 +2,6 @@
 
 pub mod blocked_keys;
 pub mod limits;
+pub mod places;
+pub mod rebuild_feeds;
 pub mod view_cache;

@@ -2,10 +2,12 @@
 //! fold of those reports ([`Email`], [`evolve`]).
 
 mod report;
+mod report_ids;
 mod state;
 mod status;
 
 pub use report::{Attachment, Bounce, Click, Failure, Mail, Report, ReportKind, Suppression};
+pub use report_ids::ReportIds;
 pub use state::{Dated, Direction, Email, Sighting, Stage, evolve};
 pub use status::Status;
 

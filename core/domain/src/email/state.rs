@@ -1,7 +1,8 @@
 //! The state of an email, and the fold that makes it from reports in any order.
 
 use super::{
-    Attachment, Bounce, Click, EmailId, Failure, Mail, Report, ReportKind, Status, Suppression,
+    Attachment, Bounce, Click, EmailId, Failure, Mail, Report, ReportIds, ReportKind, Status,
+    Suppression,
 };
 use crate::value::{address_key, mailboxes};
 use chrono::{DateTime, Utc};
@@ -64,8 +65,8 @@ pub struct Email {
     pub suppression: Option<Sighting<Suppression>>,
     /// The latest click.
     pub click: Option<Sighting<Click>>,
-    /// Ids of the reports counted.
-    pub event_ids: BTreeSet<String>,
+    /// The reports counted.
+    pub event_ids: ReportIds,
     /// The number of stored events that repeated one already counted.
     pub repeats: u32,
     /// True if its personal data was erased: the rest holds none.
@@ -130,7 +131,7 @@ pub fn evolve(email: Option<Email>, event: Dated<'_>) -> Option<Email> {
     let Some(status) = Status::reported(&event.report.kind) else { return email };
     let mut email = email.unwrap_or_else(|| Email::first_met(status, event));
     email.erased |= event.report.erased;
-    if !email.event_ids.insert(event.id.to_owned()) {
+    if !email.event_ids.insert(event.id) {
         email.repeats += 1;
         return Some(email);
     }
@@ -167,7 +168,7 @@ impl Email {
             failure: None,
             suppression: None,
             click: None,
-            event_ids: BTreeSet::new(),
+            event_ids: ReportIds::default(),
             repeats: 0,
             erased: false,
         }

@@ -1,6 +1,6 @@
 //! State of projections, for operators and readiness.
 
-use super::{states::RebuildState, to_i64, to_u64};
+use super::{states::RebuildState, to_u64};
 use crate::{Error, version};
 use serde::Serialize;
 use std::time::Duration;
@@ -69,30 +69,29 @@ impl crate::Database {
     }
 
     /// Waits until the rows that this release reads of a projection have reached a position, at
-    /// most `timeout`; returns the position reached.
+    /// most `timeout`; returns the position reached. However many wait, Postgres is asked for one
+    /// of them at a time, and all hear the answer.
     ///
     /// # Errors
     /// When the database does not answer.
     pub async fn wait_for(
         &self,
-        projection: &str,
+        projection: &'static str,
         position: u64,
         timeout: Duration,
     ) -> Result<u64, Error> {
-        let deadline = tokio::time::Instant::now() + timeout;
-        loop {
+        let reached = || async {
             let reached = sqlx::query_scalar!(
                 r#"select min(position) as "position!" from checkpoints
                    where projection = $1 and generation = generation_read($1, $2)"#,
                 projection,
                 version(projection)
-            )
-            .fetch_one(self.pool())
-            .await?;
-            if reached >= to_i64(position) || tokio::time::Instant::now() >= deadline {
-                return Ok(to_u64(reached));
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            );
+            Ok::<_, Error>(to_u64(reached.fetch_one(self.pool()).await?))
+        };
+        match self.watches().of(projection) {
+            Some(watch) => watch.wait(position, timeout, reached).await,
+            None => reached().await,
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::{BookingTimeline, TimelineRow};
 use crate::{
-    Error, Projection, ReadTransaction,
-    views::{bookings::read::reference, inbox::Inbox},
+    Error, Page, Projection, ReadTransaction,
+    views::{bookings::read::reference, inbox::Inbox, query::Place},
 };
 use chrono::{DateTime, Utc};
 use exodrive_domain::time::serde_micros;
@@ -40,37 +40,45 @@ pub struct BookingEntry {
     pub correlation: Option<String>,
 }
 
-/// All entries of a booking's timeline, in the order that they happened.
+/// A page of a booking's timeline, in the order that its entries happened.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn timeline_of_booking(
     reader: &mut ReadTransaction,
     booking_id: &str,
-) -> Result<Vec<BookingEntry>, Error> {
+    (limit, after): (i64, Option<&Place>),
+) -> Result<Page<BookingEntry>, Error> {
     let reader = reader.over(&[BookingTimeline::NAME, Inbox::NAME])?;
     let found = sqlx::query!(
-        r#"select timeline.key as "key!", timeline.data as "data!",
+        r#"select entries.key as "key!", entries.data as "data!", moment as "moment!", place as "place!",
                   inbox.data -> 'email' ->> 'subject' as email_subject,
                   inbox.status as "email_status?"
-           from booking_timeline timeline
-           left join inbox on timeline.data ->> 'type' = 'email'
-                and inbox.key = timeline.data ->> 'id'
-           where (timeline.key >= $1 || '/' and timeline.key < $1 || '0')
-              or (timeline.key >= $2 || '/' and timeline.key < $2 || '0')"#,
+           from (select key, data, (data ->> 'position')::bigint as place,
+                        (data ->> 'at') collate "C" as moment
+                 from booking_timeline
+                 where (key >= $1 || '/' and key < $1 || '0')
+                    or (key >= $2 || '/' and key < $2 || '0')) entries
+           left join inbox on entries.data ->> 'type' = 'email'
+                and inbox.key = entries.data ->> 'id'
+           where $3::text is null or (moment, place) > ($3, $4)
+           order by moment, place limit $5"#,
         booking_id,
-        reference(booking_id)
+        reference(booking_id),
+        after.map(|after| after.at.as_str()),
+        after.map(|after| after.position),
+        limit + 1
     )
     .fetch_all(&mut **reader)
     .await?;
-    let mut entries = Vec::with_capacity(found.len());
-    for found in found {
+    let page = Page::cut(found, limit, |last| Place::cursor(&last.moment, last.place));
+    page.try_map(|found| {
         let row: TimelineRow = serde_json::from_value(found.data).map_err(|source| Error::Row {
             table: BookingTimeline::NAME,
             key: found.key,
             source,
         })?;
-        entries.push(BookingEntry {
+        Ok(BookingEntry {
             object: "booking_event".to_owned(),
             kind: row.kind,
             id: row.id,
@@ -82,8 +90,6 @@ pub async fn timeline_of_booking(
             status: found.email_status.or(row.status),
             causation: row.causation,
             correlation: row.correlation,
-        });
-    }
-    entries.sort_by_key(|entry| (entry.at, entry.position));
-    Ok(entries)
+        })
+    })
 }

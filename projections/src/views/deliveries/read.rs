@@ -1,7 +1,7 @@
 //! Queries and answers of the audit trail of webhooks.
 
 use super::{Deliveries, DeliveryRow, Repeat};
-use crate::{Error, Projection, ReadTransaction};
+use crate::{Error, Page, Projection, ReadTransaction, views::query::Place};
 use chrono::{DateTime, Utc};
 use exodrive_domain::time::serde_micros;
 use serde::{Deserialize, Serialize};
@@ -52,23 +52,30 @@ impl From<DeliveryRow> for Delivery {
     }
 }
 
-/// Every message about an email, in log order.
+/// A page of the messages about an email, in log order.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn deliveries_of_email(
     reader: &mut ReadTransaction,
     email_id: &str,
-) -> Result<Vec<Delivery>, Error> {
+    (limit, after): (i64, Option<&Place>),
+) -> Result<Page<Delivery>, Error> {
     let reader = reader.over(&[Deliveries::NAME])?;
     let found = sqlx::query!(
-        r#"select key as "key!", data as "data!" from deliveries
-           where email_id = $1 order by position"#,
-        email_id
+        r#"select key as "key!", data as "data!", place as "place!"
+           from (select key, data, (data ->> 'position')::bigint as place
+                 from deliveries where email_id = $1) entries
+           where $2::bigint is null or place > $2
+           order by place limit $3"#,
+        email_id,
+        after.map(|after| after.position),
+        limit + 1
     )
     .fetch_all(&mut **reader)
     .await?;
-    found.into_iter().map(|found| delivery(found.key, found.data)).collect()
+    let page = Page::cut(found, limit, |last| Place::cursor("", last.place));
+    page.try_map(|found| delivery(found.key, found.data))
 }
 
 /// The message of this id, if it is known.

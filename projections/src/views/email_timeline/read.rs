@@ -1,7 +1,7 @@
 //! Queries and answers of an email's timeline.
 
 use super::{EmailTimeline, TimelineRow};
-use crate::{Error, Projection, ReadTransaction};
+use crate::{Error, Page, Projection, ReadTransaction, views::query::Place};
 use chrono::{DateTime, Utc};
 use exodrive_domain::time::serde_micros;
 use serde::{Deserialize, Serialize};
@@ -74,7 +74,7 @@ pub enum Order {
     Received,
 }
 
-/// Every event of an email.
+/// A page of the events of an email.
 ///
 /// # Errors
 /// When the database fails.
@@ -82,27 +82,32 @@ pub async fn timeline_of_email(
     reader: &mut ReadTransaction,
     email_id: &str,
     order: Order,
-) -> Result<Vec<TimelineEntry>, Error> {
+    (limit, after): (i64, Option<&Place>),
+) -> Result<Page<TimelineEntry>, Error> {
     let reader = reader.over(&[EmailTimeline::NAME])?;
     let found = sqlx::query!(
-        r#"select key as "key!", data as "data!" from email_timeline
-           where key >= $1 || '/' and key < $1 || '0' order by position"#,
-        email_id
+        r#"select key as "key!", data as "data!", moment as "moment!", place as "place!"
+           from (select key, data, (data ->> 'position')::bigint as place,
+                        case when $2 then coalesce(data ->> 'happened_at', data ->> 'received_at')
+                             else '' end collate "C" as moment
+                 from email_timeline where key >= $1 || '/' and key < $1 || '0') entries
+           where $3::text is null or (moment, place) > ($3, $4)
+           order by moment, place limit $5"#,
+        email_id,
+        order == Order::Happened,
+        after.map(|after| after.at.as_str()),
+        after.map(|after| after.position),
+        limit + 1
     )
     .fetch_all(&mut **reader)
     .await?;
-    let mut entries = Vec::with_capacity(found.len());
-    for found in found {
+    let page = Page::cut(found, limit, |last| Place::cursor(&last.moment, last.place));
+    page.try_map(|found| {
         let row: TimelineRow = serde_json::from_value(found.data).map_err(|source| Error::Row {
             table: EmailTimeline::NAME,
             key: found.key,
             source,
         })?;
-        entries.push(TimelineEntry::from(row));
-    }
-    if order == Order::Happened {
-        entries
-            .sort_by_key(|entry| (entry.happened_at.unwrap_or(entry.received_at), entry.position));
-    }
-    Ok(entries)
+        Ok(TimelineEntry::from(row))
+    })
 }

@@ -20,7 +20,7 @@ impl Projection for Inbox {
     const NAME: &'static str = "inbox";
     const ABOUT: &'static str = "An email, by its id";
     const KEY_EXAMPLE: &'static str = "f3c95789-ace1-4954-ac5d-6baed2eac902";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const SUBJECTS: &'static [&'static str] = &["exo.email."];
     const SCHEMA: &'static str = include_str!("schema.sql");
     const NEWER_COLUMNS: &'static [(&'static str, &'static str)] = &[

@@ -2,6 +2,9 @@
 //! headers and verdict, its effect on the email, repeated and rejected deliveries, and the staff's
 //! reads of it.
 
+mod ids;
+mod pages;
+
 use crate::webhook_signature::Secrets;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use chrono::{DateTime, Utc};
@@ -11,21 +14,22 @@ use exodrive_domain::{
 };
 use exodrive_log::{DUPLICATE, Log, ReadError, RejectedDelivery};
 use exodrive_projections::{
-    Database, Error, Identity, ReadTransaction,
+    Database, Error, Identity, Place, ReadTransaction,
     views::{
         accesses::read::{self as accesses, Access},
         booking_timeline::read::{self as booking_timeline, BookingEntry},
-        inbox::{
-            InboxRow,
-            read::{self as inbox, Cursor, EmailDetail},
-        },
+        inbox::read::{self as inbox, Cursor, EmailDetail},
     },
 };
 use exodrive_replays::{self as replays, Frame, Order, Until};
+use ids::Ids;
+use pages::{Resume, Room};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use utoipa::ToSchema;
 
+/// Bytes of bodies on a page after which no other entry is added.
+const MOST_BYTES: usize = 8 << 20;
 /// Most rows of accesses that are shown for an email, the newest.
 const ACCESSES: i64 = 100;
 
@@ -52,9 +56,11 @@ pub struct EvidenceRequest {
     pub order: Order,
     /// Only facts that were known then.
     pub at: Until,
-    /// Emails of a page for [`Scope::Address`], deliveries for
-    /// [`Scope::Between`]; the others have one page.
+    /// Emails of a page for [`Scope::Address`], deliveries for [`Scope::Between`], entries of the
+    /// timeline for [`Scope::Booking`].
     pub limit: i64,
+    /// Most entries of a page, but for [`Scope::Between`].
+    pub entries: usize,
     /// The previous page's [`Page::next`].
     pub after: Option<String>,
 }
@@ -228,50 +234,118 @@ impl EvidenceQuery {
     /// # Errors
     /// [`HistoryError`].
     pub async fn page(&self, request: &EvidenceRequest) -> Result<Page, HistoryError> {
+        if let Scope::Between(since, until) = request.scope {
+            return self.between(request, since, until).await;
+        }
+        let resume =
+            request.after.as_deref().map(|it| Resume::parse(it).ok_or(HistoryError::Cursor));
+        let resume = resume.transpose()?.unwrap_or_default();
+        let (things, following) = self.things(request, resume.list.as_deref()).await?;
         let mut page = Page::default();
-        let mut emails = Vec::new();
+        let mut room = Room { entries: request.entries, bytes: MOST_BYTES };
+        let (mut emails, mut ids) = (Vec::new(), Ids::default());
+        for (index, thing) in things.into_iter().enumerate().skip(resume.things) {
+            let next = |things, entries| Resume { things, entries, ..resume.clone() }.cursor();
+            if room.is_full() {
+                page.next = Some(next(index, 0));
+                break;
+            }
+            match thing {
+                Thing::Own(entry) => {
+                    room.take(0);
+                    page.entries.push(Entry::Booking(entry));
+                }
+                Thing::Email(id) => {
+                    let begin = if index == resume.things { resume.entries } else { 0 };
+                    let history = self.history(request, id, begin, &mut room).await?;
+                    ids.merge(&history.ids);
+                    let more = history.more;
+                    emails.push(history);
+                    if let Some(end) = more {
+                        page.next = Some(next(index, end));
+                        break;
+                    }
+                }
+            }
+        }
+        if page.next.is_none() {
+            page.next =
+                following.map(|list| Resume { list: Some(list), ..Resume::default() }.cursor());
+        }
+        let claims = self.claims(&ids, request).await?;
+        for History { id, ids, frames, .. } in emails {
+            if ids.is_empty() {
+                continue;
+            }
+            page.emails.push(self.evidence(&id, &ids, &claims, request).await?);
+            let entry = |frame| self.entry(frame, Some(&id), &ids, &claims);
+            page.entries.extend(frames.into_iter().map(entry));
+        }
+        sort(&mut page.entries, request.order);
+        Ok(page)
+    }
+
+    /// Some of what a history is about, from a cursor of the list of it on, with the cursor that
+    /// follows.
+    async fn things(
+        &self,
+        request: &EvidenceRequest,
+        list: Option<&str>,
+    ) -> Result<(Vec<Thing>, Option<String>), HistoryError> {
+        let limit = request.limit;
         match &request.scope {
-            Scope::Email(id) => emails.push(id.clone()),
+            Scope::Email(id) => Ok((vec![Thing::Email(id.clone())], None)),
             Scope::Address(address) => {
-                let after = request.after.as_deref();
-                let after = after.map(|it| Cursor::parse(it).ok_or(HistoryError::Cursor));
-                let (after, limit) = (after.transpose()?, request.limit);
+                let after = list.map(|it| Cursor::parse(it).ok_or(HistoryError::Cursor));
+                let after = after.transpose()?;
                 let mut reader = self.read(request).await?;
                 let found =
                     inbox::find_emails_of_address(&mut reader, address, limit, after.as_ref())
                         .await?;
-                (emails, page.next) = (found.rows, found.next);
+                Ok((found.rows.into_iter().map(Thing::Email).collect(), found.next))
             }
             Scope::Booking(id) => {
+                let after = list.map(|it| Place::parse(it).ok_or(HistoryError::Cursor));
+                let after = after.transpose()?;
                 let mut reader = self.read(request).await?;
-                let all =
-                    booking_timeline::timeline_of_booking(&mut reader, &id.to_string()).await?;
-                let (of_email, own): (Vec<_>, Vec<_>) =
-                    all.into_iter().partition(|entry| entry.kind == "email");
-                emails.extend(of_email.iter().filter_map(|entry| entry.id.parse::<EmailId>().ok()));
-                let known = own.into_iter().filter(|it| request.at.covers(it.position, it.at));
-                page.entries.extend(known.map(|entry| Entry::Booking(Box::new(entry))));
+                let page = (limit, after.as_ref());
+                let found =
+                    booking_timeline::timeline_of_booking(&mut reader, &id.to_string(), page)
+                        .await?;
+                let thing = |entry: BookingEntry| match entry.kind.as_str() {
+                    "email" => entry.id.parse().ok().map(Thing::Email),
+                    _ => request
+                        .at
+                        .covers(entry.position, entry.at)
+                        .then(|| Thing::Own(Box::new(entry))),
+                };
+                Ok((found.rows.into_iter().filter_map(thing).collect(), found.next))
             }
-            Scope::Between(since, until) => return self.between(request, *since, *until).await,
+            Scope::Between(..) => Ok((Vec::new(), None)),
         }
-        let mut reported = Vec::new();
-        for id in &emails {
-            reported.push(replays::email_as_known(&self.log, id, request.at, request.order).await?);
-        }
-        let claims =
-            self.claims(reported.iter().flatten().map(|frame| &frame.recorded), request).await?;
-        for (id, frames) in emails.iter().zip(reported) {
-            if frames.is_empty() {
-                continue;
+    }
+
+    /// The history of an email, of which the frames from `begin` on are kept for which there is
+    /// room.
+    async fn history(
+        &self,
+        request: &EvidenceRequest,
+        id: EmailId,
+        begin: usize,
+        room: &mut Room,
+    ) -> Result<History, HistoryError> {
+        let all = replays::email_as_known(&self.log, &id, request.at, request.order).await?;
+        let ids = Ids::of(all.iter().map(|frame| &frame.recorded));
+        let (mut frames, mut more) = (Vec::new(), None);
+        for (place, frame) in all.into_iter().enumerate().skip(begin) {
+            if room.is_full() {
+                more = Some(place);
+                break;
             }
-            page.emails.push(self.evidence(id, &frames, &claims, request).await?);
-            let mut seen = Ids::of(frames.iter().map(|frame| &frame.recorded));
-            page.entries.extend(
-                frames.into_iter().map(|frame| self.entry(frame, Some(id), &mut seen, &claims)),
-            );
+            room.take(frame.recorded.body.len());
+            frames.push(frame);
         }
-        sort(&mut page.entries, request.order);
-        Ok(page)
+        Ok(History { id, ids, frames, more })
     }
 
     async fn between(
@@ -295,49 +369,47 @@ impl EvidenceQuery {
         let last = found.last().map(|event| event.position);
         let mut page =
             Page { next: last.filter(|_| more).map(|at| at.to_string()), ..Page::default() };
-        // Whole, whatever the page: a state depends on all events before.
-        let mut histories: BTreeMap<EmailId, Vec<Frame<InboxRow>>> = BTreeMap::new();
+        let on_page: HashSet<_> = found.iter().map(|event| event.position).collect();
+        // Each is read whole, whatever the page, since a state depends on all events before; only
+        // what is on the page is kept.
+        let mut histories: BTreeMap<EmailId, (Ids, Vec<Frame<EmailDetail>>)> = BTreeMap::new();
+        let mut ids = Ids::of(&found);
         for event in &found {
             if let Some(id) = email_of(event)
                 && !histories.contains_key(&id)
             {
                 let order = Order::Received;
-                let frames = replays::email_as_known(&self.log, &id, request.at, order).await?;
-                histories.insert(id, frames);
+                let mut frames = replays::email_as_known(&self.log, &id, request.at, order).await?;
+                let own = Ids::of(frames.iter().map(|frame| &frame.recorded));
+                frames.retain(|frame| on_page.contains(&frame.recorded.position));
+                ids.merge(&own);
+                histories.insert(id, (own, frames));
             }
         }
-        let all = histories.values().flatten().map(|frame| &frame.recorded).chain(&found);
-        let claims = self.claims(all, request).await?;
-        for (id, frames) in &histories {
-            page.emails.push(self.evidence(id, frames, &claims, request).await?);
+        let claims = self.claims(&ids, request).await?;
+        for (id, (own, _)) in &histories {
+            page.emails.push(self.evidence(id, own, &claims, request).await?);
         }
-        let mut seen =
-            Ids::of(histories.values().flatten().map(|frame| &frame.recorded).chain(&found));
         for event in found {
             let id = email_of(&event);
-            let frames = id.as_ref().and_then(|id| histories.get(id));
-            let own = |frame: &&Frame<InboxRow>| frame.recorded.position == event.position;
+            let frames = id.as_ref().and_then(|id| histories.get(id)).map(|(_, frames)| frames);
+            let own = |frame: &&Frame<EmailDetail>| frame.recorded.position == event.position;
             let frame = frames.and_then(|frames| frames.iter().find(own)).cloned();
             let frame = frame.unwrap_or_else(|| of_no_email(event));
-            page.entries.push(self.entry(frame, id.as_ref(), &mut seen, &claims));
+            page.entries.push(self.entry(frame, id.as_ref(), &ids, &claims));
         }
         sort(&mut page.entries, request.order);
         Ok(page)
     }
 
     /// Duplicates and rejected deliveries with the ids of deliveries, as far as was known then.
-    async fn claims<'a>(
-        &self,
-        deliveries: impl Iterator<Item = &'a Recorded> + Clone,
-        request: &EvidenceRequest,
-    ) -> Result<Claims, HistoryError> {
-        let Some(first) = deliveries.clone().map(|event| event.stored_at).min() else {
+    async fn claims(&self, ids: &Ids, request: &EvidenceRequest) -> Result<Claims, HistoryError> {
+        let Some(first) = ids.first_stored_at else {
             return Ok(Claims::new());
         };
-        let ids: HashSet<_> = deliveries.map(|event| event.envelope.id.as_str()).collect();
         let mut claims = Claims::new();
         let count = |refusal: RejectedDelivery| {
-            let Some(id) = refusal.claimed_id.filter(|id| ids.contains(id.as_str())) else {
+            let Some(id) = refusal.claimed_id.filter(|id| ids.known.contains_key(id)) else {
                 return;
             };
             let counts = claims.entry(id).or_default();
@@ -366,7 +438,7 @@ impl EvidenceQuery {
     async fn evidence(
         &self,
         id: &EmailId,
-        frames: &[Frame<InboxRow>],
+        ids: &Ids,
         claims: &Claims,
         request: &EvidenceRequest,
     ) -> Result<EmailEvidence, HistoryError> {
@@ -379,13 +451,14 @@ impl EvidenceQuery {
         };
         let mut reader = self.read(request).await?;
         let accesses = accesses::find_accesses(&mut reader, &filter).await?;
-        let ids: HashSet<_> = frames.iter().map(|it| it.recorded.envelope.id.as_str()).collect();
-        let of_ids = || ids.iter().filter_map(|id| claims.get(*id));
+        let of_ids = || ids.known.keys().filter_map(|id| claims.get(id));
+        let stored: u64 = ids.known.values().map(|it| it.times).sum();
+        let deliveries = ids.known.len() as u64;
         Ok(EmailEvidence {
             object: "email_evidence",
             email_id: id.to_string(),
-            deliveries: ids.len() as u64,
-            stored_again: (frames.len() - ids.len()) as u64,
+            deliveries,
+            stored_again: stored - deliveries,
             duplicates: of_ids().map(|(duplicates, _)| duplicates).sum(),
             rejected: of_ids().map(|(_, rejected)| rejected).sum(),
             more_accesses: accesses.next.is_some(),
@@ -395,14 +468,15 @@ impl EvidenceQuery {
 
     fn entry(
         &self,
-        frame: Frame<InboxRow>,
+        frame: Frame<EmailDetail>,
         email_id: Option<&EmailId>,
-        ids: &mut Ids,
+        ids: &Ids,
         claims: &Claims,
     ) -> Entry {
         let Frame { recorded, kind, happened_at, state, error } = frame;
         let id = &recorded.envelope.id;
-        let (first, times) = ids.0.get(id).copied().unwrap_or((recorded.position, 0));
+        let known = ids.known.get(id);
+        let (first, times) = known.map_or((recorded.position, 0), |it| (it.first, it.times));
         // An id that nobody claimed again has no entry.
         let (duplicates, rejected) = claims.get(id).copied().unwrap_or((0, 0));
         let verdict = self.verdict(&recorded);
@@ -420,7 +494,7 @@ impl EvidenceQuery {
             stored_again: times.saturating_sub(1),
             duplicates,
             rejected,
-            state: state.map(|row| EmailDetail::of(&row, recorded.position)),
+            state: state.map(|state| EmailDetail { position: recorded.position, ..state }),
             error,
             id: recorded.envelope.id,
             headers: recorded.provider_headers.into_iter().map(header).collect(),
@@ -440,19 +514,20 @@ impl EvidenceQuery {
     }
 }
 
-/// Of each id, the first position and the number of times that it is stored.
-struct Ids(HashMap<String, (u64, u64)>);
+/// What a history is about: an event of a booking, or an email with all deliveries about it.
+enum Thing {
+    Own(Box<BookingEntry>),
+    Email(EmailId),
+}
 
-impl Ids {
-    fn of<'a>(events: impl Iterator<Item = &'a Recorded>) -> Self {
-        let (mut ids, mut positions) = (HashMap::<String, (u64, u64)>::new(), HashSet::new());
-        for event in events.filter(|event| positions.insert(event.position)) {
-            let known = ids.entry(event.envelope.id.clone()).or_insert((event.position, 0));
-            known.0 = known.0.min(event.position);
-            known.1 += 1;
-        }
-        Self(ids)
-    }
+/// A part of the history of an email.
+struct History {
+    id: EmailId,
+    /// The ids of all of it.
+    ids: Ids,
+    frames: Vec<Frame<EmailDetail>>,
+    /// The place of the next entry, if there was no room for all of them.
+    more: Option<usize>,
 }
 
 fn email_of(event: &Recorded) -> Option<EmailId> {
@@ -462,7 +537,7 @@ fn email_of(event: &Recorded) -> Option<EmailId> {
     }
 }
 
-fn of_no_email(recorded: Recorded) -> Frame<InboxRow> {
+fn of_no_email(recorded: Recorded) -> Frame<EmailDetail> {
     let (kind, happened_at, error) = match decode(&recorded) {
         Ok(Payload::Delivery(delivery)) => (delivery.provider_type, delivery.happened_at, None),
         Ok(_) => (None, None, None),

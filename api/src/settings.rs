@@ -53,9 +53,16 @@ pub struct Connections {
     /// The monitoring endpoint of that NATS, by which its sync mode is checked.
     #[arg(long, env = "EXODRIVE_NATS_MONITOR_URL", value_name = "URL")]
     pub nats_monitor_url: Option<String>,
-    /// Postgres, if it is not the data folder's own.
+    /// Postgres, if it is not the data folder's own, as the API's login (docs/postgres.sql).
     #[arg(long, env = "EXODRIVE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<String>,
+    /// That Postgres as the worker's login. Not given: EXODRIVE_DATABASE_URL.
+    #[arg(long, env = "EXODRIVE_DATABASE_WORKER_URL", hide_env_values = true, value_name = "URL")]
+    pub database_worker_url: Option<String>,
+    /// That Postgres as the login that makes and owns the tables. Not given:
+    /// EXODRIVE_DATABASE_URL.
+    #[arg(long, env = "EXODRIVE_DATABASE_OPERATOR_URL", hide_env_values = true, value_name = "URL")]
+    pub database_operator_url: Option<String>,
     /// Redis, if it is not the data folder's own.
     #[arg(long, env = "EXODRIVE_REDIS_URL", hide_env_values = true, value_name = "URL")]
     pub redis_url: Option<String>,
@@ -521,6 +528,8 @@ impl Connections {
                 nats_operator: self.nats_operator_url.as_ref().unwrap_or(nats).clone(),
                 nats_monitor: self.nats_monitor_url.clone(),
                 database: database.clone(),
+                database_worker: self.database_worker_url.as_ref().unwrap_or(database).clone(),
+                database_operator: self.database_operator_url.as_ref().unwrap_or(database).clone(),
                 redis: redis.clone(),
             });
         }
@@ -528,6 +537,9 @@ impl Connections {
             .ok_or_else(|| SettingsError::NoSystem(self.data_dir.display().to_string()))?;
         let nats_as = |given: &Option<String>, running: String| {
             given.clone().or_else(|| self.nats_url.clone()).unwrap_or(running)
+        };
+        let database_as = |given: &Option<String>, running: String| {
+            given.clone().or_else(|| self.database_url.clone()).unwrap_or(running)
         };
         Ok(ServiceUrls {
             nats_monitor: match &self.nats_url {
@@ -537,7 +549,9 @@ impl Connections {
             nats: nats_as(&None, running.nats),
             nats_worker: nats_as(&self.nats_worker_url, running.nats_worker),
             nats_operator: nats_as(&self.nats_operator_url, running.nats_operator),
-            database: self.database_url.clone().unwrap_or(running.database),
+            database: database_as(&None, running.database),
+            database_worker: database_as(&self.database_worker_url, running.database_worker),
+            database_operator: database_as(&self.database_operator_url, running.database_operator),
             redis: self.redis_url.clone().unwrap_or(running.redis),
         })
     }
@@ -551,6 +565,18 @@ impl Connections {
         match &self.nats_url {
             Some(url) => Ok((url.clone(), self.nats_monitor_url.clone())),
             None => self.resolve().map(|urls| (urls.nats, urls.nats_monitor)),
+        }
+    }
+
+    /// Returns the address of the database alone, as the worker's login, for commands that look at
+    /// projections.
+    ///
+    /// # Errors
+    /// As [`Connections::resolve`].
+    pub fn resolve_database(&self) -> Result<String, SettingsError> {
+        match self.database_worker_url.as_ref().or(self.database_url.as_ref()) {
+            Some(url) => Ok(url.clone()),
+            None => self.resolve().map(|urls| urls.database_worker),
         }
     }
 

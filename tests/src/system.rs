@@ -46,6 +46,7 @@ pub struct System {
     /// The webhook secret that the API accepts first.
     pub webhook_secret: String,
     urls: ServiceUrls,
+    superuser: String,
     pub(crate) http: reqwest::Client,
     pub(crate) addresses: Arc<Mutex<HashMap<String, SocketAddr>>>,
     pub(crate) env: Vec<(String, String)>,
@@ -57,10 +58,11 @@ pub struct System {
 
 impl System {
     /// A system with settings that let tests work at full speed, and these on
-    /// top, on these servers. Its API answers at `address`.
+    /// top, on these servers, whose database has this superuser's address too. Its API answers at
+    /// `address`.
     pub fn new(
         folder: TempDir,
-        urls: ServiceUrls,
+        (urls, superuser): (ServiceUrls, String),
         address: SocketAddr,
         settings: &[(&str, &str)],
     ) -> Self {
@@ -72,6 +74,8 @@ impl System {
             ("EXODRIVE_NATS_OPERATOR_URL", &urls.nats_operator),
             ("EXODRIVE_NATS_MONITOR_URL", urls.nats_monitor.as_deref().unwrap()),
             ("EXODRIVE_DATABASE_URL", &urls.database),
+            ("EXODRIVE_DATABASE_WORKER_URL", &urls.database_worker),
+            ("EXODRIVE_DATABASE_OPERATOR_URL", &urls.database_operator),
             ("EXODRIVE_REDIS_URL", &urls.redis),
             ("EXODRIVE_HTTP_ADDR", &address.to_string()),
             ("EXODRIVE_RESEND_WEBHOOK_SECRETS", &webhook_secret),
@@ -102,7 +106,7 @@ impl System {
         let database = PgPoolOptions::new()
             .max_connections(2)
             .acquire_timeout(Duration::from_secs(10))
-            .connect_lazy(&urls.database)
+            .connect_lazy(&superuser)
             .unwrap();
         let env: Vec<_> = env.into_iter().collect();
         let (http, addresses) = (http_client(), HashMap::from([(API.to_owned(), address)]));
@@ -110,12 +114,22 @@ impl System {
         let standing = Arc::new(ObservedSystem {
             folder: folder.path().to_owned(),
             http: http.clone(),
-            database: urls.database.clone(),
+            database: superuser.clone(),
             env: env.clone(),
             addresses: addresses.clone(),
         });
         wait::remember(&standing);
-        Self { webhook_secret, urls, http, addresses, env, database, _standing: standing, folder }
+        Self {
+            webhook_secret,
+            urls,
+            superuser,
+            http,
+            addresses,
+            env,
+            database,
+            _standing: standing,
+            folder,
+        }
     }
 
     /// The addresses of the servers.
@@ -282,7 +296,13 @@ impl System {
         events
     }
 
-    /// A connection to the views' database, as its owner.
+    /// The address of the views' database as a superuser.
+    pub fn superuser(&self) -> &str {
+        &self.superuser
+    }
+
+    /// A connection to the views' database as a superuser, for tests that go behind the system's
+    /// back.
     pub fn database(&self) -> &PgPool {
         &self.database
     }

@@ -71,7 +71,9 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let services = Options::for_tests(folder.path().join("services"));
         let services = PrivateServices::start(services).await.unwrap();
-        let system = System::new(folder, services.urls().clone(), free_address(), settings);
+        let superuser = services.database_superuser().unwrap().to_owned();
+        let urls = (services.urls().clone(), superuser);
+        let system = System::new(folder, urls, free_address(), settings);
         Self { running: Mutex::default(), services, metrics: Mutex::default(), system }
     }
 

@@ -1,6 +1,6 @@
 //! `exodrive serve`: runs the API.
 
-use super::{Failure, metrics::serve_metrics};
+use super::{Failure, login, metrics::serve_metrics};
 use crate::{
     http::{
         self, Api, ConnectionLimits,
@@ -17,7 +17,7 @@ use exodrive_commands::{
     access_log::AccessLog, erasure::Erasures, operations::Operator, rental::RentalCommands,
 };
 use exodrive_log::{Commands, Log};
-use exodrive_projections::{Database, engine::cache::Cache};
+use exodrive_projections::{Database, engine::{Login, cache::Cache}};
 use exodrive_runtime::{descriptors, shutdown, tasks::Tasks};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
@@ -88,10 +88,11 @@ impl Serve {
             cache
         });
         let database = Database::for_readers(&urls.database)?;
+        login::refuse_excess(&database, Login::Api, &tasks).await?;
         let blocked = BlockedKeys::default();
         tasks.spawn("blocked-keys", blocked.clone().follow(database.clone(), stop.clone()));
         let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
-        let rental = RentalCommands::new(commands, database.clone(), redis.clone());
+        let rental = RentalCommands::new(commands, database.for_commands(), redis.clone());
         let operator = Operator::new(log.clone(), database.clone());
         let gate = ErasureGate::closed();
         let open = gate.clone().open_when_clean(log.clone(), database.clone(), stop.clone());

@@ -131,6 +131,8 @@ impl Up {
             nats_operator: self.connections.nats_operator_url.clone(),
             nats_monitor: self.connections.nats_monitor_url.clone(),
             database: self.connections.database_url.clone(),
+            database_worker: self.connections.database_worker_url.clone(),
+            database_operator: self.connections.database_operator_url.clone(),
             redis: self.connections.redis_url.clone(),
             ..Options::new(&data_dir)
         })
@@ -147,7 +149,7 @@ impl Up {
         Log::prepare(&config).await?;
         step.done();
         let step = Step::begin("Preparing the database");
-        Database::for_workers(&urls.database)?.migrate().await?;
+        Database::migrate(&urls.database_operator).await?;
         step.done();
         let step = Step::begin("Starting the API and a worker");
         let http_addr = choose_address(self.http.http_addr)?;
@@ -207,13 +209,18 @@ impl Up {
         let program = ProcessSpec::new(command, std::env::current_exe()?).arg(command);
         let given = self.given.variables();
         let spec = given.fold(program, |spec, (name, value)| spec.env(name, value));
-        // Each part has only the password of its own user.
-        let nats = if command == "work" { &urls.nats_worker } else { &urls.nats };
+        // Each part has only the passwords of its own users.
+        let (nats, database) = match command {
+            "work" => (&urls.nats_worker, &urls.database_worker),
+            _ => (&urls.nats, &urls.database),
+        };
         let mut spec = spec
             .env("EXODRIVE_NATS_URL", nats)
             .env("EXODRIVE_NATS_WORKER_URL", nats)
             .env("EXODRIVE_NATS_OPERATOR_URL", nats)
-            .env("EXODRIVE_DATABASE_URL", &urls.database)
+            .env("EXODRIVE_DATABASE_URL", database)
+            .env("EXODRIVE_DATABASE_WORKER_URL", database)
+            .env("EXODRIVE_DATABASE_OPERATOR_URL", database)
             .env("EXODRIVE_REDIS_URL", &urls.redis)
             .env("EXODRIVE_DATA_DIR", &self.connections.data_dir)
             .env("EXODRIVE_METRICS_ADDR", metrics.to_string());

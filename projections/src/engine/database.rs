@@ -3,14 +3,17 @@
 
 use crate::{
     Error, Transaction,
-    engine::{projection::Definition, store},
+    engine::{logins, projection::Definition, store},
     for_each_projection,
 };
 use sqlx::{
-    AssertSqlSafe, Executor, PgPool,
+    AssertSqlSafe, Connection, Executor, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use std::{str::FromStr, time::Duration};
+use std::{
+    str::FromStr,
+    time::{Duration, Instant},
+};
 
 /// The identity of a reader. Row-level security shows rows by it, so that a check forgotten in a
 /// handler leaks nothing.
@@ -62,7 +65,10 @@ impl Identity {
 /// The read models' database, as one of two roles. Cheap to clone.
 #[derive(Clone)]
 pub struct Database {
+    /// For the engine's own tables.
     pool: PgPool,
+    /// For views.
+    views: PgPool,
 }
 
 /// A transaction that reads some views as one [`Identity`].
@@ -91,14 +97,27 @@ impl ReadTransaction {
 
 impl Database {
     /// A database for readers. It connects when first used, so that code that does not need it
-    /// works without it. Sessions run as `exodrive_reader`, which owns nothing.
+    /// works without it. Sessions run as `exodrive_reader`, which owns nothing. Readiness, commands
+    /// and operators, who ask about the engine's tables, have connections of their own: they have an
+    /// operator's identity, and do not wait for readers of views. Nobody waits long: not for a
+    /// connection, not for a lock, not for an answer.
     ///
     /// # Errors
     /// When the URL is invalid.
     pub fn for_readers(url: &str) -> Result<Self, Error> {
-        let pool = PgPoolOptions::new()
-            .max_connections(16)
-            .acquire_timeout(Duration::from_secs(2))
+        let options = options(url, "exodrive serve")?.options([
+            ("statement_timeout", "2s"),
+            ("lock_timeout", "200ms"),
+            ("idle_in_transaction_session_timeout", "15s"),
+        ]);
+        let operator = options.clone().options([("exodrive.identity", "operator")]);
+        Ok(Self { pool: Self::of_readers(operator, 8), views: Self::of_readers(options, 16) })
+    }
+
+    fn of_readers(options: PgConnectOptions, connections: u32) -> PgPool {
+        PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(Duration::from_secs(1))
             .after_connect(|connection, _| {
                 Box::pin(async move {
                     let sql = format!(
@@ -109,11 +128,11 @@ impl Database {
                     Ok(())
                 })
             })
-            .connect_lazy_with(options(url, "exodrive serve")?);
-        Ok(Self { pool })
+            .connect_lazy_with(options)
     }
 
-    /// A database for workers, as its owner. The server undoes the transaction of a worker that
+    /// A database for workers. Sessions run as `exodrive_worker`, so that whatever a worker makes
+    /// belongs to that role, whoever logs in. The server undoes the transaction of a worker that
     /// hangs, once its lease has ended: otherwise its locks would make the next worker wait. No
     /// commit waits for the disk: what a crash of the server loses is folded again from the log.
     ///
@@ -123,24 +142,66 @@ impl Database {
         let hung = format!("{}ms", store::LEASE.as_millis());
         let options = options(url, "exodrive work")?.options([
             ("idle_in_transaction_session_timeout", hung.as_str()),
+            // An index of many rows takes long. What waits for a lock is tried again.
+            ("statement_timeout", "30min"),
+            ("lock_timeout", "10s"),
             ("synchronous_commit", "off"),
         ]);
         let pool = PgPoolOptions::new()
             .max_connections(16)
             .acquire_timeout(Duration::from_secs(5))
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    // Without the role, nobody has migrated the database yet.
+                    let sql = "select set_config('role', rolname, false) from pg_roles
+                               where rolname = 'exodrive_worker'";
+                    connection.execute(sql).await?;
+                    Ok(())
+                })
+            })
             .connect_lazy_with(options);
-        Ok(Self { pool })
+        Ok(Self { views: pool.clone(), pool })
     }
 
-    /// Applies the migrations and creates the first generation of every projection that has none.
-    /// Does nothing to a database that is ready.
+    /// Applies the migrations at this address, gives the workers' role what is its own, and creates
+    /// the first generation of every projection that has none. Does nothing to a database that is
+    /// ready. It keeps nobody waiting: it gives up a lock that it does not get within 2 s, and tries
+    /// again for a minute.
     ///
     /// # Errors
-    /// When the database fails.
-    pub async fn migrate(&self) -> Result<(), Error> {
-        exodrive_migrations::MIGRATOR.run(&self.pool).await?;
-        for_each_projection!(P => store::generations::ensure(Definition::of::<P>(), &self.pool).await?);
+    /// When the database fails, or the login may not do so.
+    pub async fn migrate(url: &str) -> Result<(), Error> {
+        let deadline = Instant::now() + MIGRATION_LIMIT;
+        loop {
+            match Self::try_to_migrate(url).await {
+                Err(error) if error.is_contention() && Instant::now() < deadline => {
+                    let error = exodrive_runtime::error_chain(&error);
+                    tracing::warn!(error, "Others use what is to be migrated: it is tried again");
+                    tokio::time::sleep(jittered(MIGRATION_PAUSE)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn try_to_migrate(url: &str) -> Result<(), Error> {
+        let options = options(url, "exodrive migrate")?.options([("lock_timeout", "2s")]);
+        // A connection of its own, whose end gives up every lock.
+        let mut connection = PgConnection::connect_with(&options).await?;
+        exodrive_migrations::MIGRATOR.run(&mut connection).await?;
+        logins::hand_over(&mut connection).await?;
+        connection.close().await?;
+        let workers = Self::for_workers(url)?;
+        for_each_projection!(P => store::generations::ensure(Definition::of::<P>(), &workers.pool).await?);
+        workers.pool.close().await;
         Ok(())
+    }
+
+    /// The same database for commands: they read views by the connections that they share with
+    /// readiness, and do not wait for readers.
+    #[must_use]
+    pub fn for_commands(&self) -> Self {
+        Self { pool: self.pool.clone(), views: self.pool.clone() }
     }
 
     /// Begins to read these views as `identity`. Queries of others are refused.
@@ -152,7 +213,7 @@ impl Database {
         identity: &Identity,
         views: &[&'static str],
     ) -> Result<ReadTransaction, Error> {
-        let mut transaction = Transaction::begin(&self.pool).await?;
+        let mut transaction = Transaction::begin(&self.views).await?;
         sqlx::query!(
             "select set_config('exodrive.identity', $1, true) as identity,
                     set_config('exodrive.subject', $2, true) as subject,
@@ -178,10 +239,28 @@ impl Database {
         Ok(applied >= exodrive_migrations::MIGRATOR.iter().map(|migration| migration.version).max())
     }
 
-    /// The connections, for code that has tables of its own in the same database.
+    /// The connections to the engine's tables, for code that has tables of its own in the same
+    /// database.
     pub fn pool(&self) -> &PgPool {
         &self.pool
     }
+
+    /// The connections that views are read by, for what many readers ask for.
+    pub fn readers(&self) -> &PgPool {
+        &self.views
+    }
+}
+
+/// Time for which a migration that others are in the way of is tried again.
+const MIGRATION_LIMIT: Duration = Duration::from_secs(60);
+/// The pause between two attempts: half of it, and up to half more.
+const MIGRATION_PAUSE: Duration = Duration::from_secs(1);
+
+/// From half of a duration to all of it, so that those who wait do not meet again.
+fn jittered(duration: Duration) -> Duration {
+    // Some of the random bits of an id.
+    let share = f64::from(uuid::Uuid::now_v7().as_fields().3[7]) / f64::from(u8::MAX);
+    duration.mul_f64(0.5 + share / 2.0)
 }
 
 /// Options of every connection. Notices, such as that a view to be dropped does not exist, help

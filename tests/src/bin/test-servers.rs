@@ -32,9 +32,14 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     let options = Options::for_tests(folder.path().join("services"));
     let services = PrivateServices::start(Options { neighbours: SYSTEMS, ..options }).await?;
-    Database::for_workers(&services.urls().database)?.migrate().await?;
-    let systems: Vec<ServiceUrls> =
-        (1..=SYSTEMS).map(|number| services.neighbour(number).expect("one of them")).collect();
+    Database::migrate(&services.urls().database_operator).await?;
+    let superuser = services.database_superuser().expect("a private Postgres");
+    let systems: Vec<(ServiceUrls, String)> = (1..=SYSTEMS)
+        .map(|number| {
+            let urls = services.neighbour(number).expect("one of them");
+            (urls, format!("{superuser}_{number}"))
+        })
+        .collect();
     fs::write(folder.path().join("systems.json"), serde_json::to_vec(&systems)?)?;
     fs::create_dir(folder.path().join("taken"))?;
     command.args(args).env("EXODRIVE_TEST_SERVERS", folder.path());

@@ -90,7 +90,16 @@ async fn two_systems_come_up_side_by_side_and_ctrl_c_leaves_nothing_behind() {
     };
     let env = variables(&one.prints(&["env"]).await);
     let others = variables(&other.prints(&["env"]).await);
-    for name in ["NATS", "NATS_WORKER", "NATS_OPERATOR", "NATS_MONITOR", "DATABASE", "REDIS"] {
+    for name in [
+        "NATS",
+        "NATS_WORKER",
+        "NATS_OPERATOR",
+        "NATS_MONITOR",
+        "DATABASE",
+        "DATABASE_WORKER",
+        "DATABASE_OPERATOR",
+        "REDIS",
+    ] {
         let name = format!("EXODRIVE_{name}_URL");
         assert!(env[&name].contains("127.0.0.1:"), "{name}");
         assert_ne!(env[&name], others[&name]);

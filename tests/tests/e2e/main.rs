@@ -39,6 +39,7 @@ mod idempotency;
 mod import;
 mod in_process;
 mod limits;
+mod logins;
 mod money;
 mod office;
 mod operator;

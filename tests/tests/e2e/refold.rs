@@ -99,7 +99,7 @@ struct RefoldRequest {
 
 impl RefoldRequest {
     async fn make(world: &System, rows: &[(&str, Vec<String>)], parked: &[u64]) -> Self {
-        let database = Database::for_workers(&world.urls().database).unwrap();
+        let database = Database::for_workers(&world.urls().database_worker).unwrap();
         let id = Uuid::now_v7();
         let end = world.log().await.last_position().await.unwrap();
         database.request_refolds(id, end, rows, parked).await.unwrap();

@@ -109,7 +109,7 @@ impl Odds {
         let world = World::without_processes(&[]).await;
         world.migrate().await;
         let log = open_log(&world.urls().nats_operator).await;
-        let database = Database::for_workers(&world.urls().database).unwrap();
+        let database = Database::for_workers(&world.urls().database_worker).unwrap();
         Self { world, log, database, stop: CancellationToken::new() }
     }
 

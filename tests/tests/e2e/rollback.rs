@@ -92,7 +92,7 @@ async fn a_rollback_ends_although_redis_missed_rows_and_no_event_comes() {
     let world = Arc::new(World::without_processes(&[]).await);
     world.migrate().await;
     world.start_api();
-    let database = Database::for_workers(&world.urls().database).unwrap();
+    let database = Database::for_workers(&world.urls().database_worker).unwrap();
     let step = Arc::new(AtomicU8::new(ASLEEP));
     let (own, at) = (world.clone(), step.clone());
     let hook = move |now: Step| {

@@ -99,6 +99,8 @@ async fn no_line_holds_an_address_a_payload_a_token_or_a_secret() {
         &password(&urls.nats_worker),
         &password(&urls.nats_operator),
         &password(&urls.database),
+        &password(&urls.database_worker),
+        &password(&urls.database_operator),
         &password(&urls.redis),
     ];
     for secret in secrets {

@@ -25,7 +25,13 @@ pub(super) struct SavedSettings {
     pub(super) nats_worker_password: String,
     pub(super) nats_operator_password: String,
     pub(super) postgres_port: u16,
+    /// Of the superuser, which no part of the system uses.
     pub(super) postgres_password: String,
+    pub(super) postgres_api_password: String,
+    pub(super) postgres_worker_password: String,
+    pub(super) postgres_operator_password: String,
+    /// Set once the database has the logins of the API, the worker and the operator.
+    pub(super) postgres_logins_made: bool,
     /// Folder of the Postgres data; outside the data folder if its user cannot get there.
     pub(super) postgres_folder: Option<PathBuf>,
     /// Set once the database exists. Before that, the folder holds an
@@ -70,6 +76,9 @@ impl SavedSettings {
             &mut self.nats_worker_password,
             &mut self.nats_operator_password,
             &mut self.postgres_password,
+            &mut self.postgres_api_password,
+            &mut self.postgres_worker_password,
+            &mut self.postgres_operator_password,
             &mut self.redis_password,
         ] {
             if password.is_empty() {

@@ -89,8 +89,12 @@ pub struct Options {
     pub nats_operator: Option<String>,
     /// Monitoring address of the NATS that runs elsewhere.
     pub nats_monitor: Option<String>,
-    /// Postgres that runs elsewhere; none is started then.
+    /// Postgres that runs elsewhere, as the API's login; none is started then.
     pub database: Option<String>,
+    /// The same as the worker's login; without it, the API's login is used.
+    pub database_worker: Option<String>,
+    /// The same as the login that owns the tables; without it, the API's login is used.
+    pub database_operator: Option<String>,
     /// Redis that runs elsewhere; none is started then.
     pub redis: Option<String>,
 }
@@ -109,6 +113,8 @@ impl Options {
             nats_operator: None,
             nats_monitor: None,
             database: None,
+            database_worker: None,
+            database_operator: None,
             redis: None,
         }
     }
@@ -131,8 +137,12 @@ pub struct ServiceUrls {
     pub nats_operator: String,
     /// HTTP monitoring of NATS, if known.
     pub nats_monitor: Option<String>,
-    /// Postgres.
+    /// Postgres, as the API's login.
     pub database: String,
+    /// Postgres, as the worker's login and that of commands that look at projections.
+    pub database_worker: String,
+    /// Postgres, as the login that owns the tables.
+    pub database_operator: String,
     /// Redis.
     pub redis: String,
 }
@@ -145,6 +155,8 @@ impl fmt::Debug for ServiceUrls {
             .field("nats_operator", &redact(&self.nats_operator))
             .field("nats_monitor", &self.nats_monitor.as_deref().map(redact))
             .field("database", &redact(&self.database))
+            .field("database_worker", &redact(&self.database_worker))
+            .field("database_operator", &redact(&self.database_operator))
             .field("redis", &redact(&self.redis))
             .finish()
     }
@@ -340,6 +352,7 @@ pub struct PrivateServices {
     data_dir: PathBuf,
     ephemeral: bool,
     neighbours: u16,
+    superuser: Option<String>,
     urls: ServiceUrls,
     slots: Vec<Slot>,
     // The last field, so that the folder is free only when no service runs in it any more.
@@ -476,6 +489,7 @@ impl PrivateServices {
                 slots.push(slot);
                 saved.postgres_folder = made.postgres_folder;
                 saved.postgres_made = made.postgres_made;
+                saved.postgres_logins_made = made.postgres_logins_made;
             }
             slots.extend(redis?);
             Ok(())
@@ -486,6 +500,10 @@ impl PrivateServices {
             let private =
                 || format!("nats://exodrive-{user}:{password}@127.0.0.1:{}", saved.nats_port);
             elsewhere.or_else(|| options.nats.clone()).unwrap_or_else(private)
+        };
+        let database_as = |login: &str, password: &str, elsewhere: Option<String>| {
+            let private = || postgres::url(&saved, login, password, "exodrive");
+            elsewhere.or_else(|| options.database.clone()).unwrap_or_else(private)
         };
         let urls = ServiceUrls {
             nats: nats_as("api", &saved.nats_api_password, None),
@@ -500,12 +518,17 @@ impl PrivateServices {
             } else {
                 options.nats_monitor
             },
-            database: options.database.unwrap_or_else(|| {
-                format!(
-                    "postgres://exodrive:{}@127.0.0.1:{}/exodrive",
-                    saved.postgres_password, saved.postgres_port
-                )
-            }),
+            database: database_as("exodrive_api", &saved.postgres_api_password, None),
+            database_worker: database_as(
+                "exodrive_worker",
+                &saved.postgres_worker_password,
+                options.database_worker,
+            ),
+            database_operator: database_as(
+                "exodrive_migrate",
+                &saved.postgres_operator_password,
+                options.database_operator,
+            ),
             redis: options.redis.unwrap_or_else(|| {
                 format!("redis://:{}@127.0.0.1:{}/0", saved.redis_password, saved.redis_port)
             }),
@@ -515,6 +538,7 @@ impl PrivateServices {
             data_dir,
             ephemeral: options.ephemeral,
             neighbours: options.neighbours,
+            superuser: options.database.is_none().then(|| postgres::superuser_url(&saved)),
             urls,
             slots,
             _lock: lock,
@@ -534,6 +558,12 @@ impl PrivateServices {
     /// The addresses of the services.
     pub fn urls(&self) -> &ServiceUrls {
         &self.urls
+    }
+
+    /// Postgres as its superuser, for tests that go behind the system's back; `None` if it runs
+    /// elsewhere.
+    pub fn database_superuser(&self) -> Option<&str> {
+        self.superuser.as_deref()
     }
 
     /// The addresses of a neighbour, numbered from 1: its NATS account, its Redis
@@ -556,6 +586,8 @@ impl PrivateServices {
             nats_operator: nats(&self.urls.nats_operator)?,
             nats_monitor: self.urls.nats_monitor.clone(),
             database: format!("{}_{number}", self.urls.database),
+            database_worker: format!("{}_{number}", self.urls.database_worker),
+            database_operator: format!("{}_{number}", self.urls.database_operator),
             redis: format!("{}/{number}", self.urls.redis.strip_suffix("/0")?),
         })
     }

@@ -87,7 +87,7 @@ impl crate::Database {
                 projection,
                 version(projection)
             )
-            .fetch_one(self.pool())
+            .fetch_one(self.readers())
             .await?;
             if reached >= to_i64(position) || tokio::time::Instant::now() >= deadline {
                 return Ok(to_u64(reached));

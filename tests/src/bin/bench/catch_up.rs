@@ -62,11 +62,11 @@ impl Filled {
     async fn database(&mut self) -> Result<(String, PgPool), Failure> {
         self.databases += 1;
         let name = format!("bench_{}", self.databases);
-        let first = &self.system.urls().database;
+        let first = self.system.database();
         let (server, _) = first.rsplit_once('/').ok_or("a database URL without a database")?;
         let url = format!("{server}/{name}");
         let pool = PgPoolOptions::new().max_connections(1).connect(first).await?;
-        sqlx::raw_sql(AssertSqlSafe(format!("create database {name}"))).execute(&pool).await?;
+        sqlx::raw_sql(AssertSqlSafe(format!("create database {name} owner exodrive_migrate"))).execute(&pool).await?;
         self.system.migrate(&url).await?;
         // Redis is as empty as the database, and what was written before does
         // not reach the disk while we measure.

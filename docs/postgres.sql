@@ -32,7 +32,7 @@ grant exodrive_reader to exodrive_staff;
 
 grant exodrive_staff to exodrive_api, exodrive_worker;
 
-grant exodrive_reader, exodrive_staff, exodrive_api, exodrive_worker to exodrive_migrate with admin option;
+grant exodrive_reader, exodrive_staff, exodrive_worker to exodrive_migrate with admin option;
 
 -- Workers make a schema for each generation of a projection, and point the views in `public` to it.
 do $$

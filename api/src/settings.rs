@@ -13,9 +13,13 @@ use super::http::{
     layers::load::Bounds,
     state::limits::{Limit, Rate, Rates},
 };
+use axum::http::HeaderValue;
 use clap::{ArgMatches, Args, Command, parser::ValueSource};
-use exodrive_log::{LogConfig, WrappingKeysError};
-use exodrive_projections::engine::{EngineSettings, RebuildSettings};
+use exodrive_log::{LogConfig, WrappingKeysError, redis::Redis};
+use exodrive_projections::{
+    Database,
+    engine::{EngineSettings, RebuildSettings},
+};
 use exodrive_proof::note::KeyError;
 use exodrive_runtime::{
     folder::{self, LogRequirements},
@@ -61,11 +65,25 @@ pub struct Connections {
     pub database_worker_url: Option<String>,
     /// That Postgres as the login that makes and owns the tables. Not given:
     /// EXODRIVE_DATABASE_URL.
-    #[arg(long, env = "EXODRIVE_DATABASE_OPERATOR_URL", hide_env_values = true, value_name = "URL")]
+    #[arg(
+        long,
+        env = "EXODRIVE_DATABASE_OPERATOR_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
     pub database_operator_url: Option<String>,
-    /// Redis, if it is not the data folder's own.
+    /// Redis, if it is not the data folder's own, as the API's user (docs/redis.conf).
     #[arg(long, env = "EXODRIVE_REDIS_URL", hide_env_values = true, value_name = "URL")]
     pub redis_url: Option<String>,
+    /// That Redis as the worker's user. Not given: EXODRIVE_REDIS_URL.
+    #[arg(long, env = "EXODRIVE_REDIS_WORKER_URL", hide_env_values = true, value_name = "URL")]
+    pub redis_worker_url: Option<String>,
+    /// Servers that may be on another machine although nobody verifies that they
+    /// are who they say, or the connection can be read: postgres, redis, with
+    /// commas between. Not given: Postgres on another machine needs
+    /// sslmode=verify-full in its URL, and Redis a URL that begins with rediss:.
+    #[arg(long, env = "EXODRIVE_ALLOW_UNVERIFIED", value_delimiter = ',', value_name = "SERVERS")]
+    pub allow_unverified: Vec<Unverified>,
     /// Keys that encrypt the data keys of personal data in the log: version,
     /// colon, base64 of 32 bytes; several with commas between; the highest
     /// version encrypts new keys. If they are lost, the data is lost. Not
@@ -84,6 +102,15 @@ pub struct Connections {
     /// Properties that the event log must have.
     #[command(flatten)]
     pub log: LogSettings,
+}
+
+/// A server that may be reached without a verified certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Unverified {
+    /// Postgres.
+    Postgres,
+    /// Redis.
+    Redis,
 }
 
 /// Properties that the event log must have. If one is not given, it is that of the
@@ -244,6 +271,16 @@ pub struct HttpSettings {
     /// Exports, replays and histories that may be in progress at a time.
     #[arg(long, env = "EXODRIVE_MAX_HEAVY_READS", default_value_t = 8, value_name = "N")]
     pub max_heavy_reads: usize,
+    /// Longest time that a request waits for Redis. Without its answer the
+    /// request goes on; then others do not ask Redis for a moment.
+    #[arg(long, env = "EXODRIVE_REDIS_TIMEOUT", default_value = "50ms", value_name = "DURATION",
+          value_parser = humantime::parse_duration)]
+    pub redis_timeout: Duration,
+    /// Web pages of these origins (such as https://www.example.com) may ask the
+    /// API from a browser, with commas between. Not given: of none.
+    #[arg(long, env = "EXODRIVE_CORS_ORIGINS", value_delimiter = ',', value_name = "ORIGINS",
+          value_parser = parse_origin)]
+    pub cors_origins: Vec<HeaderValue>,
     /// Interval at which records of reads by staff are appended together. An
     /// API process that is killed loses the records of the last interval.
     #[arg(long, env = "EXODRIVE_ACCESS_INTERVAL", default_value = "1s", value_name = "DURATION",
@@ -491,6 +528,21 @@ pub enum SettingsError {
         "EXODRIVE_SEAL_KEYS: {0}; each must be the base64 of 32 bytes, a file with it, or a verifier key. EXODRIVE_SEAL_ORIGIN must have no space and no plus sign"
     )]
     SealKey(#[from] KeyError),
+    /// Whoever is between here and a server could read along, or stand in for it.
+    #[error(
+        "{variable} is on another machine, and its certificate is not verified: {remedy}, or allow it by EXODRIVE_ALLOW_UNVERIFIED={server}"
+    )]
+    Unverified {
+        /// The variable that names the server.
+        variable: &'static str,
+        /// How it is verified.
+        remedy: &'static str,
+        /// The server, as the exception names it.
+        server: &'static str,
+    },
+    /// The URL of a server is invalid.
+    #[error("{0} is no URL of such a server")]
+    Url(&'static str),
     /// The data folder cannot be used.
     #[error("cannot use the data folder {0}")]
     Folder(String, #[source] std::io::Error),
@@ -502,6 +554,19 @@ fn at_most(text: &str, most: Duration) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     let most_text = humantime::format_duration(most);
     if duration <= most { Ok(duration) } else { Err(format!("must be {most_text} at most")) }
+}
+
+/// An origin as browsers send it: scheme, host, and a port that is not the
+/// scheme's own.
+fn parse_origin(text: &str) -> Result<HeaderValue, String> {
+    let wrong = || "must be an origin, such as https://www.example.com, without a path".to_owned();
+    let (scheme, host) = text.split_once("://").ok_or_else(wrong)?;
+    let fits = matches!(scheme, "http" | "https")
+        && !host.is_empty()
+        && host
+            .bytes()
+            .all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || b".-:[]".contains(&it));
+    if fits { HeaderValue::from_str(text).map_err(|_| wrong()) } else { Err(wrong()) }
 }
 
 fn parse_sync(text: &str) -> Result<SyncMode, String> {
@@ -522,6 +587,7 @@ impl Connections {
         if let (Some(nats), Some(database), Some(redis)) =
             (&self.nats_url, &self.database_url, &self.redis_url)
         {
+            self.refuse_unverified()?;
             return Ok(ServiceUrls {
                 nats: nats.clone(),
                 nats_worker: self.nats_worker_url.as_ref().unwrap_or(nats).clone(),
@@ -531,8 +597,10 @@ impl Connections {
                 database_worker: self.database_worker_url.as_ref().unwrap_or(database).clone(),
                 database_operator: self.database_operator_url.as_ref().unwrap_or(database).clone(),
                 redis: redis.clone(),
+                redis_worker: self.redis_worker_url.as_ref().unwrap_or(redis).clone(),
             });
         }
+        self.refuse_unverified()?;
         let running = services::running(&self.data_dir)
             .ok_or_else(|| SettingsError::NoSystem(self.data_dir.display().to_string()))?;
         let nats_as = |given: &Option<String>, running: String| {
@@ -540,6 +608,9 @@ impl Connections {
         };
         let database_as = |given: &Option<String>, running: String| {
             given.clone().or_else(|| self.database_url.clone()).unwrap_or(running)
+        };
+        let redis_as = |given: &Option<String>, running: String| {
+            given.clone().or_else(|| self.redis_url.clone()).unwrap_or(running)
         };
         Ok(ServiceUrls {
             nats_monitor: match &self.nats_url {
@@ -552,8 +623,45 @@ impl Connections {
             database: database_as(&None, running.database),
             database_worker: database_as(&self.database_worker_url, running.database_worker),
             database_operator: database_as(&self.database_operator_url, running.database_operator),
-            redis: self.redis_url.clone().unwrap_or(running.redis),
+            redis: redis_as(&None, running.redis),
+            redis_worker: redis_as(&self.redis_worker_url, running.redis_worker),
         })
+    }
+
+    /// Refuses servers that were given, are on another machine, and are not verified.
+    ///
+    /// # Errors
+    /// The first one, by the name of its variable.
+    pub fn refuse_unverified(&self) -> Result<(), SettingsError> {
+        let databases = [
+            ("EXODRIVE_DATABASE_URL", &self.database_url),
+            ("EXODRIVE_DATABASE_WORKER_URL", &self.database_worker_url),
+            ("EXODRIVE_DATABASE_OPERATOR_URL", &self.database_operator_url),
+        ];
+        for (variable, url) in databases {
+            let Some(url) = url else { continue };
+            let safe =
+                Database::is_reached_safely(url).map_err(|_| SettingsError::Url(variable))?;
+            if !safe && !self.allow_unverified.contains(&Unverified::Postgres) {
+                let remedy = "add sslmode=verify-full (and sslrootcert=FILE for an authority of \
+                              your own) to it";
+                return Err(SettingsError::Unverified { variable, remedy, server: "postgres" });
+            }
+        }
+        let caches = [
+            ("EXODRIVE_REDIS_URL", &self.redis_url),
+            ("EXODRIVE_REDIS_WORKER_URL", &self.redis_worker_url),
+        ];
+        for (variable, url) in caches {
+            let Some(url) = url else { continue };
+            let safe = Redis::is_reached_safely(url).map_err(|_| SettingsError::Url(variable))?;
+            if !safe && !self.allow_unverified.contains(&Unverified::Redis) {
+                let remedy = "begin it with rediss: (and add sslrootcert=FILE for an authority of \
+                              your own)";
+                return Err(SettingsError::Unverified { variable, remedy, server: "redis" });
+            }
+        }
+        Ok(())
     }
 
     /// Returns the address of the log alone, for programs that need nothing
@@ -574,6 +682,7 @@ impl Connections {
     /// # Errors
     /// As [`Connections::resolve`].
     pub fn resolve_database(&self) -> Result<String, SettingsError> {
+        self.refuse_unverified()?;
         match self.database_worker_url.as_ref().or(self.database_url.as_ref()) {
             Some(url) => Ok(url.clone()),
             None => self.resolve().map(|urls| urls.database_worker),

@@ -20,9 +20,9 @@ impl Error {
     pub(crate) fn is_contention(&self) -> bool {
         let error = match self {
             Self::Database(error)
-            | Self::Migrate(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => {
-                error
-            }
+            | Self::Migrate(
+                MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _),
+            ) => error,
             _ => return false,
         };
         // XX000: two grants changed one entry of the catalogue ("tuple concurrently updated").

@@ -11,8 +11,9 @@ use crate::{
 use async_nats::{ConnectOptions, Event, jetstream};
 use exodrive_domain::Recorded;
 use exodrive_log::{Log, LogConfig, WrappingKeys};
-use exodrive_runtime::services::ServiceUrls;
+use exodrive_runtime::services::{Administrators, ServiceUrls};
 use reqwest::Method;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::{PgPool, Row, postgres::PgPoolOptions};
 use std::{
@@ -41,12 +42,21 @@ pub type PermissionErrors = Arc<Mutex<Vec<String>>>;
 /// The key that signs the checkpoints of every world.
 pub const SEAL_KEY: &str = "ZTJlIHNlYWwga2V5LCBvZiAzMiBieXRlcyEhISEhISE=";
 
+/// The servers of a system: the addresses that it has, and those of who may do everything.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Servers {
+    /// As the parts of the system.
+    pub urls: ServiceUrls,
+    /// As who may do everything.
+    pub administrators: Administrators,
+}
+
 /// A system that answers at an address, with the servers behind it.
 pub struct System {
     /// The webhook secret that the API accepts first.
     pub webhook_secret: String,
     urls: ServiceUrls,
-    superuser: String,
+    administrators: Administrators,
     pub(crate) http: reqwest::Client,
     pub(crate) addresses: Arc<Mutex<HashMap<String, SocketAddr>>>,
     pub(crate) env: Vec<(String, String)>,
@@ -58,11 +68,10 @@ pub struct System {
 
 impl System {
     /// A system with settings that let tests work at full speed, and these on
-    /// top, on these servers, whose database has this superuser's address too. Its API answers at
-    /// `address`.
+    /// top, on these servers. Its API answers at `address`.
     pub fn new(
         folder: TempDir,
-        (urls, superuser): (ServiceUrls, String),
+        Servers { urls, administrators }: Servers,
         address: SocketAddr,
         settings: &[(&str, &str)],
     ) -> Self {
@@ -77,6 +86,7 @@ impl System {
             ("EXODRIVE_DATABASE_WORKER_URL", &urls.database_worker),
             ("EXODRIVE_DATABASE_OPERATOR_URL", &urls.database_operator),
             ("EXODRIVE_REDIS_URL", &urls.redis),
+            ("EXODRIVE_REDIS_WORKER_URL", &urls.redis_worker),
             ("EXODRIVE_HTTP_ADDR", &address.to_string()),
             ("EXODRIVE_RESEND_WEBHOOK_SECRETS", &webhook_secret),
             ("EXODRIVE_JWT_SECRET", TOKEN_SECRET),
@@ -88,6 +98,8 @@ impl System {
             ("EXODRIVE_RATE_LIMIT_FAILED_WEBHOOK", "100000/1m"),
             ("EXODRIVE_RATE_LIMIT_BOOKING", "100000/1m"),
             ("EXODRIVE_LINK_SECRET", "e2e-link-secret-9f20c1-c4d86b13e"),
+            // A machine that runs tests is busy.
+            ("EXODRIVE_REDIS_TIMEOUT", "250ms"),
             // Tests count events: reads are recorded at once only when a test
             // asks for it.
             ("EXODRIVE_ACCESS_INTERVAL", "1h"),
@@ -106,7 +118,7 @@ impl System {
         let database = PgPoolOptions::new()
             .max_connections(2)
             .acquire_timeout(Duration::from_secs(10))
-            .connect_lazy(&superuser)
+            .connect_lazy(&administrators.database)
             .unwrap();
         let env: Vec<_> = env.into_iter().collect();
         let (http, addresses) = (http_client(), HashMap::from([(API.to_owned(), address)]));
@@ -114,7 +126,7 @@ impl System {
         let standing = Arc::new(ObservedSystem {
             folder: folder.path().to_owned(),
             http: http.clone(),
-            database: superuser.clone(),
+            database: administrators.database.clone(),
             env: env.clone(),
             addresses: addresses.clone(),
         });
@@ -122,7 +134,7 @@ impl System {
         Self {
             webhook_secret,
             urls,
-            superuser,
+            administrators,
             http,
             addresses,
             env,
@@ -298,7 +310,12 @@ impl System {
 
     /// The address of the views' database as a superuser.
     pub fn superuser(&self) -> &str {
-        &self.superuser
+        &self.administrators.database
+    }
+
+    /// The address of Redis as a user who may do everything.
+    pub fn redis(&self) -> &str {
+        &self.administrators.redis
     }
 
     /// A connection to the views' database as a superuser, for tests that go behind the system's

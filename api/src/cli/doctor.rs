@@ -76,14 +76,9 @@ impl Doctor {
         let readers = Database::for_readers(&urls.database)?;
         findings.push(("postgres api", of_login(&readers, Login::Api).await));
         findings.push(("postgres worker", of_login(&database, Login::Worker).await));
-        let redis = Cache::new(&urls.redis)?.query::<String>(&Cmd::ping()).await;
-        let redis = redis.map(|_| "answers".to_owned()).map_err(|error| {
-            format!(
-                "{}; reads go to Postgres until it is back (EXODRIVE_REDIS_URL)",
-                error_chain(&error)
-            )
-        });
-        findings.push(("redis", redis.into()));
+        findings.push(("redis api", of_redis(&urls.redis, "EXODRIVE_REDIS_URL").await?));
+        let worker = of_redis(&urls.redis_worker, "EXODRIVE_REDIS_WORKER_URL").await?;
+        findings.push(("redis worker", worker));
         let projections = database.projections().await.unwrap_or_else(|error| {
             findings.push(("projections", Err(error_chain(&error)).into()));
             Vec::new()
@@ -122,6 +117,26 @@ impl Doctor {
     }
 }
 
+/// Checks that a user of Redis may do its work, and no more: not see the server's settings.
+async fn of_redis(url: &str, variable: &str) -> Result<Verdict, Failure> {
+    let redis = Cache::new(url)?;
+    if let Err(error) = redis.query::<String>(&Cmd::ping()).await {
+        let error = error_chain(&error);
+        return Ok(Verdict::Fault(format!(
+            "{error}; reads go to Postgres until it is back ({variable})"
+        )));
+    }
+    let mut settings = redis::cmd("CONFIG");
+    settings.arg("GET").arg("maxmemory");
+    Ok(match redis.query::<redis::Value>(&settings).await {
+        Ok(_) => Verdict::Note(format!(
+            "answers; may do everything: give the API and the worker users of their own \
+             (docs/redis.conf, {variable})"
+        )),
+        Err(_) => Verdict::Fine("answers; may not administer the server".to_owned()),
+    })
+}
+
 /// Checks that a login of the database may do its work, and no more.
 async fn of_login(database: &Database, login: Login) -> Verdict {
     let found = async {
@@ -141,7 +156,9 @@ async fn of_login(database: &Database, login: Login) -> Verdict {
             foreign.len() - 1
         )),
         Ok(_) => Verdict::Fine("may do its work, and no more".to_owned()),
-        Err(error) => Verdict::Fault(format!("{} ({})", error_chain(&error), login::variable(login))),
+        Err(error) => {
+            Verdict::Fault(format!("{} ({})", error_chain(&error), login::variable(login)))
+        }
     }
 }
 

@@ -272,6 +272,7 @@ impl Env {
         say!("EXODRIVE_DATABASE_WORKER_URL={}", urls.database_worker);
         say!("EXODRIVE_DATABASE_OPERATOR_URL={}", urls.database_operator);
         say!("EXODRIVE_REDIS_URL={}", urls.redis);
+        say!("EXODRIVE_REDIS_WORKER_URL={}", urls.redis_worker);
         if let Some(system) = folder::announced(&self.connections.data_dir)? {
             say!("EXODRIVE_API_URL={}", system.url);
         }
@@ -334,6 +335,8 @@ mod tests {
             name if name.starts_with("max-") => "7",
             name if name.starts_with("jwt-jwks-") => "7s",
             "log-sync" => "default",
+            "allow-unverified" => "postgres,redis",
+            "cors-origins" => "https://www.example.com,http://localhost:3000",
             "log-replicas" => "3",
             "rebuild-memory-mib" => "7",
             "jwt-algorithm" => "RS256",

@@ -17,7 +17,10 @@ use exodrive_commands::{
     access_log::AccessLog, erasure::Erasures, operations::Operator, rental::RentalCommands,
 };
 use exodrive_log::{Commands, Log};
-use exodrive_projections::{Database, engine::{Login, cache::Cache}};
+use exodrive_projections::{
+    Database,
+    engine::{Login, cache::Cache},
+};
 use exodrive_runtime::{descriptors, shutdown, tasks::Tasks};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
@@ -76,7 +79,7 @@ impl Serve {
         let tokens = self.tokens(&tasks)?;
         let log =
             Log::connect(&self.connections.appending_config(urls.nats, urls.nats_monitor)?).await?;
-        let redis = Cache::new(&urls.redis)?;
+        let redis = Cache::with_timeout(&urls.redis, self.http.redis_timeout)?;
         let [emails, cars, calendars] = [
             ("inbox", "view-cache-inbox"),
             ("cars", "view-cache-cars"),
@@ -124,6 +127,7 @@ impl Serve {
             tokens,
             accesses,
             bounds: self.http.bounds(),
+            cors_origins: self.http.cors_origins,
             trusted_proxies: self.http.trusted_proxies,
             health: health::Latest::default(),
             full_readings: tokio::sync::Semaphore::new(http::FULL_READINGS),

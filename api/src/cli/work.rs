@@ -65,7 +65,7 @@ impl Work {
             log,
             database,
             readers: Database::for_readers(&urls.database_worker)?,
-            cache: Cache::new(&urls.redis)?,
+            cache: Cache::new(&urls.redis_worker)?,
             process: process.clone(),
             seal_keys,
             seal_interval: self.seals.seal_interval,

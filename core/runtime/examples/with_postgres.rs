@@ -25,7 +25,7 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     .await?;
     let status = Command::new(program)
         .args(arguments)
-        .env("DATABASE_URL", services.database_superuser().unwrap_or_default())
+        .env("DATABASE_URL", &services.administrators().database)
         .status()?;
     services.stop().await;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -1,19 +1,12 @@
 //! The read models' database: connections for readers and for workers, and the identity that a
 //! read is made with.
 
-use crate::{
-    Error, Transaction,
-    engine::{logins, projection::Definition, store},
-    for_each_projection,
-};
+use crate::{Error, Transaction, engine::store};
 use sqlx::{
-    AssertSqlSafe, Connection, Executor, PgConnection, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    AssertSqlSafe, Executor, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
-use std::{
-    str::FromStr,
-    time::{Duration, Instant},
-};
+use std::{str::FromStr, time::Duration};
 
 /// The identity of a reader. Row-level security shows rows by it, so that a check forgotten in a
 /// handler leaks nothing.
@@ -96,6 +89,18 @@ impl ReadTransaction {
 }
 
 impl Database {
+    /// True if nobody between here and the database can read along or stand in for it: it is on
+    /// this machine, or its certificate is verified.
+    ///
+    /// # Errors
+    /// When the URL is invalid.
+    pub fn is_reached_safely(url: &str) -> Result<bool, Error> {
+        let options = PgConnectOptions::from_str(url)?;
+        Ok(options.get_socket().is_some()
+            || exodrive_log::redis::is_this_machine(options.get_host())
+            || matches!(options.get_ssl_mode(), PgSslMode::VerifyFull))
+    }
+
     /// A database for readers. It connects when first used, so that code that does not need it
     /// works without it. Sessions run as `exodrive_reader`, which owns nothing. Readiness, commands
     /// and operators, who ask about the engine's tables, have connections of their own: they have an
@@ -163,40 +168,6 @@ impl Database {
         Ok(Self { views: pool.clone(), pool })
     }
 
-    /// Applies the migrations at this address, gives the workers' role what is its own, and creates
-    /// the first generation of every projection that has none. Does nothing to a database that is
-    /// ready. It keeps nobody waiting: it gives up a lock that it does not get within 2 s, and tries
-    /// again for a minute.
-    ///
-    /// # Errors
-    /// When the database fails, or the login may not do so.
-    pub async fn migrate(url: &str) -> Result<(), Error> {
-        let deadline = Instant::now() + MIGRATION_LIMIT;
-        loop {
-            match Self::try_to_migrate(url).await {
-                Err(error) if error.is_contention() && Instant::now() < deadline => {
-                    let error = exodrive_runtime::error_chain(&error);
-                    tracing::warn!(error, "Others use what is to be migrated: it is tried again");
-                    tokio::time::sleep(jittered(MIGRATION_PAUSE)).await;
-                }
-                outcome => return outcome,
-            }
-        }
-    }
-
-    async fn try_to_migrate(url: &str) -> Result<(), Error> {
-        let options = options(url, "exodrive migrate")?.options([("lock_timeout", "2s")]);
-        // A connection of its own, whose end gives up every lock.
-        let mut connection = PgConnection::connect_with(&options).await?;
-        exodrive_migrations::MIGRATOR.run(&mut connection).await?;
-        logins::hand_over(&mut connection).await?;
-        connection.close().await?;
-        let workers = Self::for_workers(url)?;
-        for_each_projection!(P => store::generations::ensure(Definition::of::<P>(), &workers.pool).await?);
-        workers.pool.close().await;
-        Ok(())
-    }
-
     /// The same database for commands: they read views by the connections that they share with
     /// readiness, and do not wait for readers.
     #[must_use]
@@ -251,21 +222,9 @@ impl Database {
     }
 }
 
-/// Time for which a migration that others are in the way of is tried again.
-const MIGRATION_LIMIT: Duration = Duration::from_secs(60);
-/// The pause between two attempts: half of it, and up to half more.
-const MIGRATION_PAUSE: Duration = Duration::from_secs(1);
-
-/// From half of a duration to all of it, so that those who wait do not meet again.
-fn jittered(duration: Duration) -> Duration {
-    // Some of the random bits of an id.
-    let share = f64::from(uuid::Uuid::now_v7().as_fields().3[7]) / f64::from(u8::MAX);
-    duration.mul_f64(0.5 + share / 2.0)
-}
-
 /// Options of every connection. Notices, such as that a view to be dropped does not exist, help
 /// nobody.
-fn options(url: &str, application: &str) -> Result<PgConnectOptions, Error> {
+pub(super) fn options(url: &str, application: &str) -> Result<PgConnectOptions, Error> {
     let options = PgConnectOptions::from_str(url)?.application_name(application);
     Ok(options.options([("client_min_messages", "warning")]))
 }

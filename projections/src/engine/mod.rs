@@ -14,6 +14,7 @@ pub(crate) mod fold;
 pub(crate) mod histories;
 pub mod inspect;
 mod logins;
+mod migration;
 pub mod operations;
 mod partition;
 pub(crate) mod projection;

@@ -10,10 +10,10 @@
 
 use exodrive_projections::Database;
 use exodrive_runtime::{
-    services::{Options, PrivateServices, ServiceUrls},
+    services::{Options, PrivateServices},
     shutdown,
 };
-use exodrive_tests::complaints_of_postgres;
+use exodrive_tests::{Servers, complaints_of_postgres};
 use std::{
     error::Error,
     fs,
@@ -33,11 +33,10 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let options = Options::for_tests(folder.path().join("services"));
     let services = PrivateServices::start(Options { neighbours: SYSTEMS, ..options }).await?;
     Database::migrate(&services.urls().database_operator).await?;
-    let superuser = services.database_superuser().expect("a private Postgres");
-    let systems: Vec<(ServiceUrls, String)> = (1..=SYSTEMS)
-        .map(|number| {
-            let urls = services.neighbour(number).expect("one of them");
-            (urls, format!("{superuser}_{number}"))
+    let systems: Vec<Servers> = (1..=SYSTEMS)
+        .map(|number| Servers {
+            urls: services.neighbour(number).expect("one of them"),
+            administrators: services.administrators().of_neighbour(number),
         })
         .collect();
     fs::write(folder.path().join("systems.json"), serde_json::to_vec(&systems)?)?;

@@ -198,7 +198,7 @@ async fn a_state_edited_in_redis_never_leads_to_a_double_booking() {
     let car = world.admin().add_car("porsche", 100_000).await;
     let (first, last) = (day(3), day(5));
     client(&names[0]).book(&car, first, last).await.expect(201);
-    let redis = redis::Client::open(world.urls().redis.as_str()).unwrap();
+    let redis = redis::Client::open(world.redis()).unwrap();
     let mut redis = redis.get_multiplexed_async_connection().await.unwrap();
     let (key, written) = exodrive_tests::eventually("the calendar is in Redis", async || {
         let mut redis = redis.clone();

@@ -119,7 +119,7 @@ async fn traces(world: &World) -> Vec<String> {
     for line in dump.stdout.split(|byte| *byte == b'\n').filter(is_found) {
         traces.push(format!("dump: {}", String::from_utf8_lossy(line)));
     }
-    let client = redis::Client::open(world.urls().redis.as_str()).unwrap();
+    let client = redis::Client::open(world.redis()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut connection).await.unwrap();
     for name in keys {

@@ -7,7 +7,7 @@ use exodrive_api::{
 };
 use exodrive_log::Log;
 use exodrive_runtime::{services::ServiceUrls, tasks::Tasks};
-use exodrive_tests::{API, Answer, System, eventually, program};
+use exodrive_tests::{API, Answer, Servers, System, eventually, program};
 use reqwest::Method;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::{
@@ -47,13 +47,14 @@ static SERVERS: LazyLock<PathBuf> = LazyLock::new(|| {
 
 /// The addresses of a system that no other test has: nothing is in it, and its database is not there yet.
 pub(crate) fn take_system() -> ServiceUrls {
-    take_servers().0
+    let Servers { urls, administrators } = take_servers();
+    // Such tests are the API, the worker, and whoever goes behind their backs.
+    ServiceUrls { redis: administrators.redis, ..urls }
 }
 
-/// The same, and the address of its database as a superuser.
-fn take_servers() -> (ServiceUrls, String) {
+fn take_servers() -> Servers {
     let systems = fs::read(SERVERS.join("systems.json")).unwrap();
-    let systems: Vec<(ServiceUrls, String)> = serde_json::from_slice(&systems).unwrap();
+    let systems: Vec<Servers> = serde_json::from_slice(&systems).unwrap();
     let taken = |number: usize| {
         let file = SERVERS.join("taken").join(number.to_string());
         match File::create_new(file) {
@@ -85,11 +86,11 @@ impl InProcess {
 
     /// A system with these settings on top, ready.
     pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
-        let urls = take_servers();
-        create_database(&urls.1).await;
+        let servers = take_servers();
+        create_database(&servers.administrators.database).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let system = System::new(folder, urls, listener.local_addr().unwrap(), settings);
+        let system = System::new(folder, servers, listener.local_addr().unwrap(), settings);
         let urls = system.urls();
         let connections: Connections = parse(system.env());
         let config = connections

@@ -29,7 +29,7 @@ async fn sql(world: &System, sql: &str) -> u64 {
 }
 
 async fn redis(world: &System) -> redis::aio::MultiplexedConnection {
-    let client = redis::Client::open(world.urls().redis.as_str()).unwrap();
+    let client = redis::Client::open(world.redis()).unwrap();
     client.get_multiplexed_async_connection().await.unwrap()
 }
 

@@ -114,7 +114,7 @@ impl Odds {
     }
 
     fn work<P: Projection>(&self) {
-        let cache = Cache::new(&self.world.urls().redis).unwrap();
+        let cache = Cache::new(&self.world.urls().redis_worker).unwrap();
         // Rows are copied out and taken back many times.
         let rebuilds = RebuildSettings { memory: 20_000, ..RebuildSettings::default() };
         let settings = EngineSettings { rebuilds, fold_limit: Duration::from_millis(200) };

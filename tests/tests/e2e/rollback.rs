@@ -129,7 +129,7 @@ async fn a_rollback_ends_although_redis_missed_rows_and_no_event_comes() {
             _ => {}
         }
     };
-    let cache = Cache::new(&world.urls().redis).unwrap();
+    let cache = Cache::new(&world.urls().redis_worker).unwrap();
     let engine = Runner::named("inbox", world.log().await, database.clone(), cache, "tester");
     let engine = engine.unwrap().on_step(hook);
     let stop = CancellationToken::new();

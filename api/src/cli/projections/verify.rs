@@ -76,7 +76,7 @@ impl Verify {
         let urls = self.connections.resolve()?;
         let log = Log::open(&self.connections.reading_config(urls.nats)?).await?;
         let database = Database::for_workers(&urls.database_worker)?;
-        let cache = if self.no_redis { None } else { Some(Cache::new(&urls.redis)?) };
+        let cache = if self.no_redis { None } else { Some(Cache::new(&urls.redis_worker)?) };
         let extent = if self.all { Extent::All } else { Extent::Sample(self.sample) };
         let memory = usize::try_from(self.memory << 20)?;
         let options = Options { extent, memory };

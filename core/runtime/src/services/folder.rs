@@ -38,7 +38,10 @@ pub(super) struct SavedSettings {
     /// unfinished initdb and is made again from the beginning.
     pub(super) postgres_made: bool,
     pub(super) redis_port: u16,
+    /// Of the default user, which no part of the system is.
     pub(super) redis_password: String,
+    pub(super) redis_api_password: String,
+    pub(super) redis_worker_password: String,
     /// The addresses to connect to, while the services run.
     #[serde(deserialize_with = "of_this_release")]
     pub(super) urls: Option<ServiceUrls>,
@@ -80,6 +83,8 @@ impl SavedSettings {
             &mut self.postgres_worker_password,
             &mut self.postgres_operator_password,
             &mut self.redis_password,
+            &mut self.redis_api_password,
+            &mut self.redis_worker_password,
         ] {
             if password.is_empty() {
                 *password = random_hex();

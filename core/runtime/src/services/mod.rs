@@ -95,8 +95,10 @@ pub struct Options {
     pub database_worker: Option<String>,
     /// The same as the login that owns the tables; without it, the API's login is used.
     pub database_operator: Option<String>,
-    /// Redis that runs elsewhere; none is started then.
+    /// Redis that runs elsewhere, as the API's user; none is started then.
     pub redis: Option<String>,
+    /// The same with the worker's user; without it, the API's user is used.
+    pub redis_worker: Option<String>,
 }
 
 impl Options {
@@ -116,6 +118,7 @@ impl Options {
             database_worker: None,
             database_operator: None,
             redis: None,
+            redis_worker: None,
         }
     }
 
@@ -143,8 +146,10 @@ pub struct ServiceUrls {
     pub database_worker: String,
     /// Postgres, as the login that owns the tables.
     pub database_operator: String,
-    /// Redis.
+    /// Redis, as the API's user.
     pub redis: String,
+    /// Redis, as the worker's user and that of commands that look at projections.
+    pub redis_worker: String,
 }
 
 impl fmt::Debug for ServiceUrls {
@@ -158,7 +163,27 @@ impl fmt::Debug for ServiceUrls {
             .field("database_worker", &redact(&self.database_worker))
             .field("database_operator", &redact(&self.database_operator))
             .field("redis", &redact(&self.redis))
+            .field("redis_worker", &redact(&self.redis_worker))
             .finish()
+    }
+}
+
+/// The addresses of private servers as those who may do everything, for tests that go behind the
+/// system's back.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Administrators {
+    /// Postgres, as a superuser.
+    pub database: String,
+    /// Redis, as the default user.
+    pub redis: String,
+}
+
+impl Administrators {
+    /// Those of the database of this number.
+    #[must_use]
+    pub fn of_neighbour(&self, number: u16) -> Self {
+        let redis = self.redis.strip_suffix("/0").unwrap_or(&self.redis);
+        Self { database: format!("{}_{number}", self.database), redis: format!("{redis}/{number}") }
     }
 }
 
@@ -352,7 +377,7 @@ pub struct PrivateServices {
     data_dir: PathBuf,
     ephemeral: bool,
     neighbours: u16,
-    superuser: Option<String>,
+    administrators: Administrators,
     urls: ServiceUrls,
     slots: Vec<Slot>,
     // The last field, so that the folder is free only when no service runs in it any more.
@@ -505,6 +530,10 @@ impl PrivateServices {
             let private = || postgres::url(&saved, login, password, "exodrive");
             elsewhere.or_else(|| options.database.clone()).unwrap_or_else(private)
         };
+        let redis_as = |user: &str, password: &str, elsewhere: Option<String>| {
+            let private = || redis::url(&saved, &format!("exodrive-{user}"), password);
+            elsewhere.or_else(|| options.redis.clone()).unwrap_or_else(private)
+        };
         let urls = ServiceUrls {
             nats: nats_as("api", &saved.nats_api_password, None),
             nats_worker: nats_as("worker", &saved.nats_worker_password, options.nats_worker),
@@ -529,16 +558,18 @@ impl PrivateServices {
                 &saved.postgres_operator_password,
                 options.database_operator,
             ),
-            redis: options.redis.unwrap_or_else(|| {
-                format!("redis://:{}@127.0.0.1:{}/0", saved.redis_password, saved.redis_port)
-            }),
+            redis: redis_as("api", &saved.redis_api_password, None),
+            redis_worker: redis_as("worker", &saved.redis_worker_password, options.redis_worker),
         };
         // Built before a failure is returned, so that an ephemeral folder is removed in that case too.
         let services = Self {
             data_dir,
             ephemeral: options.ephemeral,
             neighbours: options.neighbours,
-            superuser: options.database.is_none().then(|| postgres::superuser_url(&saved)),
+            administrators: Administrators {
+                database: postgres::superuser_url(&saved),
+                redis: redis::url(&saved, "", &saved.redis_password),
+            },
             urls,
             slots,
             _lock: lock,
@@ -560,10 +591,10 @@ impl PrivateServices {
         &self.urls
     }
 
-    /// Postgres as its superuser, for tests that go behind the system's back; `None` if it runs
-    /// elsewhere.
-    pub fn database_superuser(&self) -> Option<&str> {
-        self.superuser.as_deref()
+    /// The addresses of those who may do everything. They mean something only for services that
+    /// are private.
+    pub fn administrators(&self) -> &Administrators {
+        &self.administrators
     }
 
     /// The addresses of a neighbour, numbered from 1: its NATS account, its Redis
@@ -589,6 +620,7 @@ impl PrivateServices {
             database_worker: format!("{}_{number}", self.urls.database_worker),
             database_operator: format!("{}_{number}", self.urls.database_operator),
             redis: format!("{}/{number}", self.urls.redis.strip_suffix("/0")?),
+            redis_worker: format!("{}/{number}", self.urls.redis_worker.strip_suffix("/0")?),
         })
     }
 

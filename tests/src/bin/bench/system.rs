@@ -94,7 +94,12 @@ impl System {
 
     /// The address of the first database as a superuser.
     pub(crate) fn database(&self) -> &str {
-        self.services.database_superuser().unwrap_or_default()
+        &self.services.administrators().database
+    }
+
+    /// The address of Redis as a user who may do everything.
+    pub(crate) fn redis(&self) -> &str {
+        &self.services.administrators().redis
     }
 
     fn start_with(&self, args: &[&str], database: &str) -> Process {
@@ -115,6 +120,7 @@ impl System {
             ("EXODRIVE_DATABASE_WORKER_URL", as_login(&urls.database_worker)),
             ("EXODRIVE_DATABASE_OPERATOR_URL", as_login(&urls.database_operator)),
             ("EXODRIVE_REDIS_URL", urls.redis.clone()),
+            ("EXODRIVE_REDIS_WORKER_URL", urls.redis_worker.clone()),
             ("EXODRIVE_DATA_KEYS", DATA_KEYS.to_owned()),
             ("EXODRIVE_SEAL_KEYS", SEAL_KEY.to_owned()),
             ("EXODRIVE_HTTP_ADDR", self.address.to_string()),

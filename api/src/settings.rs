@@ -2,6 +2,7 @@
 
 mod secret_parser;
 mod secrets;
+mod unverified;
 
 use self::secret_parser::SecretParser;
 use super::http::{
@@ -15,11 +16,8 @@ use super::http::{
 };
 use axum::http::HeaderValue;
 use clap::{ArgMatches, Args, Command, parser::ValueSource};
-use exodrive_log::{LogConfig, WrappingKeysError, redis::Redis};
-use exodrive_projections::{
-    Database,
-    engine::{EngineSettings, RebuildSettings},
-};
+use exodrive_log::{LogConfig, WrappingKeysError};
+use exodrive_projections::engine::{EngineSettings, RebuildSettings};
 use exodrive_proof::note::KeyError;
 use exodrive_runtime::{
     folder::{self, LogRequirements},
@@ -626,42 +624,6 @@ impl Connections {
             redis: redis_as(&None, running.redis),
             redis_worker: redis_as(&self.redis_worker_url, running.redis_worker),
         })
-    }
-
-    /// Refuses servers that were given, are on another machine, and are not verified.
-    ///
-    /// # Errors
-    /// The first one, by the name of its variable.
-    pub fn refuse_unverified(&self) -> Result<(), SettingsError> {
-        let databases = [
-            ("EXODRIVE_DATABASE_URL", &self.database_url),
-            ("EXODRIVE_DATABASE_WORKER_URL", &self.database_worker_url),
-            ("EXODRIVE_DATABASE_OPERATOR_URL", &self.database_operator_url),
-        ];
-        for (variable, url) in databases {
-            let Some(url) = url else { continue };
-            let safe =
-                Database::is_reached_safely(url).map_err(|_| SettingsError::Url(variable))?;
-            if !safe && !self.allow_unverified.contains(&Unverified::Postgres) {
-                let remedy = "add sslmode=verify-full (and sslrootcert=FILE for an authority of \
-                              your own) to it";
-                return Err(SettingsError::Unverified { variable, remedy, server: "postgres" });
-            }
-        }
-        let caches = [
-            ("EXODRIVE_REDIS_URL", &self.redis_url),
-            ("EXODRIVE_REDIS_WORKER_URL", &self.redis_worker_url),
-        ];
-        for (variable, url) in caches {
-            let Some(url) = url else { continue };
-            let safe = Redis::is_reached_safely(url).map_err(|_| SettingsError::Url(variable))?;
-            if !safe && !self.allow_unverified.contains(&Unverified::Redis) {
-                let remedy = "begin it with rediss: (and add sslrootcert=FILE for an authority of \
-                              your own)";
-                return Err(SettingsError::Unverified { variable, remedy, server: "redis" });
-            }
-        }
-        Ok(())
     }
 
     /// Returns the address of the log alone, for programs that need nothing

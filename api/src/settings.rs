@@ -274,8 +274,8 @@ pub struct HttpSettings {
     #[arg(long, env = "EXODRIVE_REDIS_TIMEOUT", default_value = "50ms", value_name = "DURATION",
           value_parser = humantime::parse_duration)]
     pub redis_timeout: Duration,
-    /// Web pages of these origins (such as https://www.example.com) may ask the
-    /// API from a browser, with commas between. Not given: of none.
+    /// Web pages of these origins (scheme, host and port, as browsers send them)
+    /// may ask the API from a browser, with commas between. Not given: of none.
     #[arg(long, env = "EXODRIVE_CORS_ORIGINS", value_delimiter = ',', value_name = "ORIGINS",
           value_parser = parse_origin)]
     pub cors_origins: Vec<HeaderValue>,

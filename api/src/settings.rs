@@ -2,6 +2,7 @@
 
 mod secret_parser;
 mod secrets;
+mod unverified;
 
 use self::secret_parser::SecretParser;
 use super::http::{
@@ -13,6 +14,7 @@ use super::http::{
     layers::load::Bounds,
     state::limits::{Limit, Rate, Rates},
 };
+use axum::http::HeaderValue;
 use clap::{ArgMatches, Args, Command, parser::ValueSource};
 use exodrive_log::{LogConfig, WrappingKeysError};
 use exodrive_projections::engine::{EngineSettings, RebuildSettings};
@@ -53,12 +55,33 @@ pub struct Connections {
     /// The monitoring endpoint of that NATS, by which its sync mode is checked.
     #[arg(long, env = "EXODRIVE_NATS_MONITOR_URL", value_name = "URL")]
     pub nats_monitor_url: Option<String>,
-    /// Postgres, if it is not the data folder's own.
+    /// Postgres, if it is not the data folder's own, as the API's login (docs/postgres.sql).
     #[arg(long, env = "EXODRIVE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<String>,
-    /// Redis, if it is not the data folder's own.
+    /// That Postgres as the worker's login. Not given: EXODRIVE_DATABASE_URL.
+    #[arg(long, env = "EXODRIVE_DATABASE_WORKER_URL", hide_env_values = true, value_name = "URL")]
+    pub database_worker_url: Option<String>,
+    /// That Postgres as the login that makes and owns the tables. Not given:
+    /// EXODRIVE_DATABASE_URL.
+    #[arg(
+        long,
+        env = "EXODRIVE_DATABASE_OPERATOR_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub database_operator_url: Option<String>,
+    /// Redis, if it is not the data folder's own, as the API's user (docs/redis.conf).
     #[arg(long, env = "EXODRIVE_REDIS_URL", hide_env_values = true, value_name = "URL")]
     pub redis_url: Option<String>,
+    /// That Redis as the worker's user. Not given: EXODRIVE_REDIS_URL.
+    #[arg(long, env = "EXODRIVE_REDIS_WORKER_URL", hide_env_values = true, value_name = "URL")]
+    pub redis_worker_url: Option<String>,
+    /// Servers that may be on another machine although nobody verifies that they
+    /// are who they say, or the connection can be read: postgres, redis, with
+    /// commas between. Not given: Postgres on another machine needs
+    /// sslmode=verify-full in its URL, and Redis a URL that begins with rediss:.
+    #[arg(long, env = "EXODRIVE_ALLOW_UNVERIFIED", value_delimiter = ',', value_name = "SERVERS")]
+    pub allow_unverified: Vec<Unverified>,
     /// Keys that encrypt the data keys of personal data in the log: version,
     /// colon, base64 of 32 bytes; several with commas between; the highest
     /// version encrypts new keys. If they are lost, the data is lost. Not
@@ -77,6 +100,15 @@ pub struct Connections {
     /// Properties that the event log must have.
     #[command(flatten)]
     pub log: LogSettings,
+}
+
+/// A server that may be reached without a verified certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Unverified {
+    /// Postgres.
+    Postgres,
+    /// Redis.
+    Redis,
 }
 
 /// Properties that the event log must have. If one is not given, it is that of the
@@ -248,6 +280,16 @@ pub struct HttpSettings {
     /// Exports, replays and histories that may be in progress at a time.
     #[arg(long, env = "EXODRIVE_MAX_HEAVY_READS", default_value_t = 8, value_name = "N")]
     pub max_heavy_reads: usize,
+    /// Longest time that a request waits for Redis. Without its answer the
+    /// request goes on; then others do not ask Redis for a moment.
+    #[arg(long, env = "EXODRIVE_REDIS_TIMEOUT", default_value = "50ms", value_name = "DURATION",
+          value_parser = humantime::parse_duration)]
+    pub redis_timeout: Duration,
+    /// Web pages of these origins (scheme, host and port, as browsers send them)
+    /// may ask the API from a browser, with commas between. Not given: of none.
+    #[arg(long, env = "EXODRIVE_CORS_ORIGINS", value_delimiter = ',', value_name = "ORIGINS",
+          value_parser = parse_origin)]
+    pub cors_origins: Vec<HeaderValue>,
     /// Interval at which records of reads by staff are appended together. An
     /// API process that is killed loses the records of the last interval.
     #[arg(long, env = "EXODRIVE_ACCESS_INTERVAL", default_value = "1s", value_name = "DURATION",
@@ -495,6 +537,21 @@ pub enum SettingsError {
         "EXODRIVE_SEAL_KEYS: {0}; each must be the base64 of 32 bytes, a file with it, or a verifier key. EXODRIVE_SEAL_ORIGIN must have no space and no plus sign"
     )]
     SealKey(#[from] KeyError),
+    /// Whoever is between here and a server could read along, or stand in for it.
+    #[error(
+        "{variable} is on another machine, and its certificate is not verified: {remedy}, or allow it by EXODRIVE_ALLOW_UNVERIFIED={server}"
+    )]
+    Unverified {
+        /// The variable that names the server.
+        variable: &'static str,
+        /// How it is verified.
+        remedy: &'static str,
+        /// The server, as the exception names it.
+        server: &'static str,
+    },
+    /// The URL of a server is invalid.
+    #[error("{0} is no URL of such a server")]
+    Url(&'static str),
     /// The data folder cannot be used.
     #[error("cannot use the data folder {0}")]
     Folder(String, #[source] std::io::Error),
@@ -506,6 +563,19 @@ fn at_most(text: &str, most: Duration) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     let most_text = humantime::format_duration(most);
     if duration <= most { Ok(duration) } else { Err(format!("must be {most_text} at most")) }
+}
+
+/// An origin as browsers send it: scheme, host, and a port that is not the
+/// scheme's own.
+fn parse_origin(text: &str) -> Result<HeaderValue, String> {
+    let wrong = || "must be an origin, such as https://www.example.com, without a path".to_owned();
+    let (scheme, host) = text.split_once("://").ok_or_else(wrong)?;
+    let fits = matches!(scheme, "http" | "https")
+        && !host.is_empty()
+        && host
+            .bytes()
+            .all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || b".-:[]".contains(&it));
+    if fits { HeaderValue::from_str(text).map_err(|_| wrong()) } else { Err(wrong()) }
 }
 
 fn parse_sync(text: &str) -> Result<SyncMode, String> {
@@ -526,19 +596,30 @@ impl Connections {
         if let (Some(nats), Some(database), Some(redis)) =
             (&self.nats_url, &self.database_url, &self.redis_url)
         {
+            self.refuse_unverified()?;
             return Ok(ServiceUrls {
                 nats: nats.clone(),
                 nats_worker: self.nats_worker_url.as_ref().unwrap_or(nats).clone(),
                 nats_operator: self.nats_operator_url.as_ref().unwrap_or(nats).clone(),
                 nats_monitor: self.nats_monitor_url.clone(),
                 database: database.clone(),
+                database_worker: self.database_worker_url.as_ref().unwrap_or(database).clone(),
+                database_operator: self.database_operator_url.as_ref().unwrap_or(database).clone(),
                 redis: redis.clone(),
+                redis_worker: self.redis_worker_url.as_ref().unwrap_or(redis).clone(),
             });
         }
+        self.refuse_unverified()?;
         let running = services::running(&self.data_dir)
             .ok_or_else(|| SettingsError::NoSystem(self.data_dir.display().to_string()))?;
         let nats_as = |given: &Option<String>, running: String| {
             given.clone().or_else(|| self.nats_url.clone()).unwrap_or(running)
+        };
+        let database_as = |given: &Option<String>, running: String| {
+            given.clone().or_else(|| self.database_url.clone()).unwrap_or(running)
+        };
+        let redis_as = |given: &Option<String>, running: String| {
+            given.clone().or_else(|| self.redis_url.clone()).unwrap_or(running)
         };
         Ok(ServiceUrls {
             nats_monitor: match &self.nats_url {
@@ -548,8 +629,11 @@ impl Connections {
             nats: nats_as(&None, running.nats),
             nats_worker: nats_as(&self.nats_worker_url, running.nats_worker),
             nats_operator: nats_as(&self.nats_operator_url, running.nats_operator),
-            database: self.database_url.clone().unwrap_or(running.database),
-            redis: self.redis_url.clone().unwrap_or(running.redis),
+            database: database_as(&None, running.database),
+            database_worker: database_as(&self.database_worker_url, running.database_worker),
+            database_operator: database_as(&self.database_operator_url, running.database_operator),
+            redis: redis_as(&None, running.redis),
+            redis_worker: redis_as(&self.redis_worker_url, running.redis_worker),
         })
     }
 
@@ -562,6 +646,19 @@ impl Connections {
         match &self.nats_url {
             Some(url) => Ok((url.clone(), self.nats_monitor_url.clone())),
             None => self.resolve().map(|urls| (urls.nats, urls.nats_monitor)),
+        }
+    }
+
+    /// Returns the address of the database alone, as the worker's login, for commands that look at
+    /// projections.
+    ///
+    /// # Errors
+    /// As [`Connections::resolve`].
+    pub fn resolve_database(&self) -> Result<String, SettingsError> {
+        self.refuse_unverified()?;
+        match self.database_worker_url.as_ref().or(self.database_url.as_ref()) {
+            Some(url) => Ok(url.clone()),
+            None => self.resolve().map(|urls| urls.database_worker),
         }
     }
 

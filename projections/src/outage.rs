@@ -2,6 +2,7 @@
 //! something.
 
 use crate::Error;
+use sqlx::migrate::MigrateError;
 
 impl Error {
     /// True if a service is out: the same call may succeed later.
@@ -11,6 +12,22 @@ impl Error {
             Self::Log(error) => error.outage().is_some(),
             _ => false,
         }
+    }
+}
+
+impl Error {
+    /// True if others were in the way: a lock was not free in time, or two transactions have met.
+    pub(crate) fn is_contention(&self) -> bool {
+        let error = match self {
+            Self::Database(error)
+            | Self::Migrate(
+                MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _),
+            ) => error,
+            _ => return false,
+        };
+        // XX000: two grants changed one entry of the catalogue ("tuple concurrently updated").
+        let code = error.as_database_error().and_then(|error| error.code());
+        code.is_some_and(|code| code.starts_with("40") || code == "55P03" || code == "XX000")
     }
 }
 
@@ -79,6 +96,20 @@ mod tests {
         fn kind(&self) -> sqlx::error::ErrorKind {
             sqlx::error::ErrorKind::Other
         }
+    }
+
+    #[test]
+    fn a_migration_is_tried_again_when_others_were_in_the_way() {
+        let of = |code| sqlx::Error::from(Answer(code));
+        for code in ["55P03", "40P01", "40001", "XX000"] {
+            assert!(Error::Database(of(code)).is_contention(), "{code}");
+            let migration = MigrateError::ExecuteMigration(of(code), 12);
+            assert!(Error::Migrate(migration).is_contention(), "{code}");
+        }
+        for code in ["42501", "42P07", "57014"] {
+            assert!(!Error::Database(of(code)).is_contention(), "{code}");
+        }
+        assert!(!Error::Migrate(MigrateError::VersionMismatch(12)).is_contention());
     }
 
     #[test]

@@ -40,8 +40,8 @@ pub use process::{Process, free_address, program};
 pub use proxy::Proxy;
 pub use rental::{Client, booking_body, car_body, day, key, rounds};
 pub use system::{
-    API, DATA_KEYS, PermissionErrors, SEAL_KEY, System, TOKEN_SECRET, WORKER, jetstream_as,
-    open_log, run, wrapping_keys,
+    API, DATA_KEYS, PermissionErrors, SEAL_KEY, Servers, System, TOKEN_SECRET, WORKER,
+    jetstream_as, open_log, run, wrapping_keys,
 };
 pub use views::{Rows, fold, fold_by_name};
 

@@ -11,8 +11,9 @@ use crate::{
 use async_nats::{ConnectOptions, Event, jetstream};
 use exodrive_domain::Recorded;
 use exodrive_log::{Log, LogConfig, WrappingKeys};
-use exodrive_runtime::services::ServiceUrls;
+use exodrive_runtime::services::{Administrators, ServiceUrls};
 use reqwest::Method;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::{PgPool, Row, postgres::PgPoolOptions};
 use std::{
@@ -41,11 +42,21 @@ pub type PermissionErrors = Arc<Mutex<Vec<String>>>;
 /// The key that signs the checkpoints of every world.
 pub const SEAL_KEY: &str = "ZTJlIHNlYWwga2V5LCBvZiAzMiBieXRlcyEhISEhISE=";
 
+/// The servers of a system: the addresses that it has, and those of who may do everything.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Servers {
+    /// As the parts of the system.
+    pub urls: ServiceUrls,
+    /// As who may do everything.
+    pub administrators: Administrators,
+}
+
 /// A system that answers at an address, with the servers behind it.
 pub struct System {
     /// The webhook secret that the API accepts first.
     pub webhook_secret: String,
     urls: ServiceUrls,
+    administrators: Administrators,
     pub(crate) http: reqwest::Client,
     pub(crate) addresses: Arc<Mutex<HashMap<String, SocketAddr>>>,
     pub(crate) env: Vec<(String, String)>,
@@ -60,7 +71,7 @@ impl System {
     /// top, on these servers. Its API answers at `address`.
     pub fn new(
         folder: TempDir,
-        urls: ServiceUrls,
+        Servers { urls, administrators }: Servers,
         address: SocketAddr,
         settings: &[(&str, &str)],
     ) -> Self {
@@ -72,7 +83,10 @@ impl System {
             ("EXODRIVE_NATS_OPERATOR_URL", &urls.nats_operator),
             ("EXODRIVE_NATS_MONITOR_URL", urls.nats_monitor.as_deref().unwrap()),
             ("EXODRIVE_DATABASE_URL", &urls.database),
+            ("EXODRIVE_DATABASE_WORKER_URL", &urls.database_worker),
+            ("EXODRIVE_DATABASE_OPERATOR_URL", &urls.database_operator),
             ("EXODRIVE_REDIS_URL", &urls.redis),
+            ("EXODRIVE_REDIS_WORKER_URL", &urls.redis_worker),
             ("EXODRIVE_HTTP_ADDR", &address.to_string()),
             ("EXODRIVE_RESEND_WEBHOOK_SECRETS", &webhook_secret),
             ("EXODRIVE_JWT_SECRET", TOKEN_SECRET),
@@ -84,6 +98,8 @@ impl System {
             ("EXODRIVE_RATE_LIMIT_FAILED_WEBHOOK", "100000/1m"),
             ("EXODRIVE_RATE_LIMIT_BOOKING", "100000/1m"),
             ("EXODRIVE_LINK_SECRET", "e2e-link-secret-9f20c1-c4d86b13e"),
+            // A machine that runs tests is busy.
+            ("EXODRIVE_REDIS_TIMEOUT", "250ms"),
             // Tests count events: reads are recorded at once only when a test
             // asks for it.
             ("EXODRIVE_ACCESS_INTERVAL", "1h"),
@@ -103,7 +119,7 @@ impl System {
         let database = PgPoolOptions::new()
             .max_connections(2)
             .acquire_timeout(Duration::from_secs(10))
-            .connect_lazy(&urls.database)
+            .connect_lazy(&administrators.database)
             .unwrap();
         let env: Vec<_> = env.into_iter().collect();
         let (http, addresses) = (http_client(), HashMap::from([(API.to_owned(), address)]));
@@ -111,12 +127,22 @@ impl System {
         let standing = Arc::new(ObservedSystem {
             folder: folder.path().to_owned(),
             http: http.clone(),
-            database: urls.database.clone(),
+            database: administrators.database.clone(),
             env: env.clone(),
             addresses: addresses.clone(),
         });
         wait::remember(&standing);
-        Self { webhook_secret, urls, http, addresses, env, database, _standing: standing, folder }
+        Self {
+            webhook_secret,
+            urls,
+            administrators,
+            http,
+            addresses,
+            env,
+            database,
+            _standing: standing,
+            folder,
+        }
     }
 
     /// The addresses of the servers.
@@ -283,7 +309,18 @@ impl System {
         events
     }
 
-    /// A connection to the views' database, as its owner.
+    /// The address of the views' database as a superuser.
+    pub fn superuser(&self) -> &str {
+        &self.administrators.database
+    }
+
+    /// The address of Redis as a user who may do everything.
+    pub fn redis(&self) -> &str {
+        &self.administrators.redis
+    }
+
+    /// A connection to the views' database as a superuser, for tests that go behind the system's
+    /// back.
     pub fn database(&self) -> &PgPool {
         &self.database
     }

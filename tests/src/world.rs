@@ -1,8 +1,8 @@
 //! A whole system for one test: servers, processes, and calls to them.
 
 use crate::{
-    API, Answer, Process, System, WORKER, complaints_of_postgres, eventually, free_address,
-    process::program,
+    API, Answer, Process, Servers, System, WORKER, complaints_of_postgres, eventually,
+    free_address, process::program,
 };
 use exodrive_runtime::services::{Options, PrivateServices, Service};
 use nix::sys::signal::Signal;
@@ -71,7 +71,9 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let services = Options::for_tests(folder.path().join("services"));
         let services = PrivateServices::start(services).await.unwrap();
-        let system = System::new(folder, services.urls().clone(), free_address(), settings);
+        let (urls, administrators) = (services.urls(), services.administrators());
+        let servers = Servers { urls: urls.clone(), administrators: administrators.clone() };
+        let system = System::new(folder, servers, free_address(), settings);
         Self { running: Mutex::default(), services, metrics: Mutex::default(), system }
     }
 

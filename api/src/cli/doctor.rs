@@ -1,12 +1,15 @@
 //! `exodrive doctor`: checks every part, and says what to do about each fault.
 
-use super::{Failure, table};
+use super::{Failure, login, table};
 use crate::settings::{Connections, HttpSettings};
 use exodrive_log::{
     Log, LogConfig,
     permissions::{self, Deviations, User},
 };
-use exodrive_projections::{Database, engine::cache::Cache};
+use exodrive_projections::{
+    Database,
+    engine::{Login, cache::Cache},
+};
 use exodrive_runtime::{error_chain, services::ServiceUrls};
 use redis::Cmd;
 use std::{process::ExitCode, time::Duration};
@@ -63,21 +66,19 @@ impl Doctor {
             findings.push(("log writes", probe.map(took).map_err(|it| error_chain(&it)).into()));
             findings.extend(nats_users(&config, &urls).await);
         }
-        let database = Database::for_workers(&urls.database)?;
+        let database = Database::for_workers(&urls.database_worker)?;
         let migrated = match database.is_migrated().await {
             Ok(true) => Ok("answers; every migration is applied".to_owned()),
             Ok(false) => Err("migrations are missing: run `exodrive migrate`".to_owned()),
-            Err(error) => Err(format!("{} (EXODRIVE_DATABASE_URL)", error_chain(&error))),
+            Err(error) => Err(format!("{} (EXODRIVE_DATABASE_WORKER_URL)", error_chain(&error))),
         };
         findings.push(("postgres", migrated.into()));
-        let redis = Cache::new(&urls.redis)?.query::<String>(&Cmd::ping()).await;
-        let redis = redis.map(|_| "answers".to_owned()).map_err(|error| {
-            format!(
-                "{}; reads go to Postgres until it is back (EXODRIVE_REDIS_URL)",
-                error_chain(&error)
-            )
-        });
-        findings.push(("redis", redis.into()));
+        let readers = Database::for_readers(&urls.database)?;
+        findings.push(("postgres api", of_login(&readers, Login::Api).await));
+        findings.push(("postgres worker", of_login(&database, Login::Worker).await));
+        findings.push(("redis api", of_redis(&urls.redis, "EXODRIVE_REDIS_URL").await?));
+        let worker = of_redis(&urls.redis_worker, "EXODRIVE_REDIS_WORKER_URL").await?;
+        findings.push(("redis worker", worker));
         let projections = database.projections().await.unwrap_or_else(|error| {
             findings.push(("projections", Err(error_chain(&error)).into()));
             Vec::new()
@@ -113,6 +114,51 @@ impl Doctor {
         }
         say!("{table}");
         Ok(if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// Checks that a user of Redis may do its work, and no more: not see the server's settings.
+async fn of_redis(url: &str, variable: &str) -> Result<Verdict, Failure> {
+    let redis = Cache::new(url)?;
+    if let Err(error) = redis.query::<String>(&Cmd::ping()).await {
+        let error = error_chain(&error);
+        return Ok(Verdict::Fault(format!(
+            "{error}; reads go to Postgres until it is back ({variable})"
+        )));
+    }
+    let mut settings = redis::cmd("CONFIG");
+    settings.arg("GET").arg("maxmemory");
+    Ok(match redis.query::<redis::Value>(&settings).await {
+        Ok(_) => Verdict::Note(format!(
+            "answers; may do everything: give the API and the worker users of their own \
+             (docs/redis.conf, {variable})"
+        )),
+        Err(_) => Verdict::Fine("answers; may not administer the server".to_owned()),
+    })
+}
+
+/// Checks that a login of the database may do its work, and no more.
+async fn of_login(database: &Database, login: Login) -> Verdict {
+    let found = async {
+        let excess = database.excess_of(login).await?;
+        let foreign = match login {
+            Login::Worker => database.not_of_workers().await?,
+            Login::Api => Vec::new(),
+        };
+        Ok::<_, exodrive_projections::Error>((excess, foreign))
+    };
+    match found.await {
+        Ok((excess, _)) if !excess.is_empty() => Verdict::Fault(login::fault(login, &excess)),
+        Ok((_, foreign)) if !foreign.is_empty() => Verdict::Fault(format!(
+            "{} and {} others do not belong to exodrive_worker: when no worker of an older release \
+             runs any more, run `exodrive migrate`",
+            foreign[0],
+            foreign.len() - 1
+        )),
+        Ok(_) => Verdict::Fine("may do its work, and no more".to_owned()),
+        Err(error) => {
+            Verdict::Fault(format!("{} ({})", error_chain(&error), login::variable(login)))
+        }
     }
 }
 

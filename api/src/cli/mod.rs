@@ -17,6 +17,7 @@ mod audit;
 mod demo;
 mod doctor;
 mod import;
+mod login;
 mod metrics;
 mod projections;
 mod replay;
@@ -65,7 +66,7 @@ const EXAMPLES: &str = "Examples:
   exodrive replay email f3c95789-ace1-4954-ac5d-6baed2eac902
   exodrive projections list
   exodrive projections verify --all            prove that the views are what the log says
-  (export $(exodrive env); psql \"$EXODRIVE_DATABASE_URL\")";
+  (export $(exodrive env); psql \"$EXODRIVE_DATABASE_WORKER_URL\")";
 
 #[derive(Subcommand)]
 enum Command {
@@ -103,10 +104,11 @@ enum Command {
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:
-  EXODRIVE_NATS_OPERATOR_URL=nats://exodrive-operator:... exodrive migrate
+  EXODRIVE_NATS_OPERATOR_URL=nats://exodrive-operator:... \\
+  EXODRIVE_DATABASE_OPERATOR_URL=postgres://exodrive_migrate:... exodrive migrate
 
 Makes the streams that are missing; never changes one that exists. docs/nats.conf
-shows a NATS whose other users may not.")]
+and docs/postgres.sql show servers whose other users may not.")]
 struct Migrate {
     #[command(flatten)]
     connections: Connections,
@@ -133,7 +135,7 @@ struct Token {
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:
-  (export $(exodrive env); psql \"$EXODRIVE_DATABASE_URL\" -c 'select key, status from inbox')")]
+  (export $(exodrive env); psql \"$EXODRIVE_DATABASE_WORKER_URL\" -c 'select key, status from inbox')")]
 struct Env {
     #[command(flatten)]
     connections: Connections,
@@ -228,7 +230,7 @@ impl Migrate {
         let config = self.connections.appending_config(urls.nats_operator, urls.nats_monitor)?;
         Log::prepare(&config).await?;
         say!("The event log is ready: it has its streams, with the settings that they must have.");
-        Database::for_workers(&urls.database)?.migrate().await?;
+        Database::migrate(&urls.database_operator).await?;
         say!("The database is ready: migrations applied, every projection has its tables.");
         Ok(())
     }
@@ -267,7 +269,10 @@ impl Env {
         say!("EXODRIVE_DUPLICATE_WINDOW={}s", log.duplicate_window.as_secs());
         say!("EXODRIVE_LOG_REPLICAS={}", log.replicas);
         say!("EXODRIVE_DATABASE_URL={}", urls.database);
+        say!("EXODRIVE_DATABASE_WORKER_URL={}", urls.database_worker);
+        say!("EXODRIVE_DATABASE_OPERATOR_URL={}", urls.database_operator);
         say!("EXODRIVE_REDIS_URL={}", urls.redis);
+        say!("EXODRIVE_REDIS_WORKER_URL={}", urls.redis_worker);
         if let Some(system) = folder::announced(&self.connections.data_dir)? {
             say!("EXODRIVE_API_URL={}", system.url);
         }
@@ -330,6 +335,8 @@ mod tests {
             name if name.starts_with("max-") => "7",
             name if name.starts_with("jwt-jwks-") => "7s",
             "log-sync" => "default",
+            "allow-unverified" => "postgres,redis",
+            "cors-origins" => "https://www.example.com,http://localhost:3000",
             "log-replicas" => "3",
             "rebuild-memory-mib" => "7",
             "jwt-algorithm" => "RS256",

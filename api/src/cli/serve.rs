@@ -1,6 +1,6 @@
 //! `exodrive serve`: runs the API.
 
-use super::{Failure, metrics::serve_metrics};
+use super::{Failure, login, metrics::serve_metrics};
 use crate::{
     http::{
         self, Api, ConnectionLimits, Phases,
@@ -20,7 +20,10 @@ use exodrive_commands::{
     access_log::AccessLog, erasure::Erasures, operations::Operator, rental::RentalCommands,
 };
 use exodrive_log::{Commands, Log};
-use exodrive_projections::{Database, engine::cache::Cache};
+use exodrive_projections::{
+    Database,
+    engine::{Login, cache::Cache},
+};
 use exodrive_runtime::{descriptors, shutdown, tasks::Tasks};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
@@ -85,7 +88,7 @@ impl Serve {
         let tokens = self.tokens(&tasks)?;
         let log =
             Log::connect(&self.connections.appending_config(urls.nats, urls.nats_monitor)?).await?;
-        let redis = Cache::new(&urls.redis)?;
+        let redis = Cache::with_timeout(&urls.redis, self.http.redis_timeout)?;
         let [emails, cars, calendars] = [
             ("inbox", "view-cache-inbox"),
             ("cars", "view-cache-cars"),
@@ -97,10 +100,11 @@ impl Serve {
             cache
         });
         let database = Database::for_readers(&urls.database)?;
+        login::refuse_excess(&database, Login::Api, &tasks).await?;
         let blocked = BlockedKeys::default();
         tasks.spawn("blocked-keys", blocked.clone().follow(database.clone(), stop.clone()));
         let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
-        let rental = RentalCommands::new(commands, database.clone(), redis.clone());
+        let rental = RentalCommands::new(commands, database.for_commands(), redis.clone());
         let operator = Operator::new(log.clone(), database.clone());
         let rebuild_feeds = RebuildFeeds::new(operator.clone());
         let gate = ErasureGate::closed();
@@ -135,6 +139,7 @@ impl Serve {
             tokens,
             accesses,
             bounds: self.http.bounds(),
+            cors_origins: self.http.cors_origins,
             trusted_proxies: self.http.trusted_proxies,
             health: health::Latest::default(),
             exports: Places::of_each(1),

@@ -11,7 +11,7 @@ use crate::{
 use exodrive_log::Log;
 use exodrive_projections::Database;
 use exodrive_runtime::{
-    folder::{self, LogRequirements, System},
+    folder::{self, LogRequirements, Secrets, System},
     secret::Secret,
     services::{
         Options, PrivateServices, ProcessSpec, ServiceUrls, Supervised, SyncMode, supervise,
@@ -67,6 +67,8 @@ pub(super) struct RunningSystem {
     throwaway: Option<PathBuf>,
 }
 
+/// The variable that names the data folder.
+const DATA_DIR: &str = "EXODRIVE_DATA_DIR";
 /// Time that the API has to become ready.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -116,6 +118,7 @@ impl Up {
     /// Starts everything, and prints each step with its duration.
     pub(super) async fn start(mut self) -> Result<RunningSystem, Failure> {
         // What a part would refuse is refused before anything is started.
+        self.connections.refuse_unverified()?;
         self.connections.given_wrapping_keys()?;
         self.seals.given_keys()?;
         self.http.published_keys()?;
@@ -131,12 +134,15 @@ impl Up {
             nats_operator: self.connections.nats_operator_url.clone(),
             nats_monitor: self.connections.nats_monitor_url.clone(),
             database: self.connections.database_url.clone(),
+            database_worker: self.connections.database_worker_url.clone(),
+            database_operator: self.connections.database_operator_url.clone(),
             redis: self.connections.redis_url.clone(),
+            redis_worker: self.connections.redis_worker_url.clone(),
             ..Options::new(&data_dir)
         })
         .await?;
         step.done();
-        folder::secrets(&data_dir)?;
+        let secrets = folder::secrets(&data_dir)?;
         let urls = services.urls().clone();
         let step = Step::begin("Checking the event log");
         let (nats, monitor) = (urls.nats_operator.clone(), urls.nats_monitor.clone());
@@ -147,7 +153,7 @@ impl Up {
         Log::prepare(&config).await?;
         step.done();
         let step = Step::begin("Preparing the database");
-        Database::for_workers(&urls.database)?.migrate().await?;
+        Database::migrate(&urls.database_operator).await?;
         step.done();
         let step = Step::begin("Starting the API and a worker");
         let http_addr = choose_address(self.http.http_addr)?;
@@ -157,9 +163,9 @@ impl Up {
         let [serve_metrics, work_metrics] = metrics;
         let (serve_metrics, work_metrics) = (serve_metrics?, work_metrics?);
         let serve = self
-            .part("serve", &urls, serve_metrics)?
+            .part("serve", &urls, &secrets, serve_metrics)?
             .env("EXODRIVE_HTTP_ADDR", http_addr.to_string());
-        let work = self.part("work", &urls, work_metrics)?;
+        let work = self.part("work", &urls, &secrets, work_metrics)?;
         let parts = vec![supervise(serve)?, supervise(work)?];
         let system = RunningSystem {
             url: format!("http://{http_addr}"),
@@ -197,28 +203,70 @@ impl Up {
         Ok(Some(folder))
     }
 
-    /// This program as a part of the system, with every setting that was given.
+    /// The secrets of the data folder that a part needs because none was given.
+    fn made_secrets<'a>(
+        &self,
+        command: &str,
+        secrets: &'a Secrets,
+    ) -> Vec<(&'static str, &'a Secret)> {
+        let mut made = Vec::new();
+        if self.connections.data_keys.is_none() && self.connections.data_keys_file.is_none() {
+            made.push(("EXODRIVE_DATA_KEYS", &secrets.data_keys));
+        }
+        if command == "work" {
+            if self.seals.seal_keys.is_empty() {
+                made.push(("EXODRIVE_SEAL_KEYS", &secrets.seal_key));
+            }
+            return made;
+        }
+        if self.http.resend_webhook_secrets.is_empty() {
+            made.push(("EXODRIVE_RESEND_WEBHOOK_SECRETS", &secrets.webhook));
+        }
+        if self.http.jwt_secret.is_none() && self.http.jwt_jwks.is_none() {
+            made.push(("EXODRIVE_JWT_SECRET", &secrets.tokens));
+        }
+        if self.bookings.link_secret.is_none() {
+            made.push(("EXODRIVE_LINK_SECRET", &secrets.links));
+        }
+        made
+    }
+
+    /// This program as a part of the system, with every setting that was given. It does not know
+    /// the data folder, which holds the passwords of all parts and of their operator: it gets the
+    /// secrets that it needs.
     fn part(
         &self,
         command: &str,
         urls: &ServiceUrls,
+        secrets: &Secrets,
         metrics: SocketAddr,
     ) -> Result<ProcessSpec, Failure> {
         let program = ProcessSpec::new(command, std::env::current_exe()?)
             .arg(command)
             // Nobody balances between processes here.
             .env("EXODRIVE_DRAIN_PERIOD", "0s");
-        let given = self.given.variables();
+        let program = self
+            .made_secrets(command, secrets)
+            .into_iter()
+            .fold(program.without(DATA_DIR), |spec, (name, secret)| {
+                spec.env(name, secret.expose())
+            });
+        let given = self.given.variables().filter(|(name, _)| *name != DATA_DIR);
         let spec = given.fold(program, |spec, (name, value)| spec.env(name, value));
-        // Each part has only the password of its own user.
-        let nats = if command == "work" { &urls.nats_worker } else { &urls.nats };
+        // Each part has only the passwords of its own users.
+        let (nats, database, redis) = match command {
+            "work" => (&urls.nats_worker, &urls.database_worker, &urls.redis_worker),
+            _ => (&urls.nats, &urls.database, &urls.redis),
+        };
         let mut spec = spec
             .env("EXODRIVE_NATS_URL", nats)
             .env("EXODRIVE_NATS_WORKER_URL", nats)
             .env("EXODRIVE_NATS_OPERATOR_URL", nats)
-            .env("EXODRIVE_DATABASE_URL", &urls.database)
-            .env("EXODRIVE_REDIS_URL", &urls.redis)
-            .env("EXODRIVE_DATA_DIR", &self.connections.data_dir)
+            .env("EXODRIVE_DATABASE_URL", database)
+            .env("EXODRIVE_DATABASE_WORKER_URL", database)
+            .env("EXODRIVE_DATABASE_OPERATOR_URL", database)
+            .env("EXODRIVE_REDIS_URL", redis)
+            .env("EXODRIVE_REDIS_WORKER_URL", redis)
             .env("EXODRIVE_METRICS_ADDR", metrics.to_string());
         spec.grace = PART_GRACE + self.http.drain_period;
         if let Some(monitor) = &urls.nats_monitor {

@@ -1,12 +1,12 @@
 //! `exodrive work`: a process that folds the projections and runs every background
 //! worker.
 
-use super::{Failure, metrics::serve_metrics};
+use super::{Failure, login, metrics::serve_metrics};
 use crate::settings::{CheckSettings, Connections, EngineArgs, MetricsSettings, SealSettings};
 use exodrive_log::Log;
 use exodrive_projections::{
     Database,
-    engine::{self, cache::Cache},
+    engine::{self, Login, cache::Cache},
 };
 use exodrive_runtime::{shutdown, tasks::Tasks};
 use exodrive_workers::{Driver, System, sealing, status, status::Statuses};
@@ -58,12 +58,14 @@ impl Work {
         let seal_keys = Arc::new(self.seals.keys(&self.connections)?);
         let config = self.connections.appending_config(urls.nats_worker, urls.nats_monitor)?;
         let log = Log::connect(&config).await?;
+        let database = Database::for_workers(&urls.database_worker)?;
+        login::refuse_excess(&database, Login::Worker, &tasks).await?;
         let process = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
         let system = System {
             log,
-            database: Database::for_workers(&urls.database)?,
-            readers: Database::for_readers(&urls.database)?,
-            cache: Cache::new(&urls.redis)?,
+            database,
+            readers: Database::for_readers(&urls.database_worker)?,
+            cache: Cache::new(&urls.redis_worker)?,
             process: process.clone(),
             seal_keys,
             seal_interval: self.seals.seal_interval,

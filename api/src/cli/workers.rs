@@ -102,11 +102,7 @@ impl Workers {
 }
 
 async fn recorded(connections: &Connections) -> Result<Vec<RecordedWorker>, Failure> {
-    let url = match &connections.database_url {
-        Some(url) => url.clone(),
-        None => connections.resolve()?.database,
-    };
-    Ok(Database::for_readers(&url)?.workers().await?)
+    Ok(Database::for_workers(&connections.resolve_database()?)?.workers().await?)
 }
 
 fn exit_code(recorded: &[RecordedWorker]) -> ExitCode {

@@ -337,13 +337,14 @@ impl<T> Command<T> {
         let key = format!("exo:command:{command_id}");
         let attempt = rand::random();
         let mine = StoredAnswer { hash: request_hash.clone(), answer: None, attempt };
-        let mine = serde_json::to_string(&mine)?;
+        let mine = api.log.seal_copy(&key, &serde_json::to_string(&mine)?);
         let mut begin = BEGIN.prepare_invoke();
         begin.key(&key).arg(&mine).arg(IN_FLIGHT_MS);
         // Without Redis the log alone recognises repeats.
         let held = api.redis.invoke::<Option<String>>(&begin).await.unwrap_or(None);
-        if let Some(saved) = held.and_then(|held| serde_json::from_str::<StoredAnswer>(&held).ok())
-        {
+        // Nor is an entry believed that somebody has changed.
+        let held = held.as_deref().and_then(|held| api.log.open_copy(&key, held));
+        if let Some(saved) = held.and_then(|held| serde_json::from_str::<StoredAnswer>(held).ok()) {
             if saved.hash != *request_hash {
                 return Err(key_reused());
             }
@@ -358,6 +359,7 @@ impl<T> Command<T> {
                 let (hash, answer) = (request_hash.clone(), Some(answer.clone()));
                 let saved = StoredAnswer { hash, answer, attempt };
                 if let Ok(saved) = serde_json::to_string(&saved) {
+                    let saved = api.log.seal_copy(&key, &saved);
                     let _: Result<(), _> =
                         api.redis.query(&Cmd::set_ex(&key, saved, KEPT_SECONDS)).await;
                 }

@@ -55,7 +55,7 @@ use super::http::{
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Path, Request, State},
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
 use chrono::TimeDelta;
@@ -109,6 +109,8 @@ pub struct Api {
     pub operator: Operator,
     /// Erasure commands and reads.
     pub erasures: Erasures,
+    /// Origins whose pages may ask from a browser.
+    pub cors_origins: Vec<HeaderValue>,
     /// Gate that is shut while the database may hold erased data.
     pub gate: ErasureGate,
     /// Signing secrets of the webhook.
@@ -284,14 +286,16 @@ pub fn router(api: Arc<Api>) -> Router {
     let tasks = api.tasks.clone();
     let load = Arc::new(Load::within(api.bounds));
     let (routes, shown) = documented().into_parts();
-    let records = ReadRecords { accesses: api.accesses.clone(), shown: Arc::new(shown) };
-    routes
+    let shown = Arc::new(shown);
+    let cors = layers::safe_headers::cors(&api.cors_origins);
+    let records = ReadRecords { accesses: api.accesses.clone(), shown: shown.clone() };
+    let router = routes
         .split_for_parts()
         .0
         .fallback(not_found)
         .with_state(api)
         .merge(SwaggerUi::new("/docs").config(
-            utoipa_swagger_ui::Config::from("/v1/openapi.json").persist_authorization(true),
+            utoipa_swagger_ui::Config::from("/v1/openapi.json").persist_authorization(false),
         ))
         .layer(axum::middleware::from_fn_with_state(gate, ErasureGate::pass))
         // Inside of what runs a command to its end: it is in progress until then.
@@ -301,7 +305,13 @@ pub fn router(api: Arc<Api>) -> Router {
         .layer(CatchPanicLayer::custom(panicked))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(axum::middleware::from_fn(layers::head::check_head))
-        .layer(axum::middleware::from_fn_with_state(records, layers::request::trace_request))
+        .layer(axum::middleware::from_fn_with_state(records, layers::request::trace_request));
+    // A browser asks whether it may ask: that is no request of anybody yet.
+    let router = match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    };
+    router.layer(axum::middleware::from_fn_with_state(shown, layers::safe_headers::add))
 }
 
 async fn not_found(_: auth::extract::Anyone, _: Request) -> ApiError {

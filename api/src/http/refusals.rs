@@ -432,7 +432,7 @@ mod tests {
         }
         let keys = answer(ErasureError::Key(KeyError::Unavailable(None)));
         assert_eq!(keys, (503, "log_unavailable", "The key store does not answer.".to_owned()));
-        let redis = answer(ErasureError::Cache(CacheError::TimedOut));
+        let redis = answer(ErasureError::Cache(CacheError::Resting));
         assert_eq!(redis, (503, "view_unavailable", "Redis does not answer.".to_owned()));
     }
 

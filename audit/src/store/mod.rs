@@ -114,6 +114,8 @@ pub fn places(nodes: &[(u8, u64)], size: u64) -> BTreeSet<Place> {
 #[derive(Clone)]
 pub struct SealStore {
     pool: PgPool,
+    /// For the state of sealing, which does not wait for readers of proofs.
+    state: PgPool,
 }
 
 /// Reason that the seals could not be read or written.
@@ -140,7 +142,7 @@ impl StoreError {
 impl SealStore {
     /// The seals that a database holds.
     pub fn of(database: &Database) -> Self {
-        Self { pool: database.pool().clone() }
+        Self { pool: database.readers().clone(), state: database.pool().clone() }
     }
 
     /// The state of sealing.
@@ -155,7 +157,7 @@ impl SealStore {
                  reason as "reason?"
                from seal_state left join seal_halts on cleared_at is null"#
         )
-        .fetch_one(&self.pool)
+        .fetch_one(&self.state)
         .await?;
         let halt = row.halted_at.map(|halted_at| {
             Ok::<_, StoreError>(Halt {

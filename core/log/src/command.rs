@@ -94,7 +94,7 @@ impl Commands {
     /// only.
     pub fn new(log: Log, redis: Option<Redis>) -> Self {
         let states = Arc::new(States::default());
-        let snapshots = redis.map(|redis| Snapshots::new(redis, states.clone(), log.created_at()));
+        let snapshots = redis.map(|redis| Snapshots::new(redis, states.clone(), log.clone()));
         Self { log, states, snapshots, queues: Arc::default() }
     }
 

@@ -50,6 +50,9 @@ const AT_ONCE: usize = 512;
 const FEW: usize = 3;
 /// The timeout of an answer of the server.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// What the key for the MACs of copies is derived for.
+const COPIES: &[u8] = b"copies outside of the log";
+
 /// Name of the key for the MACs of received bytes. It is never destroyed: it
 /// decrypts no data.
 const MAC_KEY: &str = "mac";
@@ -165,6 +168,8 @@ pub(crate) struct KeyStore {
     wrapping: WrappingKeys,
     cache: Cache<String, KeyState>,
     mac: hmac::Key,
+    /// Made of `mac`, so that no MAC of an event is one of a copy.
+    copies: hmac::Key,
 }
 
 fn subject(name: &str) -> String {
@@ -186,6 +191,11 @@ fn name_of(scope: &KeyScope) -> String {
     }
 }
 
+/// What the MAC of a copy is made of. A name holds no zero byte.
+fn named(name: &str, copy: &str) -> Vec<u8> {
+    [name.as_bytes(), &[0], copy.as_bytes()].concat()
+}
+
 impl KeyStore {
     /// Opens the key store and the key that makes MACs, which proves that the
     /// wrapping keys are the right ones.
@@ -196,7 +206,8 @@ impl KeyStore {
     ) -> Result<Self, KeyError> {
         let cache = Cache::builder().max_capacity(CACHED_KEYS).time_to_live(KEY_CACHE).build();
         let mac = hmac::Key::new(hmac::HMAC_SHA256, &[0; 32]);
-        let mut store = Self { context, stream, wrapping, cache, mac };
+        let copies = mac.clone();
+        let mut store = Self { context, stream, wrapping, cache, mac, copies };
         let key = match store.read_stored(MAC_KEY).await? {
             Some(stored) => store.unwrap(MAC_KEY, &stored)?,
             None => {
@@ -212,7 +223,23 @@ impl KeyStore {
         };
         let key = key.ok_or_else(|| KeyError::Malformed(MAC_KEY.to_owned()))?;
         store.mac = hmac::Key::new(hmac::HMAC_SHA256, key.as_slice());
+        let derived = hmac::sign(&store.mac, COPIES);
+        store.copies = hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref());
         Ok(store)
+    }
+
+    /// A copy with its MAC before it: 64 hexadecimal digits and a line feed.
+    pub(crate) fn seal_copy(&self, name: &str, copy: &str) -> String {
+        let tag = hmac::sign(&self.copies, &named(name, copy));
+        format!("{}\n{copy}", hex::encode(tag))
+    }
+
+    /// The copy, if its MAC is of these keys and of this name.
+    pub(crate) fn open_copy<'a>(&self, name: &str, sealed: &'a str) -> Option<&'a str> {
+        let (tag, copy) = sealed.split_once('\n')?;
+        let tag = hex::decode(tag).ok()?;
+        hmac::verify(&self.copies, &named(name, copy), &tag).ok()?;
+        Some(copy)
     }
 
     /// A keyed MAC, 32 hexadecimal digits.

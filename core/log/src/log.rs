@@ -76,6 +76,19 @@ impl Log {
         self.keys.is_destroyed(name).await
     }
 
+    /// A copy of something that the log holds, to be kept where others might change it, such as in
+    /// Redis: with a MAC by a key of the log before it. `name` says where it is kept; it holds no
+    /// zero byte.
+    pub fn seal_copy(&self, name: &str, copy: &str) -> String {
+        self.keys.seal_copy(name, copy)
+    }
+
+    /// What [`Log::seal_copy`] was given, if it was of this log and this name, and nobody has changed
+    /// it.
+    pub fn open_copy<'a>(&self, name: &str, sealed: &'a str) -> Option<&'a str> {
+        self.keys.open_copy(name, sealed)
+    }
+
     /// A keyed MAC of a text about a person, which identifies the text without
     /// storing it: 32 hexadecimal digits.
     pub fn mac(&self, about: &str, text: &[u8]) -> String {

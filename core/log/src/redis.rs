@@ -1,16 +1,18 @@
 //! A connection to Redis that costs little when Redis does not answer.
 //!
 //! Redis may be slow, stopped or flushed at any time. Callers never wait for it
-//! longer than [`REDIS_TIMEOUT`]. After a failure they do not call it again for
-//! a while.
+//! longer than a bound. After a failure they do not call it again for a while;
+//! then one of them finds out whether it answers again, and all others go on
+//! without it.
 
 use ::redis::{
-    Client, Cmd, ErrorKind, FromRedisValue, RedisError as ClientError, ScriptInvocation,
-    ServerErrorKind,
+    Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo,
+    RedisError as ClientError, ScriptInvocation, ServerErrorKind, TlsCertificates,
     aio::{ConnectionManager, ConnectionManagerConfig, PubSub},
 };
 use std::{
     future::Future,
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -19,9 +21,11 @@ use std::{
 };
 use tokio::time::timeout;
 
-/// The longest that a caller waits for Redis.
+/// The longest that a caller waits for Redis, if nothing else is said. It is
+/// also how long the making of a connection may take.
 pub const REDIS_TIMEOUT: Duration = Duration::from_millis(250);
-/// The pause after a failure, during which Redis is not called.
+/// The longest pause after a failure, during which Redis is not called. It is
+/// half of that at least: processes do not ask again at the same moment.
 const REST: Duration = Duration::from_millis(500);
 
 /// A connection to Redis. Cheap to clone.
@@ -29,7 +33,10 @@ const REST: Duration = Duration::from_millis(500);
 pub struct Redis {
     client: Client,
     connection: ConnectionManager,
+    timeout: Duration,
     started: Instant,
+    /// Until when it is not called, in milliseconds from the start; 0 while it
+    /// answers.
     rests_until_ms: Arc<AtomicU64>,
 }
 
@@ -40,8 +47,8 @@ pub enum RedisError {
     #[error("Redis is not called for a moment after a failure")]
     Resting,
     /// It did not answer in time.
-    #[error("Redis did not answer in {} ms", REDIS_TIMEOUT.as_millis())]
-    TimedOut,
+    #[error("Redis did not answer in {} ms", .0.as_millis())]
+    TimedOut(Duration),
     /// The connection broke, or Redis is not ready to answer.
     #[error("Redis failed")]
     Failed(#[source] ClientError),
@@ -78,21 +85,45 @@ impl From<ClientError> for RedisError {
 }
 
 impl Redis {
-    /// A connection that is made when first used. Must be called within a tokio
-    /// runtime.
+    /// A connection that is made when first used, and whose callers wait for at
+    /// most [`REDIS_TIMEOUT`]. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// When the URL is invalid.
     pub fn new(url: &str) -> Result<Self, RedisError> {
+        Self::with_timeout(url, REDIS_TIMEOUT)
+    }
+
+    /// The same with another bound of waiting.
+    ///
+    /// # Errors
+    /// When the URL is invalid.
+    pub fn with_timeout(url: &str, timeout: Duration) -> Result<Self, RedisError> {
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(REDIS_TIMEOUT))
-            .set_response_timeout(Some(REDIS_TIMEOUT))
+            // Callers give up before.
+            .set_response_timeout(Some(2 * timeout))
             .set_min_delay(Duration::from_millis(50))
             .set_max_delay(Duration::from_millis(500))
             .set_number_of_retries(usize::MAX);
-        let client = Client::open(url)?;
+        let client = client(url)?;
         let connection = ConnectionManager::new_lazy_with_config(client.clone(), config)?;
-        Ok(Self { client, connection, started: Instant::now(), rests_until_ms: Arc::default() })
+        let started = Instant::now();
+        Ok(Self { client, connection, timeout, started, rests_until_ms: Arc::default() })
+    }
+
+    /// True if nobody between here and Redis can read along or stand in for it: it is on this
+    /// machine, or its certificate is verified.
+    ///
+    /// # Errors
+    /// When the URL is invalid.
+    pub fn is_reached_safely(url: &str) -> Result<bool, RedisError> {
+        Ok(match url.into_connection_info()?.addr() {
+            ConnectionAddr::Tcp(host, _) => is_this_machine(host),
+            ConnectionAddr::TcpTls { host, insecure, .. } => !insecure || is_this_machine(host),
+            ConnectionAddr::Unix(_) => true,
+            _ => false,
+        })
     }
 
     /// The number of the database that the URL names. Keys are its own; channels are
@@ -104,7 +135,7 @@ impl Redis {
     /// Sends one command.
     ///
     /// # Errors
-    /// [`RedisError`], within [`REDIS_TIMEOUT`].
+    /// [`RedisError`], within the bound.
     pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
         let mut connection = self.connection.clone();
         self.bounded(command.query_async(&mut connection)).await
@@ -113,7 +144,7 @@ impl Redis {
     /// Runs a script.
     ///
     /// # Errors
-    /// [`RedisError`], within [`REDIS_TIMEOUT`].
+    /// [`RedisError`], within the bound.
     pub async fn invoke<T: FromRedisValue>(
         &self,
         script: &ScriptInvocation<'_>,
@@ -133,34 +164,81 @@ impl Redis {
             subscription.subscribe(channel).await?;
             Ok::<_, ClientError>(subscription)
         };
-        Ok(timeout(REDIS_TIMEOUT, subscribe).await.map_err(|_| RedisError::TimedOut)??)
+        let subscribed = timeout(REDIS_TIMEOUT, subscribe).await;
+        Ok(subscribed.map_err(|_| RedisError::TimedOut(REDIS_TIMEOUT))??)
     }
 
     async fn bounded<T>(
         &self,
         call: impl Future<Output = Result<T, ClientError>>,
     ) -> Result<T, RedisError> {
-        let now = || u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if now() < self.rests_until_ms.load(Ordering::Relaxed) {
-            return Err(RedisError::Resting);
+        let rested_until = self.rests_until_ms.load(Ordering::Relaxed);
+        if rested_until > 0 {
+            // One finds out for all whether it answers again. If that one is
+            // dropped, the next one does.
+            let next = self.after(self.timeout + REST);
+            if self.after(Duration::ZERO) < rested_until
+                || self
+                    .rests_until_ms
+                    .compare_exchange(rested_until, next, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_err()
+            {
+                return Err(RedisError::Resting);
+            }
         }
-        let outcome = match timeout(REDIS_TIMEOUT, call).await {
+        let outcome = match timeout(self.timeout, call).await {
             Ok(answer) => answer.map_err(RedisError::from),
-            Err(_) => Err(RedisError::TimedOut),
+            Err(_) => Err(RedisError::TimedOut(self.timeout)),
         };
         // A server that answers is called again at once, even if it rejected a
         // command.
         if outcome.as_ref().is_err_and(RedisError::is_outage) {
-            let rest = u64::try_from(REST.as_millis()).unwrap_or(u64::MAX);
-            self.rests_until_ms.store(now() + rest, Ordering::Relaxed);
+            metrics::counter!("exodrive_redis_failures_total").increment(1);
+            self.rests_until_ms.store(self.after(rest()), Ordering::Relaxed);
+        } else if rested_until > 0 {
+            self.rests_until_ms.store(0, Ordering::Relaxed);
         }
         outcome
     }
+
+    /// Milliseconds from the start to the end of a duration that begins now; never 0.
+    fn after(&self, duration: Duration) -> u64 {
+        let elapsed = (self.started.elapsed() + duration).as_millis();
+        u64::try_from(elapsed).unwrap_or(u64::MAX).max(1)
+    }
+}
+
+/// True if a host is this machine, as far as its name says so.
+pub fn is_this_machine(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// A client of Redis. `sslrootcert`, a parameter of the URL as Postgres has it, names the file of
+/// the authority whose certificates are believed; without it those that the machine believes.
+fn client(url: &str) -> Result<Client, ClientError> {
+    let parameters = url.split_once('?').map(|(_, parameters)| parameters).unwrap_or_default();
+    let parameters = parameters.split('#').next().unwrap_or_default();
+    match parameters.split('&').find_map(|it| it.strip_prefix("sslrootcert=")) {
+        None => Client::open(url),
+        Some(file) => {
+            let root_cert = Some(std::fs::read(file)?);
+            Client::build_with_tls(url, TlsCertificates { client_tls: None, root_cert })
+        }
+    }
+}
+
+/// A pause after a failure.
+fn rest() -> Duration {
+    // Some of the random bits of an id.
+    let share = f64::from(uuid::Uuid::now_v7().as_fields().3[7]) / f64::from(u8::MAX);
+    REST.mul_f64(0.5 + share / 2.0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::future::{join_all, pending};
 
     #[test]
     fn a_command_that_redis_rejects_is_no_outage() {
@@ -173,6 +251,51 @@ mod tests {
             let error = RedisError::from(ClientError::from((kind, "a test")));
             assert_eq!(error.is_outage(), outage, "{error:?}");
         }
-        assert!(RedisError::TimedOut.is_outage() && RedisError::Resting.is_outage());
+        assert!(RedisError::TimedOut(REDIS_TIMEOUT).is_outage() && RedisError::Resting.is_outage());
+    }
+
+    /// The outcomes of many calls at once: how many waited for Redis in vain, were sent away at
+    /// once, and were answered.
+    async fn at_once(redis: &Redis, answers: bool) -> (usize, usize, usize) {
+        let call = || async move { if answers { Ok(()) } else { pending().await } };
+        let outcomes = join_all((0..200).map(|_| redis.bounded(call()))).await;
+        let count = |is: fn(&Result<(), RedisError>) -> bool| {
+            outcomes.iter().filter(|outcome| is(outcome)).count()
+        };
+        (
+            count(|it| matches!(it, Err(RedisError::TimedOut(_)))),
+            count(|it| matches!(it, Err(RedisError::Resting))),
+            count(Result::is_ok),
+        )
+    }
+
+    #[tokio::test]
+    async fn while_redis_hangs_one_caller_waits_for_it_in_each_pause_and_no_other() {
+        let redis = Redis::with_timeout("redis://127.0.0.1:1", Duration::from_millis(50)).unwrap();
+        assert_eq!(at_once(&redis, true).await, (0, 0, 200), "all are answered");
+        // Those that are under way when it stops cannot know.
+        assert_eq!(at_once(&redis, false).await, (200, 0, 0));
+        // The pause has only begun.
+        assert_eq!(at_once(&redis, true).await, (0, 200, 0), "nobody calls it");
+        for _ in 0..3 {
+            tokio::time::sleep(REST).await;
+            assert_eq!(at_once(&redis, false).await, (1, 199, 0), "one finds out for all");
+        }
+        tokio::time::sleep(REST).await;
+        let (waited, _, answered) = at_once(&redis, true).await;
+        assert!(waited == 0 && answered > 0, "it answers again");
+        assert_eq!(at_once(&redis, true).await, (0, 0, 200));
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_is_dropped_while_it_finds_out_leaves_that_to_the_next() {
+        let redis = Redis::with_timeout("redis://127.0.0.1:1", Duration::from_millis(50)).unwrap();
+        let hangs = || pending::<Result<(), ClientError>>();
+        redis.bounded(hangs()).await.unwrap_err();
+        tokio::time::sleep(REST).await;
+        let dropped = timeout(Duration::from_millis(1), redis.bounded(hangs())).await;
+        assert!(dropped.is_err());
+        tokio::time::sleep(2 * REST).await;
+        redis.bounded(async { Ok(()) }).await.unwrap();
     }
 }

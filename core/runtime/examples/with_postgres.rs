@@ -25,7 +25,7 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     .await?;
     let status = Command::new(program)
         .args(arguments)
-        .env("DATABASE_URL", &services.urls().database)
+        .env("DATABASE_URL", &services.administrators().database)
         .status()?;
     services.stop().await;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

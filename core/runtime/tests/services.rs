@@ -90,6 +90,9 @@ async fn faults_restarts_and_a_second_start() {
     for user in ["worker", "operator"] {
         saved["urls"].as_object_mut().unwrap().remove(&format!("nats_{user}")).unwrap();
     }
+    // And one login of Postgres.
+    saved["postgres_logins_made"] = false.into();
+    saved.as_object_mut().unwrap().remove("postgres_worker_password").unwrap();
     fs::write(&file, saved.to_string()).unwrap();
     let upgraded = PrivateServices::start(options(&dir)).await.unwrap();
     assert_eq!(upgraded.urls().database, urls.database);

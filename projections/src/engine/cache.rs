@@ -3,7 +3,7 @@
 //! that readers of a version of the fold read.
 //!
 //! Redis may be slow, stopped, flushed or gone at any time. Callers never wait for it longer than
-//! [`REDIS_TIMEOUT`], and after a failure do not ask it again for a while.
+//! a bound, and after a failure do not ask it again for a while.
 
 pub use exodrive_log::redis::{REDIS_TIMEOUT, RedisError as CacheError};
 
@@ -11,7 +11,7 @@ use crate::engine::PartitionId;
 use exodrive_log::redis::Redis;
 use futures::{Stream, StreamExt};
 use redis::{Cmd, FromRedisValue, ScriptInvocation};
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::Duration};
 
 /// Rows published by one call; a longer script would block Redis.
 const CHUNK: usize = 200;
@@ -87,7 +87,16 @@ pub struct View {
 }
 
 impl Cache {
-    /// A connection that is made when first used. Must be called within a tokio runtime.
+    /// A connection that is made when first used, and whose callers wait at most this long. Must be
+    /// called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the URL is invalid.
+    pub fn with_timeout(url: &str, timeout: Duration) -> Result<Self, CacheError> {
+        Ok(Self { redis: Redis::with_timeout(url, timeout)? })
+    }
+
+    /// The same with [`REDIS_TIMEOUT`].
     ///
     /// # Errors
     /// When the URL is invalid.
@@ -113,7 +122,7 @@ impl Cache {
     /// Sends one command.
     ///
     /// # Errors
-    /// [`CacheError`], within [`REDIS_TIMEOUT`].
+    /// [`CacheError`], within the bound.
     pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CacheError> {
         self.redis.query(command).await
     }
@@ -121,7 +130,7 @@ impl Cache {
     /// Runs a script.
     ///
     /// # Errors
-    /// [`CacheError`], within [`REDIS_TIMEOUT`].
+    /// [`CacheError`], within the bound.
     pub async fn invoke<T: FromRedisValue>(
         &self,
         script: &ScriptInvocation<'_>,
@@ -134,7 +143,7 @@ impl Cache {
     /// call.
     ///
     /// # Errors
-    /// [`CacheError`], within [`REDIS_TIMEOUT`].
+    /// [`CacheError`], within the bound.
     pub async fn view(
         &self,
         view: &str,
@@ -205,7 +214,7 @@ impl Cache {
     /// read Postgres.
     ///
     /// # Errors
-    /// [`CacheError`], within [`REDIS_TIMEOUT`].
+    /// [`CacheError`], within the bound.
     pub async fn generation(&self, view: &str, version: u32) -> Result<Option<i32>, CacheError> {
         self.query(&Cmd::get(pointer(view, version))).await
     }
@@ -275,7 +284,7 @@ impl Cache {
     /// The keys of a generation that Redis holds, in no order, some perhaps twice.
     ///
     /// # Errors
-    /// [`CacheError`], for each call within [`REDIS_TIMEOUT`].
+    /// [`CacheError`], for each call within the bound.
     pub async fn keys(&self, view: &str, generation: i32) -> Result<Vec<String>, CacheError> {
         let prefix = name(view, generation, "");
         let mut keys = Vec::new();
@@ -297,7 +306,7 @@ impl Cache {
     /// Values of a generation, in the order of the keys.
     ///
     /// # Errors
-    /// [`CacheError`], within [`REDIS_TIMEOUT`].
+    /// [`CacheError`], within the bound.
     pub async fn values(
         &self,
         view: &str,

@@ -3,12 +3,11 @@
 
 use crate::{
     Error, Transaction,
-    engine::{projection::Definition, store, watch::Watches},
-    for_each_projection,
+    engine::{store, watch::Watches},
 };
 use sqlx::{
     AssertSqlSafe, Executor, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
 use std::{str::FromStr, sync::Arc, time::Duration};
 
@@ -62,7 +61,10 @@ impl Identity {
 /// The read models' database, as one of two roles. Cheap to clone.
 #[derive(Clone)]
 pub struct Database {
+    /// For the engine's own tables.
     pool: PgPool,
+    /// For views.
+    views: PgPool,
     watches: Arc<Watches>,
 }
 
@@ -91,8 +93,8 @@ impl ReadTransaction {
 }
 
 impl Database {
-    fn of(pool: PgPool) -> Self {
-        Self { pool, watches: Arc::default() }
+    fn of(pool: PgPool, views: PgPool) -> Self {
+        Self { pool, views, watches: Arc::default() }
     }
 
     /// Those who wait for views.
@@ -100,15 +102,40 @@ impl Database {
         &self.watches
     }
 
+    /// True if nobody between here and the database can read along or stand in for it: it is on
+    /// this machine, or its certificate is verified.
+    ///
+    /// # Errors
+    /// When the URL is invalid.
+    pub fn is_reached_safely(url: &str) -> Result<bool, Error> {
+        let options = PgConnectOptions::from_str(url)?;
+        Ok(options.get_socket().is_some()
+            || exodrive_log::redis::is_this_machine(options.get_host())
+            || matches!(options.get_ssl_mode(), PgSslMode::VerifyFull))
+    }
+
     /// A database for readers. It connects when first used, so that code that does not need it
-    /// works without it. Sessions run as `exodrive_reader`, which owns nothing.
+    /// works without it. Sessions run as `exodrive_reader`, which owns nothing. Readiness, commands
+    /// and operators, who ask about the engine's tables, have connections of their own: they have an
+    /// operator's identity, and do not wait for readers of views. Nobody waits long: not for a
+    /// connection, not for a lock, not for an answer.
     ///
     /// # Errors
     /// When the URL is invalid.
     pub fn for_readers(url: &str) -> Result<Self, Error> {
-        let pool = PgPoolOptions::new()
-            .max_connections(16)
-            .acquire_timeout(Duration::from_secs(2))
+        let options = options(url, "exodrive serve")?.options([
+            ("statement_timeout", "2s"),
+            ("lock_timeout", "200ms"),
+            ("idle_in_transaction_session_timeout", "15s"),
+        ]);
+        let operator = options.clone().options([("exodrive.identity", "operator")]);
+        Ok(Self::of(Self::of_readers(operator, 8), Self::of_readers(options, 16)))
+    }
+
+    fn of_readers(options: PgConnectOptions, connections: u32) -> PgPool {
+        PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(Duration::from_secs(1))
             .after_connect(|connection, _| {
                 Box::pin(async move {
                     let sql = format!(
@@ -119,11 +146,11 @@ impl Database {
                     Ok(())
                 })
             })
-            .connect_lazy_with(options(url, "exodrive serve")?);
-        Ok(Self::of(pool))
+            .connect_lazy_with(options)
     }
 
-    /// A database for workers, as its owner. The server undoes the transaction of a worker that
+    /// A database for workers. Sessions run as `exodrive_worker`, so that whatever a worker makes
+    /// belongs to that role, whoever logs in. The server undoes the transaction of a worker that
     /// hangs, once its lease has ended: otherwise its locks would make the next worker wait. No
     /// commit waits for the disk: what a crash of the server loses is folded again from the log.
     ///
@@ -133,24 +160,32 @@ impl Database {
         let hung = format!("{}ms", store::LEASE.as_millis());
         let options = options(url, "exodrive work")?.options([
             ("idle_in_transaction_session_timeout", hung.as_str()),
+            // An index of many rows takes long. What waits for a lock is tried again.
+            ("statement_timeout", "30min"),
+            ("lock_timeout", "10s"),
             ("synchronous_commit", "off"),
         ]);
         let pool = PgPoolOptions::new()
             .max_connections(16)
             .acquire_timeout(Duration::from_secs(5))
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    // Without the role, nobody has migrated the database yet.
+                    let sql = "select set_config('role', rolname, false) from pg_roles
+                               where rolname = 'exodrive_worker'";
+                    connection.execute(sql).await?;
+                    Ok(())
+                })
+            })
             .connect_lazy_with(options);
-        Ok(Self::of(pool))
+        Ok(Self::of(pool.clone(), pool))
     }
 
-    /// Applies the migrations and creates the first generation of every projection that has none.
-    /// Does nothing to a database that is ready.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn migrate(&self) -> Result<(), Error> {
-        exodrive_migrations::MIGRATOR.run(&self.pool).await?;
-        for_each_projection!(P => store::generations::ensure(Definition::of::<P>(), &self.pool).await?);
-        Ok(())
+    /// The same database for commands: they read views by the connections that they share with
+    /// readiness, and do not wait for readers.
+    #[must_use]
+    pub fn for_commands(&self) -> Self {
+        Self { views: self.pool.clone(), ..self.clone() }
     }
 
     /// Begins to read these views as `identity`. Queries of others are refused.
@@ -162,7 +197,7 @@ impl Database {
         identity: &Identity,
         views: &[&'static str],
     ) -> Result<ReadTransaction, Error> {
-        let mut transaction = Transaction::begin(&self.pool).await?;
+        let mut transaction = Transaction::begin(&self.views).await?;
         sqlx::query!(
             "select set_config('exodrive.identity', $1, true) as identity,
                     set_config('exodrive.subject', $2, true) as subject,
@@ -188,15 +223,21 @@ impl Database {
         Ok(applied >= exodrive_migrations::MIGRATOR.iter().map(|migration| migration.version).max())
     }
 
-    /// The connections, for code that has tables of its own in the same database.
+    /// The connections to the engine's tables, for code that has tables of its own in the same
+    /// database.
     pub fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    /// The connections that views are read by, for what many readers ask for.
+    pub fn readers(&self) -> &PgPool {
+        &self.views
     }
 }
 
 /// Options of every connection. Notices, such as that a view to be dropped does not exist, help
 /// nobody.
-fn options(url: &str, application: &str) -> Result<PgConnectOptions, Error> {
+pub(super) fn options(url: &str, application: &str) -> Result<PgConnectOptions, Error> {
     let options = PgConnectOptions::from_str(url)?.application_name(application);
     Ok(options.options([("client_min_messages", "warning")]))
 }

@@ -10,10 +10,10 @@
 
 use exodrive_projections::Database;
 use exodrive_runtime::{
-    services::{Options, PrivateServices, ServiceUrls},
+    services::{Options, PrivateServices},
     shutdown,
 };
-use exodrive_tests::complaints_of_postgres;
+use exodrive_tests::{Servers, complaints_of_postgres};
 use std::{
     error::Error,
     fs,
@@ -32,9 +32,13 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     let options = Options::for_tests(folder.path().join("services"));
     let services = PrivateServices::start(Options { neighbours: SYSTEMS, ..options }).await?;
-    Database::for_workers(&services.urls().database)?.migrate().await?;
-    let systems: Vec<ServiceUrls> =
-        (1..=SYSTEMS).map(|number| services.neighbour(number).expect("one of them")).collect();
+    Database::migrate(&services.urls().database_operator).await?;
+    let systems: Vec<Servers> = (1..=SYSTEMS)
+        .map(|number| Servers {
+            urls: services.neighbour(number).expect("one of them"),
+            administrators: services.administrators().of_neighbour(number),
+        })
+        .collect();
     fs::write(folder.path().join("systems.json"), serde_json::to_vec(&systems)?)?;
     fs::create_dir(folder.path().join("taken"))?;
     command.args(args).env("EXODRIVE_TEST_SERVERS", folder.path());

@@ -28,8 +28,8 @@ struct Fate {
 async fn main() {
     telemetry::init("info", telemetry::Format::Json).unwrap();
     let log = open_log(&setting("EXODRIVE_NATS_URL")).await;
-    let database = Database::for_workers(&setting("EXODRIVE_DATABASE_URL")).unwrap();
-    let cache = Cache::new(&setting("EXODRIVE_REDIS_URL")).unwrap();
+    let database = Database::for_workers(&setting("EXODRIVE_DATABASE_WORKER_URL")).unwrap();
+    let cache = Cache::new(&setting("EXODRIVE_REDIS_WORKER_URL")).unwrap();
     let fate = Fate {
         step: setting("WORKER_STEP"),
         signal: setting("WORKER_SIGNAL").parse().unwrap(),

@@ -103,8 +103,8 @@ fn setting(name: &str) -> String {
 async fn main() {
     telemetry::init("info", telemetry::Format::Json).unwrap();
     let log = open_log(&setting("EXODRIVE_NATS_URL")).await;
-    let database = Database::for_workers(&setting("EXODRIVE_DATABASE_URL")).unwrap();
-    let cache = Cache::new(&setting("EXODRIVE_REDIS_URL")).unwrap();
+    let database = Database::for_workers(&setting("EXODRIVE_DATABASE_WORKER_URL")).unwrap();
+    let cache = Cache::new(&setting("EXODRIVE_REDIS_WORKER_URL")).unwrap();
     let fold = setting("WORKER_FOLD");
     let runner = match fold.as_str() {
         "newer" => Runner::new::<Newer>(log, database, cache, &fold),

@@ -52,6 +52,30 @@ impl Up {
     }
 }
 
+/// The processes that a process has started, and those that they have.
+fn descendants(of: u32) -> Vec<u32> {
+    let parent = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<u32>().ok()
+    };
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    let all: Vec<u32> = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let mut found = vec![of];
+    let mut seen = 0;
+    while seen < found.len() {
+        let own = all.iter().filter(|pid| parent(**pid) == Some(found[seen]));
+        found.extend(own.copied().collect::<Vec<_>>());
+        seen += 1;
+    }
+    found.split_off(1)
+}
+
+/// The command line or the environment of a process.
+fn of_process(pid: u32, what: &str) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/{what}")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).replace('\0', "\n")
+}
+
 /// Processes whose command line or working folder is in the folder.
 fn living_in(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
@@ -77,7 +101,24 @@ async fn two_systems_come_up_side_by_side_and_ctrl_c_leaves_nothing_behind() {
     let (mut one, mut other) = (Up::start(), Up::start());
     one.is_up().await;
     other.is_up().await;
-    assert!(living_in(one.folder.path()).len() >= 6, "itself, three servers, API and worker");
+    assert!(living_in(one.folder.path()).len() >= 4, "itself and three servers");
+    let parts = descendants(one.process.id());
+    let part = |command: &str| {
+        let is = |pid: &&u32| of_process(**pid, "cmdline").trim_end().ends_with(command);
+        *parts.iter().find(is).unwrap_or_else(|| panic!("no {command} runs"))
+    };
+    // Neither part finds the passwords of the other one, of the operator or of the administrators.
+    let saved = fs::read_to_string(one.folder.path().join("data/services.json")).unwrap();
+    let saved: BTreeMap<String, Value> = serde_json::from_str(&saved).unwrap();
+    for (command, own) in [("\nserve", "_api_password"), ("\nwork", "_worker_password")] {
+        let environment = of_process(part(command), "environ");
+        assert!(environment.contains("EXODRIVE_NATS_URL="), "{command:?}");
+        assert!(!environment.contains("EXODRIVE_DATA_DIR="), "{command:?}");
+        for (name, value) in saved.iter().filter(|(name, _)| name.ends_with("_password")) {
+            let known = environment.contains(value.as_str().unwrap());
+            assert_eq!(known, name.ends_with(own), "{command:?} knows {name}");
+        }
+    }
     assert!(!one.printed().contains("postgres::notice"), "{}", one.printed());
 
     // Each command finds the system of its own folder.
@@ -90,7 +131,17 @@ async fn two_systems_come_up_side_by_side_and_ctrl_c_leaves_nothing_behind() {
     };
     let env = variables(&one.prints(&["env"]).await);
     let others = variables(&other.prints(&["env"]).await);
-    for name in ["NATS", "NATS_WORKER", "NATS_OPERATOR", "NATS_MONITOR", "DATABASE", "REDIS"] {
+    for name in [
+        "NATS",
+        "NATS_WORKER",
+        "NATS_OPERATOR",
+        "NATS_MONITOR",
+        "DATABASE",
+        "DATABASE_WORKER",
+        "DATABASE_OPERATOR",
+        "REDIS",
+        "REDIS_WORKER",
+    ] {
         let name = format!("EXODRIVE_{name}_URL");
         assert!(env[&name].contains("127.0.0.1:"), "{name}");
         assert_ne!(env[&name], others[&name]);
@@ -131,6 +182,9 @@ async fn two_systems_come_up_side_by_side_and_ctrl_c_leaves_nothing_behind() {
     let ended = eventually("it stops", async || one.process.ended()).await;
     assert!(ended.success(), "{}", one.printed());
     assert_eq!(living_in(one.folder.path()), Vec::<String>::new());
+    let left: Vec<_> =
+        parts.iter().filter(|pid| !of_process(**pid, "cmdline").is_empty()).collect();
+    assert!(left.is_empty(), "{left:?}");
     assert!(!one.folder.path().join("data").exists(), "ephemeral data is gone");
     let again = run(&["env"], &one.env).await;
     assert_eq!(again.status.code(), Some(1));
@@ -141,9 +195,11 @@ async fn two_systems_come_up_side_by_side_and_ctrl_c_leaves_nothing_behind() {
     assert_eq!(ready.status().as_u16(), 200);
     // When it is killed, its servers and processes end with it: nothing holds the ports and
     // folders.
+    let parts = descendants(other.process.id());
     other.process.signal(Signal::SIGKILL);
     eventually("its servers and processes end with it", async || {
-        living_in(other.folder.path()).is_empty().then_some(())
+        let gone = parts.iter().all(|pid| of_process(*pid, "cmdline").is_empty());
+        (gone && living_in(other.folder.path()).is_empty()).then_some(())
     })
     .await;
 }
@@ -155,5 +211,58 @@ async fn the_description_of_the_api_is_printed() {
     assert!(description["openapi"].as_str().unwrap().starts_with("3.1"));
     for path in ["/v1/webhooks/resend", "/v1/inbox", "/v1/inbox/{email_id}", "/readyz", "/livez"] {
         assert!(!description["paths"][path].is_null(), "{path}");
+    }
+}
+
+/// Who is between two machines could read along, or stand in for a server.
+#[tokio::test]
+async fn servers_on_other_machines_are_verified_or_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = "of-this-test";
+    let local = |name: &str| match name {
+        "REDIS" => format!("redis://u:{secret}@127.0.0.1/0"),
+        _ => format!("postgres://u:{secret}@localhost/x"),
+    };
+    let base = [
+        ("EXODRIVE_DATA_DIR".to_owned(), folder.path().to_str().unwrap().to_owned()),
+        ("EXODRIVE_NATS_URL".to_owned(), "nats://127.0.0.1:1".to_owned()),
+        ("EXODRIVE_DATABASE_URL".to_owned(), local("DATABASE")),
+        ("EXODRIVE_REDIS_URL".to_owned(), local("REDIS")),
+    ];
+    let with = |name: &str, url: &str| {
+        let mut env = base.to_vec();
+        env.push((format!("EXODRIVE_{name}_URL"), url.to_owned()));
+        env
+    };
+    assert!(run(&["env"], &base).await.status.success());
+    let far = format!("u:{secret}@db.example.com");
+    for (name, url) in [
+        ("DATABASE", format!("postgres://{far}/x")),
+        ("DATABASE_WORKER", format!("postgres://{far}/x?sslmode=require")),
+        ("DATABASE_OPERATOR", format!("postgres://{far}/x?sslmode=verify-ca")),
+        ("REDIS", format!("redis://{far}/0")),
+        ("REDIS_WORKER", format!("rediss://{far}/0#insecure")),
+    ] {
+        for command in ["env", "serve", "work", "migrate", "doctor", "up"] {
+            let done = run(&[command], &with(name, &url)).await;
+            let said = String::from_utf8_lossy(&done.stderr).into_owned();
+            assert!(!done.status.success(), "{command} with {name}");
+            assert!(said.contains(&format!("EXODRIVE_{name}_URL is on another machine")), "{said}");
+            assert!(
+                said.contains("EXODRIVE_ALLOW_UNVERIFIED=") && !said.contains(secret),
+                "{said}"
+            );
+        }
+        let mut allowed = with(name, &url);
+        allowed.push(("EXODRIVE_ALLOW_UNVERIFIED".to_owned(), "postgres,redis".to_owned()));
+        let done = run(&["env"], &allowed).await;
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+    for (name, url) in [
+        ("DATABASE", format!("postgres://{far}/x?sslmode=verify-full")),
+        ("REDIS", format!("rediss://{far}/0")),
+    ] {
+        let done = run(&["env"], &with(name, &url)).await;
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 }

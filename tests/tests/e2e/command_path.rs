@@ -151,12 +151,16 @@ async fn a_wrong_snapshot_never_leads_to_a_wrong_decision() {
     .await;
     assert!(key.starts_with("exo:state:test-purse:v3:") && key.ends_with(":exo.email.p"), "{key}");
     let old: String = redis.query(&Cmd::get(&key)).await.unwrap();
-    assert_eq!(old, format!("{first}\n{{\"balance\":1,\"events\":1}}"));
-    let rich = |position: u64| format!("{position}\n{{\"balance\":9,\"events\":9}}");
-    let poor = |position: u64| format!("{position}\n{{\"balance\":0,\"events\":9}}");
-    let mut events = 1;
+    let [position, mac, sealed, json]: [&str; 4] =
+        old.splitn(4, '\n').collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!([position, sealed], [first.to_string(), first.to_string()]);
+    assert_eq!((mac.len(), json), (64, "{\"balance\":1,\"events\":1}"));
+    // Whoever can write there keeps the MAC, and the position if it is to be the subject's last one.
+    let rich = |position| format!("{position}\n{mac}\n{position}\n{{\"balance\":9,\"events\":9}}");
+    let poor = |position| format!("{position}\n{mac}\n{position}\n{{\"balance\":0,\"events\":9}}");
+    let (mut events, mut last) = (1, first);
     // The purse holds one before each round, and nothing after it.
-    for (n, wrong) in [
+    for (n, edited) in [
         old.clone(),
         String::new(),
         "rubbish".to_owned(),
@@ -164,16 +168,21 @@ async fn a_wrong_snapshot_never_leads_to_a_wrong_decision() {
         format!("{first}\n{{"),
         "999999999\n{\"other\":1}".to_owned(),
         "99999999999999999999999999\n{}".to_owned(),
-        rich(1_000_000),
-        poor(1_000_000),
+        rich("1000000"),
+        poor("1000000"),
+        rich("LAST"),
+        poor("LAST"),
+        format!("LAST\n{mac}\n{first}\n{json}"),
+        "LAST\n{\"balance\":9,\"events\":9}".to_owned(),
     ]
     .into_iter()
     .enumerate()
     {
         if n > 0 {
-            put(&without_redis(&log), "p", &format!("put-{n}"), 1).await;
+            last = put(&without_redis(&log), "p", &format!("put-{n}"), 1).await;
             events += 1;
         }
+        let wrong = edited.replace("LAST", &last.to_string());
         let overwrite = Cmd::set(&key, &wrong);
         redis.query::<()>(&overwrite).await.unwrap();
         let loaded = process(&urls, &log).load::<Purse>(&purse("p")).await.unwrap();
@@ -184,6 +193,7 @@ async fn a_wrong_snapshot_never_leads_to_a_wrong_decision() {
         events += 1;
         let taken = taken.unwrap_or_else(|error| panic!("{wrong}: {error:?}"));
         assert_eq!(*taken.state, Purse { balance: 0, events }, "{wrong}");
+        let overwrite = Cmd::set(&key, edited.replace("LAST", &taken.position.to_string()));
         redis.query::<()>(&overwrite).await.unwrap();
         let again = process(&urls, &log).execute(&purse("p"), take("p", "never")).await;
         assert!(matches!(again, Err(CommandError::Rejected(TooLittle))), "{wrong}: {again:?}");

@@ -188,3 +188,35 @@ async fn two_hundred_at_once_over_three_processes() {
     }
     assert_eq!(bookings_in(&world.views_equal_a_fresh_fold().await), made + 1);
 }
+
+/// Whoever can write to Redis can neither free a day there nor take one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_state_edited_in_redis_never_leads_to_a_double_booking() {
+    let world = InProcess::start().await;
+    let names = world.serve_from(2).await;
+    let client = |name: &str| world.visitor().at(&world, name);
+    let car = world.admin().add_car("porsche", 100_000).await;
+    let (first, last) = (day(3), day(5));
+    client(&names[0]).book(&car, first, last).await.expect(201);
+    let redis = redis::Client::open(world.redis()).unwrap();
+    let mut redis = redis.get_multiplexed_async_connection().await.unwrap();
+    let (key, written) = exodrive_tests::eventually("the calendar is in Redis", async || {
+        let mut redis = redis.clone();
+        let mut find = redis::cmd("KEYS");
+        find.arg("exo:state:calendar:*");
+        let keys: Vec<String> = find.query_async(&mut redis).await.ok()?;
+        let key = keys.into_iter().next()?;
+        let value: String = redis::cmd("GET").arg(&key).query_async(&mut redis).await.ok()?;
+        value.contains("pending_payment").then_some((key, value))
+    })
+    .await;
+    let (head, json) = written.rsplit_once('\n').unwrap();
+    let mut calendar: Value = serde_json::from_str(json).unwrap();
+    calendar["bookings"] = serde_json::json!({});
+    let edited = format!("{head}\n{calendar}");
+    redis::cmd("SET").arg(&key).arg(edited).query_async::<()>(&mut redis).await.unwrap();
+    // The other process has no state of its own yet.
+    client(&names[1]).book(&car, first, last).await.problem(409, "dates_unavailable");
+    let kept: Option<String> = redis::cmd("GET").arg(&key).query_async(&mut redis).await.unwrap();
+    assert!(kept.is_none_or(|kept| kept.contains("pending_payment")), "what was edited is gone");
+}

@@ -112,14 +112,14 @@ async fn traces(world: &World) -> Vec<String> {
             traces.push(format!("{}", file.display()));
         }
     }
-    let dump = std::process::Command::new("pg_dump").arg(&world.urls().database).output().unwrap();
+    let dump = std::process::Command::new("pg_dump").arg(world.superuser()).output().unwrap();
     assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
     // Lists are searched by words.
     let is_found = |line: &&[u8]| holds(line) || String::from_utf8_lossy(line).contains(" canary ");
     for line in dump.stdout.split(|byte| *byte == b'\n').filter(is_found) {
         traces.push(format!("dump: {}", String::from_utf8_lossy(line)));
     }
-    let client = redis::Client::open(world.urls().redis.as_str()).unwrap();
+    let client = redis::Client::open(world.redis()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut connection).await.unwrap();
     for name in keys {
@@ -378,8 +378,8 @@ async fn a_destroyed_key_is_overwritten_on_disk_and_restored_backups_are_erased_
     };
     eventually("the key is on disk", async || on_disk().then_some(())).await;
     let dump = std::process::Command::new("pg_dump")
-        .args(["--clean", "--if-exists", "--no-owner"])
-        .arg(&world.urls().database)
+        .args(["--clean", "--if-exists"])
+        .arg(world.superuser())
         .output()
         .unwrap();
     assert!(dump.status.success());
@@ -392,7 +392,7 @@ async fn a_destroyed_key_is_overwritten_on_disk_and_restored_backups_are_erased_
     world.kill(API);
     client.publish(name.clone(), stored.payload.clone()).await.unwrap().await.unwrap();
     let mut restore = std::process::Command::new("psql");
-    restore.args(["--quiet", "--no-psqlrc"]).arg(&world.urls().database);
+    restore.args(["--quiet", "--no-psqlrc"]).arg(world.superuser());
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), &dump.stdout).unwrap();
     let restored = restore.arg("--file").arg(file.path()).output().unwrap();

@@ -28,7 +28,7 @@ async fn a_command_whose_client_hangs_up_runs_to_its_end() {
     );
     let mut client = TcpStream::connect(world.address(API)).await.unwrap();
     client.write_all(head.as_bytes()).await.unwrap();
-    let redis = redis::Client::open(world.urls().redis.as_str()).unwrap();
+    let redis = redis::Client::open(world.redis()).unwrap();
     let redis = redis.get_multiplexed_async_connection().await.unwrap();
     eventually("the command is in flight", async || {
         let keys: Vec<String> =

@@ -205,7 +205,7 @@ async fn a_held_booking_is_paid_though_its_row_is_parked() {
     until_open(&world, &[&parked]).await;
     // A process that has cached nothing, while Redis has nothing either.
     let fresh = world.serve_from(2).await;
-    let client = redis::Client::open(world.urls().redis.as_str()).unwrap();
+    let client = redis::Client::open(world.redis()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let car_of = format!("exo:car-of:{}", parked["id"].as_str().unwrap());
     eventually("Redis has the car of the booking", async || {

@@ -34,7 +34,7 @@ fn repeated(first: &Answer, again: &Answer, when: &str) {
 
 /// Empties Redis.
 async fn flush(world: &System) {
-    let client = redis::Client::open(world.urls().redis.as_str()).unwrap();
+    let client = redis::Client::open(world.redis()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     redis::cmd("FLUSHALL").exec_async(&mut connection).await.unwrap();
 }

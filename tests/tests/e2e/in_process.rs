@@ -7,7 +7,7 @@ use exodrive_api::{
 };
 use exodrive_log::Log;
 use exodrive_runtime::{services::ServiceUrls, tasks::Tasks};
-use exodrive_tests::{API, Answer, System, eventually, program};
+use exodrive_tests::{API, Answer, Servers, System, eventually, program};
 use reqwest::Method;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::{
@@ -47,8 +47,14 @@ static SERVERS: LazyLock<PathBuf> = LazyLock::new(|| {
 
 /// The addresses of a system that no other test has: nothing is in it, and its database is not there yet.
 pub(crate) fn take_system() -> ServiceUrls {
+    let Servers { urls, administrators } = take_servers();
+    // Such tests are the API, the worker, and whoever goes behind their backs.
+    ServiceUrls { redis: administrators.redis, ..urls }
+}
+
+fn take_servers() -> Servers {
     let systems = fs::read(SERVERS.join("systems.json")).unwrap();
-    let systems: Vec<ServiceUrls> = serde_json::from_slice(&systems).unwrap();
+    let systems: Vec<Servers> = serde_json::from_slice(&systems).unwrap();
     let taken = |number: usize| {
         let file = SERVERS.join("taken").join(number.to_string());
         match File::create_new(file) {
@@ -80,11 +86,11 @@ impl InProcess {
 
     /// A system with these settings on top, ready.
     pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
-        let urls = take_system();
-        create_database(&urls.database).await;
+        let servers = take_servers();
+        create_database(&servers.administrators.database).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let system = System::new(folder, urls, listener.local_addr().unwrap(), settings);
+        let system = System::new(folder, servers, listener.local_addr().unwrap(), settings);
         let urls = system.urls();
         let connections: Connections = parse(system.env());
         let config = connections
@@ -163,11 +169,19 @@ impl Drop for InProcess {
     }
 }
 
-/// Makes the database of this address: a copy of the migrated one.
+/// Makes the database of this address of a superuser: a copy of the migrated one. What roles may do with a database is
+/// not copied.
 async fn create_database(url: &str) {
     let (server, name) = url.rsplit_once('/').unwrap();
     let mut connection = PgConnection::connect(&format!("{server}/postgres")).await.unwrap();
-    let sql = format!("create database {name} template exodrive strategy file_copy");
+    let sql = format!(
+        "create database {name} template exodrive strategy file_copy owner exodrive_migrate"
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+    let sql = format!(
+        "grant create on database {name} to exodrive_worker;
+         revoke temporary on database {name} from public"
+    );
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
 }
 

@@ -109,7 +109,7 @@ async fn no_line_and_no_stored_state_says_who_rents_or_why() {
         assert!(!line.contains(CANARY), "{line}");
     }
 
-    let client = redis::Client::open(world.urls().redis.as_str()).unwrap();
+    let client = redis::Client::open(world.redis()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut connection).await.unwrap();
     let (mut states, mut answers) = (0, 0);

@@ -330,7 +330,7 @@ async fn an_email_is_read_from_memory_or_redis_and_without_them_from_postgres() 
 
     // Redis has forgotten the view, and no worker publishes.
     world.signal(WORKER, Signal::SIGSTOP);
-    let client = redis::Client::open(world.urls().redis.as_str()).unwrap();
+    let client = redis::Client::open(world.redis()).unwrap();
     let mut redis = client.get_multiplexed_async_connection().await.unwrap();
     redis::cmd("FLUSHALL").exec_async(&mut redis).await.unwrap();
     let miss = from_postgres().await;

@@ -29,7 +29,7 @@ async fn sql(world: &System, sql: &str) -> u64 {
 }
 
 async fn redis(world: &System) -> redis::aio::MultiplexedConnection {
-    let client = redis::Client::open(world.urls().redis.as_str()).unwrap();
+    let client = redis::Client::open(world.redis()).unwrap();
     client.get_multiplexed_async_connection().await.unwrap()
 }
 
@@ -99,7 +99,7 @@ struct RefoldRequest {
 
 impl RefoldRequest {
     async fn make(world: &System, rows: &[(&str, Vec<String>)], parked: &[u64]) -> Self {
-        let database = Database::for_workers(&world.urls().database).unwrap();
+        let database = Database::for_workers(&world.urls().database_worker).unwrap();
         let id = Uuid::now_v7();
         let end = world.log().await.last_position().await.unwrap();
         database.request_refolds(id, end, rows, parked).await.unwrap();

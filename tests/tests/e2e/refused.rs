@@ -109,12 +109,12 @@ impl Odds {
         let world = World::without_processes(&[]).await;
         world.migrate().await;
         let log = open_log(&world.urls().nats_operator).await;
-        let database = Database::for_workers(&world.urls().database).unwrap();
+        let database = Database::for_workers(&world.urls().database_worker).unwrap();
         Self { world, log, database, stop: CancellationToken::new() }
     }
 
     fn work<P: Projection>(&self) {
-        let cache = Cache::new(&self.world.urls().redis).unwrap();
+        let cache = Cache::new(&self.world.urls().redis_worker).unwrap();
         // Rows are copied out and taken back many times.
         let rebuilds = RebuildSettings { memory: 20_000, ..RebuildSettings::default() };
         let settings = EngineSettings { rebuilds, fold_limit: Duration::from_millis(200) };

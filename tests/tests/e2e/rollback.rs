@@ -92,7 +92,7 @@ async fn a_rollback_ends_although_redis_missed_rows_and_no_event_comes() {
     let world = Arc::new(World::without_processes(&[]).await);
     world.migrate().await;
     world.start_api();
-    let database = Database::for_workers(&world.urls().database).unwrap();
+    let database = Database::for_workers(&world.urls().database_worker).unwrap();
     let step = Arc::new(AtomicU8::new(ASLEEP));
     let (own, at) = (world.clone(), step.clone());
     let hook = move |now: Step| {
@@ -129,7 +129,7 @@ async fn a_rollback_ends_although_redis_missed_rows_and_no_event_comes() {
             _ => {}
         }
     };
-    let cache = Cache::new(&world.urls().redis).unwrap();
+    let cache = Cache::new(&world.urls().redis_worker).unwrap();
     let engine = Runner::named("inbox", world.log().await, database.clone(), cache, "tester");
     let engine = engine.unwrap().on_step(hook);
     let stop = CancellationToken::new();

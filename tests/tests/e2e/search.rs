@@ -175,7 +175,7 @@ async fn rows_of_an_older_release_are_searched_until_they_are_rebuilt() {
         alter table inbox_g1.inbox drop column words;
         update inbox_g1.inbox set data = jsonb_set(data, '{search}', '\"em-1\\nCafé@example.com\"');";
     sqlx::raw_sql(older).execute(world.database()).await.unwrap();
-    Database::for_workers(&world.urls().database).unwrap().migrate().await.unwrap();
+    Database::migrate(&world.urls().database_operator).await.unwrap();
     for typed in ["em-1", "1 EM", "example.com", "@exam"] {
         assert_eq!(found(&admin, "inbox", typed).await.len(), 1, "{typed}");
     }

@@ -99,7 +99,10 @@ async fn no_line_holds_an_address_a_payload_a_token_or_a_secret() {
         &password(&urls.nats_worker),
         &password(&urls.nats_operator),
         &password(&urls.database),
+        &password(&urls.database_worker),
+        &password(&urls.database_operator),
         &password(&urls.redis),
+        &password(&urls.redis_worker),
     ];
     for secret in secrets {
         assert!(secret.len() > 8);

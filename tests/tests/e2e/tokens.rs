@@ -266,7 +266,7 @@ async fn who_sends_requests_is_not_in_redis_in_clear() {
         let cars = world.request(Method::GET, "/v1/cars").bearer_auth(world.token(role));
         Answer::of(cars).await.unwrap().expect(200);
     }
-    let redis = redis::Client::open(world.urls().redis.as_str()).unwrap();
+    let redis = redis::Client::open(world.redis()).unwrap();
     let mut connection = redis.get_multiplexed_async_connection().await.unwrap();
     let names: Vec<String> =
         redis::cmd("KEYS").arg("exo:limit:*").query_async(&mut connection).await.unwrap();

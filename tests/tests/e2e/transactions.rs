@@ -21,7 +21,7 @@ async fn dropped_after<T>(polls: u32, future: impl Future<Output = T>) -> Option
 #[tokio::test]
 async fn no_connection_goes_back_to_its_pool_inside_a_transaction() {
     let world = InProcess::start().await;
-    let pool = PgPoolOptions::new().max_connections(1).connect(&world.urls().database).await;
+    let pool = PgPoolOptions::new().max_connections(1).connect(world.superuser()).await;
     let pool = pool.unwrap();
     sqlx::query("create table kept (n int)").execute(&pool).await.unwrap();
     let (mut dropped, mut rows) = (0, 0);

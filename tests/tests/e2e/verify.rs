@@ -48,7 +48,7 @@ fn checked(reported: &Value, view: &str) -> u64 {
 
 /// Connects to Redis, beside the system.
 async fn redis(world: &System) -> redis::aio::MultiplexedConnection {
-    let client = redis::Client::open(world.urls().redis.as_str()).unwrap();
+    let client = redis::Client::open(world.redis()).unwrap();
     client.get_multiplexed_async_connection().await.unwrap()
 }
 

@@ -91,8 +91,8 @@ async fn examine(
     // Views cannot be compared with a log that has lost events.
     if found.fault.is_none() {
         // Views are not compared with a cache that has no known address.
-        let redis = connections.redis_url.clone();
-        let redis = redis.or_else(|| connections.resolve().ok().map(|urls| urls.redis));
+        let redis = connections.redis_worker_url.clone().or_else(|| connections.redis_url.clone());
+        let redis = redis.or_else(|| connections.resolve().ok().map(|urls| urls.redis_worker));
         let cache = redis.map(|url| Cache::new(&url)).transpose()?;
         for_view::<Deliveries>(&log, &database, cache.as_ref(), &mut found, &progress).await?;
         for_view::<Inbox>(&log, &database, cache.as_ref(), &mut found, &progress).await?;

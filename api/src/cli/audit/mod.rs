@@ -102,13 +102,9 @@ impl Audit {
     }
 }
 
-/// Connects to the database as its owner.
+/// Connects to the database as the worker's login.
 fn database(connections: &Connections) -> Result<Database, Failure> {
-    let url = match &connections.database_url {
-        Some(url) => url.clone(),
-        None => connections.resolve()?.database,
-    };
-    Ok(Database::for_workers(&url)?)
+    Ok(Database::for_workers(&connections.resolve_database()?)?)
 }
 
 fn seal_store(connections: &Connections) -> Result<SealStore, Failure> {

@@ -84,10 +84,7 @@ impl Projections {
 /// Connects to the log and Postgres for operators' commands.
 async fn operator(connections: &Connections) -> Result<Operator, Failure> {
     let (nats, monitor) = connections.resolve_log()?;
-    let database = match &connections.database_url {
-        Some(url) => url.clone(),
-        None => connections.resolve()?.database,
-    };
+    let database = connections.resolve_database()?;
     let log = Log::connect(&connections.appending_config(nats, monitor)?).await?;
     Ok(Operator::new(log, Database::for_workers(&database)?))
 }

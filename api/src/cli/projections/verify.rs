@@ -75,8 +75,8 @@ impl Verify {
     async fn verify(&self) -> Result<ExitCode, Failure> {
         let urls = self.connections.resolve()?;
         let log = Log::open(&self.connections.reading_config(urls.nats)?).await?;
-        let database = Database::for_workers(&urls.database)?;
-        let cache = if self.no_redis { None } else { Some(Cache::new(&urls.redis)?) };
+        let database = Database::for_workers(&urls.database_worker)?;
+        let cache = if self.no_redis { None } else { Some(Cache::new(&urls.redis_worker)?) };
         let extent = if self.all { Extent::All } else { Extent::Sample(self.sample) };
         let memory = usize::try_from(self.memory << 20)?;
         let options = Options { extent, memory };

@@ -6,3 +6,4 @@ pub mod erasure_gate;
 pub mod head;
 pub mod load;
 pub mod request;
+pub(super) mod safe_headers;

@@ -4,9 +4,11 @@ use super::{
     state::{DecisionState, Loaded},
     states::{Key, States},
 };
-use crate::redis::{Redis, RedisError};
+use crate::{
+    log::Log,
+    redis::{Redis, RedisError},
+};
 use ::redis::{Cmd, Script};
-use chrono::{DateTime, Utc};
 use exodrive_domain::event_types;
 use ring::digest::{SHA256, digest};
 use std::{
@@ -31,8 +33,8 @@ const CHUNK: usize = 100;
 const LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Sets each key whose stored position is lower. A value is its position, a
-/// line feed, and the state's JSON. ARGV: seconds to live, then position and
-/// JSON of each key.
+/// line feed, and the state's JSON with position and MAC. ARGV: seconds to
+/// live, then position and the rest of each key.
 static WRITE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"for i, key in ipairs(KEYS) do
@@ -64,8 +66,9 @@ fn reads<'a>(types: impl Iterator<Item = (&'a str, u32)>) -> String {
 pub(super) struct Snapshots {
     redis: Redis,
     states: Arc<States>,
-    /// The log that the positions are of: a new one begins at 1 again.
-    log: i64,
+    /// The log that the positions are of: a new one begins at 1 again. By its
+    /// keys a snapshot is known to be as it was written.
+    log: Log,
     changed: Arc<Mutex<Changed>>,
 }
 
@@ -82,20 +85,37 @@ struct Changed {
 type Serialize = fn(&States, &Key) -> Option<(u64, String)>;
 
 impl Snapshots {
-    pub(super) fn new(redis: Redis, states: Arc<States>, log: DateTime<Utc>) -> Self {
-        Self { redis, states, log: log.timestamp_millis(), changed: Arc::default() }
+    pub(super) fn new(redis: Redis, states: Arc<States>, log: Log) -> Self {
+        Self { redis, states, log, changed: Arc::default() }
     }
 
-    /// The state in Redis, however old. Drops a state that cannot be read.
+    /// The state in Redis, however old. Drops a state that cannot be read, or
+    /// that no process of this log has written.
     pub(super) async fn read<S: DecisionState>(&self, key: &Key) -> Option<Loaded<S>> {
-        let value: Result<Option<Vec<u8>>, _> = self.redis.query(&Cmd::get(self.name(key))).await;
+        let name = self.name(key);
+        let value: Result<Option<Vec<u8>>, _> = self.redis.query(&Cmd::get(&name)).await;
         let value = value.inspect_err(|error| failed(error, "read")).ok()??;
-        let parsed = parse(&value);
-        if parsed.is_none() {
-            tracing::warn!(subject = %key.subject, "A snapshot cannot be read: it is dropped");
+        let read = self.open(&name, &value);
+        if read.is_none() {
+            metrics::counter!("exodrive_snapshots_dropped_total").increment(1);
+            tracing::warn!(
+                subject = %key.subject,
+                "A snapshot in Redis was changed or cannot be read: it is dropped, and the state is \
+                 folded from the log"
+            );
             self.erase(key).await;
         }
-        parsed
+        read
+    }
+
+    fn open<S: DecisionState>(&self, name: &str, value: &[u8]) -> Option<Loaded<S>> {
+        let (first, sealed) = std::str::from_utf8(value).ok()?.split_once('\n')?;
+        let (position, json) = self.log.open_copy(name, sealed)?.split_once('\n')?;
+        if first != position {
+            return None;
+        }
+        let state = serde_json::from_str(json).ok()?;
+        Some(Loaded { state: Arc::new(state), position: position.parse().ok()? })
     }
 
     /// Removes a snapshot that a newer one would not replace.
@@ -128,7 +148,9 @@ impl Snapshots {
             script.arg(LIFETIME.as_secs());
             for (key, serialize) in chunk {
                 if let Some((position, json)) = serialize(&self.states, key) {
-                    script.key(self.name(key)).arg(position).arg(json);
+                    let name = self.name(key);
+                    let sealed = self.log.seal_copy(&name, &format!("{position}\n{json}"));
+                    script.key(name).arg(position).arg(sealed);
                 }
             }
             self.changed().rest += SHARE * began.elapsed();
@@ -140,7 +162,8 @@ impl Snapshots {
 
     fn name(&self, key: &Key) -> String {
         let Key { name, version, subject } = key;
-        format!("exo:state:{name}:v{version}:{}:{}:{subject}", *READS, self.log)
+        let log = self.log.created_at().timestamp_millis();
+        format!("exo:state:{name}:v{version}:{}:{log}:{subject}", *READS)
     }
 
     fn changed(&self) -> MutexGuard<'_, Changed> {
@@ -157,13 +180,6 @@ fn serialize<S: DecisionState>(states: &States, key: &Key) -> Option<(u64, Strin
             None
         }
     }
-}
-
-fn parse<S: DecisionState>(value: &[u8]) -> Option<Loaded<S>> {
-    let end = value.iter().position(|byte| *byte == b'\n')?;
-    let position = std::str::from_utf8(&value[..end]).ok()?.parse().ok()?;
-    let state = serde_json::from_slice(&value[end + 1..]).ok()?;
-    Some(Loaded { state: Arc::new(state), position })
 }
 
 /// Logs a failure once, not for every command during the pause after it.

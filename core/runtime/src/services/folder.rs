@@ -25,14 +25,23 @@ pub(super) struct SavedSettings {
     pub(super) nats_worker_password: String,
     pub(super) nats_operator_password: String,
     pub(super) postgres_port: u16,
+    /// Of the superuser, which no part of the system uses.
     pub(super) postgres_password: String,
+    pub(super) postgres_api_password: String,
+    pub(super) postgres_worker_password: String,
+    pub(super) postgres_operator_password: String,
+    /// Set once the database has the logins of the API, the worker and the operator.
+    pub(super) postgres_logins_made: bool,
     /// Folder of the Postgres data; outside the data folder if its user cannot get there.
     pub(super) postgres_folder: Option<PathBuf>,
     /// Set once the database exists. Before that, the folder holds an
     /// unfinished initdb and is made again from the beginning.
     pub(super) postgres_made: bool,
     pub(super) redis_port: u16,
+    /// Of the default user, which no part of the system is.
     pub(super) redis_password: String,
+    pub(super) redis_api_password: String,
+    pub(super) redis_worker_password: String,
     /// The addresses to connect to, while the services run.
     #[serde(deserialize_with = "of_this_release")]
     pub(super) urls: Option<ServiceUrls>,
@@ -70,7 +79,12 @@ impl SavedSettings {
             &mut self.nats_worker_password,
             &mut self.nats_operator_password,
             &mut self.postgres_password,
+            &mut self.postgres_api_password,
+            &mut self.postgres_worker_password,
+            &mut self.postgres_operator_password,
             &mut self.redis_password,
+            &mut self.redis_api_password,
+            &mut self.redis_worker_password,
         ] {
             if password.is_empty() {
                 *password = random_hex();

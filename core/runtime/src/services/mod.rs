@@ -90,10 +90,16 @@ pub struct Options {
     pub nats_operator: Option<String>,
     /// Monitoring address of the NATS that runs elsewhere.
     pub nats_monitor: Option<String>,
-    /// Postgres that runs elsewhere; none is started then.
+    /// Postgres that runs elsewhere, as the API's login; none is started then.
     pub database: Option<String>,
-    /// Redis that runs elsewhere; none is started then.
+    /// The same as the worker's login; without it, the API's login is used.
+    pub database_worker: Option<String>,
+    /// The same as the login that owns the tables; without it, the API's login is used.
+    pub database_operator: Option<String>,
+    /// Redis that runs elsewhere, as the API's user; none is started then.
     pub redis: Option<String>,
+    /// The same with the worker's user; without it, the API's user is used.
+    pub redis_worker: Option<String>,
 }
 
 impl Options {
@@ -110,7 +116,10 @@ impl Options {
             nats_operator: None,
             nats_monitor: None,
             database: None,
+            database_worker: None,
+            database_operator: None,
             redis: None,
+            redis_worker: None,
         }
     }
 
@@ -132,10 +141,16 @@ pub struct ServiceUrls {
     pub nats_operator: String,
     /// HTTP monitoring of NATS, if known.
     pub nats_monitor: Option<String>,
-    /// Postgres.
+    /// Postgres, as the API's login.
     pub database: String,
-    /// Redis.
+    /// Postgres, as the worker's login and that of commands that look at projections.
+    pub database_worker: String,
+    /// Postgres, as the login that owns the tables.
+    pub database_operator: String,
+    /// Redis, as the API's user.
     pub redis: String,
+    /// Redis, as the worker's user and that of commands that look at projections.
+    pub redis_worker: String,
 }
 
 impl fmt::Debug for ServiceUrls {
@@ -146,8 +161,30 @@ impl fmt::Debug for ServiceUrls {
             .field("nats_operator", &redact(&self.nats_operator))
             .field("nats_monitor", &self.nats_monitor.as_deref().map(redact))
             .field("database", &redact(&self.database))
+            .field("database_worker", &redact(&self.database_worker))
+            .field("database_operator", &redact(&self.database_operator))
             .field("redis", &redact(&self.redis))
+            .field("redis_worker", &redact(&self.redis_worker))
             .finish()
+    }
+}
+
+/// The addresses of private servers as those who may do everything, for tests that go behind the
+/// system's back.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Administrators {
+    /// Postgres, as a superuser.
+    pub database: String,
+    /// Redis, as the default user.
+    pub redis: String,
+}
+
+impl Administrators {
+    /// Those of the database of this number.
+    #[must_use]
+    pub fn of_neighbour(&self, number: u16) -> Self {
+        let redis = self.redis.strip_suffix("/0").unwrap_or(&self.redis);
+        Self { database: format!("{}_{number}", self.database), redis: format!("{redis}/{number}") }
     }
 }
 
@@ -341,6 +378,7 @@ pub struct PrivateServices {
     data_dir: PathBuf,
     ephemeral: bool,
     neighbours: u16,
+    administrators: Administrators,
     urls: ServiceUrls,
     slots: Vec<Slot>,
     // The last field, so that the folder is free only when no service runs in it any more.
@@ -477,6 +515,7 @@ impl PrivateServices {
                 slots.push(slot);
                 saved.postgres_folder = made.postgres_folder;
                 saved.postgres_made = made.postgres_made;
+                saved.postgres_logins_made = made.postgres_logins_made;
             }
             slots.extend(redis?);
             Ok(())
@@ -487,6 +526,14 @@ impl PrivateServices {
             let private =
                 || format!("nats://exodrive-{user}:{password}@127.0.0.1:{}", saved.nats_port);
             elsewhere.or_else(|| options.nats.clone()).unwrap_or_else(private)
+        };
+        let database_as = |login: &str, password: &str, elsewhere: Option<String>| {
+            let private = || postgres::url(&saved, login, password, "exodrive");
+            elsewhere.or_else(|| options.database.clone()).unwrap_or_else(private)
+        };
+        let redis_as = |user: &str, password: &str, elsewhere: Option<String>| {
+            let private = || redis::url(&saved, &format!("exodrive-{user}"), password);
+            elsewhere.or_else(|| options.redis.clone()).unwrap_or_else(private)
         };
         let urls = ServiceUrls {
             nats: nats_as("api", &saved.nats_api_password, None),
@@ -501,21 +548,29 @@ impl PrivateServices {
             } else {
                 options.nats_monitor
             },
-            database: options.database.unwrap_or_else(|| {
-                format!(
-                    "postgres://exodrive:{}@127.0.0.1:{}/exodrive",
-                    saved.postgres_password, saved.postgres_port
-                )
-            }),
-            redis: options.redis.unwrap_or_else(|| {
-                format!("redis://:{}@127.0.0.1:{}/0", saved.redis_password, saved.redis_port)
-            }),
+            database: database_as("exodrive_api", &saved.postgres_api_password, None),
+            database_worker: database_as(
+                "exodrive_worker",
+                &saved.postgres_worker_password,
+                options.database_worker,
+            ),
+            database_operator: database_as(
+                "exodrive_migrate",
+                &saved.postgres_operator_password,
+                options.database_operator,
+            ),
+            redis: redis_as("api", &saved.redis_api_password, None),
+            redis_worker: redis_as("worker", &saved.redis_worker_password, options.redis_worker),
         };
         // Built before a failure is returned, so that an ephemeral folder is removed in that case too.
         let services = Self {
             data_dir,
             ephemeral: options.ephemeral,
             neighbours: options.neighbours,
+            administrators: Administrators {
+                database: postgres::superuser_url(&saved),
+                redis: redis::url(&saved, "", &saved.redis_password),
+            },
             urls,
             slots,
             _lock: lock,
@@ -535,6 +590,12 @@ impl PrivateServices {
     /// The addresses of the services.
     pub fn urls(&self) -> &ServiceUrls {
         &self.urls
+    }
+
+    /// The addresses of those who may do everything. They mean something only for services that
+    /// are private.
+    pub fn administrators(&self) -> &Administrators {
+        &self.administrators
     }
 
     /// The addresses of a neighbour, numbered from 1: its NATS account, its Redis
@@ -557,7 +618,10 @@ impl PrivateServices {
             nats_operator: nats(&self.urls.nats_operator)?,
             nats_monitor: self.urls.nats_monitor.clone(),
             database: format!("{}_{number}", self.urls.database),
+            database_worker: format!("{}_{number}", self.urls.database_worker),
+            database_operator: format!("{}_{number}", self.urls.database_operator),
             redis: format!("{}/{number}", self.urls.redis.strip_suffix("/0")?),
+            redis_worker: format!("{}/{number}", self.urls.redis_worker.strip_suffix("/0")?),
         })
     }
 

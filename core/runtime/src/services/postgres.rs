@@ -18,6 +18,21 @@ use super::{ServiceError, process};
 /// The folder of the data when its user cannot enter the data folder.
 const ELSEWHERE: &str = "/var/lib/exodrive";
 
+/// The superuser of the private server.
+const SUPERUSER: &str = "exodrive";
+/// The roles of the logins: the same as on a production server.
+const ROLES: &str = include_str!("../../../../docs/postgres.sql");
+
+/// The address of a database of the private server, as one of its logins.
+pub(super) fn url(saved: &SavedSettings, login: &str, password: &str, database: &str) -> String {
+    format!("postgres://{login}:{password}@127.0.0.1:{}/{database}", saved.postgres_port)
+}
+
+/// The address of a database of the private server, as its superuser.
+pub(super) fn superuser_url(saved: &SavedSettings) -> String {
+    url(saved, SUPERUSER, &saved.postgres_password, "exodrive")
+}
+
 /// The folder with initdb and postgres of one version.
 pub(super) fn binaries() -> Result<PathBuf, ServiceError> {
     let complete =
@@ -156,6 +171,11 @@ pub(super) fn prepare(
         saved.postgres_made = true;
         saved.write(data_dir)?;
     }
+    if !saved.postgres_logins_made {
+        make_logins(&data, saved, fast, user, binaries)?;
+        saved.postgres_logins_made = true;
+        saved.write(data_dir)?;
+    }
     let mut spec = ProcessSpec::new("postgres", binaries.join("postgres")).arg("-D").arg(&data);
     for setting in settings(saved.postgres_port, fast) {
         spec = spec.arg("-c").arg(setting);
@@ -216,7 +236,8 @@ fn make(
         let init = |locale: &str| {
             let mut command = as_user(binaries.join("initdb"), data, user);
             command
-                .args(["--username=exodrive", "--auth=scram-sha-256", "--encoding=UTF8"])
+                .arg(format!("--username={SUPERUSER}"))
+                .args(["--auth=scram-sha-256", "--encoding=UTF8"])
                 .arg(format!("--locale={locale}"))
                 .arg(format!("--pwfile={}", password_file.display()))
                 .args(fast.then_some("--no-sync"))
@@ -243,32 +264,64 @@ fn create_owned(data: &Path, user: Option<(u32, u32)>) -> Result<(), ServiceErro
         .map_err(|error| ServiceError::io(format!("hand over {}", data.display()), error))
 }
 
-/// Single-user mode needs no port, no password and no client program.
 fn create_database(
     data: &Path,
     fast: bool,
     user: Option<(u32, u32)>,
     binaries: &Path,
 ) -> Result<(), ServiceError> {
+    let sql = "CREATE DATABASE exodrive;\n\n";
+    alone("create the database", sql, "postgres", data, fast, user, binaries)
+}
+
+/// Makes the logins of the API, the worker and the operator, who owns the database.
+fn make_logins(
+    data: &Path,
+    saved: &SavedSettings,
+    fast: bool,
+    user: Option<(u32, u32)>,
+    binaries: &Path,
+) -> Result<(), ServiceError> {
+    let passwords = [
+        ("api", &saved.postgres_api_password),
+        ("worker", &saved.postgres_worker_password),
+        ("migrate", &saved.postgres_operator_password),
+    ];
+    let passwords = passwords.map(|(login, password)| {
+        format!("alter role exodrive_{login} login password '{password}';\n\n")
+    });
+    let sql = format!("{ROLES}\n{}", passwords.concat());
+    alone("make the logins of the database", &sql, "exodrive", data, fast, user, binaries)
+}
+
+/// Executes statements, each of which ends with a semicolon and an empty line, while no server
+/// runs. Single-user mode needs no port, no password and no client program.
+fn alone(
+    what: &str,
+    sql: &str,
+    database: &str,
+    data: &Path,
+    fast: bool,
+    user: Option<(u32, u32)>,
+    binaries: &Path,
+) -> Result<(), ServiceError> {
     let mut command = as_user(binaries.join("postgres"), data, user);
-    // Without -j a line is a statement.
-    command.arg("--single").arg("-D").arg(data);
+    command.args(["--single", "-j"]).arg("-D").arg(data);
+    // A statement may hold a password.
+    command.args(["-c", "log_min_error_statement=panic"]);
     if fast {
         command.arg("-F");
     }
-    command.arg("postgres").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.arg(database).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let output = command.spawn().and_then(|mut child| {
         if let Some(mut input) = child.stdin.take() {
-            input.write_all(b"CREATE DATABASE exodrive\n")?;
+            input.write_all(sql.as_bytes())?;
         }
         child.wait_with_output()
     });
-    let text = run("create the database", output)?;
+    let text = run(what, output)?;
     if text.contains("ERROR:") {
-        return Err(ServiceError::Failed {
-            command: "create the database".to_owned(),
-            output: text,
-        });
+        return Err(ServiceError::Failed { command: what.to_owned(), output: text });
     }
     Ok(())
 }

@@ -6,6 +6,15 @@ use super::folder::{self, SavedSettings};
 use super::supervisor::ProcessSpec;
 use super::{ServiceError, process};
 
+/// The users and their permissions: the same as on a production server.
+const PRODUCTION: &str = include_str!("../../../../docs/redis.conf");
+
+/// The address of a database of the private server, as one of its users; the default user has no
+/// name.
+pub(super) fn url(saved: &SavedSettings, user: &str, password: &str) -> String {
+    format!("redis://{user}:{password}@127.0.0.1:{}/0", saved.redis_port)
+}
+
 /// Path of redis-server.
 pub(super) fn binary() -> Result<PathBuf, ServiceError> {
     process::in_path("redis-server").ok_or_else(|| ServiceError::Missing {
@@ -28,8 +37,16 @@ pub(super) fn prepare(
 ) -> Result<ProcessSpec, ServiceError> {
     let home = data_dir.join("redis");
     folder::create(&home, 0o700)?;
+    let users: String = PRODUCTION
+        .lines()
+        .filter(|line| line.starts_with("user exodrive-"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let users = users
+        .replace("PASSWORD-OF-API", &saved.redis_api_password)
+        .replace("PASSWORD-OF-WORKER", &saved.redis_worker_password);
     let text = format!(
-        "bind 127.0.0.1\nport {}\nrequirepass {}\nsave \"\"\nappendonly no\ndir {home:?}\npidfile {:?}\ndatabases {}\n",
+        "bind 127.0.0.1\nport {}\nrequirepass {}\nsave \"\"\nappendonly no\ndir {home:?}\npidfile {:?}\ndatabases {}\n{users}",
         saved.redis_port,
         saved.redis_password,
         pid_file(data_dir),

@@ -39,6 +39,8 @@ pub struct ProcessSpec {
     pub args: Vec<OsString>,
     /// Variables on top of the environment of this process.
     pub env: Vec<(OsString, OsString)>,
+    /// Variables that it does not get from the environment of this process.
+    pub without: Vec<OsString>,
     /// Working folder, if not the current one.
     pub folder: Option<PathBuf>,
     /// The destination of its output.
@@ -59,6 +61,7 @@ impl ProcessSpec {
             program: program.into(),
             args: Vec::new(),
             env: Vec::new(),
+            without: Vec::new(),
             folder: None,
             output: Output::Inherit,
             user: None,
@@ -71,6 +74,13 @@ impl ProcessSpec {
     #[must_use]
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
         self.args.push(arg.into());
+        self
+    }
+
+    /// Takes a variable from the environment.
+    #[must_use]
+    pub fn without(mut self, name: impl Into<OsString>) -> Self {
+        self.without.push(name.into());
         self
     }
 
@@ -101,6 +111,9 @@ impl ProcessSpec {
             }
             None => Command::new(&self.program),
         };
+        for name in &self.without {
+            command.env_remove(name);
+        }
         command
             .args(&self.args)
             .envs(self.env.iter().map(|(name, value)| (name, value)))

@@ -87,7 +87,7 @@ impl crate::Database {
                 projection,
                 version(projection)
             );
-            Ok::<_, Error>(to_u64(reached.fetch_one(self.pool()).await?))
+            Ok::<_, Error>(to_u64(reached.fetch_one(self.readers()).await?))
         };
         match self.watches().of(projection) {
             Some(watch) => watch.wait(position, timeout, reached).await,

@@ -42,7 +42,7 @@ struct BookingLoad {
 impl BookingLoad {
     async fn open(sync: SyncMode) -> Result<Self, Failure> {
         let mut system = System::start(sync).await?;
-        let database = system.urls().database.clone();
+        let database = system.database().to_owned();
         system.migrate(&database).await?;
         system.serve(&database).await?;
         let (log, raw) = (system.log().await?, Raw::connect(&system).await?);
@@ -229,7 +229,7 @@ pub(crate) async fn visible(scale: Scale) -> Result<Row, Failure> {
     const NAME: &str = "calendar after a booking";
     progress(&format!("{NAME}: starting a system"));
     let load_test = BookingLoad::open(SyncMode::Always).await?;
-    let database = load_test.system.urls().database.clone();
+    let database = load_test.system.database().to_owned();
     let worker = load_test.system.exodrive("work", &database);
     let cars = rental::fleet(&load_test.log, scale.visible.div_ceil(20)).await?;
     let pool = PgPoolOptions::new().max_connections(1).connect(&database).await?;

@@ -62,15 +62,17 @@ impl Filled {
     async fn database(&mut self) -> Result<(String, PgPool), Failure> {
         self.databases += 1;
         let name = format!("bench_{}", self.databases);
-        let first = &self.system.urls().database;
+        let first = self.system.database();
         let (server, _) = first.rsplit_once('/').ok_or("a database URL without a database")?;
         let url = format!("{server}/{name}");
         let pool = PgPoolOptions::new().max_connections(1).connect(first).await?;
-        sqlx::raw_sql(AssertSqlSafe(format!("create database {name}"))).execute(&pool).await?;
+        sqlx::raw_sql(AssertSqlSafe(format!("create database {name} owner exodrive_migrate")))
+            .execute(&pool)
+            .await?;
         self.system.migrate(&url).await?;
         // Redis is as empty as the database, and what was written before does
         // not reach the disk while we measure.
-        let redis = redis::Client::open(self.system.urls().redis.as_str())?;
+        let redis = redis::Client::open(self.system.redis())?;
         let mut redis = redis.get_multiplexed_async_connection().await?;
         redis::cmd("FLUSHALL").query_async::<()>(&mut redis).await?;
         sqlx::raw_sql("checkpoint").execute(&pool).await?;
@@ -99,7 +101,7 @@ impl Filled {
     async fn project_alone(&mut self, name: &str) -> Result<Duration, Failure> {
         let (database, pool) = self.database().await?;
         let log = self.system.log().await?;
-        let cache = Cache::new(&self.system.urls().redis)?;
+        let cache = Cache::new(&self.system.urls().redis_worker)?;
         let runner = Runner::named(name, log, Database::for_workers(&database)?, cache, "bench")
             .ok_or("no such projection")?;
         let stop = CancellationToken::new();

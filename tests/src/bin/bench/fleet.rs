@@ -54,7 +54,7 @@ const QUERIES: [Query; 5] = [
 pub(crate) async fn measure(scale: Scale) -> Result<Vec<Row>, Failure> {
     progress(&format!("fleet list: starting a system, appending {} cars", scale.fleet));
     let mut system = System::start(SyncMode::Default).await?;
-    let database = system.urls().database.clone();
+    let database = system.database().to_owned();
     system.migrate(&database).await?;
     system.serve(&database).await?;
     let log = system.log().await?;

@@ -24,7 +24,7 @@ pub(crate) async fn measure(sync: SyncMode, scale: Scale) -> Result<Row, Failure
     };
     progress(&format!("{name}: starting a system"));
     let mut system = System::start(sync).await?;
-    let database = system.urls().database.clone();
+    let database = system.database().to_owned();
     system.migrate(&database).await?;
     system.serve(&database).await?;
     let log = system.log().await?;

@@ -47,7 +47,7 @@ pub(crate) struct Rebuilt {
 impl Noon {
     pub(crate) async fn start() -> Result<Self, Failure> {
         let mut system = System::start(SyncMode::Default).await?;
-        let database = system.urls().database.clone();
+        let database = system.database().to_owned();
         system.log().await?;
         system.migrate(&database).await?;
         let worker = system.exodrive("work", &database);

@@ -128,7 +128,7 @@ pub(crate) async fn measure(scale: Scale) -> Result<Vec<Row>, Failure> {
     let emails = scale.searched;
     progress(&format!("search: starting a system, writing {emails} rows into the inbox's table"));
     let mut system = System::start(SyncMode::Default).await?;
-    let database = system.urls().database.clone();
+    let database = system.database().to_owned();
     system.migrate(&database).await?;
     let pool = PgPoolOptions::new().max_connections(2).connect(&database).await?;
     let began = Instant::now();

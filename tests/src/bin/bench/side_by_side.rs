@@ -48,7 +48,7 @@ pub(crate) async fn measure(scale: Scale) -> Result<Vec<Row>, Failure> {
     progress("cqrs-es: the same events through it");
     let mut theirs = Vec::new();
     for (n, replay) in ["all", "each"].into_iter().enumerate() {
-        let own = &noon.system.urls().database;
+        let own = noon.system.database();
         let (server, _) = own.rsplit_once('/').ok_or("a database URL without a database")?;
         let pool = PgPoolOptions::new().max_connections(1).connect(own).await?;
         let create = AssertSqlSafe(format!("create database cqrs_{n}"));

@@ -82,7 +82,7 @@ impl System {
 
     /// Runs `exodrive` to its end, which must be a good one.
     pub(crate) async fn run(&self, args: &[&str]) -> Result<(), Failure> {
-        let mut process = self.start_with(args, &self.urls().database);
+        let mut process = self.start_with(args, self.database());
         loop {
             match process.ended() {
                 Some(status) if status.success() => return Ok(()),
@@ -92,16 +92,35 @@ impl System {
         }
     }
 
+    /// The address of the first database as a superuser.
+    pub(crate) fn database(&self) -> &str {
+        &self.services.administrators().database
+    }
+
+    /// The address of Redis as a user who may do everything.
+    pub(crate) fn redis(&self) -> &str {
+        &self.services.administrators().redis
+    }
+
     fn start_with(&self, args: &[&str], database: &str) -> Process {
         let urls = self.urls();
+        // The same database, as the login of the part.
+        let as_login = |url: &str| {
+            let (server, _) = url.rsplit_once('/').unwrap_or_default();
+            let (_, name) = database.rsplit_once('/').unwrap_or_default();
+            format!("{server}/{name}")
+        };
         let env = [
             ("EXODRIVE_DATA_DIR", self.folder.path().join("data").display().to_string()),
             ("EXODRIVE_NATS_URL", urls.nats.clone()),
             ("EXODRIVE_NATS_WORKER_URL", urls.nats_worker.clone()),
             ("EXODRIVE_NATS_OPERATOR_URL", urls.nats_operator.clone()),
             ("EXODRIVE_NATS_MONITOR_URL", urls.nats_monitor.clone().unwrap_or_default()),
-            ("EXODRIVE_DATABASE_URL", database.to_owned()),
+            ("EXODRIVE_DATABASE_URL", as_login(&urls.database)),
+            ("EXODRIVE_DATABASE_WORKER_URL", as_login(&urls.database_worker)),
+            ("EXODRIVE_DATABASE_OPERATOR_URL", as_login(&urls.database_operator)),
             ("EXODRIVE_REDIS_URL", urls.redis.clone()),
+            ("EXODRIVE_REDIS_WORKER_URL", urls.redis_worker.clone()),
             ("EXODRIVE_DATA_KEYS", DATA_KEYS.to_owned()),
             ("EXODRIVE_SEAL_KEYS", SEAL_KEY.to_owned()),
             ("EXODRIVE_HTTP_ADDR", self.address.to_string()),

@@ -52,6 +52,7 @@ mod rebuild;
 mod refold;
 mod refused;
 mod replay;
+mod roles;
 mod rollback;
 mod row_security;
 mod seal;

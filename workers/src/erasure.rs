@@ -219,7 +219,8 @@ impl ErasureExecutor {
     async fn destroy_keys(&self, begun: &Begun) -> Result<(), ErasureError> {
         self.database.record_erasure(uuid(begun.id), &begun.keys).await?;
         let own = own_key(begun.id);
-        destroy(&self.log, begun.id, begun.keys.iter().filter(|key| **key != own)).await
+        destroy(&self.log, begun.id, begun.keys.iter().filter(|key| **key != own)).await?;
+        Ok(self.log.forget_erased_customers().await?)
     }
 
     /// Completes an erasure if every row is folded again. Returns true if it is
@@ -354,18 +355,17 @@ async fn reapply_keys(log: &Log) -> Result<bool, ErasureError> {
 }
 
 async fn destroy_again(log: &Log, id: ErasureId, keys: &[String]) -> Result<bool, ErasureError> {
-    let mut back = Vec::new();
-    for key in keys {
-        if !log.is_key_destroyed(key).await? {
-            back.push(key);
-        }
-    }
+    let names: Vec<_> = keys.iter().map(String::as_str).collect();
+    let back = log.keys_not_destroyed(&names).await?;
     if !back.is_empty() {
         let keys = back.len();
         tracing::warn!(erasure = %id, keys, "Data keys that were destroyed are back, from a backup: destroying them again");
     }
     let any = !back.is_empty();
-    destroy(log, id, back.into_iter()).await?;
+    destroy(log, id, back.iter()).await?;
+    if any {
+        log.forget_erased_customers().await?;
+    }
     Ok(any)
 }
 

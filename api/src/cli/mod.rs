@@ -18,6 +18,7 @@ mod demo;
 mod doctor;
 mod import;
 mod metrics;
+mod nats_users;
 mod projections;
 mod replay;
 pub mod serve;
@@ -105,8 +106,9 @@ enum Command {
 #[command(after_help = "Example:
   EXODRIVE_NATS_OPERATOR_URL=nats://exodrive-operator:... exodrive migrate
 
-Makes the streams that are missing; never changes one that exists. docs/nats.conf
-shows a NATS whose other users may not.")]
+Makes the streams that are missing, and carries the stream of data keys over from an earlier
+release; changes nothing else of a stream that exists. docs/nats.conf shows a NATS whose other
+users may not.")]
 struct Migrate {
     #[command(flatten)]
     connections: Connections,
@@ -236,8 +238,8 @@ impl Migrate {
 
 impl Token {
     fn run(self) -> Result<(), Failure> {
-        let secret = self.http.token_secret(&self.connections)?;
-        let rules = self.http.token_rules();
+        let secret = self.http.tokens.token_secret(&self.connections)?;
+        let rules = self.http.tokens.token_rules();
         if self.ttl > rules.greatest_lifetime {
             let most = humantime::format_duration(rules.greatest_lifetime);
             return Err(format!(

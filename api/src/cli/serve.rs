@@ -16,7 +16,7 @@ use exodrive_audit::store::SealStore;
 use exodrive_commands::{
     access_log::AccessLog, erasure::Erasures, operations::Operator, rental::RentalCommands,
 };
-use exodrive_log::{Commands, Log};
+use exodrive_log::{Commands, Log, permissions::User};
 use exodrive_projections::{Database, engine::cache::Cache};
 use exodrive_runtime::{descriptors, shutdown, tasks::Tasks};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -74,8 +74,10 @@ impl Serve {
         let booking_secret = self.bookings.secret(&self.connections)?;
         let webhook_secrets = self.http.webhook_secrets(&self.connections)?;
         let tokens = self.tokens(&tasks)?;
-        let log =
-            Log::connect(&self.connections.appending_config(urls.nats, urls.nats_monitor)?).await?;
+        let config =
+            self.connections.appending_config(urls.nats.clone(), urls.nats_monitor.clone())?;
+        self.connections.refuse_mighty_user("exodrive serve", User::Api, &config, &urls).await?;
+        let log = Log::connect(&config).await?;
         let redis = Cache::new(&urls.redis)?;
         let [emails, cars, calendars] = [
             ("inbox", "view-cache-inbox"),
@@ -91,7 +93,8 @@ impl Serve {
         let blocked = BlockedKeys::default();
         tasks.spawn("blocked-keys", blocked.clone().follow(database.clone(), stop.clone()));
         let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
-        let rental = RentalCommands::new(commands, database.clone(), redis.clone());
+        let rental = RentalCommands::new(commands, database.clone(), redis.clone())
+            .with_earlier_ids(booking_secret.clone());
         let operator = Operator::new(log.clone(), database.clone());
         let gate = ErasureGate::closed();
         let open = gate.clone().open_when_clean(log.clone(), database.clone(), stop.clone());
@@ -134,14 +137,11 @@ impl Serve {
     }
 
     fn tokens(&self, tasks: &Tasks) -> Result<Tokens, SettingsError> {
-        let rules = self.http.token_rules();
-        Ok(match self.http.published_keys()? {
-            Some(keys) => {
-                tasks.spawn("jwks", keys.clone().follow(tasks.stop().clone()));
-                Tokens::by_jwks(keys, self.http.jwt_algorithm, rules)
-            }
-            None => Tokens::by_secret(&self.http.token_secret(&self.connections)?, rules),
-        })
+        let (tokens, keys) = self.http.tokens.checks(&self.connections)?;
+        if let Some(keys) = keys {
+            tasks.spawn("jwks", keys.follow(tasks.stop().clone()));
+        }
+        Ok(tokens)
     }
 }
 

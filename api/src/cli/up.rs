@@ -118,7 +118,7 @@ impl Up {
         // What a part would refuse is refused before anything is started.
         self.connections.given_wrapping_keys()?;
         self.seals.given_keys()?;
-        self.http.published_keys()?;
+        self.http.tokens.published_keys()?;
         let throwaway = self.choose_folder()?;
         let data_dir = self.connections.data_dir.clone();
         let requirements = self.connections.log.over(LogRequirements::default());
@@ -295,10 +295,10 @@ fn banner(
         system.metrics_urls.join("  "),
         system.data_dir.display(),
     );
-    if http.jwt_jwks.is_none() {
-        let secret = http.token_secret(&connections)?;
+    if http.tokens.jwt_jwks.is_none() {
+        let secret = http.tokens.token_secret(&connections)?;
         let on_terminal = std::io::stdout().is_terminal();
-        banner.push_str(&token_lines(&secret, &http.token_rules(), on_terminal)?);
+        banner.push_str(&token_lines(&secret, &http.tokens.token_rules(), on_terminal)?);
         let folder = if connections.data_dir == Path::new(".exodrive") {
             String::new()
         } else {

@@ -16,7 +16,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use chrono::TimeDelta;
-use exodrive_commands::{context::CommandContext, digest::sha256_hex, rental::RentalError};
+use exodrive_commands::{
+    context::CommandContext,
+    digest::sha256_hex,
+    rental::{RentalError, customer_by_address},
+};
 use exodrive_domain::{
     booking::{AccessLink, BookingAction, BookingRejection, Status},
     id::BookingId,
@@ -277,9 +281,9 @@ booking_action_routes! {
     add_note "/v1/bookings/{id}/notes" Manages, (("token" = [])) NoteRequest: |body, _api, _context|
         BookingAction::AddNote { text: body.text.read("/text")? };
     /// Changes the customer of the booking. Staff.
-    change_customer "/v1/bookings/{id}/customer" Manages, (("token" = [])) CustomerRequest: |body, api, context| {
+    change_customer "/v1/bookings/{id}/customer" Manages, (("token" = [])) CustomerRequest: |body, _api, context| {
         let customer = valid("", body.customer(&context.actor))?;
-        BookingAction::ChangeCustomer { customer_id: api.booking_secret.customer_id(&customer), customer }
+        BookingAction::ChangeCustomer { customer_id: customer_by_address(), customer }
     };
 }
 

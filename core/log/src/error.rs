@@ -120,6 +120,10 @@ pub enum AppendError {
     /// sent.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The event is the first of a customer who was erased meanwhile. Nothing was sent: decide
+    /// again, for the customer that they are now.
+    #[error("the customer was erased meanwhile")]
+    Erased,
     /// The acknowledgement was lost, or another event was appended first, and
     /// the subject cannot be read: the event may or may not be stored.
     #[error("the event may or may not be stored: the subject cannot be read")]
@@ -135,6 +139,7 @@ impl AppendError {
             Self::Key(error) => error.outage(),
             Self::Unreadable(error) => error.outage(),
             Self::Conflict
+            | Self::Erased
             | Self::Rejected(_)
             | Self::OpenedForReading
             | Self::TooLarge
@@ -220,8 +225,33 @@ pub enum KeyError {
         version: u32,
     },
     /// A record in the key store is malformed.
-    #[error("data key {0} cannot be read from the key store")]
-    Malformed(String),
+    #[error(
+        "message {sequence} of stream EXODRIVE_KEYS is no record of data key {name}: somebody has written there who should not. As the operator, delete it (`nats stream rmm EXODRIVE_KEYS {sequence}`), and restore the key's record from a backup of the stream if there was one"
+    )]
+    Malformed {
+        /// The data key.
+        name: String,
+        /// The message's number in the stream.
+        sequence: u64,
+    },
+    /// There is no key that makes MACs.
+    #[error(
+        "the key store has no key that makes MACs yet: run `exodrive migrate`, as the operator's user (EXODRIVE_NATS_OPERATOR_URL)"
+    )]
+    NoMacKey,
+    /// The record of the key that makes MACs is malformed.
+    #[error(
+        "message {sequence} of stream EXODRIVE_KEYS is not the key that makes MACs: somebody has written there who should not. As the operator, delete it (`nats stream rmm EXODRIVE_KEYS {sequence}`) and publish the body of exo-keys.mac from a backup of the stream on that subject again"
+    )]
+    MacKey {
+        /// The message's number in the stream.
+        sequence: u64,
+    },
+    /// A key's only record is a tombstone that is not believed.
+    #[error(
+        "data key {0} has a tombstone that is not believed, and no key: restore stream EXODRIVE_KEYS from a backup"
+    )]
+    Doubtful(String),
     /// A new key that cannot be wrapped or written down.
     #[error("data key {0} cannot be encoded")]
     Encode(String),
@@ -234,7 +264,10 @@ impl KeyError {
             Self::Unavailable(_) => Some(Outage::KeyStore),
             Self::OpenedForReading
             | Self::Wrapping { .. }
-            | Self::Malformed(_)
+            | Self::Malformed { .. }
+            | Self::NoMacKey
+            | Self::MacKey { .. }
+            | Self::Doubtful(_)
             | Self::Encode(_) => None,
         }
     }
@@ -264,7 +297,7 @@ mod tests {
         }
         for error in [
             ReadError::from(wrong_wrapping_key()),
-            ReadError::from(KeyError::Malformed("mac".to_owned())),
+            ReadError::from(KeyError::MacKey { sequence: 1 }),
         ] {
             assert_eq!(error.outage(), None, "{error:?}");
         }

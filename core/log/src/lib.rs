@@ -22,6 +22,7 @@
 //! [`Log::refusals`]).
 
 mod append;
+mod carry_over;
 mod clock;
 mod codec;
 pub mod command;
@@ -43,7 +44,7 @@ mod wire;
 pub use command::{CarState, ClaimError, CommandError, Commands, DecisionState, Executed, Loaded};
 pub use error::{AppendError, KeyError, Outage, ReadError};
 pub use event::{Appended, NewEvent, StoredMessage};
-pub use keys::{KEY_CACHE, WrappingKeys, WrappingKeysError};
+pub use keys::{KEY_CACHE, Rewrapped, WrappingKeys, WrappingKeysError};
 pub use log::Log;
 pub use read::{Batch, Reader};
 pub use refusals::{DUPLICATE, RejectedDelivery};

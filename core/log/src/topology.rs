@@ -2,13 +2,15 @@
 //! them; every process checks them at start.
 
 use crate::{
+    carry_over::{EARLIER_TOMBSTONES, carry_over, earlier_tombstones},
     clock::LogClock,
     error::KeyError,
-    keys::{KeyStore, WrappingKeys},
+    keys::{KeyStore, KeyStreams, WrappingKeys},
     log::{Log, RejectionSlots},
     names::{
         CANARY_STREAM, CANARY_SUBJECT, KEYS_STREAM, KEYS_SUBJECTS, REFUSALS_STREAM,
-        REFUSALS_SUBJECTS, SEALS_STREAM, SEALS_SUBJECTS, STREAM,
+        REFUSALS_SUBJECTS, SEALS_STREAM, SEALS_SUBJECTS, STREAM, TOMBSTONES_PREFIX,
+        WRAPPED_PREFIXES,
     },
 };
 use async_nats::{
@@ -150,14 +152,18 @@ async fn prepare(config: &LogConfig) -> Result<Log, ConnectError> {
     let context = context(config).await?;
     check_sync(config).await?;
     for requested in streams(config) {
-        let stream = context.get_or_create_stream(requested.clone()).await.map_err(|source| {
+        context.get_or_create_stream(requested.clone()).await.map_err(|source| {
             let (stream, source) = (requested.name.clone(), Box::new(source));
             ConnectError::Stream { action: "open or make", stream, source }
         })?;
+        if requested.name == KEYS_STREAM {
+            carry_over(&context, &requested).await?;
+        }
+        let stream = find_stream(&context, &requested.name, Duration::ZERO).await?;
         check_stream(&stream.cached_info().config, &requested)?;
     }
     let stream = find_stream(&context, STREAM, Duration::ZERO).await?;
-    log(config, context, stream, Access::Append).await
+    log(config, context, stream, Access::Prepare).await
 }
 
 /// As [`prepare`], for users who may not make streams.
@@ -224,6 +230,8 @@ enum Access {
     Read,
     /// They were.
     Append,
+    /// They were, and this is the operator's user.
+    Prepare,
 }
 
 async fn log(
@@ -235,7 +243,7 @@ async fn log(
     let keys = find_stream(&context, KEYS_STREAM, config.connect_timeout).await?;
     let info = stream.cached_info();
     let (created_at, duplicate_window) = (info.created, info.config.duplicate_window);
-    let keys = KeyStore::open(context.clone(), keys, config.keys.clone()).await?;
+    let keys = open_keys(config, &context, (keys, &stream), access == Access::Prepare).await?;
     let clock = LogClock::start(context.clone()).await;
     Ok(Log {
         context,
@@ -246,8 +254,29 @@ async fn log(
         created_at,
         clock,
         refusing: RejectionSlots::default(),
-        checked: access == Access::Append,
+        checked: access != Access::Read,
     })
+}
+
+/// Opens the key store; waits, until the timeout, for the operator to make the key of its MACs.
+async fn open_keys(
+    config: &LogConfig,
+    context: &jetstream::Context,
+    (keys, log): (Stream, &Stream),
+    may_make: bool,
+) -> Result<KeyStore, ConnectError> {
+    let started = Instant::now();
+    // What was not carried over has no other tombstones.
+    let earlier_tombstones = earlier_tombstones(&keys.cached_info().config).unwrap_or(u64::MAX);
+    loop {
+        let streams = KeyStreams { keys: keys.clone(), log: log.clone(), earlier_tombstones };
+        match KeyStore::open(context.clone(), streams, config.keys.clone(), may_make).await {
+            Err(KeyError::NoMacKey) if started.elapsed() < config.connect_timeout => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            outcome => return Ok(outcome?),
+        }
+    }
 }
 
 /// Tries until the server answers or the timeout is over: services start in any
@@ -400,9 +429,18 @@ fn streams(config: &LogConfig) -> [Config; 5] {
         },
         Config { max_messages_per_subject: 1, ..stream(CANARY_STREAM, CANARY_SUBJECT) },
         Config {
+            subjects: [KEYS_SUBJECTS.to_owned()]
+                .into_iter()
+                .chain(WRAPPED_PREFIXES.map(|prefix| format!("{prefix}.>")))
+                .chain([format!("{TOMBSTONES_PREFIX}.>")])
+                .collect(),
             discard: DiscardPolicy::New,
+            // A subject takes one record, ever: nobody writes over a key.
+            max_messages_per_subject: 1,
+            discard_new_per_subject: true,
             deny_purge: true,
             allow_direct: true,
+            metadata: [(EARLIER_TOMBSTONES.to_owned(), "0".to_owned())].into(),
             ..stream(KEYS_STREAM, KEYS_SUBJECTS)
         },
         Config {
@@ -423,6 +461,14 @@ fn streams(config: &LogConfig) -> [Config; 5] {
 
 /// Compares a stream with the required one, setting by setting.
 fn check_stream(found: &Config, requested: &Config) -> Result<(), ConnectError> {
+    if requested.metadata.contains_key(EARLIER_TOMBSTONES) && earlier_tombstones(found).is_none() {
+        return Err(ConnectError::Setting {
+            setting: format!("stream {}", requested.name),
+            found: "that of an earlier release".to_owned(),
+            requested: "carried over".to_owned(),
+            remedy: "Run `exodrive migrate`, as the operator.".to_owned(),
+        });
+    }
     const RECREATE: &str = "No update can set it: the stream must be made again, from a backup.";
     let edit = format!(
         "Change it with `nats stream edit {}`, as the operator, or the configuration to match.",
@@ -440,11 +486,12 @@ fn check_stream(found: &Config, requested: &Config) -> Result<(), ConnectError> 
         }
     };
     type Setting<'a> = (&'static str, &'a dyn Fn(&Config) -> String, &'a str);
-    let settings: [Setting<'_>; 18] = [
+    let settings: [Setting<'_>; 19] = [
         ("subjects", &|it| shown(&it.subjects), edit),
         ("storage", &|it| shown(&it.storage), RECREATE),
         ("retention", &|it| shown(&it.retention), RECREATE),
         ("discard", &|it| shown(&it.discard), edit),
+        ("discard_new_per_subject", &|it| shown(&it.discard_new_per_subject), edit),
         ("deny_delete", &|it| shown(&it.deny_delete), edit),
         ("deny_purge", &|it| shown(&it.deny_purge), edit),
         ("allow_rollup_hdrs", &|it| shown(&it.allow_rollup), edit),

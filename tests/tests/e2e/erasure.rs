@@ -152,7 +152,7 @@ async fn erase(world: &System) -> Value {
     let asked = ["audit", "erase", "--email-address", ADDRESS, reason, "--json"];
     let asked: Value = serde_json::from_str(&world.exodrive_prints(&asked).await).unwrap();
     let id = asked["id"].as_str().unwrap();
-    let done = world.exodrive_prints(&["audit", "approve", id, "--json"]).await;
+    let done = world.exodrive_prints(&["audit", "approve", id, "--single-handed", "--json"]).await;
     serde_json::from_str(&done).unwrap()
 }
 
@@ -291,6 +291,52 @@ async fn a_hold_forbids_an_erasure_and_no_operator_approves_their_own_request() 
 }
 
 #[tokio::test]
+async fn two_people_are_needed_on_the_command_line_too() {
+    let world = InProcess::start().await;
+    world.stored(&delivery("own", "sent", &email(1), ADDRESS, "")).await;
+    let (ann, ben) = (world.token_of("ann", "operator"), world.token_of("ben", "operator"));
+    let ask = ["audit", "erase", "--email-address", ADDRESS, "--reason=asked", "--json"];
+    let ask_as = async |token: Option<&str>| {
+        let token = token.map(|token| vec!["--as", token]).unwrap_or_default();
+        let asked = world.exodrive_prints(&[&ask[..], &token].concat()).await;
+        let asked: Value = serde_json::from_str(&asked).unwrap();
+        (asked["id"].as_str().unwrap().to_owned(), asked["requested_by"].clone())
+    };
+    let refused = async |id: &str, more: &[&str], says: &str| {
+        let approve = ["audit", "approve", id, "--no-wait"];
+        let done = world.exodrive(&[&approve[..], more].concat()).await;
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(done.status.code() == Some(1) && said.contains(says), "{more:?}: {said}");
+    };
+    let (id, by) = ask_as(Some(&ann)).await;
+    assert_eq!(by, "operator:ann");
+    refused(&id, &["--as", &ann], "operator:ann").await;
+    refused(&id, &[], "--single-handed").await;
+    refused(&id, &["--as", &world.token_of("eve", "admin")], "role admin").await;
+    refused(&id, &["--as", "junk"], "not valid").await;
+    // One whose requester has shown nobody who they are.
+    let (unproven, _) = ask_as(None).await;
+    refused(&unproven, &["--as", &ben], "--single-handed").await;
+    let approve = ["audit", "approve", &id, "--no-wait", "--json", "--as", &ben];
+    let done: Value = serde_json::from_str(&world.exodrive_prints(&approve).await).unwrap();
+    assert_eq!(
+        (&done["approved_by"], &done["single_handed"]),
+        (&json!("operator:ben"), &json!(false))
+    );
+    // What one person does alone is in the log for ever.
+    let approve = ["audit", "approve", &unproven, "--no-wait", "--json", "--single-handed"];
+    let done: Value = serde_json::from_str(&world.exodrive_prints(&approve).await).unwrap();
+    assert_eq!(done["single_handed"], true);
+    let approvals = world.events().await.into_iter().filter(|event| {
+        event.envelope.kind == "exodrive.erasure.approved" && event.subject.contains(&unproven)
+    });
+    let bodies: Vec<Value> =
+        approvals.map(|event| serde_json::from_slice(&event.body).unwrap()).collect();
+    assert_eq!(bodies.len(), 1);
+    assert_eq!(bodies[0]["single_handed"], true);
+}
+
+#[tokio::test]
 async fn another_worker_finishes_the_erasure_of_one_that_dies() {
     let world = World::start().await;
     live(&world).await;
@@ -298,7 +344,7 @@ async fn another_worker_finishes_the_erasure_of_one_that_dies() {
     let asked = ["audit", "erase", "--email-address", ADDRESS, "--reason=asked", "--json"];
     let asked: Value = serde_json::from_str(&world.exodrive_prints(&asked).await).unwrap();
     let id = asked["id"].as_str().unwrap().to_owned();
-    world.exodrive_prints(&["audit", "approve", &id, "--no-wait"]).await;
+    world.exodrive_prints(&["audit", "approve", &id, "--single-handed", "--no-wait"]).await;
     let status = async || {
         let path = format!("/v1/operator/erasures/{id}");
         world.get_as("operator", &path).await.expect(200)["status"].clone()
@@ -436,7 +482,7 @@ async fn requested(world: &System, address: &str) -> String {
 /// Requests the erasure of a person and approves it; returns its id.
 async fn approved(world: &System, address: &str) -> String {
     let id = requested(world, address).await;
-    world.exodrive_prints(&["audit", "approve", &id, "--no-wait"]).await;
+    world.exodrive_prints(&["audit", "approve", &id, "--single-handed", "--no-wait"]).await;
     id
 }
 
@@ -543,7 +589,7 @@ async fn no_erasure_passes_an_event_of_a_newer_release_about_the_person() {
     world.log().await.append_decision(&newer, 0).await.unwrap();
     let plan = ["audit", "erase", "--email-address", ADDRESS, "--reason=x", "--dry-run"];
     assert_eq!(world.exodrive(&plan).await.status.code(), Some(1));
-    world.exodrive_prints(&["audit", "approve", &id, "--no-wait"]).await;
+    world.exodrive_prints(&["audit", "approve", &id, "--single-handed", "--no-wait"]).await;
     until_it_fails_with(&world, &["newer release", "exodrive.booking.lent_out"]).await;
     assert_eq!(status_of(&world, &id).await, "approved", "a newer release carries it out");
     let other = "bo@example.com";

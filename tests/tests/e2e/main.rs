@@ -38,6 +38,7 @@ mod http_rfcs;
 mod idempotency;
 mod import;
 mod in_process;
+mod keys;
 mod limits;
 mod money;
 mod office;

@@ -449,7 +449,7 @@ fn erasure(name: &str) -> ErasureChange {
             include_mentions: true,
             reason: "as was asked".to_owned(),
         },
-        "approved" => ErasureChange::Approved {},
+        "approved" => ErasureChange::Approved { single_handed: false },
         "cancelled" => ErasureChange::Cancelled { reason: "taken back".to_owned() },
         "started" => ErasureChange::Started { keys: keys(), events: 7 },
         "completed" => ErasureChange::Completed { keys: 2, events: 7, rows: 9 },

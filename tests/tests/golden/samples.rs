@@ -608,6 +608,7 @@ fn of_booking(story: &mut Story, name: &str) {
             let link = AccessLink { hash: "cd".repeat(32), expires_at };
             story.act(BookingAction::IssueLink { link });
         }
+        "links_revoked" => story.act(BookingAction::RevokeLinks),
         "history_imported" => story.act(BookingAction::ImportHistory {
             name: text("payment_captured"),
             summary: text("Captured 4,113.00"),

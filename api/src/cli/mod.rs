@@ -332,6 +332,7 @@ mod tests {
             name if name.starts_with("max-") => "7",
             name if name.starts_with("jwt-jwks-") => "7s",
             "log-sync" => "default",
+            "nats-users" => "any",
             "log-replicas" => "3",
             "rebuild-memory-mib" => "7",
             "jwt-algorithm" => "RS256",

@@ -1,8 +1,8 @@
 //! Carries the stream of data keys of an earlier release over to what this release requires of it.
 
 use crate::{
+    error::ConnectError,
     names::{KEYS_STREAM, KEYS_SUBJECTS},
-    topology::ConnectError,
 };
 use async_nats::jetstream::{
     Context,

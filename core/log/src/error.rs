@@ -203,6 +203,62 @@ fn is_too_large(code: ErrorCode) -> bool {
         || code == ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM
 }
 
+/// Reason why the log cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The server does not answer.
+    #[error("the event log does not answer at {address}: is NATS running? (EXODRIVE_NATS_URL)")]
+    Unreachable {
+        /// Host and port, without credentials.
+        address: String,
+        /// The client's error.
+        #[source]
+        source: Box<dyn Error + Send + Sync + 'static>,
+    },
+    /// A setting with which events could be lost or changed.
+    #[error("refusing this event log: {setting} is {found}, it must be {requested}. {remedy}")]
+    Setting {
+        /// The setting's own name, and the server or stream that has it.
+        setting: String,
+        /// The setting that was found.
+        found: String,
+        /// The required setting.
+        requested: String,
+        /// The remedy.
+        remedy: String,
+    },
+    /// A stream is not there, and this user must not make it.
+    #[error(
+        "NATS has no stream {stream} yet: run `exodrive migrate`, as a user who may make streams (EXODRIVE_NATS_OPERATOR_URL)"
+    )]
+    Missing {
+        /// The stream.
+        stream: String,
+    },
+    /// The server neither answered a request nor refused it.
+    #[error(
+        "NATS neither answers nor refuses {subject}: is its user allowed to subscribe to _INBOX.>?"
+    )]
+    Silent {
+        /// The request's subject.
+        subject: &'static str,
+    },
+    /// The server refused to make or show a stream.
+    #[error("cannot {action} stream {stream}")]
+    Stream {
+        /// The attempted action.
+        action: &'static str,
+        /// The stream.
+        stream: String,
+        /// The server's error.
+        #[source]
+        source: Box<dyn Error + Send + Sync + 'static>,
+    },
+    /// The data keys cannot be read.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+}
+
 /// Reason why a data key is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {

@@ -3,7 +3,7 @@
 use crate::{
     clock::LogClock,
     error::KeyError,
-    keys::{KeyStore, Rewrapped},
+    keys::{KeyStore, KeyStoreMark, Rewrapped},
 };
 use async_nats::jetstream::{self, stream::Stream};
 use chrono::{DateTime, Utc};
@@ -78,6 +78,14 @@ impl Log {
     /// When the key store does not answer.
     pub async fn keys_not_destroyed(&self, names: &[&str]) -> Result<Vec<String>, KeyError> {
         self.keys.not_destroyed(names).await
+    }
+
+    /// How far the key store has come.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn key_store_mark(&self) -> Result<KeyStoreMark, KeyError> {
+        self.keys.mark().await
     }
 
     /// Wraps every data key by the newest wrapping key, for the operator's user. May be

@@ -8,7 +8,10 @@
 //! permissions instead ([`excess`]): a denied trial is a line in the server's log,
 //! where an operator looks for intruders.
 
-use crate::topology::{self, ConnectError, LogConfig};
+use crate::{
+    error::ConnectError,
+    topology::{self, LogConfig},
+};
 use async_nats::{Client, Event, HeaderMap, client::RequestErrorKind, header};
 use serde::Deserialize;
 use std::time::Duration;

@@ -10,13 +10,13 @@
 //! They keep them while the data key of such a customer is there.
 
 use super::{
-    KeyState, KeyStore, name_of,
     records::{AT_ONCE, Place},
+    store::{KeyState, KeyStore, name_of},
     wrapping::{OpenKey, random_key},
 };
 use crate::error::KeyError;
 use exodrive_domain::{id::CustomerId, personal::KeyScope};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use uuid::Builder;
 
 /// What the MACs of addresses, and the ids, are about.
@@ -38,23 +38,6 @@ impl KeyStore {
     fn indexes_of(&self, address: &str) -> Vec<String> {
         let mac = self.mac(ABOUT, address.as_bytes());
         (1..=INDEXES).map(|n| format!("index.{mac}.{n}")).collect()
-    }
-
-    /// What the store says of some keys now, whatever this process has cached. A key that a lagging
-    /// replica does not have is not in the answer.
-    async fn read_now(&self, names: &[String]) -> Result<HashMap<String, KeyState>, KeyError> {
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let mut families = HashMap::new();
-        for names in names.chunks(AT_ONCE) {
-            self.read_many(names, &mut families).await?;
-        }
-        let mut states = HashMap::new();
-        for (name, family) in families {
-            if let Some(state) = self.held(&name, &family).await? {
-                states.insert(name, state);
-            }
-        }
-        Ok(states)
     }
 
     /// The id of the customer with this address; `None` if there is none yet. `earlier`: the ids
@@ -128,7 +111,7 @@ impl KeyStore {
 
     /// Deletes the indexes of customers who are erased.
     pub(crate) async fn forget_erased_customers(&self) -> Result<(), KeyError> {
-        let indexes: Vec<_> = self.names("*.index.>").await?.into_iter().collect();
+        let indexes: Vec<_> = self.records.names("*.index.>").await?.into_iter().collect();
         for indexes in indexes.chunks(AT_ONCE) {
             let found = self.read_now(indexes).await?;
             let customers: HashMap<String, &String> = found
@@ -141,33 +124,10 @@ impl KeyStore {
             let keys: Vec<_> = customers.keys().cloned().collect();
             for (key, state) in self.read_now(&keys).await? {
                 if let (KeyState::Erased, Some(index)) = (state, customers.get(&key)) {
-                    self.delete(index, &Place::OF_KEYS).await?;
+                    self.records.delete(index, &Place::OF_KEYS).await?;
                 }
             }
         }
         Ok(())
-    }
-
-    /// True if a customer was erased, and has no later key.
-    pub(super) async fn is_gone(&self, first: &str) -> Result<bool, KeyError> {
-        // Most are not: what is cached is enough.
-        if let Some(KeyState::Key(_)) = self.cache.get(first) {
-            return Ok(false);
-        }
-        let state = self.find_all(HashSet::from([first])).await?.remove(first);
-        Ok(matches!(state, Some(KeyState::Erased)) && !self.has_key(first).await?)
-    }
-
-    /// True if a customer has a key: the first one, or one after an erasure.
-    async fn has_key(&self, first: &str) -> Result<bool, KeyError> {
-        let mut name = first.to_owned();
-        for again in 2.. {
-            match self.read_now(std::slice::from_ref(&name)).await?.remove(&name) {
-                Some(KeyState::Key(_)) => return Ok(true),
-                Some(KeyState::Erased) => name = format!("{first}.{again}"),
-                None => break,
-            }
-        }
-        Ok(false)
     }
 }

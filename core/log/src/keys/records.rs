@@ -5,7 +5,6 @@
 //! last record is still the one that the writer has seen, so a family has one history: a key that
 //! is destroyed meanwhile is not made again.
 
-use super::KeyStore;
 use crate::{
     error::KeyError,
     names::{KEYS_PREFIX, KEYS_STREAM, TOMBSTONES_PREFIX, WRAPPED_PREFIXES},
@@ -13,7 +12,10 @@ use crate::{
 use async_nats::{
     HeaderMap, header,
     jetstream::{
-        context::PublishErrorKind, message::PublishMessage, stream::LastRawMessageErrorKind,
+        Context,
+        context::PublishErrorKind,
+        message::PublishMessage,
+        stream::{LastRawMessageErrorKind, Stream},
     },
 };
 use bytes::Bytes;
@@ -21,7 +23,7 @@ use exodrive_domain::id::ErasureId;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     error::Error,
     time::Duration,
 };
@@ -83,7 +85,7 @@ impl Place {
 }
 
 /// The place and the name that a subject stands for.
-pub(super) fn place_of(subject: &str) -> Option<(Place, &str)> {
+fn place_of(subject: &str) -> Option<(Place, &str)> {
     let (prefix, name) = subject.split_once('.')?;
     let place = Place::ALL.into_iter().find(|place| place.prefix() == prefix)?;
     Some((place, name))
@@ -145,19 +147,62 @@ impl Family {
     }
 }
 
-impl KeyStore {
+/// How far a key store has come. It never goes back, but by a restore from a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyStoreMark {
+    created: i64,
+    last: u64,
+}
+
+impl KeyStoreMark {
+    /// True if this is of an older state than `before`, or of another stream.
+    pub fn is_older_than(self, before: Self) -> bool {
+        self.created != before.created || self.last < before.last
+    }
+}
+
+/// The stream with the records. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Records {
+    context: Context,
+    stream: Stream,
+}
+
+impl Records {
+    pub(super) fn new(context: Context, stream: Stream) -> Self {
+        Self { context, stream }
+    }
+
+    /// How far the stream has come.
+    ///
+    /// # Errors
+    /// When the key store does not answer.
+    pub(super) async fn mark(&self) -> Result<KeyStoreMark, KeyError> {
+        let info = self.stream.get_info().await.map_err(unavailable)?;
+        let created = info.created.timestamp_micros();
+        Ok(KeyStoreMark { created, last: info.state.last_sequence })
+    }
+
+    /// The name of every key that has a record whose subject the filter covers.
+    ///
+    /// # Errors
+    /// When the key store does not answer.
+    pub(super) async fn names(&self, filter: &str) -> Result<BTreeSet<String>, KeyError> {
+        let mut subjects = self.stream.info_with_subjects(filter).await.map_err(unavailable)?;
+        let mut names = BTreeSet::new();
+        while let Some(subject) = subjects.next().await {
+            let (subject, _) = subject.map_err(unavailable)?;
+            names.extend(place_of(&subject).map(|(_, name)| name.to_owned()));
+        }
+        Ok(names)
+    }
+
     /// The families of some keys; one that has no record is not in the answer.
     ///
     /// # Errors
     /// When the key store does not answer.
-    pub(super) async fn read_families(
-        &self,
-        names: &[&str],
-    ) -> Result<HashMap<String, Family>, KeyError> {
-        let mut found = HashMap::with_capacity(names.len());
-        for names in names.chunks(AT_ONCE) {
-            self.read_many(names, &mut found).await?;
-        }
+    pub(super) async fn read(&self, names: &[&str]) -> Result<HashMap<String, Family>, KeyError> {
+        let mut found = self.read_anywhere(names).await?;
         for name in names {
             // A replica that is behind gives no record either; only the leader's word counts.
             if !found.contains_key(*name) {
@@ -170,10 +215,25 @@ impl KeyStore {
         Ok(found)
     }
 
+    /// The same, by the word of whatever replica answers.
+    ///
+    /// # Errors
+    /// When the key store does not answer.
+    pub(super) async fn read_anywhere(
+        &self,
+        names: &[&str],
+    ) -> Result<HashMap<String, Family>, KeyError> {
+        let mut found = HashMap::with_capacity(names.len());
+        for names in names.chunks(AT_ONCE) {
+            self.read_many(names, &mut found).await?;
+        }
+        Ok(found)
+    }
+
     /// The records of many families by one request, which the client has no call
     /// for (`multi_last`,
     /// <https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-31.md>).
-    pub(super) async fn read_many(
+    async fn read_many(
         &self,
         names: &[&str],
         found: &mut HashMap<String, Family>,

@@ -1,13 +1,11 @@
 //! Wraps data keys again by the newest wrapping key, so that an older one can be retired.
 
 use super::{
-    KeyStore,
-    records::{AT_ONCE, Family, Place, Stored, place_of, unavailable},
+    records::{AT_ONCE, Family, Place, Stored},
+    store::{KeyStore, unwrap, wrapped},
 };
 use crate::error::KeyError;
-use futures::StreamExt;
 use serde::Serialize;
-use std::collections::BTreeSet;
 
 /// What was found in the key store, and done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -42,12 +40,12 @@ impl KeyStore {
         mut progress: impl FnMut(u64, u64),
     ) -> Result<Rewrapped, KeyError> {
         let version = self.wrapping.newest().ok_or(KeyError::NoMacKey)?;
-        let names = self.names(">").await?;
+        let names = self.records.names(">").await?;
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let mut report = Rewrapped { version, ..Rewrapped::default() };
         let mut done = 0;
         for chunk in names.chunks(AT_ONCE) {
-            let mut families = self.read_families(chunk).await?;
+            let mut families = self.records.read(chunk).await?;
             for name in chunk {
                 match self.rewrap_one(name, families.remove(*name).unwrap_or_default()).await? {
                     Outcome::Rewrapped => report.rewrapped += 1,
@@ -61,17 +59,6 @@ impl KeyStore {
         Ok(report)
     }
 
-    /// The name of every key that has a record whose subject the filter covers.
-    pub(super) async fn names(&self, filter: &str) -> Result<BTreeSet<String>, KeyError> {
-        let mut subjects = self.stream.info_with_subjects(filter).await.map_err(unavailable)?;
-        let mut names = BTreeSet::new();
-        while let Some(subject) = subjects.next().await {
-            let (subject, _) = subject.map_err(unavailable)?;
-            names.extend(place_of(&subject).map(|(_, name)| name.to_owned()));
-        }
-        Ok(names)
-    }
-
     async fn rewrap_one(&self, name: &str, mut family: Family) -> Result<Outcome, KeyError> {
         let newest = self.wrapping.newest();
         let mut outcome = Outcome::Already;
@@ -81,14 +68,14 @@ impl KeyStore {
             }
             let Some(record) = family.newest() else { return Ok(Outcome::Destroyed) };
             let stored = record.read(name)?;
-            let key = self.unwrap(name, &stored)?;
+            let key = unwrap(&self.wrapping, name, &stored)?;
             let (Some(key), Stored::Key { wrapped_by, .. }) = (key, &stored) else {
                 return Err(KeyError::Doubtful(name.to_owned()));
             };
             if Some(*wrapped_by) == newest {
                 let kept = record.place;
                 let old: Vec<_> = Place::OF_KEYS.into_iter().filter(|it| *it != kept).collect();
-                self.delete(name, &old).await?;
+                self.records.delete(name, &old).await?;
                 return Ok(outcome);
             }
             let place = match record.place {
@@ -97,15 +84,16 @@ impl KeyStore {
             };
             // An interrupted turn has left an older record there.
             if family.at(place).is_some() {
-                self.delete(name, &[place]).await?;
-                family = self.read_of_leader(name).await?;
+                self.records.delete(name, &[place]).await?;
+                family = self.records.read_of_leader(name).await?;
                 continue;
             }
-            if self.publish(place, name, &self.wrapped(name, &key)?, family.last()).await? {
+            let again = wrapped(&self.wrapping, name, &key)?;
+            if self.records.publish(place, name, &again, family.last()).await? {
                 outcome = Outcome::Rewrapped;
             }
             // The new record must open before the old one goes.
-            family = self.read_of_leader(name).await?;
+            family = self.records.read_of_leader(name).await?;
         }
     }
 }

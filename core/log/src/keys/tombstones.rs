@@ -11,27 +11,45 @@
 //! operator may change.
 
 use super::{
-    KeyStore,
     records::{Family, Place, Stored, unavailable},
+    wrapping::mac,
 };
-use crate::{error::KeyError, stored::of_leader, wire};
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use crate::{error::KeyError, wire};
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use chrono::{DateTime, Utc};
 use exodrive_domain::{Payload, Subject, decode, erasure::ErasureChange, id::ErasureId, time};
+use moka::sync::Cache;
+use ring::hmac;
 use std::{collections::HashSet, sync::Arc};
 
-/// Attempts to store a tombstone while others write to the key's records.
-const ATTEMPTS: u32 = 20;
+/// Erasures whose keys are remembered.
+const CACHED: u64 = 1_000;
 /// What a tombstone's MAC is about.
 const ABOUT: &str = "tombstone";
 
-impl KeyStore {
-    /// True if a key is destroyed: its family has a tombstone that is believed.
-    pub(super) async fn is_erased(&self, name: &str, family: &Family) -> Result<bool, KeyError> {
+/// What tombstones are believed by. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Tombstones {
+    /// The log's stream, which says what was erased.
+    log: Stream,
+    mac: hmac::Key,
+    /// The last record that an earlier release may have stored a tombstone at.
+    earlier: u64,
+    /// The keys that erasures name.
+    named: Cache<ErasureId, Arc<HashSet<String>>>,
+}
+
+impl Tombstones {
+    pub(super) fn new(log: Stream, mac: hmac::Key, earlier: u64) -> Self {
+        Self { log, mac, earlier, named: Cache::builder().max_capacity(CACHED).build() }
+    }
+
+    /// True if a family has a tombstone that is believed.
+    pub(super) async fn has_one(&self, name: &str, family: &Family) -> Result<bool, KeyError> {
         if let Some(record) = family.at(Place::Tombstone) {
             match record.read(name) {
                 Ok(Stored::Erased { erasure, mac: Some(mac), .. })
-                    if mac == self.tombstone_mac(name, erasure) =>
+                    if mac == self.mac_of(name, erasure) =>
                 {
                     if self.log_tells_of(name, erasure).await? {
                         return Ok(true);
@@ -41,10 +59,11 @@ impl KeyStore {
                 _ => doubt(name, "it was not made with the wrapping keys"),
             }
         }
-        self.is_erased_by_earlier_release(name, family)
+        self.has_earlier_one(name, family)
     }
 
-    fn is_erased_by_earlier_release(&self, name: &str, family: &Family) -> Result<bool, KeyError> {
+    /// True if a family has a tombstone of an earlier release.
+    pub(super) fn has_earlier_one(&self, name: &str, family: &Family) -> Result<bool, KeyError> {
         let Some(record) = family.at(Place::Made) else { return Ok(false) };
         // A key that was wrapped again was not destroyed then.
         if family.newest().is_some_and(|newest| newest.place != Place::Made) {
@@ -52,7 +71,7 @@ impl KeyStore {
         }
         match record.read(name)? {
             Stored::Key { .. } => Ok(false),
-            Stored::Erased { .. } if record.sequence <= self.earlier_tombstones => Ok(true),
+            Stored::Erased { .. } if record.sequence <= self.earlier => Ok(true),
             Stored::Erased { .. } => {
                 doubt(name, "it is where only earlier releases have stored one");
                 Ok(false)
@@ -60,20 +79,20 @@ impl KeyStore {
         }
     }
 
-    fn tombstone_mac(&self, name: &str, erasure: ErasureId) -> String {
-        self.mac(ABOUT, format!("{name}\0{erasure}").as_bytes())
+    fn mac_of(&self, name: &str, erasure: ErasureId) -> String {
+        hex::encode(mac(&self.mac, ABOUT, format!("{name}\0{erasure}").as_bytes()))
     }
 
     /// A tombstone.
-    pub(super) fn tombstone(&self, name: &str, erasure: ErasureId, at: DateTime<Utc>) -> Stored {
-        let mac = Some(self.tombstone_mac(name, erasure));
+    pub(super) fn new_one(&self, name: &str, erasure: ErasureId, at: DateTime<Utc>) -> Stored {
+        let mac = Some(self.mac_of(name, erasure));
         Stored::Erased { erasure, at: time::format(&at), mac }
     }
 
     /// True if the log holds the event with which this erasure names the key. The
     /// key of the erasure's own event is named by being asked for.
     async fn log_tells_of(&self, name: &str, erasure: ErasureId) -> Result<bool, KeyError> {
-        if let Some(keys) = self.erasures.get(&erasure)
+        if let Some(keys) = self.named.get(&erasure)
             && keys.contains(name)
         {
             return Ok(true);
@@ -81,7 +100,7 @@ impl KeyStore {
         let keys = Arc::new(self.keys_of(erasure).await?);
         let told = keys.contains(name);
         if told {
-            self.erasures.insert(erasure, keys);
+            self.named.insert(erasure, keys);
         }
         Ok(told)
     }
@@ -102,61 +121,22 @@ impl KeyStore {
             };
             from = message.sequence + 1;
             keys.insert(format!("erasure.{erasure}"));
-            let recorded = wire::recorded(of_leader(message).map_err(unavailable)?);
+            let stored_at = message.time.timestamp_nanos_opt().unwrap_or_default();
+            let (subject, headers) = (&message.subject, &message.headers);
+            let stored = wire::stored(
+                message.sequence,
+                subject,
+                stored_at,
+                headers,
+                message.payload.clone(),
+            );
+            let recorded = wire::recorded(stored);
             if let Ok(Payload::Erasure(event)) = decode(&recorded)
                 && let ErasureChange::Started { keys: named, .. } = event.change
             {
                 keys.extend(named);
             }
         }
-    }
-
-    /// Destroys a key: leaves a tombstone, then makes the server overwrite
-    /// the key on disk. May be repeated: a destroyed key is not made again.
-    pub(crate) async fn destroy(
-        &self,
-        name: &str,
-        erasure: ErasureId,
-        at: DateTime<Utc>,
-    ) -> Result<(), KeyError> {
-        let mut family = self.read_of_leader(name).await?;
-        let mut attempts = 0;
-        while !self.is_erased(name, &family).await? {
-            attempts += 1;
-            if attempts > ATTEMPTS {
-                return Err(KeyError::Doubtful(name.to_owned()));
-            }
-            if family.at(Place::Tombstone).is_some() {
-                // One that nobody believes is in the way.
-                self.delete(name, &[Place::Tombstone]).await?;
-                family = self.read_of_leader(name).await?;
-            }
-            let tombstone = self.tombstone(name, erasure, at);
-            self.publish(Place::Tombstone, name, &tombstone, family.last()).await?;
-            family = self.read_of_leader(name).await?;
-        }
-        self.cache.insert(name.to_owned(), super::KeyState::Erased);
-        let mut places = vec![Place::Wrapped(0), Place::Wrapped(1)];
-        if !self.is_erased_by_earlier_release(name, &family).unwrap_or(false) {
-            places.push(Place::Made);
-        }
-        self.delete(name, &places).await
-    }
-
-    /// Of some keys, those that are not destroyed: there is no tombstone, or a key beside it.
-    pub(crate) async fn not_destroyed(&self, names: &[&str]) -> Result<Vec<String>, KeyError> {
-        let families = self.read_families(names).await?;
-        let mut left = Vec::new();
-        for name in names {
-            let family = families.get(*name).cloned().unwrap_or_default();
-            let is_key = |it: &super::records::Record| {
-                it.place != Place::Tombstone && !matches!(it.read(name), Ok(Stored::Erased { .. }))
-            };
-            if family.records().iter().any(is_key) || !self.is_erased(name, &family).await? {
-                left.push((*name).to_owned());
-            }
-        }
-        Ok(left)
     }
 }
 

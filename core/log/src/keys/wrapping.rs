@@ -87,7 +87,7 @@ pub(super) fn random_key() -> DataKey {
 pub(crate) struct OpenKey {
     /// Encrypts data.
     pub(crate) cipher: XChaCha20Poly1305,
-    mac: hmac::Key,
+    mac: Arc<hmac::Key>,
 }
 
 impl OpenKey {
@@ -100,7 +100,7 @@ impl OpenKey {
             // It is never longer than 255 hashes.
             Err(ring::error::Unspecified) => hmac::Key::new(hmac::HMAC_SHA256, key.as_slice()),
         };
-        Self { cipher: XChaCha20Poly1305::new((&**key).into()), mac }
+        Self { cipher: XChaCha20Poly1305::new((&**key).into()), mac: Arc::new(mac) }
     }
 
     /// A MAC, of 16 bytes, that nobody can make or check once the key is destroyed.

@@ -5,7 +5,7 @@
 
 use crate::{Next, StepError, System, Worker};
 use exodrive_commands::erasure::{
-    ErasureError, ErasureRecord, Erasures, SUBJECTS, all_records,
+    ErasureError, ErasureRecord, Erasures, RestoreWatch, SUBJECTS, all_records,
     restored::{keys_not_cleaned, origin, own_key, record_keys_again, started, uuid},
 };
 use exodrive_domain::{
@@ -38,6 +38,8 @@ pub struct ErasureExecutor {
     database: Database,
     cache: Cache,
     restored: Restored,
+    /// Notices a restore while this process runs.
+    watch: RestoreWatch,
     /// The newest event about an erasure that was taken care of.
     seen: Option<u64>,
     /// Held from one step to the next while rows are folded again.
@@ -89,6 +91,7 @@ impl Worker for ErasureExecutor {
             database,
             cache,
             restored: Restored::Unknown,
+            watch: RestoreWatch::default(),
             seen: None,
             lock: None,
             folding: BTreeMap::new(),
@@ -99,6 +102,13 @@ impl Worker for ErasureExecutor {
         if !self.system.erased_is_gone.is_cancelled() {
             reapply(&self.system).await?;
             self.system.erased_is_gone.cancel();
+        }
+        if matches!(self.restored, Restored::Clean)
+            && self.watch.finds_restored(&self.log, &self.database).await?
+        {
+            tracing::warn!("Database or key store were restored from a backup: erasing again");
+            reapply(&self.system).await?;
+            self.restored = Restored::Unknown;
         }
         // Whatever keeps one from being done, the other is done.
         let restored = self.clean_restored().await;

@@ -97,20 +97,22 @@ impl Serve {
             .with_earlier_ids(booking_secret.clone());
         let operator = Operator::new(log.clone(), database.clone());
         let gate = ErasureGate::closed();
-        let open = gate.clone().open_when_clean(log.clone(), database.clone(), stop.clone());
-        tasks.spawn("erasure-gate", open);
+        let kept = gate.clone().keep(log.clone(), database.clone(), stop.clone());
+        tasks.spawn("erasure-gate", kept);
         let erasures = Erasures::new(log.clone());
         let accesses = AccessLog::default();
         let served_all = CancellationToken::new();
         let interval = self.http.access_interval;
         tasks.spawn("access-log", accesses.clone().run(log.clone(), interval, served_all.clone()));
         let limits = self.http.connection_limits();
+        let secret = log.mac_bytes("limits", b"");
+        let limiter = Limiter::new(redis.clone(), self.http.rates(), &secret);
         let api = Api {
             log,
             seals: SealStore::of(&database),
             database,
             tasks: tasks.clone(),
-            limiter: Limiter::new(redis.clone(), self.http.rates()),
+            limiter,
             redis,
             emails,
             cars,

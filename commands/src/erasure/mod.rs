@@ -3,8 +3,10 @@
 
 mod error;
 pub mod restored;
+mod watch;
 
 pub use error::ErasureError;
+pub use watch::RestoreWatch;
 
 use crate::{context::CommandContext, digest::uuid_from_digest, event::decided_event};
 use chrono::{DateTime, Utc};

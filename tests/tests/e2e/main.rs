@@ -14,6 +14,7 @@
 mod accesses;
 mod alarms;
 mod append;
+mod approval;
 mod audit_offline;
 mod booking;
 mod booking_access;
@@ -53,6 +54,7 @@ mod rebuild;
 mod refold;
 mod refused;
 mod replay;
+mod restored;
 mod roles;
 mod rollback;
 mod row_security;

@@ -2,15 +2,13 @@
 
 mod secret_parser;
 mod secrets;
+mod tokens;
 mod unverified;
 
 use self::secret_parser::SecretParser;
+pub use self::tokens::TokenSettings;
 use super::http::{
     ConnectionLimits,
-    auth::{
-        jwks::{JwksTimes, PublishedKeys},
-        tokens::{Algorithm, TokenRules},
-    },
     layers::load::Bounds,
     state::limits::{Limit, Rate, Rates},
 };
@@ -52,6 +50,10 @@ pub struct Connections {
     /// EXODRIVE_NATS_URL.
     #[arg(long, env = "EXODRIVE_NATS_OPERATOR_URL", hide_env_values = true, value_name = "URL")]
     pub nats_operator_url: Option<String>,
+    /// 'separate': `serve` and `work` refuse a NATS user who may do more than they should.
+    /// 'any': whoever takes such a process over may change the log's streams.
+    #[arg(long, env = "EXODRIVE_NATS_USERS", default_value = "separate", value_name = "WHICH")]
+    pub nats_users: NatsUsers,
     /// The monitoring endpoint of that NATS, by which its sync mode is checked.
     #[arg(long, env = "EXODRIVE_NATS_MONITOR_URL", value_name = "URL")]
     pub nats_monitor_url: Option<String>,
@@ -111,6 +113,15 @@ pub enum Unverified {
     Redis,
 }
 
+/// The NATS users that `serve` and `work` may be.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NatsUsers {
+    /// Those who may do what the process should, and no more.
+    Separate,
+    /// Any user.
+    Any,
+}
+
 /// Properties that the event log must have. If one is not given, it is that of the
 /// system that runs in the data folder, or else the default.
 #[derive(Args, Clone, Default)]
@@ -162,52 +173,6 @@ pub struct HttpSettings {
         value_parser = SecretParser::WEBHOOK
     )]
     pub resend_webhook_secrets: Vec<Secret>,
-    /// The shared secret of tokens (HS256), of at least 32 bytes. If neither it
-    /// nor a JWKS is given: the secret of the data folder.
-    #[arg(long, env = "EXODRIVE_JWT_SECRET", hide_env_values = true, value_name = "SECRET",
-          value_parser = SecretParser::TEXT)]
-    pub jwt_secret: Option<Secret>,
-    /// Public keys of the token issuer: a URL or a file. Needs an issuer and an
-    /// audience, so that a token for another service is none for this one.
-    #[arg(long, env = "EXODRIVE_JWT_JWKS", value_name = "URL|FILE", conflicts_with = "jwt_secret")]
-    pub jwt_jwks: Option<String>,
-    /// The one algorithm that is accepted with a JWKS.
-    #[arg(long, env = "EXODRIVE_JWT_ALGORITHM", default_value = "ES256", value_name = "ALGORITHM")]
-    pub jwt_algorithm: Algorithm,
-    /// The issuer that a token must name (`iss`). Not given: any, or none.
-    #[arg(long, env = "EXODRIVE_JWT_ISSUER", value_name = "TEXT")]
-    pub jwt_issuer: Option<String>,
-    /// The audience that a token must name (`aud`), among others or alone. Not
-    /// given: any, or none.
-    #[arg(long, env = "EXODRIVE_JWT_AUDIENCE", value_name = "TEXT")]
-    pub jwt_audience: Option<String>,
-    /// Longest time between the begin of a token, or now, and its end.
-    #[arg(long, env = "EXODRIVE_JWT_MAX_LIFETIME", default_value = "24h", value_name = "DURATION",
-          value_parser = humantime::parse_duration)]
-    pub jwt_max_lifetime: Duration,
-    /// Interval at which the keys of a JWKS are fetched again, 5m at most.
-    #[arg(long, env = "EXODRIVE_JWT_JWKS_REFRESH", default_value = "5m", value_name = "DURATION",
-          value_parser = |text: &str| at_most(text, 5 * MINUTE))]
-    pub jwt_jwks_refresh: Duration,
-    /// Age from which on the keys of a JWKS are not believed, 15m at most. While
-    /// they cannot be fetched again, requests with a token get 503.
-    #[arg(long, env = "EXODRIVE_JWT_JWKS_MAX_AGE", default_value = "15m", value_name = "DURATION",
-          value_parser = |text: &str| at_most(text, 15 * MINUTE))]
-    pub jwt_jwks_max_age: Duration,
-    /// Shortest interval between two fetches that tokens with an unknown key id
-    /// cause.
-    #[arg(long, env = "EXODRIVE_JWT_JWKS_UNKNOWN_KEY", default_value = "30s",
-          value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub jwt_jwks_unknown_key: Duration,
-    /// Claim of a token that holds the role. Only the issuer may be able to
-    /// write it.
-    #[arg(
-        long,
-        env = "EXODRIVE_JWT_ROLE_CLAIM",
-        default_value = "app_metadata.role",
-        value_name = "PATH"
-    )]
-    pub jwt_role_claim: String,
     /// Networks of proxies whose X-Forwarded-For or Forwarded is trusted, with
     /// commas between. If a request has both, they must agree on its address.
     #[arg(long, env = "EXODRIVE_TRUSTED_PROXIES", value_delimiter = ',', value_name = "NETWORKS")]
@@ -295,6 +260,9 @@ pub struct HttpSettings {
     #[arg(long, env = "EXODRIVE_ACCESS_INTERVAL", default_value = "1s", value_name = "DURATION",
           value_parser = humantime::parse_duration)]
     pub access_interval: Duration,
+    /// Tokens of its callers.
+    #[command(flatten)]
+    pub tokens: TokenSettings,
 }
 
 /// Settings of the engine that keeps the projections.
@@ -729,42 +697,6 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(4);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl HttpSettings {
-    /// The keys that the token issuer publishes, if they are configured.
-    ///
-    /// # Errors
-    /// When the issuer or the audience is missing, or when keys would be too old
-    /// before they are fetched again.
-    pub fn published_keys(&self) -> Result<Option<PublishedKeys>, SettingsError> {
-        let Some(source) = &self.jwt_jwks else { return Ok(None) };
-        for (variable, value) in [
-            ("EXODRIVE_JWT_ISSUER", &self.jwt_issuer),
-            ("EXODRIVE_JWT_AUDIENCE", &self.jwt_audience),
-        ] {
-            if value.as_ref().is_none_or(|value| value.trim().is_empty()) {
-                return Err(SettingsError::JwksWithout(variable));
-            }
-        }
-        let times = JwksTimes {
-            refresh: self.jwt_jwks_refresh,
-            greatest_age: self.jwt_jwks_max_age,
-            unknown_key: self.jwt_jwks_unknown_key,
-        };
-        if times.refresh.is_zero() || times.refresh >= times.greatest_age {
-            return Err(SettingsError::JwksTimes);
-        }
-        Ok(Some(PublishedKeys::new(source.clone(), times)))
-    }
-
-    /// Requirements on a token.
-    pub fn token_rules(&self) -> TokenRules {
-        TokenRules {
-            issuer: self.jwt_issuer.clone(),
-            audience: self.jwt_audience.clone(),
-            greatest_lifetime: self.jwt_max_lifetime,
-            role_claim: self.jwt_role_claim.clone(),
-        }
-    }
-
     /// Bounds of what may be in progress.
     pub fn bounds(&self) -> Bounds {
         Bounds {

@@ -5,7 +5,7 @@
 
 use crate::{Next, StepError, System, Worker};
 use exodrive_commands::erasure::{
-    ErasureError, ErasureRecord, Erasures, SUBJECTS, all_records,
+    ErasureError, ErasureRecord, Erasures, RestoreWatch, SUBJECTS, all_records,
     restored::{keys_not_cleaned, origin, own_key, record_keys_again, started, uuid},
 };
 use exodrive_domain::{
@@ -38,6 +38,8 @@ pub struct ErasureExecutor {
     database: Database,
     cache: Cache,
     restored: Restored,
+    /// Notices a restore while this process runs.
+    watch: RestoreWatch,
     /// The newest event about an erasure that was taken care of.
     seen: Option<u64>,
     /// Held from one step to the next while rows are folded again.
@@ -89,6 +91,7 @@ impl Worker for ErasureExecutor {
             database,
             cache,
             restored: Restored::Unknown,
+            watch: RestoreWatch::default(),
             seen: None,
             lock: None,
             folding: BTreeMap::new(),
@@ -99,6 +102,13 @@ impl Worker for ErasureExecutor {
         if !self.system.erased_is_gone.is_cancelled() {
             reapply(&self.system).await?;
             self.system.erased_is_gone.cancel();
+        }
+        if matches!(self.restored, Restored::Clean)
+            && self.watch.finds_restored(&self.log, &self.database).await?
+        {
+            tracing::warn!("Database or key store were restored from a backup: erasing again");
+            reapply(&self.system).await?;
+            self.restored = Restored::Unknown;
         }
         // Whatever keeps one from being done, the other is done.
         let restored = self.clean_restored().await;
@@ -219,7 +229,8 @@ impl ErasureExecutor {
     async fn destroy_keys(&self, begun: &Begun) -> Result<(), ErasureError> {
         self.database.record_erasure(uuid(begun.id), &begun.keys).await?;
         let own = own_key(begun.id);
-        destroy(&self.log, begun.id, begun.keys.iter().filter(|key| **key != own)).await
+        destroy(&self.log, begun.id, begun.keys.iter().filter(|key| **key != own)).await?;
+        Ok(self.log.forget_erased_customers().await?)
     }
 
     /// Completes an erasure if every row is folded again. Returns true if it is
@@ -354,18 +365,17 @@ async fn reapply_keys(log: &Log) -> Result<bool, ErasureError> {
 }
 
 async fn destroy_again(log: &Log, id: ErasureId, keys: &[String]) -> Result<bool, ErasureError> {
-    let mut back = Vec::new();
-    for key in keys {
-        if !log.is_key_destroyed(key).await? {
-            back.push(key);
-        }
-    }
+    let names: Vec<_> = keys.iter().map(String::as_str).collect();
+    let back = log.keys_not_destroyed(&names).await?;
     if !back.is_empty() {
         let keys = back.len();
         tracing::warn!(erasure = %id, keys, "Data keys that were destroyed are back, from a backup: destroying them again");
     }
     let any = !back.is_empty();
-    destroy(log, id, back.into_iter()).await?;
+    destroy(log, id, back.iter()).await?;
+    if any {
+        log.forget_erased_customers().await?;
+    }
     Ok(any)
 }
 

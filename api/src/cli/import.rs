@@ -82,9 +82,8 @@ impl Import {
         }
         let started = Instant::now();
         let secret = self.bookings.secret(&self.connections)?;
-        let (rental, log) = open(&self.connections).await?;
-        let (report, _) =
-            import((&rental, &secret), &log, &tables, &self.time_zone, self.dry_run).await?;
+        let (rental, log) = open(&self.connections, secret).await?;
+        let (report, _) = import(&rental, &log, &tables, &self.time_zone, self.dry_run).await?;
         if self.json {
             say!("{}", serde_json::to_string_pretty(&report)?);
         } else {
@@ -95,18 +94,22 @@ impl Import {
 }
 
 /// Opens command handlers for this program, beside the API's.
-pub(super) async fn open(connections: &Connections) -> Result<(RentalCommands, Log), Failure> {
+pub(super) async fn open(
+    connections: &Connections,
+    secret: BookingSecret,
+) -> Result<(RentalCommands, Log), Failure> {
     let urls = connections.resolve()?;
     let log = Log::connect(&connections.appending_config(urls.nats, urls.nats_monitor)?).await?;
     let redis = Cache::new(&urls.redis)?;
     let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
     let database = Database::for_readers(&urls.database)?;
-    Ok((RentalCommands::new(commands, database, redis), log))
+    let rental = RentalCommands::new(commands, database, redis).with_earlier_ids(secret);
+    Ok((rental, log))
 }
 
 /// Imports the tables, or rehearses it. Returns the number of steps.
 pub(super) async fn import(
-    (rental, secret): (&RentalCommands, &BookingSecret),
+    rental: &RentalCommands,
     log: &Log,
     tables: &Tables,
     time_zone: &str,
@@ -127,9 +130,9 @@ pub(super) async fn import(
         bar.inc(1);
     };
     let outcome = if dry_run {
-        Rehearsal::new(rental, secret).run(log, &plan, done).await
+        Rehearsal::new(rental).run(log, &plan, done).await
     } else {
-        import::run_import(rental, secret, log, &plan, done).await
+        import::run_import(rental, log, &plan, done).await
     };
     bar.finish_and_clear();
     outcome.map_err(|error| {

@@ -19,6 +19,7 @@ mod doctor;
 mod import;
 mod login;
 mod metrics;
+mod nats_users;
 mod projections;
 mod replay;
 pub mod serve;
@@ -107,8 +108,9 @@ enum Command {
   EXODRIVE_NATS_OPERATOR_URL=nats://exodrive-operator:... \\
   EXODRIVE_DATABASE_OPERATOR_URL=postgres://exodrive_migrate:... exodrive migrate
 
-Makes the streams that are missing; never changes one that exists. docs/nats.conf
-and docs/postgres.sql show servers whose other users may not.")]
+Makes the streams that are missing, and carries the stream of data keys over from an earlier
+release; changes nothing else of a stream that exists. docs/nats.conf and docs/postgres.sql
+show servers whose other users may not.")]
 struct Migrate {
     #[command(flatten)]
     connections: Connections,
@@ -238,8 +240,8 @@ impl Migrate {
 
 impl Token {
     fn run(self) -> Result<(), Failure> {
-        let secret = self.http.token_secret(&self.connections)?;
-        let rules = self.http.token_rules();
+        let secret = self.http.tokens.token_secret(&self.connections)?;
+        let rules = self.http.tokens.token_rules();
         if self.ttl > rules.greatest_lifetime {
             let most = humantime::format_duration(rules.greatest_lifetime);
             return Err(format!(
@@ -337,6 +339,7 @@ mod tests {
             "log-sync" => "default",
             "allow-unverified" => "postgres,redis",
             "cors-origins" => "https://www.example.com,http://localhost:3000",
+            "nats-users" => "any",
             "log-replicas" => "3",
             "rebuild-memory-mib" => "7",
             "jwt-algorithm" => "RS256",

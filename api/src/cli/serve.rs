@@ -19,7 +19,7 @@ use exodrive_audit::store::SealStore;
 use exodrive_commands::{
     access_log::AccessLog, erasure::Erasures, operations::Operator, rental::RentalCommands,
 };
-use exodrive_log::{Commands, Log};
+use exodrive_log::{Commands, Log, permissions::User};
 use exodrive_projections::{
     Database,
     engine::{Login, cache::Cache},
@@ -86,8 +86,10 @@ impl Serve {
         let booking_secret = self.bookings.secret(&self.connections)?;
         let webhook_secrets = self.http.webhook_secrets(&self.connections)?;
         let tokens = self.tokens(&tasks)?;
-        let log =
-            Log::connect(&self.connections.appending_config(urls.nats, urls.nats_monitor)?).await?;
+        let config =
+            self.connections.appending_config(urls.nats.clone(), urls.nats_monitor.clone())?;
+        self.connections.refuse_mighty_user("exodrive serve", User::Api, &config, &urls).await?;
+        let log = Log::connect(&config).await?;
         let redis = Cache::with_timeout(&urls.redis, self.http.redis_timeout)?;
         let [emails, cars, calendars] = [
             ("inbox", "view-cache-inbox"),
@@ -104,12 +106,13 @@ impl Serve {
         let blocked = BlockedKeys::default();
         tasks.spawn("blocked-keys", blocked.clone().follow(database.clone(), stop.clone()));
         let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
-        let rental = RentalCommands::new(commands, database.for_commands(), redis.clone());
+        let rental = RentalCommands::new(commands, database.for_commands(), redis.clone())
+            .with_earlier_ids(booking_secret.clone());
         let operator = Operator::new(log.clone(), database.clone());
         let rebuild_feeds = RebuildFeeds::new(operator.clone());
         let gate = ErasureGate::closed();
-        let open = gate.clone().open_when_clean(log.clone(), database.clone(), stop.clone());
-        tasks.spawn("erasure-gate", open);
+        let kept = gate.clone().keep(log.clone(), database.clone(), stop.clone());
+        tasks.spawn("erasure-gate", kept);
         let erasures = Erasures::new(log.clone());
         let accesses = AccessLog::default();
         let interval = self.http.access_interval;
@@ -117,13 +120,15 @@ impl Serve {
         let limits = self.http.connection_limits();
         let closing =
             Closing { requested, drain: self.http.drain_period, begun: CancellationToken::new() };
+        let secret = log.mac_bytes("limits", b"");
+        let limiter = Limiter::new(redis.clone(), self.http.rates(), &secret);
         let api = Api {
             log,
             seals: SealStore::of(&database),
             database,
             tasks: tasks.clone(),
             closing: closing.begun.clone(),
-            limiter: Limiter::new(redis.clone(), self.http.rates()),
+            limiter,
             redis,
             emails,
             cars,
@@ -154,14 +159,11 @@ impl Serve {
     }
 
     fn tokens(&self, tasks: &Tasks) -> Result<Tokens, SettingsError> {
-        let rules = self.http.token_rules();
-        Ok(match self.http.published_keys()? {
-            Some(keys) => {
-                tasks.spawn("jwks", keys.clone().follow(tasks.stop().clone()));
-                Tokens::by_jwks(keys, self.http.jwt_algorithm, rules)
-            }
-            None => Tokens::by_secret(&self.http.token_secret(&self.connections)?, rules),
-        })
+        let (tokens, keys) = self.http.tokens.checks(&self.connections)?;
+        if let Some(keys) = keys {
+            tasks.spawn("jwks", keys.follow(tasks.stop().clone()));
+        }
+        Ok(tokens)
     }
 }
 

@@ -2,15 +2,70 @@
 //! there.
 
 use super::Failure;
-use crate::settings::Connections;
+use crate::{
+    http::auth::tokens::{Role, TokenError},
+    settings::{Connections, TokenSettings},
+};
 use chrono::Utc;
 use exodrive_commands::{
     access_log::{Access, AccessLog},
     context::{Actor, CommandContext},
 };
+use exodrive_domain::erasure::UNPROVEN;
 use exodrive_log::Log;
 use exodrive_runtime::error_chain;
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+/// Time limit for reading the keys that the tokens' issuer publishes.
+const KEYS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The person who gives a command, by a token.
+#[derive(clap::Args)]
+pub(super) struct Person {
+    /// Token of an operator: the log names its bearer. Without it, the log names the user of this
+    /// machine, who has shown nobody who they are
+    #[arg(long = "as", env = "EXODRIVE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<String>,
+    #[command(flatten)]
+    tokens: TokenSettings,
+}
+
+impl Person {
+    /// The context of a command of this person. Each call is another command.
+    ///
+    /// # Errors
+    /// When the token is not valid, or is not an operator's.
+    pub(super) async fn context(
+        &self,
+        connections: &Connections,
+    ) -> Result<CommandContext, Failure> {
+        let Some(token) = &self.token else { return Ok(command_context()) };
+        let (tokens, keys) = self.tokens.checks(connections)?;
+        let stop = CancellationToken::new();
+        let _stopped = stop.clone().drop_guard();
+        if let Some(keys) = keys {
+            tokio::spawn(keys.follow(stop));
+        }
+        let began = Instant::now();
+        let caller = loop {
+            match tokens.check(token.trim()).await {
+                Err(TokenError::NoKeys) if began.elapsed() < KEYS_TIMEOUT => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                outcome => break outcome?,
+            }
+        };
+        if caller.role != Role::Operator {
+            let role = caller.role.name();
+            return Err(format!("the token is of the role {role}: an operator's is needed").into());
+        }
+        let actor = Actor::Operator(caller.subject);
+        Ok(CommandContext::new(Uuid::now_v7().to_string(), "", actor))
+    }
+}
 
 /// Name of the person at this terminal, as an actor.
 pub(super) fn actor() -> String {
@@ -24,7 +79,7 @@ fn user() -> String {
         let own = std::fs::metadata("/proc/self").ok()?;
         Some(own.uid().to_string())
     });
-    format!("{}@cli", user.unwrap_or_else(|| "unknown".to_owned()))
+    format!("{}{UNPROVEN}", user.unwrap_or_else(|| "unknown".to_owned()))
 }
 
 /// Command context of the person at this terminal. Each call is another

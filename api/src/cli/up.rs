@@ -121,7 +121,7 @@ impl Up {
         self.connections.refuse_unverified()?;
         self.connections.given_wrapping_keys()?;
         self.seals.given_keys()?;
-        self.http.published_keys()?;
+        self.http.tokens.published_keys()?;
         let throwaway = self.choose_folder()?;
         let data_dir = self.connections.data_dir.clone();
         let requirements = self.connections.log.over(LogRequirements::default());
@@ -222,7 +222,7 @@ impl Up {
         if self.http.resend_webhook_secrets.is_empty() {
             made.push(("EXODRIVE_RESEND_WEBHOOK_SECRETS", &secrets.webhook));
         }
-        if self.http.jwt_secret.is_none() && self.http.jwt_jwks.is_none() {
+        if self.http.tokens.jwt_secret.is_none() && self.http.tokens.jwt_jwks.is_none() {
             made.push(("EXODRIVE_JWT_SECRET", &secrets.tokens));
         }
         if self.bookings.link_secret.is_none() {
@@ -346,10 +346,10 @@ fn banner(
         system.metrics_urls.join("  "),
         system.data_dir.display(),
     );
-    if http.jwt_jwks.is_none() {
-        let secret = http.token_secret(&connections)?;
+    if http.tokens.jwt_jwks.is_none() {
+        let secret = http.tokens.token_secret(&connections)?;
         let on_terminal = std::io::stdout().is_terminal();
-        banner.push_str(&token_lines(&secret, &http.token_rules(), on_terminal)?);
+        banner.push_str(&token_lines(&secret, &http.tokens.token_rules(), on_terminal)?);
         let folder = if connections.data_dir == Path::new(".exodrive") {
             String::new()
         } else {

@@ -3,7 +3,7 @@
 
 use super::{Failure, login, metrics::serve_metrics};
 use crate::settings::{CheckSettings, Connections, EngineArgs, MetricsSettings, SealSettings};
-use exodrive_log::Log;
+use exodrive_log::{Log, permissions::User};
 use exodrive_projections::{
     Database,
     engine::{self, Login, cache::Cache},
@@ -56,7 +56,9 @@ impl Work {
     pub async fn work(self, tasks: Tasks) -> Result<(), Failure> {
         let urls = self.connections.resolve()?;
         let seal_keys = Arc::new(self.seals.keys(&self.connections)?);
-        let config = self.connections.appending_config(urls.nats_worker, urls.nats_monitor)?;
+        let (nats, monitor) = (urls.nats_worker.clone(), urls.nats_monitor.clone());
+        let config = self.connections.appending_config(nats, monitor)?;
+        self.connections.refuse_mighty_user("exodrive work", User::Worker, &config, &urls).await?;
         let log = Log::connect(&config).await?;
         let database = Database::for_workers(&urls.database_worker)?;
         login::refuse_excess(&database, Login::Worker, &tasks).await?;

@@ -23,7 +23,7 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use exodrive_commands::{
     context::{Actor, CommandContext},
     digest::sha256_hex,
-    rental::Done,
+    rental::{Done, customer_by_address},
 };
 use exodrive_domain::{
     Subject,
@@ -228,7 +228,7 @@ fn new_booking(
     };
     Ok(NewBooking {
         id,
-        customer_id: api.booking_secret.customer_id(&customer),
+        customer_id: customer_by_address(),
         customer,
         days: days?,
         choices: chosen?,

@@ -143,7 +143,7 @@ pub(crate) async fn approve_erasure(
     command: Command<EmptyBody>,
 ) -> Result<Response, ApiError> {
     let context = command.operator_context()?;
-    answer(&api, &command, api.erasures.approve(id_of(&id)?, true, &context)).await
+    answer(&api, &command, api.erasures.approve(id_of(&id)?, false, &context)).await
 }
 
 /// Cancels an erasure that is not approved yet. For operators.

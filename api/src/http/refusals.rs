@@ -63,7 +63,7 @@ impl From<KeyError> for ApiError {
 impl From<AppendError> for ApiError {
     fn from(error: AppendError) -> Self {
         match &error {
-            AppendError::Conflict => {
+            AppendError::Conflict | AppendError::Erased => {
                 Self::new(Code::Busy, "Another command changed it at the same time.")
             }
             AppendError::TooLarge => Self::new(Code::BodyTooLarge, "It is too large to be stored."),
@@ -243,7 +243,8 @@ pub(crate) fn rental_problem(error: RentalError, staff: bool) -> ApiError {
             let detail = format!("Only staff may do {}.", action.name());
             ApiError::new(Code::Forbidden, detail)
         }
-        RentalError::Busy => {
+        RentalError::Customers(error) => error.into(),
+        RentalError::Busy | RentalError::NoCustomer => {
             ApiError::new(Code::Busy, "Too many commands decide about this car at once.")
         }
         RentalError::ViewBehind { reached, end } => {

@@ -10,7 +10,7 @@ use exodrive_runtime::{folder, secret::Secret};
 use std::{fs, io};
 use zeroize::Zeroizing;
 
-const TOKENS: &str = "EXODRIVE_JWT_SECRET";
+pub(super) const TOKENS: &str = "EXODRIVE_JWT_SECRET";
 
 impl Connections {
     /// Returns the wrapping keys that are given, or else those of the data
@@ -72,20 +72,6 @@ impl HttpSettings {
             variable: "EXODRIVE_RESEND_WEBHOOK_SECRETS",
         })?;
         Ok(Secrets::parse([saved.webhook.expose()])?)
-    }
-
-    /// Returns the token secret that is given, or else that of the data folder.
-    ///
-    /// # Errors
-    /// When there is no secret.
-    pub fn token_secret(&self, connections: &Connections) -> Result<Secret, SettingsError> {
-        if let Some(secret) = &self.jwt_secret {
-            return Ok(secret.clone());
-        }
-        let saved = connections
-            .kept_secrets()?
-            .ok_or(SettingsError::NoSecret { what: "token secret", variable: TOKENS })?;
-        Ok(saved.tokens)
     }
 }
 

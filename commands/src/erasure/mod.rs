@@ -3,8 +3,10 @@
 
 mod error;
 pub mod restored;
+mod watch;
 
 pub use error::ErasureError;
+pub use watch::RestoreWatch;
 
 use crate::{context::CommandContext, digest::uuid_from_digest, event::decided_event};
 use chrono::{DateTime, Utc};
@@ -101,6 +103,8 @@ pub struct ErasureDetail {
     pub requested_at: DateTime<Utc>,
     /// The actor who approved it.
     pub approved_by: Option<String>,
+    /// True if it was approved without a second person, from the command line.
+    pub single_handed: bool,
     /// Reason, as the requester wrote it.
     pub reason: String,
     /// True if the erasure includes events that only mention the address.
@@ -150,7 +154,8 @@ impl ErasureRecord {
 
     /// The erasure as the API shows it.
     pub fn detail(&self) -> ErasureDetail {
-        let Erasure { status, requested_by, approved_by, include_mentions, .. } = &self.erasure;
+        let Erasure { status, requested_by, approved_by, single_handed, include_mentions, .. } =
+            &self.erasure;
         ErasureDetail {
             object: "erasure",
             id: self.id.to_string(),
@@ -164,6 +169,7 @@ impl ErasureRecord {
             requested_by: requested_by.clone(),
             requested_at: self.requested_at,
             approved_by: approved_by.clone(),
+            single_handed: *single_handed,
             reason: self.erasure.reason.clone(),
             include_mentions: *include_mentions,
             keys: self.erasure.keys.clone(),
@@ -249,15 +255,15 @@ impl Erasures {
         self.get(id).await
     }
 
-    /// Approves an erasure, which a worker then executes. `apart`: the approver
-    /// must not be the requester.
+    /// Approves an erasure, which a worker then executes. Unless it is `single_handed`, the
+    /// approver must be another person than the requester, and both must have shown who they are.
     ///
     /// # Errors
     /// When the approval is rejected, or the log does not take it.
     pub async fn approve(
         &self,
         id: ErasureId,
-        apart: bool,
+        single_handed: bool,
         context: &CommandContext,
     ) -> Result<ErasureDetail, ErasureError> {
         let record = self.record(id).await?;
@@ -266,7 +272,8 @@ impl Erasures {
             Some(state) => self.reason_of(state.hold_id).await?.0,
             None => None,
         };
-        let change = Erasure::approve(state, &context.actor_name(), hold.as_deref(), apart)?;
+        let change =
+            Erasure::approve(state, &context.actor_name(), hold.as_deref(), single_handed)?;
         self.append(id, change, record.map_or(0, |record| record.position), context).await?;
         self.get(id).await
     }

@@ -64,14 +64,9 @@ pub async fn record_keys_again(
 /// # Errors
 /// When the log does not answer.
 pub async fn has_revived_keys(log: &Log) -> Result<bool, ErasureError> {
-    for (_, keys) in started(log).await? {
-        for key in keys {
-            if !log.is_key_destroyed(&key).await? {
-                return Ok(true);
-            }
-        }
-    }
-    Ok(false)
+    let keys: Vec<_> = started(log).await?.into_iter().flat_map(|(_, keys)| keys).collect();
+    let names: Vec<_> = keys.iter().map(String::as_str).collect();
+    Ok(!log.keys_not_destroyed(&names).await?.is_empty())
 }
 
 /// Keys of the erasures that the log says are begun. The own key of an erasure

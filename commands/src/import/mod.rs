@@ -24,7 +24,7 @@ pub use tables::{Problem, RowRef, Tables};
 use crate::{
     context::{Actor, CommandContext},
     digest::keyed_request_hash,
-    rental::{BookingSecret, RentalCommands, RentalError},
+    rental::{RentalCommands, RentalError},
 };
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
@@ -69,7 +69,6 @@ fn meta(context: &CommandContext, now: DateTime<Utc>) -> Meta {
 /// When the log or the views fail: the import can be repeated from there.
 pub async fn run_import(
     rental: &RentalCommands,
-    secret: &BookingSecret,
     log: &Log,
     plan: &Plan,
     mut done: impl FnMut(&Step, Outcome),
@@ -81,9 +80,8 @@ pub async fn run_import(
             .map(|steps| async move {
                 let mut outcomes = Vec::with_capacity(steps.len());
                 for step in steps {
-                    let send = async |context: CommandContext| {
-                        send_step((rental, secret), log, step, context).await
-                    };
+                    let send =
+                        async |context: CommandContext| send_step(rental, log, step, context).await;
                     outcomes.push((step, precedents.settle(log, step, send).await?));
                 }
                 Ok::<_, RentalError>(outcomes)
@@ -99,7 +97,7 @@ pub async fn run_import(
 }
 
 async fn send_step(
-    (rental, secret): (&RentalCommands, &BookingSecret),
+    rental: &RentalCommands,
     log: &Log,
     step: &Step,
     context: CommandContext,
@@ -118,8 +116,7 @@ async fn send_step(
             rental.change_booking_on(*car_id, *id, act.clone(), &context).await?;
         }
         ImportCommand::Booking(car_id, command) => {
-            let command = with_customer_id(secret, command);
-            rental.book(*car_id, &command, &context).await?;
+            rental.book(*car_id, command, &context).await?;
         }
         ImportCommand::Block(car_id, block_id, days, reason) => {
             rental.block((*car_id, *block_id), *days, reason, false, &context).await?;
@@ -140,15 +137,6 @@ async fn send_step(
         }
     }
     Ok(Outcome::Taken)
-}
-
-/// Fills in the customer's id, which is derived from the link secret.
-fn with_customer_id(secret: &BookingSecret, command: &BookingCommand) -> BookingCommand {
-    let mut command = command.clone();
-    if let BookingCommand::Import(import) = &mut command {
-        import.customer_id = secret.customer_id(&import.customer);
-    }
-    command
 }
 
 /// Returns the reason why a row cannot be taken. An error that is not about the

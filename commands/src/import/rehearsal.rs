@@ -1,10 +1,10 @@
 //! Rehearsal of an import (a dry run): the same decisions on copies of the
 //! states, without appending.
 
-use super::{ImportCommand, Outcome, Plan, Precedents, Step, meta, with_customer_id};
+use super::{ImportCommand, Outcome, Plan, Precedents, Step, meta};
 use crate::{
     context::CommandContext,
-    rental::{BookingSecret, RentalCommands, RentalError},
+    rental::{RentalCommands, RentalError},
 };
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
@@ -19,7 +19,6 @@ use std::collections::HashMap;
 /// A rehearsal of an import, with copies of the states that it changes.
 pub struct Rehearsal<'a> {
     rental: &'a RentalCommands,
-    secret: &'a BookingSecret,
     now: DateTime<Utc>,
     position: u64,
     cars: HashMap<CarId, Option<Car>>,
@@ -28,10 +27,9 @@ pub struct Rehearsal<'a> {
 
 impl<'a> Rehearsal<'a> {
     /// A rehearsal on the system as it is now.
-    pub fn new(rental: &'a RentalCommands, secret: &'a BookingSecret) -> Self {
+    pub fn new(rental: &'a RentalCommands) -> Self {
         Self {
             rental,
-            secret,
             now: rental.now(),
             position: u64::MAX / 2,
             cars: HashMap::new(),
@@ -80,12 +78,11 @@ impl<'a> Rehearsal<'a> {
                 self.cars.insert(*car_id, fleet::evolve(car, &event, &recorded));
             }
             ImportCommand::Booking(car_id, command) => {
-                let command = with_customer_id(self.secret, command);
                 let mut car_id = *car_id;
                 let event: BookingEvent = loop {
                     let car = self.car(car_id).await?;
                     let calendar = self.calendar(car_id).await?;
-                    match booking::decide(calendar, car.as_ref(), car_id, &command, &meta) {
+                    match booking::decide(calendar, car.as_ref(), car_id, command, &meta) {
                         Err(BookingRejection::MovedTo(other)) => car_id = other,
                         decided => break decided.map_err(RentalError::Booking)?,
                     }

@@ -5,7 +5,7 @@ use exodrive_domain::{
     booking::{Action, BookingRejection},
     fleet::FleetRejection,
 };
-use exodrive_log::{AppendError, CommandError, ReadError};
+use exodrive_log::{AppendError, CommandError, KeyError, ReadError};
 use std::convert::Infallible;
 
 /// An error of a rental command; it was not recorded.
@@ -32,6 +32,12 @@ pub enum RentalError {
     /// The log did not take the event.
     #[error("the event log did not take the event")]
     Append(#[from] AppendError),
+    /// No customer has the address of the command yet.
+    #[error("no customer has this address yet")]
+    NoCustomer,
+    /// The key store that knows the customers failed.
+    #[error(transparent)]
+    Customers(#[from] KeyError),
     /// Too many commands decide about the same car at once.
     #[error("too many commands decide about the same car at once")]
     Busy,
@@ -73,6 +79,7 @@ pub(super) enum Rejected {
     Fleet(FleetRejection),
     NotTheirs,
     OnlyStaff(Action),
+    NoCustomer,
     Encode(serde_json::Error),
 }
 
@@ -83,6 +90,7 @@ impl From<Rejected> for RentalError {
             Rejected::Fleet(refusal) => Self::Fleet(refusal),
             Rejected::NotTheirs => Self::NotTheirs,
             Rejected::OnlyStaff(action) => Self::OnlyStaff(action),
+            Rejected::NoCustomer => Self::NoCustomer,
             Rejected::Encode(error) => Self::Encode(error),
         }
     }

@@ -2,9 +2,11 @@
 //! with the state after the event. Used by HTTP, the import, and the worker
 //! that ends holds.
 
+mod customer;
 mod error;
 mod secret;
 
+pub use customer::customer_by_address;
 pub use error::RentalError;
 pub use secret::BookingSecret;
 
@@ -63,6 +65,8 @@ pub struct RentalCommands {
     database: Database,
     redis: views::Cache,
     cars: Cache<BookingId, CarId>,
+    /// Says which ids earlier releases have given to customers.
+    earlier_ids: Option<BookingSecret>,
 }
 
 impl RentalCommands {
@@ -70,7 +74,14 @@ impl RentalCommands {
     /// of.
     pub fn new(commands: Commands, database: Database, redis: views::Cache) -> Self {
         let cars = Cache::builder().max_capacity(REMEMBERED).build();
-        Self { commands, database, redis, cars }
+        Self { commands, database, redis, cars, earlier_ids: None }
+    }
+
+    /// The same handlers, which know the customers of earlier releases again by the secret that
+    /// their ids were derived from.
+    #[must_use]
+    pub fn with_earlier_ids(self, secret: BookingSecret) -> Self {
+        Self { earlier_ids: Some(secret), ..self }
     }
 
     /// The log that they decide on.
@@ -256,12 +267,14 @@ impl RentalCommands {
         Err(RentalError::Busy)
     }
 
-    async fn decide(
+    /// Decides a command. `known` is false if the id of its customer is not found yet: what would be
+    /// accepted is then [`RentalError::NoCustomer`].
+    async fn decide_as(
         &self,
         car_id: CarId,
         car: Option<&Car>,
         booking_id: BookingId,
-        command: &BookingCommand,
+        (command, known): (&BookingCommand, bool),
         context: &CommandContext,
     ) -> Result<Done<Arc<Booking>>, RentalError> {
         let subject = Subject::Booking(car_id);
@@ -273,6 +286,9 @@ impl RentalCommands {
                 authorize(calendar, *id, act.action(), context, at)?;
             }
             let event = booking::decide(calendar, car, car_id, command, &meta)?;
+            if !known {
+                return Err(Rejected::NoCustomer);
+            }
             Ok::<_, Rejected>(booking_event(&event, &meta, context, "")?)
         });
         match decided.await.map_err(failure) {

@@ -1,16 +1,11 @@
-//! The secret from which customers' ids and link tokens are derived.
+//! The secret from which link tokens are derived, and were the ids of customers.
 
 use crate::digest::uuid_from_digest;
-use exodrive_domain::{
-    booking::Customer,
-    id::{BookingId, CustomerId},
-    value::address_key,
-};
+use exodrive_domain::id::{BookingId, CustomerId};
 use exodrive_runtime::secret::Secret;
 use ring::hmac;
 
-/// Derives customers' ids and the tokens of bookings' links. They cannot be
-/// guessed without the secret.
+/// Derives the tokens of bookings' links. They cannot be guessed without the secret.
 #[derive(Clone, Debug)]
 pub struct BookingSecret(hmac::Key);
 
@@ -20,15 +15,13 @@ impl BookingSecret {
         Self(hmac::Key::new(hmac::HMAC_SHA256, secret.expose().as_bytes()))
     }
 
-    /// Id of the customer with this email address. The address cannot be
-    /// derived from it without the secret. Spellings of one address
-    /// ([`address_key`]) are one customer.
-    pub fn customer_id(&self, customer: &Customer) -> CustomerId {
-        let email = address_key(&customer.details.0.email);
-        let tag = self.sign(&format!("customer\n{email}"));
+    /// The ids that earlier releases have derived from an address, which is an
+    /// [`address_key`](exodrive_domain::value::address_key).
+    pub(crate) fn earlier_customer_ids(&self, address: &str) -> Vec<CustomerId> {
+        let tag = self.sign(&format!("customer\n{address}"));
         let mut first = [0; 16];
         first.copy_from_slice(&tag.as_ref()[..16]);
-        uuid_from_digest(first).into()
+        vec![uuid_from_digest(first).into()]
     }
 
     /// Token of a booking's n-th link. It is derived, so it need not be stored.

@@ -10,6 +10,10 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use strum::{IntoStaticStr, VariantNames};
 
+/// The end of an actor's name that is not proven: somebody at a terminal with the system's
+/// secrets, who has shown no token.
+pub const UNPROVEN: &str = "@cli";
+
 /// Every subject of erasures.
 pub const ERASURE_SUBJECTS: &str = "exo.erasure.>";
 
@@ -44,7 +48,12 @@ pub enum ErasureChange {
         reason: String,
     },
     /// A second actor approved it: execution begins.
-    Approved {},
+    Approved {
+        /// True if one person may have asked for it and approved it: somebody with the system's
+        /// secrets has said that there is no second one. Not in older events.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        single_handed: bool,
+    },
     /// It will not be executed.
     Cancelled {
         /// Reason, as the actor wrote it.
@@ -150,6 +159,9 @@ pub struct Erasure {
     pub requested_by: String,
     /// The actor who approved it.
     pub approved_by: Option<String>,
+    /// True if it was approved without a second person.
+    #[serde(default)]
+    pub single_handed: bool,
     /// The hold that would forbid it.
     pub hold_id: HoldId,
     /// True to erase also data that only mentions the address.
@@ -176,6 +188,11 @@ pub enum ErasureRejection {
     /// The requester cannot approve it.
     #[error("{0} requested the erasure, so another person must approve it")]
     SamePerson(String),
+    /// Nobody knows who one of the two is.
+    #[error(
+        "{0} has shown nobody who they are: both people need a token (--as), or somebody approves it with --single-handed"
+    )]
+    Unproven(String),
     /// A hold forbids it.
     #[error("a legal hold forbids it: {0}")]
     Held(String),
@@ -189,6 +206,7 @@ impl Erasure {
                 status: ErasureStatus::Requested,
                 requested_by: actor.to_owned(),
                 approved_by: None,
+                single_handed: false,
                 hold_id: *hold_id,
                 include_mentions: *include_mentions,
                 reason: reason.clone(),
@@ -205,6 +223,7 @@ impl Erasure {
                 status: ErasureStatus::Started,
                 requested_by: actor.to_owned(),
                 approved_by: None,
+                single_handed: false,
                 hold_id: HoldId::from(uuid::Uuid::nil()),
                 include_mentions: false,
                 reason: "begun before the log was restored from a backup".to_owned(),
@@ -216,8 +235,9 @@ impl Erasure {
         };
         match change {
             ErasureChange::Requested { .. } => {}
-            ErasureChange::Approved {} => {
+            ErasureChange::Approved { single_handed } => {
                 state.status = ErasureStatus::Approved;
+                state.single_handed = *single_handed;
                 state.approved_by = Some(actor.to_owned());
             }
             ErasureChange::Cancelled { .. } => state.status = ErasureStatus::Cancelled,
@@ -239,8 +259,8 @@ impl Erasure {
     }
 
     /// Decides if `actor` may approve the erasure now. `hold` is the reason of
-    /// a hold on the person, if there is one. With `apart`, the requester may
-    /// not approve it.
+    /// a hold on the person, if there is one. Unless it is `single_handed`, somebody else must
+    /// have requested it, and both must have shown who they are.
     ///
     /// # Errors
     /// [`ErasureRejection`].
@@ -248,18 +268,24 @@ impl Erasure {
         state: Option<&Self>,
         actor: &str,
         hold: Option<&str>,
-        apart: bool,
+        single_handed: bool,
     ) -> Result<ErasureChange, ErasureRejection> {
         let state = state.ok_or(ErasureRejection::NotFound)?;
         if state.status != ErasureStatus::Requested {
             return Err(ErasureRejection::Already(state.status));
         }
-        if apart && state.requested_by == actor {
-            return Err(ErasureRejection::SamePerson(state.requested_by.clone()));
+        if !single_handed {
+            if state.requested_by == actor {
+                return Err(ErasureRejection::SamePerson(state.requested_by.clone()));
+            }
+            let mut both = [state.requested_by.as_str(), actor].into_iter();
+            if let Some(unproven) = both.find(|who| who.ends_with(UNPROVEN)) {
+                return Err(ErasureRejection::Unproven(unproven.to_owned()));
+            }
         }
         match hold {
             Some(reason) => Err(ErasureRejection::Held(reason.to_owned())),
-            None => Ok(ErasureChange::Approved {}),
+            None => Ok(ErasureChange::Approved { single_handed }),
         }
     }
 
@@ -296,14 +322,26 @@ mod tests {
     #[test]
     fn given_a_request_then_another_person_approves_it_once() {
         let state = given(&[(requested(), "ann")]);
-        let same = Erasure::approve(state.as_ref(), "ann", None, true);
+        let same = Erasure::approve(state.as_ref(), "ann", None, false);
         assert_eq!(same, Err(ErasureRejection::SamePerson("ann".into())));
-        let approved = Erasure::approve(state.as_ref(), "ben", None, true).unwrap();
+        let approved = Erasure::approve(state.as_ref(), "ben", None, false).unwrap();
         let state = given(&[(requested(), "ann"), (approved, "ben")]);
         assert_eq!(state.as_ref().unwrap().approved_by.as_deref(), Some("ben"));
-        let again = Erasure::approve(state.as_ref(), "cai", None, true);
+        let again = Erasure::approve(state.as_ref(), "cai", None, false);
         assert_eq!(again, Err(ErasureRejection::Already(ErasureStatus::Approved)));
         assert!(Erasure::cancel(state.as_ref(), "no").is_err());
+    }
+
+    #[test]
+    fn given_a_name_that_is_not_proven_then_only_a_single_handed_approval_counts() {
+        for (asked, approves) in [("ann@cli", "ben"), ("ann", "ben@cli"), ("ann@cli", "ann@cli")] {
+            let state = given(&[(requested(), asked)]);
+            let approve = |alone| Erasure::approve(state.as_ref(), approves, None, alone);
+            assert!(approve(false).is_err(), "{asked} {approves}");
+            let approved = approve(true).unwrap();
+            let state = given(&[(requested(), asked), (approved, approves)]).unwrap();
+            assert!(state.single_handed);
+        }
     }
 
     #[test]
@@ -322,7 +360,7 @@ mod tests {
         };
         let state = given(&[
             (requested(), "ann"),
-            (ErasureChange::Approved {}, "ben"),
+            (ErasureChange::Approved { single_handed: false }, "ben"),
             (destroyed(&["a", "b"]), "system"),
             (destroyed(&["b", "c"]), "system"),
         ]);

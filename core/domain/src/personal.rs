@@ -102,6 +102,18 @@ fn trace_in(value: &Value, address: &str) -> Option<Trace> {
     }
 }
 
+/// True for the types of events whose body is as somebody else sent it, byte for byte.
+pub fn is_received(kind: &str) -> bool {
+    kind == WEBHOOK_RECEIVED || kind == EMAIL_IMPORTED
+}
+
+/// True for the types of events that say who a customer is.
+pub fn introduces_customer(kind: &str) -> bool {
+    let kinds =
+        ["exodrive.booking.held", "exodrive.booking.customer_changed", "exodrive.booking.imported"];
+    kinds.contains(&kind)
+}
+
 /// Returns the personal part of an event. `body` is called only if that part is
 /// inside the JSON; the parsed body is returned too.
 pub fn protected(
@@ -110,7 +122,7 @@ pub fn protected(
     subject: &Subject,
     body: impl FnOnce() -> Option<Value>,
 ) -> (Protected, Option<Value>) {
-    if kind == WEBHOOK_RECEIVED || kind == EMAIL_IMPORTED {
+    if is_received(kind) {
         let scope = match subject {
             Subject::Email(email) => KeyScope::Email(email.to_string()),
             _ => KeyScope::Delivery(id.to_owned()),
@@ -210,6 +222,13 @@ mod tests {
         assert_eq!(json, serde_json::json!({"text": {MARK: "call Dana"}}));
         assert_eq!(serde_json::from_value::<Note>(json).unwrap(), note);
         assert!(!format!("{note:?}").contains("Dana"));
+    }
+
+    #[test]
+    fn events_that_say_who_a_customer_is_are_of_known_types() {
+        let kinds = crate::booking::BookingChange::KINDS;
+        let found: Vec<_> = kinds.iter().filter(|kind| introduces_customer(kind)).collect();
+        assert_eq!(found.len(), 3, "{found:?}");
     }
 
     #[test]

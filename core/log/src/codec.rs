@@ -21,7 +21,10 @@ use chacha20poly1305::XChaCha20Poly1305;
 use chrono::{DateTime, Utc};
 use exodrive_domain::{
     Delivery, Protection, Recorded,
-    personal::{ERASED, ERASED_MARK, FREE_TEXT, KeyScope, MARK, Protected, protected},
+    personal::{
+        ERASED, ERASED_MARK, FREE_TEXT, KeyScope, MARK, Protected, introduces_customer,
+        is_received, protected,
+    },
     time,
 };
 use serde_json::{Map, Value, json};
@@ -31,6 +34,9 @@ use std::collections::{HashMap, HashSet};
 const KEY: &str = "exo-key";
 /// Header of [`Protection::mac`].
 const MAC: &str = "exo-mac";
+/// The beginning of a MAC whose key is derived from the data key, and dies with it. The key of those
+/// without it is the log's own, for ever: earlier releases have made them.
+const OF_DATA_KEY: &str = "k1-";
 /// Header of [`Protection::provider_type`].
 const PROVIDER_TYPE: &str = "exo-provider-type";
 /// Header of [`Protection::happened_at`].
@@ -82,10 +88,11 @@ pub(crate) async fn encode(keys: &KeyStore, event: &NewEvent) -> Result<Encoded,
         }
         _ => return Ok(plain()),
     };
-    let (name, cipher) = keys.for_append(&scope).await?;
+    let (name, key) = keys.for_append(&scope, introduces_customer(kind)).await?;
     let about = about(&name, kind, id, event.envelope.version, &event.subject.to_string());
     let unencrypted = || AppendError::encode("it cannot be encrypted");
-    let mac = keys.mac(id, &event.body);
+    let mac = format!("{OF_DATA_KEY}{}", hex::encode(key.mac(id, &event.body)));
+    let cipher = &key.cipher;
     let mut encoded = Encoded {
         headers: vec![(KEY, name.clone()), (MAC, mac)],
         provider_headers: Vec::new(),
@@ -93,7 +100,7 @@ pub(crate) async fn encode(keys: &KeyStore, event: &NewEvent) -> Result<Encoded,
     };
     if let Some((mut body, taken)) = marked {
         let values = serde_json::to_vec(&taken).map_err(AppendError::encode)?;
-        let sealed = encrypt(&cipher, &about, &values).ok_or_else(unencrypted)?;
+        let sealed = encrypt(cipher, &about, &values).ok_or_else(unencrypted)?;
         if let Value::Object(fields) = &mut body {
             fields.insert(SEALED.to_owned(), BASE64.encode(sealed).into());
         }
@@ -110,7 +117,7 @@ pub(crate) async fn encode(keys: &KeyStore, event: &NewEvent) -> Result<Encoded,
     frame.extend_from_slice(&length.to_be_bytes());
     frame.extend_from_slice(&hidden);
     frame.extend_from_slice(&event.body);
-    let sealed = encrypt(&cipher, &about, &frame).ok_or_else(unencrypted)?;
+    let sealed = encrypt(cipher, &about, &frame).ok_or_else(unencrypted)?;
     let mut body = Vec::with_capacity(1 + sealed.len());
     body.push(WHOLE);
     body.extend_from_slice(&sealed);
@@ -225,7 +232,7 @@ fn open(held: &HashMap<String, KeyState>, message: StoredMessage) -> Result<Reco
     let cipher = match held.get(&key) {
         None => return Err(ReadError::KeyMissing { position, key }),
         Some(KeyState::Erased) => None,
-        Some(KeyState::Key(cipher)) => Some(cipher),
+        Some(KeyState::Key(key)) => Some(&key.cipher),
     };
     let valid = match recorded.body.first() {
         Some(&WHOLE) => open_whole(&mut recorded, &key, cipher),
@@ -287,12 +294,23 @@ fn about_recorded(recorded: &Recorded, key: &str) -> Vec<u8> {
 }
 
 /// True if a recorded event is the one that was to be appended: it has the same
-/// id and the same received bytes.
+/// id and the same received bytes, or the same JSON. What is erased is compared by its MAC, if an
+/// earlier release has made it, and else with nothing.
 pub(crate) fn is_same(keys: &KeyStore, event: &NewEvent, recorded: &Recorded) -> bool {
+    let is_same_body = || {
+        let parse = |body| serde_json::from_slice::<Value>(body).ok();
+        // Of JSON with values taken out, the names are in another order afterwards.
+        let is_json = !is_received(&event.envelope.kind);
+        recorded.body == event.body
+            || is_json && parse(&recorded.body).is_some_and(|it| parse(&event.body) == Some(it))
+    };
     recorded.envelope.id == event.envelope.id
         && match &recorded.protection {
-            Some(protection) => protection.mac == keys.mac(&event.envelope.id, &event.body),
             None => recorded.body == event.body,
+            Some(protection) if !protection.mac.starts_with(OF_DATA_KEY) => {
+                protection.mac == keys.mac(&event.envelope.id, &event.body)
+            }
+            Some(protection) => !protection.erased && is_same_body(),
         }
 }
 

@@ -120,6 +120,10 @@ pub enum AppendError {
     /// sent.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The event is the first of a customer who was erased meanwhile. Nothing was sent: decide
+    /// again, for the customer that they are now.
+    #[error("the customer was erased meanwhile")]
+    Erased,
     /// The acknowledgement was lost, or another event was appended first, and
     /// the subject cannot be read: the event may or may not be stored.
     #[error("the event may or may not be stored: the subject cannot be read")]
@@ -135,6 +139,7 @@ impl AppendError {
             Self::Key(error) => error.outage(),
             Self::Unreadable(error) => error.outage(),
             Self::Conflict
+            | Self::Erased
             | Self::Rejected(_)
             | Self::OpenedForReading
             | Self::TooLarge
@@ -198,6 +203,62 @@ fn is_too_large(code: ErrorCode) -> bool {
         || code == ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM
 }
 
+/// Reason why the log cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The server does not answer.
+    #[error("the event log does not answer at {address}: is NATS running? (EXODRIVE_NATS_URL)")]
+    Unreachable {
+        /// Host and port, without credentials.
+        address: String,
+        /// The client's error.
+        #[source]
+        source: Box<dyn Error + Send + Sync + 'static>,
+    },
+    /// A setting with which events could be lost or changed.
+    #[error("refusing this event log: {setting} is {found}, it must be {requested}. {remedy}")]
+    Setting {
+        /// The setting's own name, and the server or stream that has it.
+        setting: String,
+        /// The setting that was found.
+        found: String,
+        /// The required setting.
+        requested: String,
+        /// The remedy.
+        remedy: String,
+    },
+    /// A stream is not there, and this user must not make it.
+    #[error(
+        "NATS has no stream {stream} yet: run `exodrive migrate`, as a user who may make streams (EXODRIVE_NATS_OPERATOR_URL)"
+    )]
+    Missing {
+        /// The stream.
+        stream: String,
+    },
+    /// The server neither answered a request nor refused it.
+    #[error(
+        "NATS neither answers nor refuses {subject}: is its user allowed to subscribe to _INBOX.>?"
+    )]
+    Silent {
+        /// The request's subject.
+        subject: &'static str,
+    },
+    /// The server refused to make or show a stream.
+    #[error("cannot {action} stream {stream}")]
+    Stream {
+        /// The attempted action.
+        action: &'static str,
+        /// The stream.
+        stream: String,
+        /// The server's error.
+        #[source]
+        source: Box<dyn Error + Send + Sync + 'static>,
+    },
+    /// The data keys cannot be read.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+}
+
 /// Reason why a data key is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
@@ -220,8 +281,33 @@ pub enum KeyError {
         version: u32,
     },
     /// A record in the key store is malformed.
-    #[error("data key {0} cannot be read from the key store")]
-    Malformed(String),
+    #[error(
+        "message {sequence} of stream EXODRIVE_KEYS is no record of data key {name}: somebody has written there who should not. As the operator, delete it (`nats stream rmm EXODRIVE_KEYS {sequence}`), and restore the key's record from a backup of the stream if there was one"
+    )]
+    Malformed {
+        /// The data key.
+        name: String,
+        /// The message's number in the stream.
+        sequence: u64,
+    },
+    /// There is no key that makes MACs.
+    #[error(
+        "the key store has no key that makes MACs yet: run `exodrive migrate`, as the operator's user (EXODRIVE_NATS_OPERATOR_URL)"
+    )]
+    NoMacKey,
+    /// The record of the key that makes MACs is malformed.
+    #[error(
+        "message {sequence} of stream EXODRIVE_KEYS is not the key that makes MACs: somebody has written there who should not. As the operator, delete it (`nats stream rmm EXODRIVE_KEYS {sequence}`) and publish the body of exo-keys.mac from a backup of the stream on that subject again"
+    )]
+    MacKey {
+        /// The message's number in the stream.
+        sequence: u64,
+    },
+    /// A key's only record is a tombstone that is not believed.
+    #[error(
+        "data key {0} has a tombstone that is not believed, and no key: restore stream EXODRIVE_KEYS from a backup"
+    )]
+    Doubtful(String),
     /// A new key that cannot be wrapped or written down.
     #[error("data key {0} cannot be encoded")]
     Encode(String),
@@ -234,7 +320,10 @@ impl KeyError {
             Self::Unavailable(_) => Some(Outage::KeyStore),
             Self::OpenedForReading
             | Self::Wrapping { .. }
-            | Self::Malformed(_)
+            | Self::Malformed { .. }
+            | Self::NoMacKey
+            | Self::MacKey { .. }
+            | Self::Doubtful(_)
             | Self::Encode(_) => None,
         }
     }
@@ -264,7 +353,7 @@ mod tests {
         }
         for error in [
             ReadError::from(wrong_wrapping_key()),
-            ReadError::from(KeyError::Malformed("mac".to_owned())),
+            ReadError::from(KeyError::MacKey { sequence: 1 }),
         ] {
             assert_eq!(error.outage(), None, "{error:?}");
         }

@@ -22,6 +22,7 @@
 //! [`Log::refusals`]).
 
 mod append;
+mod carry_over;
 mod clock;
 mod codec;
 pub mod command;
@@ -37,15 +38,16 @@ pub mod redis;
 mod refusals;
 mod seals;
 mod stored;
+mod streams;
 pub mod topology;
 mod wire;
 
 pub use command::{CarState, ClaimError, CommandError, Commands, DecisionState, Executed, Loaded};
-pub use error::{AppendError, KeyError, Outage, ReadError};
+pub use error::{AppendError, ConnectError, KeyError, Outage, ReadError};
 pub use event::{Appended, NewEvent, StoredMessage};
-pub use keys::{KEY_CACHE, WrappingKeys, WrappingKeysError};
+pub use keys::{KEY_CACHE, KeyStoreMark, Rewrapped, WrappingKeys, WrappingKeysError};
 pub use log::Log;
 pub use read::{Batch, Reader, SubjectReader};
 pub use refusals::{DUPLICATE, RejectedDelivery};
 pub use stored::{FEW_BYTES, StoredBatch, StoredReader};
-pub use topology::{ConnectError, LogConfig};
+pub use topology::LogConfig;

@@ -1,9 +1,13 @@
 //! The connection that everything here is done with.
 
-use crate::{clock::LogClock, error::KeyError, keys::KeyStore};
+use crate::{
+    clock::LogClock,
+    error::KeyError,
+    keys::{KeyStore, KeyStoreMark, Rewrapped},
+};
 use async_nats::jetstream::{self, stream::Stream};
 use chrono::{DateTime, Utc};
-use exodrive_domain::id::ErasureId;
+use exodrive_domain::id::{CustomerId, ErasureId};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
@@ -68,12 +72,74 @@ impl Log {
         self.keys.destroy(name, erasure, self.now()).await
     }
 
-    /// True if a data key is destroyed.
+    /// Of some data keys, by name, those that are not destroyed.
     ///
     /// # Errors
     /// When the key store does not answer.
-    pub async fn is_key_destroyed(&self, name: &str) -> Result<bool, KeyError> {
-        self.keys.is_destroyed(name).await
+    pub async fn keys_not_destroyed(&self, names: &[&str]) -> Result<Vec<String>, KeyError> {
+        self.keys.not_destroyed(names).await
+    }
+
+    /// How far the key store has come.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn key_store_mark(&self) -> Result<KeyStoreMark, KeyError> {
+        self.keys.mark().await
+    }
+
+    /// Wraps every data key by the newest wrapping key, for the operator's user. May be
+    /// interrupted and repeated. Calls `progress` with the number of keys that are done, and of
+    /// all.
+    ///
+    /// # Errors
+    /// When the key store does not answer, or a key cannot be opened.
+    pub async fn rewrap_keys(&self, progress: impl FnMut(u64, u64)) -> Result<Rewrapped, KeyError> {
+        if !self.checked {
+            return Err(KeyError::OpenedForReading);
+        }
+        self.keys.rewrap(progress).await
+    }
+
+    /// The id of the customer with this email address, which must be an
+    /// [`address_key`](exodrive_domain::value::address_key); `None` if there is none yet.
+    /// `earlier`: the ids that earlier releases may have given them.
+    ///
+    /// # Errors
+    /// When the key store does not answer.
+    pub async fn find_customer(
+        &self,
+        address: &str,
+        earlier: &[CustomerId],
+    ) -> Result<Option<CustomerId>, KeyError> {
+        self.keys.find_customer(address, earlier).await
+    }
+
+    /// As [`Log::find_customer`]; gives the address a new id if there is none.
+    ///
+    /// # Errors
+    /// When the key store does not answer.
+    pub async fn find_or_make_customer(
+        &self,
+        address: &str,
+        earlier: &[CustomerId],
+    ) -> Result<CustomerId, KeyError> {
+        if !self.checked {
+            return Err(KeyError::OpenedForReading);
+        }
+        self.keys.find_or_make_customer(address, earlier).await
+    }
+
+    /// Forgets which addresses the erased customers had: who comes back is a new one. Looks at
+    /// every customer.
+    ///
+    /// # Errors
+    /// When the key store does not answer.
+    pub async fn forget_erased_customers(&self) -> Result<(), KeyError> {
+        if !self.checked {
+            return Err(KeyError::OpenedForReading);
+        }
+        self.keys.forget_erased_customers().await
     }
 
     /// A copy of something that the log holds, to be kept where others might change it, such as in

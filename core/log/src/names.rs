@@ -9,10 +9,14 @@ pub(crate) const CANARY_SUBJECT: &str = "exo-canary";
 /// Wrapped data keys, and the tombstones of those that were destroyed. Its
 /// messages can be deleted: an erasure does.
 pub const KEYS_STREAM: &str = "EXODRIVE_KEYS";
-/// Its subjects.
+/// The subjects of keys as they were made.
 pub const KEYS_SUBJECTS: &str = "exo-keys.>";
 /// The prefix of their subjects.
 pub(crate) const KEYS_PREFIX: &str = "exo-keys";
+/// The prefixes of the subjects of keys that were wrapped again, which take turns.
+pub(crate) const WRAPPED_PREFIXES: [&str; 2] = ["exo-wrapped-a", "exo-wrapped-b"];
+/// The prefix of the subjects of tombstones.
+pub(crate) const TOMBSTONES_PREFIX: &str = "exo-tombstones";
 /// The last signed checkpoint; each subject keeps its last message only.
 pub const SEALS_STREAM: &str = "EXODRIVE_SEALS";
 /// Its subjects.

@@ -4,10 +4,16 @@
 //!
 //! A trial changes nothing, even where it is allowed: the requests are invalid,
 //! name a stream that does not exist, or expect another stream than the one of
-//! their subject.
+//! their subject. A process that starts asks the server for its user's
+//! permissions instead ([`excess`]): a denied trial is a line in the server's log,
+//! where an operator looks for intruders.
 
-use crate::topology::{self, ConnectError, LogConfig};
+use crate::{
+    error::ConnectError,
+    topology::{self, LogConfig},
+};
 use async_nats::{Client, Event, HeaderMap, client::RequestErrorKind, header};
+use serde::Deserialize;
 use std::time::Duration;
 use tokio::{
     sync::mpsc::{self, UnboundedReceiver},
@@ -45,7 +51,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The trials, each with the least powerful user who may do it. Deleting and
 /// purging work without a body, so they name a stream that does not exist.
-const TRIALS: [(&str, User); 37] = [
+const TRIALS: [(&str, User); 40] = [
     ("exo.doctor", User::Api),
     ("exo-canary", User::Api),
     ("exo-keys.doctor", User::Api),
@@ -66,6 +72,7 @@ const TRIALS: [(&str, User); 37] = [
     ("$JS.API.CONSUMER.MSG.NEXT.EXODRIVE.doctor", User::Api),
     ("$JS.API.CONSUMER.MSG.NEXT.EXODRIVE_REFUSALS.doctor", User::Api),
     ("exo-seals.doctor", User::Worker),
+    ("exo-tombstones.doctor", User::Worker),
     ("$JS.API.STREAM.MSG.DELETE.EXODRIVE_KEYS", User::Worker),
     ("$JS.API.STREAM.CREATE.EXODRIVE", User::Operator),
     ("$JS.API.STREAM.CREATE.EXODRIVE_DOCTOR", User::Operator),
@@ -83,6 +90,8 @@ const TRIALS: [(&str, User); 37] = [
     ("$JS.API.STREAM.SNAPSHOT.EXODRIVE", User::Operator),
     ("$JS.API.STREAM.RESTORE.EXODRIVE", User::Operator),
     ("$JS.API.CONSUMER.DELETE.EXODRIVE.doctor", User::Operator),
+    ("exo-keys.mac", User::Operator),
+    ("exo-wrapped-a.doctor", User::Operator),
 ];
 
 /// Tries, as the user of the configuration's address, everything that `must`
@@ -116,6 +125,74 @@ pub async fn check(config: &LogConfig, must: User, may: User) -> Result<Deviatio
     Ok(deviations)
 }
 
+/// What the user of the configuration's address may do and must not, if it is to be `may` only. By
+/// the server's own word, or else by trial.
+///
+/// # Errors
+/// As [`check`].
+pub async fn excess(config: &LogConfig, may: User) -> Result<Vec<&'static str>, ConnectError> {
+    let client = topology::reach(config, |options| options).await?;
+    let asked = client.request(USER_INFO, "".into());
+    let told = timeout(PROBE_TIMEOUT, asked).await.ok().and_then(Result::ok);
+    let told = told.and_then(|it| serde_json::from_slice::<UserInfo>(&it.payload).ok());
+    let Some(UserInfo { data: Some(user) }) = told else {
+        return Ok(check(config, User::Api, may).await?.excess);
+    };
+    // Without permissions a user may do everything.
+    let publish = user.permissions.and_then(|it| it.publish);
+    let beyond = TRIALS.iter().filter(|(subject, least)| {
+        *least > may && publish.as_ref().is_none_or(|publish| publish.grants(subject))
+    });
+    Ok(beyond.map(|(subject, _)| *subject).collect())
+}
+
+/// The request for one's own user.
+const USER_INFO: &str = "$SYS.REQ.USER.INFO";
+
+#[derive(Deserialize)]
+struct UserInfo {
+    data: Option<UserData>,
+}
+
+#[derive(Deserialize)]
+struct UserData {
+    permissions: Option<Granted>,
+}
+
+#[derive(Deserialize)]
+struct Granted {
+    publish: Option<Subjects>,
+}
+
+/// The subjects that a user may publish to. Without a list of those that are allowed, they are all
+/// that is not denied.
+#[derive(Deserialize)]
+struct Subjects {
+    allow: Option<Vec<String>>,
+    #[serde(default)]
+    deny: Option<Vec<String>>,
+}
+
+impl Subjects {
+    fn grants(&self, subject: &str) -> bool {
+        let any = |list: &Vec<String>| list.iter().any(|filter| matches(filter, subject));
+        self.allow.as_ref().is_none_or(any) && !self.deny.as_ref().is_some_and(any)
+    }
+}
+
+/// True if a filter with wildcards covers a subject.
+fn matches(filter: &str, subject: &str) -> bool {
+    let (mut filter, mut subject) = (filter.split('.'), subject.split('.'));
+    loop {
+        match (filter.next(), subject.next()) {
+            (Some(">"), Some(_)) | (None, None) => return true,
+            (Some("*"), Some(_)) => {}
+            (Some(expected), Some(found)) if expected == found => {}
+            _ => return false,
+        }
+    }
+}
+
 async fn is_allowed(
     client: &Client,
     refusals: &mut UnboundedReceiver<String>,
@@ -145,4 +222,23 @@ async fn is_allowed(
         }
     });
     outcome.await.ok().flatten().ok_or(ConnectError::Silent { subject })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_is_granted_if_it_is_allowed_and_not_denied() {
+        let list = |subjects: &[&str]| Some(subjects.iter().map(ToString::to_string).collect());
+        let publish =
+            Subjects { allow: list(&["exo-keys.>", "a.*.c"]), deny: list(&["exo-keys.mac"]) };
+        for subject in ["exo-keys.email.a", "a.b.c"] {
+            assert!(publish.grants(subject), "{subject}");
+        }
+        for subject in ["exo-keys", "exo-keys.mac", "a.b", "a.b.c.d", "exo-tombstones.a"] {
+            assert!(!publish.grants(subject), "{subject}");
+        }
+        assert!(Subjects { allow: None, deny: None }.grants("anything"));
+    }
 }

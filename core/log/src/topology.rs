@@ -2,29 +2,24 @@
 //! them; every process checks them at start.
 
 use crate::{
+    carry_over::{carry_over, earlier_tombstones},
     clock::LogClock,
-    error::KeyError,
-    keys::{KeyStore, WrappingKeys},
+    error::{ConnectError, KeyError},
+    keys::{KeyStore, KeyStreams, WrappingKeys},
     log::{Log, RejectionSlots},
-    names::{
-        CANARY_STREAM, CANARY_SUBJECT, KEYS_STREAM, KEYS_SUBJECTS, REFUSALS_STREAM,
-        REFUSALS_SUBJECTS, SEALS_STREAM, SEALS_SUBJECTS, STREAM,
-    },
+    names::{KEYS_STREAM, STREAM},
+    streams::{check_stream, streams},
 };
 use async_nats::{
     ConnectOptions, ServerAddr, ServerInfo,
     jetstream::{
         self, ErrorCode,
         context::{GetStreamError, GetStreamErrorKind},
-        stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream},
+        stream::Stream,
     },
 };
-use exodrive_domain::LOG_SUBJECTS;
-use std::{error::Error, fmt, time::Duration};
+use std::time::Duration;
 use tokio::time::Instant;
-
-const REFUSALS_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
-const MOST_REFUSALS: i64 = 1_000_000;
 
 /// The oldest server with every fix and feature that the log needs.
 const OLDEST_SERVER: (u64, u64, u64) = (2, 12, 3);
@@ -54,62 +49,6 @@ pub struct LogConfig {
     pub connect_timeout: Duration,
     /// The keys that wrap the data keys.
     pub keys: WrappingKeys,
-}
-
-/// Reason why the log cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// The server does not answer.
-    #[error("the event log does not answer at {address}: is NATS running? (EXODRIVE_NATS_URL)")]
-    Unreachable {
-        /// Host and port, without credentials.
-        address: String,
-        /// The client's error.
-        #[source]
-        source: Box<dyn Error + Send + Sync + 'static>,
-    },
-    /// A setting with which events could be lost or changed.
-    #[error("refusing this event log: {setting} is {found}, it must be {requested}. {remedy}")]
-    Setting {
-        /// The setting's own name, and the server or stream that has it.
-        setting: String,
-        /// The setting that was found.
-        found: String,
-        /// The required setting.
-        requested: String,
-        /// The remedy.
-        remedy: String,
-    },
-    /// A stream is not there, and this user must not make it.
-    #[error(
-        "NATS has no stream {stream} yet: run `exodrive migrate`, as a user who may make streams (EXODRIVE_NATS_OPERATOR_URL)"
-    )]
-    Missing {
-        /// The stream.
-        stream: String,
-    },
-    /// The server neither answered a request nor refused it.
-    #[error(
-        "NATS neither answers nor refuses {subject}: is its user allowed to subscribe to _INBOX.>?"
-    )]
-    Silent {
-        /// The request's subject.
-        subject: &'static str,
-    },
-    /// The server refused to make or show a stream.
-    #[error("cannot {action} stream {stream}")]
-    Stream {
-        /// The attempted action.
-        action: &'static str,
-        /// The stream.
-        stream: String,
-        /// The server's error.
-        #[source]
-        source: Box<dyn Error + Send + Sync + 'static>,
-    },
-    /// The data keys cannot be read.
-    #[error(transparent)]
-    Keys(#[from] KeyError),
 }
 
 impl Log {
@@ -149,22 +88,26 @@ impl Log {
 async fn prepare(config: &LogConfig) -> Result<Log, ConnectError> {
     let context = context(config).await?;
     check_sync(config).await?;
-    for requested in streams(config) {
-        let stream = context.get_or_create_stream(requested.clone()).await.map_err(|source| {
+    for requested in streams(config.replicas, config.duplicate_window) {
+        context.get_or_create_stream(requested.clone()).await.map_err(|source| {
             let (stream, source) = (requested.name.clone(), Box::new(source));
             ConnectError::Stream { action: "open or make", stream, source }
         })?;
+        if requested.name == KEYS_STREAM {
+            carry_over(&context, &requested).await?;
+        }
+        let stream = find_stream(&context, &requested.name, Duration::ZERO).await?;
         check_stream(&stream.cached_info().config, &requested)?;
     }
     let stream = find_stream(&context, STREAM, Duration::ZERO).await?;
-    log(config, context, stream, Access::Append).await
+    log(config, context, stream, Access::Prepare).await
 }
 
 /// As [`prepare`], for users who may not make streams.
 async fn connect(config: &LogConfig) -> Result<Log, ConnectError> {
     let context = context(config).await?;
     check_sync(config).await?;
-    for requested in streams(config) {
+    for requested in streams(config.replicas, config.duplicate_window) {
         let stream = find_stream(&context, &requested.name, config.connect_timeout).await?;
         check_stream(&stream.cached_info().config, &requested)?;
     }
@@ -224,6 +167,8 @@ enum Access {
     Read,
     /// They were.
     Append,
+    /// They were, and this is the operator's user.
+    Prepare,
 }
 
 async fn log(
@@ -235,7 +180,7 @@ async fn log(
     let keys = find_stream(&context, KEYS_STREAM, config.connect_timeout).await?;
     let info = stream.cached_info();
     let (created_at, duplicate_window) = (info.created, info.config.duplicate_window);
-    let keys = KeyStore::open(context.clone(), keys, config.keys.clone()).await?;
+    let keys = open_keys(config, &context, (keys, &stream), access == Access::Prepare).await?;
     let clock = LogClock::start(context.clone()).await;
     Ok(Log {
         context,
@@ -246,8 +191,29 @@ async fn log(
         created_at,
         clock,
         refusing: RejectionSlots::default(),
-        checked: access == Access::Append,
+        checked: access != Access::Read,
     })
+}
+
+/// Opens the key store; waits, until the timeout, for the operator to make the key of its MACs.
+async fn open_keys(
+    config: &LogConfig,
+    context: &jetstream::Context,
+    (keys, log): (Stream, &Stream),
+    may_make: bool,
+) -> Result<KeyStore, ConnectError> {
+    let started = Instant::now();
+    // What was not carried over has no other tombstones.
+    let earlier_tombstones = earlier_tombstones(&keys.cached_info().config).unwrap_or(u64::MAX);
+    loop {
+        let streams = KeyStreams { keys: keys.clone(), log: log.clone(), earlier_tombstones };
+        match KeyStore::open(context.clone(), streams, config.keys.clone(), may_make).await {
+            Err(KeyError::NoMacKey) if started.elapsed() < config.connect_timeout => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            outcome => return Ok(outcome?),
+        }
+    }
 }
 
 /// Tries until the server answers or the timeout is over: services start in any
@@ -375,100 +341,6 @@ async fn flushes_before_ack(monitor_url: &str) -> Result<bool, reqwest::Error> {
     let varz: serde_json::Value = client.get(url).send().await?.error_for_status()?.json().await?;
     let always = varz.pointer("/jetstream/config/sync_always").and_then(|it| it.as_bool());
     Ok(always == Some(true))
-}
-
-/// Every stream, as it must be; the log first.
-fn streams(config: &LogConfig) -> [Config; 5] {
-    let stream = |name: &str, subjects: &str| Config {
-        name: name.into(),
-        subjects: vec![subjects.into()],
-        storage: StorageType::File,
-        retention: RetentionPolicy::Limits,
-        num_replicas: config.replicas,
-        ..Config::default()
-    };
-    [
-        Config {
-            // With `old`, one lowered limit would delete events without a trace.
-            discard: DiscardPolicy::New,
-            deny_delete: true,
-            deny_purge: true,
-            allow_direct: true,
-            allow_atomic_publish: true,
-            duplicate_window: config.duplicate_window,
-            ..stream(STREAM, LOG_SUBJECTS)
-        },
-        Config { max_messages_per_subject: 1, ..stream(CANARY_STREAM, CANARY_SUBJECT) },
-        Config {
-            discard: DiscardPolicy::New,
-            deny_purge: true,
-            allow_direct: true,
-            ..stream(KEYS_STREAM, KEYS_SUBJECTS)
-        },
-        Config {
-            max_messages_per_subject: 1,
-            deny_delete: true,
-            deny_purge: true,
-            allow_direct: true,
-            ..stream(SEALS_STREAM, SEALS_SUBJECTS)
-        },
-        Config {
-            max_age: REFUSALS_KEPT,
-            max_messages: MOST_REFUSALS,
-            allow_direct: true,
-            ..stream(REFUSALS_STREAM, REFUSALS_SUBJECTS)
-        },
-    ]
-}
-
-/// Compares a stream with the required one, setting by setting.
-fn check_stream(found: &Config, requested: &Config) -> Result<(), ConnectError> {
-    const RECREATE: &str = "No update can set it: the stream must be made again, from a backup.";
-    let edit = format!(
-        "Change it with `nats stream edit {}`, as the operator, or the configuration to match.",
-        requested.name
-    );
-    let edit = edit.as_str();
-    let limit = |limit: i64| if limit <= 0 { "unlimited".to_owned() } else { limit.to_string() };
-    let shown = |value: &dyn fmt::Debug| format!("{value:?}");
-    // Only the log counts repeats; elsewhere the server's own window will do.
-    let window = |it: &Config| {
-        if requested.duplicate_window.is_zero() {
-            String::new()
-        } else {
-            shown(&it.duplicate_window)
-        }
-    };
-    type Setting<'a> = (&'static str, &'a dyn Fn(&Config) -> String, &'a str);
-    let settings: [Setting<'_>; 18] = [
-        ("subjects", &|it| shown(&it.subjects), edit),
-        ("storage", &|it| shown(&it.storage), RECREATE),
-        ("retention", &|it| shown(&it.retention), RECREATE),
-        ("discard", &|it| shown(&it.discard), edit),
-        ("deny_delete", &|it| shown(&it.deny_delete), edit),
-        ("deny_purge", &|it| shown(&it.deny_purge), edit),
-        ("allow_rollup_hdrs", &|it| shown(&it.allow_rollup), edit),
-        ("allow_direct", &|it| shown(&it.allow_direct), edit),
-        ("allow_atomic", &|it| shown(&it.allow_atomic_publish), edit),
-        ("allow_msg_ttl", &|it| shown(&it.allow_message_ttl), RECREATE),
-        ("max_age", &|it| shown(&it.max_age), edit),
-        ("max_bytes", &|it| limit(it.max_bytes), edit),
-        ("max_msgs", &|it| limit(it.max_messages), edit),
-        ("max_msgs_per_subject", &|it| limit(it.max_messages_per_subject), edit),
-        ("max_msg_size", &|it| limit(it.max_message_size.into()), edit),
-        ("sealed", &|it| shown(&it.sealed), RECREATE),
-        ("duplicate_window", &window, edit),
-        ("num_replicas", &|it| shown(&it.num_replicas), edit),
-    ];
-    for (setting, value, remedy) in settings {
-        let (found, must_be) = (value(found), value(requested));
-        if found != must_be {
-            let setting = format!("{setting} of stream {}", requested.name);
-            let remedy = remedy.to_owned();
-            return Err(ConnectError::Setting { setting, found, requested: must_be, remedy });
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -155,6 +155,19 @@ async fn a_link_is_good_for_its_booking_until_it_ends_and_staff_make_another() {
     for token in [&first, &second] {
         visitor.with_link(token).get_from(position, &path(&booking)).await.expect(200);
     }
+    // A link that got into the wrong hands shows nothing more, and a new one does.
+    let revoked = admin.act(&booking, "revoke-links", json!({})).await;
+    let position = revoked.header("exodrive-position").parse().unwrap();
+    revoked.expect(200);
+    for token in [&first, &second] {
+        let guest = visitor.with_link(token);
+        guest.get_from(position, &path(&booking)).await.problem(404, "not_found");
+        guest.act(&booking, "cancel", json!({})).await.problem(404, "not_found");
+    }
+    let third = admin.act(&booking, "access-link", json!({})).await;
+    let position = third.header("exodrive-position").parse().unwrap();
+    let third = third.expect(200)["token"].as_str().unwrap().to_owned();
+    visitor.with_link(&third).get_from(position, &path(&booking)).await.expect(200);
     // Only hashes are stored.
     let saved =
         format!("{:?}", world.events().await) + &format!("{:?}", world.rows("bookings").await);

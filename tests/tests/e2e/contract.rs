@@ -232,7 +232,7 @@ async fn admitted(clients: &[Client], send: impl AsyncFn(&Client) -> Answer) -> 
 }
 
 /// Every body that an operation takes, as it is described: a value that fits its schema.
-fn example(schema: &Value, document: &Value) -> Value {
+pub(crate) fn example(schema: &Value, document: &Value) -> Value {
     if let Some(reference) = schema["$ref"].as_str() {
         return example(document.pointer(&reference[1..]).unwrap(), document);
     }

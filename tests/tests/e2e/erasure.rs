@@ -152,7 +152,7 @@ async fn erase(world: &System) -> Value {
     let asked = ["audit", "erase", "--email-address", ADDRESS, reason, "--json"];
     let asked: Value = serde_json::from_str(&world.exodrive_prints(&asked).await).unwrap();
     let id = asked["id"].as_str().unwrap();
-    let done = world.exodrive_prints(&["audit", "approve", id, "--json"]).await;
+    let done = world.exodrive_prints(&["audit", "approve", id, "--single-handed", "--json"]).await;
     serde_json::from_str(&done).unwrap()
 }
 
@@ -298,7 +298,7 @@ async fn another_worker_finishes_the_erasure_of_one_that_dies() {
     let asked = ["audit", "erase", "--email-address", ADDRESS, "--reason=asked", "--json"];
     let asked: Value = serde_json::from_str(&world.exodrive_prints(&asked).await).unwrap();
     let id = asked["id"].as_str().unwrap().to_owned();
-    world.exodrive_prints(&["audit", "approve", &id, "--no-wait"]).await;
+    world.exodrive_prints(&["audit", "approve", &id, "--single-handed", "--no-wait"]).await;
     let status = async || {
         let path = format!("/v1/operator/erasures/{id}");
         world.get_as("operator", &path).await.expect(200)["status"].clone()
@@ -436,7 +436,7 @@ async fn requested(world: &System, address: &str) -> String {
 /// Requests the erasure of a person and approves it; returns its id.
 async fn approved(world: &System, address: &str) -> String {
     let id = requested(world, address).await;
-    world.exodrive_prints(&["audit", "approve", &id, "--no-wait"]).await;
+    world.exodrive_prints(&["audit", "approve", &id, "--single-handed", "--no-wait"]).await;
     id
 }
 
@@ -543,7 +543,7 @@ async fn no_erasure_passes_an_event_of_a_newer_release_about_the_person() {
     world.log().await.append_decision(&newer, 0).await.unwrap();
     let plan = ["audit", "erase", "--email-address", ADDRESS, "--reason=x", "--dry-run"];
     assert_eq!(world.exodrive(&plan).await.status.code(), Some(1));
-    world.exodrive_prints(&["audit", "approve", &id, "--no-wait"]).await;
+    world.exodrive_prints(&["audit", "approve", &id, "--single-handed", "--no-wait"]).await;
     until_it_fails_with(&world, &["newer release", "exodrive.booking.lent_out"]).await;
     assert_eq!(status_of(&world, &id).await, "approved", "a newer release carries it out");
     let other = "bo@example.com";

@@ -201,16 +201,15 @@ async fn email_that_comes_before_its_booking_is_in_its_timeline() {
         let world = World::without_processes(&[]).await;
         world.migrate().await;
         let jetstream = world.jetstream().await;
+        let keys = jetstream.get_stream("EXODRIVE_KEYS").await.unwrap();
+        let stored = keys.get_last_raw_message_by_subject("exo-keys.mac").await.unwrap();
         match mac_key.take() {
             Some(mac_key) => {
+                keys.delete_message(stored.sequence).await.unwrap();
                 let sent = jetstream.publish("exo-keys.mac", mac_key).await.unwrap();
                 sent.await.unwrap();
             }
-            None => {
-                let keys = jetstream.get_stream("EXODRIVE_KEYS").await.unwrap();
-                let stored = keys.get_last_raw_message_by_subject("exo-keys.mac").await.unwrap();
-                mac_key = Some(stored.payload);
-            }
+            None => mac_key = Some(stored.payload),
         }
         world.start_api();
         world.start_worker(exodrive_tests::WORKER);

@@ -449,7 +449,7 @@ fn erasure(name: &str) -> ErasureChange {
             include_mentions: true,
             reason: "as was asked".to_owned(),
         },
-        "approved" => ErasureChange::Approved {},
+        "approved" => ErasureChange::Approved { single_handed: false },
         "cancelled" => ErasureChange::Cancelled { reason: "taken back".to_owned() },
         "started" => ErasureChange::Started { keys: keys(), events: 7 },
         "completed" => ErasureChange::Completed { keys: 2, events: 7, rows: 9 },
@@ -608,6 +608,7 @@ fn of_booking(story: &mut Story, name: &str) {
             let link = AccessLink { hash: "cd".repeat(32), expires_at };
             story.act(BookingAction::IssueLink { link });
         }
+        "links_revoked" => story.act(BookingAction::RevokeLinks),
         "history_imported" => story.act(BookingAction::ImportHistory {
             name: text("payment_captured"),
             summary: text("Captured 4,113.00"),

@@ -2,7 +2,7 @@
 
 use super::{Failure, table};
 use crate::{
-    cli::{replay::reading_bar, terminal::command_context},
+    cli::{replay::reading_bar, terminal::Person},
     settings::Connections,
 };
 use exodrive_commands::erasure::{ErasureDetail, ErasurePlan, Erasures, restored};
@@ -36,25 +36,30 @@ pub(super) struct Erase {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
+    person: Person,
+    #[command(flatten)]
     common: Common,
 }
 
 #[derive(clap::Args)]
-#[command(after_help = "Example:
-  exodrive audit approve 0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4
+#[command(after_help = "Examples:
+  EXODRIVE_TOKEN=... exodrive audit approve 0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4
+  exodrive audit approve 0198f3a6-c1f0-7d5a-b0c4-a2f3e1d2c3b4 --single-handed
 
-Another person than the requester should approve. HTTP enforces that. Here, anyone who has the system's secrets can act: the
-log records their name, and a warning is printed if both are the same person.")]
+Another person than the requester approves, and both show who they are by a token (--as, or EXODRIVE_TOKEN). Who has the
+system's secrets and no second person says so: the event of the approval then says that it was single-handed.")]
 pub(super) struct Approve {
     /// Id of the erasure
     #[arg(value_name = "ID")]
     id: ErasureId,
-    /// Reject the approval if the same person requested the erasure
+    /// Approve it without a second person: the log says so for ever
     #[arg(long)]
-    apart: bool,
+    single_handed: bool,
     /// Do not wait until it is done
     #[arg(long)]
     no_wait: bool,
+    #[command(flatten)]
+    person: Person,
     #[command(flatten)]
     common: Common,
 }
@@ -67,6 +72,8 @@ pub(super) struct Cancel {
     /// Reason: it stays in the log
     #[arg(long, value_name = "TEXT")]
     reason: String,
+    #[command(flatten)]
+    person: Person,
     #[command(flatten)]
     common: Common,
 }
@@ -111,6 +118,8 @@ pub(super) struct Hold {
     /// Release the hold
     #[arg(long)]
     lift: bool,
+    #[command(flatten)]
+    person: Person,
     #[command(flatten)]
     common: Common,
 }
@@ -157,8 +166,9 @@ impl Erase {
         if self.dry_run {
             return Ok(ExitCode::SUCCESS);
         }
+        let context = self.person.context(&self.common.connections).await?;
         let erasure = erasures
-            .request(&self.email_address, self.include_mentions, &self.reason, &command_context())
+            .request(&self.email_address, self.include_mentions, &self.reason, &context)
             .await?;
         if self.common.json {
             say!("{}", serde_json::to_string_pretty(&erasure)?);
@@ -195,9 +205,10 @@ impl Erase {
 impl Approve {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let erasures = Erasures::new(self.common.log().await?);
-        let mut erasure = erasures.approve(self.id, self.apart, &command_context()).await?;
-        if erasure.approved_by.as_ref() == Some(&erasure.requested_by) {
-            eprintln!("warning: {} has asked for it and approved it", erasure.requested_by);
+        let context = self.person.context(&self.common.connections).await?;
+        let mut erasure = erasures.approve(self.id, self.single_handed, &context).await?;
+        if erasure.single_handed {
+            eprintln!("warning: the log says that no second person has approved it");
         }
         if self.no_wait {
             self.common.print(&erasure)?;
@@ -222,7 +233,8 @@ impl Approve {
 impl Cancel {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let erasures = Erasures::new(self.common.log().await?);
-        self.common.print(&erasures.cancel(self.id, &self.reason, &command_context()).await?)?;
+        let context = self.person.context(&self.common.connections).await?;
+        self.common.print(&erasures.cancel(self.id, &self.reason, &context).await?)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -284,7 +296,8 @@ impl Hold {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let erasures = Erasures::new(self.common.log().await?);
         let held = !self.lift;
-        let id = erasures.hold(&self.email_address, held, &self.reason, &command_context()).await?;
+        let context = self.person.context(&self.common.connections).await?;
+        let id = erasures.hold(&self.email_address, held, &self.reason, &context).await?;
         if self.common.json {
             say!("{}", serde_json::json!({ "object": "hold", "id": id.to_string(), "held": held }));
         } else if held {

@@ -6,6 +6,7 @@ mod export;
 mod files;
 mod history;
 mod live;
+mod rewrap;
 mod seals;
 mod verify;
 mod witness;
@@ -79,6 +80,8 @@ enum Action {
     Reapply(erase::Reapply),
     /// Place or release a legal hold: nothing of that person may be erased
     Hold(erase::Hold),
+    /// Wrap all data keys by the newest wrapping key, so that an older one can be retired
+    Rewrap(rewrap::Rewrap),
 }
 
 impl Audit {
@@ -98,6 +101,7 @@ impl Audit {
             Action::Erasures(list) => list.run().await,
             Action::Reapply(reapply) => reapply.run().await,
             Action::Hold(hold) => hold.run().await,
+            Action::Rewrap(rewrap) => rewrap.run().await,
         }
     }
 }

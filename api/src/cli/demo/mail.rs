@@ -85,9 +85,9 @@ impl Demo {
         url: &str,
         position: u64,
     ) -> Result<Inbox, Failure> {
-        let secret = self.http.token_secret(&self.connections)?;
+        let secret = self.http.tokens.token_secret(&self.connections)?;
         let lifetime = Duration::from_secs(300);
-        let rules = self.http.token_rules();
+        let rules = self.http.tokens.token_rules();
         let token = tokens::issue(&secret, "demo", Role::Auditor, lifetime, &rules)?;
         let answer = client
             .get(format!("{url}/v1/inbox?limit=100"))

@@ -86,10 +86,9 @@ impl Demo {
     async fn import_the_season(&self) -> Result<u64, Failure> {
         let tables = Tables::parse(SEASON);
         let secret = self.bookings.secret(&self.connections)?;
-        let (rental, log) = import::open(&self.connections).await?;
+        let (rental, log) = import::open(&self.connections, secret).await?;
         say!("Importing a season of rentals (exodrive import tests/fixtures/season).");
-        let (report, steps) =
-            import::import((&rental, &secret), &log, &tables, TIME_ZONE, false).await?;
+        let (report, steps) = import::import(&rental, &log, &tables, TIME_ZONE, false).await?;
         let taken: usize = report.tables.values().map(|counts| counts.taken).sum();
         let known: usize = report.tables.values().map(|counts| counts.known).sum();
         say!(
@@ -149,9 +148,9 @@ impl Demo {
 
     /// Makes a token of a customer of this run.
     fn customer(&self) -> Result<String, Failure> {
-        let secret = self.http.token_secret(&self.connections)?;
+        let secret = self.http.tokens.token_secret(&self.connections)?;
         let subject = format!("demo-{:08x}", rand::random::<u32>());
-        let (lifetime, rules) = (Duration::from_secs(300), self.http.token_rules());
+        let (lifetime, rules) = (Duration::from_secs(300), self.http.tokens.token_rules());
         Ok(tokens::issue(&secret, &subject, Role::Customer, lifetime, &rules)?)
     }
 }

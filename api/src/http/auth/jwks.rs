@@ -13,6 +13,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// Bytes of the largest set of keys that is read.
+const LARGEST_SET: usize = 1 << 20;
 /// Time limit of a fetch.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time after which a fetch that failed is tried again.
@@ -169,10 +171,19 @@ impl PublishedKeys {
 
 async fn fetch(source: &str) -> Result<KeySet, String> {
     let text = if source.starts_with("http://") || source.starts_with("https://") {
-        let client = reqwest::Client::builder().timeout(FETCH_TIMEOUT).build();
-        let get = async { client?.get(source).send().await?.error_for_status()?.text().await };
         // The address may have a password in it.
-        get.await.map_err(|error| exodrive_runtime::error_chain(&error.without_url()))?
+        let shown = |error: reqwest::Error| exodrive_runtime::error_chain(&error.without_url());
+        let client = reqwest::Client::builder().timeout(FETCH_TIMEOUT).build().map_err(shown)?;
+        let answer = client.get(source).send().await.and_then(|it| it.error_for_status());
+        let mut answer = answer.map_err(shown)?;
+        let mut text = Vec::new();
+        while let Some(part) = answer.chunk().await.map_err(shown)? {
+            text.extend_from_slice(&part);
+            if text.len() > LARGEST_SET {
+                return Err(format!("it has more than {LARGEST_SET} bytes"));
+            }
+        }
+        String::from_utf8(text).map_err(|error| error.to_string())?
     } else {
         tokio::fs::read_to_string(source).await.map_err(|error| error.to_string())?
     };
@@ -203,6 +214,27 @@ fn read_keys(text: &str) -> Result<KeySet, String> {
 mod tests {
     use super::{super::token_crypto, *};
     use serde_json::{Value, json};
+
+    #[test]
+    fn a_set_that_does_not_end_is_not_read_to_its_end() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let error = runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut asked = [0; 4_096];
+                let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut asked).await;
+                let mut part = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
+                while tokio::io::AsyncWriteExt::write_all(&mut stream, &part).await.is_ok() {
+                    part = vec![b' '; 65_536];
+                }
+            });
+            fetch(&format!("http://{address}/keys")).await.unwrap_err()
+        });
+        assert!(error.contains("more than 1048576 bytes"), "{error}");
+    }
 
     #[test]
     fn keys_without_ids_do_not_hide_each_other() {

@@ -1,5 +1,6 @@
 //! Gate that hides the views while a restored database may hold erased data,
-//! until a worker has cleaned it.
+//! until a worker has cleaned it: at the start of the process, and whenever one is restored while it
+//! runs.
 
 use crate::http::problem::{ApiError, Code};
 use axum::{
@@ -8,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use exodrive_commands::erasure::{
-    ErasureError,
+    ErasureError, RestoreWatch,
     restored::{has_revived_keys, keys_not_cleaned},
 };
 use exodrive_log::{KEY_CACHE, Log};
@@ -32,7 +33,7 @@ const OPEN: [&str; 6] =
 pub struct ErasureGate(Arc<AtomicBool>);
 
 impl ErasureGate {
-    /// A gate that is shut until [`ErasureGate::open_when_clean`] opens it.
+    /// A gate that is shut until [`ErasureGate::keep`] opens it.
     pub fn closed() -> Self {
         Self(Arc::new(AtomicBool::new(true)))
     }
@@ -42,19 +43,35 @@ impl ErasureGate {
         self.0.load(Ordering::Acquire)
     }
 
-    /// Opens the gate once the database is known to hold no erased data, and then
-    /// waits for `stop`. If the log has no erasures, that is known at once.
-    pub async fn open_when_clean(self, log: Log, database: Database, stop: CancellationToken) {
-        let (mut reported, mut revived) = (false, false);
+    /// Opens the gate once the database is known to hold no erased data, and shuts it again whenever
+    /// database or key store come back from a backup, until `stop`. If the log has no erasures,
+    /// the first is known at once.
+    pub async fn keep(self, log: Log, database: Database, stop: CancellationToken) {
+        let (mut watch, mut revived) = (RestoreWatch::default(), false);
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = self.open_when_clean(&log, &database, revived) => {}
+                () = stop.cancelled() => return,
+            }
+            tokio::select! {
+                () = restored(&mut watch, &log, &database) => {}
+                () = stop.cancelled() => return,
+            }
+            self.0.store(true, Ordering::Release);
+            revived = true;
+        }
+    }
+
+    /// `revived`: this process may have cached a key that came back.
+    async fn open_when_clean(&self, log: &Log, database: &Database, mut revived: bool) {
+        let mut reported = false;
         loop {
-            match is_clean(&log, &database, &mut revived).await {
+            match is_clean(log, database, &mut revived).await {
                 Ok(true) => {
                     if revived {
-                        // This process may have cached a key that came back.
                         tokio::time::sleep(KEY_CACHE).await;
                     }
                     self.0.store(false, Ordering::Release);
-                    stop.cancelled().await;
                     return;
                 }
                 Ok(false) if !reported => {
@@ -70,10 +87,7 @@ impl ErasureGate {
                     tracing::warn!(error, "Cannot find out whether the database holds erased data");
                 }
             }
-            tokio::select! {
-                () = tokio::time::sleep(POLL_INTERVAL) => {}
-                () = stop.cancelled() => return,
-            }
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -89,6 +103,16 @@ impl ErasureGate {
             return error.into_response();
         }
         next.run(request).await
+    }
+}
+
+/// Returns when database or key store miss what is erased. What does not answer is asked again.
+async fn restored(watch: &mut RestoreWatch, log: &Log, database: &Database) {
+    loop {
+        tokio::time::sleep(POLL_INTERVAL).await;
+        if let Ok(true) = watch.finds_restored(log, database).await {
+            return;
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Rate limits, and the one way to count (GCRA, the generic cell rate
 //! algorithm): in Redis or, while Redis does not answer, in this process.
 
-use exodrive_commands::digest::sha256_hex;
 use exodrive_projections::engine::cache::Cache;
+use ring::hmac;
 use std::{
     collections::HashMap,
     fmt,
@@ -148,6 +148,8 @@ fn ceil_secs(duration: Duration) -> u64 {
 pub struct Limiter {
     cache: Cache,
     rates: Rates,
+    /// Hashes callers.
+    secret: hmac::Key,
     leases: Mutex<HashMap<String, Lease>>,
     /// Of each caller that this process has counted by itself, when nothing is
     /// owed any more.
@@ -210,22 +212,25 @@ static GIVE_BACK: LazyLock<redis::Script> = LazyLock::new(|| {
     )
 });
 
-/// The caller is hashed: Redis need not know addresses and users, and a key has
-/// the same length whoever asks.
-fn key(limit: Limit, who: &str) -> String {
-    format!("exo:limit:{}:{}", limit.name(), sha256_hex(who.as_bytes()))
-}
-
 impl Limiter {
-    /// A limiter with these rates, counting in `cache`.
-    pub fn new(cache: Cache, rates: Rates) -> Self {
+    /// A limiter with these rates, counting in `cache`. All processes of a system need the same
+    /// `secret`.
+    pub fn new(cache: Cache, rates: Rates, secret: &[u8]) -> Self {
         Self {
             cache,
             rates,
+            secret: hmac::Key::new(hmac::HMAC_SHA256, secret),
             leases: Mutex::default(),
             local: Mutex::default(),
             refused: Mutex::default(),
         }
+    }
+
+    /// The caller is hashed: Redis need not know addresses and users, and a key has the same length
+    /// whoever asks. With a key of ours: there are so few addresses that all could be tried.
+    fn key(&self, limit: Limit, who: &str) -> String {
+        let hash = hmac::sign(&self.secret, who.as_bytes());
+        format!("exo:limit:{}:{}", limit.name(), hex::encode(hash))
     }
 
     fn rate(&self, limit: Limit) -> Rate {
@@ -245,7 +250,7 @@ impl Limiter {
 
     /// Counts a request of `who` as so many; at most as many as the limit allows at once.
     pub async fn check_as(&self, limit: Limit, who: &str, units: u32) -> Verdict {
-        let key = key(limit, who);
+        let key = self.key(limit, who);
         let units = units.min(self.rate(limit).amount).max(1);
         let verdict = self.count(limit, &key, units).await;
         if limit == Limit::FailedWebhook && !verdict.allowed {
@@ -258,7 +263,7 @@ impl Limiter {
     /// counts nothing and asks nobody. Only failed webhooks are remembered.
     pub fn known_refusal(&self, limit: Limit, who: &str) -> Option<Verdict> {
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let (verdict, until) = refused.get(&key(limit, who))?;
+        let (verdict, until) = refused.get(&self.key(limit, who))?;
         (*until > Instant::now()).then_some(*verdict)
     }
 
@@ -298,7 +303,7 @@ impl Limiter {
     /// are limited. If Redis does not answer it stays counted there, and is
     /// taken back in this process.
     pub async fn give_back(&self, limit: Limit, who: &str) {
-        let (rate, key) = (self.rate(limit), key(limit, who));
+        let (rate, key) = (self.rate(limit), self.key(limit, who));
         let mut script = GIVE_BACK.prepare_invoke();
         script.key(&key).arg(micros(rate.interval()));
         if self.cache.invoke::<Option<String>>(&script).await.is_ok() {
@@ -406,7 +411,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let cache = Cache::new("redis://127.0.0.1:1").unwrap();
-            let limiter = Limiter::new(cache, rates);
+            let limiter = Limiter::new(cache, rates, b"a secret");
             let mut seen = Vec::new();
             for _ in 0..4 {
                 let verdict = limiter.check(Limit::Public, "someone").await;

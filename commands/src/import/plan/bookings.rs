@@ -131,7 +131,7 @@ fn plan_booking(
     let created_at = moment("created_at", it.created_at.as_deref())?.unwrap_or(now);
     let import = Import {
         id,
-        // The real id is derived from the link secret.
+        // The real id is found by the address.
         customer_id: derived_uuid(&["customer", &known.row.columns.id]).into(),
         customer: known.customer.clone(),
         days,

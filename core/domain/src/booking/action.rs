@@ -40,6 +40,7 @@ pub enum Action {
     ChangeCustomer,
     #[strum(to_string = "access-link")]
     IssueLink,
+    RevokeLinks,
 }
 
 use Action as A;
@@ -100,7 +101,7 @@ impl Action {
             A::Dispute => &[S::Active, S::Returned, S::Completed],
             A::ResolveDispute => &[S::Disputed],
             A::Extend => &[S::PendingPayment, S::PendingContract, S::Upcoming, S::Active],
-            A::AddNote | A::ChangeCustomer | A::IssueLink => S::ALL,
+            A::AddNote | A::ChangeCustomer | A::IssueLink | A::RevokeLinks => S::ALL,
         }
     }
 
@@ -142,6 +143,7 @@ impl Action {
             A::AddNote => "The status stays.",
             A::ChangeCustomer => "The status stays.",
             A::IssueLink => "The status stays; a link by which the customer sees the booking.",
+            A::RevokeLinks => "The status stays; no link that was made before shows the booking.",
         }
     }
 

@@ -155,6 +155,7 @@ pub enum BookingAction {
     IssueLink {
         link: AccessLink,
     },
+    RevokeLinks,
     /// A line of the present product's history.
     ImportHistory {
         name: HistoryName,
@@ -188,6 +189,7 @@ impl BookingAction {
             Self::AddNote { .. } | Self::ImportHistory { .. } => Action::AddNote,
             Self::ChangeCustomer { .. } => Action::ChangeCustomer,
             Self::IssueLink { .. } => Action::IssueLink,
+            Self::RevokeLinks => Action::RevokeLinks,
         }
     }
 }
@@ -450,6 +452,10 @@ fn change(
             BookingChange::CustomerChanged { from_customer_id, customer }
         }
         BookingAction::IssueLink { link } => BookingChange::LinkIssued { link: link.clone() },
+        BookingAction::RevokeLinks if booking.links.is_empty() => {
+            return Err(BookingRejection::Unchanged);
+        }
+        BookingAction::RevokeLinks => BookingChange::LinksRevoked {},
         BookingAction::ImportHistory { name, summary } => BookingChange::HistoryImported {
             name: name.to_string(),
             summary: Personal(summary.to_string()),

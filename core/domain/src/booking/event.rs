@@ -178,6 +178,8 @@ pub enum BookingChange {
     LinkIssued {
         link: AccessLink,
     },
+    /// No link that was made before shows the booking any more.
+    LinksRevoked {},
     /// Imported from the present product in the state that it had there.
     Imported {
         booking: Box<Booking>,
@@ -278,6 +280,7 @@ impl BookingChange {
             Self::NoteAdded { text } => format!("Note: {}", text.0),
             Self::CustomerChanged { .. } => "Customer details changed".to_owned(),
             Self::LinkIssued { .. } => "Access link issued".to_owned(),
+            Self::LinksRevoked {} => "Access links revoked".to_owned(),
             Self::Imported { booking, .. } => {
                 let total = format_amount(booking.quote.total_cents, &booking.quote.currency);
                 format!("Imported: {} for {total}", booking.days)
@@ -353,6 +356,7 @@ impl Booking {
                 self.user_id.clone_from(&customer.user_id);
             }
             BookingChange::LinkIssued { link } => self.links.push(link.clone()),
+            BookingChange::LinksRevoked {} => self.links.clear(),
         }
     }
 

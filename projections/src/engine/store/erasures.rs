@@ -62,6 +62,19 @@ impl Database {
         Ok(known.fetch_all(self.pool()).await?)
     }
 
+    /// Of some erasures, the number of those that this database does not know to be applied.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn count_not_applied(&self, erasures: &[Uuid]) -> Result<u64, Error> {
+        let sql = "select count(*) from unnest($1::uuid[]) as asked
+                   where not exists (
+                       select from erasures where id = asked and applied_at is not null
+                   )";
+        let missing: i64 = sqlx::query_scalar(sql).bind(erasures).fetch_one(self.pool()).await?;
+        Ok(missing.unsigned_abs())
+    }
+
     /// Rows, by projection, whose keys contain one of these ids: the rest of the log may no longer
     /// show that such a row exists.
     ///

@@ -93,6 +93,7 @@ fn fitting(action: Action) -> Step {
             customer: customer("Other Dana"),
         },
         Action::IssueLink => BookingAction::IssueLink { link: link("second") },
+        Action::RevokeLinks => BookingAction::RevokeLinks,
     };
     assert_eq!(done.action(), action);
     act("b1", done)
@@ -172,6 +173,7 @@ fn every_change_is_reported_and_survives() {
         .and([extend("b1", "2027-01-03"), capture("b1", None), note])
         .and([act("b1", BookingAction::ChangeCustomer { customer_id, customer })])
         .and([act("b1", BookingAction::IssueLink { link: link("second") }), act("b1", history)])
+        .and([act("b1", BookingAction::RevokeLinks)])
         .and([hold("b2", "2027-01-04", "2027-01-04"), expire("b2").at("2026-12-01T19:00:00Z")])
         .and([hold("b3", "2027-01-04", "2027-01-04"), authorize("b3"), void("b3")])
         .and([hold("b4", "2027-01-04", "2027-01-04"), authorize("b4"), move_to(2, "b4", true)])
@@ -200,7 +202,8 @@ fn every_change_is_reported_and_survives() {
 
 #[test]
 fn little_is_done_to_a_booking_that_is_over() {
-    const ALWAYS: [Action; 3] = [Action::AddNote, Action::ChangeCustomer, Action::IssueLink];
+    const ALWAYS: [Action; 4] =
+        [Action::AddNote, Action::ChangeCustomer, Action::IssueLink, Action::RevokeLinks];
     let held = || given([hold("b1", "2027-01-01", "2027-01-03")]);
     let had = || {
         let (paid, had) = (capture("b1", None), pick_up("b1").at("2027-01-01T17:00:00Z"));

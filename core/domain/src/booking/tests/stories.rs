@@ -374,6 +374,9 @@ fn links_notes_and_the_customer_change_nothing_else() {
     assert!(booking.link("second", time("2027-05-31T23:59:59Z")).is_some());
     assert_eq!(booking.link("second", time("2027-06-01T00:00:00Z")), None);
     assert_eq!(booking.link("third", world.now), None);
+    let world = world.when(act("b1", BookingAction::RevokeLinks)).then(Status::PendingPayment);
+    let revoked = world.booking("b1");
+    assert_eq!((revoked.link("first", world.now), revoked.link("second", world.now)), (None, None));
 }
 
 pub(super) fn imported(status: Status, payment: PaymentStatus, contract: ContractStatus) -> Step {

@@ -1,6 +1,6 @@
 //! The connection that everything here is done with.
 
-use crate::{clock::LogClock, error::KeyError, keys::KeyStore};
+use crate::{answers::Answers, clock::LogClock, error::KeyError, keys::KeyStore};
 use async_nats::jetstream::{self, stream::Stream};
 use chrono::{DateTime, Utc};
 use exodrive_domain::id::ErasureId;
@@ -30,6 +30,7 @@ pub struct Log {
     pub(crate) duplicate_window: Duration,
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) clock: LogClock,
+    pub(crate) answers: Answers,
     pub(crate) refusing: RejectionSlots,
     /// The settings of server and streams were checked: it may be appended to.
     pub(crate) checked: bool,

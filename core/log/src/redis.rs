@@ -2,18 +2,20 @@
 //!
 //! Redis may be slow, stopped or flushed at any time. Callers never wait for it
 //! longer than [`REDIS_TIMEOUT`]. After a failure they do not call it again for
-//! a while.
+//! a while. After several they make a new connection: the old one may be dead
+//! without either side knowing it.
 
 use ::redis::{
-    Client, Cmd, ErrorKind, FromRedisValue, RedisError as ClientError, ScriptInvocation,
-    ServerErrorKind,
+    Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError as ClientError,
+    ScriptInvocation, ServerErrorKind,
     aio::{ConnectionManager, ConnectionManagerConfig, PubSub},
+    io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 use std::{
     future::Future,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -23,14 +25,24 @@ use tokio::time::timeout;
 pub const REDIS_TIMEOUT: Duration = Duration::from_millis(250);
 /// The pause after a failure, during which Redis is not called.
 const REST: Duration = Duration::from_millis(500);
+/// Timeouts in a row after which a new connection is made.
+const TIMEOUTS: u32 = 3;
+/// The time without a sign of life after which the operating system asks for one, and the time
+/// between its questions.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+/// The time after which the operating system gives a connection up whose other side acknowledges
+/// nothing.
+#[cfg(target_os = "linux")]
+const GIVEN_UP: Duration = Duration::from_secs(15);
 
 /// A connection to Redis. Cheap to clone.
 #[derive(Clone)]
 pub struct Redis {
     client: Client,
-    connection: ConnectionManager,
+    connection: Arc<Mutex<ConnectionManager>>,
     started: Instant,
     rests_until_ms: Arc<AtomicU64>,
+    timeouts: Arc<AtomicU32>,
 }
 
 /// Reason why Redis gave no answer.
@@ -84,15 +96,19 @@ impl Redis {
     /// # Errors
     /// When the URL is invalid.
     pub fn new(url: &str) -> Result<Self, RedisError> {
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(REDIS_TIMEOUT))
-            .set_response_timeout(Some(REDIS_TIMEOUT))
-            .set_min_delay(Duration::from_millis(50))
-            .set_max_delay(Duration::from_millis(500))
-            .set_number_of_retries(usize::MAX);
-        let client = Client::open(url)?;
-        let connection = ConnectionManager::new_lazy_with_config(client.clone(), config)?;
-        Ok(Self { client, connection, started: Instant::now(), rests_until_ms: Arc::default() })
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+        let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+        #[cfg(target_os = "linux")]
+        let settings = settings.set_user_timeout(GIVEN_UP);
+        let client = Client::open(url.into_connection_info()?.set_tcp_settings(settings))?;
+        let connection = Arc::new(Mutex::new(connection_to(&client)?));
+        Ok(Self {
+            client,
+            connection,
+            started: Instant::now(),
+            rests_until_ms: Arc::default(),
+            timeouts: Arc::default(),
+        })
     }
 
     /// The number of the database that the URL names. Keys are its own; channels are
@@ -106,7 +122,7 @@ impl Redis {
     /// # Errors
     /// [`RedisError`], within [`REDIS_TIMEOUT`].
     pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
-        let mut connection = self.connection.clone();
+        let mut connection = self.connection();
         self.bounded(command.query_async(&mut connection)).await
     }
 
@@ -118,7 +134,7 @@ impl Redis {
         &self,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, RedisError> {
-        let mut connection = self.connection.clone();
+        let mut connection = self.connection();
         self.bounded(script.invoke_async(&mut connection)).await
     }
 
@@ -136,6 +152,21 @@ impl Redis {
         Ok(timeout(REDIS_TIMEOUT, subscribe).await.map_err(|_| RedisError::TimedOut)??)
     }
 
+    fn connection(&self) -> ConnectionManager {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts a timeout, and makes a new connection after several.
+    fn timed_out(&self) {
+        if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 < TIMEOUTS {
+            return;
+        }
+        self.timeouts.store(0, Ordering::Relaxed);
+        if let Ok(fresh) = connection_to(&self.client) {
+            *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        }
+    }
+
     async fn bounded<T>(
         &self,
         call: impl Future<Output = Result<T, ClientError>>,
@@ -148,6 +179,11 @@ impl Redis {
             Ok(answer) => answer.map_err(RedisError::from),
             Err(_) => Err(RedisError::TimedOut),
         };
+        match &outcome {
+            Err(RedisError::TimedOut) => self.timed_out(),
+            Err(RedisError::Failed(error)) if error.is_timeout() => self.timed_out(),
+            _ => self.timeouts.store(0, Ordering::Relaxed),
+        }
         // A server that answers is called again at once, even if it rejected a
         // command.
         if outcome.as_ref().is_err_and(RedisError::is_outage) {
@@ -156,6 +192,17 @@ impl Redis {
         }
         outcome
     }
+}
+
+/// A connection that is made when first used, and again when it breaks.
+fn connection_to(client: &Client) -> Result<ConnectionManager, ClientError> {
+    let config = ConnectionManagerConfig::new()
+        .set_connection_timeout(Some(REDIS_TIMEOUT))
+        .set_response_timeout(Some(REDIS_TIMEOUT))
+        .set_min_delay(Duration::from_millis(50))
+        .set_max_delay(Duration::from_millis(500))
+        .set_number_of_retries(usize::MAX);
+    ConnectionManager::new_lazy_with_config(client.clone(), config)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use crate::{
     Error, Transaction,
-    engine::{projection::Definition, store},
+    engine::{alive, projection::Definition, store},
     for_each_projection,
 };
 use sqlx::{
@@ -96,7 +96,7 @@ impl Database {
     /// # Errors
     /// When the URL is invalid.
     pub fn for_readers(url: &str) -> Result<Self, Error> {
-        let pool = PgPoolOptions::new()
+        let pool = alive::without_dead(PgPoolOptions::new())
             .max_connections(16)
             .acquire_timeout(Duration::from_secs(2))
             .after_connect(|connection, _| {
@@ -125,7 +125,7 @@ impl Database {
             ("idle_in_transaction_session_timeout", hung.as_str()),
             ("synchronous_commit", "off"),
         ]);
-        let pool = PgPoolOptions::new()
+        let pool = alive::without_dead(PgPoolOptions::new())
             .max_connections(16)
             .acquire_timeout(Duration::from_secs(5))
             .connect_lazy_with(options);
@@ -185,8 +185,15 @@ impl Database {
 }
 
 /// Options of every connection. Notices, such as that a view to be dropped does not exist, help
-/// nobody.
+/// nobody. The server ends a session whose client is silent for 25 s, or acknowledges nothing for
+/// 20 s.
 fn options(url: &str, application: &str) -> Result<PgConnectOptions, Error> {
     let options = PgConnectOptions::from_str(url)?.application_name(application);
-    Ok(options.options([("client_min_messages", "warning")]))
+    Ok(options.options([
+        ("client_min_messages", "warning"),
+        ("tcp_keepalives_idle", "10"),
+        ("tcp_keepalives_interval", "5"),
+        ("tcp_keepalives_count", "3"),
+        ("tcp_user_timeout", "20000"),
+    ]))
 }

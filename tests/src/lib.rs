@@ -19,8 +19,11 @@
 mod client;
 mod complaints;
 mod contract;
+mod exposed;
 mod fixtures;
+mod ledger;
 mod model;
+mod namespaces;
 mod process;
 mod proxy;
 mod rental;
@@ -32,8 +35,11 @@ mod world;
 
 pub use client::{Answer, Delivery, sign, token};
 pub use complaints::complaints_of_postgres;
+pub use exposed::{Exposed, Ways};
 pub use fixtures::{Fixture, email_body, fixtures, reported_status, status_by_rank};
+pub use ledger::{Ledger, Outcome, seconds_not_ready};
 pub use model::{Holders, bookings_in};
+pub use namespaces::{Namespaces, Network};
 pub use process::{Process, free_address, program};
 pub use proxy::Proxy;
 pub use rental::{Client, booking_body, car_body, day, key, rounds};

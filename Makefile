@@ -12,7 +12,7 @@ export SQLX_OFFLINE := true
 # Colour for a person, plain text for a log file.
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help tools run test demo bench check sqlx openapi clean
+.PHONY: help tools run test chaos demo bench check sqlx openapi clean
 
 help: ## This table
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,11 @@ test: ## Build and run every test, with real servers; slow ones are named
 	  || status=$$?; \
 	echo "make test: $$((SECONDS - began)) s"; \
 	exit $$status
+
+chaos: ## Cut, delay and lose connections thousands of times, kill and hang servers of a cluster; prints a table
+	@scripts/bootstrap --tests && cargo build --workspace --bins
+	@EXODRIVE_CHAOS=1 "$(TARGET)/debug/test-servers" \
+	  cargo nextest run --workspace --profile chaos --no-capture -E 'test(chaos::) | test(cluster::)' $(ARGS)
 
 demo: tools ## A guided tour: fleet, booking, mail, on a running system (starts one if none runs)
 	@cargo build --bin exodrive

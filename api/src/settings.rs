@@ -40,7 +40,8 @@ pub struct Connections {
     /// The folder that holds a private system's data, secrets and addresses.
     #[arg(long, env = "EXODRIVE_DATA_DIR", default_value = ".exodrive", value_name = "FOLDER")]
     pub data_dir: PathBuf,
-    /// NATS, if it is not the data folder's own: nats://user:password@host:port.
+    /// NATS, if it is not the data folder's own: nats://user:password@host:port;
+    /// the servers of a cluster with commas between.
     #[arg(long, env = "EXODRIVE_NATS_URL", hide_env_values = true, value_name = "URL")]
     pub nats_url: Option<String>,
     /// That NATS as the worker's user. Not given: EXODRIVE_NATS_URL.
@@ -54,7 +55,8 @@ pub struct Connections {
     /// 'any': whoever takes such a process over may change the log's streams.
     #[arg(long, env = "EXODRIVE_NATS_USERS", default_value = "separate", value_name = "WHICH")]
     pub nats_users: NatsUsers,
-    /// The monitoring endpoint of that NATS, by which its sync mode is checked.
+    /// The monitoring endpoint of that NATS, by which its sync mode is checked;
+    /// of a cluster those of all servers, with commas between.
     #[arg(long, env = "EXODRIVE_NATS_MONITOR_URL", value_name = "URL")]
     pub nats_monitor_url: Option<String>,
     /// Postgres, if it is not the data folder's own, as the API's login (docs/postgres.sql).

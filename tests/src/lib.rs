@@ -19,8 +19,11 @@
 mod client;
 mod complaints;
 mod contract;
+mod exposed;
 mod fixtures;
+mod ledger;
 mod model;
+mod namespaces;
 mod power;
 mod process;
 mod proxy;
@@ -33,8 +36,11 @@ mod world;
 
 pub use client::{Answer, Delivery, sign, token};
 pub use complaints::complaints_of_postgres;
+pub use exposed::{Exposed, Ways};
 pub use fixtures::{Fixture, email_body, fixtures, reported_status, reports, status_by_rank};
+pub use ledger::{Ledger, Outcome, seconds_not_ready};
 pub use model::{Holders, bookings_in};
+pub use namespaces::{Namespaces, Network};
 pub use power::{TRACED, TracedFiles};
 pub use process::{Process, free_address, program};
 pub use proxy::Proxy;

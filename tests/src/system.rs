@@ -419,25 +419,32 @@ pub fn wrapping_keys() -> WrappingKeys {
 
 /// The log of a NATS server.
 pub async fn open_log(url: &str) -> Log {
-    let mut config = LogConfig {
+    // Tests append too, which needs the settings that the streams have.
+    let jetstream = jetstream_as(url, PermissionErrors::default()).await;
+    let stream = eventually("the log's stream is found", async || {
+        let stream = jetstream.get_stream("EXODRIVE").await;
+        stream.map(|it| it.cached_info().config.clone()).map_err(|error| error.to_string())
+    })
+    .await;
+    let config = LogConfig {
         url: url.to_owned(),
         monitor_url: None,
         require_sync: false,
-        duplicate_window: Duration::ZERO,
-        replicas: 1,
+        duplicate_window: stream.duplicate_window,
+        replicas: stream.num_replicas,
         ack_timeout: Duration::from_secs(4),
         connect_timeout: Duration::from_secs(10),
         keys: wrapping_keys(),
     };
-    // Tests append too, which needs the settings that the streams have.
-    config.duplicate_window = Log::open(&config).await.unwrap().duplicate_window();
     Log::connect(&config).await.unwrap()
 }
 
 /// JetStream on a NATS server, as the user of this address; the server's
 /// refusals are added to `refusals`.
 pub async fn jetstream_as(url: &str, refusals: PermissionErrors) -> jetstream::Context {
-    let server: async_nats::ServerAddr = url.parse().unwrap();
+    let servers: Vec<async_nats::ServerAddr> =
+        url.split(',').map(|url| url.parse().unwrap()).collect();
+    let server = &servers[0];
     let user = server.username().unwrap().to_owned();
     let client =
         ConnectOptions::with_user_and_password(user, server.password().unwrap().to_owned())
@@ -447,7 +454,7 @@ pub async fn jetstream_as(url: &str, refusals: PermissionErrors) -> jetstream::C
                 }
                 std::future::ready(())
             })
-            .connect(server)
+            .connect(&servers[..])
             .await
             .unwrap();
     jetstream::context::ContextBuilder::new().timeout(Duration::from_secs(1)).build(client)

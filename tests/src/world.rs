@@ -4,7 +4,7 @@ use crate::{
     API, Answer, Process, Servers, System, WORKER, complaints_of_postgres, eventually,
     free_address, process::program,
 };
-use exodrive_runtime::services::{Options, PrivateServices, Service};
+use exodrive_runtime::services::{NatsPlace, Options, PrivateServices, Service, SyncMode};
 use nix::sys::signal::Signal;
 use std::{
     collections::HashMap,
@@ -66,10 +66,40 @@ impl World {
         world
     }
 
+    /// A system with a cluster of three nats-servers, each of which keeps a copy of the log and
+    /// flushes it to disk before it acknowledges; ready.
+    pub async fn clustered() -> Self {
+        Self::clustered_at(Vec::new()).await
+    }
+
+    /// The same, with each server at its place; on 127.0.0.1 without places.
+    pub async fn clustered_at(nats_places: Vec<NatsPlace>) -> Self {
+        let settings = [("EXODRIVE_LOG_REPLICAS", "3"), ("EXODRIVE_LOG_SYNC", "always")];
+        let servers = |options: Options| Options {
+            nats_nodes: 3,
+            nats_places,
+            sync: SyncMode::Always,
+            ..options
+        };
+        let world = Self::on_servers(servers, &settings).await;
+        world.migrate().await;
+        world.start_api();
+        world.start_worker(WORKER);
+        world.wait_until("ready").await;
+        world
+    }
+
     /// The servers only: no migration, no API, no worker yet.
     pub async fn without_processes(settings: &[(&str, &str)]) -> Self {
+        Self::on_servers(|options| options, settings).await
+    }
+
+    async fn on_servers(
+        servers: impl FnOnce(Options) -> Options,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let services = Options::for_tests(folder.path().join("services"));
+        let services = servers(Options::for_tests(folder.path().join("services")));
         let services = PrivateServices::start(services).await.unwrap();
         let (urls, administrators) = (services.urls(), services.administrators());
         let servers = Servers { urls: urls.clone(), administrators: administrators.clone() };

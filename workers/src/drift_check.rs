@@ -44,6 +44,8 @@ pub struct DriftCheck {
 
 impl Worker for DriftCheck {
     const NAME: &'static str = "drift-check";
+    // It may read all of a small log.
+    const LIMIT: Option<Duration> = Some(Duration::from_secs(120));
     const ABOUT: &'static str = "Compares rows and Redis views with the log, a few at a time.";
 
     fn new(system: &System) -> Self {

@@ -41,7 +41,7 @@ async fn drive<W: Worker>(mut worker: W, status: Status, stop: CancellationToken
     let mut failures = 0;
     while !stop.is_cancelled() {
         let outcome = tokio::select! {
-            outcome = worker.step() => outcome,
+            outcome = bounded(&mut worker) => outcome,
             // A step is idempotent: cut off, it is made again.
             () = after(&stop, STEP_GRACE) => break,
         };
@@ -76,6 +76,16 @@ async fn drive<W: Worker>(mut worker: W, status: Status, stop: CancellationToken
     }
     if tokio::time::timeout(STOP_GRACE, worker.stop()).await.is_err() {
         tracing::warn!(worker = W::NAME, "The worker did not give back what it holds in time");
+    }
+}
+
+/// A step, cut off when it has taken too long.
+async fn bounded<W: Worker>(worker: &mut W) -> Result<Next, StepError> {
+    match W::LIMIT {
+        None => worker.step().await,
+        Some(limit) => tokio::time::timeout(limit, worker.step()).await.unwrap_or_else(|_| {
+            Err(format!("the step had not ended after {} s", limit.as_secs()).into())
+        }),
     }
 }
 
@@ -138,6 +148,37 @@ mod tests {
                 _ => Ok(Next::After(Duration::from_secs(60))),
             }
         }
+    }
+
+    /// Hangs in its first step.
+    struct Hangs(Arc<AtomicU32>);
+
+    impl Worker for Hangs {
+        const NAME: &'static str = "hangs";
+        const ABOUT: &'static str = "Hangs in its first step.";
+
+        fn new(_: &System) -> Self {
+            Self(Arc::default())
+        }
+
+        async fn step(&mut self) -> Result<Next, StepError> {
+            if self.0.fetch_add(1, Ordering::Relaxed) == 0 {
+                std::future::pending::<()>().await;
+            }
+            Ok(Next::After(Duration::from_secs(60)))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_step_that_hangs_is_cut_off_and_made_again() {
+        let (tasks, statuses) = (Tasks::new(CancellationToken::new()), Statuses::new("here"));
+        Driver::new(tasks.clone(), statuses.clone()).start(Hangs(Arc::default()));
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let seen = statuses.snapshot().remove(0);
+        assert_eq!((seen.state, seen.steps), (State::Waiting, 1));
+        assert_eq!(seen.last_error.as_deref(), Some("the step had not ended after 20 s"));
+        tasks.stop().cancel();
+        assert_eq!(tasks.finish(Duration::from_secs(5)).await, Vec::<&str>::new());
     }
 
     struct Panics;

@@ -80,6 +80,8 @@ struct RowsLeft {
 
 impl Worker for ErasureExecutor {
     const NAME: &'static str = "erasure";
+    // It reads the whole log.
+    const LIMIT: Option<Duration> = None;
     const ABOUT: &'static str =
         "Executes approved erasures: destroys data keys, then cleans every view.";
 

@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The interval at which the statuses are written to the database: also the sign of life.
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
+/// The longest time for that.
+const PUBLISH_LIMIT: Duration = Duration::from_secs(5);
 /// The name of the task that writes them.
 pub const PUBLISHER: &str = "worker-status";
 
@@ -72,15 +74,16 @@ impl Statuses {
     pub async fn publish(self, database: Database, stop: CancellationToken) {
         let mut failed = false;
         while !stop.is_cancelled() {
-            match self.publish_once(&database).await {
-                Ok(()) => failed = false,
-                Err(error) if !failed => {
-                    failed = true;
-                    let error = error_chain(&error);
-                    tracing::warn!(error, "Cannot show how the workers stand, will try again");
-                }
-                Err(_) => {}
+            let published = self.publish_once(&database);
+            let error = match tokio::time::timeout(PUBLISH_LIMIT, published).await {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error_chain(&error)),
+                Err(_) => Some(format!("the database has not answered for {PUBLISH_LIMIT:?}")),
+            };
+            if let Some(error) = error.as_ref().filter(|_| !failed) {
+                tracing::warn!(error, "Cannot show how the workers stand, will try again");
             }
+            failed = error.is_some();
             tokio::select! {
                 () = tokio::time::sleep(PUBLISH_INTERVAL) => {}
                 () = self.0.changed.notified() => {}

@@ -21,13 +21,17 @@ pub enum Next {
 ///
 /// A step looks at the log or the database, does what is due, and returns. It
 /// takes no input, so that it does the same after a restart, and it is
-/// idempotent: every process runs it, and it may be cut off anywhere when the
-/// process ends.
+/// idempotent: every process runs it, and it may be cut off anywhere, when the
+/// process ends or when it has taken too long.
 pub trait Worker: Send + Sized + 'static {
     /// Its name in status, metrics and log lines: lower case, with hyphens.
     const NAME: &'static str;
     /// A sentence for operators about its work.
     const ABOUT: &'static str;
+
+    /// The longest time of a step, which is cut off then and made again: its connection to the
+    /// database may be dead. `None`: a step takes as long as the log is.
+    const LIMIT: Option<Duration> = Some(Duration::from_secs(20));
 
     /// The worker of a process. Does nothing yet.
     fn new(system: &System) -> Self;

@@ -30,6 +30,7 @@ use std::{
 #[command(after_help = "Examples:
   exodrive up                                   data stays in .exodrive
   exodrive up --ephemeral                       data is thrown away at the end
+  exodrive up --nodes 3 --ephemeral             with a cluster of three NATS servers
   EXODRIVE_NATS_URL=nats://... exodrive up      with a NATS of your own
 
 A part that dies is started again. The parts' own logs are in the data folder.")]
@@ -38,6 +39,10 @@ pub(super) struct Up {
     /// names one)
     #[arg(long)]
     ephemeral: bool,
+    /// Servers of the private NATS: 1, or 3 for a cluster that keeps three copies of the log. A
+    /// data folder keeps the number that it was made with
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = nodes)]
+    nodes: u16,
     #[command(flatten)]
     connections: Connections,
     #[command(flatten)]
@@ -124,10 +129,13 @@ impl Up {
         self.http.tokens.published_keys()?;
         let throwaway = self.choose_folder()?;
         let data_dir = self.connections.data_dir.clone();
-        let requirements = self.connections.log.over(LogRequirements::default());
+        let replicas = self.replicas();
+        let requirements =
+            self.connections.log.over(LogRequirements { replicas, ..LogRequirements::default() });
         let step = Step::begin("Starting NATS, Postgres and Redis");
         let services = PrivateServices::start(Options {
             sync: requirements.sync,
+            nats_nodes: self.nodes,
             ephemeral: self.ephemeral,
             nats: self.connections.nats_url.clone(),
             nats_worker: self.connections.nats_worker_url.clone(),
@@ -188,6 +196,11 @@ impl Up {
         system.wait_until_ready().await?;
         step.done();
         Ok(system)
+    }
+
+    /// Copies of the log: one on each server, if no other number is given.
+    fn replicas(&self) -> usize {
+        self.connections.log.log_replicas.unwrap_or_else(|| self.nodes.into())
     }
 
     /// Chooses the data folder. An ephemeral system does not touch the folder
@@ -267,7 +280,8 @@ impl Up {
             .env("EXODRIVE_DATABASE_OPERATOR_URL", database)
             .env("EXODRIVE_REDIS_URL", redis)
             .env("EXODRIVE_REDIS_WORKER_URL", redis)
-            .env("EXODRIVE_METRICS_ADDR", metrics.to_string());
+            .env("EXODRIVE_METRICS_ADDR", metrics.to_string())
+            .env("EXODRIVE_LOG_REPLICAS", self.replicas().to_string());
         spec.grace = PART_GRACE + self.http.drain_period;
         if let Some(monitor) = &urls.nats_monitor {
             spec = spec.env("EXODRIVE_NATS_MONITOR_URL", monitor);
@@ -323,6 +337,14 @@ fn choose_address(given: Option<SocketAddr>) -> Result<SocketAddr, Failure> {
         Some(address) => free_port(address),
         None if TcpListener::bind(HTTP_ADDR).is_ok() => Ok(HTTP_ADDR),
         None => free_port(SocketAddr::new(HTTP_ADDR.ip(), 0)),
+    }
+}
+
+fn nodes(text: &str) -> Result<u16, String> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        _ => Err("must be 1 or 3: of two servers neither may fail".to_owned()),
     }
 }
 

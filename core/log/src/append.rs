@@ -78,7 +78,7 @@ impl Log {
             [(event, last)] => return Ok(vec![self.append_decision(event, *last).await?]),
             _ => {}
         }
-        let started = Instant::now();
+        let (started, asked) = (Instant::now(), self.answers.ask());
         let deadline = started + self.ack_timeout;
         let outcome = timeout_at(deadline, async {
             loop {
@@ -88,7 +88,12 @@ impl Log {
                 }
             }
         });
-        match outcome.await.map_err(|_| AppendError::Unavailable(None))? {
+        let outcome = outcome.await.map_err(|_| AppendError::Unavailable(None))?;
+        asked.ended(&outcome, |error| match error {
+            BatchError::TooManyOpen => true,
+            BatchError::Append(error) => error.is_answer(),
+        });
+        match outcome {
             // The answer has the position of the last event only.
             Ok(last) => {
                 metrics::histogram!("exodrive_log_append_seconds").record(started.elapsed());
@@ -106,7 +111,10 @@ impl Log {
     /// # Errors
     /// When the write is not acknowledged in the time an append has.
     pub async fn probe(&self) -> Result<Duration, AppendError> {
-        probe(&self.context, self.ack_timeout).await
+        let asked = self.answers.ask();
+        let outcome = probe(&self.context, self.ack_timeout).await;
+        asked.ended(&outcome, AppendError::is_answer);
+        outcome
     }
 
     /// Recognises a batch that was stored earlier. If the last event of any
@@ -250,14 +258,17 @@ impl Log {
         let (headers, body) = encoded.map_err(|_| KeyError::Unavailable(None))??;
         let message = guard(PublishMessage::build().headers(headers).payload(body));
         let subject = event.subject.to_string();
+        let asked = self.answers.ask();
         let sent = self.context.send_publish(subject, message.expected_stream(STREAM));
         let outcome = match timeout_at(deadline, sent).await {
             Ok(Ok(ack)) => timeout_at(deadline, ack).await,
             Ok(Err(error)) => Ok(Err(error)),
             Err(elapsed) => Err(elapsed),
         };
-        let ack =
-            outcome.map_err(|_| AppendError::Unavailable(None))?.map_err(AppendError::from)?;
+        let outcome = outcome.map_err(|_| AppendError::Unavailable(None));
+        let outcome = outcome.and_then(|answer| answer.map_err(AppendError::from));
+        asked.ended(&outcome, AppendError::is_answer);
+        let ack = outcome?;
         metrics::histogram!("exodrive_log_append_seconds").record(started.elapsed());
         tracing::debug!(
             trace_id = event.envelope.trace_id(),

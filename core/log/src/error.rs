@@ -147,6 +147,11 @@ impl AppendError {
         }
     }
 
+    /// True if the log has answered, with a refusal.
+    pub(crate) fn is_answer(&self) -> bool {
+        !matches!(self, Self::Unavailable(_))
+    }
+
     pub(crate) fn unavailable(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Unavailable(Some(error.into()))
     }

@@ -3,7 +3,7 @@
 //! missing. So whoever misses one asks the stream's leader, twice.
 
 use crate::{error::ReadError, event::StoredMessage, log::Log, stored};
-use async_nats::jetstream::stream::{ClusterInfo, RawMessageErrorKind};
+use async_nats::jetstream::stream::{ClusterInfo, Info, PeerInfo, RawMessageErrorKind};
 use chrono::{DateTime, Utc};
 use std::time::Duration;
 use tokio::time::sleep;
@@ -20,6 +20,16 @@ enum Answer {
         /// Who has answered, and since when it leads; nothing if the server stands alone.
         leader: Option<(String, Option<DateTime<Utc>>)>,
     },
+}
+
+/// The time after which a leader that has heard nothing from another server does not count it:
+/// less than it takes the others to elect a new one.
+const HEARD: Duration = Duration::from_secs(3);
+
+/// True if a leader and those of the others that it has just heard are more than half of all.
+fn leads_most(others: &[PeerInfo]) -> bool {
+    let heard = others.iter().filter(|other| !other.offline && other.active < HEARD).count();
+    2 * (heard + 1) > others.len() + 1
 }
 
 impl Log {
@@ -83,8 +93,40 @@ impl Log {
             Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {}
             Err(error) => return Err(ReadError::unavailable(error)),
         }
-        let info = self.stream.get_info().await.map_err(ReadError::unavailable)?;
+        let info = self.info().await?;
         let leader = |cluster: ClusterInfo| Some((cluster.leader?, cluster.leader_since));
         Ok(Answer::Missing { end: info.state.last_sequence, leader: info.cluster.and_then(leader) })
+    }
+
+    /// The state of the stream, by a leader that most of its servers follow.
+    ///
+    /// # Errors
+    /// When the server does not answer, or is cut off from the others: then another may lead, and
+    /// the log may be longer than it knows.
+    pub(crate) async fn info(&self) -> Result<Info, ReadError> {
+        let asked = self.answers.ask();
+        let info = self.stream.get_info().await.map_err(ReadError::unavailable)?;
+        if info.cluster.as_ref().is_some_and(|cluster| !leads_most(&cluster.replicas)) {
+            return Err(ReadError::unavailable("the stream's leader is cut off from the others"));
+        }
+        asked.answered();
+        Ok(info)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn other(active_s: u64, offline: bool) -> PeerInfo {
+        PeerInfo { active: Duration::from_secs(active_s), offline, ..PeerInfo::default() }
+    }
+
+    #[test]
+    fn a_leader_that_is_cut_off_is_not_believed() {
+        assert!(leads_most(&[]), "it stands alone");
+        assert!(leads_most(&[other(0, false), other(60, true)]));
+        assert!(!leads_most(&[other(4, false), other(60, true)]));
+        assert!(!leads_most(&[other(0, true), other(0, true)]));
     }
 }

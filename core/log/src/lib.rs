@@ -21,6 +21,7 @@
 //! twice ([`Log::read_expected`], [`Log::last_position_expecting`]). A webhook that the API refuses is recorded beside the log ([`Log::refuse`],
 //! [`Log::refusals`]).
 
+mod answers;
 mod append;
 mod carry_over;
 mod clock;

@@ -1,6 +1,7 @@
 //! The connection that everything here is done with.
 
 use crate::{
+    answers::Answers,
     clock::LogClock,
     error::KeyError,
     keys::{KeyStore, KeyStoreMark, Rewrapped},
@@ -34,6 +35,7 @@ pub struct Log {
     pub(crate) duplicate_window: Duration,
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) clock: LogClock,
+    pub(crate) answers: Answers,
     pub(crate) refusing: RejectionSlots,
     /// The settings of server and streams were checked: it may be appended to.
     pub(crate) checked: bool,

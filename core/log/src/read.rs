@@ -107,10 +107,9 @@ impl Log {
     /// The position of the newest event; 0 when the log is empty.
     ///
     /// # Errors
-    /// When the server does not answer.
+    /// When the server does not answer, or is cut off from the others of its cluster.
     pub async fn last_position(&self) -> Result<u64, ReadError> {
-        let info = self.stream.get_info().await.map_err(ReadError::unavailable)?;
-        Ok(info.state.last_sequence)
+        Ok(self.info().await?.state.last_sequence)
     }
 
     /// The position of the last event of a subject; `None` if it has none.

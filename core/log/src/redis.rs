@@ -3,19 +3,21 @@
 //! Redis may be slow, stopped or flushed at any time. Callers never wait for it
 //! longer than a bound. After a failure they do not call it again for a while;
 //! then one of them finds out whether it answers again, and all others go on
-//! without it.
+//! without it. After several timeouts they make a new connection: the old one
+//! may be dead without either side knowing it.
 
 use ::redis::{
-    Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo,
+    Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo,
     RedisError as ClientError, ScriptInvocation, ServerErrorKind, TlsCertificates,
     aio::{ConnectionManager, ConnectionManagerConfig, PubSub},
+    io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 use std::{
     future::Future,
     net::IpAddr,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -27,17 +29,27 @@ pub const REDIS_TIMEOUT: Duration = Duration::from_millis(250);
 /// The longest pause after a failure, during which Redis is not called. It is
 /// half of that at least: processes do not ask again at the same moment.
 const REST: Duration = Duration::from_millis(500);
+/// Timeouts in a row after which a new connection is made.
+const TIMEOUTS: u32 = 3;
+/// The time without a sign of life after which the operating system asks for one, and the time
+/// between its questions.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+/// The time after which the operating system gives a connection up whose other side acknowledges
+/// nothing.
+#[cfg(target_os = "linux")]
+const GIVEN_UP: Duration = Duration::from_secs(15);
 
 /// A connection to Redis. Cheap to clone.
 #[derive(Clone)]
 pub struct Redis {
     client: Client,
-    connection: ConnectionManager,
+    connection: Arc<Mutex<ConnectionManager>>,
     timeout: Duration,
     started: Instant,
     /// Until when it is not called, in milliseconds from the start; 0 while it
     /// answers.
     rests_until_ms: Arc<AtomicU64>,
+    timeouts: Arc<AtomicU32>,
 }
 
 /// Reason why Redis gave no answer.
@@ -99,17 +111,16 @@ impl Redis {
     /// # Errors
     /// When the URL is invalid.
     pub fn with_timeout(url: &str, timeout: Duration) -> Result<Self, RedisError> {
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(REDIS_TIMEOUT))
-            // Callers give up before.
-            .set_response_timeout(Some(2 * timeout))
-            .set_min_delay(Duration::from_millis(50))
-            .set_max_delay(Duration::from_millis(500))
-            .set_number_of_retries(usize::MAX);
         let client = client(url)?;
-        let connection = ConnectionManager::new_lazy_with_config(client.clone(), config)?;
-        let started = Instant::now();
-        Ok(Self { client, connection, timeout, started, rests_until_ms: Arc::default() })
+        let connection = Arc::new(Mutex::new(connection_to(&client, timeout)?));
+        Ok(Self {
+            client,
+            connection,
+            timeout,
+            started: Instant::now(),
+            rests_until_ms: Arc::default(),
+            timeouts: Arc::default(),
+        })
     }
 
     /// True if nobody between here and Redis can read along or stand in for it: it is on this
@@ -137,7 +148,7 @@ impl Redis {
     /// # Errors
     /// [`RedisError`], within the bound.
     pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
-        let mut connection = self.connection.clone();
+        let mut connection = self.connection();
         self.bounded(command.query_async(&mut connection)).await
     }
 
@@ -149,7 +160,7 @@ impl Redis {
         &self,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, RedisError> {
-        let mut connection = self.connection.clone();
+        let mut connection = self.connection();
         self.bounded(script.invoke_async(&mut connection)).await
     }
 
@@ -166,6 +177,21 @@ impl Redis {
         };
         let subscribed = timeout(REDIS_TIMEOUT, subscribe).await;
         Ok(subscribed.map_err(|_| RedisError::TimedOut(REDIS_TIMEOUT))??)
+    }
+
+    fn connection(&self) -> ConnectionManager {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts a timeout, and makes a new connection after several.
+    fn timed_out(&self) {
+        if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 < TIMEOUTS {
+            return;
+        }
+        self.timeouts.store(0, Ordering::Relaxed);
+        if let Ok(fresh) = connection_to(&self.client, self.timeout) {
+            *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        }
     }
 
     async fn bounded<T>(
@@ -190,6 +216,11 @@ impl Redis {
             Ok(answer) => answer.map_err(RedisError::from),
             Err(_) => Err(RedisError::TimedOut(self.timeout)),
         };
+        match &outcome {
+            Err(RedisError::TimedOut(_)) => self.timed_out(),
+            Err(RedisError::Failed(error)) if error.is_timeout() => self.timed_out(),
+            _ => self.timeouts.store(0, Ordering::Relaxed),
+        }
         // A server that answers is called again at once, even if it rejected a
         // command.
         if outcome.as_ref().is_err_and(RedisError::is_outage) {
@@ -219,13 +250,23 @@ pub fn is_this_machine(host: &str) -> bool {
 fn client(url: &str) -> Result<Client, ClientError> {
     let parameters = url.split_once('?').map(|(_, parameters)| parameters).unwrap_or_default();
     let parameters = parameters.split('#').next().unwrap_or_default();
+    let address = watched(url.into_connection_info()?);
     match parameters.split('&').find_map(|it| it.strip_prefix("sslrootcert=")) {
-        None => Client::open(url),
+        None => Client::open(address),
         Some(file) => {
             let root_cert = Some(std::fs::read(file)?);
-            Client::build_with_tls(url, TlsCertificates { client_tls: None, root_cert })
+            Client::build_with_tls(address, TlsCertificates { client_tls: None, root_cert })
         }
     }
+}
+
+/// The operating system finds out that such a connection is dead.
+fn watched(address: ConnectionInfo) -> ConnectionInfo {
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(GIVEN_UP);
+    address.set_tcp_settings(settings)
 }
 
 /// A pause after a failure.
@@ -233,6 +274,18 @@ fn rest() -> Duration {
     // Some of the random bits of an id.
     let share = f64::from(uuid::Uuid::now_v7().as_fields().3[7]) / f64::from(u8::MAX);
     REST.mul_f64(0.5 + share / 2.0)
+}
+
+/// A connection that is made when first used, and again when it breaks.
+fn connection_to(client: &Client, timeout: Duration) -> Result<ConnectionManager, ClientError> {
+    let config = ConnectionManagerConfig::new()
+        .set_connection_timeout(Some(REDIS_TIMEOUT))
+        // Callers give up before.
+        .set_response_timeout(Some(2 * timeout))
+        .set_min_delay(Duration::from_millis(50))
+        .set_max_delay(Duration::from_millis(500))
+        .set_number_of_retries(usize::MAX);
+    ConnectionManager::new_lazy_with_config(client.clone(), config)
 }
 
 #[cfg(test)]

@@ -24,6 +24,9 @@ pub const FEW_BYTES: usize = 4 << 20;
 const INACTIVE: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time without a message after which a reader asks the leader whether there are more. A
+/// consumer may be on a server that is cut off from the others: it goes on sending heartbeats.
+const STALL: Duration = Duration::from_secs(5);
 const RECONNECT_POLL: Duration = Duration::from_millis(50);
 
 /// The headers that a direct get adds behind those of the message
@@ -49,6 +52,8 @@ struct Open {
     received: u64,
     /// The number of connections that the client had made when the consumer was made.
     connects: u64,
+    /// When the last message has come, or the leader has said that there is none.
+    heard: Instant,
 }
 
 /// What a message that has come is.
@@ -204,11 +209,13 @@ impl StoredReader {
                 let pause = deadline.min(Instant::now() + HEARTBEAT);
                 match timeout_at(pause, open.messages.next()).await {
                     Ok(message) => message,
-                    Err(_) if pause == deadline => break,
                     Err(_) => {
                         // What was on its way when the connection ended does not come again.
-                        if open.connects != self.connects() {
+                        if open.connects != self.connects() || self.stalls(&mut open, next).await? {
                             open = self.reopen().await?;
+                        }
+                        if pause == deadline {
+                            break;
                         }
                         continue;
                     }
@@ -259,21 +266,40 @@ impl StoredReader {
         self.log.context.client().statistics().connects.load(Ordering::Relaxed)
     }
 
+    /// True if nothing has come for a while, and the leader has a message for this reader.
+    async fn stalls(&self, open: &mut Open, next: u64) -> Result<bool, ReadError> {
+        if open.heard.elapsed() < STALL {
+            return Ok(false);
+        }
+        // By a leader that is not cut off.
+        let end = self.log.last_position().await?;
+        let mut last = self.filters.is_empty().then_some(end);
+        for filter in &self.filters {
+            last = last.max(self.log.last_position_under(filter).await?);
+        }
+        open.heard = Instant::now();
+        Ok(last >= Some(next))
+    }
+
     /// Makes a consumer at the reader's position.
     async fn reopen(&self) -> Result<Open, ReadError> {
+        let asked = self.log.answers.ask();
         let opening = async {
             loop {
                 let connects = self.connects();
                 tokio::select! {
                     messages = self.pull() => {
-                        return Ok(Open { messages: messages?, received: 0, connects });
+                        let (messages, heard) = (messages?, Instant::now());
+                        return Ok::<_, ReadError>(Open { messages, received: 0, connects, heard });
                     }
                     // The answer may have been lost with the connection.
                     () = self.reconnected(connects) => {}
                 }
             }
         };
-        timeout(OPEN_TIMEOUT, opening).await.map_err(ReadError::unavailable)?
+        let opened = timeout(OPEN_TIMEOUT, opening).await.map_err(ReadError::unavailable)??;
+        asked.answered();
+        Ok(opened)
     }
 
     async fn reconnected(&self, connects: u64) {
@@ -320,6 +346,7 @@ impl Open {
     ) -> Result<Step, ReadError> {
         let info = message.info().map_err(ReadError::Unavailable)?;
         self.received += 1;
+        self.heard = Instant::now();
         if info.consumer_sequence != self.received {
             return Ok(Step::AfterLoss);
         }

@@ -2,6 +2,7 @@
 //! them; every process checks them at start.
 
 use crate::{
+    answers::Answers,
     carry_over::{carry_over, earlier_tombstones},
     clock::LogClock,
     error::{ConnectError, KeyError},
@@ -11,14 +12,20 @@ use crate::{
     streams::{check_stream, streams},
 };
 use async_nats::{
-    ConnectOptions, ServerAddr, ServerInfo,
+    ConnectOptions, ReconnectToServer, Server, ServerAddr, ServerInfo,
     jetstream::{
         self, ErrorCode,
         context::{GetStreamError, GetStreamErrorKind},
         stream::Stream,
     },
 };
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// The oldest server with every fix and feature that the log needs.
@@ -29,10 +36,11 @@ const SMALLEST_MAX_PAYLOAD: usize = (1 << 20) + (64 << 10);
 /// Address, names and required settings of the log.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
-    /// `nats://user:password@host:port`.
+    /// `nats://user:password@host:port`, or several with commas between them.
     pub url: String,
     /// The server's monitoring endpoint, `http://host:port`, by which its sync
-    /// mode is checked. Without it the mode is unknown, and a warning is
+    /// mode is checked; of several servers one each, with commas between them.
+    /// Without it the mode is unknown, and a warning is
     /// logged.
     pub monitor_url: Option<String>,
     /// Refuse a server that acknowledges before it has flushed to disk. Such a
@@ -130,8 +138,12 @@ async fn find_stream(
     connect_timeout: Duration,
 ) -> Result<Stream, ConnectError> {
     let started = Instant::now();
+    let answers = Answers::of(context.client());
     loop {
-        match context.get_stream(name).await {
+        let asked = answers.ask();
+        let found = context.get_stream(name).await;
+        asked.ended(&found, is_missing);
+        match found {
             Ok(stream) => return Ok(stream),
             Err(error) if started.elapsed() >= connect_timeout => {
                 let stream = name.to_owned();
@@ -182,6 +194,7 @@ async fn log(
     let (created_at, duplicate_window) = (info.created, info.config.duplicate_window);
     let keys = open_keys(config, &context, (keys, &stream), access == Access::Prepare).await?;
     let clock = LogClock::start(context.clone()).await;
+    let answers = Answers::of(context.client());
     Ok(Log {
         context,
         stream,
@@ -190,6 +203,7 @@ async fn log(
         duplicate_window,
         created_at,
         clock,
+        answers,
         refusing: RejectionSlots::default(),
         checked: access != Access::Read,
     })
@@ -216,6 +230,13 @@ async fn open_keys(
     }
 }
 
+/// The interval of pings. Three without an answer end a connection: a server that hangs, or a
+/// network that has forgotten it, is noticed within 8 s.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+/// The pause before a server is tried, and before one is tried that has failed.
+const FIRST_DELAY: Duration = Duration::from_millis(20);
+const LATER_DELAY: Duration = Duration::from_millis(250);
+
 /// Tries until the server answers or the timeout is over: services start in any
 /// order.
 pub(crate) async fn reach(
@@ -225,7 +246,7 @@ pub(crate) async fn reach(
     let unreachable =
         |source| ConnectError::Unreachable { address: without_credentials(&config.url), source };
     let parse = |address: &str| address.parse::<ServerAddr>();
-    let addresses = config.url.split(',');
+    let addresses = config.url.split(',').map(str::trim);
     let with_credentials: Result<Vec<_>, _> = addresses.clone().map(parse).collect();
     let servers: Result<Vec<_>, _> = addresses.map(|address| parse(&bare(address))).collect();
     let (with_credentials, servers) = with_credentials
@@ -237,13 +258,16 @@ pub(crate) async fn reach(
         .iter()
         .find_map(|server| Some((server.username()?.to_owned(), server.password()?.to_owned())));
     let started = Instant::now();
+    let turn = Arc::new(AtomicUsize::new(rand::random::<u16>().into()));
     loop {
+        let turn = turn.clone();
         let mut options = ConnectOptions::new()
+            .reconnect_to_server_callback(move |servers, _| {
+                std::future::ready(next_server(&servers, turn.fetch_add(1, Ordering::Relaxed)))
+            })
             .name("exodrive")
             .connection_timeout(Duration::from_secs(2))
-            .reconnect_delay_callback(|attempts| {
-                Duration::from_millis(if attempts < 2 { 20 } else { 250 })
-            });
+            .ping_interval(PING_INTERVAL);
         if let Some((user, password)) = credentials.clone() {
             options = options.user_and_password(user, password);
         }
@@ -258,6 +282,18 @@ pub(crate) async fn reach(
     }
 }
 
+/// The server to connect to: of those that have failed least, each in turn, so that a client that
+/// leaves a server comes to another one.
+fn next_server(servers: &[Server], turn: usize) -> Option<ReconnectToServer> {
+    let (count, turn) = (servers.len(), turn.checked_rem(servers.len())?);
+    let (_, server) = servers
+        .iter()
+        .enumerate()
+        .min_by_key(|(index, server)| (server.failed_attempts, (index + count - turn) % count))?;
+    let delay = if server.failed_attempts == 0 { FIRST_DELAY } else { LATER_DELAY };
+    Some(ReconnectToServer { addr: server.addr.clone(), delay: Some(delay) })
+}
+
 /// The address of one server, without credentials.
 fn bare(address: &str) -> String {
     match address.split_once("://") {
@@ -268,9 +304,12 @@ fn bare(address: &str) -> String {
     }
 }
 
-fn without_credentials(url: &str) -> String {
-    let address = url.rsplit('@').next().unwrap_or(url);
-    address.trim_start_matches("nats://").trim_start_matches("tls://").to_owned()
+fn without_credentials(urls: &str) -> String {
+    let address = |url: &str| {
+        let address = bare(url.trim());
+        address.trim_start_matches("nats://").trim_start_matches("tls://").to_owned()
+    };
+    urls.split(',').map(address).collect::<Vec<_>>().join(", ")
 }
 
 fn check_server(server: &ServerInfo) -> Result<(), ConnectError> {
@@ -307,32 +346,33 @@ async fn check_sync(config: &LogConfig) -> Result<(), ConnectError> {
     if !config.require_sync {
         return Ok(());
     }
-    let always = match &config.monitor_url {
-        Some(url) => flushes_before_ack(url).await,
-        None => {
-            tracing::warn!(
-                "Cannot see whether the NATS server runs with sync_interval 'always': set \
-                 EXODRIVE_NATS_MONITOR_URL to its monitoring endpoint, or make sure by hand"
-            );
-            return Ok(());
-        }
+    let Some(urls) = &config.monitor_url else {
+        tracing::warn!(
+            "Cannot see whether the NATS server runs with sync_interval 'always': set \
+             EXODRIVE_NATS_MONITOR_URL to its monitoring endpoint, or make sure by hand"
+        );
+        return Ok(());
     };
-    match always {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(ConnectError::Setting {
-            setting: "sync_interval of the NATS server".into(),
-            found: "not 'always'".into(),
-            requested: "'always'".into(),
-            remedy: "Without it an acknowledged event can be lost in a power cut. Set \
-                     `jetstream { sync_interval: always }`, or accept the loss with \
-                     EXODRIVE_LOG_SYNC=default."
-                .into(),
-        }),
-        Err(error) => {
-            tracing::warn!(%error, "The NATS monitoring endpoint does not answer: sync_interval was not checked");
-            Ok(())
+    for url in urls.split(',') {
+        match flushes_before_ack(url.trim()).await {
+            Ok(true) => {}
+            Ok(false) => {
+                return Err(ConnectError::Setting {
+                    setting: "sync_interval of the NATS server".into(),
+                    found: "not 'always'".into(),
+                    requested: "'always'".into(),
+                    remedy: "Without it an acknowledged event can be lost in a power cut. Set \
+                             `jetstream { sync_interval: always }`, or accept the loss with \
+                             EXODRIVE_LOG_SYNC=default."
+                        .into(),
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "The NATS monitoring endpoint does not answer: sync_interval was not checked");
+            }
         }
     }
+    Ok(())
 }
 
 async fn flushes_before_ack(monitor_url: &str) -> Result<bool, reqwest::Error> {
@@ -358,6 +398,7 @@ mod tests {
     #[test]
     fn an_address_shows_no_password() {
         assert_eq!(without_credentials("nats://me:secret@127.0.0.1:4222"), "127.0.0.1:4222");
+        assert_eq!(without_credentials("nats://me:secret@a:1,nats://me:secret@b:2"), "a:1, b:2");
         assert_eq!(bare("tls://me:s@cret@nats.example:4222"), "tls://nats.example:4222");
         assert_eq!(bare("me:secret@nats.example"), "nats.example");
         assert_eq!(bare("nats.example"), "nats.example");

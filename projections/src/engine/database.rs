@@ -3,7 +3,7 @@
 
 use crate::{
     Error, Transaction,
-    engine::{store, watch::Watches},
+    engine::{alive, store, watch::Watches},
 };
 use sqlx::{
     AssertSqlSafe, Executor, PgPool,
@@ -133,7 +133,7 @@ impl Database {
     }
 
     fn of_readers(options: PgConnectOptions, connections: u32) -> PgPool {
-        PgPoolOptions::new()
+        alive::without_dead(PgPoolOptions::new())
             .max_connections(connections)
             .acquire_timeout(Duration::from_secs(1))
             .after_connect(|connection, _| {
@@ -165,7 +165,7 @@ impl Database {
             ("lock_timeout", "10s"),
             ("synchronous_commit", "off"),
         ]);
-        let pool = PgPoolOptions::new()
+        let pool = alive::without_dead(PgPoolOptions::new())
             .max_connections(16)
             .acquire_timeout(Duration::from_secs(5))
             .after_connect(|connection, _| {
@@ -236,8 +236,15 @@ impl Database {
 }
 
 /// Options of every connection. Notices, such as that a view to be dropped does not exist, help
-/// nobody.
+/// nobody. The server ends a session whose client is silent for 25 s, or acknowledges nothing for
+/// 20 s.
 pub(super) fn options(url: &str, application: &str) -> Result<PgConnectOptions, Error> {
     let options = PgConnectOptions::from_str(url)?.application_name(application);
-    Ok(options.options([("client_min_messages", "warning")]))
+    Ok(options.options([
+        ("client_min_messages", "warning"),
+        ("tcp_keepalives_idle", "10"),
+        ("tcp_keepalives_interval", "5"),
+        ("tcp_keepalives_count", "3"),
+        ("tcp_user_timeout", "20000"),
+    ]))
 }

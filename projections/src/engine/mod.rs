@@ -6,6 +6,7 @@
 //! projection and share the partitions. A worker that stops, dies or hangs loses its leases within
 //! [`store::LEASE`], and the fencing epoch rejects whatever it still tries to write.
 
+mod alive;
 pub mod cache;
 mod context;
 pub(crate) mod database;

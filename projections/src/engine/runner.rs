@@ -1,7 +1,7 @@
 //! Runs projections: finds partitions without a writer and starts one, and starts rebuilds.
 
 use super::{
-    PartitionId,
+    PartitionId, alive,
     cache::Cache,
     context::{Engine, EngineSettings, Step},
     database::Database,
@@ -27,13 +27,21 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// Time between two polls for partitions without a writer.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// Time between two runs of the housekeeping.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
+/// Longest time for finding partitions without a writer, and for the housekeeping.
+const LONGEST_ROUND: Duration = Duration::from_secs(15);
+/// Time after the end of its lease after which a writer is ended: it would have noticed that, if
+/// it did not wait for a dead connection.
+const HUNG: Duration = Duration::from_secs(12);
+/// Longest time for reading the share.
+const LONGEST_BALANCE: Duration = Duration::from_secs(5);
 /// Names of a runner's tasks in errors.
 const REBUILDING: &str = "The task that carries out a projection's rebuilds";
 const WRITING: &str = "The writer of a projection's partition";
@@ -46,6 +54,14 @@ pub struct Runner {
     /// all of them.
     turn: WriterFn,
     load: LoadFn,
+}
+
+/// The task that writes a partition.
+struct Writing {
+    part: PartitionId,
+    task: AbortHandle,
+    /// Since when nobody has its lease, though the task runs.
+    lost: Option<Instant>,
 }
 
 type WriterFn = for<'a> fn(
@@ -103,7 +119,8 @@ async fn balance(
 ) -> std::convert::Infallible {
     loop {
         if !stop.is_cancelled()
-            && let Ok(fair) = leases::share(database.pool(), worker).await
+            && let Ok(Ok(fair)) =
+                timeout(LONGEST_BALANCE, leases::share(database.pool(), worker)).await
         {
             share.set_fair(fair);
         }
@@ -162,7 +179,7 @@ impl Runner {
         let stop = stop.child_token();
         let _end = stop.clone().drop_guard();
         let mut tasks = JoinSet::new();
-        let mut running: HashMap<tokio::task::Id, PartitionId> = HashMap::new();
+        let mut running: HashMap<tokio::task::Id, Writing> = HashMap::new();
         let rebuilding = {
             let (engine, load, stop) = (self.engine.clone(), self.load, stop.clone());
             tasks.spawn(async move { rebuild::run(&engine, load, &stop).await }).id()
@@ -170,10 +187,11 @@ impl Runner {
         let task = |id: tokio::task::Id| if id == rebuilding { REBUILDING } else { WRITING };
         let mut kept_house: Option<Instant> = None;
         while !stop.is_cancelled() {
-            let mut assigned = self.assign_partitions(&stop, &mut tasks, &mut running).await;
+            let assigning = self.assign_partitions(&stop, &mut tasks, &mut running);
+            let mut assigned = alive::within(LONGEST_ROUND, assigning).await;
             if assigned.is_ok() && kept_house.is_none_or(|at| at.elapsed() > HOUSEKEEPING) {
                 kept_house = Some(Instant::now());
-                assigned = self.run_housekeeping().await;
+                assigned = alive::within(LONGEST_ROUND, self.run_housekeeping()).await;
             }
             let pause = match assigned {
                 Ok(()) => POLL_INTERVAL,
@@ -189,6 +207,8 @@ impl Runner {
                 Some(ended) = tasks.join_next_with_id() => {
                     let (id, outcome) = match ended {
                         Ok(ended) => ended,
+                        // It hung.
+                        Err(error) if error.is_cancelled() => (error.id(), Ok(())),
                         Err(error) => (error.id(), Err(Error::lost(task(error.id()), &error))),
                     };
                     running.remove(&id);
@@ -201,21 +221,29 @@ impl Runner {
         }
         // The tasks give their leases back.
         while let Some(ended) = tasks.join_next().await {
-            ended.map_err(|error| Error::lost(task(error.id()), &error))??;
+            match ended {
+                Err(error) if error.is_cancelled() => {}
+                ended => ended.map_err(|error| Error::lost(task(error.id()), &error))??,
+            }
         }
         Ok(())
     }
 
-    /// Starts writers for partitions that have none.
+    /// Starts writers for partitions that have none, and ends those that hang.
     async fn assign_partitions(
         &self,
         stop: &CancellationToken,
         tasks: &mut JoinSet<Result<(), Error>>,
-        running: &mut HashMap<tokio::task::Id, PartitionId>,
+        running: &mut HashMap<tokio::task::Id, Writing>,
     ) -> Result<(), Error> {
         let pool = self.engine.database.pool();
-        for (part, orphaned) in generations::without_writer(self.engine.definition, pool).await? {
-            if running.values().any(|running| *running == part) {
+        let orphans = generations::without_writer(self.engine.definition, pool).await?;
+        for writing in running.values_mut() {
+            let lost = orphans.iter().any(|(part, _)| *part == writing.part);
+            self.end_if_hung(writing, lost);
+        }
+        for (part, orphaned) in orphans {
+            if running.values().any(|writing| writing.part == part) {
                 continue;
             }
             let (runner, stop) = (self.clone(), stop.clone());
@@ -234,9 +262,25 @@ impl Runner {
                 }
                 Ok(())
             });
-            running.insert(task.id(), part);
+            running.insert(task.id(), Writing { part, task, lost: None });
         }
         Ok(())
+    }
+
+    /// Ends a writer whose lease has ended a while ago.
+    fn end_if_hung(&self, writing: &mut Writing, lost: bool) {
+        if !lost {
+            writing.lost = None;
+        } else if writing.lost.get_or_insert_with(Instant::now).elapsed() >= HUNG
+            && !writing.task.is_finished()
+        {
+            tracing::warn!(
+                projection = self.engine.definition.name,
+                partition = writing.part.partition,
+                "The writer hangs: it is ended, and another begins"
+            );
+            writing.task.abort();
+        }
     }
 
     fn interrupted(&self, error: &Error) {

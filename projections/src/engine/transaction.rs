@@ -9,8 +9,13 @@
 use sqlx::{PgConnection, PgPool, Postgres};
 use std::{
     future::Future,
+    io,
     ops::{Deref, DerefMut},
+    time::Duration,
 };
+
+/// The longest time for the end of a transaction: then its connection is dead, and is closed.
+const LONGEST_END: Duration = Duration::from_secs(20);
 
 /// A transaction on a connection of a pool. It is undone when it is dropped.
 #[derive(Debug)]
@@ -40,7 +45,7 @@ impl Transaction {
     /// # Errors
     /// When the database does not answer: then they may last, or not.
     pub async fn commit(self) -> Result<(), sqlx::Error> {
-        uninterrupted(self.0.commit()).await
+        uninterrupted(in_time(self.0.commit())).await
     }
 
     /// Undoes its changes.
@@ -48,7 +53,7 @@ impl Transaction {
     /// # Errors
     /// When the database does not answer. It undoes them then.
     pub async fn rollback(self) -> Result<(), sqlx::Error> {
-        uninterrupted(self.0.rollback()).await
+        uninterrupted(in_time(self.0.rollback())).await
     }
 }
 
@@ -64,6 +69,13 @@ impl DerefMut for Transaction {
     fn deref_mut(&mut self) -> &mut PgConnection {
         &mut self.0
     }
+}
+
+async fn in_time(
+    end: impl Future<Output = Result<(), sqlx::Error>> + Send,
+) -> Result<(), sqlx::Error> {
+    let ended = tokio::time::timeout(LONGEST_END, end).await;
+    ended.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
 }
 
 async fn uninterrupted<T: Send + 'static>(

@@ -15,6 +15,10 @@ struct Up {
 
 impl Up {
     fn start() -> Self {
+        Self::with(&[])
+    }
+
+    fn with(args: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = free_address().to_string();
         let data = folder.path().join("data").to_str().unwrap().to_owned();
@@ -27,7 +31,8 @@ impl Up {
         .map(|(name, value)| (name.to_owned(), value))
         .into();
         let output = folder.path().join("up.log");
-        let process = Process::start(&program("exodrive"), &["up", "--ephemeral"], &env, &output);
+        let args = [&["up", "--ephemeral"], args].concat();
+        let process = Process::start(&program("exodrive"), &args, &env, &output);
         Self { process, folder, env, url: format!("http://{address}") }
     }
 
@@ -265,4 +270,21 @@ async fn servers_on_other_machines_are_verified_or_refused_by_name() {
         let done = run(&["env"], &with(name, &url)).await;
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
+}
+
+#[tokio::test]
+async fn a_cluster_of_three_servers_comes_up_and_every_command_finds_all_of_them() {
+    let mut up = Up::with(&["--nodes", "3"]);
+    up.is_up().await;
+    let env = up.prints(&["env"]).await;
+    for name in ["NATS", "NATS_WORKER", "NATS_OPERATOR", "NATS_MONITOR"] {
+        let begin = format!("EXODRIVE_{name}_URL=");
+        let addresses = env.lines().find_map(|line| line.strip_prefix(&begin)).unwrap();
+        assert_eq!(addresses.matches("127.0.0.1:").count(), 3, "{name}");
+    }
+    // It looks at the copies of each stream, at every server's sync mode, and at each user.
+    up.prints(&["doctor"]).await;
+    up.process.signal(Signal::SIGINT);
+    eventually("it ends", async || up.process.ended()).await;
+    assert_eq!(living_in(up.folder.path()), Vec::<String>::new());
 }

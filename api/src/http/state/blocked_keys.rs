@@ -7,10 +7,14 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// Interval at which Postgres is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Longest time of a poll.
+const POLL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Keys (or subjects) of each view with parked events, and the position of the
 /// first one. Cheap to clone.
@@ -22,7 +26,7 @@ impl BlockedKeys {
     /// answer stays in use.
     pub async fn follow(self, database: Database, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            if let Ok(found) = database.blocked_keys().await {
+            if let Ok(Ok(found)) = timeout(POLL_LIMIT, database.blocked_keys()).await {
                 let mut blocked: HashMap<String, HashMap<String, u64>> = HashMap::new();
                 for (view, key, position) in found {
                     blocked.entry(view).or_default().insert(key, position);

@@ -19,8 +19,13 @@ use super::{ServiceError, ServiceUrls};
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct SavedSettings {
-    pub(super) nats_port: u16,
-    pub(super) nats_monitor_port: u16,
+    /// The ports of the one nats-server of an earlier release.
+    #[serde(skip_serializing)]
+    nats_port: u16,
+    #[serde(skip_serializing)]
+    nats_monitor_port: u16,
+    pub(super) nats_servers: Vec<NatsServer>,
+    pub(super) nats_cluster_password: String,
     pub(super) nats_api_password: String,
     pub(super) nats_worker_password: String,
     pub(super) nats_operator_password: String,
@@ -45,6 +50,16 @@ pub(super) struct SavedSettings {
     /// The addresses to connect to, while the services run.
     #[serde(deserialize_with = "of_this_release")]
     pub(super) urls: Option<ServiceUrls>,
+}
+
+/// The ports of one nats-server.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct NatsServer {
+    pub(super) port: u16,
+    pub(super) monitor_port: u16,
+    /// Where the other servers of a cluster connect.
+    pub(super) cluster_port: u16,
 }
 
 /// Reads the addresses. Those of another release count as absent: they are
@@ -73,8 +88,27 @@ impl SavedSettings {
         write_private(&data_dir.join("services.json"), &text)
     }
 
+    /// Makes it of so many nats-servers. A folder keeps the number that it was made for: a server
+    /// of a cluster does not know the streams of one that was alone.
+    pub(super) fn choose_nodes(&mut self, data_dir: &Path, asked: u16) -> Result<(), ServiceError> {
+        if self.nats_servers.is_empty() {
+            let alone = data_dir.join("nats").exists();
+            self.nats_servers.resize_with(if alone { 1 } else { asked.into() }, Default::default);
+            if let Some(first) = self.nats_servers.first_mut() {
+                (first.port, first.monitor_port) = (self.nats_port, self.nats_monitor_port);
+            }
+        }
+        match u16::try_from(self.nats_servers.len()) {
+            Ok(made) if made != asked => {
+                Err(ServiceError::OtherNodes { data_dir: data_dir.to_owned(), made, asked })
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn fill_passwords(&mut self) {
         for password in [
+            &mut self.nats_cluster_password,
             &mut self.nats_api_password,
             &mut self.nats_worker_password,
             &mut self.nats_operator_password,

@@ -9,27 +9,28 @@ mod postgres;
 mod probe;
 mod process;
 mod redis;
+mod slot;
 mod supervisor;
 
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::fcntl::Flock;
 pub use nix::sys::signal::Signal;
 pub use process::send as signal_process;
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
 
 pub use folder::PortClaim;
-use folder::{Ports, SavedSettings};
-pub use nats::binary as nats_server;
+use folder::{NatsServer, Ports, SavedSettings};
+pub use nats::{NatsPlace, binary as nats_server};
 use probe::Probe;
+pub use slot::NatsNode;
+use slot::Slot;
 pub use supervisor::{Output, ProcessSpec, Supervised, supervise};
-
-const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// The policy by which the private nats-server flushes to disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -76,6 +77,10 @@ pub struct Options {
     pub sync: SyncMode,
     /// For tests: Postgres does not flush to disk and takes less memory.
     pub fast: bool,
+    /// The number of nats-servers: 1, or 3 for a cluster in which each keeps a copy of every stream.
+    pub nats_nodes: u16,
+    /// For tests: where each nats-server runs. Those that are not named run on 127.0.0.1.
+    pub nats_places: Vec<NatsPlace>,
     /// For tests: the number of systems beside the first that share the servers, each
     /// with a NATS account and a Redis database of its own.
     pub neighbours: u16,
@@ -109,6 +114,8 @@ impl Options {
             data_dir: data_dir.into(),
             sync: SyncMode::Always,
             fast: false,
+            nats_nodes: 1,
+            nats_places: Vec::new(),
             neighbours: 0,
             ephemeral: false,
             nats: None,
@@ -133,13 +140,14 @@ impl Options {
 /// out.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceUrls {
-    /// NATS, as the user of the API and of commands that read or append.
+    /// NATS, as the user of the API and of commands that read or append. As the next two, it may be
+    /// several addresses with commas between them.
     pub nats: String,
     /// NATS, as the worker's user.
     pub nats_worker: String,
     /// NATS, as the user who makes streams.
     pub nats_operator: String,
-    /// HTTP monitoring of NATS, if known.
+    /// HTTP monitoring of NATS, if known; one address for each server, with commas between them.
     pub nats_monitor: Option<String>,
     /// Postgres, as the API's login.
     pub database: String,
@@ -260,6 +268,19 @@ pub enum ServiceError {
         /// The last lines of that log.
         tail: String,
     },
+    /// The data folder was made for another number of nats-servers.
+    #[error(
+        "{} is of {made} nats-server(s), not {asked}: the streams of one are not those of the other. Use another folder, or the same number",
+        data_dir.display()
+    )]
+    OtherNodes {
+        /// The data folder.
+        data_dir: PathBuf,
+        /// The number that it was made for.
+        made: u16,
+        /// The number that was asked for.
+        asked: u16,
+    },
     /// The service runs elsewhere, or is stopped.
     #[error("{0} is not run by this process now")]
     NotRun(Service),
@@ -269,108 +290,6 @@ impl ServiceError {
     fn io(doing: impl Into<String>, source: io::Error) -> Self {
         Self::Io { doing: doing.into(), source }
     }
-}
-
-struct Slot {
-    service: Service,
-    spec: ProcessSpec,
-    probe: Probe,
-    log: PathBuf,
-    running: Mutex<Option<Supervised>>,
-    /// Held while the service is stopped too: it comes back on the same ports.
-    _ports: Ports,
-}
-
-impl Slot {
-    fn new(
-        data_dir: &Path,
-        service: Service,
-        mut spec: ProcessSpec,
-        probe: Probe,
-        ports: Ports,
-    ) -> Self {
-        let log = data_dir.join("logs").join(format!("{}.log", spec.name));
-        spec.output = Output::File(log.clone());
-        Self { service, spec, probe, log, running: Mutex::new(None), _ports: ports }
-    }
-
-    fn running(&self) -> MutexGuard<'_, Option<Supervised>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn pid(&self) -> Option<u32> {
-        self.running().as_ref().and_then(Supervised::pid)
-    }
-
-    async fn start(&self) -> Result<(), ServiceError> {
-        let began = Instant::now();
-        {
-            let mut running = self.running();
-            if running.is_none() {
-                let child = supervise(self.spec.clone()).map_err(|error| {
-                    ServiceError::io(format!("start {}", self.spec.name), error)
-                })?;
-                *running = Some(child);
-            }
-        }
-        if let Err(error) = self.wait_until_ready().await {
-            let child = self.running().take();
-            drop(child);
-            return Err(error);
-        }
-        tracing::info!(
-            service = %self.service,
-            port = self.probe.port(),
-            pid = self.pid(),
-            took_ms = began.elapsed().as_millis() as u64,
-            "service started"
-        );
-        Ok(())
-    }
-
-    async fn wait_until_ready(&self) -> Result<(), ServiceError> {
-        let began = Instant::now();
-        loop {
-            let (pid, restarts) = match &*self.running() {
-                Some(child) => (child.pid(), child.restarts()),
-                None => return Err(ServiceError::NotRun(self.service)),
-            };
-            if let Some(pid) = pid
-                && self.probe.answers(pid).await
-            {
-                return Ok(());
-            }
-            // Waiting does not help a service that dies at each start.
-            let hopeless = restarts >= 5 && began.elapsed() > Duration::from_secs(5);
-            if hopeless || began.elapsed() > START_LIMIT {
-                return Err(ServiceError::NotReady {
-                    service: self.service,
-                    seconds: began.elapsed().as_secs(),
-                    log: self.log.clone(),
-                    tail: tail(&self.log),
-                });
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    async fn stop(&self) {
-        let child = self.running().take();
-        if let Some(child) = child {
-            child.stop().await;
-            tracing::info!(service = %self.service, "service stopped");
-        }
-    }
-}
-
-fn tail(log: &Path) -> String {
-    let text = match fs::read(log) {
-        Ok(text) => text,
-        Err(error) => return format!("its log cannot be read: {error}"),
-    };
-    let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(5)..].join(" | ")
 }
 
 /// The private services of one data folder. Dropping this kills them.
@@ -391,7 +310,7 @@ struct ServicePreparation {
     data_dir: PathBuf,
     lock: Flock<File>,
     saved: SavedSettings,
-    nats: Option<(PathBuf, Ports)>,
+    nats: Option<(PathBuf, Vec<Ports>)>,
     postgres: Option<(PathBuf, Ports)>,
     redis: Option<(PathBuf, Ports)>,
 }
@@ -417,6 +336,9 @@ impl ServicePreparation {
         folder::create(&data_dir.join("logs"), 0o700)?;
 
         let mut saved = SavedSettings::read(&data_dir)?;
+        if nats.is_some() {
+            saved.choose_nodes(&data_dir, options.nats_nodes)?;
+        }
         saved.urls = None;
         saved.fill_passwords();
         stop_leftovers(&data_dir, &saved);
@@ -429,7 +351,12 @@ impl ServicePreparation {
         };
         let nats = match nats {
             Some(binary) => {
-                Some((binary, take(&mut [&mut saved.nats_port, &mut saved.nats_monitor_port])?))
+                let mut ports = Vec::new();
+                for server in &mut saved.nats_servers {
+                    let NatsServer { port, monitor_port, cluster_port } = server;
+                    ports.push(take(&mut [port, monitor_port, cluster_port])?);
+                }
+                Some((binary, ports))
             }
             None => None,
         };
@@ -449,8 +376,14 @@ impl ServicePreparation {
 fn stop_leftovers(data_dir: &Path, saved: &SavedSettings) {
     let data = saved.postgres_folder.clone().unwrap_or_else(|| data_dir.join("postgres"));
     let folders = [data_dir, &data];
+    let nodes = (1..).take(saved.nats_servers.len());
+    for node in nodes {
+        let file = nats::pid_file(&nats::home(data_dir, saved, node));
+        if let Some(pid) = process::read_pid(&file) {
+            process::stop_leftover("nats", pid, Signal::SIGTERM, &folders);
+        }
+    }
     for (name, file, signal) in [
-        ("nats", nats::pid_file(data_dir), Signal::SIGTERM),
         ("redis", redis::pid_file(data_dir), Signal::SIGTERM),
         ("postgres", postgres::pid_file(&data), Signal::SIGINT),
     ] {
@@ -476,18 +409,29 @@ impl PrivateServices {
         } = ground;
 
         let nats = async {
-            let Some((binary, ports)) = nats_ground else { return Ok(None) };
-            let spec = nats::prepare(&data_dir, &saved, &options, &binary)?;
-            let probe = Probe::Nats { port: saved.nats_port, monitor: saved.nats_monitor_port };
-            let slot = Slot::new(&data_dir, Service::Nats, spec, probe, ports);
-            slot.start().await.map(|()| Some(slot))
+            let Some((binary, ports)) = nats_ground else { return Ok(Vec::new()) };
+            let mut starting = JoinSet::new();
+            for (node, (server, ports)) in (1..).zip(saved.nats_servers.iter().zip(ports)) {
+                let spec = nats::prepare(&data_dir, &saved, &options, &binary, node)?;
+                let host = nats::place(&options, node).clients;
+                let probe = Probe::Nats { host, port: server.port, monitor: server.monitor_port };
+                let slot = Slot::new(&data_dir, (Service::Nats, node), spec, probe, ports);
+                // One alone is not healthy: a cluster needs most of its servers.
+                starting.spawn(async move { slot.start().await.map(|()| slot) });
+            }
+            let started: Result<Vec<Slot>, ServiceError> =
+                starting.join_all().await.into_iter().collect();
+            started.map(|mut slots| {
+                slots.sort_by_key(|slot| slot.node);
+                slots
+            })
         };
         let redis = async {
             let Some((binary, ports)) = redis_ground else { return Ok(None) };
             let spec = redis::prepare(&data_dir, &saved, options.neighbours, &binary)?;
             let probe =
                 Probe::Redis { port: saved.redis_port, password: saved.redis_password.clone() };
-            let slot = Slot::new(&data_dir, Service::Redis, spec, probe, ports);
+            let slot = Slot::new(&data_dir, (Service::Redis, 1), spec, probe, ports);
             slot.start().await.map(|()| Some(slot))
         };
         let postgres = async {
@@ -501,7 +445,7 @@ impl PrivateServices {
             let data = saved.postgres_folder.clone().unwrap_or_else(|| data_dir.join("postgres"));
             let probe =
                 Probe::Postgres { port: saved.postgres_port, pid_file: postgres::pid_file(&data) };
-            let slot = Slot::new(&data_dir, Service::Postgres, spec, probe, ports);
+            let slot = Slot::new(&data_dir, (Service::Postgres, 1), spec, probe, ports);
             slot.start().await.map(|()| Some((slot, saved)))
         };
         // All three run to their end, even if one fails: an abandoned initdb
@@ -510,7 +454,8 @@ impl PrivateServices {
         let postgres: Result<_, ServiceError> = postgres;
         let mut slots = Vec::new();
         let result: Result<(), ServiceError> = (|| {
-            slots.extend(nats?);
+            let nats: Vec<Slot> = nats?;
+            slots.extend(nats);
             if let Some((slot, made)) = postgres? {
                 slots.push(slot);
                 saved.postgres_folder = made.postgres_folder;
@@ -522,45 +467,51 @@ impl PrivateServices {
         })();
 
         let private = options.nats.is_none();
-        let nats_as = |user: &str, password: &str, elsewhere: Option<String>| {
+        let nats_addresses = |before: &str, port: fn(&NatsServer) -> u16| {
+            let address = |(node, server)| {
+                format!("{before}{}:{}", nats::place(&options, node).clients, port(server))
+            };
+            (1..).zip(&saved.nats_servers).map(address).collect::<Vec<_>>().join(",")
+        };
+        let nats_as = |user: &str, password: &str, elsewhere: &Option<String>| {
             let private =
-                || format!("nats://exodrive-{user}:{password}@127.0.0.1:{}", saved.nats_port);
-            elsewhere.or_else(|| options.nats.clone()).unwrap_or_else(private)
+                || nats_addresses(&format!("nats://exodrive-{user}:{password}@"), |it| it.port);
+            elsewhere.clone().or_else(|| options.nats.clone()).unwrap_or_else(private)
         };
-        let database_as = |login: &str, password: &str, elsewhere: Option<String>| {
+        let database_as = |login: &str, password: &str, elsewhere: &Option<String>| {
             let private = || postgres::url(&saved, login, password, "exodrive");
-            elsewhere.or_else(|| options.database.clone()).unwrap_or_else(private)
+            elsewhere.clone().or_else(|| options.database.clone()).unwrap_or_else(private)
         };
-        let redis_as = |user: &str, password: &str, elsewhere: Option<String>| {
+        let redis_as = |user: &str, password: &str, elsewhere: &Option<String>| {
             let private = || redis::url(&saved, &format!("exodrive-{user}"), password);
-            elsewhere.or_else(|| options.redis.clone()).unwrap_or_else(private)
+            elsewhere.clone().or_else(|| options.redis.clone()).unwrap_or_else(private)
         };
         let urls = ServiceUrls {
-            nats: nats_as("api", &saved.nats_api_password, None),
-            nats_worker: nats_as("worker", &saved.nats_worker_password, options.nats_worker),
+            nats: nats_as("api", &saved.nats_api_password, &None),
+            nats_worker: nats_as("worker", &saved.nats_worker_password, &options.nats_worker),
             nats_operator: nats_as(
                 "operator",
                 &saved.nats_operator_password,
-                options.nats_operator,
+                &options.nats_operator,
             ),
             nats_monitor: if private {
-                Some(format!("http://127.0.0.1:{}", saved.nats_monitor_port))
+                Some(nats_addresses("http://", |it| it.monitor_port))
             } else {
-                options.nats_monitor
+                options.nats_monitor.clone()
             },
-            database: database_as("exodrive_api", &saved.postgres_api_password, None),
+            database: database_as("exodrive_api", &saved.postgres_api_password, &None),
             database_worker: database_as(
                 "exodrive_worker",
                 &saved.postgres_worker_password,
-                options.database_worker,
+                &options.database_worker,
             ),
             database_operator: database_as(
                 "exodrive_migrate",
                 &saved.postgres_operator_password,
-                options.database_operator,
+                &options.database_operator,
             ),
-            redis: redis_as("api", &saved.redis_api_password, None),
-            redis_worker: redis_as("worker", &saved.redis_worker_password, options.redis_worker),
+            redis: redis_as("api", &saved.redis_api_password, &None),
+            redis_worker: redis_as("worker", &saved.redis_worker_password, &options.redis_worker),
         };
         // Built before a failure is returned, so that an ephemeral folder is removed in that case too.
         let services = Self {
@@ -673,7 +624,22 @@ impl PrivateServices {
                 slot.stop().await;
             }
         };
-        tokio::join!(stops(Service::Nats), stops(Service::Postgres), stops(Service::Redis));
+        let stop_nats = async {
+            for slot in self.slots.iter().filter(|slot| slot.service == Service::Nats) {
+                slot.stop().await;
+            }
+        };
+        tokio::join!(stop_nats, stops(Service::Postgres), stops(Service::Redis));
+    }
+
+    /// One of the nats-servers, numbered from 1.
+    ///
+    /// # Errors
+    /// When there are fewer, or they run elsewhere.
+    pub fn nats_node(&self, number: u16) -> Result<NatsNode<'_>, ServiceError> {
+        let mut nodes = self.slots.iter().filter(|slot| slot.service == Service::Nats);
+        let slot = nodes.find(|slot| slot.node == number);
+        slot.map(NatsNode::new).ok_or(ServiceError::NotRun(Service::Nats))
     }
 
     fn slot(&self, service: Service) -> Result<&Slot, ServiceError> {

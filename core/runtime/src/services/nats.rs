@@ -1,9 +1,10 @@
 //! The private nats-server.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::folder::{self, SavedSettings};
+use super::folder::{self, NatsServer, SavedSettings};
 use super::supervisor::ProcessSpec;
 use super::{Options, ServiceError, SyncMode, process};
 
@@ -61,8 +62,16 @@ fn version(text: &str) -> Option<(u32, u32, u32)> {
     Some((parts.next()??, parts.next()??, parts.next()??))
 }
 
-pub(super) fn pid_file(data_dir: &Path) -> PathBuf {
-    data_dir.join("nats/nats.pid")
+/// The folder of a server's configuration and data.
+pub(super) fn home(data_dir: &Path, saved: &SavedSettings, node: u16) -> PathBuf {
+    data_dir.join(match saved.nats_servers.len() {
+        0 | 1 => "nats".to_owned(),
+        _ => format!("nats-{node}"),
+    })
+}
+
+pub(super) fn pid_file(home: &Path) -> PathBuf {
+    home.join("nats.pid")
 }
 
 /// The name that a user has in the account of a neighbour.
@@ -80,14 +89,60 @@ fn user(name: &str, number: Option<u16>, password: &str) -> String {
     )
 }
 
-/// Writes the configuration and returns the command.
+/// Where a nats-server runs: in a network namespace, with an address for its clients and one for
+/// the other servers of its cluster.
+#[derive(Clone, Debug)]
+pub struct NatsPlace {
+    /// The namespace; `None`: that of this process.
+    pub namespace: Option<String>,
+    /// Where clients reach it.
+    pub clients: Ipv4Addr,
+    /// Where the other servers reach it.
+    pub servers: Ipv4Addr,
+}
+
+/// The place of a server, numbered from 1.
+pub(super) fn place(options: &Options, node: u16) -> NatsPlace {
+    let local =
+        NatsPlace { namespace: None, clients: Ipv4Addr::LOCALHOST, servers: Ipv4Addr::LOCALHOST };
+    options.nats_places.get(usize::from(node) - 1).cloned().unwrap_or(local)
+}
+
+/// The part of the configuration that makes servers a cluster; empty if there is one.
+fn cluster(saved: &SavedSettings, options: &Options, node: u16) -> String {
+    if saved.nats_servers.len() < 2 {
+        return String::new();
+    }
+    let password = &saved.nats_cluster_password;
+    let route = |(node, server): (u16, &NatsServer)| {
+        let host = place(options, node).servers;
+        format!("    \"nats-route://exodrive:{password}@{host}:{}\"\n", server.cluster_port)
+    };
+    let routes: String = (1..).zip(&saved.nats_servers).map(route).collect();
+    let host = place(options, node).servers;
+    let own = saved.nats_servers.get(usize::from(node) - 1).map_or(0, |it| it.cluster_port);
+    // Clients have every address already.
+    format!(
+        "cluster {{\n  name: exodrive\n  listen: \"{host}:{own}\"\n  no_advertise: true\n  \
+         authorization {{ user: exodrive, password: {password:?} }}\n  routes: [\n{routes}  ]\n}}\n"
+    )
+}
+
+/// Writes the configuration of a server, numbered from 1, and returns the command.
 pub(super) fn prepare(
     data_dir: &Path,
     saved: &SavedSettings,
     options: &Options,
     binary: &Path,
+    node: u16,
 ) -> Result<ProcessSpec, ServiceError> {
-    let home = data_dir.join("nats");
+    let home = home(data_dir, saved, node);
+    let server = saved.nats_servers.get(usize::from(node) - 1).cloned().unwrap_or_default();
+    let NatsPlace { namespace, clients: host, .. } = place(options, node);
+    let name = match saved.nats_servers.len() {
+        0 | 1 => String::new(),
+        _ => format!("-{node}"),
+    };
     folder::create(&home, 0o700)?;
     let sync = match options.sync {
         SyncMode::Always => "  sync_interval: always\n",
@@ -108,19 +163,28 @@ pub(super) fn prepare(
         })
         .collect();
     let text = format!(
-        "server_name: exodrive\nlisten: \"127.0.0.1:{}\"\nhttp: \"127.0.0.1:{}\"\npid_file: {:?}\nmax_payload: 2MB\n\
+        "server_name: exodrive{name}\nlisten: \"{host}:{}\"\nhttp: \"{host}:{}\"\npid_file: {:?}\nmax_payload: 2MB\n\
          include {PERMISSIONS_FILE:?}\nauthorization {{\n{}}}\naccounts {{\n{accounts}}}\n\
-         jetstream {{\n  store_dir: {:?}\n{sync}}}\n",
-        saved.nats_port,
-        saved.nats_monitor_port,
-        pid_file(data_dir),
+         {}jetstream {{\n  store_dir: {:?}\n{sync}}}\n",
+        server.port,
+        server.monitor_port,
+        pid_file(&home),
         users(None),
+        cluster(saved, options, node),
         home.join("store"),
     );
     folder::write_private(&home.join(PERMISSIONS_FILE), PERMISSIONS)?;
     let file = home.join("nats.conf");
     folder::write_private(&file, &text)?;
-    Ok(ProcessSpec::new("nats-server", binary).arg("-c").arg(file))
+    let spec = match namespace {
+        None => ProcessSpec::new(format!("nats-server{name}"), binary),
+        Some(namespace) => ProcessSpec::new(format!("nats-server{name}"), "ip")
+            .arg("netns")
+            .arg("exec")
+            .arg(namespace)
+            .arg(binary),
+    };
+    Ok(spec.arg("-c").arg(file))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 pub(super) enum Probe {
-    Nats { port: u16, monitor: u16 },
+    Nats { host: Ipv4Addr, port: u16, monitor: u16 },
     Postgres { port: u16, pid_file: PathBuf },
     Redis { port: u16, password: String },
 }
@@ -28,9 +29,10 @@ impl Probe {
         let attempt = async {
             match self {
                 // Healthy includes JetStream, which is ready later than the port.
-                Self::Nats { port, monitor } => {
-                    TcpStream::connect(("127.0.0.1", *port)).await?;
-                    let answer = ask(*monitor, "GET /healthz HTTP/1.0\r\n\r\n", "\r\n").await?;
+                Self::Nats { host, port, monitor } => {
+                    TcpStream::connect((*host, *port)).await?;
+                    let answer =
+                        ask((*host, *monitor), "GET /healthz HTTP/1.0\r\n\r\n", "\r\n").await?;
                     Ok::<_, io::Error>(answer.contains(" 200 "))
                 }
                 Self::Postgres { port, pid_file } => {
@@ -49,8 +51,12 @@ impl Probe {
                     Ok(answer == b'N' || answer == b'S')
                 }
                 Self::Redis { port, password } => {
-                    let answer =
-                        ask(*port, &format!("AUTH {password}\r\nPING\r\n"), "PONG").await?;
+                    let answer = ask(
+                        (Ipv4Addr::LOCALHOST, *port),
+                        &format!("AUTH {password}\r\nPING\r\n"),
+                        "PONG",
+                    )
+                    .await?;
                     Ok(answer.contains("+PONG"))
                 }
             }
@@ -59,8 +65,8 @@ impl Probe {
     }
 }
 
-async fn ask(port: u16, question: &str, until: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+async fn ask(place: (Ipv4Addr, u16), question: &str, until: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(place).await?;
     stream.write_all(question.as_bytes()).await?;
     let mut answer = String::new();
     let mut chunk = [0; 256];

@@ -31,12 +31,14 @@ impl Ways {
         }
     }
 
-    fn settings(&self, urls: &ServiceUrls) -> [(&'static str, String); 4] {
+    fn settings(&self, urls: &ServiceUrls) -> [(&'static str, String); 6] {
         [
             ("EXODRIVE_NATS_URL", self.nats.url(&urls.nats)),
             ("EXODRIVE_NATS_WORKER_URL", self.nats.url(&urls.nats_worker)),
             ("EXODRIVE_DATABASE_URL", self.postgres.url(&urls.database)),
+            ("EXODRIVE_DATABASE_WORKER_URL", self.postgres.url(&urls.database_worker)),
             ("EXODRIVE_REDIS_URL", self.redis.url(&urls.redis)),
+            ("EXODRIVE_REDIS_WORKER_URL", self.redis.url(&urls.redis_worker)),
         ]
     }
 }

@@ -333,7 +333,7 @@ mod tests {
             name if name.starts_with("rate-limit") => "7/1m",
             name if name.ends_with("-interval") || name.ends_with("-limit") => "7s",
             name if name.ends_with("-timeout") => "7s",
-            "duplicate-window" | "hold-period" | "jwt-max-lifetime" => "7m",
+            "duplicate-window" | "hold-period" | "drain-period" | "jwt-max-lifetime" => "7m",
             name if name.starts_with("max-") => "7",
             name if name.starts_with("jwt-jwks-") => "7s",
             "log-sync" => "default",

@@ -69,7 +69,7 @@ async fn cut_the_power(flushes: bool) -> (BTreeSet<String>, BTreeSet<String>) {
             acknowledged.push(id);
             if acknowledged.len() >= ENOUGH && appender == 0 {
                 cut.store(true, Ordering::SeqCst);
-                signal_process(server.pid(), Signal::SIGKILL).unwrap();
+                server.kill();
             }
         }
         acknowledged
@@ -109,6 +109,16 @@ async fn left(log: &Log) -> BTreeSet<String> {
         left.extend(batch.events.into_iter().map(|event| event.envelope.id));
     }
     left
+}
+
+/// Ends a traced server with the test: `strace` leaves it when it is killed itself.
+impl Drop for Server {
+    fn drop(&mut self) {
+        let pid = fs::read_to_string(self.folder.join("pid")).ok();
+        if let Some(pid) = pid.and_then(|pid| pid.trim().parse().ok()) {
+            let _ = signal_process(pid, Signal::SIGKILL);
+        }
+    }
 }
 
 /// A server of NATS that is not ours: no supervisor starts it again.
@@ -152,6 +162,10 @@ impl Server {
 
     fn pid(&self) -> u32 {
         fs::read_to_string(self.folder.join("pid")).unwrap().trim().parse().unwrap()
+    }
+
+    fn kill(&self) {
+        signal_process(self.pid(), Signal::SIGKILL).unwrap();
     }
 
     fn url(&self) -> String {

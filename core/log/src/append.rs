@@ -251,22 +251,8 @@ impl Log {
         event: &NewEvent,
         guard: impl FnOnce(PublishMessage) -> PublishMessage,
     ) -> Result<Appended, AppendError> {
-        let started = Instant::now();
-        let deadline = started + self.ack_timeout;
-        let encoded = timeout_at(deadline, self.encode(event)).await;
-        // Nothing but the key store was called so far.
-        let (headers, body) = encoded.map_err(|_| KeyError::Unavailable(None))??;
-        let message = guard(PublishMessage::build().headers(headers).payload(body));
-        let subject = event.subject.to_string();
-        let asked = self.answers.ask();
-        let sent = self.context.send_publish(subject, message.expected_stream(STREAM));
-        let outcome = match timeout_at(deadline, sent).await {
-            Ok(Ok(ack)) => timeout_at(deadline, ack).await,
-            Ok(Err(error)) => Ok(Err(error)),
-            Err(elapsed) => Err(elapsed),
-        };
-        let outcome = outcome.map_err(|_| AppendError::Unavailable(None));
-        let outcome = outcome.and_then(|answer| answer.map_err(AppendError::from));
+        let (started, asked) = (Instant::now(), self.answers.ask());
+        let outcome = self.acknowledged(event, guard).await;
         asked.ended(&outcome, AppendError::is_answer);
         let ack = outcome?;
         metrics::histogram!("exodrive_log_append_seconds").record(started.elapsed());
@@ -278,6 +264,26 @@ impl Log {
             ack.sequence
         );
         Ok(Appended { position: ack.sequence, duplicate: ack.duplicate })
+    }
+
+    async fn acknowledged(
+        &self,
+        event: &NewEvent,
+        guard: impl FnOnce(PublishMessage) -> PublishMessage,
+    ) -> Result<PublishAck, AppendError> {
+        let deadline = Instant::now() + self.ack_timeout;
+        let encoded = timeout_at(deadline, self.encode(event)).await;
+        // Nothing but the key store was called so far.
+        let (headers, body) = encoded.map_err(|_| KeyError::Unavailable(None))??;
+        let message = guard(PublishMessage::build().headers(headers).payload(body));
+        let subject = event.subject.to_string();
+        let sent = self.context.send_publish(subject, message.expected_stream(STREAM));
+        let ack = match timeout_at(deadline, sent).await {
+            Ok(Ok(ack)) => timeout_at(deadline, ack).await,
+            Ok(Err(error)) => Ok(Err(error)),
+            Err(elapsed) => Err(elapsed),
+        };
+        ack.map_err(|_| AppendError::Unavailable(None))?.map_err(AppendError::from)
     }
 }
 

@@ -147,9 +147,9 @@ impl AppendError {
         }
     }
 
-    /// True if the log has answered, with a refusal.
+    /// True if the log has answered, with a refusal, or was not asked.
     pub(crate) fn is_answer(&self) -> bool {
-        !matches!(self, Self::Unavailable(_))
+        self.outage().is_none()
     }
 
     pub(crate) fn unavailable(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {

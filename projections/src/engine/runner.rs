@@ -36,10 +36,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// Time between two runs of the housekeeping.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
 /// Longest time for finding partitions without a writer, and for the housekeeping.
-const LONGEST_ROUND: Duration = Duration::from_secs(15);
+const LONGEST_ROUND: Duration = Duration::from_secs(10);
 /// Time after the end of its lease after which a writer is ended: it would have noticed that, if
 /// it did not wait for a dead connection.
-const HUNG: Duration = Duration::from_secs(12);
+const HUNG: Duration = Duration::from_secs(7);
 /// Longest time for reading the share.
 const LONGEST_BALANCE: Duration = Duration::from_secs(5);
 /// Names of a runner's tasks in errors.

@@ -15,7 +15,7 @@ use std::{
 };
 
 /// The longest time for the end of a transaction: then its connection is dead, and is closed.
-const LONGEST_END: Duration = Duration::from_secs(20);
+const LONGEST_END: Duration = Duration::from_secs(10);
 
 /// A transaction on a connection of a pool. It is undone when it is dropped.
 #[derive(Debug)]

@@ -10,8 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-const POSTERS: usize = 4;
-const READERS: usize = 4;
+const POSTERS: usize = 2;
+const READERS: usize = 2;
+/// The time between two requests of each.
+const BREATH: Duration = Duration::from_millis(50);
 /// The time after which everything works again.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -27,14 +29,14 @@ async fn load(exposed: &Exposed, next: &AtomicUsize, done: &AtomicBool) {
         while !done.load(Ordering::Relaxed) {
             let delivery = delivery(next.fetch_add(1, Ordering::Relaxed));
             let _ = Answer::of(world.delivery(&delivery).timeout(LIMIT)).await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(BREATH).await;
         }
     };
     let read = async || {
         while !done.load(Ordering::Relaxed) {
             let request = world.request(Method::GET, "/v1/inbox?limit=5");
             let _ = Answer::of(request.bearer_auth(world.token("auditor")).timeout(LIMIT)).await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(BREATH).await;
         }
     };
     tokio::join!(join_all((0..POSTERS).map(|_| post())), join_all((0..READERS).map(|_| read())));

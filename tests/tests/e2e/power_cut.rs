@@ -4,9 +4,7 @@
 use crate::append::decision;
 use exodrive_log::{Log, LogConfig};
 use exodrive_runtime::services::{Signal, nats_server, signal_process};
-use exodrive_tests::{
-    Process, TRACED, TracedFiles, eventually, free_address, open_log, wrapping_keys,
-};
+use exodrive_tests::{Process, TRACED, TracedFiles, eventually, free_address, wrapping_keys};
 use futures::future::join_all;
 use std::{
     collections::BTreeSet,
@@ -86,7 +84,7 @@ async fn cut_the_power(flushes: bool) -> (BTreeSet<String>, BTreeSet<String>) {
         Log::open(&again.config(flushes)).await.map(|_| ()).map_err(|error| error.to_string())
     })
     .await;
-    let left = left(&open_log(&again.url()).await).await;
+    let left = left(&Log::connect(&again.config(flushes)).await.unwrap()).await;
     (acknowledged, left)
 }
 

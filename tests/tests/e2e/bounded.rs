@@ -1,6 +1,7 @@
 //! What grows without end is answered in pieces, in bounded memory, and keeps nobody waiting.
 
 use crate::{in_process::InProcess, seal::sealed};
+use exodrive_projections::Transaction;
 use exodrive_tests::{
     API, Answer, Delivery, System, TOKEN_SECRET, WORKER, World, email_body, eventually, reports,
     token,
@@ -200,7 +201,7 @@ async fn exports_that_nobody_takes_hold_little_and_not_for_long() {
     /// Two at a time, with a batch of events each.
     const MOST_MIB: u64 = 128;
     const EVENTS: u64 = 40;
-    let world = World::with(&[("EXODRIVE_WRITE_TIMEOUT", "8s")]).await;
+    let world = World::with(&[("EXODRIVE_WRITE_TIMEOUT", "20s")]).await;
     let large = |n| Delivery::new(format!("msg_{n}"), vec![b'a' + (n % 26) as u8; 900 << 10]);
     for n in 0..EVENTS {
         world.stored(&large(n)).await;
@@ -224,7 +225,7 @@ async fn exports_that_nobody_takes_hold_little_and_not_for_long() {
             assert_eq!(refused.header("retry-after"), "5");
         }
     }
-    assert!(began.elapsed() < Duration::from_secs(8), "the machine is too slow for this test");
+    assert!(began.elapsed() < Duration::from_secs(20), "the machine is too slow for this test");
     // Nobody takes anything of them, so they end, and others have their places.
     let whole = eventually("another has room", async || {
         let request = world.request(Method::GET, "/v1/audit/export?content=true");
@@ -232,8 +233,8 @@ async fn exports_that_nobody_takes_hold_little_and_not_for_long() {
         answer.ok().filter(|answer| answer.status == 200)
     })
     .await;
-    let lines = whole.body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    let end: Value = serde_json::from_slice(lines.last().unwrap()).unwrap();
+    let mut lines = whole.body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let end: Value = serde_json::from_slice(lines.next_back().unwrap()).unwrap();
     assert_eq!(end["object"], "end", "it is whole");
     assert!(world.metric(API, "exodrive_http_stalled_total").await.unwrap() >= 1.0);
     let most = most_memory(world.pid(API)) - before;
@@ -268,7 +269,7 @@ async fn however_many_wait_for_a_view_postgres_is_asked_for_one() {
     };
     let before = statements().await;
     // The view's writer waits as long as somebody else has its checkpoint.
-    let mut holding = world.database().begin().await.unwrap();
+    let mut holding = Transaction::begin(world.database()).await.unwrap();
     let hold = "select from checkpoints where projection = 'cars' for update";
     sqlx::query(hold).execute(&mut *holding).await.unwrap();
     let position = world.stored(&Delivery::new("msg_1", "{}")).await;

@@ -298,7 +298,7 @@ impl System {
     /// Every event of the log.
     pub async fn events(&self) -> Vec<Recorded> {
         let log = self.log().await;
-        let end = log.last_position().await.unwrap();
+        let end = end_of(&log).await;
         let mut reader = log.reader(1);
         let mut events = Vec::new();
         while (events.len() as u64) < end {
@@ -327,7 +327,7 @@ impl System {
 
     /// Waits until every projection has a worker and has reached the log's end.
     pub async fn settled(&self) {
-        let end = self.log().await.last_position().await.unwrap();
+        let end = end_of(&self.log().await).await;
         let reached =
             "select case when bool_and(heartbeat_at is not null) then min(position) else -1 end
              from checkpoints
@@ -410,6 +410,12 @@ impl System {
             assert_eq!(kept, counted, "the counts of {view}");
         }
     }
+}
+
+/// The log's last position. A cluster that was cut in two has no answer for a moment.
+async fn end_of(log: &Log) -> u64 {
+    let end = async || log.last_position().await.map_err(|error| error.to_string());
+    eventually("the log says where it ends", end).await
 }
 
 /// [`DATA_KEYS`].

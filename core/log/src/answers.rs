@@ -91,7 +91,7 @@ impl Drop for Asked<'_> {
 
 impl Silence {
     /// Adds a request that was not answered until `now`. True if the silence has lasted for
-    /// [`SILENCE`]; then it begins anew.
+    /// [`SILENCE`]; then the next one begins.
     fn lasts(&mut self, asked: Instant, now: Instant) -> bool {
         let since = match &self.0 {
             Some(before) if asked <= before.until + GAP => before.since.min(asked),
@@ -115,7 +115,10 @@ mod tests {
             assert!(!silence.lasts(start, start + seconds(4)));
         }
         assert!(silence.lasts(start + seconds(4), start + seconds(8)));
-        assert!(!silence.lasts(start + seconds(8), start + seconds(12)), "it begins anew");
+        assert!(
+            !silence.lasts(start + seconds(8), start + seconds(12)),
+            "the next one has just begun"
+        );
     }
 
     #[test]

@@ -302,7 +302,11 @@ impl System {
         let mut reader = log.reader(1);
         let mut events = Vec::new();
         while (events.len() as u64) < end {
-            let batch = reader.next_batch(2_000, Duration::from_secs(5)).await.unwrap();
+            let batch = eventually("the log is read", async || {
+                let batch = reader.next_batch(2_000, Duration::from_secs(5)).await;
+                batch.map_err(|error| error.to_string())
+            })
+            .await;
             assert!(!batch.events.is_empty(), "the log holds {end} events");
             events.extend(batch.events);
         }

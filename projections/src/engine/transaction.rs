@@ -6,7 +6,8 @@
 //! whatever is executed on it next is undone with it; or it is told to undo what is over. So both
 //! run in a task of their own, which goes on when nobody waits for it.
 
-use sqlx::{PgConnection, PgPool, Postgres};
+use sqlx::{Database, PgConnection, PgPool, Postgres, SqlSafeStr as _, pool::PoolConnection};
+use sqlx_core::transaction::TransactionManager as _;
 use std::{
     future::Future,
     io,
@@ -14,12 +15,17 @@ use std::{
     time::Duration,
 };
 
+type Manager = <Postgres as Database>::TransactionManager;
+
 /// The longest time for the end of a transaction: then its connection is dead, and is closed.
 const LONGEST_END: Duration = Duration::from_secs(10);
 
 /// A transaction on a connection of a pool. It is undone when it is dropped.
 #[derive(Debug)]
-pub struct Transaction(sqlx::Transaction<'static, Postgres>);
+pub struct Transaction {
+    connection: PoolConnection<Postgres>,
+    open: bool,
+}
 
 impl Transaction {
     /// Begins one.
@@ -34,26 +40,56 @@ impl Transaction {
     ///
     /// # Errors
     /// When the database does not answer.
-    #[expect(clippy::disallowed_methods, reason = "in a task that nobody interrupts")]
     pub async fn begin_with(pool: &PgPool, statement: &'static str) -> Result<Self, sqlx::Error> {
         let pool = pool.clone();
-        uninterrupted(async move { pool.begin_with(statement).await.map(Self) }).await
+        uninterrupted(async move {
+            let mut connection = pool.acquire().await?;
+            Manager::begin(&mut connection, Some(statement.into_sql_str())).await?;
+            Ok(Self { connection, open: true })
+        })
+        .await
     }
 
     /// Makes its changes last.
     ///
     /// # Errors
     /// When the database does not answer: then they may last, or not.
-    pub async fn commit(self) -> Result<(), sqlx::Error> {
-        uninterrupted(in_time(self.0.commit())).await
+    pub async fn commit(mut self) -> Result<(), sqlx::Error> {
+        uninterrupted(async move {
+            let ended = in_time(Manager::commit(&mut self.connection)).await;
+            self.ended(ended)
+        })
+        .await
     }
 
     /// Undoes its changes.
     ///
     /// # Errors
     /// When the database does not answer. It undoes them then.
-    pub async fn rollback(self) -> Result<(), sqlx::Error> {
-        uninterrupted(in_time(self.0.rollback())).await
+    pub async fn rollback(mut self) -> Result<(), sqlx::Error> {
+        uninterrupted(async move {
+            let ended = in_time(Manager::rollback(&mut self.connection)).await;
+            self.ended(ended)
+        })
+        .await
+    }
+
+    /// Nobody knows whether a transaction goes on whose end was not answered: there may be nothing
+    /// to undo, and nothing may follow on its connection.
+    fn ended(mut self, ended: Result<(), sqlx::Error>) -> Result<(), sqlx::Error> {
+        self.open = false;
+        if ended.is_err() {
+            self.connection.close_on_drop();
+        }
+        ended
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if self.open {
+            Manager::start_rollback(&mut self.connection);
+        }
     }
 }
 
@@ -61,13 +97,13 @@ impl Deref for Transaction {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        &self.0
+        &self.connection
     }
 }
 
 impl DerefMut for Transaction {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.0
+        &mut self.connection
     }
 }
 

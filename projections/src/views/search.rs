@@ -224,10 +224,12 @@ impl Search {
     ) -> Result<Plan, Error> {
         let sql = format!(
             "with sample as materialized
-                 (select words from {view} order by {order} desc, key desc limit {SAMPLE})
-             select word, count(*) filter (where words @@ coalesce(word || ':*', $2)::tsquery)
-                 as found
-             from unnest(array_append($1::text[], null)) as word left join sample on true
+                 (select words from {view} order by {order} desc, key desc limit {SAMPLE}),
+             typed as materialized
+                 (select word, coalesce(word || ':*', $2)::tsquery as query
+                  from unnest(array_append($1::text[], null)) as word)
+             select word, count(*) filter (where words @@ query) as found
+             from typed left join sample on true
              group by word order by found, length(word) desc, word"
         );
         // Long words are rare.

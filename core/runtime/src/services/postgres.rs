@@ -196,7 +196,7 @@ fn settings(port: u16, fast: bool) -> Vec<String> {
         "max_wal_size=4GB".to_owned(),
         "jit=off".to_owned(),
         "logging_collector=off".to_owned(),
-        format!("shared_buffers={}", if fast { "64MB" } else { "256MB" }),
+        format!("shared_buffers={}MB", if fast { 64 } else { cache_mib(memory_mib()) }),
     ];
     if fast {
         settings.extend(
@@ -204,6 +204,21 @@ fn settings(port: u16, fast: bool) -> Vec<String> {
         );
     }
     settings
+}
+
+/// Postgres's own cache, of so much memory of the machine: a quarter is what its documentation
+/// recommends ("Resource Consumption", `shared_buffers`); a machine that is also used for something
+/// else keeps the rest.
+fn cache_mib(memory: u64) -> u64 {
+    (memory / 4).clamp(128, 2_048)
+}
+
+/// The machine's memory; 1 GiB if it does not say.
+fn memory_mib() -> u64 {
+    let said = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = said.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = total.and_then(|it| it.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kib.map_or(1_024, |kib| kib >> 10)
 }
 
 fn make(

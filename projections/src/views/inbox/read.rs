@@ -242,7 +242,7 @@ async fn find_rare(
                select key, created_at, status
                from (select key, created_at, status, words from inbox
                      where words @@ $6::text::tsquery offset 0) as rare
-               where words @@ $2::text::tsquery),
+               where $6 = $2 or words @@ $2::text::tsquery),
            page as materialized (
                select key from found
                where (cardinality($1::text[]) = 0 or status = any($1))

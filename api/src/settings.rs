@@ -1,12 +1,13 @@
 //! Every setting, as an option of the command line and an environment variable.
 
+mod remote;
 mod secret_parser;
 mod secrets;
 mod tokens;
 mod unverified;
 
 use self::secret_parser::SecretParser;
-pub use self::tokens::TokenSettings;
+pub use self::{remote::RemoteSettings, tokens::TokenSettings};
 use super::http::{
     ConnectionLimits,
     layers::load::Bounds,
@@ -14,7 +15,7 @@ use super::http::{
 };
 use axum::http::HeaderValue;
 use clap::{ArgMatches, Args, Command, parser::ValueSource};
-use exodrive_log::{LogConfig, WrappingKeysError};
+use exodrive_log::{LogConfig, WrappingKeysError, address::AddressError};
 use exodrive_projections::engine::{EngineSettings, RebuildSettings};
 use exodrive_proof::note::KeyError;
 use exodrive_runtime::{
@@ -40,8 +41,8 @@ pub struct Connections {
     /// The folder that holds a private system's data, secrets and addresses.
     #[arg(long, env = "EXODRIVE_DATA_DIR", default_value = ".exodrive", value_name = "FOLDER")]
     pub data_dir: PathBuf,
-    /// NATS, if it is not the data folder's own: nats://user:password@host:port;
-    /// the servers of a cluster with commas between.
+    /// NATS, if it is not the data folder's own: nats://user:password@host:port,
+    /// tls: on another machine; the servers of a cluster with commas between.
     #[arg(long, env = "EXODRIVE_NATS_URL", hide_env_values = true, value_name = "URL")]
     pub nats_url: Option<String>,
     /// That NATS as the worker's user. Not given: EXODRIVE_NATS_URL.
@@ -81,9 +82,10 @@ pub struct Connections {
     #[arg(long, env = "EXODRIVE_REDIS_WORKER_URL", hide_env_values = true, value_name = "URL")]
     pub redis_worker_url: Option<String>,
     /// Servers that may be on another machine although nobody verifies that they
-    /// are who they say, or the connection can be read: postgres, redis, with
-    /// commas between. Not given: Postgres on another machine needs
-    /// sslmode=verify-full in its URL, and Redis a URL that begins with rediss:.
+    /// are who they say, or the connection can be read: nats, postgres, redis, with
+    /// commas between. Not given: NATS on another machine needs a URL that begins
+    /// with tls:, Postgres sslmode=verify-full in its URL, and Redis a URL that
+    /// begins with rediss:.
     #[arg(long, env = "EXODRIVE_ALLOW_UNVERIFIED", value_delimiter = ',', value_name = "SERVERS")]
     pub allow_unverified: Vec<Unverified>,
     /// Keys that encrypt the data keys of personal data in the log: version,
@@ -101,6 +103,9 @@ pub struct Connections {
         conflicts_with = "data_keys"
     )]
     pub data_keys_file: Option<PathBuf>,
+    /// Files for connections to servers on other machines.
+    #[command(flatten)]
+    pub remote: RemoteSettings,
     /// Properties that the event log must have.
     #[command(flatten)]
     pub log: LogSettings,
@@ -109,6 +114,8 @@ pub struct Connections {
 /// A server that may be reached without a verified certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Unverified {
+    /// NATS.
+    Nats,
     /// Postgres.
     Postgres,
     /// Redis.
@@ -130,8 +137,9 @@ pub enum NatsUsers {
 #[command(next_help_heading = "The event log")]
 pub struct LogSettings {
     /// 'always': NATS flushes to disk before it acknowledges, and the program
-    /// rejects a server that does not. 'default': faster, but a power cut can lose what
-    /// was acknowledged in the last two minutes. [default: always]
+    /// rejects a server that does not, or of which it cannot see that. 'unchecked':
+    /// the same, and you have made sure of it. 'default': faster, but a power cut can
+    /// lose what was acknowledged in the last two minutes. [default: always]
     #[arg(long, env = "EXODRIVE_LOG_SYNC", value_name = "MODE", value_parser = parse_sync)]
     pub log_sync: Option<SyncMode>,
     /// Time for which NATS recognises the ids of events. Older repeats are
@@ -519,6 +527,25 @@ pub enum SettingsError {
         /// The server, as the exception names it.
         server: &'static str,
     },
+    /// An address of NATS is invalid.
+    #[error("{variable} cannot be used")]
+    Nats {
+        /// The variable that names the servers.
+        variable: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: AddressError,
+    },
+    /// A user has a file of its own, and an address that names another user.
+    #[error(
+        "{0} is needed: EXODRIVE_NATS_URL names another user than the one of the credentials or the nkey that are given"
+    )]
+    NatsUser(&'static str),
+    /// The URL of a server names several.
+    #[error(
+        "{0} names several servers: one is supported. Name what follows a failover, such as the address of a managed service or of a proxy"
+    )]
+    SeveralServers(&'static str),
     /// The URL of a server is invalid.
     #[error("{0} is no URL of such a server")]
     Url(&'static str),
@@ -551,8 +578,9 @@ fn parse_origin(text: &str) -> Result<HeaderValue, String> {
 fn parse_sync(text: &str) -> Result<SyncMode, String> {
     match text {
         "always" => Ok(SyncMode::Always),
+        "unchecked" => Ok(SyncMode::Unchecked),
         "default" => Ok(SyncMode::Default),
-        _ => Err("must be 'always' or 'default'".to_owned()),
+        _ => Err("must be 'always', 'unchecked' or 'default'".to_owned()),
     }
 }
 
@@ -563,47 +591,37 @@ impl Connections {
     /// # Errors
     /// When one is missing and no system runs there.
     pub fn resolve(&self) -> Result<ServiceUrls, SettingsError> {
-        if let (Some(nats), Some(database), Some(redis)) =
-            (&self.nats_url, &self.database_url, &self.redis_url)
-        {
-            self.refuse_unverified()?;
-            return Ok(ServiceUrls {
-                nats: nats.clone(),
-                nats_worker: self.nats_worker_url.as_ref().unwrap_or(nats).clone(),
-                nats_operator: self.nats_operator_url.as_ref().unwrap_or(nats).clone(),
-                nats_monitor: self.nats_monitor_url.clone(),
-                database: database.clone(),
-                database_worker: self.database_worker_url.as_ref().unwrap_or(database).clone(),
-                database_operator: self.database_operator_url.as_ref().unwrap_or(database).clone(),
-                redis: redis.clone(),
-                redis_worker: self.redis_worker_url.as_ref().unwrap_or(redis).clone(),
-            });
-        }
         self.refuse_unverified()?;
-        let running = services::running(&self.data_dir)
-            .ok_or_else(|| SettingsError::NoSystem(self.data_dir.display().to_string()))?;
-        let nats_as = |given: &Option<String>, running: String| {
-            given.clone().or_else(|| self.nats_url.clone()).unwrap_or(running)
+        let (nats, [redis, redis_worker]) = (self.given_nats()?, self.given_redis());
+        let database = &self.database_url;
+        let running = if nats.api.is_some() && database.is_some() && redis.is_some() {
+            None
+        } else {
+            let running = services::running(&self.data_dir);
+            Some(
+                running
+                    .ok_or_else(|| SettingsError::NoSystem(self.data_dir.display().to_string()))?,
+            )
         };
-        let database_as = |given: &Option<String>, running: String| {
-            given.clone().or_else(|| self.database_url.clone()).unwrap_or(running)
-        };
-        let redis_as = |given: &Option<String>, running: String| {
-            given.clone().or_else(|| self.redis_url.clone()).unwrap_or(running)
+        let of = |user: &Option<String>, api: &Option<String>, kept: fn(&ServiceUrls) -> &str| {
+            let given = user.as_deref().or(api.as_deref());
+            given.or(running.as_ref().map(kept)).unwrap_or_default().to_owned()
         };
         Ok(ServiceUrls {
-            nats_monitor: match &self.nats_url {
-                Some(_) => self.nats_monitor_url.clone(),
-                None => running.nats_monitor,
+            nats_monitor: match (&nats.api, &running) {
+                (None, Some(running)) => running.nats_monitor.clone(),
+                _ => self.nats_monitor_url.clone(),
             },
-            nats: nats_as(&None, running.nats),
-            nats_worker: nats_as(&self.nats_worker_url, running.nats_worker),
-            nats_operator: nats_as(&self.nats_operator_url, running.nats_operator),
-            database: database_as(&None, running.database),
-            database_worker: database_as(&self.database_worker_url, running.database_worker),
-            database_operator: database_as(&self.database_operator_url, running.database_operator),
-            redis: redis_as(&None, running.redis),
-            redis_worker: redis_as(&self.redis_worker_url, running.redis_worker),
+            nats: of(&None, &nats.api, |it| &it.nats),
+            nats_worker: of(&nats.worker, &nats.api, |it| &it.nats_worker),
+            nats_operator: of(&nats.operator, &nats.api, |it| &it.nats_operator),
+            database: of(&None, database, |it| &it.database),
+            database_worker: of(&self.database_worker_url, database, |it| &it.database_worker),
+            database_operator: of(&self.database_operator_url, database, |it| {
+                &it.database_operator
+            }),
+            redis: of(&None, &redis, |it| &it.redis),
+            redis_worker: of(&redis_worker, &redis, |it| &it.redis_worker),
         })
     }
 
@@ -613,8 +631,9 @@ impl Connections {
     /// # Errors
     /// As [`Connections::resolve`].
     pub fn resolve_log(&self) -> Result<(String, Option<String>), SettingsError> {
-        match &self.nats_url {
-            Some(url) => Ok((url.clone(), self.nats_monitor_url.clone())),
+        self.refuse_unverified()?;
+        match self.given_nats()?.api {
+            Some(url) => Ok((url, self.nats_monitor_url.clone())),
             None => self.resolve().map(|urls| (urls.nats, urls.nats_monitor)),
         }
     }

@@ -16,6 +16,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod authority;
 mod client;
 mod complaints;
 mod contract;
@@ -34,6 +35,7 @@ mod views;
 mod wait;
 mod world;
 
+pub use authority::{Authority, write_secret};
 pub use client::{Answer, Delivery, sign, token};
 pub use complaints::complaints_of_postgres;
 pub use exposed::{Exposed, Ways};

@@ -52,7 +52,7 @@ impl Proxy {
     /// A proxy in front of the server of a URL, which names it by its address.
     pub async fn start(url: &str) -> Self {
         let place = url.split_once("://").map_or(url, |(_, rest)| rest);
-        let place = place.rsplit('@').next().unwrap().split('/').next().unwrap();
+        let place = place.rsplit('@').next().unwrap().split(['/', '?']).next().unwrap();
         let server = place.parse().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -8,9 +8,9 @@ use crate::{
     standing::ObservedSystem,
     token, wait,
 };
-use async_nats::{ConnectOptions, Event, jetstream};
+use async_nats::{Event, jetstream};
 use exodrive_domain::Recorded;
-use exodrive_log::{Log, LogConfig, WrappingKeys};
+use exodrive_log::{Log, LogConfig, WrappingKeys, address::NatsAddress};
 use exodrive_runtime::services::{Administrators, ServiceUrls};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
@@ -169,6 +169,11 @@ impl System {
     pub fn set(&mut self, name: &str, value: &str) {
         self.env.retain(|(known, _)| known != name);
         self.env.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Takes a setting away, for programs started from now on.
+    pub fn unset(&mut self, name: &str) {
+        self.env.retain(|(known, _)| known != name);
     }
 
     /// Runs `exodrive` with these arguments to its end.
@@ -452,21 +457,19 @@ pub async fn open_log(url: &str) -> Log {
 /// JetStream on a NATS server, as the user of this address; the server's
 /// refusals are added to `refusals`.
 pub async fn jetstream_as(url: &str, refusals: PermissionErrors) -> jetstream::Context {
-    let servers: Vec<async_nats::ServerAddr> =
-        url.split(',').map(|url| url.parse().unwrap()).collect();
-    let server = &servers[0];
-    let user = server.username().unwrap().to_owned();
-    let client =
-        ConnectOptions::with_user_and_password(user, server.password().unwrap().to_owned())
-            .event_callback(move |event| {
-                if let Event::ServerError(error) = event {
-                    refusals.lock().unwrap().push(error.to_string());
-                }
-                std::future::ready(())
-            })
-            .connect(&servers[..])
-            .await
-            .unwrap();
+    let address = NatsAddress::parse(url).unwrap();
+    let client = address
+        .options()
+        .unwrap()
+        .event_callback(move |event| {
+            if let Event::ServerError(error) = event {
+                refusals.lock().unwrap().push(error.to_string());
+            }
+            std::future::ready(())
+        })
+        .connect(address.servers())
+        .await
+        .unwrap();
     jetstream::context::ContextBuilder::new().timeout(Duration::from_secs(1)).build(client)
 }
 

@@ -1,6 +1,6 @@
 //! `exodrive doctor`: checks every part, and says what to do about each fault.
 
-use super::{Failure, login, table};
+use super::{Failure, login, redis_mode, table};
 use crate::settings::{Connections, HttpSettings};
 use exodrive_log::{
     Log, LogConfig,
@@ -51,10 +51,10 @@ impl Doctor {
         let log = Log::connect(&config).await;
         let described = |log: &Log| {
             let window = humantime::format_duration(log.duplicate_window());
-            let sync = match (config.require_sync, &config.monitor_url) {
-                (false, _) => "sync mode not required: a power cut can lose what was acknowledged",
-                (true, Some(_)) => "flushes before it acknowledges",
-                (true, None) => "sync mode cannot be seen: set EXODRIVE_NATS_MONITOR_URL",
+            let sync = if config.require_sync {
+                "flushes before it acknowledges"
+            } else {
+                "sync mode not checked: without 'always' a power cut can lose what was acknowledged"
             };
             format!("server and stream are as they must be; {sync}; remembers ids for {window}")
         };
@@ -125,6 +125,9 @@ async fn of_redis(url: &str, variable: &str) -> Result<Verdict, Failure> {
         return Ok(Verdict::Fault(format!(
             "{error}; reads go to Postgres until it is back ({variable})"
         )));
+    }
+    if let Ok(Some(mode)) = redis.redis().unsupported_mode().await {
+        return Ok(Verdict::Fault(redis_mode::fault(variable, &mode)));
     }
     let mut settings = redis::cmd("CONFIG");
     settings.arg("GET").arg("maxmemory");
@@ -200,17 +203,20 @@ async fn check(config: &LogConfig, url: &str, must: User, may: User) -> Verdict 
         [first, rest @ ..] => format!("{what} {first} and {} other subjects; ", rest.len()),
     };
     match permissions::check(&config, must, may).await {
-        Ok(Deviations { excess, missing }) if excess.is_empty() && missing.is_empty() => {
-            Verdict::Fine(if may == User::Operator {
-                "may make streams and change their settings".to_owned()
-            } else {
-                "may do its work, and may not change a stream or its messages".to_owned()
-            })
-        }
-        Ok(Deviations { excess, missing }) => Verdict::Fault(format!(
-            "{}{}correct its permissions after docs/nats-permissions.conf",
+        Ok(found) if found == Deviations::default() => Verdict::Fine(if may == User::Operator {
+            "may make streams and change their settings".to_owned()
+        } else {
+            "may do its work, and may not change a stream or its messages".to_owned()
+        }),
+        Ok(Deviations { excess, missing, hears_others }) => Verdict::Fault(format!(
+            "{}{}{}correct its permissions after docs/nats-permissions.conf",
             reported("must not be able to publish to", &excess),
             reported("may not publish to", &missing),
+            if hears_others {
+                "must not receive the answers to other users (_INBOX.>); "
+            } else {
+                ""
+            },
         )),
         Err(error) => Verdict::Fault(error_chain(&error)),
     }

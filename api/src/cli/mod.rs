@@ -21,6 +21,7 @@ mod login;
 mod metrics;
 mod nats_users;
 mod projections;
+mod redis_mode;
 mod replay;
 pub mod serve;
 mod table;
@@ -266,7 +267,11 @@ impl Env {
         let log = self.connections.log_requirements()?;
         say!(
             "EXODRIVE_LOG_SYNC={}",
-            if log.sync == SyncMode::Always { "always" } else { "default" }
+            match log.sync {
+                SyncMode::Always => "always",
+                SyncMode::Unchecked => "unchecked",
+                SyncMode::Default => "default",
+            }
         );
         say!("EXODRIVE_DUPLICATE_WINDOW={}s", log.duplicate_window.as_secs());
         say!("EXODRIVE_LOG_REPLICAS={}", log.replicas);

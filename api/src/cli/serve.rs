@@ -1,6 +1,6 @@
 //! `exodrive serve`: runs the API.
 
-use super::{Failure, login, metrics::serve_metrics};
+use super::{Failure, login, metrics::serve_metrics, redis_mode};
 use crate::{
     http::{
         self, Api, ConnectionLimits, Phases,
@@ -90,6 +90,7 @@ impl Serve {
             self.connections.appending_config(urls.nats.clone(), urls.nats_monitor.clone())?;
         self.connections.refuse_mighty_user("exodrive serve", User::Api, &config, &urls).await?;
         let log = Log::connect(&config).await?;
+        redis_mode::refuse_unsupported(&urls.redis, "EXODRIVE_REDIS_URL", &tasks).await?;
         let redis = Cache::with_timeout(&urls.redis, self.http.redis_timeout)?;
         let [emails, cars, calendars] = [
             ("inbox", "view-cache-inbox"),

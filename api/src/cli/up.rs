@@ -132,20 +132,22 @@ impl Up {
         let replicas = self.replicas();
         let requirements =
             self.connections.log.over(LogRequirements { replicas, ..LogRequirements::default() });
+        let (nats, [redis, redis_worker]) =
+            (self.connections.given_nats()?, self.connections.given_redis());
         let step = Step::begin("Starting NATS, Postgres and Redis");
         let services = PrivateServices::start(Options {
             sync: requirements.sync,
             nats_nodes: self.nodes,
             ephemeral: self.ephemeral,
-            nats: self.connections.nats_url.clone(),
-            nats_worker: self.connections.nats_worker_url.clone(),
-            nats_operator: self.connections.nats_operator_url.clone(),
+            nats: nats.api,
+            nats_worker: nats.worker,
+            nats_operator: nats.operator,
             nats_monitor: self.connections.nats_monitor_url.clone(),
             database: self.connections.database_url.clone(),
             database_worker: self.connections.database_worker_url.clone(),
             database_operator: self.connections.database_operator_url.clone(),
-            redis: self.connections.redis_url.clone(),
-            redis_worker: self.connections.redis_worker_url.clone(),
+            redis,
+            redis_worker,
             ..Options::new(&data_dir)
         })
         .await?;

@@ -1,7 +1,7 @@
 //! `exodrive work`: a process that folds the projections and runs every background
 //! worker.
 
-use super::{Failure, login, metrics::serve_metrics};
+use super::{Failure, login, metrics::serve_metrics, redis_mode};
 use crate::settings::{CheckSettings, Connections, EngineArgs, MetricsSettings, SealSettings};
 use exodrive_log::{Log, permissions::User};
 use exodrive_projections::{
@@ -60,6 +60,8 @@ impl Work {
         let config = self.connections.appending_config(nats, monitor)?;
         self.connections.refuse_mighty_user("exodrive work", User::Worker, &config, &urls).await?;
         let log = Log::connect(&config).await?;
+        redis_mode::refuse_unsupported(&urls.redis_worker, "EXODRIVE_REDIS_WORKER_URL", &tasks)
+            .await?;
         let database = Database::for_workers(&urls.database_worker)?;
         login::refuse_excess(&database, Login::Worker, &tasks).await?;
         let process = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());

@@ -6,6 +6,7 @@
 //! distinguish them, so that callers retry outages and nothing else, and name
 //! the service that is out.
 
+use crate::address::AddressError;
 use async_nats::jetstream::{
     self, ErrorCode,
     context::{PublishError, PublishErrorKind},
@@ -220,6 +221,30 @@ pub enum ConnectError {
         #[source]
         source: Box<dyn Error + Send + Sync + 'static>,
     },
+    /// The address, or a file that it names, cannot be used.
+    #[error("the address of NATS cannot be used (EXODRIVE_NATS_URL and the settings beside it)")]
+    Address(#[from] AddressError),
+    /// A server whose certificate is not believed, or one that does not believe the client's.
+    #[error(
+        "no safe connection to NATS at {address}: {reason}. EXODRIVE_NATS_CA names the file of the authorities that are believed, EXODRIVE_NATS_CLIENT_CERT and EXODRIVE_NATS_CLIENT_KEY what this process shows"
+    )]
+    Unverified {
+        /// Host and port, without credentials.
+        address: String,
+        /// What is wrong with the certificate.
+        reason: String,
+    },
+    /// The server answers, and does not know this user.
+    #[error(
+        "NATS at {address} does not let this user in: its password, credentials file or nkey is not one that the server knows"
+    )]
+    Unauthorized {
+        /// Host and port, without credentials.
+        address: String,
+        /// The client's error.
+        #[source]
+        source: Box<dyn Error + Send + Sync + 'static>,
+    },
     /// A setting with which events could be lost or changed.
     #[error("refusing this event log: {setting} is {found}, it must be {requested}. {remedy}")]
     Setting {
@@ -242,11 +267,13 @@ pub enum ConnectError {
     },
     /// The server neither answered a request nor refused it.
     #[error(
-        "NATS neither answers nor refuses {subject}: is its user allowed to subscribe to _INBOX.>?"
+        "NATS neither answers nor refuses {subject}: is its user allowed to subscribe to {inbox}.>? (docs/nats-permissions.conf)"
     )]
     Silent {
         /// The request's subject.
         subject: &'static str,
+        /// What the subjects for answers begin with.
+        inbox: String,
     },
     /// The server refused to make or show a stream.
     #[error("cannot {action} stream {stream}")]

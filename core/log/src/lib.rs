@@ -6,7 +6,7 @@
 //!
 //! **Flow.** [`Log::prepare`] makes the streams, as the operator.
 //! [`Log::connect`] rejects a server or stream that could lose or change an
-//! event ([`topology`]). [`permissions`] proves what each user may do. A
+//! event ([`topology`]). An [`address`] says where the servers are and who connects. [`permissions`] proves what each user may do. A
 //! webhook becomes a [`NewEvent`] and is appended by [`Log::append_fact`]
 //! (unconditional, counted once by its id). A command goes through
 //! [`Commands`]: load the subject's state, decide, append guarded by the
@@ -21,6 +21,7 @@
 //! twice ([`Log::read_expected`], [`Log::last_position_expecting`]). A webhook that the API refuses is recorded beside the log ([`Log::refuse`],
 //! [`Log::refusals`]).
 
+pub mod address;
 mod answers;
 mod append;
 mod carry_over;

@@ -9,10 +9,12 @@
 //! where an operator looks for intruders.
 
 use crate::{
+    address::NatsAddress,
     error::ConnectError,
     topology::{self, LogConfig},
 };
 use async_nats::{Client, Event, HeaderMap, client::RequestErrorKind, header};
+use futures::StreamExt;
 use serde::Deserialize;
 use std::time::Duration;
 use tokio::{
@@ -40,12 +42,18 @@ pub struct Deviations {
     pub excess: Vec<&'static str>,
     /// Subjects that it must be able to use and may not.
     pub missing: Vec<&'static str>,
+    /// It can receive answers that are meant for other users, and must not.
+    pub hears_others: bool,
 }
 
 /// A name that no stream has.
 const NOWHERE: &str = "EXODRIVE_DOCTOR";
 /// No request for JetStream is valid with this body.
 const INVALID: &str = "doctor";
+/// The answers to every user.
+const EVERY_ANSWER: &str = "_INBOX.>";
+/// A request that every user may make.
+const HARMLESS: &str = "$JS.API.STREAM.INFO.EXODRIVE";
 /// The timeout for the server's answer or refusal.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -114,13 +122,19 @@ pub async fn check(config: &LogConfig, must: User, may: User) -> Result<Deviatio
     .await?;
     let mut deviations = Deviations::default();
     for (subject, least) in TRIALS {
-        let allowed = is_allowed(&client, &mut refusals, subject).await?;
+        let allowed = is_allowed(&client, &mut refusals, subject).await;
+        let allowed = allowed.ok_or_else(|| silent(config, subject))?;
         if allowed && least > may {
             deviations.excess.push(subject);
         }
         if !allowed && least <= must {
             deviations.missing.push(subject);
         }
+    }
+    if may != User::Operator {
+        deviations.hears_others = hears_others(&client, &mut refusals)
+            .await
+            .ok_or_else(|| silent(config, EVERY_ANSWER))?;
     }
     Ok(deviations)
 }
@@ -193,23 +207,33 @@ fn matches(filter: &str, subject: &str) -> bool {
     }
 }
 
+fn silent(config: &LogConfig, subject: &'static str) -> ConnectError {
+    match NatsAddress::parse(&config.url) {
+        Ok(address) => ConnectError::Silent { subject, inbox: address.inbox().to_owned() },
+        Err(error) => error.into(),
+    }
+}
+
+/// Waits for the server's word that it refuses what concerns a subject.
+async fn refused(refusals: &mut UnboundedReceiver<String>, subject: &str) {
+    let quoted = format!("\"{subject}\"");
+    while let Some(error) = refusals.recv().await {
+        if error.contains(&quoted) {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+/// True if the user may publish to a subject; `None` if the server says neither.
 async fn is_allowed(
     client: &Client,
     refusals: &mut UnboundedReceiver<String>,
     subject: &'static str,
-) -> Result<bool, ConnectError> {
+) -> Option<bool> {
     let mut headers = HeaderMap::new();
     headers.insert(header::NATS_EXPECTED_STREAM, NOWHERE);
     let asked = client.request_with_headers(subject, headers, INVALID.into());
-    let quoted = format!("\"{subject}\"");
-    let refused = async {
-        while let Some(error) = refusals.recv().await {
-            if error.contains(&quoted) {
-                return;
-            }
-        }
-        std::future::pending().await
-    };
     let outcome = timeout(PROBE_TIMEOUT, async {
         tokio::select! {
             answer = asked => match answer {
@@ -218,10 +242,28 @@ async fn is_allowed(
                 Err(error) if error.kind() == RequestErrorKind::NoResponders => Some(true),
                 Err(_) => None,
             },
-            () = refused => Some(false),
+            () = refused(refusals, subject) => Some(false),
         }
     });
-    outcome.await.ok().flatten().ok_or(ConnectError::Silent { subject })
+    outcome.await.ok().flatten()
+}
+
+/// True if the user receives the answers to all; `None` if the server neither refuses that nor
+/// sends any.
+async fn hears_others(client: &Client, refusals: &mut UnboundedReceiver<String>) -> Option<bool> {
+    let mut answers = client.subscribe(EVERY_ANSWER).await.ok()?;
+    // Something to hear, if it may.
+    let heard = async {
+        let _ = client.request(HARMLESS, INVALID.into()).await;
+        answers.next().await
+    };
+    let outcome = timeout(PROBE_TIMEOUT, async {
+        tokio::select! {
+            heard = heard => heard.map(|_| true),
+            () = refused(refusals, EVERY_ANSWER) => Some(false),
+        }
+    });
+    outcome.await.ok().flatten()
 }
 
 #[cfg(test)]

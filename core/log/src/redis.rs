@@ -8,12 +8,15 @@
 
 use ::redis::{
     Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo,
-    RedisError as ClientError, ScriptInvocation, ServerErrorKind, TlsCertificates,
+    RedisError as ClientError, ScriptInvocation, ServerErrorKind, TlsCertificates, Value,
     aio::{ConnectionManager, ConnectionManagerConfig, PubSub},
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
+use percent_encoding::percent_decode_str;
 use std::{
+    collections::HashMap,
     future::Future,
+    io,
     net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError,
@@ -143,6 +146,18 @@ impl Redis {
         self.client.get_connection_info().redis_settings().db()
     }
 
+    /// How the server runs, if that is not supported: as a node of a cluster, whose keys are on
+    /// several servers, or as a sentinel, which holds none. Needs no permission but that of `HELLO`.
+    ///
+    /// # Errors
+    /// [`RedisError`], within the bound.
+    pub async fn unsupported_mode(&self) -> Result<Option<String>, RedisError> {
+        let mut about: HashMap<String, Value> = self.query(&::redis::cmd("HELLO")).await?;
+        let mode = about.remove("mode").map(String::from_redis_value).transpose();
+        let mode = mode.map_err(ClientError::from)?;
+        Ok(mode.filter(|mode| mode != "standalone"))
+    }
+
     /// Sends one command.
     ///
     /// # Errors
@@ -254,7 +269,16 @@ fn client(url: &str) -> Result<Client, ClientError> {
     match parameters.split('&').find_map(|it| it.strip_prefix("sslrootcert=")) {
         None => Client::open(address),
         Some(file) => {
-            let root_cert = Some(std::fs::read(file)?);
+            let file = percent_decode_str(file).decode_utf8_lossy();
+            let unread = |error: io::Error| {
+                io::Error::new(
+                    error.kind(),
+                    format!(
+                        "cannot read {file} (EXODRIVE_REDIS_CA, or sslrootcert of the URL): {error}"
+                    ),
+                )
+            };
+            let root_cert = Some(std::fs::read(&*file).map_err(unread)?);
             Client::build_with_tls(address, TlsCertificates { client_tls: None, root_cert })
         }
     }

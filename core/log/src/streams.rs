@@ -9,12 +9,21 @@ use crate::{
         WRAPPED_PREFIXES,
     },
 };
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{
+    Config, ConsumerLimits, DiscardPolicy, RetentionPolicy, StorageType,
+};
 use exodrive_domain::LOG_SUBJECTS;
 use std::{fmt, time::Duration};
 
 const REFUSALS_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 const MOST_REFUSALS: i64 = 1_000_000;
+/// The time after which the server removes a consumer that nobody reads. Ours name a shorter one;
+/// without a limit, whoever may make consumers could make durable ones that stay for ever.
+const CONSUMER_KEPT: Duration = Duration::from_secs(60);
+/// The greatest numbers of consumers. The log and the keys have none: it could never be changed, and
+/// whoever made so many would keep every other reader away.
+const FEW_CONSUMERS: i32 = 100;
+const MOST_READERS_OF_REFUSALS: i32 = 1_000;
 
 /// Every stream, as it must be; the log first.
 pub(crate) fn streams(replicas: usize, duplicate_window: Duration) -> [Config; 5] {
@@ -24,6 +33,10 @@ pub(crate) fn streams(replicas: usize, duplicate_window: Duration) -> [Config; 5
         storage: StorageType::File,
         retention: RetentionPolicy::Limits,
         num_replicas: replicas,
+        consumer_limits: Some(ConsumerLimits {
+            inactive_threshold: CONSUMER_KEPT,
+            ..ConsumerLimits::default()
+        }),
         ..Config::default()
     };
     [
@@ -37,7 +50,11 @@ pub(crate) fn streams(replicas: usize, duplicate_window: Duration) -> [Config; 5
             duplicate_window,
             ..stream(STREAM, LOG_SUBJECTS)
         },
-        Config { max_messages_per_subject: 1, ..stream(CANARY_STREAM, CANARY_SUBJECT) },
+        Config {
+            max_messages_per_subject: 1,
+            max_consumers: FEW_CONSUMERS,
+            ..stream(CANARY_STREAM, CANARY_SUBJECT)
+        },
         Config {
             subjects: [KEYS_SUBJECTS.to_owned()]
                 .into_iter()
@@ -58,11 +75,13 @@ pub(crate) fn streams(replicas: usize, duplicate_window: Duration) -> [Config; 5
             deny_delete: true,
             deny_purge: true,
             allow_direct: true,
+            max_consumers: FEW_CONSUMERS,
             ..stream(SEALS_STREAM, SEALS_SUBJECTS)
         },
         Config {
             max_age: REFUSALS_KEPT,
             max_messages: MOST_REFUSALS,
+            max_consumers: MOST_READERS_OF_REFUSALS,
             allow_direct: true,
             ..stream(REFUSALS_STREAM, REFUSALS_SUBJECTS)
         },
@@ -95,6 +114,10 @@ pub(crate) fn check_stream(found: &Config, requested: &Config) -> Result<(), Con
             shown(&it.duplicate_window)
         }
     };
+    // Where a full stream refuses what is new, a limit loses nothing, and keeps a disk from filling.
+    let bytes = |it: &Config| {
+        if requested.discard == DiscardPolicy::New { String::new() } else { limit(it.max_bytes) }
+    };
     type Setting<'a> = (&'static str, &'a dyn Fn(&Config) -> String, &'a str);
     let settings: [Setting<'_>; 19] = [
         ("subjects", &|it| shown(&it.subjects), edit),
@@ -109,7 +132,7 @@ pub(crate) fn check_stream(found: &Config, requested: &Config) -> Result<(), Con
         ("allow_atomic", &|it| shown(&it.allow_atomic_publish), edit),
         ("allow_msg_ttl", &|it| shown(&it.allow_message_ttl), RECREATE),
         ("max_age", &|it| shown(&it.max_age), edit),
-        ("max_bytes", &|it| limit(it.max_bytes), edit),
+        ("max_bytes", &bytes, edit),
         ("max_msgs", &|it| limit(it.max_messages), edit),
         ("max_msgs_per_subject", &|it| limit(it.max_messages_per_subject), edit),
         ("max_msg_size", &|it| limit(it.max_message_size.into()), edit),

@@ -2,6 +2,7 @@
 //! them; every process checks them at start.
 
 use crate::{
+    address::NatsAddress,
     answers::Answers,
     carry_over::{carry_over, earlier_tombstones},
     clock::LogClock,
@@ -12,14 +13,16 @@ use crate::{
     streams::{check_stream, streams},
 };
 use async_nats::{
-    ConnectOptions, ReconnectToServer, Server, ServerAddr, ServerInfo,
+    ConnectErrorKind, ConnectOptions, ReconnectToServer, Server, ServerInfo,
     jetstream::{
         self, ErrorCode,
         context::{GetStreamError, GetStreamErrorKind},
         stream::Stream,
     },
+    rustls,
 };
 use std::{
+    error::Error,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -36,14 +39,15 @@ const SMALLEST_MAX_PAYLOAD: usize = (1 << 20) + (64 << 10);
 /// Address, names and required settings of the log.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
-    /// `nats://user:password@host:port`, or several with commas between them.
+    /// `nats://user:password@host:port`, or several with commas between them, with the parameters
+    /// of [`NatsAddress`].
     pub url: String,
     /// The server's monitoring endpoint, `http://host:port`, by which its sync
     /// mode is checked; of several servers one each, with commas between them.
-    /// Without it the mode is unknown, and a warning is
-    /// logged.
+    /// Without it the mode is unknown.
     pub monitor_url: Option<String>,
-    /// Refuse a server that acknowledges before it has flushed to disk. Such a
+    /// Refuse a server that acknowledges before it has flushed to disk, or of
+    /// which that cannot be seen. Such a
     /// server (the default) loses nothing when it crashes, but up to its
     /// `sync_interval` of two minutes when the machine does.
     pub require_sync: bool,
@@ -243,43 +247,72 @@ pub(crate) async fn reach(
     config: &LogConfig,
     with: impl Fn(ConnectOptions) -> ConnectOptions,
 ) -> Result<async_nats::Client, ConnectError> {
-    let unreachable =
-        |source| ConnectError::Unreachable { address: without_credentials(&config.url), source };
-    let parse = |address: &str| address.parse::<ServerAddr>();
-    let addresses = config.url.split(',').map(str::trim);
-    let with_credentials: Result<Vec<_>, _> = addresses.clone().map(parse).collect();
-    let servers: Result<Vec<_>, _> = addresses.map(|address| parse(&bare(address))).collect();
-    let (with_credentials, servers) = with_credentials
-        .and_then(|them| Ok((them, servers?)))
-        .map_err(|error| unreachable(Box::new(error)))?;
-    // The client ignores credentials in an address, and writes addresses into
-    // its log lines.
-    let credentials = with_credentials
-        .iter()
-        .find_map(|server| Some((server.username()?.to_owned(), server.password()?.to_owned())));
+    let address = NatsAddress::parse(&config.url)?;
+    let servers = address.servers();
+    let mut distrusted = 0;
     let started = Instant::now();
     let turn = Arc::new(AtomicUsize::new(rand::random::<u16>().into()));
     loop {
         let turn = turn.clone();
-        let mut options = ConnectOptions::new()
+        let options = address
+            .options()?
             .reconnect_to_server_callback(move |servers, _| {
                 std::future::ready(next_server(&servers, turn.fetch_add(1, Ordering::Relaxed)))
             })
             .name("exodrive")
             .connection_timeout(Duration::from_secs(2))
             .ping_interval(PING_INTERVAL);
-        if let Some((user, password)) = credentials.clone() {
-            options = options.user_and_password(user, password);
-        }
-        let attempt = with(options).connect(&servers[..]).await;
-        match attempt {
+        match with(options).connect(servers).await {
             Ok(client) => return Ok(client),
-            Err(source) if started.elapsed() >= config.connect_timeout => {
-                return Err(unreachable(Box::new(source)));
+            Err(source) => {
+                let reason = distrust(&source);
+                distrusted = if reason.is_some() { distrusted + 1 } else { 0 };
+                // Each has been tried: the turn goes round.
+                if let (Some(reason), true) = (reason, distrusted >= servers.len()) {
+                    return Err(ConnectError::Unverified { address: address.to_string(), reason });
+                }
+                if started.elapsed() >= config.connect_timeout {
+                    return Err(unreachable(&address, source));
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
             }
-            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     }
+}
+
+fn unreachable(address: &NatsAddress, source: async_nats::ConnectError) -> ConnectError {
+    let (address, kind, source) = (address.to_string(), source.kind(), Box::new(source));
+    match kind {
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+            ConnectError::Unauthorized { address, source }
+        }
+        _ => ConnectError::Unreachable { address, source },
+    }
+}
+
+/// What is wrong with a certificate, if that is the reason why there is no connection.
+fn distrust(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // The source of such an error is that of the error that it wraps.
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = error
+            .downcast_ref::<rustls::Error>()
+            .or_else(|| wrapped.and_then(|it| it.downcast_ref::<rustls::Error>()));
+        match tls {
+            Some(rustls::Error::InvalidCertificate(reason)) => {
+                return Some(format!("the server's certificate is not believed ({reason})"));
+            }
+            Some(rustls::Error::AlertReceived(alert)) => {
+                return Some(format!(
+                    "the server ended it ({alert:?}); does it want a certificate?"
+                ));
+            }
+            _ => {}
+        }
+        next = error.source();
+    }
+    None
 }
 
 /// The server to connect to: of those that have failed least, each in turn, so that a client that
@@ -292,24 +325,6 @@ fn next_server(servers: &[Server], turn: usize) -> Option<ReconnectToServer> {
         .min_by_key(|(index, server)| (server.failed_attempts, (index + count - turn) % count))?;
     let delay = if server.failed_attempts == 0 { FIRST_DELAY } else { LATER_DELAY };
     Some(ReconnectToServer { addr: server.addr.clone(), delay: Some(delay) })
-}
-
-/// The address of one server, without credentials.
-fn bare(address: &str) -> String {
-    match address.split_once("://") {
-        Some((scheme, rest)) => {
-            format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host))
-        }
-        None => address.rsplit_once('@').map_or(address, |(_, host)| host).to_owned(),
-    }
-}
-
-fn without_credentials(urls: &str) -> String {
-    let address = |url: &str| {
-        let address = bare(url.trim());
-        address.trim_start_matches("nats://").trim_start_matches("tls://").to_owned()
-    };
-    urls.split(',').map(address).collect::<Vec<_>>().join(", ")
 }
 
 fn check_server(server: &ServerInfo) -> Result<(), ConnectError> {
@@ -342,42 +357,72 @@ fn parse_version(text: &str) -> Option<(u64, u64, u64)> {
     Some((parts.next()??, parts.next()??, parts.next()??))
 }
 
+/// Refuses servers that acknowledge before they have flushed, or of which nobody knows. Of a cluster
+/// one server may be away.
 async fn check_sync(config: &LogConfig) -> Result<(), ConnectError> {
     if !config.require_sync {
         return Ok(());
     }
-    let Some(urls) = &config.monitor_url else {
-        tracing::warn!(
-            "Cannot see whether the NATS server runs with sync_interval 'always': set \
-             EXODRIVE_NATS_MONITOR_URL to its monitoring endpoint, or make sure by hand"
-        );
-        return Ok(());
+    let unknown = |why: String| ConnectError::Setting {
+        setting: "sync_interval of the NATS server".into(),
+        found: format!("unknown: {why}"),
+        requested: "'always'".into(),
+        remedy: "Without it an acknowledged event can be lost in a power cut. Set \
+                 EXODRIVE_NATS_MONITOR_URL to the server's monitoring endpoint; or, if you have \
+                 made sure of it by hand, EXODRIVE_LOG_SYNC=unchecked."
+            .into(),
     };
-    for url in urls.split(',') {
-        match flushes_before_ack(url.trim()).await {
-            Ok(true) => {}
-            Ok(false) => {
-                return Err(ConnectError::Setting {
-                    setting: "sync_interval of the NATS server".into(),
-                    found: "not 'always'".into(),
-                    requested: "'always'".into(),
-                    remedy: "Without it an acknowledged event can be lost in a power cut. Set \
-                             `jetstream { sync_interval: always }`, or accept the loss with \
-                             EXODRIVE_LOG_SYNC=default."
-                        .into(),
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "The NATS monitoring endpoint does not answer: sync_interval was not checked");
+    let Some(urls) = &config.monitor_url else {
+        return Err(unknown("no monitoring endpoint is named".into()));
+    };
+    let address = NatsAddress::parse(&config.url)?;
+    let client = monitoring_client(&address).map_err(|error| unknown(error.to_string()))?;
+    let started = Instant::now();
+    loop {
+        let (mut seen, mut silent) = (0, None);
+        for url in urls.split(',') {
+            match flushes_before_ack(&client, url.trim()).await {
+                Ok(true) => seen += 1,
+                Ok(false) => {
+                    return Err(ConnectError::Setting {
+                        setting: "sync_interval of the NATS server".into(),
+                        found: "not 'always'".into(),
+                        requested: "'always'".into(),
+                        remedy: "Without it an acknowledged event can be lost in a power cut. Set \
+                                 `jetstream { sync_interval: always }`, or accept the loss with \
+                                 EXODRIVE_LOG_SYNC=default."
+                            .into(),
+                    });
+                }
+                Err(error) => silent = Some(error.without_url()),
             }
         }
+        match silent {
+            None => return Ok(()),
+            Some(error) if seen > 0 => {
+                tracing::warn!(%error, "A NATS monitoring endpoint does not answer: its server's sync_interval was not checked");
+                return Ok(());
+            }
+            Some(error) if started.elapsed() >= config.connect_timeout => {
+                return Err(unknown(format!("the monitoring endpoint does not answer ({error})")));
+            }
+            Some(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
     }
-    Ok(())
 }
 
-async fn flushes_before_ack(monitor_url: &str) -> Result<bool, reqwest::Error> {
-    let url = format!("{}/varz", monitor_url.trim_end_matches('/'));
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(2)).build()?;
+/// A client that believes the authorities that the connection to the log believes.
+fn monitoring_client(address: &NatsAddress) -> Result<reqwest::Client, Box<dyn Error>> {
+    let mut client = reqwest::Client::builder().timeout(Duration::from_secs(2));
+    if let Some(roots) = address.roots() {
+        let roots = reqwest::Certificate::from_pem_bundle(&std::fs::read(roots)?)?;
+        client = client.tls_certs_only(roots);
+    }
+    Ok(client.build()?)
+}
+
+async fn flushes_before_ack(client: &reqwest::Client, url: &str) -> Result<bool, reqwest::Error> {
+    let url = format!("{}/varz", url.trim_end_matches('/'));
     let varz: serde_json::Value = client.get(url).send().await?.error_for_status()?.json().await?;
     let always = varz.pointer("/jetstream/config/sync_always").and_then(|it| it.as_bool());
     Ok(always == Some(true))
@@ -393,14 +438,5 @@ mod tests {
         assert!(parse_version("2.12.3-RC.1").unwrap() >= OLDEST_SERVER);
         assert!(parse_version("2.15.1").unwrap() >= OLDEST_SERVER);
         assert_eq!(parse_version("unknown"), None);
-    }
-
-    #[test]
-    fn an_address_shows_no_password() {
-        assert_eq!(without_credentials("nats://me:secret@127.0.0.1:4222"), "127.0.0.1:4222");
-        assert_eq!(without_credentials("nats://me:secret@a:1,nats://me:secret@b:2"), "a:1, b:2");
-        assert_eq!(bare("tls://me:s@cret@nats.example:4222"), "tls://nats.example:4222");
-        assert_eq!(bare("me:secret@nats.example"), "nats.example");
-        assert_eq!(bare("nats.example"), "nats.example");
     }
 }

@@ -242,6 +242,9 @@ async fn servers_on_other_machines_are_verified_or_refused_by_name() {
     assert!(run(&["env"], &base).await.status.success());
     let far = format!("u:{secret}@db.example.com");
     for (name, url) in [
+        ("NATS", format!("nats://{far}:4222")),
+        ("NATS_WORKER", format!("nats://u:{secret}@127.0.0.1:1,nats://{far}:4222")),
+        ("NATS_OPERATOR", far.clone()),
         ("DATABASE", format!("postgres://{far}/x")),
         ("DATABASE_WORKER", format!("postgres://{far}/x?sslmode=require")),
         ("DATABASE_OPERATOR", format!("postgres://{far}/x?sslmode=verify-ca")),
@@ -259,17 +262,78 @@ async fn servers_on_other_machines_are_verified_or_refused_by_name() {
             );
         }
         let mut allowed = with(name, &url);
-        allowed.push(("EXODRIVE_ALLOW_UNVERIFIED".to_owned(), "postgres,redis".to_owned()));
+        allowed.push(("EXODRIVE_ALLOW_UNVERIFIED".to_owned(), "nats,postgres,redis".to_owned()));
         let done = run(&["env"], &allowed).await;
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
     for (name, url) in [
+        ("NATS", format!("tls://{far}:4222,tls://{far}:4223")),
+        ("NATS", format!("nats://{far}?sslrootcert=/ca.pem")),
         ("DATABASE", format!("postgres://{far}/x?sslmode=verify-full")),
         ("REDIS", format!("rediss://{far}/0")),
     ] {
         let done = run(&["env"], &with(name, &url)).await;
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
+}
+
+/// Of NATS, an address names several servers. Of the others, one that fails over.
+#[tokio::test]
+async fn addresses_and_files_that_cannot_be_meant_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = [
+        ("EXODRIVE_DATA_DIR", folder.path().to_str().unwrap()),
+        ("EXODRIVE_NATS_URL", "tls://nats.example"),
+        ("EXODRIVE_DATABASE_URL", "postgres://localhost/x"),
+        ("EXODRIVE_REDIS_URL", "redis://127.0.0.1/0"),
+    ];
+    let env = |more: &[(&str, &str)]| -> Vec<(String, String)> {
+        let all = base.iter().chain(more);
+        all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    for (more, said) in [
+        (&[("EXODRIVE_REDIS_URL", "rediss://a.example,b.example/0")][..], "several servers"),
+        (
+            &[("EXODRIVE_DATABASE_URL", "postgres://a,b/x?sslmode=verify-full")],
+            "EXODRIVE_DATABASE_URL names several",
+        ),
+        (&[("EXODRIVE_NATS_CLIENT_CERT", "/a.pem")], "--nats-client-key"),
+        (
+            &[("EXODRIVE_NATS_CREDS", "/a"), ("EXODRIVE_NATS_NKEY_FILE", "/b")],
+            "cannot be used with",
+        ),
+        (&[("EXODRIVE_NATS_URL", "tls://nats.example?cred=/a")], "EXODRIVE_NATS_URL"),
+        (
+            &[
+                ("EXODRIVE_NATS_URL", "tls://me:secret@nats.example"),
+                ("EXODRIVE_NATS_WORKER_CREDS", "/a"),
+            ],
+            "EXODRIVE_NATS_WORKER_URL is needed",
+        ),
+    ] {
+        let done = run(&["env"], &env(more)).await;
+        let printed = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(!done.status.success() && printed.contains(said), "{more:?}: {printed}");
+        assert!(!printed.contains("secret"), "{printed}");
+    }
+    // Each user has files and an inbox of its own; a process that is handed such an address needs
+    // nothing else.
+    let files = [
+        ("EXODRIVE_NATS_CA", "/ca.pem"),
+        ("EXODRIVE_NATS_CREDS", "/api.creds"),
+        ("EXODRIVE_NATS_WORKER_CREDS", "/worker.creds"),
+    ];
+    let done = run(&["env"], &env(&files)).await;
+    let printed = String::from_utf8(done.stdout).unwrap();
+    let api = "tls://nats.example?sslrootcert=/ca.pem&creds=/api.creds&inbox=exodrive-api";
+    assert!(printed.contains(&format!("EXODRIVE_NATS_URL={api}\n")), "{printed}");
+    let worker = api.replace("api", "worker");
+    assert!(printed.contains(&format!("EXODRIVE_NATS_WORKER_URL={worker}\n")), "{printed}");
+    assert!(printed.contains(&format!("EXODRIVE_NATS_OPERATOR_URL={api}\n")), "{printed}");
+    let again = env(&[files[0], files[1], ("EXODRIVE_NATS_URL", &worker)]);
+    let done = run(&["env"], &again).await;
+    let printed = String::from_utf8(done.stdout).unwrap();
+    assert!(printed.contains(&format!("EXODRIVE_NATS_URL={worker}\n")), "{printed}");
 }
 
 #[tokio::test]

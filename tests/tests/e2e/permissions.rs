@@ -4,7 +4,7 @@
 
 use crate::in_process::InProcess;
 use async_nats::jetstream::{
-    consumer::{AckPolicy, push},
+    consumer::{AckPolicy, pull, push},
     stream::{Config, State},
 };
 use exodrive_tests::{
@@ -115,6 +115,49 @@ async fn the_worker_destroys_keys_and_keeps_seals_and_the_api_does_neither() {
     worker.get_stream("EXODRIVE_CANARY").await.unwrap();
 }
 
+/// An answer may hold what only the one who asked may know.
+#[tokio::test]
+async fn nobody_receives_answers_that_are_meant_for_others() {
+    let world = InProcess::start().await;
+    let urls = world.urls();
+    let as_one = async |url: &str| {
+        let refusals = PermissionErrors::default();
+        (jetstream_as(url, refusals.clone()).await.client(), refusals)
+    };
+    let (api, worker) = (as_one(&urls.nats).await, as_one(&urls.nats_worker).await);
+    for ((client, refusals), other) in [(&api, "worker"), (&worker, "api")] {
+        for answers in ["_INBOX.>".to_owned(), format!("_INBOX.exodrive-{other}.>")] {
+            let _subscription = client.subscribe(answers.clone()).await.unwrap();
+            let quoted = format!("\"{answers}\"");
+            eventually("the server refuses that", async || {
+                refusals.lock().unwrap().iter().any(|it| it.contains(&quoted)).then_some(())
+            })
+            .await;
+        }
+        // It has its own answers all the same.
+        client.request("$SYS.REQ.USER.INFO", "".into()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_consumer_that_nobody_reads_does_not_stay() {
+    let world = InProcess::start().await;
+    let api = jetstream_as(&world.urls().nats, PermissionErrors::default()).await;
+    for name in ["EXODRIVE", "EXODRIVE_KEYS", "EXODRIVE_SEALS", "EXODRIVE_REFUSALS"] {
+        let stream = api.get_stream(name).await.unwrap();
+        let durable = |inactive_threshold| pull::Config {
+            durable_name: Some("stays".to_owned()),
+            inactive_threshold,
+            ..pull::Config::default()
+        };
+        let day = Duration::from_secs(24 * 3_600);
+        stream.create_consumer(durable(day)).await.unwrap_err();
+        let mut made = stream.create_consumer(durable(Duration::ZERO)).await.unwrap();
+        let kept = made.info().await.unwrap().config.inactive_threshold;
+        assert_eq!(kept, Duration::from_secs(60), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn ordinary_work_meets_no_denial() {
     let world = World::start().await;
@@ -160,7 +203,7 @@ fn server(world: &World, folder: &Path, change: impl Fn(String) -> String) -> (P
 }
 
 /// The finding of `exodrive doctor` about one part.
-async fn said_of(world: &System, part: &str) -> String {
+pub(crate) async fn said_of(world: &System, part: &str) -> String {
     let done = world.exodrive(&["doctor"]).await;
     let printed = String::from_utf8_lossy(&done.stdout).into_owned();
     let line = printed.lines().find(|line| line.contains(part));
@@ -214,6 +257,7 @@ async fn the_doctor_proves_the_permissions_of_the_documented_server() {
     .await;
     let said = said_of(&world, "nats api").await;
     assert!(said.contains("FAULT") && said.contains("must not be able to publish to"), "{said}");
+    assert!(said.contains("must not receive the answers to other users"), "{said}");
     assert!(said_of(&world, "nats worker").await.contains(" ok "));
     // Without another user it is a note: it was so before there were users.
     world.set("EXODRIVE_NATS_OPERATOR_URL", &url("api", ports));

@@ -1,8 +1,11 @@
 //! Settings of the log: a start fails if the log could lose or change an event,
 //! and names the setting.
 
+use crate::in_process::InProcess;
 use async_nats::jetstream::{self, stream::Config};
-use exodrive_tests::{API, PermissionErrors, World, jetstream_as};
+use exodrive_tests::{
+    API, Delivery, PermissionErrors, World, email_body, free_address, jetstream_as, open_log,
+};
 use std::time::Duration;
 
 /// Runs a command that fails to start, and returns what it prints.
@@ -60,8 +63,9 @@ async fn a_start_fails_and_names_the_wrong_setting() {
         jetstream.delete_stream("EXODRIVE").await.unwrap();
     }
 
-    // The same with valid settings: the failures above had no other cause.
-    jetstream.create_stream(valid()).await.unwrap();
+    // The same with valid settings: the failures above had no other cause. A limit that refuses
+    // what is new loses nothing.
+    jetstream.create_stream(Config { max_bytes: 10 << 20, ..valid() }).await.unwrap();
     world.start_api();
     world.wait_until("not_ready").await;
     world.kill(API);
@@ -78,6 +82,60 @@ async fn a_start_fails_and_names_the_wrong_setting() {
         let said = refusal(&world, command).await;
         assert!(said.contains("max_msgs of stream EXODRIVE_KEYS is 1000"), "{said}");
     }
+}
+
+#[tokio::test]
+async fn a_log_that_is_full_refuses_what_is_new_and_loses_nothing() {
+    let world = InProcess::start().await;
+    world.settled().await;
+    let jetstream = jetstream_as(&world.urls().nats_operator, PermissionErrors::default()).await;
+    let info = jetstream.get_stream("EXODRIVE").await.unwrap().get_info().await.unwrap();
+    let limit = i64::try_from(info.state.bytes).unwrap() + 20_000;
+    let limited = |max_bytes| Config { max_bytes, ..info.config.clone() };
+    jetstream.update_stream(limited(limit)).await.unwrap();
+    let delivery = |n: usize| {
+        let body = email_body("sent", &format!("em-{n}"), "2026-11-20T09:00:00Z", "");
+        Delivery::new(format!("msg_{n}"), body)
+    };
+    let mut taken = 0;
+    let full = loop {
+        let answer = world.post(&delivery(taken)).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        taken += 1;
+        assert!(taken < 1_000, "the limit is not reached");
+    };
+    assert!(taken > 0);
+    assert_eq!(full.status, 503, "as long as it is full");
+    assert!(full.headers.contains_key("retry-after"));
+    // A process starts on such a log, and readers have all that was acknowledged.
+    assert_eq!(world.events().await.len(), taken);
+    open_log(&world.urls().nats).await;
+    jetstream.update_stream(limited(-1)).await.unwrap();
+    world.post_until_taken(&delivery(taken)).await;
+    assert_eq!(world.events().await.len(), taken + 1);
+    world.settled().await;
+}
+
+#[tokio::test]
+async fn a_start_fails_if_nobody_knows_whether_the_log_is_flushed() {
+    let mut world = World::without_processes(&[]).await;
+    let silent = free_address();
+    world.set("EXODRIVE_LOG_SYNC", "always");
+    world.set("EXODRIVE_NATS_MONITOR_URL", &format!("http://{silent}"));
+    // The doctor does not wait.
+    let done = world.exodrive(&["doctor"]).await;
+    let said = String::from_utf8_lossy(&done.stdout).replace(['\n', '|'], " ");
+    assert!(said.contains("unknown") && said.contains("does not answer"), "{said}");
+    assert!(said.contains("EXODRIVE_LOG_SYNC=unchecked"), "{said}");
+    world.unset("EXODRIVE_NATS_MONITOR_URL");
+    for command in ["migrate", "serve", "work"] {
+        let said = refusal(&world, command).await;
+        assert!(said.contains("no monitoring endpoint") && said.contains("unchecked"), "{said}");
+    }
+    world.set("EXODRIVE_LOG_SYNC", "unchecked");
+    world.migrate().await;
 }
 
 #[tokio::test]

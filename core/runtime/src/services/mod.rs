@@ -38,6 +38,8 @@ pub use supervisor::{Output, ProcessSpec, Supervised, supervise};
 pub enum SyncMode {
     /// Before each acknowledgement: a power cut loses no acknowledged event.
     Always,
+    /// The same, of a server that cannot be asked.
+    Unchecked,
     /// Every two minutes, the server's default: a killed server loses no event, a power cut may lose some.
     Default,
 }
@@ -556,17 +558,18 @@ impl PrivateServices {
         if !(1..=self.neighbours).contains(&number) || self.slots.len() < Service::ALL.len() {
             return None;
         }
-        let nats = |url: &str| {
+        // In its account a user has the permissions of the first system's, and so its inbox.
+        let nats = |url: &str, inbox: &str| {
             let (user, rest) = url.rsplit_once(':').and_then(|(url, port)| {
                 let (user, password) = url.rsplit_once(':')?;
                 Some((user.to_owned(), format!("{password}:{port}")))
             })?;
-            Some(format!("{}:{rest}", nats::neighbour(&user, number)))
+            Some(format!("{}:{rest}?inbox=exodrive-{inbox}", nats::neighbour(&user, number)))
         };
         Some(ServiceUrls {
-            nats: nats(&self.urls.nats)?,
-            nats_worker: nats(&self.urls.nats_worker)?,
-            nats_operator: nats(&self.urls.nats_operator)?,
+            nats: nats(&self.urls.nats, "api")?,
+            nats_worker: nats(&self.urls.nats_worker, "worker")?,
+            nats_operator: nats(&self.urls.nats_operator, "operator")?,
             nats_monitor: self.urls.nats_monitor.clone(),
             database: format!("{}_{number}", self.urls.database),
             database_worker: format!("{}_{number}", self.urls.database_worker),

@@ -145,7 +145,7 @@ pub(super) fn prepare(
     };
     folder::create(&home, 0o700)?;
     let sync = match options.sync {
-        SyncMode::Always => "  sync_interval: always\n",
+        SyncMode::Always | SyncMode::Unchecked => "  sync_interval: always\n",
         SyncMode::Default => "",
     };
     let users = |number: Option<u16>| {

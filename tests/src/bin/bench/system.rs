@@ -5,8 +5,7 @@ use crate::{
     load::{Connection, Requests},
     mail::{WEBHOOK_SECRET, uuid},
 };
-use async_nats::{ConnectOptions, ServerAddr};
-use exodrive_log::{Log, LogConfig, NewEvent};
+use exodrive_log::{Log, LogConfig, NewEvent, address::NatsAddress};
 use exodrive_runtime::services::{Options, PrivateServices, Service, ServiceUrls, SyncMode};
 use exodrive_tests::{DATA_KEYS, Process, SEAL_KEY, free_address, program, token, wrapping_keys};
 use futures::StreamExt;
@@ -133,7 +132,7 @@ impl System {
             (
                 "EXODRIVE_LOG_SYNC",
                 match self.sync {
-                    SyncMode::Always => "always".to_owned(),
+                    SyncMode::Always | SyncMode::Unchecked => "always".to_owned(),
                     SyncMode::Default => "default".to_owned(),
                 },
             ),
@@ -200,10 +199,8 @@ impl System {
 
 /// A connection to NATS without any of our code.
 pub(crate) async fn client(url: &str) -> Result<async_nats::Client, Failure> {
-    let server: ServerAddr = url.parse()?;
-    let user = server.username().unwrap_or_default().to_owned();
-    let password = server.password().unwrap_or_default().to_owned();
-    Ok(ConnectOptions::new().user_and_password(user, password).connect(server).await?)
+    let address = NatsAddress::parse(url)?;
+    Ok(address.options()?.connect(address.servers()).await?)
 }
 
 /// Waits until a server answers HTTP there.

@@ -186,18 +186,20 @@ const OTHER_LICENCES: [(&str, &str); 1] = [(
 
 /// Crates of which the tree holds more than one version, and what it waits
 /// for.
-const DUPLICATES: [(&str, &str); 12] = [
+const DUPLICATES: [(&str, &str); 14] = [
     (
         "base64",
         "reqwest, hyper-util and utoipa-swagger-ui are at 0.23; sqlx and async-nats at 0.22",
     ),
     ("block-buffer", "follows digest"),
+    ("const-oid", "follows digest, and der (of nkeys)"),
     ("cpufeatures", "follows sha2"),
     ("crypto-common", "follows digest"),
     ("digest", "follows sha2"),
     ("getrandom", "ring is at 0.2, rand 0.9 at 0.3, the others at 0.4"),
     ("hashbrown", "dashmap (of governor) is at 0.14, sqlx at 0.16, indexmap at 0.17"),
-    ("rand", "metrics-util is at 0.9"),
+    ("rand", "nkeys is at 0.8, metrics-util at 0.9"),
+    ("rand_chacha", "follows rand"),
     ("rand_core", "follows rand; signature (of jsonwebtoken) is at 0.6"),
     ("sha2", "sqlx-core is at 0.10, sqlx-postgres at 0.11"),
     ("syn", "half of the derive macros have moved to 3"),

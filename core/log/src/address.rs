@@ -32,7 +32,7 @@ const PARAMETERS: [&str; 6] = [ROOTS, CERTIFICATE, CERTIFICATE_KEY, CREDENTIALS,
 /// What a parameter's value shows as it is: a path without spaces and commas.
 const SHOWN: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_').remove(b'~');
-/// The users of docs/nats-permissions.conf.
+/// What the subjects for answers begin with if no user has others.
 const ORDINARY_INBOX: &str = "_INBOX";
 /// Permission bits of a file that others than its owner and its group may use.
 const OTHERS: u32 = 0o007;
@@ -180,7 +180,7 @@ impl NatsAddress {
             url.set_query(None);
             servers.push(ServerAddr::from_url(url).map_err(AddressError::Invalid)?);
         }
-        let mut file = |name| found.remove(name).map(PathBuf::from);
+        let mut file = |name: &str| found.remove(name).map(PathBuf::from);
         let roots = file(ROOTS);
         let certificate = match (file(CERTIFICATE), file(CERTIFICATE_KEY)) {
             (Some(certificate), Some(key)) => Some((certificate, key)),

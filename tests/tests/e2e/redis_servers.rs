@@ -84,7 +84,7 @@ async fn redis_by_tls_is_verified() {
     let mut world = InProcess::start().await;
     let folder = tempfile::tempdir().unwrap();
     let [own, other] = ["own", "other"].map(|name| Authority::new(folder.path(), name));
-    let [certificate, key] = own.issue("redis", &["127.0.0.1"]);
+    let [certificate, key] = own.issue("redis", "IP:127.0.0.1");
     let port = free_address().port();
     let tls_port = port.to_string();
     // Its port without TLS is off.

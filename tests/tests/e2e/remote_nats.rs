@@ -89,7 +89,7 @@ async fn a_whole_system_works_by_mutual_tls_and_shows_no_password() {
     let (nats, mut world) = (Nats::new(), World::without_processes(&[]).await);
     let folder = nats.folder.path();
     let [own, other] = ["own", "other"].map(|name| Authority::new(folder, name));
-    let [certificate, key] = own.issue("server", &["127.0.0.1"]);
+    let [certificate, key] = own.issue("server", "IP:127.0.0.1");
     let tls = format!(
         "{USERS}\ntls {{ cert_file: {certificate:?}, key_file: {key:?}, ca_file: {:?}, verify: true }}",
         own.roots()
@@ -104,7 +104,7 @@ async fn a_whole_system_works_by_mutual_tls_and_shows_no_password() {
     }
     world.set("EXODRIVE_NATS_MONITOR_URL", &format!("https://{}", nats.monitor));
     world.set("EXODRIVE_LOG_SYNC", "always");
-    let [shown, shown_key] = own.issue("client", &["client"]);
+    let [shown, shown_key] = own.issue("client", "DNS:client");
     world.set("EXODRIVE_NATS_CA", own.roots());
     world.set("EXODRIVE_NATS_CLIENT_CERT", &shown);
     world.set("EXODRIVE_NATS_CLIENT_KEY", &shown_key);
@@ -130,14 +130,14 @@ async fn a_server_that_is_not_believed_is_refused_at_once() {
     let nats = Nats::new();
     let folder = nats.folder.path();
     let [own, other] = ["own", "other"].map(|name| Authority::new(folder, name));
-    let [certificate, key] = own.issue("server", &["127.0.0.1"]);
+    let [certificate, key] = own.issue("server", "IP:127.0.0.1");
     let tls = format!(
         "tls {{ cert_file: {certificate:?}, key_file: {key:?}, ca_file: {:?}, verify: true }}",
         own.roots()
     );
     let _server = nats.start("http", &tls).await;
-    let [shown, shown_key] = own.issue("client", &["client"]);
-    let [foreign, foreign_key] = other.issue("foreign", &["client"]);
+    let [shown, shown_key] = own.issue("client", "DNS:client");
+    let [foreign, foreign_key] = other.issue("foreign", "DNS:client");
     let by = |roots: &str, certificate: &str| {
         let mut config = nats.config(format!("tls://{}?{roots}{certificate}", nats.address));
         // Whoever is not believed now is not believed later.
@@ -258,9 +258,11 @@ async fn each_user_connects_by_a_credentials_file_of_its_own() {
     );
     let _server = nats.start("http", &settings).await;
     for (name, role) in ROLES {
-        let answers =
-            if role == "operator" { "_INBOX.>" } else { &format!("_INBOX.exodrive-{role}.>") };
-        let text = credentials(&account, &KeyPair::new_user(), role, answers);
+        let answers = match role {
+            "operator" => "_INBOX.>".to_owned(),
+            _ => format!("_INBOX.exodrive-{role}.>"),
+        };
+        let text = credentials(&account, &KeyPair::new_user(), role, &answers);
         write_secret(&nats.path(role), &text);
         let file = nats.path(role);
         world.set(&format!("EXODRIVE_NATS{name}_CREDS"), file.to_str().unwrap());

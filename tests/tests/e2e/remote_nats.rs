@@ -135,7 +135,7 @@ async fn a_server_that_is_not_believed_is_refused_at_once() {
         "tls {{ cert_file: {certificate:?}, key_file: {key:?}, ca_file: {:?}, verify: true }}",
         own.roots()
     );
-    let _server = nats.start("http", &tls).await;
+    let server = nats.start("http", &tls).await;
     let [shown, shown_key] = own.issue("client", "DNS:client");
     let [foreign, foreign_key] = other.issue("foreign", "DNS:client");
     let by = |roots: &str, certificate: &str| {
@@ -159,10 +159,11 @@ async fn a_server_that_is_not_believed_is_refused_at_once() {
         let said = error.to_string();
         assert!(said.contains("EXODRIVE_NATS_CA") && said.contains("EXODRIVE_NATS_CLIENT_CERT"));
     }
-    // The certificate is that of another host.
-    let elsewhere = by(&believed, &shows(&shown, &shown_key));
-    let url = elsewhere.url.replace("127.0.0.1", "localhost");
-    let error = Log::prepare(&LogConfig { url, ..elsewhere }).await.err().unwrap();
+    drop(server);
+    let [certificate, key] = own.issue("elsewhere", "DNS:elsewhere.example");
+    let tls = format!("tls {{ cert_file: {certificate:?}, key_file: {key:?} }}");
+    let _server = nats.start("http", &tls).await;
+    let error = Log::open(&by(&believed, "")).await.err().unwrap();
     assert!(matches!(error, ConnectError::Unverified { .. }), "{}", error_chain(&error));
 }
 
@@ -249,12 +250,16 @@ async fn each_user_connects_by_a_credentials_file_of_its_own() {
         "consumer": -1,
     });
     let itself = json!({"type": "operator", "version": 2});
+    let (system, of_system) = (KeyPair::new_account(), json!({"type": "account", "version": 2}));
     let of_account = json!({"limits": unlimited, "type": "account", "version": 2});
     let settings = format!(
-        "operator: {}\nresolver: MEMORY\nresolver_preload: {{ {}: {} }}",
+        "operator: {}\nsystem_account: {system}\nresolver: MEMORY\n\
+         resolver_preload: {{ {system}: {}, {}: {} }}",
         jwt(&operator, &operator, "operator", itself),
+        jwt(&operator, &system, "system", of_system),
         account.public_key(),
         jwt(&operator, &account, "exodrive", of_account),
+        system = system.public_key(),
     );
     let _server = nats.start("http", &settings).await;
     for (name, role) in ROLES {

@@ -88,7 +88,7 @@ const USERS: &str = "include \"nats-permissions.conf\"\nauthorization { users: [
 async fn a_whole_system_works_by_mutual_tls_and_shows_no_password() {
     let (nats, mut world) = (Nats::new(), World::without_processes(&[]).await);
     let folder = nats.folder.path();
-    let [own, other] = ["own", "other"].map(|name| Authority::new(folder, name));
+    let own = Authority::new(folder, "own");
     let [certificate, key] = own.issue("server", "IP:127.0.0.1");
     let tls = format!(
         "{USERS}\ntls {{ cert_file: {certificate:?}, key_file: {key:?}, ca_file: {:?}, verify: true }}",

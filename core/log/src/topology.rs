@@ -242,14 +242,14 @@ const FIRST_DELAY: Duration = Duration::from_millis(20);
 const LATER_DELAY: Duration = Duration::from_millis(250);
 
 /// Tries until the server answers or the timeout is over: services start in any
-/// order.
+/// order. Each server of a cluster is tried at least once.
 pub(crate) async fn reach(
     config: &LogConfig,
     with: impl Fn(ConnectOptions) -> ConnectOptions,
 ) -> Result<async_nats::Client, ConnectError> {
     let address = NatsAddress::parse(&config.url)?;
     let servers = address.servers();
-    let mut distrusted = 0;
+    let (mut attempts, mut distrusted) = (0, 0);
     let started = Instant::now();
     let turn = Arc::new(AtomicUsize::new(rand::random::<u16>().into()));
     loop {
@@ -265,13 +265,14 @@ pub(crate) async fn reach(
         match with(options).connect(servers).await {
             Ok(client) => return Ok(client),
             Err(source) => {
+                // The turn goes round: after so many attempts each server has been tried.
+                attempts += 1;
                 let reason = distrust(&source);
                 distrusted = if reason.is_some() { distrusted + 1 } else { 0 };
-                // Each has been tried: the turn goes round.
                 if let (Some(reason), true) = (reason, distrusted >= servers.len()) {
                     return Err(ConnectError::Unverified { address: address.to_string(), reason });
                 }
-                if started.elapsed() >= config.connect_timeout {
+                if attempts >= servers.len() && started.elapsed() >= config.connect_timeout {
                     return Err(unreachable(&address, source));
                 }
                 tokio::time::sleep(Duration::from_millis(200)).await;

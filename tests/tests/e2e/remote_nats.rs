@@ -118,7 +118,10 @@ async fn a_whole_system_works_by_mutual_tls_and_shows_no_password() {
     world.wait_until("ready").await;
     let body = email_body("sent", "em-1", "2026-11-20T09:00:00Z", "");
     world.stored(&Delivery::new("msg_1".to_owned(), body)).await;
-    world.settled().await;
+    eventually("the email is in its view", async || {
+        (world.get("/v1/inbox/em-1").await.status == 200).then_some(())
+    })
+    .await;
     for process in [API, WORKER] {
         let printed = world.printed(process);
         assert!(!printed.contains("secret-of-"), "{printed}");

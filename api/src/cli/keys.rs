@@ -145,8 +145,7 @@ impl List {
         let mut known = KnownCredentials::default();
         known.learn(&self.common.log().await?).await?;
         let now = Utc::now();
-        let keys: Vec<_> =
-            known.keys().into_iter().map(|key| KeyDetail::of(key, now)).collect();
+        let keys: Vec<_> = known.keys().into_iter().map(|key| KeyDetail::of(key, now)).collect();
         if self.common.json {
             say!("{}", serde_json::to_string_pretty(&keys)?);
             return Ok(());
@@ -155,8 +154,9 @@ impl List {
             say!("There is no service key. `exodrive keys create` makes one.");
             return Ok(());
         }
-        let mut rows =
-            table::table(&["id", "name", "scopes", "status", "created", "by", "expires", "revoked"]);
+        let mut rows = table::table(&[
+            "id", "name", "scopes", "status", "created", "by", "expires", "revoked",
+        ]);
         for key in keys {
             rows.add_row([
                 key.id,

@@ -109,7 +109,7 @@ impl Serve {
         let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
         let credential_commands = CredentialCommands::new(commands.clone());
         let credentials = Credentials::default();
-        credentials.begin(&log).await;
+        credentials.refresh(&log).await;
         tasks.spawn("credentials", credentials.clone().follow(log.clone(), stop.clone()));
         let rental = RentalCommands::new(commands, database.for_commands(), redis.clone())
             .with_earlier_ids(booking_secret.clone());

@@ -73,7 +73,8 @@ impl Person {
         };
         if caller.role != needed {
             let (role, needed) = (caller.role.name(), needed.name());
-            let wrong = format!("the token is of the role {role}: one of the role {needed} is needed");
+            let wrong =
+                format!("the token is of the role {role}: one of the role {needed} is needed");
             return Err(wrong.into());
         }
         let (url, monitor) = connections.resolve_log()?;

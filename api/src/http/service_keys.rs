@@ -2,7 +2,7 @@
 
 use super::problem::{ApiError, Problem};
 use super::{
-    Api, App,
+    App,
     auth::extract::Manages,
     command::{Answer, Command},
     given,
@@ -154,11 +154,12 @@ fn new_key(body: &KeyRequest) -> Result<NewKey, ApiError> {
             }
         }
     }
-    if body.scopes.is_empty() {
-        faults.push(InvalidField::new("/scopes", "must name a scope"));
+    if !(1..=Scope::ALL.len()).contains(&body.scopes.len()) {
+        faults.push(InvalidField::new("/scopes", "must name 1 to 7 scopes"));
     }
     let expires_at = body.expires_at.as_deref().map(|text| {
-        time::parse(text).ok_or_else(|| InvalidField::new("/expires_at", "must be a time (RFC 3339)"))
+        time::parse(text)
+            .ok_or_else(|| InvalidField::new("/expires_at", "must be a time (RFC 3339)"))
     });
     let expires_at = expires_at.transpose().unwrap_or_else(|fault| {
         faults.push(fault);
@@ -200,15 +201,9 @@ pub(crate) async fn create_service_key(
         Ok(Answer::of(&detail, done.position)?.made(location).replayed(done.replayed))
     };
     let mut answer = command.once(&api, run).await?;
-    learn(&api).await;
+    api.credentials.refresh(&api.log).await;
     answer.body["secret"] = text.map(|text| text.expose()).into();
     Ok(answer.into_response())
-}
-
-/// Lets this process know what it has just changed. If the log does not answer, the task that
-/// follows it learns it later.
-async fn learn(api: &Api) {
-    let _: Result<(), _> = api.credentials.learn(&api.log).await;
 }
 
 /// Lists every service key. For admins.
@@ -278,7 +273,7 @@ pub(crate) async fn revoke_service_key(
         Ok(Answer::of(&key, revoked.position)?.replayed(revoked.replayed))
     };
     let answer = command.once(&api, run).await?;
-    learn(&api).await;
+    api.credentials.refresh(&api.log).await;
     Ok(answer.into_response())
 }
 
@@ -318,6 +313,6 @@ pub(crate) async fn sign_out_user(
         Ok(Answer::of(&detail, done.position)?.replayed(done.replayed))
     };
     let answer = command.once(&api, run).await?;
-    learn(&api).await;
+    api.credentials.refresh(&api.log).await;
     Ok(answer.into_response())
 }

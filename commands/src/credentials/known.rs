@@ -61,8 +61,9 @@ impl KnownCredentials {
     pub async fn learn(&mut self, log: &Log) -> Result<(), ReadError> {
         let last = log.last_position_under(CREDENTIAL_SUBJECTS).await?.unwrap_or(0);
         if last < self.position {
-            // A log that came back from a backup has other events from there on.
-            *self = Self::default();
+            // A log that came back from a backup has other events from there on; or a leader has
+            // not heard of the newest ones. What was taken back stays so.
+            self.position = 0;
         }
         if last == self.position {
             return Ok(());
@@ -107,11 +108,7 @@ impl KnownCredentials {
     ///
     /// # Errors
     /// Why it is refused. Only who has the secret learns more than that it is.
-    pub fn check_key(
-        &self,
-        shown: &KeyText,
-        now: DateTime<Utc>,
-    ) -> Result<&ServiceKey, KeyFault> {
+    pub fn check_key(&self, shown: &KeyText, now: DateTime<Utc>) -> Result<&ServiceKey, KeyFault> {
         let key = self.keys.get(&shown.id());
         // Compared in any case: how long it takes says nothing about what there is.
         let right = shown.has_hash(key.map_or("", |key| &key.hash));
@@ -179,16 +176,18 @@ mod tests {
         event(position, Subject::ServiceKey(key_id.into()), &kind, &body)
     }
 
+    fn creation() -> Recorded {
+        let end = "2026-11-25T12:00:00Z";
+        let scopes = ["fleet:read", "of:later"];
+        let body = json!({
+            "name": "Website", "scopes": scopes, "hash": text(1, 7).hash(), "expires_at": end,
+        });
+        of_key(1, "created", &body)
+    }
+
     fn created() -> KnownCredentials {
         let mut known = KnownCredentials::default();
-        known.apply(&of_key(
-            1,
-            "created",
-            &json!({
-                "name": "Website", "scopes": ["fleet:read", "of:later"],
-                "hash": text(1, 7).hash(), "expires_at": "2026-11-25T12:00:00Z",
-            }),
-        ));
+        known.apply(&creation());
         known
     }
 
@@ -207,6 +206,9 @@ mod tests {
             assert_eq!(check(&known, text(id, secret), 0), Err(KeyFault::Unknown));
         }
         assert_eq!(known.position(), 2);
+        // A log from a backup that has not the revocation gives nothing back.
+        known.apply(&creation());
+        assert_eq!((known.position(), check(&known, text(1, 7), 0)), (1, Err(KeyFault::Revoked)));
     }
 
     #[test]

@@ -9,9 +9,7 @@ pub use error::CredentialError;
 pub use known::{KeyFault, KnownCredentials};
 pub use text::{KEY_PREFIX, KeyText, shown_prefix};
 
-use crate::{
-    context::CommandContext, digest::derived_uuid, event::command_event, rental::Done,
-};
+use crate::{context::CommandContext, digest::derived_uuid, event::command_event, rental::Done};
 use chrono::{DateTime, Utc};
 use error::{Rejected, failure};
 use exodrive_domain::{
@@ -154,9 +152,10 @@ impl CredentialCommands {
                 Ok(Done { value, position, at, replayed: done.repeated })
             }
             Err(CommandError::Rejected(Rejected::Domain(CredentialRejection::Unchanged))) => {
-                let loaded: Loaded<S> = self.commands.load(subject).await.map_err(|error| {
-                    failure(error.map(|never| -> Rejected { match never {} }))
-                })?;
+                let loaded: Loaded<S> =
+                    self.commands.load(subject).await.map_err(|error| {
+                        failure(error.map(|never| -> Rejected { match never {} }))
+                    })?;
                 let (value, position) = (S::clone(&loaded.state), loaded.position);
                 Ok(Done { value, position, at, replayed: false })
             }

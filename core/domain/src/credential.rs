@@ -47,11 +47,7 @@ pub enum KeyChange {
         /// nowhere.
         hash: String,
         /// The time from which on it is refused.
-        #[serde(
-            default,
-            skip_serializing_if = "Option::is_none",
-            with = "serde_micros::option"
-        )]
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "serde_micros::option")]
         expires_at: Option<DateTime<Utc>>,
     },
     /// The key is refused for ever.

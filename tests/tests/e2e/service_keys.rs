@@ -62,7 +62,10 @@ async fn a_key_does_what_its_scopes_name_as_itself() {
     let car = admin.add_car("one", 10_000).await;
     let (made, program) = created(&world, &["bookings:write", "fleet:read"]).await;
     assert_eq!(made["scopes"], json!(["fleet:read", "bookings:write"]), "in one order");
-    assert_eq!((&made["status"], &made["created_by"]), (&"active".into(), &"admin:admin-user".into()));
+    assert_eq!(
+        (&made["status"], &made["created_by"]),
+        (&"active".into(), &"admin:admin-user".into())
+    );
     let id = made["id"].as_str().unwrap();
 
     // It books as staff does: for an account, and without a limit.
@@ -138,7 +141,10 @@ async fn a_key_that_cannot_be_is_refused() {
         (asked(&[]), "/scopes"),
         (asked(&["fleet:read", "fleet:*"]), "/scopes/1"),
         (json!({"name": "x", "scopes": ["fleet:read"], "expires_at": "soon"}), "/expires_at"),
-        (json!({"name": "x", "scopes": ["fleet:read"], "expires_at": "2020-01-01T00:00:00Z"}), "/expires_at"),
+        (
+            json!({"name": "x", "scopes": ["fleet:read"], "expires_at": "2020-01-01T00:00:00Z"}),
+            "/expires_at",
+        ),
         (json!({"name": " ", "scopes": ["fleet:read"]}), "/name"),
     ] {
         let refused = admin.post(KEYS, &body).await.problem(422, "validation_failed");
@@ -250,7 +256,9 @@ async fn a_user_who_is_signed_out_is_refused_by_every_process_until_they_sign_in
     let before = [issued("ada", "auditor", now() - 60), issued("ada", "customer", now())];
     let everywhere: Vec<_> = names
         .iter()
-        .flat_map(|name| before.iter().map(|token| world.visitor().with_token(token).at(&world, name)))
+        .flat_map(|name| {
+            before.iter().map(|token| world.visitor().with_token(token).at(&world, name))
+        })
         .collect();
     let (ben, silent) = (issued("ben", "auditor", now() - 60), world.user("ada", "auditor"));
     let path = "/v1/bookings";

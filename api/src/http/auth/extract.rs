@@ -2,12 +2,12 @@
 //! role and rate. A handler names one before its path, its query and its body:
 //! who may not ask is told so, whatever they ask.
 
+pub(crate) use super::tokens::Role;
+use super::tokens::{Caller, TokenError};
 use super::{
     keys,
     peer::{network_of, peer},
 };
-pub(crate) use super::tokens::Role;
-use super::tokens::{Caller, TokenError};
 use crate::http::{
     Api,
     contract::{check_query, scope_of},

@@ -268,8 +268,7 @@ impl Tokens {
         let ends = claims.claims["exp"].as_f64().map_or(0, |ends| ends as u64);
         let issued_at =
             claims.claims.get("iat").and_then(Value::as_f64).map(|issued| issued as u64);
-        let caller =
-            Caller { subject: subject.to_owned(), role, ends, issued_at, key: None };
+        let caller = Caller { subject: subject.to_owned(), role, ends, issued_at, key: None };
         if let Some(ends) = claims.claims.get("exp").and_then(Value::as_u64) {
             let believed = Believed { caller: caller.clone(), ends, generation };
             self.believed.insert(token.to_owned(), believed);

@@ -24,6 +24,8 @@ const KEYS_BELIEVED: Duration = Duration::from_secs(10);
 const TOKENS_BELIEVED: Duration = Duration::from_secs(15 * 60);
 /// Interval at which the log is asked for news.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// Interval at which its leader is asked whether it still leads.
+const LEADER_INTERVAL: Duration = Duration::from_secs(1);
 /// Time limit of an attempt.
 const ATTEMPT: Duration = Duration::from_secs(3);
 
@@ -37,17 +39,19 @@ struct Shared {
     known: RwLock<Option<Known>>,
 }
 
-/// What the log said when it was asked.
+/// What the log has said.
 #[derive(Clone)]
 struct Known {
     credentials: Arc<KnownCredentials>,
+    /// When its leader was last asked, and was followed by most of its servers: one that is cut off
+    /// from the others knows of no news.
     asked: Instant,
 }
 
 impl Credentials {
-    /// Asks the log before anybody asks this process. If there is no answer, requests with a
-    /// credential get 503 until [`Credentials::follow`] has one.
-    pub async fn begin(&self, log: &Log) {
+    /// Takes in what the log has now, if it answers soon; else [`Credentials::follow`] does it later.
+    /// Until there was a first answer, requests with a credential get 503.
+    pub async fn refresh(&self, log: &Log) {
         let _: Result<_, _> = timeout(ATTEMPT, self.learn(log)).await;
     }
 
@@ -83,7 +87,19 @@ impl Credentials {
     /// When it does not answer.
     pub(crate) async fn learn(&self, log: &Log) -> Result<(), ReadError> {
         let mut learning = self.0.learning.lock().await;
-        let asked = Instant::now();
+        let now = Instant::now();
+        let before = {
+            let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
+            known.as_ref().map(|known| known.asked)
+        };
+        let asked = match before.filter(|before| now - *before < LEADER_INTERVAL) {
+            Some(before) => before,
+            None => {
+                // Refuses such a leader.
+                log.last_position().await?;
+                now
+            }
+        };
         learning.learn(log).await?;
         let mut known = self.0.known.write().unwrap_or_else(PoisonError::into_inner);
         let same = known.take().filter(|it| it.credentials.position() == learning.position());

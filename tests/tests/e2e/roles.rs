@@ -14,6 +14,8 @@ struct Things {
     booking: String,
     car: String,
     block: String,
+    /// Another one, since it can be deleted once.
+    other_block: String,
     customer: String,
     erasure: String,
     rebuild: String,
@@ -27,8 +29,10 @@ impl Things {
         let (admin, operator) = (world.admin(), world.user("operator-user", "operator"));
         let car = admin.add_car("one", 10_000).await;
         let booking = world.user("ada", "customer").booked(&car, day(0), day(1)).await;
-        let block = json!({"start_date": day(20), "end_date": day(21), "reason": "tyres"});
-        let block = admin.post(&format!("/v1/cars/{car}/blocks"), &block).await.expect(201);
+        let blocks = format!("/v1/cars/{car}/blocks");
+        let block = |first| json!({"start_date": first, "end_date": first, "reason": "tyres"});
+        let other_block = admin.post(&blocks, &block(day(22))).await.expect(201);
+        let block = admin.post(&blocks, &block(day(20))).await.expect(201);
         let erasure = json!({"email_address": "gone@example.com", "reason": "asked for"});
         let erasure = operator.post("/v1/operator/erasures", &erasure).await.expect(202);
         let rebuild = "/v1/operator/projections/deliveries/rebuild";
@@ -42,6 +46,7 @@ impl Things {
             booking: id(&booking),
             customer: booking["customer_id"].as_str().unwrap().to_owned(),
             block: id(&block),
+            other_block: id(&other_block),
             erasure: id(&erasure),
             rebuild: id(&rebuild),
             key: id(&key),
@@ -224,6 +229,12 @@ async fn every_operation_lets_in_whom_it_should_and_nobody_else() {
             let client = match (*caller, scope) {
                 ("other-key", Some(scope)) => &other_keys[scope],
                 _ => client,
+            };
+            let target = match *caller {
+                "key" if name == "delete_block" => {
+                    target.replace(&things.block, &things.other_block)
+                }
+                _ => target.clone(),
             };
             let what = format!("{method} {target} by {caller}");
             outcome.push(ask(client, &method, &target, &body, &what).await);

@@ -425,12 +425,11 @@ pub(crate) async fn follow_rebuild(
     let life = Duration::from_secs(left).min(LONGEST_STREAM);
     let credentials = api.credentials.clone();
     let over = async move {
-        match identity.staff.get() {
-            Some(caller) => tokio::select! {
+        if let Some(caller) = identity.staff.get() {
+            tokio::select! {
                 () = tokio::time::sleep(life) => {}
                 () = credentials.signed_out(caller) => {}
-            },
-            None => {}
+            }
         }
     };
     let changes = changes.take_until(Box::pin(over));

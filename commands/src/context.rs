@@ -2,7 +2,7 @@
 
 use crate::digest::derived_uuid;
 use chrono::{DateTime, Utc};
-use exodrive_domain::{Envelope, booking::Booking};
+use exodrive_domain::{Envelope, booking::Booking, id::KeyId};
 use uuid::Uuid;
 
 /// The actor of a command.
@@ -10,6 +10,8 @@ use uuid::Uuid;
 pub enum Actor {
     /// An admin.
     Staff(String),
+    /// The holder of a service key, who may do what its scopes name.
+    Key(KeyId),
     /// An operator, who runs the system and makes no bookings.
     Operator(String),
     /// A customer, by the subject of their account.
@@ -25,13 +27,14 @@ pub enum Actor {
 impl Actor {
     /// True if the actor may do what customers may not.
     pub fn is_staff(&self) -> bool {
-        matches!(self, Self::Staff(_) | Self::System(_))
+        matches!(self, Self::Staff(_) | Self::Key(_) | Self::System(_))
     }
 
-    /// As the log and the audit name them: `admin:<user id>`, `guest`, ….
+    /// As the log and the audit name them: `admin:<user id>`, `key:<id>`, `guest`, ….
     pub fn audit_name(&self) -> String {
         match self {
             Self::Staff(subject) => format!("admin:{subject}"),
+            Self::Key(id) => format!("key:{id}"),
             Self::Operator(subject) => format!("operator:{subject}"),
             Self::Customer(subject) => format!("customer:{subject}"),
             Self::Guest(_) => "guest".to_owned(),
@@ -42,7 +45,7 @@ impl Actor {
 
     pub(crate) fn owns(&self, booking: &Booking, now: DateTime<Utc>) -> bool {
         match self {
-            Self::Staff(_) | Self::System(_) => true,
+            Self::Staff(_) | Self::Key(_) | Self::System(_) => true,
             Self::Customer(subject) => booking.user_id.as_ref() == Some(subject),
             Self::Guest(hash) => booking.link(hash, now).is_some(),
             Self::Visitor | Self::Operator(_) => false,

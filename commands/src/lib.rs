@@ -7,14 +7,16 @@
 //! **Flow.** A command comes with a [`context`]: its actor and its id. The
 //! command handler loads the state that it decides on from the log, lets the
 //! domain decide, and appends the [`event`]. [`rental`] handles cars and
-//! bookings, [`operations`] projections, [`erasure`] a person's data, and
-//! [`import`] the tables of the present product. [`access_log`] records which
+//! bookings, [`operations`] projections, [`erasure`] a person's data,
+//! [`credentials`] service keys and sign-ins, and [`import`] the tables of the
+//! present product. [`access_log`] records which
 //! staff read which data.
 //!
 //! **To add an action on a booking**: `docs/recipes.md`, "An event".
 
 pub mod access_log;
 pub mod context;
+pub mod credentials;
 pub mod digest;
 pub mod erasure;
 pub mod event;

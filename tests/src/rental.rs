@@ -54,6 +54,11 @@ impl Client {
         Self { address: system.address(process), ..self.clone() }
     }
 
+    /// A client with this token or service key.
+    pub fn with_token(&self, token: &str) -> Self {
+        Self { token: Some(token.to_owned()), ..self.clone() }
+    }
+
     /// A client with this link's token.
     pub fn with_link(&self, token: &str) -> Self {
         Self { link: Some(token.to_owned()), ..self.clone() }

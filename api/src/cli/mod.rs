@@ -17,6 +17,7 @@ mod audit;
 mod demo;
 mod doctor;
 mod import;
+mod keys;
 mod login;
 mod metrics;
 mod nats_users;
@@ -90,6 +91,8 @@ enum Command {
     Replay(replay::Replay),
     /// Evidence for auditors, and the erasure of personal data
     Audit(audit::Audit),
+    /// Create, list and revoke service keys, by which programs ask
+    Keys(keys::Keys),
     /// Show and repair the projections
     Projections(projections::Projections),
     /// List the background workers, and see how each stands
@@ -218,6 +221,7 @@ impl Command {
             Self::Audit(command) => return command.run().await,
             Self::Projections(command) => return command.run().await,
             Self::Workers(command) => return command.run().await,
+            Self::Keys(command) => command.run().await?,
             Self::Token(command) => command.run()?,
             Self::Env(command) => command.run()?,
             Self::Doctor(command) => return command.run().await,

@@ -8,7 +8,7 @@ use crate::{
         health,
         layers::erasure_gate::ErasureGate,
         state::{
-            blocked_keys::BlockedKeys, limits::Limiter, places::Places,
+            blocked_keys::BlockedKeys, credentials::Credentials, limits::Limiter, places::Places,
             rebuild_feeds::RebuildFeeds, view_cache::ViewCache,
         },
     },
@@ -17,7 +17,8 @@ use crate::{
 use chrono::TimeDelta;
 use exodrive_audit::store::SealStore;
 use exodrive_commands::{
-    access_log::AccessLog, erasure::Erasures, operations::Operator, rental::RentalCommands,
+    access_log::AccessLog, credentials::CredentialCommands, erasure::Erasures,
+    operations::Operator, rental::RentalCommands,
 };
 use exodrive_log::{Commands, Log, permissions::User};
 use exodrive_projections::{
@@ -107,6 +108,10 @@ impl Serve {
         let blocked = BlockedKeys::default();
         tasks.spawn("blocked-keys", blocked.clone().follow(database.clone(), stop.clone()));
         let commands = Commands::new(log.clone(), Some(redis.redis().clone()));
+        let credential_commands = CredentialCommands::new(commands.clone());
+        let credentials = Credentials::default();
+        credentials.refresh(&log).await;
+        tasks.spawn("credentials", credentials.clone().follow(log.clone(), stop.clone()));
         let rental = RentalCommands::new(commands, database.for_commands(), redis.clone())
             .with_earlier_ids(booking_secret.clone());
         let operator = Operator::new(log.clone(), database.clone());
@@ -143,6 +148,8 @@ impl Serve {
             gate,
             webhook_secrets,
             tokens,
+            credentials,
+            credential_commands,
             accesses,
             bounds: self.http.bounds(),
             cors_origins: self.http.cors_origins,

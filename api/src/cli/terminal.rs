@@ -10,6 +10,7 @@ use chrono::Utc;
 use exodrive_commands::{
     access_log::{Access, AccessLog},
     context::{Actor, CommandContext},
+    credentials::KnownCredentials,
 };
 use exodrive_domain::erasure::UNPROVEN;
 use exodrive_log::Log;
@@ -25,8 +26,8 @@ const KEYS_TIMEOUT: Duration = Duration::from_secs(10);
 /// The person who gives a command, by a token.
 #[derive(clap::Args)]
 pub(super) struct Person {
-    /// Token of an operator: the log names its bearer. Without it, the log names the user of this
-    /// machine, who has shown nobody who they are
+    /// Token of an operator, or of an admin for service keys: the log names its bearer. Without it,
+    /// the log names the user of this machine, who has shown nobody who they are
     #[arg(long = "as", env = "EXODRIVE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
     #[command(flatten)]
@@ -37,9 +38,21 @@ impl Person {
     /// The context of a command of this person. Each call is another command.
     ///
     /// # Errors
-    /// When the token is not valid, or is not an operator's.
+    /// When the token is not valid, is not an operator's, or its bearer was signed out.
     pub(super) async fn context(
         &self,
+        connections: &Connections,
+    ) -> Result<CommandContext, Failure> {
+        self.context_as(Role::Operator, connections).await
+    }
+
+    /// The same for a command of another role than operators.
+    ///
+    /// # Errors
+    /// When the token is not valid, is not of that role, or its bearer was signed out.
+    pub(super) async fn context_as(
+        &self,
+        needed: Role,
         connections: &Connections,
     ) -> Result<CommandContext, Failure> {
         let Some(token) = &self.token else { return Ok(command_context()) };
@@ -58,11 +71,23 @@ impl Person {
                 outcome => break outcome?,
             }
         };
-        if caller.role != Role::Operator {
-            let role = caller.role.name();
-            return Err(format!("the token is of the role {role}: an operator's is needed").into());
+        if caller.role != needed {
+            let (role, needed) = (caller.role.name(), needed.name());
+            let wrong =
+                format!("the token is of the role {role}: one of the role {needed} is needed");
+            return Err(wrong.into());
         }
-        let actor = Actor::Operator(caller.subject);
+        let (url, monitor) = connections.resolve_log()?;
+        let log = Log::connect(&connections.appending_config(url, monitor)?).await?;
+        let mut known = KnownCredentials::default();
+        known.learn(&log).await?;
+        if known.is_signed_out(&caller.subject, caller.issued_at) {
+            return Err("the user was signed out after the token was issued".into());
+        }
+        let actor = match needed {
+            Role::Operator => Actor::Operator(caller.subject),
+            _ => Actor::Staff(caller.subject),
+        };
         Ok(CommandContext::new(Uuid::now_v7().to_string(), "", actor))
     }
 }

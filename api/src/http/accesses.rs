@@ -68,7 +68,7 @@ pub(crate) struct AccessList {
 /// two later, and so does a read of this list. For changes, the events
 /// themselves name the actor.
 #[utoipa::path(
-    get, path = "/v1/audit/accesses", tag = "audit", security(("token" = [])),
+    get, path = "/v1/audit/accesses", tag = "audit", security(("token" = []), ("service_key" = ["audit:read"])),
     params(
         AccessQuery,
         ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
@@ -173,7 +173,7 @@ const LOOKED_AT: u64 = 20_000;
 /// They are stored for 90 days, a million at most. A webhook that was rejected
 /// for its sender's rate is only counted by a metric.
 #[utoipa::path(
-    get, path = "/v1/audit/rejected-webhooks", tag = "audit", security(("token" = [])),
+    get, path = "/v1/audit/rejected-webhooks", tag = "audit", security(("token" = []), ("service_key" = ["audit:read"])),
     params(RejectedWebhookQuery),
     responses(
         (status = 200, description = "A page", body = RejectedWebhooks),

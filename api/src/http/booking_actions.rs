@@ -213,51 +213,51 @@ pub(crate) struct NoteRequest {
 
 booking_action_routes! {
     /// Records that the payment provider holds the open amount. Staff.
-    authorize_payment "/v1/bookings/{id}/authorize-payment" Manages, (("token" = [])) AmountRequest: |body, _context|
+    authorize_payment "/v1/bookings/{id}/authorize-payment" Manages, (("token" = []), ("service_key" = ["bookings:write"])) AmountRequest: |body, _context|
         BookingAction::AuthorizePayment { amount_cents: body.amount_cents, reference: optional("/reference", body.reference.as_ref())? };
     /// Records that an amount was captured. Staff.
-    capture_payment "/v1/bookings/{id}/capture-payment" Manages, (("token" = [])) AmountRequest: |body, _context|
+    capture_payment "/v1/bookings/{id}/capture-payment" Manages, (("token" = []), ("service_key" = ["bookings:write"])) AmountRequest: |body, _context|
         BookingAction::CapturePayment { amount_cents: body.amount_cents, reference: optional("/reference", body.reference.as_ref())? };
     /// Records that a payment failed. Staff.
-    fail_payment "/v1/bookings/{id}/fail-payment" Manages, (("token" = [])) ReasonRequest: |body, _context|
+    fail_payment "/v1/bookings/{id}/fail-payment" Manages, (("token" = []), ("service_key" = ["bookings:write"])) ReasonRequest: |body, _context|
         BookingAction::FailPayment { reason: optional("/reason", body.reason.as_ref())? };
     /// Records that a held payment was voided; before the rental that cancels
     /// the booking. Staff.
-    void_payment "/v1/bookings/{id}/void-payment" Manages, (("token" = [])) ReasonRequest: |body, _context|
+    void_payment "/v1/bookings/{id}/void-payment" Manages, (("token" = []), ("service_key" = ["bookings:write"])) ReasonRequest: |body, _context|
         BookingAction::VoidPayment { reason: optional("/reason", body.reason.as_ref())? };
     /// Records that an amount was refunded. Staff.
-    refund_payment "/v1/bookings/{id}/refund-payment" Manages, (("token" = [])) RefundRequest: |body, _context|
+    refund_payment "/v1/bookings/{id}/refund-payment" Manages, (("token" = []), ("service_key" = ["bookings:write"])) RefundRequest: |body, _context|
         BookingAction::RefundPayment { amount_cents: body.amount_cents, reason: optional("/reason", body.reason.as_ref())? };
     /// Records that the contract was sent. Staff.
-    send_contract "/v1/bookings/{id}/send-contract" Manages, (("token" = [])) DocumentRequest: |body, _context|
+    send_contract "/v1/bookings/{id}/send-contract" Manages, (("token" = []), ("service_key" = ["bookings:write"])) DocumentRequest: |body, _context|
         BookingAction::SendContract { document: optional("/document", body.document.as_ref())? };
     /// Records that the contract was viewed. Staff.
-    view_contract "/v1/bookings/{id}/view-contract" Manages, (("token" = [])) EmptyBody: |_body, _context| BookingAction::ViewContract;
+    view_contract "/v1/bookings/{id}/view-contract" Manages, (("token" = []), ("service_key" = ["bookings:write"])) EmptyBody: |_body, _context| BookingAction::ViewContract;
     /// Records that the contract was signed. Staff.
-    sign_contract "/v1/bookings/{id}/sign-contract" Manages, (("token" = [])) EmptyBody: |_body, _context| BookingAction::SignContract;
+    sign_contract "/v1/bookings/{id}/sign-contract" Manages, (("token" = []), ("service_key" = ["bookings:write"])) EmptyBody: |_body, _context| BookingAction::SignContract;
     /// Records that the contract was declined. Staff.
-    decline_contract "/v1/bookings/{id}/decline-contract" Manages, (("token" = [])) ReasonRequest: |body, _context|
+    decline_contract "/v1/bookings/{id}/decline-contract" Manages, (("token" = []), ("service_key" = ["bookings:write"])) ReasonRequest: |body, _context|
         BookingAction::DeclineContract { reason: optional("/reason", body.reason.as_ref())? };
     /// Records that the customer picked the car up, from the first day on.
     /// Staff.
-    pick_up "/v1/bookings/{id}/pick-up" Manages, (("token" = [])) EmptyBody: |_body, _context| BookingAction::PickUp;
+    pick_up "/v1/bookings/{id}/pick-up" Manages, (("token" = []), ("service_key" = ["bookings:write"])) EmptyBody: |_body, _context| BookingAction::PickUp;
     /// Records that the car is back; the days after that become free. Staff.
-    return_car "/v1/bookings/{id}/return" Manages, (("token" = [])) ReturnRequest: |body, _context|
+    return_car "/v1/bookings/{id}/return" Manages, (("token" = []), ("service_key" = ["bookings:write"])) ReturnRequest: |body, _context|
         BookingAction::Return { on: body.returned_on.map(|day| day.0) };
     /// Completes the rental. Staff.
-    complete "/v1/bookings/{id}/complete" Manages, (("token" = [])) EmptyBody: |_body, _context| BookingAction::Complete;
+    complete "/v1/bookings/{id}/complete" Manages, (("token" = []), ("service_key" = ["bookings:write"])) EmptyBody: |_body, _context| BookingAction::Complete;
     /// Cancels the rental; the days become free. Staff, and the customer.
-    cancel "/v1/bookings/{id}/cancel" Requester, ((), ("token" = [])) ReasonRequest: |body, _context|
+    cancel "/v1/bookings/{id}/cancel" Requester, ((), ("token" = []), ("service_key" = ["bookings:write"])) ReasonRequest: |body, _context|
         BookingAction::Cancel { reason: optional("/reason", body.reason.as_ref())? };
     /// Records that the customer did not come for the car; the days become
     /// free. Staff, from the first day on.
-    no_show "/v1/bookings/{id}/no-show" Manages, (("token" = [])) ReasonRequest: |body, _context|
+    no_show "/v1/bookings/{id}/no-show" Manages, (("token" = []), ("service_key" = ["bookings:write"])) ReasonRequest: |body, _context|
         BookingAction::NoShow { reason: optional("/reason", body.reason.as_ref())? };
     /// Records a dispute. Staff.
-    dispute "/v1/bookings/{id}/dispute" Manages, (("token" = [])) ReasonRequest: |body, _context|
+    dispute "/v1/bookings/{id}/dispute" Manages, (("token" = []), ("service_key" = ["bookings:write"])) ReasonRequest: |body, _context|
         BookingAction::Dispute { reason: optional("/reason", body.reason.as_ref())? };
     /// Records the end of a dispute. Staff.
-    resolve_dispute "/v1/bookings/{id}/resolve-dispute" Manages, (("token" = [])) ResolveRequest: |body, _context| {
+    resolve_dispute "/v1/bookings/{id}/resolve-dispute" Manages, (("token" = []), ("service_key" = ["bookings:write"])) ResolveRequest: |body, _context| {
         let status: Status = body.status.parse().map_err(|_| {
             validation(vec![InvalidField::new("/status", "must be completed or cancelled")])
         })?;
@@ -265,25 +265,25 @@ booking_action_routes! {
     };
     /// Moves the booking to other days, priced as a new booking of them. If
     /// they are taken, the booking does not change. Staff, and the customer.
-    reschedule "/v1/bookings/{id}/reschedule" Requester, ((), ("token" = [])) RescheduleRequest: |body, _context| {
+    reschedule "/v1/bookings/{id}/reschedule" Requester, ((), ("token" = []), ("service_key" = ["bookings:write"])) RescheduleRequest: |body, _context| {
         let days = days(body.start_date, body.end_date)?;
         let choices = body.fees.clone().map(|fees| choices(fees, body.pick_up.as_ref(), body.drop_off.as_ref()));
         let choices = choices.transpose()?;
         BookingAction::Reschedule { days, choices, expected_total_cents: body.expected_total_cents }
     };
     /// Gives the booking a later last day, also while the customer has the car. Staff, and the customer.
-    extend "/v1/bookings/{id}/extend" Requester, ((), ("token" = [])) ExtendRequest: |body, _context| BookingAction::Extend {
+    extend "/v1/bookings/{id}/extend" Requester, ((), ("token" = []), ("service_key" = ["bookings:write"])) ExtendRequest: |body, _context| BookingAction::Extend {
         last: body.end_date.0,
         expected_total_cents: body.expected_total_cents,
     };
     /// Adds a note. Staff.
-    add_note "/v1/bookings/{id}/notes" Manages, (("token" = [])) NoteRequest: |body, _context|
+    add_note "/v1/bookings/{id}/notes" Manages, (("token" = []), ("service_key" = ["bookings:write"])) NoteRequest: |body, _context|
         BookingAction::AddNote { text: body.text.read("/text")? };
     /// Revokes every link that was made before: none of them shows the booking any more. Staff.
-    revoke_links "/v1/bookings/{id}/revoke-links" Manages, (("token" = [])) EmptyBody: |_body, _context|
+    revoke_links "/v1/bookings/{id}/revoke-links" Manages, (("token" = []), ("service_key" = ["bookings:write"])) EmptyBody: |_body, _context|
         BookingAction::RevokeLinks;
     /// Changes the customer of the booking. Staff.
-    change_customer "/v1/bookings/{id}/customer" Manages, (("token" = [])) CustomerRequest: |body, context| {
+    change_customer "/v1/bookings/{id}/customer" Manages, (("token" = []), ("service_key" = ["bookings:write"])) CustomerRequest: |body, context| {
         let customer = valid("", body.customer(&context.actor))?;
         BookingAction::ChangeCustomer { customer_id: customer_by_address(), customer }
     };
@@ -308,7 +308,7 @@ pub(crate) struct MoveRequest {
 
 /// Moves a booking to another car: both calendars change, or neither. Staff.
 #[utoipa::path(
-    post, path = "/v1/bookings/{id}/move", tag = "bookings", security(("token" = [])),
+    post, path = "/v1/bookings/{id}/move", tag = "bookings", security(("token" = []), ("service_key" = ["bookings:write"])),
     params(
         ("id" = String, Path, description = "The booking's id"),
         ("Idempotency-Key" = Option<String>, Header, description = "A repeat under the same key gets the first answer"),
@@ -349,7 +349,7 @@ pub(crate) async fn move_booking(
 /// Makes another link by which the customer sees the booking, valid for 30
 /// days. Staff.
 #[utoipa::path(
-    post, path = "/v1/bookings/{id}/access-link", tag = "bookings", security(("token" = [])),
+    post, path = "/v1/bookings/{id}/access-link", tag = "bookings", security(("token" = []), ("service_key" = ["bookings:write"])),
     params(("id" = String, Path, description = "The booking's id")),
     request_body = EmptyBody,
     responses(

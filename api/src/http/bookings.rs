@@ -148,7 +148,7 @@ pub(crate) struct LinkDetail {
 /// Send an `Idempotency-Key`, so that a repeat cannot book twice: it gets the
 /// same answer.
 #[utoipa::path(
-    post, path = "/v1/bookings", tag = "bookings", security((), ("token" = [])),
+    post, path = "/v1/bookings", tag = "bookings", security((), ("token" = []), ("service_key" = ["bookings:write"])),
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters, new for each new booking")),
     request_body = BookingRequest,
     responses(
@@ -264,7 +264,7 @@ pub(crate) async fn car_id(api: &Api, id_or_slug: &str) -> Result<CarId, ApiErro
 
 pub(super) fn viewer(actor: &Actor) -> Viewer {
     match actor {
-        Actor::Staff(_) | Actor::System(_) => Viewer::Staff,
+        Actor::Staff(_) | Actor::Key(_) | Actor::System(_) => Viewer::Staff,
         Actor::Customer(_) | Actor::Guest(_) | Actor::Visitor | Actor::Operator(_) => {
             Viewer::Customer
         }
@@ -330,7 +330,7 @@ fn full(
 
 /// Gives a booking to its customer, and to staff.
 #[utoipa::path(
-    get, path = "/v1/bookings/{id}", tag = "bookings", security((), ("token" = [])),
+    get, path = "/v1/bookings/{id}", tag = "bookings", security((), ("token" = []), ("service_key" = ["bookings:read"])),
     params(
         ("id" = String, Path, description = "The booking's id"),
         ("If-None-Match" = Option<String>, Header, description = "An `ETag` that you hold: answered 304 while it is current"),
@@ -441,7 +441,7 @@ pub(crate) struct BookingList {
 
 /// Lists bookings, newest first: staff see all of them, a customer their own.
 #[utoipa::path(
-    get, path = "/v1/bookings", tag = "bookings", security(("token" = [])),
+    get, path = "/v1/bookings", tag = "bookings", security(("token" = []), ("service_key" = ["bookings:read"])),
     params(
         BookingQuery,
         ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
@@ -524,7 +524,7 @@ pub(crate) struct BookingTimeline {
 /// Lists the timeline of a booking: events, payments, and the email that was
 /// tagged with it. For admins and auditors.
 #[utoipa::path(
-    get, path = "/v1/bookings/{id}/timeline", tag = "bookings", security(("token" = [])),
+    get, path = "/v1/bookings/{id}/timeline", tag = "bookings", security(("token" = []), ("service_key" = ["bookings:read"])),
     params(
         ("id" = String, Path, description = "The booking's id"),
         PageQuery,

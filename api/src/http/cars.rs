@@ -108,7 +108,7 @@ pub(crate) struct CarList {
 
 /// Lists the fleet.
 #[utoipa::path(
-    get, path = "/v1/cars", tag = "cars", security((), ("token" = [])),
+    get, path = "/v1/cars", tag = "cars", security((), ("token" = []), ("service_key" = ["fleet:read"])),
     params(
         CarQuery,
         ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
@@ -214,7 +214,7 @@ fn filter(query: CarQuery, who: &Requester) -> Result<Filter, ApiError> {
 
 /// Gives a car, by its id or its slug.
 #[utoipa::path(
-    get, path = "/v1/cars/{id}", tag = "cars", security((), ("token" = [])),
+    get, path = "/v1/cars/{id}", tag = "cars", security((), ("token" = []), ("service_key" = ["fleet:read"])),
     params(
         ("id" = String, Path, description = "The car's id or slug"),
         ("If-None-Match" = Option<String>, Header, description = "An `ETag` that you hold: answered 304 while it is current"),
@@ -321,7 +321,7 @@ pub(crate) struct CalendarDay {
 
 /// Gives each day of a car, and whether it is available.
 #[utoipa::path(
-    get, path = "/v1/cars/{id}/calendar", tag = "cars", security((), ("token" = [])),
+    get, path = "/v1/cars/{id}/calendar", tag = "cars", security((), ("token" = []), ("service_key" = ["fleet:read"])),
     params(
         ("id" = String, Path, description = "The car's id or slug"),
         CalendarQuery,
@@ -459,7 +459,7 @@ pub(crate) struct QuoteDetail {
 
 /// Prices a rental. Changes nothing.
 #[utoipa::path(
-    post, path = "/v1/quotes", tag = "cars", security((), ("token" = [])),
+    post, path = "/v1/quotes", tag = "cars", security((), ("token" = []), ("service_key" = ["fleet:read"])),
     request_body = QuoteRequest,
     responses(
         (status = 200, description = "The price", body = QuoteDetail),

@@ -19,6 +19,7 @@ use utoipa::{
         ResponseBuilder, Schema, SchemaFormat, Type,
         path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem},
         schema::SchemaType,
+        security::SecurityRequirement,
     },
 };
 
@@ -47,8 +48,8 @@ pub(super) fn share(document: &mut OpenApi) {
     components.responses.extend(responses);
 }
 
-/// Adds what no route says for itself: how long a text in a query may be, and that whoever may act
-/// on a booking without a token may send its link.
+/// Adds what no route says for itself: how long a text in a query may be, that whoever may act on a
+/// booking without a token may send its link, and that a route without security is open.
 pub(super) fn complete(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
         let of_booking = path.starts_with("/v1/bookings/{id}");
@@ -57,6 +58,8 @@ pub(super) fn complete(document: &mut OpenApi) {
             if of_booking && security.as_array().is_some_and(|it| it.contains(&json!({}))) {
                 operation.parameters.get_or_insert_default().extend(link().map(RefOr::T));
             }
+            // Nobody has to say who they are: that is said too.
+            operation.security.get_or_insert_with(|| vec![SecurityRequirement::default()]);
             if let Some(RefOr::T(body)) = &mut operation.request_body
                 && serde_json::to_string(body).is_ok_and(|it| it.contains("/EmptyBody\""))
             {

@@ -5,6 +5,7 @@
 //! date exists, that an amount is in bounds) is checked where the value is read.
 
 use super::{
+    SERVICE_KEY,
     layers::request::Identity,
     problem::{ApiError, Code, FieldError},
 };
@@ -12,6 +13,7 @@ use axum::{
     extract::Query,
     http::{Method, request::Parts},
 };
+use exodrive_domain::credential::Scope;
 use serde_json::Value;
 use std::{collections::HashMap, sync::LazyLock};
 use utoipa::ToSchema;
@@ -40,6 +42,24 @@ static QUERIES: LazyLock<HashMap<(String, String), Parameters>> = LazyLock::new(
     operations.collect()
 });
 
+/// The scope of each operation that has one, likewise.
+static SCOPES: LazyLock<HashMap<(String, String), Scope>> = LazyLock::new(|| {
+    let operations =
+        DOCUMENT["paths"].as_object().into_iter().flatten().flat_map(|(path, item)| {
+            let methods = item.as_object().into_iter().flatten();
+            methods.filter_map(move |(method, operation)| {
+                Some(((method.to_uppercase(), path.clone()), scope(operation)?))
+            })
+        });
+    operations.collect()
+});
+
+fn scope(operation: &Value) -> Option<Scope> {
+    let mut ways = operation["security"].as_array()?.iter();
+    let scopes = ways.find_map(|way| way.get(SERVICE_KEY))?;
+    scopes[0].as_str()?.parse().ok()
+}
+
 fn parameters(operation: &'static Value) -> Parameters {
     let described = operation["parameters"].as_array().into_iter().flatten().map(resolved);
     let in_query = described.filter(|it| it["in"] == "query");
@@ -65,15 +85,25 @@ pub(super) fn check_query(parts: &Parts) -> Result<(), ApiError> {
     if parts.uri.query().is_none() {
         return Ok(());
     }
-    let Some(identity) = parts.extensions.get::<Identity>() else { return Ok(()) };
-    // Whatever answers a GET answers a HEAD.
-    let method = if parts.method == Method::HEAD { Method::GET } else { parts.method.clone() };
-    let path = identity.route().replace("{*", "{");
     // There is nothing at other paths, and that is the answer.
-    let Some(known) = QUERIES.get(&(method.to_string(), path)) else { return Ok(()) };
+    let known = operation_of(parts).and_then(|operation| QUERIES.get(&operation));
+    let Some(known) = known else { return Ok(()) };
     let given = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri);
     let given = given.map_err(|_| ApiError::parameter("", "the query cannot be read"))?.0;
     check_parameters(known, &given)
+}
+
+/// Method and path, as the description has them, of the operation that a request asks for.
+fn operation_of(parts: &Parts) -> Option<(String, String)> {
+    let identity = parts.extensions.get::<Identity>()?;
+    // Whatever answers a GET answers a HEAD.
+    let method = if parts.method == Method::HEAD { &Method::GET } else { &parts.method };
+    Some((method.to_string(), identity.route().replace("{*", "{")))
+}
+
+/// The scope that a service key needs for what a request asks for. `None`: no key may do it.
+pub(super) fn scope_of(parts: &Parts) -> Option<Scope> {
+    SCOPES.get(&operation_of(parts)?).copied()
 }
 
 fn check_parameters(known: &[(String, usize)], given: &[(String, String)]) -> Result<(), ApiError> {
@@ -421,6 +451,30 @@ mod tests {
         assert_eq!(refused(&[("q", &"ä".repeat(201))]), Some("?q".to_owned()));
         assert_eq!(refused(&[("after", &"a".repeat(1_000))]), None);
         assert_eq!(refused(&[("after", &"a".repeat(1_001))]), Some("?after".to_owned()));
+    }
+
+    #[test]
+    fn every_scope_lets_in_somewhere_and_only_what_changes_needs_one_that_writes() {
+        for ((method, path), scope) in SCOPES.iter() {
+            // A quote changes nothing: it is asked for by a body.
+            let reads = method == "GET" || path == "/v1/quotes";
+            assert_eq!(scope.writes(), !reads, "{method} {path}: {scope}");
+        }
+        for scope in Scope::ALL {
+            assert!(SCOPES.values().any(|it| *it == scope), "no operation needs {scope}");
+        }
+        // Whoever has a key makes no other one, and does not run the system.
+        let closed = ["/v1/operator/", "/v1/service-keys", "/v1/users/"];
+        for (path, item) in DOCUMENT["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let ways = operation["security"].as_array().unwrap();
+                let by_token = ways.iter().any(|way| way.get("token").is_some());
+                let by_key = ways.iter().any(|way| way.get(SERVICE_KEY).is_some());
+                let open = by_token && !closed.iter().any(|it| path.starts_with(it));
+                assert_eq!(by_key, open, "{method} {path}");
+                assert_eq!(by_key, scope(operation).is_some(), "{method} {path}");
+            }
+        }
     }
 
     #[test]

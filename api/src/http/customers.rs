@@ -21,7 +21,7 @@ use utoipa::{IntoParams, ToSchema};
 
 /// Gives the figures of the business. For admins and auditors.
 #[utoipa::path(
-    get, path = "/v1/dashboard", tag = "business", security(("token" = [])),
+    get, path = "/v1/dashboard", tag = "business", security(("token" = []), ("service_key" = ["customers:read"])),
     params(
         ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
     ),
@@ -71,7 +71,7 @@ pub(crate) struct CustomerList {
 
 /// Lists customers, last active first. For admins and auditors.
 #[utoipa::path(
-    get, path = "/v1/customers", tag = "business", security(("token" = [])),
+    get, path = "/v1/customers", tag = "business", security(("token" = []), ("service_key" = ["customers:read"])),
     params(
         CustomerQuery,
         ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
@@ -109,7 +109,7 @@ pub(crate) async fn list_customers(
 
 /// Gives a customer. For admins and auditors.
 #[utoipa::path(
-    get, path = "/v1/customers/{id}", tag = "business", security(("token" = [])),
+    get, path = "/v1/customers/{id}", tag = "business", security(("token" = []), ("service_key" = ["customers:read"])),
     params(
         ("id" = String, Path, description = "The customer's id"),
         ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),

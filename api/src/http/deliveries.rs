@@ -15,7 +15,7 @@ use exodrive_domain::{Subject, WEBHOOK_RECEIVED, time};
 /// The headers that the provider signed come back under their own names, after
 /// `ExoDrive-Received-`, for example `ExoDrive-Received-Svix-Signature`.
 #[utoipa::path(
-    get, path = "/v1/deliveries/{position}/raw", tag = "deliveries", security(("token" = [])),
+    get, path = "/v1/deliveries/{position}/raw", tag = "deliveries", security(("token" = []), ("service_key" = ["inbox:read"])),
     params(("position" = u64, Path, description = "Position in the log")),
     responses(
         (status = 200, description = "The bytes as received", content_type = "application/octet-stream",

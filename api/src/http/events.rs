@@ -152,7 +152,7 @@ pub(crate) struct AuditEvent {
 /// page but an export of every event that the filter matches, in log order, in
 /// the form of `/v1/audit/export`.
 #[utoipa::path(
-    get, path = "/v1/audit/events", tag = "audit", security(("token" = [])), params(EventQuery),
+    get, path = "/v1/audit/events", tag = "audit", security(("token" = []), ("service_key" = ["audit:read"])), params(EventQuery),
     responses(
         (status = 200, description = "A page, or an export", content(
             (EventList = "application/json"),
@@ -234,7 +234,7 @@ fn fitting(found: &[StoredMessage], requested: usize) -> usize {
 
 /// Gives one event as stored, with its content.
 #[utoipa::path(
-    get, path = "/v1/audit/events/{position}", tag = "audit", security(("token" = [])),
+    get, path = "/v1/audit/events/{position}", tag = "audit", security(("token" = []), ("service_key" = ["audit:read"])),
     params(("position" = u64, Path, description = "The event's position")),
     responses(
         (status = 200, description = "The event", body = AuditEvent),
@@ -261,7 +261,7 @@ pub(crate) async fn get_event(
 /// represented by hashes. An export that breaks off has no `end` record. A user
 /// has one export at a time.
 #[utoipa::path(
-    get, path = "/v1/audit/export", tag = "audit", security(("token" = [])), params(EventQuery),
+    get, path = "/v1/audit/export", tag = "audit", security(("token" = []), ("service_key" = ["audit:read"])), params(EventQuery),
     responses(
         (status = 200, description = "The export: NDJSON if `format` is not given", content(
             (String = "application/x-ndjson"),

@@ -269,7 +269,7 @@ async fn change_by_name<T>(
 
 /// Adds a car. It is shown once it has a price and is listed. Staff.
 #[utoipa::path(
-    post, path = "/v1/cars", tag = "fleet", security(("token" = [])),
+    post, path = "/v1/cars", tag = "fleet", security(("token" = []), ("service_key" = ["fleet:write"])),
     params(("Idempotency-Key" = Option<String>, Header, description = "A repeat under the same key gets the first answer")),
     request_body = CarRequest,
     responses(
@@ -305,7 +305,7 @@ macro_rules! fleet_change_routes {
     )*) => {$(
         $(#[doc = $doc])+
         #[utoipa::path(
-            $method, path = $path, tag = "fleet", security(("token" = [])),
+            $method, path = $path, tag = "fleet", security(("token" = []), ("service_key" = ["fleet:write"])),
             params(
                 ("id" = String, Path, description = "The car's id or slug"),
                 ("Idempotency-Key" = Option<String>, Header, description = "A repeat under the same key gets the first answer"),
@@ -439,7 +439,7 @@ fn no_such_block() -> ApiError {
 /// Blocks days of a car for maintenance and the like. Days of a booking are
 /// blocked only with `force`; the answer names the bookings either way. Staff.
 #[utoipa::path(
-    post, path = "/v1/cars/{id}/blocks", tag = "fleet", security(("token" = [])),
+    post, path = "/v1/cars/{id}/blocks", tag = "fleet", security(("token" = []), ("service_key" = ["fleet:write"])),
     params(
         ("id" = String, Path, description = "The car's id or slug"),
         ("Idempotency-Key" = Option<String>, Header, description = "A repeat under the same key gets the first answer"),
@@ -476,7 +476,7 @@ pub(crate) async fn create_block(
 
 /// Gives a block. For admins and auditors.
 #[utoipa::path(
-    get, path = "/v1/cars/{id}/blocks/{block_id}", tag = "fleet", security(("token" = [])),
+    get, path = "/v1/cars/{id}/blocks/{block_id}", tag = "fleet", security(("token" = []), ("service_key" = ["fleet:read"])),
     params(
         ("id" = String, Path, description = "The car's id or slug"),
         ("block_id" = String, Path, description = "The block's id"),
@@ -505,7 +505,7 @@ pub(crate) async fn get_block(
 
 /// Unblocks days of a car. Staff.
 #[utoipa::path(
-    delete, path = "/v1/cars/{id}/blocks/{block_id}", tag = "fleet", security(("token" = [])),
+    delete, path = "/v1/cars/{id}/blocks/{block_id}", tag = "fleet", security(("token" = []), ("service_key" = ["fleet:write"])),
     params(
         ("id" = String, Path, description = "The car's id or slug"),
         ("block_id" = String, Path, description = "The block's id"),

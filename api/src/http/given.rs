@@ -5,6 +5,7 @@ use super::{problem::ApiError, refusals::validation};
 use chrono::NaiveDate;
 use exodrive_domain::{
     booking,
+    credential::Scope,
     days::parse_day,
     email,
     value::{InvalidField, InvalidValue, Rules, Text, TextRule, Valid, currencies, rules},
@@ -197,6 +198,18 @@ impl PartialSchema for BookingStatuses {
 }
 
 impl ToSchema for BookingStatuses {}
+
+/// A scope of a service key. Only for the contract.
+pub(crate) struct KeyScope;
+
+impl PartialSchema for KeyScope {
+    fn schema() -> RefOr<Schema> {
+        let names = Scope::ALL.map(Scope::name);
+        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names)).into()
+    }
+}
+
+impl ToSchema for KeyScope {}
 
 /// Statuses of emails with commas between. Only for the contract.
 pub(crate) struct EmailStatuses;

@@ -104,7 +104,7 @@ pub(crate) struct History {
 /// email comes with the reads by staff. With `Accept: application/x-ndjson` all
 /// pages come as one stream, an object on each line.
 #[utoipa::path(
-    get, path = "/v1/audit/history", tag = "audit", security(("token" = [])),
+    get, path = "/v1/audit/history", tag = "audit", security(("token" = []), ("service_key" = ["audit:read"])),
     params(
         HistoryQuery,
         ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
@@ -289,7 +289,7 @@ pub(crate) struct DiffQuery {
 /// Compares an email at two times, and names the delivery that last changed
 /// each field.
 #[utoipa::path(
-    get, path = "/v1/audit/history/diff", tag = "audit", security(("token" = [])),
+    get, path = "/v1/audit/history/diff", tag = "audit", security(("token" = []), ("service_key" = ["audit:read"])),
     params(DiffQuery),
     responses(
         (status = 200, description = "The fields that differ", body = ReplayDiff),

@@ -117,7 +117,7 @@ pub(crate) struct TimelineQuery {
 
 /// Lists email, newest first.
 #[utoipa::path(
-    get, path = "/v1/inbox", tag = "inbox", security(("token" = [])),
+    get, path = "/v1/inbox", tag = "inbox", security(("token" = []), ("service_key" = ["inbox:read"])),
     params(
         ListQuery,
         ("ExoDrive-Min-Position" = Option<u64>, Header, description = "Wait (at most 2 s) until the view has reached this position"),
@@ -150,7 +150,7 @@ pub(crate) async fn list_emails(
 
 /// Gives an email with everything that its events report.
 #[utoipa::path(
-    get, path = "/v1/inbox/{email_id}", tag = "inbox", security(("token" = [])),
+    get, path = "/v1/inbox/{email_id}", tag = "inbox", security(("token" = []), ("service_key" = ["inbox:read"])),
     params(
         ("email_id" = String, Path, description = "The provider's id"),
         ("If-None-Match" = Option<String>, Header, description = "An `ETag` that you hold: answered 304 while it is current"),
@@ -213,7 +213,7 @@ fn etag(position: u64, json: &[u8]) -> String {
 
 /// Lists the events of an email.
 #[utoipa::path(
-    get, path = "/v1/inbox/{email_id}/timeline", tag = "inbox", security(("token" = [])),
+    get, path = "/v1/inbox/{email_id}/timeline", tag = "inbox", security(("token" = []), ("service_key" = ["inbox:read"])),
     params(
         ("email_id" = String, Path, description = "The provider's id"),
         TimelineQuery,
@@ -255,7 +255,7 @@ pub(crate) async fn get_timeline(
 
 /// Lists the deliveries about an email: none about one that was imported.
 #[utoipa::path(
-    get, path = "/v1/inbox/{email_id}/deliveries", tag = "deliveries", security(("token" = [])),
+    get, path = "/v1/inbox/{email_id}/deliveries", tag = "deliveries", security(("token" = []), ("service_key" = ["inbox:read"])),
     params(
         ("email_id" = String, Path, description = "The provider's id"),
         PageQuery,

@@ -34,6 +34,7 @@ mod read_answer;
 mod readings;
 mod refusals;
 mod replay;
+mod service_keys;
 pub(crate) mod serving;
 mod shows;
 pub mod state;
@@ -48,8 +49,8 @@ use super::http::{
     problem::{ApiError, Code, Problem},
     shows::{ReadRecords, Routes},
     state::{
-        blocked_keys::BlockedKeys, limits::Limiter, places::Places, rebuild_feeds::RebuildFeeds,
-        view_cache::ViewCache,
+        blocked_keys::BlockedKeys, credentials::Credentials, limits::Limiter, places::Places,
+        rebuild_feeds::RebuildFeeds, view_cache::ViewCache,
     },
 };
 use axum::{
@@ -63,6 +64,7 @@ use exodrive_audit::store::SealStore;
 use exodrive_audit::webhook_signature::Secrets;
 use exodrive_commands::{
     access_log::AccessLog,
+    credentials::CredentialCommands,
     erasure::Erasures,
     operations::Operator,
     rental::{BookingSecret, RentalCommands},
@@ -117,6 +119,10 @@ pub struct Api {
     pub webhook_secrets: Secrets,
     /// Checks tokens.
     pub tokens: Tokens,
+    /// Service keys, and who was signed out.
+    pub credentials: Credentials,
+    /// Command handlers for both.
+    pub credential_commands: CredentialCommands,
     /// Records reads of personal data by staff.
     pub accesses: AccessLog,
     /// Rate limits.
@@ -153,6 +159,7 @@ pub use body::BODY_BYTES;
 pub(crate) use fleet::TIME_ZONE;
 pub use operator::FOLLOWED;
 pub use readings::Readings;
+pub(crate) use service_keys::{KeyDetail, NewKeyDetail};
 pub use serving::{ConnectionLimits, Phases};
 pub use webhooks::SUSPECTS;
 
@@ -177,6 +184,7 @@ pub const MAX_BODY: usize = 1 << 20;
         (name = "deliveries", description = "The webhook deliveries about email, byte for byte. For admins and auditors."),
         (name = "replay", description = "Time travel: any row of any view at an earlier position or time. For admins and auditors."),
         (name = "audit", description = "Evidence that needs no trust in us. Public: checkpoints, proofs and tiles. For auditors: events, exports, the history of email with all its evidence, reads by staff, and rejected webhooks."),
+        (name = "access", description = "Service keys, by which programs ask, and the sign-out of users. For admins."),
         (name = "operator", description = "The projections: their status, and rebuild, rollback, pause, retry, skip, prune. For operators."),
         (name = "webhooks", description = "Webhooks of providers."),
         (name = "documentation", description = "The API's description, and pages about errors."),
@@ -187,11 +195,20 @@ struct Documentation;
 
 struct Bearer;
 
+/// The way in by a service key, as the description names it.
+const SERVICE_KEY: &str = "service_key";
+
 impl Modify for Bearer {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
-        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
+        let scheme = |format: &str, description: &str| {
+            let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format(format);
+            SecurityScheme::Http(scheme.description(Some(description)).build())
+        };
         if let Some(components) = &mut document.components {
-            components.add_security_scheme("token", SecurityScheme::Http(scheme));
+            let token = "A person signed in: their role says what they may do.";
+            components.add_security_scheme("token", scheme("JWT", token));
+            let key = "A program: `exo_sk_…` of `POST /v1/service-keys`. It may do what needs a scope that it has; what needs none is closed to it.";
+            components.add_security_scheme(SERVICE_KEY, scheme("exo_sk", key));
         }
     }
 }
@@ -222,6 +239,10 @@ fn documented() -> Routes {
         .add(Nothing, routes!(customers::get_dashboard))
         .add(Personal("customer"), routes!(customers::list_customers))
         .add(Personal("customer"), routes!(customers::get_customer))
+        .add(Nothing, routes!(service_keys::list_service_keys, service_keys::create_service_key))
+        .add(Nothing, routes!(service_keys::get_service_key))
+        .add(Command, routes!(service_keys::revoke_service_key))
+        .add(Command, routes!(service_keys::sign_out_user))
         .add(Nothing, routes!(operator::list_projections))
         .add(Nothing, routes!(operator::get_projection))
         .add(Command, routes!(operator::rebuild_projection))

@@ -389,7 +389,7 @@ pub(crate) struct RebuildEvent {
 }
 
 /// Follows a rebuild: an event `rebuild` for every change of state or progress.
-/// The stream ends after the last one, after 15 minutes, or when the token ends.
+/// The stream ends after the last one, after 15 minutes, when the token ends, or when the user is signed out.
 /// A user follows four at a time. For operators.
 #[utoipa::path(
     get, path = "/v1/operator/rebuilds/{id}/events", tag = "operator", security(("token" = [])),
@@ -423,7 +423,16 @@ pub(crate) async fn follow_rebuild(
     let ends = identity.staff.get().map_or(0, |caller| caller.ends);
     let left = ends.saturating_sub(u64::try_from(Utc::now().timestamp()).unwrap_or(u64::MAX));
     let life = Duration::from_secs(left).min(LONGEST_STREAM);
-    let changes = changes.take_until(tokio::time::sleep(life));
+    let credentials = api.credentials.clone();
+    let over = async move {
+        if let Some(caller) = identity.staff.get() {
+            tokio::select! {
+                () = tokio::time::sleep(life) => {}
+                () = credentials.signed_out(caller) => {}
+            }
+        }
+    };
+    let changes = changes.take_until(Box::pin(over));
     let answer = Sse::new(changes).keep_alive(KeepAlive::default()).into_response();
     Ok(held(answer, place))
 }

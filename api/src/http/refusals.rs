@@ -9,10 +9,14 @@ use super::problem::{ApiError, Code, Conflict, DateRange, FieldError};
 use exodrive_audit::{
     evidence::HistoryError, export::ExportError, seal::SealError, store::StoreError,
 };
-use exodrive_commands::{erasure::ErasureError, operations::OperatorError, rental::RentalError};
+use exodrive_commands::{
+    credentials::CredentialError, erasure::ErasureError, operations::OperatorError,
+    rental::RentalError,
+};
 use exodrive_domain::{
     NewerRelease, UnreadableEvent,
     booking::{BookingRejection, Taken, TakenDay},
+    credential::CredentialRejection,
     days::Days,
     erasure::ErasureRejection,
     fleet::FleetRejection,
@@ -209,6 +213,45 @@ impl From<ErasureError> for ApiError {
             ErasureError::Encode(error) => error.into(),
         }
     }
+}
+
+impl From<CredentialError> for ApiError {
+    fn from(error: CredentialError) -> Self {
+        match error {
+            CredentialError::Rejected(rejection) => credential_problem(&rejection),
+            CredentialError::Read(error) => error.into(),
+            CredentialError::Append(error) => error.into(),
+            CredentialError::Busy => Self::new(Code::Busy, "It is being changed by others."),
+            CredentialError::NewerRelease(error) => error.into(),
+            CredentialError::Encode(error) => error.into(),
+            error @ (CredentialError::Decode(_) | CredentialError::NoRandomness) => {
+                internal(&error)
+            }
+        }
+    }
+}
+
+fn credential_problem(rejection: &CredentialRejection) -> ApiError {
+    let field = |pointer| validation(vec![InvalidField::new(pointer, rejection.to_string())]);
+    match rejection {
+        CredentialRejection::KeyReused
+        | CredentialRejection::AlreadyDone(_)
+        | CredentialRejection::Exists => key_reused(),
+        CredentialRejection::NoSuchKey => no_such_key(),
+        CredentialRejection::NoScope => field("/scopes"),
+        CredentialRejection::InThePast => field("/expires_at"),
+        CredentialRejection::Unchanged => {
+            ApiError::new(Code::OperationRejected, "The service key is revoked already.")
+        }
+    }
+}
+
+pub(super) fn no_such_key() -> ApiError {
+    ApiError::new(Code::NotFound, "There is no such service key.")
+}
+
+pub(super) fn no_such_user() -> ApiError {
+    ApiError::new(Code::NotFound, "No user has such an id.")
 }
 
 pub(super) fn no_such_erasure() -> ApiError {

@@ -159,7 +159,7 @@ pub(crate) struct ReplayField {
 /// needs no database. The events that made it come in pages; on each the row is
 /// the same. Send a slash in a key as `%2F`.
 #[utoipa::path(
-    get, path = "/v1/replay/{view}/{key}", tag = "replay", security(("token" = [])),
+    get, path = "/v1/replay/{view}/{key}", tag = "replay", security(("token" = []), ("service_key" = ["audit:read"])),
     params(
         ("view" = String, Path, description = "The view, for example `bookings`"),
         ("key" = String, Path, description = "The row's key in it, for example a booking's id"),

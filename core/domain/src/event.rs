@@ -5,6 +5,7 @@ use crate::{
     DECISION_VERSION, Envelope, Recorded, Subject,
     access::{ACCESS_RECORDED, AccessEvent},
     booking::{BlockChange, BlockEvent, BookingChange, BookingEvent},
+    credential::{KeyChange, KeyEvent, SessionsChange, SessionsEvent},
     email::{EmailId, Report},
     erasure::{ErasureChange, ErasureEvent, HoldChange, HoldEvent},
     event_type::{EMAIL_IMPORTED, WEBHOOK_RECEIVED, WEBHOOK_RECEIVED_VERSION},
@@ -45,6 +46,10 @@ pub enum Payload {
     Erasure(ErasureEvent),
     /// `exodrive.hold.*`. By rule it changes no view.
     Hold(HoldEvent),
+    /// `exodrive.service_key.*`. By rule it changes no view.
+    ServiceKey(KeyEvent),
+    /// `exodrive.sessions.*`. By rule it changes no view.
+    Sessions(SessionsEvent),
     /// A type that this release does not know. By rule it changes no view: it
     /// was appended by a newer release, whose own projections fold it. A
     /// decision stops at it: see [`KnownEvent`](crate::KnownEvent).
@@ -170,6 +175,8 @@ pub fn decode(recorded: &Recorded) -> Result<Payload, DecodeError> {
         Family::Access => Payload::Access(decision(recorded)?),
         Family::Erasure => Payload::Erasure(decision(recorded)?),
         Family::Hold => Payload::Hold(decision(recorded)?),
+        Family::ServiceKey => Payload::ServiceKey(decision(recorded)?),
+        Family::Sessions => Payload::Sessions(decision(recorded)?),
     })
 }
 
@@ -185,6 +192,8 @@ enum Family {
     Access,
     Erasure,
     Hold,
+    ServiceKey,
+    Sessions,
 }
 
 impl Family {
@@ -203,6 +212,8 @@ impl Family {
             Self::Access => &[ACCESS_RECORDED],
             Self::Erasure => ErasureChange::KINDS,
             Self::Hold => HoldChange::KINDS,
+            Self::ServiceKey => KeyChange::KINDS,
+            Self::Sessions => SessionsChange::KINDS,
         }
     }
 
@@ -217,7 +228,9 @@ impl Family {
             | Self::Operation
             | Self::Access
             | Self::Erasure
-            | Self::Hold => DECISION_VERSION,
+            | Self::Hold
+            | Self::ServiceKey
+            | Self::Sessions => DECISION_VERSION,
         }
     }
 }

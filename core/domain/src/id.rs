@@ -53,6 +53,10 @@ ids! {
     ErasureId "erasure";
     /// A hold on personal data, by the person's address: a UUID.
     HoldId "hold";
+    /// A service key: a UUID.
+    KeyId "service key";
+    /// The sign-ins of a user: a UUID that follows from the user's id.
+    SignInId "sign-in";
 }
 
 /// Text that is no id of the kind that it should be.

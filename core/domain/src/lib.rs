@@ -20,6 +20,7 @@
 pub mod access;
 pub mod booking;
 mod command;
+pub mod credential;
 pub mod days;
 pub mod email;
 mod envelope;

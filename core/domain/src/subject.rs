@@ -5,7 +5,7 @@
 use crate::{
     email::EmailId,
     fleet::is_slug,
-    id::{CarId, ErasureId, HoldId},
+    id::{CarId, ErasureId, HoldId, KeyId, SignInId},
     operation::is_projection,
 };
 use std::{fmt, str::FromStr};
@@ -22,6 +22,8 @@ const PROJECTION: &str = "exo.projection.";
 const ACCESS: &str = "exo.access.api";
 const ERASURE: &str = "exo.erasure.";
 const HOLD: &str = "exo.hold.";
+const SERVICE_KEY: &str = "exo.credential.key.";
+const SIGN_INS: &str = "exo.credential.user.";
 
 /// The entity that an event is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -46,6 +48,10 @@ pub enum Subject {
     Erasure(ErasureId),
     /// Holds on one person's data, by an id that follows from the address.
     Hold(HoldId),
+    /// One service key.
+    ServiceKey(KeyId),
+    /// The sign-ins of one user, by an id that follows from the user's.
+    SignIns(SignInId),
 }
 
 /// A subject that this release does not know.
@@ -65,6 +71,8 @@ impl fmt::Display for Subject {
             Self::Access => f.write_str(ACCESS),
             Self::Erasure(id) => write!(f, "{ERASURE}{id}"),
             Self::Hold(id) => write!(f, "{HOLD}{id}"),
+            Self::ServiceKey(id) => write!(f, "{SERVICE_KEY}{id}"),
+            Self::SignIns(id) => write!(f, "{SIGN_INS}{id}"),
         }
     }
 }
@@ -88,6 +96,10 @@ impl FromStr for Subject {
             id.parse().ok().map(Self::Erasure)
         } else if let Some(id) = text.strip_prefix(HOLD) {
             id.parse().ok().map(Self::Hold)
+        } else if let Some(id) = text.strip_prefix(SERVICE_KEY) {
+            id.parse().ok().map(Self::ServiceKey)
+        } else if let Some(id) = text.strip_prefix(SIGN_INS) {
+            id.parse().ok().map(Self::SignIns)
         } else {
             match text {
                 PROVIDER => Some(Self::Provider),
@@ -115,6 +127,8 @@ mod tests {
             "exo.access.api",
             "exo.erasure.4ef9a417-02e9-4d39-ad75-9611e0fcc33c",
             "exo.hold.4ef9a417-02e9-4d39-ad75-9611e0fcc33c",
+            "exo.credential.key.4ef9a417-02e9-4d39-ad75-9611e0fcc33c",
+            "exo.credential.user.4ef9a417-02e9-4d39-ad75-9611e0fcc33c",
         ] {
             assert_eq!(text.parse::<Subject>().unwrap().to_string(), text);
         }
@@ -128,6 +142,8 @@ mod tests {
             "exo.projection.Inbox",
             "exo.projection.a.b",
             "exo.access.",
+            "exo.credential.key.1",
+            "exo.credential.4ef9a417-02e9-4d39-ad75-9611e0fcc33c",
             "exo.>",
             "other",
         ] {

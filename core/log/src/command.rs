@@ -27,7 +27,7 @@ use crate::{
     redis::Redis,
     wire,
 };
-pub use decided::CarState;
+pub use decided::{CarState, KeyState};
 pub use error::{ClaimError, CommandError};
 use exodrive_domain::{Envelope, Recorded, Subject, UnreadableEvent, is_known};
 use queue::Queues;

@@ -44,7 +44,9 @@ mod streams;
 pub mod topology;
 mod wire;
 
-pub use command::{CarState, ClaimError, CommandError, Commands, DecisionState, Executed, Loaded};
+pub use command::{
+    CarState, ClaimError, CommandError, Commands, DecisionState, Executed, KeyState, Loaded,
+};
 pub use error::{AppendError, ConnectError, KeyError, Outage, ReadError};
 pub use event::{Appended, NewEvent, StoredMessage};
 pub use keys::{KEY_CACHE, KeyStoreMark, Rewrapped, WrappingKeys, WrappingKeysError};

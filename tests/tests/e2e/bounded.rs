@@ -389,4 +389,10 @@ async fn who_follows_a_rebuild_has_bounds() {
     let text = tokio::time::timeout(Duration::from_secs(30), stream.text()).await.unwrap().unwrap();
     assert!(text.starts_with("event: rebuild"), "{text}");
     assert!(began.elapsed() > Duration::from_secs(1), "{:?}", began.elapsed());
+    // So does the sign-out of its reader.
+    let stream = follow(&token_of("dee")).await;
+    let reason = json!({"reason": "a test"});
+    world.admin().post("/v1/users/dee/sign-out", &reason).await.expect(200);
+    let text = tokio::time::timeout(Duration::from_secs(30), stream.text()).await.unwrap().unwrap();
+    assert!(text.starts_with("event: rebuild"), "{text}");
 }

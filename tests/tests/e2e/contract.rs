@@ -130,6 +130,7 @@ async fn a_location_leads_to_what_was_made() {
     let erasure = json!({"email_address": "dana@example.com", "reason": "asked for"});
     let rebuild = "/v1/operator/projections/{name}/rebuild";
     let because = json!({"reason": "a test"});
+    let key = json!({"name": "website", "scopes": ["fleet:read"]});
     let mut followed = BTreeSet::new();
     for (client, route, body, status) in [
         (&admin, "/v1/cars", car_body("two"), 201),
@@ -137,6 +138,7 @@ async fn a_location_leads_to_what_was_made() {
         (&world.visitor(), "/v1/bookings", booking_body(&car, day(1), day(1)), 201),
         (&world.user("ada", "customer"), "/v1/bookings", booking_body(&car, day(2), day(2)), 201),
         (&admin, "/v1/cars/{id}/blocks", block, 201),
+        (&admin, "/v1/service-keys", key, 201),
         (&operator, "/v1/operator/erasures", erasure, 202),
         (&operator, rebuild, because.clone(), 202),
     ] {

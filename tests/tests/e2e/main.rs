@@ -71,6 +71,7 @@ mod row_security;
 mod safe_headers;
 mod seal;
 mod search;
+mod service_keys;
 mod slow_clients;
 mod slow_postgres;
 mod tasks;

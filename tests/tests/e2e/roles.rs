@@ -14,9 +14,12 @@ struct Things {
     booking: String,
     car: String,
     block: String,
+    /// Another one, since it can be deleted once.
+    other_block: String,
     customer: String,
     erasure: String,
     rebuild: String,
+    key: String,
     delivery: u64,
     sealed: u64,
 }
@@ -26,21 +29,27 @@ impl Things {
         let (admin, operator) = (world.admin(), world.user("operator-user", "operator"));
         let car = admin.add_car("one", 10_000).await;
         let booking = world.user("ada", "customer").booked(&car, day(0), day(1)).await;
-        let block = json!({"start_date": day(20), "end_date": day(21), "reason": "tyres"});
-        let block = admin.post(&format!("/v1/cars/{car}/blocks"), &block).await.expect(201);
+        let blocks = format!("/v1/cars/{car}/blocks");
+        let block = |first| json!({"start_date": first, "end_date": first, "reason": "tyres"});
+        let other_block = admin.post(&blocks, &block(day(22))).await.expect(201);
+        let block = admin.post(&blocks, &block(day(20))).await.expect(201);
         let erasure = json!({"email_address": "gone@example.com", "reason": "asked for"});
         let erasure = operator.post("/v1/operator/erasures", &erasure).await.expect(202);
         let rebuild = "/v1/operator/projections/deliveries/rebuild";
         let rebuild = operator.post(rebuild, &json!({"reason": "a test"})).await.expect(202);
         let body = email_body("sent", "em-1", "2026-11-20T09:00:00Z", "");
         let delivery = world.stored(&Delivery::new("msg_1", body)).await;
+        let key = json!({"name": "a test", "scopes": ["fleet:read"]});
+        let key = admin.post("/v1/service-keys", &key).await.expect(201);
         let id = |thing: &Value| thing["id"].as_str().unwrap().to_owned();
         let things = Self {
             booking: id(&booking),
             customer: booking["customer_id"].as_str().unwrap().to_owned(),
             block: id(&block),
+            other_block: id(&other_block),
             erasure: id(&erasure),
             rebuild: id(&rebuild),
+            key: id(&key),
             sealed: sealed(world, delivery).await.1.size,
             car,
             delivery,
@@ -62,6 +71,7 @@ impl Things {
             "bookings" => self.booking.clone(),
             "cars" => self.car.clone(),
             "customers" => self.customer.clone(),
+            "service-keys" => self.key.clone(),
             _ if path.contains("/erasures/") => self.erasure.clone(),
             _ => self.rebuild.clone(),
         };
@@ -70,6 +80,7 @@ impl Things {
             .replace("{id}", &id)
             .replace("{block_id}", &self.block)
             .replace("{email_id}", "em-1")
+            .replace("{user_id}", "nobody")
             .replace("{position}", &delivery)
             .replace("{name}", "payments")
             .replace("{view}/{key}", "inbox/em-1")
@@ -92,6 +103,7 @@ impl Things {
             // Nothing is signed here.
             "receive_resend" => json!({}),
             "move_booking" => json!({"car_id": self.car}),
+            "create_service_key" => json!({"name": "another", "scopes": ["fleet:read"]}),
             "create_booking" => booking_body(&self.car, day(40), day(40)),
             "create_quote" => {
                 json!({"car_id": self.car, "start_date": day(40), "end_date": day(40)})
@@ -105,6 +117,23 @@ impl Things {
             _ => json!({}),
         }
     }
+}
+
+/// Every scope of a service key.
+const SCOPES: [&str; 7] = [
+    "fleet:read",
+    "fleet:write",
+    "bookings:read",
+    "bookings:write",
+    "customers:read",
+    "inbox:read",
+    "audit:read",
+];
+
+/// The scope that the contract asks of a key for an operation.
+fn scope_of(operation: &Value) -> Option<&str> {
+    let ways = operation["security"].as_array()?.iter();
+    ways.filter_map(|way| way["service_key"][0].as_str()).next()
 }
 
 /// Asks for an operation; `+` if the caller is let in, else the status.
@@ -148,6 +177,16 @@ async fn every_operation_lets_in_whom_it_should_and_nobody_else() {
         linked.get_from(position, &format!("/v1/bookings/{booking}")).await.expect(200);
         linked
     };
+    let key_with = async |scopes: &[&str]| {
+        let body = json!({"name": "a test", "scopes": scopes});
+        let key = admin.post("/v1/service-keys", &body).await.expect(201);
+        visitor.with_token(key["secret"].as_str().unwrap())
+    };
+    let mut other_keys = BTreeMap::new();
+    for scope in SCOPES {
+        let others: Vec<_> = SCOPES.into_iter().filter(|other| *other != scope).collect();
+        other_keys.insert(scope, key_with(&others).await);
+    }
     let others = visitor.booked(&things.car, day(9), day(9)).await;
     let (callers, rows) = rows();
     let mut clients = Vec::new();
@@ -159,6 +198,9 @@ async fn every_operation_lets_in_whom_it_should_and_nobody_else() {
             "no-role" => world.user("somebody", "none"),
             "customer" => world.user("ada", "customer"),
             "other-customer" => world.user("ben", "customer"),
+            // The contract names the scope; a key without it is made for each.
+            "scope" => visitor.clone(),
+            "key" | "other-key" => key_with(&SCOPES).await,
             role => world.user(&format!("{role}-user"), role),
         });
     }
@@ -178,7 +220,22 @@ async fn every_operation_lets_in_whom_it_should_and_nobody_else() {
         let method: Method = method.to_uppercase().parse().unwrap();
         let (target, body) = (things.path(path, operation), things.body(operation, &document));
         let mut outcome = Vec::new();
+        let scope = scope_of(operation);
         for (caller, client) in callers.iter().zip(&clients) {
+            if *caller == "scope" {
+                outcome.push(scope.unwrap_or("-").to_owned());
+                continue;
+            }
+            let client = match (*caller, scope) {
+                ("other-key", Some(scope)) => &other_keys[scope],
+                _ => client,
+            };
+            let target = match *caller {
+                "key" if name == "delete_block" => {
+                    target.replace(&things.block, &things.other_block)
+                }
+                _ => target.clone(),
+            };
             let what = format!("{method} {target} by {caller}");
             outcome.push(ask(client, &method, &target, &body, &what).await);
         }

@@ -31,6 +31,7 @@ async fn each_task_of_the_api_ends_its_process_and_readiness_names_it() {
         "view-cache-calendar",
         "blocked-keys",
         "erasure-gate",
+        "credentials",
         "access-log",
     ];
     join_all(tasks.map(async |task| {

@@ -10,6 +10,10 @@ use exodrive_domain::{
         ContractStatus, Customer, CustomerDetails, Import, NewBooking, Payment, PaymentStatus,
         Status,
     },
+    credential::{
+        KeyCommand, KeyEvent, Scope, ServiceKey, SessionsEvent, SignIns, decide as decide_key,
+        decide_sign_out,
+    },
     days::Days,
     decode,
     erasure::{ErasureChange, ErasureEvent, HoldChange, HoldEvent},
@@ -367,6 +371,29 @@ fn accesses() -> [AccessEvent; 2] {
     [AccessEvent { entries: first }, AccessEvent { entries: second }]
 }
 
+/// A service key, and its end.
+fn of_key(story: &mut Story, name: &str) {
+    let id = BLOCK.parse().unwrap();
+    let create = KeyCommand::Create {
+        id,
+        name: text("Website"),
+        scopes: [Scope::FleetRead, Scope::BookingsWrite].into(),
+        hash: "ab".repeat(32),
+        expires_at: time::parse("2027-11-24T12:00:00Z"),
+    };
+    let revoke = KeyCommand::Revoke { reason: text("found in a log file") };
+    let mut key = None;
+    for command in [create, revoke] {
+        let event: KeyEvent = decide_key(key.as_ref(), &command, &story.meta()).unwrap();
+        let body = serde_json::to_vec(&event).unwrap();
+        let recorded = story.record(Subject::ServiceKey(id), event.change.kind(), body);
+        key = ServiceKey::evolve(key, &event, &recorded);
+        if name == "created" {
+            return;
+        }
+    }
+}
+
 /// A story that ends with an event of this type.
 pub(crate) fn of(kind: &str) -> Vec<Recorded> {
     let mut story = Story::new();
@@ -393,6 +420,15 @@ pub(crate) fn of(kind: &str) -> Vec<Recorded> {
             let event = HoldEvent { hold_id, change };
             let body = serde_json::to_vec(&event).unwrap();
             story.record(Subject::Hold(hold_id), event.change.kind(), body);
+        }
+        ("service_key", name) => of_key(&mut story, name),
+        ("sessions", _) => {
+            let (user, reason) = (text("user-ada"), text("a lost phone"));
+            let event: SessionsEvent =
+                decide_sign_out(&SignIns::default(), &user, &reason, &story.meta()).unwrap();
+            let body = serde_json::to_vec(&event).unwrap();
+            let subject = Subject::SignIns(BOOKING.parse().unwrap());
+            story.record(subject, event.change.kind(), body);
         }
         ("access", _) => {
             for event in accesses() {

@@ -2,12 +2,15 @@
 //! role and rate. A handler names one before its path, its query and its body:
 //! who may not ask is told so, whatever they ask.
 
-use super::peer::{network_of, peer};
 pub(crate) use super::tokens::Role;
 use super::tokens::{Caller, TokenError};
+use super::{
+    keys,
+    peer::{network_of, peer},
+};
 use crate::http::{
     Api,
-    contract::check_query,
+    contract::{check_query, scope_of},
     headers::single,
     layers::{
         load::cost,
@@ -22,7 +25,7 @@ use axum::{
 };
 use exodrive_commands::{context::Actor, digest::sha256_hex};
 use exodrive_projections::Identity;
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 /// Any caller, with or without a token.
 pub(crate) struct Anyone;
@@ -105,13 +108,14 @@ impl Requester {
 
     /// Whose `Idempotency-Key`s are one set, and nobody else's.
     ///
-    /// Someone with a token: the user, in their role. Of an action on a booking, the holder of its
+    /// Someone with a token: the user, in their role; a service key: the key. Of an action on a booking, the holder of its
     /// link. Anybody else is known by nothing but the network that they are in and the email
     /// address that they give: two of them never share a key, and who has changed the network asks
     /// anew. A token that was sent as that of a link proves nothing where there is no booking yet.
     pub(crate) fn key_scope(&self, of_a_booking: bool, email: Option<&str>) -> Vec<String> {
         let email = email.map(|email| email.trim().to_lowercase()).unwrap_or_default();
         let parts: [&str; 3] = match (self.caller(), &self.link) {
+            (Some(Caller { key: Some(_), subject, .. }), _) => ["key", subject, ""],
             (Some(caller), _) => ["user", caller.role.name(), &caller.subject],
             (None, Some(link)) if of_a_booking => ["link", link, ""],
             (None, _) => ["visitor", &self.network, &email],
@@ -192,6 +196,7 @@ impl Requester {
     /// The actor of the caller's commands.
     pub(crate) fn actor(&self) -> Actor {
         match (self.caller(), &self.link) {
+            (Some(Caller { key: Some(key), .. }), _) => Actor::Key(key.id),
             (Some(caller), _) if caller.role == Role::Admin => Actor::Staff(caller.subject.clone()),
             (_, Some(hash)) => Actor::Guest(hash.clone()),
             (Some(caller), None) => Actor::Customer(caller.subject.clone()),
@@ -309,20 +314,23 @@ impl FromRequestParts<Arc<Api>> for Auditor {
     }
 }
 
-/// Counts the request and identifies the caller, if it has a token. A request
-/// with an invalid token, or one without a role, is counted with those without
+/// Counts the request and identifies the caller, if it has a token or a service key. A request
+/// with an invalid one, or one without a role, is counted with those without
 /// one.
 async fn check_access(parts: &Parts, api: &Api, network: &str) -> Result<Bearer, ApiError> {
-    let bearer = identify(&parts.headers, api).await;
+    let bearer = identify(parts, api).await;
     let (limit, who) = match &bearer {
-        Ok(Bearer::Known(caller)) if caller.role == Role::Customer => {
-            (Limit::SignedIn, caller.subject.as_str())
+        Ok(Bearer::Known(caller)) if caller.key.is_some() => {
+            (Limit::Admin, Cow::Owned(caller.audit_name()))
         }
-        Ok(Bearer::Known(caller)) => (Limit::Admin, caller.subject.as_str()),
-        _ => (Limit::Public, network),
+        Ok(Bearer::Known(caller)) if caller.role == Role::Customer => {
+            (Limit::SignedIn, Cow::Borrowed(caller.subject.as_str()))
+        }
+        Ok(Bearer::Known(caller)) => (Limit::Admin, Cow::Borrowed(caller.subject.as_str())),
+        _ => (Limit::Public, Cow::Borrowed(network)),
     };
     let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    let verdict = api.limiter.check_as(limit, who, cost(route)).await;
+    let verdict = api.limiter.check_as(limit, &who, cost(route)).await;
     if let Some(identity) = parts.extensions.get::<request::Identity>() {
         identity.verdicts.add(verdict);
         if let Ok(Bearer::Known(caller)) = &bearer
@@ -334,13 +342,22 @@ async fn check_access(parts: &Parts, api: &Api, network: &str) -> Result<Bearer,
     if !verdict.allowed {
         return Err(ApiError::rate_limited(&verdict));
     }
+    if let Ok(Bearer::Known(Caller { key: Some(key), .. })) = &bearer {
+        keys::admit(key, scope_of(parts))?;
+    }
     bearer
 }
 
-async fn identify(headers: &HeaderMap, api: &Api) -> Result<Bearer, ApiError> {
-    let Some(token) = bearer(headers)? else { return Ok(Bearer::Nobody) };
+async fn identify(parts: &Parts, api: &Api) -> Result<Bearer, ApiError> {
+    let Some(token) = bearer(&parts.headers)? else { return Ok(Bearer::Nobody) };
+    if keys::is_key(token) {
+        return keys::identify(token, scope_of(parts), api).map(Bearer::Known);
+    }
     match api.tokens.check(token).await {
-        Ok(caller) => Ok(Bearer::Known(caller)),
+        Ok(caller) => {
+            api.credentials.check_signed_in(&caller)?;
+            Ok(Bearer::Known(caller))
+        }
         Err(TokenError::NoRole) => Ok(Bearer::WithoutRole),
         Err(error @ TokenError::NoKeys) => {
             Err(ApiError::new(Code::IdentityUnavailable, format!("Sorry, {error}.")))

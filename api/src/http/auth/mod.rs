@@ -2,6 +2,7 @@
 
 pub mod extract;
 pub mod jwks;
+mod keys;
 pub mod peer;
 mod token_crypto;
 pub mod tokens;

@@ -4,13 +4,13 @@ use super::{
     jwks::{NoKey, PublishedKeys},
     token_crypto,
 };
-use exodrive_domain::value::UserId;
+use exodrive_domain::{credential::ServiceKey, value::UserId};
 use exodrive_projections::Identity;
 use exodrive_runtime::secret::Secret;
 use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode};
 use moka::sync::Cache;
 use serde_json::{Value, json};
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 /// A person's role in ExoDrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,15 +82,29 @@ impl fmt::Display for Algorithm {
     }
 }
 
-/// A caller, identified by a verified token.
+/// A caller, identified by a verified token or a service key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// `sub`: the user's id.
+    /// `sub`: the user's id. The key's id, if it is one.
     pub subject: String,
-    /// The role.
+    /// The role; of a key, that in which it does what it asks for.
     pub role: Role,
     /// The time at which the token ends, in seconds since 1970.
     pub ends: u64,
+    /// The time at which it says that it was issued, likewise.
+    pub issued_at: Option<u64>,
+    /// The service key, if it is one.
+    pub key: Option<Arc<ServiceKey>>,
+}
+
+impl Caller {
+    /// As the audit names them: `admin:<user id>`, `key:<id>`, ….
+    pub fn audit_name(&self) -> String {
+        match &self.key {
+            Some(key) => format!("key:{}", key.id),
+            None => format!("{}:{}", self.role.name(), self.subject),
+        }
+    }
 }
 
 /// Reason why a token is rejected.
@@ -252,7 +266,9 @@ impl Tokens {
         let subject = subject.filter(kept).ok_or(TokenError::Invalid)?;
         // Its end is not over, and not far away.
         let ends = claims.claims["exp"].as_f64().map_or(0, |ends| ends as u64);
-        let caller = Caller { subject: subject.to_owned(), role, ends };
+        let issued_at =
+            claims.claims.get("iat").and_then(Value::as_f64).map(|issued| issued as u64);
+        let caller = Caller { subject: subject.to_owned(), role, ends, issued_at, key: None };
         if let Some(ends) = claims.claims.get("exp").and_then(Value::as_u64) {
             let believed = Believed { caller: caller.clone(), ends, generation };
             self.believed.insert(token.to_owned(), believed);

@@ -33,7 +33,7 @@ pub(crate) struct Identity {
     pub(crate) trace: TraceContext,
     /// What the request was counted as.
     pub(crate) verdicts: Verdicts,
-    /// Set by the extractor that admitted a member of staff.
+    /// Set by the extractor that admitted a member of staff or a service key.
     pub(crate) staff: Arc<OnceLock<Caller>>,
     method: Method,
     route: Option<MatchedPath>,
@@ -101,10 +101,10 @@ impl Identity {
         self.route.as_ref().map_or("unmatched", MatchedPath::as_str)
     }
 
-    /// The member of staff who made the request, in their role; empty for anybody else.
+    /// The member of staff, in their role, or the service key that made the request; empty for
+    /// anybody else.
     pub(crate) fn user(&self) -> String {
-        let user = |caller: &Caller| format!("{}:{}", caller.role.name(), caller.subject);
-        self.staff.get().map(user).unwrap_or_default()
+        self.staff.get().map(Caller::audit_name).unwrap_or_default()
     }
 
     /// Notes a read of personal data, if staff made the request.

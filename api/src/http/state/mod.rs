@@ -1,6 +1,7 @@
 //! State of this process between requests.
 
 pub mod blocked_keys;
+pub mod credentials;
 pub mod limits;
 pub mod places;
 pub mod rebuild_feeds;

@@ -4,6 +4,7 @@ use super::state::DecisionState;
 use exodrive_domain::{
     KnownEvent, Payload,
     booking::Calendar,
+    credential::{ServiceKey, SignIns},
     fleet::{self, Car},
 };
 use serde::{Deserialize, Serialize};
@@ -30,5 +31,33 @@ impl DecisionState for Calendar {
 
     fn evolve(&mut self, event: &KnownEvent<'_>) {
         Calendar::evolve(self, &event.event());
+    }
+}
+
+/// The service key of a subject, if it was created.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct KeyState(pub Option<ServiceKey>);
+
+impl DecisionState for KeyState {
+    const NAME: &'static str = "service-key";
+    const VERSION: u32 = 1;
+
+    fn evolve(&mut self, event: &KnownEvent<'_>) {
+        let event = event.event();
+        if let Payload::ServiceKey(change) = event.payload {
+            self.0 = ServiceKey::evolve(self.0.take(), change, event.recorded);
+        }
+    }
+}
+
+impl DecisionState for SignIns {
+    const NAME: &'static str = "sign-ins";
+    const VERSION: u32 = 1;
+
+    fn evolve(&mut self, event: &KnownEvent<'_>) {
+        let event = event.event();
+        if let Payload::Sessions(change) = event.payload {
+            Self::evolve(self, change, event.recorded);
+        }
     }
 }

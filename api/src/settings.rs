@@ -536,6 +536,9 @@ pub enum SettingsError {
         #[source]
         source: AddressError,
     },
+    /// A file is given for servers that are not.
+    #[error("{0} needs EXODRIVE_NATS_URL: the data folder's own NATS takes no such file")]
+    NatsFile(&'static str),
     /// A user has a file of its own, and an address that names another user.
     #[error(
         "{0} is needed: EXODRIVE_NATS_URL names another user than the one of the credentials or the nkey that are given"

@@ -14,23 +14,13 @@ pub struct RemoteSettings {
     /// Authorities whose certificates are believed of NATS and of its monitoring
     /// endpoint, a file in PEM. With it every connection to NATS is by TLS. Not
     /// given: the authorities that this machine believes.
-    #[arg(long, env = "EXODRIVE_NATS_CA", value_name = "FILE", requires = "nats_url")]
+    #[arg(long, env = "EXODRIVE_NATS_CA", value_name = "FILE")]
     pub nats_ca: Option<PathBuf>,
     /// Certificate that this process shows to NATS (mutual TLS), a file in PEM.
-    #[arg(
-        long,
-        env = "EXODRIVE_NATS_CLIENT_CERT",
-        value_name = "FILE",
-        requires_all = ["nats_url", "nats_client_key"]
-    )]
+    #[arg(long, env = "EXODRIVE_NATS_CLIENT_CERT", value_name = "FILE")]
     pub nats_client_cert: Option<PathBuf>,
     /// Key of that certificate, a file in PEM that others may not read.
-    #[arg(
-        long,
-        env = "EXODRIVE_NATS_CLIENT_KEY",
-        value_name = "FILE",
-        requires_all = ["nats_url", "nats_client_cert"]
-    )]
+    #[arg(long, env = "EXODRIVE_NATS_CLIENT_KEY", value_name = "FILE")]
     pub nats_client_key: Option<PathBuf>,
     /// Who connects to NATS as the API's user: a credentials file (JWT and nkey
     /// seed) that others may not read. A user in the URL goes before it.
@@ -38,7 +28,6 @@ pub struct RemoteSettings {
         long,
         env = "EXODRIVE_NATS_CREDS",
         value_name = "FILE",
-        requires = "nats_url",
         conflicts_with = "nats_nkey_file"
     )]
     pub nats_creds: Option<PathBuf>,
@@ -47,7 +36,6 @@ pub struct RemoteSettings {
         long,
         env = "EXODRIVE_NATS_WORKER_CREDS",
         value_name = "FILE",
-        requires = "nats_url",
         conflicts_with = "nats_worker_nkey_file"
     )]
     pub nats_worker_creds: Option<PathBuf>,
@@ -56,35 +44,42 @@ pub struct RemoteSettings {
         long,
         env = "EXODRIVE_NATS_OPERATOR_CREDS",
         value_name = "FILE",
-        requires = "nats_url",
         conflicts_with = "nats_operator_nkey_file"
     )]
     pub nats_operator_creds: Option<PathBuf>,
     /// Who connects to NATS as the API's user: a file with the seed of an nkey
     /// that others may not read. A user in the URL goes before it.
-    #[arg(long, env = "EXODRIVE_NATS_NKEY_FILE", value_name = "FILE", requires = "nats_url")]
+    #[arg(long, env = "EXODRIVE_NATS_NKEY_FILE", value_name = "FILE")]
     pub nats_nkey_file: Option<PathBuf>,
     /// The same for the worker's user.
-    #[arg(
-        long,
-        env = "EXODRIVE_NATS_WORKER_NKEY_FILE",
-        value_name = "FILE",
-        requires = "nats_url"
-    )]
+    #[arg(long, env = "EXODRIVE_NATS_WORKER_NKEY_FILE", value_name = "FILE")]
     pub nats_worker_nkey_file: Option<PathBuf>,
     /// The same for the user who may make streams.
-    #[arg(
-        long,
-        env = "EXODRIVE_NATS_OPERATOR_NKEY_FILE",
-        value_name = "FILE",
-        requires = "nats_url"
-    )]
+    #[arg(long, env = "EXODRIVE_NATS_OPERATOR_NKEY_FILE", value_name = "FILE")]
     pub nats_operator_nkey_file: Option<PathBuf>,
     /// Authorities whose certificates are believed of Redis, a file in PEM. Not
     /// given: the sslrootcert of the URL, or else the authorities that this
     /// machine believes.
     #[arg(long, env = "EXODRIVE_REDIS_CA", value_name = "FILE")]
     pub redis_ca: Option<PathBuf>,
+}
+
+impl RemoteSettings {
+    /// The variable of a file for connections to NATS that is given.
+    fn of_nats(&self) -> Option<&'static str> {
+        let files = [
+            ("EXODRIVE_NATS_CA", &self.nats_ca),
+            ("EXODRIVE_NATS_CLIENT_CERT", &self.nats_client_cert),
+            ("EXODRIVE_NATS_CLIENT_KEY", &self.nats_client_key),
+            ("EXODRIVE_NATS_CREDS", &self.nats_creds),
+            ("EXODRIVE_NATS_WORKER_CREDS", &self.nats_worker_creds),
+            ("EXODRIVE_NATS_OPERATOR_CREDS", &self.nats_operator_creds),
+            ("EXODRIVE_NATS_NKEY_FILE", &self.nats_nkey_file),
+            ("EXODRIVE_NATS_WORKER_NKEY_FILE", &self.nats_worker_nkey_file),
+            ("EXODRIVE_NATS_OPERATOR_NKEY_FILE", &self.nats_operator_nkey_file),
+        ];
+        files.into_iter().find_map(|(variable, file)| file.as_ref().map(|_| variable))
+    }
 }
 
 /// The addresses of NATS that are given, with their parameters.
@@ -116,6 +111,9 @@ impl Connections {
     /// When one is invalid, by the name of its variable.
     pub fn given_nats(&self) -> Result<GivenNats, SettingsError> {
         let files = &self.remote;
+        if let (None, Some(variable)) = (&self.nats_url, files.of_nats()) {
+            return Err(SettingsError::NatsFile(variable));
+        }
         Ok(GivenNats {
             api: self.nats_as(NatsUser {
                 name: "exodrive-api",

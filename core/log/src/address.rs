@@ -357,7 +357,7 @@ mod tests {
             let address = parsed(text);
             assert_eq!(address.to_string(), shown);
             let servers = format!("{address:?} {:?}", address.servers());
-            assert!(!servers.contains("s@cret") && !servers.contains("me:"), "{servers}");
+            assert!(!servers.contains("cret"), "{servers}");
         }
         for wrong in ["nats://me:secret@a:port", "http://me:secret@a", "nats://me:1?secret@a"] {
             let error = NatsAddress::parse(wrong).unwrap_err();

@@ -297,7 +297,7 @@ async fn addresses_and_files_that_cannot_be_meant_are_refused_by_name() {
             &[("EXODRIVE_DATABASE_URL", "postgres://a,b/x?sslmode=verify-full")],
             "EXODRIVE_DATABASE_URL names several",
         ),
-        (&[("EXODRIVE_NATS_CLIENT_CERT", "/a.pem")], "--nats-client-key"),
+        (&[("EXODRIVE_NATS_CLIENT_CERT", "/a.pem")], "belong together"),
         (
             &[("EXODRIVE_NATS_CREDS", "/a"), ("EXODRIVE_NATS_NKEY_FILE", "/b")],
             "cannot be used with",

@@ -39,8 +39,8 @@ impl Nats {
     /// Starts it with these settings beside those that ExoDrive needs.
     async fn start(&self, monitor: &str, settings: &str) -> Process {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
-        let permissions = self.path("nats-permissions.conf");
-        fs::copy(docs.join("nats-permissions.conf"), &permissions).unwrap();
+        let permissions = "nats-permissions.conf";
+        fs::copy(docs.join(permissions), self.path(permissions)).unwrap();
         let text = format!(
             "listen: \"{}\"\n{monitor}: \"{}\"\nmax_payload: 2MB\n\
              jetstream {{ store_dir: {:?}, sync_interval: always }}\n{settings}\n",

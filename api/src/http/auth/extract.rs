@@ -108,10 +108,11 @@ impl Requester {
 
     /// Whose `Idempotency-Key`s are one set, and nobody else's.
     ///
-    /// Someone with a token: the user, in their role; a service key: the key. Of an action on a booking, the holder of its
-    /// link. Anybody else is known by nothing but the network that they are in and the email
-    /// address that they give: two of them never share a key, and who has changed the network asks
-    /// anew. A token that was sent as that of a link proves nothing where there is no booking yet.
+    /// Someone with a token: the user, in their role; with a service key: the key. Of an action on a
+    /// booking, the holder of its link. Anybody else is known by nothing but the network that they
+    /// are in and the email address that they give: two of them never share a key, and who has
+    /// changed the network asks anew. A token that was sent as that of a link proves nothing where
+    /// there is no booking yet.
     pub(crate) fn key_scope(&self, of_a_booking: bool, email: Option<&str>) -> Vec<String> {
         let email = email.map(|email| email.trim().to_lowercase()).unwrap_or_default();
         let parts: [&str; 3] = match (self.caller(), &self.link) {

@@ -8,7 +8,7 @@ use crate::{
         health,
         layers::erasure_gate::ErasureGate,
         state::{
-            blocked_keys::BlockedKeys, limits::Limiter, places::Places,
+            blocked_keys::BlockedKeys, limits::Limiter, log_store, places::Places,
             rebuild_feeds::RebuildFeeds, view_cache::ViewCache,
         },
     },
@@ -90,6 +90,7 @@ impl Serve {
             self.connections.appending_config(urls.nats.clone(), urls.nats_monitor.clone())?;
         self.connections.refuse_mighty_user("exodrive serve", User::Api, &config, &urls).await?;
         let log = Log::connect(&config).await?;
+        tasks.spawn("log-store", log_store::follow(log.clone(), stop.clone()));
         let redis = Cache::with_timeout(&urls.redis, self.http.redis_timeout)?;
         let [emails, cars, calendars] = [
             ("inbox", "view-cache-inbox"),

@@ -152,6 +152,23 @@ impl AppendError {
         self.outage().is_none()
     }
 
+    /// True if the server has answered that it cannot store the event: it has no space, or the
+    /// stream is full.
+    pub(crate) fn is_refusal_to_store(&self) -> bool {
+        let Self::Unavailable(Some(error)) = self else { return false };
+        let publish = error.downcast_ref::<PublishError>().and_then(Error::source);
+        let answer = publish
+            .and_then(|it| it.downcast_ref::<jetstream::Error>())
+            .or_else(|| error.downcast_ref::<jetstream::Error>());
+        let codes = [
+            ErrorCode::STREAM_STORE_FAILED,
+            ErrorCode::STORAGE_RESOURCES_EXCEEDED,
+            ErrorCode::INSUFFICIENT_RESOURCES,
+            ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
+        ];
+        answer.is_some_and(|it| codes.contains(&it.error_code()))
+    }
+
     pub(crate) fn unavailable(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Unavailable(Some(error.into()))
     }

@@ -9,6 +9,8 @@ use crate::{
     keys::{KeyStore, KeyStreams, WrappingKeys},
     log::{Log, RejectionSlots},
     names::{KEYS_STREAM, STREAM},
+    store::Store,
+    storing::Storing,
     streams::{check_stream, streams},
 };
 use async_nats::{
@@ -39,9 +41,9 @@ pub struct LogConfig {
     /// `nats://user:password@host:port`, or several with commas between them.
     pub url: String,
     /// The server's monitoring endpoint, `http://host:port`, by which its sync
-    /// mode is checked; of several servers one each, with commas between them.
-    /// Without it the mode is unknown, and a warning is
-    /// logged.
+    /// mode is checked and its disk is looked at; of several servers one each,
+    /// with commas between them. Without it the mode is unknown, and a warning
+    /// is logged.
     pub monitor_url: Option<String>,
     /// Refuse a server that acknowledges before it has flushed to disk. Such a
     /// server (the default) loses nothing when it crashes, but up to its
@@ -204,6 +206,8 @@ async fn log(
         created_at,
         clock,
         answers,
+        storing: Storing::default(),
+        store: Store::of(config.monitor_url.as_deref()),
         refusing: RejectionSlots::default(),
         checked: access != Access::Read,
     })

@@ -382,6 +382,24 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_to_store_is_told_from_an_outage() {
+        let answer = |err_code: u64| -> jetstream::Error {
+            let answer =
+                serde_json::json!({ "code": 503, "err_code": err_code, "description": "no" });
+            serde_json::from_value(answer).unwrap()
+        };
+        let full = ErrorCode::STREAM_STORE_FAILED.0;
+        assert!(AppendError::of_server(answer(full)).is_refusal_to_store());
+        let of_publish = |code| {
+            AppendError::from(PublishError::with_source(PublishErrorKind::Other, answer(code)))
+        };
+        assert!(of_publish(full).is_refusal_to_store());
+        let no_leader = ErrorCode::CLUSTER_NOT_AVAILABLE.0;
+        assert!(!AppendError::of_server(answer(no_leader)).is_refusal_to_store());
+        assert!(!AppendError::Unavailable(None).is_refusal_to_store());
+    }
+
+    #[test]
     fn an_outage_is_named_by_the_service_that_is_out() {
         let no_answer = PublishError::new(PublishErrorKind::TimedOut);
         assert_eq!(AppendError::from(no_answer).outage(), Some(Outage::EventLog));

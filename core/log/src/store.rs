@@ -8,7 +8,7 @@ use crate::{
 use futures::future::join_all;
 use serde_json::Value;
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -23,7 +23,8 @@ const OLD: Duration = Duration::from_secs(10);
 #[derive(Clone, Default)]
 pub(crate) struct Store {
     monitors: Arc<[String]>,
-    http: reqwest::Client,
+    /// Made when the first endpoint is asked; `None` if it cannot be made.
+    http: Arc<OnceLock<Option<reqwest::Client>>>,
     latest: Arc<Mutex<Option<(Instant, StoreReport)>>>,
 }
 
@@ -89,9 +90,10 @@ impl Store {
 
     /// Whether a server has failed to write, and the part of its store that is used.
     async fn ask(&self, monitor: &str) -> (bool, Option<f64>) {
+        let make = || reqwest::Client::builder().timeout(TIMEOUT).build().ok();
+        let Some(http) = self.http.get_or_init(make) else { return (false, None) };
         let get = async |path: &str| -> reqwest::Result<Value> {
-            let request = self.http.get(format!("{monitor}/{path}")).timeout(TIMEOUT);
-            request.send().await?.json().await
+            http.get(format!("{monitor}/{path}")).send().await?.json().await
         };
         let (health, varz) = tokio::join!(get("healthz?details=true"), get("varz"));
         (health.is_ok_and(|it| has_failed(&it)), varz.ok().and_then(|it| used(&it)))

@@ -97,6 +97,41 @@ async fn a_full_disk_takes_no_event_is_named_by_readiness_and_loses_nothing() {
     }
 }
 
+#[tokio::test]
+async fn a_log_that_may_hold_no_more_refuses_events_drops_none_and_is_named_by_readiness() {
+    let world = World::start().await;
+    let jetstream = world.jetstream().await;
+    let first = world.stored(&delivery(0)).await;
+    let limit = async |bytes: i64| {
+        let mut stream = jetstream.get_stream("EXODRIVE").await.unwrap();
+        let config = stream.info().await.unwrap().config.clone();
+        let config = async_nats::jetstream::stream::Config { max_bytes: bytes, ..config };
+        jetstream.update_stream(config).await.unwrap();
+    };
+    limit(BODY as i64 * 2).await;
+    let mut taken = vec![delivery(0).id];
+    let refused = loop {
+        let next = delivery(taken.len());
+        let answer = world.post(&next).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        taken.push(next.id);
+        assert!(taken.len() < MANY, "everything was stored");
+    };
+    refused.problem(503, "log_unavailable");
+    let problem = not_ready_for_the_log(&world, API).await;
+    assert!(problem.contains("stores no event"), "{problem}");
+    limit(-1).await;
+    let last = delivery(taken.len());
+    world.post_until_taken(&last).await;
+    taken.push(last.id);
+    world.wait_until("ready").await;
+    let events = world.views_equal_a_fresh_fold().await;
+    let ids: Vec<_> = events.iter().map(|event| event.envelope.id.clone()).collect();
+    assert_eq!((ids, first), (taken, 1));
+}
+
 /// The answer to a delivery that is posted to `exodrive up`: its position in the log, or the status.
 async fn post(up: &Up, client: &reqwest::Client, delivery: &Delivery) -> Result<u64, u16> {
     let secret = folder::secrets(&up.folder.path().join("data")).unwrap().webhook;

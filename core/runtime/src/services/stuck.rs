@@ -56,6 +56,10 @@ impl PrivateServices {
             STUCK_FOR.as_secs()
         );
         slot.restart().await;
+        // Of several, the next one is restarted when this one is up to date.
+        if let Err(error) = slot.wait_until_ready().await {
+            tracing::warn!(process = slot.name(), %error, "is not ready yet");
+        }
         true
     }
 }

@@ -12,7 +12,10 @@ use exodrive_projections::{
 };
 use exodrive_runtime::{error_chain, services::ServiceUrls};
 use redis::Cmd;
-use std::{process::ExitCode, time::Duration};
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:
@@ -23,6 +26,9 @@ pub(super) struct Doctor {
     #[command(flatten)]
     http: HttpSettings,
 }
+
+/// Longest time that a write to the log may take.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Finding about one part.
 type Finding = (&'static str, Verdict);
@@ -61,9 +67,7 @@ impl Doctor {
         let described = log.as_ref().map(described).map_err(|it| error_chain(it));
         findings.push(("event log", described.into()));
         if let Ok(log) = &log {
-            let probe = log.probe().await;
-            let took = |took: Duration| format!("a write took {:.1} ms", took.as_secs_f64() * 1e3);
-            findings.push(("log writes", probe.map(took).map_err(|it| error_chain(&it)).into()));
+            findings.extend(of_writes(log).await);
             findings.extend(nats_users(&config, &urls).await);
         }
         let database = Database::for_workers(&urls.database_worker)?;
@@ -118,6 +122,31 @@ impl Doctor {
 }
 
 /// Checks that a user of Redis may do its work, and no more: not see the server's settings.
+/// Whether the log takes events, and how full its disk is.
+async fn of_writes(log: &Log) -> [Finding; 2] {
+    log.look_at_store().await;
+    let started = Instant::now();
+    let health = log.health(WRITE_TIMEOUT).await;
+    let took = started.elapsed().as_secs_f64() * 1e3;
+    let writes = match health.fault {
+        None => Ok(format!("a write took {took:.1} ms")),
+        Some(fault) => Err(fault.text().to_owned()),
+    };
+    let report = log.store_report();
+    let store = match report.used() {
+        Some(used) if report.is_nearly_full() => Verdict::Fault(format!(
+            "{:.0} % of it is used: see `Full disks` in docs/operating.md",
+            used * 1e2
+        )),
+        Some(used) => Verdict::Fine(format!("{:.0} % of it is used", used * 1e2)),
+        None => Verdict::Note(
+            "its monitoring endpoint does not say how full it is (EXODRIVE_NATS_MONITOR_URL)"
+                .to_owned(),
+        ),
+    };
+    [("log writes", writes.into()), ("log store", store)]
+}
+
 async fn of_redis(url: &str, variable: &str) -> Result<Verdict, Failure> {
     let redis = Cache::new(url)?;
     if let Err(error) = redis.query::<String>(&Cmd::ping()).await {

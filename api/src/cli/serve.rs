@@ -8,8 +8,8 @@ use crate::{
         health,
         layers::erasure_gate::ErasureGate,
         state::{
-            blocked_keys::BlockedKeys, credentials::Credentials, limits::Limiter, places::Places,
-            rebuild_feeds::RebuildFeeds, view_cache::ViewCache,
+            blocked_keys::BlockedKeys, credentials::Credentials, limits::Limiter, log_store,
+            places::Places, rebuild_feeds::RebuildFeeds, view_cache::ViewCache,
         },
     },
     settings::{BookingSettings, Connections, HttpSettings, MetricsSettings, SettingsError},
@@ -92,6 +92,7 @@ impl Serve {
         self.connections.refuse_mighty_user("exodrive serve", User::Api, &config, &urls).await?;
         let log = Log::connect(&config).await?;
         redis_mode::refuse_unsupported(&urls.redis, "EXODRIVE_REDIS_URL", &tasks).await?;
+        tasks.spawn("log-store", log_store::follow(log.clone(), stop.clone()));
         let redis = Cache::with_timeout(&urls.redis, self.http.redis_timeout)?;
         let [emails, cars, calendars] = [
             ("inbox", "view-cache-inbox"),

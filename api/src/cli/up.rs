@@ -33,7 +33,8 @@ use std::{
   exodrive up --nodes 3 --ephemeral             with a cluster of three NATS servers
   EXODRIVE_NATS_URL=nats://... exodrive up      with a NATS of your own
 
-A part that dies is started again. The parts' own logs are in the data folder.")]
+A part that dies is started again, and so is a NATS that can store nothing since its disk was full,
+when there is space. The parts' own logs are in the data folder.")]
 pub(super) struct Up {
     /// Delete the data at the end (of a temporary folder, unless --data-dir
     /// names one)
@@ -94,7 +95,10 @@ impl Up {
             () = stop.cancelled() => return Ok(()),
         };
         say!("{}", banner(&system, &connections, &http)?);
-        stop.cancelled().await;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = system.services.restart_stuck_nats() => {}
+        }
         eprintln!("\nStopping …");
         system.stop().await;
         eprintln!("Stopped.");

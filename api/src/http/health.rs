@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use exodrive_audit::store::SealState;
+use exodrive_log::{Log, LogHealth, StoreReport, WriteFault};
 use exodrive_projections::engine::store::{self, RecordedWorker, WorkerState};
 use exodrive_workers::{Description, WORKERS};
 use redis::Cmd;
@@ -39,7 +40,8 @@ pub struct Latest(Mutex<Option<(Instant, Readiness)>>);
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Readiness {
     /// `ready`; `degraded`: it works, but slower (Redis does not answer), or
-    /// sealing has halted, or a background worker does not work; `not_ready`.
+    /// sealing has halted, or a background worker does not work, or the log's
+    /// disk is nearly full; `not_ready`.
     status: Overall,
     /// The parts.
     checks: Checks,
@@ -56,8 +58,11 @@ enum Overall {
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
 struct Checks {
-    /// The log accepts a write, to a small stream beside it.
+    /// The log takes events: its server stores a message beside it, its stream
+    /// has a leader, and the last events that were appended were stored.
     log: Check,
+    /// The disk of the log's server has space. Writes go on until it is full.
+    log_store: StoreCheck,
     /// Postgres answers.
     postgres: Check,
     /// Every migration of this release is applied.
@@ -87,6 +92,17 @@ struct Check {
     ok: bool,
     /// Duration of the check in milliseconds.
     ms: f64,
+    /// Description of the fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<&'static str>,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+struct StoreCheck {
+    ok: bool,
+    /// The part of the server's store that is used, in percent; null if the
+    /// monitoring endpoint does not say so.
+    used_percent: Option<f64>,
     /// Description of the fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<&'static str>,
@@ -150,7 +166,7 @@ pub(crate) async fn livez(_: Probe) -> Json<serde_json::Value> {
 #[utoipa::path(
     get, path = "/readyz", tag = "health",
     responses(
-        (status = 200, description = "Ready, or degraded: Redis does not answer, sealing has halted, or a background worker does not work", body = Readiness),
+        (status = 200, description = "Ready, or degraded: Redis does not answer, sealing has halted, a background worker does not work, or the log's disk is nearly full", body = Readiness),
         (status = 503, description = "Not ready; `checks` says why", body = Readiness),
         Problem,
     ),
@@ -182,9 +198,8 @@ pub(crate) async fn readyz(State(api): App, _: Probe) -> Response {
 
 async fn examine(api: &Arc<Api>) -> Readiness {
     let ping = Cmd::ping();
-    let (log, end, postgres, migrated, seals, workers, redis) = tokio::join!(
-        check(api.log.probe(), "it did not acknowledge a write"),
-        check(api.log.last_position(), "it did not answer"),
+    let ((log, end), postgres, migrated, seals, workers, redis) = tokio::join!(
+        check_log(&api.log),
         check(api.database.projections(), "it did not answer"),
         check(api.database.is_migrated(), "it did not answer"),
         check(api.seals.sealing(), "it did not answer"),
@@ -204,7 +219,7 @@ async fn examine(api: &Arc<Api>) -> Readiness {
         };
     }
     let (postgres, projections) = postgres;
-    let projections = check_projections(projections, end.1);
+    let projections = check_projections(projections, end);
     let cleaning = "erased data is being removed from a restored database: is a worker running?";
     let closed = api.gate.is_closed();
     let erasures = Check { ok: !closed, ms: 0.0, problem: closed.then_some(cleaning) };
@@ -212,11 +227,13 @@ async fn examine(api: &Arc<Api>) -> Readiness {
     let process =
         Check { ok: !closing, ms: 0.0, problem: closing.then_some("it is being stopped") };
     let whole =
-        [&log.0, &postgres, &migrations, &erasures, &process].into_iter().all(|check| check.ok)
+        [&log, &postgres, &migrations, &erasures, &process].into_iter().all(|check| check.ok)
             && tasks.ok
             && !projections.is_empty()
             && projections.iter().all(|projection| projection.ok);
-    let reduced = !redis.0.ok || !seals.ok || workers.iter().any(|worker| !worker.ok);
+    let log_store = check_store(api.log.store_report());
+    let reduced =
+        !redis.0.ok || !log_store.ok || !seals.ok || workers.iter().any(|worker| !worker.ok);
     let status = match (whole, !reduced) {
         (false, _) => Overall::NotReady,
         (true, false) => Overall::Degraded,
@@ -224,7 +241,8 @@ async fn examine(api: &Arc<Api>) -> Readiness {
     };
     let redis = redis.0;
     let checks = Checks {
-        log: log.0,
+        log,
+        log_store,
         postgres,
         migrations,
         redis,
@@ -236,6 +254,26 @@ async fn examine(api: &Arc<Api>) -> Readiness {
         projections,
     };
     Readiness { status, checks }
+}
+
+/// Whether the log takes events, and where it ends.
+async fn check_log(log: &Log) -> (Check, Option<u64>) {
+    let started = Instant::now();
+    let LogHealth { end, fault } = log.health(CHECK_TIMEOUT).await;
+    let ms = started.elapsed().as_secs_f64() * 1_000.0;
+    (Check { ok: fault.is_none(), ms, problem: fault.map(WriteFault::text) }, end)
+}
+
+fn check_store(report: StoreReport) -> StoreCheck {
+    let problem = if report.is_failing() {
+        Some("a server could not write to it, and takes no events until it is restarted")
+    } else if report.is_nearly_full() {
+        Some("it is nearly full: see `Full disks` in docs/operating.md")
+    } else {
+        None
+    };
+    let used_percent = report.used().map(|used| (used * 1_000.0).round() / 10.0);
+    StoreCheck { ok: problem.is_none(), used_percent, problem }
 }
 
 fn check_seals(standing: Option<SealState>) -> SealCheck {

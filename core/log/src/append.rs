@@ -80,28 +80,28 @@ impl Log {
         }
         let (started, asked) = (Instant::now(), self.answers.ask());
         let deadline = started + self.ack_timeout;
-        let outcome = timeout_at(deadline, async {
+        let attempts = async {
             loop {
                 match self.publish_batch(events).await {
+                    Ok(last) => break Ok(last),
                     Err(BatchError::TooManyOpen) => sleep(BATCH_RETRY_DELAY).await,
-                    outcome => break outcome,
+                    Err(BatchError::Append(error)) => break Err(error),
                 }
             }
-        });
-        let outcome = outcome.await.map_err(|_| AppendError::Unavailable(None))?;
-        asked.ended(&outcome, |error| match error {
-            BatchError::TooManyOpen => true,
-            BatchError::Append(error) => error.is_answer(),
-        });
+        };
+        let append = async {
+            timeout_at(deadline, attempts).await.map_err(|_| AppendError::Unavailable(None))?
+        };
+        let outcome = self.followed(append, |_| true).await;
+        asked.ended(&outcome, AppendError::is_answer);
         match outcome {
             // The answer has the position of the last event only.
             Ok(last) => {
                 metrics::histogram!("exodrive_log_append_seconds").record(started.elapsed());
                 Ok(consecutive(events.len(), last, events.len() - 1, false))
             }
-            Err(BatchError::Append(AppendError::Conflict)) => self.own_earlier_batch(events).await,
-            Err(BatchError::Append(error)) => Err(error),
-            Err(BatchError::TooManyOpen) => Err(AppendError::Unavailable(None)),
+            Err(AppendError::Conflict) => self.own_earlier_batch(events).await,
+            Err(error) => Err(error),
         }
     }
 
@@ -278,12 +278,15 @@ impl Log {
         let message = guard(PublishMessage::build().headers(headers).payload(body));
         let subject = event.subject.to_string();
         let sent = self.context.send_publish(subject, message.expected_stream(STREAM));
-        let ack = match timeout_at(deadline, sent).await {
-            Ok(Ok(ack)) => timeout_at(deadline, ack).await,
-            Ok(Err(error)) => Ok(Err(error)),
-            Err(elapsed) => Err(elapsed),
+        let append = async {
+            let ack = match timeout_at(deadline, sent).await {
+                Ok(Ok(ack)) => timeout_at(deadline, ack).await,
+                Ok(Err(error)) => Ok(Err(error)),
+                Err(elapsed) => Err(elapsed),
+            };
+            ack.map_err(|_| AppendError::Unavailable(None))?.map_err(AppendError::from)
         };
-        ack.map_err(|_| AppendError::Unavailable(None))?.map_err(AppendError::from)
+        self.followed(append, |ack| !ack.duplicate).await
     }
 }
 

@@ -153,6 +153,23 @@ impl AppendError {
         self.outage().is_none()
     }
 
+    /// True if the server has answered that it cannot store the event: it has no space, or the
+    /// stream is full.
+    pub(crate) fn is_refusal_to_store(&self) -> bool {
+        let Self::Unavailable(Some(error)) = self else { return false };
+        let publish = error.downcast_ref::<PublishError>().and_then(Error::source);
+        let answer = publish
+            .and_then(|it| it.downcast_ref::<jetstream::Error>())
+            .or_else(|| error.downcast_ref::<jetstream::Error>());
+        let codes = [
+            ErrorCode::STREAM_STORE_FAILED,
+            ErrorCode::STORAGE_RESOURCES_EXCEEDED,
+            ErrorCode::INSUFFICIENT_RESOURCES,
+            ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
+        ];
+        answer.is_some_and(|it| codes.contains(&it.error_code()))
+    }
+
     pub(crate) fn unavailable(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Unavailable(Some(error.into()))
     }
@@ -389,6 +406,24 @@ mod tests {
         ] {
             assert_eq!(error.outage(), None, "{error:?}");
         }
+    }
+
+    #[test]
+    fn a_refusal_to_store_is_told_from_an_outage() {
+        let answer = |err_code: u64| -> jetstream::Error {
+            let answer =
+                serde_json::json!({ "code": 503, "err_code": err_code, "description": "no" });
+            serde_json::from_value(answer).unwrap()
+        };
+        let full = ErrorCode::STREAM_STORE_FAILED.0;
+        assert!(AppendError::of_server(answer(full)).is_refusal_to_store());
+        let of_publish = |code| {
+            AppendError::from(PublishError::with_source(PublishErrorKind::Other, answer(code)))
+        };
+        assert!(of_publish(full).is_refusal_to_store());
+        let no_leader = ErrorCode::CLUSTER_NOT_AVAILABLE.0;
+        assert!(!AppendError::of_server(answer(no_leader)).is_refusal_to_store());
+        assert!(!AppendError::Unavailable(None).is_refusal_to_store());
     }
 
     #[test]

@@ -106,7 +106,11 @@ impl Log {
     pub(crate) async fn info(&self) -> Result<Info, ReadError> {
         let asked = self.answers.ask();
         let info = self.stream.get_info().await.map_err(ReadError::unavailable)?;
-        if info.cluster.as_ref().is_some_and(|cluster| !leads_most(&cluster.replicas)) {
+        let cluster = info.cluster.as_ref();
+        if cluster.is_some_and(|it| it.leader.is_none() && !it.replicas.is_empty()) {
+            return Err(ReadError::unavailable("no server leads the stream"));
+        }
+        if cluster.is_some_and(|cluster| !leads_most(&cluster.replicas)) {
             return Err(ReadError::unavailable("the stream's leader is cut off from the others"));
         }
         asked.answered();

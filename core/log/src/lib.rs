@@ -19,7 +19,7 @@
 //! seals and proofs use those ([`Log::stored_reader`], [`Log::read_stored`]).
 //! Nobody says that an event is missing before the stream's leader has said so
 //! twice ([`Log::read_expected`], [`Log::last_position_expecting`]). A webhook that the API refuses is recorded beside the log ([`Log::refuse`],
-//! [`Log::refusals`]).
+//! [`Log::refusals`]). [`Log::health`] says whether the log takes events now.
 
 pub mod address;
 mod answers;
@@ -31,6 +31,7 @@ pub mod command;
 mod error;
 mod event;
 mod expected;
+mod health;
 mod keys;
 mod log;
 pub mod names;
@@ -39,7 +40,9 @@ mod read;
 pub mod redis;
 mod refusals;
 mod seals;
+mod store;
 mod stored;
+mod storing;
 mod streams;
 pub mod topology;
 mod wire;
@@ -49,9 +52,11 @@ pub use command::{
 };
 pub use error::{AppendError, ConnectError, KeyError, Outage, ReadError};
 pub use event::{Appended, NewEvent, StoredMessage};
+pub use health::{LogHealth, WriteFault};
 pub use keys::{KEY_CACHE, KeyStoreMark, Rewrapped, WrappingKeys, WrappingKeysError};
 pub use log::Log;
 pub use read::{Batch, Reader, SubjectReader};
 pub use refusals::{DUPLICATE, RejectedDelivery};
+pub use store::StoreReport;
 pub use stored::{FEW_BYTES, StoredBatch, StoredReader};
 pub use topology::LogConfig;

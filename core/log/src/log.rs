@@ -5,6 +5,8 @@ use crate::{
     clock::LogClock,
     error::KeyError,
     keys::{KeyStore, KeyStoreMark, Rewrapped},
+    store::Store,
+    storing::Storing,
 };
 use async_nats::jetstream::{self, stream::Stream};
 use chrono::{DateTime, Utc};
@@ -36,6 +38,8 @@ pub struct Log {
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) clock: LogClock,
     pub(crate) answers: Answers,
+    pub(crate) storing: Storing,
+    pub(crate) store: Store,
     pub(crate) refusing: RejectionSlots,
     /// The settings of server and streams were checked: it may be appended to.
     pub(crate) checked: bool,

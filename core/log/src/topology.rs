@@ -10,6 +10,8 @@ use crate::{
     keys::{KeyStore, KeyStreams, WrappingKeys},
     log::{Log, RejectionSlots},
     names::{KEYS_STREAM, STREAM},
+    store::Store,
+    storing::Storing,
     streams::{check_stream, streams},
 };
 use async_nats::{
@@ -43,8 +45,8 @@ pub struct LogConfig {
     /// of [`NatsAddress`].
     pub url: String,
     /// The server's monitoring endpoint, `http://host:port`, by which its sync
-    /// mode is checked; of several servers one each, with commas between them.
-    /// Without it the mode is unknown.
+    /// mode is checked and its disk is looked at; of several servers one each,
+    /// with commas between them. Without it the mode is unknown.
     pub monitor_url: Option<String>,
     /// Refuse a server that acknowledges before it has flushed to disk, or of
     /// which that cannot be seen. Such a
@@ -208,6 +210,8 @@ async fn log(
         created_at,
         clock,
         answers,
+        storing: Storing::default(),
+        store: Store::of(config.monitor_url.as_deref()),
         refusing: RejectionSlots::default(),
         checked: access != Access::Read,
     })

@@ -6,15 +6,15 @@ use serde_json::Value;
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// A system as a user starts it, in a folder of its own.
-struct Up {
+pub(crate) struct Up {
     process: Process,
-    folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
     env: Vec<(String, String)>,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Up {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with(&[])
     }
 
@@ -36,11 +36,11 @@ impl Up {
         Self { process, folder, env, url: format!("http://{address}") }
     }
 
-    fn printed(&self) -> String {
+    pub(crate) fn printed(&self) -> String {
         fs::read_to_string(self.folder.path().join("up.log")).unwrap_or_default()
     }
 
-    async fn is_up(&mut self) {
+    pub(crate) async fn is_up(&mut self) {
         eventually("the banner is shown", async || {
             if let Some(ended) = self.process.ended() {
                 panic!("`exodrive up` ended: {ended}\n{}", self.printed());
@@ -50,7 +50,7 @@ impl Up {
         .await;
     }
 
-    async fn prints(&self, args: &[&str]) -> String {
+    pub(crate) async fn prints(&self, args: &[&str]) -> String {
         let done = run(args, &self.env).await;
         assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
         String::from_utf8(done.stdout).unwrap()

@@ -2,7 +2,8 @@
 
 use exodrive_runtime::services::{NatsNode, Signal};
 use exodrive_tests::{
-    API, Answer, Delivery, Ledger, Namespaces, Network, WORKER, World, email_body, eventually,
+    API, Answer, Delivery, Ledger, Namespaces, Network, WAIT_TIMEOUT, WORKER, World, email_body,
+    eventually, within,
 };
 use futures::future::join_all;
 use std::time::{Duration, Instant};
@@ -149,6 +150,41 @@ async fn without_most_of_its_servers_the_log_acknowledges_nothing_and_readiness_
     let ids: Vec<_> = events.iter().map(|event| event.envelope.id.as_str()).collect();
     assert_eq!(ids, ["msg_1", "msg_2", "msg_3"]);
     is_calm(&world).await;
+}
+
+#[tokio::test]
+async fn while_the_log_has_no_leader_readiness_says_so() {
+    let world = World::clustered().await;
+    let jetstream = world.jetstream().await;
+    let lead = async |stream: &str| {
+        let info = jetstream.get_stream(stream).await.map_err(|error| error.to_string())?;
+        let leader = info.cached_info().cluster.as_ref().and_then(|it| it.leader.clone());
+        leader.ok_or_else(|| format!("nobody leads {stream}"))
+    };
+    // Every other part of readiness goes on without the server that leads the log.
+    let api = format!("exodrive-{}", serves(&world, "exodrive-api").await);
+    let leader = within(2 * WAIT_TIMEOUT, "the log is led by a server of its own", async || {
+        let (log, canary) = (lead("EXODRIVE").await?, lead("EXODRIVE_CANARY").await?);
+        if log != canary && log != api {
+            return Ok(log);
+        }
+        let step_down = "STREAM.LEADER.STEPDOWN.EXODRIVE";
+        let _: Result<serde_json::Value, _> = jetstream.request(step_down, &()).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        Err(format!("the log is led by {log}, the canary by {canary}, and {api} serves the API"))
+    })
+    .await;
+    world.wait_until("ready").await;
+    let number: u16 = leader.rsplit('-').next().unwrap().parse().unwrap();
+    world.services.nats_node(number).unwrap().kill();
+    let unready = world.wait_until("not_ready").await;
+    assert_eq!(
+        unready["checks"]["log"]["problem"], "its stream has no leader, or does not answer",
+        "{unready}"
+    );
+    world.wait_until("ready").await;
+    let body = email_body("sent", "em-1", "2026-11-20T09:00:00Z", "");
+    world.stored(&Delivery::new("msg_1", body)).await;
 }
 
 #[tokio::test]

@@ -26,6 +26,7 @@ async fn each_task_of_the_api_ends_its_process_and_readiness_names_it() {
     let world = World::start().await;
     let tasks = [
         "metrics",
+        "log-store",
         "view-cache-inbox",
         "view-cache-cars",
         "view-cache-calendar",

@@ -3,6 +3,7 @@
 pub mod blocked_keys;
 pub mod credentials;
 pub mod limits;
+pub mod log_store;
 pub mod places;
 pub mod rebuild_feeds;
 pub mod view_cache;

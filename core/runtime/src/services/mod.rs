@@ -10,6 +10,7 @@ mod probe;
 mod process;
 mod redis;
 mod slot;
+mod stuck;
 mod supervisor;
 
 use std::fmt;

@@ -24,6 +24,18 @@ impl Probe {
         }
     }
 
+    /// What a nats-server says of a write to its disk that has failed; `None` if none has. The stream
+    /// takes nothing afterwards, until the server is restarted.
+    pub(super) async fn failed_write(&self) -> Option<String> {
+        let Self::Nats { host, monitor, .. } = self else { return None };
+        let question = ask((*host, *monitor), "GET /healthz HTTP/1.0\r\n\r\n", "}");
+        let answer = tokio::time::timeout(Duration::from_secs(1), question).await.ok()?.ok()?;
+        let (_, body) = answer.split_once("\r\n\r\n")?;
+        let health: serde_json::Value = serde_json::from_str(body).ok()?;
+        let error = health["error"].as_str()?;
+        error.contains("write error").then(|| error.to_owned())
+    }
+
     /// True if the server, which runs as `pid`, is ready for work.
     pub(super) async fn answers(&self, pid: u32) -> bool {
         let attempt = async {

@@ -41,6 +41,11 @@ impl Slot {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Name in log lines.
+    pub(super) fn name(&self) -> &str {
+        &self.spec.name
+    }
+
     pub(super) fn pid(&self) -> Option<u32> {
         self.running().as_ref().and_then(Supervised::pid)
     }
@@ -94,6 +99,29 @@ impl Slot {
                 });
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// What the server says of a write that has failed, if it runs.
+    pub(super) async fn failed_write(&self) -> Option<String> {
+        self.pid()?;
+        self.probe.failed_write().await
+    }
+
+    /// Ends the server, for its supervisor to start it again.
+    pub(super) async fn restart(&self) {
+        let before = self.pid();
+        let signal = |signal| {
+            // One that has just ended is being started again anyway.
+            let _ = self.running().as_ref().map(|child| child.signal(signal));
+        };
+        signal(Signal::SIGTERM);
+        let began = Instant::now();
+        while self.pid() == before && began.elapsed() < self.spec.grace {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if self.pid() == before {
+            signal(Signal::SIGKILL);
         }
     }
 

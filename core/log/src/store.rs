@@ -1,0 +1,180 @@
+//! The disk of the log's server, by its monitoring endpoint: how much of the store is used, and
+//! whether the server has failed to write to it.
+
+use crate::{
+    log::Log,
+    names::{KEYS_STREAM, STREAM},
+};
+use futures::future::join_all;
+use serde_json::Value;
+use std::{
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// The part of the store that may be used before it counts as nearly full.
+const NEARLY_FULL: f64 = 0.8;
+/// The longest time that an endpoint may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// The age from which on a report says nothing.
+const OLD: Duration = Duration::from_secs(10);
+
+/// The monitoring endpoints, and their last report. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Store {
+    monitors: Arc<[String]>,
+    /// Made when the first endpoint is asked; `None` if it cannot be made.
+    http: Arc<OnceLock<Option<reqwest::Client>>>,
+    latest: Arc<Mutex<Option<(Instant, StoreReport)>>>,
+}
+
+/// What the monitoring endpoints say of the servers' disks.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StoreReport {
+    /// Endpoints that are configured.
+    servers: usize,
+    /// Servers that have failed to write to the log, or to the data keys.
+    failing: usize,
+    /// The greatest part of a server's store that is used, from 0 to 1.
+    used: Option<f64>,
+}
+
+impl StoreReport {
+    /// The greatest part of a server's store that is used, from 0 to 1; `None` if no endpoint says
+    /// so.
+    pub fn used(&self) -> Option<f64> {
+        self.used
+    }
+
+    /// True if it should be given more space.
+    pub fn is_nearly_full(&self) -> bool {
+        self.used.is_some_and(|used| used >= NEARLY_FULL)
+    }
+
+    /// True if a server takes no more writes until it is restarted.
+    pub fn is_failing(&self) -> bool {
+        self.failing > 0
+    }
+
+    /// True if no server takes writes. (Of several, another one may lead.)
+    pub(crate) fn writes_fail(&self) -> bool {
+        self.is_failing() && self.failing == self.servers
+    }
+}
+
+impl Store {
+    /// `urls`: one endpoint, or several with commas between them.
+    pub(crate) fn of(urls: Option<&str>) -> Self {
+        let monitors = urls.into_iter().flat_map(|urls| urls.split(','));
+        let monitors = monitors.map(|url| url.trim().trim_end_matches('/').to_owned());
+        Self { monitors: monitors.filter(|url| !url.is_empty()).collect(), ..Self::default() }
+    }
+
+    /// The last report, unless it is old.
+    pub(crate) fn report(&self) -> StoreReport {
+        let latest = *self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.filter(|(at, _)| at.elapsed() < OLD).map(|(_, report)| report).unwrap_or_default()
+    }
+
+    async fn look(&self) -> StoreReport {
+        let seen = join_all(self.monitors.iter().map(|monitor| self.ask(monitor))).await;
+        let report = StoreReport {
+            servers: self.monitors.len(),
+            failing: seen.iter().filter(|(failing, _)| *failing).count(),
+            used: seen.iter().filter_map(|(_, used)| *used).max_by(f64::total_cmp),
+        };
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((Instant::now(), report));
+        report
+    }
+
+    /// Whether a server has failed to write, and the part of its store that is used.
+    async fn ask(&self, monitor: &str) -> (bool, Option<f64>) {
+        let make = || reqwest::Client::builder().timeout(TIMEOUT).build().ok();
+        let Some(http) = self.http.get_or_init(make) else { return (false, None) };
+        let get = async |path: &str| -> reqwest::Result<Value> {
+            http.get(format!("{monitor}/{path}")).send().await?.json().await
+        };
+        let (health, varz) = tokio::join!(get("healthz?details=true"), get("varz"));
+        (health.is_ok_and(|it| has_failed(&it)), varz.ok().and_then(|it| used(&it)))
+    }
+}
+
+/// True if a server's health is that it could not write to a stream that events need.
+fn has_failed(health: &Value) -> bool {
+    let errors = health["errors"].as_array().into_iter().flatten();
+    errors.into_iter().any(|error| {
+        let stream = error["stream"].as_str();
+        let text = error["error"].as_str().unwrap_or_default();
+        [STREAM, KEYS_STREAM].iter().any(|it| stream == Some(it)) && text.contains("write error")
+    })
+}
+
+fn used(varz: &Value) -> Option<f64> {
+    let bytes = |pointer| varz.pointer(pointer).and_then(Value::as_f64);
+    let all = bytes("/jetstream/config/max_storage").filter(|all| *all > 0.0)?;
+    Some(bytes("/jetstream/stats/storage")? / all)
+}
+
+impl Log {
+    /// Asks the monitoring endpoints of the log's servers how their disks are, and keeps the answer
+    /// for [`Log::store_report`] and for the metrics. Without endpoints nothing is known.
+    pub async fn look_at_store(&self) {
+        let report = self.store.look().await;
+        if let Some(used) = report.used {
+            metrics::gauge!("exodrive_log_store_used_ratio").set(used);
+        }
+        let stores_nothing = self.storing.is_doubted()
+            && self.info().await.is_ok_and(|info| self.storing.fails(&self.server(&info)));
+        let stuck = report.is_failing() || stores_nothing;
+        metrics::gauge!("exodrive_log_stuck").set(f64::from(u8::from(stuck)));
+    }
+
+    /// The last answer to [`Log::look_at_store`], if it is not old.
+    pub fn store_report(&self) -> StoreReport {
+        self.store.report()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_failed_write_of_events_or_keys_is_seen_in_the_health_of_a_server() {
+        let health = |stream: &str, error: &str| {
+            json!({ "status": "error", "errors": [
+                { "type": "STREAM", "account": "$G", "stream": stream, "error": error },
+            ] })
+        };
+        let full = "JetStream stream '$G > X' write error: no space left on device";
+        assert!(has_failed(&health(STREAM, full)));
+        assert!(has_failed(&health(KEYS_STREAM, full)));
+        assert!(!has_failed(&health("ANOTHER", full)));
+        assert!(!has_failed(&health(STREAM, "JetStream stream '$G > X' is not current")));
+        assert!(!has_failed(&json!({ "status": "ok" })));
+    }
+
+    #[test]
+    fn a_log_is_stuck_if_each_of_its_servers_is() {
+        let report = |failing, servers| StoreReport { servers, failing, used: None };
+        assert!(!report(0, 0).writes_fail() && !report(0, 1).writes_fail());
+        assert!(report(1, 1).writes_fail() && report(3, 3).writes_fail());
+        assert!(!report(1, 3).writes_fail() && report(1, 3).is_failing());
+    }
+
+    #[test]
+    fn a_store_is_nearly_full_at_four_fifths() {
+        let varz = |storage: u64| {
+            json!({ "jetstream": {
+                "config": { "max_storage": 1_000 }, "stats": { "storage": storage },
+            } })
+        };
+        let full =
+            |it: &Value| StoreReport { used: used(it), ..Default::default() }.is_nearly_full();
+        assert!(full(&varz(800)) && !full(&varz(799)));
+        assert_eq!(used(&json!({})), None);
+        assert_eq!(used(&json!({ "jetstream": { "config": { "max_storage": 0 } } })), None);
+    }
+}

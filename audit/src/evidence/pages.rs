@@ -1,4 +1,6 @@
 //! What is on a page of a history, and where the next one begins.
+//!
+//! This file knows nothing of its crate, so that the fuzzer can be built without it.
 
 /// What a page has room for.
 pub(super) struct Room {
@@ -39,6 +41,11 @@ impl Resume {
         let list = Some(list.to_owned()).filter(|list| !list.is_empty());
         Some(Self { things: things.parse().ok()?, entries: entries.parse().ok()?, list })
     }
+}
+
+/// The first position of the page after the one that ended at a position, as its cursor spells it.
+pub(super) fn position_after(text: &str) -> Option<u64> {
+    text.parse::<u64>().ok().map(|last| last + 1)
 }
 
 #[cfg(test)]

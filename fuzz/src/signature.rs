@@ -45,20 +45,13 @@ pub(crate) fn holds(input: &[u8]) -> bool {
         assert!(!is_accepted(&headers, rest));
         assert!(!is_accepted(&headers, &[&[first ^ 1], rest].concat()));
     }
-    for (name, _) in &headers {
+    for (name, change) in [("id", "x"), ("timestamp", "0")] {
+        let name = format!("{}-{name}", family(&headers));
         let mut altered = headers.clone();
-        let value = altered.iter_mut().find(|it| it.0 == *name).map(|it| &mut it.1).unwrap();
-        if name.ends_with("-id") {
-            value.push(b'x');
-        } else if name.ends_with("-timestamp") {
-            value.insert(0, b'0');
-        } else {
-            continue;
-        }
-        // One of the family that is not read makes no difference.
-        let is_read =
-            read(&headers, name) != read(&altered, name) && name.starts_with(family(&headers));
-        assert!(!is_read || !is_accepted(&altered, body), "{name} is signed");
+        // In front: a number with a zero more is the same number.
+        let value = altered.iter_mut().find(|it| it.0 == name).map(|it| &mut it.1).unwrap();
+        value.splice(0..0, change.bytes());
+        assert!(!is_accepted(&altered, body), "{name} is signed");
     }
     true
 }

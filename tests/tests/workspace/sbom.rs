@@ -57,8 +57,8 @@ fn it_has_what_cyclonedx_1_5_requires() {
         }
     }
     let known = ["bomFormat", "specVersion", "serialNumber", "version", "metadata", "components"];
-    let fields = SBOM.as_object().unwrap().keys();
-    assert!(fields.into_iter().all(|it| known.contains(&it.as_str()) || it == "dependencies"));
+    let mut fields = SBOM.as_object().unwrap().keys();
+    assert!(fields.all(|it| known.contains(&it.as_str()) || it == "dependencies"));
 }
 
 #[test]

@@ -12,7 +12,7 @@ export SQLX_OFFLINE := true
 # Colour for a person, plain text for a log file.
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help tools run test chaos demo bench check sqlx openapi clean
+.PHONY: help tools run test chaos fuzz demo bench check sbom sqlx openapi clean
 
 help: ## This table
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,12 @@ chaos: ## Cut, delay and lose connections thousands of times, kill and hang serv
 	@EXODRIVE_CHAOS=1 "$(TARGET)/debug/test-servers" \
 	  cargo nextest run --workspace --profile chaos --no-capture -E 'test(chaos::) | test(cluster::)' $(ARGS)
 
+# Of each target.
+SECONDS ?= 5
+
+fuzz: ## Look for inputs that break what reads bytes of strangers, SECONDS=5 for each target
+	@scripts/fuzz $(SECONDS) $(ARGS)
+
 demo: tools ## A guided tour: fleet, booking, mail, on a running system (starts one if none runs)
 	@cargo build --bin exodrive
 	@exec "$(TARGET)/debug/exodrive" demo $(ARGS)
@@ -55,6 +61,12 @@ check: ## Formatting, lints and documentation, warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+sbom: ## Write what the program is made of (CycloneDX) into target/exodrive.cdx.json
+	@mkdir -p "$(TARGET)"
+	@scripts/sbom > "$(TARGET)/exodrive.cdx.json.new"
+	@mv "$(TARGET)/exodrive.cdx.json.new" "$(TARGET)/exodrive.cdx.json"
+	@echo "$(TARGET)/exodrive.cdx.json"
 
 sqlx: tools ## Check the SQL again and rewrite .sqlx
 	@scripts/sqlx-prepare

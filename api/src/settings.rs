@@ -349,10 +349,11 @@ pub struct BookingSettings {
     #[arg(long, env = "EXODRIVE_HOLD_PERIOD", default_value = "15m", value_name = "DURATION",
           value_parser = humantime::parse_duration)]
     pub hold_period: Duration,
-    /// Makes the links by which guests see their bookings, and the ids of
-    /// customers; at least 32 bytes. If it changes, links that guests have go on working (their
-    /// hashes are in the log), but returning customers get new ids, and the
-    /// answer to a repeat of an older request shows a link that does not work.
+    /// Makes the links by which guests see their bookings; at least 32 bytes. If
+    /// it changes, links that guests have go on working (their hashes are in the
+    /// log), but the answer to a repeat of an older request shows a link that does
+    /// not work, and customers whose ids an earlier release has derived from it
+    /// get new ids when they return.
     /// Not given: the secret of the data folder, or else one that is derived
     /// from EXODRIVE_JWT_SECRET.
     #[arg(long, env = "EXODRIVE_LINK_SECRET", hide_env_values = true, value_name = "SECRET",

@@ -11,13 +11,14 @@ use std::{
 };
 
 /// Folders whose files the documentation may name by their path from the root.
-const FOLDERS: [&str; 12] = [
+const FOLDERS: [&str; 13] = [
     "api",
     "audit",
     "bench-cqrs-es",
     "commands",
     "core",
     "docs",
+    "fuzz",
     "migrations",
     "projections",
     "replays",

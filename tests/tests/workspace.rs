@@ -1,11 +1,15 @@
-//! The shape of the workspace: which crate may import which, under which
-//! licences the whole tree stands, and that every crate is held to the same
-//! lints. Reads what cargo knows, without the network.
+//! The shape of the workspace: which crate may import which, what may be a
+//! dependency at all, and that every crate is held to the same lints. Reads what
+//! cargo knows, without the network.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 #[path = "workspace/circles.rs"]
 mod circles;
+#[path = "workspace/sbom.rs"]
+mod sbom;
+#[path = "workspace/supply.rs"]
+mod supply;
 
 use circles::Parents;
 use serde_json::Value;
@@ -18,7 +22,7 @@ use std::{
 };
 
 /// The crates of this workspace that each of them may import.
-const IMPORTS: [(&str, &[&str]); 12] = [
+const IMPORTS: [(&str, &[&str]); 13] = [
     ("exodrive-domain", &[]),
     ("exodrive-log", &["exodrive-domain"]),
     ("exodrive-proof", &[]),
@@ -92,6 +96,7 @@ const IMPORTS: [(&str, &[&str]); 12] = [
             "exodrive-api",
         ],
     ),
+    ("exodrive-fuzz", &["exodrive-domain", "exodrive-proof"]),
 ];
 
 /// Crates of this workspace that may import these crates and no other.
@@ -162,49 +167,6 @@ const OWNED: [(&str, &[&str]); 5] = [
 /// crate's root and a folder's `mod.rs` hold what the folder shares.
 const PUT_TOGETHER: [&str; 5] =
     ["exodrive-proof", "exodrive-runtime", "exodrive-commands", "exodrive-api", "exodrive-tests"];
-
-const LICENCES: [&str; 12] = [
-    "0BSD",
-    "Apache-2.0",
-    "Apache-2.0 WITH LLVM-exception",
-    "BSD-2-Clause",
-    "BSD-3-Clause",
-    "BSL-1.0",
-    "CDLA-Permissive-2.0",
-    "ISC",
-    "MIT",
-    "MIT-0",
-    "Unicode-3.0",
-    "Zlib",
-];
-
-/// Crates under another licence, and why that is no obstacle.
-const OTHER_LICENCES: [(&str, &str); 1] = [(
-    "tiny-keccak",
-    "CC0-1.0, public domain; parquet's hash map draws its seed with it in the build",
-)];
-
-/// Crates of which the tree holds more than one version, and what it waits
-/// for.
-const DUPLICATES: [(&str, &str); 14] = [
-    (
-        "base64",
-        "reqwest, hyper-util and utoipa-swagger-ui are at 0.23; sqlx and async-nats at 0.22",
-    ),
-    ("block-buffer", "follows digest"),
-    ("const-oid", "follows digest, and der (of nkeys)"),
-    ("cpufeatures", "follows sha2"),
-    ("crypto-common", "follows digest"),
-    ("digest", "follows sha2"),
-    ("getrandom", "ring is at 0.2, rand 0.9 at 0.3, the others at 0.4"),
-    ("hashbrown", "dashmap (of governor) is at 0.14, sqlx at 0.16, indexmap at 0.17"),
-    ("rand", "nkeys is at 0.8, metrics-util at 0.9"),
-    ("rand_chacha", "follows rand"),
-    ("rand_core", "follows rand; signature (of jsonwebtoken) is at 0.6"),
-    ("sha2", "sqlx-core is at 0.10, sqlx-postgres at 0.11"),
-    ("syn", "half of the derive macros have moved to 3"),
-    ("tower-http", "reqwest is at 0.6"),
-];
 
 static METADATA: LazyLock<Value> = LazyLock::new(|| {
     let version = Command::new("rustc").arg("-vV").output().unwrap();
@@ -285,6 +247,7 @@ fn a_forbidden_edge_is_seen() {
         ("exodrive-migrations", "tokio"),
         ("exodrive-projections", "axum"),
         ("exodrive-api", "exodrive-tests"),
+        ("exodrive-fuzz", "exodrive-log"),
         ("exodrive-new", "serde"),
     ] {
         assert_eq!(
@@ -378,102 +341,4 @@ fn every_crate_inherits_the_lints_and_unsafe_code_is_forbidden() {
         let inherits = manifest.contains("[lints]\nworkspace = true\n");
         assert!(inherits, "{} does not inherit the workspace's lints", text(package, "name"));
     }
-}
-
-/// Whether an SPDX expression can be met with the licences that we accept.
-fn is_accepted(expression: &str) -> bool {
-    // Old manifests write "MIT/Apache-2.0".
-    let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
-    let tokens: Vec<&str> = spaced.split_whitespace().collect();
-    let mut at = 0;
-    let accepted = any_of(&tokens, &mut at);
-    assert_eq!(at, tokens.len(), "cannot read the licence {expression:?}");
-    accepted
-}
-
-fn any_of(tokens: &[&str], at: &mut usize) -> bool {
-    let mut accepted = all_of(tokens, at);
-    while tokens.get(*at) == Some(&"OR") {
-        *at += 1;
-        accepted |= all_of(tokens, at);
-    }
-    accepted
-}
-
-fn all_of(tokens: &[&str], at: &mut usize) -> bool {
-    let mut accepted = one(tokens, at);
-    while tokens.get(*at) == Some(&"AND") {
-        *at += 1;
-        accepted &= one(tokens, at);
-    }
-    accepted
-}
-
-fn one(tokens: &[&str], at: &mut usize) -> bool {
-    let token = tokens[*at];
-    *at += 1;
-    if token == "(" {
-        let accepted = any_of(tokens, at);
-        assert_eq!(tokens.get(*at), Some(&")"));
-        *at += 1;
-        return accepted;
-    }
-    let mut licence = token.to_owned();
-    if tokens.get(*at) == Some(&"WITH") {
-        licence = format!("{licence} WITH {}", tokens[*at + 1]);
-        *at += 2;
-    }
-    LICENCES.contains(&licence.as_str())
-}
-
-#[test]
-fn licence_expressions_are_read() {
-    for accepted in
-        ["MIT", "MIT/GPL-3.0", "GPL-3.0 OR (MIT AND ISC)", "Apache-2.0 WITH LLVM-exception"]
-    {
-        assert!(is_accepted(accepted), "{accepted}");
-    }
-    for refused in ["GPL-3.0", "MIT AND GPL-3.0", "(MIT OR ISC) AND AGPL-3.0"] {
-        assert!(!is_accepted(refused), "{refused}");
-    }
-}
-
-#[test]
-fn every_crate_stands_under_an_accepted_licence() {
-    let mut excepted = BTreeSet::new();
-    let mut refused = Vec::new();
-    for package in packages() {
-        let name = text(package, "name");
-        let licence = package["license"].as_str().unwrap_or("none");
-        if is_accepted(licence) {
-            continue;
-        }
-        match OTHER_LICENCES.iter().find(|(excepted, _)| *excepted == name) {
-            Some(_) => {
-                excepted.insert(name);
-            }
-            None => refused.push(format!("{name}: {licence}")),
-        }
-    }
-    assert!(refused.is_empty(), "{refused:#?}");
-    let stale: Vec<_> =
-        OTHER_LICENCES.iter().filter(|(name, _)| !excepted.contains(name)).collect();
-    assert!(stale.is_empty(), "no longer needed: {stale:?}");
-}
-
-#[test]
-fn no_crate_is_there_in_two_versions_but_for_a_reason() {
-    let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for package in packages() {
-        versions.entry(text(package, "name")).or_default().insert(text(package, "version"));
-    }
-    versions.retain(|_, versions| versions.len() > 1);
-    let new: Vec<_> = versions
-        .iter()
-        .filter(|(name, _)| !DUPLICATES.iter().any(|(known, _)| known == *name))
-        .collect();
-    assert!(new.is_empty(), "in more than one version: {new:#?}");
-    let stale: Vec<_> =
-        DUPLICATES.iter().filter(|(name, _)| !versions.contains_key(name)).collect();
-    assert!(stale.is_empty(), "no longer needed: {stale:?}");
 }

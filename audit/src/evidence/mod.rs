@@ -23,7 +23,7 @@ use exodrive_projections::{
 };
 use exodrive_replays::{self as replays, Frame, Order, Until};
 use ids::Ids;
-use pages::{Resume, Room};
+use pages::{Resume, Room, position_after};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use utoipa::ToSchema;
@@ -355,7 +355,7 @@ impl EvidenceQuery {
         until: Option<DateTime<Utc>>,
     ) -> Result<Page, HistoryError> {
         let from = match (&request.after, since) {
-            (Some(after), _) => after.parse::<u64>().map_err(|_| HistoryError::Cursor)? + 1,
+            (Some(after), _) => position_after(after).ok_or(HistoryError::Cursor)?,
             (None, Some(since)) => replays::first_stored_at(&self.log, since).await?,
             (None, None) => 1,
         };

@@ -1,4 +1,6 @@
 //! What is on a page of a history, and where the next one begins.
+//!
+//! This file knows nothing of its crate, so that the fuzzer can be built without it.
 
 /// What a page has room for.
 pub(super) struct Room {
@@ -37,8 +39,15 @@ impl Resume {
         let (things, rest) = text.split_once('.')?;
         let (entries, list) = rest.split_once('.')?;
         let list = Some(list.to_owned()).filter(|list| !list.is_empty());
-        Some(Self { things: things.parse().ok()?, entries: entries.parse().ok()?, list })
+        let resume = Self { things: things.parse().ok()?, entries: entries.parse().ok()?, list };
+        Some(resume).filter(|resume| resume.cursor() == text)
     }
+}
+
+/// The first position of the page after the one that ended at a position, as its cursor spells it.
+pub(super) fn position_after(text: &str) -> Option<u64> {
+    let last: u64 = text.parse().ok()?;
+    last.checked_add(1).filter(|_| last.to_string() == text)
 }
 
 #[cfg(test)]
@@ -51,8 +60,16 @@ mod tests {
             let resume = Resume { things: 3, entries: 2_000, list };
             assert_eq!(Resume::parse(&resume.cursor()), Some(resume));
         }
-        for other in ["odd", "1.2", "a.1.x", "-1.0."] {
+        for other in ["odd", "1.2", "a.1.x", "-1.0.", "+1.0.", "01.0."] {
             assert_eq!(Resume::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_last_position_that_there_can_be_has_none_after_it() {
+        assert_eq!(position_after("7"), Some(8));
+        for other in ["18446744073709551615", "18446744073709551616", "+7", "07", "-1", ""] {
+            assert_eq!(position_after(other), None, "{other}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Times as text: UTC, RFC 3339, microseconds, always the same width, so that
 //! text order is time order.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, Utc};
 
 /// The one spelling of a time in headers, rows and answers, for example
 /// `2026-11-20T09:15:05.118000Z`.
@@ -10,10 +10,12 @@ pub fn format(time: &DateTime<Utc>) -> String {
 }
 
 /// Reads an RFC 3339 time in any offset and precision. Anything finer than a
-/// microsecond is cut off, so that a time survives being written and read.
+/// microsecond is cut off, and a time whose year in UTC has not four digits is
+/// none, so that a time survives being written and read.
 pub fn parse(text: &str) -> Option<DateTime<Utc>> {
     let time = DateTime::parse_from_rfc3339(text.trim()).ok()?.to_utc();
-    DateTime::from_timestamp_micros(time.timestamp_micros())
+    let time = DateTime::from_timestamp_micros(time.timestamp_micros())?;
+    (0..=9999).contains(&time.year()).then_some(time)
 }
 
 /// Reads a time in a form that Resend, Postgres or RFC 3339 writes: `T` or a
@@ -88,6 +90,19 @@ mod tests {
         assert_eq!(super::format(&late), "2026-11-20T09:15:05.000001Z");
         assert!(super::format(&early) < super::format(&late));
         assert_eq!(super::parse("yesterday"), None);
+    }
+
+    #[test]
+    fn a_time_that_is_read_is_read_again_as_it_is_written() {
+        for text in ["0000-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z", "2016-12-31T23:59:60Z"]
+        {
+            let time = super::parse(text).unwrap();
+            assert_eq!(super::parse(&super::format(&time)), Some(time), "{text}");
+        }
+        // In UTC these are in the years 10000 and -1.
+        for text in ["9999-12-31T23:59:59-00:01", "0000-01-01T00:00:00+00:01"] {
+            assert_eq!((super::parse(text), super::parse_any(text)), (None, None), "{text}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod booking_timeline;
 pub mod bookings;
 pub mod calendar;
 pub mod cars;
+mod cursor;
 pub mod customers;
 pub mod deliveries;
 pub mod email_timeline;

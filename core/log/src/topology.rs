@@ -18,8 +18,8 @@ use async_nats::{
     ConnectErrorKind, ConnectOptions, ReconnectToServer, Server, ServerInfo,
     jetstream::{
         self, ErrorCode,
-        context::{GetStreamError, GetStreamErrorKind},
-        stream::Stream,
+        context::{CreateStreamError, CreateStreamErrorKind, GetStreamError, GetStreamErrorKind},
+        stream::{Config, Stream},
     },
     rustls,
 };
@@ -103,10 +103,7 @@ async fn prepare(config: &LogConfig) -> Result<Log, ConnectError> {
     let context = context(config).await?;
     check_sync(config).await?;
     for requested in streams(config.replicas, config.duplicate_window) {
-        context.get_or_create_stream(requested.clone()).await.map_err(|source| {
-            let (stream, source) = (requested.name.clone(), Box::new(source));
-            ConnectError::Stream { action: "open or make", stream, source }
-        })?;
+        make_stream(&context, &requested, config.connect_timeout).await?;
         if requested.name == KEYS_STREAM {
             carry_over(&context, &requested).await?;
         }
@@ -115,6 +112,34 @@ async fn prepare(config: &LogConfig) -> Result<Log, ConnectError> {
     }
     let stream = find_stream(&context, STREAM, Duration::ZERO).await?;
     log(config, context, stream, Access::Prepare).await
+}
+
+/// Makes a stream if it is missing. Waits, until the timeout, for servers of a cluster that have not
+/// found each other yet.
+async fn make_stream(
+    context: &jetstream::Context,
+    requested: &Config,
+    connect_timeout: Duration,
+) -> Result<(), ConnectError> {
+    let started = Instant::now();
+    loop {
+        match context.get_or_create_stream(requested.clone()).await {
+            Ok(_) => return Ok(()),
+            Err(error) if has_too_few_peers(&error) && started.elapsed() < connect_timeout => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            Err(source) => {
+                let (stream, source) = (requested.name.clone(), Box::new(source));
+                return Err(ConnectError::Stream { action: "open or make", stream, source });
+            }
+        }
+    }
+}
+
+fn has_too_few_peers(error: &CreateStreamError) -> bool {
+    matches!(error.kind(), CreateStreamErrorKind::JetStream(error)
+        if [ErrorCode::CLUSTER_NO_PEERS, ErrorCode::CLUSTER_NOT_AVAILABLE]
+            .contains(&error.error_code()))
 }
 
 /// As [`prepare`], for users who may not make streams.

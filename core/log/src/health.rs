@@ -1,6 +1,6 @@
 //! Whether the log takes events now: what readiness is made of.
 
-use crate::log::Log;
+use crate::{log::Log, store::StoreReport};
 use std::{error::Error, time::Duration};
 use tokio::time::timeout;
 
@@ -61,6 +61,24 @@ impl Log {
             }
         };
         LogHealth { end, fault }
+    }
+
+    /// Asks the monitoring endpoints of the log's servers how their disks are, and keeps the answer
+    /// for [`Log::store_report`] and for the metrics. Without endpoints nothing is known.
+    pub async fn look_at_store(&self) {
+        let report = self.store.look().await;
+        if let Some(used) = report.used() {
+            metrics::gauge!("exodrive_log_store_used_ratio").set(used);
+        }
+        let stores_nothing = self.storing.is_doubted()
+            && self.info().await.is_ok_and(|info| self.storing.fails(&self.server(&info)));
+        let stuck = report.is_failing() || stores_nothing;
+        metrics::gauge!("exodrive_log_stuck").set(f64::from(u8::from(stuck)));
+    }
+
+    /// The last answer to [`Log::look_at_store`], if it is not old.
+    pub fn store_report(&self) -> StoreReport {
+        self.store.report()
     }
 }
 

@@ -31,6 +31,7 @@ pub mod command;
 mod error;
 mod event;
 mod expected;
+mod followed;
 mod health;
 mod keys;
 mod log;

@@ -1,10 +1,7 @@
 //! The disk of the log's server, by its monitoring endpoint: how much of the store is used, and
 //! whether the server has failed to write to it.
 
-use crate::{
-    log::Log,
-    names::{KEYS_STREAM, STREAM},
-};
+use crate::names::{KEYS_STREAM, STREAM};
 use futures::future::join_all;
 use serde_json::Value;
 use std::{
@@ -76,7 +73,8 @@ impl Store {
         latest.filter(|(at, _)| at.elapsed() < OLD).map(|(_, report)| report).unwrap_or_default()
     }
 
-    async fn look(&self) -> StoreReport {
+    /// Asks the endpoints, and keeps what they say.
+    pub(crate) async fn look(&self) -> StoreReport {
         let seen = join_all(self.monitors.iter().map(|monitor| self.ask(monitor))).await;
         let report = StoreReport {
             servers: self.monitors.len(),
@@ -114,26 +112,6 @@ fn used(varz: &Value) -> Option<f64> {
     let bytes = |pointer| varz.pointer(pointer).and_then(Value::as_f64);
     let all = bytes("/jetstream/config/max_storage").filter(|all| *all > 0.0)?;
     Some(bytes("/jetstream/stats/storage")? / all)
-}
-
-impl Log {
-    /// Asks the monitoring endpoints of the log's servers how their disks are, and keeps the answer
-    /// for [`Log::store_report`] and for the metrics. Without endpoints nothing is known.
-    pub async fn look_at_store(&self) {
-        let report = self.store.look().await;
-        if let Some(used) = report.used {
-            metrics::gauge!("exodrive_log_store_used_ratio").set(used);
-        }
-        let stores_nothing = self.storing.is_doubted()
-            && self.info().await.is_ok_and(|info| self.storing.fails(&self.server(&info)));
-        let stuck = report.is_failing() || stores_nothing;
-        metrics::gauge!("exodrive_log_stuck").set(f64::from(u8::from(stuck)));
-    }
-
-    /// The last answer to [`Log::look_at_store`], if it is not old.
-    pub fn store_report(&self) -> StoreReport {
-        self.store.report()
-    }
 }
 
 #[cfg(test)]

@@ -4,11 +4,9 @@
 //! stream until it is restarted, also when there is space again. Meanwhile it answers every request,
 //! and takes writes to other streams.
 
-use crate::{error::AppendError, log::Log};
 use async_nats::jetstream::stream::Info;
 use chrono::{DateTime, Utc};
 use std::{
-    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -19,14 +17,11 @@ use std::{
 /// The time without a failure after which the log is trusted again: nobody may append to a log that
 /// is said to store nothing.
 const TRUSTED_AFTER: Duration = Duration::from_secs(60);
-/// The longest time in which the server says that it answers.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What became of the last appends through all clones of a log. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Storing {
     failure: Arc<Mutex<Option<Failure>>>,
-    /// One append at a time asks whether the server answers.
     asking: Arc<AtomicBool>,
 }
 
@@ -47,7 +42,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    fn of(info: &Info, id: String) -> Self {
+    pub(crate) fn of(info: &Info, id: String) -> Self {
         let cluster = info.cluster.as_ref();
         Self {
             leader: cluster.and_then(|it| it.leader.clone()),
@@ -57,17 +52,19 @@ impl Server {
     }
 
     /// True if what was sent at `time` was not sent to another leader.
-    fn has_led_since(&self, time: DateTime<Utc>) -> bool {
+    pub(crate) fn has_led_since(&self, time: DateTime<Utc>) -> bool {
         self.leads_since.is_none_or(|since| since < time)
     }
 }
 
 impl Storing {
-    fn succeeded(&self) {
+    /// An event was stored.
+    pub(crate) fn succeeded(&self) {
         *self.lock() = None;
     }
 
-    fn failed(&self, server: Server) {
+    /// A server that answers has not stored an event.
+    pub(crate) fn failed(&self, server: Server) {
         let failure = self.lock().replace(Failure { at: Instant::now(), server });
         if failure.is_none() {
             tracing::error!(
@@ -80,6 +77,11 @@ impl Storing {
     /// True if the last append has failed, and it is the same server that answers now.
     pub(crate) fn fails(&self, server: &Server) -> bool {
         fails(&mut self.lock(), server, Instant::now())
+    }
+
+    /// Leave to ask whether the server answers; one append at a time has it.
+    pub(crate) fn ask(&self) -> Option<Question<'_>> {
+        (!self.asking.swap(true, Ordering::Relaxed)).then(|| Question(&self.asking))
     }
 
     /// True if [`Storing::fails`] may be.
@@ -103,73 +105,11 @@ fn fails(failure: &mut Option<Failure>, server: &Server, now: Instant) -> bool {
 }
 
 /// The question whether the server answers, while it is asked.
-struct Question<'a>(&'a AtomicBool);
+pub(crate) struct Question<'a>(&'a AtomicBool);
 
 impl Drop for Question<'_> {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Relaxed);
-    }
-}
-
-impl Log {
-    /// Waits for an append, and remembers what becomes of it. `is_new`: it was stored, not only
-    /// recognised.
-    ///
-    /// One that is not acknowledged counts as a failure only if the server has answered another
-    /// request in the meantime: else it may have got lost with a connection or with a leader, and
-    /// whoever asks the server sees for themselves that it is away.
-    pub(crate) async fn followed<T>(
-        &self,
-        append: impl Future<Output = Result<T, AppendError>>,
-        is_new: impl FnOnce(&T) -> bool,
-    ) -> Result<T, AppendError> {
-        let (began, connects) = (self.now(), self.connects());
-        let mut append = pin!(append);
-        let (outcome, witness) = tokio::select! {
-            outcome = &mut append => (outcome, None),
-            server = self.answering_later() => (append.await, server),
-        };
-        match &outcome {
-            Ok(done) if is_new(done) => self.storing.succeeded(),
-            Err(error) if error.is_refusal_to_store() => {
-                if let Some(server) = self.answering().await {
-                    self.storing.failed(server);
-                }
-            }
-            Err(AppendError::Unavailable(_)) => {
-                let same =
-                    |server: &Server| server.has_led_since(began) && connects == self.connects();
-                if let Some(server) = witness.filter(same) {
-                    self.storing.failed(server);
-                }
-            }
-            _ => {}
-        }
-        outcome
-    }
-
-    /// The server, if it answers when half of the time of an append is over.
-    async fn answering_later(&self) -> Option<Server> {
-        tokio::time::sleep(self.ack_timeout / 2).await;
-        self.answering().await
-    }
-
-    async fn answering(&self) -> Option<Server> {
-        if self.storing.asking.swap(true, Ordering::Relaxed) {
-            return None;
-        }
-        let _asking = Question(&self.storing.asking);
-        let info = tokio::time::timeout(ANSWER_TIMEOUT, self.info()).await.ok()?.ok()?;
-        Some(self.server(&info))
-    }
-
-    /// Who leads the log's stream, as of this information about it.
-    pub(crate) fn server(&self, info: &Info) -> Server {
-        Server::of(info, self.context.client().server_info().server_id)
-    }
-
-    fn connects(&self) -> u64 {
-        self.context.client().statistics().connects.load(Ordering::Relaxed)
     }
 }
 

@@ -201,9 +201,14 @@ async fn one_rebuild_at_a_time_and_it_is_followed_and_cancelled() {
     assert_eq!(job["progress"]["done"], 0);
     assert_eq!(get(&world, "rebuilds").await["data"], json!([job]));
     assert_eq!(get(&world, "rebuilds?projection=inbox").await["data"], json!([]));
-    let status = prints(&world, &["status"]).await;
-    let cars = status.as_array().unwrap().iter().find(|it| it["name"] == "cars").unwrap();
-    assert_eq!((&cars["state"], &cars["rebuild"]), (&json!("rebuilding"), &json!(id)));
+    // Its worker may not have given a sign of life yet.
+    eventually("the list says that it is being rebuilt", async || {
+        let status = prints(&world, &["status"]).await;
+        let cars = status.as_array().unwrap().iter().find(|it| it["name"] == "cars").unwrap();
+        let seen = (&cars["state"], &cars["rebuild"]) == (&json!("rebuilding"), &json!(id));
+        seen.then_some(()).ok_or_else(|| cars.to_string())
+    })
+    .await;
 
     // It is rejected, and the answer has the id of the other. If the event is
     // appended all the same, the rebuild fails and says why.

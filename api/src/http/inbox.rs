@@ -69,7 +69,7 @@ pub(crate) struct EmailList {
     next_cursor: Option<String>,
     /// Number of emails of each status, whatever `status` asks for.
     counts: BTreeMap<String, i64>,
-    /// False if `q` is found so often that only the newest 4,000 emails were counted.
+    /// False if `q` is found so often that only those among the newest 1,000 emails were counted.
     counts_complete: bool,
 }
 

@@ -12,8 +12,8 @@
 //! has a condition: for staff.
 
 use crate::{Error, Transaction};
-use sqlx::{AssertSqlSafe, Row};
-use std::collections::BTreeSet;
+use sqlx::{AssertSqlSafe, Row, types::Json};
+use std::collections::{BTreeMap, BTreeSet};
 use unicode_normalization::{UnicodeNormalization, char::canonical_combining_class};
 
 /// The newest rows of a list: they are looked through first for what is common.
@@ -25,10 +25,13 @@ const SAMPLE_OF_ANY_AGE: i64 = 300;
 /// More rows than this are not asked of the index: to read a row that it gives takes about a
 /// microsecond, if it is in memory.
 const MOST_OF_INDEX: i64 = 30_000;
+/// If the index gives more rows than this, they are not counted: that takes as long again as to find
+/// a page of them.
+const MOST_COUNTED: i64 = 8_000;
 /// More rows of a sample than this are many.
 const MANY: i64 = 5;
 /// Words of a search that are counted in a sample.
-const COUNTED: usize = 8;
+const COUNTED: usize = 6;
 /// Words that the index is asked for at a time.
 const ASKED: usize = 3;
 /// Letters of a word that count.
@@ -212,51 +215,59 @@ impl Search {
         Vec::from_iter(each).join(" & ")
     }
 
-    /// How a view is asked for the rows that have all words, by its first rows in descending `order`.
-    /// `rows`: how many it has; if that is not known, the index is asked for whatever the first rows
-    /// lack.
+    /// How a view is asked for the rows that have all words; also the numbers of those among its
+    /// newest rows, by [`Searched::status`].
     pub(crate) async fn plan(
         &self,
         reader: &mut Transaction,
-        view: &str,
-        order: &str,
-        rows: Option<i64>,
-    ) -> Result<Plan, Error> {
+        searched: Searched<'_>,
+    ) -> Result<(Plan, BTreeMap<String, i64>), Error> {
+        let Searched { view, order, status, rows } = searched;
         let sql = format!(
             "with sample as materialized
-                 (select words from {view} order by {order} desc, key desc limit {SAMPLE}),
+                 (select words, {status} as status
+                  from {view} order by {order} desc, key desc limit {SAMPLE}),
              typed as materialized
                  (select word, coalesce(word || ':*', $2)::tsquery as query
-                  from unnest(array_append($1::text[], null)) as word)
-             select word, count(*) filter (where words @@ query) as found
-             from typed left join sample on true
-             group by word order by found, length(word) desc, word"
+                  from unnest(array_append($1::text[], null)) as word),
+             found as
+                 (select word, case when word is null then status end as status,
+                         count(*) filter (where words @@ query) as found
+                  from typed left join sample on true group by 1, 2)
+             select word, sum(found)::bigint as found,
+                    jsonb_object_agg(status, found) filter (where status is not null) as by_status
+             from found group by word order by 2, length(word) desc, word"
         );
         // Long words are rare.
         let longest = &self.words[..self.words.len().min(COUNTED)];
         let counted = sqlx::query(AssertSqlSafe(sql)).bind(longest).bind(self.query());
-        let mut rare = Vec::new();
+        let (mut rare, mut many, mut newest) = (Vec::new(), false, BTreeMap::new());
         for row in counted.fetch_all(&mut **reader).await? {
             let found: i64 = row.try_get("found")?;
             match row.try_get::<Option<String>, _>("word")? {
-                None if found > MANY => return Ok(Plan::Common),
-                None => {}
+                None => {
+                    many = found > MANY;
+                    let by_status: Option<Json<_>> = row.try_get("by_status")?;
+                    newest = by_status.map_or_else(BTreeMap::new, |Json(by_status)| by_status);
+                }
                 Some(word) if found <= MANY => rare.push(word),
                 Some(_) => {}
             }
         }
-        if rare.is_empty() {
-            return Ok(Plan::Common);
+        if many || rare.is_empty() {
+            return Ok((Plan::Common, newest));
         }
         rare.truncate(ASKED);
         let rare = self.all(&rare);
-        if let Some(rows) = rows.filter(|rows| *rows > MOST_OF_INDEX) {
-            let found = found_of_any_age(reader, view, &rare).await?;
-            if rows.saturating_mul(found) > MOST_OF_INDEX * SAMPLE_OF_ANY_AGE {
-                return Ok(Plan::Common);
-            }
+        let Some(rows) = rows.filter(|rows| *rows > MOST_COUNTED) else {
+            return Ok((Plan::Rare { rare, counted: true }, newest));
+        };
+        let found = found_of_any_age(reader, view, &rare).await?;
+        let estimate = rows.saturating_mul(found) / SAMPLE_OF_ANY_AGE;
+        if estimate > MOST_OF_INDEX {
+            return Ok((Plan::Common, newest));
         }
-        Ok(Plan::Rare(rare))
+        Ok((Plan::Rare { rare, counted: estimate <= MOST_COUNTED }, newest))
     }
 }
 
@@ -272,15 +283,34 @@ async fn found_of_any_age(reader: &mut Transaction, view: &str, query: &str) -> 
     Ok(counted.fetch_one(&mut **reader).await?)
 }
 
+/// A view that is searched.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Searched<'a> {
+    /// Its name.
+    pub(crate) view: &'a str,
+    /// The column by which it is listed, the last first.
+    pub(crate) order: &'a str,
+    /// The SQL of a text by which rows are counted.
+    pub(crate) status: &'a str,
+    /// How many rows it has. If that is not known, the index is asked for whatever the newest rows
+    /// lack.
+    pub(crate) rows: Option<i64>,
+}
+
 /// How a view is asked for the rows of a search.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
     /// Many rows have all words, or every word is common, now or at some time: they are looked for in
     /// the view's order.
     Common,
-    /// The `tsquery` to ask the index by, of the rarest words. To look a common word up takes longer
-    /// than to leave out the rows without it: the answer is to be searched by [`Search::query`].
-    Rare(String),
+    Rare {
+        /// The `tsquery` to ask the index by, of the rarest words. To look a common word up takes
+        /// longer than to leave out the rows without it: the answer is to be searched by
+        /// [`Search::query`].
+        rare: String,
+        /// True if the rows are so few that all can be counted.
+        counted: bool,
+    },
 }
 
 fn begins(word: &str) -> String {

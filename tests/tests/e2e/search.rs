@@ -155,6 +155,30 @@ async fn what_many_old_emails_have_is_looked_for_page_by_page() {
         path = format!("/v1/inbox?q=older&limit=20&after={next}");
     }
     assert_eq!((pages, found), (3, OLDER));
+
+    // Of fewer emails the index is asked; they are counted only if there are not too many.
+    for (emails, counted) in [(200_000, None), (50_000, Some(OLDER))] {
+        let sql = format!(
+            "update checkpoints set counts = '{{\"sent\": {emails}}}'
+             where projection = 'inbox' and partition = 0"
+        );
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(world.database()).await.unwrap();
+        let first = admin.get("/v1/inbox?q=older&limit=20").await.expect(200);
+        assert_eq!(first["counts_complete"], counted.is_some(), "of {emails}");
+        assert_eq!(first["counts"]["sent"].as_u64(), counted.map(|it| it as u64), "of {emails}");
+        let next = first["next_cursor"].as_str().unwrap();
+        let second =
+            admin.get(&format!("/v1/inbox?q=older&limit=20&after={next}")).await.expect(200);
+        let times = |page: &Value| {
+            let rows = page["data"].as_array().unwrap().iter();
+            rows.map(|row| row["created_at"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!((times(&first).len(), times(&second).len()), (20, OLDER - 20), "of {emails}");
+        assert!(times(&first).iter().all(|time| !times(&second).contains(time)), "of {emails}");
+        assert_eq!(second["next_cursor"], Value::Null, "of {emails}");
+        let other = admin.get("/v1/inbox?q=older&status=bounced").await.expect(200);
+        assert_eq!(other["data"], json!([]), "of {emails}");
+    }
 }
 
 /// While this release still reads the rows of one before it, its view computes their words.

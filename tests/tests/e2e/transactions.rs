@@ -59,3 +59,23 @@ async fn no_connection_goes_back_to_its_pool_inside_a_transaction() {
     }
     assert!(dropped > 20, "{dropped} futures were dropped");
 }
+
+/// Statements of a whole system in a second in which nothing happens: each partition's heartbeat,
+/// and the looks of ten projections for partitions that nobody writes.
+const IDLE_PER_SECOND: i64 = 140;
+
+#[tokio::test]
+async fn an_idle_system_leaves_postgres_alone_but_for_its_heartbeats() {
+    let world = InProcess::start().await;
+    world.settled().await;
+    let commits = async || {
+        let commits = "select xact_commit from pg_stat_database where datname = current_database()";
+        sqlx::query_scalar::<_, i64>(commits).fetch_one(world.database()).await.unwrap()
+    };
+    // A connection reports its statements once a second: some of before are counted too.
+    let (before, period) = (commits().await, Duration::from_secs(10));
+    tokio::time::sleep(period).await;
+    let statements = (commits().await - before) / period.as_secs().cast_signed();
+    assert!(statements > 10, "{statements} a second: nothing was counted");
+    assert!(statements <= IDLE_PER_SECOND, "{statements} statements a second");
+}

@@ -30,7 +30,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// Time between two polls for rebuilds.
-const POLL_INTERVAL: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Time between two polls for a generation that catches up.
 const POLL: Duration = Duration::from_millis(20);
 /// Two generations that differ by at most this many events count as level.

@@ -1,6 +1,9 @@
 //! Checkpoints, and the leases without which no worker may move them.
 
-use super::{states::GenerationState, to_i64, to_u64};
+use super::{
+    states::{GenerationState, RebuildKind, RebuildState},
+    to_i64, to_u64,
+};
 use crate::{
     Error,
     engine::{PartitionId, fold::Counts, projection::Definition},
@@ -61,9 +64,14 @@ pub(crate) struct Directives {
     pub(crate) unread: bool,
     /// Number of swaps so far.
     pub(crate) swaps: i64,
+    /// True if events are left out of rows: parked or skipped ones.
+    pub(crate) excludes: bool,
+    /// True if rows may have to be folded again.
+    pub(crate) refolds: bool,
 }
 
-/// Keeps the lease without moving the checkpoint, and reads the directives.
+/// Keeps the lease without moving the checkpoint, and reads the directives. One statement says what
+/// else is to be read: mostly nothing.
 pub(crate) async fn heartbeat(
     definition: Definition,
     pool: &PgPool,
@@ -83,7 +91,17 @@ pub(crate) async fn heartbeat(
              generations.state = $8 and (generations.withdrawn
                  or generations.version = (select version from generations as active
                      where active.projection = $1 and active.generation = active_generation))
-                 as "unread!""#,
+                 as "unread!",
+             exists (select from parked_events as parked where parked.projection = $1
+                     and parked.generation = $2 and parked.partition = $3)
+                 or exists (select from skipped_events as skipped where skipped.projection = $1)
+                 as "excludes!",
+             exists (select from rebuilds where rebuilds.projection = $1
+                     and rebuilds.kind = $9 and rebuilds.state = $10)
+                 or exists (select from refolds_due as due where due.projection = $1
+                     and due.generation = $2 and due.partition = $3
+                     and due.next_attempt_at <= clock_timestamp())
+                 as "refolds!""#,
         definition.name,
         lease.part.generation,
         lease.part.partition,
@@ -91,7 +109,9 @@ pub(crate) async fn heartbeat(
         to_i64(lease.published),
         events_per_second as f32,
         LEASE.as_secs_f64(),
-        GenerationState::Previous as _
+        GenerationState::Previous as _,
+        RebuildKind::Key as _,
+        RebuildState::Queued as _
     );
     saved.fetch_optional(pool).await?.ok_or(Error::Fenced(definition.name))
 }

@@ -257,11 +257,12 @@ impl<P: Projection> PartitionWriter<'_, P> {
         self.paused = directives.unread || directives.paused && !catches_up;
         self.seen = !directives.unread && !catches_up;
         let Exclusions { hung_folds, refused, .. } = std::mem::take(&mut self.exclusions);
-        self.exclusions = Exclusions {
-            hung_folds,
-            refused,
-            ..parked::exclusions(self.engine.definition, pool, self.lease.part).await?
+        let stored = if directives.excludes {
+            parked::exclusions(self.engine.definition, pool, self.lease.part).await?
+        } else {
+            Exclusions::default()
         };
+        self.exclusions = Exclusions { hung_folds, refused, ..stored };
         if !self.exclusions.blocked.is_empty() && !self.unread {
             for _ in 0..RETRIED_AT_ONCE {
                 if !self.retry_parked().await? {
@@ -269,7 +270,11 @@ impl<P: Projection> PartitionWriter<'_, P> {
                 }
             }
         }
-        self.refold().await?;
+        if directives.refolds || self.refolding.is_some() {
+            self.refold().await?;
+        } else {
+            self.at_rest = self.unread;
+        }
         if self.unread {
             self.backlog = None;
         }

@@ -7,7 +7,7 @@ use crate::{
     Error, Page, Projection, ReadTransaction,
     views::{
         query::{decode_cursor, encode_cursor, kept_counts},
-        search::{Plan, Search, WINDOW},
+        search::{Plan, Search, Searched, WINDOW},
     },
 };
 use chrono::{DateTime, NaiveDate, Utc};
@@ -21,6 +21,9 @@ use exodrive_domain::{
 use serde::{Deserialize, Serialize, de::Error as _};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
+
+const SEARCHED: Searched<'static> =
+    Searched { view: Bookings::NAME, order: "created_at", status: "null::text", rows: None };
 
 /// A booking.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -311,8 +314,8 @@ pub async fn find_bookings(
     let search = filter.text.as_deref().and_then(Search::of);
     let found = match search {
         None => rows!(None::<String>, "bookings"),
-        Some(search) => match search.plan(reader, Bookings::NAME, "created_at", None).await? {
-            Plan::Rare(rare) => rows!(
+        Some(search) => match search.plan(reader, SEARCHED).await?.0 {
+            Plan::Rare { rare, .. } => rows!(
                 Some(search.query()),
                 "(select * from bookings where words @@ $12::text::tsquery offset 0) as bookings",
                 rare

@@ -6,13 +6,16 @@ use crate::{
     views::{
         bookings::read::{CustomerDetail, Money},
         query::{decode_cursor, encode_cursor},
-        search::{Plan, Search, WINDOW},
+        search::{Plan, Search, Searched, WINDOW},
     },
 };
 use chrono::{DateTime, Utc};
 use exodrive_domain::time::{self, serde_micros};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+const SEARCHED: Searched<'static> =
+    Searched { view: Customers::NAME, order: "last_at", status: "null::text", rows: None };
 
 /// A customer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -86,8 +89,8 @@ pub async fn find_customers(
     }
     let found = match text.and_then(Search::of) {
         None => rows!(None::<String>, "customers"),
-        Some(search) => match search.plan(reader, Customers::NAME, "last_at", None).await? {
-            Plan::Rare(rare) => rows!(
+        Some(search) => match search.plan(reader, SEARCHED).await?.0 {
+            Plan::Rare { rare, .. } => rows!(
                 Some(search.query()),
                 "(select * from customers where words @@ $5::text::tsquery offset 0) as customers",
                 rare

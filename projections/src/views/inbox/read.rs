@@ -10,7 +10,7 @@ use crate::{
     Error, Page, Projection, ReadTransaction, Transaction,
     views::{
         query::{decode_cursor, encode_cursor, kept_counts},
-        search::{Plan, Search, WINDOW},
+        search::{Plan, Search, Searched, WINDOW},
     },
 };
 use exodrive_domain::{email::EmailId, time, value::address_key};
@@ -58,27 +58,39 @@ pub async fn find_emails(
 ) -> Result<(Page<EmailSummary>, Counts), Error> {
     let reader = reader.over(&[Inbox::NAME])?;
     let Filter { statuses, text, limit, after } = filter;
-    let search = planned(reader, text.as_deref().and_then(Search::of)).await?;
-    let (page, counts) = find(reader, statuses, search.as_ref(), *limit, after.as_ref()).await?;
+    let planned = planned(reader, text.as_deref().and_then(Search::of)).await?;
+    let (page, counts) = find(reader, statuses, planned.as_ref(), *limit, after.as_ref()).await?;
     let page = page.try_map(|found| {
         let row = row(&found.key, found.data)?;
         Ok::<_, Error>(EmailSummary::of(row, u64::try_from(found.position).unwrap_or(0)))
     })?;
-    let counts = match counts {
-        Some(counts) => counts,
-        None => count(reader, search.as_ref().map(|(search, _)| search)).await?,
+    let counts = match (counts, planned) {
+        (Some(counts), _) => counts,
+        (None, None) => count(reader).await?,
+        (None, Some(Planned { newest: Some(newest), .. })) => Counts::of(newest, false),
+        (None, Some(Planned { search, .. })) => count_newest(reader, &search).await?,
     };
     Ok((page, counts))
+}
+
+struct Planned {
+    search: Search,
+    plan: Plan,
+    /// Numbers by status of those of the newest emails that are found, if there are too many emails
+    /// to look at each.
+    newest: Option<BTreeMap<String, i64>>,
 }
 
 async fn planned(
     reader: &mut Transaction,
     search: Option<Search>,
-) -> Result<Option<(Search, Plan)>, Error> {
+) -> Result<Option<Planned>, Error> {
     let Some(search) = search else { return Ok(None) };
     let rows = kept_counts(reader, Inbox::NAME).await?.map(|counts| counts.values().sum());
-    let plan = search.plan(reader, Inbox::NAME, "created_at", rows).await?;
-    Ok(Some((search, plan)))
+    let searched = Searched { view: Inbox::NAME, order: "created_at", status: "status", rows };
+    let (plan, newest) = search.plan(reader, searched).await?;
+    let newest = rows.is_some_and(|rows| rows > WINDOW).then_some(newest);
+    Ok(Some(Planned { search, plan, newest }))
 }
 
 /// A page of the emails that name an address, in any case, as sender, as a recipient of any kind,
@@ -93,8 +105,8 @@ pub async fn find_emails_of_address(
     after: Option<&Cursor>,
 ) -> Result<Page<EmailId>, Error> {
     let reader = reader.over(&[Inbox::NAME])?;
-    let search = planned(reader, Search::with_cut_rows(address)).await?;
-    let (page, _) = find(reader, &[], search.as_ref(), limit, after).await?;
+    let planned = planned(reader, Search::with_cut_rows(address)).await?;
+    let (page, _) = find(reader, &[], planned.as_ref(), limit, after).await?;
     let Page { rows: found, next } = page;
     let address = address_key(address);
     let mut rows = Vec::with_capacity(found.len());
@@ -109,7 +121,7 @@ pub async fn find_emails_of_address(
 }
 
 /// Emails that are looked through for a page of what is common.
-const LOOKED_THROUGH: i64 = 8_000;
+const LOOKED_THROUGH: i64 = 6_000;
 
 struct Found {
     key: String,
@@ -158,15 +170,39 @@ fn cut(found: Vec<Found>, limit: i64) -> Page<Found> {
 async fn find(
     reader: &mut Transaction,
     statuses: &[String],
-    search: Option<&(Search, Plan)>,
+    planned: Option<&Planned>,
     limit: i64,
     after: Option<&Cursor>,
 ) -> Result<(Page<Found>, Option<Counts>), Error> {
     let after = after.map_or(LATEST, |it| (it.created_at.as_str(), it.key.as_str()));
-    let query = search.map(|(search, _)| search.query());
-    if let (Some((_, Plan::Rare(rare))), Some(query)) = (search, &query) {
-        let (page, counts) = find_rare(reader, statuses, rare, query, limit, after).await?;
-        return Ok((page, Some(counts)));
+    let query = planned.map(|planned| planned.search.query());
+    if let (Some(Planned { plan: Plan::Rare { rare, counted }, .. }), Some(query)) =
+        (planned, &query)
+    {
+        if *counted {
+            let (page, counts) = find_rare(reader, statuses, rare, query, limit, after).await?;
+            return Ok((page, Some(counts)));
+        }
+        let asked = (rare != query).then_some(query);
+        let found = rows!(
+            reader,
+            statuses,
+            asked,
+            limit,
+            after,
+            // Rows are sorted by what is small; the rest is read of the page.
+            "(select inbox.* from (
+                  select key
+                  from (select key, created_at, status, words from inbox
+                        where words @@ $6::text::tsquery offset 0) as rare
+                  where (cardinality($1::text[]) = 0 or status = any($1))
+                    and ($2::text is null or words @@ $2::text::tsquery)
+                    and (created_at, key) < ($3, $4)
+                  order by created_at desc, key desc limit $5) as page
+              join inbox using (key)) as inbox",
+            rare
+        );
+        return Ok((cut(found, limit), None));
     }
     macro_rules! newest {
         ($most:expr) => {
@@ -289,18 +325,20 @@ pub struct Counts {
     pub complete: bool,
 }
 
-/// Number of emails of each status, of those that are searched for without the index.
-async fn count(reader: &mut Transaction, search: Option<&Search>) -> Result<Counts, Error> {
-    let Some(search) = search else {
-        if let Some(by_status) = kept_counts(reader, Inbox::NAME).await? {
-            return Ok(Counts { by_status, complete: true });
-        }
-        let all = sqlx::query!(
-            r#"select status as "status!", count(*) as "emails!" from inbox group by status"#
-        );
-        let all = all.fetch_all(&mut **reader).await?.into_iter();
-        return Ok(Counts::of(all.map(|it| (it.status, it.emails)), true));
-    };
+/// Number of emails of each status.
+async fn count(reader: &mut Transaction) -> Result<Counts, Error> {
+    if let Some(by_status) = kept_counts(reader, Inbox::NAME).await? {
+        return Ok(Counts::of(by_status, true));
+    }
+    let all = sqlx::query!(
+        r#"select status as "status!", count(*) as "emails!" from inbox group by status"#
+    );
+    let all = all.fetch_all(&mut **reader).await?.into_iter();
+    Ok(Counts::of(all.map(|it| (it.status, it.emails)), true))
+}
+
+/// Number of emails of each status, of those of the newest that are found.
+async fn count_newest(reader: &mut Transaction, search: &Search) -> Result<Counts, Error> {
     let newest = sqlx::query!(
         r#"select status as "status!", count(*) as "looked_at!",
                   count(*) filter (where words @@ $1::text::tsquery) as "emails!"
@@ -316,8 +354,9 @@ async fn count(reader: &mut Transaction, search: Option<&Search>) -> Result<Coun
 }
 
 impl Counts {
-    fn of(counted: impl Iterator<Item = (String, i64)>, complete: bool) -> Self {
-        Self { by_status: counted.filter(|(_, found)| *found > 0).collect(), complete }
+    fn of(counted: impl IntoIterator<Item = (String, i64)>, complete: bool) -> Self {
+        let by_status = counted.into_iter().filter(|(_, found)| *found > 0).collect();
+        Self { by_status, complete }
     }
 }
 

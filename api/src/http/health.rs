@@ -41,7 +41,8 @@ pub struct Latest(Mutex<Option<(Instant, Readiness)>>);
 pub struct Readiness {
     /// `ready`; `degraded`: it works, but slower (Redis does not answer), or
     /// sealing has halted, or a background worker does not work, or the log's
-    /// disk is nearly full; `not_ready`.
+    /// disk is nearly full, or its server does not flush to it before it
+    /// acknowledges; `not_ready`.
     status: Overall,
     /// The parts.
     checks: Checks,
@@ -61,7 +62,8 @@ struct Checks {
     /// The log takes events: its server stores a message beside it, its stream
     /// has a leader, and the last events that were appended were stored.
     log: Check,
-    /// The disk of the log's server has space. Writes go on until it is full.
+    /// The disk of the log's server has space, and has what is acknowledged.
+    /// Writes go on until it is full.
     log_store: StoreCheck,
     /// Postgres answers.
     postgres: Check,
@@ -166,7 +168,7 @@ pub(crate) async fn livez(_: Probe) -> Json<serde_json::Value> {
 #[utoipa::path(
     get, path = "/readyz", tag = "health",
     responses(
-        (status = 200, description = "Ready, or degraded: Redis does not answer, sealing has halted, a background worker does not work, or the log's disk is nearly full", body = Readiness),
+        (status = 200, description = "Ready, or degraded: Redis does not answer, sealing has halted, a background worker does not work, the log's disk is nearly full, or its server does not flush to it before it acknowledges", body = Readiness),
         (status = 503, description = "Not ready; `checks` says why", body = Readiness),
         Problem,
     ),
@@ -286,6 +288,10 @@ fn check_seals(standing: Option<SealState>) -> SealCheck {
         Some(_) => None,
     };
     SealCheck { ok: !halted, sealed: standing.map_or(0, |it| it.sealed), problem }
+    } else if report.acknowledges_unflushed() {
+        Some(
+            "a server acknowledges before it has flushed to it: see `Durability` in docs/operating.md",
+        )
 }
 
 /// Failures in a row after which a worker counts as not working.

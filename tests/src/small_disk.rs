@@ -47,6 +47,7 @@ impl SmallDisk {
     ///
     /// # Panics
     /// When the data cannot be moved.
+    #[expect(clippy::print_stdout, reason = "the output of a test says how it was made")]
     pub async fn of_postgres(world: &World) -> Self {
         let folder = world.data_dir().join("postgres").canonicalize().unwrap();
         let kept = folder.with_extension("kept");

@@ -105,8 +105,16 @@ fn seeds(format: Format) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// Also one with a second body behind the content: a reader that takes the last of two fields would
+/// read what nobody signed.
 pub(crate) fn ndjson_seeds() -> Vec<(&'static str, Vec<u8>)> {
-    seeds(Format::Ndjson)
+    let mut seeds = seeds(Format::Ndjson);
+    let whole = String::from_utf8(seeds[0].1.clone()).unwrap();
+    let content = "\"content\":{\"plain\":1}";
+    let second = whole.replacen(content, &format!("{content},\"body\":\"Zm9yZ2Vk\""), 1);
+    assert_ne!(second, whole);
+    seeds.push(("refused-second-body-behind-the-content", second.into_bytes()));
+    seeds
 }
 
 pub(crate) fn csv_seeds() -> Vec<(&'static str, Vec<u8>)> {

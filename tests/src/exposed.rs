@@ -56,7 +56,11 @@ pub struct Exposed {
 impl Exposed {
     /// A system that is ready.
     pub async fn start() -> Self {
-        let world = World::without_processes(&[]).await;
+        Self::of(World::without_processes(&[]).await).await
+    }
+
+    /// One on the servers of a world that has no processes yet; ready.
+    pub async fn of(world: World) -> Self {
         world.migrate().await;
         let (api, worker) = (Ways::to(world.urls()).await, Ways::to(world.urls()).await);
         for (name, ways) in [(API, &api), (WORKER, &worker)] {

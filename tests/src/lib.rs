@@ -29,6 +29,7 @@ mod power;
 mod process;
 mod proxy;
 mod rental;
+mod small_disk;
 mod standing;
 mod system;
 mod views;
@@ -47,6 +48,7 @@ pub use power::{TRACED, TracedFiles};
 pub use process::{Process, free_address, program};
 pub use proxy::Proxy;
 pub use rental::{Client, booking_body, car_body, day, key, rounds};
+pub use small_disk::SmallDisk;
 pub use system::{
     API, DATA_KEYS, PermissionErrors, SEAL_KEY, Servers, System, TOKEN_SECRET, WORKER,
     jetstream_as, open_log, run, wrapping_keys,

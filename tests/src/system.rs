@@ -183,7 +183,12 @@ impl System {
 
     /// The output of `exodrive` with these arguments, when it succeeds.
     pub async fn exodrive_prints(&self, args: &[&str]) -> String {
-        let done = self.exodrive(args).await;
+        self.exodrive_prints_within(crate::WAIT_TIMEOUT, args).await
+    }
+
+    /// The same, within `limit`.
+    pub async fn exodrive_prints_within(&self, limit: Duration, args: &[&str]) -> String {
+        let done = run_within(limit, args, &self.env).await;
         assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
         String::from_utf8(done.stdout).unwrap()
     }
@@ -476,13 +481,18 @@ pub async fn jetstream_as(url: &str, refusals: PermissionErrors) -> jetstream::C
 /// Runs `exodrive` with these arguments and this environment to its end, which
 /// must come.
 pub async fn run(args: &[&str], env: &[(String, String)]) -> Output {
+    run_within(crate::WAIT_TIMEOUT, args, env).await
+}
+
+/// The same, within `limit`.
+async fn run_within(limit: Duration, args: &[&str], env: &[(String, String)]) -> Output {
     let began = Instant::now();
     let mut command = tokio::process::Command::from(bare(&program("exodrive"), args, env));
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.kill_on_drop(true).spawn().unwrap();
     let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let ended = tokio::time::timeout(crate::WAIT_TIMEOUT, async {
+    let ended = tokio::time::timeout(limit, async {
         let read = tokio::try_join!(out.read_to_end(&mut stdout), err.read_to_end(&mut stderr));
         read.unwrap();
         child.wait().await.unwrap()

@@ -15,7 +15,7 @@ use exodrive_domain::{
 use exodrive_log::{KEY_CACHE, Log};
 use exodrive_projections::{
     Database,
-    engine::{cache::Cache, store::ErasureLock},
+    engine::{Apart, cache::Cache, store::ErasureLock},
 };
 use exodrive_replays::person::{self, Touched};
 use redis::Cmd;
@@ -23,6 +23,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     time::Duration,
 };
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// The pause between two steps.
@@ -33,8 +34,11 @@ const ANSWERS: &str = "exo:command:*";
 
 /// Executes approved erasures.
 pub struct ErasureExecutor {
-    system: System,
     log: Log,
+    /// Projections fold nothing before it is cancelled.
+    erased_is_gone: CancellationToken,
+    apart: Apart,
+    /// By connections of this worker's own.
     database: Database,
     cache: Cache,
     restored: Restored,
@@ -80,17 +84,19 @@ struct RowsLeft {
 
 impl Worker for ErasureExecutor {
     const NAME: &'static str = "erasure";
-    // It reads the whole log.
+    // It reads the whole log. A dead connection ends the step all the same.
     const LIMIT: Option<Duration> = None;
     const ABOUT: &'static str =
         "Executes approved erasures: destroys data keys, then cleans every view.";
 
     fn new(system: &System) -> Self {
-        let System { log, database, cache, .. } = system.clone();
+        let System { log, cache, erased_is_gone, .. } = system.clone();
+        let apart = system.database.apart(Self::NAME);
         Self {
-            system: system.clone(),
             log,
-            database,
+            erased_is_gone,
+            database: apart.database().clone(),
+            apart,
             cache,
             restored: Restored::Unknown,
             watch: RestoreWatch::default(),
@@ -101,15 +107,22 @@ impl Worker for ErasureExecutor {
     }
 
     async fn step(&mut self) -> Result<Next, StepError> {
-        if !self.system.erased_is_gone.is_cancelled() {
-            reapply(&self.system).await?;
-            self.system.erased_is_gone.cancel();
+        let apart = self.apart.clone();
+        apart.run(self.do_what_is_due()).await
+    }
+}
+
+impl ErasureExecutor {
+    async fn do_what_is_due(&mut self) -> Result<Next, StepError> {
+        if !self.erased_is_gone.is_cancelled() {
+            reapply(&self.log, &self.database).await?;
+            self.erased_is_gone.cancel();
         }
         if matches!(self.restored, Restored::Clean)
             && self.watch.finds_restored(&self.log, &self.database).await?
         {
             tracing::warn!("Database or key store were restored from a backup: erasing again");
-            reapply(&self.system).await?;
+            reapply(&self.log, &self.database).await?;
             self.restored = Restored::Unknown;
         }
         // Whatever keeps one from being done, the other is done.
@@ -119,9 +132,7 @@ impl Worker for ErasureExecutor {
         due?;
         Ok(Next::After(TICK))
     }
-}
 
-impl ErasureExecutor {
     /// Looks for something to do, if an erasure has a new event or is not completed.
     async fn run_due_erasures(&mut self) -> Result<(), StepError> {
         let last = self.log.last_position_under(SUBJECTS).await?.unwrap_or(0);
@@ -339,18 +350,18 @@ impl ErasureExecutor {
 
 /// Destroys keys again that a restored backup has brought back, and records
 /// erasures again that the log lost; projections must not fold before.
-async fn reapply(system: &System) -> Result<(), ErasureError> {
-    let known = system.database.known_erasures().await?;
-    let record = all_records(&system.log).await?;
+async fn reapply(log: &Log, database: &Database) -> Result<(), ErasureError> {
+    let known = database.known_erasures().await?;
+    let record = all_records(log).await?;
     for known in known.iter().filter(|known| !record.contains_key(&known.id.to_string())) {
         tracing::warn!(
             erasure = %known.id,
             "The log does not have an erasure that the database knows: it was restored from \
              a backup. It is executed again"
         );
-        record_keys_again(&system.log, known.id.into(), &known.keys).await?;
+        record_keys_again(log, known.id.into(), &known.keys).await?;
     }
-    if reapply_keys(&system.log).await? {
+    if reapply_keys(log).await? {
         tokio::time::sleep(KEY_CACHE + Duration::from_secs(1)).await;
     }
     Ok(())

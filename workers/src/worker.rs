@@ -30,7 +30,7 @@ pub trait Worker: Send + Sized + 'static {
     const ABOUT: &'static str;
 
     /// The longest time of a step, which is cut off then and made again: its connection to the
-    /// database may be dead. `None`: a step takes as long as the log is.
+    /// database may be dead. `None`: a step takes as long as the log is, and finds that out itself.
     const LIMIT: Option<Duration> = Some(Duration::from_secs(20));
 
     /// The worker of a process. Does nothing yet.

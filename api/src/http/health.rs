@@ -16,6 +16,7 @@ use exodrive_workers::{Description, WORKERS};
 use redis::Cmd;
 use serde::Serialize;
 use std::{
+    collections::HashMap,
     future::Future,
     sync::Arc,
     time::{Duration, Instant},
@@ -31,17 +32,32 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// sends one every second.
 const HEARTBEAT_TIMEOUT: f64 = 10.0;
 
+/// Time after which a projection counts as not working that does not move
+/// although events wait for it.
+const STANDS_STILL: Duration = Duration::from_secs(10);
+
 /// Last findings of the readiness check, so that many callers cost as much as
 /// one.
 #[derive(Default)]
-pub struct Latest(Mutex<Option<(Instant, Readiness)>>);
+pub struct Latest(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    latest: Option<(Instant, Readiness)>,
+    waiting: Waiting,
+}
+
+/// The positions of projections that events wait for, and since when each is
+/// there.
+type Waiting = HashMap<String, (u64, Instant)>;
 
 /// Readiness of the system.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Readiness {
     /// `ready`; `degraded`: it works, but slower (Redis does not answer), or
     /// sealing has halted, or a background worker does not work, or the log's
-    /// disk is nearly full; `not_ready`.
+    /// disk is nearly full, or its server does not flush to it before it
+    /// acknowledges; `not_ready`.
     status: Overall,
     /// The parts.
     checks: Checks,
@@ -61,7 +77,8 @@ struct Checks {
     /// The log takes events: its server stores a message beside it, its stream
     /// has a leader, and the last events that were appended were stored.
     log: Check,
-    /// The disk of the log's server has space. Writes go on until it is full.
+    /// The disk of the log's server has space, and has what is acknowledged.
+    /// Writes go on until it is full.
     log_store: StoreCheck,
     /// Postgres answers.
     postgres: Check,
@@ -83,7 +100,7 @@ struct Checks {
     /// not.
     workers: Vec<WorkerCheck>,
     /// State of every projection: it has a worker, and rows of this release's
-    /// version.
+    /// version, and moves while events wait for it.
     projections: Vec<ProjectionCheck>,
 }
 
@@ -151,6 +168,9 @@ struct ProjectionCheck {
     /// Parked events: those that could not be folded, and those that wait
     /// behind them.
     parked: u64,
+    /// Description of the fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<&'static str>,
 }
 
 /// Says that the process lives. Checks nothing else.
@@ -166,14 +186,14 @@ pub(crate) async fn livez(_: Probe) -> Json<serde_json::Value> {
 #[utoipa::path(
     get, path = "/readyz", tag = "health",
     responses(
-        (status = 200, description = "Ready, or degraded: Redis does not answer, sealing has halted, a background worker does not work, or the log's disk is nearly full", body = Readiness),
+        (status = 200, description = "Ready, or degraded: Redis does not answer, sealing has halted, a background worker does not work, the log's disk is nearly full, or its server does not flush to it before it acknowledges", body = Readiness),
         (status = 503, description = "Not ready; `checks` says why", body = Readiness),
         Problem,
     ),
 )]
 pub(crate) async fn readyz(State(api): App, _: Probe) -> Response {
-    let mut latest = api.health.0.lock().await;
-    let readiness = match &*latest {
+    let mut known = api.health.0.lock().await;
+    let readiness = match &known.latest {
         Some((at, readiness))
             if at.elapsed() < FRESH
                 && readiness.checks.process.ok != api.closing.is_cancelled() =>
@@ -181,12 +201,12 @@ pub(crate) async fn readyz(State(api): App, _: Probe) -> Response {
             readiness.clone()
         }
         _ => {
-            let readiness = examine(&api).await;
-            *latest = Some((Instant::now(), readiness.clone()));
+            let readiness = examine(&api, &mut known.waiting).await;
+            known.latest = Some((Instant::now(), readiness.clone()));
             readiness
         }
     };
-    drop(latest);
+    drop(known);
     let status = match readiness.status {
         Overall::NotReady => StatusCode::SERVICE_UNAVAILABLE,
         Overall::Ready | Overall::Degraded => StatusCode::OK,
@@ -196,7 +216,7 @@ pub(crate) async fn readyz(State(api): App, _: Probe) -> Response {
     response
 }
 
-async fn examine(api: &Arc<Api>) -> Readiness {
+async fn examine(api: &Arc<Api>, waiting: &mut Waiting) -> Readiness {
     let ping = Cmd::ping();
     let ((log, end), postgres, migrated, seals, workers, redis) = tokio::join!(
         check_log(&api.log),
@@ -219,7 +239,7 @@ async fn examine(api: &Arc<Api>) -> Readiness {
         };
     }
     let (postgres, projections) = postgres;
-    let projections = check_projections(projections, end);
+    let projections = check_projections(projections, end, waiting);
     let cleaning = "erased data is being removed from a restored database: is a worker running?";
     let closed = api.gate.is_closed();
     let erasures = Check { ok: !closed, ms: 0.0, problem: closed.then_some(cleaning) };
@@ -267,6 +287,10 @@ async fn check_log(log: &Log) -> (Check, Option<u64>) {
 fn check_store(report: StoreReport) -> StoreCheck {
     let problem = if report.is_failing() {
         Some("a server could not write to it, and takes no events until it is restarted")
+    } else if report.acknowledges_unflushed() {
+        Some(
+            "a server acknowledges before it has flushed to it: see `Durability` in docs/operating.md",
+        )
     } else if report.is_nearly_full() {
         Some("it is nearly full: see `Full disks` in docs/operating.md")
     } else {
@@ -321,22 +345,54 @@ fn check_workers(recorded: Option<&[RecordedWorker]>) -> Vec<WorkerCheck> {
 }
 
 /// `found`: rows of the database; `None` if it does not answer, and then none is ready.
-fn check_projections(found: Option<Vec<store::Status>>, end: Option<u64>) -> Vec<ProjectionCheck> {
+fn check_projections(
+    found: Option<Vec<store::Status>>,
+    end: Option<u64>,
+    waiting: &mut Waiting,
+) -> Vec<ProjectionCheck> {
     let count = |number: i64| u64::try_from(number).unwrap_or(0);
-    found
-        .into_iter()
-        .flatten()
-        .map(|projection| ProjectionCheck {
+    let check = |projection: store::Status| {
+        let position = count(projection.position);
+        let lag_events = end.map(|end| end.saturating_sub(position));
+        let waits = !projection.paused && lag_events.is_some_and(|lag| lag > 0);
+        let has_worker =
+            projection.heartbeat_age_seconds.is_some_and(|age| age < HEARTBEAT_TIMEOUT);
+        let problem = if !has_worker {
+            Some("it has no worker: is `exodrive work` running?")
+        } else if projection.version < exodrive_projections::version(&projection.name) {
             // Rows of an older version are for another release to read.
-            ok: projection.heartbeat_age_seconds.is_some_and(|age| age < HEARTBEAT_TIMEOUT)
-                && projection.version >= exodrive_projections::version(&projection.name),
-            position: count(projection.position),
-            lag_events: end.map(|end| end.saturating_sub(count(projection.position))),
+            Some("it has no rows of this release's version yet")
+        } else if stands_still(waiting, &projection.name, position, waits) {
+            Some("it stands still although events wait: the worker's log says why")
+        } else {
+            None
+        };
+        ProjectionCheck {
+            ok: problem.is_none(),
+            position,
+            lag_events,
             heartbeat_age_seconds: projection.heartbeat_age_seconds,
             parked: count(projection.parked),
             name: projection.name,
-        })
-        .collect()
+            problem,
+        }
+    };
+    found.into_iter().flatten().map(check).collect()
+}
+
+/// True if a projection has not moved for a while although events wait for it. A
+/// worker that can write none of its rows sends heartbeats all the same.
+fn stands_still(waiting: &mut Waiting, name: &str, position: u64, waits: bool) -> bool {
+    if !waits {
+        waiting.remove(name);
+        return false;
+    }
+    let now = Instant::now();
+    let (at, since) = waiting.entry(name.to_owned()).or_insert((position, now));
+    if *at != position {
+        (*at, *since) = (position, now);
+    }
+    since.elapsed() > STANDS_STILL
 }
 
 async fn check<T, E: std::error::Error>(
@@ -353,5 +409,24 @@ async fn check<T, E: std::error::Error>(
             (Check { ok: false, ms, problem: Some(problem) }, None)
         }
         Err(_) => (Check { ok: false, ms, problem: Some(problem) }, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_projection_stands_still_that_does_not_move_although_events_wait() {
+        let mut waiting = Waiting::new();
+        assert!(!stands_still(&mut waiting, "inbox", 5, true), "only just");
+        let Some(long_ago) = Instant::now().checked_sub(2 * STANDS_STILL) else { return };
+        waiting.insert("inbox".to_owned(), (5, long_ago));
+        assert!(stands_still(&mut waiting, "inbox", 5, true));
+        assert!(!stands_still(&mut waiting, "cars", 5, true), "that is another one");
+        assert!(!stands_still(&mut waiting, "inbox", 6, true), "it has moved");
+        waiting.insert("inbox".to_owned(), (6, long_ago));
+        assert!(!stands_still(&mut waiting, "inbox", 6, false), "nothing waits, or it is paused");
+        assert!(!stands_still(&mut waiting, "inbox", 6, true), "and that is forgotten");
     }
 }

@@ -70,6 +70,8 @@ impl Log {
         if let Some(used) = report.used() {
             metrics::gauge!("exodrive_log_store_used_ratio").set(used);
         }
+        let unflushed = f64::from(u8::from(report.acknowledges_unflushed()));
+        metrics::gauge!("exodrive_log_acknowledges_unflushed").set(unflushed);
         let stores_nothing = self.storing.is_doubted()
             && self.info().await.is_ok_and(|info| self.storing.fails(&self.server(&info)));
         let stuck = report.is_failing() || stores_nothing;

@@ -1,11 +1,14 @@
-//! The disk of the log's server, by its monitoring endpoint: how much of the store is used, and
-//! whether the server has failed to write to it.
+//! The disk of the log's server, by its monitoring endpoint: how much of the store is used, whether the
+//! server has failed to write to it, and whether it still flushes to it before it acknowledges.
 
 use crate::names::{KEYS_STREAM, STREAM};
 use futures::future::join_all;
 use serde_json::Value;
 use std::{
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -19,10 +22,18 @@ const OLD: Duration = Duration::from_secs(10);
 /// The monitoring endpoints, and their last report. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Store {
-    monitors: Arc<[String]>,
+    monitors: Arc<[Monitor]>,
+    /// Its servers must flush to disk before they acknowledge.
+    must_flush: bool,
     /// Made when the first endpoint is asked; `None` if it cannot be made.
     http: Arc<OnceLock<Option<reqwest::Client>>>,
     latest: Arc<Mutex<Option<(Instant, StoreReport)>>>,
+}
+
+struct Monitor {
+    url: String,
+    /// The server has said that it acknowledges first, and nothing else since.
+    acknowledges_first: AtomicBool,
 }
 
 /// What the monitoring endpoints say of the servers' disks.
@@ -34,6 +45,8 @@ pub struct StoreReport {
     failing: usize,
     /// The greatest part of a server's store that is used, from 0 to 1.
     used: Option<f64>,
+    /// Servers that acknowledge before they have flushed to disk, though they must not.
+    unflushed: usize,
 }
 
 impl StoreReport {
@@ -53,6 +66,12 @@ impl StoreReport {
         self.failing > 0
     }
 
+    /// True if a server acknowledges before it has flushed to disk, though the log must not lose in a
+    /// power cut what was acknowledged. A start would be refused; a server can be changed later.
+    pub fn acknowledges_unflushed(&self) -> bool {
+        self.unflushed > 0
+    }
+
     /// True if no server takes writes. (Of several, another one may lead.)
     pub(crate) fn writes_fail(&self) -> bool {
         self.is_failing() && self.failing == self.servers
@@ -60,17 +79,33 @@ impl StoreReport {
 }
 
 impl Store {
-    /// `urls`: one endpoint, or several with commas between them.
-    pub(crate) fn of(urls: Option<&str>) -> Self {
-        let monitors = urls.into_iter().flat_map(|urls| urls.split(','));
-        let monitors = monitors.map(|url| url.trim().trim_end_matches('/').to_owned());
-        Self { monitors: monitors.filter(|url| !url.is_empty()).collect(), ..Self::default() }
+    /// `urls`: one endpoint, or several with commas between them. `must_flush`: their servers must
+    /// flush to disk before they acknowledge.
+    pub(crate) fn of(urls: Option<&str>, must_flush: bool) -> Self {
+        let urls = urls.into_iter().flat_map(|urls| urls.split(','));
+        let urls = urls.map(|url| url.trim().trim_end_matches('/').to_owned());
+        let monitor = |url| Monitor { url, acknowledges_first: AtomicBool::new(false) };
+        let monitors = urls.filter(|url| !url.is_empty()).map(monitor).collect();
+        Self { monitors, must_flush, ..Self::default() }
     }
 
-    /// The last report, unless it is old.
+    /// Asked by this client, which may believe other authorities than the machine's.
+    #[must_use]
+    pub(crate) fn by(self, http: Option<reqwest::Client>) -> Self {
+        Self { http: Arc::new(http.map_or_else(OnceLock::new, |http| Some(http).into())), ..self }
+    }
+
+    /// The last report, unless it is old. How a server flushes holds until it says otherwise.
     pub(crate) fn report(&self) -> StoreReport {
         let latest = *self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        latest.filter(|(at, _)| at.elapsed() < OLD).map(|(_, report)| report).unwrap_or_default()
+        let latest = latest.filter(|(at, _)| at.elapsed() < OLD);
+        let report = latest.map(|(_, report)| report).unwrap_or_default();
+        StoreReport { unflushed: self.unflushed(), ..report }
+    }
+
+    fn unflushed(&self) -> usize {
+        let first = |it: &&Monitor| it.acknowledges_first.load(Ordering::Relaxed);
+        self.monitors.iter().filter(first).count()
     }
 
     /// Asks the endpoints, and keeps what they say.
@@ -80,6 +115,7 @@ impl Store {
             servers: self.monitors.len(),
             failing: seen.iter().filter(|(failing, _)| *failing).count(),
             used: seen.iter().filter_map(|(_, used)| *used).max_by(f64::total_cmp),
+            unflushed: self.unflushed(),
         };
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((Instant::now(), report));
@@ -87,15 +123,44 @@ impl Store {
     }
 
     /// Whether a server has failed to write, and the part of its store that is used.
-    async fn ask(&self, monitor: &str) -> (bool, Option<f64>) {
+    async fn ask(&self, monitor: &Monitor) -> (bool, Option<f64>) {
         let make = || reqwest::Client::builder().timeout(TIMEOUT).build().ok();
         let Some(http) = self.http.get_or_init(make) else { return (false, None) };
         let get = async |path: &str| -> reqwest::Result<Value> {
-            http.get(format!("{monitor}/{path}")).send().await?.json().await
+            http.get(format!("{}/{path}", monitor.url)).timeout(TIMEOUT).send().await?.json().await
         };
         let (health, varz) = tokio::join!(get("healthz?details=true"), get("varz"));
+        if let (true, Some(flushes)) = (self.must_flush, varz.as_ref().ok().and_then(flushes)) {
+            monitor.says(flushes);
+        }
         (health.is_ok_and(|it| has_failed(&it)), varz.ok().and_then(|it| used(&it)))
     }
+}
+
+impl Monitor {
+    /// Its server has said whether it flushes before it acknowledges.
+    fn says(&self, flushes: bool) {
+        let before = self.acknowledges_first.swap(!flushes, Ordering::Relaxed);
+        match (before, flushes) {
+            (false, false) => tracing::error!(
+                monitor = self.url,
+                "A NATS server acknowledges events before it has flushed them to disk, which it did \
+                 not when this process began: a power cut loses them. Set \
+                 `sync_interval: always` again, and restart it"
+            ),
+            (true, true) => tracing::info!(
+                monitor = self.url,
+                "The NATS server flushes events to disk again before it acknowledges them"
+            ),
+            _ => {}
+        }
+    }
+}
+
+/// Whether a server flushes to disk before it acknowledges; `None` if it does not say so (yet).
+pub(crate) fn flushes(varz: &Value) -> Option<bool> {
+    let config = varz.pointer("/jetstream/config").filter(|it| it.is_object())?;
+    Some(config["sync_always"] == true)
 }
 
 /// True if a server's health is that it could not write to a stream that events need.
@@ -136,10 +201,23 @@ mod tests {
 
     #[test]
     fn a_log_is_stuck_if_each_of_its_servers_is() {
-        let report = |failing, servers| StoreReport { servers, failing, used: None };
+        let report = |failing, servers| StoreReport { servers, failing, ..Default::default() };
         assert!(!report(0, 0).writes_fail() && !report(0, 1).writes_fail());
         assert!(report(1, 1).writes_fail() && report(3, 3).writes_fail());
         assert!(!report(1, 3).writes_fail() && report(1, 3).is_failing());
+    }
+
+    #[test]
+    fn a_server_that_is_silent_or_starting_says_nothing_of_how_it_flushes() {
+        let varz = |config: Value| flushes(&json!({ "jetstream": { "config": config } }));
+        assert_eq!(varz(json!({ "sync_always": true })), Some(true));
+        assert_eq!(varz(json!({ "sync_interval": 120 })), Some(false));
+        assert_eq!(flushes(&json!({ "jetstream": {} })), None);
+        let store = Store::of(Some("http://127.0.0.1:1"), true);
+        store.monitors[0].says(false);
+        assert!(store.report().acknowledges_unflushed(), "until it says otherwise");
+        store.monitors[0].says(true);
+        assert!(!store.report().acknowledges_unflushed());
     }
 
     #[test]

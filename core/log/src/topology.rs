@@ -10,7 +10,7 @@ use crate::{
     keys::{KeyStore, KeyStreams, WrappingKeys},
     log::{Log, RejectionSlots},
     names::{KEYS_STREAM, STREAM},
-    store::Store,
+    store::{Store, flushes},
     storing::Storing,
     streams::{check_stream, streams},
 };
@@ -236,7 +236,8 @@ async fn log(
         clock,
         answers,
         storing: Storing::default(),
-        store: Store::of(config.monitor_url.as_deref()),
+        store: Store::of(config.monitor_url.as_deref(), config.require_sync)
+            .by(monitoring_client(&NatsAddress::parse(&config.url)?).ok()),
         refusing: RejectionSlots::default(),
         checked: access != Access::Read,
     })
@@ -454,8 +455,7 @@ fn monitoring_client(address: &NatsAddress) -> Result<reqwest::Client, Box<dyn E
 async fn flushes_before_ack(client: &reqwest::Client, url: &str) -> Result<bool, reqwest::Error> {
     let url = format!("{}/varz", url.trim_end_matches('/'));
     let varz: serde_json::Value = client.get(url).send().await?.error_for_status()?.json().await?;
-    let always = varz.pointer("/jetstream/config/sync_always").and_then(|it| it.as_bool());
-    Ok(always == Some(true))
+    Ok(flushes(&varz) == Some(true))
 }
 
 #[cfg(test)]

@@ -39,6 +39,6 @@ pub(crate) async fn within<T>(
     }
 }
 
-fn no_answer(of: &str) -> sqlx::Error {
+pub(crate) fn no_answer(of: &str) -> sqlx::Error {
     io::Error::new(io::ErrorKind::TimedOut, format!("no answer of {of} in time")).into()
 }

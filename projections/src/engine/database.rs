@@ -188,6 +188,11 @@ impl Database {
         Self { views: self.pool.clone(), ..self.clone() }
     }
 
+    /// The same database by other connections.
+    pub(super) fn by(&self, pool: PgPool) -> Self {
+        Self { pool: pool.clone(), views: pool, ..self.clone() }
+    }
+
     /// Begins to read these views as `identity`. Queries of others are refused.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //! [`store::LEASE`], and the fencing epoch rejects whatever it still tries to write.
 
 mod alive;
+mod apart;
 pub mod cache;
 mod context;
 pub(crate) mod database;
@@ -30,6 +31,7 @@ pub(crate) mod transaction;
 pub(crate) mod watch;
 pub(crate) mod writer;
 
+pub use apart::Apart;
 pub(crate) use context::Engine;
 pub use context::{EngineSettings, RebuildSettings, Step};
 pub use fold::keys_of;

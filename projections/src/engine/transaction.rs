@@ -17,8 +17,9 @@ use std::{
 
 type Manager = <Postgres as Database>::TransactionManager;
 
-/// The longest time for the end of a transaction: then its connection is dead, and is closed.
-const LONGEST_END: Duration = Duration::from_secs(10);
+/// The longest time for the beginning and the end of a transaction: then its connection is dead, and
+/// is closed.
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// A transaction on a connection of a pool. It is undone when it is dropped.
 #[derive(Debug)]
@@ -44,7 +45,11 @@ impl Transaction {
         let pool = pool.clone();
         uninterrupted(async move {
             let mut connection = pool.acquire().await?;
-            Manager::begin(&mut connection, Some(statement.into_sql_str())).await?;
+            let begun = Manager::begin(&mut connection, Some(statement.into_sql_str()));
+            if let Err(error) = in_time(begun).await {
+                connection.close_on_drop();
+                return Err(error);
+            }
             Ok(Self { connection, open: true })
         })
         .await
@@ -110,7 +115,7 @@ impl DerefMut for Transaction {
 async fn in_time(
     end: impl Future<Output = Result<(), sqlx::Error>> + Send,
 ) -> Result<(), sqlx::Error> {
-    let ended = tokio::time::timeout(LONGEST_END, end).await;
+    let ended = tokio::time::timeout(LONGEST, end).await;
     ended.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
 }
 

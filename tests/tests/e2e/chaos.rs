@@ -1,7 +1,7 @@
 //! Networks that fail in every way between every process and every server, under load.
 
 use exodrive_runtime::services::Service;
-use exodrive_tests::{Exposed, Ledger, Outcome, Proxy, seconds_not_ready};
+use exodrive_tests::{Exposed, Ledger, Outcome, Proxy, SmallDisk, World, seconds_not_ready};
 use futures::future::join_all;
 use std::{
     env,
@@ -139,7 +139,7 @@ async fn networks_fail_in_every_way_and_nothing_is_lost_doubled_or_taken_for_tam
 
 /// A line of the table.
 struct Line {
-    fault: Fault,
+    fault: String,
     service: Service,
     faults: usize,
     acknowledged: usize,
@@ -161,10 +161,20 @@ async fn thousands_of_faults_of_every_kind() {
     for fault in Fault::ALL {
         let exposed = Exposed::start().await;
         for service in Service::ALL {
-            lines.push(line(&exposed, service, fault).await);
+            let began = Instant::now();
+            let storm = storm(&exposed, service, fault, |_| began.elapsed() < PERIOD);
+            lines.push(line(&exposed, service, format!("{fault:?}"), storm).await);
             print_line(lines.last().unwrap());
         }
     }
+    let world = World::without_processes(&[]).await;
+    let disk = SmallDisk::of_postgres(&world).await;
+    let exposed = Exposed::of(world).await;
+    // It ends before the servers do.
+    let disk = disk;
+    let storm = fill(&exposed.world, &disk);
+    lines.push(line(&exposed, Service::Postgres, "FullDisk".to_owned(), storm).await);
+    print_line(lines.last().unwrap());
     println!(
         "\n{:<12} {:<9} {:>7} {:>13} {:>5} {:>8} {:>6} {:>14} {:>8} {:>7}",
         "fault",
@@ -181,20 +191,42 @@ async fn thousands_of_faults_of_every_kind() {
     lines.iter().for_each(print_line);
     println!("{} faults in all", lines.iter().map(|line| line.faults).sum::<usize>());
     for Line { fault, service, outcome, alarms, .. } in lines {
-        assert_eq!(alarms, 0, "{fault:?} to {service}");
+        assert_eq!(alarms, 0, "{fault} to {service}");
         outcome.is_clean();
     }
 }
 
-/// One kind of fault on the ways to one server, for a while. The system is ready afterwards.
-async fn line(exposed: &Exposed, service: Service, fault: Fault) -> Line {
+/// Fills the disk of Postgres again and again. Gives how often.
+async fn fill(world: &World, disk: &SmallDisk) -> usize {
+    let (began, mut faults) = (Instant::now(), 0);
+    while began.elapsed() < PERIOD {
+        disk.fill();
+        let full = Instant::now();
+        while full.elapsed() < LASTS * 2 {
+            disk.seen(world);
+            sleep(BREATH).await;
+        }
+        disk.free();
+        faults += 1;
+        sleep(LASTS).await;
+    }
+    faults
+}
+
+/// One kind of fault to one server, for a while: `storm` gives how often it was inflicted. The system
+/// is ready afterwards.
+async fn line(
+    exposed: &Exposed,
+    service: Service,
+    fault: String,
+    storm: impl Future<Output = usize>,
+) -> Line {
     let world = &exposed.world;
     let before = world.log().await.last_position().await.unwrap();
     let ledger = Ledger::numbered(BODY, usize::try_from(before).unwrap() * 10);
     let posters = join_all((0..POSTERS).map(|_| ledger.post(world)));
     let storms = async {
-        let began = Instant::now();
-        let faults = storm(exposed, service, fault, |_| began.elapsed() < PERIOD).await;
+        let faults = storm.await;
         let calm = Instant::now();
         ledger.flows(POSTERS).await;
         ledger.end();
@@ -213,7 +245,7 @@ fn print_line(line: &Line) {
     let Line { fault, service, faults, acknowledged, outcome, not_ready, healed, alarms } = line;
     println!(
         "{:<12} {:<9} {faults:>7} {acknowledged:>13} {:>5} {:>8} {:>6} {not_ready:>14.1} {:>8.1} {alarms:>7}",
-        format!("{fault:?}"),
+        fault,
         service.to_string(),
         outcome.lost,
         outcome.doubled,

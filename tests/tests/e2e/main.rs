@@ -35,6 +35,7 @@ mod erasure;
 mod every_route;
 mod faults;
 mod fleet;
+mod full_database;
 mod full_disk;
 mod half_open;
 mod hang_up;

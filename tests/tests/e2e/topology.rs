@@ -3,10 +3,13 @@
 
 use crate::in_process::InProcess;
 use async_nats::jetstream::{self, stream::Config};
+use exodrive_runtime::services::Service;
 use exodrive_tests::{
-    API, Delivery, PermissionErrors, World, email_body, free_address, jetstream_as, open_log,
+    API, Answer, Delivery, PermissionErrors, WORKER, World, email_body, eventually, free_address,
+    jetstream_as, open_log,
 };
-use std::time::Duration;
+use reqwest::Method;
+use std::{fs, time::Duration};
 
 /// Runs a command that fails to start, and returns what it prints.
 async fn refusal(world: &World, command: &str) -> String {
@@ -136,6 +139,48 @@ async fn a_start_fails_if_nobody_knows_whether_the_log_is_flushed() {
     }
     world.set("EXODRIVE_LOG_SYNC", "unchecked");
     world.migrate().await;
+}
+
+#[tokio::test]
+async fn a_log_that_flushes_no_more_is_reported_while_it_is_used() {
+    let mut world = World::without_processes(&[]).await;
+    world.set("EXODRIVE_LOG_SYNC", "always");
+    let flushes = async |always: bool| {
+        world.services.stop_service(Service::Nats).await.unwrap();
+        let file = world.data_dir().join("nats/nats.conf");
+        let config = fs::read_to_string(&file).unwrap().replace("  sync_interval: always\n", "");
+        let (begin, setting) = ("jetstream {\n", "  sync_interval: always\n");
+        assert!(config.contains(begin), "{config}");
+        let setting = if always { setting } else { "" };
+        fs::write(&file, config.replace(begin, &format!("{begin}{setting}"))).unwrap();
+        world.services.start_service(Service::Nats).await.unwrap();
+    };
+    flushes(true).await;
+    world.migrate().await;
+    world.start_api();
+    world.start_worker(WORKER);
+    // What readiness says of it, and the metric.
+    let is_reported = async |what: &str, weak: bool| {
+        eventually(what, async || {
+            let answer = Answer::of(world.request(Method::GET, "/readyz")).await;
+            let said = answer.map_err(|error| error.to_string())?.json();
+            let problem = said["checks"]["log_store"]["problem"].as_str().unwrap_or_default();
+            let named = problem.contains("acknowledges before it has flushed");
+            let status = said["status"] == if weak { "degraded" } else { "ready" };
+            let metric = world.metric(API, "exodrive_log_acknowledges_unflushed").await;
+            let all = status && named == weak && metric == Some(f64::from(u8::from(weak)));
+            all.then_some(()).ok_or_else(|| format!("{metric:?} {said}"))
+        })
+        .await;
+    };
+    is_reported("all is well", false).await;
+    flushes(false).await;
+    is_reported("it is reported that the log does not flush first any more", true).await;
+    let printed = world.printed(API);
+    let lines = printed.matches("acknowledges events before it has flushed").count();
+    assert_eq!(lines, 1, "it is said once: {printed}");
+    flushes(true).await;
+    is_reported("all is well again", false).await;
 }
 
 #[tokio::test]

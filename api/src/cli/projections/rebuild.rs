@@ -30,6 +30,8 @@ const LINE: Duration = Duration::from_secs(2);
 const QUIET_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time to wait for one answer of the database.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time to wait before there is something to watch.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// Differing keys that are printed.
 const SHOWN: usize = 20;
 /// The exit code after Ctrl-C.
@@ -153,7 +155,7 @@ impl Rebuild {
         name: &str,
         reason: &str,
     ) -> Result<ExitCode, Failure> {
-        let rebuilds = operator.database().rebuilds(Some(name), 50).await?;
+        let rebuilds = in_time(operator.database().rebuilds(Some(name), 50)).await?;
         let job = rebuilds.into_iter().find(|it| !it.is_over()).map(Job::from);
         let job = job
             .ok_or_else(|| OperationRejection::NothingUnderWay { projection: name.to_owned() })
@@ -161,7 +163,7 @@ impl Rebuild {
         if !self.watch {
             let command =
                 if self.cancel { ProjectionCommand::Cancel } else { ProjectionCommand::Accept };
-            let plan = operator.plan(name, &command, reason).await?;
+            let plan = in_time(operator.plan(name, &command, reason)).await?;
             if self.common.dry_run {
                 print_receipt(&CommandReceipt::of(&plan, None), self.common.json)?;
                 return Ok(ExitCode::SUCCESS);
@@ -198,6 +200,16 @@ impl Rollback {
     }
 }
 
+/// An answer of the database, unless its connection is dead.
+async fn in_time<T, E: std::error::Error + Send + Sync + 'static>(
+    question: impl Future<Output = Result<T, E>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(BEGIN_TIMEOUT, question).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err("the database has not answered in time: ask again".into()),
+    }
+}
+
 fn print_receipt(receipt: &CommandReceipt, json: bool) -> Result<(), Failure> {
     if json {
         say!("{}", serde_json::to_string_pretty(receipt)?);
@@ -229,7 +241,7 @@ async fn append_planned_all(
 ) -> Result<ExitCode, Failure> {
     let mut plans = Vec::new();
     for name in names {
-        plans.push(operator.plan(name, command, reason).await?);
+        plans.push(in_time(operator.plan(name, command, reason)).await?);
     }
     if common.dry_run {
         let receipts: Vec<_> = plans.iter().map(|plan| CommandReceipt::of(plan, None)).collect();
@@ -247,7 +259,7 @@ async fn append_planned_all(
         if !recorded.applied {
             eprintln!("{NO_WORKER_NOTICE}");
         }
-        let job = operator.job(plan, &context.actor_name(), &recorded).await?;
+        let job = in_time(operator.job(plan, &context.actor_name(), &recorded)).await?;
         if !common.json {
             let effect = &plan.effect;
             say!("Recorded at position {} as {}: {effect}.", recorded.position, job.id);
@@ -480,7 +492,7 @@ impl<'a> Watch<'a> {
         };
         let accept = matches!(answer.trim().to_lowercase().as_str(), "y" | "yes");
         let command = if accept { ProjectionCommand::Accept } else { ProjectionCommand::Cancel };
-        let plan = self.operator.plan(&job.projection, &command, "").await?;
+        let plan = in_time(self.operator.plan(&job.projection, &command, "")).await?;
         append_planned(self.operator, &plan).await?;
         self.accepted = true;
         Ok(true)

@@ -191,7 +191,7 @@ fn settings(port: u16, fast: bool) -> Vec<String> {
         format!("port={port}"),
         "listen_addresses=127.0.0.1".to_owned(),
         "unix_socket_directories=".to_owned(),
-        // Two processes of ours hold 48 at most. Tests run several systems on one server.
+        // Two processes of ours hold 48 at most, an erasure two more and each rebuild three. Tests run several systems on one server.
         format!("max_connections={}", if fast { 500 } else { 100 }),
         "max_wal_size=4GB".to_owned(),
         "jit=off".to_owned(),

@@ -1,6 +1,11 @@
 //! Makes a rebuild wait while reads are slow.
 
-use crate::engine::{RebuildSettings, cache::Cache, projection::Definition, store::generations};
+use crate::engine::{
+    RebuildSettings, alive,
+    cache::Cache,
+    projection::Definition,
+    store::{LEASE, generations},
+};
 use sqlx::PgPool;
 use std::{
     collections::VecDeque,
@@ -49,7 +54,8 @@ impl Governor {
                 tokio::time::sleep(PROBE).await;
                 let began = Instant::now();
                 let somewhere = Uuid::now_v7().to_string().split_off(24);
-                let _ = generations::probe(definition, &pool, generation, &somewhere).await;
+                let probe = generations::probe(definition, &pool, generation, &somewhere);
+                let _ = alive::within(LEASE, probe).await;
                 let _ = cache.generation(definition.name, definition.version.unsigned_abs()).await;
                 reads.push_back(began.elapsed());
                 if reads.len() > READS {

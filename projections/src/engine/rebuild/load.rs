@@ -15,6 +15,7 @@ use crate::{
     Error, Transaction,
     engine::{
         Engine, PartitionId,
+        apart::Pulse,
         feed::{Decoded, Events},
         fold::{self, Exclusions, Parked, RoutedEvent, Stored, Table},
         projection::Projection,
@@ -186,6 +187,8 @@ pub(crate) struct Filling<'a> {
     pub(crate) indexes: &'a mut Vec<String>,
     pub(crate) governor: &'a Governor,
     pub(crate) progress: &'a Progress,
+    /// Of the rebuild.
+    pub(crate) pulse: &'a Pulse,
 }
 
 /// The task that writes rows into the table, for errors.
@@ -231,7 +234,7 @@ async fn fill<P: Projection>(
     let memory = engine.settings.rebuilds.memory;
     filling.progress.limit(memory);
     exclusions.refused.clear();
-    let pipeline = Pipeline::<P>::start(engine, plan, memory);
+    let pipeline = Pipeline::<P>::start(engine, plan, filling.pulse, memory);
     let refused: Vec<_> = pipeline.run(plan, filling, exclusions).await?.into_iter().collect();
     for keys in refused.chunks(REFUSED_AT_ONCE) {
         let keys: Arc<HashSet<_>> = Arc::new(keys.iter().cloned().collect());
@@ -241,7 +244,7 @@ async fn fill<P: Projection>(
         exclusions.blocked.clear();
         exclusions.refused = find_refused::<P>(engine, &plan, keys, exclusions).await?;
         // All of them stay in memory to the end: a state before the last may be refused.
-        let pipeline = Pipeline::<P>::start(engine, &plan, u64::MAX);
+        let pipeline = Pipeline::<P>::start(engine, &plan, filling.pulse, u64::MAX);
         if !pipeline.run(&plan, filling, exclusions).await?.is_empty() {
             return Err(Error::RefusedRows(P::NAME).into());
         }
@@ -312,17 +315,14 @@ struct Pipeline<P: Projection> {
 
 impl<P: Projection> Pipeline<P> {
     /// Begins to read the log. At most `memory` bytes of rows are held.
-    fn start(engine: &Engine, plan: &Plan, memory: u64) -> Self {
+    fn start(engine: &Engine, plan: &Plan, pulse: &Pulse, memory: u64) -> Self {
         let (send_events, events) = mpsc::channel(AHEAD);
         let (copies, copied) = mpsc::channel(copy::CHUNKS);
         let Plan { generation, until, .. } = *plan;
         let reading = tokio::spawn(read_events(engine.log.clone(), until, send_events));
-        let copying = tokio::spawn(copy::copy(
-            engine.definition,
-            engine.database.pool().clone(),
-            generation,
-            copied,
-        ));
+        let (pulse, pool) = (pulse.clone(), engine.database.pool().clone());
+        let copying = copy::copy(engine.definition, pool, generation, copied);
+        let copying = tokio::spawn(async move { pulse.of(copying).await });
         Self {
             engine: engine.clone(),
             events,

@@ -3,8 +3,12 @@
 use crate::{
     Error,
     engine::{
+        alive,
         projection::Definition,
-        store::rebuilds::{self, Job, OperatorInput, RebuildProgress},
+        store::{
+            LEASE,
+            rebuilds::{self, Job, OperatorInput, RebuildProgress},
+        },
     },
 };
 use sqlx::PgPool;
@@ -22,6 +26,7 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(250);
 /// Keeps the lease of a rebuild for as long as this value exists.
 pub(crate) struct Progress {
     shared: Arc<Shared>,
+    pool: PgPool,
     _beating: AbortOnDropHandle<()>,
 }
 
@@ -42,7 +47,7 @@ impl Progress {
             ended: CancellationToken::new(),
             cancelled: AtomicBool::new(false),
         });
-        let own = shared.clone();
+        let (own, beside) = (shared.clone(), pool.clone());
         let beating = tokio::spawn(async move {
             let mut before = (Instant::now(), 0);
             let mut rate: Option<f64> = None;
@@ -56,7 +61,8 @@ impl Progress {
                     before = now;
                 }
                 reached.events_per_second = rate.unwrap_or(0.0);
-                match rebuilds::heartbeat(definition, &pool, &job, reached).await {
+                let beat = rebuilds::heartbeat(definition, &pool, &job, reached);
+                match alive::within(LEASE, beat).await {
                     Ok(OperatorInput { accepted, cancel_wanted }) => {
                         own.accepted.store(accepted, Ordering::Relaxed);
                         if cancel_wanted {
@@ -71,7 +77,12 @@ impl Progress {
                 tokio::time::sleep(HEARTBEAT_INTERVAL).await;
             }
         });
-        Self { shared, _beating: AbortOnDropHandle::new(beating) }
+        Self { shared, pool: beside, _beating: AbortOnDropHandle::new(beating) }
+    }
+
+    /// The connections of what goes on beside the rebuild.
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.pool
     }
 
     /// Sets the number of events to fold.

@@ -3,7 +3,8 @@
 //!
 //! Any worker of the right version executes a rebuild. It holds the rebuild's lease. If it dies,
 //! another worker takes over: rows that were being loaded are discarded and loaded again, every
-//! later stage continues where it was. A swap is one transaction, so that it is never half done.
+//! later stage continues where it was. A swap is one transaction, so that it is never half done. So it
+//! does itself when a connection of it is dead: it has some of its own ([`Apart`]).
 
 use super::{
     compare,
@@ -15,7 +16,7 @@ use super::{
 use crate::{
     Error, Transaction,
     engine::{
-        Engine,
+        Apart, Engine, alive,
         store::{
             self,
             comparison::Comparison,
@@ -37,6 +38,8 @@ const POLL: Duration = Duration::from_millis(20);
 const NEAR: u64 = 2_000;
 /// Time between two warnings that a generation does not become level.
 const WARN: Duration = Duration::from_secs(30);
+/// Longest time for finding a rebuild, and for ending one.
+const LONGEST_ROUND: Duration = Duration::from_secs(20);
 /// Time that a swap waits for Redis to have the new views.
 const REDIS_WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -70,23 +73,40 @@ pub(crate) async fn run(
 
 async fn run_pending(engine: &Engine, load: LoadFn) -> Result<(), Error> {
     let pool = engine.database.pool();
-    let Some(job) = rebuilds::acquire(engine.definition, pool, &engine.worker).await? else {
-        return Ok(());
-    };
-    store::check_log(pool, &exodrive_domain::time::format(&engine.log.created_at())).await?;
+    let Some(job) = alive::within(LONGEST_ROUND, take(engine)).await? else { return Ok(()) };
+    let apart = engine.database.apart("rebuild");
+    let own = Engine { database: apart.database().clone(), ..engine.clone() };
     let progress = Progress::start(engine.definition, pool.clone(), job.clone());
-    let mut rebuild = Rebuild { engine, load, job, progress };
-    let outcome = rebuild.run_or_fail().await;
+    let mut rebuild = Rebuild { engine: &own, load, job, progress, apart: &apart };
+    let outcome = apart.run(rebuild.run_or_fail()).await;
     let job = rebuild.job;
+    let over = alive::within(LONGEST_ROUND, end(engine, &job, outcome)).await;
+    apart.close().await;
+    over
+}
+
+/// Takes the lease of a rebuild that nobody executes.
+async fn take(engine: &Engine) -> Result<Option<Job>, Error> {
+    let pool = engine.database.pool();
+    let job = rebuilds::acquire(engine.definition, pool, &engine.worker).await?;
+    if job.is_some() {
+        store::check_log(pool, &exodrive_domain::time::format(&engine.log.created_at())).await?;
+    }
+    Ok(job)
+}
+
+/// Leaves a rebuild to whoever tries again, or fails it for good.
+async fn end(engine: &Engine, job: &Job, outcome: Result<(), Error>) -> Result<(), Error> {
+    let pool = engine.database.pool();
     match outcome {
         Ok(()) => Ok(()),
         Err(error) if may_pass(&error) => {
-            let _ = rebuilds::release(pool, &job).await;
+            let _ = rebuilds::release(pool, job).await;
             Err(error)
         }
         Err(error) => {
             let mut connection = pool.acquire().await?;
-            discard(engine, &job).await?;
+            discard(engine, job).await?;
             let error = exodrive_runtime::error_chain(&error);
             rebuilds::fail(&mut connection, job.id, job.epoch, &error).await
         }
@@ -113,13 +133,15 @@ struct Rebuild<'a> {
     load: LoadFn,
     job: Job,
     progress: Progress,
+    apart: &'a Apart,
 }
 
 impl Rebuild<'_> {
     async fn run_or_fail(&mut self) -> Result<(), Error> {
         let (engine, job) = (self.engine, self.job.clone());
         let ended = tokio::select! {
-            outcome = build_or_swap(engine, self.load, &mut self.job, &self.progress) => return outcome,
+            outcome = build_or_swap(engine, self.load, &mut self.job, &self.progress, self.apart) =>
+                return outcome,
             () = self.progress.ended() => self.progress.is_cancelled(),
         };
         if !ended {
@@ -141,6 +163,7 @@ async fn build_or_swap(
     load: LoadFn,
     job: &mut Job,
     progress: &Progress,
+    apart: &Apart,
 ) -> Result<(), Error> {
     let pool = engine.database.pool();
     let found = match job.generation {
@@ -164,7 +187,7 @@ async fn build_or_swap(
             let error = "there is no such previous generation: it was dropped";
             return rebuilds::fail(&mut connection, job.id, job.epoch, error).await;
         }
-        _ => build(engine, load, job, progress).await?,
+        _ => build(engine, load, job, progress, apart).await?,
     };
     swap_in(engine, job, progress, to).await
 }
@@ -175,6 +198,7 @@ async fn build(
     load: LoadFn,
     job: &mut Job,
     progress: &Progress,
+    apart: &Apart,
 ) -> Result<i32, Error> {
     let pool = engine.database.pool();
     // The generation that another worker had begun to load.
@@ -215,14 +239,19 @@ async fn build(
     progress.total(until);
     let governor = Governor::watch(
         engine.definition,
-        pool.clone(),
+        progress.pool().clone(),
         engine.cache.clone(),
         active.generation,
         engine.settings.rebuilds,
     );
     let plan = load::Plan { generation, partitions, until, only };
-    let filling =
-        load::Filling { plan: &plan, indexes: &mut indexes, governor: &governor, progress };
+    let filling = load::Filling {
+        plan: &plan,
+        indexes: &mut indexes,
+        governor: &governor,
+        progress,
+        pulse: apart.pulse(),
+    };
     load(engine, filling).await?;
     enter(engine, job, RebuildState::Indexing).await?;
     load::finish(engine, generation, &mut indexes).await?;

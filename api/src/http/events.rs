@@ -8,7 +8,7 @@ use super::{
     layers::{load::held, request},
     media::prefers,
     proofs::{no_event, number, path_position},
-    read_answer::{limit, parse_query, text},
+    read_answer::{cursor, limit, parse_query, text},
 };
 use axum::{
     Extension, Json,
@@ -30,6 +30,7 @@ use exodrive_audit::{
 };
 use exodrive_domain::time;
 use exodrive_log::StoredMessage;
+use exodrive_projections::parse_position;
 use exodrive_proof::export::{ExportWriter, Format};
 use futures::stream;
 use serde::{Deserialize, Serialize};
@@ -185,7 +186,7 @@ pub(crate) async fn list_events(
         return Err(ApiError::parameter("content", "it is for exports: a page always has it"));
     }
     let requested = usize::try_from(limit(query.limit.clone())?).unwrap_or(20);
-    let after = number("after", 0, query.after.clone())?.unwrap_or(0);
+    let after = cursor(query.after.clone(), parse_position)?.unwrap_or(0);
     let mut selection = selection(&query)?;
     // What is filtered is looked for among many.
     let _room = api.readings.of_events(if selection.is_all() { 0 } else { EFFORT / 4 })?;

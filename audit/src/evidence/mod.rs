@@ -14,16 +14,16 @@ use exodrive_domain::{
 };
 use exodrive_log::{DUPLICATE, Log, ReadError, RejectedDelivery};
 use exodrive_projections::{
-    Database, Error, Identity, Place, ReadTransaction,
+    Database, Error, Identity, Place, ReadTransaction, RowPlace, parse_position,
     views::{
         accesses::read::{self as accesses, Access},
         booking_timeline::read::{self as booking_timeline, BookingEntry},
-        inbox::read::{self as inbox, Cursor, EmailDetail},
+        inbox::read::{self as inbox, EmailDetail},
     },
 };
 use exodrive_replays::{self as replays, Frame, Order, Until};
 use ids::Ids;
-use pages::{Resume, Room, position_after};
+use pages::{Resume, Room};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use utoipa::ToSchema;
@@ -296,7 +296,7 @@ impl EvidenceQuery {
         match &request.scope {
             Scope::Email(id) => Ok((vec![Thing::Email(id.clone())], None)),
             Scope::Address(address) => {
-                let after = list.map(|it| Cursor::parse(it).ok_or(HistoryError::Cursor));
+                let after = list.map(|it| RowPlace::parse(it).ok_or(HistoryError::Cursor));
                 let after = after.transpose()?;
                 let mut reader = self.read(request).await?;
                 let found =
@@ -355,7 +355,7 @@ impl EvidenceQuery {
         until: Option<DateTime<Utc>>,
     ) -> Result<Page, HistoryError> {
         let from = match (&request.after, since) {
-            (Some(after), _) => position_after(after).ok_or(HistoryError::Cursor)?,
+            (Some(after), _) => parse_position(after).ok_or(HistoryError::Cursor)? + 1,
             (None, Some(since)) => replays::first_stored_at(&self.log, since).await?,
             (None, None) => 1,
         };

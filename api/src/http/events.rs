@@ -9,6 +9,7 @@ use super::{
     media::prefers,
     proofs::{no_event, number, path_position},
     read_answer::{cursor, limit, parse_query, text},
+    state::export_budget::Spending,
 };
 use axum::{
     Extension, Json,
@@ -260,7 +261,7 @@ pub(crate) async fn get_event(
 /// The export ends at the newest checkpoint, which it contains. Events after
 /// that are left for the next export. Events that the filter does not match are
 /// represented by hashes. An export that breaks off has no `end` record. A user
-/// has one export at a time.
+/// has one export at a time, and a budget for each day.
 #[utoipa::path(
     get, path = "/v1/audit/export", tag = "audit", security(("token" = []), ("service_key" = ["audit:read"])), params(EventQuery),
     responses(
@@ -404,10 +405,11 @@ async fn export(
         error
     })?;
     let room = api.readings.of_everything()?;
+    let mut spending = Spending::begin(&api, identity).await?;
     let mut export = Export::begin(&api.log, &api.seals, selection, content).await?;
     let (pieces, received) = mpsc::channel::<io::Result<Bytes>>(PIECES);
     tokio::spawn(async move {
-        if let Err(error) = write(&mut export, format, &pieces).await {
+        if let Err(error) = write(&mut export, format, &pieces, &mut spending).await {
             let error_chain = exodrive_runtime::error_chain(&error);
             tracing::warn!(error = error_chain, "An export broke off");
             // The reader sees that it broke off, and the file has no end.
@@ -427,27 +429,33 @@ async fn write(
     export: &mut Export,
     format: Format,
     pieces: &mpsc::Sender<io::Result<Bytes>>,
+    spending: &mut Spending,
 ) -> Result<(), ExportError> {
     let buffer = Buffer::default();
     let mut writer = ExportWriter::new(format, buffer.clone())?;
     loop {
         let more = export.write_some(&mut writer, || buffer.len() >= PIECE).await?;
-        if !send(&buffer, pieces).await {
+        if !send(&buffer, pieces, spending).await {
             return Ok(());
         }
         if !more {
             writer.finish()?;
-            send(&buffer, pieces).await;
+            send(&buffer, pieces, spending).await;
             return Ok(());
         }
     }
 }
 
 /// Sends what is written, in pieces; false if nobody takes it.
-async fn send(buffer: &Buffer, pieces: &mpsc::Sender<io::Result<Bytes>>) -> bool {
+async fn send(
+    buffer: &Buffer,
+    pieces: &mpsc::Sender<io::Result<Bytes>>,
+    spending: &mut Spending,
+) -> bool {
     let mut written = buffer.take();
     while !written.is_empty() {
         let piece = written.split_to(written.len().min(PIECE));
+        spending.spend(piece.len()).await;
         if pieces.send(Ok(piece)).await.is_err() {
             return false;
         }

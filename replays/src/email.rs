@@ -232,7 +232,7 @@ mod tests {
     }
 
     fn touching(events: &[Recorded]) -> impl Iterator<Item = Touch> {
-        events.to_vec().into_iter().map(|recorded| Touch { payload: decode(&recorded), recorded })
+        events.iter().cloned().map(|recorded| Touch { payload: decode(&recorded), recorded })
     }
 
     proptest! {
@@ -292,7 +292,8 @@ mod tests {
             let (alive, most) = (alive.clone(), most.clone());
             (1..=EVENTS).map(move |n| {
                 let second = u32::try_from(59 - n * 59 / EVENTS).unwrap();
-                let mut recorded = event(n, (2, Some(second), u8::try_from(n % 200).unwrap()));
+                let mut recorded = event(n, (2, Some(second), 1));
+                recorded.envelope.id = format!("msg_{n}");
                 most.fetch_max(alive.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 let counted = Counted { bytes: recorded.body, alive: alive.clone() };
                 recorded.body = Bytes::from_owner(counted);

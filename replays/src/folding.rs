@@ -18,11 +18,14 @@ pub(crate) struct Touch {
     pub(crate) payload: Result<Payload, DecodeError>,
 }
 
+/// True if an event touches the row of a key; the last is what counts if that cannot be known.
+type Touches = fn(&Touch, &str, bool) -> bool;
+
 /// The events that touch a row, in log order, as they come from the log.
 pub(crate) struct Touching {
     batches: mpsc::Receiver<Vec<Recorded>>,
     batch: std::vec::IntoIter<Recorded>,
-    touches: fn(&Touch, &str, bool) -> bool,
+    touches: Touches,
     key: String,
     /// What counts of an event that cannot be read, whose keys are therefore unknown.
     otherwise: bool,
@@ -79,7 +82,7 @@ async fn folded_of<P: Projection, T: Send + 'static>(
     log: &Log,
     key: &str,
     until: Until,
-    (progress, touches): (Progress<'_>, fn(&Touch, &str, bool) -> bool),
+    (progress, touches): (Progress<'_>, Touches),
     fold: impl FnOnce(Touching) -> T + Send + 'static,
 ) -> Result<T, ReadError> {
     let sources = P::sources(key, None);

@@ -29,6 +29,7 @@ use std::{
     ffi::{OsStr, OsString},
     fmt,
     net::SocketAddr,
+    num::NonZeroU32,
     path::PathBuf,
     time::Duration,
 };
@@ -210,6 +211,15 @@ pub struct HttpSettings {
     #[arg(long, env = "EXODRIVE_RATE_LIMIT_BOOKING",
           default_value_t = Limit::Booking.default_rate(), value_name = "N/PERIOD")]
     pub rate_limit_booking: Rate,
+    /// MiB that a user may export in a day, over all processes. An export that
+    /// has begun comes to its end.
+    #[arg(long, env = "EXODRIVE_EXPORT_BUDGET",
+          default_value_t = Limit::Export.default_amount(), value_name = "MIB")]
+    pub export_budget: NonZeroU32,
+    /// MiB that all users together may export in a day.
+    #[arg(long, env = "EXODRIVE_EXPORT_BUDGET_TOTAL",
+          default_value_t = Limit::AllExports.default_amount(), value_name = "MIB")]
+    pub export_budget_total: NonZeroU32,
     /// Connections to the API that may be open at a time. Others are closed at
     /// once.
     #[arg(long, env = "EXODRIVE_MAX_CONNECTIONS", default_value_t = 4_096, value_name = "N")]
@@ -752,6 +762,8 @@ impl HttpSettings {
             admin: self.rate_limit_admin,
             failed_webhook: self.rate_limit_failed_webhook,
             booking: self.rate_limit_booking,
+            export: Rate::a_day(self.export_budget),
+            all_exports: Rate::a_day(self.export_budget_total),
         }
     }
 }

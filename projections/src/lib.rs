@@ -34,5 +34,5 @@ pub use error::Error;
 pub use outage::is_postgres_outage;
 pub use views::{
     list::{ViewInfo, names, version, view, views},
-    query::{Page, Place},
+    query::{Page, Place, RowPlace, SortedPlace, parse_position},
 };

@@ -18,11 +18,14 @@ pub(crate) struct Touch {
     pub(crate) payload: Result<Payload, DecodeError>,
 }
 
+/// True if an event touches the row of a key; the last is what counts if that cannot be known.
+type Touches = fn(&Touch, &str, bool) -> bool;
+
 /// The events that touch a row, in log order, as they come from the log.
 pub(crate) struct Touching {
     batches: mpsc::Receiver<Vec<Recorded>>,
     batch: std::vec::IntoIter<Recorded>,
-    touches: fn(&Touch, &str, bool) -> bool,
+    touches: Touches,
     key: String,
     /// What counts of an event that cannot be read, whose keys are therefore unknown.
     otherwise: bool,
@@ -62,12 +65,32 @@ pub(crate) async fn folded<P: Projection, T: Send + 'static>(
     progress: Progress<'_>,
     fold: impl FnOnce(Touching) -> T + Send + 'static,
 ) -> Result<T, ReadError> {
+    folded_of::<P, T>(log, key, until, (progress, touches::<P>), fold).await
+}
+
+/// The same, of every event in which those of the key are found.
+pub(crate) async fn folded_whole<P: Projection, T: Send + 'static>(
+    log: &Log,
+    key: &str,
+    until: Until,
+    fold: impl FnOnce(Touching) -> T + Send + 'static,
+) -> Result<T, ReadError> {
+    folded_of::<P, T>(log, key, until, (&|_, _| {}, |_, _, _| true), fold).await
+}
+
+async fn folded_of<P: Projection, T: Send + 'static>(
+    log: &Log,
+    key: &str,
+    until: Until,
+    (progress, touches): (Progress<'_>, Touches),
+    fold: impl FnOnce(Touching) -> T + Send + 'static,
+) -> Result<T, ReadError> {
     let sources = P::sources(key, None);
     let (sender, batches) = mpsc::channel(1);
     let touching = Touching {
         batches,
         batch: Vec::new().into_iter(),
-        touches: touches::<P>,
+        touches,
         key: key.to_owned(),
         otherwise: matches!(sources, Sources::Subjects(_)),
     };

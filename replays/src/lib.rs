@@ -9,10 +9,12 @@
 //! that the view is made of), ends them at a point ([`Until`]), and folds them with the same
 //! [`Projection::evolve`](exodrive_projections::Projection::evolve) that makes the live view,
 //! retaining the state after every event. [`row_history`] and [`compare`] fold for a view by its
-//! name while they read, and retain a page of the events, or what differs. [`verify`] folds many rows again and compares them with the rows in Postgres and Redis.
+//! name while they read, and retain a page of the events, or what differs; so does
+//! [`select_of_email`] for the evidence about an email, in either order. [`verify`] folds many rows again and compares them with the rows in Postgres and Redis.
 //! [`person`] finds the events that are about a person, so that they can be erased.
 
 mod diff;
+mod email;
 mod folding;
 mod history;
 pub mod person;
@@ -23,6 +25,7 @@ mod row;
 pub mod verify;
 
 pub use diff::{Change, diff};
+pub use email::{Candidate, Selection, select_of_email};
 pub use history::{Frame, history};
 pub use points::{Order, Until};
 pub use reading::Progress;
@@ -32,12 +35,13 @@ pub use row::{
     compare, events_of, reads_all, row_history,
 };
 
-use exodrive_domain::{Recorded, Subject, email::EmailId};
+use exodrive_domain::{Subject, email::EmailId};
 use exodrive_log::{Log, ReadError};
 use exodrive_projections::views::inbox::{Inbox, InboxRow, read::EmailDetail};
 
-/// The history of one email, in either order, with what readers see of it after every event. (Its
-/// position there is 0: an event that changes nothing leaves it equal.)
+/// The whole history of one email, in either order, with what readers see of it after every event,
+/// for the command line: all of it is in memory. (Its position there is 0: an event that changes
+/// nothing leaves it equal.)
 ///
 /// # Errors
 /// When the log cannot be read.
@@ -47,32 +51,7 @@ pub async fn email(
     until: Until,
     order: Order,
 ) -> Result<Vec<Frame<EmailDetail>>, ReadError> {
-    folded(id, log.history(&Subject::Email(id.clone())).await?, until, order).await
-}
-
-/// The history of one email as it was known at a point: every event that had been received by then,
-/// in either order.
-///
-/// # Errors
-/// When the log cannot be read.
-pub async fn email_as_known(
-    log: &Log,
-    id: &EmailId,
-    until: Until,
-    order: Order,
-) -> Result<Vec<Frame<EmailDetail>>, ReadError> {
-    let mut history = log.history(&Subject::Email(id.clone())).await?;
-    history.retain(|event| until.includes(event));
-    folded(id, history, Until::Now, order).await
-}
-
-/// Folds an email's history in a thread of its own.
-async fn folded(
-    id: &EmailId,
-    history: Vec<Recorded>,
-    until: Until,
-    order: Order,
-) -> Result<Vec<Frame<EmailDetail>>, ReadError> {
+    let history = log.history(&Subject::Email(id.clone())).await?;
     let id = id.clone();
     let fold = move || {
         let shown = |row: &InboxRow| EmailDetail::of(row, 0);

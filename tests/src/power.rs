@@ -12,8 +12,9 @@ use std::{
 };
 
 /// The calls that change files.
-pub const TRACED: &str = "trace=openat,creat,write,pwrite64,ftruncate,fsync,fdatasync,rename,\
-                          renameat,renameat2,unlink,unlinkat";
+pub const TRACED: &str = "trace=openat,creat,lseek,read,write,writev,pwrite64,pwritev,sendfile,\
+                          copy_file_range,fallocate,truncate,ftruncate,fsync,fdatasync,rename,\
+                          renameat,renameat2,link,linkat,unlink,unlinkat";
 
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 
@@ -28,6 +29,8 @@ pub struct TracedFiles {
     offsets: HashMap<u64, usize>,
     /// Descriptors whose writes are flushed at once.
     flushing: HashSet<u64>,
+    /// Descriptors that write at the end of their files.
+    appending: HashSet<u64>,
     /// The beginnings of calls that have not returned, by thread.
     unfinished: HashMap<String, String>,
     lines: usize,
@@ -50,6 +53,7 @@ impl TracedFiles {
             pending: Vec::new(),
             offsets: HashMap::new(),
             flushing: HashSet::new(),
+            appending: HashSet::new(),
             unfinished: HashMap::new(),
             lines: 0,
         }
@@ -121,24 +125,22 @@ impl TracedFiles {
         }
         let given: Vec<_> = given.split(", ").collect();
         let texts: Vec<_> = given.iter().filter_map(|it| text(it)).collect();
-        let path_at = |at: usize| texts.get(at).map(|it| path(it)).filter(|it| self.has(it));
+        let paths = named(&given);
+        let path_at = |at: usize| paths.get(at).cloned().filter(|it| self.has(it));
         match name {
             "openat" | "creat" => {
                 let Some(path) = path_at(0) else { return };
                 let Some((descriptor, _)) = opened(result) else { return };
                 let flags = given.get(2).copied().unwrap_or_default();
-                let end = self.open(path, flags);
-                self.offsets.insert(descriptor, end);
-                self.flushing.remove(&descriptor);
-                if ["O_SYNC", "O_DSYNC"].iter().any(|flag| flags.contains(flag)) {
-                    self.flushing.insert(descriptor);
-                }
+                self.open(path, flags);
+                self.offsets.insert(descriptor, 0);
+                let has = |flag| flags.split('|').any(|it| it == flag);
+                set(&mut self.flushing, descriptor, has("O_SYNC") || has("O_DSYNC"));
+                set(&mut self.appending, descriptor, has("O_APPEND"));
             }
             "rename" | "renameat" | "renameat2" => {
                 let [Some(from), Some(to)] = [path_at(0), path_at(1)] else { return };
-                if let Some(content) = self.seen.remove(&from) {
-                    self.seen.insert(to.clone(), content);
-                }
+                rename(&mut self.seen, &from, &to);
                 self.pending.push(Change::Renamed(from, to));
             }
             "unlink" | "unlinkat" => {
@@ -146,12 +148,21 @@ impl TracedFiles {
                 self.seen.remove(&path);
                 self.pending.push(Change::Removed(path));
             }
+            "truncate" => {
+                let Some(path) = path_at(0) else { return };
+                self.cut(path, number(&given, 1));
+            }
+            "link" | "linkat" => assert!(path_at(0).is_none(), "{call} is not followed"),
             _ => {
                 let Some((descriptor, path)) = given.first().and_then(|it| opened(it)) else {
                     return;
                 };
+                // `copy_file_range` writes to its second descriptor.
+                let other =
+                    given.get(2).and_then(|it| opened(it)).is_some_and(|it| self.has(&it.1));
+                assert!(!(name == "copy_file_range" && other), "{call} is not followed");
                 if self.has(&path) {
-                    self.done_to_file(name, descriptor, path, &given, &texts);
+                    self.done_to_file(name, descriptor, path, (&given, result), &texts);
                 }
             }
         }
@@ -162,24 +173,33 @@ impl TracedFiles {
         name: &str,
         descriptor: u64,
         path: PathBuf,
-        given: &[&str],
+        (given, result): (&[&str], &str),
         texts: &[Vec<u8>],
     ) {
-        let number = |at: usize| given.get(at).and_then(|it| it.parse::<usize>().ok()).unwrap();
+        let returned = || result.split(' ').next().and_then(|it| it.parse::<usize>().ok()).unwrap();
+        let offset = self.offsets.get(&descriptor).copied().unwrap_or(0);
         match name {
+            "lseek" => drop(self.offsets.insert(descriptor, returned())),
+            "read" => drop(self.offsets.insert(descriptor, offset + returned())),
             "write" => {
-                let at = self.offsets.get(&descriptor).copied().unwrap_or(0);
-                self.offsets.insert(descriptor, at + texts[0].len());
-                self.write(descriptor, path, at, &texts[0]);
+                let end = self.seen.get(&path).map_or(0, Vec::len);
+                let at = if self.appending.contains(&descriptor) { end } else { offset };
+                let bytes = &texts[0][..returned()];
+                self.offsets.insert(descriptor, at + bytes.len());
+                self.write(descriptor, path, at, bytes);
             }
-            "pwrite64" => self.write(descriptor, path, number(3), &texts[0]),
-            "ftruncate" => {
-                self.seen.entry(path.clone()).or_default().resize(number(1), 0);
-                self.pending.push(Change::Cut(path, number(1)));
-            }
+            "pwrite64" => self.write(descriptor, path, number(given, 3), &texts[0][..returned()]),
+            "ftruncate" => self.cut(path, number(given, 1)),
             "fsync" | "fdatasync" => self.flush(path),
-            other => panic!("{other} is not traced"),
+            // It reads from this file.
+            "copy_file_range" => {}
+            other => panic!("{other} of {path:?} is not followed"),
         }
+    }
+
+    fn cut(&mut self, path: PathBuf, length: usize) {
+        self.seen.entry(path.clone()).or_default().resize(length, 0);
+        self.pending.push(Change::Cut(path, length));
     }
 
     fn write(&mut self, descriptor: u64, path: PathBuf, at: usize, bytes: &[u8]) {
@@ -198,19 +218,14 @@ impl TracedFiles {
         path.starts_with(&self.folder)
     }
 
-    /// Gives where a write begins.
-    fn open(&mut self, path: PathBuf, flags: &str) -> usize {
+    fn open(&mut self, path: PathBuf, flags: &str) {
         if flags.contains("O_CREAT") && !self.seen.contains_key(&path) {
             self.pending.push(Change::Created(path.clone()));
             self.seen.insert(path.clone(), Vec::new());
         }
-        let Some(content) = self.seen.get_mut(&path) else { return 0 };
-        if flags.contains("O_TRUNC") {
-            content.clear();
-            self.pending.push(Change::Cut(path, 0));
-            return 0;
+        if flags.contains("O_TRUNC") && self.seen.contains_key(&path) {
+            self.cut(path, 0);
         }
-        if flags.contains("O_APPEND") { content.len() } else { 0 }
     }
 
     fn flush(&mut self, path: PathBuf) {
@@ -219,10 +234,7 @@ impl TracedFiles {
                 Change::Created(path) => {
                     self.on_disk.entry(path).or_default();
                 }
-                Change::Renamed(from, to) => {
-                    let content = self.on_disk.remove(&from).unwrap_or_default();
-                    self.on_disk.insert(to, content);
-                }
+                Change::Renamed(from, to) => rename(&mut self.on_disk, &from, &to),
                 Change::Removed(path) => {
                     self.on_disk.remove(&path);
                 }
@@ -237,6 +249,48 @@ impl TracedFiles {
             self.on_disk.insert(path, content.clone());
         }
     }
+}
+
+/// Renames a file, or a folder with all that is in it.
+fn rename(files: &mut Files, from: &Path, to: &Path) {
+    let below: Vec<_> = files.keys().filter(|path| path.starts_with(from)).cloned().collect();
+    for path in below {
+        let content = files.remove(&path).unwrap_or_default();
+        let rest = path.strip_prefix(from).unwrap();
+        let renamed = if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(rest) };
+        files.insert(renamed, content);
+    }
+}
+
+fn set(descriptors: &mut HashSet<u64>, descriptor: u64, is_one: bool) {
+    if is_one {
+        descriptors.insert(descriptor);
+    } else {
+        descriptors.remove(&descriptor);
+    }
+}
+
+fn number(given: &[&str], at: usize) -> usize {
+    given.get(at).and_then(|it| it.parse().ok()).unwrap()
+}
+
+/// The paths that a call names. One that is not absolute is below the folder whose descriptor comes
+/// before it.
+fn named(given: &[&str]) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    for (at, argument) in given.iter().enumerate() {
+        let Some(bytes) = text(argument) else { continue };
+        let Ok(name) = String::from_utf8(bytes) else { continue };
+        let folder = at.checked_sub(1).and_then(|before| folder(given[before]));
+        paths.push(folder.unwrap_or_default().join(name));
+    }
+    paths
+}
+
+/// The folder of `AT_FDCWD<\x2f>` and of `13<\x2f\x61>`.
+fn folder(argument: &str) -> Option<PathBuf> {
+    let (_, file) = argument.split_once('<')?;
+    Some(path(&text(&format!("\"{}\"", file.split('>').next()?))?))
 }
 
 /// The bytes of an argument `"\x61\x62"`.
@@ -298,5 +352,40 @@ mod tests {
         assert_eq!(left(&files), both, "a name is on the disk, but no content");
         replay(&mut files, &format!("7  unlink(\"{one}\") = 0\n7  fsync(6<{other}>) = 0\n"));
         assert_eq!(left(&files), Files::from([("/a/other".into(), b"abcd".to_vec())]));
+    }
+
+    #[test]
+    fn files_are_found_whatever_they_are_called_by() {
+        let mut files = TracedFiles::below(Path::new("/a"));
+        let (old, new) = (hex("/a/old"), hex("/a/new"));
+        let (before, after) = (hex("/a/old/1"), hex("/a/new/1"));
+        let trace = format!(
+            "7  openat(AT_FDCWD<{0}>, \"{before}\", O_RDWR|O_CREAT, 0640) = 5<{before}>\n\
+             7  write(5<{before}>, \"{1}\", 4) = 4\n\
+             7  lseek(5<{before}>, 1, SEEK_SET) = 1\n\
+             7  write(5<{before}>, \"{2}\", 2) = 2\n\
+             7  fsync(5<{before}>) = 0\n\
+             7  renameat(AT_FDCWD<{0}>, \"{old}\", AT_FDCWD<{0}>, \"{new}\") = 0\n\
+             7  openat(AT_FDCWD<{0}>, \"{after}\", O_WRONLY|O_APPEND) = 6<{after}>\n\
+             7  write(6<{after}>, \"{1}\", 4) = 3\n\
+             7  openat(AT_FDCWD<{0}>, \"{3}\", O_RDWR|O_CREAT, 0640) = 7<{3}>\n\
+             7  truncate(\"{after}\", 6) = 0\n",
+            hex("/"),
+            hex("abcd"),
+            hex("xy"),
+            hex("/a/other"),
+        );
+        files.replay(&(trace.clone() + "8  nothing\n"));
+        let now = [("/a/new/1".into(), b"axydab".to_vec()), ("/a/other".into(), Vec::new())];
+        assert_eq!(files.seen, Files::from(now));
+        assert_eq!(files.on_disk, Files::from([("/a/old/1".into(), b"axyd".to_vec())]));
+        let end = format!(
+            "7  unlinkat(9<{new}>, \"{}\", 0) = 0\n7  fsync(7<{}>) = 0\n",
+            hex("1"),
+            hex("/a/other")
+        );
+        files.replay(&(trace + "8  nothing\n" + &end));
+        assert_eq!(files.seen, Files::from([("/a/other".into(), Vec::new())]));
+        assert_eq!(files.on_disk, files.seen);
     }
 }

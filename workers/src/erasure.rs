@@ -243,7 +243,8 @@ impl ErasureExecutor {
         self.database.record_erasure(uuid(begun.id), &begun.keys).await?;
         let own = own_key(begun.id);
         destroy(&self.log, begun.id, begun.keys.iter().filter(|key| **key != own)).await?;
-        Ok(self.log.forget_erased_customers().await?)
+        self.log.forget_erased_customers().await?;
+        Erasures::new(self.log.clone()).forget_erased_holds().await
     }
 
     /// Completes an erasure if every row is folded again. Returns true if it is
@@ -361,6 +362,8 @@ async fn reapply(log: &Log, database: &Database) -> Result<(), ErasureError> {
         );
         record_keys_again(log, known.id.into(), &known.keys).await?;
     }
+    // One that came back from a backup, or whose hold was lifted after the erasure.
+    Erasures::new(log.clone()).forget_erased_holds().await?;
     if reapply_keys(log).await? {
         tokio::time::sleep(KEY_CACHE + Duration::from_secs(1)).await;
     }

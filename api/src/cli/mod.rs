@@ -343,7 +343,7 @@ mod tests {
             name if name.ends_with("-interval") || name.ends_with("-limit") => "7s",
             name if name.ends_with("-timeout") => "7s",
             "duplicate-window" | "hold-period" | "drain-period" | "jwt-max-lifetime" => "7m",
-            name if name.starts_with("max-") => "7",
+            name if name.starts_with("max-") || name.starts_with("export-budget") => "7",
             name if name.starts_with("jwt-jwks-") => "7s",
             "log-sync" => "default",
             "allow-unverified" => "postgres,redis",

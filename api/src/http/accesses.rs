@@ -4,7 +4,7 @@ use super::problem::{ApiError, Problem};
 use super::{
     App,
     auth::extract::Auditor,
-    read_answer::{answer_of, begin_read, limit, parse_query, time},
+    read_answer::{answer_of, begin_read, cursor, limit, parse_query, time},
 };
 use axum::{
     Json,
@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 use exodrive_domain::time::serde_micros;
 use exodrive_log::RejectedDelivery;
 use exodrive_projections::{
-    Identity,
+    Identity, RowPlace, parse_position,
     views::accesses::read::{self as accesses, Access, Filter},
 };
 use serde::{Deserialize, Serialize};
@@ -85,18 +85,13 @@ pub(crate) async fn list_accesses(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let query: AccessQuery = parse_query(query)?;
-    let after = query.after.map(|after| {
-        accesses::parse_cursor(&after).ok_or_else(|| {
-            ApiError::parameter("after", "it must be the next_cursor of an earlier page")
-        })
-    });
     let filter = Filter {
         resource: query.resource,
         key: query.key,
         actor: query.actor,
         since: time("since", query.since)?,
         until: time("until", query.until)?,
-        after: after.transpose()?,
+        after: cursor(query.after, RowPlace::parse)?,
         limit: limit(query.limit)?,
     };
     let mut transaction = begin_read(&api, &Identity::Auditor, &["accesses"], &headers).await?;
@@ -187,12 +182,7 @@ pub(crate) async fn get_rejected_webhooks(
 ) -> Result<Json<RejectedWebhooks>, ApiError> {
     let query: RejectedWebhookQuery = parse_query(query)?;
     let range = (time("since", query.since)?, time("until", query.until)?);
-    let before = query.after.map(|after| {
-        after.parse::<u64>().map_err(|_| {
-            ApiError::parameter("after", "it must be the next_cursor of an earlier page")
-        })
-    });
-    let before = before.transpose()?;
+    let before = cursor(query.after, parse_position)?;
     let mut counts = BTreeMap::new();
     let mut newest = VecDeque::new();
     let each = |refusal: RejectedDelivery| {

@@ -9,7 +9,7 @@ use super::{
     conditional::tag_of_content,
     given::{self, Day, Given, valid},
     read_answer::{
-        PageQuery, add_blocked_header, answer_of, begin_read, json_body, limit, page_of,
+        PageQuery, add_blocked_header, answer_of, begin_read, cursor, json_body, limit, page_of,
         parse_query, reach_the_end, text, view_answer,
     },
     refusals::{no_such_booking, no_such_car, rental_problem, validation},
@@ -34,9 +34,14 @@ use exodrive_domain::{
     time::{self, serde_micros},
     value::{Faults, Note, Valid},
 };
-use exodrive_projections::views::{
-    booking_timeline::read::{self as booking_timeline, BookingEntry},
-    bookings::read::{self as bookings, BookingDetail, CustomerDetail, Filter, NoteDetail, Viewer},
+use exodrive_projections::{
+    RowPlace,
+    views::{
+        booking_timeline::read::{self as booking_timeline, BookingEntry},
+        bookings::read::{
+            self as bookings, BookingDetail, CustomerDetail, Filter, NoteDetail, Viewer,
+        },
+    },
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -490,11 +495,6 @@ fn filter(query: BookingQuery) -> Result<Filter, ApiError> {
             Some(valid.map_err(|error| ApiError::parameter("to", error.to_string()))?)
         }
     };
-    let after = query.after.map(|after| {
-        bookings::parse_cursor(&after).ok_or_else(|| {
-            ApiError::parameter("after", "it must be the next_cursor of an earlier page")
-        })
-    });
     Ok(Filter {
         statuses: statuses.into_iter().map(str::to_owned).collect(),
         car_id: query.car_id,
@@ -503,7 +503,7 @@ fn filter(query: BookingQuery) -> Result<Filter, ApiError> {
         created_from: super::read_answer::time("created_gte", query.created_gte)?,
         created_until: super::read_answer::time("created_lt", query.created_lt)?,
         text: text(query.q),
-        after: after.transpose()?,
+        after: cursor(query.after, RowPlace::parse)?,
         limit: limit(query.limit)?,
     })
 }

@@ -9,8 +9,8 @@ use super::{
     conditional::{tag_of_content, tag_of_version},
     given::{self, Day},
     read_answer::{
-        MIN_POSITION, add_blocked_header, answer_of, begin_read, json_body, limit, parse_query,
-        reach_the_end, text, view_answer,
+        MIN_POSITION, add_blocked_header, answer_of, begin_read, cursor, json_body, limit,
+        parse_query, reach_the_end, text, view_answer,
     },
     refusals::{no_such_car, rental_problem},
 };
@@ -191,12 +191,6 @@ fn filter(query: CarQuery, who: &Requester) -> Result<Filter, ApiError> {
         Some("true") => return Err(ApiError::parameter("all", "it is for staff")),
         Some(_) => return Err(ApiError::parameter("all", "it must be true or false")),
     };
-    let after = query.after.map(|after| {
-        cars::parse_cursor(&after, sort).ok_or_else(|| {
-            let detail = "it must be the next_cursor of an earlier page, in the same order";
-            ApiError::parameter("after", detail)
-        })
-    });
     Ok(Filter {
         categories: words(query.category),
         currency: query.currency.or(priced),
@@ -207,7 +201,7 @@ fn filter(query: CarQuery, who: &Requester) -> Result<Filter, ApiError> {
         free,
         all,
         sort,
-        after: after.transpose()?,
+        after: cursor(query.after, |after| cars::parse_cursor(after, sort))?,
         limit: limit(query.limit)?,
     })
 }

@@ -4,7 +4,7 @@ use super::problem::{ApiError, Code, Problem};
 use super::{
     App,
     auth::extract::EmailReader,
-    read_answer::{answer_of, begin_read, limit, parse_query, text},
+    read_answer::{answer_of, begin_read, cursor, limit, parse_query, text},
 };
 use axum::{
     Json,
@@ -12,9 +12,12 @@ use axum::{
     http::HeaderMap,
     response::Response,
 };
-use exodrive_projections::views::{
-    customers::read::{self as customers, CustomerSummary},
-    payments::read::{DASHBOARD_VIEWS, Dashboard, dashboard},
+use exodrive_projections::{
+    RowPlace,
+    views::{
+        customers::read::{self as customers, CustomerSummary},
+        payments::read::{DASHBOARD_VIEWS, Dashboard, dashboard},
+    },
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -89,15 +92,9 @@ pub(crate) async fn list_customers(
 ) -> Result<Response, ApiError> {
     let query: CustomerQuery = parse_query(query)?;
     let (text, limit) = (text(query.q), limit(query.limit)?);
-    let after = query.after.map(|after| {
-        customers::parse_cursor(&after).ok_or_else(|| {
-            ApiError::parameter("after", "it must be the next_cursor of an earlier page")
-        })
-    });
+    let after = cursor(query.after, RowPlace::parse)?;
     let mut transaction = begin_read(&api, &reader.identity, &["customers"], &headers).await?;
-    let page =
-        customers::find_customers(&mut transaction, text.as_deref(), after.transpose()?, limit)
-            .await?;
+    let page = customers::find_customers(&mut transaction, text.as_deref(), after, limit).await?;
     let list = CustomerList {
         object: "list",
         has_more: page.next.is_some(),

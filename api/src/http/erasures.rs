@@ -71,7 +71,7 @@ pub(crate) struct CancelErasure {
 pub(crate) struct HoldAnswer {
     /// Always `hold`.
     object: &'static str,
-    /// Id of the hold; derived from the address.
+    /// Id of the hold. It says nothing of the address.
     id: String,
     /// True if it is placed.
     held: bool,

@@ -8,7 +8,8 @@ use super::{
     layers::{load::held, request},
     media::prefers,
     proofs::{no_event, number, path_position},
-    read_answer::{limit, parse_query, text},
+    read_answer::{cursor, limit, parse_query, text},
+    state::export_budget::Spending,
 };
 use axum::{
     Extension, Json,
@@ -30,6 +31,7 @@ use exodrive_audit::{
 };
 use exodrive_domain::time;
 use exodrive_log::StoredMessage;
+use exodrive_projections::parse_position;
 use exodrive_proof::export::{ExportWriter, Format};
 use futures::stream;
 use serde::{Deserialize, Serialize};
@@ -185,7 +187,7 @@ pub(crate) async fn list_events(
         return Err(ApiError::parameter("content", "it is for exports: a page always has it"));
     }
     let requested = usize::try_from(limit(query.limit.clone())?).unwrap_or(20);
-    let after = number("after", 0, query.after.clone())?.unwrap_or(0);
+    let after = cursor(query.after.clone(), parse_position)?.unwrap_or(0);
     let mut selection = selection(&query)?;
     // What is filtered is looked for among many.
     let _room = api.readings.of_events(if selection.is_all() { 0 } else { EFFORT / 4 })?;
@@ -259,7 +261,7 @@ pub(crate) async fn get_event(
 /// The export ends at the newest checkpoint, which it contains. Events after
 /// that are left for the next export. Events that the filter does not match are
 /// represented by hashes. An export that breaks off has no `end` record. A user
-/// has one export at a time.
+/// has one export at a time, and a budget for each day.
 #[utoipa::path(
     get, path = "/v1/audit/export", tag = "audit", security(("token" = []), ("service_key" = ["audit:read"])), params(EventQuery),
     responses(
@@ -403,10 +405,11 @@ async fn export(
         error
     })?;
     let room = api.readings.of_everything()?;
+    let mut spending = Spending::begin(&api, identity).await?;
     let mut export = Export::begin(&api.log, &api.seals, selection, content).await?;
     let (pieces, received) = mpsc::channel::<io::Result<Bytes>>(PIECES);
     tokio::spawn(async move {
-        if let Err(error) = write(&mut export, format, &pieces).await {
+        if let Err(error) = write(&mut export, format, &pieces, &mut spending).await {
             let error_chain = exodrive_runtime::error_chain(&error);
             tracing::warn!(error = error_chain, "An export broke off");
             // The reader sees that it broke off, and the file has no end.
@@ -426,27 +429,33 @@ async fn write(
     export: &mut Export,
     format: Format,
     pieces: &mpsc::Sender<io::Result<Bytes>>,
+    spending: &mut Spending,
 ) -> Result<(), ExportError> {
     let buffer = Buffer::default();
     let mut writer = ExportWriter::new(format, buffer.clone())?;
     loop {
         let more = export.write_some(&mut writer, || buffer.len() >= PIECE).await?;
-        if !send(&buffer, pieces).await {
+        if !send(&buffer, pieces, spending).await {
             return Ok(());
         }
         if !more {
             writer.finish()?;
-            send(&buffer, pieces).await;
+            send(&buffer, pieces, spending).await;
             return Ok(());
         }
     }
 }
 
 /// Sends what is written, in pieces; false if nobody takes it.
-async fn send(buffer: &Buffer, pieces: &mpsc::Sender<io::Result<Bytes>>) -> bool {
+async fn send(
+    buffer: &Buffer,
+    pieces: &mpsc::Sender<io::Result<Bytes>>,
+    spending: &mut Spending,
+) -> bool {
     let mut written = buffer.take();
     while !written.is_empty() {
         let piece = written.split_to(written.len().min(PIECE));
+        spending.spend(piece.len()).await;
         if pieces.send(Ok(piece)).await.is_err() {
             return false;
         }

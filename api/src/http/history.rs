@@ -10,6 +10,7 @@ use super::{
     read_answer::{limit, parse_query, time, wait_for_requested},
     readings::Room,
     replay::{self, ReplayDiff},
+    state::export_budget::Spending,
 };
 use axum::{
     Extension, Json,
@@ -102,7 +103,7 @@ pub(crate) struct History {
 /// a present secret signed them, how often it was repeated, how often an
 /// unverified sender claimed its id, and the state of the email after it. Every
 /// email comes with the reads by staff. With `Accept: application/x-ndjson` all
-/// pages come as one stream, an object on each line.
+/// pages come as one stream, an object on each line, which counts as an export.
 #[utoipa::path(
     get, path = "/v1/audit/history", tag = "audit", security(("token" = []), ("service_key" = ["audit:read"])),
     params(
@@ -137,6 +138,10 @@ pub(crate) async fn get_history(
     }
     wait_for_requested(&api, request.views(), &headers).await?;
     let room = room(&api, &request.scope).await?;
+    let spending = match lines {
+        true => Some(Spending::begin(&api, &identity).await?),
+        false => None,
+    };
     let page = evidence_query.page(&request).await?;
     let of_one = matches!(request.scope, Scope::Email(_) | Scope::Booking(_));
     if page.entries.is_empty() && of_one && request.after.is_none() {
@@ -144,8 +149,9 @@ pub(crate) async fn get_history(
         return Err(ApiError::new(Code::NotFound, detail));
     }
     note_accesses(&api, &identity, &request.scope, &page);
-    if lines {
-        return Ok(stream_of(api, identity, evidence_query, request, (page, room)));
+    if let Some(spending) = spending {
+        let exported = (room, spending);
+        return Ok(stream_of(api, identity, evidence_query, request, (page, exported)));
     }
     let history = History {
         object: "list",
@@ -193,11 +199,11 @@ fn stream_of(
     identity: request::Identity,
     evidence_query: EvidenceQuery,
     request: EvidenceRequest,
-    (first, room): (Page, Room),
+    (first, exported): (Page, (Room, Spending)),
 ) -> Response {
-    let start = ((api, room), identity, evidence_query, request, Some(first));
+    let start = ((api, exported), identity, evidence_query, request, Some(first));
     let pages =
-        stream::try_unfold(start, |(api, identity, evidence_query, mut request, page)| async {
+        stream::try_unfold(start, |(mut api, identity, evidence_query, mut request, page)| async {
             let page = match page {
                 Some(page) => page,
                 None if request.after.is_none() => return Ok(None),
@@ -208,6 +214,7 @@ fn stream_of(
                 }
             };
             let lines = in_lines(&page);
+            api.1.1.spend(lines.len()).await;
             request.after = page.next;
             Ok::<_, HistoryError>(Some((lines, (api, identity, evidence_query, request, None))))
         });

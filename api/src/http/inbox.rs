@@ -6,8 +6,8 @@ use super::{
     auth::extract::EmailReader,
     given,
     read_answer::{
-        MIN_POSITION, PageQuery, add_blocked_header, answer_of, begin_read, json_body, limit,
-        page_of, parse_query, place, text, view_answer,
+        MIN_POSITION, PageQuery, add_blocked_header, answer_of, begin_read, cursor, json_body,
+        limit, page_of, parse_query, text, view_answer,
     },
 };
 use axum::{
@@ -21,13 +21,13 @@ use exodrive_domain::{
     email::{EmailId, Status},
 };
 use exodrive_projections::{
-    Projection,
+    Place, Projection, RowPlace,
     views::{
         deliveries::read as deliveries,
         email_timeline::read as email_timeline,
         inbox::{
             Inbox,
-            read::{self as inbox, Cursor, EmailDetail, EmailSummary, Filter},
+            read::{self as inbox, EmailDetail, EmailSummary, Filter},
         },
     },
 };
@@ -233,7 +233,7 @@ pub(crate) async fn get_timeline(
 ) -> Result<Response, ApiError> {
     let query: TimelineQuery = parse_query(query)?;
     let order = query.order.unwrap_or(email_timeline::Order::Happened);
-    let (limit, after) = (limit(query.limit)?, place(query.after)?);
+    let (limit, after) = (limit(query.limit)?, cursor(query.after, Place::parse)?);
     let email_id = known_form(&email_id)?;
     let mut transaction = begin_read(&api, &reader.identity, &["email_timeline"], &headers).await?;
     let of_page = (limit, after.as_ref());
@@ -303,12 +303,7 @@ fn no_such_email() -> ApiError {
 
 fn filter(query: ListQuery) -> Result<Filter, ApiError> {
     let limit = limit(query.limit)?;
-    let after = match query.after {
-        None => None,
-        Some(after) => Some(Cursor::parse(&after).ok_or_else(|| {
-            ApiError::parameter("after", "it must be the next_cursor of an earlier page")
-        })?),
-    };
+    let after = cursor(query.after, RowPlace::parse)?;
     let statuses: Vec<String> = query
         .status
         .iter()

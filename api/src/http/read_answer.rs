@@ -143,14 +143,17 @@ pub(crate) struct PageQuery {
 /// The page of a history that a query asks for: its limit, and what it begins after.
 pub(super) fn page_of(query: Option<String>) -> Result<(i64, Option<Place>), ApiError> {
     let PageQuery { limit: requested, after } = parse_query(query)?;
-    Ok((limit(requested)?, place(after)?))
+    Ok((limit(requested)?, cursor(after, Place::parse)?))
 }
 
-/// The `after` of a history.
-pub(super) fn place(after: Option<String>) -> Result<Option<Place>, ApiError> {
+/// The `after` of a list, as the list's own cursors are read.
+pub(super) fn cursor<T>(
+    after: Option<String>,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Result<Option<T>, ApiError> {
     let Some(after) = after else { return Ok(None) };
     let detail = "it must be the next_cursor of an earlier page";
-    Place::parse(&after).map(Some).ok_or_else(|| ApiError::parameter("after", detail))
+    parse(&after).map(Some).ok_or_else(|| ApiError::parameter("after", detail))
 }
 
 /// A time in a query.

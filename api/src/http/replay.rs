@@ -8,7 +8,7 @@ use super::{
     auth::extract::EmailReader,
     given::Moment,
     layers::request,
-    read_answer::{limit, parse_query},
+    read_answer::{cursor, limit, parse_query},
     readings::Room,
 };
 use axum::{
@@ -18,7 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use exodrive_domain::time::serde_micros;
-use exodrive_projections::{Identity, Projection, views::accesses::Accesses};
+use exodrive_projections::{Identity, Projection, parse_position, views::accesses::Accesses};
 use exodrive_replays::{self as replays, RowHistory, Until, Window};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -294,12 +294,8 @@ fn point(name: &str, text: &str) -> Result<Until, ApiError> {
 /// The page that is asked for.
 fn window(requested: Option<String>, after: Option<String>) -> Result<Window, ApiError> {
     let limit = usize::try_from(limit(requested)?).unwrap_or(0);
-    let after = after.map(|after| {
-        after.parse::<u64>().map_err(|_| {
-            ApiError::parameter("after", "it must be the next_cursor of an earlier page")
-        })
-    });
-    Ok(Window { after: after.transpose()?.unwrap_or(0), limit })
+    let after = cursor(after, parse_position)?;
+    Ok(Window { after: after.unwrap_or(0), limit })
 }
 
 /// Room to read the history of a key.

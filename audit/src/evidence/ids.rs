@@ -24,14 +24,16 @@ pub(super) struct Known {
 impl Ids {
     pub(super) fn of<'a>(events: impl IntoIterator<Item = &'a Recorded>) -> Self {
         let mut ids = Self::default();
-        for event in events {
-            let first = Known { first: event.position, times: 0 };
-            let known = ids.known.entry(event.envelope.id.clone()).or_insert(first);
-            known.first = known.first.min(event.position);
-            known.times += 1;
-            ids.stored_at(event.stored_at);
-        }
+        events.into_iter().for_each(|event| ids.add(event));
         ids
+    }
+
+    pub(super) fn add(&mut self, event: &Recorded) {
+        let first = Known { first: event.position, times: 0 };
+        let known = self.known.entry(event.envelope.id.clone()).or_insert(first);
+        known.first = known.first.min(event.position);
+        known.times += 1;
+        self.stored_at(event.stored_at);
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -4,6 +4,7 @@
 
 mod ids;
 mod pages;
+mod wanted;
 
 use crate::webhook_signature::Secrets;
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -14,19 +15,23 @@ use exodrive_domain::{
 };
 use exodrive_log::{DUPLICATE, Log, ReadError, RejectedDelivery};
 use exodrive_projections::{
-    Database, Error, Identity, Place, ReadTransaction,
+    Database, Error, Identity, Place, ReadTransaction, RowPlace, parse_position,
     views::{
         accesses::read::{self as accesses, Access},
         booking_timeline::read::{self as booking_timeline, BookingEntry},
-        inbox::read::{self as inbox, Cursor, EmailDetail},
+        inbox::read::{self as inbox, EmailDetail},
     },
 };
 use exodrive_replays::{self as replays, Frame, Order, Until};
 use ids::Ids;
-use pages::{Resume, Room, position_after};
+use pages::{Resume, Room};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 use utoipa::ToSchema;
+use wanted::{Found, OnPage};
 
 /// Bytes of bodies on a page after which no other entry is added.
 const MOST_BYTES: usize = 8 << 20;
@@ -296,7 +301,7 @@ impl EvidenceQuery {
         match &request.scope {
             Scope::Email(id) => Ok((vec![Thing::Email(id.clone())], None)),
             Scope::Address(address) => {
-                let after = list.map(|it| Cursor::parse(it).ok_or(HistoryError::Cursor));
+                let after = list.map(|it| RowPlace::parse(it).ok_or(HistoryError::Cursor));
                 let after = after.transpose()?;
                 let mut reader = self.read(request).await?;
                 let found =
@@ -334,17 +339,11 @@ impl EvidenceQuery {
         begin: usize,
         room: &mut Room,
     ) -> Result<History, HistoryError> {
-        let all = replays::email_as_known(&self.log, &id, request.at, request.order).await?;
-        let ids = Ids::of(all.iter().map(|frame| &frame.recorded));
-        let (mut frames, mut more) = (Vec::new(), None);
-        for (place, frame) in all.into_iter().enumerate().skip(begin) {
-            if room.is_full() {
-                more = Some(place);
-                break;
-            }
-            room.take(frame.recorded.body.len());
-            frames.push(frame);
-        }
+        let wanted = OnPage { begin, room: *room, more: None, ids: Ids::default() };
+        let point = (request.at, request.order);
+        let (OnPage { room: left, more, ids, .. }, frames) =
+            replays::select_of_email(&self.log, &id, point, wanted).await?;
+        *room = left;
         Ok(History { id, ids, frames, more })
     }
 
@@ -355,7 +354,7 @@ impl EvidenceQuery {
         until: Option<DateTime<Utc>>,
     ) -> Result<Page, HistoryError> {
         let from = match (&request.after, since) {
-            (Some(after), _) => position_after(after).ok_or(HistoryError::Cursor)?,
+            (Some(after), _) => parse_position(after).ok_or(HistoryError::Cursor)? + 1,
             (None, Some(since)) => replays::first_stored_at(&self.log, since).await?,
             (None, None) => 1,
         };
@@ -369,7 +368,8 @@ impl EvidenceQuery {
         let last = found.last().map(|event| event.position);
         let mut page =
             Page { next: last.filter(|_| more).map(|at| at.to_string()), ..Page::default() };
-        let on_page: HashSet<_> = found.iter().map(|event| event.position).collect();
+        let on_page = found.iter().map(|event| event.position);
+        let on_page = Arc::new(on_page.collect::<HashSet<_>>());
         // Each is read whole, whatever the page, since a state depends on all events before; only
         // what is on the page is kept.
         let mut histories: BTreeMap<EmailId, (Ids, Vec<Frame<EmailDetail>>)> = BTreeMap::new();
@@ -378,10 +378,10 @@ impl EvidenceQuery {
             if let Some(id) = email_of(event)
                 && !histories.contains_key(&id)
             {
-                let order = Order::Received;
-                let mut frames = replays::email_as_known(&self.log, &id, request.at, order).await?;
-                let own = Ids::of(frames.iter().map(|frame| &frame.recorded));
-                frames.retain(|frame| on_page.contains(&frame.recorded.position));
+                let point = (request.at, Order::Received);
+                let wanted = Found { positions: on_page.clone(), ids: Ids::default() };
+                let (Found { ids: own, .. }, frames) =
+                    replays::select_of_email(&self.log, &id, point, wanted).await?;
                 ids.merge(&own);
                 histories.insert(id, (own, frames));
             }

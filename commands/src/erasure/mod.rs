@@ -18,10 +18,10 @@ use exodrive_domain::{
     time::serde_micros,
     value::{Reason, address_key},
 };
-use exodrive_log::{Log, NewEvent};
+use exodrive_log::{AppendError, Log, NewEvent};
 use exodrive_replays::person::{self, Found};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use utoipa::ToSchema;
 
 /// Filter for the subjects of every erasure, for a reader of the log.
@@ -220,7 +220,7 @@ impl Erasures {
         progress: impl FnMut(u64, u64),
     ) -> Result<ErasurePlan, ErasureError> {
         let address = normal(address)?;
-        let hold = self.hold_of(&address).await?.1;
+        let hold = self.hold_on(&address).await?.map(|hold| hold.reason);
         let found = person::find_mentions(&self.log, &address, include_mentions, progress).await?;
         Ok(ErasurePlan::of(found, hold))
     }
@@ -238,12 +238,12 @@ impl Erasures {
         context: &CommandContext,
     ) -> Result<ErasureDetail, ErasureError> {
         let (address, reason) = (normal(address)?, valid_reason(reason)?);
-        let (hold_id, hold, _) = self.hold_state(&address).await?;
-        if let Some(hold) = hold {
+        if let Some(hold) = self.hold_on(&address).await? {
             return Err(ErasureError::Rejected(exodrive_domain::erasure::ErasureRejection::Held(
-                hold,
+                hold.reason,
             )));
         }
+        let hold_id = self.log.find_or_make_hold(&address).await?;
         let id = ErasureId::from(context.derived_id("erasure"));
         let change = ErasureChange::Requested {
             address: Personal(address),
@@ -268,10 +268,7 @@ impl Erasures {
     ) -> Result<ErasureDetail, ErasureError> {
         let record = self.record(id).await?;
         let state = record.as_ref().map(|record| &record.erasure);
-        let hold = match state {
-            Some(state) => self.reason_of(state.hold_id).await?.0,
-            None => None,
-        };
+        let hold = self.hold_on_erasure(record.as_ref()).await?;
         let change =
             Erasure::approve(state, &context.actor_name(), hold.as_deref(), single_handed)?;
         self.append(id, change, record.map_or(0, |record| record.position), context).await?;
@@ -307,17 +304,23 @@ impl Erasures {
         context: &CommandContext,
     ) -> Result<HoldId, ErasureError> {
         let (address, reason) = (normal(address)?, valid_reason(reason)?);
-        let (hold_id, current, last) = self.hold_state(&address).await?;
-        if current.is_some() == held {
-            return Ok(hold_id);
-        }
-        let change = match held {
-            true => HoldChange::Placed { reason },
-            false => HoldChange::Lifted { reason },
+        let current = self.hold_on(&address).await?;
+        let (hold_id, change, last) = match (current, held) {
+            (Some(placed), true) => return Ok(placed.id),
+            (Some(placed), false) => (placed.id, HoldChange::Lifted { reason }, placed.last),
+            (None, false) => return Ok(self.log.find_or_make_hold(&address).await?),
+            (None, true) => {
+                let id = self.log.find_or_make_hold(&address).await?;
+                (id, HoldChange::Placed { reason }, self.last_of(id).await?.1)
+            }
         };
         let (kind, event) = (change.kind(), HoldEvent { hold_id, change });
         let event = self.event(Subject::Hold(hold_id), kind, &event, context)?;
         self.log.append_decision(&event, last).await?;
+        // An erasure that ends just now forgets whom the id is about: nobody would find the hold.
+        if held && self.log.find_hold(&address).await? != Some(hold_id) {
+            return Err(ErasureError::Append(AppendError::Conflict));
+        }
         Ok(hold_id)
     }
 
@@ -386,25 +389,36 @@ impl Erasures {
         Ok(decided_event(subject, context.envelope(kind, id, self.log.now()), body)?)
     }
 
-    /// Id of the hold that a person has or would have, and the reason if one is
-    /// placed.
-    async fn hold_of(&self, address: &str) -> Result<(HoldId, Option<String>), ErasureError> {
-        let (id, reason, _) = self.hold_state(address).await?;
-        Ok((id, reason))
+    /// The hold that is placed on a person, if there is one. Earlier releases derived the id of a
+    /// hold from the address by a key that stays for ever: one that they have placed counts until
+    /// it is lifted.
+    async fn hold_on(&self, address: &str) -> Result<Option<PlacedHold>, ErasureError> {
+        let earlier = uuid_from_digest(self.log.mac_bytes("hold", address.as_bytes()));
+        let ids = [Some(HoldId::from(earlier)), self.log.find_hold(address).await?];
+        for id in ids.into_iter().flatten() {
+            if let (Some(reason), last) = self.last_of(id).await? {
+                return Ok(Some(PlacedHold { id, reason, last }));
+            }
+        }
+        Ok(None)
     }
 
-    async fn hold_state(
+    /// The reason of a hold that forbids an erasure: that which its request names, or one that was
+    /// placed under another id since.
+    async fn hold_on_erasure(
         &self,
-        address: &str,
-    ) -> Result<(HoldId, Option<String>, u64), ErasureError> {
-        let mac = self.log.mac_bytes("hold", address.as_bytes());
-        let id = HoldId::from(uuid_from_digest(mac));
-        let (reason, last) = self.reason_of(id).await?;
-        Ok((id, reason, last))
+        record: Option<&ErasureRecord>,
+    ) -> Result<Option<String>, ErasureError> {
+        let Some(record) = record else { return Ok(None) };
+        if let (Some(reason), _) = self.last_of(record.erasure.hold_id).await? {
+            return Ok(Some(reason));
+        }
+        let Some(address) = &record.address else { return Ok(None) };
+        Ok(self.hold_on(address).await?.map(|hold| hold.reason))
     }
 
     /// Reason of a hold, if it is placed, and the position of its last event.
-    async fn reason_of(&self, id: HoldId) -> Result<(Option<String>, u64), ErasureError> {
+    async fn last_of(&self, id: HoldId) -> Result<(Option<String>, u64), ErasureError> {
         let history = self.log.history(&Subject::Hold(id)).await?;
         let last = history.last().map_or(0, |recorded| recorded.position);
         let mut reason = None;
@@ -418,6 +432,31 @@ impl Erasures {
         }
         Ok((reason, last))
     }
+
+    /// Forgets whom the holds of begun erasures are about, so that their ids say nothing of the
+    /// address any more. One that is placed now is left: it must be found by the address.
+    ///
+    /// # Errors
+    /// When the log or the key store does not answer.
+    pub async fn forget_erased_holds(&self) -> Result<(), ErasureError> {
+        let mut erased = HashSet::new();
+        for record in all_records(&self.log).await?.into_values() {
+            let begun =
+                matches!(record.erasure.status, ErasureStatus::Started | ErasureStatus::Completed);
+            if begun && self.last_of(record.erasure.hold_id).await?.0.is_none() {
+                erased.insert(record.erasure.hold_id);
+            }
+        }
+        Ok(self.log.forget_holds(&erased).await?)
+    }
+}
+
+/// A hold that is placed.
+struct PlacedHold {
+    id: HoldId,
+    reason: String,
+    /// The position of its last event.
+    last: u64,
 }
 
 /// Characters of the longest address that is looked for: mail may name one that is longer than any

@@ -38,7 +38,7 @@ pub enum ErasureChange {
         /// erasure's own, which is destroyed with the others.
         #[serde(with = "marked")]
         address: Personal<String>,
-        /// The hold that would forbid it; follows from the address.
+        /// The hold that would forbid it.
         hold_id: HoldId,
         /// True to erase also data that only mentions the address: mail to
         /// others, other customers' bookings.
@@ -82,7 +82,7 @@ pub enum ErasureChange {
 /// A hold was placed or lifted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HoldEvent {
-    /// The hold; its id follows from the address.
+    /// The hold.
     pub hold_id: HoldId,
     /// The change.
     #[serde(flatten)]

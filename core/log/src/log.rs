@@ -10,8 +10,8 @@ use crate::{
 };
 use async_nats::jetstream::{self, stream::Stream};
 use chrono::{DateTime, Utc};
-use exodrive_domain::id::{CustomerId, ErasureId};
-use std::{sync::Arc, time::Duration};
+use exodrive_domain::id::{CustomerId, ErasureId, HoldId};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 /// The greatest number of refusals that are being sent at once.
@@ -146,6 +146,39 @@ impl Log {
             return Err(KeyError::OpenedForReading);
         }
         self.keys.forget_erased_customers().await
+    }
+
+    /// The id of the hold on this email address, which must be an
+    /// [`address_key`](exodrive_domain::value::address_key); `None` if it has none yet. The id says
+    /// nothing of the address.
+    ///
+    /// # Errors
+    /// When the key store does not answer.
+    pub async fn find_hold(&self, address: &str) -> Result<Option<HoldId>, KeyError> {
+        self.keys.find_hold(address).await
+    }
+
+    /// As [`Log::find_hold`]; gives the address an id if there is none.
+    ///
+    /// # Errors
+    /// When the key store does not answer.
+    pub async fn find_or_make_hold(&self, address: &str) -> Result<HoldId, KeyError> {
+        if !self.checked {
+            return Err(KeyError::OpenedForReading);
+        }
+        self.keys.find_or_make_hold(address).await
+    }
+
+    /// Forgets which addresses these holds are about, those of people who are erased. Looks at
+    /// every hold.
+    ///
+    /// # Errors
+    /// When the key store does not answer.
+    pub async fn forget_holds(&self, holds: &HashSet<HoldId>) -> Result<(), KeyError> {
+        if !self.checked {
+            return Err(KeyError::OpenedForReading);
+        }
+        self.keys.forget_holds(holds).await
     }
 
     /// A copy of something that the log holds, to be kept where others might change it, such as in

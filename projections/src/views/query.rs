@@ -1,7 +1,6 @@
 //! Pages that the queries of several projections share.
 
-pub use super::cursor::Place;
-pub(crate) use super::cursor::{decode_cursor, encode_cursor};
+pub use super::cursor::{Place, RowPlace, SortedPlace, parse_position};
 use crate::{Error, Transaction};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -64,6 +63,90 @@ pub(crate) async fn kept_counts(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+    use chrono::{DateTime, SecondsFormat, Utc};
+    use exodrive_domain::time;
+    use proptest::prelude::*;
+
+    /// A text that is like a cursor of two parts.
+    fn written(first: &str, last: &str) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(format!("{first}\n{last}"))
+    }
+
+    /// A time in one of the spellings that [`time::parse`] reads.
+    fn spelt(time: DateTime<Utc>, how: usize) -> String {
+        match how {
+            0 => time.to_rfc3339_opts(SecondsFormat::Secs, true),
+            1 => time.to_rfc3339_opts(SecondsFormat::Nanos, true),
+            2 => time.to_rfc3339_opts(SecondsFormat::Micros, false),
+            3 => format!(" {}", time::format(&time)),
+            4 => time::format(&time).to_lowercase(),
+            5 => String::new(),
+            _ => time::format(&time),
+        }
+    }
+
+    prop_compose! {
+        fn times()(micros in 0_i64..4_000_000_000_000_000) -> DateTime<Utc> {
+            DateTime::from_timestamp_micros(micros).unwrap()
+        }
+    }
+
+    /// What may be the last part of a cursor.
+    fn texts() -> impl Strategy<Value = String> {
+        prop_oneof!["[0-9]{1,3}", "[+ -]?0{0,2}[0-9]{1,20}", "[^\0]{0,12}", "(?s).{0,12}"]
+    }
+
+    /// Texts that are like cursors, and some that are not.
+    fn spellings() -> impl Strategy<Value = String> {
+        let first = prop_oneof![
+            (times(), 0_usize..9).prop_map(|(time, how)| spelt(time, how)),
+            prop_oneof!["name", "price", "-price", "NAME", " name"],
+        ];
+        let cursor = (first, texts()).prop_map(|(first, last)| written(&first, &last));
+        prop_oneof![
+            8 => (cursor, "[=A \n]?").prop_map(|(cursor, more)| cursor + &more),
+            2 => texts(),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_place_is_read_back_from_its_cursor(
+            time in times(), position: i64, key in "[^\0]{0,12}", order in "-?[a-z]{1,9}",
+        ) {
+            let at = time::format(&time);
+            for at in [&at, ""] {
+                let place = Place { at: at.to_owned(), position };
+                prop_assert_eq!(Place::parse(&place.cursor()), Some(place));
+            }
+            let row = RowPlace { at, key: key.clone() };
+            prop_assert_eq!(RowPlace::parse(&row.cursor()), Some(row));
+            let sorted = SortedPlace { order: order.clone(), text: key };
+            prop_assert_eq!(SortedPlace::parse(&sorted.cursor(), "other"), None);
+            prop_assert_eq!(SortedPlace::parse(&sorted.cursor(), &order), Some(sorted));
+            let position = u64::try_from(position).unwrap_or(7);
+            prop_assert_eq!(parse_position(&position.to_string()), Some(position));
+        }
+
+        #[test]
+        fn whatever_is_read_is_written_in_the_same_way(text in spellings()) {
+            if let Some(place) = Place::parse(&text) {
+                prop_assert_eq!(place.cursor(), text.clone());
+            }
+            if let Some(place) = RowPlace::parse(&text) {
+                prop_assert_eq!(place.cursor(), text.clone());
+                let read = time::parse(&place.at).unwrap();
+                prop_assert_eq!(time::format(&read), place.at);
+            }
+            if let Some(place) = SortedPlace::parse(&text, "name") {
+                prop_assert_eq!(place.cursor(), text.clone());
+            }
+            if let Some(position) = parse_position(&text) {
+                prop_assert_eq!(position.to_string(), text);
+            }
+        }
+    }
 
     #[test]
     fn a_page_ends_at_its_limit_and_says_where_the_next_begins() {

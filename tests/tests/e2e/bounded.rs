@@ -139,6 +139,21 @@ async fn a_key_of_ten_thousand_events_is_answered_in_pieces_and_bounded_memory()
     let second = world.get(&format!("{evidence}&after={next}")).await.expect(200);
     assert_eq!(second["data"][0]["position"], 51);
     assert_eq!(second["data"][0]["state"]["events"], 51);
+    // In the order in which they happened: the next pages, and the last one.
+    let happened = format!("{evidence}&order=happened");
+    let mut after = String::new();
+    for begin in [0, 50] {
+        let page = world.get(&format!("{happened}{after}")).await.expect(200);
+        for (n, entry) in (begin..).zip(page["data"].as_array().unwrap()) {
+            let of = (&entry["id"], &entry["state"]["events"]);
+            assert_eq!(of, (&json!(format!("msg_{n}")), &json!(n + 1)));
+        }
+        assert_eq!(page["emails"][0]["deliveries"], EVENTS);
+        after = format!("&after={}", page["next_cursor"].as_str().unwrap());
+    }
+    let end = world.get(&format!("{happened}&after=0.{}.", EVENTS - 10)).await.expect(200);
+    assert_eq!((end["data"].as_array().unwrap().len(), &end["has_more"]), (10, &json!(false)));
+    assert_eq!(end["data"][9]["state"]["events"], EVENTS);
 
     let most = most_memory(world.pid(API)) - before;
     println!("{most} MiB more than {before} MiB; five histories took {took:?}");

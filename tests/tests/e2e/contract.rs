@@ -3,6 +3,7 @@
 //! refused.
 
 use crate::in_process::InProcess;
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use exodrive_tests::{
     Answer, Client, Delivery, System, WORKER, World, booking_body, car_body, day, email_body,
     eventually,
@@ -393,4 +394,76 @@ async fn what_is_missing_is_named_at_once_and_in_words_of_json() {
     let twice = valid.to_string().replacen('{', r#"{"car_id":"two","#, 1);
     let problem = send(&twice).await;
     assert!(problem["detail"].as_str().unwrap().contains("duplicate field"), "{problem}");
+}
+
+/// The query of the page after the first one of a list; `None` if there is no other.
+async fn next_of(world: &System, path: &str) -> Option<String> {
+    let page = world.admin().get(path).await.expect(200);
+    let next = &page["next_cursor"];
+    next.as_str()
+        .or(page["next"].as_str())
+        .map(str::to_owned)
+        .or(page["next"].as_u64().map(|it| it.to_string()))
+}
+
+#[tokio::test]
+async fn a_cursor_has_one_spelling() {
+    let world = InProcess::with(&[("EXODRIVE_ACCESS_INTERVAL", "100ms")]).await;
+    let (admin, visitor) = (world.admin(), world.visitor());
+    let cars = [admin.add_car("one", 10_000).await, admin.add_car("two", 20_000).await];
+    for (n, car) in cars.iter().enumerate() {
+        let mut body = booking_body(car, day(0), day(1));
+        body["customer"]["email"] = json!(format!("guest-{n}@example.com"));
+        let id = visitor.post("/v1/bookings", &body).await.expect(201)["id"].clone();
+        let tag = format!(r#","tags":{{"booking_id":{id}}}"#);
+        for kind in ["sent", "delivered"] {
+            let mail = email_body(kind, &format!("em-{n}"), "2026-11-20T09:00:01Z", &tag);
+            world.stored(&Delivery::new(format!("msg_{kind}_{n}"), mail)).await;
+        }
+    }
+    world.settled().await;
+    let booking = admin.get("/v1/bookings?limit=1").await.expect(200)["data"][0]["id"].clone();
+    let timeline = format!("/v1/bookings/{}/timeline?limit=1", booking.as_str().unwrap());
+    let of_times = [
+        "/v1/inbox?limit=1",
+        "/v1/inbox/em-0/timeline?limit=1",
+        "/v1/bookings?limit=1",
+        "/v1/customers?limit=1",
+        timeline.as_str(),
+    ];
+    let of_positions = ["/v1/audit/events?limit=1", "/v1/replay/inbox/em-0?limit=1"];
+    let other =
+        ["/v1/cars?limit=1", "/v1/cars?limit=1&sort=price", "/v1/inbox/em-0/deliveries?limit=1"];
+    let read =
+        |cursor: &str| String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(cursor).unwrap()).unwrap();
+    let written = |plain: &str| BASE64_URL_SAFE_NO_PAD.encode(plain);
+    for path in of_times.into_iter().chain(of_positions).chain(other) {
+        let next = next_of(&world, path).await.unwrap_or_else(|| panic!("{path} has another page"));
+        admin.get(&format!("{path}&after={next}")).await.expect(200);
+        let mut spellings = vec![format!("{next}="), format!("%20{next}"), format!("{next}%0A")];
+        if of_times.contains(&path) {
+            let plain = read(&next);
+            let (time, rest) = plain.split_once('\n').unwrap();
+            let seconds = time.split_once('.').unwrap().0;
+            for time in [
+                format!("{seconds}Z"),
+                time.replace('Z', "+00:00"),
+                time.to_lowercase(),
+                format!(" {time}"),
+            ] {
+                spellings.push(written(&format!("{time}\n{rest}")));
+            }
+        } else if of_positions.contains(&path) {
+            spellings.extend([format!("0{next}"), format!("%2B{next}"), format!("{next}.0")]);
+        } else if path.contains("price") {
+            spellings.push(written(&read(&next).replace(" 0", " ")));
+        } else if path.contains("deliveries") {
+            spellings.push(written(&read(&next).replace('\n', "\n0")));
+        }
+        for spelt in spellings {
+            let refused = admin.get(&format!("{path}&after={spelt}")).await;
+            let problem = refused.problem(400, "invalid_request");
+            assert_eq!(problem["errors"][0]["pointer"], "?after", "{path} {spelt}: {problem}");
+        }
+    }
 }

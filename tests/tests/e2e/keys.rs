@@ -2,11 +2,11 @@
 
 use crate::in_process::InProcess;
 use async_nats::jetstream::stream::Config;
-use exodrive_domain::{Envelope, Subject};
+use exodrive_domain::{Envelope, Subject, id::HoldId};
 use exodrive_log::{Log, NewEvent, ReadError};
 use exodrive_tests::{
     API, DATA_KEYS, Delivery, PermissionErrors, System, WORKER, World, booking_body, day,
-    email_body, jetstream_as, key, open_log,
+    email_body, eventually, jetstream_as, key, open_log,
 };
 use futures::future::join_all;
 use serde_json::{Value, json};
@@ -347,12 +347,105 @@ async fn what_is_refused_makes_no_customer() {
     assert_eq!(keys().await, before);
 }
 
+/// The number of indexes by which holds are found.
+async fn indexes_of_holds(world: &System) -> usize {
+    let stream = world.jetstream().await.get_stream("EXODRIVE_KEYS").await.unwrap();
+    let subjects = stream.info_with_subjects("*.hold.>").await.unwrap();
+    futures::StreamExt::count(subjects).await
+}
+
+/// The id that an earlier release has given to a hold on an address.
+async fn earlier_hold(world: &System, address: &str) -> HoldId {
+    let log = open_log(&world.urls().nats).await;
+    uuid_of(log.mac_bytes("hold", address.as_bytes())).parse().unwrap()
+}
+
+/// Places a hold on an address, or lifts it; gives its id.
+async fn hold(world: &System, address: &str, held: bool) -> String {
+    let body = json!({"email_address": address, "reason": "case 12", "held": held});
+    let request = world.request(reqwest::Method::POST, "/v1/operator/holds").json(&body);
+    let request = request.bearer_auth(world.token("operator"));
+    let answer = exodrive_tests::Answer::of(request).await.unwrap().expect(200);
+    answer["id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn the_id_of_a_hold_says_nothing_of_who_is_erased() {
+    const ADDRESS: &str = "guest@example.com";
+    let world = InProcess::start().await;
+    mail(&world, "em-1").await;
+    let id = hold(&world, ADDRESS, true).await;
+    assert_eq!(hold(&world, "GUEST@example.com", true).await, id, "an address has one");
+    assert_ne!(id, earlier_hold(&world, ADDRESS).await.to_string(), "a key that stays made it");
+    let ask = ["audit", "erase", "--email-address", ADDRESS, "--reason=asked", "--json"];
+    let refused = world.exodrive(&ask).await;
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("case 12"));
+    assert_eq!(hold(&world, ADDRESS, false).await, id);
+
+    // One more is asked for meanwhile.
+    let other: Value = serde_json::from_str(&world.exodrive_prints(&ask).await).unwrap();
+    erase(&world, ADDRESS).await;
+    eventually("nothing is left by which it was found", async || {
+        let left = indexes_of_holds(&world).await;
+        (left == 0).then_some(()).ok_or(left)
+    })
+    .await;
+    let named: BTreeSet<_> = world
+        .events()
+        .await
+        .iter()
+        .filter_map(|event| {
+            serde_json::from_slice::<Value>(&event.body).ok()?.get("hold_id").cloned()
+        })
+        .collect::<Vec<_>>()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(named, BTreeSet::from([json!(id).to_string()]), "the log names this one");
+    // Who comes back has another; it counts for whatever is asked for already.
+    let back = hold(&world, ADDRESS, true).await;
+    assert_ne!(back, id);
+    let other = other["id"].as_str().unwrap();
+    let refused = world.exodrive(&["audit", "approve", other, "--single-handed"]).await;
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("case 12"));
+    assert_eq!(indexes_of_holds(&world).await, 1);
+}
+
+#[tokio::test]
+async fn a_hold_of_an_earlier_release_counts_until_it_is_lifted() {
+    const ADDRESS: &str = "guest@example.com";
+    let world = InProcess::start().await;
+    mail(&world, "em-1").await;
+    let id = earlier_hold(&world, ADDRESS).await;
+    let event = NewEvent {
+        subject: Subject::Hold(id),
+        envelope: Envelope::decision("exodrive.hold.placed", key(), chrono::Utc::now()),
+        provider_headers: Vec::new(),
+        body: json!({"hold_id": id, "type": "placed", "reason": "case 7"}).to_string().into(),
+    };
+    open_log(&world.urls().nats).await.append_decision(&event, 0).await.unwrap();
+    let ask = ["audit", "erase", "--email-address", ADDRESS, "--reason=asked"];
+    let refused = world.exodrive(&ask).await;
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("case 7"));
+    assert_eq!(hold(&world, ADDRESS, false).await, id.to_string());
+    world.exodrive_prints(&ask).await;
+    assert_ne!(
+        hold(&world, ADDRESS, true).await,
+        id.to_string(),
+        "the next one is found otherwise"
+    );
+}
+
 /// The id that an earlier release has derived from an address and the tests' link secret.
 fn earlier_id(address: &str) -> String {
     let secret = b"e2e-link-secret-9f20c1-c4d86b13e";
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret);
     let tag = ring::hmac::sign(&key, format!("customer\n{address}").as_bytes());
-    let mut id: [u8; 16] = tag.as_ref()[..16].try_into().unwrap();
+    uuid_of(tag.as_ref()[..16].try_into().unwrap())
+}
+
+/// A UUID of these bytes, as RFC 9562 says for version 8.
+fn uuid_of(mut id: [u8; 16]) -> String {
     (id[6], id[8]) = (id[6] & 0x0f | 0x80, id[8] & 0x3f | 0x80);
     let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
     [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")

@@ -1,7 +1,7 @@
 //! Rate limits: every tier, the answers that callers get, and the identity that a request counts
 //! for.
 
-use crate::in_process::InProcess;
+use crate::{in_process::InProcess, seal::sealed};
 use exodrive_runtime::services::Service;
 use exodrive_tests::{API, Answer, Delivery, World, email_body, eventually};
 use futures::{StreamExt, stream};
@@ -111,6 +111,68 @@ async fn while_redis_is_down_each_process_counts_for_itself() {
     let unsigned = || world.request(Method::POST, "/v1/webhooks/resend").body("{}");
     limited_after(3, "\"failed-webhook\";q=3;w=3600", unsigned).await;
     world.stored(&Delivery::new("msg_1", "{}")).await;
+}
+
+/// An export by this user from this process.
+async fn exported(world: &World, user: &str, process: &str) -> Answer {
+    let request = world.request_to(process, Method::GET, "/v1/audit/export");
+    Answer::of(request.bearer_auth(world.token_of(user, "auditor"))).await.unwrap()
+}
+
+#[tokio::test]
+async fn exports_have_a_budget_a_day_over_all_processes() {
+    const OTHER: &str = "serve-2";
+    const DAY: u64 = 86_400;
+    /// Of about 4 MiB with their base64.
+    const EVENTS: u64 = 5;
+    let settings = [("EXODRIVE_EXPORT_BUDGET", "3"), ("EXODRIVE_EXPORT_BUDGET_TOTAL", "6")];
+    let world = World::with(&settings).await;
+    world.start_api_as(OTHER);
+    let body = format!(r#"{{"filling":"{}"}}"#, "a".repeat(600 << 10));
+    for n in 0..EVENTS {
+        world.stored(&Delivery::new(format!("msg_{n}"), body.clone())).await;
+    }
+    sealed(&world, EVENTS).await;
+    let whole = |answer: &Answer| {
+        assert_eq!(answer.status, 200);
+        assert!(answer.body.ends_with(b"}\n") && answer.body.len() > 3 << 20);
+        let end = answer.body.trim_ascii().rsplit(|byte| *byte == b'\n').next().unwrap();
+        assert!(String::from_utf8_lossy(end).contains(r#""object":"end""#), "it comes to its end");
+    };
+    let refused = |answer: &Answer, who: &str| {
+        let detail = answer.problem(429, "rate_limited")["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains(who), "{detail}");
+        let wait: u64 = answer.header("retry-after").parse().unwrap();
+        assert!((1..=DAY).contains(&wait), "{wait}");
+        let free = detail.rsplit(' ').next().unwrap().trim_end_matches('.');
+        let free = exodrive_domain::time::parse(free).unwrap() - chrono::Utc::now();
+        assert!(free.num_seconds().abs_diff(wait as i64) < 60, "{detail}, in {wait} s");
+    };
+    let ada = exported(&world, "ada", API).await;
+    whole(&ada);
+    assert!(ada.header("ratelimit-policy").contains(r#""export";q=3;w=86400"#));
+    for process in [API, OTHER] {
+        refused(&exported(&world, "ada", process).await, "You have exported");
+        let request =
+            world.request_to(process, Method::GET, "/v1/audit/history?since=2020-01-01T00:00:00Z");
+        let lines = request.header("accept", "application/x-ndjson");
+        let lines = Answer::of(lines.bearer_auth(world.token_of("ada", "auditor"))).await.unwrap();
+        refused(&lines, "You have exported");
+    }
+    whole(&exported(&world, "bob", OTHER).await);
+    refused(&exported(&world, "cyd", API).await, "All users together");
+    // A page is no export.
+    let page = world.request(Method::GET, "/v1/audit/events?limit=1");
+    let page = Answer::of(page.bearer_auth(world.token_of("ada", "auditor"))).await.unwrap();
+    page.expect(200);
+
+    // Without Redis each process counts for itself, from nothing.
+    world.services.stop_service(Service::Redis).await.unwrap();
+    world.wait_until("degraded").await;
+    for process in [API, OTHER] {
+        whole(&exported(&world, "ada", process).await);
+        refused(&exported(&world, "ada", process).await, "You have exported");
+    }
 }
 
 #[tokio::test]

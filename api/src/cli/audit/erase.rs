@@ -109,7 +109,7 @@ pub(super) struct Reapply {
   exodrive audit hold --email-address dana@example.com --reason 'case 12/2026'
   exodrive audit hold --email-address dana@example.com --reason 'case 12/2026 is closed' --lift")]
 pub(super) struct Hold {
-    /// The person's email address; the log holds only a keyed digest of it
+    /// The person's email address; the log does not hold it
     #[arg(long, value_name = "ADDRESS")]
     email_address: String,
     /// Reason: it stays in the log, so write nothing personal

@@ -6,6 +6,7 @@ use ring::hmac;
 use std::{
     collections::HashMap,
     fmt,
+    num::NonZeroU32,
     str::FromStr,
     sync::{LazyLock, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -26,6 +27,10 @@ pub enum Limit {
     /// without a token. What is refused or repeated makes none; it counts as a
     /// request, like any other.
     Booking,
+    /// MiB that are exported, per user.
+    Export,
+    /// MiB that are exported by everybody.
+    AllExports,
 }
 
 impl Limit {
@@ -37,7 +42,14 @@ impl Limit {
             Self::Admin => "admin",
             Self::FailedWebhook => "failed-webhook",
             Self::Booking => "booking",
+            Self::Export => "export",
+            Self::AllExports => "all-exports",
         }
+    }
+
+    /// Number of the limit if none is configured.
+    pub fn default_amount(self) -> NonZeroU32 {
+        NonZeroU32::new(self.default_rate().amount).unwrap_or(NonZeroU32::MIN)
     }
 
     /// Rate of the limit if none is configured.
@@ -48,10 +60,15 @@ impl Limit {
             Self::Admin => (300, 60),
             Self::FailedWebhook => (30, 60),
             Self::Booking => (10, 3_600),
+            Self::Export => (20 << 10, DAY),
+            Self::AllExports => (100 << 10, DAY),
         };
         Rate { amount, period: Duration::from_secs(seconds) }
     }
 }
+
+/// Seconds of a day.
+const DAY: u64 = 86_400;
 
 /// Number of requests in a period. They may come all at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +98,16 @@ impl fmt::Display for Rate {
 }
 
 impl Rate {
+    /// So many in a day.
+    pub const fn a_day(amount: NonZeroU32) -> Self {
+        Self { amount: amount.get(), period: Duration::from_secs(DAY) }
+    }
+
+    /// How many there may be in the period.
+    pub const fn amount(self) -> u32 {
+        self.amount
+    }
+
     /// The time after which one more request is allowed.
     fn interval(self) -> Duration {
         (self.period / self.amount).max(Duration::from_micros(1))
@@ -96,6 +123,8 @@ pub struct Rates {
     pub admin: Rate,
     pub failed_webhook: Rate,
     pub booking: Rate,
+    pub export: Rate,
+    pub all_exports: Rate,
 }
 
 /// Result of counting one request.
@@ -188,7 +217,7 @@ static GCRA: LazyLock<redis::Script> = LazyLock::new(|| {
         local now = time[1] * 1000000 + time[2]
         local cost, most = tonumber(ARGV[1]), tonumber(ARGV[2])
         local debt = math.max(tonumber(redis.call('GET', KEYS[1]) or '0') - now, 0)
-        debt = debt + cost * ARGV[3]
+        debt = math.min(debt + cost * ARGV[3], math.max(debt, 2 * most - cost))
         cost = cost * ARGV[4]
         local allowed = 0
         if debt + cost <= most then
@@ -240,6 +269,8 @@ impl Limiter {
             Limit::Admin => self.rates.admin,
             Limit::FailedWebhook => self.rates.failed_webhook,
             Limit::Booking => self.rates.booking,
+            Limit::Export => self.rates.export,
+            Limit::AllExports => self.rates.all_exports,
         }
     }
 
@@ -297,6 +328,25 @@ impl Limiter {
             self.lease(key.to_owned(), verdict);
         }
         verdict
+    }
+
+    /// Counts what `who` has had already, whether or not it is allowed. What is beyond the limit is
+    /// owed, at most so much that one more is allowed after a period.
+    pub async fn charge(&self, limit: Limit, who: &str, units: u32) {
+        let (rate, key) = (self.rate(limit), self.key(limit, who));
+        let cost = micros(rate.interval());
+        let most = cost.saturating_mul(rate.amount.into());
+        let mut script = GCRA.prepare_invoke();
+        script.key(&key).arg(cost).arg(most).arg(units).arg(0);
+        if self.cache.invoke::<(u8, u64)>(&script).await.is_ok() {
+            return;
+        }
+        let now = Instant::now();
+        let mut local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = local.get(&key).copied().unwrap_or(now).max(now);
+        let owed = free.duration_since(now) + rate.interval().saturating_mul(units);
+        let most = rate.interval() * rate.amount;
+        local.insert(key, now + owed.min(most + most - rate.interval()));
     }
 
     /// Takes back a request of `who` that turned out not to be one of those that
@@ -407,6 +457,8 @@ mod tests {
             admin: rate,
             failed_webhook: rate,
             booking: rate,
+            export: rate,
+            all_exports: rate,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -442,6 +494,13 @@ mod tests {
             assert!(limiter.check(Limit::Admin, "someone").await.allowed);
             let heavy = limiter.check_as(Limit::Admin, "someone else", 10).await;
             assert_eq!((heavy.allowed, heavy.remaining), (true, 0));
+            // What has been had is owed, for one period at most.
+            limiter.charge(Limit::Export, "someone", 2).await;
+            assert!(limiter.check(Limit::Export, "someone").await.allowed);
+            limiter.charge(Limit::Export, "someone", u32::MAX).await;
+            let owed = limiter.check(Limit::Export, "someone").await;
+            assert_eq!((owed.allowed, owed.remaining), (false, 0));
+            assert!((59..=60).contains(&owed.retry_after_secs()), "{owed:?}");
         });
     }
 }

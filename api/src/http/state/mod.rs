@@ -2,6 +2,7 @@
 
 pub mod blocked_keys;
 pub mod credentials;
+pub(crate) mod export_budget;
 pub mod limits;
 pub mod log_store;
 pub mod places;

@@ -14,6 +14,7 @@
 //! does not answer is tried again.
 
 mod customers;
+mod holds;
 mod records;
 mod rewrap;
 mod store;

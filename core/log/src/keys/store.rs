@@ -245,6 +245,12 @@ impl KeyStore {
         Ok(states)
     }
 
+    /// What the store says of a key, by the word of the stream's leader.
+    pub(super) async fn read_of_leader(&self, name: &str) -> Result<Option<KeyState>, KeyError> {
+        let family = self.records.read_of_leader(name).await?;
+        self.held(name, &family).await
+    }
+
     /// True if a customer was erased, and has no later key.
     async fn is_gone(&self, first: &str) -> Result<bool, KeyError> {
         // Most are not: what is cached is enough.

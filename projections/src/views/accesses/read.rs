@@ -1,10 +1,7 @@
 //! Queries and answers of the log of reads, for auditors.
 
 use super::{AccessRow, Accesses};
-use crate::{
-    Error, Page, Projection, ReadTransaction,
-    views::query::{decode_cursor, encode_cursor},
-};
+use crate::{Error, Page, Projection, ReadTransaction, views::query::RowPlace};
 use chrono::{DateTime, Utc};
 use exodrive_domain::time::{self, serde_micros};
 use serde::{Deserialize, Serialize};
@@ -54,14 +51,9 @@ pub struct Filter {
     /// Those before this time.
     pub until: Option<DateTime<Utc>>,
     /// The previous page's [`Page::next`].
-    pub after: Option<[String; 2]>,
+    pub after: Option<RowPlace>,
     /// Most rows to return.
     pub limit: i64,
-}
-
-/// The place that a cursor names.
-pub fn parse_cursor(text: &str) -> Option<[String; 2]> {
-    decode_cursor(text).filter(|[first_at, _]: &[String; 2]| time::parse(first_at).is_some())
 }
 
 /// A page of the accesses, those that began last first.
@@ -73,7 +65,7 @@ pub async fn find_accesses(
     filter: &Filter,
 ) -> Result<Page<Access>, Error> {
     let reader = reader.over(&[Accesses::NAME])?;
-    let [after_time, after_key] = filter.after.clone().map_or([None, None], |it| it.map(Some));
+    let (after_time, after_key) = filter.after.clone().map(|it| (it.at, it.key)).unzip();
     let found = sqlx::query!(
         r#"select key as "key!", first_at as "first_at!", position as "position!",
                   data as "data!"
@@ -96,7 +88,9 @@ pub async fn find_accesses(
     )
     .fetch_all(&mut **reader)
     .await?;
-    let page = Page::cut(found, filter.limit, |last| encode_cursor(&[&last.first_at, &last.key]));
+    let page = Page::cut(found, filter.limit, |last| {
+        RowPlace { at: last.first_at.clone(), key: last.key.clone() }.cursor()
+    });
     page.try_map(|found| access(found.key, found.data, u64::try_from(found.position).unwrap_or(0)))
 }
 

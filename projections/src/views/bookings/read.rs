@@ -6,7 +6,7 @@ use super::{BookingRow, Bookings, Note};
 use crate::{
     Error, Page, Projection, ReadTransaction,
     views::{
-        query::{decode_cursor, encode_cursor, kept_counts},
+        query::{RowPlace, kept_counts},
         search::{Plan, Search, Searched, WINDOW},
     },
 };
@@ -253,14 +253,9 @@ pub struct Filter {
     /// number. A text without a letter or digit looks for nothing.
     pub text: Option<String>,
     /// End of the previous page.
-    pub after: Option<[String; 2]>,
+    pub after: Option<RowPlace>,
     /// Most rows to return.
     pub limit: i64,
-}
-
-/// The place that a cursor names.
-pub fn parse_cursor(text: &str) -> Option<[String; 2]> {
-    decode_cursor(text).filter(|[created_at, _]: &[String; 2]| time::parse(created_at).is_some())
 }
 
 /// A page of the bookings that the reader may see, newest first.
@@ -272,7 +267,9 @@ pub async fn find_bookings(
     filter: &Filter,
 ) -> Result<Page<BookingRow>, Error> {
     let reader = reader.over(&[Bookings::NAME])?;
-    let [after_time, after_key] = filter.after.clone().unwrap_or(["~".to_owned(), String::new()]);
+    let after = filter.after.clone();
+    let (after_time, after_key) =
+        after.map_or_else(|| ("~".to_owned(), String::new()), |it| (it.at, it.key));
     struct Found {
         key: String,
         created_at: String,
@@ -332,7 +329,9 @@ pub async fn find_bookings(
             }
         },
     };
-    let page = Page::cut(found, filter.limit, |last| encode_cursor(&[&last.created_at, &last.key]));
+    let page = Page::cut(found, filter.limit, |last| {
+        RowPlace { at: last.created_at.clone(), key: last.key.clone() }.cursor()
+    });
     page.try_map(|found| row(&found.key, found.data))
 }
 

@@ -35,6 +35,11 @@ pub struct CarRow {
     pub by_price: String,
 }
 
+/// A price, so that the texts of one currency are in the order of their amounts.
+fn price_text(currency: &str, cents: i64) -> String {
+    format!("{currency} {cents:013}")
+}
+
 impl CarRow {
     fn of(mut car: Car) -> Self {
         // Only decisions use them.
@@ -54,7 +59,7 @@ impl CarRow {
             features: profile.features.iter().map(|it| fold(&it.name)).collect(),
             by_featured: format!("{} {name} {}", u8::from(!car.featured), car.id),
             by_name: format!("{name} {}", car.id),
-            by_price: format!("{currency} {price:013} {}", car.id),
+            by_price: format!("{} {}", price_text(currency, price), car.id),
             car,
         }
     }

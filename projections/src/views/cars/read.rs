@@ -5,12 +5,12 @@ pub use super::answer::{
     PriceDetail, PriceSummary,
 };
 
-use super::{CarRow, Cars};
+use super::{CarRow, Cars, price_text};
 use crate::{
     Error, Page, Projection, ReadTransaction, Transaction,
     views::{
         calendar::{CalendarView, day_number},
-        query::{decode_cursor, encode_cursor},
+        query::SortedPlace,
         search::{Search, fold},
     },
 };
@@ -67,8 +67,8 @@ pub struct Filter {
     pub all: bool,
     /// The order.
     pub sort: Sort,
-    /// End of the previous page.
-    pub after: Option<String>,
+    /// End of the previous page, in the same order.
+    pub after: Option<SortedPlace>,
     /// Most rows to return.
     pub limit: i64,
 }
@@ -81,10 +81,25 @@ impl Filter {
     }
 }
 
-/// The place that a cursor names, if it was given for this order.
-pub fn parse_cursor(text: &str, sort: Sort) -> Option<String> {
-    let [name, place] = decode_cursor(text)?;
-    (name == sort.name()).then_some(place)
+/// The place that a cursor names, if a list has written it in this order.
+pub fn parse_cursor(text: &str, sort: Sort) -> Option<SortedPlace> {
+    let place = SortedPlace::parse(text, sort.name())?;
+    let valid = match sort {
+        Sort::Price | Sort::PriceDescending => is_price(&place.text),
+        Sort::Featured => place.text.starts_with("0 ") || place.text.starts_with("1 "),
+        Sort::Name => true,
+    };
+    valid.then_some(place)
+}
+
+/// True if a text begins with a currency and an amount as [`price_text`] writes them.
+fn is_price(text: &str) -> bool {
+    let mut parts = text.splitn(3, ' ');
+    let (currency, amount) = (parts.next(), parts.next());
+    currency.zip(amount).is_some_and(|(currency, amount)| {
+        let spelt = amount.parse().map(|cents| price_text(currency, cents));
+        parts.next().is_some() && spelt.is_ok_and(|spelt| spelt == format!("{currency} {amount}"))
+    })
 }
 
 /// A page of the fleet.
@@ -103,6 +118,7 @@ pub async fn find_cars(
     let features: Vec<_> = filter.features.iter().map(|feature| fold(feature)).collect();
     let free = filter.free.map(|days| (day_number(days.first()), day_number(days.until())));
     let (from, until) = free.unzip();
+    let after = filter.after.as_ref().map(|after| after.text.as_str());
     struct Found {
         key: String,
         position: i64,
@@ -140,7 +156,7 @@ pub async fn find_cars(
                 query,
                 from,
                 until,
-                filter.after,
+                after,
                 filter.limit + 1,
                 filter.currency
             )
@@ -154,8 +170,9 @@ pub async fn find_cars(
         Sort::Price => page!("by_price", "by_price > $9", "by_price"),
         Sort::PriceDescending => page!("by_price", "by_price < $9", "by_price desc"),
     };
-    let page =
-        Page::cut(found, filter.limit, |last| encode_cursor(&[filter.sort.name(), &last.place]));
+    let page = Page::cut(found, filter.limit, |last| {
+        SortedPlace { order: filter.sort.name().to_owned(), text: last.place.clone() }.cursor()
+    });
     page.try_map(|found| {
         let row = row(found.key, found.data)?;
         Ok(CarSummary::of(&row.car, u64::try_from(found.position).unwrap_or(0)))
@@ -199,4 +216,32 @@ pub async fn find_car(
 
 fn row(key: String, data: serde_json::Value) -> Result<CarRow, Error> {
     serde_json::from_value(data).map_err(|source| Error::Row { table: Cars::NAME, key, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_of_its_order_and_spells_a_price_as_rows_do() {
+        let cursor = |order: &str, text: &str| {
+            SortedPlace { order: order.to_owned(), text: text.to_owned() }.cursor()
+        };
+        let dear = format!("{} car", price_text("USD", 129_900));
+        for (sort, text, valid) in [
+            (Sort::Price, dear.as_str(), true),
+            (Sort::PriceDescending, &dear, true),
+            (Sort::Price, " 0000000000000 car", true),
+            (Sort::Price, "USD 129900 car", false),
+            (Sort::Price, "USD +000000129900 car", false),
+            (Sort::Price, "USD 0000000129900", false),
+            (Sort::Featured, "0 zonda car", true),
+            (Sort::Featured, "00 zonda car", false),
+            (Sort::Name, "zonda car", true),
+        ] {
+            let place = parse_cursor(&cursor(sort.name(), text), sort);
+            assert_eq!(place.map(|place| place.text), valid.then(|| text.to_owned()), "{text:?}");
+            assert_eq!(parse_cursor(&cursor("other", text), sort), None);
+        }
+    }
 }

@@ -5,12 +5,12 @@ use crate::{
     Error, Page, Projection, ReadTransaction,
     views::{
         bookings::read::{CustomerDetail, Money},
-        query::{decode_cursor, encode_cursor},
+        query::RowPlace,
         search::{Plan, Search, Searched, WINDOW},
     },
 };
 use chrono::{DateTime, Utc};
-use exodrive_domain::time::{self, serde_micros};
+use exodrive_domain::time::serde_micros;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -43,11 +43,6 @@ pub struct CustomerSummary {
     pub position: u64,
 }
 
-/// The place that a cursor names.
-pub fn parse_cursor(text: &str) -> Option<[String; 2]> {
-    decode_cursor(text).filter(|[last_at, _]: &[String; 2]| time::parse(last_at).is_some())
-}
-
 /// A page of the customers, last active first; of those with words that begin with the words of
 /// the text, in name, email or telephone number. A text without a letter or digit looks for nothing.
 ///
@@ -56,11 +51,12 @@ pub fn parse_cursor(text: &str) -> Option<[String; 2]> {
 pub async fn find_customers(
     reader: &mut ReadTransaction,
     text: Option<&str>,
-    after: Option<[String; 2]>,
+    after: Option<RowPlace>,
     limit: i64,
 ) -> Result<Page<CustomerSummary>, Error> {
     let reader = reader.over(&[Customers::NAME])?;
-    let [after_time, after_key] = after.unwrap_or(["~".to_owned(), String::new()]);
+    let (after_time, after_key) =
+        after.map_or_else(|| ("~".to_owned(), String::new()), |it| (it.at, it.key));
     struct Found {
         key: String,
         last_at: String,
@@ -107,7 +103,9 @@ pub async fn find_customers(
             }
         },
     };
-    let page = Page::cut(found, limit, |last| encode_cursor(&[&last.last_at, &last.key]));
+    let page = Page::cut(found, limit, |last| {
+        RowPlace { at: last.last_at.clone(), key: last.key.clone() }.cursor()
+    });
     page.try_map(|found| summary(found.key, found.data, u64::try_from(found.position).unwrap_or(0)))
 }
 

@@ -74,7 +74,8 @@ pub async fn deliveries_of_email(
     )
     .fetch_all(&mut **reader)
     .await?;
-    let page = Page::cut(found, limit, |last| Place::cursor("", last.place));
+    let page =
+        Page::cut(found, limit, |last| Place { at: String::new(), position: last.place }.cursor());
     page.try_map(|found| delivery(found.key, found.data))
 }
 

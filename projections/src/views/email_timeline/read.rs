@@ -101,7 +101,9 @@ pub async fn timeline_of_email(
     )
     .fetch_all(&mut **reader)
     .await?;
-    let page = Page::cut(found, limit, |last| Place::cursor(&last.moment, last.place));
+    let page = Page::cut(found, limit, |last| {
+        Place { at: last.moment.clone(), position: last.place }.cursor()
+    });
     page.try_map(|found| {
         let row: TimelineRow = serde_json::from_value(found.data).map_err(|source| Error::Row {
             table: EmailTimeline::NAME,

@@ -9,11 +9,11 @@ use super::{Inbox, InboxRow};
 use crate::{
     Error, Page, Projection, ReadTransaction, Transaction,
     views::{
-        query::{decode_cursor, encode_cursor, kept_counts},
+        query::{RowPlace, kept_counts},
         search::{Plan, Search, Searched, WINDOW},
     },
 };
-use exodrive_domain::{email::EmailId, time, value::address_key};
+use exodrive_domain::{email::EmailId, value::address_key};
 use std::collections::BTreeMap;
 
 /// The emails that a list shows.
@@ -27,23 +27,7 @@ pub struct Filter {
     /// Most rows to return.
     pub limit: i64,
     /// The previous page's [`Page::next`].
-    pub after: Option<Cursor>,
-}
-
-/// A place in the list: newest mail first, then by id.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cursor {
-    created_at: String,
-    key: String,
-}
-
-impl Cursor {
-    /// Reads an opaque cursor; `None` if the text is not such a cursor.
-    pub fn parse(text: &str) -> Option<Self> {
-        let [created_at, key] = decode_cursor(text)?;
-        time::parse(&created_at)?;
-        Some(Self { created_at, key })
-    }
+    pub after: Option<RowPlace>,
 }
 
 /// A page of the inbox, and the numbers of the emails that have the text. A page may be short, or
@@ -102,7 +86,7 @@ pub async fn find_emails_of_address(
     reader: &mut ReadTransaction,
     address: &str,
     limit: i64,
-    after: Option<&Cursor>,
+    after: Option<&RowPlace>,
 ) -> Result<Page<EmailId>, Error> {
     let reader = reader.over(&[Inbox::NAME])?;
     let planned = planned(reader, Search::with_cut_rows(address)).await?;
@@ -162,7 +146,9 @@ const PASSED_THROUGH: [&str; 4] = ["sent", "delivered", "opened", "clicked"];
 const LATEST: (&str, &str) = ("~", "");
 
 fn cut(found: Vec<Found>, limit: i64) -> Page<Found> {
-    Page::cut(found, limit, |last: &Found| encode_cursor(&[&last.created_at, &last.key]))
+    Page::cut(found, limit, |last| {
+        RowPlace { at: last.created_at.clone(), key: last.key.clone() }.cursor()
+    })
 }
 
 /// A page, and the numbers of what is searched for if they came with it. A page may be short, or
@@ -172,9 +158,9 @@ async fn find(
     statuses: &[String],
     planned: Option<&Planned>,
     limit: i64,
-    after: Option<&Cursor>,
+    after: Option<&RowPlace>,
 ) -> Result<(Page<Found>, Option<Counts>), Error> {
-    let after = after.map_or(LATEST, |it| (it.created_at.as_str(), it.key.as_str()));
+    let after = after.map_or(LATEST, |it| (it.at.as_str(), it.key.as_str()));
     let query = planned.map(|planned| planned.search.query());
     if let (Some(Planned { plan: Plan::Rare { rare, counted }, .. }), Some(query)) =
         (planned, &query)
@@ -261,7 +247,7 @@ async fn last_looked_at(
         LOOKED_THROUGH - 1
     );
     let last = last.fetch_optional(&mut **reader).await?;
-    Ok(last.map(|last| encode_cursor(&[&last.created_at, &last.key])))
+    Ok(last.map(|last| RowPlace { at: last.created_at, key: last.key }.cursor()))
 }
 
 /// A page of the emails that the index finds, and their numbers, by one look at them.
@@ -387,19 +373,4 @@ fn row(key: &str, data: serde_json::Value) -> Result<InboxRow, Error> {
         key: key(),
         source,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cursor_is_read_back_and_others_are_not() {
-        let at = "2026-11-20T09:15:04.000000Z".to_owned();
-        let cursor = Cursor::parse(&encode_cursor(&[&at, "em-1"])).unwrap();
-        assert_eq!((cursor.created_at, cursor.key), (at, "em-1".to_owned()));
-        for other in ["", "%%%", "bm90IGEgY3Vyc29y"] {
-            assert_eq!(Cursor::parse(other), None);
-        }
-    }
 }

@@ -108,7 +108,7 @@ impl Worker for ErasureExecutor {
 
     async fn step(&mut self) -> Result<Next, StepError> {
         let apart = self.apart.clone();
-        apart.run(self.do_what_is_due()).await
+        apart.run(Box::pin(self.do_what_is_due())).await
     }
 }
 

@@ -1,10 +1,14 @@
 //! The disk of the log's server, by its monitoring endpoint: how much of the store is used, whether the
 //! server has failed to write to it, and whether it still flushes to it before it acknowledges.
 
-use crate::names::{KEYS_STREAM, STREAM};
+use crate::{
+    address::NatsAddress,
+    names::{KEYS_STREAM, STREAM},
+};
 use futures::future::join_all;
 use serde_json::Value;
 use std::{
+    error::Error,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -25,6 +29,8 @@ pub(crate) struct Store {
     monitors: Arc<[Monitor]>,
     /// Its servers must flush to disk before they acknowledge.
     must_flush: bool,
+    /// The log's own.
+    address: Option<Arc<NatsAddress>>,
     /// Made when the first endpoint is asked; `None` if it cannot be made.
     http: Arc<OnceLock<Option<reqwest::Client>>>,
     latest: Arc<Mutex<Option<(Instant, StoreReport)>>>,
@@ -89,10 +95,10 @@ impl Store {
         Self { monitors, must_flush, ..Self::default() }
     }
 
-    /// Asked by this client, which may believe other authorities than the machine's.
+    /// Its endpoints show certificates of the authorities that are believed of this address.
     #[must_use]
-    pub(crate) fn by(self, http: Option<reqwest::Client>) -> Self {
-        Self { http: Arc::new(http.map_or_else(OnceLock::new, |http| Some(http).into())), ..self }
+    pub(crate) fn believing(self, address: NatsAddress) -> Self {
+        Self { address: Some(Arc::new(address)), ..self }
     }
 
     /// The last report, unless it is old. How a server flushes holds until it says otherwise.
@@ -124,7 +130,7 @@ impl Store {
 
     /// Whether a server has failed to write, and the part of its store that is used.
     async fn ask(&self, monitor: &Monitor) -> (bool, Option<f64>) {
-        let make = || reqwest::Client::builder().timeout(TIMEOUT).build().ok();
+        let make = || monitoring_client(self.address.as_deref()?).ok();
         let Some(http) = self.http.get_or_init(make) else { return (false, None) };
         let get = async |path: &str| -> reqwest::Result<Value> {
             http.get(format!("{}/{path}", monitor.url)).timeout(TIMEOUT).send().await?.json().await
@@ -155,6 +161,16 @@ impl Monitor {
             _ => {}
         }
     }
+}
+
+/// A client that believes the authorities that the connection to the log believes.
+pub(crate) fn monitoring_client(address: &NatsAddress) -> Result<reqwest::Client, Box<dyn Error>> {
+    let mut client = reqwest::Client::builder().timeout(Duration::from_secs(2));
+    if let Some(roots) = address.roots() {
+        let roots = reqwest::Certificate::from_pem_bundle(&std::fs::read(roots)?)?;
+        client = client.tls_certs_only(roots);
+    }
+    Ok(client.build()?)
 }
 
 /// Whether a server flushes to disk before it acknowledges; `None` if it does not say so (yet).

@@ -10,7 +10,7 @@ use crate::{
     keys::{KeyStore, KeyStreams, WrappingKeys},
     log::{Log, RejectionSlots},
     names::{KEYS_STREAM, STREAM},
-    store::{Store, flushes},
+    store::{Store, flushes, monitoring_client},
     storing::Storing,
     streams::{check_stream, streams},
 };
@@ -237,7 +237,7 @@ async fn log(
         answers,
         storing: Storing::default(),
         store: Store::of(config.monitor_url.as_deref(), config.require_sync)
-            .by(monitoring_client(&NatsAddress::parse(&config.url)?).ok()),
+            .believing(NatsAddress::parse(&config.url)?),
         refusing: RejectionSlots::default(),
         checked: access != Access::Read,
     })
@@ -440,16 +440,6 @@ async fn check_sync(config: &LogConfig) -> Result<(), ConnectError> {
             Some(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     }
-}
-
-/// A client that believes the authorities that the connection to the log believes.
-fn monitoring_client(address: &NatsAddress) -> Result<reqwest::Client, Box<dyn Error>> {
-    let mut client = reqwest::Client::builder().timeout(Duration::from_secs(2));
-    if let Some(roots) = address.roots() {
-        let roots = reqwest::Certificate::from_pem_bundle(&std::fs::read(roots)?)?;
-        client = client.tls_certs_only(roots);
-    }
-    Ok(client.build()?)
 }
 
 async fn flushes_before_ack(client: &reqwest::Client, url: &str) -> Result<bool, reqwest::Error> {

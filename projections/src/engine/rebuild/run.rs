@@ -78,7 +78,8 @@ async fn run_pending(engine: &Engine, load: LoadFn) -> Result<(), Error> {
     let own = Engine { database: apart.database().clone(), ..engine.clone() };
     let progress = Progress::start(engine.definition, pool.clone(), job.clone());
     let mut rebuild = Rebuild { engine: &own, load, job, progress, apart: &apart };
-    let outcome = apart.run(rebuild.run_or_fail()).await;
+    // On the heap: it is large, and is passed on.
+    let outcome = apart.run(Box::pin(rebuild.run_or_fail())).await;
     let job = rebuild.job;
     let over = alive::within(LONGEST_ROUND, end(engine, &job, outcome)).await;
     apart.close().await;

@@ -37,9 +37,12 @@ test: ## Build and run every test, with real servers; slow ones are named
 	echo "make test: $$((SECONDS - began)) s"; \
 	exit $$status
 
+# The kind of fault of the table: 1 for all, or a name in its first column.
+FAULT ?= 1
+
 chaos: ## Cut, delay and lose connections thousands of times, kill and hang servers, fill a disk; prints a table
 	@scripts/bootstrap --tests && cargo build --workspace --bins
-	@EXODRIVE_CHAOS=1 "$(TARGET)/debug/test-servers" \
+	@EXODRIVE_CHAOS=$(FAULT) "$(TARGET)/debug/test-servers" \
 	  cargo nextest run --workspace --profile chaos --no-capture -E 'test(chaos::) | test(cluster::) | test(full_database::) | test(half_open::)' $(ARGS)
 
 # Of each target.

@@ -25,7 +25,7 @@ pub struct NewSeal<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum SealWriteError {
     /// Another sealer has taken over, or sealing was halted: read the state again.
-    #[error("another sealer has taken over, or sealing is halted")]
+    #[error("the state of sealing has changed since it was read")]
     TakenOver,
     /// A tile holds other hashes than those that it should begin with.
     #[error("the tile at level {}, index {} holds other hashes than were sealed", .0.0, .0.1)]
